@@ -1,0 +1,230 @@
+"""The `parquill` command. It parses, calls and shows; what it shows is computed elsewhere."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from parquill.flows.engine import configure
+from parquill.tasks.errors import Interrupted, ParquillError
+from parquill.tasks.job import Job
+from parquill.tasks.job_file import load_job
+from parquill.tasks.records import STATUSES
+
+EXIT_CODES = """\b
+Exit codes: 0 done · 2 bad job or input, nothing sent · 3 refused by the budget, nothing sent · 4 stopped by a budget
+on the way · 5 finished, more rows not ok than tolerated · 130 interrupted · 1 anything else.
+After 4 and 130 the same command goes on where it stopped."""
+
+
+class _Date(click.ParamType):
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        try:
+            return datetime.strptime(value, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no zone
+        except ValueError:
+            self.fail(f"{value!r} is not a day such as 2026-11-23", param, ctx)
+
+
+def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = (
+        click.argument("job", type=click.Path(path_type=Path)),
+        click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value)."),
+        click.option("--date", "day", type=_Date(), help="Day for {date} in paths; default today in the job's time zone."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="parquill")
+def cli() -> None:
+    """Bulk LLM completions from Parquet to Parquet, on budget, run by Prefect.
+
+    Start with `parquill init job.yaml`, look at `preview` and `estimate`, then `run`.
+    """
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path("job.yaml"))
+def init(path: Path) -> None:
+    """Write a commented job file to start from (default: job.yaml)."""
+    from parquill.flows.starter import STARTER
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(STARTER)
+    except FileExistsError:
+        raise ParquillError(f"{path} is there already; name another file") from None
+    except OSError as error:
+        raise ParquillError(f"cannot write {path}: {error.strerror}") from None
+    click.echo(f"{path} is written; set input, prompt and budget, then: parquill preview {path}", err=True)
+
+
+@cli.command()
+@_job_options
+@click.option("--rows", type=click.IntRange(1, 1000), default=3, show_default=True, help="How many requests to show.")
+def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool, rows: int) -> None:
+    """Show the requests of the first rows as they would be sent; nothing is sent."""
+    from parquill.flows.show import show_preview
+    from parquill.tasks.rows.preview import preview_rows
+
+    found = preview_rows(*_place(load_job(job, overrides), day), rows)
+    _print_json({"rows": found}) if as_json else show_preview(found)
+
+
+@cli.command()
+@_job_options
+@click.option("--limit", type=click.IntRange(1), help="Only the first N rows of the input.")
+def estimate(job: Path, overrides: Sequence[str], day: date | None, as_json: bool, limit: int | None) -> None:
+    """Count what the job would cost; nothing is sent, no key is needed. Exit 3 when it does not fit the budget."""
+    from parquill.flows.console import show_estimate
+    from parquill.tasks.disk.summary import flat_estimate
+    from parquill.tasks.money.gate import judge
+    from parquill.tasks.money.prices import price_of
+    from parquill.tasks.rows.prepare import check_rejected, estimate_job
+
+    placed, options = _place(load_job(job, overrides), day, limit)
+    total = estimate_job(placed, options)
+    result, price = total.result(), price_of(placed, options.day)
+    verdict = judge(placed, result, price)
+    if as_json:
+        _print_json(flat_estimate(placed, result, verdict))
+    else:
+        show_estimate(result, verdict, price)
+    check_rejected(placed, total)
+    if not verdict.fits:
+        sys.exit(3)
+
+
+@cli.command()
+@_job_options
+@click.option("--limit", type=click.IntRange(1), help="Only the first N rows of the input.")
+@click.option("--redo", metavar="STATUS,...", help=f"Complete rows of these statuses anew: {', '.join(STATUSES)}.")
+def run(
+    job: Path, overrides: Sequence[str], day: date | None, as_json: bool, limit: int | None, redo: str | None
+) -> None:
+    """Complete the job: estimate, then send within budget and limits, then write results and summary.
+
+    Started again it goes on where it stopped; when nothing is left to do it sends nothing.
+    """
+    from parquill.flows.run import run_job
+
+    statuses = [name.strip() for name in redo.split(",")] if redo else []
+    unknown = [name for name in statuses if name not in STATUSES]
+    if unknown:
+        raise click.BadParameter(f"{unknown[0]!r} is no status; they are {', '.join(STATUSES)}", param_hint="--redo")
+    summary, error = run_job(load_job(job, overrides), day, limit, statuses)
+    if as_json and summary is not None:
+        _print_json(summary)
+    if error is not None:
+        raise _Told(error) if as_json and summary is not None else error
+
+
+@cli.command()
+@click.argument("place", metavar="JOB|OUTPUT", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value).")
+@click.option("--date", "day", type=_Date(), help="Day for {date} in paths.")
+@click.option("--failed", is_flag=True, help="List the rows that are not ok.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def report(place: Path, overrides: Sequence[str], day: date | None, failed: bool, as_json: bool) -> None:
+    """Show the latest run of a job or output folder again."""
+    from parquill.flows.console import show_summary
+    from parquill.flows.show import show_failed
+    from parquill.tasks.disk.reading import failed_rows, latest_summary
+
+    output = place if place.is_dir() else Path(_place(load_job(place, overrides), day)[0].output)
+    summary = latest_summary(output)
+    rows = failed_rows(output) if failed else None
+    if as_json:
+        _print_json({**summary, **({"failed": list(rows)} if rows is not None else {})})
+        return
+    show_summary(summary, str(output))
+    if rows is not None:
+        show_failed(rows)
+
+
+@cli.command()
+@click.argument("job", required=False, type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def doctor(job: Path | None, overrides: Sequence[str], as_json: bool) -> None:
+    """Check key, endpoint, model, price, tokenizer, input and Prefect; each is ok or says what to do."""
+    from parquill.flows.doctor import examine
+    from parquill.flows.show import show_checks
+
+    checks = examine(load_job(job, overrides) if job else None)
+    if as_json:
+        _print_json({"ok": all(check.ok for check in checks), "checks": [check.as_dict() for check in checks]})
+    else:
+        show_checks(checks)
+    if not all(check.ok for check in checks):
+        sys.exit(1)
+
+
+@cli.command("serve-model", context_settings={"ignore_unknown_options": True})
+@click.option("--port", type=click.IntRange(0, 65535), default=8089, show_default=True, help="0 picks a free one.")
+@click.option("--slots", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def serve_model(port: int, slots: int, command: Sequence[str]) -> None:
+    """Serve the small local model (no key, no cost) until Ctrl-C, or while COMMAND runs.
+
+    For example: parquill serve-model -- parquill run job.yaml
+    """
+    from parquill.flows.local import serve_while
+
+    sys.exit(serve_while(port, slots, command))
+
+
+def _place(job: Job, day: date | None, limit: int | None = None) -> tuple[Job, Any]:
+    from parquill.tasks.place import place
+
+    return place(job, day, limit, ())
+
+
+class _Told(Exception):  # noqa: N818 - carries an exit code, nothing is to be said
+    def __init__(self, error: ParquillError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with the contract's codes; errors are one sentence on stderr."""
+    configure()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(cli.main(words, prog_name="parquill", standalone_mode=False) or 0)
+    except _Told as told:
+        click.echo(f"parquill: {told.error}", err=True)
+        sys.exit(told.error.exit_code)
+    except ParquillError as error:
+        if "--json" in words:
+            _print_json({"error": str(error), "exit_code": error.exit_code})
+        click.echo(f"parquill: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as ended:
+        sys.exit(ended.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(Interrupted.exit_code)
+    except BrokenPipeError:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        sys.exit(1)
+
+

@@ -1,0 +1,58 @@
+"""The main flow: read, estimate, gate, complete, write, summarize."""
+
+from __future__ import annotations
+
+from datetime import date as Date  # noqa: N812 - the parameter below is called `date`
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, unmapped
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from parquill.tasks.complete_shard import complete_shard
+from parquill.tasks.ending import Ending
+from parquill.tasks.estimate_cost import estimate_cost
+from parquill.tasks.gate_budget import gate_budget
+from parquill.tasks.job import Job, Status
+from parquill.tasks.read_prompts import read_prompts
+from parquill.tasks.start import hold_job, nothing_to_do, place_flow, stop_early
+from parquill.tasks.summarize_run import summarize_run
+from parquill.tasks.ui import show_progress
+from parquill.tasks.wire.sending import sending
+from parquill.tasks.write_results import write_results
+
+SHARDS_AT_ONCE = 4  # one that ends, one that begins, two for a margin; the rows of all of them share one set of limits
+
+
+@flow(
+    name="complete-prompts",
+    flow_run_name="{job.name}",
+    persist_result=False,
+    validate_parameters=True,
+    task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE),
+)
+def complete_prompts(
+    job: Job, date: Date | None = None, limit: int | None = None, redo: list[Status] | None = None
+) -> dict[str, Any]:
+    """Complete every prompt of a job within its budget, and give the summary.
+
+    Args:
+        job: The settings; the mapping of a job file.
+        date: The day of `{date}` in paths and of prices; default the scheduled day in the job's time zone.
+        limit: Complete only the first rows of the input.
+        redo: Statuses of finished rows to complete anew.
+    """
+    placed, options = place_flow(job, date, limit, redo)
+    with hold_job(placed):
+        run = read_prompts(placed, options)
+        if run is None:
+            return nothing_to_do(placed)
+        estimate = estimate_cost(run)
+        gate_budget(run, estimate)
+        with stop_early(run), sending(run) as opened, show_progress(run, opened):
+            shards = [shard for shard in run.shards if not run.is_done(shard)]
+            state = Path(run.folders.state)
+            complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result()
+            ending = Ending.of(opened)
+        sums = write_results(run, over_budget=ending.over_budget > 0)
+        return summarize_run(run, sums, ending)

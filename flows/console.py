@@ -1,0 +1,140 @@
+"""What a person sees in the terminal: the estimate, the bar, the summary."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from parquill.tasks.money.gate import Verdict, dollars
+from parquill.tasks.money.prices import Price
+from parquill.tasks.records import Estimate
+
+if TYPE_CHECKING:
+    from parquill.tasks.wire.sending import Sending
+
+PLAIN_EVERY_S = 5.0
+console = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One plain line; nothing in it is taken for markup."""
+    console.print(escape(text), soft_wrap=True)
+
+
+def _pairs(pairs: dict[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for name, value in pairs.items():
+        table.add_row(escape(name), escape(value))
+    return table
+
+
+def show_estimate(estimate: Estimate, verdict: Verdict, price: Price) -> None:
+    """The estimate before anything is sent."""
+    about = "" if estimate.exact else " (approximate: the model's own tokenizer is not public)"
+    pairs = {
+        "rows": f"{estimate.rows:,}",
+        "rows to send": f"{estimate.to_send:,}",
+        f"prompt tokens{about}": f"{estimate.prompt_tokens:,}",
+        "completion tokens, expected": f"{estimate.completion_tokens_expected:,}",
+        "cost, expected": dollars(estimate.cost_expected),
+        "cost, p90": dollars(estimate.cost_p90),
+        "cost, worst case": dollars(estimate.cost_worst),
+    }
+    if estimate.rejected:
+        pairs["rows that cannot be sent"] = ", ".join(f"{code} {n:,}" for code, n in sorted(estimate.rejected.items()))
+    console.print(_pairs(pairs))
+    say(f"{estimate.basis}; prices: {price.source}, {price.version}")
+    say(verdict.sentence)
+    if verdict.warning:
+        say(f"warning: {verdict.warning}")
+
+
+def show_summary(summary: dict[str, Any], output: str) -> None:
+    """What ran, what it cost, where the files are."""
+    rows, tokens, estimate = summary["rows"], summary["tokens"], summary["estimate"]
+    shown = {name: f"{count:,}" for name, count in rows.items() if count or name in {"total", "ok"}}
+    pairs = {
+        "run": f"{summary['run_id']} ({summary['state']})",
+        "rows": ", ".join(f"{name} {count}" for name, count in shown.items()),
+        "tokens": ", ".join(f"{name} {count:,}" for name, count in tokens.items()),
+        "requests": ", ".join(f"{name} {count:,}" for name, count in summary["requests"].items()),
+        "cost": f"${summary['cost_usd']} (expected ${estimate['cost_usd_expected']})",
+    }
+    if summary["in_doubt_usd"].strip("0") != ".":
+        pairs["in doubt"] = f"${summary['in_doubt_usd']}"
+    if summary["saved_usd"].strip("0") != ".":
+        pairs["saved by reuse"] = f"${summary['saved_usd']}"
+    if "price_as" in summary:
+        other = summary["price_as"]
+        pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"
+    if summary["duration_s"] is not None:
+        pairs["time"] = f"{summary['duration_s']:,.1f} s"
+    console.print(_pairs(pairs))
+    for place in ("results/", "summary.json", "report.html"):
+        say(f"{output}/{place}")
+
+
+@contextlib.contextmanager
+def show_bar() -> Iterator[None]:
+    """A live bar while requests are under way: rows done, rows a second, spent of budget, time left."""
+    over = threading.Event()
+    target = _bar if console.is_terminal else _lines
+    thread = threading.Thread(target=target, args=(over,), name="parquill-bar", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(5)
+
+
+def _spent(opened: Sending) -> str:
+    budget = opened.budget
+    return dollars(budget.settled) + (f" of {dollars(budget.limit)}" if budget.limit is not None else "") + " spent"
+
+
+def _opened() -> Sending | None:
+    import sys
+
+    module = sys.modules.get("parquill.tasks.wire.sending")
+    opened: list[Sending] = module.open_sendings() if module else []
+    return opened[0] if opened else None
+
+
+def _bar(over: threading.Event) -> None:
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[spent]}"), TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = None
+        while not over.wait(0.2):
+            opened = _opened()
+            if opened is None:
+                continue
+            progress = opened.sender.progress
+            rate = f"{progress.done / max(0.001, time.monotonic() - progress.started):,.0f} rows/s"
+            if task is None:
+                task = bar.add_task("completing", total=progress.total, rate=rate, spent="")
+            bar.update(task, completed=progress.done, rate=rate, spent=_spent(opened))
+
+
+def _lines(over: threading.Event) -> None:
+    while not over.wait(PLAIN_EVERY_S):
+        opened = _opened()
+        if opened is None:
+            continue
+        progress = opened.sender.progress
+        rate = progress.done / max(0.001, time.monotonic() - progress.started)
+        left = (progress.total - progress.done) / rate if rate else 0.0
+        say(f"{progress.done:,} of {progress.total:,} rows, {rate:,.0f} rows/s, {_spent(opened)}, {left:,.0f} s left")

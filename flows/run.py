@@ -1,0 +1,102 @@
+"""`parquill run`: plan while Prefect's server starts, show the estimate, run the flow, show the summary."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator, Sequence
+from datetime import date
+from types import FrameType
+from typing import Any
+
+from parquill.flows.console import say, show_bar, show_estimate, show_summary
+from parquill.flows.engine import EmbeddedServer
+from parquill.tasks.disk.reading import latest_summary
+from parquill.tasks.disk.run import Run
+from parquill.tasks.disk.state import Folders, hold
+from parquill.tasks.errors import Interrupted, ParquillError
+from parquill.tasks.job import Job
+from parquill.tasks.money.gate import judge, pass_gate
+from parquill.tasks.place import place
+from parquill.tasks.rows.prepare import prepare_run
+from parquill.tasks.wire.secrets import read_key
+
+
+def run_job(
+    job: Job, day: date | None, limit: int | None, redo: Sequence[str]
+) -> tuple[dict[str, Any] | None, ParquillError | None]:
+    """Run a job to its end; gives the summary, if there is one, and the error that decides the exit code.
+
+    Raises BadJob, BadInput, FolderInUse and RefusedByBudget before anything is sent.
+    """
+    placed, options = place(job, day, limit, redo)
+    folders = Folders.of(placed)
+    read_key(placed.endpoint)  # a missing key is found now, and not after an hour of reading
+    folders.create()
+    with hold(folders, f"the job {job.name}"):
+        server = EmbeddedServer()
+
+        def work_ahead() -> None:
+            if server.begin():
+                say("starting Prefect's embedded server while the input is read")
+
+        # the flow's first step finds this plan and goes on with it
+        run = prepare_run(placed, options, work_ahead)
+        if run is None:
+            say("nothing to do: every row has its answer already")
+            return latest_summary(folders.output), None
+        _show(run)
+        if server.needed:
+            pass_gate(run.job, run.estimate, run.price, run.totals())
+        server.wait()
+        return _run_flow(job, options.day, limit, redo, folders)
+
+
+def _show(run: Run) -> None:
+    totals = run.totals()
+    if totals.sent:
+        say(f"going on with run {run.run_id}: {totals.sent:,} requests were sent before")
+    show_estimate(run.estimate, judge(run.job, run.estimate, run.price, totals), run.price)
+
+
+def _run_flow(
+    job: Job, day: date, limit: int | None, redo: Sequence[str], folders: Folders
+) -> tuple[dict[str, Any] | None, ParquillError | None]:
+    from prefect.exceptions import TerminationSignal
+
+    from parquill.flows.complete_prompts import complete_prompts
+
+    error: ParquillError | None = None
+    try:
+        with _stop_on_signal(), show_bar():
+            complete_prompts(job=job, date=day, limit=limit, redo=list(redo) or None)
+    except ParquillError as raised:
+        error = raised
+    except (KeyboardInterrupt, TerminationSignal):
+        error = Interrupted("interrupted; run again to go on")
+    summary = latest_summary(folders.output)
+    show_summary(summary, str(folders.output))
+    return summary, error
+
+
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops gently, the second at once."""
+    from parquill.tasks.wire.sending import request_stop_all
+
+    before: dict[int, Any] = {}
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+        say("stopping: waiting for the requests under way; once more to stop at once")
+        request_stop_all()
+        del number
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        before[name] = signal.signal(name, stop)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

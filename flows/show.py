@@ -1,0 +1,46 @@
+"""Lists in the terminal: requests, rows that are not ok, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from parquill.flows.console import say
+
+if TYPE_CHECKING:
+    from parquill.flows.doctor import Check
+
+
+def clean(text: object) -> str:
+    """Text without the control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+def show_preview(rows: list[dict[str, Any]]) -> None:
+    """Each request: where its row is, its tokens, its body."""
+    for row in rows:
+        say(f"--- {row['source_file']}, row {row['row_number']}: {row['prompt_tokens'] or 0:,} prompt tokens")
+        if row["error"]:
+            say(row["error"])
+        if row["body"] is not None:
+            say(f"POST {row['url']}")
+            say(clean(orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode()))
+
+
+def show_failed(rows: Iterable[dict[str, Any]]) -> None:
+    """Each row that is not ok."""
+    count = 0
+    for count, row in enumerate(rows, 1):  # noqa: B007 - counted for the last line
+        say(
+            f"{clean(row['source_file'])}, row {row['row_number']}: {row['status']}, {row['error_code']}: "
+            f"{clean(row['error_message'])}"
+        )
+    say(f"{count:,} rows are not ok")
+
+
+def show_checks(checks: Iterable[Check]) -> None:
+    """Each check: ok, or what to do."""
+    for check in checks:
+        say(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.told}")

@@ -1,0 +1,44 @@
+"""The job file that `parquill init` writes."""
+
+STARTER = """\
+# A Parquill job. Commented lines show what else can be set, with its default or an example.
+# Look at it before you pay: parquill preview job.yaml, parquill estimate job.yaml
+name: my-job                        # names the job in the Prefect UI
+
+input: prompts.parquet              # a file, a folder or a glob; {date} and {date-1} may stand in the path
+output: runs/my-job                 # results/, summary.json and report.html go here
+# state: runs/.state                # jobs that share it reuse each other's answers; default OUTPUT/.parquill
+# timezone: Europe/Paris            # of {date}; default UTC
+# id_column: id                     # must be unique
+# for_each: {language: [fr, de]}    # one output row for each input row and value
+# vars: {glossary: glossary.yaml}   # a mapping, or a file that holds one, for the templates
+
+prompt:                             # or messages_column: a column of chat messages
+  system: Summarize the text in one sentence.
+  user: "{{ text }}"                # {{ column | default('', true) }} where a null is fine
+
+model: gpt-4o-mini
+max_output_tokens: 120              # bounds the cost; a longer answer is cut, and its row is `truncated`
+parameters: {temperature: 0}        # passed on to the service
+# response_format: schema.json      # a JSON schema; the validated answer is in the column `parsed`
+
+endpoint:
+  base_url: https://api.openai.com/v1
+  api: chat                         # chat, responses or completions
+  api_key_env: OPENAI_API_KEY       # the NAME of the variable; a key never stands in a job file
+# price: {usd_per_mtok_input: 0, usd_per_mtok_output: 0}   # for a model without a public price
+
+budget:
+  run_usd: 1.00                     # refused before the start, or stopped on the way, never passed
+  when_short: refuse                # or partial: complete what fits
+
+limits:
+  max_at_once: 64
+  # requests_per_minute: 5000
+  # tokens_per_minute: 2000000
+
+# retry: {attempts: 6, timeout_s: 120, in_doubt: resend}
+# tolerate: {rejected: 0.01, not_ok: 0.0}
+# column_prefix: ""
+# labels: {team: search}
+"""

@@ -1,0 +1,17 @@
+"""Step 4, complete: one shard of requests, concurrent inside, every answer journalled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+
+from parquill.tasks.records import ShardRef
+from parquill.tasks.steps import STEP
+from parquill.tasks.wire.sending import sending_of
+
+
+@task(name="complete", task_run_name="complete-{shard.number}", **STEP)
+def complete_shard(state: Path, run_id: str, shard: ShardRef) -> bool:
+    """Complete what the shard lacks; True when every row of it has its outcome. Raises DiskFailed."""
+    return sending_of(state, run_id).complete(shard)

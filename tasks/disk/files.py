@@ -1,0 +1,94 @@
+"""The few disk calls that promises stand on, behind one object, so that a test can make each of them fail or forget."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from parquill.tasks.errors import DiskFailed
+
+TEMPORARY = ".tmp"
+
+
+class Disk:
+    """The real disk. Every method raises OSError as the system does."""
+
+    def write(self, descriptor: int, data: bytes) -> None:
+        """Write all of `data`."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    def sync(self, descriptor: int) -> None:
+        """Make what was written last through a power cut."""
+        os.fsync(descriptor)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Put `old` in the place of `new` in one step."""
+        os.replace(old, new)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Make new names in a folder last through a power cut."""
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self.sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def write_whole(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+        """Write a file so that every reader sees the old one, the new one, or none: never a part.
+
+        Raises DiskFailed, with the temporary file removed.
+        """
+        temporary = path.with_name(f".{path.name}{TEMPORARY}")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            try:
+                self.write(descriptor, data)
+                self.sync(descriptor)
+            finally:
+                os.close(descriptor)
+            self.rename(temporary, path)
+            self.sync_folder(path.parent)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise DiskFailed(f"cannot write {path}: {error.strerror}") from None
+
+    def write_json(self, path: Path, value: Any, mode: int = 0o644) -> None:
+        """`write_whole` of indented JSON."""
+        data = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        self.write_whole(path, data, mode)
+
+
+DISK = Disk()
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that Parquill wrote; None if there is none. Raises DiskFailed if it is not JSON."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, orjson.JSONDecodeError):
+        raise DiskFailed(f"{path} cannot be read; it was written by Parquill and is damaged") from None
+
+
+def private_folder(path: Path) -> Path:
+    """Create a folder that only its owner can enter (0700): it holds prompts and answers. Raises DiskFailed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise DiskFailed(f"cannot create the folder {path}: {error.strerror}") from None
+    return path
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder of Parquill's own, if it is there."""
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,61 @@
+"""The results of the run before, row by row in their order, for `--redo`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from parquill.tasks.disk.files import read_json
+from parquill.tasks.disk.schemas import parsed_type, result_fields
+from parquill.tasks.disk.state import Folders
+from parquill.tasks.errors import BadInput
+from parquill.tasks.job import Job
+
+
+class PreviousResults:
+    """Reads the output's own columns of the latest results."""
+
+    def __init__(self, folders: Folders, job: Job) -> None:
+        """Raises BadInput when there are no results, or none of this shape."""
+        manifest = read_json(folders.own / "manifest.json")
+        if manifest is None:
+            raise BadInput(f"--redo needs finished results, and {folders.output} has none; run without --redo first")
+        self._files = [folders.output / "results" / part["file"] for part in manifest["parts"]]
+        kind = parsed_type(job.response_format) if isinstance(job.response_format, dict) else None
+        self._fields = [f.with_name(job.column_prefix + f.name) for f in result_fields(kind)]
+        self._batches = self._read()
+        self._rest: list[pa.RecordBatch] = []
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        schema = pa.schema(self._fields)
+        for path in self._files:
+            try:
+                with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+                    found = parquet.schema_arrow
+                    for field in self._fields:
+                        if field.name not in found.names or found.field(field.name).type != field.type:
+                            raise BadInput(
+                                f"--redo: the results have no column {field.name!r} of type {field.type}; the "
+                                "settings have changed, run without --redo"
+                            )
+                    for batch in parquet.iter_batches(batch_size=1024, columns=schema.names):
+                        yield batch.select(schema.names)
+            except (pa.ArrowException, OSError) as error:
+                raise BadInput(f"--redo: {path} cannot be read: {str(error).splitlines()[0]}") from None
+
+    def take(self, rows: int) -> pa.Table:
+        """The next rows of the results; fewer when they end."""
+        schema = pa.schema(self._fields)
+        taken: list[pa.RecordBatch] = []
+        while rows:
+            batch = self._rest.pop() if self._rest else next(self._batches, None)
+            if batch is None:
+                break
+            if batch.num_rows > rows:
+                self._rest.append(batch.slice(rows))
+                batch = batch.slice(0, rows)
+            rows -= batch.num_rows
+            taken.append(batch)
+        return pa.Table.from_batches([pa.RecordBatch.from_arrays(b.columns, schema=schema) for b in taken], schema)

@@ -1,0 +1,36 @@
+"""Reads what runs have written: the latest summary, the rows that are not ok."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from parquill.tasks.disk.files import read_json
+from parquill.tasks.errors import BadInput
+
+_SHOWN = ("source_file", "row_number", "status", "error_code", "error_message")
+
+
+def latest_summary(output: Path) -> dict[str, Any]:
+    """The summary of the latest run. Raises BadInput when there is none."""
+    found: dict[str, Any] | None = read_json(output / "summary.json")
+    if found is None:
+        raise BadInput(f"{output} has no summary.json: no run has begun there yet")
+    return found
+
+
+def failed_rows(output: Path) -> Iterator[dict[str, Any]]:
+    """Every row of the results that is not ok: where it is, its status, code and message."""
+    manifest = read_json(output / ".parquill" / "manifest.json")
+    for part in manifest["parts"] if manifest else ():
+        with pq.ParquetFile(output / "results" / part["file"]) as parquet:
+            names = parquet.schema_arrow.names
+            # the prefix is whatever stands before the last of Parquill's columns
+            prefix = next(name.removesuffix("finished_at") for name in reversed(names) if name.endswith("finished_at"))
+            for batch in parquet.iter_batches(columns=[prefix + name for name in _SHOWN]):
+                for row in batch.to_pylist():
+                    if row[f"{prefix}status"] != "ok":
+                        yield {name: row[prefix + name] for name in _SHOWN}

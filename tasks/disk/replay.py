@@ -1,0 +1,82 @@
+"""What a shard's journal says: which rows are settled, what was paid, what is in doubt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from parquill.tasks.disk.journal import read_journal
+from parquill.tasks.records import Outcome, Totals
+
+
+@dataclass(slots=True)
+class RowState:
+    """One row's requests so far; money in nano-dollars."""
+
+    requests: int = 0
+    throttled: int = 0
+    failures: int = 0  # attempts that cost one of `retry.attempts`
+    in_doubt_requests: int = 0
+    in_doubt_nano: int = 0
+    reserved_nano: int = 0
+    last_code: str | None = None
+    open: dict[int, int] = field(default_factory=dict)  # number of a request -> its reservation
+
+    def settle_open(self) -> None:
+        """Requests that were under way when the run was cut off: nobody knows whether they were paid."""
+        for reserved in self.open.values():
+            self.in_doubt_requests += 1
+            self.in_doubt_nano += reserved
+            self.failures += 1
+            self.last_code = "connection_lost"
+        self.open.clear()
+
+
+@dataclass(slots=True)
+class ShardState:
+    """All rows of a shard that have a record."""
+
+    rows: dict[int, RowState] = field(default_factory=dict)
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+
+    def totals(self) -> Totals:
+        """Requests and money of the shard."""
+        total = Totals()
+        for row in self.rows.values():
+            total.sent += row.requests
+            total.throttled += row.throttled
+            total.retried += max(0, row.requests - row.throttled - 1)
+            total.in_doubt += row.in_doubt_requests
+            total.in_doubt_nano += row.in_doubt_nano
+        for number, outcome in self.outcomes.items():
+            total.settled_nano += outcome.cost_nano
+            total.worst_nano += self.rows[number].reserved_nano if number in self.rows else 0
+        return total
+
+
+def replay_shard(journal: Path) -> ShardState:
+    """Read a journal to its end; a shard that was never started has none. Raises DamagedJournal."""
+    state = ShardState()
+    if not journal.exists():
+        return state
+    for entry in read_journal(journal):
+        record = entry.record
+        row = state.rows.setdefault(record["row"], RowState())
+        if record["type"] == "intent":
+            row.requests += 1
+            row.open[record["n"]] = row.reserved_nano = record["reserved"]
+        elif record["type"] == "attempt":
+            reserved = row.open.pop(record["n"], 0)
+            row.last_code = record["code"]
+            if record["fate"] == "in_doubt":
+                row.in_doubt_requests += 1
+                row.in_doubt_nano += reserved
+            row.throttled += record["code"] == "rate_limited"
+            row.failures += record["code"] != "rate_limited"
+        else:
+            row.open.pop(record["resolves"], None)
+            row.settle_open()
+            state.outcomes[record["row"]] = Outcome.from_record(record)
+    for row in state.rows.values():
+        row.settle_open()
+    return state

@@ -1,0 +1,132 @@
+"""One run on disk: its plan (fixed when it was made) and the settings that it goes on with (today's).
+
+Settings that change what is asked, or what it costs, are in the plan's digest: changing one makes a new run, which
+reuses every answer whose key is the same. The others (budget, limits, retry, tolerate, labels) may change between an
+interruption and the next start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import rfc8785
+
+from parquill.tasks.disk.files import DISK, Disk, read_json
+from parquill.tasks.disk.replay import ShardState, replay_shard
+from parquill.tasks.disk.state import Folders, RunFolder
+from parquill.tasks.errors import DiskFailed
+from parquill.tasks.job import Job
+from parquill.tasks.money.prices import Band, Price
+from parquill.tasks.records import Estimate, ShardRef, Totals
+
+_OPERATIONAL = {"name", "output", "state", "timezone", "budget", "limits", "retry", "tolerate", "price_as", "labels"}
+
+
+def digest_of(job: Job, fingerprint: str, limit: int | None) -> str:
+    """What a plan depends on: the input's files and every setting that changes a request, its price or the output."""
+    settings = job.model_dump(mode="json", exclude=_OPERATIONAL)
+    settings["endpoint"] = {"name": job.endpoint.name or job.endpoint.base_url, "api": job.endpoint.api}
+    # orjson first: it refuses what JSON cannot hold with a clear error, and makes dates and the like text
+    whole = orjson.loads(orjson.dumps({"settings": settings, "input": fingerprint, "limit": limit}, default=str))
+    return hashlib.sha256(rfc8785.dumps(whole)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One payment plan and where it stands. Small enough to be handed to any process as (state, run_id)."""
+
+    run_id: str
+    job: Job
+    day: date
+    digest: str
+    redo: tuple[str, ...]
+    shards: tuple[ShardRef, ...]
+    estimate: Estimate
+    price: Price
+    started_at: datetime
+    input_rows: int
+
+    @property
+    def folders(self) -> Folders:
+        """Where the run keeps its state and its output."""
+        return Folders.of(self.job)
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's own files."""
+        return self.folders.run(self.run_id)
+
+    def save(self, disk: Disk = DISK) -> None:
+        """Write plan and settings; with the plan written the run exists. Raises DiskFailed."""
+        plan: dict[str, Any] = asdict(self)
+        del plan["job"]
+        plan["price"]["bands"] = [asdict(band) for band in self.price.bands]
+        plan["plan"] = 1
+        self.save_job(disk)
+        disk.write_json(self.folder.plan, plan, 0o600)
+
+    def save_job(self, disk: Disk = DISK) -> None:
+        """Write the settings that the run goes on with."""
+        disk.write_json(self.folder.path / "job.json", self.job.model_dump(mode="json"), 0o600)
+
+    def state(self, shard: int) -> ShardState:
+        """What the journal of a shard says. Raises DamagedJournal."""
+        return replay_shard(self.folder.journal(shard))
+
+    def is_done(self, shard: ShardRef) -> bool:
+        """Whether every row of the shard that was to be sent has its outcome."""
+        return shard.to_send == 0 or self.folder.done(shard.number).exists()
+
+    def finish_shard(self, shard: ShardRef, state: ShardState, disk: Disk = DISK) -> None:
+        """Write the totals of a shard whose rows all have an outcome."""
+        disk.write_json(self.folder.done(shard.number), asdict(state.totals()), 0o600)
+
+    def totals(self) -> Totals:
+        """Requests and money so far: of finished shards by their totals, of the others by their journals."""
+        total = Totals()
+        for shard in self.shards:
+            if shard.to_send == 0:
+                continue
+            done = read_json(self.folder.done(shard.number))
+            total.add(Totals(**done) if done is not None else self.state(shard.number).totals())
+        return total
+
+
+def load_run(state: Path, run_id: str) -> Run:
+    """Read a run from its state folder. Raises DiskFailed."""
+    folder = RunFolder(state / "runs" / run_id)
+    plan, settings = read_json(folder.plan), read_json(folder.path / "job.json")
+    if plan is None or settings is None:
+        raise DiskFailed(f"the run {run_id} is not in {state}")
+    price = plan["price"]
+    return Run(
+        run_id=run_id,
+        job=Job.model_validate(settings),
+        day=date.fromisoformat(plan["day"]),
+        digest=plan["digest"],
+        redo=tuple(plan["redo"]),
+        shards=tuple(ShardRef(**shard) for shard in plan["shards"]),
+        estimate=Estimate(**plan["estimate"]),
+        price=Price(**{**price, "bands": tuple(Band(**band) for band in price["bands"])}),
+        started_at=datetime.fromisoformat(plan["started_at"]),
+        input_rows=plan["input_rows"],
+    )
+
+
+def current_run(folders: Folders) -> Run | None:
+    """The run of this output that is under way or was cut off, if any."""
+    current = read_json(folders.own / "current.json")
+    if current is None or not folders.run(current["run_id"]).plan.exists():
+        return None
+    return load_run(folders.state, current["run_id"])
+
+
+def sum_shards(shards: Sequence[ShardRef]) -> tuple[int, int]:
+    """(rows, rows to send) of shards."""
+    return sum(s.rows for s in shards), sum(s.to_send for s in shards)

@@ -1,0 +1,171 @@
+"""The folders of a job: who holds them, which run is under way, what a run consists of.
+
+    STATE/                            (default OUTPUT/.parquill)
+      lock                            held while a run works; says who holds it
+      answers.sqlite                  index of every answer ever paid, rebuilt from the journals when lost
+      runs/RUN_ID/plan.json           written last when the plan is complete
+      runs/RUN_ID/shards/*.parquet    input columns and rendered requests
+      runs/RUN_ID/journals/*.journal  intents and outcomes: the truth about money
+      runs/RUN_ID/done/*.json         totals of each finished shard
+    OUTPUT/.parquill/
+      lock, current.json (the run under way), manifest.json (the parts that belong together)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+
+from parquill.tasks.disk.files import private_folder
+from parquill.tasks.errors import DiskFailed, FolderInUse
+from parquill.tasks.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of one run in a state folder."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's id: its start in UTC and four random letters, so that names sort by time."""
+        return self.path.name
+
+    @property
+    def plan(self) -> Path:
+        """The plan; a run without one was cut off before it sent anything."""
+        return self.path / "plan.json"
+
+    def shard(self, number: int) -> Path:
+        """Rows and requests of a shard."""
+        return self.path / "shards" / f"{number:06d}.parquet"
+
+    def journal(self, number: int) -> Path:
+        """Journal of a shard."""
+        return self.path / "journals" / f"{number:06d}.journal"
+
+    def done(self, number: int) -> Path:
+        """Totals of a finished shard."""
+        return self.path / "done" / f"{number:06d}.json"
+
+    def create(self) -> None:
+        """Create the folders (0700). Raises DiskFailed."""
+        for folder in (self.path.parent, self.path, *(self.path / n for n in ("shards", "journals", "done"))):
+            private_folder(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where a placed job keeps its state and its output."""
+
+    state: Path
+    output: Path
+
+    @classmethod
+    def of(cls, job: Job) -> Folders:
+        """The folders of a placed job."""
+        return cls(Path(job.state or f"{job.output}/.parquill"), Path(job.output))
+
+    @property
+    def own(self) -> Path:
+        """Parquill's folder inside the output."""
+        return self.output / ".parquill"
+
+    def run(self, run_id: str) -> RunFolder:
+        """The folder of one run."""
+        return RunFolder(self.state / "runs" / run_id)
+
+    def runs(self) -> list[RunFolder]:
+        """All runs of the state folder, the oldest first."""
+        folder = self.state / "runs"
+        return [RunFolder(p) for p in sorted(folder.iterdir())] if folder.is_dir() else []
+
+    def create(self) -> None:
+        """Create output and state, and show that both can be written. Raises DiskFailed."""
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DiskFailed(f"cannot create the output folder {self.output}: {error.strerror}") from None
+        for folder in {self.own, self.state}:
+            private_folder(folder)
+            probe = folder / f".probe-{os.getpid()}"
+            try:
+                probe.write_bytes(b"")
+                probe.unlink()
+            except OSError as error:
+                raise DiskFailed(f"cannot write into {folder}: {error.strerror}") from None
+
+
+def new_run_id(now: datetime) -> str:
+    """A run id that sorts by time, for example 20261123-051448-k3fq."""
+    letters = "abcdefghjkmnpqrstuvwxyz23456789"
+    return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{''.join(secrets.choice(letters) for _ in range(4))}"
+
+
+_held: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, how many times this process holds it)
+_guard = threading.Lock()
+
+
+@contextlib.contextmanager
+def hold(folders: Folders, who: str) -> Iterator[None]:
+    """Hold the output and the state folder for this process; nested holds of one process are one.
+
+    The lock is the kernel's, so that of a dead process is gone with it. Raises FolderInUse, which names the holder.
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in sorted({folders.own, folders.state}):
+            _take(folder / "lock", folder, who)
+            stack.callback(_give, folder / "lock")
+        yield
+
+
+def _take(path: Path, folder: Path, who: str) -> None:
+    with _guard:
+        if path in _held:
+            descriptor, times = _held[path]
+            _held[path] = (descriptor, times + 1)
+            return
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise DiskFailed(f"cannot open {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = _holder(os.pread(descriptor, 4096, 0))
+            os.close(descriptor)
+            raise FolderInUse(f"the folder {folder} is in use by {holder}; wait for it, or choose another") from None
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        text = orjson.dumps({"who": who, "process": os.getpid(), "host": socket.gethostname(), "since": now})
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text, 0)
+        _held[path] = (descriptor, 1)
+
+
+def _holder(text: bytes) -> str:
+    try:
+        found = orjson.loads(text)
+        return f"{found['who']} (process {found['process']} on {found['host']}, since {found['since']})"
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return "another run"
+
+
+def _give(path: Path) -> None:
+    with _guard:
+        descriptor, times = _held[path]
+        if times > 1:
+            _held[path] = (descriptor, times - 1)
+            return
+        del _held[path]
+        os.close(descriptor)

@@ -1,0 +1,129 @@
+"""summary.json, history and report of a run: what ran, what it cost, what failed and why."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from parquill.tasks.disk.files import DISK, Disk, read_json
+from parquill.tasks.disk.report import write_report
+from parquill.tasks.disk.results import RowSums
+from parquill.tasks.disk.run import Run
+from parquill.tasks.errors import BadJob, DiskFailed
+from parquill.tasks.job import Job
+from parquill.tasks.money.gate import Verdict
+from parquill.tasks.money.prices import Price, find_price, to_nano, usd
+from parquill.tasks.records import Estimate, Totals, money
+
+
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    """The `estimate` part of a summary; money as decimal strings in dollars."""
+    return {
+        "prompt_tokens": estimate.prompt_tokens,
+        "completion_tokens_expected": estimate.completion_tokens_expected,
+        "cost_usd_expected": money(usd(estimate.cost_expected)),
+        "cost_usd_p90": money(usd(estimate.cost_p90)),
+        "cost_usd_worst": money(usd(estimate.cost_worst)),
+    }
+
+
+def flat_estimate(job: Job, estimate: Estimate, verdict: Verdict) -> dict[str, Any]:
+    """One flat mapping for `estimate --json`."""
+    return {
+        "rows": estimate.rows,
+        "rows_to_send": estimate.to_send,
+        "model": job.model,
+        **estimate_json(estimate),
+        "fits_budget": verdict.fits,
+        "basis": estimate.basis,
+    }
+
+
+def price_at(job: Job, day: Any) -> Price | None:
+    """The price of `price_as`, by its model's public price. Raises BadJob when it has none."""
+    return None if job.price_as is None else find_price(job.price_as, None, day)
+
+
+def make_summary(
+    run: Run, sums: RowSums, totals: Totals, *, state: str, exit_code: int | None, finished_at: datetime | None,
+    message: str | None = None,
+) -> dict[str, Any]:
+    """The summary of a run as the contract has it, and a few keys beside it for people."""
+    run_usd = run.job.budget.run_usd
+    summary: dict[str, Any] = {
+        "run_id": run.run_id,
+        "state": state,
+        "exit_code": exit_code,
+        "message": message,
+        "job": run.job.name,
+        "model": run.job.model,
+        "labels": run.job.labels,
+        "rows": sums.rows,
+        "tokens": sums.tokens,
+        "estimate": estimate_json(run.estimate),
+        "cost_usd": money(usd(sums.cost_nano)),
+        "in_doubt_usd": money(usd(totals.in_doubt_nano)),
+        "saved_usd": money(usd(sums.saved_nano)),
+        "budget": {
+            "run_usd": None if run_usd is None else money(run_usd),
+            "month_usd_before": None,  # until there is a ledger
+            "month_usd_after": None,
+        },
+        "requests": {
+            "sent": totals.sent, "retried": totals.retried, "throttled": totals.throttled, "in_doubt": totals.in_doubt,
+        },
+        "duration_s": None if finished_at is None else round((finished_at - run.started_at).total_seconds(), 3),
+        "prices": {"source": run.price.source, "version": run.price.version},
+        "errors": sums.errors,
+        "usage_unknown": sums.usage_unknown,
+        "started_at": run.started_at.isoformat(timespec="seconds"),
+        "finished_at": None if finished_at is None else finished_at.isoformat(timespec="seconds"),
+    }
+    try:
+        other = price_at(run.job, run.day)
+    except BadJob:
+        other = None
+    if other is not None:
+        used = sums.tokens
+        nano = to_nano(other.femto(used["prompt"], used["cached"], used["completion"]))
+        summary["price_as"] = {"model": run.job.price_as, "cost_usd": money(usd(nano)), "prices": other.source}
+    return summary
+
+
+def write_running(run: Run, disk: Disk = DISK) -> None:
+    """Tell those who wait that the run is under way."""
+    sums = RowSums()
+    sums.rows["total"] = run.estimate.rows
+    summary = make_summary(run, sums, run.totals(), state="running", exit_code=None, finished_at=None)
+    disk.write_json(run.folders.output / "summary.json", summary)
+
+
+def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk = DISK) -> None:
+    """Write history, report and, last, summary.json. Raises DiskFailed."""
+    output = run.folders.output
+    try:
+        (output / "history").mkdir(exist_ok=True)
+    except OSError as error:
+        raise DiskFailed(f"cannot create {output / 'history'}: {error.strerror}") from None
+    disk.write_json(output / "history" / f"{run.run_id}.json", summary)
+    write_report(output / "report.html", summary, sums, disk)
+    disk.write_json(output / "summary.json", summary)
+
+
+def write_interrupted(run: Run, message: str, exit_code: int, disk: Disk = DISK) -> dict[str, Any]:
+    """summary.json of a run that was cut off: its rows are in the journals and are not counted again here."""
+    sums = RowSums()
+    sums.rows["total"] = run.estimate.rows
+    totals = run.totals()
+    sums.cost_nano = totals.settled_nano
+    summary = make_summary(
+        run, sums, totals, state="stopped", exit_code=exit_code, finished_at=datetime.now(UTC), message=message
+    )
+    disk.write_json(run.folders.output / "summary.json", summary)
+    return summary
+
+
+def read_summary(run: Run) -> dict[str, Any] | None:
+    """The summary of the output's latest run, if there is one."""
+    found: dict[str, Any] | None = read_json(run.folders.output / "summary.json")
+    return found

@@ -1,0 +1,63 @@
+"""How a run ended, and what that means for its exit code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parquill.tasks.disk.files import remove_folder
+from parquill.tasks.disk.results import RowSums
+from parquill.tasks.disk.run import Run
+from parquill.tasks.errors import Interrupted, ParquillError, ServiceStopped, StoppedByBudget, TooManyNotOk
+from parquill.tasks.money.gate import dollars
+from parquill.tasks.money.prices import nano_of
+from parquill.tasks.wire.outcomes import TABLE
+from parquill.tasks.wire.sending import Sending
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What the sender says at its end. `rule` is the outcome by which the service stopped the run, if it did."""
+
+    over_budget: int = 0
+    rule: str | None = None
+
+    @classmethod
+    def of(cls, opened: Sending) -> Ending:
+        """Read it off a sender that has nothing more under way. Raises Interrupted if it was asked to stop."""
+        sender = opened.sender
+        if sender.stopping and sender.stop_rule is None:
+            left = sender.progress.total - sender.progress.done
+            raise Interrupted(f"interrupted with {left:,} rows left; run again to go on")
+        return cls(sender.over_budget, sender.stop_rule.code if sender.stop_rule else None)
+
+    @property
+    def is_stop(self) -> bool:
+        """Whether rows were left that a next start goes on with."""
+        return bool(self.over_budget) or self.rule is not None
+
+
+def end_of(run: Run, sums: RowSums, ending: Ending) -> ParquillError | None:
+    """The error that a run ends with; None for exit 0."""
+    rows, job = sums.rows, run.job
+    left = f"{rows['not_sent']:,} of {rows['total']:,} rows were not sent"
+    if ending.rule is not None:
+        rule = TABLE[ending.rule]
+        stopped: type[ParquillError] = ServiceStopped if rule.exit_code == 1 else TooManyNotOk
+        return stopped(f"stopped: {rule.sentence}; {left}. Run again to go on")
+    if ending.over_budget and job.budget.run_usd is not None:
+        limit = dollars(nano_of(job.budget.run_usd))
+        return StoppedByBudget(f"the budget of {limit} is used up; {left}. Raise budget.run_usd and run again to go on")
+    not_ok = rows["total"] - rows["ok"]
+    if not_ok > job.tolerate.not_ok * rows["total"]:
+        counts = ", ".join(f"{code} {count:,}" for code, count in sorted(sums.errors.items()))
+        return TooManyNotOk(
+            f"{not_ok:,} of {rows['total']:,} rows are not ok ({counts}), more than tolerate.not_ok = "
+            f"{job.tolerate.not_ok} allows; `parquill report --failed` lists them"
+        )
+    return None
+
+
+def clear_run(run: Run) -> None:
+    """Forget what only an interruption would need: the output's current run and its shards. The journals stay."""
+    (run.folders.own / "current.json").unlink(missing_ok=True)
+    remove_folder(run.folder.path / "shards")

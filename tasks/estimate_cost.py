@@ -1,0 +1,18 @@
+"""Step 2, estimate: what the rows that are to be sent will cost."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from parquill.tasks.disk.run import Run
+from parquill.tasks.money.gate import judge
+from parquill.tasks.records import Estimate
+from parquill.tasks.steps import STEP
+from parquill.tasks.ui import show_estimate
+
+
+@task(name="estimate", **STEP)
+def estimate_cost(run: Run) -> Estimate:
+    """Give the estimate that was counted while reading, and show it as an artifact."""
+    show_estimate(run.job, run.estimate, judge(run.job, run.estimate, run.price, run.totals()), run.price)
+    return run.estimate

@@ -1,0 +1,20 @@
+"""Step 3, gate: go, or a refusal that shows both numbers."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger, task
+
+from parquill.tasks.disk.run import Run
+from parquill.tasks.money.gate import pass_gate
+from parquill.tasks.records import Estimate
+from parquill.tasks.steps import STEP
+
+
+@task(name="gate", **STEP)
+def gate_budget(run: Run, estimate: Estimate) -> None:
+    """Let the run pass if its expected cost fits. Raises RefusedByBudget."""
+    verdict = pass_gate(run.job, estimate, run.price, run.totals())
+    logger = get_run_logger()
+    logger.info(verdict.sentence)
+    if verdict.warning:
+        logger.warning(verdict.warning)

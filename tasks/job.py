@@ -1,0 +1,259 @@
+"""The settings of a job, validated once at the border; inside, types are true.
+
+The same mapping is the YAML job file, the `job` parameter of the flows and the form that Prefect's UI draws. A secret
+is never a setting: only the name of an environment variable or of a Prefect Secret block is. How a file becomes this
+model (YAML 1.2, `--set`, dates, one-sentence errors) is in `job_file`.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+OPENAI_BASE_URL = "https://api.openai.com/v1"
+
+# The names that services give to max_output_tokens: one setting bounds the cost, under one neutral name.
+OUTPUT_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"})
+# Whatever raises the cost past the reservation or changes the protocol of the reply.
+COSTLY = frozenset(
+    "n best_of num_return_sequences stream stream_options service_tier tools tool_choice functions function_call "
+    "web_search_options audio modalities background store conversation previous_response_id prediction echo "
+    "mcp_servers container include plugins provider models route transforms batch_size".split()
+)
+OWNED = frozenset("model messages input prompt instructions response_format text".split())
+
+
+def refuse_parameters(names: Any) -> None:
+    """Raise ValueError for the first request parameter that is not the user's to set."""
+    for name in names:
+        if name in OUTPUT_LIMITS:
+            raise ValueError(f"{name!r} is set by `max_output_tokens`, which bounds the cost")
+        if name in COSTLY:
+            raise ValueError(f"{name!r} raises the cost or changes the protocol, so it is refused")
+        if name in OWNED:
+            raise ValueError(f"{name!r} is a setting of the job itself, not a parameter")
+
+
+def _no_bool(value: Any) -> Any:
+    # bool is an int in Python: `max_at_once: yes` must not become 1
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")  # noqa: TRY004 - pydantic reads ValueError
+    return value
+
+
+Number = BeforeValidator(_no_bool)
+Usd = Annotated[Decimal, Number, Field(gt=0, le=Decimal(10_000_000), allow_inf_nan=False, decimal_places=9)]
+UsdPerMtok = Annotated[Decimal, Number, Field(ge=0, le=Decimal(10_000), allow_inf_nan=False, decimal_places=9)]
+Fraction = Annotated[float, Number, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Number, Field(ge=1)]
+Status = Literal["ok", "truncated", "invalid", "refused", "failed", "rejected", "not_sent"]
+Scalar = str | int | float | bool
+
+
+class Settings(BaseModel):
+    """Frozen, keyword-only, and closed: an unknown name is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Prompt(Settings):
+    """Jinja2 templates over the columns, the `for_each` values and `vars`."""
+
+    system: str | None = Field(None, description="Instruction that goes before every row's text")
+    user: str = Field(description="The row's own text, for example {{ text }}")
+
+
+class Endpoint(Settings):
+    """Where requests go, and under which protocol."""
+
+    base_url: str = Field(OPENAI_BASE_URL, description="Address that ends before /chat/completions")
+    api: Literal["chat", "responses", "completions"] = "chat"
+    name: str | None = Field(
+        None, min_length=1, description="Stands for the address in request keys, so that it may move"
+    )
+    api_key_env: str | None = Field(None, description="NAME of the environment variable that holds the key")
+    api_key_block: str | None = Field(None, description="NAME of the Prefect Secret block that holds the key")
+    allow_http: bool = Field(False, description="Allow plain http to another host than this one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_key(cls, data: Any) -> Any:
+        # OPENAI_API_KEY is for OpenAI alone: another host is never offered it unless the job says so
+        if isinstance(data, dict) and not {"api_key_env", "api_key_block"} & data.keys():
+            host = urlsplit(str(data.get("base_url", OPENAI_BASE_URL))).hostname
+            if host == urlsplit(OPENAI_BASE_URL).hostname:
+                return {**data, "api_key_env": "OPENAI_API_KEY"}
+        return data
+
+    @field_validator("api_key_env", "api_key_block")
+    @classmethod
+    def _name_only(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,127}", value):
+            raise ValueError("must be the name of a variable or block, never the key itself")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            _ = parts.port
+        except ValueError:
+            raise ValueError("is not a URL") from None
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("must start with https:// (or http:// on this machine)")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("must not hold a user or password: name a variable in `api_key_env`")
+        if parts.query or parts.fragment or re.search(r"[\s\x00-\x1f]", value):
+            raise ValueError("must be an address without a query, fragment or blanks")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        parts = urlsplit(self.base_url)
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK and not self.allow_http:
+            raise ValueError(
+                f"base_url is plain http to {parts.hostname}: prompts and key would be readable on the way; "
+                "use https, or set `allow_http: true`"
+            )
+        if self.api_key_env and self.api_key_block:
+            raise ValueError("set api_key_env or api_key_block, not both")
+        return self
+
+
+class Price(Settings):
+    """Dollars for a million tokens; 0 is written down on purpose."""
+
+    usd_per_mtok_input: UsdPerMtok
+    usd_per_mtok_cached: UsdPerMtok | None = Field(None, description="Default: the price of input")
+    usd_per_mtok_output: UsdPerMtok
+
+
+class Budget(Settings):
+    """What a run may cost; left out means no limit."""
+
+    run_usd: Usd | None = Field(None, description="The most that one run may cost, in dollars")
+    soft_fraction: Annotated[float, Number, Field(gt=0, le=1)] = 0.8
+    monthly_usd: Usd | None = None
+    approval_usd: Usd | None = None
+    when_short: Literal["refuse", "partial"] = Field(
+        "refuse", description="At the gate: refuse the run, or complete what fits"
+    )
+
+
+class Limits(Settings):
+    """How fast requests may leave."""
+
+    max_at_once: Annotated[int, Number, Field(ge=1, le=4096)] = 64
+    requests_per_minute: Annotated[int, Number, Field(ge=1, le=10_000_000)] | None = None
+    tokens_per_minute: Annotated[int, Number, Field(ge=1, le=100_000_000_000)] | None = None
+    count_output: Literal["reserved", "actual"] = "reserved"
+    shared: str | None = None
+
+
+class Retry(Settings):
+    """What happens to a request that fails."""
+
+    attempts: Annotated[int, Number, Field(ge=1, le=100)] = 6
+    timeout_s: Annotated[float, Number, Field(gt=0, le=3600)] = 120
+    in_doubt: Literal["resend", "hold"] = "resend"
+
+
+class Tolerate(Settings):
+    """Fractions of the rows."""
+
+    rejected: Fraction = 0.01
+    not_ok: Fraction = 0.0
+
+
+class Job(Settings):
+    """One job: prompts in Parquet, completions in Parquet, within a budget."""
+
+    name: str = Field(min_length=1, max_length=80, description="Names the job in the UI and in the ledger")
+    input: str = Field(min_length=1, description="Parquet file, folder or glob")
+    output: str = Field(min_length=1, description="Folder for results, summary and report")
+    state: str | None = Field(None, min_length=1, description="Folder for journals; default OUTPUT/.parquill")
+    timezone: str = "UTC"
+    id_column: str | None = None
+    for_each: dict[str, Annotated[list[Scalar], Field(min_length=1)]] | None = None
+    vars: dict[str, Any] | str | None = Field(None, description="A mapping for the templates, or a file that holds one")
+    prompt: Prompt | None = None
+    messages_column: str | None = None
+    model: str = Field(min_length=1)
+    max_output_tokens: Annotated[int, Number, Field(ge=1, le=10_000_000)]
+    response_format: dict[str, Any] | str | None = Field(None, description="JSON schema, or a file that holds one")
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters_column: str | None = None
+    endpoint: Endpoint = Field(default_factory=lambda: Endpoint.model_validate({}))
+    price: Price | None = None
+    price_as: str | None = None
+    tokenizer: str | None = None
+    budget: Budget = Field(default_factory=lambda: Budget.model_validate({}))
+    limits: Limits = Field(default_factory=lambda: Limits.model_validate({}))
+    retry: Retry = Field(default_factory=lambda: Retry.model_validate({}))
+    dedupe: bool = True
+    tolerate: Tolerate = Field(default_factory=lambda: Tolerate.model_validate({}))
+    column_prefix: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError(f"{value!r} is no time zone; for example Europe/Paris or UTC")
+        return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _own_parameters(cls, value: dict[str, Any]) -> dict[str, Any]:
+        refuse_parameters(value)
+        return value
+
+    @field_validator("for_each")
+    @classmethod
+    def _distinct(cls, value: dict[str, list[Scalar]] | None) -> dict[str, list[Scalar]] | None:
+        for name, values in (value or {}).items():
+            if not re.fullmatch(r"[^\W\d]\w*", name):
+                raise ValueError(f"{name!r} is not usable as a column and template name")
+            if len({(type(v), v) for v in values}) != len(values):
+                raise ValueError(f"{name!r} has a value twice, which would pay twice")
+            if len({type(v) for v in values}) != 1:
+                raise ValueError(f"{name!r} mixes types; a column has one (quote the values to make them text)")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.prompt is None) == (self.messages_column is None):
+            raise ValueError("set `prompt` or `messages_column`, one of the two")
+        if self.endpoint.api == "completions":
+            if self.prompt is None or self.prompt.system is not None:
+                raise ValueError("`api: completions` takes one text: use `prompt.user` alone")
+            if self.response_format is not None:
+                raise ValueError("`api: completions` knows no response_format")
+        for path, is_set in _NOT_YET.items():
+            if is_set(self):
+                raise ValueError(f"`{path}` is not supported by this version; leave it out")
+        for name in ("input", "output", "state"):
+            value = getattr(self, name)
+            if value and "://" in value:
+                raise ValueError(f"`{name}` is a URI ({value.split('://')[0]}://), which this version cannot use: "
+                                 "name a local path")
+        return self
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone of `{date}` and of schedules."""
+        return ZoneInfo(self.timezone)
+
+
+_NOT_YET = {
+    "budget.monthly_usd": lambda job: job.budget.monthly_usd is not None,
+    "budget.approval_usd": lambda job: job.budget.approval_usd is not None,
+    "limits.shared": lambda job: job.limits.shared is not None,
+}

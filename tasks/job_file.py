@@ -1,0 +1,154 @@
+"""From a job file to a `Job`: YAML 1.2, `--set`, dates in paths, errors in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from parquill.tasks.errors import BadJob
+from parquill.tasks.job import Job
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML with the rules of 1.2 (so `no` is Norwegian). Raises BadJob with the line."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.version = (1, 2)
+    try:
+        return yaml.load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = str(getattr(error, "problem", None) or "is not YAML").strip()
+        raise BadJob(f"{where}{line}: {problem}") from None
+    except (ValueError, RecursionError):
+        raise BadJob(f"{where}: is not YAML") from None
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """Read one YAML file; `what` names it in the error (BadJob)."""
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+    except OSError as error:
+        raise BadJob(f"cannot read {what} {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadJob(f"{what} {path} is not UTF-8 text") from None
+
+
+def load_job(path: Path, overrides: Iterable[str] = ()) -> Job:
+    """Read a job file and apply `a.b=VALUE` overrides. Raises BadJob."""
+    mapping = read_yaml(path, "the job file")
+    if not isinstance(mapping, dict):
+        raise BadJob(f"{path}: a job file is a mapping of settings; `parquill init` writes one to start from")
+    for override in overrides:
+        _set(mapping, override)
+    return make_job(mapping)
+
+
+def _set(mapping: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise BadJob(f"--set takes NAME=VALUE, for example --set budget.run_usd=5, not {override!r}")
+    *parents, last = path.strip().split(".")
+    node: Any = mapping
+    for name in parents:
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
+        if not isinstance(node, dict):
+            raise BadJob(f"--set {path}: `{name}` is not a group of settings")
+    node[last] = parse_yaml(text, f"--set {path}") if text.strip() else None
+
+
+def make_job(mapping: Mapping[str, Any]) -> Job:
+    """Validate a mapping of settings. Raises BadJob, in one sentence a fault, without the values."""
+    try:
+        return Job.model_validate(mapping)
+    except ValidationError as error:
+        faults = [_sentence(fault) for fault in error.errors(include_url=False)]
+        raise BadJob("; ".join(dict.fromkeys(faults))) from None
+
+
+def _sentence(fault: Any) -> str:
+    path = [part for part in fault["loc"] if not str(part).startswith("function-")]
+    name = ".".join(str(part) for part in path) or "the job"
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        near = _nearest(path)
+        return f"unknown setting `{name}`" + (f"; did you mean `{near}`?" if near else "")
+    if kind == "missing":
+        return f"the setting `{name}` is missing"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if name == "the job":
+        return message
+    shown = fault.get("input")
+    # a number that does not fit is shown; anything else may be long or private
+    told = f" (it is {shown})" if isinstance(shown, int | float) and kind != "value_error" else ""
+    return f"`{name}`: {message[0].lower()}{message[1:]}{told}"
+
+
+def _nearest(path: list[Any]) -> str | None:
+    model: Any = Job
+    for part in path[:-1]:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        if field is None:
+            return None
+        options = (field.annotation, *get_args(field.annotation))
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    if model is None:
+        return None
+    near = difflib.get_close_matches(str(path[-1]), model.model_fields, 1, 0.6)
+    if not near:  # a setting at the wrong level: `run_usd` belongs under `budget`
+        for group, field in Job.model_fields.items():
+            options = (field.annotation, *get_args(field.annotation))
+            inner = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+            if inner is not None and str(path[-1]) in inner.model_fields:
+                return f"{group}.{path[-1]}"
+        return None
+    return ".".join([*map(str, path[:-1]), near[0]])
+
+
+def expand_dates(text: str, day: date) -> str:
+    """Replace {date}, {date-1}, {month}, {month-1} by the day or month (ISO 8601). Raises BadJob on other braces."""
+
+    def value(match: re.Match[str]) -> str:
+        unit, offset = match.group(1), int(match.group(2) or 0)
+        if unit == "date":
+            return (day + timedelta(days=offset)).isoformat()
+        months = day.year * 12 + day.month - 1 + offset
+        return f"{months // 12:04d}-{months % 12 + 1:02d}"
+
+    expanded = re.sub(r"\{(date|month)([+-]\d{1,4})?\}", value, text)
+    unknown = re.search(r"\{[^{}]*\}", expanded)
+    if unknown:
+        raise BadJob(f"{unknown.group()} in a path is unknown: {{date}}, {{date-1}} and {{month}} are")
+    return expanded
+
+
+def place_job(job: Job, today: date) -> Job:
+    """Resolve what a job refers to: dates in paths, absolute paths, `vars` and `response_format` files. Raises BadJob."""
+    output = str(Path(expand_dates(job.output, today)).expanduser().absolute())
+    changes: dict[str, Any] = {
+        "input": str(Path(expand_dates(job.input, today)).expanduser().absolute()),
+        "output": output,
+        "state": str(Path(expand_dates(job.state, today) if job.state else f"{output}/.parquill").expanduser().absolute()),
+    }
+    if isinstance(job.vars, str):
+        changes["vars"] = _mapping(job.vars, "vars")
+    if isinstance(job.response_format, str):
+        changes["response_format"] = _mapping(job.response_format, "response_format")
+    return job.model_copy(update=changes)
+
+
+def _mapping(path: str, setting: str) -> dict[str, Any]:
+    value = read_yaml(Path(path).expanduser(), f"`{setting}`")  # JSON is YAML 1.2
+    if not isinstance(value, dict):
+        raise BadJob(f"`{setting}`: {path} must hold a mapping")
+    return value

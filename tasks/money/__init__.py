@@ -1,0 +1,1 @@
+"""Parts that count: tokens, prices, usage, estimates, the budget. They import no Prefect."""

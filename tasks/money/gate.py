@@ -1,0 +1,56 @@
+"""The gate before the first payment: does what is still to be paid fit into what is left of the budget?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parquill.tasks.errors import RefusedByBudget
+from parquill.tasks.job import Job
+from parquill.tasks.money.prices import Price, nano_of, usd
+from parquill.tasks.records import Estimate, Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate says; `warning` is None when even the worst case fits. Money in nano-dollars."""
+
+    fits: bool
+    sentence: str
+    warning: str | None
+
+
+def judge(job: Job, estimate: Estimate, price: Price, totals: Totals | None = None) -> Verdict:
+    """Hold an estimate against the budget of a job; `totals` is what an interrupted run has spent already."""
+    spent = totals or Totals()
+    booked = spent.settled_nano + spent.in_doubt_nano
+    # what has an outcome is paid by its true figure, and no longer by its estimate
+    expected = booked + max(0, estimate.cost_expected - spent.worst_nano)
+    worst = booked + max(0, estimate.cost_worst - spent.worst_nano)
+    facts = f"({estimate.to_send:,} rows to send, {job.model}, prices of {price.version})"
+    if job.budget.run_usd is None:
+        return Verdict(True, f"expected {dollars(expected)}, no budget is set {facts}", None)
+    limit = nano_of(job.budget.run_usd)
+    if expected > limit:
+        return Verdict(False, f"expected {dollars(expected)} exceeds the budget of {dollars(limit)} {facts}", None)
+    warning = None
+    if worst > limit:
+        warning = f"the worst case of {dollars(worst)} exceeds the budget of {dollars(limit)}: the run may stop on the way"
+    return Verdict(True, f"expected {dollars(expected)} fits into the budget of {dollars(limit)} {facts}", warning)
+
+
+def pass_gate(job: Job, estimate: Estimate, price: Price, totals: Totals | None = None) -> Verdict:
+    """Raise RefusedByBudget, with both numbers, unless the expected cost fits or `when_short` is partial."""
+    verdict = judge(job, estimate, price, totals)
+    if not verdict.fits and job.budget.when_short == "refuse" and estimate.to_send:
+        raise RefusedByBudget(f"{verdict.sentence}; {estimate.basis}. Raise budget.run_usd, or set budget.when_short: partial")
+    return verdict
+
+
+def dollars(nano: int) -> str:
+    """Dollars for people: cents, or as many digits as it takes to see something; never rounded to nothing."""
+    amount = usd(nano)
+    if nano == 0 or abs(nano) >= 10_000_000_000:
+        return f"${amount:,.2f}"
+    text = f"{amount:,.9f}".rstrip("0")
+    whole, _, decimals = text.partition(".")
+    return f"${whole}.{decimals:0<2}" if len(decimals) <= 6 else f"${amount:,.6f}"

@@ -1,0 +1,153 @@
+"""How many tokens a request has, counted by the model's own encoding, with no network ever.
+
+The vocabularies lie in `data/encodings/` under the names that tiktoken gives them and are checked by hash before
+tiktoken sees them, since it deletes a file that it finds damaged.
+
+The chat formula (OpenAI cookbook, "How to count tokens with tiktoken"): each message costs 3 tokens and the tokens of
+all its values, a name costs 1 more, and 3 prime the reply. gpt-3.5-turbo-0301 counted 4 a message and -1 a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import orjson
+import tiktoken
+from tiktoken.model import encoding_name_for_model
+
+from parquill.data import FOLDER
+from parquill.tasks.errors import BadJob, ParquillError
+
+# tiktoken panics on one run of about a million blanks and slows down on long runs: a longer text is counted in pieces,
+# which can only raise the count (by at most a token or so for each piece).
+PIECE_CHARACTERS = 50_000
+
+_VOCABULARIES = {  # encoding -> (file, sha256), both as tiktoken's openai_public.py has them
+    "o200k_base": (
+        "fb374d419588a4632f3f557e76b4b70aebbca790",
+        "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+    ),
+    "cl100k_base": (
+        "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
+        "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+    ),
+    "p50k_base": (
+        "ec7223a39ce59f226a68acc30dc1af2788490e15",
+        "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069",
+    ),
+    "r50k_base": (
+        "0ea1e91bbb3a60f729a8dc8f777fd2fc07cd8df4",
+        "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
+    ),
+}
+_SHARES = {"o200k_harmony": "o200k_base", "p50k_edit": "p50k_base"}
+
+
+@cache
+def _encoding(name: str) -> tiktoken.Encoding:
+    vocabulary = _SHARES.get(name, name)
+    if vocabulary not in _VOCABULARIES:
+        known = ", ".join(_VOCABULARIES)
+        raise BadJob(f"`tokenizer`: {name!r} is not one of {known}")
+    file, digest = _VOCABULARIES[vocabulary]
+    path = FOLDER / "encodings" / file
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        found = ""
+    if found != digest:
+        raise ParquillError(f"the vocabulary {path} is missing or damaged; install Parquill again")
+    before = os.environ.get("TIKTOKEN_CACHE_DIR")
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(path.parent)
+    try:
+        return tiktoken.get_encoding(name)
+    finally:
+        if before is None:
+            del os.environ["TIKTOKEN_CACHE_DIR"]
+        else:
+            os.environ["TIKTOKEN_CACHE_DIR"] = before
+
+
+class TokenCounter:
+    """Counts the tokens of requests for one model.
+
+    `exact` is False where the model's own tokenizer is not public; then o200k_base stands in, and a reservation takes
+    half as much again, since small vocabularies need more tokens for the same text.
+    """
+
+    def __init__(self, model: str, tokenizer: str | None = None, extra: Any = None) -> None:
+        """`extra` is what each request carries beside its messages (a response_format). Raises BadJob."""
+        base = model.removeprefix("openai/")
+        name = tokenizer
+        if name is None:
+            try:
+                name = encoding_name_for_model(base)
+            except KeyError:
+                name = None
+        self.exact = name is not None and tokenizer is None
+        self.name = name or "o200k_base"
+        self._encoding = _encoding(self.name)
+        self._message, self._named = (4, -1) if base == "gpt-3.5-turbo-0301" else (3, 1)
+        self._extra = self.count_text(orjson.dumps(extra).decode()) + 10 if extra is not None else 0
+        self._seen: dict[str, int] = {}
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text; special tokens in it count as the plain text that they are here."""
+        return self.count_texts([text])[0]
+
+    def count_texts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, counted on all cores (tiktoken releases the GIL)."""
+        short = [text if len(text) <= PIECE_CHARACTERS else "" for text in texts]
+        counts = [len(tokens) for tokens in self._encoding.encode_ordinary_batch(short, num_threads=_THREADS)]
+        for place, text in enumerate(texts):
+            if len(text) > PIECE_CHARACTERS:
+                pieces = [text[i : i + PIECE_CHARACTERS] for i in range(0, len(text), PIECE_CHARACTERS)]
+                counts[place] = sum(len(self._encoding.encode_ordinary(piece)) for piece in pieces)
+        return counts
+
+    def count_chats(self, chats: Sequence[list[dict[str, Any]]]) -> list[int]:
+        """Prompt tokens of each list of chat messages, `response_format` included."""
+        texts = {text for messages in chats for message in messages for text in _values(message)}
+        new = [text for text in texts if text not in self._seen]
+        self._seen.update(zip(new, self.count_texts(new), strict=True))
+        totals = []
+        for messages in chats:
+            total = 3 + self._extra
+            for message in messages:
+                total += self._message + sum(self._seen[text] for text in _values(message))
+                if "name" in message:
+                    total += self._named
+            totals.append(total)
+        # what repeats (roles, a constant system prompt) stays; what does not must not pile up
+        if len(self._seen) > 4096:
+            self._seen.clear()
+        return totals
+
+    def count_prompts(self, prompts: Sequence[str]) -> list[int]:
+        """Prompt tokens of each plain prompt (legacy completions: no formula, the text alone)."""
+        return self.count_texts(prompts)
+
+    def reserved(self, prompt_tokens: int) -> int:
+        """Tokens to reserve for a counted prompt: more where the count can be low."""
+        return prompt_tokens if self.exact else prompt_tokens + prompt_tokens // 2 + 16
+
+
+_THREADS = max(1, min(8, os.cpu_count() or 1))
+
+
+def _values(message: dict[str, Any]) -> list[str]:
+    if len(message) == 2 and type(message.get("content")) is str:
+        return [message["role"], message["content"]]
+    values = []
+    for value in message.values():
+        if isinstance(value, str):
+            values.append(value)
+        elif isinstance(value, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in value):
+            values.extend(part["text"] for part in value)
+        else:
+            values.append(orjson.dumps(value).decode())
+    return values

@@ -1,0 +1,49 @@
+"""The usage that a reply reports, under the same four names for every API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+# No model's window is larger than ten million tokens: a larger figure is a fault of the service, not a bill.
+MOST_TOKENS = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one or more billed replies; `cached` is part of `prompt`, `reasoning` part of `completion`."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt + other.prompt,
+            self.cached + other.cached,
+            self.completion + other.completion,
+            self.reasoning + other.reasoning,
+        )
+
+
+def read_usage(reply: Any) -> Usage | None:
+    """Read `usage` of a chat, completions or responses reply; None when it is missing or cannot be true."""
+    usage = reply.get("usage") if isinstance(reply, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
+    completion = usage.get("completion_tokens", usage.get("output_tokens"))
+    inner = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))
+    outer = usage.get("completion_tokens_details", usage.get("output_tokens_details"))
+    cached = (inner.get("cached_tokens") if isinstance(inner, dict) else None) or 0
+    reasoning = (outer.get("reasoning_tokens") if isinstance(outer, dict) else None) or 0
+    if not all(_is_count(value) for value in (prompt, completion, cached, reasoning)):
+        return None
+    if cached > prompt or reasoning > completion:
+        return None
+    return Usage(prompt, cached, completion, reasoning)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MOST_TOKENS

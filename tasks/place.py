@@ -1,0 +1,18 @@
+"""A job in its place: absolute paths, the day filled in, the files it refers to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime
+
+from parquill.tasks.job import Job
+from parquill.tasks.job_file import place_job
+from parquill.tasks.rows.prepare import RunOptions
+
+
+def place(
+    job: Job, day: date | None, limit: int | None, redo: Sequence[str] | None, now: datetime | None = None
+) -> tuple[Job, RunOptions]:
+    """Place a job for a day: the one given, else that of `now` in the job's time zone. Raises BadJob."""
+    today = day or (now or datetime.now(job.zone)).astimezone(job.zone).date()
+    return place_job(job, today), RunOptions(day=today, limit=limit, redo=tuple(sorted(set(redo or ()))))

@@ -1,0 +1,113 @@
+"""The few types that travel between the steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
+from enum import IntEnum
+from typing import Any
+
+STATUSES = ("ok", "truncated", "invalid", "refused", "failed", "rejected", "not_sent")
+# A paid answer, good or not so good: it is kept and never asked for again without `--redo`.
+REUSABLE = frozenset({"ok", "truncated", "invalid", "refused"})
+
+
+class Action(IntEnum):
+    """What the plan says about a row."""
+
+    SEND = 0  # first row with its key: it pays
+    SAME = 1  # an earlier row of this run has the same key
+    REUSE = 2  # an earlier run has its answer
+    REJECT = 3  # never sent
+    KEEP = 4  # `--redo` of other rows: taken over as it is in the results
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRef:
+    """One shard of a plan: its number and how many rows it has, and how many of them are to be sent."""
+
+    number: int
+    rows: int
+    to_send: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the rows that are to be sent will cost; money in nano-dollars, tokens counted for every row."""
+
+    rows: int
+    to_send: int
+    prompt_tokens: int
+    completion_tokens_expected: int
+    cost_expected: int
+    cost_p90: int
+    cost_worst: int
+    basis: str
+    largest_request: int  # prompt and output tokens of the largest request
+    exact: bool
+    rejected: dict[str, int] = field(default_factory=dict)  # error code -> rows
+    first_rejected: str | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one row: the last record of it in a journal.
+
+    `cost_nano`, `in_doubt_nano`, `usage` and `attempts` are this run's; the `carried_` fields are what earlier runs of
+    the same output paid for the row before. Money is in nano-dollars.
+    """
+
+    row: int
+    key: str
+    status: str
+    completion: str | None = None
+    parsed: Any = None
+    error_code: str | None = None
+    error_message: str | None = None
+    finish_reason: str | None = None
+    model_used: str | None = None
+    request_id: str | None = None
+    usage: tuple[int, int, int, int] | None = None  # prompt, cached, completion, reasoning
+    cost_nano: int = 0
+    in_doubt_nano: int = 0
+    attempts: int = 0
+    latency_s: float | None = None
+    finished_at: int | None = None  # microseconds since 1970, UTC
+    usage_unknown: bool = False
+    carried_cost_nano: int = 0
+    carried_in_doubt_nano: int = 0
+    carried_attempts: int = 0
+    carried_usage: tuple[int, int, int, int] | None = None
+    resolves: int = 0  # the request whose intent this settles, 0 if a record of its own did
+    type: str = "outcome"
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Outcome:
+        """Rebuild from a journal's record; fields of a later version are left out."""
+        return cls(**{name: value for name, value in record.items() if name in _OUTCOME_FIELDS})
+
+
+_OUTCOME_FIELDS = frozenset(f.name for f in fields(Outcome))
+
+
+@dataclass(slots=True)
+class Totals:
+    """Requests and money (nano-dollars) of a shard or a run, summed over interruptions."""
+
+    sent: int = 0
+    retried: int = 0
+    throttled: int = 0
+    in_doubt: int = 0
+    settled_nano: int = 0
+    in_doubt_nano: int = 0
+    worst_nano: int = 0  # reservations of the rows that have an outcome: what the estimate said of them
+
+    def add(self, other: Totals) -> None:
+        """Add another part of the run."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+def money(amount: Decimal) -> str:
+    """A decimal string for JSON: plain digits, never an exponent."""
+    return format(amount, "f")

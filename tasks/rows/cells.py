@@ -1,0 +1,26 @@
+"""Cells of an Arrow column as Python values; one bad cell never spoils its batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from parquill.tasks.rows.template import RowFault
+
+_BAD_TEXT = "is not valid UTF-8"
+
+
+def cells(column: pa.Array) -> list[Any]:
+    """The values of a column; a cell that is not valid UTF-8 becomes the RowFault that says so."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return [_cell(value) for value in column]
+
+
+def _cell(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return RowFault("invalid_utf8", "a cell that the prompt uses is not valid UTF-8")

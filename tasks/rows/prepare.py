@@ -1,0 +1,225 @@
+"""From a job to a run: go on with the one that was cut off, find that nothing is to do, or plan a new one."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from parquill.tasks.disk.answers import AnswerIndex, journals_of
+from parquill.tasks.disk.files import DISK, read_json, remove_folder
+from parquill.tasks.disk.previous import PreviousResults
+from parquill.tasks.disk.run import Run, current_run, digest_of
+from parquill.tasks.disk.state import Folders, RunFolder, new_run_id
+from parquill.tasks.errors import BadInput, BadJob, DiskFailed
+from parquill.tasks.job import Job
+from parquill.tasks.money.estimate import EstimateSum
+from parquill.tasks.money.prices import Price, price_of
+from parquill.tasks.records import ShardRef
+from parquill.tasks.rows.plan import Planner
+from parquill.tasks.rows.source import Source, find_source
+from parquill.tasks.wire.answer import AnswerFormat
+
+SHARDS_WANTED = 200
+SMALLEST_SHARD, LARGEST_SHARD = 500, 20_000
+SHARD_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What is chosen for one start of a job: `day` for dates in paths and prices, a row limit, statuses to redo."""
+
+    day: date
+    limit: int | None = None
+    redo: tuple[str, ...] = ()
+
+
+class ShardFiles:
+    """Takes planned rows and writes them as small Parquet files of about `rows` rows. Implements Sink."""
+
+    def __init__(self, folder: RunFolder, rows: int) -> None:
+        self._folder, self._rows = folder, rows
+        self.shards: list[ShardRef] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._size = self._count = self._to_send = 0
+
+    def write(self, batch: pa.RecordBatch, to_send: int) -> None:
+        """Append rows to the shard that is open; rows never move between shards once it is closed."""
+        try:
+            if self._writer is None:
+                path = self._folder.shard(len(self.shards))
+                self._writer = pq.ParquetWriter(path, batch.schema, compression="zstd", write_page_checksum=True)
+            self._writer.write_batch(batch)
+        except OSError as error:
+            raise DiskFailed(f"cannot write into {self._folder.path}: {error.strerror or error}") from None
+        self._count += batch.num_rows
+        self._to_send += to_send
+        self._size += batch.nbytes
+        if self._count >= self._rows or self._size >= SHARD_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """Close the shard that is open, if one is."""
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._writer = None
+        self.shards.append(ShardRef(len(self.shards), self._count, self._to_send))
+        self._size = self._count = self._to_send = 0
+
+
+class NoFiles:
+    """Takes planned rows and keeps none: for an estimate. Implements Sink."""
+
+    def write(self, batch: pa.RecordBatch, to_send: int) -> None:
+        """Do nothing."""
+
+
+def look(job: Job) -> Source:
+    """Find the input of a placed job and check what can be checked before reading it. Raises BadInput, BadJob."""
+    if job.response_format is not None:
+        if not isinstance(job.response_format, dict):
+            raise BadJob("`response_format` names a file that was not read")
+        AnswerFormat(job.response_format)
+    return find_source(job.input, Path(job.output))
+
+
+def estimate_job(job: Job, options: RunOptions) -> EstimateSum:
+    """Plan a placed job without writing anything into its folders. Raises BadJob, BadInput."""
+    source = look(job)
+    folders = Folders.of(job)
+    answers = _open_answers(folders) if (folders.state / "runs").is_dir() else None
+    try:
+        with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
+            planner = Planner(job, source, price_of(job, options.day), Path(scratch), answers, *_redo(job, options))
+            return planner.plan(NoFiles(), options.limit)
+    finally:
+        if answers is not None:
+            answers.close()
+
+
+def prepare_run(job: Job, options: RunOptions, work_ahead: Callable[[], None] = lambda: None) -> Run | None:
+    """Give the run that a placed job is to go on with or to begin; None when nothing is to do.
+
+    `work_ahead` is called as soon as it is known that there is something to do, before the input is read.
+    The caller holds the folders. Raises BadJob, BadInput, DiskFailed, DamagedJournal; nothing is sent by it.
+    """
+    source = look(job)
+    folders = Folders.of(job)
+    digest = digest_of(job, source.fingerprint, options.limit)
+    current = current_run(folders)
+    if current is not None and (current.digest, current.redo) == (digest, options.redo):
+        work_ahead()
+        found = _with(current, job)
+        found.save_job()
+        return found
+    if not options.redo and _nothing_to_do(folders, digest):
+        return None
+    work_ahead()
+    return _plan(job, options, source, digest)
+
+
+def _with(run: Run, job: Job) -> Run:
+    return Run(**{**{name: getattr(run, name) for name in Run.__slots__}, "job": job})
+
+
+def _nothing_to_do(folders: Folders, digest: str) -> bool:
+    manifest = read_json(folders.own / "manifest.json")
+    return (
+        manifest is not None
+        and manifest["digest"] == digest
+        and not manifest["rows"]["failed"] + manifest["rows"]["not_sent"]
+        and all((folders.output / "results" / part["file"]).exists() for part in manifest["parts"])
+    )
+
+
+def _plan(job: Job, options: RunOptions, source: Source, digest: str) -> Run:
+    folders = Folders.of(job)
+    for run in folders.runs():
+        if not run.plan.exists():
+            remove_folder(run.path)  # cut off while it was planned: nothing was sent
+    started_at = datetime.now(UTC)
+    price = price_of(job, options.day)
+    run_id = new_run_id(started_at)
+    folder = folders.run(run_id)
+    folder.create()
+    try:
+        total, shards = _plan_rows(job, options, source, price, folder)
+        check_rejected(job, total)
+    except BaseException:
+        remove_folder(folder.path)  # it holds prompts, and nobody will ask for it
+        raise
+    run = Run(
+        run_id=run_id,
+        job=job,
+        day=options.day,
+        digest=digest,
+        redo=options.redo,
+        shards=tuple(shards),
+        estimate=total.result(),
+        price=price,
+        started_at=started_at,
+        input_rows=source.rows if options.limit is None else min(options.limit, source.rows),
+    )
+    run.save()
+    DISK.write_json(folders.own / "current.json", {"run_id": run_id}, 0o600)
+    return run
+
+
+def _plan_rows(
+    job: Job, options: RunOptions, source: Source, price: Price, folder: RunFolder
+) -> tuple[EstimateSum, list[ShardRef]]:
+    answers = _open_answers(Folders.of(job))
+    try:
+        combinations = math.prod(len(values) for values in (job.for_each or {}).values())
+        # a shard at least as large as what is under way at once: four that overlap keep every place filled
+        smallest = max(SMALLEST_SHARD, job.limits.max_at_once)
+        rows = max(smallest, min(LARGEST_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
+        sink = ShardFiles(folder, rows)
+        planner = Planner(job, source, price, folder.path, answers, *_redo(job, options))
+        total = planner.plan(sink, options.limit)
+        sink.close()
+        answers.add_run(folder.run_id, job.output)
+    finally:
+        answers.close()
+    return total, sink.shards
+
+
+def check_rejected(job: Job, total: EstimateSum) -> None:
+    """Refuse a plan with more rejected rows than tolerated (BadInput, the first one named)."""
+    rejected = sum(total.rejected.values())
+    # one bad row is always tolerated: a single typo must not stop a night
+    if rejected > max(1, job.tolerate.rejected * total.rows):
+        counts = ", ".join(f"{code} {count:,}" for code, count in sorted(total.rejected.items()))
+        raise BadInput(
+            f"{rejected:,} of {total.rows:,} rows cannot be sent ({counts}), more than tolerate.rejected = "
+            f"{job.tolerate.rejected} allows; the first: {total.first_rejected}"
+        )
+
+
+def _redo(job: Job, options: RunOptions) -> tuple[PreviousResults | None, frozenset[str]]:
+    if not options.redo:
+        return None, frozenset()
+    return PreviousResults(Folders.of(job), job), frozenset(options.redo)
+
+
+def _open_answers(folders: Folders) -> AnswerIndex:
+    """The index of answers, with every journal in it, also of runs that were cut off."""
+    answers = AnswerIndex(folders.state)
+    for run in folders.runs():
+        if not run.plan.exists():
+            continue
+        numbers: Sequence[int] = [number for number, _ in journals_of(run.path)]
+        missing = answers.missing(run.run_id, numbers)
+        if missing:
+            settings = read_json(run.path / "job.json") or {}
+            answers.add_run(run.run_id, settings.get("output", ""))
+            for number in missing:
+                answers.add_shard(run.run_id, number, run.journal(number))
+    return answers

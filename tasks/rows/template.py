@@ -1,0 +1,120 @@
+"""Prompt templates: Jinja2, sandboxed, strict, compiled once. Values are data and are never parsed as templates."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from parquill.tasks.errors import BadJob
+
+
+class RowFault(Exception):  # noqa: N818 - not an error of the program: it makes one row `rejected`
+    """What makes one row unfit to be sent: a code from the closed set, and a sentence without its values."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class NullValue(Exception):  # noqa: N818 - see RowFault
+    """A null reached the text of a prompt."""
+
+
+class _Null(StrictUndefined):
+    """A null cell: false in a test, replaced by `default`, and an error wherever it would become text."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or isinstance(other, _Null)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = object.__hash__
+
+
+def _visible(value: Any) -> Any:
+    # called for every {{ ... }}: "None" must never be sent to a model as text
+    if value is None:
+        raise NullValue
+    return value
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    env = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_visible
+    )
+    env.tests["none"] = lambda value: value is None or isinstance(value, _Null)
+    env.tests["defined"] = lambda value: isinstance(value, _Null) or not isinstance(value, StrictUndefined)
+    env.tests["undefined"] = lambda value: isinstance(value, StrictUndefined) and not isinstance(value, _Null)
+    # range() in a template is the one cheap way to a gigabyte of prompt
+    env.globals.pop("lipsum", None)
+    return env
+
+
+class Templates:
+    """The compiled templates of a job.
+
+    `columns` are the names that the templates use, in the order of `names`; `render` takes their values.
+    """
+
+    def __init__(self, system: str | None, user: str, names: Iterable[str], variables: Mapping[str, Any] | None) -> None:
+        """Compile; raises BadJob for a syntax error or a name that no column, `for_each` or `vars` gives."""
+        env = _environment()
+        known = list(names)
+        used: set[str] = set()
+        self._parts = []
+        for role, text in (("system", system), ("user", user)):
+            if text is None:
+                continue
+            try:
+                tree = env.parse(text)
+                self._parts.append((role, env.from_string(text)))
+            except TemplateSyntaxError as error:
+                raise BadJob(f"`prompt.{role}`, line {error.lineno}: {error.message}") from None
+            wanted = meta.find_undeclared_variables(tree) - set(env.globals)
+            for name in sorted(wanted - set(known) - ({"vars"} if variables is not None else set())):
+                raise BadJob(f"`prompt.{role}` uses {name!r}, {_hint(name, known)}")
+            used |= wanted
+        self.columns = [name for name in known if name in used]
+        self._vars = dict(variables or {})
+
+    def render(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
+        """Give the chat messages of one row. Raises RowFault."""
+        context = {name: _Null(name=name) if value is None else value for name, value in values.items()}
+        context["vars"] = self._vars
+        messages = []
+        for role, template in self._parts:
+            try:
+                text = template.render(context)
+            except NullValue:
+                raise RowFault("null_value", f"a null reached prompt.{role}; handle it with default('', true)") from None
+            except UndefinedError as error:
+                nulls = [name for name, value in values.items() if value is None]
+                if any(f"'{name}' is undefined" == error.message for name in nulls):
+                    raise RowFault(
+                        "null_value", f"{error.message.split(' is ')[0]} is null; handle it with default('', true)"
+                    ) from None
+                raise RowFault("template_error", f"prompt.{role}: a name or key is not there for this row") from None
+            except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
+                    MemoryError) as error:
+                raise RowFault("template_error", f"prompt.{role}: {type(error).__name__} for this row") from None
+            messages.append({"role": role, "content": text})
+        return messages
+
+
+def _hint(name: str, known: list[str]) -> str:
+    """Say which names there are, the nearest first, with a word on case."""
+    same = next((k for k in known if k.casefold() == name.casefold()), None)
+    if same:
+        return f"but the column is written {same!r}"
+    near = difflib.get_close_matches(name, known, 1)
+    shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+    return (f"did you mean {near[0]!r}? " if near else "which is no column; ") + f"the columns are {shown}"

@@ -1,0 +1,37 @@
+"""Step 6, summarize: summary.json, report and artifacts, and how the run ended."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import task
+
+from parquill.tasks.disk.results import RowSums
+from parquill.tasks.disk.run import Run
+from parquill.tasks.disk.summary import make_summary, write_summary
+from parquill.tasks.ending import Ending, clear_run, end_of
+from parquill.tasks.steps import STEP
+from parquill.tasks.ui import show_summary
+
+
+@task(name="summarize", **STEP)
+def summarize_run(run: Run, sums: RowSums, ending: Ending) -> dict[str, Any]:
+    """Write the summary and give it. Raises StoppedByBudget, ServiceStopped or TooManyNotOk after that."""
+    error = end_of(run, sums, ending)
+    summary = make_summary(
+        run,
+        sums,
+        run.totals(),
+        state="stopped" if ending.is_stop else "finished",
+        exit_code=error.exit_code if error else 0,
+        finished_at=datetime.now(UTC),
+        message=str(error) if error else None,
+    )
+    write_summary(run, sums, summary)
+    if not ending.is_stop:
+        clear_run(run)
+    show_summary(run, sums, summary)
+    if error is not None:
+        raise error
+    return summary

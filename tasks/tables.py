@@ -1,0 +1,71 @@
+"""The summary's tables in Markdown, made with pandas; every value that came from outside is escaped."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from parquill.tasks.disk.results import RowSums
+
+
+def escape(text: object) -> str:
+    """Text that neither Markdown nor HTML takes for anything else."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", html.escape(str(text), quote=False).replace("\n", " "))
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    lines = ["| " + " | ".join(str(name) for name in frame.columns) + " |", "|" + "---|" * len(frame.columns)]
+    lines += ["| " + " | ".join(escape(value) for value in row) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def rows_table(summary: dict[str, Any]) -> str:
+    """Rows by status, with their share."""
+    rows = pd.Series({k: v for k, v in summary["rows"].items() if k not in {"total", "reused"}}, dtype="int64")
+    frame = pd.DataFrame({"status": rows.index, "rows": rows.map("{:,}".format).to_numpy()})
+    total = max(1, summary["rows"]["total"])
+    frame["share"] = [f"{count / total:.1%}" for count in rows]
+    return "## Rows\n\n" + _markdown(frame[rows.to_numpy() > 0])
+
+
+def money_table(summary: dict[str, Any]) -> str:
+    """Cost against estimate, tokens, requests."""
+    estimate, tokens = summary["estimate"], summary["tokens"]
+    pairs = {
+        "cost": f"${summary['cost_usd']}",
+        "expected": f"${estimate['cost_usd_expected']}",
+        "worst case": f"${estimate['cost_usd_worst']}",
+        "in doubt": f"${summary['in_doubt_usd']}",
+        "saved by reuse": f"${summary['saved_usd']}",
+        "budget": "none" if summary["budget"]["run_usd"] is None else f"${summary['budget']['run_usd']}",
+        **{f"{name} tokens": f"{count:,}" for name, count in tokens.items()},
+        "prompt tokens, counted before": f"{estimate['prompt_tokens']:,}",
+        **{f"requests {name}": f"{count:,}" for name, count in summary["requests"].items()},
+    }
+    if "price_as" in summary:
+        other = summary["price_as"]
+        pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"
+    return "## Cost\n\n" + _markdown(pd.DataFrame({"": list(pairs), "value": list(pairs.values())}))
+
+
+def slowest_table(sums: RowSums) -> str:
+    """The slowest answers, seconds."""
+    if not sums.slowest:
+        return ""
+    frame = pd.DataFrame(sorted(sums.slowest, reverse=True), columns=["seconds", "file", "row"])
+    frame["seconds"] = frame["seconds"].map("{:.2f}".format)
+    return "## Slowest\n\n" + _markdown(frame)
+
+
+def errors_table(sums: RowSums) -> str:
+    """Error codes and the first rows that are not ok."""
+    if not sums.first_errors:
+        return ""
+    counts = pd.Series(sums.errors).sort_values(ascending=False)
+    frame = pd.DataFrame({"code": counts.index, "rows": counts.to_numpy()})
+    first = pd.DataFrame(sums.first_errors)
+    return "## Not ok\n\n" + _markdown(frame) + "\n\n### The first\n\n" + _markdown(first)

@@ -1,0 +1,132 @@
+"""What Prefect's UI shows of a run. None of it may cost a row: a server that does not answer is a warning, no more."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.runtime import flow_run
+
+from parquill.tasks.disk.results import RowSums
+from parquill.tasks.disk.run import Run
+from parquill.tasks.job import Job
+from parquill.tasks.money.gate import Verdict, dollars
+from parquill.tasks.money.prices import Price
+from parquill.tasks.records import Estimate
+from parquill.tasks.tables import errors_table, escape, money_table, rows_table, slowest_table
+from parquill.tasks.wire.sending import Sending
+
+EVERY_S = 2.0
+_log = logging.getLogger("parquill")
+
+
+@contextlib.contextmanager
+def _bearable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever the server does, the run goes on
+        _log.warning("%s could not be shown in Prefect (%s)", what, type(error).__name__)
+
+
+def _key(kind: str, job: Job) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", job.name.lower()).strip("-") or "job"
+    return f"parquill-{kind}-{slug}"
+
+
+def name_run(name: str) -> None:
+    """Give the flow run a name that a person reads."""
+    with _bearable("the run's name"):
+        if flow_run.id:
+            with get_client(sync_client=True) as client:
+                client.update_flow_run(flow_run.id, name=name)
+
+
+def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) -> None:
+    """The estimate as an artifact, its headline in the description."""
+    lines = [
+        f"# Estimate of {escape(job.name)}",
+        f"{escape(verdict.sentence)}",
+        escape(verdict.warning) if verdict.warning else "",
+        "| | |\n|---|---:|",
+        f"| rows | {estimate.rows:,} |\n| rows to send | {estimate.to_send:,} |",
+        f"| prompt tokens{'' if estimate.exact else ' (approximate)'} | {estimate.prompt_tokens:,} |",
+        f"| completion tokens, expected | {estimate.completion_tokens_expected:,} |",
+        f"| cost, expected | {dollars(estimate.cost_expected)} |\n| cost, p90 | {dollars(estimate.cost_p90)} |",
+        f"| cost, worst case | {dollars(estimate.cost_worst)} |\n",
+        f"\n{escape(estimate.basis)}. Prices: {escape(price.source)}, {escape(price.version)}.",
+    ]
+    with _bearable("the estimate"):
+        create_markdown_artifact(
+            markdown="\n".join(lines).replace("|\n|", "|\n|"), key=_key("estimate", job), description=verdict.sentence
+        )
+
+
+def show_summary(run: Run, sums: RowSums, summary: dict[str, Any]) -> None:
+    """The cost summary as an artifact, its headline in the description."""
+    rows = summary["rows"]
+    headline = (
+        f"{rows['ok']:,} of {rows['total']:,} rows ok, ${summary['cost_usd']} (expected "
+        f"${summary['estimate']['cost_usd_expected']}), exit {summary['exit_code']}"
+    )
+    parts = [
+        f"# {escape(run.job.name)}: {headline}",
+        escape(summary["message"] or ""),
+        rows_table(summary),
+        money_table(summary),
+        slowest_table(sums),
+        errors_table(sums),
+        f"Results: `{run.folders.output / 'results'}`",
+    ]
+    with _bearable("the summary"):
+        create_markdown_artifact(
+            markdown="\n\n".join(part for part in parts if part), key=_key("summary", run.job), description=headline
+        )
+
+
+@contextlib.contextmanager
+def show_progress(run: Run, opened: Sending) -> Iterator[None]:
+    """Keep a progress artifact up to date, at most every two seconds, from a thread of its own."""
+    artifact_id: Any = None
+    with _bearable("the progress"):
+        artifact_id = create_progress_artifact(
+            progress=0.0, key=_key("progress", run.job), description=headline(run, opened)
+        )
+    over = threading.Event()
+    thread = threading.Thread(target=_keep_up, args=(run, opened, artifact_id, over), name="parquill-ui", daemon=True)
+    if artifact_id is not None:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if artifact_id is not None:
+            thread.join(10)
+
+
+def _keep_up(run: Run, opened: Sending, artifact_id: Any, over: threading.Event) -> None:
+    while True:
+        last = over.wait(EVERY_S)
+        with _bearable("the progress"), get_client(sync_client=True) as client:
+            progress = opened.sender.progress
+            share = 100.0 * progress.done / max(1, progress.total)
+            client.update_artifact(artifact_id, ArtifactUpdate(data=round(share, 1), description=headline(run, opened)))
+        if last:
+            return
+
+
+def headline(run: Run, opened: Sending) -> str:
+    """Rows, money and pace in one line."""
+    progress, budget = opened.sender.progress, opened.budget
+    limit = f" of {dollars(budget.limit)}" if budget.limit is not None else ""
+    doubt = f", {dollars(budget.in_doubt)} in doubt" if budget.in_doubt else ""
+    return (
+        f"{progress.done:,} of {progress.total:,} rows, {progress.not_ok:,} not ok, "
+        f"{dollars(budget.settled)}{limit} spent{doubt} · {run.job.model}"
+    )

@@ -1,0 +1,1 @@
+"""Parts that talk: the endpoint, the limits, the outcomes, the sender."""

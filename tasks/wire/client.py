@@ -1,0 +1,142 @@
+"""One request and its reply: built once a job what can be, bounded in time and in size, errors without secrets.
+
+The transport of httpx is driven without httpx's client layer (0.15-0.19 ms of CPU a request instead of 0.3). Redirects
+are not followed, cookies not kept, proxies not read from the environment, compressed replies not accepted.
+
+`httpx-aiohttp` maps every lost connection to `ConnectTimeout`, which would look surely unpaid; so only `ConnectError`
+(DNS, refused, TLS) counts as not sent, and everything else after the call began is in doubt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import httpx
+
+from parquill.tasks.job import Job
+from parquill.tasks.wire.endpoint import APIS, Reply, parse_json
+from parquill.tasks.wire.outcomes import TABLE, Retry, Rule, rule_for_status
+from parquill.tasks.wire.retry import retry_after_s
+from parquill.tasks.wire.secrets import Key
+
+# A token is at most a few dozen bytes of JSON; this leaves room for a thousand, and for every header of a reply.
+BYTES_PER_TOKEN = 1_000
+SMALLEST_CAP_BYTES = 4 << 20
+LARGEST_CAP_BYTES = 64 << 20
+ERROR_BODY_BYTES = 64 << 10
+# Shorter than the 5 s after which common servers drop an idle connection: sending into one of those is in doubt.
+KEEPALIVE_S = 4.0
+
+
+class Result(NamedTuple):
+    """How one request ended; `reply` only where the service answered 200 with something readable."""
+
+    rule: Rule
+    sentence: str
+    reply: Reply | None
+    headers: httpx.Headers
+    retry_after: float | None
+
+
+class Client:
+    """Sends requests of one job. Lives on one event loop."""
+
+    def __init__(
+        self,
+        job: Job,
+        key: Key | None,
+        transport: httpx.AsyncBaseTransport,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.api = APIS[job.endpoint.api](job)
+        self._transport = transport
+        self._url = httpx.URL(job.endpoint.base_url + self.api.path)
+        headers = {
+            "Host": self._url.netloc.decode(),
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": "parquill",
+        }
+        if key is not None:
+            headers["Authorization"] = key.header()
+        self._headers = headers
+        self._timeout_s = job.retry.timeout_s
+        self._cap = max(SMALLEST_CAP_BYTES, min(LARGEST_CAP_BYTES, job.max_output_tokens * BYTES_PER_TOKEN))
+        self._now = now
+
+    async def send(self, messages: str, parameters: str | None) -> Result:
+        """Send one request and classify how it ended. Never raises but for cancellation."""
+        body = self.api.body(messages, parameters)
+        request = httpx.Request("POST", self._url, headers=self._headers, content=body)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._transport.handle_async_request(request)
+                try:
+                    data = await self._read(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            return _ended("timeout")
+        except httpx.ConnectError:
+            return _ended("connect_error")
+        except Exception:  # noqa: BLE001 - whatever it is, it may hold headers, and the money is in doubt
+            return _ended("connection_lost")
+        return self._classify(response, data)
+
+    async def _read(self, response: httpx.Response) -> bytes | None:
+        cap = self._cap if response.status_code == 200 else ERROR_BODY_BYTES
+        chunks, size = [], 0
+        async for chunk in response.stream:  # type: ignore[union-attr]
+            size += len(chunk)
+            if size > cap:
+                return None
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _classify(self, response: httpx.Response, data: bytes | None) -> Result:
+        headers = response.headers
+        wait = retry_after_s(headers, self._now()) if response.status_code != 200 else None
+        if response.status_code == 200:
+            if data is None:
+                return _ended("reply_too_large")
+            reply = self.api.read(data)
+            if reply is None:
+                return _ended("bad_reply")
+            rule = TABLE[reply.code]
+            return Result(rule, rule.sentence, reply, headers, None)
+        document = parse_json(data) if data else None
+        error = document.get("error") if isinstance(document, dict) else None
+        rule, sentence = rule_for_status(response.status_code, retry_after=wait is not None, error=error)
+        if rule.retry is Retry.NEVER and wait is not None:
+            wait = None
+        return Result(rule, sentence, None, headers, wait)
+
+
+_NO_HEADERS = httpx.Headers()
+
+
+def _ended(code: str) -> Result:
+    rule = TABLE[code]
+    return Result(rule, rule.sentence, None, _NO_HEADERS, None)
+
+
+def aiohttp_transport() -> httpx.AsyncBaseTransport:
+    """The transport for real work: httpx's interface over aiohttp, which keeps its speed with a thousand at once."""
+    import aiohttp
+    from httpx_aiohttp import AiohttpTransport
+
+    transport: Any = AiohttpTransport(trust_env=True)
+
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=0, ssl=transport.ssl_context, keepalive_timeout=KEEPALIVE_S)
+        return aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False,
+            requote_redirect_url=False,
+        )
+
+    transport.client = session
+    return transport  # type: ignore[no-any-return]

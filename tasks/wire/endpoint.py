@@ -1,0 +1,197 @@
+"""The protocols of the services: how a request is written and how its reply is read, one class an API."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from parquill.tasks.job import Job
+from parquill.tasks.money.usage import Usage, read_usage
+
+# These take max_completion_tokens and refuse max_tokens (OpenAI, "Reasoning models").
+_REASONING = re.compile(r"(?:^|/)(?:o\d|gpt-[5-9])")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a service answered; `code` is the line of the table of outcomes (`ok`, `max_output_tokens`, ...)."""
+
+    code: str
+    text: str | None
+    finish_reason: str | None
+    model: str | None
+    request_id: str | None
+    usage: Usage | None
+
+
+class ChatApi:
+    """POST /chat/completions."""
+
+    path = "/chat/completions"
+    field = "messages"
+
+    def __init__(self, job: Job) -> None:
+        """`job` is placed: its response_format is a schema."""
+        self._fixed = {
+            "model": job.model,
+            self.limit_name(job.model): job.max_output_tokens,
+            **self.format(job.response_format),
+        }
+        self._parameters = job.parameters
+        self._head = self._open(None)
+
+    def limit_name(self, model: str) -> str:
+        """The name under which this API and model want max_output_tokens."""
+        return "max_completion_tokens" if _REASONING.search(model) else "max_tokens"
+
+    def format(self, schema: Any) -> dict[str, Any]:
+        """The request's members for a JSON schema."""
+        if schema is None:
+            return {}
+        inner = {"name": "answer", "schema": schema, "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": inner}}
+
+    def _open(self, parameters: dict[str, Any] | None) -> bytes:
+        whole = orjson.dumps({**self._parameters, **(parameters or {}), **self._fixed})
+        return whole[:-1] + b',"' + self.field.encode() + b'":'
+
+    def body(self, messages: str, parameters: str | None) -> bytes:
+        """The request's JSON; `messages` and the row's own `parameters` are JSON already."""
+        head = self._head if parameters is None else self._open(orjson.loads(parameters))
+        return head + messages.encode() + b"}"
+
+    def read(self, data: bytes) -> Reply | None:
+        """Read a 200 reply; None when it is no reply of this API."""
+        reply = parse_json(data)
+        if not isinstance(reply, dict):
+            return None
+        code, text, reason = self._answer(reply)
+        if code is None:
+            return None
+        return Reply(
+            code, text, _short(reason), _short(reply.get("model")), _short(reply.get("id")), read_usage(reply)
+        )
+
+    def _answer(self, reply: dict[str, Any]) -> tuple[str | None, str | None, Any]:
+        choices = reply.get("choices")
+        if not isinstance(choices, list):
+            return None, None, None
+        choice = choices[0] if choices and isinstance(choices[0], dict) else {}
+        message = choice.get("message") if isinstance(choice.get("message"), dict) else {}
+        reason = choice.get("finish_reason")
+        text = _text(message.get("content"))
+        if isinstance(message.get("refusal"), str) and message["refusal"]:
+            return "refusal", message["refusal"], reason
+        return _code(reason, text), text, reason
+
+
+class CompletionsApi(ChatApi):
+    """POST /completions, the legacy API: one text in, one text out."""
+
+    path = "/completions"
+    field = "prompt"
+
+    def limit_name(self, model: str) -> str:  # noqa: ARG002 - one name for all models
+        """Always max_tokens."""
+        return "max_tokens"
+
+    def _answer(self, reply: dict[str, Any]) -> tuple[str | None, str | None, Any]:
+        choices = reply.get("choices")
+        if not isinstance(choices, list):
+            return None, None, None
+        choice = choices[0] if choices and isinstance(choices[0], dict) else {}
+        text = _text(choice.get("text"))
+        return _code(choice.get("finish_reason"), text), text, choice.get("finish_reason")
+
+
+class ResponsesApi(ChatApi):
+    """POST /responses."""
+
+    path = "/responses"
+    field = "input"
+
+    def limit_name(self, model: str) -> str:  # noqa: ARG002 - one name for all models
+        """Always max_output_tokens."""
+        return "max_output_tokens"
+
+    def format(self, schema: Any) -> dict[str, Any]:
+        """The schema goes under text.format; `store` is off, since answers are kept here and nowhere else."""
+        off: dict[str, Any] = {"store": False}
+        if schema is None:
+            return off
+        return {**off, "text": {"format": {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}}}
+
+    def _answer(self, reply: dict[str, Any]) -> tuple[str | None, str | None, Any]:
+        items = reply.get("output")
+        if not isinstance(items, list):
+            return None, None, None
+        contents = [
+            part
+            for item in items
+            if isinstance(item, dict) and item.get("type") == "message" and isinstance(item.get("content"), list)
+            for part in item["content"]
+            if isinstance(part, dict)
+        ]
+        texts = [part["text"] for part in contents if isinstance(part.get("text"), str)]
+        refusals = [part["refusal"] for part in contents if isinstance(part.get("refusal"), str)]
+        details = reply.get("incomplete_details")
+        reason = details.get("reason") if isinstance(details, dict) else reply.get("status")
+        text = "".join(texts) if texts else None
+        if refusals:
+            return "refusal", refusals[0], reason
+        named = {"max_output_tokens": "length", "content_filter": "content_filter"}.get(str(reason), "stop")
+        return _code(named, text), text, reason
+
+
+APIS: dict[str, type[ChatApi]] = {"chat": ChatApi, "completions": CompletionsApi, "responses": ResponsesApi}
+
+
+def _code(reason: Any, text: str | None) -> str:
+    if reason == "content_filter":
+        return "content_filter"
+    if reason == "length":
+        return "max_output_tokens"
+    return "no_answer" if text is None else "ok"
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, list):  # some services answer in parts
+        parts = [part.get("text") for part in value if isinstance(part, dict)]
+        value = "".join(part for part in parts if isinstance(part, str)) if parts else None
+    return _repair(value) if isinstance(value, str) else None
+
+
+def _repair(text: str) -> str:
+    # a lone surrogate cannot be written as UTF-8, and one such text would spoil its whole part
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _short(value: Any) -> str | None:
+    """A label that the service chose: bounded, and without control characters that a terminal would obey."""
+    if not isinstance(value, str):
+        return None
+    return "".join(c if c.isprintable() else "?" for c in _repair(value[:200]))
+
+
+def parse_json(data: bytes) -> Any:
+    """JSON as strictly as RFC 8259 wants it, lone surrogates let through (they are repaired); None if it is not JSON."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(data, parse_constant=_refuse_constant) if b"\\u" in data else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)

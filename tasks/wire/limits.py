@@ -1,0 +1,306 @@
+"""How fast requests may leave: meters of one interface, composed in a list.
+
+The sender knows only `slot = await limits.acquire(tokens)` and `slot.release()`. Whoever comes first is served first:
+one request at a time stands at the turnstile until every meter has room for it, so a large one is never starved.
+
+A `RateMeter` holds two things at once. A window remembers what was taken in the last minute and never lets more than
+the limit through in *any* minute. A pace lets requests through evenly, with a burst of one hundredth of the limit, so
+that there is no rush at the start (a token bucket of a minute's size lets twice the limit through in its first minute)
+and no wait either. What a service tells in its x-ratelimit headers corrects both by a `ServiceMirror`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+WINDOW_S = 60.0
+# Requests reach the service a little later or sooner than they left: a minute here is this much longer.
+GUARD_S = 0.5
+BURST_FRACTION = 0.01
+_GRAIN_S = 0.05
+
+
+class Stopped(Exception):  # noqa: N818 - not a fault: the run was asked to stop
+    """Nothing may be sent any more."""
+
+
+class Meter(Protocol):
+    """One limit. `requests` is 1, `tokens` the input and the reserved output; times are seconds of one clock."""
+
+    def wait_s(self, now: float, tokens: int) -> float:
+        """Seconds until there is room, 0 if there is room now."""
+
+    def take(self, now: float, tokens: int) -> None:
+        """Count a request that leaves now."""
+
+
+class RateMeter:
+    """At most `limit` units in any minute, evenly; a unit is a request, or a token where `by_tokens`."""
+
+    def __init__(self, limit: int, *, by_tokens: bool, now: float) -> None:
+        self.limit = limit
+        self.by_tokens = by_tokens
+        self.slowdown = 1.0
+        self._burst = max(1.0, limit * BURST_FRACTION)
+        self._level = self._burst
+        self._updated = now
+        self._taken: deque[list[float]] = deque()  # [time, units], grains of 50 ms
+        self._total = 0.0
+
+    def wait_s(self, now: float, tokens: int) -> float:
+        """See Meter."""
+        units = float(tokens if self.by_tokens else 1)
+        self._refresh(now)
+        rate = self.limit / WINDOW_S * self.slowdown
+        # a request larger than the burst leaves when the burst is whole, and the debt is paid off after it
+        pace = (min(units, self._burst) - self._level) / rate
+        return max(0.0, pace, self._window_wait(now, units))
+
+    def _window_wait(self, now: float, units: float) -> float:
+        over = self._total + units - self.limit
+        if over <= 0:
+            return 0.0
+        for time, taken in self._taken:
+            over -= taken
+            if over <= 1e-9:
+                return time + WINDOW_S + GUARD_S - now
+        return WINDOW_S
+
+    def _refresh(self, now: float) -> None:
+        gained = max(0.0, now - self._updated) * self.limit / WINDOW_S * self.slowdown
+        self._level = min(self._burst, self._level + gained)
+        self._updated = now
+        while self._taken and self._taken[0][0] + WINDOW_S + GUARD_S <= now:
+            self._total -= self._taken.popleft()[1]
+
+    def take(self, now: float, tokens: int) -> None:
+        """See Meter."""
+        units = float(tokens if self.by_tokens else 1)
+        self._refresh(now)
+        self._level -= units
+        self._total += units
+        if self._taken and now - self._taken[-1][0] < _GRAIN_S:
+            self._taken[-1][1] += units
+            return
+        # the time of a grain is its end, so that nothing is forgotten early
+        self._taken.append([now + _GRAIN_S, units])
+
+    def give_back(self, tokens: int) -> None:
+        """Count fewer tokens than were taken: the answer was shorter than its reservation."""
+        units = min(float(tokens), self._total)
+        self._total -= units
+        self._level = min(self._burst, self._level + units)
+        for grain in reversed(self._taken):
+            part = min(units, grain[1])
+            grain[1] -= part
+            units -= part
+            if units <= 0:
+                break
+
+
+class ServiceMirror:
+    """What the service's own bucket holds, by its x-ratelimit headers: it may count more than we do, or have others.
+
+    A reply tells the level when its request arrived; what left since then is subtracted, what flows in is added.
+    """
+
+    def __init__(self, kind: str, *, by_tokens: bool) -> None:
+        """`kind` is `requests` or `tokens`, as in the headers' names."""
+        self._limit_name, self._left_name = f"x-ratelimit-limit-{kind}", f"x-ratelimit-remaining-{kind}"
+        self.by_tokens = by_tokens
+        self.limit: float | None = None
+        self._level = 0.0
+        self._updated = 0.0
+        self._sent: deque[tuple[float, float]] = deque(maxlen=8192)
+
+    def wait_s(self, now: float, tokens: int) -> float:
+        """See Meter."""
+        if self.limit is None:
+            return 0.0
+        self._refresh(now)
+        units = float(tokens if self.by_tokens else 1)
+        # the last hundredth is left for what is on its way
+        need = min(units + self.limit * BURST_FRACTION, self.limit)
+        return max(0.0, (need - self._level) / (self.limit / WINDOW_S))
+
+    def _refresh(self, now: float) -> None:
+        if self.limit is not None:
+            gained = max(0.0, now - self._updated) * self.limit / WINDOW_S
+            self._level = min(self.limit, self._level + gained)
+        self._updated = now
+
+    def take(self, now: float, tokens: int) -> None:
+        """See Meter."""
+        units = float(tokens if self.by_tokens else 1)
+        self._refresh(now)
+        self._level -= units
+        self._sent.append((now, units))
+
+    def correct(self, now: float, sent_at: float, headers: Mapping[str, str]) -> None:
+        """Learn from the headers of a reply whose request left at `sent_at`."""
+        limit, left = _number(headers.get(self._limit_name)), _number(headers.get(self._left_name))
+        if limit is None or left is None or not 0 < limit < 1e12:
+            return
+        if self.limit is None:
+            self._level = limit
+        self.limit = limit
+        self._refresh(now)
+        since = 0.0
+        for time, units in reversed(self._sent):
+            if time <= sent_at:
+                break
+            since += units
+        told = min(limit, left + (now - sent_at) * limit / WINDOW_S) - since
+        self._level = min(self._level, max(told, -limit))
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text is not None and re.fullmatch(r"\d{1,15}", text) else None
+
+
+class Gate:
+    """A 429 slows everybody down together, once, and then recovers."""
+
+    def __init__(self, meters: list[RateMeter]) -> None:
+        self._meters = meters
+        self._until = 0.0
+        self._slowed_at = -1.0
+        self._first_since_success: float | None = None
+        self._factor = 1.0
+        self._eased_at = 0.0
+
+    def wait_s(self, now: float, tokens: int) -> float:  # noqa: ARG002 - a meter like the others
+        """See Meter."""
+        if self._factor < 1.0 and now - max(self._eased_at, self._until) > 5.0:
+            self._factor = min(1.0, self._factor * 1.25)
+            self._eased_at = now
+            self._apply()
+        return max(0.0, self._until - now)
+
+    def take(self, now: float, tokens: int) -> None:
+        """See Meter."""
+
+    def slow_down(self, now: float, sent_at: float, pause_s: float) -> None:
+        """A request that left at `sent_at` was answered 429: nobody sends for `pause_s`."""
+        if self._first_since_success is None:
+            self._first_since_success = now
+        self._until = max(self._until, now + pause_s)
+        if sent_at < self._slowed_at:
+            return  # it left before the last slow-down: the same wave
+        self._slowed_at = now
+        self._factor = max(0.1, self._factor * 0.8)
+        self._eased_at = now
+        self._apply()
+
+    def succeeded(self) -> None:
+        """A request was admitted by the service."""
+        self._first_since_success = None
+
+    def throttled_s(self, now: float) -> float:
+        """Seconds for which the service has answered nothing but 429."""
+        return 0.0 if self._first_since_success is None else now - self._first_since_success
+
+    def _apply(self) -> None:
+        for meter in self._meters:
+            meter.slowdown = self._factor
+
+
+class Slot:
+    """The right to have one request under way; `sent_at` is when it was given."""
+
+    __slots__ = ("_limits", "sent_at", "tokens")
+
+    def __init__(self, limits: Limits, tokens: int, sent_at: float) -> None:
+        self._limits = limits
+        self.tokens = tokens
+        self.sent_at = sent_at
+
+    def release(self) -> None:
+        """Let the next one come."""
+        self._limits.give_slot()
+
+    def settle(self, tokens: int | None) -> None:
+        """Tell how many tokens the request really used (`count_output: actual`)."""
+        if tokens is not None and tokens < self.tokens:
+            self._limits.give_back(self.tokens - tokens)
+
+
+class Limits:
+    """All limits of one run; lives on one event loop."""
+
+    def __init__(
+        self,
+        max_at_once: int,
+        *,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        actual_output: bool = False,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        now = clock()
+        self._clock, self._sleep = clock, sleep
+        self._free = max_at_once
+        self._freed: asyncio.Future[None] | None = None
+        self._stopped = False
+        self._turnstile = asyncio.Lock()
+        self._actual = actual_output
+        rates = []
+        if requests_per_minute:
+            rates.append(RateMeter(requests_per_minute, by_tokens=False, now=now))
+        if tokens_per_minute:
+            rates.append(RateMeter(tokens_per_minute, by_tokens=True, now=now))
+        self._token_meters = [meter for meter in rates if meter.by_tokens]
+        self._mirrors = [ServiceMirror("requests", by_tokens=False), ServiceMirror("tokens", by_tokens=True)]
+        self.gate = Gate(rates)
+        self.meters: list[Meter] = [self.gate, *rates, *self._mirrors]
+
+    async def acquire(self, tokens: int) -> Slot:
+        """Wait for a place and for room in every meter. Raises Stopped."""
+        async with self._turnstile:
+            while self._free <= 0 and not self._stopped:
+                self._freed = asyncio.get_running_loop().create_future()
+                await self._freed
+            while not self._stopped:
+                now = self._clock()
+                wait = 0.0
+                for meter in self.meters:
+                    wait = max(wait, meter.wait_s(now, tokens))
+                if wait <= 0:
+                    break
+                await self._sleep(min(wait, 1.0))  # at most a second, so that a stop is noticed
+            if self._stopped:
+                raise Stopped
+            for meter in self.meters:
+                meter.take(now, tokens)
+            self._free -= 1
+            return Slot(self, tokens, now)
+
+    def give_slot(self) -> None:
+        """One request less is under way."""
+        self._free += 1
+        if self._freed is not None and not self._freed.done():
+            self._freed.set_result(None)
+
+    def give_back(self, tokens: int) -> None:
+        """Tokens that were reserved and not used, where the service counts actual output."""
+        if self._actual:
+            for meter in self._token_meters:
+                meter.give_back(tokens)
+
+    def learn(self, sent_at: float, headers: Mapping[str, str]) -> None:
+        """Correct the meters by the headers of a reply."""
+        if "x-ratelimit-limit-requests" in headers or "x-ratelimit-limit-tokens" in headers:
+            now = self._clock()
+            for mirror in self._mirrors:
+                mirror.correct(now, sent_at, headers)
+
+    def stop(self) -> None:
+        """Let nobody through any more; those who wait get Stopped."""
+        self._stopped = True
+        if self._freed is not None and not self._freed.done():
+            self._freed.set_result(None)

@@ -1,0 +1,301 @@
+"""Sends the rows of shards: reservation, limits, intent, request, outcome, in this order, for each row.
+
+One sender a run and process, on the event loop of a thread of its own, fed by overlapping shards so that the tail of
+one is covered by the head of the next. A row keeps its place among `max_at_once` until its outcome lasts on disk, so at
+a kill no more than `max_at_once` requests can be paid twice.
+
+Money is reserved before a place is waited for: whoever holds a place is under way, so nobody can wait in a circle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+
+from parquill.tasks.disk.journal import Journal
+from parquill.tasks.disk.replay import RowState, ShardState
+from parquill.tasks.errors import DiskFailed
+from parquill.tasks.job import Job
+from parquill.tasks.money.budget import Budget
+from parquill.tasks.money.prices import Price, to_nano
+from parquill.tasks.records import Outcome
+from parquill.tasks.wire.answer import AnswerFormat
+from parquill.tasks.wire.client import Client, Result
+from parquill.tasks.wire.limits import Limits, Slot, Stopped
+from parquill.tasks.wire.outcomes import TABLE, Money, Retry, Rule
+from parquill.tasks.wire.retry import Again, backoff_s, wait_for
+
+
+@dataclass(slots=True)
+class SendRow:
+    """One row to be sent; money in nano-dollars, `tokens` as reserved: input with its allowance, and all output."""
+
+    number: int
+    key: str
+    messages: str
+    parameters: str | None
+    tokens: int
+    reserve_nano: int
+    carried_cost_nano: int = 0
+    carried_in_doubt_nano: int = 0
+    carried_attempts: int = 0
+    carried_usage: tuple[int, int, int, int] | None = None
+    state: RowState = field(default_factory=RowState)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a bar shows; written by the sender, read by anybody."""
+
+    total: int = 0
+    done: int = 0
+    not_ok: int = 0
+    sent: int = 0
+    throttled: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+
+class OverBudget(Exception):  # noqa: N818 - a signal inside the sender
+    """This row's worst case does not fit any more."""
+
+
+class Sender:
+    """Completes rows of one run. Every method runs on its event loop."""
+
+    def __init__(
+        self,
+        job: Job,
+        price: Price,
+        client: Client,
+        limits: Limits,
+        budget: Budget,
+        *,
+        answer_format: AnswerFormat | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._price, self._client, self._format = price, client, answer_format
+        self.limits, self.budget = limits, budget
+        self._clock = clock
+        self.progress = Progress()
+        self.stop_rule: Rule | None = None
+        self.stopping = False
+        self.over_budget = 0
+        self._patience_s = job.retry.timeout_s * job.retry.attempts
+        self._hold = job.retry.in_doubt == "hold"
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._retrying = AsyncRetrying(
+            sleep=sleep,
+            stop=stop_after_attempt(job.retry.attempts),
+            wait=wait_for,
+            retry=retry_if_exception_type(Again),
+            reraise=True,
+        )
+
+    async def complete(self, rows: AsyncIterator[SendRow], journal: Journal, state: ShardState) -> None:
+        """Complete the rows of a shard that have no outcome yet; their outcomes are put into `state`.
+
+        Raises DiskFailed, after which nothing more is sent by anybody.
+        """
+        mine: set[asyncio.Task[None]] = set()
+        try:
+            async for row in rows:
+                if self.stopping:
+                    break
+                if row.number in state.outcomes:
+                    continue
+                row.state = state.rows.setdefault(row.number, row.state)
+                if self._hold and row.state.in_doubt_requests:
+                    await self._fail(row, TABLE["connection_lost"], "its fate is unknown and is held", journal, state)
+                    continue
+                try:
+                    slot = await self._admit(row)
+                except OverBudget:
+                    self.over_budget += 1
+                    continue
+                task = asyncio.create_task(self._complete_row(row, slot, journal, state))
+                for tasks in (mine, self._tasks):
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+        except Stopped:
+            pass
+        finally:
+            errors = await asyncio.gather(*mine, return_exceptions=True)
+            await journal.close()
+        for error in errors:
+            if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):
+                raise error
+
+    async def _admit(self, row: SendRow) -> Slot:
+        """Reserve the row's worst case, then wait for its turn. Raises OverBudget, Stopped."""
+        if not await self.budget.reserve(row.reserve_nano):
+            raise Stopped if self.stopping else OverBudget
+        try:
+            return await self.limits.acquire(row.tokens)
+        except BaseException:
+            self.budget.release(row.reserve_nano)
+            raise
+
+    async def _complete_row(self, row: SendRow, slot: Slot, journal: Journal, state: ShardState) -> None:
+        first: Slot | None = slot
+
+        async def attempt() -> None:
+            nonlocal first
+            given, first = first, None
+            await self._attempt(row, given or await self._admit(row), journal, state)
+
+        try:
+            # tenacity's own bookkeeping is in the object: each row needs its copy
+            await self._retrying.copy()(attempt)
+        except Again:
+            rule = TABLE[row.state.last_code or "connection_lost"]
+            await self._fail(row, rule, f"{rule.sentence}; attempts used up", journal, state)
+        except OverBudget:
+            self.over_budget += 1
+        except Stopped:
+            pass
+        except BaseException:
+            self.stop()
+            raise
+
+    async def _attempt(self, row: SendRow, slot: Slot, journal: Journal, state: ShardState) -> None:
+        """Send a row until it is settled or must wait (raises Again); 429 is waited out here, at no cost to the row."""
+        while True:
+            row.state.requests += 1
+            number = row.state.requests
+            try:
+                await journal.append(
+                    {"type": "intent", "row": row.number, "n": number, "reserved": row.reserve_nano}
+                )
+                self.progress.sent += 1
+                row.state.reserved_nano = row.reserve_nano
+                began = self._clock()
+                result = await self._client.send(row.messages, row.parameters)
+                self.limits.learn(slot.sent_at, result.headers)
+                if result.reply is not None:
+                    outcome = self._settle(row, slot, result, self._clock() - began, number)
+                    self._done(row, outcome, state)
+                    await journal.append(outcome)
+                    return
+                await self._book_failure(row, result, number, journal)
+            finally:
+                slot.release()
+            if result.rule.retry is not Retry.THROTTLE:
+                await self._after_failure(row, result, journal, state)
+                return
+            self._throttle(slot, result)
+            slot = await self._admit(row)
+
+    async def _after_failure(self, row: SendRow, result: Result, journal: Journal, state: ShardState) -> None:
+        rule = result.rule
+        if rule.retry is Retry.STOP:
+            self.stop(rule)
+            raise Stopped
+        row.state.failures += 1
+        if rule.retry is Retry.AGAIN and not (self._hold and rule.money is Money.IN_DOUBT):
+            raise Again(result.retry_after)
+        await self._fail(row, rule, result.sentence, journal, state)
+
+    def _throttle(self, slot: Slot, result: Result) -> None:
+        now = self._clock()
+        self.progress.throttled += 1
+        pause = result.retry_after if result.retry_after is not None else backoff_s(1)
+        self.limits.gate.slow_down(now, slot.sent_at, pause)
+        if self.limits.gate.throttled_s(now) > self._patience_s:
+            self.stop(result.rule)
+            raise Stopped
+
+    def _settle(self, row: SendRow, slot: Slot, result: Result, latency_s: float, number: int) -> Outcome:
+        reply, rule = result.reply, result.rule
+        assert reply is not None  # noqa: S101 - the caller saw it
+        self.limits.gate.succeeded()
+        usage = reply.usage
+        if usage is None:
+            cost = row.reserve_nano
+        else:
+            cost = to_nano(self._price.femto(usage.prompt, usage.cached, usage.completion))
+            slot.settle(usage.prompt + usage.completion)
+        self.budget.settle(row.reserve_nano, cost)
+        parsed = None
+        if rule.status == "ok" and self._format is not None:
+            parsed = self._format.parse(reply.text)
+            rule = rule if parsed is not None else TABLE["schema_mismatch"]
+        return self._outcome(
+            row,
+            rule,
+            completion=reply.text if rule.status != "failed" else None,
+            parsed=parsed,
+            error_message=None if rule.code is None else rule.sentence,
+            finish_reason=reply.finish_reason,
+            model_used=reply.model,
+            request_id=reply.request_id,
+            usage=None if usage is None else (usage.prompt, usage.cached, usage.completion, usage.reasoning),
+            usage_unknown=usage is None,
+            cost_nano=cost,
+            latency_s=latency_s,
+            resolves=number,
+        )
+
+    def _outcome(self, row: SendRow, rule: Rule, **of_reply: object) -> Outcome:
+        return Outcome(
+            row=row.number,
+            key=row.key,
+            status=rule.status,
+            error_code=rule.code,
+            in_doubt_nano=row.state.in_doubt_nano,
+            attempts=row.state.requests,
+            finished_at=time.time_ns() // 1000,
+            carried_cost_nano=row.carried_cost_nano,
+            carried_in_doubt_nano=row.carried_in_doubt_nano,
+            carried_attempts=row.carried_attempts,
+            carried_usage=row.carried_usage,
+            **of_reply,  # type: ignore[arg-type]
+        )
+
+    async def _book_failure(self, row: SendRow, result: Result, number: int, journal: Journal) -> None:
+        rule = result.rule
+        row.state.last_code = rule.code
+        if rule.money is Money.IN_DOUBT:
+            row.state.in_doubt_requests += 1
+            row.state.in_doubt_nano += row.reserve_nano
+            self.budget.hold(row.reserve_nano)
+        else:
+            self.budget.release(row.reserve_nano)
+        if rule.retry is Retry.THROTTLE:
+            row.state.throttled += 1
+        await journal.append(
+            {"type": "attempt", "row": row.number, "n": number, "fate": rule.money.value, "code": rule.code}
+        )
+
+    async def _fail(self, row: SendRow, rule: Rule, sentence: str, journal: Journal, state: ShardState) -> None:
+        outcome = self._outcome(row, rule, error_message=sentence)
+        self._done(row, outcome, state)
+        await journal.append(outcome)
+
+    def _done(self, row: SendRow, outcome: Outcome, state: ShardState) -> None:
+        state.outcomes[row.number] = outcome
+        self.progress.done += 1
+        self.progress.not_ok += outcome.status != "ok"
+
+    def stop(self, rule: Rule | None = None) -> None:
+        """Send nothing more; what is under way is waited for. `rule` says why, if the service is the reason."""
+        self.stopping = True
+        self.stop_rule = self.stop_rule or rule
+        self.limits.stop()
+        self.budget.wake()
+
+    async def drain(self, grace_s: float) -> None:
+        """Stop, and give what is under way `grace_s` seconds; what is cut off then is in doubt."""
+        self.stop()
+        tasks = set(self._tasks)
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, DiskFailed):
+                await asyncio.gather(*late, return_exceptions=True)

@@ -1,0 +1,206 @@
+"""The one thread of a process that talks: it owns the event loop, the client, the limits and the money of a run.
+
+The tasks of the shards run in threads of their own; each hands its shard over and waits. Nothing of a run is shared
+between loops, so nothing needs a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+
+from parquill.tasks.disk.answers import AnswerIndex
+from parquill.tasks.disk.journal import Journal
+from parquill.tasks.disk.run import Run, load_run
+from parquill.tasks.disk.schemas import PLAN
+from parquill.tasks.errors import BadJob
+from parquill.tasks.money.budget import Budget
+from parquill.tasks.money.prices import nano_of
+from parquill.tasks.money.tokens import TokenCounter
+from parquill.tasks.records import Action, ShardRef
+from parquill.tasks.wire.answer import AnswerFormat
+from parquill.tasks.wire.client import Client, aiohttp_transport
+from parquill.tasks.wire.limits import Limits
+from parquill.tasks.wire.secrets import Key, read_key
+from parquill.tasks.wire.sender import Sender, SendRow
+
+GRACE_S = 10.0  # under the 30 s after which Prefect kills a cancelled run
+READ_ROWS = 500
+_COLUMNS = [
+    PLAN + name
+    for name in "action request_key messages parameters prompt_tokens carried_cost_nano carried_in_doubt_nano "
+    "carried_attempts carried_usage".split()
+]
+
+
+class Sending:
+    """A run's sender on its own thread. `complete` may be called from many threads at once."""
+
+    def __init__(self, run: Run, key: Key | None, transport: Callable[[], httpx.AsyncBaseTransport]) -> None:
+        self._run, self._key, self._transport = run, key, transport
+        self._loop = _new_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="parquill-io", daemon=True)
+        self._disk_threads = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="parquill-disk")
+        self._counter = TokenCounter(run.job.model, run.job.tokenizer)
+        self._answers = AnswerIndex(run.folders.state)
+        self._answers.add_run(run.run_id, run.job.output)
+        totals = run.totals()
+        limit = None if run.job.budget.run_usd is None else nano_of(run.job.budget.run_usd)
+        self.budget = Budget(
+            limit, settled=totals.settled_nano, in_doubt=totals.in_doubt_nano,
+            soft_fraction=run.job.budget.soft_fraction,
+        )
+        self._thread.start()
+        self.sender: Sender = self._call(self._start())
+
+    async def _start(self) -> Sender:
+        job = self._run.job
+        limits = Limits(
+            job.limits.max_at_once,
+            requests_per_minute=job.limits.requests_per_minute,
+            tokens_per_minute=job.limits.tokens_per_minute,
+            actual_output=job.limits.count_output == "actual",
+            clock=time.monotonic,
+            sleep=asyncio.sleep,
+        )
+        self._wire = self._transport()
+        client = Client(job, self._key, self._wire)
+        schema = job.response_format
+        answer_format = AnswerFormat(schema) if isinstance(schema, dict) else None
+        sender = Sender(job, self._run.price, client, limits, self.budget, answer_format=answer_format)
+        sender.progress.total = self._run.estimate.to_send
+        return sender
+
+    def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def complete(self, shard: ShardRef) -> bool:
+        """Complete what a shard lacks; True when every row of it has its outcome now. Raises DiskFailed."""
+        run = self._run
+        state = run.state(shard.number)
+        self.sender.progress.done += len(state.outcomes)
+        if len(state.outcomes) < shard.to_send:
+            self._call(self._complete(shard, state))
+        journal = run.folder.journal(shard.number)
+        if journal.exists():
+            self._answers.add_shard(run.run_id, shard.number, journal)
+        if len(state.outcomes) < shard.to_send:
+            return False
+        # from the journal and not from memory: only what lasts is done
+        run.finish_shard(shard, run.state(shard.number))
+        return True
+
+    async def _complete(self, shard: ShardRef, state: Any) -> None:
+        header = {"run_id": self._run.run_id, "shard": shard.number}
+        journal = Journal(self._run.folder.journal(shard.number), header, self._disk_threads)
+        await self.sender.complete(self._rows(self._run.folder.shard(shard.number)), journal, state)
+
+    async def _rows(self, path: Path) -> AsyncIterator[SendRow]:
+        loop, job, price = self._loop, self._run.job, self._run.price
+        with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+            batches = parquet.iter_batches(batch_size=READ_ROWS, columns=_COLUMNS)
+            number = -1
+            while (batch := await loop.run_in_executor(self._disk_threads, next, batches, None)) is not None:
+                for action, key, messages, parameters, tokens, *carried in zip(
+                    *(batch.column(name).to_pylist() for name in _COLUMNS), strict=True
+                ):
+                    number += 1
+                    if action != Action.SEND:
+                        continue
+                    reserved = self._counter.reserved(tokens)
+                    usage = carried.pop()
+                    yield SendRow(
+                        number, key.hex(), messages, parameters, reserved + job.max_output_tokens,
+                        price.worst_nano(reserved, job.max_output_tokens), *carried, tuple(usage) if usage else None,
+                    )
+
+    def request_stop(self, grace_s: float = GRACE_S) -> concurrent.futures.Future[None]:
+        """Send nothing more and give what is under way some time; may be called from any thread or signal handler."""
+        return asyncio.run_coroutine_threadsafe(self.sender.drain(grace_s), self._loop)
+
+    def close(self, *, grace_s: float | None = None) -> None:
+        """Close the client and end the thread; with `grace_s` what is under way is stopped first."""
+        if grace_s is not None:
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                self.request_stop(grace_s).result(grace_s + 5)
+        self._call(self._wire.aclose())
+        self._call(self._loop.shutdown_asyncgens())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+        self._disk_threads.shutdown(wait=False)
+        self._answers.close()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+_open: dict[str, Sending] = {}
+_guard = threading.Lock()
+stop_requested = threading.Event()
+
+
+@contextlib.contextmanager
+def sending(
+    run: Run, transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport
+) -> Iterator[Sending]:
+    """Open the sender of a run for this process; on an error or a cancellation what is under way gets its grace.
+
+    Raises BadJob when the key cannot be read.
+    """
+    largest, allowed = run.estimate.largest_request, run.job.limits.tokens_per_minute
+    if allowed is not None and run.estimate.to_send and largest > allowed:
+        raise BadJob(
+            f"the largest request has {largest:,} tokens (input and max_output_tokens), more than "
+            f"limits.tokens_per_minute = {allowed:,}: it could never be sent"
+        )
+    opened = Sending(run, read_key(run.job.endpoint), transport)
+    with _guard:
+        _open[run.run_id] = opened
+    try:
+        if stop_requested.is_set():
+            opened.request_stop(0)
+        yield opened
+    except BaseException:
+        opened.close(grace_s=GRACE_S)
+        raise
+    else:
+        opened.close()
+    finally:
+        with _guard:
+            _open.pop(run.run_id, None)
+
+
+def sending_of(state: Path, run_id: str) -> Sending:
+    """The open sender of a run in this process. A process that has none yet (another worker) opens one for its life."""
+    with _guard:
+        if run_id not in _open:
+            run = load_run(state, run_id)
+            _open[run_id] = Sending(run, read_key(run.job.endpoint), aiohttp_transport)
+        return _open[run_id]
+
+
+def request_stop_all() -> None:
+    """Ask every open run of this process to stop; for signal handlers."""
+    stop_requested.set()
+    for opened in list(_open.values()):
+        opened.request_stop()
+
+
+def open_sendings() -> list[Sending]:
+    """The senders that are open now, for whoever shows progress."""
+    return list(_open.values())

@@ -1,0 +1,42 @@
+"""One fake service for all tests of this folder, as new before each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from .running import FakeService, fake_openai
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+# fmt: off
+DEFAULTS: dict[str, Any] = {
+    "seed": 0, "latency_ms": 0, "latency_sigma": 0, "rpm": None, "tpm": None, "window_s": 60,
+    "count_output": "reserved", "prompt_tokens": "estimate", "output_tokens": "fixed:16",
+    "reasoning_tokens": 0, "cached_ratio": 0, "pad_answers": False, "model_suffix": "", "models": None,
+    "require_key": None, "faults": [], "remember": True, "log": 0, "log_bodies": False,
+}
+# fmt: on
+
+
+@pytest.fixture(scope="package")
+def shared() -> Iterator[FakeService]:
+    with fake_openai() as running:
+        yield running
+
+
+@pytest.fixture
+def service(shared: FakeService) -> FakeService:
+    shared.configure(**DEFAULTS)
+    shared.reset()
+    return shared
+
+
+@pytest.fixture(scope="package")
+def client() -> Iterator[httpx.Client]:
+    with httpx.Client(trust_env=False, timeout=5) as made:
+        yield made

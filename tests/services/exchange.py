@@ -1,0 +1,70 @@
+"""What passes between the socket and the service: a request as it came, a reply as it shall go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+JSON = b"application/json"
+
+
+class Manner(Enum):
+    """How a reply goes over the wire; all but WHOLE are faults."""
+
+    WHOLE = auto()
+    NOTHING = auto()  # closed without one byte
+    CUT = auto()  # closed after the headers
+    HANG = auto()  # never a byte, the connection stays open
+    HALF = auto()  # the headers and the body, then silence: more was promised than sent
+    DRIP = auto()  # one byte at a time
+    ENDLESS = auto()  # a chunked body without an end
+
+
+@dataclass(slots=True)
+class Request:
+    """One request, its head not yet taken apart."""
+
+    method: bytes
+    target: bytes
+    head: bytes
+    body: bytes
+    at: float
+
+    def header(self, name: bytes) -> bytes:
+        """The value of a header, empty if there is none; looked for only when somebody asks."""
+        start = self.head.lower().find(b"\r\n" + name + b":")
+        if start < 0:
+            return b""
+        start += len(name) + 3
+        end = self.head.find(b"\r\n", start)
+        return self.head[start : end if end >= 0 else None].strip()
+
+    def headers(self) -> dict[str, str]:
+        """All headers, names in lower case."""
+        lines = self.head.decode("latin-1").split("\r\n")[1:]
+        pairs = (line.partition(":") for line in lines)
+        return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+@dataclass(slots=True)
+class Reply:
+    """A status, a body and how they go."""
+
+    status: int
+    body: bytes
+    headers: bytes = b""  # whole lines, each ended by CR LF
+    content_type: bytes = JSON
+    manner: Manner = Manner.WHOLE
+    delay_s: float = 0.0
+    declared_length: int | None = None  # another content-length than the true one
+    digest: bytes | None = None  # whose answer it is: known for admitted requests only
+    entry: dict[str, object] | None = None  # its place in the log
+
+
+REASONS = {
+    200: b"OK", 307: b"Temporary Redirect", 400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden",
+    404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout", 411: b"Length Required",
+    413: b"Content Too Large", 422: b"Unprocessable Content", 429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large", 500: b"Internal Server Error", 502: b"Bad Gateway",
+    503: b"Service Unavailable", 504: b"Gateway Timeout", 529: b"Overloaded",
+}  # fmt: skip
