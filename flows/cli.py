@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 import orjson
-
 from parquill.flows.engine import configure
 from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job import Job
@@ -24,7 +23,7 @@ on the way · 5 finished, more rows not ok than tolerated · 130 interrupted · 
 After 4 and 130 the same command goes on where it stopped."""
 
 
-class _Date(click.ParamType):
+class _Date(click.ParamType[date]):
     name = "YYYY-MM-DD"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
@@ -38,7 +37,9 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.argument("job", type=click.Path(path_type=Path)),
         click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value)."),
-        click.option("--date", "day", type=_Date(), help="Day for {date} in paths; default today in the job's time zone."),
+        click.option(
+            "--date", "day", type=_Date(), help="Day for {date} in paths; default today in the job's time zone."
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
     )
     for option in reversed(options):
@@ -124,7 +125,7 @@ def run(
     """
     from parquill.flows.run import run_job
 
-    statuses = [name.strip() for name in redo.split(",")] if redo else []
+    statuses: list[Any] = [name.strip() for name in redo.split(",")] if redo else []
     unknown = [name for name in statuses if name not in STATUSES]
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is no status; they are {', '.join(STATUSES)}", param_hint="--redo")
@@ -196,7 +197,7 @@ def _place(job: Job, day: date | None, limit: int | None = None) -> tuple[Job, A
     return place(job, day, limit, ())
 
 
-class _Told(Exception):  # noqa: N818 - carries an exit code, nothing is to be said
+class _Told(Exception):
     def __init__(self, error: ParquillError) -> None:
         super().__init__(str(error))
         self.error = error
@@ -226,5 +227,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         sys.exit(1)
-
-

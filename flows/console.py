@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from parquill.tasks.money.gate import Verdict, dollars
+from parquill.tasks.money.prices import Price
+from parquill.tasks.records import Estimate
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-
-from parquill.tasks.money.gate import Verdict, dollars
-from parquill.tasks.money.prices import Price
-from parquill.tasks.records import Estimate
 
 if TYPE_CHECKING:
     from parquill.tasks.wire.sending import Sending
@@ -113,8 +112,12 @@ def _opened() -> Sending | None:
 
 def _bar(over: threading.Event) -> None:
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[spent]}"), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[spent]}"),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = None

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.money.prices import find_price, price_of
@@ -114,7 +113,9 @@ def _endpoint(job: Job, key: Key | None, found: list[httpx.Response]) -> str:
     try:
         reply = httpx.get(url, headers=headers, timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
     except Exception:  # noqa: BLE001 - whatever it is, it may hold the header
-        raise ParquillError(f"{job.endpoint.base_url} does not answer; is the address right, is the service up?") from None
+        raise ParquillError(
+            f"{job.endpoint.base_url} does not answer; is the address right, is the service up?"
+        ) from None
     if reply.status_code in {401, 403}:
         raise ParquillError(f"{job.endpoint.base_url} refuses the key (HTTP {reply.status_code})")
     found.append(reply)
@@ -124,7 +125,11 @@ def _endpoint(job: Job, key: Key | None, found: list[httpx.Response]) -> str:
 def _model(job: Job, reply: httpx.Response) -> str:
     document = parse_json(reply.content) if reply.status_code == 200 else None
     models = document.get("data") if isinstance(document, dict) else None
-    names = [m["id"] for m in models if isinstance(m, dict) and isinstance(m.get("id"), str)] if isinstance(models, list) else []
+    names = (
+        [m["id"] for m in models if isinstance(m, dict) and isinstance(m.get("id"), str)]
+        if isinstance(models, list)
+        else []
+    )
     if names and job.model not in names:
         raise ParquillError(f"the service does not list {job.model!r}; it lists {', '.join(sorted(names)[:10])}")
     return job.model if names else f"{job.model} (the service does not list its models)"

@@ -15,7 +15,7 @@ from parquill.tasks.disk.reading import latest_summary
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.errors import Interrupted, ParquillError
-from parquill.tasks.job import Job
+from parquill.tasks.job import Job, Status
 from parquill.tasks.money.gate import judge, pass_gate
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
@@ -23,7 +23,7 @@ from parquill.tasks.wire.secrets import read_key
 
 
 def run_job(
-    job: Job, day: date | None, limit: int | None, redo: Sequence[str]
+    job: Job, day: date | None, limit: int | None, redo: Sequence[Status]
 ) -> tuple[dict[str, Any] | None, ParquillError | None]:
     """Run a job to its end; gives the summary, if there is one, and the error that decides the exit code.
 
@@ -60,11 +60,10 @@ def _show(run: Run) -> None:
 
 
 def _run_flow(
-    job: Job, day: date, limit: int | None, redo: Sequence[str], folders: Folders
+    job: Job, day: date, limit: int | None, redo: Sequence[Status], folders: Folders
 ) -> tuple[dict[str, Any] | None, ParquillError | None]:
-    from prefect.exceptions import TerminationSignal
-
     from parquill.flows.complete_prompts import complete_prompts
+    from prefect.exceptions import TerminationSignal
 
     error: ParquillError | None = None
     try:
@@ -84,7 +83,7 @@ def _stop_on_signal() -> Iterator[None]:
     """The first Ctrl-C or SIGTERM stops gently, the second at once."""
     from parquill.tasks.wire.sending import request_stop_all
 
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
 
     def stop(number: int, _frame: FrameType | None) -> None:
         for name, handler in before.items():

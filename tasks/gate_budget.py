@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from prefect import get_run_logger, task
-
 from parquill.tasks.disk.run import Run
 from parquill.tasks.money.gate import pass_gate
 from parquill.tasks.records import Estimate
 from parquill.tasks.steps import STEP
+from prefect import get_run_logger, task
 
 
 @task(name="gate", **STEP)

@@ -8,6 +8,7 @@ model (YAML 1.2, `--set`, dates, one-sentence errors) is in `job_file`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -22,14 +23,51 @@ OPENAI_BASE_URL = "https://api.openai.com/v1"
 OUTPUT_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"})
 # Whatever raises the cost past the reservation or changes the protocol of the reply.
 COSTLY = frozenset(
-    "n best_of num_return_sequences stream stream_options service_tier tools tool_choice functions function_call "
-    "web_search_options audio modalities background store conversation previous_response_id prediction echo "
-    "mcp_servers container include plugins provider models route transforms batch_size".split()
+    [
+        "n",
+        "best_of",
+        "num_return_sequences",
+        "stream",
+        "stream_options",
+        "service_tier",
+        "tools",
+        "tool_choice",
+        "functions",
+        "function_call",
+        "web_search_options",
+        "audio",
+        "modalities",
+        "background",
+        "store",
+        "conversation",
+        "previous_response_id",
+        "prediction",
+        "echo",
+        "mcp_servers",
+        "container",
+        "include",
+        "plugins",
+        "provider",
+        "models",
+        "route",
+        "transforms",
+        "batch_size",
+    ]
 )
-OWNED = frozenset("model messages input prompt instructions response_format text".split())
+OWNED = frozenset(
+    [
+        "model",
+        "messages",
+        "input",
+        "prompt",
+        "instructions",
+        "response_format",
+        "text",
+    ]
+)
 
 
-def refuse_parameters(names: Any) -> None:
+def refuse_parameters(names: Iterable[str]) -> None:
     """Raise ValueError for the first request parameter that is not the user's to set."""
     for name in names:
         if name in OUTPUT_LIMITS:
@@ -52,7 +90,15 @@ Usd = Annotated[Decimal, Number, Field(gt=0, le=Decimal(10_000_000), allow_inf_n
 UsdPerMtok = Annotated[Decimal, Number, Field(ge=0, le=Decimal(10_000), allow_inf_nan=False, decimal_places=9)]
 Fraction = Annotated[float, Number, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Number, Field(ge=1)]
-Status = Literal["ok", "truncated", "invalid", "refused", "failed", "rejected", "not_sent"]
+Status = Literal[
+    "ok",
+    "truncated",
+    "invalid",
+    "refused",
+    "failed",
+    "rejected",
+    "not_sent",
+]
 Scalar = str | int | float | bool
 
 
@@ -242,8 +288,9 @@ class Job(Settings):
         for name in ("input", "output", "state"):
             value = getattr(self, name)
             if value and "://" in value:
-                raise ValueError(f"`{name}` is a URI ({value.split('://')[0]}://), which this version cannot use: "
-                                 "name a local path")
+                raise ValueError(
+                    f"`{name}` is a URI ({value.split('://')[0]}://), which this version cannot use: name a local path"
+                )
         return self
 
     @property
@@ -252,7 +299,7 @@ class Job(Settings):
         return ZoneInfo(self.timezone)
 
 
-_NOT_YET = {
+_NOT_YET: dict[str, Callable[[Job], bool]] = {
     "budget.monthly_usd": lambda job: job.budget.monthly_usd is not None,
     "budget.approval_usd": lambda job: job.budget.approval_usd is not None,
     "limits.shared": lambda job: job.limits.shared is not None,

@@ -9,12 +9,11 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
+from parquill.tasks.errors import BadJob
+from parquill.tasks.job import Job
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-
-from parquill.tasks.errors import BadJob
-from parquill.tasks.job import Job
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -133,12 +132,14 @@ def expand_dates(text: str, day: date) -> str:
 
 
 def place_job(job: Job, today: date) -> Job:
-    """Resolve what a job refers to: dates in paths, absolute paths, `vars` and `response_format` files. Raises BadJob."""
+    """Resolve what a job refers to: dates and paths, `vars` and `response_format` files. Raises BadJob."""
     output = str(Path(expand_dates(job.output, today)).expanduser().absolute())
     changes: dict[str, Any] = {
         "input": str(Path(expand_dates(job.input, today)).expanduser().absolute()),
         "output": output,
-        "state": str(Path(expand_dates(job.state, today) if job.state else f"{output}/.parquill").expanduser().absolute()),
+        "state": str(
+            Path(expand_dates(job.state, today) if job.state else f"{output}/.parquill").expanduser().absolute()
+        ),
     }
     if isinstance(job.vars, str):
         changes["vars"] = _mapping(job.vars, "vars")

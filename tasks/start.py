@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import Any
 
-from prefect.runtime import flow_run
-
 from parquill.tasks.disk.files import read_json
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
@@ -17,11 +15,10 @@ from parquill.tasks.errors import ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import RunOptions
+from prefect.runtime import flow_run
 
 
-def place_flow(
-    job: Job, day: date | None, limit: int | None, redo: Sequence[str] | None
-) -> tuple[Job, RunOptions]:
+def place_flow(job: Job, day: date | None, limit: int | None, redo: Sequence[str] | None) -> tuple[Job, RunOptions]:
     """Place a job for the flow run's scheduled time. Raises BadJob."""
     scheduled: datetime | None = flow_run.scheduled_start_time
     return place(job, day, limit, redo, now=scheduled)
@@ -48,7 +45,11 @@ def stop_early(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        known = isinstance(error, ParquillError)
+        told, exit_code = type(error).__name__, 130
+        if isinstance(error, ParquillError):
+            told, exit_code = str(error), error.exit_code
+        elif isinstance(error, Exception):
+            exit_code = 1
         with contextlib.suppress(ParquillError):
-            write_interrupted(run, str(error) if known else type(error).__name__, error.exit_code if known else 130)
+            write_interrupted(run, told, exit_code)
         raise

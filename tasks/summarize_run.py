@@ -5,14 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect import task
-
 from parquill.tasks.disk.results import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.summary import make_summary, write_summary
 from parquill.tasks.ending import Ending, clear_run, end_of
 from parquill.tasks.steps import STEP
 from parquill.tasks.ui import show_summary
+from prefect import task
 
 
 @task(name="summarize", **STEP)

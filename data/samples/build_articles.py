@@ -3,9 +3,10 @@
     python data/samples/build_articles.py
 
 English: topics of Python's own language reference, which every Python carries in `pydoc_data.topics`. Others:
-paragraphs of The Debian Administrator's Handbook, kept beside this file in articles_foreign.jsonl (one JSON object a
-line: id, title, language, text, page), so that building needs no network. SOURCES.md tells versions, licenses and
-what was changed. The committed file was built with Python 3.11.7; another patch release may word a topic differently.
+paragraphs of The Debian Administrator's Handbook, kept beside this file in articles_foreign.jsonl (one JSON
+object a line: id, title, language, text, page), so that building needs no network. SOURCES.md tells versions,
+licenses and what was changed. The committed file was built with Python 3.11.7; another patch release may word
+a topic differently.
 """
 
 from __future__ import annotations
@@ -15,23 +16,24 @@ import platform
 import re
 import sys
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydoc_data.topics import topics
 
 HERE = Path(__file__).parent
-# About a minute for a 135M model on two cores: prompts are read at some 400 tokens a second.
+# About a minute for a 135M model on two cores: it reads some 250 tokens a second.
 MOST_CHARACTERS = 1250
 HANDBOOK = "Debian package debian-handbook 11.20220922, page {page}"
 
-# Topics that open with prose. `if` and `else` are one article in Python's reference as well: a real duplicate, which
-# shows what a completion that is paid once and used twice looks like.
+# Topics that open with prose. `if` and `else` are one article in Python's reference as well: a real duplicate,
+# which shows what a completion that is paid once and used twice looks like.
 TOPICS = (
-    "assert atom-identifiers augassign booleans class comparisons context-managers del dict exceptions for "
-    "formatstrings function global if else import naming objects raise return try typesmethods typesmodules"
-).split()
+    *("assert", "atom-identifiers", "augassign", "booleans", "class", "comparisons", "context-managers", "del"),
+    *("dict", "exceptions", "for", "formatstrings", "function", "global", "if", "else", "import", "naming"),
+    *("objects", "raise", "return", "try", "typesmethods", "typesmodules"),
+)
 
 NOTES = {
     "py-if": "The same text as py-else.",
@@ -55,7 +57,7 @@ SCHEMA = pa.schema(
 
 
 def unwrap(paragraph: str) -> str:
-    """Join the lines of prose, which pydoc breaks at 70 columns for terminals; examples and lists stay as they are."""
+    """Join the lines of prose, which pydoc breaks for terminals; examples and lists stay as they are."""
     if re.search(r"^(\s|\* |\d+\. |[=-]{3})", paragraph, re.MULTILINE):
         return paragraph
     return re.sub(r"(?<=\w-)\n(?=\w)", "", paragraph).replace("\n", " ")
@@ -85,7 +87,14 @@ def articles() -> list[dict[str, Any]]:
         title, text = opening(topics[name])
         source = f"Python {platform.python_version()} pydoc topic '{name}'"
         rows.append(
-            {"id": f"py-{name}", "title": title, "language": "en", "text": text, "source": source, "license": "PSF-2.0"}
+            {
+                "id": f"py-{name}",
+                "title": title,
+                "language": "en",
+                "text": text,
+                "source": source,
+                "license": "PSF-2.0",
+            }
         )
     for line in (HERE / "articles_foreign.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)

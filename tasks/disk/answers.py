@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import orjson
-
 from parquill.tasks.disk.journal import read_journal
 from parquill.tasks.errors import DamagedJournal
 from parquill.tasks.records import REUSABLE, Outcome
@@ -25,6 +24,9 @@ CREATE TABLE IF NOT EXISTS answers (
     key BLOB PRIMARY KEY, run INTEGER, shard INTEGER, offset INTEGER, length INTEGER, status TEXT
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS indexed (run INTEGER, shard INTEGER, PRIMARY KEY (run, shard)) WITHOUT ROWID;
+"""
+_FIND = """
+SELECT key, run_id, shard, offset, length, status, output FROM answers JOIN runs ON run = number WHERE key IN (?)
 """
 
 
@@ -82,7 +84,7 @@ class AnswerIndex:
                 "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET run = excluded.run, "
                 "shard = excluded.shard, offset = excluded.offset, length = excluded.length, status = excluded.status "
                 # a failed try never hides a paid answer
-                f"WHERE excluded.status != 'failed' OR answers.status = 'failed'",
+                "WHERE excluded.status != 'failed' OR answers.status = 'failed'",
                 ((key, number, *rest) for key, *rest in rows),
             )
             connection.execute("INSERT OR IGNORE INTO indexed VALUES (?, ?)", (number, shard))
@@ -102,11 +104,7 @@ class AnswerIndex:
             for at in range(0, len(keys), 500):
                 some = keys[at : at + 500]
                 marks = ",".join("?" * len(some))
-                rows = self._connection.execute(
-                    "SELECT key, run_id, shard, offset, length, status, output FROM answers JOIN runs ON run = number "
-                    f"WHERE key IN ({marks})",  # noqa: S608 - only question marks are put in
-                    some,
-                )
+                rows = self._connection.execute(_FIND.replace("?", marks), some)
                 found.update({row[0]: Place(*row[1:]) for row in rows})
         return found
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-
 from parquill.tasks.errors import DiskFailed
 
 TEMPORARY = ".tmp"
@@ -30,7 +29,7 @@ class Disk:
 
     def rename(self, old: Path, new: Path) -> None:
         """Put `old` in the place of `new` in one step."""
-        os.replace(old, new)
+        old.replace(new)
 
     def sync_folder(self, folder: Path) -> None:
         """Make new names in a folder last through a power cut."""

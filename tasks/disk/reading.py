@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-
 from parquill.tasks.disk.files import read_json
 from parquill.tasks.errors import BadInput
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
-
 from parquill.tasks.disk.files import DISK, Disk
 
 if TYPE_CHECKING:
@@ -16,29 +15,35 @@ _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{{ s.job }} {{ s.run_id }}</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733 }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem } td, th { padding: .2rem .8rem; border-bottom: 1px solid #d8dee4 }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem }
+td, th { padding: .2rem .8rem; border-bottom: 1px solid #d8dee4 }
 th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-nums } .big { font-size: 1.6rem }
 </style>
 <h1>{{ s.job }}</h1>
-<p>{{ s.run_id }} · {{ s.model }} · {{ s.state }}, exit {{ s.exit_code }}{% if s.message %} · {{ s.message }}{% endif %}</p>
+<p>{{ s.run_id }} · {{ s.model }} · {{ s.state }}, exit {{ s.exit_code }}
+{%- if s.message %} · {{ s.message }}{% endif %}</p>
 <p class="big">${{ s.cost_usd }} of ${{ s.budget.run_usd or "no limit" }} · {{ "{:,}".format(s.rows.ok) }} of
 {{ "{:,}".format(s.rows.total) }} rows ok</p>
-<h2>Rows</h2><table>{% for name, count in s.rows.items() %}<tr><th>{{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
+<h2>Rows</h2><table>{% for name, count in s.rows.items() %}
+<tr><th>{{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
 </table>
 <h2>Money and tokens</h2><table>
-<tr><th>expected<td class="n">${{ s.estimate.cost_usd_expected }}<tr><th>worst case<td class="n">${{ s.estimate.cost_usd_worst }}
+<tr><th>expected<td class="n">${{ s.estimate.cost_usd_expected }}
+<tr><th>worst case<td class="n">${{ s.estimate.cost_usd_worst }}
 <tr><th>cost<td class="n">${{ s.cost_usd }}<tr><th>in doubt<td class="n">${{ s.in_doubt_usd }}
 <tr><th>saved by reuse<td class="n">${{ s.saved_usd }}
 {% if s.price_as %}<tr><th>the same usage on {{ s.price_as.model }}<td class="n">${{ s.price_as.cost_usd }}{% endif %}
 {% for name, count in s.tokens.items() %}<tr><th>{{ name }} tokens<td class="n">{{ "{:,}".format(count) }}{% endfor %}
-{% for name, count in s.requests.items() %}<tr><th>requests {{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
+{% for name, count in s.requests.items() %}
+<tr><th>requests {{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
 <tr><th>seconds<td class="n">{{ s.duration_s }}<tr><th>prices<td>{{ s.prices.source }}, {{ s.prices.version }}
 </table>
 {% if errors %}<h2>First rows that are not ok</h2><table><tr><th>file<th>row<th>status<th>code<th>what happened
 {% for e in errors %}<tr><td>{{ e.source_file }}<td class="n">{{ e.row_number }}<td>{{ e.status }}<td>{{ e.error_code }}
 <td>{{ e.error_message }}{% endfor %}</table>{% endif %}
 {% if slowest %}<h2>Slowest answers</h2><table><tr><th>seconds<th>file<th>row
-{% for seconds, file, row in slowest %}<tr><td class="n">{{ "%.2f"|format(seconds) }}<td>{{ file }}<td class="n">{{ row }}{% endfor %}
+{% for seconds, file, row in slowest %}
+<tr><td class="n">{{ "%.2f"|format(seconds) }}<td>{{ file }}<td class="n">{{ row }}{% endfor %}
 </table>{% endif %}
 </html>
 """

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from parquill.tasks.disk.answers import AnswerIndex, Place
 from parquill.tasks.disk.files import DISK, Disk, private_folder, read_json, remove_folder
 from parquill.tasks.disk.replay import RowState, ShardState
@@ -164,14 +163,18 @@ class _Rows:
                 return
             for batch in parquet.iter_batches(batch_size=READ_ROWS):
                 table = pa.Table.from_batches([batch])
-                plan = {name.removeprefix(PLAN): table.column(name).to_pylist() for name in table.column_names
-                        if name.startswith(PLAN) and name != PLAN + "messages"}
+                plan = {
+                    name.removeprefix(PLAN): table.column(name).to_pylist()
+                    for name in table.column_names
+                    if name.startswith(PLAN) and name != PLAN + "messages"
+                }
                 yield self._table(table, own, self._lines(plan, state, first))
                 first += batch.num_rows
 
     def _lines(self, plan: dict[str, list[Any]], state: ShardState, first: int) -> list[dict[str, Any]]:
         elsewhere = [
-            key for key, action in zip(plan["request_key"], plan["action"], strict=True)
+            key
+            for key, action in zip(plan["request_key"], plan["action"], strict=True)
             if action in {Action.SAME, Action.REUSE}
         ]
         places = self._answers.find(elsewhere)
@@ -191,8 +194,13 @@ class _Rows:
             lines.append(line)
         return lines
 
-    def _line(
-        self, row: dict[str, Any], state: ShardState, number: int, places: dict[bytes, Place], found: dict[bytes, Outcome]
+    def _line(  # noqa: PLR0911 - a line for each action of the plan
+        self,
+        row: dict[str, Any],
+        state: ShardState,
+        number: int,
+        places: dict[bytes, Place],
+        found: dict[bytes, Outcome],
     ) -> dict[str, Any]:
         key = row["request_key"]
         if row["action"] == Action.REJECT:
@@ -237,12 +245,17 @@ class _Rows:
                 sums.tokens[kind] += line[f"{kind}_tokens"] or 0
             sums.usage_unknown += line.get("usage_unknown", False)
             if line["latency_s"] is not None:
-                sums.slowest = sorted([*sums.slowest, (line["latency_s"], line["source_file"], line["row_number"])])[-5:]
+                sums.slowest = sorted([*sums.slowest, (line["latency_s"], line["source_file"], line["row_number"])])[
+                    -5:
+                ]
         if status != "ok":
             sums.errors[line["error_code"]] = sums.errors.get(line["error_code"], 0) + 1
             if len(sums.first_errors) < LISTED:
                 sums.first_errors.append(
-                    {name: line[name] for name in ("source_file", "row_number", "status", "error_code", "error_message")}
+                    {
+                        name: line[name]
+                        for name in ("source_file", "row_number", "status", "error_code", "error_message")
+                    }
                 )
 
     def _table(self, table: pa.Table, own: list[str], lines: Sequence[dict[str, Any]]) -> pa.Table:
@@ -284,22 +297,49 @@ _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tok
 
 def _unpaid(status: str, code: str | None, message: str | None) -> dict[str, Any]:
     empty = dict.fromkeys(
-        ("completion", "parsed", "finish_reason", "model_used", "request_id", *_TOKENS, "run_id", "latency_s", "finished_at")
+        (
+            "completion",
+            "parsed",
+            "finish_reason",
+            "model_used",
+            "request_id",
+            *_TOKENS,
+            "run_id",
+            "latency_s",
+            "finished_at",
+        )
     )
     return {
-        **empty, "status": status, "error_code": code, "error_message": message, "cost_nano": 0, "in_doubt_nano": 0,
-        "reused": False, "attempts": 0,
+        **empty,
+        "status": status,
+        "error_code": code,
+        "error_message": message,
+        "cost_nano": 0,
+        "in_doubt_nano": 0,
+        "reused": False,
+        "attempts": 0,
     }
 
 
 def _shared(outcome: Outcome, run_id: str) -> dict[str, Any]:
     """A row whose answer another row, or an earlier output, has paid: it cost nothing and used nothing."""
     return {
-        "completion": outcome.completion, "parsed": outcome.parsed, "status": outcome.status,
-        "error_code": outcome.error_code, "error_message": outcome.error_message,
-        "finish_reason": outcome.finish_reason, "model_used": outcome.model_used, "request_id": outcome.request_id,
-        **dict.fromkeys(_TOKENS, 0), "cost_nano": 0, "in_doubt_nano": 0, "reused": True, "run_id": run_id,
-        "attempts": 0, "latency_s": outcome.latency_s, "finished_at": outcome.finished_at,
+        "completion": outcome.completion,
+        "parsed": outcome.parsed,
+        "status": outcome.status,
+        "error_code": outcome.error_code,
+        "error_message": outcome.error_message,
+        "finish_reason": outcome.finish_reason,
+        "model_used": outcome.model_used,
+        "request_id": outcome.request_id,
+        **dict.fromkeys(_TOKENS, 0),
+        "cost_nano": 0,
+        "in_doubt_nano": 0,
+        "reused": True,
+        "run_id": run_id,
+        "attempts": 0,
+        "latency_s": outcome.latency_s,
+        "finished_at": outcome.finished_at,
     }
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-
 from parquill.tasks.errors import BadInput, BadJob
 
 USD = pa.decimal128(18, 9)
@@ -125,7 +124,7 @@ def _resolve(schema: Any, root: dict[str, Any]) -> Any:
     return schema
 
 
-def fit(value: Any, kind: pa.DataType) -> Any:
+def fit(value: Any, kind: pa.DataType) -> Any:  # noqa: PLR0911 - a line for each kind
     """Shape a JSON value for its Arrow type. Raises OverflowError for a whole number over 64 bits."""
     if value is None:
         return None

@@ -1,14 +1,14 @@
 """The folders of a job: who holds them, which run is under way, what a run consists of.
 
-    STATE/                            (default OUTPUT/.parquill)
-      lock                            held while a run works; says who holds it
-      answers.sqlite                  index of every answer ever paid, rebuilt from the journals when lost
-      runs/RUN_ID/plan.json           written last when the plan is complete
-      runs/RUN_ID/shards/*.parquet    input columns and rendered requests
-      runs/RUN_ID/journals/*.journal  intents and outcomes: the truth about money
-      runs/RUN_ID/done/*.json         totals of each finished shard
-    OUTPUT/.parquill/
-      lock, current.json (the run under way), manifest.json (the parts that belong together)
+STATE/                            (default OUTPUT/.parquill)
+  lock                            held while a run works; says who holds it
+  answers.sqlite                  index of every answer ever paid, rebuilt from the journals when lost
+  runs/RUN_ID/plan.json           written last when the plan is complete
+  runs/RUN_ID/shards/*.parquet    input columns and rendered requests
+  runs/RUN_ID/journals/*.journal  intents and outcomes: the truth about money
+  runs/RUN_ID/done/*.json         totals of each finished shard
+OUTPUT/.parquill/
+  lock, current.json (the run under way), manifest.json (the parts that belong together)
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
-
 from parquill.tasks.disk.files import private_folder
 from parquill.tasks.errors import DiskFailed, FolderInUse
 from parquill.tasks.job import Job

@@ -45,7 +45,13 @@ def price_at(job: Job, day: Any) -> Price | None:
 
 
 def make_summary(
-    run: Run, sums: RowSums, totals: Totals, *, state: str, exit_code: int | None, finished_at: datetime | None,
+    run: Run,
+    sums: RowSums,
+    totals: Totals,
+    *,
+    state: str,
+    exit_code: int | None,
+    finished_at: datetime | None,
     message: str | None = None,
 ) -> dict[str, Any]:
     """The summary of a run as the contract has it, and a few keys beside it for people."""
@@ -70,7 +76,10 @@ def make_summary(
             "month_usd_after": None,
         },
         "requests": {
-            "sent": totals.sent, "retried": totals.retried, "throttled": totals.throttled, "in_doubt": totals.in_doubt,
+            "sent": totals.sent,
+            "retried": totals.retried,
+            "throttled": totals.throttled,
+            "in_doubt": totals.in_doubt,
         },
         "duration_s": None if finished_at is None else round((finished_at - run.started_at).total_seconds(), 3),
         "prices": {"source": run.price.source, "version": run.price.version},

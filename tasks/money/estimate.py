@@ -66,4 +66,3 @@ class EstimateSum:
             rejected=self.rejected,
             first_rejected=self.first_rejected,
         )
-

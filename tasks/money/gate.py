@@ -34,7 +34,9 @@ def judge(job: Job, estimate: Estimate, price: Price, totals: Totals | None = No
         return Verdict(False, f"expected {dollars(expected)} exceeds the budget of {dollars(limit)} {facts}", None)
     warning = None
     if worst > limit:
-        warning = f"the worst case of {dollars(worst)} exceeds the budget of {dollars(limit)}: the run may stop on the way"
+        warning = (
+            f"the worst case of {dollars(worst)} exceeds the budget of {dollars(limit)}: the run may stop on the way"
+        )
     return Verdict(True, f"expected {dollars(expected)} fits into the budget of {dollars(limit)} {facts}", warning)
 
 
@@ -42,7 +44,9 @@ def pass_gate(job: Job, estimate: Estimate, price: Price, totals: Totals | None 
     """Raise RefusedByBudget, with both numbers, unless the expected cost fits or `when_short` is partial."""
     verdict = judge(job, estimate, price, totals)
     if not verdict.fits and job.budget.when_short == "refuse" and estimate.to_send:
-        raise RefusedByBudget(f"{verdict.sentence}; {estimate.basis}. Raise budget.run_usd, or set budget.when_short: partial")
+        raise RefusedByBudget(
+            f"{verdict.sentence}; {estimate.basis}. Raise budget.run_usd, or set budget.when_short: partial"
+        )
     return verdict
 
 

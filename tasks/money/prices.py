@@ -109,7 +109,10 @@ def find_price(model: str, base_url: str | None, day: date) -> Price:
     if getattr(prices, "input_mtok", None) is None or getattr(prices, "output_mtok", None) is None:
         raise BadJob(f"the model {model!r} has no price by tokens; set `price`")
     return Price(
-        info.id, _bands(prices), info.context_window, f"genai-prices, {provider.id}",
+        info.id,
+        _bands(prices),
+        info.context_window,
+        f"genai-prices, {provider.id}",
         f"{version('genai-prices')} on {day}",
     )
 
@@ -141,9 +144,7 @@ def _names() -> list[str]:
 
 def _bands(prices: Any) -> tuple[Band, ...]:
     """Read the flat or tiered prices of genai-prices; a tier counts for all tokens of a request above its start."""
-    tiered = {
-        name: getattr(prices, f"{name}_mtok", None) for name in ("input", "output", "cache_read")
-    }
+    tiered = {name: getattr(prices, f"{name}_mtok", None) for name in ("input", "output", "cache_read")}
     starts = sorted({0, *(tier.start for price in tiered.values() for tier in getattr(price, "tiers", ()))})
 
     def at(name: str, start: int) -> Decimal | None:
@@ -179,7 +180,10 @@ def _override(model: str, day: date) -> Price | None:
             full, output = Decimal(entry["usd_per_mtok_input"]), Decimal(entry["usd_per_mtok_output"])
             band = _band(0, full, Decimal(entry.get("usd_per_mtok_cached", full)), output)
             return Price(
-                model, (band,), entry.get("context_window"), f"data/prices.toml, {entry['source']}",
+                model,
+                (band,),
+                entry.get("context_window"),
+                f"data/prices.toml, {entry['source']}",
                 f"{document['version']} on {day}",
             )
     return None

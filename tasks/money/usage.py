@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 # No model's window is larger than ten million tokens: a larger figure is a fault of the service, not a bill.
 MOST_TOKENS = 10_000_000
@@ -38,12 +38,11 @@ def read_usage(reply: Any) -> Usage | None:
     outer = usage.get("completion_tokens_details", usage.get("output_tokens_details"))
     cached = (inner.get("cached_tokens") if isinstance(inner, dict) else None) or 0
     reasoning = (outer.get("reasoning_tokens") if isinstance(outer, dict) else None) or 0
-    if not all(_is_count(value) for value in (prompt, completion, cached, reasoning)):
+    counts = [value for value in (prompt, cached, completion, reasoning) if _is_count(value)]
+    if len(counts) != 4 or counts[1] > counts[0] or counts[3] > counts[2]:
         return None
-    if cached > prompt or reasoning > completion:
-        return None
-    return Usage(prompt, cached, completion, reasoning)
+    return Usage(*counts)
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return type(value) is int and 0 <= value <= MOST_TOKENS

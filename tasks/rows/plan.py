@@ -11,12 +11,11 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import orjson
 import pyarrow as pa
-
 from parquill.tasks.disk.answers import AnswerIndex, Place
 from parquill.tasks.disk.schemas import PLAN, PLAN_FIELDS, check_names, for_each_field
 from parquill.tasks.errors import BadInput, BadJob
@@ -133,9 +132,7 @@ class Planner:
                 faults.append(None)
         return faults
 
-    def _render(
-        self, batch: pa.RecordBatch, file: SourceFile, first: int, ids: list[RowFault | None]
-    ) -> Iterator[Row]:
+    def _render(self, batch: pa.RecordBatch, file: SourceFile, first: int, ids: list[RowFault | None]) -> Iterator[Row]:
         job, names = self.job, set(batch.schema.names)
         wanted = self._templates.columns if self._templates else [str(job.messages_column)]
         columns = {name: cells(batch.column(name)) for name in wanted if name in names}
@@ -149,8 +146,8 @@ class Planner:
                 identity = [*map(str, name), *combination]
                 row = Row(file=file.name, number=first + place, identity=identity)
                 try:
-                    if ids[place] is not None:
-                        raise ids[place]
+                    if (bad_id := ids[place]) is not None:
+                        raise bad_id
                     each = dict(zip(job.for_each or {}, combination, strict=True))
                     row.messages = self._messages({**values, **each})
                     if parameters is not None:
@@ -181,7 +178,7 @@ class Planner:
             if window is not None and tokens + room > window:
                 row.fault = RowFault(
                     "too_long",
-                    f"{tokens:,} tokens of input and {room:,} of output exceed the window of {window:,} of {self.job.model}",
+                    f"{tokens:,} tokens of input and {room:,} of output exceed {self.job.model}'s {window:,}",
                 )
 
     @staticmethod
@@ -230,7 +227,9 @@ class Planner:
         numbers = table.column(f"{prefix}row_number").to_pylist() if table.num_rows else []
         wanted = [n for n in range(first, first + batch.num_rows) for _ in range(count)]
         if numbers != wanted or set(names) - {file.name}:
-            raise BadInput("the input is not the one of the results, so --redo cannot tell the rows; run without --redo")
+            raise BadInput(
+                "the input is not the one of the results, so --redo cannot tell the rows; run without --redo"
+            )
         return _Kept(table, prefix, self.redo)
 
     def _columns(
@@ -276,11 +275,15 @@ class Planner:
             "carries_cost": [row.carries_cost for row in rows],
             "error_code": [row.fault.code if row.fault else None for row in rows],
             "error_message": [row.fault.message if row.fault else None for row in rows],
-            "carried_cost_nano": [row.carried.cost_nano + row.carried.carried_cost_nano if row.carried else 0 for row in rows],
+            "carried_cost_nano": [
+                row.carried.cost_nano + row.carried.carried_cost_nano if row.carried else 0 for row in rows
+            ],
             "carried_in_doubt_nano": [
                 row.carried.in_doubt_nano + row.carried.carried_in_doubt_nano if row.carried else 0 for row in rows
             ],
-            "carried_attempts": [row.carried.attempts + row.carried.carried_attempts if row.carried else 0 for row in rows],
+            "carried_attempts": [
+                row.carried.attempts + row.carried.carried_attempts if row.carried else 0 for row in rows
+            ],
             "carried_usage": [_usage(row.carried) for row in rows],
         }
 
@@ -314,14 +317,23 @@ class _Kept:
 
     def carried(self, place: int) -> Outcome:
         """What the row cost so far."""
-        row = {name.removeprefix(self._prefix): self._table.column(name)[place].as_py() for name in self._table.column_names
-               if name.removeprefix(self._prefix) != "parsed"}
+        row = {
+            name.removeprefix(self._prefix): self._table.column(name)[place].as_py()
+            for name in self._table.column_names
+            if name.removeprefix(self._prefix) != "parsed"
+        }
         tokens = [row[f"{kind}_tokens"] for kind in ("prompt", "cached", "completion", "reasoning")]
         mine = not row["reused"]
         return Outcome(
-            row=0, key="", status=row["status"],
-            cost_nano=nano_of(row["cost_usd"]), in_doubt_nano=nano_of(row["in_doubt_usd"]), attempts=row["attempts"],
-            usage=(tokens[0], tokens[1] or 0, tokens[2] or 0, tokens[3] or 0) if mine and tokens[0] is not None else None,
+            row=0,
+            key="",
+            status=row["status"],
+            cost_nano=nano_of(row["cost_usd"]),
+            in_doubt_nano=nano_of(row["in_doubt_usd"]),
+            attempts=row["attempts"],
+            usage=(tokens[0], tokens[1] or 0, tokens[2] or 0, tokens[3] or 0)
+            if mine and tokens[0] is not None
+            else None,
         )
 
 
@@ -335,7 +347,7 @@ class _Seen:
     def __init__(self, scratch: Path) -> None:
         self._path = scratch / "seen.sqlite"
 
-    def __enter__(self) -> _Seen:
+    def __enter__(self) -> Self:
         self._remove()
         self._connection = sqlite3.connect(self._path, isolation_level=None)
         # a throw-away file: if the planning is cut off it is made anew

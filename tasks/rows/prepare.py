@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from parquill.tasks.disk.answers import AnswerIndex, journals_of
 from parquill.tasks.disk.files import DISK, read_json, remove_folder
 from parquill.tasks.disk.previous import PreviousResults
@@ -141,9 +140,9 @@ def _nothing_to_do(folders: Folders, digest: str) -> bool:
 
 def _plan(job: Job, options: RunOptions, source: Source, digest: str) -> Run:
     folders = Folders.of(job)
-    for run in folders.runs():
-        if not run.plan.exists():
-            remove_folder(run.path)  # cut off while it was planned: nothing was sent
+    for old in folders.runs():
+        if not old.plan.exists():
+            remove_folder(old.path)  # cut off while it was planned: nothing was sent
     started_at = datetime.now(UTC)
     price = price_of(job, options.day)
     run_id = new_run_id(started_at)

@@ -16,7 +16,6 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from parquill.tasks.errors import BadInput
 
 BUFFER_BYTES = 1 << 20
@@ -61,7 +60,9 @@ def find_source(location: str, output: Path | None = None) -> Source:
     if output is not None:
         for path in paths:
             if Path(path).is_relative_to(output):
-                raise BadInput(f"the output {output} lies inside the input {location}: results would be read as prompts")
+                raise BadInput(
+                    f"the output {output} lies inside the input {location}: results would be read as prompts"
+                )
     stamp = hashlib.sha256()
     partitions = _partitions(paths)
     files: list[SourceFile] = []
@@ -116,14 +117,16 @@ def _list(location: str) -> tuple[list[str], Path]:
         return [str(path)], path.parent
     if path.is_dir():
         found = sorted(
-            p for p in path.rglob("*.parquet")
+            p
+            for p in path.rglob("*.parquet")
             if p.is_file() and not any(part[0] in "._" and "=" not in part for part in p.relative_to(path).parts)
         )
         if not found:
             raise BadInput(f"the folder {location} holds no *.parquet file")
         return [str(p) for p in found], path
     if glob.has_magic(location):
-        matched = sorted(p for p in glob.glob(location, recursive=True) if Path(p).is_file())
+        # not Path.glob: `location` may be absolute
+        matched = sorted(p for p in glob.glob(location, recursive=True) if Path(p).is_file())  # noqa: PTH207
         if not matched:
             raise BadInput(f"no file matches {location}")
         fixed = [part for part in path.parts if not glob.has_magic(part)]
@@ -192,9 +195,15 @@ def _partitions(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
         raise BadInput(f"{odd}: its key=value folders differ from those of {paths[0]}")
     result = []
     null = "__HIVE_DEFAULT_PARTITION__"
-    numbers = {
-        key for key in raw[0] if all(f[key] == null or _is_int(f[key]) for f in raw) and any(f[key] != null for f in raw)
-    } if raw else set()
+    numbers = (
+        {
+            key
+            for key in raw[0]
+            if all(f[key] == null or _is_int(f[key]) for f in raw) and any(f[key] != null for f in raw)
+        }
+        if raw
+        else set()
+    )
     for found in raw:
         values = ((k, None if v == null else int(v) if k in numbers else v) for k, v in found.items())
         result.append(tuple(values))

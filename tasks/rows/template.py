@@ -8,11 +8,10 @@ from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from parquill.tasks.errors import BadJob
 
 
-class RowFault(Exception):  # noqa: N818 - not an error of the program: it makes one row `rejected`
+class RowFault(Exception):
     """What makes one row unfit to be sent: a code from the closed set, and a sentence without its values."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -21,23 +20,23 @@ class RowFault(Exception):  # noqa: N818 - not an error of the program: it makes
         self.message = message
 
 
-class NullValue(Exception):  # noqa: N818 - see RowFault
+class NullValue(Exception):
     """A null reached the text of a prompt."""
 
 
 class _Null(StrictUndefined):
     """A null cell: false in a test, replaced by `default`, and an error wherever it would become text."""
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> bool:  # type: ignore[override]
         return False
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> bool:  # type: ignore[override]
         return other is None or isinstance(other, _Null)
 
-    def __ne__(self, other: object) -> bool:
+    def __ne__(self, other: object) -> bool:  # type: ignore[override]
         return not self == other
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 def _visible(value: Any) -> Any:
@@ -65,7 +64,9 @@ class Templates:
     `columns` are the names that the templates use, in the order of `names`; `render` takes their values.
     """
 
-    def __init__(self, system: str | None, user: str, names: Iterable[str], variables: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, system: str | None, user: str, names: Iterable[str], variables: Mapping[str, Any] | None
+    ) -> None:
         """Compile; raises BadJob for a syntax error or a name that no column, `for_each` or `vars` gives."""
         env = _environment()
         known = list(names)
@@ -95,16 +96,26 @@ class Templates:
             try:
                 text = template.render(context)
             except NullValue:
-                raise RowFault("null_value", f"a null reached prompt.{role}; handle it with default('', true)") from None
+                raise RowFault(
+                    "null_value", f"a null reached prompt.{role}; handle it with default('', true)"
+                ) from None
             except UndefinedError as error:
                 nulls = [name for name, value in values.items() if value is None]
                 if any(f"'{name}' is undefined" == error.message for name in nulls):
                     raise RowFault(
-                        "null_value", f"{error.message.split(' is ')[0]} is null; handle it with default('', true)"
+                        "null_value", f"{str(error.message).split(' is ')[0]} is null; handle it with default('', true)"
                     ) from None
                 raise RowFault("template_error", f"prompt.{role}: a name or key is not there for this row") from None
-            except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
-                    MemoryError) as error:
+            except (
+                TemplateError,
+                ArithmeticError,
+                LookupError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                RecursionError,
+                MemoryError,
+            ) as error:
                 raise RowFault("template_error", f"prompt.{role}: {type(error).__name__} for this row") from None
             messages.append({"role": role, "content": text})
         return messages

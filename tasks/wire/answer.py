@@ -8,11 +8,10 @@ import orjson
 import pyarrow as pa
 from jsonschema import SchemaError, ValidationError
 from jsonschema.validators import validator_for
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-
 from parquill.tasks.disk.schemas import fit, parsed_type
 from parquill.tasks.errors import BadJob
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 
 class AnswerFormat:
@@ -37,6 +36,14 @@ class AnswerFormat:
             value = orjson.loads(text or "")
             self._validator.validate(value)
             fit(value, self.kind)
-        except (orjson.JSONDecodeError, ValidationError, RecursionError, Unresolvable, OverflowError, TypeError, ValueError):
+        except (
+            orjson.JSONDecodeError,
+            ValidationError,
+            RecursionError,
+            Unresolvable,
+            OverflowError,
+            TypeError,
+            ValueError,
+        ):
             return None
         return value

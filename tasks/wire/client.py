@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import httpx
-
 from parquill.tasks.job import Job
 from parquill.tasks.wire.endpoint import APIS, Reply, parse_json
 from parquill.tasks.wire.outcomes import TABLE, Retry, Rule, rule_for_status
@@ -134,7 +133,10 @@ def aiohttp_transport() -> httpx.AsyncBaseTransport:
     def session() -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=0, ssl=transport.ssl_context, keepalive_timeout=KEEPALIVE_S)
         return aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False,
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
             requote_redirect_url=False,
         )
 

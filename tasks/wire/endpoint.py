@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-
 from parquill.tasks.job import Job
 from parquill.tasks.money.usage import Usage, read_usage
 
@@ -72,16 +71,15 @@ class ChatApi:
         code, text, reason = self._answer(reply)
         if code is None:
             return None
-        return Reply(
-            code, text, _short(reason), _short(reply.get("model")), _short(reply.get("id")), read_usage(reply)
-        )
+        return Reply(code, text, _short(reason), _short(reply.get("model")), _short(reply.get("id")), read_usage(reply))
 
     def _answer(self, reply: dict[str, Any]) -> tuple[str | None, str | None, Any]:
         choices = reply.get("choices")
         if not isinstance(choices, list):
             return None, None, None
         choice = choices[0] if choices and isinstance(choices[0], dict) else {}
-        message = choice.get("message") if isinstance(choice.get("message"), dict) else {}
+        found = choice.get("message")
+        message: dict[str, Any] = found if isinstance(found, dict) else {}
         reason = choice.get("finish_reason")
         text = _text(message.get("content"))
         if isinstance(message.get("refusal"), str) and message["refusal"]:
@@ -182,7 +180,7 @@ def _short(value: Any) -> str | None:
 
 
 def parse_json(data: bytes) -> Any:
-    """JSON as strictly as RFC 8259 wants it, lone surrogates let through (they are repaired); None if it is not JSON."""
+    """JSON by RFC 8259, lone surrogates let through (they are repaired); None if it is not JSON."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:

@@ -24,7 +24,7 @@ BURST_FRACTION = 0.01
 _GRAIN_S = 0.05
 
 
-class Stopped(Exception):  # noqa: N818 - not a fault: the run was asked to stop
+class Stopped(Exception):
     """Nothing may be sent any more."""
 
 

@@ -27,7 +27,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from parquill.tasks.errors import ParquillError
 
@@ -45,7 +45,7 @@ THREADS = min(2, os.cpu_count() or 2)  # leaves the rest of a larger machine to 
 _INSTALL = "install it with `pip install 'parquill[local]'`"
 _READY = re.compile(r"^listening on (http://127\.0\.0\.1:(\d+)/v1)$", re.MULTILINE)
 _GRACE_S = 5.0
-_LOG_TAIL_CHARACTERS = 2000
+_LOG_TAIL_BYTES = 2000
 
 
 class LocalModelMissing(ParquillError):
@@ -70,13 +70,19 @@ def find_weights() -> Path:
     raise LocalModelMissing(f"the weights of the local model are not installed; {_INSTALL}")
 
 
+def _require_engine() -> None:
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise LocalModelMissing(f"the engine of the local model (xllamacpp) is not installed; {_INSTALL}")
+
+
 def serve(port: int, slots: int, context_tokens: int, *, parent: int | None = None) -> None:
-    """Serve the model on 127.0.0.1 in the foreground until SIGINT or SIGTERM; call it from the main thread.
+    """Serve the model on 127.0.0.1 in the foreground; call it from the main thread.
 
     `port` 0 takes any free port; the address is printed on standard output once requests are answered.
     `slots` is how many requests are computed at once, `context_tokens` how many tokens (prompt and
-    answer) each of them may hold. With `parent`, a process id, it also stops when that process is no
-    longer its parent. Raises LocalModelMissing, LocalModelFailed.
+    answer) each of them may hold. SIGINT and SIGTERM, and with `parent`, a process id, the end of that
+    process, end this process at once with code 0: there is nothing to save. Raises LocalModelMissing,
+    LocalModelFailed.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -89,14 +95,14 @@ def serve(port: int, slots: int, context_tokens: int, *, parent: int | None = No
     while not stop.wait(0.5):
         if parent is not None and os.getppid() != parent:
             break
-    del server  # its destructor waits for the native threads
+    # Returning would run the server's destructor, which waits, holding the GIL, for every answer in progress.
+    os._exit(0)
 
 
 def _start(port: int, slots: int, context_tokens: int) -> Any:
     """Load the weights (about a second); native threads answer on `port` until the result is deleted."""
+    _require_engine()
     weights = find_weights()
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise LocalModelMissing(f"the engine of the local model (xllamacpp) is not installed; {_INSTALL}")
     xllamacpp: Any = importlib.import_module("xllamacpp")  # native, without types
     params = xllamacpp.CommonParams()
     params.model.path = str(weights)
@@ -140,9 +146,9 @@ def running_model(
     `port`, `slots` and `context_tokens` are those of `serve`. Raises LocalModelMissing, or
     LocalModelFailed with the end of its log.
     """
+    _require_engine()
     find_weights()
-    with tempfile.TemporaryDirectory(prefix="parquill-model-") as folder:
-        log = Path(folder, "server.log")
+    with tempfile.TemporaryFile() as log:  # without a name, so that a killed process leaves nothing behind
         process = _spawn(log, port, slots, context_tokens)
         try:
             yield _wait_until_ready(process, log, startup_timeout_s)
@@ -150,31 +156,28 @@ def running_model(
             _stop(process)
 
 
-def _spawn(log: Path, port: int, slots: int, context_tokens: int) -> subprocess.Popen[bytes]:
+def _spawn(log: IO[bytes], port: int, slots: int, context_tokens: int) -> subprocess.Popen[bytes]:
     # -P: a file in the user's working directory must not shadow a module of the server
     command = [sys.executable, "-P", "-m", "parquill.tasks.wire.local_model", "--port", str(port)]
     command += ["--slots", str(slots), "--context-tokens", str(context_tokens), "--parent", str(os.getpid())]
-    with log.open("wb") as output:
-        # A session of its own: Ctrl-C reaches the pipeline first, which still needs the model to finish.
-        return subprocess.Popen(  # noqa: S603 - our own module, numbers as arguments
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    # A session of its own: Ctrl-C reaches the pipeline alone, which still needs the model to finish.
+    return subprocess.Popen(  # noqa: S603 - our own module, numbers as arguments
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> str:
+def _wait_until_ready(process: subprocess.Popen[bytes], log: IO[bytes], timeout_s: float) -> str:
     """Return the base URL, read from the log, so that a stranger on the port is not taken for our server."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         code = process.poll()
-        written = log.read_text(encoding="utf-8", errors="replace")
         if code is not None:
-            raise LocalModelFailed(f"the local model ended with code {code}: {_tail(written)}")
-        ready = _READY.search(written)
+            raise LocalModelFailed(f"the local model ended with code {code}: {_tail(log)}")
+        ready = _READY.search(_tail(log))
         if ready and _is_healthy(int(ready[2])):
             return ready[1]
         time.sleep(0.05)
-    tail = _tail(log.read_text(encoding="utf-8", errors="replace"))
-    raise LocalModelFailed(f"the local model did not answer within {timeout_s:g} s: {tail}")
+    raise LocalModelFailed(f"the local model did not answer within {timeout_s:g} s: {_tail(log)}")
 
 
 def _is_healthy(port: int) -> bool:
@@ -189,8 +192,11 @@ def _is_healthy(port: int) -> bool:
         connection.close()
 
 
-def _tail(log: str) -> str:
-    return log.strip()[-_LOG_TAIL_CHARACTERS:] or "it wrote nothing"
+def _tail(log: IO[bytes]) -> str:
+    # pread, because a seek would move the server's own writing position: the two share it
+    start = max(0, os.fstat(log.fileno()).st_size - _LOG_TAIL_BYTES)
+    text = os.pread(log.fileno(), _LOG_TAIL_BYTES, start).decode("utf-8", errors="replace")
+    return text.strip() or "it wrote nothing"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -213,7 +219,7 @@ def _within(low: int, high: int) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve in the foreground; returns the exit code (0 stopped, 1 could not start)."""
+    """Serve in the foreground; returns the exit code when it could not start."""
     parser = argparse.ArgumentParser(
         prog="python -m parquill.tasks.wire.local_model", description=f"Serve {MODEL_ALIAS} on {HOST}."
     )

@@ -58,7 +58,9 @@ TABLE = _rules(
     # replies that cannot be read: paid, perhaps
     Rule("bad_reply", D, AGAIN, "failed", 5, "the reply could not be read"),
     Rule("reply_too_large", D, NEVER, "failed", 5, "the reply is larger than any answer can be"),
-    Rule("redirect", D, NEVER, "failed", 5, "the service redirects; redirects are not followed, they would leak the key"),
+    Rule(
+        "redirect", D, NEVER, "failed", 5, "the service redirects; redirects are not followed, they would leak the key"
+    ),
     Rule("server_error", D, AGAIN, "failed", 5, "the service failed"),
     Rule("timeout", D, AGAIN, "failed", 5, "no answer within retry.timeout_s"),
     Rule("connection_lost", D, AGAIN, "failed", 5, "the connection was lost after sending"),
@@ -77,28 +79,63 @@ TABLE = _rules(
 
 # What else a row's error_code can be: faults found before sending (status rejected), and rows that were not sent.
 ROW_CODES = frozenset(
-    "null_value blank_prompt template_error invalid_utf8 bad_messages bad_parameters bad_id too_long".split()
+    [
+        "null_value",
+        "blank_prompt",
+        "template_error",
+        "invalid_utf8",
+        "bad_messages",
+        "bad_parameters",
+        "bad_id",
+        "too_long",
+    ]
 )
 NOT_SENT_CODES = {"over_budget": "did not fit into the budget", "stopped": "the run stopped before this row"}
 
 _BY_HTTP = {
-    400: "bad_request", 401: "not_authorized", 403: "not_authorized", 404: "not_found", 413: "too_long",
-    422: "bad_request", 429: "rate_limited",
+    400: "bad_request",
+    401: "not_authorized",
+    403: "not_authorized",
+    404: "not_found",
+    413: "too_long",
+    422: "bad_request",
+    429: "rate_limited",
 }
-# Codes that services put into an error body; anything else in a body is not repeated, it may echo the prompt or the key.
+# Codes that services put into an error body; nothing else in it is repeated, it may echo the prompt or the key.
 _KNOWN_BODY_CODES = frozenset(
-    "context_length_exceeded invalid_request_error model_not_found content_filter content_policy_violation "
-    "invalid_api_key insufficient_quota rate_limit_exceeded unsupported_parameter unsupported_value unknown_parameter "
-    "invalid_json_schema missing_required_parameter invalid_value invalid_type string_above_max_length "
-    "exceed_context_size_error invalid_prompt billing_hard_limit_reached tokens requests server_error".split()
+    [
+        "context_length_exceeded",
+        "invalid_request_error",
+        "model_not_found",
+        "content_filter",
+        "content_policy_violation",
+        "invalid_api_key",
+        "insufficient_quota",
+        "rate_limit_exceeded",
+        "unsupported_parameter",
+        "unsupported_value",
+        "unknown_parameter",
+        "invalid_json_schema",
+        "missing_required_parameter",
+        "invalid_value",
+        "invalid_type",
+        "string_above_max_length",
+        "exceed_context_size_error",
+        "invalid_prompt",
+        "billing_hard_limit_reached",
+        "tokens",
+        "requests",
+        "server_error",
+    ]
 )
 
 
 def rule_for_status(status: int, *, retry_after: bool, error: object) -> tuple[Rule, str]:
     """The rule for an HTTP status other than 200, and the sentence for the row. `error` is the body's `error`."""
     known = [
-        value for name in ("code", "type") if isinstance(error, dict) and isinstance(value := error.get(name), str)
-        and value in _KNOWN_BODY_CODES
+        value
+        for name in ("code", "type")
+        if isinstance(error, dict) and isinstance(value := error.get(name), str) and value in _KNOWN_BODY_CODES
     ]
     code = _BY_HTTP.get(status, "server_error" if status >= 500 else "connection_lost")
     if status == 503 and retry_after:

@@ -45,7 +45,7 @@ def backoff_s(attempt: int, uniform: Callable[[float, float], float] = random.un
     return uniform(most / 2, most)
 
 
-class Again(Exception):  # noqa: N818 - a signal to tenacity, not a fault
+class Again(Exception):
     """This attempt failed and may be repeated, after `wait_s` if the service asked for it."""
 
     def __init__(self, wait_s: float | None) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 import pyarrow.parquet as pq
-
 from parquill.tasks.disk.answers import AnswerIndex
 from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.run import Run, load_run
@@ -37,8 +36,17 @@ GRACE_S = 10.0  # under the 30 s after which Prefect kills a cancelled run
 READ_ROWS = 500
 _COLUMNS = [
     PLAN + name
-    for name in "action request_key messages parameters prompt_tokens carried_cost_nano carried_in_doubt_nano "
-    "carried_attempts carried_usage".split()
+    for name in [
+        "action",
+        "request_key",
+        "messages",
+        "parameters",
+        "prompt_tokens",
+        "carried_cost_nano",
+        "carried_in_doubt_nano",
+        "carried_attempts",
+        "carried_usage",
+    ]
 ]
 
 
@@ -56,7 +64,9 @@ class Sending:
         totals = run.totals()
         limit = None if run.job.budget.run_usd is None else nano_of(run.job.budget.run_usd)
         self.budget = Budget(
-            limit, settled=totals.settled_nano, in_doubt=totals.in_doubt_nano,
+            limit,
+            settled=totals.settled_nano,
+            in_doubt=totals.in_doubt_nano,
             soft_fraction=run.job.budget.soft_fraction,
         )
         self._thread.start()
@@ -110,17 +120,25 @@ class Sending:
             batches = parquet.iter_batches(batch_size=READ_ROWS, columns=_COLUMNS)
             number = -1
             while (batch := await loop.run_in_executor(self._disk_threads, next, batches, None)) is not None:
-                for action, key, messages, parameters, tokens, *carried in zip(
-                    *(batch.column(name).to_pylist() for name in _COLUMNS), strict=True
+                columns = (batch.column(name).to_pylist() for name in _COLUMNS)
+                for action, key, messages, parameters, tokens, cost, in_doubt, attempts, usage in zip(
+                    *columns, strict=True
                 ):
                     number += 1
                     if action != Action.SEND:
                         continue
                     reserved = self._counter.reserved(tokens)
-                    usage = carried.pop()
                     yield SendRow(
-                        number, key.hex(), messages, parameters, reserved + job.max_output_tokens,
-                        price.worst_nano(reserved, job.max_output_tokens), *carried, tuple(usage) if usage else None,
+                        number,
+                        key.hex(),
+                        messages,
+                        parameters,
+                        reserved + job.max_output_tokens,
+                        price.worst_nano(reserved, job.max_output_tokens),
+                        cost,
+                        in_doubt,
+                        attempts,
+                        tuple(usage) if usage else None,
                     )
 
     def request_stop(self, grace_s: float = GRACE_S) -> concurrent.futures.Future[None]:
@@ -155,9 +173,7 @@ stop_requested = threading.Event()
 
 
 @contextlib.contextmanager
-def sending(
-    run: Run, transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport
-) -> Iterator[Sending]:
+def sending(run: Run, transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport) -> Iterator[Sending]:
     """Open the sender of a run for this process; on an error or a cancellation what is under way gets its grace.
 
     Raises BadJob when the key cannot be read.

@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 import uvloop
@@ -32,9 +32,6 @@ from .misbehavior import instead, twist_answer, twisted
 from .options import Options, from_command_line
 from .replies import error, model_list, over_limit, written
 from .wire import Connection
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _APIS = {b"/v1/chat/completions": "chat", b"/v1/responses": "responses", b"/v1/completions": "completions"}
 _DEFAULT_MODELS = (
@@ -133,18 +130,17 @@ class Service:
 
     def _complete(self, api: str, request: Request) -> Reply:
         options, books = self.options, self.books
-        charge, call = 0, None
-        refused: Reply | None = None
-        if not self._key_fits(request):
-            refused = error(401, code="invalid_api_key")
-        else:
-            try:
-                call = read_call(api, request.body, options)
-            except BadRequestError as problem:
-                refused = error(problem.status, str(problem), param=problem.param, code=problem.code)
-        if refused is not None or call is None:
+        try:
+            if not self._key_fits(request):
+                raise BadRequestError("Incorrect API key provided.", code="invalid_api_key", status=401)  # noqa: TRY301
+            call = read_call(api, request.body, options)
+        except BadRequestError as problem:
             books.arrived(request.at, 0, admitted=False, most=options.arrivals)
-            return self._free(refused or error(500), request)
+            headers = self.window.headers(request.at, options)
+            reply = error(
+                problem.status, str(problem), param=problem.param, code=problem.code, headers=headers
+            )
+            return self._free(reply, request)
         answer = make_answer(call, options)
         output = answer.usage.completion
         if options.count_output == "reserved" and call.maximum is not None:
@@ -239,9 +235,9 @@ async def _serve(port: int, options: Options) -> None:
         connection.abort()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Serve until SIGTERM."""
-    port, options = from_command_line(list(sys.argv[1:] if arguments is None else arguments))
+    port, options = from_command_line(sys.argv[1:])
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # What lives long here holds no cycles; frequent collections would only walk over it.
