@@ -19,8 +19,11 @@ from typing import Protocol
 
 WINDOW_S = 60.0
 # Requests reach the service a little later or sooner than they left: a minute here is this much longer.
-GUARD_S = 0.5
+GUARD_S = 0.25
 BURST_FRACTION = 0.01
+# The pace is a little faster than the limit, which the window holds: time lost to large requests is caught up.
+PACE = 1.05
+SHORTEST_S = 1e-6
 _GRAIN_S = 0.05
 
 
@@ -55,10 +58,12 @@ class RateMeter:
         """See Meter."""
         units = float(tokens if self.by_tokens else 1)
         self._refresh(now)
-        rate = self.limit / WINDOW_S * self.slowdown
+        rate = self.limit / WINDOW_S * PACE * self.slowdown
         # a request larger than the burst leaves when the burst is whole, and the debt is paid off after it
         pace = (min(units, self._burst) - self._level) / rate
-        return max(0.0, pace, self._window_wait(now, units))
+        wait = max(pace, self._window_wait(now, units))
+        # a wait that a clock cannot show would be waited for ever
+        return wait if wait > SHORTEST_S else 0.0
 
     def _window_wait(self, now: float, units: float) -> float:
         over = self._total + units - self.limit
@@ -71,7 +76,7 @@ class RateMeter:
         return WINDOW_S
 
     def _refresh(self, now: float) -> None:
-        gained = max(0.0, now - self._updated) * self.limit / WINDOW_S * self.slowdown
+        gained = max(0.0, now - self._updated) * self.limit / WINDOW_S * PACE * self.slowdown
         self._level = min(self._burst, self._level + gained)
         self._updated = now
         while self._taken and self._taken[0][0] + WINDOW_S + GUARD_S <= now:
@@ -125,7 +130,8 @@ class ServiceMirror:
         units = float(tokens if self.by_tokens else 1)
         # the last hundredth is left for what is on its way
         need = min(units + self.limit * BURST_FRACTION, self.limit)
-        return max(0.0, (need - self._level) / (self.limit / WINDOW_S))
+        wait = (need - self._level) / (self.limit / WINDOW_S)
+        return wait if wait > SHORTEST_S else 0.0
 
     def _refresh(self, now: float) -> None:
         if self.limit is not None:

