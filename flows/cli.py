@@ -94,7 +94,7 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
 def estimate(job: Path, overrides: Sequence[str], day: date | None, as_json: bool, limit: int | None) -> None:
     """Count what the job would cost; nothing is sent, no key is needed. Exit 3 when it does not fit the budget."""
     from parquill.flows.console import show_estimate
-    from parquill.tasks.disk.summary import flat_estimate
+    from parquill.tasks.money.estimate import flat_estimate
     from parquill.tasks.money.gate import judge
     from parquill.tasks.money.prices import price_of
     from parquill.tasks.rows.prepare import check_rejected, estimate_job
@@ -104,7 +104,7 @@ def estimate(job: Path, overrides: Sequence[str], day: date | None, as_json: boo
     result, price = total.result(), price_of(placed, options.day)
     verdict = judge(placed, result, price)
     if as_json:
-        _print_json(flat_estimate(placed, result, verdict))
+        _print_json(flat_estimate(placed, result, fits=verdict.fits))
     else:
         show_estimate(result, verdict, price)
     check_rejected(placed, total)

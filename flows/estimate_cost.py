@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import date as Date  # noqa: N812 - the parameter below is called `date`
 from typing import Any
 
-from parquill.tasks.disk.summary import flat_estimate
 from parquill.tasks.job import Job
+from parquill.tasks.money.estimate import flat_estimate
 from parquill.tasks.money.gate import judge
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.rows.prepare import check_rejected, estimate_job
@@ -31,4 +31,4 @@ def estimate_cost(job: Job, date: Date | None = None, limit: int | None = None) 
     name_run(f"{job.name} · estimate of {estimate.rows:,} rows · {job.model}")
     show_estimate(placed, estimate, verdict, price)
     check_rejected(placed, total)
-    return flat_estimate(placed, estimate, verdict)
+    return flat_estimate(placed, estimate, fits=verdict.fits)

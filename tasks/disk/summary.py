@@ -11,32 +11,9 @@ from parquill.tasks.disk.results import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.errors import BadJob, DiskFailed
 from parquill.tasks.job import Job
-from parquill.tasks.money.gate import Verdict
+from parquill.tasks.money.estimate import estimate_json
 from parquill.tasks.money.prices import Price, find_price, to_nano, usd
-from parquill.tasks.records import Estimate, Totals, money
-
-
-def estimate_json(estimate: Estimate) -> dict[str, Any]:
-    """The `estimate` part of a summary; money as decimal strings in dollars."""
-    return {
-        "prompt_tokens": estimate.prompt_tokens,
-        "completion_tokens_expected": estimate.completion_tokens_expected,
-        "cost_usd_expected": money(usd(estimate.cost_expected)),
-        "cost_usd_p90": money(usd(estimate.cost_p90)),
-        "cost_usd_worst": money(usd(estimate.cost_worst)),
-    }
-
-
-def flat_estimate(job: Job, estimate: Estimate, verdict: Verdict) -> dict[str, Any]:
-    """One flat mapping for `estimate --json`."""
-    return {
-        "rows": estimate.rows,
-        "rows_to_send": estimate.to_send,
-        "model": job.model,
-        **estimate_json(estimate),
-        "fits_budget": verdict.fits,
-        "basis": estimate.basis,
-    }
+from parquill.tasks.records import Totals, money
 
 
 def price_at(job: Job, day: Any) -> Price | None:

@@ -7,9 +7,10 @@ words "no history: worst case is the only bound" are shown with them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from parquill.tasks.records import Action, Estimate
+from parquill.tasks.money.prices import usd
+from parquill.tasks.records import Action, Estimate, money
 
 if TYPE_CHECKING:
     from parquill.tasks.job import Job
@@ -66,3 +67,26 @@ class EstimateSum:
             rejected=self.rejected,
             first_rejected=self.first_rejected,
         )
+
+
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    """The `estimate` part of a summary; money as decimal strings in dollars."""
+    return {
+        "prompt_tokens": estimate.prompt_tokens,
+        "completion_tokens_expected": estimate.completion_tokens_expected,
+        "cost_usd_expected": money(usd(estimate.cost_expected)),
+        "cost_usd_p90": money(usd(estimate.cost_p90)),
+        "cost_usd_worst": money(usd(estimate.cost_worst)),
+    }
+
+
+def flat_estimate(job: Job, estimate: Estimate, *, fits: bool) -> dict[str, Any]:
+    """One flat mapping for `estimate --json`."""
+    return {
+        "rows": estimate.rows,
+        "rows_to_send": estimate.to_send,
+        "model": job.model,
+        **estimate_json(estimate),
+        "fits_budget": fits,
+        "basis": estimate.basis,
+    }

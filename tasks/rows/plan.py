@@ -31,7 +31,7 @@ from parquill.tasks.rows.template import RowFault, Templates
 
 
 class Sink(Protocol):
-    """Takes planned rows batch by batch: shards on disk for a run, nothing for an estimate."""
+    """Takes planned rows batch by batch."""
 
     def write(self, batch: pa.RecordBatch, to_send: int) -> None:
         """Take the next rows of the plan."""
@@ -74,8 +74,8 @@ class Planner:
     redo: frozenset[str] = frozenset()
     _templates: Templates | None = field(init=False, default=None)
 
-    def plan(self, sink: Sink, limit: int | None = None) -> EstimateSum:
-        """Plan at most `limit` input rows. Raises BadJob, BadInput; nothing is sent by it."""
+    def plan(self, sink: Sink | None, limit: int | None = None) -> EstimateSum:
+        """Plan at most `limit` input rows; without a sink they are only counted. Raises BadJob, BadInput."""
         job = self.job
         self._check_columns()
         if job.prompt is not None:
@@ -95,8 +95,10 @@ class Planner:
                     self._make_key(row, keys)
                 self._decide(rows, seen, kept)
                 total.add(rows)
-                sink.write(self._columns(batch, file, first, rows, kept), sum(r.action is Action.SEND for r in rows))
-            if total.rows == 0:  # an empty input makes empty results, with all their columns
+                if sink is not None:
+                    to_send = sum(row.action is Action.SEND for row in rows)
+                    sink.write(self._columns(batch, file, first, rows, kept), to_send)
+            if total.rows == 0 and sink is not None:  # an empty input makes empty results, with all their columns
                 empty = self.source.schema.empty_table().to_batches() or [
                     pa.RecordBatch.from_pylist([], schema=self.source.schema)
                 ]

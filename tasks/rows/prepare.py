@@ -73,13 +73,6 @@ class ShardFiles:
         self._size = self._count = self._to_send = 0
 
 
-class NoFiles:
-    """Takes planned rows and keeps none: for an estimate. Implements Sink."""
-
-    def write(self, batch: pa.RecordBatch, to_send: int) -> None:
-        """Do nothing."""
-
-
 def look(job: Job) -> Source:
     """Find the input of a placed job and check what can be checked before reading it. Raises BadInput, BadJob."""
     if job.response_format is not None:
@@ -97,7 +90,7 @@ def estimate_job(job: Job, options: RunOptions) -> EstimateSum:
     try:
         with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
             planner = Planner(job, source, price_of(job, options.day), Path(scratch), answers, *_redo(job, options))
-            return planner.plan(NoFiles(), options.limit)
+            return planner.plan(None, options.limit)
     finally:
         if answers is not None:
             answers.close()

@@ -231,12 +231,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--port", type=_within(0, 65535), default=DEFAULT_PORT, help="0 takes any free port")
     parser.add_argument("--slots", type=_within(1, 64), default=DEFAULT_SLOTS, help="requests at once")
-    parser.add_argument(
-        "--context-tokens",
-        type=_within(256, TRAINED_CONTEXT_TOKENS),
-        default=DEFAULT_CONTEXT_TOKENS,
-        help="prompt and answer of one request",
-    )
+    tokens = _within(256, TRAINED_CONTEXT_TOKENS)
+    parser.add_argument("--context-tokens", type=tokens, default=DEFAULT_CONTEXT_TOKENS, help="for each request")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     try:
