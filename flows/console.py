@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parquill.tasks.money.gate import Verdict, dollars
@@ -79,8 +80,9 @@ def show_summary(summary: dict[str, Any], output: str) -> None:
     if summary["duration_s"] is not None:
         pairs["time"] = f"{summary['duration_s']:,.1f} s"
     console.print(_pairs(pairs))
-    for place in ("results/", "summary.json", "report.html"):
-        say(f"{output}/{place}")
+    for place in ("results", "summary.json", "report.html"):
+        if (Path(output) / place).exists():
+            say(f"{output}/{place}" + ("/" if place == "results" else ""))
 
 
 @contextlib.contextmanager

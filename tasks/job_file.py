@@ -141,11 +141,19 @@ def place_job(job: Job, today: date) -> Job:
             Path(expand_dates(job.state, today) if job.state else f"{output}/.parquill").expanduser().absolute()
         ),
     }
-    if isinstance(job.vars, str):
-        changes["vars"] = _mapping(job.vars, "vars")
+    if job.vars is not None:
+        variables = _mapping(job.vars, "vars") if isinstance(job.vars, str) else job.vars
+        changes["vars"] = {name: _read_if_file(name, value) for name, value in variables.items()}
     if isinstance(job.response_format, str):
         changes["response_format"] = _mapping(job.response_format, "response_format")
     return job.model_copy(update=changes)
+
+
+def _read_if_file(name: str, value: Any) -> Any:
+    """What `vars: {glossary: glossary.yaml}` means: a value that names a YAML or JSON file is what the file holds."""
+    if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
+        return read_yaml(Path(value).expanduser(), f"`vars.{name}`")
+    return value
 
 
 def _mapping(path: str, setting: str) -> dict[str, Any]:

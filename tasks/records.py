@@ -101,11 +101,15 @@ class Totals:
     settled_nano: int = 0
     in_doubt_nano: int = 0
     worst_nano: int = 0  # reservations of the rows that have an outcome: what the estimate said of them
+    statuses: dict[str, int] = field(default_factory=dict)  # of the rows that have an outcome
 
     def add(self, other: Totals) -> None:
         """Add another part of the run."""
         for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            if name != "statuses":
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+        for status, count in other.statuses.items():
+            self.statuses[status] = self.statuses.get(status, 0) + count
 
 
 def money(amount: Decimal) -> str:

@@ -45,11 +45,11 @@ def stop_early(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        told, exit_code = type(error).__name__, 130
+        told, exit_code = "interrupted; run again to go on", 130
         if isinstance(error, ParquillError):
             told, exit_code = str(error), error.exit_code
         elif isinstance(error, Exception):
-            exit_code = 1
+            told, exit_code = type(error).__name__, 1
         with contextlib.suppress(ParquillError):
             write_interrupted(run, told, exit_code)
         raise

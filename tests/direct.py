@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from parquill.tasks.disk.results import RowSums, write_results
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold

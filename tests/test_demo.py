@@ -18,7 +18,7 @@ JOB = "data/jobs/summarize-articles.yaml"
 
 @pytest.mark.slow
 def test_the_real_model_through_the_whole_flow(tmp_path: Path) -> None:
-    """One command serves a real model, completes rows through Prefect, and leaves answers, usage and cost in Parquet."""
+    """One command serves a real model, completes rows through Prefect, and leaves answers, usage and cost."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     environment["PREFECT_HOME"] = str(tmp_path / "prefect")
     output = tmp_path / "out"

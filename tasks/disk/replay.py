@@ -50,6 +50,7 @@ class ShardState:
             total.in_doubt_nano += row.in_doubt_nano
         for number, outcome in self.outcomes.items():
             total.settled_nano += outcome.cost_nano
+            total.statuses[outcome.status] = total.statuses.get(outcome.status, 0) + 1
             total.worst_nano += self.rows[number].reserved_nano if number in self.rows else 0
         return total
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from parquill.tasks.disk.files import DISK, Disk, read_json
+from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.report import write_report
 from parquill.tasks.disk.results import RowSums
 from parquill.tasks.disk.run import Run
@@ -97,19 +97,14 @@ def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk =
 
 
 def write_interrupted(run: Run, message: str, exit_code: int, disk: Disk = DISK) -> dict[str, Any]:
-    """summary.json of a run that was cut off: its rows are in the journals and are not counted again here."""
-    sums = RowSums()
-    sums.rows["total"] = run.estimate.rows
+    """summary.json of a run that was cut off: what its journals say; the results stay those of the run before."""
     totals = run.totals()
+    sums = RowSums()
+    sums.rows.update(totals.statuses, total=run.estimate.rows, rejected=sum(run.estimate.rejected.values()))
+    sums.rows["not_sent"] = run.estimate.to_send - sum(totals.statuses.values())
     sums.cost_nano = totals.settled_nano
     summary = make_summary(
         run, sums, totals, state="stopped", exit_code=exit_code, finished_at=datetime.now(UTC), message=message
     )
     disk.write_json(run.folders.output / "summary.json", summary)
     return summary
-
-
-def read_summary(run: Run) -> dict[str, Any] | None:
-    """The summary of the output's latest run, if there is one."""
-    found: dict[str, Any] | None = read_json(run.folders.output / "summary.json")
-    return found

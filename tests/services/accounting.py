@@ -86,8 +86,7 @@ class Books:
         }
         if full:
             figures["billed_map"] = {
-                digest.hex(): [bill >> 96, bill >> 48 & _MASK, bill & _MASK]
-                for digest, bill in self._bills.items()
+                digest.hex(): [bill >> 96, bill >> 48 & _MASK, bill & _MASK] for digest, bill in self._bills.items()
             }
         return figures
 

@@ -30,9 +30,7 @@ _FILLER = "lorem ipsum dolor sit amet "
 class BadRequestError(ValueError):
     """A request that a genuine service answers with 400 (or `status`)."""
 
-    def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400
-    ) -> None:
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
         super().__init__(message)
         self.param = param
         self.code = code
@@ -91,9 +89,7 @@ def read_call(api: str, body: bytes, options: Options) -> Call:
     contents, last_user = _CONTENTS[api](payload)
     digest = sha256(orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)).digest()
     maximum = _maximum(api, model, payload)
-    return Call(
-        api, model, payload, digest, contents, last_user, _prompt_tokens(api, contents, options), maximum
-    )
+    return Call(api, model, payload, digest, contents, last_user, _prompt_tokens(api, contents, options), maximum)
 
 
 def _maximum(api: str, model: str, payload: dict[str, Any]) -> int | None:
@@ -220,8 +216,6 @@ def _schema(call: Call) -> dict[str, Any] | None:
         return {"type": "object", "properties": {"answer": {"type": "string"}}}
     inner = wanted if call.api == "responses" else wanted.get("json_schema")
     if not isinstance(inner, dict) or not isinstance(inner.get("schema"), dict):
-        raise BadRequestError(
-            "Missing required parameter: the schema of 'response_format'.", param="response_format"
-        )
+        raise BadRequestError("Missing required parameter: the schema of 'response_format'.", param="response_format")
     schema: dict[str, Any] = inner["schema"]
     return schema

@@ -137,9 +137,7 @@ class Service:
         except BadRequestError as problem:
             books.arrived(request.at, 0, admitted=False, most=options.arrivals)
             headers = self.window.headers(request.at, options)
-            reply = error(
-                problem.status, str(problem), param=problem.param, code=problem.code, headers=headers
-            )
+            reply = error(problem.status, str(problem), param=problem.param, code=problem.code, headers=headers)
             return self._free(reply, request)
         answer = make_answer(call, options)
         output = answer.usage.completion
@@ -156,9 +154,7 @@ class Service:
         rule = self.faults.pick(options.faults, options.seed, call.digest, request.body)
         return self._admitted(call, answer, rule, request, limit_headers)
 
-    def _admitted(
-        self, call: Call, answer: Answer, rule: Rule | None, request: Request, limit_headers: bytes
-    ) -> Reply:
+    def _admitted(self, call: Call, answer: Answer, rule: Rule | None, request: Request, limit_headers: bytes) -> Reply:
         options, books = self.options, self.books
         books.max_in_flight = max(books.max_in_flight, self.in_flight + 1)
         self._serial += 1

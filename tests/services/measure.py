@@ -61,9 +61,7 @@ def _bodies(size: int) -> Iterator[bytes]:
     for number in range(_DISTINCT):
         text = f"Translate product {number}: ".ljust(size, "x")
         messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
-        body = orjson.dumps(
-            {"model": "gpt-4o-mini", "messages": messages, "max_tokens": 120, "temperature": 0}
-        )
+        body = orjson.dumps({"model": "gpt-4o-mini", "messages": messages, "max_tokens": 120, "temperature": 0})
         requests.append(head + b"content-length: %d\r\n\r\n" % len(body) + body)
     return cycle(requests)
 

@@ -114,19 +114,17 @@ class Options:
     window_s: float = _option(60.0, _positive, "length of the sliding window of rpm and tpm")
     count_output: str = _option("reserved", _count_output, "reserved: input + max; actual: input + output")
     prompt_tokens: str = _option("estimate", _prompt_law, "estimate, fixed:N or tiktoken:ENCODING")
-    output_tokens: str = _option(
-        "fixed:16", _law, "fixed:N, lognormal:MEDIAN:SIGMA, proportional:RATIO:SIGMA"
-    )
+    output_tokens: str = _option("fixed:16", _law, "fixed:N, lognormal:MEDIAN:SIGMA, proportional:RATIO:SIGMA")
     reasoning_tokens: int = _option(0, _whole, "thought before the answer, part of the completion tokens")
     cached_ratio: float = _option(0.0, _ratio, "share of the prompt tokens reported as cached, rounded down")
-    pad_answers: bool = _option(False, _flag, "answers of four characters for each completion token")  # noqa: FBT003
+    pad_answers: bool = _option(False, _flag, "answers of four characters for each completion token")
     model_suffix: str = _option("", _text, "what the reply adds to the model's name, such as a date")
     models: tuple[str, ...] | None = _option(None, _or_none(_names), "the only models there are; null: all")
     require_key: str | None = _option(None, _or_none(_text), "the key without which the answer is 401")
     faults: tuple[Rule, ...] = _option((), _rules, "a list of rules, see faults.py")
-    remember: bool = _option(True, _flag, "keep attempts and bills by content (200 bytes each)")  # noqa: FBT003
+    remember: bool = _option(True, _flag, "keep attempts and bills by content (200 bytes each)")
     log: int = _option(0, _whole, "how many of the latest requests to keep in the log")
-    log_bodies: bool = _option(False, _flag, "keep headers and bodies in the log too")  # noqa: FBT003
+    log_bodies: bool = _option(False, _flag, "keep headers and bodies in the log too")
     arrivals: int = _option(1_000_000, _whole, "how many arrival times to keep (17 bytes each)")
 
     @cached_property

@@ -93,9 +93,7 @@ class LlmockService(_Service):
         """Its journal, oldest first, the last 10,000 requests; waits up to 2 s for those in flight."""
         entries: list[dict[str, Any]] = self._ask("GET", "/_llmock/requests")["requests"]
         if len(entries) >= LLMOCK_JOURNAL_SIZE:
-            raise ServiceError(
-                "llmock's journal is full: earlier requests are forgotten, counts would be wrong"
-            )
+            raise ServiceError("llmock's journal is full: earlier requests are forgotten, counts would be wrong")
         return entries
 
     def throttled(self) -> list[float]:

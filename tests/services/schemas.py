@@ -36,10 +36,7 @@ def _typed(schema: dict[str, Any], root: dict[str, Any], text: str, draw: int) -
         kind = next((name for name in kind if name != "null"), "null")
     if kind == "object":
         properties = schema.get("properties", {}).items()
-        return {
-            name: _value(inner, root, text, draw // 3 + place)
-            for place, (name, inner) in enumerate(properties)
-        }
+        return {name: _value(inner, root, text, draw // 3 + place) for place, (name, inner) in enumerate(properties)}
     if kind == "array":
         length = schema.get("minItems", min(2, schema.get("maxItems", 2)))
         return [_value(schema.get("items"), root, text, draw + place) for place in range(length)]

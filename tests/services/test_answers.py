@@ -80,9 +80,7 @@ def test_output_laws(service: FakeService, client: httpx.Client) -> None:
     expected = [min(100, tokens) for tokens in drawn]  # a maximum changes the content, so other draws
     assert max(each["usage"]["completion_tokens"] for each in cut) == max(expected) == 100
     for each in cut:
-        assert (each["choices"][0]["finish_reason"] == "length") <= (
-            each["usage"]["completion_tokens"] == 100
-        )
+        assert (each["choices"][0]["finish_reason"] == "length") <= (each["usage"]["completion_tokens"] == 100)
     assert 60 < sum(each["choices"][0]["finish_reason"] == "length" for each in cut) < 140
     service.configure(output_tokens="proportional:2:0", prompt_tokens="fixed:70", pad_answers=True)
     long = ask(client, service, "row").json()

@@ -43,9 +43,7 @@ def observed(client: httpx.Client, service: FakeService) -> str:
     return "odd"
 
 
-@pytest.mark.parametrize(
-    "kind", [kind for kind in SEEN | KINDS if kind not in {"slow_loris", "endless_body"}]
-)
+@pytest.mark.parametrize("kind", [kind for kind in SEEN | KINDS if kind not in {"slow_loris", "endless_body"}])
 def test_fault(service: FakeService, client: httpx.Client, kind: str) -> None:
     """Each fault is seen by the client as what it is, is billed as its table says, and passes."""
     service.configure(faults=[{"kind": kind, "total": 1}])

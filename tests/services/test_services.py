@@ -113,9 +113,7 @@ def test_in_flight(service: FakeService) -> None:
         limits = httpx.Limits(max_connections=20)
         async with httpx.AsyncClient(trust_env=False, timeout=5, limits=limits) as client:
             url = f"{service.url}/chat/completions"
-            replies = await asyncio.gather(
-                *(client.post(url, json=chat(f"row {number}")) for number in range(20))
-            )
+            replies = await asyncio.gather(*(client.post(url, json=chat(f"row {number}")) for number in range(20)))
             return [float(reply.headers["openai-processing-ms"]) for reply in replies]
 
     times = asyncio.run(many())
@@ -141,9 +139,7 @@ def test_in_flight(service: FakeService) -> None:
 def raw_request(service: FakeService) -> socket.socket:
     body = orjson.dumps(chat("raw"))
     connection = socket.create_connection(("127.0.0.1", service.port), timeout=5)
-    connection.sendall(
-        b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-    )
+    connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
     return connection
 
 

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
 from parquill.tasks.disk.files import Disk
 from parquill.tasks.disk.journal import Journal, read_journal, scan_journal
 from parquill.tasks.disk.replay import replay_shard
@@ -85,7 +84,9 @@ def test_damage_before_the_end_stops_the_run(tmp_path: Path, threads: ThreadPool
             list(read_journal(path))
 
 
-def test_an_unknown_version_is_refused(tmp_path: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_version_is_refused(
+    tmp_path: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A journal of a version that this code does not know is refused, not guessed at."""
     path = tmp_path / "j"
     monkeypatch.setattr("parquill.tasks.disk.journal.VERSION", 99)

@@ -7,7 +7,6 @@ import random
 from collections.abc import Iterator
 
 import pytest
-
 from parquill.tasks.wire.limits import Gate, Limits, RateMeter, ServiceMirror, Stopped
 
 

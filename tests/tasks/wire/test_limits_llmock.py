@@ -9,6 +9,7 @@ import pytest
 from tests.direct import job_of, run_steps
 from tests.services.running import llmock_service
 
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("rpm", "tpm", "seconds"),
