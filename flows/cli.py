@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -226,4 +228,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(Interrupted.exit_code)
     except BrokenPipeError:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("PARQUILL_TRACEBACK"):
+            raise
+        # the text of an unforeseen error may hold a cell or a key: its kind and place are enough to report it
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+        click.echo(
+            f"parquill: unexpected {type(error).__name__} at {place}; what was answered is kept, run again to go on. "
+            "PARQUILL_TRACEBACK=1 shows where it came from",
+            err=True,
+        )
         sys.exit(1)

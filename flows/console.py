@@ -80,6 +80,8 @@ def show_summary(summary: dict[str, Any], output: str) -> None:
     if summary["duration_s"] is not None:
         pairs["time"] = f"{summary['duration_s']:,.1f} s"
     console.print(_pairs(pairs))
+    if summary["exit_code"] == 0 and summary["message"]:
+        say(summary["message"])
     for place in ("results", "summary.json", "report.html"):
         if (Path(output) / place).exists():
             say(f"{output}/{place}" + ("/" if place == "results" else ""))

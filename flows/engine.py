@@ -44,7 +44,9 @@ class EmbeddedServer:
             self._error = error
 
     def wait(self) -> None:
-        """Wait until it answers. Raises ParquillError if it does not start."""
+        """Wait until it answers, or see that the running one does. Raises ParquillError if it does not."""
+        if not self.needed:
+            _check_running()
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:
@@ -54,6 +56,21 @@ class EmbeddedServer:
                 f"Prefect's embedded server did not start ({type(self._error).__name__}); start one with "
                 "`prefect server start` and set PREFECT_API_URL"
             ) from None
+
+
+def _check_running() -> None:
+    import httpx
+    from parquill.tasks.errors import ParquillError
+    from prefect.settings import PREFECT_API_URL
+
+    address = str(PREFECT_API_URL.value()).rstrip("/")
+    try:
+        httpx.get(f"{address}/health", timeout=10).raise_for_status()
+    except httpx.HTTPError:
+        raise ParquillError(
+            f"no Prefect server answers at PREFECT_API_URL={address}; start it, or unset the variable to use the "
+            "embedded one"
+        ) from None
 
 
 def _has_server() -> bool:

@@ -57,6 +57,17 @@ def end_of(run: Run, sums: RowSums, ending: Ending) -> ParquillError | None:
     return None
 
 
+def warning_of(run: Run, sums: RowSums) -> str | None:
+    """What to say of a run that ends well although some rows are not ok."""
+    not_ok = sums.rows["total"] - sums.rows["ok"]
+    if not not_ok:
+        return None
+    counts = ", ".join(f"{code} {count:,}" for code, count in sorted(sums.errors.items()))
+    return (
+        f"warning: {not_ok:,} rows are not ok ({counts}), as many as tolerate.not_ok = {run.job.tolerate.not_ok} allows"
+    )
+
+
 def clear_run(run: Run) -> None:
     """Forget what only an interruption would need: the output's current run and its shards. The journals stay."""
     (run.folders.own / "current.json").unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from parquill.tasks.disk.run import Run
+from parquill.tasks.disk.summary import write_running
 from parquill.tasks.money.gate import pass_gate
 from parquill.tasks.records import Estimate
 from parquill.tasks.steps import STEP
@@ -11,9 +12,10 @@ from prefect import get_run_logger, task
 
 @task(name="gate", **STEP)
 def gate_budget(run: Run, estimate: Estimate) -> None:
-    """Let the run pass if its expected cost fits. Raises RefusedByBudget."""
+    """Let the run pass if its expected cost fits, and tell those who wait that it runs. Raises RefusedByBudget."""
     verdict = pass_gate(run.job, estimate, run.price, run.totals())
     logger = get_run_logger()
     logger.info(verdict.sentence)
     if verdict.warning:
         logger.warning(verdict.warning)
+    write_running(run)

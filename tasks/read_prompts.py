@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from parquill.tasks.disk.run import Run
-from parquill.tasks.disk.summary import write_running
 from parquill.tasks.job import Job
 from parquill.tasks.rows.prepare import RunOptions, prepare_run
 from parquill.tasks.steps import STEP
@@ -16,6 +15,5 @@ def read_prompts(job: Job, options: RunOptions) -> Run | None:
     """Plan the run, or find the one to go on with; None when nothing is to do. Raises BadJob, BadInput."""
     run = prepare_run(job, options)
     if run is not None:
-        write_running(run)
         name_run(f"{job.name} · {run.estimate.rows:,} rows · {job.model}")
     return run

@@ -8,7 +8,7 @@ from typing import Any
 from parquill.tasks.disk.results import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.summary import make_summary, write_summary
-from parquill.tasks.ending import Ending, clear_run, end_of
+from parquill.tasks.ending import Ending, clear_run, end_of, warning_of
 from parquill.tasks.steps import STEP
 from parquill.tasks.ui import show_summary
 from prefect import task
@@ -25,7 +25,7 @@ def summarize_run(run: Run, sums: RowSums, ending: Ending) -> dict[str, Any]:
         state="stopped" if ending.is_stop else "finished",
         exit_code=error.exit_code if error else 0,
         finished_at=datetime.now(UTC),
-        message=str(error) if error else None,
+        message=str(error) if error else warning_of(run, sums),
     )
     write_summary(run, sums, summary)
     if not ending.is_stop:

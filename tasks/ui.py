@@ -20,6 +20,7 @@ from parquill.tasks.wire.sending import Sending
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 EVERY_S = 2.0
@@ -110,14 +111,30 @@ def show_progress(run: Run, opened: Sending) -> Iterator[None]:
 
 
 def _keep_up(run: Run, opened: Sending, artifact_id: Any, over: threading.Event) -> None:
+    warned = False
     while True:
         last = over.wait(EVERY_S)
+        if opened.budget.soft_limit_passed and not warned:
+            warned = True
+            _warn(run, opened)
         with _bearable("the progress"), get_client(sync_client=True) as client:
             progress = opened.sender.progress
             share = 100.0 * progress.done / max(1, progress.total)
             client.update_artifact(artifact_id, ArtifactUpdate(data=round(share, 1), description=headline(run, opened)))
         if last:
             return
+
+
+def _warn(run: Run, opened: Sending) -> None:
+    """Say, once and at the moment, that `soft_fraction` of the budget is spent."""
+    told = f"{run.job.budget.soft_fraction:.0%} of the budget is spent: {headline(run, opened)}"
+    _log.warning(told)
+    with _bearable("the warning"):
+        emit_event(
+            "parquill.budget.soft-limit",
+            resource={"prefect.resource.id": f"parquill.job.{run.job.name}", "prefect.resource.name": run.job.name},
+            payload={"run_id": run.run_id, "message": told},
+        )
 
 
 def headline(run: Run, opened: Sending) -> str:

@@ -19,7 +19,7 @@ from parquill.tasks.disk.state import Folders, RunFolder, new_run_id
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed
 from parquill.tasks.job import Job
 from parquill.tasks.money.estimate import EstimateSum
-from parquill.tasks.money.prices import Price, price_of
+from parquill.tasks.money.prices import Price, find_price, price_of
 from parquill.tasks.records import ShardRef
 from parquill.tasks.rows.plan import Planner
 from parquill.tasks.rows.source import Source, find_source
@@ -79,6 +79,8 @@ def look(job: Job) -> Source:
         if not isinstance(job.response_format, dict):
             raise BadJob("`response_format` names a file that was not read")
         AnswerFormat(job.response_format)
+    if job.price_as is not None:
+        find_price(job.price_as, None, date.today())  # noqa: DTZ011 - only whether there is one
     return find_source(job.input, Path(job.output))
 
 

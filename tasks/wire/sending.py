@@ -88,6 +88,7 @@ class Sending:
         answer_format = AnswerFormat(schema) if isinstance(schema, dict) else None
         sender = Sender(job, self._run.price, client, limits, self.budget, answer_format=answer_format)
         sender.progress.total = self._run.estimate.to_send
+        sender.progress.done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
         return sender
 
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
