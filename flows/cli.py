@@ -104,7 +104,12 @@ def estimate(job: Path, overrides: Sequence[str], day: date | None, as_json: boo
     placed, options = _place(load_job(job, overrides), day, limit)
     total = estimate_job(placed, options)
     result, price = total.result(), price_of(placed, options.day)
-    verdict = judge(placed, result, price)
+    month = None
+    if placed.budget.monthly_usd is not None:
+        from parquill.tasks.money.month import booked_by_others
+
+        month = booked_by_others(placed)
+    verdict = judge(placed, result, price, None, month)
     if as_json:
         _print_json(flat_estimate(placed, result, fits=verdict.fits))
     else:

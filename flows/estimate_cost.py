@@ -8,6 +8,7 @@ from typing import Any
 from parquill.tasks.job import Job
 from parquill.tasks.money.estimate import flat_estimate
 from parquill.tasks.money.gate import judge
+from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.rows.prepare import check_rejected, estimate_job
 from parquill.tasks.start import place_flow
@@ -27,7 +28,7 @@ def estimate_cost(job: Job, date: Date | None = None, limit: int | None = None) 
     placed, options = place_flow(job, date, limit, ())
     total = estimate_job(placed, options)
     estimate, price = total.result(), price_of(placed, options.day)
-    verdict = judge(placed, estimate, price)
+    verdict = judge(placed, estimate, price, None, booked_by_others(placed))
     name_run(f"{job.name} · estimate of {estimate.rows:,} rows · {job.model}")
     show_estimate(placed, estimate, verdict, price)
     check_rejected(placed, total)

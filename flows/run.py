@@ -17,6 +17,7 @@ from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job import Job, Status
 from parquill.tasks.money.gate import judge, pass_gate
+from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.wire.secrets import read_key
@@ -45,18 +46,19 @@ def run_job(
         if run is None:
             say("nothing to do: every row has its answer already")
             return latest_summary(folders.output), None
-        _show(run)
+        month = booked_by_others(run.job, run.run_id)
+        _show(run, month)
         if server.needed:
-            pass_gate(run.job, run.estimate, run.price, run.totals())
+            pass_gate(run.job, run.estimate, run.price, run.totals(), month)
         server.wait()
         return _run_flow(job, options.day, limit, redo, folders)
 
 
-def _show(run: Run) -> None:
+def _show(run: Run, month: int | None) -> None:
     totals = run.totals()
     if totals.sent:
         say(f"going on with run {run.run_id}: {totals.sent:,} requests were sent before")
-    show_estimate(run.estimate, judge(run.job, run.estimate, run.price, totals), run.price)
+    show_estimate(run.estimate, judge(run.job, run.estimate, run.price, totals, month), run.price)
 
 
 def _run_flow(

@@ -10,6 +10,7 @@
     ├── Interrupted              exit 130  run again: it goes on where it stopped
     ├── ServiceStopped           exit 1    settle it with the service (key, quota), run again
     ├── DamagedJournal           exit 1    restore the journal from a backup; nothing is skipped, that would pay twice
+    ├── LedgerFailed             exit 1    see that the ledger's database answers, run again
     └── DiskFailed               exit 1    make room or repair the disk, run again
 
 A message is one sentence for a person. It never holds a key, a prompt or an answer: states, logs and events of
@@ -73,6 +74,10 @@ class ServiceStopped(ParquillError):
 
 class DamagedJournal(ParquillError):
     """A journal is damaged in the middle: skipping it would pay for its rows again."""
+
+
+class LedgerFailed(ParquillError):
+    """The ledger's database does not answer, so nobody knows what may be spent."""
 
 
 class DiskFailed(ParquillError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from parquill.tasks.disk.run import Run
 from parquill.tasks.money.gate import judge
+from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.records import Estimate
 from parquill.tasks.steps import STEP
 from parquill.tasks.ui import show_estimate
@@ -13,5 +14,6 @@ from prefect import task
 @task(name="estimate", **STEP)
 def estimate_cost(run: Run) -> Estimate:
     """Give the estimate that was counted while reading, and show it as an artifact."""
-    show_estimate(run.job, run.estimate, judge(run.job, run.estimate, run.price, run.totals()), run.price)
+    month = booked_by_others(run.job, run.run_id)
+    show_estimate(run.job, run.estimate, judge(run.job, run.estimate, run.price, run.totals(), month), run.price)
     return run.estimate

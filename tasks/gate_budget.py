@@ -5,6 +5,7 @@ from __future__ import annotations
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.summary import write_running
 from parquill.tasks.money.gate import pass_gate
+from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.records import Estimate
 from parquill.tasks.steps import STEP
 from prefect import get_run_logger, task
@@ -13,7 +14,7 @@ from prefect import get_run_logger, task
 @task(name="gate", **STEP)
 def gate_budget(run: Run, estimate: Estimate) -> None:
     """Let the run pass if its expected cost fits, and tell those who wait that it runs. Raises RefusedByBudget."""
-    verdict = pass_gate(run.job, estimate, run.price, run.totals())
+    verdict = pass_gate(run.job, estimate, run.price, run.totals(), booked_by_others(run.job, run.run_id))
     logger = get_run_logger()
     logger.info(verdict.sentence)
     if verdict.warning:

@@ -186,7 +186,7 @@ class Budget(Settings):
 
     run_usd: Usd | None = Field(None, description="The most that one run may cost, in dollars")
     soft_fraction: Annotated[float, Number, Field(gt=0, le=1)] = 0.8
-    monthly_usd: Usd | None = None
+    monthly_usd: Usd | None = Field(None, description="The most that all jobs may cost in a month (UTC), in dollars")
     approval_usd: Usd | None = None
     when_short: Literal["refuse", "partial"] = Field(
         "refuse", description="At the gate: refuse the run, or complete what fits"
@@ -300,7 +300,6 @@ class Job(Settings):
 
 
 _NOT_YET: dict[str, Callable[[Job], bool]] = {
-    "budget.monthly_usd": lambda job: job.budget.monthly_usd is not None,
     "budget.approval_usd": lambda job: job.budget.approval_usd is not None,
     "limits.shared": lambda job: job.limits.shared is not None,
 }

@@ -9,6 +9,7 @@ from parquill.tasks.disk.results import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.summary import make_summary, write_summary
 from parquill.tasks.ending import Ending, clear_run, end_of, warning_of
+from parquill.tasks.money.month import month_figures
 from parquill.tasks.steps import STEP
 from parquill.tasks.ui import show_summary
 from prefect import task
@@ -25,6 +26,7 @@ def summarize_run(run: Run, sums: RowSums, ending: Ending) -> dict[str, Any]:
         state="stopped" if ending.is_stop else "finished",
         exit_code=error.exit_code if error else 0,
         finished_at=datetime.now(UTC),
+        month=month_figures(run.run_id),
         message=str(error) if error else warning_of(run, sums),
     )
     write_summary(run, sums, summary)

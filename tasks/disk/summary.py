@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from parquill.tasks.disk.files import DISK, Disk
@@ -30,9 +31,14 @@ def make_summary(
     exit_code: int | None,
     finished_at: datetime | None,
     message: str | None = None,
+    month: tuple[Decimal, Decimal] | None = None,
 ) -> dict[str, Any]:
-    """The summary of a run as the contract has it, and a few keys beside it for people."""
+    """The summary of a run as the contract has it, and a few keys beside it for people.
+
+    `month` is what the ledger had booked before the run, and has with it, in dollars.
+    """
     run_usd = run.job.budget.run_usd
+    before, after = month or (None, None)
     summary: dict[str, Any] = {
         "run_id": run.run_id,
         "state": state,
@@ -49,8 +55,8 @@ def make_summary(
         "saved_usd": money(usd(sums.saved_nano)),
         "budget": {
             "run_usd": None if run_usd is None else money(run_usd),
-            "month_usd_before": None,  # until there is a ledger
-            "month_usd_after": None,
+            "month_usd_before": None if before is None else money(before),
+            "month_usd_after": None if after is None else money(after),
         },
         "requests": {
             "sent": totals.sent,

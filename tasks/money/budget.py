@@ -1,25 +1,46 @@
 """The budget of a run: a request is admitted only against a reservation of its worst case.
 
-At every instant `settled + in_doubt + reserved <= limit`. All methods but `reserve` are synchronous and run on one
-event loop, so nothing can come between a check and its reservation.
+At every instant `settled + in_doubt + reserved <= granted`, and what is granted is leased from the ledger, where every
+run and every process is counted. All methods but `reserve` are synchronous and run on one event loop, so nothing can
+come between a check and its reservation.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+
+POLL_S = 0.5
 
 
 class Budget:
-    """Money of one run in nano-dollars. `limit` None means no limit."""
+    """Money of one run in nano-dollars, as one process holds it. `granted` None means no limit."""
 
-    def __init__(self, limit: int | None, *, settled: int = 0, in_doubt: int = 0, soft_fraction: float = 0.8) -> None:
-        """`settled` and `in_doubt` are what the run's journals say was spent before an interruption."""
-        self.limit = limit
+    def __init__(
+        self,
+        granted: int | None,
+        *,
+        settled: int = 0,
+        in_doubt: int = 0,
+        limit: int | None = None,
+        soft_fraction: float = 0.8,
+        more: Callable[[int], Awaitable[int]] | None = None,
+        patient: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        """Begin with what an interrupted run has spent already.
+
+        `more` asks for at least an amount and gives what was granted, 0 if it does not fit; `patient` tells whether
+        money that others hold may still come back. `limit` is the run's own, for whoever shows it.
+        """
+        self.granted = granted
+        self.limit = granted if limit is None else limit
         self.settled = settled
         self.in_doubt = in_doubt
         self.reserved = 0
         self.overshoot = 0
-        self.soft_limit = None if limit is None else int(limit * soft_fraction)
+        self.soft_limit = None if self.limit is None else int(self.limit * soft_fraction)
+        self._more, self._patient = more, patient
+        self._asking = asyncio.Lock()
         self._changed: asyncio.Event | None = None
 
     @property
@@ -34,19 +55,37 @@ class Budget:
 
     def fits(self, amount: int) -> bool:
         """Whether `amount` could be reserved now."""
-        return self.limit is None or self.booked + amount <= self.limit
+        return self.granted is None or self.booked + amount <= self.granted
 
     async def reserve(self, amount: int) -> bool:
         """Reserve `amount`; waits while money reserved elsewhere may come back. False: it can never fit."""
         while not self.fits(amount):
-            if self.reserved == 0:
+            if await self._ask(amount):
+                continue
+            if self.reserved > 0:
+                await self._change()
+            elif self._patient is None or not await self._patient():
                 return False
-            if self._changed is None:
-                self._changed = asyncio.Event()
-            await self._changed.wait()
         # no await between the check above and this line
         self.reserved += amount
         return True
+
+    async def _ask(self, amount: int) -> bool:
+        """Ask the ledger for what is missing; one at a time, so that no more is leased than is needed."""
+        if self._more is None or self.granted is None:
+            return False
+        async with self._asking:
+            missing = self.booked + amount - self.granted
+            if missing <= 0:
+                return True
+            got = await self._more(missing)
+            self.granted += got
+            return got > 0
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        await self._changed.wait()
 
     def settle(self, amount: int, cost: int) -> None:
         """Turn a reservation into what the request really cost, even when that is more."""

@@ -19,34 +19,45 @@ class Verdict:
     warning: str | None
 
 
-def judge(job: Job, estimate: Estimate, price: Price, totals: Totals | None = None) -> Verdict:
-    """Hold an estimate against the budget of a job; `totals` is what an interrupted run has spent already."""
+def judge(
+    job: Job, estimate: Estimate, price: Price, totals: Totals | None = None, month_booked: int | None = None
+) -> Verdict:
+    """Hold an estimate against the budgets of a job.
+
+    `totals` is what an interrupted run has spent already, `month_booked` what all other runs of the month have.
+    """
     spent = totals or Totals()
     booked = spent.settled_nano + spent.in_doubt_nano
     # what has an outcome is paid by its true figure, and no longer by its estimate
     expected = booked + max(0, estimate.cost_expected - spent.worst_nano)
     worst = booked + max(0, estimate.cost_worst - spent.worst_nano)
     facts = f"({estimate.to_send:,} rows to send, {job.model}, prices of {price.version})"
-    if job.budget.run_usd is None:
+    limits = []
+    if job.budget.run_usd is not None:
+        limits.append((nano_of(job.budget.run_usd), f"the budget of {dollars(nano_of(job.budget.run_usd))}"))
+    if job.budget.monthly_usd is not None:
+        taken = month_booked or 0
+        left = nano_of(job.budget.monthly_usd) - taken
+        told = f"what is left of the month ({dollars(left)} of {dollars(left + taken)}, {dollars(taken)} booked)"
+        limits.append((left, told))
+    if not limits:
         return Verdict(True, f"expected {dollars(expected)}, no budget is set {facts}", None)
-    limit = nano_of(job.budget.run_usd)
+    limit, name = min(limits)
     if expected > limit:
-        return Verdict(False, f"expected {dollars(expected)} exceeds the budget of {dollars(limit)} {facts}", None)
+        return Verdict(False, f"expected {dollars(expected)} exceeds {name} {facts}", None)
     warning = None
     if worst > limit:
-        warning = (
-            f"the worst case of {dollars(worst)} exceeds the budget of {dollars(limit)}: the run may stop on the way"
-        )
-    return Verdict(True, f"expected {dollars(expected)} fits into the budget of {dollars(limit)} {facts}", warning)
+        warning = f"the worst case of {dollars(worst)} exceeds {name}: the run may stop on the way"
+    return Verdict(True, f"expected {dollars(expected)} fits into {name} {facts}", warning)
 
 
-def pass_gate(job: Job, estimate: Estimate, price: Price, totals: Totals | None = None) -> Verdict:
+def pass_gate(
+    job: Job, estimate: Estimate, price: Price, totals: Totals | None = None, month_booked: int | None = None
+) -> Verdict:
     """Raise RefusedByBudget, with both numbers, unless the expected cost fits or `when_short` is partial."""
-    verdict = judge(job, estimate, price, totals)
+    verdict = judge(job, estimate, price, totals, month_booked)
     if not verdict.fits and job.budget.when_short == "refuse" and estimate.to_send:
-        raise RefusedByBudget(
-            f"{verdict.sentence}; {estimate.basis}. Raise budget.run_usd, or set budget.when_short: partial"
-        )
+        raise RefusedByBudget(f"{verdict.sentence}; {estimate.basis}. Raise it, or set budget.when_short: partial")
     return verdict
 
 

@@ -22,8 +22,6 @@ from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.run import Run, load_run
 from parquill.tasks.disk.schemas import PLAN
 from parquill.tasks.errors import BadJob
-from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import nano_of
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Action, ShardRef
 from parquill.tasks.wire.answer import AnswerFormat
@@ -31,6 +29,7 @@ from parquill.tasks.wire.client import Client, aiohttp_transport
 from parquill.tasks.wire.limits import Limits
 from parquill.tasks.wire.secrets import Key, read_key
 from parquill.tasks.wire.sender import Sender, SendRow
+from parquill.tasks.wire.spending import Spending
 
 GRACE_S = 10.0  # under the 30 s after which Prefect kills a cancelled run
 READ_ROWS = 500
@@ -61,19 +60,14 @@ class Sending:
         self._counter = TokenCounter(run.job.model, run.job.tokenizer)
         self._answers = AnswerIndex(run.folders.state)
         self._answers.add_run(run.run_id, run.job.output)
-        totals = run.totals()
-        limit = None if run.job.budget.run_usd is None else nano_of(run.job.budget.run_usd)
-        self.budget = Budget(
-            limit,
-            settled=totals.settled_nano,
-            in_doubt=totals.in_doubt_nano,
-            soft_fraction=run.job.budget.soft_fraction,
-        )
+        self._spending = Spending(run, self._disk_threads)
+        self.budget = self._spending.budget
         self._thread.start()
         self.sender: Sender = self._call(self._start())
 
     async def _start(self) -> Sender:
         job = self._run.job
+        self._spending.begin()
         limits = Limits(
             job.limits.max_at_once,
             requests_per_minute=job.limits.requests_per_minute,
@@ -152,6 +146,7 @@ class Sending:
             with contextlib.suppress(concurrent.futures.TimeoutError):
                 self.request_stop(grace_s).result(grace_s + 5)
         self._call(self._wire.aclose())
+        self._call(self._spending.close())
         self._call(self._loop.shutdown_asyncgens())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)

@@ -1,0 +1,101 @@
+"""The money of a run on the sender's event loop: a budget in memory, leased from the ledger and reported to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from concurrent.futures import Executor
+from datetime import UTC, datetime
+
+from parquill.tasks.disk.run import Run
+from parquill.tasks.errors import LedgerFailed
+from parquill.tasks.money.account import Account
+from parquill.tasks.money.budget import POLL_S, Budget
+from parquill.tasks.money.ledger import Entry, Ledger
+from parquill.tasks.money.prices import nano_of
+
+REPORT_S = 1.0
+
+
+class Spending:
+    """Opens a run's account with what its journals say, and keeps the ledger up to date."""
+
+    def __init__(self, run: Run, executor: Executor, ledger: Ledger | None = None) -> None:
+        """Raises ParquillError when the ledger cannot be opened."""
+        budget = run.job.budget
+        run_limit = None if budget.run_usd is None else nano_of(budget.run_usd)
+        month_limit = None if budget.monthly_usd is None else nano_of(budget.monthly_usd)
+        self._executor = executor
+        self._ledger = ledger or Ledger()
+        before = run.totals()
+        self._before = (before.settled_nano, before.in_doubt_nano)
+        self._ledger.open_run(entry_of(run), *self._before, datetime.now(UTC))
+        self._account = Account(self._ledger, run.run_id, run_limit=run_limit, month_limit=month_limit)
+        self._patience_s = run.job.retry.timeout_s
+        self.budget = Budget(
+            sum(self._before) if self._account.limited else None,
+            settled=before.settled_nano,
+            in_doubt=before.in_doubt_nano,
+            limit=run_limit,
+            soft_fraction=budget.soft_fraction,
+            more=self._more,
+            patient=self._patient,
+        )
+        self._reporter: asyncio.Task[None] | None = None
+
+    async def _more(self, amount: int) -> int:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._account.lease, amount)
+
+    async def _patient(self) -> bool:
+        """Wait a little for money that others hold; False when they hold none or patience is used up."""
+        loop = asyncio.get_running_loop()
+        if self._patience_s <= 0 or not await loop.run_in_executor(self._executor, self._account.others_hold):
+            return False
+        self._patience_s -= POLL_S
+        await asyncio.sleep(POLL_S)
+        return True
+
+    def begin(self) -> None:
+        """Begin to report, on the running loop."""
+        self._reporter = asyncio.get_running_loop().create_task(self._report_on())
+
+    async def _report_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(REPORT_S)
+            # a ledger that is away for a while delays the report; the lease stays booked there meanwhile
+            with contextlib.suppress(LedgerFailed):
+                await loop.run_in_executor(self._executor, self._report)
+
+    def _report(self) -> None:
+        settled, in_doubt = self.budget.settled - self._before[0], self.budget.in_doubt - self._before[1]
+        self._account.report(settled, in_doubt)
+
+    async def close(self) -> None:
+        """Report the last figures and give back what was not spent."""
+        if self._reporter is not None:
+            self._reporter.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reporter
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._executor, self._report)
+        await loop.run_in_executor(self._executor, self._account.close)
+        self._ledger.close()
+
+
+def entry_of(run: Run) -> Entry:
+    """What the ledger keeps of a run."""
+    job = run.job
+    return Entry(
+        run_id=run.run_id,
+        job=job.name,
+        model=job.model,
+        endpoint=job.endpoint.name or job.endpoint.base_url,
+        labels=job.labels,
+        output=job.output,
+        state=job.state or "",
+        host=socket.gethostname(),
+        expected_nano=run.estimate.cost_expected,
+        started_at=run.started_at,
+    )
