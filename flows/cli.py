@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,31 @@ def report(place: Path, overrides: Sequence[str], day: date | None, failed: bool
     show_summary(summary, str(output))
     if rows is not None:
         show_failed(rows)
+
+
+@cli.command()
+@click.argument("job", required=False)
+@click.option("--month", metavar="YYYY-MM", help="Default: this month (UTC).")
+@click.option(
+    "--resolve",
+    type=click.Choice(["paid", "unpaid"]),
+    is_flag=False,
+    flag_value="paid",
+    help="Settle what is in doubt: as paid (default), or unpaid where the service's bill shows it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def spend(job: str | None, month: str | None, resolve: str | None, as_json: bool) -> None:
+    """Show what a month has cost by day, job and model, and where it is going. JOB is a job file or a job's name."""
+    from parquill.flows.console import say
+    from parquill.flows.spend import read_spending, scope_of, show_spending
+
+    today = datetime.now(UTC).date()
+    found = read_spending(scope_of(job, month, today), today, resolve)
+    if as_json:
+        _print_json(found)
+    else:
+        for line in show_spending(found):
+            say(line)
 
 
 @cli.command()

@@ -41,6 +41,8 @@ def read_usage(reply: Any) -> Usage | None:
     counts = [value for value in (prompt, cached, completion, reasoning) if _is_count(value)]
     if len(counts) != 4 or counts[1] > counts[0] or counts[3] > counts[2]:
         return None
+    if counts[0] == 0:  # there is no request without a prompt
+        return None
     return Usage(*counts)
 
 

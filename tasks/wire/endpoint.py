@@ -71,7 +71,10 @@ class ChatApi:
         code, text, reason = self._answer(reply)
         if code is None:
             return None
-        return Reply(code, text, _short(reason), _short(reply.get("model")), _short(reply.get("id")), read_usage(reply))
+        usage = read_usage(reply)
+        if usage is not None and usage.completion == 0 and text:
+            usage = None  # a text of no tokens: the figures are not to be trusted
+        return Reply(code, text, _short(reason), _short(reply.get("model")), _short(reply.get("id")), usage)
 
     def _answer(self, reply: dict[str, Any]) -> tuple[str | None, str | None, Any]:
         choices = reply.get("choices")
