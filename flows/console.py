@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parquill.tasks.money.gate import Verdict, dollars
-from parquill.tasks.money.prices import Price
+from parquill.tasks.money.gate import Verdict
+from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
 from rich.console import Console
 from rich.markup import escape

@@ -8,8 +8,7 @@ from parquill.tasks.disk.files import remove_folder
 from parquill.tasks.disk.results import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.errors import Interrupted, ParquillError, ServiceStopped, StoppedByBudget, TooManyNotOk
-from parquill.tasks.money.gate import dollars
-from parquill.tasks.money.prices import nano_of
+from parquill.tasks.money.prices import dollars, nano_of
 from parquill.tasks.wire.outcomes import TABLE
 from parquill.tasks.wire.sending import Sending
 

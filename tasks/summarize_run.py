@@ -10,6 +10,7 @@ from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.summary import make_summary, write_summary
 from parquill.tasks.ending import Ending, clear_run, end_of, warning_of
 from parquill.tasks.money.month import month_figures
+from parquill.tasks.money.past import keep_past
 from parquill.tasks.steps import STEP
 from parquill.tasks.ui import show_summary
 from prefect import task
@@ -29,6 +30,7 @@ def summarize_run(run: Run, sums: RowSums, ending: Ending) -> dict[str, Any]:
         month=month_figures(run.run_id),
         message=str(error) if error else warning_of(run, sums),
     )
+    keep_past(run.job, run.run_id, sums.history, None if ending.is_stop else datetime.now(UTC))
     write_summary(run, sums, summary)
     if not ending.is_stop:
         clear_run(run)

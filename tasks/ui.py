@@ -12,8 +12,8 @@ from typing import Any
 from parquill.tasks.disk.results import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.job import Job
-from parquill.tasks.money.gate import Verdict, dollars
-from parquill.tasks.money.prices import Price
+from parquill.tasks.money.gate import Verdict
+from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
 from parquill.tasks.tables import errors_table, escape, money_table, rows_table, slowest_table
 from parquill.tasks.wire.sending import Sending

@@ -51,9 +51,7 @@ def make_summary(
         "tokens": sums.tokens,
         "estimate": estimate_json(run.estimate),
         "cost_usd": money(usd(sums.cost_nano)),
-        "paid_usd": money(
-            usd(totals.settled_nano)
-        ),  # by this run; a row done anew also shows its cost before
+        "paid_usd": money(usd(totals.settled_nano)),  # by this run; a row done anew also shows its cost before
         "in_doubt_usd": money(usd(totals.in_doubt_nano)),
         "saved_usd": money(usd(sums.saved_nano)),
         "budget": {

@@ -59,9 +59,9 @@ class Account:
         )
         self._reported = (settled, in_doubt)
 
-    def close(self, *, finished: bool = False) -> None:
+    def close(self) -> None:
         """Give the rest back."""
-        self._ledger.give_back(self._run_id, self._holder, self._now() if finished else None)
+        self._ledger.give_back(self._run_id, self._holder)
 
     def booked(self) -> Booked:
         """The run's books."""

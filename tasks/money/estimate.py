@@ -1,7 +1,8 @@
-"""What a plan will cost: input counted for every row, output bounded by max_output_tokens.
+"""What a plan will cost: input counted for every row, output predicted from the past, bounded by max_output_tokens.
 
 Without history the only bound on the output is max_output_tokens, so expected, p90 and worst are the same, and the
-words "no history: worst case is the only bound" are shown with them.
+words "no history: worst case is the only bound" are shown with them. With it (see `lengths`) expected is the sum of the
+predictions, and p90 lies 1.2816 standard deviations above it (the normal distribution's 90 % quantile), at most worst.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from parquill.tasks.money.prices import usd
+from parquill.tasks.money.past import Past
+from parquill.tasks.money.prices import dollars, to_nano, usd
 from parquill.tasks.records import Action, Estimate, money
 
 if TYPE_CHECKING:
@@ -18,14 +20,16 @@ if TYPE_CHECKING:
     from parquill.tasks.money.tokens import TokenCounter
     from parquill.tasks.rows.plan import Row
 
+NORMAL_P90 = 1.2816
 NO_HISTORY = "no history: worst case is the only bound"
 
 
 class EstimateSum:
     """Sums the estimate of planned rows; `result` gives it."""
 
-    def __init__(self, job: Job, price: Price, counter: TokenCounter) -> None:
+    def __init__(self, job: Job, price: Price, counter: TokenCounter, past: Past | None = None) -> None:
         self._job = job
+        self._past = past or Past()
         self._price = price
         self._counter = counter
         self.rows = 0
@@ -34,11 +38,13 @@ class EstimateSum:
         self.first_rejected: str | None = None
         self._prompt_tokens = 0
         self._worst = 0
+        self._expected_femto = 0
+        self._expected_tokens = 0.0
         self._largest = 0
 
     def add(self, rows: Sequence[Row]) -> None:
         """Add planned rows."""
-        room = self._job.max_output_tokens
+        room, lengths = self._job.max_output_tokens, self._past.lengths
         self.rows += len(rows)
         for row in rows:
             if row.fault is not None:
@@ -49,24 +55,42 @@ class EstimateSum:
                 self._prompt_tokens += row.prompt_tokens
                 reserved = self._counter.reserved(row.prompt_tokens)
                 self._worst += self._price.worst_nano(reserved, room)
+                if lengths is not None:
+                    expected = lengths.expected(row.prompt_tokens)
+                    self._expected_tokens += expected
+                    self._expected_femto += self._price.expected_femto(row.prompt_tokens, expected)
                 self._largest = max(self._largest, reserved + room)
 
     def result(self) -> Estimate:
         """The estimate of all rows added so far."""
+        lengths = self._past.lengths
+        expected, p90, tokens, basis = self._worst, self._worst, self.to_send * self._job.max_output_tokens, NO_HISTORY
+        if lengths is not None:
+            expected = min(self._worst, to_nano(self._expected_femto))
+            tokens = round(self._expected_tokens)
+            deviation = lengths.deviation(self.to_send, self._expected_tokens)
+            p90 = min(self._worst, expected + to_nano(round(NORMAL_P90 * deviation * self._price.bands[0].output)))
+            basis = f"output from {lengths.answers:,} answers of {_runs(lengths.runs)}"
+        if self._past.last is not None:
+            basis += f"; last run: expected {dollars(self._past.last[0])}, cost {dollars(self._past.last[1])}"
         return Estimate(
             rows=self.rows,
             to_send=self.to_send,
             prompt_tokens=self._prompt_tokens,
-            completion_tokens_expected=self.to_send * self._job.max_output_tokens,
-            cost_expected=self._worst,
-            cost_p90=self._worst,
+            completion_tokens_expected=tokens,
+            cost_expected=expected,
+            cost_p90=p90,
             cost_worst=self._worst,
-            basis=NO_HISTORY,
+            basis=basis,
             largest_request=self._largest,
             exact=self._counter.exact,
             rejected=self.rejected,
             first_rejected=self.first_rejected,
         )
+
+
+def _runs(count: int) -> str:
+    return "the last run" if count == 1 else f"the last {count} runs"
 
 
 def estimate_json(estimate: Estimate) -> dict[str, Any]:

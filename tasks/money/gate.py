@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from parquill.tasks.errors import RefusedByBudget
 from parquill.tasks.job import Job
-from parquill.tasks.money.prices import Price, nano_of, usd
+from parquill.tasks.money.prices import Price, dollars, nano_of
 from parquill.tasks.records import Estimate, Totals
 
 
@@ -28,18 +28,18 @@ def judge(
     """
     spent = totals or Totals()
     booked = spent.settled_nano + spent.in_doubt_nano
-    # what has an outcome is paid by its true figure, and no longer by its estimate
-    expected = booked + max(0, estimate.cost_expected - spent.worst_nano)
-    worst = booked + max(0, estimate.cost_worst - spent.worst_nano)
+    # what has an outcome counts by its true figure; the rest by the same share of expected as of worst
+    left = max(0, estimate.cost_worst - spent.worst_nano)
+    worst = booked + left
+    expected = booked + (estimate.cost_expected * left // estimate.cost_worst if estimate.cost_worst else 0)
     facts = f"({estimate.to_send:,} rows to send, {job.model}, prices of {price.version})"
     limits = []
     if job.budget.run_usd is not None:
         limits.append((nano_of(job.budget.run_usd), f"the budget of {dollars(nano_of(job.budget.run_usd))}"))
     if job.budget.monthly_usd is not None:
-        taken = month_booked or 0
-        left = nano_of(job.budget.monthly_usd) - taken
-        told = f"what is left of the month ({dollars(left)} of {dollars(left + taken)}, {dollars(taken)} booked)"
-        limits.append((left, told))
+        taken, whole = month_booked or 0, nano_of(job.budget.monthly_usd)
+        told = f"what is left of the month ({dollars(whole - taken)} of {dollars(whole)}, {dollars(taken)} booked)"
+        limits.append((whole - taken, told))
     if not limits:
         return Verdict(True, f"expected {dollars(expected)}, no budget is set {facts}", None)
     limit, name = min(limits)
@@ -59,13 +59,3 @@ def pass_gate(
     if not verdict.fits and job.budget.when_short == "refuse" and estimate.to_send:
         raise RefusedByBudget(f"{verdict.sentence}; {estimate.basis}. Raise it, or set budget.when_short: partial")
     return verdict
-
-
-def dollars(nano: int) -> str:
-    """Dollars for people: cents, or as many digits as it takes to see something; never rounded to nothing."""
-    amount = usd(nano)
-    if nano == 0 or abs(nano) >= 10_000_000_000:
-        return f"${amount:,.2f}"
-    text = f"{amount:,.9f}".rstrip("0")
-    whole, _, decimals = text.partition(".")
-    return f"${whole}.{decimals:0<2}" if len(decimals) <= 6 else f"${amount:,.6f}"

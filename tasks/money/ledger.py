@@ -24,6 +24,7 @@ import orjson
 import platformdirs
 import sqlalchemy as sa
 from parquill.tasks.errors import LedgerFailed
+from parquill.tasks.money.lengths import History, Seen
 from sqlalchemy.exc import SQLAlchemyError
 
 VERSION = 1
@@ -59,6 +60,17 @@ LEASES = sa.Table(
     sa.Column("run_id", sa.String(64), primary_key=True, index=True),
     sa.Column("day", sa.String(10), nullable=False),
     sa.Column("amount_nano", sa.BigInteger, nullable=False),
+)
+LENGTHS = sa.Table(  # see money.lengths: what is kept of a run's answers, to predict those of the next
+    "parquill_lengths",
+    _METADATA,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False, index=True),
+    sa.Column("class", sa.Integer, primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("squares", sa.Numeric(30, 0), nullable=False),
+    sa.Column("logs", sa.Float, nullable=False),
 )
 META = sa.Table(
     "parquill_meta", _METADATA, sa.Column("name", sa.String(40), primary_key=True), sa.Column("value", sa.String(200))
@@ -110,14 +122,14 @@ class Ledger:
 
     def __init__(self, url: str | None = None) -> None:
         """Open it and create its tables. Raises LedgerFailed, in which the URL is not shown."""
-        address = url or ledger_url()
         try:
+            address = url or ledger_url()
             self._engine = sa.create_engine(address, future=True)
             self._sqlite = self._engine.dialect.name == "sqlite"
             if self._sqlite:
                 sa.event.listen(self._engine, "connect", _set_up_sqlite)
                 sa.event.listen(self._engine, "begin", _begin_immediate)
-        except (SQLAlchemyError, ImportError) as error:
+        except (SQLAlchemyError, ImportError, OSError) as error:
             raise LedgerFailed(f"PARQUILL_LEDGER_URL cannot be used ({type(error).__name__})") from None
         with self._writing() as connection:
             self._create(connection)
@@ -215,14 +227,68 @@ class Ledger:
             )
             self._add(connection, run_id, now, settled, in_doubt)
 
-    def give_back(self, run_id: str, holder: str, finished_at: datetime | None = None) -> None:
+    def give_back(self, run_id: str, holder: str) -> None:
         """End a lease; what it held and did not spend is free again."""
         with self._writing() as connection:
             connection.execute(LEASES.delete().where(LEASES.c.run_id == run_id, LEASES.c.holder == holder))
-            if finished_at is not None:
-                connection.execute(
-                    RUNS.update().where(RUNS.c.run_id == run_id).values(finished_at=finished_at.isoformat())
-                )
+
+    def learn(self, run_id: str, digest: str, history: History) -> None:
+        """Keep the lengths of a run's answers in the place of what was kept of it before."""
+        with self._writing() as connection:
+            connection.execute(LENGTHS.delete().where(LENGTHS.c.run_id == run_id))
+            rows = [
+                {
+                    "run_id": run_id,
+                    "digest": digest,
+                    "class": number,
+                    "count": seen.count,
+                    "total": seen.total,
+                    "squares": seen.squares,
+                    "logs": seen.logs,
+                }
+                for number, seen in history.classes.items()
+            ]
+            if rows:
+                connection.execute(LENGTHS.insert(), rows)
+
+    def history(self, digest: str, runs: int = 10) -> History:
+        """The lengths of the answers of the latest runs with this digest (of job, model and prompt)."""
+        with self._writing() as connection:
+            latest = (
+                sa.select(LENGTHS.c.run_id)
+                .where(LENGTHS.c.digest == digest)
+                .group_by(LENGTHS.c.run_id)
+                .order_by(LENGTHS.c.run_id.desc())
+                .limit(runs)
+            )
+            names = [name for (name,) in connection.execute(latest)]
+            found = connection.execute(sa.select(LENGTHS).where(LENGTHS.c.run_id.in_(names))).mappings().all()
+        whole = History(runs=len(names))
+        for row in found:
+            seen = Seen(int(row["count"]), int(row["total"]), int(row["squares"]), float(row["logs"]))
+            whole.classes.setdefault(int(row["class"]), Seen()).merge(seen)
+        return whole
+
+    def last_run(self, job: str, but: str | None = None) -> tuple[int, int] | None:
+        """(expected, settled) nano-dollars of a job's latest finished run that paid anything; None if there is none."""
+        paid = sa.func.sum(DAYS.c.settled_nano)
+        query = (
+            sa.select(RUNS.c.expected_nano, paid)
+            .join(DAYS, DAYS.c.run_id == RUNS.c.run_id)
+            .where(RUNS.c.job == job, RUNS.c.finished_at.is_not(None), RUNS.c.run_id != (but or ""))
+            .group_by(RUNS.c.run_id, RUNS.c.expected_nano)
+            .having(paid > 0)
+            .order_by(RUNS.c.run_id.desc())
+            .limit(1)
+        )
+        with self._writing() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else (int(row[0]), int(row[1]))
+
+    def finish(self, run_id: str, finished_at: datetime) -> None:
+        """Note that a run is finished."""
+        with self._writing() as connection:
+            connection.execute(RUNS.update().where(RUNS.c.run_id == run_id).values(finished_at=finished_at.isoformat()))
 
     def _add(self, connection: sa.Connection, run_id: str, now: datetime, settled: int, in_doubt: int) -> None:
         if not settled and not in_doubt:

@@ -54,6 +54,12 @@ class Price:
             (prompt_tokens - cached_tokens) * band.input + cached_tokens * band.cached + completion_tokens * band.output
         )
 
+    def expected_femto(self, prompt_tokens: int, completion_tokens: float) -> int:
+        """Cost in femto-dollars of a request whose output is an expectation, no whole number of tokens."""
+        thousandths = round(completion_tokens * 1000)
+        base = self.femto(prompt_tokens, 0, 0)
+        return base + (self.femto(prompt_tokens, 0, 1) - base) * thousandths // 1000
+
     def worst_nano(self, prompt_tokens: int, max_output_tokens: int) -> int:
         """The most that a request can cost, in nano-dollars, rounded up: nothing cached, all output used."""
         return -(-self.femto(prompt_tokens, 0, max_output_tokens) // FEMTO_PER_NANO)
@@ -74,6 +80,16 @@ def usd(nano: int) -> Decimal:
 def nano_of(amount: Decimal) -> int:
     """Dollars as nano-dollars."""
     return int(amount.scaleb(9).to_integral_value())
+
+
+def dollars(nano: int) -> str:
+    """Dollars for people: cents, or as many digits as it takes to see something; never rounded to nothing."""
+    amount = usd(nano)
+    if nano == 0 or abs(nano) >= 10_000_000_000:
+        return f"${amount:,.2f}"
+    text = f"{amount:,.9f}".rstrip("0")
+    whole, _, decimals = text.partition(".")
+    return f"${whole}.{decimals:0<2}" if len(decimals) <= 6 else f"${amount:,.6f}"
 
 
 def price_of(job: Job, day: date) -> Price:

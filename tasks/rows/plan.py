@@ -21,6 +21,7 @@ from parquill.tasks.disk.schemas import PLAN, PLAN_FIELDS, check_names, for_each
 from parquill.tasks.errors import BadInput, BadJob
 from parquill.tasks.job import Job
 from parquill.tasks.money.estimate import EstimateSum
+from parquill.tasks.money.past import Past
 from parquill.tasks.money.prices import Price, nano_of
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Action, Outcome
@@ -72,6 +73,7 @@ class Planner:
     answers: AnswerIndex | None = None
     previous: Previous | None = None
     redo: frozenset[str] = frozenset()
+    past: Past | None = None
     _templates: Templates | None = field(init=False, default=None)
 
     def plan(self, sink: Sink | None, limit: int | None = None) -> EstimateSum:
@@ -83,7 +85,7 @@ class Planner:
             variables = job.vars if isinstance(job.vars, dict) else None
             self._templates = Templates(job.prompt.system, job.prompt.user, names, variables)
         counter = TokenCounter(job.model, job.tokenizer, job.response_format)
-        total = EstimateSum(job, self.price, counter)
+        total = EstimateSum(job, self.price, counter, self.past)
         keys = KeyMaker(job)
         with _Seen(self.scratch) as seen:
             for file, first, batch in read_batches(self.source, limit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,9 +17,10 @@ from parquill.tasks.disk.files import DISK, read_json, remove_folder
 from parquill.tasks.disk.previous import PreviousResults
 from parquill.tasks.disk.run import Run, current_run, digest_of
 from parquill.tasks.disk.state import Folders, RunFolder, new_run_id
-from parquill.tasks.errors import BadInput, BadJob, DiskFailed
+from parquill.tasks.errors import BadInput, BadJob, DiskFailed, LedgerFailed
 from parquill.tasks.job import Job
 from parquill.tasks.money.estimate import EstimateSum
+from parquill.tasks.money.past import read_past
 from parquill.tasks.money.prices import Price, find_price, price_of
 from parquill.tasks.records import ShardRef
 from parquill.tasks.rows.plan import Planner
@@ -89,9 +91,14 @@ def estimate_job(job: Job, options: RunOptions) -> EstimateSum:
     source = look(job)
     folders = Folders.of(job)
     answers = _open_answers(folders) if (folders.state / "runs").is_dir() else None
+    past = None
+    with contextlib.suppress(LedgerFailed):  # an estimate is given without the past where there is no ledger
+        past = read_past(job)
     try:
         with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
-            planner = Planner(job, source, price_of(job, options.day), Path(scratch), answers, *_redo(job, options))
+            planner = Planner(
+                job, source, price_of(job, options.day), Path(scratch), answers, *_redo(job, options), past
+            )
             return planner.plan(None, options.limit)
     finally:
         if answers is not None:
@@ -176,7 +183,7 @@ def _plan_rows(
         smallest = max(SMALLEST_SHARD, job.limits.max_at_once)
         rows = max(smallest, min(LARGEST_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
         sink = ShardFiles(folder, rows)
-        planner = Planner(job, source, price, folder.path, answers, *_redo(job, options))
+        planner = Planner(job, source, price, folder.path, answers, *_redo(job, options), read_past(job))
         total = planner.plan(sink, options.limit)
         sink.close()
         answers.add_run(folder.run_id, job.output)
