@@ -97,7 +97,7 @@ def estimate(job: Path, overrides: Sequence[str], day: date | None, as_json: boo
     """Count what the job would cost; nothing is sent, no key is needed. Exit 3 when it does not fit the budget."""
     from parquill.flows.console import show_estimate
     from parquill.tasks.money.estimate import flat_estimate
-    from parquill.tasks.money.gate import judge
+    from parquill.tasks.money.gate import check_largest, judge
     from parquill.tasks.money.prices import price_of
     from parquill.tasks.rows.prepare import check_rejected, estimate_job
 
@@ -115,6 +115,7 @@ def estimate(job: Path, overrides: Sequence[str], day: date | None, as_json: boo
     else:
         show_estimate(result, verdict, price)
     check_rejected(placed, total)
+    check_largest(placed, result)
     if not verdict.fits:
         sys.exit(3)
 

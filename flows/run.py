@@ -16,7 +16,7 @@ from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job import Job, Status
-from parquill.tasks.money.gate import judge, pass_gate
+from parquill.tasks.money.gate import check_largest, judge, pass_gate
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
@@ -48,6 +48,7 @@ def run_job(
             return latest_summary(folders.output), None
         month = booked_by_others(run.job, run.run_id)
         _show(run, month)
+        check_largest(run.job, run.estimate)
         if server.needed:
             pass_gate(run.job, run.estimate, run.price, run.totals(), month)
         server.wait()

@@ -1,8 +1,9 @@
-"""Runs a job's steps without Prefect, for tests of what lies below it."""
+"""Runs a job's steps without Prefect, for tests of what lies below it; `python -m tests.direct JOB` as a process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,23 @@ import pyarrow.parquet as pq
 from parquill.tasks.disk.results import RowSums, write_results
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
-from parquill.tasks.job_file import make_job
+from parquill.tasks.ending import Ending, clear_run
+from parquill.tasks.job_file import load_job, make_job
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.wire.sending import sending
 
 
-def job_of(folder: Path, texts: list[str], url: str, **settings: Any) -> Mapping[str, Any]:
-    """Write texts as a Parquet file and give the settings of a job over it."""
-    pq.write_table(pa.table({"text": texts}), folder / "prompts.parquet")
+def job_of(folder: Path, texts: Sequence[str], url: str, **settings: Any) -> dict[str, Any]:
+    """Write texts as a Parquet file with ids and give the settings of a job over it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"id": [f"r{place}" for place in range(len(texts))], "text": list(texts)})
+    pq.write_table(table, folder / "prompts.parquet")
     return {
         "name": "direct",
         "input": str(folder / "prompts.parquet"),
         "output": str(folder / "out"),
+        "id_column": "id",
         "prompt": {"user": "{{ text }}"},
         "model": "gpt-4o-mini",
         "max_output_tokens": 50,
@@ -33,15 +38,31 @@ def job_of(folder: Path, texts: list[str], url: str, **settings: Any) -> Mapping
     }
 
 
-def run_steps(settings: Mapping[str, Any]) -> tuple[Run, RowSums]:
-    """Read, complete and write a job to its end."""
-    job, options = place(make_job(settings), None, None, ())
+def run_steps(
+    settings: Mapping[str, Any], *, redo: Sequence[str] = (), limit: int | None = None
+) -> tuple[Run, RowSums] | None:
+    """Read, complete and write a job to its end; None when nothing is to do."""
+    job, options = place(make_job(settings), None, limit, redo)
     folders = Folders.of(job)
     folders.create()
     with hold(folders, "a test"):
         run = prepare_run(job, options)
-        assert run is not None
+        if run is None:
+            return None
         with sending(run) as opened, ThreadPoolExecutor(4) as threads:
-            list(threads.map(opened.complete, run.shards))
-            short = opened.sender.over_budget > 0
-        return run, write_results(run, budget_short=short)[0]
+            list(threads.map(opened.complete, [shard for shard in run.shards if not run.is_done(shard)]))
+            ending = Ending.of(opened)
+        sums, _ = write_results(run, budget_short=ending.over_budget > 0)
+        if not ending.is_stop:
+            clear_run(run)
+        return run, sums
+
+
+def results(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a job's results, in their order."""
+    rows: list[dict[str, Any]] = pq.read_table(Path(settings["output"]) / "results").to_pylist()
+    return rows
+
+
+if __name__ == "__main__":
+    run_steps(load_job(Path(sys.argv[1])).model_dump())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parquill.tasks.errors import RefusedByBudget
+from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job import Job
 from parquill.tasks.money.prices import Price, dollars, nano_of
 from parquill.tasks.records import Estimate, Totals
@@ -51,10 +51,24 @@ def judge(
     return Verdict(True, f"expected {dollars(expected)} fits into {name} {facts}", warning)
 
 
+def check_largest(job: Job, estimate: Estimate) -> None:
+    """Refuse a job with a request that its own limit would never let through (BadJob)."""
+    allowed = job.limits.tokens_per_minute
+    if allowed is not None and estimate.to_send and estimate.largest_request > allowed:
+        raise BadJob(
+            f"the largest request has {estimate.largest_request:,} tokens (input and max_output_tokens), more than "
+            f"limits.tokens_per_minute = {allowed:,}: it could never be sent"
+        )
+
+
 def pass_gate(
     job: Job, estimate: Estimate, price: Price, totals: Totals | None = None, month_booked: int | None = None
 ) -> Verdict:
-    """Raise RefusedByBudget, with both numbers, unless the expected cost fits or `when_short` is partial."""
+    """Raise RefusedByBudget, with both numbers, unless the expected cost fits or `when_short` is partial.
+
+    Raises BadJob for a request that could never be sent.
+    """
+    check_largest(job, estimate)
     verdict = judge(job, estimate, price, totals, month_booked)
     if not verdict.fits and job.budget.when_short == "refuse" and estimate.to_send:
         raise RefusedByBudget(f"{verdict.sentence}; {estimate.basis}. Raise it, or set budget.when_short: partial")

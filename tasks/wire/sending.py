@@ -21,7 +21,6 @@ from parquill.tasks.disk.answers import AnswerIndex
 from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.run import Run, load_run
 from parquill.tasks.disk.schemas import PLAN
-from parquill.tasks.errors import BadJob
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Action, ShardRef
 from parquill.tasks.wire.answer import AnswerFormat
@@ -174,12 +173,6 @@ def sending(run: Run, transport: Callable[[], httpx.AsyncBaseTransport] = aiohtt
 
     Raises BadJob when the key cannot be read.
     """
-    largest, allowed = run.estimate.largest_request, run.job.limits.tokens_per_minute
-    if allowed is not None and run.estimate.to_send and largest > allowed:
-        raise BadJob(
-            f"the largest request has {largest:,} tokens (input and max_output_tokens), more than "
-            f"limits.tokens_per_minute = {allowed:,}: it could never be sent"
-        )
     opened = Sending(run, read_key(run.job.endpoint), transport)
     with _guard:
         _open[run.run_id] = opened

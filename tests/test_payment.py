@@ -1,0 +1,245 @@
+"""Who pays for what: dedupe, reuse, increments, redo, failures, and processes that are killed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.direct import job_of, results, run_steps
+from tests.services.running import FakeService, fake_openai
+
+ROOT = Path(__file__).parents[1]
+PASSING = ("run_id", "attempts", "latency_s", "request_id", "finished_at", "in_doubt_usd")
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[FakeService]:
+    with fake_openai(prompt_tokens="tiktoken:o200k_base", latency_ms=2) as service:
+        yield service
+
+
+@pytest.fixture
+def service(started: FakeService) -> FakeService:
+    started.configure(faults=[], output_tokens="fixed:16")
+    started.reset()
+    return started
+
+
+@pytest.fixture(autouse=True)
+def own_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+
+
+def _texts(count: int, same: int = 0) -> list[str]:
+    return [f"text {max(number, same)}" for number in range(count)]
+
+
+def _billed(service: FakeService) -> int:
+    return int(service.stats()["billed_requests"])
+
+
+def _check_sums(run: Any, sums: Any, rows: list[dict[str, Any]]) -> None:
+    mine = sum((row["cost_usd"] for row in rows if row["run_id"] == run.run_id), Decimal(0))
+    assert mine == Decimal(sums.cost_nano).scaleb(-9)
+
+
+def test_identical_requests_are_paid_once(service: FakeService, tmp_path: Path) -> None:
+    """The first of equal rows pays, the others show its answer at no cost, and running again sends nothing."""
+    settings = job_of(tmp_path, _texts(30, same=4), service.url)
+    done = run_steps(settings)
+    assert done is not None
+    rows = results(settings)
+    assert _billed(service) == 26
+    assert [row["reused"] for row in rows] == [False] + [True] * 4 + [False] * 25
+    assert len({row["completion"] for row in rows[:5]}) == 1
+    assert all(row["cost_usd"] == 0 and row["prompt_tokens"] == 0 for row in rows[1:5])
+    assert sum(row["prompt_tokens"] for row in rows) == service.stats()["billed_tokens"]["prompt"]
+    _check_sums(*done, rows)
+    assert run_steps(settings) is None
+    assert _billed(service) == 26
+
+
+def test_dedupe_off_pays_every_row(service: FakeService, tmp_path: Path) -> None:
+    """With `dedupe: false` equal rows are asked anew, and each is still paid once over two runs."""
+    settings = job_of(tmp_path, _texts(10, same=9), service.url, dedupe=False)
+    run_steps(settings)
+    assert run_steps(settings) is None
+    assert _billed(service) == 10
+
+
+def test_a_grown_input_pays_for_the_new_rows(service: FakeService, tmp_path: Path) -> None:
+    """A nightly run over a grown file sends the new rows only; the old ones keep what they cost."""
+    settings = job_of(tmp_path, _texts(20), service.url)
+    run_steps(settings)
+    before = results(settings)
+    settings = job_of(tmp_path, _texts(25), service.url)
+    done = run_steps(settings)
+    assert done is not None
+    assert _billed(service) == 25
+    assert results(settings)[:20] == before
+    assert done[1].saved_nano == 0
+    _check_sums(*done, results(settings))
+
+
+def test_another_output_reuses_the_answers_of_a_shared_state(service: FakeService, tmp_path: Path) -> None:
+    """Nights that share `state` pay once; the second output says so in `reused`, cost 0 and what it saved."""
+    settings = job_of(tmp_path, _texts(20), service.url, state=str(tmp_path / "state"))
+    first = run_steps(settings)
+    second_night = {**settings, "output": str(tmp_path / "second")}
+    second = run_steps(second_night)
+    assert first is not None
+    assert second is not None
+    assert _billed(service) == 20
+    rows = results(second_night)
+    assert all(row["reused"] and row["cost_usd"] == 0 and row["run_id"] == first[0].run_id for row in rows)
+    assert second[1].saved_nano == first[1].cost_nano > 0
+
+
+def test_redo_does_only_what_it_names(service: FakeService, tmp_path: Path) -> None:
+    """`--redo truncated` sends those rows again and leaves the others as they are, whatever the settings say now."""
+    service.configure(output_tokens="lognormal:48:0.5")
+    settings = job_of(tmp_path, _texts(40), service.url)
+    run_steps(settings)
+    before = results(settings)
+    cut = [row["id"] for row in before if row["status"] == "truncated"]
+    assert 0 < len(cut) < 40
+    service.configure(output_tokens="fixed:7")
+    paid = _billed(service)
+    changed = {**settings, "prompt": {"user": "Please: {{ text }}"}}
+    done = run_steps(changed, redo=["truncated"])
+    assert done is not None
+    after = results(changed)
+    assert _billed(service) - paid == len(cut)
+    for old, new in zip(before, after, strict=True):
+        if old["id"] in cut:
+            assert new["status"] == "ok"
+            assert new["cost_usd"] > old["cost_usd"]  # what the row cost, whenever paid
+            assert new["attempts"] == 2
+        else:
+            assert new == old
+    _check_sums(*done, after)
+
+
+def test_failed_rows_are_tried_again_and_no_others(service: FakeService, tmp_path: Path) -> None:
+    """The same command tries failed rows again; what was refused or cut is kept."""
+    service.configure(
+        faults=[
+            {"kind": "status:400", "match": '"text 7"', "times": 1},
+            {"kind": "content_filter", "match": '"text 8"', "times": 1},
+        ]
+    )
+    settings = job_of(tmp_path, _texts(20), service.url)
+    run_steps(settings)
+    assert [row["status"] for row in results(settings)[6:9]] == ["ok", "failed", "refused"]
+    paid = _billed(service)
+    run_steps(settings)
+    assert [row["status"] for row in results(settings)[6:9]] == ["ok", "ok", "refused"]
+    assert _billed(service) - paid == 1
+    assert results(settings)[7]["attempts"] == 2
+
+
+def test_a_limit_is_the_head_of_the_whole(service: FakeService, tmp_path: Path) -> None:
+    """`--limit` completes the first rows; the full run after it pays for the others only."""
+    settings = job_of(tmp_path, _texts(30), service.url)
+    run_steps(settings, limit=10)
+    assert len(results(settings)) == 10
+    run_steps(settings)
+    assert len(results(settings)) == 30
+    assert _billed(service) == 30
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code", "in_doubt"),
+    [
+        ("status:500", "ok", None, True),
+        ("status:400", "failed", "bad_request", False),
+        ("disconnect_before", "ok", None, True),
+        ("disconnect_after", "ok", None, True),
+        ("garbage", "ok", None, True),
+        ("empty_body", "ok", None, True),
+        ("truncated_json", "ok", None, True),
+        ("invalid_utf8", "ok", None, True),
+        ("nested", "ok", None, True),
+        ("redirect", "failed", "redirect", True),
+        ("endless_body", "failed", "reply_too_large", True),
+        ("content_filter", "refused", "content_filter", False),
+        ("refusal", "refused", "refusal", False),
+        ("null_content", "failed", "no_answer", False),
+        ("empty_choices", "failed", "no_answer", False),
+        ("lone_surrogate", "ok", None, False),
+        ("bad_usage:negative", "ok", None, False),
+        ("bad_usage:huge", "ok", None, False),
+        ("echo", "failed", "bad_request", False),
+    ],
+)
+def test_every_fault_has_its_row(
+    service: FakeService, tmp_path: Path, kind: str, status: str, code: str | None, *, in_doubt: bool
+) -> None:
+    """Whatever a service does once, its row gets the status, the code and the money that the table gives it."""
+    service.configure(faults=[{"kind": kind, "match": '"text 7"', "times": 1}])
+    settings = job_of(tmp_path, _texts(12), service.url, retry={"attempts": 2, "timeout_s": 5})
+    done = run_steps(settings)
+    assert done is not None
+    rows = results(settings)
+    row = rows[7]
+    assert (row["status"], row["error_code"]) == (status, code)
+    assert (row["in_doubt_usd"] > 0) is in_doubt
+    assert row["attempts"] == (2 if status == "ok" and in_doubt else 1)
+    assert "text 7" not in (row["error_message"] or "")
+    assert all(other["status"] == "ok" for place, other in enumerate(rows) if place != 7)
+    _check_sums(*done, rows)
+
+
+def _spawn(job: Path) -> subprocess.Popen[bytes]:
+    with job.with_suffix(".err").open("wb") as said:
+        return subprocess.Popen([sys.executable, "-m", "tests.direct", str(job)], cwd=ROOT, stderr=said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_any_moment_it_goes_on(service: FakeService, tmp_path: Path, seed: int) -> None:
+    """Killed with SIGKILL again and again, the results are those of an undisturbed run, and little is paid twice."""
+    at_once, draw = 16, random.Random(seed)
+    texts = _texts(600, same=20)
+    whole = job_of(tmp_path / "whole", texts, service.url, limits={"max_at_once": at_once})
+    run_steps(whole)
+    service.configure(latency_ms=40, latency_sigma=0.5)
+    service.reset()
+    settings = job_of(tmp_path / "killed", texts, service.url, limits={"max_at_once": at_once})
+    job = tmp_path / "job.yaml"
+    job.write_bytes(orjson.dumps(settings))
+    kills = 0
+    while True:
+        process = _spawn(job)
+        try:
+            process.wait(0.9 + 1.2 * draw.random())
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            if kills > 25:
+                pytest.fail("no run came to its end")
+            continue
+        assert process.returncode == 0, job.with_suffix(".err").read_text()
+        break
+    service.configure(latency_ms=2, latency_sigma=0)
+    assert kills >= 2
+    stripped = [
+        [{name: value for name, value in row.items() if name not in PASSING} for row in results(found)]
+        for found in (whole, settings)
+    ]
+    assert stripped[0] == stripped[1]
+    twice = _billed(service) - int(service.stats()["billed"])
+    assert twice <= at_once * kills
+    doubt = sum((row["in_doubt_usd"] for row in results(settings)), Decimal(0))
+    assert (doubt > 0) or twice == 0
+    assert run_steps(settings) is None
