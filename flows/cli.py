@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,17 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
 @cli.command()
 @_job_options
 @click.option("--limit", type=click.IntRange(1), help="Only the first N rows of the input.")
-def estimate(job: Path, overrides: Sequence[str], day: date | None, as_json: bool, limit: int | None) -> None:
+@click.option("--compare", metavar="MODEL,...", help="Price the same rows for these models too, and for batch.")
+@click.option("--prices-on", type=_Date(), help="Use the prices of another day.")
+def estimate(
+    job: Path,
+    overrides: Sequence[str],
+    day: date | None,
+    as_json: bool,
+    limit: int | None,
+    compare: str | None,
+    prices_on: date | None,
+) -> None:
     """Count what the job would cost; nothing is sent, no key is needed. Exit 3 when it does not fit the budget."""
     from parquill.flows.console import show_estimate
     from parquill.tasks.money.estimate import flat_estimate
@@ -102,6 +113,15 @@ def estimate(job: Path, overrides: Sequence[str], day: date | None, as_json: boo
     from parquill.tasks.rows.prepare import check_rejected, estimate_job
 
     placed, options = _place(load_job(job, overrides), day, limit)
+    if prices_on is not None:
+        options = replace(options, day=prices_on)
+    if compare:
+        from parquill.flows.show import show_comparison
+        from parquill.tasks.rows.compare import compare_models
+
+        found = compare_models(placed, options, [name.strip() for name in compare.split(",") if name.strip()])
+        _print_json(found) if as_json else show_comparison(found)
+        return
     total = estimate_job(placed, options)
     result, price = total.result(), price_of(placed, options.day)
     month = None

@@ -28,6 +28,20 @@ def show_preview(rows: list[dict[str, Any]]) -> None:
             say(clean(orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode()))
 
 
+def show_comparison(found: dict[str, Any]) -> None:
+    """Each model's estimate, the cheapest first."""
+    say(f"{found['rows']:,} rows")
+    for entry in found["models"]:
+        estimate = entry["estimate"]
+        batch = " (batch)" if entry["processing"] == "batch" else ""
+        notes = "" if entry["fits_window"] else f", {entry['rows_too_long']:,} rows too long for its window"
+        notes += "" if entry["fits_budget"] else ", exceeds the budget"
+        say(
+            f"{entry['model'] + batch:32} expected ${estimate['cost_usd_expected']}, p90 ${estimate['cost_usd_p90']}, "
+            f"worst ${estimate['cost_usd_worst']}, {estimate['prompt_tokens']:,} prompt tokens{notes}"
+        )
+
+
 def show_failed(rows: Iterable[dict[str, Any]]) -> None:
     """Each row that is not ok."""
     count = 0

@@ -14,8 +14,9 @@ from prefect import get_run_logger, task
 
 @task(name="gate", **STEP)
 def gate_budget(run: Run, estimate: Estimate) -> None:
-    """Let the run pass if its expected cost fits, and tell those who wait that it runs. Raises RefusedByBudget, BadJob."""
-    read_key(run.job.endpoint)  # a key that is not there is found before the run counts as begun
+    """Let the run pass if its cost fits, and tell those who wait that it runs. Raises RefusedByBudget, BadJob."""
+    # a key that is not there is found before the run counts as begun
+    read_key(run.job.endpoint)
     verdict = pass_gate(run.job, estimate, run.price, run.totals(), booked_by_others(run.job, run.run_id))
     logger = get_run_logger()
     logger.info(verdict.sentence)

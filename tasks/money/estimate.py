@@ -25,20 +25,20 @@ NO_HISTORY = "no history: worst case is the only bound"
 
 
 class EstimateSum:
-    """Sums the estimate of planned rows; `result` gives it."""
+    """Sums the estimate of planned rows, at one or several prices; `result` gives it."""
 
-    def __init__(self, job: Job, price: Price, counter: TokenCounter, past: Past | None = None) -> None:
+    def __init__(self, job: Job, prices: Sequence[Price], counter: TokenCounter, past: Past | None = None) -> None:
         self._job = job
         self._past = past or Past()
-        self._price = price
+        self._prices = prices
         self._counter = counter
         self.rows = 0
         self.to_send = 0
         self.rejected: dict[str, int] = {}
         self.first_rejected: str | None = None
         self._prompt_tokens = 0
-        self._worst = 0
-        self._expected_femto = 0
+        self._worst = [0] * len(prices)
+        self._expected_femto = [0] * len(prices)
         self._expected_tokens = 0.0
         self._largest = 0
 
@@ -54,22 +54,22 @@ class EstimateSum:
                 self.to_send += 1
                 self._prompt_tokens += row.prompt_tokens
                 reserved = self._counter.reserved(row.prompt_tokens)
-                self._worst += self._price.worst_nano(reserved, room)
-                if lengths is not None:
-                    expected = lengths.expected(row.prompt_tokens)
-                    self._expected_tokens += expected
-                    self._expected_femto += self._price.expected_femto(row.prompt_tokens, expected)
+                expected = lengths.expected(row.prompt_tokens) if lengths is not None else float(room)
+                self._expected_tokens += expected
+                for place, price in enumerate(self._prices):
+                    self._worst[place] += price.worst_nano(reserved, room)
+                    self._expected_femto[place] += price.expected_femto(row.prompt_tokens, expected)
                 self._largest = max(self._largest, reserved + room)
 
-    def result(self) -> Estimate:
-        """The estimate of all rows added so far."""
-        lengths = self._past.lengths
-        expected, p90, tokens, basis = self._worst, self._worst, self.to_send * self._job.max_output_tokens, NO_HISTORY
+    def result(self, place: int = 0) -> Estimate:
+        """The estimate of all rows added so far, at the price of that place."""
+        lengths, worst, price = self._past.lengths, self._worst[place], self._prices[place]
+        expected = p90 = worst
+        basis = NO_HISTORY
         if lengths is not None:
-            expected = min(self._worst, to_nano(self._expected_femto))
-            tokens = round(self._expected_tokens)
+            expected = min(worst, to_nano(self._expected_femto[place]))
             deviation = lengths.deviation(self.to_send, self._expected_tokens)
-            p90 = min(self._worst, expected + to_nano(round(NORMAL_P90 * deviation * self._price.bands[0].output)))
+            p90 = min(worst, expected + to_nano(round(NORMAL_P90 * deviation * price.bands[0].output)))
             basis = f"output from {lengths.answers:,} answers of {_runs(lengths.runs)}"
         if self._past.last is not None:
             basis += f"; last run: expected {dollars(self._past.last[0])}, cost {dollars(self._past.last[1])}"
@@ -77,10 +77,10 @@ class EstimateSum:
             rows=self.rows,
             to_send=self.to_send,
             prompt_tokens=self._prompt_tokens,
-            completion_tokens_expected=tokens,
+            completion_tokens_expected=round(self._expected_tokens),
             cost_expected=expected,
             cost_p90=p90,
-            cost_worst=self._worst,
+            cost_worst=worst,
             basis=basis,
             largest_request=self._largest,
             exact=self._counter.exact,

@@ -92,18 +92,21 @@ def dollars(nano: int) -> str:
     return f"${whole}.{decimals:0<2}" if len(decimals) <= 6 else f"${amount:,.6f}"
 
 
-def price_of(job: Job, day: date) -> Price:
-    """The price of a job's model: the job's own, else the public one. Raises BadJob with the nearest names."""
+def price_of(job: Job, day: date, *, batch: bool = False) -> Price:
+    """The price of a job's model: the job's own, else the public one. Raises BadJob with the nearest names.
+
+    With `batch` that of the service's batch processing; where none is known, the same as without.
+    """
     if job.price is not None:
         own = job.price
         cached = own.usd_per_mtok_input if own.usd_per_mtok_cached is None else own.usd_per_mtok_cached
         band = _band(0, own.usd_per_mtok_input, cached, own.usd_per_mtok_output)
         return Price(job.model, (band,), None, "the job's `price`", day.isoformat())
-    return find_price(job.model, job.endpoint.base_url, day)
+    return find_price(job.model, job.endpoint.base_url, day, batch=batch)
 
 
 @cache
-def find_price(model: str, base_url: str | None, day: date) -> Price:
+def find_price(model: str, base_url: str | None, day: date, *, batch: bool = False) -> Price:
     """The public price of a model at an address on a day.
 
     An address that no provider owns (a proxy, a gateway) is priced as OpenAI, or as the only provider that has the
@@ -121,7 +124,7 @@ def find_price(model: str, base_url: str | None, day: date) -> Price:
             "{usd_per_mtok_input: ..., usd_per_mtok_output: ...}` (0 if it costs nothing)"
         )
     provider, info = found
-    prices = info.get_prices(datetime.combine(day, time(12), UTC))
+    prices = info.get_prices(datetime.combine(day, time(12), UTC), {"processing": "batch"} if batch else None)
     if getattr(prices, "input_mtok", None) is None or getattr(prices, "output_mtok", None) is None:
         raise BadJob(f"the model {model!r} has no price by tokens; set `price`")
     return Price(

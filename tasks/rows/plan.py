@@ -74,6 +74,7 @@ class Planner:
     previous: Previous | None = None
     redo: frozenset[str] = frozenset()
     past: Past | None = None
+    other_prices: Sequence[Price] = ()  # at which the same rows are estimated too
     _templates: Templates | None = field(init=False, default=None)
 
     def plan(self, sink: Sink | None, limit: int | None = None) -> EstimateSum:
@@ -85,7 +86,7 @@ class Planner:
             variables = job.vars if isinstance(job.vars, dict) else None
             self._templates = Templates(job.prompt.system, job.prompt.user, names, variables)
         counter = TokenCounter(job.model, job.tokenizer, job.response_format)
-        total = EstimateSum(job, self.price, counter, self.past)
+        total = EstimateSum(job, [self.price, *self.other_prices], counter, self.past)
         keys = KeyMaker(job)
         with _Seen(self.scratch) as seen:
             for file, first, batch in read_batches(self.source, limit):

@@ -86,18 +86,30 @@ def look(job: Job) -> Source:
     return find_source(job.input, Path(job.output))
 
 
-def estimate_job(job: Job, options: RunOptions) -> EstimateSum:
-    """Plan a placed job without writing anything into its folders. Raises BadJob, BadInput."""
+def estimate_job(
+    job: Job, options: RunOptions, *, past_of: Job | None = None, other_prices: Sequence[Price] = ()
+) -> EstimateSum:
+    """Plan a placed job without writing anything into its folders. Raises BadJob, BadInput.
+
+    `past_of` is the job whose past predicts the answers, if it is not this one.
+    """
     source = look(job)
     folders = Folders.of(job)
     answers = _open_answers(folders) if (folders.state / "runs").is_dir() else None
     past = None
     with contextlib.suppress(LedgerFailed):  # an estimate is given without the past where there is no ledger
-        past = read_past(job)
+        past = read_past(past_of or job)
     try:
         with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
             planner = Planner(
-                job, source, price_of(job, options.day), Path(scratch), answers, *_redo(job, options), past
+                job,
+                source,
+                price_of(job, options.day),
+                Path(scratch),
+                answers,
+                *_redo(job, options),
+                past,
+                other_prices,
             )
             return planner.plan(None, options.limit)
     finally:
