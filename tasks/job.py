@@ -8,7 +8,7 @@ model (YAML 1.2, `--set`, dates, one-sentence errors) is in `job_file`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -23,59 +23,33 @@ OPENAI_BASE_URL = "https://api.openai.com/v1"
 OUTPUT_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"})
 # Whatever raises the cost past the reservation or changes the protocol of the reply.
 COSTLY = frozenset(
-    [
-        "n",
-        "best_of",
-        "num_return_sequences",
-        "stream",
-        "stream_options",
-        "service_tier",
-        "tools",
-        "tool_choice",
-        "functions",
-        "function_call",
-        "web_search_options",
-        "audio",
-        "modalities",
-        "background",
-        "store",
-        "conversation",
-        "previous_response_id",
-        "prediction",
-        "echo",
-        "mcp_servers",
-        "container",
-        "include",
-        "plugins",
-        "provider",
-        "models",
-        "route",
-        "transforms",
-        "batch_size",
-    ]
+    (
+        "n best_of num_return_sequences stream stream_options service_tier functions function_call web_search_options "
+        "audio modalities background store conversation previous_response_id prediction echo mcp_servers container "
+        "include plugins provider models route transforms batch_size"
+    ).split()
 )
-OWNED = frozenset(
-    [
-        "model",
-        "messages",
-        "input",
-        "prompt",
-        "instructions",
-        "response_format",
-        "text",
-    ]
-)
+OWNED = frozenset(["model", "messages", "input", "prompt", "instructions", "response_format", "text"])
 
 
-def refuse_parameters(names: Iterable[str]) -> None:
+def refuse_parameters(parameters: Mapping[str, Any]) -> None:
     """Raise ValueError for the first request parameter that is not the user's to set."""
-    for name in names:
+    for name, value in parameters.items():
         if name in OUTPUT_LIMITS:
             raise ValueError(f"{name!r} is set by `max_output_tokens`, which bounds the cost")
         if name in COSTLY:
             raise ValueError(f"{name!r} raises the cost or changes the protocol, so it is refused")
         if name in OWNED:
             raise ValueError(f"{name!r} is a setting of the job itself, not a parameter")
+        if name == "tools" and not (isinstance(value, list) and all(_is_function(tool) for tool in value)):
+            raise ValueError("'tools' may hold functions only: hosted tools are billed beside the tokens")
+
+
+def _is_function(tool: Any) -> bool:
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        return False
+    function = tool.get("function", tool)  # the chat API nests it, the responses API does not
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
 def _no_bool(value: Any) -> Any:

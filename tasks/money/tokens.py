@@ -19,6 +19,7 @@ import orjson
 import tiktoken
 from parquill.data import FOLDER
 from parquill.tasks.errors import BadJob, ParquillError
+from parquill.tasks.money.tools import count_tools
 from tiktoken.model import encoding_name_for_model
 
 # tiktoken panics on one run of about a million blanks and slows down on long runs: a longer text is counted in pieces,
@@ -78,8 +79,10 @@ class TokenCounter:
     half as much again, since small vocabularies need more tokens for the same text.
     """
 
-    def __init__(self, model: str, tokenizer: str | None = None, extra: Any = None) -> None:
-        """`extra` is what each request carries beside its messages (a response_format). Raises BadJob."""
+    def __init__(
+        self, model: str, tokenizer: str | None = None, *, schema: Any = None, tools: Sequence[Any] = ()
+    ) -> None:
+        """`schema` and `tools` are what each request carries beside its messages. Raises BadJob."""
         base = model.removeprefix("openai/")
         name = tokenizer
         if name is None:
@@ -91,7 +94,9 @@ class TokenCounter:
         self.name = name or "o200k_base"
         self._encoding = _encoding(self.name)
         self._message, self._named = (4, -1) if base == "gpt-3.5-turbo-0301" else (3, 1)
-        self._extra = self.count_text(orjson.dumps(extra).decode()) + 10 if extra is not None else 0
+        self._extra = count_tools(tools, self.name, self.count_text)
+        if schema is not None:  # no formula is published: its JSON, and a margin for what wraps it
+            self._extra += self.count_text(orjson.dumps(schema).decode()) + 10
         self._seen: dict[str, int] = {}
 
     def count_text(self, text: str) -> int:

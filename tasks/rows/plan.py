@@ -85,7 +85,9 @@ class Planner:
             names = [*self.source.schema.names, *(job.for_each or {})]
             variables = job.vars if isinstance(job.vars, dict) else None
             self._templates = Templates(job.prompt.system, job.prompt.user, names, variables)
-        counter = TokenCounter(job.model, job.tokenizer, job.response_format)
+        counter = TokenCounter(
+            job.model, job.tokenizer, schema=job.response_format, tools=job.parameters.get("tools", ())
+        )
         total = EstimateSum(job, [self.price, *self.other_prices], counter, self.past)
         keys = KeyMaker(job)
         with _Seen(self.scratch) as seen:

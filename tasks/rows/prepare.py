@@ -154,6 +154,9 @@ def _nothing_to_do(folders: Folders, digest: str) -> bool:
 
 def _plan(job: Job, options: RunOptions, source: Source, digest: str) -> Run:
     folders = Folders.of(job)
+    before = current_run(folders)
+    if before is not None and not any(journals_of(before.folder.path)):
+        remove_folder(before.folder.path)  # planned and refused: nothing was sent, and it holds prompts
     for old in folders.runs():
         if not old.plan.exists():
             remove_folder(old.path)  # cut off while it was planned: nothing was sent

@@ -128,6 +128,8 @@ def check_parameters(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise RowFault("bad_parameters", "the parameters are not a mapping")
     parameters = {name: item for name, item in value.items() if item is not None}
+    if "tools" in parameters:
+        raise RowFault("bad_parameters", "'tools' belong to the job's `parameters`, where their tokens are counted")
     try:
         refuse_parameters(parameters)
     except ValueError as error:

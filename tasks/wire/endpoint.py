@@ -87,6 +87,8 @@ class ChatApi:
         text = _text(message.get("content"))
         if isinstance(message.get("refusal"), str) and message["refusal"]:
             return "refusal", message["refusal"], reason
+        if text is None:
+            text = _calls(message.get("tool_calls"))
         return _code(reason, text), text, reason
 
 
@@ -141,7 +143,8 @@ class ResponsesApi(ChatApi):
         refusals = [part["refusal"] for part in contents if isinstance(part.get("refusal"), str)]
         details = reply.get("incomplete_details")
         reason = details.get("reason") if isinstance(details, dict) else reply.get("status")
-        text = "".join(texts) if texts else None
+        calls = [item for item in items if isinstance(item, dict) and item.get("type") == "function_call"]
+        text = "".join(texts) if texts else _calls(calls)
         if refusals:
             return "refusal", refusals[0], reason
         named = {"max_output_tokens": "length", "content_filter": "content_filter"}.get(str(reason), "stop")
@@ -164,6 +167,11 @@ def _text(value: Any) -> str | None:
         parts = [part.get("text") for part in value if isinstance(part, dict)]
         value = "".join(part for part in parts if isinstance(part, str)) if parts else None
     return _repair(value) if isinstance(value, str) else None
+
+
+def _calls(calls: Any) -> str | None:
+    """The function calls of an answer that has no text, as JSON."""
+    return _repair(json.dumps(calls, ensure_ascii=False)) if isinstance(calls, list) and calls else None
 
 
 def _repair(text: str) -> str:
