@@ -73,6 +73,8 @@ def _run_flow(
         with _stop_on_signal(), show_bar():
             complete_prompts(job=job, date=day, limit=limit, redo=list(redo) or None)
     except ParquillError as raised:
+        if raised.exit_code in {2, 3}:
+            raise  # nothing was sent: the summary that is there is that of an earlier run
         error = raised
     except (KeyboardInterrupt, TerminationSignal):
         error = Interrupted("interrupted; run again to go on")
