@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parquill.tasks.disk.files import remove_folder
-from parquill.tasks.disk.results import RowSums
+from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.errors import Interrupted, ParquillError, ServiceStopped, StoppedByBudget, TooManyNotOk
 from parquill.tasks.money.prices import dollars, nano_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 if TYPE_CHECKING:
-    from parquill.tasks.disk.results import RowSums
+    from parquill.tasks.disk.result_rows import RowSums
 
 
 def escape(text: object) -> str:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from parquill.tasks.disk.results import RowSums
+from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.job import Job
 from parquill.tasks.money.gate import Verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parquill.tasks.disk.results import RowSums
+from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.results import write_results as write_parts
 from parquill.tasks.disk.run import Run
 from parquill.tasks.steps import STEP

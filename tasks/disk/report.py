@@ -9,7 +9,7 @@ from jinja2 import Environment
 from parquill.tasks.disk.files import DISK, Disk
 
 if TYPE_CHECKING:
-    from parquill.tasks.disk.results import RowSums
+    from parquill.tasks.disk.result_rows import RowSums
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{{ s.job }} {{ s.run_id }}</title>

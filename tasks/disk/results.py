@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from parquill.tasks.disk.answers import AnswerIndex, Place
+from parquill.tasks.disk.answers import AnswerIndex
 from parquill.tasks.disk.files import DISK, Disk, private_folder, read_json, remove_folder
-from parquill.tasks.disk.replay import RowState, ShardState
+from parquill.tasks.disk.result_rows import ResultRows, RowSums
 from parquill.tasks.disk.run import Run
-from parquill.tasks.disk.schemas import PLAN, USD, fit, parsed_type, result_fields
-from parquill.tasks.errors import DamagedJournal, DiskFailed
-from parquill.tasks.money.lengths import History
-from parquill.tasks.records import REUSABLE, STATUSES, Action, Outcome, ShardRef
-from parquill.tasks.wire.outcomes import NOT_SENT_CODES, TABLE
+from parquill.tasks.errors import DiskFailed
 
 PART_ROWS = 100_000
-READ_ROWS = 2_000
-LISTED = 20
-
-
-@dataclass(slots=True)
-class RowSums:
-    """What the rows of the results add up to; money in nano-dollars, tokens and money of this run's rows only."""
-
-    rows: dict[str, int] = field(default_factory=lambda: {"total": 0, **dict.fromkeys(STATUSES, 0), "reused": 0})
-    tokens: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("prompt", "cached", "completion", "reasoning"), 0)
-    )
-    cost_nano: int = 0
-    saved_nano: int = 0
-    usage_unknown: int = 0
-    history: History = field(default_factory=History)  # lengths of the answers that this run paid for
-    errors: dict[str, int] = field(default_factory=dict)
-    first_errors: list[dict[str, Any]] = field(default_factory=list)
-    slowest: list[tuple[float, str, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +41,7 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
                 answers.add_shard(run.run_id, number, run.folder.journal(number))
         writer = _PartWriter(run, staging, disk)
         sums = RowSums()
-        rows = _Rows(run, answers, sums, "over_budget" if budget_short else "stopped")
+        rows = ResultRows(run, answers, sums, "over_budget" if budget_short else "stopped")
         for shard in run.shards:
             for table in rows.of_shard(shard):
                 writer.write(table)
@@ -143,221 +116,3 @@ class _PartWriter:
         except OSError as error:
             raise DiskFailed(f"cannot write {self._folder}: {error.strerror or error}") from None
         return self._parts
-
-
-class _Rows:
-    """Builds result tables from shards, and sums them up on the way."""
-
-    def __init__(self, run: Run, answers: AnswerIndex, sums: RowSums, not_sent: str) -> None:
-        self._run, self._answers, self._sums, self._not_sent = run, answers, sums, not_sent
-        schema = run.job.response_format
-        self._parsed = parsed_type(schema if isinstance(schema, dict) else None)
-        self._fields = result_fields(self._parsed)
-
-    def of_shard(self, shard: ShardRef) -> Iterator[pa.Table]:
-        """The result rows of one shard, in pieces. Raises DamagedJournal."""
-        state = self._run.state(shard.number)
-        first = 0
-        with pq.ParquetFile(self._run.folder.shard(shard.number), page_checksum_verification=True) as parquet:
-            own = [name for name in parquet.schema_arrow.names if not name.startswith(PLAN)]
-            if shard.rows == 0:
-                yield self._table(parquet.read(), own, [])
-                return
-            for batch in parquet.iter_batches(batch_size=READ_ROWS):
-                table = pa.Table.from_batches([batch])
-                plan = {
-                    name.removeprefix(PLAN): table.column(name).to_pylist()
-                    for name in table.column_names
-                    if name.startswith(PLAN) and name != PLAN + "messages"
-                }
-                yield self._table(table, own, self._lines(plan, state, first))
-                first += batch.num_rows
-
-    def _lines(self, plan: dict[str, list[Any]], state: ShardState, first: int) -> list[dict[str, Any]]:
-        elsewhere = [
-            key
-            for key, action in zip(plan["request_key"], plan["action"], strict=True)
-            if action in {Action.SAME, Action.REUSE}
-        ]
-        places = self._answers.find(elsewhere)
-        found = self._answers.read(places)
-        lines = []
-        for place, action in enumerate(plan["action"]):
-            row = {name: column[place] for name, column in plan.items()}
-            if action == Action.KEEP:
-                line = {f.name: row["kept"][self._run.job.column_prefix + f.name] for f in self._fields}
-                line["finished_at"] = _microseconds(line["finished_at"])
-            else:
-                line = self._line(row, state, first + place, places, found)
-                line["source_file"], line["row_number"] = row["source_file"], row["row_number"]
-                line["request_key"] = row["request_key"].hex() if row["request_key"] else None
-                line["estimated_prompt_tokens"] = row["prompt_tokens"]
-            self._sum(line)
-            lines.append(line)
-        return lines
-
-    def _line(  # noqa: PLR0911 - a line for each action of the plan
-        self,
-        row: dict[str, Any],
-        state: ShardState,
-        number: int,
-        places: dict[bytes, Place],
-        found: dict[bytes, Outcome],
-    ) -> dict[str, Any]:
-        key = row["request_key"]
-        if row["action"] == Action.REJECT:
-            return _unpaid("rejected", row["error_code"], row["error_message"])
-        if row["action"] == Action.SEND:
-            outcome = state.outcomes.get(number)
-            if outcome is None:
-                return self._unfinished(state.rows.get(number), row)
-            if outcome.key != key.hex():
-                raise DamagedJournal(f"the journal of shard rows at {number} answers another request than the plan has")
-            if outcome.usage is not None and row["prompt_tokens"] is not None:
-                self._sums.history.add(row["prompt_tokens"], outcome.usage[2])
-            return _paid(outcome, self._run.run_id)
-        if key not in found:
-            return self._unfinished(None, row)
-        outcome = found[key]
-        if outcome.status not in REUSABLE:
-            return _unpaid(outcome.status, outcome.error_code, outcome.error_message)
-        if row["carries_cost"]:
-            return _paid(outcome, places[key].run_id)
-        self._sums.saved_nano += outcome.cost_nano
-        return _shared(outcome, places[key].run_id)
-
-    def _unfinished(self, tried: RowState | None, row: dict[str, Any]) -> dict[str, Any]:
-        if tried is None or tried.requests == 0:
-            line = _unpaid("not_sent", self._not_sent, NOT_SENT_CODES[self._not_sent])
-        else:
-            rule = TABLE[tried.last_code or "connection_lost"]
-            line = _unpaid("failed", rule.code, rule.sentence)
-            line["run_id"] = self._run.run_id
-        line["attempts"] = (tried.requests if tried else 0) + (row["carried_attempts"] or 0)
-        line["in_doubt_nano"] = (tried.in_doubt_nano if tried else 0) + (row["carried_in_doubt_nano"] or 0)
-        line["cost_nano"] = row["carried_cost_nano"] or 0
-        return line
-
-    def _sum(self, line: dict[str, Any]) -> None:
-        sums, status = self._sums, line["status"]
-        sums.rows["total"] += 1
-        sums.rows[status] += 1
-        sums.rows["reused"] += bool(line["reused"])
-        if line["run_id"] == self._run.run_id and not line["reused"]:
-            sums.cost_nano += _nano(line, "cost")
-            for kind in sums.tokens:
-                sums.tokens[kind] += line[f"{kind}_tokens"] or 0
-            sums.usage_unknown += line.get("usage_unknown", False)
-            if line["latency_s"] is not None:
-                sums.slowest = sorted([*sums.slowest, (line["latency_s"], line["source_file"], line["row_number"])])[
-                    -5:
-                ]
-        if status != "ok":
-            sums.errors[line["error_code"]] = sums.errors.get(line["error_code"], 0) + 1
-            if len(sums.first_errors) < LISTED:
-                sums.first_errors.append(
-                    {
-                        name: line[name]
-                        for name in ("source_file", "row_number", "status", "error_code", "error_message")
-                    }
-                )
-
-    def _table(self, table: pa.Table, own: list[str], lines: Sequence[dict[str, Any]]) -> pa.Table:
-        prefix = self._run.job.column_prefix
-        result = table.select(own)
-        for field_ in self._fields:
-            result = result.append_column(field_.with_name(prefix + field_.name), self._column(field_, lines))
-        return result
-
-    def _column(self, kind: pa.Field, lines: Sequence[dict[str, Any]]) -> pa.Array:
-        if kind.type == USD:
-            short = kind.name.removesuffix("_usd")
-            return _decimals([_nano(line, short) for line in lines])
-        values = [line[kind.name] for line in lines]
-        if kind.name == "parsed":
-            values = [fit(value, kind.type) for value in values]
-        return pa.array(values, kind.type)
-
-
-def _microseconds(time: datetime | None) -> int | None:
-    return None if time is None else (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-def _nano(line: dict[str, Any], name: str) -> int:
-    kept = line.get(f"{name}_usd")
-    return int(kept.scaleb(9)) if kept is not None else int(line[f"{name}_nano"])
-
-
-def _decimals(nano: Sequence[int]) -> pa.Array:
-    """Whole nano-dollars as decimal128(18, 9), exactly: the same integer, read with nine decimals."""
-    low = np.array(nano, dtype=np.int64)
-    words = np.empty((len(low), 2), dtype=np.int64)
-    words[:, 0], words[:, 1] = low, low >> 63
-    return pa.Array.from_buffers(USD, len(low), [None, pa.py_buffer(words.tobytes())])
-
-
-_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
-
-
-def _unpaid(status: str, code: str | None, message: str | None) -> dict[str, Any]:
-    empty = dict.fromkeys(
-        (
-            "completion",
-            "parsed",
-            "finish_reason",
-            "model_used",
-            "request_id",
-            *_TOKENS,
-            "run_id",
-            "latency_s",
-            "finished_at",
-        )
-    )
-    return {
-        **empty,
-        "status": status,
-        "error_code": code,
-        "error_message": message,
-        "cost_nano": 0,
-        "in_doubt_nano": 0,
-        "reused": False,
-        "attempts": 0,
-    }
-
-
-def _shared(outcome: Outcome, run_id: str) -> dict[str, Any]:
-    """A row whose answer another row, or an earlier output, has paid: it cost nothing and used nothing."""
-    return {
-        "completion": outcome.completion,
-        "parsed": outcome.parsed,
-        "status": outcome.status,
-        "error_code": outcome.error_code,
-        "error_message": outcome.error_message,
-        "finish_reason": outcome.finish_reason,
-        "model_used": outcome.model_used,
-        "request_id": outcome.request_id,
-        **dict.fromkeys(_TOKENS, 0),
-        "cost_nano": 0,
-        "in_doubt_nano": 0,
-        "reused": True,
-        "run_id": run_id,
-        "attempts": 0,
-        "latency_s": outcome.latency_s,
-        "finished_at": outcome.finished_at,
-    }
-
-
-def _paid(outcome: Outcome, run_id: str) -> dict[str, Any]:
-    """The row that paid, with what earlier runs of this output had paid for it already."""
-    line = _shared(outcome, run_id)
-    used = [u for u in (outcome.usage, outcome.carried_usage) if u is not None]
-    tokens = [sum(u[place] for u in used) for place in range(4)] if used else [None] * 4
-    line.update(zip(_TOKENS, tokens, strict=True))
-    line.update(
-        cost_nano=outcome.cost_nano + outcome.carried_cost_nano,
-        in_doubt_nano=outcome.in_doubt_nano + outcome.carried_in_doubt_nano,
-        attempts=outcome.attempts + outcome.carried_attempts,
-        reused=False,
-        usage_unknown=outcome.usage_unknown,
-    )
-    return line

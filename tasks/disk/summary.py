@@ -8,7 +8,7 @@ from typing import Any
 
 from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.report import write_report
-from parquill.tasks.disk.results import RowSums
+from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.errors import BadJob, DiskFailed
 from parquill.tasks.job import Job

@@ -7,11 +7,10 @@ that lives as long as the planning does, so ten million keys need no dictionary.
 from __future__ import annotations
 
 import itertools
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
@@ -22,11 +21,13 @@ from parquill.tasks.errors import BadInput, BadJob
 from parquill.tasks.job import Job
 from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.money.past import Past
-from parquill.tasks.money.prices import Price, nano_of
+from parquill.tasks.money.prices import Price
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Action, Outcome
 from parquill.tasks.rows.cells import cells
+from parquill.tasks.rows.kept import Kept
 from parquill.tasks.rows.request import KeyMaker, check_messages, check_parameters, check_prompt
+from parquill.tasks.rows.seen import Seen
 from parquill.tasks.rows.source import Source, SourceFile, read_batches
 from parquill.tasks.rows.template import RowFault, Templates
 
@@ -90,7 +91,7 @@ class Planner:
         )
         total = EstimateSum(job, [self.price, *self.other_prices], counter, self.past)
         keys = KeyMaker(job)
-        with _Seen(self.scratch) as seen:
+        with Seen(self.scratch) as seen:
             for file, first, batch in read_batches(self.source, limit):
                 ids = self._bad_ids(batch, seen)
                 kept = self._kept(batch, file, first)
@@ -124,7 +125,7 @@ class Planner:
                 hint = f"it is written {same!r}" if same else f"the columns are {', '.join(names[:20])}"
                 raise BadInput(f"`{setting}`: the input has no column {name!r}; {hint}")
 
-    def _bad_ids(self, batch: pa.RecordBatch, seen: _Seen) -> list[RowFault | None]:
+    def _bad_ids(self, batch: pa.RecordBatch, seen: Seen) -> list[RowFault | None]:
         if self.job.id_column is None:
             return [None] * batch.num_rows
         faults: list[RowFault | None] = []
@@ -196,7 +197,7 @@ class Planner:
             except RowFault as fault:
                 row.fault = fault
 
-    def _decide(self, rows: list[Row], seen: _Seen, kept: _Kept | None) -> None:
+    def _decide(self, rows: list[Row], seen: Seen, kept: Kept | None) -> None:
         found: dict[bytes, Place] = {}
         known: dict[bytes, Outcome] = {}
         if self.answers is not None:
@@ -223,7 +224,7 @@ class Planner:
                 row.carried = known.get(row.key) if first else None
             row.carries_cost = row.carries_cost or row.action is Action.SEND
 
-    def _kept(self, batch: pa.RecordBatch, file: SourceFile, first: int) -> _Kept | None:
+    def _kept(self, batch: pa.RecordBatch, file: SourceFile, first: int) -> Kept | None:
         if self.previous is None:
             return None
         job = self.job
@@ -237,10 +238,10 @@ class Planner:
             raise BadInput(
                 "the input is not the one of the results, so --redo cannot tell the rows; run without --redo"
             )
-        return _Kept(table, prefix, self.redo)
+        return Kept(table, prefix, self.redo)
 
     def _columns(
-        self, batch: pa.RecordBatch, file: SourceFile, first: int, rows: Sequence[Row], kept: _Kept | None
+        self, batch: pa.RecordBatch, file: SourceFile, first: int, rows: Sequence[Row], kept: Kept | None
     ) -> pa.RecordBatch:
         each = self.job.for_each or {}
         combinations = list(itertools.product(*each.values()))
@@ -306,76 +307,3 @@ def _sound(value: Any) -> Any:
     if isinstance(value, RowFault):
         raise value
     return value
-
-
-class _Kept:
-    """The earlier results of one batch: which rows are done anew, and what the others were."""
-
-    def __init__(self, table: pa.Table, prefix: str, redo: frozenset[str]) -> None:
-        self._table = table.combine_chunks()
-        self._prefix = prefix
-        self.redo = [status in redo for status in self._table.column(f"{prefix}status").to_pylist()]
-
-    def struct(self) -> pa.Array:
-        """The results' own columns as one struct column, null where a row is done anew."""
-        columns = [_one(self._table.column(name)) for name in self._table.column_names]
-        fields = [self._table.schema.field(name) for name in self._table.column_names]
-        return pa.StructArray.from_arrays(columns, fields=fields, mask=pa.array(self.redo, pa.bool_()))
-
-    def carried(self, place: int) -> Outcome:
-        """What the row cost so far."""
-        row = {
-            name.removeprefix(self._prefix): self._table.column(name)[place].as_py()
-            for name in self._table.column_names
-            if name.removeprefix(self._prefix) != "parsed"
-        }
-        tokens = [row[f"{kind}_tokens"] for kind in ("prompt", "cached", "completion", "reasoning")]
-        mine = not row["reused"]
-        return Outcome(
-            row=0,
-            key="",
-            status=row["status"],
-            cost_nano=nano_of(row["cost_usd"]),
-            in_doubt_nano=nano_of(row["in_doubt_usd"]),
-            attempts=row["attempts"],
-            usage=(tokens[0], tokens[1] or 0, tokens[2] or 0, tokens[3] or 0)
-            if mine and tokens[0] is not None
-            else None,
-        )
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-
-
-class _Seen:
-    """Keys and ids that came before, on disk."""
-
-    def __init__(self, scratch: Path) -> None:
-        self._path = scratch / "seen.sqlite"
-
-    def __enter__(self) -> Self:
-        self._remove()
-        self._connection = sqlite3.connect(self._path, isolation_level=None)
-        # a throw-away file: if the planning is cut off it is made anew
-        for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-65536", "locking_mode=EXCLUSIVE"):
-            self._connection.execute(f"PRAGMA {setting}")
-        self._connection.execute("CREATE TABLE keys (key BLOB PRIMARY KEY) WITHOUT ROWID")
-        self._connection.execute("CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID")
-        self._connection.execute("BEGIN")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-        self._remove()
-
-    def _remove(self) -> None:
-        self._path.unlink(missing_ok=True)
-
-    def first_key(self, key: bytes) -> bool:
-        """Whether no earlier row has this key."""
-        return self._connection.execute("INSERT OR IGNORE INTO keys VALUES (?)", (key,)).rowcount == 1
-
-    def first_id(self, name: str) -> bool:
-        """Whether no earlier row has this id."""
-        return self._connection.execute("INSERT OR IGNORE INTO ids VALUES (?)", (name,)).rowcount == 1

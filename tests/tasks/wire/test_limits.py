@@ -7,7 +7,8 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from parquill.tasks.wire.limits import Gate, Limits, RateMeter, ServiceMirror, Stopped
+from parquill.tasks.wire.limits import Limits, Stopped
+from parquill.tasks.wire.meters import Gate, RateMeter, ServiceMirror
 
 
 class Time:

@@ -1,0 +1,54 @@
+"""The ledger's tables. Amounts are whole nano-dollars (Numeric would be binary in SQLite), days and months UTC."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+VERSION = 1
+METADATA = sa.MetaData()
+
+RUNS = sa.Table(
+    "parquill_runs",
+    METADATA,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("job", sa.String(200), nullable=False),
+    sa.Column("model", sa.String(200), nullable=False),
+    sa.Column("endpoint", sa.String(500), nullable=False),
+    sa.Column("labels", sa.Text, nullable=False),  # JSON
+    sa.Column("output", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("host", sa.String(200), nullable=False),
+    sa.Column("expected_nano", sa.BigInteger, nullable=False),
+    sa.Column("started_at", sa.String(40), nullable=False),
+    sa.Column("finished_at", sa.String(40)),
+)
+DAYS = sa.Table(
+    "parquill_days",
+    METADATA,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True, index=True),
+    sa.Column("settled_nano", sa.BigInteger, nullable=False),
+    sa.Column("in_doubt_nano", sa.BigInteger, nullable=False),
+)
+LEASES = sa.Table(
+    "parquill_leases",
+    METADATA,
+    sa.Column("holder", sa.String(100), primary_key=True),
+    sa.Column("run_id", sa.String(64), primary_key=True, index=True),
+    sa.Column("day", sa.String(10), nullable=False),
+    sa.Column("amount_nano", sa.BigInteger, nullable=False),
+)
+LENGTHS = sa.Table(  # see money.lengths: what is kept of a run's answers, to predict those of the next
+    "parquill_lengths",
+    METADATA,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False, index=True),
+    sa.Column("class", sa.Integer, primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("squares", sa.Numeric(30, 0), nullable=False),
+    sa.Column("logs", sa.Float, nullable=False),
+)
+META = sa.Table(
+    "parquill_meta", METADATA, sa.Column("name", sa.String(40), primary_key=True), sa.Column("value", sa.String(200))
+)

@@ -1,0 +1,47 @@
+"""What `--redo` keeps: the earlier results of one batch, beside the rows that are done anew."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from parquill.tasks.money.prices import nano_of
+from parquill.tasks.records import Outcome
+
+
+class Kept:
+    """Which rows of a batch are done anew (`redo`), and what the others were."""
+
+    def __init__(self, table: pa.Table, prefix: str, redo: frozenset[str]) -> None:
+        self._table = table.combine_chunks()
+        self._prefix = prefix
+        self.redo = [status in redo for status in self._table.column(f"{prefix}status").to_pylist()]
+
+    def struct(self) -> pa.Array:
+        """The results' own columns as one struct column, null where a row is done anew."""
+        columns = [_one(self._table.column(name)) for name in self._table.column_names]
+        fields = [self._table.schema.field(name) for name in self._table.column_names]
+        return pa.StructArray.from_arrays(columns, fields=fields, mask=pa.array(self.redo, pa.bool_()))
+
+    def carried(self, place: int) -> Outcome:
+        """What the row cost so far."""
+        row = {
+            name.removeprefix(self._prefix): self._table.column(name)[place].as_py()
+            for name in self._table.column_names
+            if name.removeprefix(self._prefix) != "parsed"
+        }
+        tokens = [row[f"{kind}_tokens"] for kind in ("prompt", "cached", "completion", "reasoning")]
+        mine = not row["reused"]
+        return Outcome(
+            row=0,
+            key="",
+            status=row["status"],
+            cost_nano=nano_of(row["cost_usd"]),
+            in_doubt_nano=nano_of(row["in_doubt_usd"]),
+            attempts=row["attempts"],
+            usage=(tokens[0], tokens[1] or 0, tokens[2] or 0, tokens[3] or 0)
+            if mine and tokens[0] is not None
+            else None,
+        )
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)

@@ -1,0 +1,207 @@
+"""Meters of one interface: each says how long to wait until a request may leave, and counts those that do.
+
+A `RateMeter` holds two things at once. A window remembers what was taken in the last minute and never lets more than
+the limit through in *any* minute. A pace lets requests through evenly, with a burst of one hundredth of the limit, so
+that there is no rush at the start (a token bucket of a minute's size lets twice the limit through in its first minute)
+and no wait either. What a service tells in its x-ratelimit headers corrects both by a `ServiceMirror`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Mapping
+from typing import Protocol
+
+WINDOW_S = 60.0
+# Requests reach the service a little later or sooner than they left: a minute here is this much longer.
+GUARD_S = 0.25
+BURST_FRACTION = 0.01
+# The pace is a little faster than the limit, which the window holds: time lost to large requests is caught up.
+PACE = 1.05
+SHORTEST_S = 1e-6
+_GRAIN_S = 0.05
+
+
+class Meter(Protocol):
+    """One limit. `requests` is 1, `tokens` the input and the reserved output; times are seconds of one clock."""
+
+    def wait_s(self, now: float, tokens: int) -> float:
+        """Seconds until there is room, 0 if there is room now."""
+
+    def take(self, now: float, tokens: int) -> None:
+        """Count a request that leaves now."""
+
+
+class RateMeter:
+    """At most `limit` units in any minute, evenly; a unit is a request, or a token where `by_tokens`."""
+
+    def __init__(self, limit: int, *, by_tokens: bool, now: float) -> None:
+        self.limit = limit
+        self.by_tokens = by_tokens
+        self.slowdown = 1.0
+        self._burst = max(1.0, limit * BURST_FRACTION)
+        self._level = self._burst
+        self._updated = now
+        self._taken: deque[list[float]] = deque()  # [time, units], grains of 50 ms
+        self._total = 0.0
+
+    def wait_s(self, now: float, tokens: int) -> float:
+        """See Meter."""
+        units = float(tokens if self.by_tokens else 1)
+        self._refresh(now)
+        rate = self.limit / WINDOW_S * PACE * self.slowdown
+        # a request larger than the burst leaves when the burst is whole, and the debt is paid off after it
+        pace = (min(units, self._burst) - self._level) / rate
+        wait = max(pace, self._window_wait(now, units))
+        # a wait that a clock cannot show would be waited for ever
+        return wait if wait > SHORTEST_S else 0.0
+
+    def _window_wait(self, now: float, units: float) -> float:
+        over = self._total + units - self.limit
+        if over <= 0:
+            return 0.0
+        for time, taken in self._taken:
+            over -= taken
+            if over <= 1e-9:
+                return time + WINDOW_S + GUARD_S - now
+        return WINDOW_S
+
+    def _refresh(self, now: float) -> None:
+        gained = max(0.0, now - self._updated) * self.limit / WINDOW_S * PACE * self.slowdown
+        self._level = min(self._burst, self._level + gained)
+        self._updated = now
+        while self._taken and self._taken[0][0] + WINDOW_S + GUARD_S <= now:
+            self._total -= self._taken.popleft()[1]
+
+    def take(self, now: float, tokens: int) -> None:
+        """See Meter."""
+        units = float(tokens if self.by_tokens else 1)
+        self._refresh(now)
+        self._level -= units
+        self._total += units
+        if self._taken and now - self._taken[-1][0] < _GRAIN_S:
+            self._taken[-1][1] += units
+            return
+        # the time of a grain is its end, so that nothing is forgotten early
+        self._taken.append([now + _GRAIN_S, units])
+
+    def give_back(self, tokens: int) -> None:
+        """Count fewer tokens than were taken: the answer was shorter than its reservation."""
+        units = min(float(tokens), self._total)
+        self._total -= units
+        self._level = min(self._burst, self._level + units)
+        for grain in reversed(self._taken):
+            part = min(units, grain[1])
+            grain[1] -= part
+            units -= part
+            if units <= 0:
+                break
+
+
+class ServiceMirror:
+    """What the service's own bucket holds, by its x-ratelimit headers: it may count more than we do, or have others.
+
+    A reply tells the level when its request arrived; what left since then is subtracted, what flows in is added.
+    """
+
+    def __init__(self, kind: str, *, by_tokens: bool) -> None:
+        """`kind` is `requests` or `tokens`, as in the headers' names."""
+        self._limit_name, self._left_name = f"x-ratelimit-limit-{kind}", f"x-ratelimit-remaining-{kind}"
+        self.by_tokens = by_tokens
+        self.limit: float | None = None
+        self._level = 0.0
+        self._updated = 0.0
+        self._sent: deque[tuple[float, float]] = deque(maxlen=8192)
+
+    def wait_s(self, now: float, tokens: int) -> float:
+        """See Meter."""
+        if self.limit is None:
+            return 0.0
+        self._refresh(now)
+        units = float(tokens if self.by_tokens else 1)
+        # the last hundredth is left for what is on its way
+        need = min(units + self.limit * BURST_FRACTION, self.limit)
+        wait = (need - self._level) / (self.limit / WINDOW_S)
+        return wait if wait > SHORTEST_S else 0.0
+
+    def _refresh(self, now: float) -> None:
+        if self.limit is not None:
+            gained = max(0.0, now - self._updated) * self.limit / WINDOW_S
+            self._level = min(self.limit, self._level + gained)
+        self._updated = now
+
+    def take(self, now: float, tokens: int) -> None:
+        """See Meter."""
+        units = float(tokens if self.by_tokens else 1)
+        self._refresh(now)
+        self._level -= units
+        self._sent.append((now, units))
+
+    def correct(self, now: float, sent_at: float, headers: Mapping[str, str]) -> None:
+        """Learn from the headers of a reply whose request left at `sent_at`."""
+        limit, left = _number(headers.get(self._limit_name)), _number(headers.get(self._left_name))
+        if limit is None or left is None or not 0 < limit < 1e12:
+            return
+        if self.limit is None:
+            self._level = limit
+        self.limit = limit
+        self._refresh(now)
+        since = 0.0
+        for time, units in reversed(self._sent):
+            if time <= sent_at:
+                break
+            since += units
+        told = min(limit, left + (now - sent_at) * limit / WINDOW_S) - since
+        self._level = min(self._level, max(told, -limit))
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text is not None and re.fullmatch(r"\d{1,15}", text) else None
+
+
+class Gate:
+    """A 429 slows everybody down together, once, and then recovers."""
+
+    def __init__(self, meters: list[RateMeter]) -> None:
+        self._meters = meters
+        self._until = 0.0
+        self._slowed_at = -1.0
+        self._first_since_success: float | None = None
+        self._factor = 1.0
+        self._eased_at = 0.0
+
+    def wait_s(self, now: float, tokens: int) -> float:  # noqa: ARG002 - a meter like the others
+        """See Meter."""
+        if self._factor < 1.0 and now - max(self._eased_at, self._until) > 5.0:
+            self._factor = min(1.0, self._factor * 1.25)
+            self._eased_at = now
+            self._apply()
+        return max(0.0, self._until - now)
+
+    def take(self, now: float, tokens: int) -> None:
+        """See Meter."""
+
+    def slow_down(self, now: float, sent_at: float, pause_s: float) -> None:
+        """A request that left at `sent_at` was answered 429: nobody sends for `pause_s`."""
+        if self._first_since_success is None:
+            self._first_since_success = now
+        self._until = max(self._until, now + pause_s)
+        if sent_at < self._slowed_at:
+            return  # it left before the last slow-down: the same wave
+        self._slowed_at = now
+        self._factor = max(0.1, self._factor * 0.8)
+        self._eased_at = now
+        self._apply()
+
+    def succeeded(self) -> None:
+        """A request was admitted by the service."""
+        self._first_since_success = None
+
+    def throttled_s(self, now: float) -> float:
+        """Seconds for which the service has answered nothing but 429."""
+        return 0.0 if self._first_since_success is None else now - self._first_since_success
+
+    def _apply(self) -> None:
+        for meter in self._meters:
+            meter.slowdown = self._factor
