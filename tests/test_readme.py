@@ -1,0 +1,48 @@
+"""The README is wrong when the program is not what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from parquill.flows.cli import cli
+from parquill.flows.starter import STARTER
+from parquill.tasks.job import Budget, Endpoint, Job, Limits, Prompt, Retry
+from parquill.tasks.job_file import make_job, parse_yaml
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_command_is_there_and_told() -> None:
+    """The README names every command, and no other."""
+    told = set(re.findall(r"^\$ parquill ([a-z-]+)", README, re.MULTILINE))
+    assert told == set(cli.commands)
+
+
+def test_every_option_is_one() -> None:
+    """Each --option in the README is an option of some command."""
+    options = {name for command in cli.commands.values() for parameter in command.params for name in parameter.opts}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= options
+
+
+def test_every_setting_is_told() -> None:
+    """The table of settings has every setting of a job, and no other."""
+    table = README.split("| setting | meaning |")[1].split("\n\n")[0]
+    names = {
+        name for line in table.splitlines()[2:] for name in re.findall(r"`([a-z_]+)(?:\.[a-z]+)?`", line.split("|")[1])
+    }
+    assert names == set(Job.model_fields)
+    inner = {name for line in table.splitlines()[1:] for name in re.findall(r"`([a-z_]+)`", line)}
+    groups = (Endpoint, Budget, Limits, Retry)
+    later = {"approval_usd", "shared"}  # refused until they are built
+    assert {name for group in groups for name in group.model_fields} - later <= inner
+    assert set(Prompt.model_fields) == {"system", "user"}
+
+
+def test_the_starter_is_a_job() -> None:
+    """What `init` writes is valid as it stands, and with every commented setting switched on."""
+    make_job(parse_yaml(STARTER, "starter"))
+    bare = re.sub(r"^( *)# (?=[a-z_]+: )", r"\1", STARTER, flags=re.MULTILINE)
+    switched = parse_yaml(bare.replace("# A Parquill job.", "#"), "starter")
+    make_job(switched)
+    assert {"for_each", "vars", "response_format", "tolerate", "labels", "price"} <= switched.keys()
