@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import orjson
+
 from parquill.flows.engine import configure
 from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job import Job

@@ -6,6 +6,9 @@ from datetime import date as Date  # noqa: N812 - the parameter below is called 
 from pathlib import Path
 from typing import Any
 
+from prefect import flow, unmapped
+from prefect.task_runners import ThreadPoolTaskRunner
+
 from parquill.tasks.complete_shard import complete_shard
 from parquill.tasks.ending import Ending
 from parquill.tasks.estimate_cost import estimate_cost
@@ -17,8 +20,6 @@ from parquill.tasks.summarize_run import summarize_run
 from parquill.tasks.ui import show_progress
 from parquill.tasks.wire.sending import sending
 from parquill.tasks.write_results import write_results
-from prefect import flow, unmapped
-from prefect.task_runners import ThreadPoolTaskRunner
 
 SHARDS_AT_ONCE = 4  # one that ends, one that begins, two for a margin; the rows of all of them share one set of limits
 

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parquill.tasks.money.gate import Verdict
-from parquill.tasks.money.prices import Price, dollars
-from parquill.tasks.records import Estimate
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from parquill.tasks.money.gate import Verdict
+from parquill.tasks.money.prices import Price, dollars
+from parquill.tasks.records import Estimate
 
 if TYPE_CHECKING:
     from parquill.tasks.wire.sending import Sending

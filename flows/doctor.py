@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.money.prices import find_price, price_of

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import date as Date  # noqa: N812 - the parameter below is called `date`
 from typing import Any
 
+from prefect import flow
+
 from parquill.tasks.job import Job
 from parquill.tasks.money.estimate import flat_estimate
 from parquill.tasks.money.gate import judge
@@ -13,7 +15,6 @@ from parquill.tasks.money.prices import price_of
 from parquill.tasks.rows.prepare import check_rejected, estimate_job
 from parquill.tasks.start import place_flow
 from parquill.tasks.ui import name_run, show_estimate
-from prefect import flow
 
 
 @flow(name="estimate-cost", flow_run_name="{job.name} · estimate", persist_result=False)

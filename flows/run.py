@@ -65,8 +65,9 @@ def _show(run: Run, month: int | None) -> None:
 def _run_flow(
     job: Job, day: date, limit: int | None, redo: Sequence[Status], folders: Folders
 ) -> tuple[dict[str, Any] | None, ParquillError | None]:
-    from parquill.flows.complete_prompts import complete_prompts
     from prefect.exceptions import TerminationSignal
+
+    from parquill.flows.complete_prompts import complete_prompts
 
     error: ParquillError | None = None
     try:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import orjson
+
 from parquill.flows.console import say
 
 if TYPE_CHECKING:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prefect import task
+
 from parquill.tasks.records import ShardRef
 from parquill.tasks.steps import STEP
 from parquill.tasks.wire.sending import sending_of
-from prefect import task
 
 
 @task(name="complete", task_run_name="complete-{shard.number}", **STEP)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from prefect import task
+
 from parquill.tasks.disk.run import Run
 from parquill.tasks.money.gate import judge
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.records import Estimate
 from parquill.tasks.steps import STEP
 from parquill.tasks.ui import show_estimate
-from prefect import task
 
 
 @task(name="estimate", **STEP)

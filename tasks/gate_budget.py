@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from prefect import get_run_logger, task
+
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.summary import write_running
 from parquill.tasks.money.gate import pass_gate
@@ -9,7 +11,6 @@ from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.records import Estimate
 from parquill.tasks.steps import STEP
 from parquill.tasks.wire.secrets import read_key
-from prefect import get_run_logger, task
 
 
 @task(name="gate", **STEP)

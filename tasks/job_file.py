@@ -9,11 +9,12 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
-from parquill.tasks.errors import BadJob
-from parquill.tasks.job import Job
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+
+from parquill.tasks.errors import BadJob
+from parquill.tasks.job import Job
 
 
 def parse_yaml(text: str, where: str) -> Any:

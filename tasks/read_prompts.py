@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from prefect import task
+
 from parquill.tasks.disk.run import Run
 from parquill.tasks.job import Job
 from parquill.tasks.rows.prepare import RunOptions, prepare_run
 from parquill.tasks.steps import STEP
 from parquill.tasks.ui import name_run
-from prefect import task
 
 
 @task(name="read", **STEP)

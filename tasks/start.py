@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import Any
 
+from prefect.runtime import flow_run
+
 from parquill.tasks.disk.files import read_json
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
@@ -15,7 +17,6 @@ from parquill.tasks.errors import ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import RunOptions
-from prefect.runtime import flow_run
 
 
 def place_flow(job: Job, day: date | None, limit: int | None, redo: Sequence[str] | None) -> tuple[Job, RunOptions]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from prefect import task
+
 from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.summary import make_summary, write_summary
@@ -13,7 +15,6 @@ from parquill.tasks.money.month import month_figures
 from parquill.tasks.money.past import keep_past
 from parquill.tasks.steps import STEP
 from parquill.tasks.ui import show_summary
-from prefect import task
 
 
 @task(name="summarize", **STEP)

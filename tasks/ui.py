@@ -9,6 +9,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.events import emit_event
+from prefect.runtime import flow_run
+
 from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.job import Job
@@ -17,11 +23,6 @@ from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
 from parquill.tasks.tables import errors_table, escape, money_table, rows_table, slowest_table
 from parquill.tasks.wire.sending import Sending
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import ArtifactUpdate
-from prefect.events import emit_event
-from prefect.runtime import flow_run
 
 EVERY_S = 2.0
 _log = logging.getLogger("parquill")

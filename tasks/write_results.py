@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from prefect import task
+
 from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.results import write_results as write_parts
 from parquill.tasks.disk.run import Run
 from parquill.tasks.steps import STEP
-from prefect import task
 
 
 @task(name="write", **STEP)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from parquill.tasks.disk.results import RowSums, write_results
+
+from parquill.tasks.disk.result_rows import RowSums
+from parquill.tasks.disk.results import write_results
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.ending import Ending, clear_run

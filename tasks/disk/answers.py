@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import orjson
+
 from parquill.tasks.disk.journal import read_journal
 from parquill.tasks.errors import DamagedJournal
 from parquill.tasks.records import REUSABLE, Outcome

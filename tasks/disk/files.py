@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
 from parquill.tasks.errors import DiskFailed
 
 TEMPORARY = ".tmp"

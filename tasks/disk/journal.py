@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
+
 from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.errors import DamagedJournal, DiskFailed
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from parquill.tasks.disk.files import read_json
 from parquill.tasks.disk.schemas import parsed_type, result_fields
 from parquill.tasks.disk.state import Folders

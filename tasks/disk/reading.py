@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+
 from parquill.tasks.disk.files import read_json
 from parquill.tasks.errors import BadInput
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
+
 from parquill.tasks.disk.files import DISK, Disk
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from parquill.tasks.disk.answers import AnswerIndex, Place
 from parquill.tasks.disk.replay import RowState, ShardState
 from parquill.tasks.disk.run import Run

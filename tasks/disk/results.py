@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from parquill.tasks.disk.answers import AnswerIndex
 from parquill.tasks.disk.files import DISK, Disk, private_folder, read_json, remove_folder
 from parquill.tasks.disk.result_rows import ResultRows, RowSums

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 import rfc8785
+
 from parquill.tasks.disk.files import DISK, Disk, read_json
 from parquill.tasks.disk.replay import ShardState, replay_shard
 from parquill.tasks.disk.state import Folders, RunFolder

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+
 from parquill.tasks.errors import BadInput, BadJob
 
 USD = pa.decimal128(18, 9)

@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
+
 from parquill.tasks.disk.files import private_folder
 from parquill.tasks.errors import DiskFailed, FolderInUse
 from parquill.tasks.job import Job

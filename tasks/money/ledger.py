@@ -23,10 +23,11 @@ from typing import Any
 import orjson
 import platformdirs
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
 from parquill.tasks.errors import LedgerFailed
 from parquill.tasks.money.ledger_tables import DAYS, LEASES, LENGTHS, META, METADATA, RUNS, VERSION
 from parquill.tasks.money.lengths import History, Seen
-from sqlalchemy.exc import SQLAlchemyError
 
 
 @dataclass(frozen=True, slots=True)

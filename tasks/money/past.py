@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import orjson
+
 from parquill.tasks.job import Job
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.lengths import History, LengthModel

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+
 from parquill.tasks.rows.template import RowFault
 
 _BAD_TEXT = "is not valid UTF-8"

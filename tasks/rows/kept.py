@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+
 from parquill.tasks.money.prices import nano_of
 from parquill.tasks.records import Outcome
 

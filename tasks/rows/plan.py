@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 import pyarrow as pa
+
 from parquill.tasks.disk.answers import AnswerIndex, Place
 from parquill.tasks.disk.schemas import PLAN, PLAN_FIELDS, check_names, for_each_field
 from parquill.tasks.errors import BadInput, BadJob

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from parquill.tasks.disk.answers import AnswerIndex, journals_of
 from parquill.tasks.disk.files import DISK, read_json, remove_folder
 from parquill.tasks.disk.previous import PreviousResults

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+
 from parquill.tasks.disk.schemas import PLAN
 from parquill.tasks.job import Job
 from parquill.tasks.money.prices import price_of

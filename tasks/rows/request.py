@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import rfc8785
+
 from parquill.tasks.job import Job, refuse_parameters
 from parquill.tasks.rows.template import RowFault
 

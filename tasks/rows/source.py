@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from parquill.tasks.errors import BadInput
 
 BUFFER_BYTES = 1 << 20

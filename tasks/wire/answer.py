@@ -8,10 +8,11 @@ import orjson
 import pyarrow as pa
 from jsonschema import SchemaError, ValidationError
 from jsonschema.validators import validator_for
-from parquill.tasks.disk.schemas import fit, parsed_type
-from parquill.tasks.errors import BadJob
 from referencing import Registry
 from referencing.exceptions import Unresolvable
+
+from parquill.tasks.disk.schemas import fit, parsed_type
+from parquill.tasks.errors import BadJob
 
 
 class AnswerFormat:

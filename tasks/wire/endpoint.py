@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
 from parquill.tasks.job import Job
 from parquill.tasks.money.usage import Usage, read_usage
 
@@ -191,16 +192,15 @@ def _short(value: Any) -> str | None:
 
 
 def parse_json(data: bytes) -> Any:
-    """JSON by RFC 8259, lone surrogates let through (they are repaired); None if it is not JSON."""
+    """A document, with what RFC 8259 forbids and services send nevertheless (lone surrogates, NaN); None if it is none.
+
+    Surrogates are repaired, and usage of no number is not believed: the answer beside it is paid and is kept.
+    """
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         pass
     try:
-        return json.loads(data, parse_constant=_refuse_constant) if b"\\u" in data else None
+        return json.loads(data)
     except (ValueError, RecursionError):
         return None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(name)

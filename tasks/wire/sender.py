@@ -15,6 +15,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+
 from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.replay import RowState, ShardState
 from parquill.tasks.errors import DiskFailed
@@ -27,7 +29,6 @@ from parquill.tasks.wire.client import Client, Result
 from parquill.tasks.wire.limits import Limits, Slot, Stopped
 from parquill.tasks.wire.outcomes import TABLE, Money, Retry, Rule
 from parquill.tasks.wire.retry import Again, backoff_s, wait_for
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pyarrow.parquet as pq
+
 from parquill.tasks.disk.answers import AnswerIndex
 from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.run import Run, load_run

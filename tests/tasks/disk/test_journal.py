@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from parquill.tasks.disk.files import Disk
 from parquill.tasks.disk.journal import Journal, read_journal, scan_journal
 from parquill.tasks.disk.replay import replay_shard

@@ -6,6 +6,7 @@ import math
 import random
 
 import pytest
+
 from parquill.tasks.money.lengths import History, LengthModel, merge
 
 

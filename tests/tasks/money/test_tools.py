@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job_file import make_job
 from parquill.tasks.money.tokens import TokenCounter

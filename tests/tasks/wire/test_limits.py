@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
+
 from parquill.tasks.wire.limits import Limits, Stopped
 from parquill.tasks.wire.meters import Gate, RateMeter, ServiceMirror
 

@@ -1,0 +1,146 @@
+"""What tests of whole runs share: a Prefect server of their own, a fake service, and ways to run a job.
+
+Prefect reads its settings when it is imported, so where its server will be, and a home that is never the user's, are
+set here, before any test is imported. The server itself starts with the first test that asks for it: unit tests do not
+pay for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.end_to_end.jobs import Jobs
+from tests.services.options import Options
+from tests.services.running import FakeService, fake_openai
+
+TETHER = Path(__file__).parent / "services" / "tether.py"
+START_S = 90.0
+# What only deployments and automations need; the recorders of task runs and events stay on, tests look at both.
+IDLE_SERVICES = (
+    "scheduler late_runs cancellation_cleanup db_vacuum foreman pause_expirations repossessor cleanup_reconciler "
+    "triggers"
+).split()
+
+
+def _reserve_port() -> socket.socket:
+    """Bind a port without listening: nobody else is given it, and the server, who asks to share it, may listen."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
+def _settle_environment(home: Path, port: int) -> None:
+    for name in [name for name in os.environ if name.startswith(("PREFECT_", "PARQUILL_"))]:
+        del os.environ[name]
+    os.environ |= {
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "XDG_STATE_HOME": str(home / "state"),  # the ledger: never the user's
+    }
+
+
+HOME = Path(tempfile.mkdtemp(prefix="parquill-tests-"))
+_HELD = _reserve_port()
+PORT: int = _HELD.getsockname()[1]
+_settle_environment(HOME, PORT)
+
+
+_servers: list[subprocess.Popen[bytes]] = []
+
+
+def _leave_nothing() -> None:
+    for process in _servers:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    _HELD.close()
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+# Registered before Prefect is imported, so it runs after Prefect has sent its last logs and events: without a server
+# it would knock at a closed door for a minute.
+atexit.register(_leave_nothing)
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """A running Prefect server; its API's address.
+
+    Flows of this process send no heartbeats: Prefect waits up to a second at the end of each for the thread that does.
+    """
+    wanted = {f"PREFECT_SERVER_SERVICES_{name.upper()}_ENABLED": "false" for name in IDLE_SERVICES}
+    wanted["PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL"] = "0.5"
+    command = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid())]
+    command += [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(PORT)]
+    command += ["--no-ui", "--analytics-off", "--log-level", "ERROR"]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | wanted,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+        _servers.append(process)
+        address = os.environ["PREFECT_API_URL"]
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # while the server starts
+
+        deadline = time.monotonic() + START_S
+        while not _answers(address):
+            if process.poll() is not None or time.monotonic() > deadline:
+                said.seek(0)
+                pytest.fail(f"Prefect's server did not start: {said.read()[-2000:].decode(errors='replace')}")
+            time.sleep(0.1)
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield address
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/health", timeout=2, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def running_service() -> Iterator[FakeService]:
+    """One fake service for all tests."""
+    with fake_openai() as running:
+        yield running
+
+
+@pytest.fixture
+def service(running_service: FakeService) -> FakeService:
+    """The fake service with its defaults, and with empty books."""
+    running_service.configure(**asdict(Options()))
+    running_service.reset()
+    return running_service
+
+
+@pytest.fixture
+def jobs(prefect_server: str, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
+    """Writes and runs jobs against the fake service, with a ledger of their own; what it spawned is gone afterward."""
+    assert prefect_server
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user-state"))
+    made = Jobs(tmp_path, service)
+    yield made
+    made.close()

@@ -1,0 +1,254 @@
+"""The same job again: what is paid is never paid for twice, what changed is, and nothing else."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.jobs import Jobs
+from tests.end_to_end.truth import billed_usd, check_books, files_of, total
+
+TEXTS = [f"text {n}" for n in range(12)]
+
+
+def _sent(jobs: Jobs) -> int:
+    """Requests so far; for tests whose faults do not count, the books begin anew."""
+    count: int = jobs.service.stats()["requests"]
+    jobs.service.reset()
+    return count
+
+
+def test_a_finished_job_sends_nothing(jobs: Jobs) -> None:
+    """A finished job run again exits 0, sends nothing, and leaves every file of its output byte for byte as it was."""
+    settings = jobs.job(TEXTS)
+    first = jobs.run(settings)
+    assert (first.exit_code, _sent(jobs)) == (0, 12)
+    before = files_of(jobs.folder / "out")
+    again = jobs.run(settings)
+    assert (again.exit_code, _sent(jobs)) == (0, 0)
+    assert files_of(jobs.folder / "out") == before
+    # what does not change a request changes nothing either
+    other = jobs.run({**settings, "budget": {"run_usd": 7}, "limits": {"max_at_once": 3}, "labels": {"a": "b"}})
+    assert (other.exit_code, _sent(jobs)) == (0, 0)
+    assert files_of(jobs.folder / "out") == before
+
+
+def test_a_finished_job_with_kept_rows_sends_nothing(jobs: Jobs) -> None:
+    """Truncated, refused and invalid rows are kept: the job run again sends nothing and leaves its files as they are."""
+    jobs.service.configure(faults=[{"kind": "length", "match": "text 3"}, {"kind": "refusal", "match": "text 4"}])
+    settings = jobs.job(TEXTS, tolerate={"not_ok": 0.5})
+    assert (jobs.run(settings).exit_code, _sent(jobs)) == (0, 12)
+    before = files_of(jobs.folder / "out")
+    jobs.service.configure(faults=[])
+    assert (jobs.run(settings).exit_code, _sent(jobs)) == (0, 0)
+    assert files_of(jobs.folder / "out") == before
+
+
+def test_a_changed_input_pays_only_its_new_rows(jobs: Jobs) -> None:
+    """Rows that are new or changed are paid, all others keep their answers, their cost and the run that paid."""
+    first = jobs.run(jobs.job(TEXTS))
+    paid = {row["text"]: row for row in first.rows}
+    jobs.service.reset()
+    texts = ["new at the top", *TEXTS[1:6], "changed", *TEXTS[7:], "new at the end"]
+    second = jobs.run(jobs.job(texts))
+    assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 3)
+    assert second.column("text") == texts
+    assert second.summary["run_id"] != first.summary["run_id"]
+    for row in second.rows:
+        if row["text"] in paid:
+            same = paid[row["text"]]
+            for name in ("completion", "status", "cost_usd", "run_id", "request_id", "request_key", "prompt_tokens"):
+                assert row[name] == same[name], name
+        else:
+            assert row["run_id"] == second.summary["run_id"]
+    assert Decimal(second.summary["cost_usd"]) == billed_usd(jobs.service)
+    check_books(second)
+    fewer = jobs.run(jobs.job(TEXTS[2:5]))
+    assert (fewer.exit_code, jobs.service.stats()["requests"]) == (0, 3)
+    assert fewer.column("text") == TEXTS[2:5]
+    check_books(fewer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": {"user": "Say {{ text }}"}},
+        {"prompt": {"system": "New.", "user": "{{ text }}"}},
+        {"model": "gpt-4o"},
+        {"max_output_tokens": 51},
+        {"parameters": {"temperature": 0.5}},
+    ],
+    ids=["prompt", "system", "model", "maximum", "parameters"],
+)
+def test_a_changed_request_pays_for_all(jobs: Jobs, change: dict[str, Any]) -> None:
+    """A change of what is asked pays for every row anew, and the results show the new answers only."""
+    first = jobs.run(jobs.job(TEXTS[:4]))
+    jobs.service.reset()
+    second = jobs.run(jobs.job(TEXTS[:4], **change))
+    assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 4)
+    assert set(second.column("run_id")) == {second.summary["run_id"]}
+    assert not set(second.column("request_key")) & set(first.column("request_key"))
+    assert Decimal(second.summary["cost_usd"]) == billed_usd(jobs.service, change.get("model", "gpt-4o-mini"))
+    check_books(second)
+
+
+def test_outputs_that_share_state_share_answers(jobs: Jobs) -> None:
+    """A second output over the same state sends nothing: its rows are reused, cost 0, and what they save is told."""
+    state = str(jobs.folder / "state")
+    first = jobs.run(jobs.job(TEXTS, state=state))
+    jobs.service.reset()
+    second = jobs.run(jobs.job(TEXTS, state=state, output=str(jobs.folder / "out2")))
+    assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 0)
+    assert second.column("completion") == first.column("completion")
+    assert set(second.column("reused")) == {True}
+    assert set(second.column("run_id")) == {first.summary["run_id"]}
+    assert total(second.column("cost_usd")) == 0
+    assert second.summary["cost_usd"] == "0.000000000"
+    assert second.summary["saved_usd"] == first.summary["cost_usd"]
+    assert second.summary["rows"]["reused"] == 12
+    check_books(second)
+    more = jobs.run(jobs.job([*TEXTS, "one more"], state=state, output=str(jobs.folder / "out3")))
+    assert (more.exit_code, jobs.service.stats()["requests"]) == (0, 1)
+    assert Decimal(more.summary["cost_usd"]) == billed_usd(jobs.service) == total(more.column("cost_usd"))
+    check_books(more)
+
+
+def test_identical_requests_are_paid_once(jobs: Jobs) -> None:
+    """The first of equal rows pays; the others are reused at cost 0; saved_usd is what they would have cost."""
+    texts = ["a", "b", "a", "a", "c", "b"]
+    done = jobs.run(jobs.job(texts))
+    assert (done.exit_code, jobs.service.stats()["requests"]) == (0, 3)
+    assert done.column("reused") == [False, False, True, True, False, True]
+    assert [cost > 0 for cost in done.column("cost_usd")] == [True, True, False, False, True, False]
+    assert len(set(done.column("completion"))) == 3
+    cost = dict(zip(texts, done.column("cost_usd"), strict=False))
+    first = {text: next(row["cost_usd"] for row in done.rows if row["text"] == text) for text in cost}
+    assert Decimal(done.summary["saved_usd"]) == 2 * first["a"] + first["b"]
+    assert Decimal(done.summary["cost_usd"]) == billed_usd(jobs.service)
+    check_books(done)
+
+
+def test_without_dedupe_every_row_pays(jobs: Jobs) -> None:
+    """With `dedupe: false` equal rows are asked one by one, under keys of their own, and still only once each."""
+    settings = jobs.job(["a", "b", "a", "a"], dedupe=False)
+    done = jobs.run(settings)
+    assert (done.exit_code, _sent(jobs)) == (0, 4)
+    assert len(set(done.column("request_key"))) == 4
+    assert done.column("reused") == [False] * 4
+    check_books(done)
+    again = jobs.run(jobs.job(["a", "b", "a", "a", "a"], dedupe=False))
+    assert (again.exit_code, _sent(jobs)) == (0, 1)
+
+
+def test_a_limit_first_and_then_the_rest(jobs: Jobs) -> None:
+    """`--limit N` completes the first N rows; the full run after it pays only for the others."""
+    settings = jobs.job(TEXTS)
+    some = jobs.run(settings, "--limit", "5")
+    assert (some.exit_code, _sent(jobs)) == (0, 5)
+    assert some.column("text") == TEXTS[:5]
+    check_books(some)
+    everything = jobs.run(settings)
+    assert (everything.exit_code, _sent(jobs)) == (0, 7)
+    assert everything.column("text") == TEXTS
+    assert total(everything.column("cost_usd")[:5]) == Decimal(some.summary["cost_usd"])
+    assert everything.column("run_id")[:5] == [some.summary["run_id"]] * 5
+    check_books(everything)
+
+
+def test_redo_of_truncated_rows(jobs: Jobs) -> None:
+    """`--redo truncated` sends only those rows; their cost counts both attempts, all other rows stay as they are."""
+    texts = ["fine 0", "cut 1", "fine 2", "cut 3", "fine 4"]
+    jobs.service.configure(faults=[{"kind": "length", "match": "cut", "times": 1}])
+    settings = jobs.job(texts, tolerate={"not_ok": 1})
+    first = jobs.run(settings)
+    assert first.column("status") == ["ok", "truncated", "ok", "truncated", "ok"]
+    assert jobs.service.stats()["requests"] == 5
+    second = jobs.run(settings, "--redo", "truncated")
+    assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 7)
+    assert second.column("status") == ["ok"] * 5
+    assert [second.rows[place] for place in (0, 2, 4)] == [first.rows[place] for place in (0, 2, 4)]
+    for place in (1, 3):
+        old, new = first.rows[place], second.rows[place]
+        assert new["run_id"] == second.summary["run_id"] != old["run_id"]
+        assert new["attempts"] == 2
+        assert new["completion_tokens"] == old["completion_tokens"] + 16
+        assert new["cost_usd"] > old["cost_usd"]
+    assert total(second.column("cost_usd")) == billed_usd(jobs.service)
+    check_books(second)
+    # and then it is finished: nothing is left to redo or to do
+    before = files_of(jobs.folder / "out")
+    assert jobs.run(settings).exit_code == 0
+    assert jobs.service.stats()["requests"] == 7
+    assert files_of(jobs.folder / "out") == before
+
+
+def test_redo_of_rows_that_share_a_key(jobs: Jobs) -> None:
+    """Of equal rows that are redone one request is sent, and all of them show the new answer."""
+    jobs.service.configure(faults=[{"kind": "length", "match": "cut", "times": 1}])
+    settings = jobs.job(["cut", "fine", "cut"], tolerate={"not_ok": 1})
+    first = jobs.run(settings)
+    assert first.column("status") == ["truncated", "ok", "truncated"]
+    second = jobs.run(settings, "--redo", "truncated")
+    assert jobs.service.stats()["requests"] == 3
+    assert second.column("status") == ["ok"] * 3
+    assert second.column("reused") == [False, False, True]
+    assert total(second.column("cost_usd")) == billed_usd(jobs.service)
+    check_books(second)
+
+
+def test_redo_of_failed_rows(jobs: Jobs) -> None:
+    """`--redo failed` sends the failed rows and no others, and what their first attempts left in doubt stays shown."""
+    jobs.service.configure(
+        faults=[{"kind": "status:500", "match": "bad", "times": 1}, {"kind": "length", "match": "cut"}]
+    )
+    settings = jobs.job(["fine", "bad", "cut"], retry={"attempts": 1}, tolerate={"not_ok": 1})
+    first = jobs.run(settings)
+    assert first.column("status") == ["ok", "failed", "truncated"]
+    assert first.column("error_code") == [None, "server_error", "max_output_tokens"]
+    second = jobs.run(settings, "--redo", "failed")
+    assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 4)
+    assert second.column("status") == ["ok", "ok", "truncated"]
+    assert [second.rows[place] for place in (0, 2)] == [first.rows[place] for place in (0, 2)]
+    assert second.rows[1]["in_doubt_usd"] == first.rows[1]["in_doubt_usd"] > 0
+    assert second.rows[1]["attempts"] == 2
+    check_books(second)
+
+
+def test_failed_rows_are_tried_again_without_redo(jobs: Jobs) -> None:
+    """Run again, a job tries its failed rows and keeps truncated, refused and invalid ones, for which it has paid."""
+    faults = [
+        {"kind": "status:400", "match": "bad", "times": 1},
+        {"kind": "length", "match": "cut", "times": 1},
+        {"kind": "refusal", "match": "no", "times": 1},
+    ]
+    jobs.service.configure(faults=faults)
+    settings = jobs.job(["fine", "bad", "cut", "no"], tolerate={"not_ok": 1})
+    first = jobs.run(settings)
+    assert first.column("status") == ["ok", "failed", "truncated", "refused"]
+    second = jobs.run(settings)
+    assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 5)
+    assert second.column("status") == ["ok", "ok", "truncated", "refused"]
+    assert second.rows[1]["attempts"] == 2
+    for place in (0, 2, 3):
+        assert second.rows[place] == first.rows[place]
+    assert total(second.column("cost_usd")) == billed_usd(jobs.service)
+    check_books(second)
+
+
+def test_a_rejected_row_is_judged_anew(jobs: Jobs) -> None:
+    """A row that was rejected is sent once its cell is mended, and the others are not paid again."""
+    assert jobs.run(jobs.job(["a", None, "c"], tolerate={"not_ok": 1})).column("status") == ["ok", "rejected", "ok"]
+    jobs.service.reset()
+    mended = jobs.run(jobs.job(["a", "b", "c"]))
+    assert (mended.exit_code, jobs.service.stats()["requests"]) == (0, 1)
+    assert mended.column("status") == ["ok"] * 3
+
+
+def test_redo_refuses_what_it_cannot_do(jobs: Jobs) -> None:
+    """`--redo` of an unknown status, or without results, exits 2 and sends nothing."""
+    settings = jobs.job(TEXTS)
+    assert jobs.run(settings, "--redo", "broken").exit_code == 2
+    assert jobs.run(settings, "--redo", "failed").exit_code == 2
+    assert jobs.service.stats()["requests"] == 0

@@ -1,0 +1,129 @@
+"""What an on-call colleague sees in Prefect: names, states, artifacts with the headline figure."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.end_to_end.jobs import Jobs
+from tests.end_to_end.truth import billed_usd
+
+
+class Api:
+    """Asks Prefect's server about one job."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self._address, self._name = address, name
+
+    def _ask(self, path: str, **body: Any) -> list[dict[str, Any]]:
+        reply = httpx.post(self._address + path, json=body, timeout=30, trust_env=False)
+        assert reply.status_code == 200, reply.text
+        found: list[dict[str, Any]] = reply.json()
+        return found
+
+    def flow_runs(self) -> list[dict[str, Any]]:
+        return self._ask("/flow_runs/filter", flow_runs={"name": {"like_": self._name}}, sort="START_TIME_ASC")
+
+    def task_runs(self, flow_run: str) -> list[dict[str, Any]]:
+        return self._ask("/task_runs/filter", flow_runs={"id": {"any_": [flow_run]}})
+
+    def artifact(self, kind: str) -> dict[str, Any]:
+        path = f"{self._address}/artifacts/parquill-{kind}-{self._name}/latest"
+        reply = httpx.get(path, timeout=30, trust_env=False)
+        assert reply.status_code == 200, reply.text
+        found: dict[str, Any] = reply.json()
+        return found
+
+
+def test_a_run_can_be_read_at_a_glance(jobs: Jobs, prefect_server: str) -> None:
+    """Flow run and task runs have readable names; estimate, progress and summary are artifacts with headlines."""
+    api = Api(prefect_server, "glance")
+    jobs.service.configure(faults=[{"kind": "length", "match": "cut"}])
+    texts = ["cut", *(f"text {n}" for n in range(1199))]
+    done = jobs.run(jobs.job(texts, name="glance", budget={"run_usd": 1}, tolerate={"not_ok": 0.1}))
+    assert done.exit_code == 0, done.stderr
+    (run,) = api.flow_runs()
+    assert run["name"] == "glance · 1,200 rows · gpt-4o-mini"
+    assert run["state_type"] == "COMPLETED"
+    estimate, summary, progress = (api.artifact(kind) for kind in ("estimate", "summary", "progress"))
+    assert {each["flow_run_id"] for each in (estimate, summary, progress)} == {run["id"]}
+    assert "fits into the budget of $1.00" in estimate["description"]
+    assert "1,200 rows" in estimate["description"]
+    assert "1,199 of 1,200 rows ok" in summary["description"]
+    assert f"${done.summary['cost_usd']}" in summary["description"]
+    assert f"{billed_usd(jobs.service):f}" in summary["description"]
+    assert "max_output" in summary["data"].replace("\\", "")
+    assert (progress["type"], float(progress["data"])) == ("progress", 100.0)
+    assert "1,200 of 1,200 rows, 1 not ok" in progress["description"]
+    wanted = {"read", "estimate", "gate", "complete-0", "complete-1", "write", "summarize"}
+    deadline = time.monotonic() + 15
+    while True:  # task runs are recorded from events, a little later
+        found = {re.sub(r"-[0-9a-f]{3,}$", "", task["name"]): task["state_type"] for task in api.task_runs(run["id"])}
+        if (set(found) >= wanted and set(found.values()) == {"COMPLETED"}) or time.monotonic() > deadline:
+            break
+        time.sleep(0.3)
+    assert found == dict.fromkeys(wanted, "COMPLETED")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "exit_code", "words"),
+    [
+        ("not-ok", {}, 5, "tolerate.not_ok"),
+        ("short", {"budget": {"run_usd": 0.0002, "when_short": "partial"}}, 4, "budget of $0.0002 is used up"),
+        ("refused", {"budget": {"run_usd": 0.00001}}, 3, "exceeds the budget of $0.00001"),
+        ("bad", {"limits": {"tokens_per_minute": 40}}, 2, "tokens_per_minute"),
+    ],
+)
+def test_a_run_that_ends_badly_says_why(
+    jobs: Jobs, prefect_server: str, name: str, changes: dict[str, Any], exit_code: int, words: str
+) -> None:
+    """A run that stops, is refused or has too many rows not ok is Failed in Prefect, with the sentence of its error."""
+    from parquill.flows.complete_prompts import complete_prompts
+    from parquill.tasks.errors import ParquillError
+
+    jobs.service.configure(faults=[{"kind": "length", "match": "cut"}])
+    settings = jobs.job(["cut", *(f"text {n}" for n in range(19))], name=name, **changes)
+    with pytest.raises(ParquillError) as raised:
+        complete_prompts(job=settings)  # as a deployment calls it: with the mapping
+    assert raised.value.exit_code == exit_code
+    (run,) = Api(prefect_server, name).flow_runs()
+    assert run["state_type"] == "FAILED"
+    assert words in run["state"]["message"]
+
+
+def test_a_flow_is_a_function_of_its_job(jobs: Jobs, prefect_server: str) -> None:
+    """Deployments call the flow with the mapping of a job file: it gives the summary, and again it gives the same."""
+    from parquill.flows.complete_prompts import complete_prompts
+
+    settings = jobs.job(["a", "b"], name="called")
+    summary = complete_prompts(job=settings)
+    assert (summary["exit_code"], summary["rows"]["ok"]) == (0, 2)
+    assert complete_prompts(job=settings) == summary
+    assert jobs.service.stats()["requests"] == 2
+    assert len(Api(prefect_server, "called").flow_runs()) == 2
+
+
+def test_the_estimate_is_a_flow_too(jobs: Jobs, prefect_server: str) -> None:
+    """The estimate flow gives the figures, shows them as an artifact, and sends and writes nothing."""
+    from parquill.flows.estimate_cost import estimate_cost
+
+    settings = jobs.job([f"text {n}" for n in range(10)], name="guess", budget={"run_usd": 1})
+    figures = estimate_cost(job=settings)
+    assert (figures["rows"], figures["fits_budget"]) == (10, True)
+    assert "fits into the budget" in Api(prefect_server, "guess").artifact("estimate")["description"]
+    assert jobs.service.stats()["requests"] == 0
+    assert not (jobs.folder / "out").exists()
+
+
+def test_a_scheduled_run_is_of_its_day(jobs: Jobs) -> None:
+    """{date-1} in paths is the day before the one given by --date, in the file that is read and the folder written."""
+    jobs.write(["a", "b"], "in/dt=2026-11-22/x.parquet")
+    settings = jobs.job(input=str(jobs.folder / "in" / "dt={date-1}"), output=str(jobs.folder / "out" / "{date-1}"))
+    placed = {**settings, "output": str(jobs.folder / "out" / "2026-11-22")}
+    code = jobs.run(settings, "--date", "2026-11-23").exit_code
+    done = jobs.done(placed, code, "", "")
+    assert (done.exit_code, done.column("dt")) == (0, ["2026-11-22"] * 2)

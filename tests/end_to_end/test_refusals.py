@@ -1,0 +1,157 @@
+"""What cannot work is refused before the first payment: exit 2, what is wrong named, nothing sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.end_to_end.jobs import Jobs
+from tests.end_to_end.truth import check_books
+
+TEXTS = ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"input": "no-such.parquet"}, ["no-such.parquet", "does not exist"]),
+        ({"prompt": {"user": "{{ txet }}"}}, ["txet", "text"]),
+        ({"prompt": {"user": "{{ Text }}"}}, ["'text'"]),
+        ({"prompt": {"user": "{{ text "}}, ["prompt.user"]),
+        ({"max_outputtokens": 3}, ["max_outputtokens", "max_output_tokens"]),
+        ({"run_usd": 3}, ["run_usd", "budget.run_usd"]),
+        ({"model": "gpt-4o-minni"}, ["gpt-4o-minni", "gpt-4o-mini"]),
+        ({"price_as": "gpt-9-nope"}, ["gpt-9-nope"]),
+        ({"max_output_tokens": None}, ["max_output_tokens"]),
+        ({"max_output_tokens": True}, ["max_output_tokens"]),
+        ({"budget": {"run_usd": 0}}, ["budget.run_usd"]),
+        ({"budget": {"run_usd": -1}}, ["budget.run_usd"]),
+        ({"budget": {"run_usd": "NaN"}}, ["budget.run_usd"]),
+        ({"budget": {"run_usd": "ten"}}, ["budget.run_usd"]),
+        ({"limits": {"max_at_once": 0}}, ["limits.max_at_once"]),
+        ({"limits": {"max_at_once": 1_000_000}}, ["limits.max_at_once"]),
+        ({"limits": {"tokens_per_minute": 40}}, ["tokens_per_minute", "40"]),
+        ({"parameters": {"n": 2}}, ["'n'"]),
+        ({"parameters": {"max_tokens": 2}}, ["max_tokens", "max_output_tokens"]),
+        ({"parameters": {"stream": True}}, ["stream"]),
+        ({"price": {"usd_per_mtok_input": -1, "usd_per_mtok_output": 1}}, ["usd_per_mtok_input"]),
+        ({"price": {"usd_per_mtok_input": 1}}, ["usd_per_mtok_output"]),
+        ({"response_format": {"type": "nonsense"}}, ["response_format"]),
+        ({"response_format": "no-such.json"}, ["no-such.json"]),
+        ({"vars": "no-such.yaml"}, ["no-such.yaml"]),
+        ({"id_column": "nr"}, ["id_column", "nr", "text"]),
+        ({"messages_column": "chat"}, ["prompt", "messages_column"]),
+        ({"for_each": {"text": ["a"]}}, ["for_each", "text"]),
+        ({"for_each": {"x": ["a", "a"]}}, ["x"]),
+        ({"timezone": "Mars/Base"}, ["timezone"]),
+        ({"tokenizer": "none_such"}, ["tokenizer", "none_such"]),
+        ({"endpoint": {"base_url": "http://example.com/v1"}}, ["http", "allow_http"]),
+        ({"endpoint": {"base_url": "https://user:pass@example.com/v1"}}, ["base_url"]),
+        ({"endpoint": {"base_url": "file:///etc/passwd"}}, ["base_url"]),
+        ({"endpoint": {"api_key": "sk-123"}}, ["endpoint.api_key"]),
+        ({"endpoint": {"api_key_env": "sk-proj-123/456"}}, ["endpoint.api_key_env"]),
+        ({"tolerate": {"not_ok": 2}}, ["tolerate.not_ok"]),
+    ],
+    ids=str,
+)
+def test_a_job_that_cannot_work_is_refused(jobs: Jobs, changes: dict[str, Any], words: list[str]) -> None:
+    """A bad setting, a missing input, an unknown column or model exits 2, names what is wrong, and sends nothing."""
+    settings = jobs.job(TEXTS, **changes)
+    done = jobs.run(settings)
+    assert done.exit_code == 2, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert jobs.service.stats()["requests"] == 0
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", '"sk-quoted"', "sk-with blank", "sk-h\u00e9"], ids=repr)
+def test_a_key_that_cannot_be_right_is_refused_by_name(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    """A key that is missing, blank, quoted or not printable is refused by the name of its variable, never shown."""
+    if value is None:
+        monkeypatch.delenv("E2E_KEY", raising=False)
+    else:
+        monkeypatch.setenv("E2E_KEY", value)
+    done = jobs.run(jobs.job(TEXTS, endpoint={"api_key_env": "E2E_KEY"}))
+    assert done.exit_code == 2
+    assert "E2E_KEY" in done.stderr
+    assert "sk-" not in done.stderr
+    assert jobs.service.stats()["requests"] == 0
+
+
+def test_a_key_with_a_newline_at_its_end_works(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """White space round a key (a file's last newline) is taken off."""
+    jobs.service.configure(require_key="sk-canary")
+    monkeypatch.setenv("E2E_KEY", "sk-canary\n")
+    assert jobs.run(jobs.job(TEXTS, endpoint={"api_key_env": "E2E_KEY"})).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["completion", "status", "cost_usd", "finished_at"])
+def test_a_column_like_one_of_ours_names_the_way_out(jobs: Jobs, name: str) -> None:
+    """An input column named like an output column exits 2, and the refusal says `column_prefix`."""
+    done = jobs.run(jobs.job(pa.table({"text": TEXTS, name: ["x", "y", "z"]})))
+    assert done.exit_code == 2
+    assert name in done.stderr
+    assert "column_prefix" in done.stderr
+    assert jobs.service.stats()["requests"] == 0
+
+
+def test_files_that_are_no_tables_are_refused(jobs: Jobs) -> None:
+    """A file that is empty, no Parquet, cut off or of another schema is named, and nothing is sent."""
+    good = jobs.write(TEXTS, "good.parquet").read_bytes()
+    for name, data in (("empty", b""), ("text", b"hello"), ("cut", good[:-20]), ("half", good[: len(good) // 2])):
+        path = jobs.folder / f"{name}.parquet"
+        path.write_bytes(data)
+        done = jobs.run(jobs.job(input=str(path)))
+        assert done.exit_code == 2, name
+        assert str(path) in done.stderr
+    jobs.write(TEXTS, "two/a.parquet")
+    jobs.write(pa.table({"text": [1, 2]}), "two/b.parquet")
+    done = jobs.run(jobs.job(input=str(jobs.folder / "two")))
+    assert done.exit_code == 2
+    assert "b.parquet" in done.stderr
+    assert jobs.service.stats()["requests"] == 0
+
+
+def test_an_output_inside_the_input_is_refused(jobs: Jobs) -> None:
+    """Results must not become prompts: an output folder that holds the input exits 2."""
+    jobs.write(TEXTS, "data/in/a.parquet")
+    done = jobs.run(jobs.job(input=str(jobs.folder / "data" / "in"), output=str(jobs.folder / "data" / "in")))
+    assert done.exit_code == 2
+    assert jobs.service.stats()["requests"] == 0
+
+
+def test_too_many_rejected_rows_stop_the_run_before_any_payment(jobs: Jobs) -> None:
+    """More rejected rows than tolerated exit 2 with counts and the first of them; one alone is always tolerated."""
+    texts = [None if n in {4, 7} else f"text {n}" for n in range(10)]
+    refused = jobs.run(jobs.job(texts))
+    assert refused.exit_code == 2
+    assert "prompts.parquet, row 4" in refused.stderr
+    assert "null_value 2" in refused.stderr
+    assert jobs.service.stats()["requests"] == 0
+    tolerated = jobs.run(jobs.job(texts, tolerate={"rejected": 0.2}))
+    assert tolerated.exit_code == 5, "rejected rows are not ok: tolerate.not_ok decides the exit code"
+    assert tolerated.column("status") == ["rejected" if text is None else "ok" for text in texts]
+    assert tolerated.column("row_number") == list(range(10))
+    check_books(tolerated)
+    one = jobs.run(jobs.job(["a", None, "c"], output=str(jobs.folder / "one")))
+    assert (one.exit_code, one.column("status")) == (5, ["ok", "rejected", "ok"])
+
+
+@pytest.mark.parametrize(("not_ok", "exit_code"), [(0.0, 5), (0.19, 5), (0.2, 0), (1, 0)])
+def test_tolerate_decides_the_exit_code(jobs: Jobs, not_ok: float, exit_code: int) -> None:
+    """Up to `tolerate.not_ok` of the rows not ok exit 0 with a warning, more exit 5; the results are the same."""
+    jobs.service.configure(faults=[{"kind": "length", "match": "cut"}, {"kind": "status:400", "match": "bad"}])
+    texts = ["cut", "bad", *(f"fine {n}" for n in range(8))]
+    done = jobs.run(jobs.job(texts, tolerate={"not_ok": not_ok}))
+    assert done.exit_code == exit_code
+    assert done.summary["exit_code"] == exit_code
+    assert done.summary["state"] == "finished"
+    assert done.column("status") == ["truncated", "failed", *["ok"] * 8]
+    assert "bad_request 1" in done.stderr
+    assert "max_output_tokens 1" in done.stderr
+    check_books(done)

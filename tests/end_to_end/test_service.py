@@ -1,0 +1,247 @@
+"""A service that refuses, throttles, stumbles or lies: rows get a status, money its place, the run its end."""
+
+from __future__ import annotations
+
+import time
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.jobs import Jobs
+from tests.end_to_end.truth import billed_usd, check_books, reserved_usd, total
+
+# Kind of fault -> what it makes of a row that meets it twice (retry.attempts is 2):
+# status, error_code, requests sent for it, how many of them are in doubt, whether the service billed the answer.
+UNPAID, BILLED = False, True
+FAULTS: dict[str, tuple[str, str | None, int, int, bool]] = {
+    # answers
+    "content_filter": ("refused", "content_filter", 1, 0, BILLED),
+    "refusal": ("refused", "refusal", 1, 0, BILLED),
+    "length": ("truncated", "max_output_tokens", 1, 0, BILLED),
+    "null_content": ("failed", "no_answer", 1, 0, BILLED),
+    "empty_choices": ("failed", "no_answer", 1, 0, BILLED),
+    "overrun": ("ok", None, 1, 0, BILLED),
+    "lone_surrogate": ("ok", None, 1, 0, BILLED),
+    # replies that cannot be read, or that never came
+    "garbage": ("failed", "bad_reply", 2, 2, UNPAID),
+    "empty_body": ("failed", "bad_reply", 2, 2, UNPAID),
+    "truncated_json": ("failed", "bad_reply", 2, 2, UNPAID),
+    "gzip_bomb": ("failed", "bad_reply", 2, 2, UNPAID),
+    "invalid_utf8": ("failed", "bad_reply", 2, 2, UNPAID),
+    "nested": ("failed", "bad_reply", 2, 2, UNPAID),
+    "endless_body": ("failed", "reply_too_large", 1, 1, UNPAID),
+    "redirect": ("failed", "redirect", 1, 1, UNPAID),
+    "disconnect_before": ("failed", "connection_lost", 2, 2, UNPAID),
+    "disconnect_after": ("failed", "connection_lost", 2, 2, UNPAID),
+    "hang": ("failed", "timeout", 2, 2, UNPAID),
+    "slow_loris": ("failed", "timeout", 2, 2, UNPAID),
+    "huge_length": ("failed", "timeout", 2, 2, UNPAID),
+    "status:500": ("failed", "server_error", 2, 2, UNPAID),
+    "status:502": ("failed", "server_error", 2, 2, UNPAID),
+    "status:503": ("failed", "server_error", 2, 2, UNPAID),
+    "status:529": ("failed", "server_error", 2, 2, UNPAID),
+    # surely unpaid
+    "status:400": ("failed", "bad_request", 1, 0, UNPAID),
+    "status:422": ("failed", "bad_request", 1, 0, UNPAID),
+    "status:413": ("failed", "too_long", 1, 0, UNPAID),
+    "echo": ("failed", "bad_request", 1, 0, UNPAID),
+    "ansi": ("failed", "bad_request", 1, 0, UNPAID),
+}
+# Usage that cannot be true: the answer is good, and settled at its reservation, which is never less than the bill.
+BAD_USAGE = ["negative", "huge", "missing", "null", "string", "float", "bool", "inconsistent"]
+
+
+def _job(jobs: Jobs, kinds: list[str], **rules: Any) -> dict[str, Any]:
+    texts = [f"<{kind}> says something" for kind in kinds]
+    jobs.service.configure(
+        prompt_tokens="tiktoken:o200k_base", faults=[{"kind": kind, "match": f"<{kind}>", **rules} for kind in kinds]
+    )
+    return jobs.job(texts, retry={"attempts": 2, "timeout_s": 1.2}, tolerate={"not_ok": 1})
+
+
+def test_every_fault_has_its_line_in_the_table(jobs: Jobs) -> None:
+    """Each way to fail gives its row the status, code, attempts and money of the one table, and harms no other row."""
+    kinds = list(FAULTS)
+    done = jobs.run(_job(jobs, kinds))
+    assert done.exit_code == 0, done.stderr
+    found = {
+        kind: (row["status"], row["error_code"], row["attempts"], row["in_doubt_usd"], row["cost_usd"] > 0)
+        for kind, row in zip(kinds, done.rows, strict=True)
+    }
+    reserved = {kind: reserved_usd(row["estimated_prompt_tokens"]) for kind, row in zip(kinds, done.rows, strict=True)}
+    expected = {
+        kind: (status, code, attempts, in_doubt * reserved[kind], billed)
+        for kind, (status, code, attempts, in_doubt, billed) in FAULTS.items()
+    }
+    assert found == expected
+    check_books(done)
+    for row in done.rows:
+        assert (row["error_message"] is None) == (row["status"] == "ok")
+        assert (row["completion"] is None) == (row["status"] == "failed")
+        assert "says something" not in (row["error_message"] or "")
+        assert "\x1b" not in (row["error_message"] or "")
+    spent, doubt = Decimal(done.summary["cost_usd"]), Decimal(done.summary["in_doubt_usd"])
+    assert spent <= billed_usd(jobs.service) <= spent + doubt
+    assert doubt == total(done.column("in_doubt_usd"))
+    assert done.summary["requests"]["sent"] == jobs.service.stats()["requests"] == sum(done.column("attempts"))
+    assert done.summary["errors"]["bad_reply"] == 6
+    echoed = done.rows[kinds.index("overrun")]
+    assert echoed["completion_tokens"] == 32
+    assert "\ufffd" in done.rows[kinds.index("lone_surrogate")]["completion"]
+
+
+def test_a_fault_that_passes_is_retried(jobs: Jobs) -> None:
+    """What fails once and may be repeated ends ok; what the first request left in doubt stays shown beside the cost."""
+    kinds = [kind for kind, expected in FAULTS.items() if expected[2] == 2 and kind not in {"hang", "slow_loris"}]
+    done = jobs.run(_job(jobs, kinds, times=1))
+    assert done.exit_code == 0, done.stderr
+    assert done.column("status") == ["ok"] * len(kinds)
+    assert done.column("attempts") == [2] * len(kinds)
+    assert done.column("error_code") == [None] * len(kinds)
+    assert done.column("in_doubt_usd") == [reserved_usd(n) for n in done.column("estimated_prompt_tokens")]
+    requests = done.summary["requests"]
+    assert (requests["retried"], requests["in_doubt"]) == (len(kinds), len(kinds))
+    check_books(done)
+
+
+def test_usage_that_cannot_be_true_is_settled_at_the_reservation(jobs: Jobs) -> None:
+    """Usage that is missing, negative, absurd or of the wrong type is not believed: the reservation is booked."""
+    kinds = [f"bad_usage:{variant}" for variant in BAD_USAGE]
+    done = jobs.run(_job(jobs, kinds))
+    assert done.exit_code == 0, done.stderr
+    assert done.column("status") == ["ok"] * len(kinds)
+    assert done.column("attempts") == [1] * len(kinds)
+    assert done.column("cost_usd") == [reserved_usd(n) for n in done.column("estimated_prompt_tokens")]
+    assert done.column("completion_tokens") == [None] * len(kinds)
+    assert done.summary["usage_unknown"] == len(kinds)
+    assert Decimal(done.summary["cost_usd"]) >= billed_usd(jobs.service)
+    check_books(done)
+
+
+@pytest.mark.parametrize("kind", ["bad_usage:nan", "bad_usage:infinity", "duplicate_keys"])
+def test_numbers_that_no_json_has_are_settled_too(jobs: Jobs, kind: str) -> None:
+    """A whole answer whose usage is NaN, infinite or given twice is paid once, and never booked below its bill."""
+    done = jobs.run(_job(jobs, [kind]))
+    assert done.exit_code == 0, done.stderr
+    assert jobs.service.stats()["requests"] == 1
+    assert done.column("status") == ["ok"]
+    assert Decimal(done.summary["cost_usd"]) >= billed_usd(jobs.service)
+    check_books(done)
+
+
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [({"kind": "status:401"}, "key"), ({"kind": "insufficient_quota"}, "quota"), ({"kind": "status:404"}, "model")],
+    ids=["401", "quota", "404"],
+)
+def test_a_service_that_refuses_everything_stops_the_run(jobs: Jobs, fault: dict[str, Any], word: str) -> None:
+    """A refused key, a used-up quota or an unknown model in the middle stops the run, which goes on when it is settled."""
+    texts = [f"text {n}" for n in range(40)]
+    jobs.service.configure(faults=[{**fault, "after": 12}], latency_ms=20)
+    settings = jobs.job(texts, limits={"max_at_once": 4})
+    done = jobs.run(settings)
+    assert done.exit_code == 1, done.stderr
+    assert word in done.stderr
+    stats = jobs.service.stats()
+    assert 12 < stats["requests"] <= 12 + 4
+    statuses = done.column("status")
+    assert done.table.num_rows == 40
+    assert statuses.count("ok") == 12
+    left = [row for row in done.rows if row["status"] != "ok"]
+    assert {row["status"] for row in left} <= {"failed", "not_sent"}
+    assert {row["error_code"] for row in left if row["status"] == "not_sent"} == {"stopped"}
+    assert {row["cost_usd"] + row["in_doubt_usd"] for row in left} == {0}
+    assert done.summary["state"] == "stopped"
+    assert Decimal(done.summary["cost_usd"]) == billed_usd(jobs.service)
+    check_books(done)
+    jobs.service.configure(faults=[])
+    settled = jobs.run(settings)
+    assert settled.exit_code == 0, settled.stderr
+    assert settled.summary["run_id"] == done.summary["run_id"]
+    assert settled.column("status") == ["ok"] * 40
+    stats = jobs.service.stats()
+    assert (stats["billed_twice"], stats["billed_requests"]) == ([], 40)
+    assert settled.summary["requests"]["sent"] == stats["requests"]
+    assert Decimal(settled.summary["cost_usd"]) == billed_usd(jobs.service)
+    check_books(settled)
+
+
+@pytest.mark.parametrize("headers", ["0.4", "30\r\nretry-after-ms: 400"], ids=["seconds", "milliseconds"])
+def test_throttling_costs_no_row_an_attempt(jobs: Jobs, headers: str) -> None:
+    """After a 429 everybody waits as long as it says: the run recovers, no row fails even with one attempt allowed."""
+    jobs.service.configure(
+        faults=[{"kind": "status:429", "retry_after": headers, "after": 10, "total": 6}], latency_ms=20
+    )
+    texts = [f"text {n}" for n in range(40)]
+    began = time.monotonic()
+    done = jobs.run(jobs.job(texts, retry={"attempts": 1}, limits={"max_at_once": 8}))
+    assert done.exit_code == 0, done.stderr
+    assert time.monotonic() - began < 10
+    assert done.column("status") == ["ok"] * 40
+    stats = jobs.service.stats()
+    assert (stats["requests"], stats["statuses"]["429"], stats["billed_twice"]) == (46, 6, [])
+    assert done.summary["requests"] == {"sent": 46, "retried": 0, "throttled": 6, "in_doubt": 0}
+    arrivals = jobs.service.arrivals()["at"]
+    assert max(b - a for a, b in zip(arrivals, arrivals[1:], strict=False)) >= 0.39
+    assert total(done.column("in_doubt_usd")) == 0
+    check_books(done)
+
+
+def test_a_limit_that_is_known_is_kept(jobs: Jobs) -> None:
+    """With the service's own limits set, the run uses them without a single 429, also when only few fit at once."""
+    jobs.service.configure(rpm=900, tpm=60_000)
+    texts = [f"text {n}" for n in range(60)]
+    began = time.monotonic()
+    done = jobs.run(
+        jobs.job(texts, retry={"attempts": 1}, limits={"requests_per_minute": 900, "tokens_per_minute": 60_000})
+    )
+    assert done.exit_code == 0, done.stderr
+    assert jobs.service.stats()["statuses"] == {"200": 60}
+    assert time.monotonic() - began < 8
+
+
+def test_a_limit_that_nobody_told_is_found(jobs: Jobs) -> None:
+    """A service with a limit that the job does not know is met by few 429s: its headers are believed."""
+    jobs.service.configure(tpm=6_000, latency_ms=20)  # 6,000 tokens at once, and then 100 a second
+    texts = [f"text {n}" for n in range(100)]
+    done = jobs.run(jobs.job(texts, retry={"attempts": 1}, limits={"max_at_once": 16}))
+    assert done.exit_code == 0, done.stderr
+    assert done.column("status") == ["ok"] * 100
+    assert jobs.service.stats()["statuses"].get("429", 0) <= 16
+
+
+def test_throttling_for_ever_ends(jobs: Jobs) -> None:
+    """A service that answers nothing but 429 is given up after attempts times timeout; every row has its line."""
+    jobs.service.configure(faults=[{"kind": "status:429", "retry_after": "0.2", "after": 5}], latency_ms=5)
+    texts = [f"text {n}" for n in range(30)]
+    settings = jobs.job(texts, retry={"attempts": 2, "timeout_s": 1}, limits={"max_at_once": 4})
+    began = time.monotonic()
+    done = jobs.run(settings)
+    assert time.monotonic() - began < 10
+    assert done.exit_code not in {0, 2, 3, 4, 130}
+    assert done.table.num_rows == 30
+    assert done.column("status").count("ok") == 5
+    assert jobs.service.stats()["statuses"]["429"] < 80
+    assert total(done.column("in_doubt_usd")) == 0
+    check_books(done)
+    jobs.service.configure(faults=[])
+    settled = jobs.run(settings)
+    assert settled.exit_code == 0, settled.stderr
+    assert settled.column("status") == ["ok"] * 30
+    assert jobs.service.stats()["billed_twice"] == []
+    check_books(settled)
+
+
+def test_a_service_that_is_away(jobs: Jobs) -> None:
+    """A service that cannot be reached costs nothing: rows fail unpaid after their attempts, and a later run goes on."""
+    settings = jobs.job(
+        ["a", "b"], endpoint={"base_url": "http://127.0.0.1:9/v1", "name": "house"}, retry={"attempts": 2}
+    )
+    done = jobs.run(settings)
+    assert done.exit_code == 5
+    assert done.column("error_code") == ["connect_error"] * 2
+    assert done.column("attempts") == [2, 2]
+    assert total(done.column("in_doubt_usd")) == total(done.column("cost_usd")) == 0
+    back = jobs.run({**settings, "endpoint": {"base_url": jobs.service.url, "name": "house"}})
+    assert (back.exit_code, back.column("status")) == (0, ["ok", "ok"])

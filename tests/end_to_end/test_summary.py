@@ -1,0 +1,154 @@
+"""summary.json, history, report: what ran, what it cost, what failed, equal to the rows to the last digit."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from html.parser import HTMLParser
+
+import orjson
+import pytest
+
+from tests.end_to_end.jobs import Jobs
+from tests.end_to_end.truth import SUMMARY_KEYS, SUMMARY_NAMES, billed_usd, check_books
+
+FAULTS = [
+    {"kind": "content_filter", "match": "filter"},
+    {"kind": "refusal", "match": "refuse"},
+    {"kind": "length", "match": "long"},
+    {"kind": "null_content", "match": "nothing"},
+    {"kind": "status:400", "match": "wrong"},
+    {"kind": "status:500", "match": "broken", "times": 1},
+]
+TEXTS = [
+    "filter 0",
+    "refuse 1",
+    "long 2",
+    "nothing 3",
+    "wrong 4",
+    "broken 5",
+    None,
+    *(f"fine {n}" for n in range(7, 19)),
+]
+STATUSES = ["refused", "refused", "truncated", "failed", "failed", "ok", "rejected", *["ok"] * 12]
+
+
+def test_the_summary_is_the_sum_of_its_rows(jobs: Jobs) -> None:
+    """summary.json has the keys of the contract; its counts, tokens and money are sums of the rows, and what was billed."""
+    jobs.service.configure(faults=FAULTS, output_tokens="lognormal:20:0.5", cached_ratio=0.3)
+    settings = jobs.job(
+        TEXTS, labels={"team": "search"}, budget={"run_usd": 5}, tolerate={"rejected": 0.1, "not_ok": 1.0}
+    )
+    done = jobs.run(settings)
+    summary = done.summary
+    assert done.exit_code == 0, done.stderr
+    assert done.column("status") == STATUSES
+    assert set(summary) >= SUMMARY_NAMES
+    for name, keys in SUMMARY_KEYS.items():
+        assert set(summary[name]) == keys, name
+    check_books(done)
+    stats = jobs.service.stats()
+    assert Decimal(summary["cost_usd"]) == billed_usd(jobs.service)
+    assert summary["tokens"] == stats["billed_tokens"]
+    assert summary["requests"] == {"sent": stats["requests"], "retried": 1, "throttled": 0, "in_doubt": 1}
+    assert Decimal(summary["in_doubt_usd"]) == sum(done.column("in_doubt_usd")) > 0
+    assert (summary["state"], summary["exit_code"], summary["job"]) == ("finished", 0, "e2e")
+    assert (summary["model"], summary["labels"]) == ("gpt-4o-mini", {"team": "search"})
+    assert Decimal(summary["budget"]["run_usd"]) == 5
+    began, ended = (datetime.fromisoformat(summary[name]) for name in ("started_at", "finished_at"))
+    assert began.tzinfo is not None
+    assert abs((ended - began).total_seconds() - summary["duration_s"]) <= 1
+    estimate = summary["estimate"]
+    assert estimate["prompt_tokens"] == sum(n or 0 for n in done.column("estimated_prompt_tokens"))
+    assert Decimal(estimate["cost_usd_expected"]) <= Decimal(estimate["cost_usd_worst"])
+    assert summary["prices"]["source"]
+    assert summary["saved_usd"] == "0.000000000"
+
+
+def test_history_keeps_every_run(jobs: Jobs) -> None:
+    """history/RUN_ID.json holds the summary of each finished run, the latest the same as summary.json."""
+    first = jobs.run(jobs.job(["a"]))
+    second = jobs.run(jobs.job(["a", "b"]))
+    history = jobs.folder / "out" / "history"
+    assert {path.stem for path in history.iterdir()} == {first.summary["run_id"], second.summary["run_id"]}
+    for done in (first, second):
+        assert orjson.loads((history / f"{done.summary['run_id']}.json").read_bytes()) == done.summary
+    assert (
+        second.summary["run_id"] > first.summary["run_id"]
+        or second.summary["started_at"] >= first.summary["started_at"]
+    )
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        assert not any(name.startswith("on") or name in {"src", "href"} for name, _ in attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_is_escaped(jobs: Jobs) -> None:
+    """report.html shows names of files and jobs as text: nothing in them becomes an element."""
+    jobs.service.configure(faults=[{"kind": "ansi", "match": "wrong"}])
+    jobs.write(["fine", "wrong"], "in/<img src=x onerror=alert(1)>.parquet")
+    settings = jobs.job(
+        input=str(jobs.folder / "in"),
+        name='<script>alert("x")</script>',
+        labels={"<b>": "&amp;"},
+        tolerate={"not_ok": 1},
+    )
+    done = jobs.run(settings)
+    assert done.exit_code == 0, done.stderr
+    page = (jobs.folder / "out" / "report.html").read_text()
+    parser = _Tags()
+    parser.feed(page)
+    assert parser.tags <= set("html meta title style h1 h2 p table tr th td".split())
+    assert '<script>alert("x")</script>' in parser.text
+    assert "<img src=x onerror=alert(1)>.parquet" in parser.text
+    assert done.summary["run_id"] in parser.text
+    assert done.summary["cost_usd"] in parser.text
+    assert "\x1b" not in page
+
+
+def test_one_json_object_on_stdout(jobs: Jobs) -> None:
+    """`run --json` prints one JSON object, the summary, on stdout, also when the run ends badly; words go to stderr."""
+    settings = jobs.job(["a", "b"])
+    done = jobs.run(settings, "--json")
+    assert orjson.loads(done.stdout) == done.summary
+    again = jobs.run(settings, "--json")
+    assert orjson.loads(again.stdout) == done.summary
+    jobs.service.configure(faults=[{"kind": "status:400", "match": "wrong"}])
+    bad = jobs.run(jobs.job(["a", "wrong"]), "--json")
+    assert bad.exit_code == 5
+    assert orjson.loads(bad.stdout) == bad.summary
+
+
+def test_report_shows_the_latest_run_again(jobs: Jobs) -> None:
+    """`report --failed --json` gives the summary and every row that is not ok, by its place."""
+    jobs.service.configure(faults=FAULTS)
+    settings = jobs.job(TEXTS, tolerate={"rejected": 0.1, "not_ok": 1.0})
+    done = jobs.run(settings)
+    told = jobs.run(settings, "--failed", "--json", command="report")
+    document = orjson.loads(told.stdout)
+    assert {name: document[name] for name in done.summary} == done.summary
+    bad = [(row["row_number"], row["status"]) for row in document["failed"]]
+    assert bad == [(place, status) for place, status in enumerate(STATUSES) if status != "ok"]
+
+
+@pytest.mark.parametrize("commands", [("estimate", "run")])
+def test_the_estimate_is_kept(jobs: Jobs, commands: tuple[str, str]) -> None:
+    """`estimate --json` is one flat object, and the run's summary holds the same figures; nothing is sent by it."""
+    settings = jobs.job([f"some text {n}" for n in range(30)], budget={"run_usd": 1})
+    told = jobs.run(settings, "--json", command=commands[0])
+    assert told.exit_code == 0
+    assert jobs.service.stats()["requests"] == 0
+    estimate = orjson.loads(told.stdout)
+    done = jobs.run(settings)
+    assert {name: estimate[name] for name in SUMMARY_KEYS["estimate"]} == done.summary["estimate"]
+    assert (estimate["rows"], estimate["model"], estimate["fits_budget"]) == (30, "gpt-4o-mini", True)

@@ -1,0 +1,374 @@
+"""The command: what it prints where, and the exit codes of the contract. `run` is tested end to end."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from parquill.flows.cli import main
+from parquill.tasks.job_file import load_job
+
+COMMANDS = ("doctor", "estimate", "init", "preview", "report", "run", "serve-model", "spend")
+JOB = """\
+name: cli
+input: in.parquet
+output: out
+prompt: {user: "{{ text }}"}
+model: gpt-4o-mini
+max_output_tokens: 100
+"""
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on stdout; fails when there is none, or anything beside it."""
+        found: dict[str, Any] = orjson.loads(self.out)
+        assert isinstance(found, dict)
+        return found
+
+
+class Shell:
+    """Runs commands in this process, in a folder of their own."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._capsys = capsys
+
+    def __call__(self, *words: str) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        found = self._capsys.readouterr()
+        assert "Traceback" not in found.out + found.err
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        return Ended(code or 0, found.out, " ".join(found.err.split()))
+
+    def write(self, texts: list[str | None], job: str = JOB) -> None:
+        pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), self.folder / "in.parquet")
+        (self.folder / "job.yaml").write_text(job, encoding="utf-8")
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("ledger"))
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """A shell in an empty folder, without keys."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    return Shell(tmp_path, capsys)
+
+
+def test_help_names_commands_and_exit_codes(shell: Shell) -> None:
+    """`--help` lists every command and what the exit codes mean, on stdout."""
+    ended = shell("--help")
+    assert ended.code == 0
+    assert all(command in ended.out for command in COMMANDS)
+    text = " ".join(ended.out.split())
+    for told in ("0 done", "2 bad job or input", "3 refused by the budget", "4 stopped by a budget", "130 interrupted"):
+        assert told in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_every_command_has_help(shell: Shell, command: str, option: str) -> None:
+    """Each command explains itself and does nothing else."""
+    ended = shell(command, option)
+    assert ended.code == 0
+    assert ended.out.startswith(f"Usage: parquill {command}")
+    assert shell.files == []
+
+
+def test_the_version_is_told(shell: Shell) -> None:
+    """`--version` prints name and version."""
+    ended = shell("--version")
+    assert ended.code == 0
+    assert ended.out.startswith("parquill, version ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("estimate", "job.yaml", "--bogus"),
+        ("preview", "job.yaml", "--limits", "3"),
+        ("report", "out", "--bogus"),
+        ("bogus",),
+        ("estimate",),
+        ("preview",),
+        ("report",),
+        ("preview", "job.yaml", "--rows", "0"),
+        ("preview", "job.yaml", "--rows", "many"),
+        ("estimate", "job.yaml", "--limit", "-1"),
+        ("estimate", "job.yaml", "--limit", "0"),
+        ("estimate", "job.yaml", "--date", "tomorrow"),
+        ("estimate", "job.yaml", "--date", "2026-02-30"),
+        ("estimate", "job.yaml", "--date", "23.11.2026"),
+        ("estimate", "job.yaml", "other.yaml"),
+        ("run", "job.yaml", "--redo", "everything"),
+        ("init", "a.yaml", "b.yaml"),
+    ],
+)
+def test_a_command_that_is_misspelt_exits_2(shell: Shell, words: tuple[str, ...]) -> None:
+    """Unknown options, commands, values and missing arguments exit 2, tell why on stderr, and do nothing."""
+    shell.write(["a"])
+    ended = shell(*words)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert "Error: " in ended.err
+    assert shell.files == ["in.parquet", "job.yaml"]
+
+
+def test_init_writes_a_job_that_is_valid(shell: Shell) -> None:
+    """The job file that `init` writes can be read, and works once its input is there."""
+    ended = shell("init")
+    assert (ended.code, ended.out) == (0, "")
+    assert "parquill preview job.yaml" in ended.err
+    job = load_job(shell.folder / "job.yaml")
+    assert job.budget.run_usd == 1
+    pq.write_table(pa.table({"text": ["a"]}), shell.folder / "prompts.parquet")
+    assert shell("estimate", "job.yaml", "--json").json["rows"] == 1
+
+
+def test_init_never_overwrites(shell: Shell) -> None:
+    """A file that is there already is kept as it is."""
+    (shell.folder / "mine.yaml").write_text("precious", encoding="utf-8")
+    ended = shell("init", "mine.yaml")
+    assert ended.code == 1
+    assert "mine.yaml is there already" in ended.err
+    assert (shell.folder / "mine.yaml").read_text(encoding="utf-8") == "precious"
+
+
+def test_init_into_a_folder_that_is_not_there(shell: Shell) -> None:
+    """A place that cannot be written is told."""
+    ended = shell("init", "no/such/job.yaml")
+    assert ended.code == 1
+    assert "cannot write no/such/job.yaml: No such file or directory" in ended.err
+
+
+def test_preview_shows_requests_and_sends_nothing(shell: Shell) -> None:
+    """The first requests are shown as they would be sent, without a key, and nothing is written."""
+    shell.write(["one", "two", "three", "four"])
+    ended = shell("preview", "job.yaml")
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err.count("POST https://api.openai.com/v1/chat/completions") == 3
+    assert '"content": "three"' in ended.err
+    assert "four" not in ended.err
+    assert shell.files == ["in.parquet", "job.yaml"]
+
+
+def test_preview_as_json(shell: Shell) -> None:
+    """`--json` prints one object with the rows, the rejected ones with their reason."""
+    shell.write(["one", None])
+    ended = shell("preview", "job.yaml", "--json", "--rows", "5")
+    assert ended.code == 0
+    first, second = ended.json["rows"]
+    assert first["body"]["messages"] == [{"role": "user", "content": "one"}]
+    assert (second["body"], second["row_number"]) == (None, 1)
+    assert "'text' is null" in second["error"]
+
+
+def test_preview_of_one_row(shell: Shell) -> None:
+    """`--rows` counts output rows, also with `for_each`."""
+    shell.write(["one", "two"])
+    words = (
+        "preview",
+        "job.yaml",
+        "--json",
+        "--rows",
+        "3",
+        "--set",
+        "for_each={n: [1, 2]}",
+        "--set",
+        "prompt.user='{{ text }}{{ n }}'",
+    )
+    rows = shell(*words).json["rows"]
+    assert [row["body"]["messages"][0]["content"] for row in rows] == ["one1", "one2", "two1"]
+
+
+def test_what_is_shown_cannot_steer_a_terminal(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape sequences and rich's markup in a cell are shown, not obeyed."""
+    shell.write(["\x1b[31mred\x07 [bold]loud[/bold] [/nothing]"])
+    with pytest.raises(SystemExit):
+        main(["preview", "job.yaml"])
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert "\x07" not in err
+    assert "[bold]loud[/bold] [/nothing]" in err
+
+
+def test_estimate_for_people(shell: Shell) -> None:
+    """The estimate tells rows, tokens, cost and what it is based on, on stderr, without a key."""
+    shell.write(["one", "two", "one"], JOB + "budget: {run_usd: 1}\n")
+    ended = shell("estimate", "job.yaml")
+    assert (ended.code, ended.out) == (0, "")
+    for told in ("rows to send 2", "cost, worst case $0.00", "fits into the budget of $1.00", "genai-prices"):
+        assert told in ended.err
+    assert shell.files == ["in.parquet", "job.yaml"]
+
+
+def test_estimate_as_json(shell: Shell) -> None:
+    """`--json` prints one flat object: the keys of `estimate` in the contract, money as decimal strings."""
+    shell.write(["one", "two", "one"])
+    ended = shell("estimate", "job.yaml", "--json")
+    assert ended.code == 0
+    found = ended.json
+    keys = {"rows", "model", "prompt_tokens", "completion_tokens_expected", "fits_budget"}
+    money = {"cost_usd_expected", "cost_usd_p90", "cost_usd_worst"}
+    assert keys | money <= found.keys()
+    assert (found["rows"], found["model"], found["fits_budget"]) == (3, "gpt-4o-mini", True)
+    # 8 tokens a prompt at $0.15, 100 of output at $0.60 for a million
+    assert (found["prompt_tokens"], found["completion_tokens_expected"]) == (16, 200)
+    assert all(found[name] == "0.000122400" for name in money)
+    assert Decimal(found["cost_usd_worst"]) == (16 * Decimal("0.15") + 200 * Decimal("0.6")) / 10**6
+    assert not any(isinstance(value, dict | list) for value in found.values())
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_estimate_over_the_budget_exits_3(shell: Shell, as_json: bool) -> None:  # noqa: FBT001
+    """What does not fit exits 3, and both numbers are shown; raising the budget makes it 0."""
+    shell.write(["one", "two"])
+    words = ("estimate", "job.yaml", *(["--json"] if as_json else []), "--set")
+    ended = shell(*words, "budget.run_usd=0.0001")
+    assert ended.code == 3
+    if as_json:
+        assert ended.json["fits_budget"] is False
+        assert ended.json["cost_usd_expected"] == "0.000122400"
+    else:
+        assert "expected $0.000122 exceeds the budget of $0.0001 (2 rows to send" in ended.err
+    assert shell(*words, "budget.run_usd=0.0001224").code == 0
+
+
+def test_estimate_of_nothing(shell: Shell) -> None:
+    """An empty input costs nothing and fits every budget."""
+    shell.write([])
+    ended = shell("estimate", "job.yaml", "--json", "--set", "budget.run_usd=0.000000001")
+    assert (ended.code, ended.json["rows"], ended.json["cost_usd_worst"]) == (0, 0, "0.000000000")
+
+
+def test_estimate_of_the_first_rows(shell: Shell) -> None:
+    """`--limit` estimates the first rows only."""
+    shell.write(["one", "two", "three"])
+    assert shell("estimate", "job.yaml", "--json", "--limit", "2").json["rows"] == 2
+
+
+def test_bad_rows_exit_2(shell: Shell) -> None:
+    """More bad rows than tolerated exit 2, with how many, why, and where the first is."""
+    shell.write(["one", None, None])
+    ended = shell("estimate", "job.yaml")
+    assert ended.code == 2
+    assert "2 of 3 rows cannot be sent (null_value 2)" in ended.err
+    assert "the first: in.parquet, row 1: 'text' is null" in ended.err
+    assert shell("estimate", "job.yaml", "--set", "tolerate.rejected=1").code == 0
+
+
+def test_dates_and_overrides_reach_the_job(shell: Shell) -> None:
+    """`--date` fills in paths, `--set` overrides, also in nested groups."""
+    shell.write(["one"], JOB.replace("in.parquet", "dt={date-1}/in.parquet"))
+    (shell.folder / "dt=2025-12-31").mkdir()
+    (shell.folder / "in.parquet").rename(shell.folder / "dt=2025-12-31" / "in.parquet")
+    words = (
+        "preview",
+        "job.yaml",
+        "--json",
+        "--date",
+        "2026-01-01",
+        "--set",
+        "prompt.user='{{ dt }}'",
+        "--set",
+        "parameters.seed=5",
+    )
+    body = shell(*words).json["rows"][0]["body"]
+    assert body["messages"][0]["content"] == "2025-12-31"
+    assert body["seed"] == 5
+
+
+BAD: list[tuple[str, str]] = [
+    ("modle=x", "did you mean `model`"),
+    ("budget.run_usd=ten", "`budget.run_usd`"),
+    ("budget.run_usd=0", "`budget.run_usd`"),
+    ("limits.max_at_once=1000000", "`limits.max_at_once`"),
+    ("limits.max_at_once=yes", "`limits.max_at_once`"),
+    ("model=gpt-4o-mni", "gpt-4o-mini"),
+    ("input=missing.parquet", "missing.parquet does not exist"),
+    ("input=s3://bucket/x", "(s3://)"),
+    ("input=job.yaml", "job.yaml is not a readable Parquet file"),
+    ("input='{day}.parquet'", "{day} in a path is unknown"),
+    ("prompt.user='{{ Text }}'", "the column is written 'text'"),
+    ("prompt.user='{{ text'", "`prompt.user`, line 1"),
+    ("id_column=nothing", "no column 'nothing'"),
+    ("for_each={text: [a]}", "a column of the input already"),
+    ("tokenizer=nothing", "`tokenizer`"),
+    ("response_format=missing.json", "missing.json"),
+    ("response_format={type: object}", "object with properties"),
+    ("endpoint.base_url=http://example.com", "allow_http"),
+    ("parameters.n=2", "'n'"),
+    ("limits.tokens_per_minute=5", "limits.tokens_per_minute"),
+    ("nonsense", "NAME=VALUE"),
+]
+
+
+@pytest.mark.parametrize(("override", "told"), BAD, ids=[override for override, _ in BAD])
+def test_a_bad_job_or_input_exits_2(shell: Shell, override: str, told: str) -> None:
+    """What cannot be run exits 2 with one sentence on stderr that names the fault, and nothing is left behind."""
+    shell.write(["one"])
+    ended = shell("estimate", "job.yaml", "--set", override)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert "parquill: " in ended.err
+    assert told in ended.err
+    assert shell.files == ["in.parquet", "job.yaml"]
+
+
+@pytest.mark.parametrize("command", ["estimate", "preview", "report"])
+def test_a_refusal_as_json(shell: Shell, command: str) -> None:
+    """With `--json` a refusal is one object too, with the sentence and the exit code."""
+    ended = shell(command, "missing.yaml", "--json")
+    assert ended.code == 2
+    assert ended.json == {
+        "error": "cannot read the job file missing.yaml: No such file or directory",
+        "exit_code": 2,
+    }
+    assert "missing.yaml" in ended.err
+
+
+def test_report_of_a_folder_without_a_run(shell: Shell) -> None:
+    """A folder, or a job, where no run has begun says so and exits 2."""
+    shell.write(["one"])
+    (shell.folder / "empty").mkdir()
+    for place in ("empty", "job.yaml"):
+        ended = shell("report", place, "--json")
+        assert ended.code == 2
+        assert "has no summary.json: no run has begun there yet" in ended.json["error"]
+    assert shell("report", "empty", "--failed").code == 2
+
+
+def test_report_of_a_damaged_summary(shell: Shell) -> None:
+    """A summary that cannot be read is told from one that is not there."""
+    (shell.folder / "out").mkdir()
+    (shell.folder / "out" / "summary.json").write_text('{"state": ', encoding="utf-8")
+    ended = shell("report", "out")
+    assert ended.code == 1
+    assert "summary.json cannot be read" in ended.err
+
+
+def test_no_traceback_and_no_prompt_in_a_refusal(shell: Shell) -> None:
+    """What a refusal tells holds no cell."""
+    shell.write(["CANARY", "CANARY"], JOB.replace("{{ text }}", "{{ text.missing }}"))
+    for command in ("estimate", "preview"):
+        ended = shell(command, "job.yaml", "--json")
+        assert "CANARY" not in ended.out + ended.err

@@ -1,0 +1,129 @@
+"""The gate: refuses with both numbers, before anything is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parquill.tasks.errors import BadJob, RefusedByBudget
+from parquill.tasks.job import Job
+from parquill.tasks.job_file import make_job
+from parquill.tasks.money.gate import judge, pass_gate
+from parquill.tasks.money.prices import Band, Price
+from parquill.tasks.records import Estimate, Totals
+
+USD = 1_000_000_000
+PRICE = Price("gpt-4o-mini", (Band(0, 1, 1, 1),), None, "a test", "2026-08-01")
+
+
+def _job(**budget: Any) -> Job:
+    least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
+    limits = {"tokens_per_minute": budget.pop("tokens_per_minute", None)}
+    return make_job({**least, "max_output_tokens": 100, "budget": budget, "limits": limits})
+
+
+def _estimate(expected: int, worst: int | None = None, to_send: int = 12_000, largest: int = 500) -> Estimate:
+    return Estimate(
+        rows=to_send,
+        to_send=to_send,
+        prompt_tokens=1,
+        completion_tokens_expected=1,
+        cost_expected=expected,
+        cost_p90=expected,
+        cost_worst=expected if worst is None else worst,
+        basis="from a test",
+        largest_request=largest,
+        exact=True,
+    )
+
+
+def test_a_refusal_shows_both_numbers() -> None:
+    """A refusal tells what is expected, what is allowed, for how many rows, which model and prices of when."""
+    with pytest.raises(RefusedByBudget) as caught:
+        pass_gate(_job(run_usd=40), _estimate(41_200_000_000), PRICE)
+    told = str(caught.value)
+    assert told.startswith(
+        "expected $41.20 exceeds the budget of $40.00 (12,000 rows to send, gpt-4o-mini, prices of 2026-08-01)"
+    )
+    assert "from a test" in told
+    assert "when_short: partial" in told
+    assert caught.value.exit_code == 3
+
+
+def test_to_the_last_nano_dollar() -> None:
+    """What costs exactly the budget fits; a nano-dollar more does not."""
+    job = _job(run_usd=40)
+    assert judge(job, _estimate(40 * USD), PRICE).fits
+    assert not judge(job, _estimate(40 * USD + 1), PRICE).fits
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 10**12), st.integers(0, 10**12), st.integers(0, 10**12))
+def test_the_expected_cost_decides(budget: int, expected: int, more: int) -> None:
+    """A job fits exactly when its expected cost does; there is a warning exactly when only the worst case does not."""
+    verdict = judge(_job(run_usd=f"{budget}e-9"), _estimate(expected, expected + more), PRICE)
+    assert verdict.fits == (expected <= budget)
+    assert (verdict.warning is not None) == (expected <= budget < expected + more)
+
+
+def test_the_worst_case_only_warns() -> None:
+    """When only the worst case does not fit, the run begins, with a warning that shows both numbers."""
+    verdict = pass_gate(_job(run_usd=40), _estimate(30 * USD, 50 * USD), PRICE)
+    assert verdict.fits
+    assert verdict.warning == "the worst case of $50.00 exceeds the budget of $40.00: the run may stop on the way"
+
+
+def test_without_a_budget_nothing_is_refused_and_it_is_said() -> None:
+    """A budget left out means no limit, and the sentence says so."""
+    verdict = pass_gate(_job(), _estimate(10**15), PRICE)
+    assert (verdict.fits, verdict.warning) == (True, None)
+    assert "no budget is set" in verdict.sentence
+
+
+def test_partial_completes_what_fits() -> None:
+    """With `when_short: partial` the gate lets a job through that does not fit, and still says that it does not."""
+    verdict = pass_gate(_job(run_usd=1, when_short="partial"), _estimate(50 * USD), PRICE)
+    assert not verdict.fits
+    assert "exceeds the budget" in verdict.sentence
+
+
+def test_nothing_to_send_is_never_refused() -> None:
+    """A run whose answers are all there needs no budget."""
+    spent = Totals(settled_nano=2 * USD)
+    assert not pass_gate(_job(run_usd=1), _estimate(0, to_send=0), PRICE, spent).fits
+
+
+def test_what_was_spent_counts_once() -> None:
+    """A run that goes on counts what it paid and what is in doubt, and no longer estimates the rows that it paid."""
+    estimate = _estimate(10 * USD)
+    half = Totals(settled_nano=1 * USD, in_doubt_nano=1 * USD, worst_nano=5 * USD)
+    assert judge(_job(run_usd=7), estimate, PRICE, half).fits
+    assert not judge(_job(run_usd="6.999999999"), estimate, PRICE, half).fits
+    overshot = Totals(settled_nano=9 * USD, worst_nano=12 * USD)
+    assert judge(_job(run_usd=9), estimate, PRICE, overshot).fits
+
+
+def test_the_month_is_held_against_what_others_booked() -> None:
+    """A monthly budget is what other runs of the month have left of it, and the refusal shows all of it."""
+    job = _job(monthly_usd=100)
+    assert judge(job, _estimate(30 * USD), PRICE, None, 70 * USD).fits
+    verdict = judge(job, _estimate(30 * USD), PRICE, None, 71 * USD)
+    assert not verdict.fits
+    assert all(part in verdict.sentence for part in ("expected $30.00", "$29.00", "$100.00", "$71.00"))
+
+
+def test_the_tighter_budget_decides() -> None:
+    """With a budget for the run and one for the month, the one with less left is the one that is told."""
+    job = _job(run_usd=10, monthly_usd=100)
+    assert "the budget of $10.00" in judge(job, _estimate(20 * USD), PRICE, None, 0).sentence
+    assert "the month" in judge(job, _estimate(20 * USD), PRICE, None, 95 * USD).sentence
+
+
+def test_a_request_that_never_fits_a_minute_is_refused() -> None:
+    """One request larger than tokens_per_minute would wait for ever: it is refused before the first payment."""
+    with pytest.raises(BadJob, match=r"5,001 tokens .* limits\.tokens_per_minute = 5,000"):
+        pass_gate(_job(tokens_per_minute=5_000), _estimate(1, largest=5_001), PRICE)
+    assert pass_gate(_job(tokens_per_minute=5_000), _estimate(1, largest=5_000), PRICE).fits

@@ -1,0 +1,229 @@
+"""Prices: exact, dated, rounded once, and never guessed."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from typing import Any
+
+import pytest
+from genai_prices import Usage
+from genai_prices.data_snapshot import get_snapshot
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from parquill.tasks.errors import BadJob
+from parquill.tasks.job import Job
+from parquill.tasks.job_file import make_job
+from parquill.tasks.money.prices import Price, dollars, find_price, nano_of, price_of, to_nano, usd
+
+DAY = date(2026, 11, 23)
+OPENAI = "https://api.openai.com/v1"
+LOCAL = "http://localhost:8089/v1"
+MTOK = Decimal(1_000_000)
+NANO = Decimal("1e-9")
+
+TOKENS = st.integers(0, 10_000_000)
+USD_PER_MTOK = st.decimals(0, 10_000, allow_nan=False, allow_infinity=False, places=9)
+
+
+def _job(**changes: Any) -> Job:
+    least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
+    return make_job({**least, "max_output_tokens": 100, **changes})
+
+
+def _own(full: Decimal, cached: Decimal | None, output: Decimal) -> Price:
+    price = {"usd_per_mtok_input": full, "usd_per_mtok_cached": cached, "usd_per_mtok_output": output}
+    return price_of(_job(price=price), DAY)
+
+
+@settings(max_examples=200, deadline=None)
+@given(full=USD_PER_MTOK, cached=USD_PER_MTOK, output=USD_PER_MTOK, prompt=TOKENS, share=st.fractions(0, 1), out=TOKENS)
+def test_a_cost_is_exact_and_rounded_once(
+    full: Decimal, cached: Decimal, output: Decimal, prompt: int, share: Any, out: int
+) -> None:
+    """A cost is that of Decimal arithmetic to the last digit, and rounded half to even once, at the end."""
+    from_cache = int(prompt * share)
+    exact = ((prompt - from_cache) * full + from_cache * cached + out * output) / MTOK
+    femto = _own(full, cached, output).femto(prompt, from_cache, out)
+    assert Decimal(femto).scaleb(-15) == exact
+    assert usd(to_nano(femto)) == exact.quantize(NANO, ROUND_HALF_EVEN)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10**24))
+def test_rounding_is_that_of_decimal(femto: int) -> None:
+    """Femto-dollars become nano-dollars as Decimal rounds half to even."""
+    assert usd(to_nano(femto)) == Decimal(femto).scaleb(-15).quantize(NANO, ROUND_HALF_EVEN)
+
+
+@pytest.mark.parametrize(
+    ("femto", "nano"),
+    [(0, 0), (499_999, 0), (500_000, 0), (500_001, 1), (1_500_000, 2), (2_500_000, 2), (2_500_001, 3), (999_999, 1)],
+)
+def test_halves_go_to_even(femto: int, nano: int) -> None:
+    """Half a nano-dollar goes to the even side, so that sums of many rows do not drift."""
+    assert to_nano(femto) == nano
+
+
+@settings(max_examples=150, deadline=None)
+@given(full=USD_PER_MTOK, output=USD_PER_MTOK, prompt=TOKENS, room=TOKENS)
+def test_the_worst_case_is_rounded_up(full: Decimal, output: Decimal, prompt: int, room: int) -> None:
+    """A reservation is never a fraction of a nano-dollar too small."""
+    exact = (prompt * full + room * output) / MTOK
+    assert usd(_own(full, None, output).worst_nano(prompt, room)) == exact.quantize(NANO, ROUND_CEILING)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    full=USD_PER_MTOK, cached=USD_PER_MTOK, output=USD_PER_MTOK, used=st.tuples(TOKENS, TOKENS, TOKENS, TOKENS, TOKENS)
+)
+def test_no_usage_within_the_reservation_costs_more(
+    full: Decimal, cached: Decimal, output: Decimal, used: tuple[int, int, int, int, int]
+) -> None:
+    """What a request really used within its reservation never costs more than was reserved."""
+    assume(cached <= full)
+    prompt, room = max(used[:2]), max(used[3:])
+    price = _own(full, cached, output)
+    really = to_nano(price.femto(min(used[:2]), min(used[:3]), min(used[3:])))
+    assert really <= price.worst_nano(prompt, room)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(-(10**18), 10**18))
+def test_dollars_and_nano_dollars_are_one(nano: int) -> None:
+    """Nano-dollars become dollars with nine decimals and back, without loss."""
+    assert nano_of(usd(nano)) == nano
+    assert usd(nano).as_tuple().exponent == -9
+
+
+def test_the_jobs_own_price_counts_first() -> None:
+    """A job's `price` is used even for a model that has a public one, and cached input costs as input by default."""
+    price = price_of(_job(price={"usd_per_mtok_input": 3, "usd_per_mtok_output": 5}), DAY)
+    assert price.femto(1_000_000, 400_000, 0) == 3 * 10**15
+    assert price.femto(0, 0, 1_000_000) == 5 * 10**15
+    assert price.source == "the job's `price`"
+    assert (
+        price_of(_job(model="nobody-knows", price={"usd_per_mtok_input": 0, "usd_per_mtok_output": 0}), DAY).femto(
+            9, 0, 9
+        )
+        == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "day", "usd_per_mtok", "window"),
+    [
+        ("gpt-3.5-turbo", "2023-03-01", 2, 4096),
+        ("gpt-3.5-turbo", "2023-06-12", 2, 4096),
+        ("gpt-3.5-turbo-0301", "2023-03-01", 2, 4096),
+        ("gpt-3.5-turbo-0301", "2024-09-12", 2, 4096),
+        ("text-davinci-003", "2022-11-28", 20, 4097),
+        ("text-davinci-003", "2024-01-03", 20, 4097),
+    ],
+)
+def test_prices_of_2023(model: str, day: str, usd_per_mtok: int, window: int) -> None:
+    """$0.002 for 1,000 tokens of ChatGPT, $0.02 of davinci, from the first day on until the last before the change."""
+    price = find_price(model, OPENAI, date.fromisoformat(day))
+    assert price.femto(1_000, 0, 0) == price.femto(0, 0, 1_000) == usd_per_mtok * 10**12
+    assert price.window == window
+    assert price.source.startswith("data/prices.toml, OpenAI")
+
+
+@pytest.mark.parametrize(
+    ("model", "day"),
+    [("gpt-3.5-turbo", "2023-02-28"), ("gpt-3.5-turbo", "2023-06-13"), ("gpt-3.5-turbo", "2026-11-23")],
+)
+def test_an_override_ends_with_its_dates(model: str, day: str) -> None:
+    """Before `from` and from `until` on, the public price counts again."""
+    price = find_price(model, OPENAI, date.fromisoformat(day))
+    assert price.source == "genai-prices, openai"
+    assert price.femto(1_000_000, 0, 0) < 2 * 10**15
+
+
+def test_the_price_of_the_cheapest_chat_model() -> None:
+    """gpt-4o-mini costs $0.15, cached $0.075, output $0.60 for a million tokens; the source is told."""
+    price = find_price("gpt-4o-mini", OPENAI, DAY)
+    assert [price.femto(*used) for used in ((1, 0, 0), (1, 1, 0), (0, 0, 1))] == [150_000_000, 75_000_000, 600_000_000]
+    assert (price.source, price.window) == ("genai-prices, openai", 128_000)
+    assert str(DAY) in price.version
+
+
+def test_a_proxy_is_priced_as_openai() -> None:
+    """An address that no provider owns is priced as OpenAI for OpenAI's models."""
+    assert find_price("gpt-4o-mini", LOCAL, DAY).femto(1, 0, 1) == find_price("gpt-4o-mini", OPENAI, DAY).femto(1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "near"), [("gpt-4o-mni", "gpt-4o-mini"), ("gpt4o", "gpt-4o"), ("gpt-3.5-trubo", "gpt-3.5-turbo")]
+)
+def test_an_unknown_model_names_the_nearest(model: str, near: str) -> None:
+    """A model without a price is refused with the nearest names and the way to set one: nothing is guessed."""
+    with pytest.raises(BadJob) as caught:
+        find_price(model, OPENAI, DAY)
+    told = str(caught.value)
+    assert told.startswith(f"no price is known for the model {model!r}; the nearest known are ")
+    assert near in told
+    assert "usd_per_mtok_input" in told
+
+
+def test_a_model_like_no_other_is_refused() -> None:
+    """A model that resembles nothing is refused without a guess."""
+    with pytest.raises(BadJob, match=r"no price is known for the model 'zzzzzz'\. For another"):
+        find_price("zzzzzz", LOCAL, DAY)
+
+
+def test_a_tier_counts_for_the_whole_request() -> None:
+    """Above 200,000 prompt tokens all tokens of a request cost the higher price, and not one token earlier."""
+    price = find_price("gemini-2.5-pro", None, DAY)
+    assert [band.above for band in price.bands] == [0, 200_000]
+    low, high = price.femto(200_000, 0, 1_000), price.femto(200_001, 0, 1_000)
+    assert Decimal(low).scaleb(-15) == (200_000 * Decimal("1.25") + 1_000 * Decimal(10)) / MTOK
+    assert Decimal(high).scaleb(-15) == (200_001 * Decimal("2.5") + 1_000 * Decimal(15)) / MTOK
+
+
+def _public() -> list[tuple[str, Any, Price]]:
+    """Every public model that is priced by tokens alone, at an address of its provider."""
+    found = []
+    for provider in get_snapshot().providers:
+        if provider.id not in {"openai", "anthropic", "google", "mistral", "groq", "deepseek"}:
+            continue
+        for model in provider.models:
+            prices = model.get_prices(datetime(DAY.year, DAY.month, DAY.day, 12, tzinfo=UTC))
+            if prices.input_mtok is None or prices.output_mtok is None or getattr(prices, "requests_kcount", None):
+                continue
+            try:
+                price = find_price(model.id, None, DAY)
+            except BadJob:
+                continue
+            if price.source == f"genai-prices, {provider.id}" and price.model == model.id:
+                found.append((model.id, prices, price))
+    return found
+
+
+def test_prices_agree_with_genai_prices() -> None:
+    """For every model of the large providers, tiers and caching included, a cost is what genai-prices computes."""
+    public = _public()
+    assert len(public) > 150
+    assert sum(len(price.bands) > 1 for _, _, price in public) > 5
+    for name, prices, price in public:
+        for prompt in {1, 1_234, *(band.above + more for band in price.bands for more in (0, 1))}:
+            used = Usage(input_tokens=prompt, cache_read_tokens=prompt // 3, output_tokens=777)
+            expected = prices.calc_price(used)["total_price"]
+            assert Decimal(price.femto(prompt, prompt // 3, 777)).scaleb(-15) == expected, name
+
+
+@pytest.mark.parametrize(
+    ("nano", "text"),
+    [
+        (0, "$0.00"),
+        (1_500_000_000, "$1.50"),
+        (4_000_000_000, "$4.00"),
+        (75_150, "$0.000075"),
+        (12_345_678_901_234, "$12,345.68"),
+        (123_400_000, "$0.1234"),
+    ],
+)
+def test_dollars_for_people(nano: int, text: str) -> None:
+    """Amounts are shown in dollars and cents, small ones with the digits that it takes to see them."""
+    assert dollars(nano) == text

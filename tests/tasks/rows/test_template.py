@@ -1,0 +1,292 @@
+"""Templates: strict, sandboxed, and values are data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parquill.tasks.errors import BadJob
+from parquill.tasks.rows.template import RowFault, Templates
+
+
+def _render(user: str, values: dict[str, Any] | None = None, variables: dict[str, Any] | None = None) -> str:
+    values = values or {}
+    return Templates(None, user, values, variables).render(values)[0]["content"]
+
+
+def _fault(user: str, values: dict[str, Any]) -> RowFault:
+    with pytest.raises(RowFault) as caught:
+        _render(user, values)
+    return caught.value
+
+
+def test_messages_in_order() -> None:
+    """The system text comes first, then the row's own; without one there is one message."""
+    both = Templates("Speak {{ language }}.", "{{ text }}", ["text", "language"], None)
+    assert both.render({"text": "Hi", "language": "French"}) == [
+        {"role": "system", "content": "Speak French."},
+        {"role": "user", "content": "Hi"},
+    ]
+    assert Templates(None, "{{ text }}", ["text"], None).render({"text": "Hi"}) == [{"role": "user", "content": "Hi"}]
+
+
+def test_only_columns_in_use_are_read() -> None:
+    """`columns` names what the templates use and nothing else, so that a wide input stays cheap."""
+    templates = Templates("{{ b }}", "{% if c %}{{ a }}{% endif %}", ["a", "b", "c", "unused"], None)
+    assert templates.columns == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "{{ 7*7 }}",
+        "{% for x in y %}{% endfor %}",
+        "{# hidden #}",
+        "{0} {} {name} {!r}",
+        "%s %d %(name)s 100%",
+        "${HOME} $HOME `id`",
+        "<|endoftext|><|im_start|>system",
+        "<b>&amp;</b> \"quotes\" 'single'",
+        "\0 \x07 \x1b[31m",
+        "\ufeffBOM",
+        "\u202eRTL \u200dZWJ",
+        "e\u0301 and \u00e9",
+        "line\r\nline\rline\n",
+        "  blanks around\t ",
+        "\\n \\u0041 \\",
+        "\U0001f600",
+    ],
+)
+def test_values_come_through_byte_for_byte(value: str) -> None:
+    """Braces, percents, controls and line ends in a cell are text: they are neither parsed nor changed."""
+    assert _render("{{ v }}", {"v": value}) == value
+    assert _render("a{{ v }}b\n", {"v": value}) == f"a{value}b\n"
+    assert _render("{{ vars.v }}", {}, {"v": value}) == value
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text())
+def test_any_value_comes_through(value: str) -> None:
+    """No text at all is changed by being rendered."""
+    assert _render("{{ v }}", {"v": value}).encode("utf-8", "surrogatepass") == value.encode("utf-8", "surrogatepass")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ v }}",
+        "{{ v ~ 'x' }}",
+        "{{ 'x' ~ v }}",
+        "{{ v + 'x' }}",
+        "{{ 'x' + v }}",
+        "{{ v * 2 }}",
+        "{{ -v }}",
+        "{{ v.inner }}",
+        "{{ v['inner'] }}",
+        "{{ v[0] }}",
+        "{{ v() }}",
+        "{{ v | upper }}",
+        "{{ v | trim }}",
+        "{{ v | string }}",
+        "{{ v | length }}",
+        "{{ v | int }}",
+        "{{ v | float }}",
+        "{{ v | list }}",
+        "{{ v | join }}",
+        "{{ v | first }}",
+        "{{ v | replace('a', 'b') }}",
+        "{{ 'abc' | replace('b', v) }}",
+        "{{ v | escape }}",
+        "{{ v | urlencode }}",
+        "{{ v | tojson }}",
+        "{{ '%s' | format(v) }}",
+        "{{ '%s' % v }}",
+        "{{ '{}'.format(v) }}",
+        "{{ [v] | join }}",
+        "{{ [v, 'a'] | first }}",
+        "{{ 'a' in v }}",
+        "{{ v > 3 }}",
+        "{% for x in v %}{% endfor %}",
+        "{% for x in [v] %}{{ x }}{% endfor %}",
+        "{% set copy = v %}{{ copy }}",
+        "{% macro say(x) %}{{ x }}{% endmacro %}{{ say(v) }}",
+        "{{ v if other else 'x' }}",
+        "{{ none }}",
+        "{{ v | default(none) }}",
+    ],
+)
+def test_a_null_that_is_not_handled_rejects_its_row(template: str) -> None:
+    """Wherever a null would become text, the row is rejected: "None" is never sent to a model."""
+    fault = _fault(template, {"v": None, "other": "yes"})
+    assert fault.code in {"null_value", "template_error"}
+
+
+@pytest.mark.parametrize("template", ["{{ v }}", "{{ v ~ 'x' }}", "{{ v | upper }}", "{{ v | trim }}", "{{ v.inner }}"])
+def test_a_null_is_named(template: str) -> None:
+    """The fault says which column is null, or where, and how to handle it."""
+    fault = _fault(template, {"v": None})
+    assert fault.code == "null_value"
+    assert "default('', true)" in fault.message
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("<{{ v | default('', true) }}>", "<>"),
+        ("<{{ v | default('x') }}>", "<x>"),
+        ("<{{ v | d }}>", "<>"),
+        ("{{ v or 'x' }}", "x"),
+        ("{% if v %}a{% else %}b{% endif %}", "b"),
+        ("{% if not v %}a{% endif %}", "a"),
+        ("{{ 'x' if v is none else v }}", "x"),
+        ("{% if v == none %}a{% endif %}", "a"),
+        ("{% if v != none %}a{% else %}b{% endif %}", "b"),
+        ("{% if v == 'x' %}a{% else %}b{% endif %}", "b"),
+        ("{% if v is defined %}a{% endif %}", "a"),
+        ("{% if v is undefined %}a{% else %}b{% endif %}", "b"),
+        ("{{ v | default(w, true) }}", "else"),
+    ],
+)
+def test_a_null_can_be_handled(template: str, text: str) -> None:
+    """`default`, `if`, `or` and the tests for none take a null as one expects."""
+    assert _render(template, {"v": None, "w": "else"}) == text
+
+
+def test_nulls_inside_a_struct() -> None:
+    """A null field that is shown rejects the row, one that is handled does not."""
+    assert _fault("{{ s.a }}", {"s": {"a": None}}).code == "null_value"
+    assert _render("{{ s.a | default('x', true) }}", {"s": {"a": None}}) == "x"
+    assert _fault("{% for x in l %}{{ x }}{% endfor %}", {"l": ["a", None]}).code == "null_value"
+
+
+def test_what_is_not_there_rejects_the_row() -> None:
+    """A field or key that a row does not have is no empty text."""
+    assert _fault("{{ s.missing }}", {"s": {"a": 1}}).code == "template_error"
+    fault = _fault("{{ s.missing | default(1 // 0) }}", {"s": {"a": 1}})
+    assert (fault.code, fault.message) == ("template_error", "prompt.user: ZeroDivisionError for this row")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ v.__class__.__mro__ }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ v['__class__'] }}",
+        "{{ v | attr('__class__') }}",
+        "{{ ().__class__.__base__ }}",
+        "{{ '{0.__class__}'.format(v) }}",
+        "{{ '{0.__class__.__init__}' | format(v) ~ v.__class__ }}",
+        "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{{ range.__self__ }}",
+        "{{ joiner.__init__.__globals__ }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ l.append(1) }}",
+        "{{ l.clear() }}",
+        "{{ s.update({'a': 1}) }}",
+        "{{ s.pop('a') }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}{{ os }}",
+        "{% for x in range(1000000000) %}x{% endfor %}",
+    ],
+)
+def test_a_template_cannot_leave_its_sandbox(template: str) -> None:
+    """A template reads its values: it reaches no class, no file and no module, and changes nothing."""
+    values: dict[str, Any] = {"v": "text", "l": [1, 2], "s": {"a": 1}}
+    assert _fault(template, values).code == "template_error"
+    assert values == {"v": "text", "l": [1, 2], "s": {"a": 1}}
+
+
+def test_faults_never_repeat_values() -> None:
+    """The sentence of a fault goes to logs, so it holds no cell."""
+    for template in (
+        "{{ v | int + w }}",
+        "{{ d[v] }}",
+        "{{ v.missing }}",
+        "{{ v.upper().x }}",
+        "{{ 1 // (v | length - 6) }}",
+    ):
+        fault = _fault(template, {"v": "SECRET", "w": "SECRET", "d": {}})
+        assert "SECRET" not in fault.message
+        assert "SECRET" not in str(fault)
+
+
+def test_one_row_does_not_spoil_the_next() -> None:
+    """A row that fails leaves nothing behind for the rows after it."""
+    templates = Templates(None, "{% set x = v %}{{ x }}", ["v"], None)
+    with pytest.raises(RowFault):
+        templates.render({"v": None})
+    assert templates.render({"v": "a"})[0]["content"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ text", "`prompt.user`, line 1: "),
+        ("a\n{% if %}", "`prompt.user`, line 2: "),
+        ("{% for x in y %}", "`prompt.user`, line 1: "),
+        ("{{ text | nosuchfilter }}", "nosuchfilter"),
+        ("{{ text is nosuchtest }}", "nosuchtest"),
+    ],
+)
+def test_a_mistake_in_a_template_is_found_before_the_first_row(template: str, told: str) -> None:
+    """Syntax errors and unknown filters are told with their line when the job begins."""
+    with pytest.raises(BadJob) as caught:
+        Templates(None, template, ["text"], None)
+    assert told in str(caught.value)
+
+
+def test_an_unknown_name_is_told_with_the_nearest() -> None:
+    """A name that no column has is refused when the job begins, with a word on case and spelling."""
+    columns = ["Title", "description", "price"]
+    for template, told in (
+        ("{{ title }}", "`prompt.user` uses 'title', but the column is written 'Title'"),
+        ("{{ descripton }}", "did you mean 'description'?"),
+        ("{{ zzz }}", "the columns are Title, description, price"),
+        ("{{ vars.x }}", "`prompt.user` uses 'vars'"),
+    ):
+        with pytest.raises(BadJob) as caught:
+            Templates(None, template, columns, None)
+        assert told in str(caught.value)
+    with pytest.raises(BadJob, match=r"`prompt\.system` uses 'nothing'"):
+        Templates("{{ nothing }}", "{{ price }}", columns, None)
+
+
+def test_many_columns_are_not_all_told() -> None:
+    """A refusal stays a sentence in a table of a thousand columns."""
+    with pytest.raises(BadJob) as caught:
+        Templates(None, "{{ zzz }}", [f"column_{number}" for number in range(1000)], None)
+    assert len(str(caught.value)) < 400
+
+
+def test_names_of_the_template_itself_are_no_columns() -> None:
+    """Loop variables, macros and `vars` need no column."""
+    text = _render(
+        "{% for word in v.split() %}{{ loop.index }}{{ word }}{{ vars.end }}{% endfor %}", {"v": "a b"}, {"end": ";"}
+    )
+    assert text == "1a;2b;"
+
+
+def test_vars_are_looked_up() -> None:
+    """`vars.glossary[language]` gives the text for the row's language, and a missing one rejects the row."""
+    variables = {"glossary": {"fr": "Bonjour", "no": "Hei"}}
+    template = "{{ vars.glossary[language] }}"
+    assert _render(template, {"language": "no"}, variables) == "Hei"
+    with pytest.raises(RowFault) as caught:
+        _render(template, {"language": "xx"}, variables)
+    assert caught.value.code == "template_error"
+
+
+def test_line_ends_of_a_template_are_kept() -> None:
+    """The newline at the end of a template is sent."""
+    assert _render("a\n\n") == "a\n\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(5, "5"), (1.5, "1.5"), (True, "True"), (0, "0"), (False, "False"), ("", "")]
+)
+def test_numbers_become_text(value: Any, text: str) -> None:
+    """Numbers and truth values are shown as Python shows them; 0 and false are no nulls."""
+    assert _render("{{ v }}", {"v": value}) == text

@@ -1,0 +1,306 @@
+"""The table of outcomes: closed, consistent, and every line of it can happen."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parquill.tasks.job import Job, Status
+from parquill.tasks.job_file import make_job
+from parquill.tasks.records import REUSABLE, STATUSES
+from parquill.tasks.wire import client, outcomes, sender
+from parquill.tasks.wire.client import Client, Result
+from parquill.tasks.wire.outcomes import NOT_SENT_CODES, ROW_CODES, TABLE, Money, Retry, rule_for_status
+from parquill.tasks.wire.secrets import Key
+
+CANARY = "sk-canary-4711"
+Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+def _job(**changes: Any) -> Job:
+    least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
+    return make_job({**least, "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1"}, **changes})
+
+
+def _send(handler: Handler, **changes: Any) -> Result:
+    job = _job(**changes)
+    return asyncio.run(
+        Client(job, Key(CANARY), httpx.MockTransport(handler)).send('[{"role":"user","content":"PROMPT"}]', None)
+    )
+
+
+def _answer(status: int, body: Any = None, headers: dict[str, str] | None = None) -> Result:
+    async def handler(_: httpx.Request) -> httpx.Response:
+        content = body if isinstance(body, bytes) else orjson.dumps(body)
+        return httpx.Response(status, content=content, headers=headers or {})
+
+    return _send(handler)
+
+
+def _fail(error: BaseException) -> Result:
+    async def handler(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    return _send(handler)
+
+
+def _too_late() -> Result:
+    async def handler(_: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    return _send(handler, retry={"timeout_s": 0.001})
+
+
+def _chat(message: dict[str, Any], reason: str | None = "stop") -> dict[str, Any]:
+    return {"choices": [{"message": message, "finish_reason": reason}]}
+
+
+def _error(code: str) -> dict[str, Any]:
+    return {"error": {"code": code, "type": "invalid_request_error", "message": f"{CANARY} PROMPT"}}
+
+
+WAYS: dict[str, Callable[[], Result]] = {
+    "ok": lambda: _answer(200, _chat({"content": "Hi"})),
+    "max_output_tokens": lambda: _answer(200, _chat({"content": "H"}, "length")),
+    "content_filter": lambda: _answer(200, _chat({"content": None}, "content_filter")),
+    "refusal": lambda: _answer(200, _chat({"content": None, "refusal": "I cannot"})),
+    "no_answer": lambda: _answer(200, {"choices": []}),
+    "bad_reply": lambda: _answer(200, b"<html>"),
+    "reply_too_large": lambda: _answer(200, b" " * (5 << 20)),
+    "redirect": lambda: _answer(307, b"", {"location": "http://elsewhere.example/"}),
+    "server_error": lambda: _answer(500, b""),
+    "timeout": _too_late,
+    "connection_lost": lambda: _fail(httpx.ReadError("lost")),
+    "connect_error": lambda: _fail(httpx.ConnectError("refused")),
+    "unavailable": lambda: _answer(503, b"", {"retry-after": "3"}),
+    "bad_request": lambda: _answer(400, _error("invalid_value")),
+    "too_long": lambda: _answer(400, _error("context_length_exceeded")),
+    "prompt_filtered": lambda: _answer(400, _error("content_filter")),
+    "rate_limited": lambda: _answer(429, _error("rate_limit_exceeded")),
+    "quota_exhausted": lambda: _answer(429, _error("insufficient_quota")),
+    "not_authorized": lambda: _answer(401, _error("invalid_api_key")),
+    "not_found": lambda: _answer(404, _error("model_not_found")),
+}
+
+
+@pytest.mark.parametrize("code", WAYS)
+def test_every_line_can_happen(code: str) -> None:
+    """Each line of the table is how some request really ends."""
+    assert WAYS[code]().rule is TABLE[code]
+
+
+def test_no_line_is_left_out() -> None:
+    """A line that nothing leads to would be a promise that nobody keeps; a schema's is decided by the sender."""
+    assert TABLE.keys() - WAYS.keys() == {"schema_mismatch"}
+    assert 'TABLE["schema_mismatch"]' in inspect.getsource(sender)
+    for module in (client, sender):
+        source = Path(inspect.getfile(module)).read_text(encoding="utf-8")
+        assert all(f'TABLE["{code}"]' not in source or code in TABLE for code in WAYS)
+
+
+@pytest.mark.parametrize("code", WAYS)
+def test_what_happened_is_told_without_key_or_prompt(code: str) -> None:
+    """The sentence for the row repeats neither what was sent nor what an error body echoes."""
+    found = WAYS[code]()
+    assert found.sentence.startswith(found.rule.sentence)
+    assert CANARY not in repr(found)
+    assert "PROMPT" not in repr(found)
+
+
+@pytest.mark.parametrize("code", TABLE)
+def test_money_and_retry_agree(code: str) -> None:
+    """A billed answer is never asked for again; only a surely unpaid request is throttled or stops the run."""
+    rule = TABLE[code]
+    if rule.money is Money.BILLED:
+        assert rule.retry is Retry.NEVER
+    if rule.retry in {Retry.THROTTLE, Retry.STOP}:
+        assert rule.money is Money.UNPAID
+    assert (rule.code or "ok") == code
+
+
+@pytest.mark.parametrize("code", TABLE)
+def test_status_and_exit_code_agree(code: str) -> None:
+    """Only a good answer exits 0, what stops the run exits 1, and a kept answer was billed."""
+    rule = TABLE[code]
+    assert rule.status in STATUSES
+    assert rule.status not in {"rejected", "not_sent"}
+    assert rule.exit_code == (0 if code == "ok" else 1 if rule.retry is Retry.STOP else 5)
+    assert (rule.status == "ok") == (code == "ok")
+    if rule.money is not Money.BILLED:
+        assert rule.status in {"failed", "refused"}
+    if rule.status in {"ok", "truncated", "invalid"}:
+        assert rule.money is Money.BILLED
+        assert rule.status in REUSABLE
+
+
+def test_what_is_surely_unpaid_is_a_closed_list() -> None:
+    """Nothing but what the contract names frees its reservation."""
+    assert {code for code, rule in TABLE.items() if rule.money is Money.UNPAID} == {
+        "connect_error",
+        "unavailable",
+        "bad_request",
+        "too_long",
+        "prompt_filtered",
+        "rate_limited",
+        "quota_exhausted",
+        "not_authorized",
+        "not_found",
+    }
+
+
+def test_codes_are_one_closed_set() -> None:
+    """A code means one thing: those of rows, of stops and of requests are apart, but for one of the same sense."""
+    assert ROW_CODES & TABLE.keys() == {"too_long"}
+    assert not NOT_SENT_CODES.keys() & (TABLE.keys() | ROW_CODES)
+    codes = TABLE.keys() | ROW_CODES | NOT_SENT_CODES.keys()
+    assert all(re.fullmatch("[a-z]+(_[a-z0-9]+)*", code) for code in codes)
+    assert set(get_args(Status)) == set(STATUSES)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (301, "redirect"),
+        (302, "redirect"),
+        (308, "redirect"),
+        (400, "bad_request"),
+        (401, "not_authorized"),
+        (403, "not_authorized"),
+        (404, "not_found"),
+        (413, "too_long"),
+        (422, "bad_request"),
+        (429, "rate_limited"),
+        (500, "server_error"),
+        (502, "server_error"),
+        (504, "server_error"),
+        (529, "server_error"),
+        (599, "server_error"),
+        (204, "connection_lost"),
+        (408, "connection_lost"),
+        (409, "connection_lost"),
+        (418, "connection_lost"),
+    ],
+)
+def test_each_http_status_has_its_line(status: int, code: str) -> None:
+    """What a status means is written down; what is not is in doubt."""
+    rule, sentence = rule_for_status(status, retry_after=False, error=None)
+    assert rule is TABLE[code]
+    assert sentence == f"{rule.sentence} (HTTP {status})"
+
+
+def test_503_is_unpaid_only_with_retry_after() -> None:
+    """A busy service that says when to come back has done no work; one that says nothing may have."""
+    assert rule_for_status(503, retry_after=True, error=None)[0] is TABLE["unavailable"]
+    assert rule_for_status(503, retry_after=False, error=None)[0].money is Money.IN_DOUBT
+    assert rule_for_status(500, retry_after=True, error=None)[0].money is Money.IN_DOUBT
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code"),
+    [
+        (429, {"code": "insufficient_quota"}, "quota_exhausted"),
+        (429, {"type": "insufficient_quota"}, "quota_exhausted"),
+        (429, {"code": "billing_hard_limit_reached"}, "quota_exhausted"),
+        (403, {"code": "insufficient_quota"}, "quota_exhausted"),
+        (400, {"code": "context_length_exceeded"}, "too_long"),
+        (400, {"type": "exceed_context_size_error"}, "too_long"),
+        (400, {"code": "content_policy_violation"}, "prompt_filtered"),
+        (500, {"code": "context_length_exceeded"}, "server_error"),
+        (429, {"code": "context_length_exceeded"}, "rate_limited"),
+        (400, {"code": "insufficient_quota "}, "bad_request"),
+        (400, {"code": 5, "type": ["content_filter"]}, "bad_request"),
+        (400, "content_filter", "bad_request"),
+        (400, ["content_filter"], "bad_request"),
+    ],
+)
+def test_known_codes_of_an_error_body_count(status: int, error: object, code: str) -> None:
+    """What a service says in its error body counts when it is one of the known codes at the right status."""
+    assert rule_for_status(status, retry_after=False, error=error)[0] is TABLE[code]
+
+
+def test_only_known_codes_are_repeated() -> None:
+    """A code from an error body is told when it is known; anything else in it may be the prompt or the key."""
+    assert rule_for_status(400, retry_after=False, error={"code": "invalid_value"})[1].endswith(
+        "(HTTP 400, invalid_value)"
+    )
+    told = rule_for_status(
+        400, retry_after=False, error={"code": CANARY, "type": CANARY, "message": CANARY, "param": CANARY}
+    )[1]
+    assert told.endswith("(HTTP 400)")
+
+
+ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.sampled_from(["content_filter", "insufficient_quota"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["code", "type", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(100, 999), st.booleans(), ANY)
+def test_any_answer_has_a_line(status: int, retry_after: bool, error: object) -> None:  # noqa: FBT001
+    """Whatever the service answers, it has a line of the table, and only a written one frees money."""
+    rule, _ = rule_for_status(status, retry_after=retry_after, error=error)
+    assert rule in TABLE.values()
+    if status not in {400, 401, 403, 404, 413, 422, 429} and rule is not TABLE["quota_exhausted"]:
+        assert rule.money is Money.IN_DOUBT or (status == 503 and retry_after)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ReadTimeout(CANARY),
+        httpx.ConnectTimeout(CANARY),
+        httpx.RemoteProtocolError(CANARY),
+        httpx.LocalProtocolError(CANARY),
+        httpx.WriteError(CANARY),
+        ValueError(CANARY),
+        RuntimeError(CANARY),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_breaks_after_the_call_began_is_in_doubt(error: Exception) -> None:
+    """An error not surely before sending keeps its money booked; its text, which may hold a key, is not told."""
+    found = _fail(error)
+    assert found.rule.money is Money.IN_DOUBT
+    assert CANARY not in repr(found)
+
+
+@pytest.mark.parametrize("header", ["-5", "nan", "Wed, 21 Oct 2015 07:28:00 GMT", "1e999", "9999999"])
+def test_a_wait_that_a_service_asks_for_is_bounded(header: str) -> None:
+    """Retry-After, however absurd, waits between nothing and five minutes."""
+    found = _answer(429, b"", {"retry-after": header})
+    assert found.rule is TABLE["rate_limited"]
+    assert found.retry_after is None or (math.isfinite(found.retry_after) and 0 <= found.retry_after <= 300)
+
+
+def test_an_endless_error_body_is_not_read() -> None:
+    """An error's body beyond its bound is left unread, and its status still counts."""
+    assert _answer(500, b"[" * (1 << 20)).rule is TABLE["server_error"]
+    assert _answer(400, b"{" * (1 << 20)).rule is TABLE["bad_request"]
+
+
+def test_the_docs_of_the_table_name_what_is_unpaid() -> None:
+    """The module's own words agree with its lines."""
+    docs = " ".join((outcomes.__doc__ or "").split())
+    assert "failed connects, 429, 400, 401, 403, 404, 413, 422 and 503 with Retry-After" in docs
+    for status in (429, 400, 401, 403, 404, 413, 422):
+        assert rule_for_status(status, retry_after=False, error=None)[0].money is Money.UNPAID
