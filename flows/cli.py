@@ -131,12 +131,19 @@ def estimate(
 
         month = booked_by_others(placed)
     verdict = judge(placed, result, price, None, month)
+    error: ParquillError | None = None
+    try:
+        check_rejected(placed, total)
+        check_largest(placed, result)
+    except ParquillError as found_bad:
+        error = found_bad
     if as_json:
-        _print_json(flat_estimate(placed, result, fits=verdict.fits))
+        told = {"error": str(error), "exit_code": error.exit_code} if error else {}
+        _print_json({**flat_estimate(placed, result, fits=verdict.fits), **told})
     else:
         show_estimate(result, verdict, price)
-    check_rejected(placed, total)
-    check_largest(placed, result)
+    if error is not None:
+        raise _Told(error)
     if not verdict.fits:
         sys.exit(3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 from parquill.tasks.disk.files import remove_folder
 from parquill.tasks.disk.result_rows import RowSums
@@ -47,7 +48,7 @@ def end_of(run: Run, sums: RowSums, ending: Ending) -> ParquillError | None:
         limit = dollars(nano_of(job.budget.run_usd))
         return StoppedByBudget(f"the budget of {limit} is used up; {left}. Raise budget.run_usd and run again to go on")
     not_ok = rows["total"] - rows["ok"]
-    if not_ok > job.tolerate.not_ok * rows["total"]:
+    if not_ok > Decimal(str(job.tolerate.not_ok)) * rows["total"]:
         counts = ", ".join(f"{code} {count:,}" for code, count in sorted(sums.errors.items()))
         return TooManyNotOk(
             f"{not_ok:,} of {rows['total']:,} rows are not ok ({counts}), more than tolerate.not_ok = "

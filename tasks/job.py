@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
+import rfc8785
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -43,6 +44,14 @@ def refuse_parameters(parameters: Mapping[str, Any]) -> None:
             raise ValueError(f"{name!r} is a setting of the job itself, not a parameter")
         if name == "tools" and not (isinstance(value, list) and all(_is_function(tool) for tool in value)):
             raise ValueError("'tools' may hold functions only: hosted tools are billed beside the tokens")
+
+
+def refuse_unwritable(value: Any) -> None:
+    """Raise ValueError for what RFC 8785 cannot write: keys are computed over it."""
+    try:
+        rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError, TypeError, ValueError, AttributeError):
+        raise ValueError("holds a value that JSON cannot hold exactly (NaN, a date, a number over 2**53)") from None
 
 
 def _is_function(tool: Any) -> bool:
@@ -233,6 +242,13 @@ class Job(Settings):
     @classmethod
     def _own_parameters(cls, value: dict[str, Any]) -> dict[str, Any]:
         refuse_parameters(value)
+        refuse_unwritable(value)
+        return value
+
+    @field_validator("response_format")
+    @classmethod
+    def _writable(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
+        refuse_unwritable(value)
         return value
 
     @field_validator("for_each")
@@ -243,6 +259,8 @@ class Job(Settings):
                 raise ValueError(f"{name!r} is not usable as a column and template name")
             if len({(type(v), v) for v in values}) != len(values):
                 raise ValueError(f"{name!r} has a value twice, which would pay twice")
+            if any(isinstance(v, int) and not -(2**63) <= v < 2**63 for v in values):
+                raise ValueError(f"{name!r} has a number that no 64-bit column holds")
             if len({type(v) for v in values}) != 1:
                 raise ValueError(f"{name!r} mixes types; a column has one (quote the values to make them text)")
         return value

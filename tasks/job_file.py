@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
@@ -28,18 +30,22 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = str(getattr(error, "problem", None) or "is not YAML").strip()
         raise BadJob(f"{where}{line}: {problem}") from None
-    except (ValueError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise BadJob(f"{where}: is not YAML") from None
 
 
 def read_yaml(path: Path, what: str) -> Any:
     """Read one YAML file; `what` names it in the error (BadJob)."""
     try:
-        return parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+        text = path.read_text(encoding="utf-8-sig")
+        # YAML would read the two halves of an emoji that JSON escapes as two characters
+        return json.loads(text) if path.suffix == ".json" else parse_yaml(text, str(path))
     except OSError as error:
         raise BadJob(f"cannot read {what} {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BadJob(f"{what} {path} is not UTF-8 text") from None
+    except (json.JSONDecodeError, RecursionError):
+        raise BadJob(f"{what} {path} is not JSON") from None
 
 
 def load_job(path: Path, overrides: Iterable[str] = ()) -> Job:
@@ -121,8 +127,13 @@ def expand_dates(text: str, day: date) -> str:
     def value(match: re.Match[str]) -> str:
         unit, offset = match.group(1), int(match.group(2) or 0)
         if unit == "date":
-            return (day + timedelta(days=offset)).isoformat()
+            try:
+                return (day + timedelta(days=offset)).isoformat()
+            except OverflowError:
+                raise BadJob(f"{match.group()} is a day that no calendar has") from None
         months = day.year * 12 + day.month - 1 + offset
+        if not 12 <= months < 120_000:
+            raise BadJob(f"{match.group()} is a month that no calendar has")
         return f"{months // 12:04d}-{months % 12 + 1:02d}"
 
     expanded = re.sub(r"\{(date|month)([+-]\d{1,4})?\}", value, text)
@@ -134,13 +145,11 @@ def expand_dates(text: str, day: date) -> str:
 
 def place_job(job: Job, today: date) -> Job:
     """Resolve what a job refers to: dates and paths, `vars` and `response_format` files. Raises BadJob."""
-    output = str(Path(expand_dates(job.output, today)).expanduser().absolute())
+    output = _absolute(job.output, today)
     changes: dict[str, Any] = {
-        "input": str(Path(expand_dates(job.input, today)).expanduser().absolute()),
+        "input": _absolute(job.input, today),
         "output": output,
-        "state": str(
-            Path(expand_dates(job.state, today) if job.state else f"{output}/.parquill").expanduser().absolute()
-        ),
+        "state": _absolute(job.state, today) if job.state else f"{output}/.parquill",
     }
     if job.vars is not None:
         variables = _mapping(job.vars, "vars") if isinstance(job.vars, str) else job.vars
@@ -148,6 +157,14 @@ def place_job(job: Job, today: date) -> Job:
     if isinstance(job.response_format, str):
         changes["response_format"] = _mapping(job.response_format, "response_format")
     return job.model_copy(update=changes)
+
+
+def _absolute(path: str, today: date) -> str:
+    try:
+        # normalized: `runs/../out` is `out`
+        return os.path.abspath(Path(expand_dates(path, today)).expanduser())  # noqa: PTH100 - links are kept
+    except RuntimeError:
+        raise BadJob(f"{path} names the home of a user who is not there") from None
 
 
 def _read_if_file(name: str, value: Any) -> Any:

@@ -62,6 +62,7 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
             "rows": sums.rows,
             "parts": [{"file": part.file, "rows": part.rows} for part in parts],
         },
+        0o600,
     )
     return sums, parts
 

@@ -84,24 +84,35 @@ def parsed_type(schema: dict[str, Any] | None) -> pa.DataType | None:
     """The Arrow struct for answers of a JSON schema. Raises BadJob unless the schema describes an object."""
     if schema is None:
         return None
-    found = _arrow_type(schema, schema, 0)
+    found = _arrow_type(schema, schema, frozenset())
     if not pa.types.is_struct(found):
         raise BadJob("`response_format` must describe an object with properties")
     return found
 
 
-def _arrow_type(schema: Any, root: dict[str, Any], depth: int) -> pa.DataType:
-    """The type of one place of a schema; what has no fixed shape is kept as JSON text."""
-    schema = _resolve(schema, root)
-    kind = _kind(schema)
-    if depth > 20 or not isinstance(schema, dict):
+def _arrow_type(  # noqa: PLR0911 - a line for each kind of place
+    schema: Any, root: dict[str, Any], inside: frozenset[str]
+) -> pa.DataType:
+    """The type of one place of a schema; what has no fixed shape, or contains itself, is kept as JSON text."""
+    reference = schema.get("$ref") if isinstance(schema, dict) else None
+    if isinstance(reference, str):
+        if reference in inside:
+            return pa.string()
+        return _arrow_type(_target(reference, root), root, inside | {reference})
+    if not isinstance(schema, dict):
         return pa.string()
+    for name in ("anyOf", "oneOf"):  # how Pydantic writes an optional field
+        branches = schema.get(name)
+        if isinstance(branches, list):
+            real = [branch for branch in branches if branch != {"type": "null"}]
+            return _arrow_type(real[0], root, inside) if len(real) == 1 else pa.string()
+    kind = _kind(schema)
     if kind == "object":
         properties = schema.get("properties") or {}
-        inner = [pa.field(name, _arrow_type(value, root, depth + 1)) for name, value in properties.items()]
+        inner = [pa.field(name, _arrow_type(value, root, inside)) for name, value in properties.items()]
         return pa.struct(inner) if inner else pa.string()
     if kind == "array" and "items" in schema:
-        return pa.list_(_arrow_type(schema["items"], root, depth + 1))
+        return pa.list_(_arrow_type(schema["items"], root, inside))
     return {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}.get(kind, pa.string())
 
 
@@ -113,16 +124,27 @@ def _kind(schema: Any) -> str:
     return kind if isinstance(kind, str) else ""
 
 
-def _resolve(schema: Any, root: dict[str, Any]) -> Any:
-    for _ in range(20):
-        reference = schema.get("$ref") if isinstance(schema, dict) else None
-        if not isinstance(reference, str) or not reference.startswith("#/"):
-            return schema
-        target: Any = root
-        for part in reference[2:].split("/"):
-            target = target.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(target, dict) else None
-        schema = target
-    return schema
+def _target(reference: str, root: dict[str, Any]) -> Any:
+    """What a local $ref points at. Raises BadJob when it points at nothing, or elsewhere."""
+    target: Any = root if reference == "#" or reference.startswith("#/") else None
+    for part in reference[2:].split("/") if len(reference) > 1 else ():
+        target = target.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(target, dict) else None
+    if target is None:
+        raise BadJob(f"`response_format`: the $ref {reference!r} points at nothing in the schema")
+    return target
+
+
+def check_references(schema: Any, root: dict[str, Any]) -> None:
+    """Refuse a schema with a $ref that points at nothing (BadJob): every answer would be paid for and invalid."""
+    waiting = [schema]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            if isinstance(found.get("$ref"), str):
+                _target(found["$ref"], root)
+            waiting.extend(found.values())
+        elif isinstance(found, list):
+            waiting.extend(found)
 
 
 def fit(value: Any, kind: pa.DataType) -> Any:  # noqa: PLR0911 - a line for each kind

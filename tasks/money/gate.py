@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job import Job
-from parquill.tasks.money.prices import Price, dollars, nano_of
+from parquill.tasks.money.prices import Price, dollars, nano_of, usd
 from parquill.tasks.records import Estimate, Totals
 
 
@@ -44,7 +44,10 @@ def judge(
         return Verdict(True, f"expected {dollars(expected)}, no budget is set {facts}", None)
     limit, name = min(limits)
     if expected > limit:
-        return Verdict(False, f"expected {dollars(expected)} exceeds {name} {facts}", None)
+        over = dollars(expected)
+        if over == dollars(limit):  # one number must be seen to be larger than the other
+            over = f"${usd(expected):,.9f}"
+        return Verdict(False, f"expected {over} exceeds {name} {facts}", None)
     warning = None
     if worst > limit:
         warning = f"the worst case of {dollars(worst)} exceeds {name}: the run may stop on the way"

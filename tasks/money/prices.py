@@ -62,7 +62,9 @@ class Price:
 
     def worst_nano(self, prompt_tokens: int, max_output_tokens: int) -> int:
         """The most that a request can cost, in nano-dollars, rounded up: nothing cached, all output used."""
-        return -(-self.femto(prompt_tokens, 0, max_output_tokens) // FEMTO_PER_NANO)
+        # a few services bill cached input higher than other input
+        dearest = max(self.femto(prompt_tokens, cached, max_output_tokens) for cached in (0, prompt_tokens))
+        return -(-dearest // FEMTO_PER_NANO)
 
 
 def to_nano(femto: int) -> int:
@@ -89,7 +91,7 @@ def dollars(nano: int) -> str:
         return f"${amount:,.2f}"
     text = f"{amount:,.9f}".rstrip("0")
     whole, _, decimals = text.partition(".")
-    return f"${whole}.{decimals:0<2}" if len(decimals) <= 6 else f"${amount:,.6f}"
+    return f"${whole}.{decimals:0<2}" if len(decimals) <= 6 or abs(nano) < 1_000 else f"${amount:,.6f}"
 
 
 def price_of(job: Job, day: date, *, batch: bool = False) -> Price:
@@ -127,6 +129,8 @@ def find_price(model: str, base_url: str | None, day: date, *, batch: bool = Fal
     prices = info.get_prices(datetime.combine(day, time(12), UTC), {"processing": "batch"} if batch else None)
     if getattr(prices, "input_mtok", None) is None or getattr(prices, "output_mtok", None) is None:
         raise BadJob(f"the model {model!r} has no price by tokens; set `price`")
+    if getattr(prices, "requests_kcount", None):
+        raise BadJob(f"the model {model!r} is also billed by the request, which no budget here would hold; set `price`")
     return Price(
         info.id,
         _bands(prices),

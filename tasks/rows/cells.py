@@ -15,7 +15,7 @@ def cells(column: pa.Array) -> list[Any]:
     """The values of a column; a cell that is not valid UTF-8 becomes the RowFault that says so."""
     try:
         return list(column.to_pylist())
-    except UnicodeDecodeError:
+    except (ValueError, ArithmeticError, LookupError, pa.ArrowException):
         return [_cell(value) for value in column]
 
 
@@ -24,3 +24,5 @@ def _cell(value: pa.Scalar) -> Any:
         return value.as_py()
     except UnicodeDecodeError:
         return RowFault("invalid_utf8", "a cell that the prompt uses is not valid UTF-8")
+    except (ValueError, ArithmeticError, LookupError, pa.ArrowException):
+        return RowFault("bad_value", "a cell that the prompt uses has a value that cannot be written as text")

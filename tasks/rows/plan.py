@@ -87,6 +87,10 @@ class Planner:
             names = [*self.source.schema.names, *(job.for_each or {})]
             variables = job.vars if isinstance(job.vars, dict) else None
             self._templates = Templates(job.prompt.system, job.prompt.user, names, variables)
+            for name in self._templates.columns:
+                kind = self.source.schema.field(name).type if name in self.source.schema.names else pa.string()
+                if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+                    raise BadInput(f"the prompt uses the column {name!r}, which is {kind} and not text")
         counter = TokenCounter(
             job.model, job.tokenizer, schema=job.response_format, tools=job.parameters.get("tools", ())
         )
@@ -248,7 +252,7 @@ class Planner:
         combinations = list(itertools.product(*each.values()))
         repeats = len(combinations)
         if repeats != 1:
-            batch = batch.take(pa.array(np.repeat(np.arange(batch.num_rows), repeats)))
+            batch = _repeat(batch, repeats)
         arrays, fields = list(batch.columns), list(batch.schema)
         for place, (name, values) in enumerate(each.items()):
             column = for_each_field(name, values)
@@ -295,6 +299,18 @@ class Planner:
             ],
             "carried_usage": [_usage(row.carried) for row in rows],
         }
+
+
+def _repeat(batch: pa.RecordBatch, times: int) -> pa.RecordBatch:
+    """Each row `times` times. Arrow cannot take from views, but can put them together."""
+    places = pa.array(np.repeat(np.arange(batch.num_rows), times))
+    arrays = []
+    for column in batch.columns:
+        try:
+            arrays.append(column.take(places))
+        except pa.ArrowNotImplementedError:
+            arrays.append(pa.concat_arrays([column.slice(place // times, 1) for place in range(len(places))]))
+    return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
 
 
 def _usage(outcome: Outcome | None) -> list[int] | None:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -56,6 +57,7 @@ class ShardFiles:
         try:
             if self._writer is None:
                 path = self._folder.shard(len(self.shards))
+                path.touch(mode=0o600)  # it holds prompts
                 self._writer = pq.ParquetWriter(path, batch.schema, compression="zstd", write_page_checksum=True)
             self._writer.write_batch(batch)
         except OSError as error:
@@ -212,7 +214,7 @@ def check_rejected(job: Job, total: EstimateSum) -> None:
     """Refuse a plan with more rejected rows than tolerated (BadInput, the first one named)."""
     rejected = sum(total.rejected.values())
     # one bad row is always tolerated: a single typo must not stop a night
-    if rejected > max(1, job.tolerate.rejected * total.rows):
+    if rejected > max(Decimal(1), Decimal(str(job.tolerate.rejected)) * total.rows):
         counts = ", ".join(f"{code} {count:,}" for code, count in sorted(total.rejected.items()))
         raise BadInput(
             f"{rejected:,} of {total.rows:,} rows cannot be sent ({counts}), more than tolerate.rejected = "

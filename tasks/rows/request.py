@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import rfc8785
 
-from parquill.tasks.job import Job, refuse_parameters
+from parquill.tasks.job import Job, refuse_parameters, refuse_unwritable
 from parquill.tasks.rows.template import RowFault
 
 KEY_VERSION = 1
@@ -51,8 +51,9 @@ class KeyMaker:
             if self._by_identity:
                 whole["row"] = identity
             return hashlib.sha256(rfc8785.dumps(whole)).digest()
-        except (rfc8785.CanonicalizationError, UnicodeError, RecursionError):
-            raise RowFault("bad_messages", "the request cannot be written as JSON") from None
+        except (rfc8785.CanonicalizationError, UnicodeError, RecursionError, TypeError, ValueError):
+            code = "bad_parameters" if parameters else "bad_messages"
+            raise RowFault(code, "the request cannot be written as JSON") from None
 
 
 def canonical_messages(messages: list[dict[str, Any]]) -> bytes:
@@ -74,6 +75,10 @@ def check_messages(value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not value:
         raise RowFault("bad_messages", "the messages are not a list of at least one message")
     messages = [_check_message(number, item) for number, item in enumerate(value)]
+    try:
+        orjson.dumps(messages)
+    except TypeError:
+        raise RowFault("bad_messages", "the messages hold a value that JSON cannot hold") from None
     if all(_is_blank(message.get("content")) for message in messages):
         raise RowFault("blank_prompt", "every message is blank")
     return messages
@@ -136,6 +141,11 @@ def check_parameters(value: Any) -> dict[str, Any] | None:
     except ValueError as error:
         raise RowFault("bad_parameters", str(error)) from None
     _check_ranges(parameters)
+    try:
+        refuse_unwritable(parameters)
+        orjson.dumps(parameters)  # not so deep as rfc8785 goes
+    except (ValueError, TypeError):
+        raise RowFault("bad_parameters", "the parameters hold a value that JSON cannot hold") from None
     return parameters or None
 
 

@@ -6,8 +6,10 @@ that way and 892 MiB the other way.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +60,7 @@ def find_source(location: str, output: Path | None = None) -> Source:
     Raises BadInput (the file and what is wrong with it named).
     """
     paths, root = _list(location)
-    if output is not None:
-        for path in paths:
-            if Path(path).is_relative_to(output):
-                raise BadInput(
-                    f"the output {output} lies inside the input {location}: results would be read as prompts"
-                )
+    _check_apart(location, paths, output)
     stamp = hashlib.sha256()
     partitions = _partitions(paths)
     files: list[SourceFile] = []
@@ -75,6 +72,10 @@ def find_source(location: str, output: Path | None = None) -> Source:
             schema = found
         elif not _same(schema, found):
             raise BadInput(f"{path}: its columns differ from those of {files[0].path}: {_difference(schema, found)}")
+        # whether a column may hold nulls is no difference of type, but a column that may in one file may in all
+        schema = pa.schema(
+            [f.with_nullable(f.nullable or found.field(f.name).nullable) for f in schema], metadata=schema.metadata
+        )
         name = Path(path).relative_to(root).as_posix()
         stamp.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{footer.num_rows}\n".encode())
         files.append(SourceFile(path, name, footer.num_rows, _row_bytes(footer), keys))
@@ -110,6 +111,17 @@ def read_batches(source: Source, limit: int | None = None) -> Iterator[tuple[Sou
                         return
         except (pa.ArrowException, OSError) as error:
             raise BadInput(f"{file.path}: row {first} or later cannot be read: {_reason(error)}") from None
+
+
+def _check_apart(location: str, paths: list[str], output: Path | None) -> None:
+    """Refuse an output whose results would be read as prompts by the next run, before the first one pays."""
+    if output is None:
+        return
+    own = output.resolve()
+    inside = Path(location).is_dir() and own.is_relative_to(Path(location).resolve())
+    recursive = "**" in location and fnmatch.fnmatch(str(own / "results" / "x.parquet"), location)
+    if inside or recursive or any(Path(path).resolve().is_relative_to(own) for path in paths):
+        raise BadInput(f"the output {output} lies inside the input {location}: results would be read as prompts")
 
 
 def _list(location: str) -> tuple[list[str], Path]:
@@ -213,7 +225,7 @@ def _partitions(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
 
 def _is_int(text: str) -> bool:
     # 007 and +7 are names, not numbers: turning them into 7 would change the value
-    return len(text) < 19 and text.lstrip("-").isascii() and text.lstrip("-").isdigit() and str(int(text)) == text
+    return len(text) < 19 and re.fullmatch(r"-?\d+", text, re.ASCII) is not None and str(int(text)) == text
 
 
 def _complete(batch: pa.RecordBatch, file: SourceFile, schema: pa.Schema) -> pa.RecordBatch:

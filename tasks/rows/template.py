@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from parquill.tasks.errors import BadJob
@@ -37,7 +37,26 @@ class _Null(StrictUndefined):
     def __ne__(self, other: object) -> bool:  # type: ignore[override]
         return not self == other
 
+    # a list or a filter that shows what is in it would make it text
+    __repr__ = StrictUndefined.__str__
+
     __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def _mark_nulls(value: Any, name: str) -> Any:
+    """A cell with its nulls, also those in structs and lists, made into ones that cannot become text."""
+    if value is None:
+        return _Null(name=name)
+    if isinstance(value, dict):
+        return {key: _mark_nulls(inner, f"{name}.{key}") for key, inner in value.items()}
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise RowFault("invalid_utf8", f"{name} is not valid UTF-8") from None
+    if isinstance(value, list):
+        return [_mark_nulls(inner, f"{name}[]") for inner in value]
+    return value
 
 
 def _visible(value: Any) -> Any:
@@ -71,6 +90,8 @@ class Templates:
         """Compile; raises BadJob for a syntax error or a name that no column, `for_each` or `vars` gives."""
         env = _environment()
         known = list(names)
+        for name in known:
+            env.globals.pop(name, None)  # a column called `range` or `dict` is the column
         used: set[str] = set()
         self._parts = []
         for role, text in (("system", system), ("user", user)):
@@ -82,6 +103,9 @@ class Templates:
             except TemplateSyntaxError as error:
                 raise BadJob(f"`prompt.{role}`, line {error.lineno}: {error.message}") from None
             wanted = meta.find_undeclared_variables(tree) - set(env.globals)
+            reserved = {"self", "vars"} & {node.name for node in tree.find_all(nodes.Name)} & set(known)
+            for name in reserved:
+                raise BadJob(f"`prompt.{role}`: {name!r} is a name of the templates' own; rename the column")
             for name in sorted(wanted - set(known) - ({"vars"} if variables is not None else set())):
                 raise BadJob(f"`prompt.{role}` uses {name!r}, {_hint(name, known)}")
             used |= wanted
@@ -90,7 +114,7 @@ class Templates:
 
     def render(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
         """Give the chat messages of one row. Raises RowFault."""
-        context = {name: _Null(name=name) if value is None else value for name, value in values.items()}
+        context = {name: _mark_nulls(value, name) for name, value in values.items()}
         context["vars"] = self._vars
         messages = []
         for role, template in self._parts:
@@ -102,7 +126,9 @@ class Templates:
                 ) from None
             except UndefinedError as error:
                 nulls = [name for name, value in values.items() if value is None]
-                if any(f"'{name}' is undefined" == error.message for name in nulls):
+                told = str(error.message)
+                inner = any(told.startswith((f"'{name}.", f"'{name}[]")) for name in values)
+                if told.endswith(" is undefined") and (inner or told.split("'")[1] in nulls):
                     raise RowFault(
                         "null_value", f"{str(error.message).split(' is ')[0]} is null; handle it with default('', true)"
                     ) from None

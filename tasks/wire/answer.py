@@ -11,8 +11,9 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from parquill.tasks.disk.schemas import fit, parsed_type
+from parquill.tasks.disk.schemas import check_references, fit, parsed_type
 from parquill.tasks.errors import BadJob
+from parquill.tasks.job import refuse_unwritable
 
 
 class AnswerFormat:
@@ -20,11 +21,15 @@ class AnswerFormat:
 
     def __init__(self, schema: dict[str, Any]) -> None:
         """Raises BadJob for a schema that is none."""
-        validator = validator_for(schema)
+        check_references(schema, schema)
         try:
+            refuse_unwritable(schema)
+            validator = validator_for(schema)
             validator.check_schema(schema)
         except SchemaError as error:
             raise BadJob(f"`response_format` is not a JSON schema: {error.message}") from None
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise BadJob("`response_format` is not a JSON schema") from None
         # an empty registry: a $ref to another host is never fetched
         self._validator = validator(schema, registry=Registry())
         found = parsed_type(schema)

@@ -73,6 +73,7 @@ class ChatApi:
         if code is None:
             return None
         usage = read_usage(reply)
+        text = None if text is None else _repair(text)
         if usage is not None and usage.completion == 0 and text:
             usage = None  # a text of no tokens: the figures are not to be trusted
         return Reply(code, text, _short(reason), _short(reply.get("model")), _short(reply.get("id")), usage)
@@ -165,14 +166,17 @@ def _code(reason: Any, text: str | None) -> str:
 
 def _text(value: Any) -> str | None:
     if isinstance(value, list):  # some services answer in parts
-        parts = [part.get("text") for part in value if isinstance(part, dict)]
-        value = "".join(part for part in parts if isinstance(part, str)) if parts else None
-    return _repair(value) if isinstance(value, str) else None
+        parts = [part["text"] for part in value if isinstance(part, dict) and isinstance(part.get("text"), str)]
+        value = "".join(parts) if parts else None
+    return value if isinstance(value, str) else None
 
 
 def _calls(calls: Any) -> str | None:
     """The function calls of an answer that has no text, as JSON."""
-    return _repair(json.dumps(calls, ensure_ascii=False)) if isinstance(calls, list) and calls else None
+    try:
+        return json.dumps(calls, ensure_ascii=False) if isinstance(calls, list) and calls else None
+    except RecursionError:
+        return None
 
 
 def _repair(text: str) -> str:

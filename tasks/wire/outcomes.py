@@ -87,6 +87,7 @@ ROW_CODES = frozenset(
         "bad_messages",
         "bad_parameters",
         "bad_id",
+        "bad_value",
         "too_long",
     ]
 )

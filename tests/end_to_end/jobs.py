@@ -64,6 +64,7 @@ class Jobs:
     def __init__(self, folder: Path, service: FakeService) -> None:
         self.folder, self.service = folder, service
         self._spawned: list[Spawned] = []
+        self._written = 0
 
     def write(self, rows: pa.Table | Sequence[str | None], name: str = "prompts.parquet") -> Path:
         """Write a table, or texts as the column `text`, as a Parquet file in the test's folder."""
@@ -127,7 +128,8 @@ class Jobs:
 
     def job_file(self, settings: Mapping[str, Any]) -> Path:
         """Write the job file; JSON is YAML 1.2."""
-        path = self.folder / "job.yaml"
+        self._written += 1
+        path = self.folder / f"job-{self._written}.yaml"
         path.write_bytes(orjson.dumps(dict(settings), default=str, option=orjson.OPT_INDENT_2))
         return path
 

@@ -237,6 +237,21 @@ def test_failed_rows_are_tried_again_without_redo(jobs: Jobs) -> None:
     check_books(second)
 
 
+def test_equal_rows_that_failed_are_tried_once_more(jobs: Jobs) -> None:
+    """Equal rows whose request failed are all `failed`; run again, one request is sent for them, and all get its answer."""
+    jobs.service.configure(faults=[{"kind": "status:400", "match": "bad", "times": 1}])
+    settings = jobs.job(["bad", "fine", "bad"], tolerate={"not_ok": 1})
+    first = jobs.run(settings)
+    assert first.column("status") == ["failed", "ok", "failed"]
+    assert first.column("error_code") == ["bad_request", None, "bad_request"]
+    second = jobs.run(settings)
+    assert jobs.service.stats()["requests"] == 3
+    assert second.column("status") == ["ok"] * 3
+    assert second.column("reused") == [False, False, True]
+    assert total(second.column("cost_usd")) == billed_usd(jobs.service)
+    check_books(second)
+
+
 def test_a_rejected_row_is_judged_anew(jobs: Jobs) -> None:
     """A row that was rejected is sent once its cell is mended, and the others are not paid again."""
     assert jobs.run(jobs.job(["a", None, "c"], tolerate={"not_ok": 1})).column("status") == ["ok", "rejected", "ok"]

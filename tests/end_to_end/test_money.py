@@ -142,6 +142,21 @@ def test_what_fits_is_completed_and_then_the_rest(jobs: Jobs) -> None:
     check_books(raised)
 
 
+def test_an_estimate_that_was_too_low_passes_no_budget(jobs: Jobs) -> None:
+    """When answers turn out longer than history made expect, the run stops on the way, with its budget not passed."""
+    jobs.service.configure(prompt_tokens="tiktoken:o200k_base", output_tokens="fixed:5")
+    assert jobs.run(jobs.job(_texts(40))).exit_code == 0
+    jobs.service.reset()
+    jobs.service.configure(output_tokens="fixed:45", latency_ms=20)
+    texts = [f"another {text}" for text in _texts(60)]
+    done = jobs.run(jobs.job(texts, budget={"run_usd": 0.0008}, limits={"max_at_once": 60}))
+    assert Decimal(done.summary["estimate"]["cost_usd_expected"]) < Decimal("0.0008")
+    assert Decimal(done.summary["estimate"]["cost_usd_worst"]) > Decimal("0.0008")
+    assert done.exit_code == 4, done.stderr
+    assert Decimal("0.0008") - reserved_usd(30) < billed_usd(jobs.service) <= Decimal("0.0008")
+    check_books(done)
+
+
 def test_money_in_doubt_counts_against_the_budget(jobs: Jobs) -> None:
     """What is in doubt stays booked: spent and in doubt together never pass the budget, and exit 4 tells the stop."""
     jobs.service.configure(

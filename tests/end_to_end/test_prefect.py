@@ -86,7 +86,7 @@ def test_a_run_that_ends_badly_says_why(
     from parquill.tasks.errors import ParquillError
 
     jobs.service.configure(faults=[{"kind": "length", "match": "cut"}])
-    settings = jobs.job(["cut", *(f"text {n}" for n in range(19))], name=name, **changes)
+    settings: Any = jobs.job(["cut", *(f"text {n}" for n in range(19))], name=name, **changes)
     with pytest.raises(ParquillError) as raised:
         complete_prompts(job=settings)  # as a deployment calls it: with the mapping
     assert raised.value.exit_code == exit_code
@@ -99,7 +99,7 @@ def test_a_flow_is_a_function_of_its_job(jobs: Jobs, prefect_server: str) -> Non
     """Deployments call the flow with the mapping of a job file: it gives the summary, and again it gives the same."""
     from parquill.flows.complete_prompts import complete_prompts
 
-    settings = jobs.job(["a", "b"], name="called")
+    settings: Any = jobs.job(["a", "b"], name="called")
     summary = complete_prompts(job=settings)
     assert (summary["exit_code"], summary["rows"]["ok"]) == (0, 2)
     assert complete_prompts(job=settings) == summary
@@ -111,7 +111,7 @@ def test_the_estimate_is_a_flow_too(jobs: Jobs, prefect_server: str) -> None:
     """The estimate flow gives the figures, shows them as an artifact, and sends and writes nothing."""
     from parquill.flows.estimate_cost import estimate_cost
 
-    settings = jobs.job([f"text {n}" for n in range(10)], name="guess", budget={"run_usd": 1})
+    settings: Any = jobs.job([f"text {n}" for n in range(10)], name="guess", budget={"run_usd": 1})
     figures = estimate_cost(job=settings)
     assert (figures["rows"], figures["fits_budget"]) == (10, True)
     assert "fits into the budget" in Api(prefect_server, "guess").artifact("estimate")["description"]

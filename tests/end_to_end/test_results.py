@@ -62,7 +62,9 @@ def test_every_row_has_its_line_and_every_column_its_values(jobs: Jobs, for_each
     whole = pa.concat_tables([first, second, third.select(first.column_names)])
     places = [("a.parquet", n) for n in range(7)] + [("b.parquet", n) for n in range(4)]
     places += [("c/c.parquet", n) for n in range(3)]
-    combinations = [(lang, tone) for lang in ("fr", "no") for tone in (1, 2)] if for_each else [()]
+    combinations: list[tuple[Any, ...]] = (
+        [(lang, tone) for lang in ("fr", "no") for tone in (1, 2)] if for_each else [()]
+    )
     repeated = whole.take([n for n in range(whole.num_rows) for _ in combinations])
     found = done.table.select(whole.column_names)
     assert found.schema.types == whole.schema.types

@@ -182,7 +182,8 @@ def test_a_price_of_zero_is_written_on_purpose() -> None:
     """A model that costs nothing is one whose price of 0 stands in the job."""
     price = _job(price={"usd_per_mtok_input": 0, "usd_per_mtok_output": 0}).price
     assert price is not None
-    assert (price.usd_per_mtok_input, price.usd_per_mtok_output) == (0, 0)
+    assert price.usd_per_mtok_input == 0
+    assert price.usd_per_mtok_output == 0
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, math.nan])
@@ -447,7 +448,7 @@ def test_impossible_values_are_refused(changes: dict[str, Any], where: str) -> N
 @given(st.text(string.ascii_letters + string.digits, min_size=12, max_size=40))
 def test_values_are_not_repeated_in_refusals(value: str) -> None:
     """A text in the wrong place may be private: no refusal repeats it."""
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"max_output_tokens": "x" + value},
         {"budget": {"run_usd": "x" + value}},
         {"endpoint": {"api_key_env": f"-{value}"}},

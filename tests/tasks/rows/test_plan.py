@@ -257,7 +257,7 @@ def test_no_rows(tmp_path: Path) -> None:
 
 def test_for_each_makes_every_product_in_order(tmp_path: Path) -> None:
     """Each input row is followed by all its combinations, the last name running fastest, each value in its column."""
-    each = {"language": ["fr", "no"], "year": [1, 2, 3], "formal": [True, False]}
+    each: dict[str, list[Any]] = {"language": ["fr", "no"], "year": [1, 2, 3], "formal": [True, False]}
     rows, estimate = _plan(
         tmp_path,
         {"text": ["a", "b"]},

@@ -22,9 +22,11 @@ def test_no_429_and_the_limit_is_used(tmp_path: Path, rpm: int | None, tpm: int,
     texts = [f"{row}: tell me about the number {row} in a few words, please" for row in range(rows)]
     limits = {"max_at_once": 64, "requests_per_minute": rpm, "tokens_per_minute": tpm}
     with llmock_service(rpm=rpm, tpm=tpm, latency_ms=50) as service:
-        run, sums = run_steps(job_of(tmp_path, texts, service.url, limits=limits))
+        done = run_steps(job_of(tmp_path, texts, service.url, limits=limits))
         times = sorted(entry["started_at"] for entry in service.requests())
         throttled = service.throttled()
+    assert done is not None
+    run, sums = done
     assert sums.rows["ok"] == rows
     assert [time for time in throttled if time > times[0] + 1.0] == []
     took = times[-1] - times[0]

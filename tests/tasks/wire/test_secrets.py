@@ -17,7 +17,7 @@ from parquill.tasks.wire.secrets import Key, read_key
 
 CANARY = "sk-canary-4711"
 VARIABLE = "PARQUILL_TEST_KEY"
-ENDPOINT = Endpoint(base_url="https://api.example/v1", api_key_env=VARIABLE)
+ENDPOINT = Endpoint.model_validate({"base_url": "https://api.example/v1", "api_key_env": VARIABLE})
 
 
 def _read(monkeypatch: pytest.MonkeyPatch, value: str) -> Key:
@@ -89,7 +89,7 @@ def test_a_missing_key_is_told_with_its_service(monkeypatch: pytest.MonkeyPatch)
 def test_no_name_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that names no key gets none, even when OPENAI_API_KEY is set."""
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
-    assert read_key(Endpoint(base_url="http://localhost:1/v1")) is None
+    assert read_key(Endpoint.model_validate({"base_url": "http://localhost:1/v1"})) is None
 
 
 @pytest.mark.parametrize(

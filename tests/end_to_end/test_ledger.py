@@ -1,0 +1,79 @@
+"""The ledger: what all jobs of a user have spent, and a month's budget that holds beside whatever else runs."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import orjson
+
+from tests.end_to_end.jobs import Jobs
+from tests.end_to_end.truth import billed_usd, check_books, reserved_usd
+
+
+def test_the_ledger_is_the_sum_of_the_summaries(jobs: Jobs) -> None:
+    """`spend` shows what was billed, to the last digit: the sum of the summaries of all runs of the job."""
+    jobs.service.configure(faults=[{"kind": "status:500", "match": "bad", "times": 1}])
+    first = jobs.run(jobs.job([f"text {n}" for n in range(10)]))
+    second = jobs.run(jobs.job([*(f"text {n}" for n in range(12)), "bad"]))
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    told = orjson.loads(jobs.run(jobs.job(), "--json", command="spend").stdout)
+    summed = Decimal(first.summary["cost_usd"]) + Decimal(second.summary["cost_usd"])
+    assert Decimal(told["cost_usd"]) == summed == billed_usd(jobs.service)
+    assert Decimal(told["in_doubt_usd"]) == Decimal(second.summary["in_doubt_usd"]) > 0
+    budget = second.summary["budget"]
+    assert Decimal(budget["month_usd_after"]) - Decimal(budget["month_usd_before"]) == (
+        Decimal(second.summary["cost_usd"]) + Decimal(second.summary["in_doubt_usd"])
+    )
+
+
+def test_a_month_that_is_spent_refuses(jobs: Jobs) -> None:
+    """What other runs have spent this month counts: a job that does not fit exits 3, shows both numbers, sends nothing."""
+    first = jobs.run(jobs.job([f"text {n}" for n in range(20)]))
+    spent = Decimal(first.summary["cost_usd"])
+    jobs.service.reset()
+    settings = jobs.job(
+        [f"other {n}" for n in range(20)],
+        name="other",
+        output=str(jobs.folder / "other"),
+        budget={"monthly_usd": str(spent + Decimal("0.00001"))},
+    )
+    refused = jobs.run(settings)
+    assert refused.exit_code == 3, refused.stderr
+    assert "$0.00001" in refused.stderr
+    assert jobs.service.stats()["requests"] == 0
+    raised = jobs.run({**settings, "budget": {"monthly_usd": 1}})
+    assert raised.exit_code == 0, raised.stderr
+    assert Decimal(raised.summary["budget"]["month_usd_before"]) == spent
+    check_books(raised)
+
+
+def test_two_jobs_at_once_keep_one_month(jobs: Jobs) -> None:
+    """Two processes that spend from one month's budget never pass it together, and both tell that they stopped."""
+    jobs.service.configure(prompt_tokens="tiktoken:o200k_base", output_tokens="fixed:40", latency_ms=40)
+    month = Decimal("0.002")
+    spawned = []
+    for name in ("left", "right"):
+        settings = jobs.job(
+            [f"{name} {n}" for n in range(100)],
+            name=name,
+            output=str(jobs.folder / name),
+            budget={"monthly_usd": str(month), "when_short": "partial"},
+            limits={"max_at_once": 40},
+            retry={"timeout_s": 3},
+        )
+        settings["input"] = str(jobs.write([f"{name} {n}" for n in range(100)], f"{name}.parquet"))
+        spawned.append(jobs.spawn(settings))
+    done = [each.wait() for each in spawned]
+    print(
+        "BILLED",
+        [e.exit_code for e in done],
+        billed_usd(jobs.service),
+        [e.summary["cost_usd"] for e in done],
+        [e.summary["rows"] for e in done],
+        [e.summary["duration_s"] for e in done],
+    )
+    assert month - 2 * reserved_usd(20) < billed_usd(jobs.service) <= month
+    assert sum(Decimal(each.summary["cost_usd"]) for each in done) == billed_usd(jobs.service)
+    for each in done:
+        assert each.table.num_rows == 100
+        check_books(each)

@@ -1,0 +1,1 @@
+"""Faults that were found once, each with the promise that it broke."""

@@ -1,0 +1,32 @@
+"""A refusal can read "expected $40.00 exceeds the budget of $40.00", and small amounts are shown as $0.000000."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from parquill.tasks.job_file import make_job
+from parquill.tasks.money.gate import judge
+from parquill.tasks.money.prices import Band, Price, dollars
+from parquill.tasks.records import Estimate
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"), [("40", 40_001_000_000), ("0.0000001", 400), ("9.9999999", 9_999_999_950)]
+)
+def test_a_refusal_shows_two_different_numbers(budget: str, expected: int) -> None:
+    """Whoever reads a refusal sees that the one number is larger than the other."""
+    least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "m", "max_output_tokens": 5}
+    job = make_job({**least, "budget": {"run_usd": budget}})
+    estimate = Estimate(1, 1, 1, 1, expected, expected, expected, "", 1, exact=True)
+    verdict = judge(job, estimate, Price("m", (Band(0, 1, 1, 1),), None, "", ""))
+    assert not verdict.fits
+    first, second = re.findall(r"\$[\d.,]+\d", verdict.sentence)[:2]
+    assert first != second
+
+
+@pytest.mark.parametrize("nano", [1, 400, 499])
+def test_an_amount_is_never_rounded_to_nothing(nano: int) -> None:
+    """What costs something is not shown as $0.000000 (the docstring of `dollars`)."""
+    assert re.search("[1-9]", dollars(nano))

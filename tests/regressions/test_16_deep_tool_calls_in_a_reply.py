@@ -1,0 +1,30 @@
+"""A reply whose tool_calls are nested 1,000 deep raises RecursionError out of `read`, which stops the whole run."""
+
+from __future__ import annotations
+
+import pytest
+
+from parquill.tasks.job_file import make_job
+from parquill.tasks.wire.endpoint import APIS
+
+LEAST = {
+    "name": "x",
+    "input": "i",
+    "output": "o",
+    "prompt": {"user": "x"},
+    "model": "gpt-4o-mini",
+    "max_output_tokens": 5,
+}
+DEEP = b"[" * 1000 + b"]" * 1000
+
+
+@pytest.mark.parametrize(
+    ("api", "data"),
+    [
+        ("chat", b'{"choices": [{"message": {"content": null, "tool_calls": [' + DEEP + b"]}}]}"),
+        ("responses", b'{"output": [{"type": "function_call", "arguments": ' + DEEP + b"}]}"),
+    ],
+)
+def test_reading_a_reply_never_raises(api: str, data: bytes) -> None:
+    """A hostile reply gives its row a status, and the run goes on."""
+    APIS[api](make_job({**LEAST, "endpoint": {"api": api}})).read(data)

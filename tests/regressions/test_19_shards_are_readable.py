@@ -1,0 +1,43 @@
+"""Shard files, which hold every prompt, are written 0644 (umask 022); PROMISES S3 says 0600 under .parquill/."""
+
+from __future__ import annotations
+
+import os
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from parquill.tasks.disk.state import Folders
+from parquill.tasks.job_file import make_job
+from parquill.tasks.place import place
+from parquill.tasks.rows.prepare import prepare_run
+
+
+def test_files_of_prompts_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files under .parquill/ are 0600, whatever the umask."""
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "in.parquet")
+    least = {
+        "name": "x",
+        "input": str(tmp_path / "in.parquet"),
+        "output": str(tmp_path / "out"),
+        "model": "gpt-4o-mini",
+    }
+    job, options = place(
+        make_job({**least, "prompt": {"user": "{{ text }}"}, "max_output_tokens": 5}), date(2026, 11, 23), None, ()
+    )
+    before = os.umask(0o022)
+    try:
+        Folders.of(job).create()
+        prepare_run(job, options)
+    finally:
+        os.umask(before)
+    modes = {
+        path.name: oct(path.stat().st_mode & 0o777)
+        for path in (tmp_path / "out/.parquill").rglob("*")
+        if path.is_file()
+    }
+    assert set(modes.values()) == {"0o600"}, modes

@@ -1,0 +1,29 @@
+"""A chat answer in parts of which none is text is `ok` with an empty completion instead of `no_answer`."""
+
+from __future__ import annotations
+
+import json
+
+from parquill.tasks.job_file import make_job
+from parquill.tasks.wire.endpoint import APIS
+
+LEAST = {
+    "name": "x",
+    "input": "i",
+    "output": "o",
+    "prompt": {"user": "x"},
+    "model": "gpt-4o-mini",
+    "max_output_tokens": 5,
+}
+
+
+def test_an_answer_without_text_is_no_answer() -> None:
+    """A reply that holds no text is billed and `no_answer`, as with `content: null` and `content: []`."""
+    reply = {
+        "choices": [
+            {"message": {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "finish_reason": "stop"}
+        ]
+    }
+    found = APIS["chat"](make_job(LEAST)).read(json.dumps(reply).encode())
+    assert found is not None
+    assert (found.code, found.text) == ("no_answer", None)

@@ -1,0 +1,26 @@
+"""A binary column in a prompt is sent as Python's b'...' (PROMISES: "prompt column of int, binary, ..." under clear errors)."""
+
+from __future__ import annotations
+
+import pytest
+
+from parquill.tasks.rows.template import RowFault, Templates
+
+
+def test_bytes_are_no_text() -> None:
+    """Bytes that a template shows reject their row, or stand as their UTF-8 text."""
+    try:
+        text = Templates(None, "{{ v }}", ["v"], None).render({"v": b"caf\xc3\xa9"})[0]["content"]
+    except RowFault:
+        return
+    assert text == "caf\u00e9"
+
+
+@pytest.mark.parametrize("template", ["{{ v | upper }}", "a{{ v ~ 'x' }}"])
+def test_bytes_never_show_as_python(template: str) -> None:
+    """b'...' is never a part of a prompt."""
+    try:
+        text = Templates(None, template, ["v"], None).render({"v": b"\xff\x00"})[0]["content"]
+    except RowFault:
+        return
+    assert "b'" not in text.lower()
