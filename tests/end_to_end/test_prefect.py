@@ -73,7 +73,12 @@ def test_a_run_can_be_read_at_a_glance(jobs: Jobs, prefect_server: str) -> None:
     ("name", "changes", "exit_code", "words"),
     [
         ("not-ok", {}, 5, "tolerate.not_ok"),
-        ("short", {"budget": {"run_usd": 0.0002, "when_short": "partial"}}, 4, "budget of $0.0002 is used up"),
+        (
+            "short",
+            {"budget": {"run_usd": 0.0002, "when_short": "partial"}},
+            4,
+            "the budget is used up (run_usd = $0.0002)",
+        ),
         ("refused", {"budget": {"run_usd": 0.00001}}, 3, "exceeds the budget of $0.00001"),
         ("bad", {"limits": {"tokens_per_minute": 40}}, 2, "tokens_per_minute"),
     ],
