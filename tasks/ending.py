@@ -46,10 +46,8 @@ def end_of(run: Run, sums: RowSums, ending: Ending) -> ParquillError | None:
         return stopped(f"stopped: {rule.sentence}; {left}. Run again to go on")
     if ending.over_budget:
         limits = {"run_usd": job.budget.run_usd, "monthly_usd": job.budget.monthly_usd}
-        told = " or ".join(
-            f"budget.{name} = {dollars(nano_of(usd))}" for name, usd in limits.items() if usd is not None
-        )
-        return StoppedByBudget(f"nothing more fits into {told}; {left}. Raise it and run again to go on")
+        told = " or ".join(f"{name} = {dollars(nano_of(usd))}" for name, usd in limits.items() if usd is not None)
+        return StoppedByBudget(f"the budget is used up ({told}); {left}. Raise it and run again to go on")
     not_ok = rows["total"] - rows["ok"]
     if not_ok > Decimal(str(job.tolerate.not_ok)) * rows["total"]:
         counts = ", ".join(f"{code} {count:,}" for code, count in sorted(sums.errors.items()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.end_to_end.jobs import Jobs
@@ -155,6 +156,31 @@ def test_a_limit_first_and_then_the_rest(jobs: Jobs) -> None:
     assert total(everything.column("cost_usd")[:5]) == Decimal(some.summary["cost_usd"])
     assert everything.column("run_id")[:5] == [some.summary["run_id"]] * 5
     check_books(everything)
+
+
+def test_a_smaller_limit_and_back(jobs: Jobs) -> None:
+    """A limit after a full run shows fewer rows and pays nothing; neither does the full run after it."""
+    settings = jobs.job(TEXTS)
+    everything = jobs.run(settings)
+    some = jobs.run(settings, "--limit", "3")
+    assert (some.exit_code, some.column("text"), some.summary["cost_usd"]) == (0, TEXTS[:3], "0.000000000")
+    again = jobs.run(settings)
+    assert (again.exit_code, jobs.service.stats()["requests"]) == (0, 12)
+    assert again.table.equals(everything.table)
+    check_books(some)
+    check_books(again)
+
+
+def test_rows_move_and_keep_their_answers(jobs: Jobs) -> None:
+    """With `dedupe: false` and ids, rows in another order or file keep the answers that were paid for them."""
+    table = pa.table({"text": ["a", "b", "a"], "id": ["1", "2", "3"]})
+    settings = jobs.job(table, dedupe=False, id_column="id")
+    first = jobs.run(settings)
+    second = jobs.run(jobs.job(table.take([2, 0, 1]), dedupe=False, id_column="id"))
+    assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 3)
+    assert second.column("id") == ["3", "1", "2"]
+    assert second.column("request_id") == [first.column("request_id")[place] for place in (2, 0, 1)]
+    assert total(second.column("cost_usd")) == billed_usd(jobs.service)
 
 
 def test_redo_of_truncated_rows(jobs: Jobs) -> None:

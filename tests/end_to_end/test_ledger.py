@@ -7,7 +7,7 @@ from decimal import Decimal
 import orjson
 
 from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import billed_usd, check_books, reserved_usd
+from tests.end_to_end.truth import billed_usd, check_books
 
 
 def test_the_ledger_is_the_sum_of_the_summaries(jobs: Jobs) -> None:
@@ -48,8 +48,8 @@ def test_a_month_that_is_spent_refuses(jobs: Jobs) -> None:
 
 
 def test_two_jobs_at_once_keep_one_month(jobs: Jobs) -> None:
-    """Two processes that spend from one month's budget never pass it together, and both tell that they stopped."""
-    jobs.service.configure(prompt_tokens="tiktoken:o200k_base", output_tokens="fixed:40", latency_ms=40)
+    """Two processes that spend from one month's budget never pass it together, and use all of it but idle change."""
+    jobs.service.configure(prompt_tokens="tiktoken:o200k_base", output_tokens="fixed:40", latency_ms=120)
     month = Decimal("0.002")
     spawned = []
     for name in ("left", "right"):
@@ -64,8 +64,9 @@ def test_two_jobs_at_once_keep_one_month(jobs: Jobs) -> None:
         settings["input"] = str(jobs.write([f"{name} {n}" for n in range(100)], f"{name}.parquet"))
         spawned.append(jobs.spawn(settings))
     done = [each.wait() for each in spawned]
-    assert {each.exit_code for each in done} == {4}, [each.stderr for each in done]
-    assert month - 2 * reserved_usd(20) < billed_usd(jobs.service) <= month
+    assert all(each.exit_code for each in done), "both were stopped"
+    assert all(each.column("status").count("not_sent") for each in done)
+    assert month * 9 / 10 < billed_usd(jobs.service) <= month
     assert sum(Decimal(each.summary["cost_usd"]) for each in done) == billed_usd(jobs.service)
     for each in done:
         assert each.table.num_rows == 100
