@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ class Part:
 
     file: str
     rows: int
+    bytes: int
 
 
 def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[RowSums, list[Part]]:
@@ -60,7 +61,7 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
             "run_id": run.run_id,
             "digest": digest,
             "rows": sums.rows,
-            "parts": [{"file": part.file, "rows": part.rows} for part in parts],
+            "parts": [asdict(part) for part in parts],
         },
         0o600,
     )
@@ -108,7 +109,7 @@ class _PartWriter:
         name = f"{self._run.run_id}-{len(self._parts):05d}.parquet"
         with (self._folder / name).open("rb") as file:
             self._disk.sync(file.fileno())
-        self._parts.append(Part(name, self._rows))
+        self._parts.append(Part(name, self._rows, (self._folder / name).stat().st_size))
         self._writer, self._rows = None, 0
 
     def close(self) -> list[Part]:

@@ -151,8 +151,12 @@ def _nothing_to_do(folders: Folders, digest: str) -> bool:
         manifest is not None
         and manifest["digest"] == digest
         and not manifest["rows"]["failed"] + manifest["rows"]["not_sent"]
-        and all((folders.output / "results" / part["file"]).exists() for part in manifest["parts"])
+        and all(_size(folders.output / "results" / part["file"]) == part["bytes"] for part in manifest["parts"])
     )
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.exists() else None
 
 
 def _plan(job: Job, options: RunOptions, source: Source, digest: str) -> Run:

@@ -372,3 +372,109 @@ def test_no_traceback_and_no_prompt_in_a_refusal(shell: Shell) -> None:
     for command in ("estimate", "preview"):
         ended = shell(command, "job.yaml", "--json")
         assert "CANARY" not in ended.out + ended.err
+
+
+def test_an_estimate_over_the_month_exits_3(shell: Shell) -> None:
+    """A monthly budget is held against the ledger, also by the estimate."""
+    shell.write(["one", "two"])
+    assert shell("estimate", "job.yaml", "--set", "budget.monthly_usd=1").code == 0
+    ended = shell("estimate", "job.yaml", "--set", "budget.monthly_usd=0.0001")
+    assert ended.code == 3
+    assert "expected $0.000122 exceeds what is left of the month" in ended.err
+
+
+def _finish(folder: Path) -> dict[str, Any]:
+    """Write what a finished run leaves behind for readers."""
+    summary: dict[str, Any] = {
+        "run_id": "20261123-051448-k3fq",
+        "state": "finished",
+        "exit_code": 5,
+        "message": None,
+        "job": "cli",
+        "model": "gpt-4o-mini",
+        "rows": {"total": 1002, "ok": 1000, "truncated": 1, "failed": 1, "rejected": 0},
+        "tokens": {"prompt": 8016, "cached": 0, "completion": 1000, "reasoning": 0},
+        "estimate": {"cost_usd_expected": "0.002000000", "cost_usd_worst": "0.002000000", "prompt_tokens": 8016},
+        "cost_usd": "0.001802400",
+        "paid_usd": "0.001802400",
+        "in_doubt_usd": "0.000001000",
+        "saved_usd": "0.000000000",
+        "requests": {"sent": 1003, "retried": 1, "throttled": 0, "in_doubt": 1},
+        "duration_s": 12.5,
+    }
+    (folder / "results").mkdir(parents=True)
+    (folder / ".parquill").mkdir()
+    (folder / "summary.json").write_bytes(orjson.dumps(summary))
+    parts = [{"file": "part.parquet", "rows": 3}]
+    (folder / ".parquill" / "manifest.json").write_bytes(orjson.dumps({"parts": parts}))
+    columns = {
+        "source_file": ["in.parquet"] * 3,
+        "row_number": [0, 1, 2],
+        "status": ["ok", "truncated", "failed"],
+        "error_code": [None, "max_output_tokens", "timeout"],
+        "error_message": [None, "the answer was cut", "no answer \x1b[31mred [bold]x[/bold]"],
+        "finished_at": [None, None, None],
+    }
+    pq.write_table(pa.table(columns), folder / "results" / "part.parquet")
+    return summary
+
+
+def test_report_shows_the_latest_run_again(shell: Shell) -> None:
+    """`report` shows run, rows, requests and money, of a folder and of a job, on stderr."""
+    shell.write(["one"])
+    _finish(shell.folder / "out")
+    for place in ("out", "job.yaml"):
+        ended = shell("report", place)
+        assert (ended.code, ended.out) == (0, "")
+        for told in (
+            "20261123-051448-k3fq",
+            "total 1,002, ok 1,000",
+            "$0.001802400",
+            "in doubt $0.000001000",
+            "12.5 s",
+        ):
+            assert told in ended.err
+        assert "saved by reuse" not in ended.err
+
+
+def test_report_as_json(shell: Shell) -> None:
+    """`report --json` is the summary, with `--failed` also the rows that are not ok."""
+    summary = _finish(shell.folder / "out")
+    assert shell("report", "out", "--json").json == summary
+    failed = shell("report", "out", "--json", "--failed").json
+    assert failed.items() >= summary.items()
+    assert [(row["row_number"], row["error_code"]) for row in failed["failed"]] == [
+        (1, "max_output_tokens"),
+        (2, "timeout"),
+    ]
+
+
+def test_report_lists_rows_that_are_not_ok(shell: Shell) -> None:
+    """`--failed` lists each such row with its place and reason, and nothing that steers a terminal."""
+    _finish(shell.folder / "out")
+    ended = shell("report", "out", "--failed")
+    assert ended.code == 0
+    assert "in.parquet, row 1: truncated, max_output_tokens: the answer was cut" in ended.err
+    assert "row 2: failed, timeout: no answer" in ended.err
+    assert "[bold]x[/bold]" in ended.err
+    assert "\x1b" not in ended.err
+    assert "2 rows are not ok" in ended.err
+    assert "row 0" not in ended.err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_unforeseen_error_tells_its_place_and_not_its_text(
+    shell: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """An error that nobody foresaw exits 1 with its kind and place: its text may hold a cell or a key."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("CANARY")
+
+    monkeypatch.setattr("parquill.flows.cli.load_job", fail)
+    ended = shell("estimate", "job.yaml", *(["--json"] if as_json else []))
+    assert ended.code == 1
+    assert "unexpected ZeroDivisionError at test_cli.py:" in ended.err
+    assert "CANARY" not in ended.out + ended.err

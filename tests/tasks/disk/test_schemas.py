@@ -204,7 +204,7 @@ def test_a_number_beyond_64_bits_is_told(value: float) -> None:
     """A whole number that the column cannot hold is an error, not another number."""
     with pytest.raises(OverflowError):
         fit(value, pa.int64())
-    assert fit(2**63 - 1, pa.int64()) == 2**63 - 1
+    assert [fit(limit, pa.int64()) for limit in (2**63 - 1, -(2**63))] == [2**63 - 1, -(2**63)]
 
 
 LEAF = st.sampled_from(

@@ -127,3 +127,16 @@ def test_a_request_that_never_fits_a_minute_is_refused() -> None:
     with pytest.raises(BadJob, match=r"5,001 tokens .* limits\.tokens_per_minute = 5,000"):
         pass_gate(_job(tokens_per_minute=5_000), _estimate(1, largest=5_001), PRICE)
     assert pass_gate(_job(tokens_per_minute=5_000), _estimate(1, largest=5_000), PRICE).fits
+
+
+def test_what_costs_nothing_is_expected_to_cost_nothing() -> None:
+    """A model that is free is not expected to cost a nano-dollar."""
+    verdict = judge(_job(run_usd=1), _estimate(0), PRICE)
+    assert verdict.sentence.startswith("expected $0.00 fits into the budget of $1.00")
+
+
+def test_a_month_without_other_runs_is_whole() -> None:
+    """Where nobody has booked anything, all of the monthly budget is left."""
+    for booked in (None, 0):
+        assert judge(_job(monthly_usd=1), _estimate(USD), PRICE, None, booked).fits
+        assert not judge(_job(monthly_usd=1), _estimate(USD + 1), PRICE, None, booked).fits

@@ -227,3 +227,16 @@ def test_prices_agree_with_genai_prices() -> None:
 def test_dollars_for_people(nano: int, text: str) -> None:
     """Amounts are shown in dollars and cents, small ones with the digits that it takes to see them."""
     assert dollars(nano) == text
+
+
+def test_a_job_without_a_price_has_the_public_one() -> None:
+    """The price of a job is that of its model at its address on its day."""
+    assert price_of(_job(), DAY) == find_price("gpt-4o-mini", OPENAI, DAY)
+    assert price_of(_job(model="gpt-3.5-turbo"), date(2023, 4, 1)).source.startswith("data/prices.toml")
+
+
+@pytest.mark.parametrize("model", ["text-embedding-3-small", "whisper-1", "tts-1"])
+def test_a_model_without_a_price_by_tokens_is_refused(model: str) -> None:
+    """What is billed by the hour, by characters or for input alone has no price that a budget could hold."""
+    with pytest.raises(BadJob, match="no price by tokens|has a price"):
+        find_price(model, OPENAI, DAY)

@@ -213,3 +213,14 @@ def test_an_unknown_tokenizer_names_those_there_are(name: str) -> None:
     with pytest.raises(BadJob) as caught:
         TokenCounter("gpt-4", name)
     assert all(known in str(caught.value) for known in ("`tokenizer`", *ENCODINGS))
+
+
+def test_what_is_neither_text_nor_parts_counts_as_its_json(counter: TokenCounter) -> None:
+    """Function calls in a history are counted as the JSON that is sent."""
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    as_json = json.dumps(calls, separators=(",", ":"))
+    counted = counter.count_chats([[{"role": "assistant", "tool_calls": calls}]])
+    assert counted == [3 + 3 + 1 + counter.count_text(as_json)]
+    mixed = [{"text": "Hello"}, {"image": "x"}]
+    as_json = json.dumps(mixed, separators=(",", ":"))
+    assert counter.count_chats([[{"role": "user", "content": mixed}]]) == [3 + 3 + 1 + counter.count_text(as_json)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -14,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from parquill.tasks.disk.answers import AnswerIndex
+from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.schemas import PLAN, result_fields
 from parquill.tasks.errors import BadInput, BadJob
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import make_job
 from parquill.tasks.money.prices import price_of
-from parquill.tasks.records import Action, Estimate
+from parquill.tasks.records import REUSABLE, STATUSES, Action, Estimate, Outcome
 from parquill.tasks.rows.plan import Planner
 from parquill.tasks.rows.source import find_source
 
@@ -539,3 +543,66 @@ def test_redo_refuses_another_input(tmp_path: Path) -> None:
     )
     with pytest.raises(BadInput, match="--redo"):
         planner.plan(Rows())
+
+
+def test_redo_refuses_the_same_rows_of_another_file(tmp_path: Path) -> None:
+    """Rows of the same numbers in a file of another name are other rows."""
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "other.parquet")
+    job = _job(tmp_path / "other.parquet")
+    source, earlier = find_source(job.input), Earlier(_earlier(["ok"]))
+    with pytest.raises(BadInput, match="--redo"):
+        Planner(job, source, price_of(job, DAY), tmp_path, None, earlier, frozenset({"ok"})).plan(Rows())
+
+
+def test_vars_reach_the_templates(tmp_path: Path) -> None:
+    """A job's `vars` are looked up by each row's value."""
+    prompt = {"user": "{{ text }}: {{ vars.words[text] }}"}
+    rows, _ = _plan(tmp_path, {"text": ["fr", "xx"]}, prompt=prompt, vars={"words": {"fr": "Bonjour"}})
+    assert rows.texts == ["fr: Bonjour", None]
+    assert rows.plan("error_code") == [None, "template_error"]
+
+
+def _answered(folder: Path, key: bytes, output: str, **outcome: Any) -> AnswerIndex:
+    """A state folder with one journal, in which one request has this outcome."""
+    journal = folder / "state" / "runs" / "earlier" / "journals" / "000000.journal"
+    journal.parent.mkdir(parents=True)
+
+    async def write() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            written = Journal(journal, {"run_id": "earlier", "shard": 0}, threads)
+            await written.append(Outcome(row=0, key=key.hex(), **outcome))
+            await written.close()
+
+    asyncio.run(write())
+    index = AnswerIndex(folder / "state")
+    index.add_run("earlier", output)
+    index.add_shard("earlier", 0, journal)
+    return index
+
+
+@pytest.mark.parametrize("status", sorted(STATUSES))
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_paid_answer_is_never_paid_again(tmp_path: Path, status: str, elsewhere: bool) -> None:  # noqa: FBT001
+    """A request that any job of the state folder has an answer to is not sent; one that failed is tried again."""
+    first, _ = _plan(tmp_path, {"text": ["a", "b", "a"]})
+    job = _job(tmp_path / "in.parquet")
+    key, output = first.plan("request_key")[0], "elsewhere" if elsewhere else job.output
+    outcome = {"status": status, "cost_nano": 7, "in_doubt_nano": 3, "attempts": 2, "usage": (9, 1, 5, 0)}
+    answers = _answered(tmp_path, key, output, **outcome)
+    rows = Rows()
+    try:
+        total = Planner(job, find_source(job.input), price_of(job, DAY), tmp_path, answers).plan(rows)
+    finally:
+        answers.close()
+    send, same, reuse = Action.SEND, Action.SAME, Action.REUSE
+    if status in REUSABLE:
+        assert rows.plan("action") == [reuse, send, reuse]
+        # the cost of an answer is shown once, by the output that paid for it
+        assert rows.plan("carries_cost") == [not elsewhere, True, False]
+        assert rows.plan("carried_cost_nano") == [0, 0, 0]
+        assert total.result().to_send == 1
+    else:
+        assert rows.plan("action") == [send, send, same]
+        carried = [0, 0, 0] if elsewhere else [7, 3, 2]
+        assert [rows.plan(f"carried_{name}")[0] for name in ("cost_nano", "in_doubt_nano", "attempts")] == carried
+        assert rows.plan("carried_usage") == [None if elsewhere else [9, 1, 5, 0], None, None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.schemas import PLAN
 from parquill.tasks.disk.state import Folders
@@ -20,6 +23,7 @@ from parquill.tasks.errors import BadInput, BadJob
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import make_job
 from parquill.tasks.place import place
+from parquill.tasks.records import Action, Outcome
 from parquill.tasks.rows.prepare import RunOptions, check_rejected, estimate_job, look, prepare_run
 from parquill.tasks.rows.preview import preview_rows
 from tests.tasks.rows.test_plan import COLUMNS, VIEWS
@@ -323,3 +327,68 @@ def test_a_preview_shows_requests_as_they_are_sent(tmp_path: Path) -> None:
     assert shown[1]["body"] is None
     assert "'text' is null" in shown[1]["error"]
     assert shown[2]["error"] == "the same request as an earlier row"
+
+
+def _finished(run: Run, **rows: int) -> None:
+    """Leave behind what a finished run leaves: its manifest and its parts, and nothing under way."""
+    output = Path(run.job.output)
+    (output / "results").mkdir(exist_ok=True)
+    (output / "results" / "part.parquet").touch()
+    manifest = {"digest": run.digest, "rows": {"failed": 0, "not_sent": 0, **rows}, "parts": [{"file": "part.parquet"}]}
+    (output / ".parquill" / "manifest.json").write_bytes(orjson.dumps(manifest))
+    (output / ".parquill" / "current.json").unlink()
+
+
+def test_a_finished_job_has_nothing_to_do(tmp_path: Path) -> None:
+    """Started again after its end, a job plans nothing and does not even begin to get ready."""
+    job = _job(tmp_path, {"text": ["a"]})
+    begun: list[str] = []
+    Folders.of(job).create()
+    first = prepare_run(job, OPTIONS, lambda: begun.append("first"))
+    assert first is not None
+    assert prepare_run(job, OPTIONS, lambda: begun.append("going on")) is not None
+    _finished(first)
+    assert prepare_run(job, OPTIONS, lambda: begun.append("never")) is None
+    assert begun == ["first", "going on"]
+
+
+@pytest.mark.parametrize("changed", ["failed", "not_sent", "input", "settings", "a part is gone"])
+def test_a_finished_job_has_something_to_do_again(tmp_path: Path, changed: str) -> None:
+    """Rows that failed or were not sent, other input or settings, and lost results make a new run."""
+    job = _job(tmp_path, {"text": ["a"]})
+    run = _prepare(job)
+    _finished(run, **({changed: 1} if changed in {"failed", "not_sent"} else {}))
+    if changed == "input":
+        _job(tmp_path, {"text": ["a", "b"]})
+    if changed == "settings":
+        job = _job(tmp_path, max_output_tokens=11)
+    if changed == "a part is gone":
+        (tmp_path / "out/results/part.parquet").unlink()
+    begun: list[str] = []
+    again = prepare_run(job, OPTIONS, lambda: begun.append("again"))
+    assert again is not None
+    assert again.run_id != run.run_id
+    assert begun == ["again"]
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_answers_are_found_also_when_their_index_is_lost(tmp_path: Path, indexed: bool) -> None:  # noqa: FBT001
+    """The journals are the truth: without answers.sqlite every answer in them is still found, and not paid again."""
+    first = _prepare(_job(tmp_path, {"text": ["a"]}))
+    key = _rows(first).column(f"{PLAN}request_key")[0].as_py()
+
+    async def answer() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            journal = Journal(first.folder.journal(0), {"run_id": first.run_id, "shard": 0}, threads)
+            await journal.append(Outcome(row=0, key=key.hex(), status="ok", completion="Hi", cost_nano=5))
+            await journal.close()
+
+    asyncio.run(answer())
+    if not indexed:
+        for path in (tmp_path / "out/.parquill").glob("answers.sqlite*"):
+            path.unlink()
+    again = _prepare(_job(tmp_path, {"text": ["a", "b"]}))
+    assert again.run_id != first.run_id
+    assert _rows(again).column(f"{PLAN}action").to_pylist() == [Action.REUSE, Action.SEND]
+    assert _rows(again).column(f"{PLAN}carries_cost").to_pylist() == [True, True]
+    assert again.estimate.to_send == 1

@@ -336,3 +336,12 @@ def test_parameters_out_of_range_reject_their_row(name: str, good: tuple[Any, ..
             check_parameters({name: value})
         assert caught.value.code == "bad_parameters"
         assert name in caught.value.message
+
+
+def test_text_that_is_no_json_is_told_from_other_json() -> None:
+    """The sentence says what is wrong with parameters and messages of text."""
+    for check, what in ((check_parameters, "the parameters are not"), (check_messages, "the messages are not")):
+        with pytest.raises(RowFault, match=f"^{what} JSON$"):
+            check("{")
+        with pytest.raises(RowFault, match=f"^{what} a (mapping|list)"):
+            check("5")

@@ -148,11 +148,14 @@ def test_a_null_is_named(template: str) -> None:
         ("{% if v is defined %}a{% endif %}", "a"),
         ("{% if v is undefined %}a{% else %}b{% endif %}", "b"),
         ("{{ v | default(w, true) }}", "else"),
+        ("{{ 'a' if s.inner is none else 'b' }}", "a"),
+        ("{{ 'a' if s.inner is defined else 'b' }}", "a"),
+        ("{{ 'a' if w is none else 'b' }}", "b"),
     ],
 )
 def test_a_null_can_be_handled(template: str, text: str) -> None:
     """`default`, `if`, `or` and the tests for none take a null as one expects."""
-    assert _render(template, {"v": None, "w": "else"}) == text
+    assert _render(template, {"v": None, "w": "else", "s": {"inner": None}}) == text
 
 
 def test_nulls_inside_a_struct() -> None:
@@ -246,6 +249,7 @@ def test_an_unknown_name_is_told_with_the_nearest() -> None:
         ("{{ descripton }}", "did you mean 'description'?"),
         ("{{ zzz }}", "the columns are Title, description, price"),
         ("{{ vars.x }}", "`prompt.user` uses 'vars'"),
+        ("{{ lipsum() }}", "`prompt.user` uses 'lipsum'"),
     ):
         with pytest.raises(BadJob) as caught:
             Templates(None, template, columns, None)

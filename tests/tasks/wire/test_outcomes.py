@@ -172,7 +172,9 @@ def test_codes_are_one_closed_set() -> None:
 @pytest.mark.parametrize(
     ("status", "code"),
     [
+        (300, "redirect"),
         (301, "redirect"),
+        (399, "redirect"),
         (302, "redirect"),
         (308, "redirect"),
         (400, "bad_request"),

@@ -6,6 +6,7 @@ import copy
 import logging
 import pickle
 import traceback
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -137,3 +138,32 @@ def test_a_key_is_not_copied_or_written_as_json() -> None:
         with pytest.raises(TypeError) as caught:
             way(key)
         assert CANARY not in str(caught.value)
+
+
+def _block(monkeypatch: pytest.MonkeyPatch, load: Any) -> Key | None:
+    """Read a key from a Prefect block; only the way to Prefect's server is replaced."""
+    from prefect.blocks.system import Secret
+
+    monkeypatch.setattr(Secret, "load", load)
+    return read_key(Endpoint(base_url="https://api.example/v1", api_key_block="my-key"))
+
+
+def test_a_key_from_a_prefect_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Secret block's value is a key like any other: by its name, stripped, checked."""
+    key = _block(monkeypatch, lambda name: SimpleNamespace(get=lambda: f"{CANARY}-{name}\n"))
+    assert key is not None
+    assert key.header() == f"Bearer {CANARY}-my-key"
+    with pytest.raises(BadJob, match="the Prefect Secret block my-key holds quotes") as caught:
+        _block(monkeypatch, lambda _: SimpleNamespace(get=lambda: f"{CANARY} two"))
+    assert CANARY not in str(caught.value)
+
+
+def test_a_block_that_cannot_be_read_is_named_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever Prefect says about a block may hold its value: only its name is told."""
+
+    def load(_: str) -> None:
+        raise ValueError(f"cannot parse {CANARY}")
+
+    with pytest.raises(BadJob, match="^the Prefect Secret block my-key cannot be read$") as caught:
+        _block(monkeypatch, load)
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
