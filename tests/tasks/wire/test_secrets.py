@@ -145,7 +145,7 @@ def _block(monkeypatch: pytest.MonkeyPatch, load: Any) -> Key | None:
     from prefect.blocks.system import Secret
 
     monkeypatch.setattr(Secret, "load", load)
-    return read_key(Endpoint(base_url="https://api.example/v1", api_key_block="my-key"))
+    return read_key(Endpoint.model_validate({"base_url": "https://api.example/v1", "api_key_block": "my-key"}))
 
 
 def test_a_key_from_a_prefect_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +164,6 @@ def test_a_block_that_cannot_be_read_is_named_only(monkeypatch: pytest.MonkeyPat
     def load(_: str) -> None:
         raise ValueError(f"cannot parse {CANARY}")
 
-    with pytest.raises(BadJob, match="^the Prefect Secret block my-key cannot be read$") as caught:
+    with pytest.raises(BadJob, match=r"^the Prefect Secret block my-key cannot be read$") as caught:
         _block(monkeypatch, load)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
