@@ -243,3 +243,14 @@ def test_killed_at_any_moment_it_goes_on(service: FakeService, tmp_path: Path, s
     doubt = sum((row["in_doubt_usd"] for row in results(settings)), Decimal(0))
     assert (doubt > 0) or twice == 0
     assert run_steps(settings) is None
+
+
+def test_a_result_file_that_was_cut_is_written_again(service: FakeService, tmp_path: Path) -> None:
+    """Results that are not whole are no reason to do nothing: they are written again, and nothing is paid."""
+    settings = job_of(tmp_path, _texts(10), service.url)
+    run_steps(settings)
+    part = next((tmp_path / "out" / "results").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:100])
+    assert run_steps(settings) is not None
+    assert _billed(service) == 10
+    assert [row["status"] for row in results(settings)] == ["ok"] * 10

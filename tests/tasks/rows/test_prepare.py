@@ -334,7 +334,8 @@ def _finished(run: Run, **rows: int) -> None:
     output = Path(run.job.output)
     (output / "results").mkdir(exist_ok=True)
     (output / "results" / "part.parquet").touch()
-    manifest = {"digest": run.digest, "rows": {"failed": 0, "not_sent": 0, **rows}, "parts": [{"file": "part.parquet"}]}
+    parts = [{"file": "part.parquet", "bytes": 0}]
+    manifest = {"digest": run.digest, "rows": {"failed": 0, "not_sent": 0, **rows}, "parts": parts}
     (output / ".parquill" / "manifest.json").write_bytes(orjson.dumps(manifest))
     (output / ".parquill" / "current.json").unlink()
 
