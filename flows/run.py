@@ -34,7 +34,7 @@ def run_job(
     folders = Folders.of(placed)
     read_key(placed.endpoint)  # a missing key is found now, and not after an hour of reading
     folders.create()
-    with hold(folders, f"the job {job.name}"):
+    with _interrupted_by_sigterm(), hold(folders, f"the job {job.name}"):
         server = EmbeddedServer()
 
         def work_ahead() -> None:
@@ -82,6 +82,20 @@ def _run_flow(
     summary = latest_summary(folders.output)
     show_summary(summary, str(folders.output))
     return summary, error
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Before anything is sent SIGTERM is what Ctrl-C is: half a plan is removed, and the exit code is 130."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise Interrupted("interrupted before anything was sent")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -129,6 +129,19 @@ def test_redo_does_only_what_it_names(service: FakeService, tmp_path: Path) -> N
     _check_sums(*done, after)
 
 
+def test_a_redo_that_was_cut_off_is_not_forgotten(service: FakeService, tmp_path: Path) -> None:
+    """A plain run goes on with a `--redo` that had begun to pay, and its answers are in the results."""
+    service.configure(output_tokens="fixed:90")
+    settings = job_of(tmp_path, _texts(20), service.url)
+    run_steps(settings)
+    service.configure(output_tokens="fixed:7", faults=[{"kind": "status:401", "after": 5}])
+    run_steps(settings, redo=["truncated"])  # stops on the way
+    service.configure(faults=[])
+    assert run_steps(settings) is not None
+    assert [row["status"] for row in results(settings)] == ["ok"] * 20
+    assert run_steps(settings) is None
+
+
 def test_failed_rows_are_tried_again_and_no_others(service: FakeService, tmp_path: Path) -> None:
     """The same command tries failed rows again; what was refused or cut is kept."""
     service.configure(

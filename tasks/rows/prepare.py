@@ -130,7 +130,7 @@ def prepare_run(job: Job, options: RunOptions, work_ahead: Callable[[], None] = 
     folders = Folders.of(job)
     digest = digest_of(job, source.fingerprint, options.limit)
     current = current_run(folders)
-    if current is not None and (current.digest, current.redo) == (digest, options.redo):
+    if current is not None and current.digest == digest and _goes_on(current, options):
         work_ahead()
         found = _with(current, job)
         found.save_job()
@@ -139,6 +139,11 @@ def prepare_run(job: Job, options: RunOptions, work_ahead: Callable[[], None] = 
         return None
     work_ahead()
     return _plan(job, options, source, digest)
+
+
+def _goes_on(current: Run, options: RunOptions) -> bool:
+    """Whether a start goes on with an unfinished run: the same one, or a `--redo` that has paid and was cut off."""
+    return current.redo == options.redo or (not options.redo and any(journals_of(current.folder.path)))
 
 
 def _with(run: Run, job: Job) -> Run:

@@ -182,7 +182,8 @@ def sending(run: Run, transport: Callable[[], httpx.AsyncBaseTransport] = aiohtt
             opened.request_stop(0)
         yield opened
     except BaseException:
-        opened.close(grace_s=GRACE_S)
+        # whoever was asked to stop already and is asked again stops at once
+        opened.close(grace_s=0 if stop_requested.is_set() else GRACE_S)
         raise
     else:
         opened.close()
