@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 import pyarrow as pa
@@ -125,10 +126,20 @@ def _kind(schema: Any) -> str:
 
 
 def _target(reference: str, root: dict[str, Any]) -> Any:
-    """What a local $ref points at. Raises BadJob when it points at nothing, or elsewhere."""
-    target: Any = root if reference == "#" or reference.startswith("#/") else None
-    for part in reference[2:].split("/") if len(reference) > 1 else ():
-        target = target.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(target, dict) else None
+    """What a local pointer points at; an empty schema for other references. Raises BadJob when it points at nothing."""
+    if reference != "#" and not reference.startswith("#/"):
+        if not reference.startswith("#"):
+            known = root.get("$id"), *(v.get("$id") for v in (root.get("$defs") or {}).values() if isinstance(v, dict))
+            if reference.split("#", maxsplit=1)[0] not in known:
+                raise BadJob(f"`response_format`: the $ref {reference!r} points at nothing in the schema")
+        return {}  # an anchor or an embedded id: the validator resolves it, the column is JSON text
+    target: Any = root
+    for part in unquote(reference[2:]).split("/") if len(reference) > 1 else ():
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(target, list) and name.isdigit() and int(name) < len(target):
+            target = target[int(name)]
+        else:
+            target = target.get(name) if isinstance(target, dict) else None
     if target is None:
         raise BadJob(f"`response_format`: the $ref {reference!r} points at nothing in the schema")
     return target
@@ -140,9 +151,15 @@ def check_references(schema: Any, root: dict[str, Any]) -> None:
     while waiting:
         found = waiting.pop()
         if isinstance(found, dict):
-            if isinstance(found.get("$ref"), str):
+            if isinstance(found.get("$ref"), str) and "$id" not in found:
                 _target(found["$ref"], root)
-            waiting.extend(found.values())
+            # what these hold are values, not schemas; below an id of its own a pointer starts there
+            waiting.extend(
+                value
+                for name, value in found.items()
+                if name not in {"const", "enum", "default", "examples"}
+                and not (isinstance(value, dict) and "$id" in value)
+            )
         elif isinstance(found, list):
             waiting.extend(found)
 

@@ -156,7 +156,7 @@ def _nothing_to_do(folders: Folders, digest: str) -> bool:
         manifest is not None
         and manifest["digest"] == digest
         and not manifest["rows"]["failed"] + manifest["rows"]["not_sent"]
-        and all(_size(folders.output / "results" / part["file"]) == part["bytes"] for part in manifest["parts"])
+        and all(_size(folders.output / "results" / part["file"]) == part.get("bytes") for part in manifest["parts"])
     )
 
 

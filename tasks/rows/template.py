@@ -43,20 +43,26 @@ class _Null(StrictUndefined):
     __hash__ = object.__hash__  # type: ignore[assignment]
 
 
-def _mark_nulls(value: Any, name: str) -> Any:
+def _mark_nulls(value: Any, name: str, null: type[_Null] = _Null) -> Any:
     """A cell with its nulls, also those in structs and lists, made into ones that cannot become text."""
     if value is None:
-        return _Null(name=name)
+        return null(name=name)
     if isinstance(value, dict):
-        return {key: _mark_nulls(inner, f"{name}.{key}") for key, inner in value.items()}
+        return {key: _mark_nulls(inner, f"{name}.{key}", _InnerNull) for key, inner in value.items()}
     if isinstance(value, bytes):
         try:
             return value.decode()
         except UnicodeDecodeError:
             raise RowFault("invalid_utf8", f"{name} is not valid UTF-8") from None
-    if isinstance(value, list):
-        return [_mark_nulls(inner, f"{name}[]") for inner in value]
+    if isinstance(value, list | tuple):  # an Arrow map is a list of pairs
+        return type(value)(_mark_nulls(inner, f"{name}[]", _InnerNull) for inner in value)
     return value
+
+
+def _json_null(value: Any) -> None:
+    # inside a document null is a value; a whole cell that is null must still be handled
+    if not isinstance(value, _InnerNull):
+        raise TypeError
 
 
 def _visible(value: Any) -> Any:
@@ -66,10 +72,16 @@ def _visible(value: Any) -> Any:
     return value
 
 
+class _InnerNull(_Null):
+    """A null field of a struct or item of a list: as a null cell, but JSON may hold it."""
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     env = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_visible
     )
+    # JSON has a word for a null
+    env.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": _json_null}
     env.tests["none"] = lambda value: value is None or isinstance(value, _Null)
     env.tests["defined"] = lambda value: isinstance(value, _Null) or not isinstance(value, StrictUndefined)
     env.tests["undefined"] = lambda value: isinstance(value, StrictUndefined) and not isinstance(value, _Null)

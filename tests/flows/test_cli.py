@@ -478,3 +478,35 @@ def test_an_unforeseen_error_tells_its_place_and_not_its_text(
     assert ended.code == 1
     assert "unexpected ZeroDivisionError at test_cli.py:" in ended.err
     assert "CANARY" not in ended.out + ended.err
+
+
+def test_comparing_models(shell: Shell) -> None:
+    """`--compare` prices the same rows for other models, the cheapest first, as JSON on stdout or for people."""
+    shell.write(["one", "two"])
+    found = shell("estimate", "job.yaml", "--json", "--compare", "gpt-4o,gpt-4o-mini").json
+    assert found["rows"] == 2
+    assert {entry["model"] for entry in found["models"]} == {"gpt-4o", "gpt-4o-mini"}
+    costs = [Decimal(entry["estimate"]["cost_usd_expected"]) for entry in found["models"]]
+    assert costs == sorted(costs)
+    ended = shell("estimate", "job.yaml", "--compare", "gpt-4o")
+    assert (ended.code, ended.out) == (0, "")
+    assert "gpt-4o" in ended.err
+    assert shell("estimate", "job.yaml", "--compare", "gpt-4o-mni").code == 2
+
+
+def test_prices_of_another_day(shell: Shell) -> None:
+    """`--prices-on` uses the prices of that day, and leaves the paths on theirs."""
+    shell.write(["one"])
+    words = ("estimate", "job.yaml", "--json", "--set", "model=gpt-3.5-turbo", "--prices-on")
+    assert shell(*words, "2023-04-01").json["cost_usd_worst"] == "0.000216000"  # (8 + 100) tokens at $2 a million
+    assert shell(*words, "2026-11-23").json["cost_usd_worst"] == "0.000154000"
+
+
+def test_ctrl_c_exits_130(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is interrupted exits 130, without a traceback."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("parquill.flows.cli.load_job", interrupt)
+    assert shell("estimate", "job.yaml").code == 130

@@ -281,3 +281,24 @@ def test_a_value_of_vars_may_name_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert job.vars == {"glossary": {"fr": "Bonjour"}, "list": ["\U0001f600"], "tone": "formal", "year": 2026}
     with pytest.raises(BadJob, match=r"`vars\.glossary` missing\.yaml"):
         _place(tmp_path, monkeypatch, vars={"glossary": "missing.yaml"})
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [("{date-1}", date.min), ("{date+1}", date.max), ("{month-1}", date.min), ("{month+1}", date.max)],
+)
+def test_days_beyond_the_calendar_are_refused(text: str, day: date) -> None:
+    """A day or month that no calendar has is refused, and the last that it has is not."""
+    with pytest.raises(BadJob, match="no calendar"):
+        expand_dates(text, day)
+    assert expand_dates("{date}", day) == day.isoformat()
+    assert expand_dates("{month}", day) == day.isoformat()[:7]
+
+
+@pytest.mark.parametrize("setting", ["input", "output", "state"])
+def test_the_home_of_nobody_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    """`~name` of a user who is not there is refused, `~` is the user's own home."""
+    with pytest.raises(BadJob, match="a user who is not there"):
+        _place(tmp_path, monkeypatch, **{setting: "~nobody-of-that-name/x"})
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert getattr(_place(tmp_path, monkeypatch, **{setting: "~/x"}), setting) == str(tmp_path / "home" / "x")

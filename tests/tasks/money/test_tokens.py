@@ -224,3 +224,11 @@ def test_what_is_neither_text_nor_parts_counts_as_its_json(counter: TokenCounter
     mixed = [{"text": "Hello"}, {"image": "x"}]
     as_json = json.dumps(mixed, separators=(",", ":"))
     assert counter.count_chats([[{"role": "user", "content": mixed}]]) == [3 + 3 + 1 + counter.count_text(as_json)]
+
+
+def test_memory_does_not_grow_with_the_rows() -> None:
+    """What is remembered between batches of chats is bounded, however many different texts there are."""
+    counted = TokenCounter("gpt-4o-mini")
+    for batch in range(12):
+        counted.count_chats([[{"role": "user", "content": f"row {batch} {n}"}] for n in range(1_000)])
+        assert len(counted._seen) <= 5_100

@@ -1,0 +1,17 @@
+"""Since the fix of 13, {{ struct | tojson }} with a null field rejects its row as "TypeError for this row"; it was {"a": null}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from parquill.tasks.rows.template import Templates
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [({"a": None, "b": 1}, '{"a": null, "b": 1}'), (["x", None], '["x", null]'), (None, "null")]
+)
+def test_json_has_a_null_of_its_own(value: Any, text: str) -> None:
+    """`tojson` handles a null: JSON writes it as null, which no model takes for the word None."""
+    assert Templates(None, "{{ v | tojson }}", ["v"], None).render({"v": value})[0]["content"] == text

@@ -1,0 +1,14 @@
+"""A null inside an Arrow map (pairs, that is tuples) still becomes "None": `_mark_nulls` looks into dict and list only."""
+
+from __future__ import annotations
+
+import pytest
+
+from parquill.tasks.rows.template import RowFault, Templates
+
+
+@pytest.mark.parametrize("template", ["{{ m }}", "{{ m[0][1] | upper }}", "{{ m[0][1] ~ 'x' }}"])
+def test_a_null_in_a_map_never_becomes_text(template: str) -> None:
+    """A null that the template does not handle rejects its row, also where it is a map's value."""
+    with pytest.raises(RowFault):
+        Templates(None, template, ["m"], None).render({"m": [("k", None)]})
