@@ -37,6 +37,19 @@ class _Date(click.ParamType[date]):
             self.fail(f"{value!r} is not a day such as 2026-11-23", param, ctx)
 
 
+class _PilotRows(click.ParamType[int]):
+    """A number of rows; `auto` is 0."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        rows = 0 if text == "auto" else int(text) if text.isascii() and text.isdecimal() else -1
+        if rows < 0 or rows > 1_000_000 or text == "0":
+            self.fail(f"{value!r} is neither a number of rows from 1 to 1,000,000 nor auto", param, ctx)
+        return rows
+
+
 def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.argument("job", type=click.Path(path_type=Path)),
@@ -95,6 +108,12 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
 @cli.command()
 @_job_options
 @click.option("--limit", type=click.IntRange(1), help="Only the first N rows of the input.")
+@click.option(
+    "--pilot",
+    type=_PilotRows(),
+    help="Complete N rows first, or `auto`: as many as ±5 % takes, for at most 1 % of the budget. They are paid, and "
+    "`run` goes on from them.",
+)
 @click.option("--compare", metavar="MODEL,...", help="Price the same rows for these models too, and for batch.")
 @click.option("--prices-on", type=_Date(), help="Use the prices of another day.")
 def estimate(
@@ -103,49 +122,53 @@ def estimate(
     day: date | None,
     as_json: bool,
     limit: int | None,
+    pilot: int | None,
     compare: str | None,
     prices_on: date | None,
 ) -> None:
-    """Count what the job would cost; nothing is sent, no key is needed. Exit 3 when it does not fit the budget."""
-    from parquill.flows.console import show_estimate
-    from parquill.tasks.money.estimate import flat_estimate
-    from parquill.tasks.money.gate import check_largest, judge
-    from parquill.tasks.money.prices import price_of
-    from parquill.tasks.rows.prepare import check_rejected, estimate_job
+    """Count what the job would cost; exit 3 when it does not fit the budget.
 
+    Nothing is sent and no key is needed, but with `--pilot`.
+    """
+    from parquill.flows.console import say, show_estimate
+    from parquill.flows.estimating import estimate_placed
+
+    if pilot is not None and prices_on is not None:
+        raise click.UsageError("--pilot pays today's prices; look at those of --prices-on without it")
     placed, options = _place(load_job(job, overrides), day, limit)
     if prices_on is not None:
         options = replace(options, day=prices_on)
+    found = _pilot(placed, options, pilot) if pilot is not None else None
+    if found is not None and found.sentence:
+        say(found.sentence)
     if compare:
         from parquill.flows.show import show_comparison
         from parquill.tasks.rows.compare import compare_models
 
-        found = compare_models(placed, options, [name.strip() for name in compare.split(",") if name.strip()])
-        _print_json(found) if as_json else show_comparison(found)
+        table = compare_models(placed, options, [name.strip() for name in compare.split(",") if name.strip()])
+        _print_json(table) if as_json else show_comparison(table)
         return
-    total = estimate_job(placed, options)
-    result, price = total.result(), price_of(placed, options.day)
-    month = None
-    if placed.budget.monthly_usd is not None:
-        from parquill.tasks.money.month import booked_by_others
-
-        month = booked_by_others(placed)
-    verdict = judge(placed, result, price, None, month)
-    error: ParquillError | None = None
-    try:
-        check_rejected(placed, total)
-        check_largest(placed, result)
-    except ParquillError as found_bad:
-        error = found_bad
+    found = found or estimate_placed(placed, options)
     if as_json:
-        told = {"error": str(error), "exit_code": error.exit_code} if error else {}
-        _print_json({**flat_estimate(placed, result, fits=verdict.fits), **told})
+        _print_json(found.as_dict())
     else:
-        show_estimate(result, verdict, price)
-    if error is not None:
-        raise _Told(error)
-    if not verdict.fits:
+        show_estimate(found.estimate, found.verdict, found.price, found.completed)
+    if found.error is not None:
+        raise _Told(found.error)
+    if not found.verdict.fits:
         sys.exit(3)
+
+
+def _pilot(job: Job, options: Any, rows: int) -> Any:
+    from parquill.flows.console import say, show_bar
+    from parquill.flows.estimating import estimate_with_pilot
+    from parquill.flows.run import interrupted_by_sigterm, stop_on_signal
+
+    with interrupted_by_sigterm(), stop_on_signal(), show_bar():
+        found = estimate_with_pilot(job, options, rows or None)
+    if found is None:
+        say("no pilot: every row has its answer already")
+    return found
 
 
 @cli.command()

@@ -39,15 +39,16 @@ def _pairs(pairs: dict[str, str]) -> Table:
     return table
 
 
-def show_estimate(estimate: Estimate, verdict: Verdict, price: Price) -> None:
-    """The estimate before anything is sent."""
+def show_estimate(estimate: Estimate, verdict: Verdict, price: Price, completed: int = 0) -> None:
+    """The estimate; `completed` rows of it have their outcome already."""
     about = "" if estimate.exact else " (approximate: the model's own tokenizer is not public)"
     pairs = {
         "rows": f"{estimate.rows:,}",
-        "rows to send": f"{estimate.to_send:,}",
+        "rows to send": f"{estimate.to_send - completed:,}" + (f" ({completed:,} are completed)" if completed else ""),
         f"prompt tokens{about}": f"{estimate.prompt_tokens:,}",
         "completion tokens, expected": f"{estimate.completion_tokens_expected:,}",
         "cost, expected": dollars(estimate.cost_expected),
+        **interval(estimate),
         "cost, p90": dollars(estimate.cost_p90),
         "cost, worst case": dollars(estimate.cost_worst),
     }
@@ -58,6 +59,13 @@ def show_estimate(estimate: Estimate, verdict: Verdict, price: Price) -> None:
     say(verdict.sentence)
     if verdict.warning:
         say(f"warning: {verdict.warning}")
+
+
+def interval(estimate: Estimate) -> dict[str, str]:
+    """The 90 % interval, where there were answers to learn from."""
+    if estimate.cost_low is None or estimate.cost_high is None:
+        return {}
+    return {"cost, 90 % interval": f"{dollars(estimate.cost_low)} to {dollars(estimate.cost_high)}"}
 
 
 def show_summary(summary: dict[str, Any], output: str) -> None:

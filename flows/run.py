@@ -34,7 +34,7 @@ def run_job(
     folders = Folders.of(placed)
     read_key(placed.endpoint)  # a missing key is found now, and not after an hour of reading
     folders.create()
-    with _interrupted_by_sigterm(), hold(folders, f"the job {job.name}"):
+    with interrupted_by_sigterm(), hold(folders, f"the job {job.name}"):
         server = EmbeddedServer()
 
         def work_ahead() -> None:
@@ -59,7 +59,8 @@ def _show(run: Run, month: int | None) -> None:
     totals = run.totals()
     if totals.sent:
         say(f"going on with run {run.run_id}: {totals.sent:,} requests were sent before")
-    show_estimate(run.estimate, judge(run.job, run.estimate, run.price, totals, month), run.price)
+    verdict = judge(run.job, run.estimate, run.price, totals, month)
+    show_estimate(run.estimate, verdict, run.price, sum(totals.statuses.values()))
 
 
 def _run_flow(
@@ -71,7 +72,7 @@ def _run_flow(
 
     error: ParquillError | None = None
     try:
-        with _stop_on_signal(), show_bar():
+        with stop_on_signal(), show_bar():
             complete_prompts(job=job, date=day, limit=limit, redo=list(redo) or None)
     except ParquillError as raised:
         if raised.exit_code in {2, 3}:
@@ -85,7 +86,7 @@ def _run_flow(
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def interrupted_by_sigterm() -> Iterator[None]:
     """Before anything is sent SIGTERM is what Ctrl-C is: half a plan is removed, and the exit code is 130."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -99,7 +100,7 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stop_on_signal() -> Iterator[None]:
+def stop_on_signal() -> Iterator[None]:
     """The first Ctrl-C or SIGTERM stops gently, the second at once."""
     from parquill.tasks.wire.sending import request_stop_all
 

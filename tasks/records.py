@@ -45,6 +45,11 @@ class Estimate:
     basis: str
     largest_request: int  # prompt and output tokens of the largest request
     exact: bool
+    cost_low: int | None = None  # with cost_high the central 90 %; None without answers to learn from
+    cost_high: int | None = None
+    output_shares: list[tuple[int, float]] = field(default_factory=list)  # by bin of output length, see money.lengths
+    paid: int = 0  # what rows that had their outcome when this was estimated cost, and their worst case
+    paid_worst: int = 0
     rejected: dict[str, int] = field(default_factory=dict)  # error code -> rows
     first_rejected: str | None = None
 

@@ -59,7 +59,11 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) 
         f"| rows | {estimate.rows:,} |\n| rows to send | {estimate.to_send:,} |",
         f"| prompt tokens{'' if estimate.exact else ' (approximate)'} | {estimate.prompt_tokens:,} |",
         f"| completion tokens, expected | {estimate.completion_tokens_expected:,} |",
-        f"| cost, expected | {dollars(estimate.cost_expected)} |\n| cost, p90 | {dollars(estimate.cost_p90)} |",
+        f"| cost, expected | {dollars(estimate.cost_expected)} |",
+        ""
+        if estimate.cost_low is None or estimate.cost_high is None
+        else f"| cost, 90 % interval | {dollars(estimate.cost_low)} to {dollars(estimate.cost_high)} |",
+        f"| cost, p90 | {dollars(estimate.cost_p90)} |",
         f"| cost, worst case | {dollars(estimate.cost_worst)} |\n",
         f"\n{escape(estimate.basis)}. Prices: {escape(price.source)}, {escape(price.version)}.",
     ]

@@ -24,7 +24,9 @@ CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, run_id TEXT UNIQUE,
 CREATE TABLE IF NOT EXISTS answers (
     key BLOB PRIMARY KEY, run INTEGER, shard INTEGER, offset INTEGER, length INTEGER, status TEXT
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS indexed (run INTEGER, shard INTEGER, PRIMARY KEY (run, shard)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS indexed_to (
+    run INTEGER, shard INTEGER, size INTEGER, PRIMARY KEY (run, shard)
+) WITHOUT ROWID;
 """
 _FIND = """
 SELECT key, run_id, shard, offset, length, status, output FROM answers JOIN runs ON run = number WHERE key IN (?)
@@ -84,6 +86,7 @@ class AnswerIndex:
 
     def add_shard(self, run_id: str, shard: int, journal: Path) -> None:
         """Index the outcomes of one journal; a later outcome for a key takes the place of an earlier one."""
+        size = journal.stat().st_size
         rows = [
             (bytes.fromhex(entry.record["key"]), shard, entry.offset, entry.length, entry.record["status"])
             for entry in read_journal(journal)
@@ -98,15 +101,17 @@ class AnswerIndex:
                 "WHERE excluded.status != 'failed' OR answers.status = 'failed'",
                 ((key, number, *rest) for key, *rest in rows),
             )
-            connection.execute("INSERT OR IGNORE INTO indexed VALUES (?, ?)", (number, shard))
+            connection.execute("INSERT OR REPLACE INTO indexed_to VALUES (?, ?, ?)", (number, shard, size))
 
-    def missing(self, run_id: str, shards: Iterable[int]) -> list[int]:
-        """Which shards of a run are not indexed yet."""
+    def missing(self, run_id: str, journals: Iterable[tuple[int, Path]]) -> list[tuple[int, Path]]:
+        """Which journals of a run are not indexed to their end: an indexed one grows when its run goes on."""
         with self._lock:
-            found = self._connection.execute(
-                "SELECT shard FROM indexed JOIN runs ON run = number WHERE run_id = ?", (run_id,)
-            ).fetchall()
-        return sorted(set(shards) - {shard for (shard,) in found})
+            found = dict(
+                self._connection.execute(
+                    "SELECT shard, size FROM indexed_to JOIN runs ON run = number WHERE run_id = ?", (run_id,)
+                ).fetchall()
+            )
+        return [(shard, path) for shard, path in journals if found.get(shard) != path.stat().st_size]
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, Place]:
         """Where the outcomes of these keys are; keys without one are left out."""

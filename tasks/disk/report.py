@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
 from parquill.tasks.disk.files import DISK, Disk
+from parquill.tasks.disk.picture import draw_cost, draw_lengths
 
 if TYPE_CHECKING:
     from parquill.tasks.disk.result_rows import RowSums
@@ -28,8 +30,13 @@ th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-
 <h2>Rows</h2><table>{% for name, count in s.rows.items() %}
 <tr><th>{{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
 </table>
-<h2>Money and tokens</h2><table>
+<h2>Money and tokens</h2>
+{{ cost }}
+<table>
 <tr><th>expected<td class="n">${{ s.estimate.cost_usd_expected }}
+{% if s.estimate.cost_usd_low %}<tr><th>90 % interval<td class="n">${{ s.estimate.cost_usd_low }} to
+${{ s.estimate.cost_usd_high }}{% endif %}
+<tr><th>p90<td class="n">${{ s.estimate.cost_usd_p90 }}
 <tr><th>worst case<td class="n">${{ s.estimate.cost_usd_worst }}
 <tr><th>cost<td class="n">${{ s.cost_usd }}<tr><th>in doubt<td class="n">${{ s.in_doubt_usd }}
 <tr><th>saved by reuse<td class="n">${{ s.saved_usd }}
@@ -39,6 +46,9 @@ th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-
 <tr><th>requests {{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
 <tr><th>seconds<td class="n">{{ s.duration_s }}<tr><th>prices<td>{{ s.prices.source }}, {{ s.prices.version }}
 </table>
+{% if lengths %}<h2>Length of the answers</h2>
+<p>Output tokens; the bars are the answers, the line is what was predicted.</p>
+{{ lengths }}{% endif %}
 {% if errors %}<h2>First rows that are not ok</h2><table><tr><th>file<th>row<th>status<th>code<th>what happened
 {% for e in errors %}<tr><td>{{ e.source_file }}<td class="n">{{ e.row_number }}<td>{{ e.status }}<td>{{ e.error_code }}
 <td>{{ e.error_message }}{% endfor %}</table>{% endif %}
@@ -50,8 +60,20 @@ th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-
 """
 
 
-def write_report(path: Path, summary: dict[str, Any], sums: RowSums, disk: Disk = DISK) -> None:
-    """Write the page. Raises DiskFailed."""
+def write_report(
+    path: Path,
+    summary: dict[str, Any],
+    sums: RowSums,
+    predicted: Sequence[Sequence[float]] = (),
+    disk: Disk = DISK,
+) -> None:
+    """Write the page; `predicted` is the share of answers by bin of output length. Raises DiskFailed."""
     page = Environment(autoescape=True).from_string(_PAGE)
-    text = page.render(s=summary, errors=sums.first_errors, slowest=sorted(sums.slowest, reverse=True))
+    text = page.render(
+        s=summary,
+        errors=sums.first_errors,
+        slowest=sorted(sums.slowest, reverse=True),
+        cost=draw_cost(summary["estimate"], summary["cost_usd"]),
+        lengths=draw_lengths(sums.outputs, predicted),
+    )
     disk.write_whole(path, text.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from parquill.tasks.disk.replay import RowState, ShardState
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.schemas import PLAN, USD, fit, parsed_type, result_fields
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.money.lengths import History
+from parquill.tasks.money.lengths import History, output_bin
 from parquill.tasks.records import REUSABLE, STATUSES, Action, Outcome, ShardRef
 from parquill.tasks.wire.outcomes import NOT_SENT_CODES, TABLE
 
@@ -36,6 +37,7 @@ class RowSums:
     saved_nano: int = 0
     usage_unknown: int = 0
     history: History = field(default_factory=History)  # lengths of the answers that this run paid for
+    outputs: Counter[int] = field(default_factory=Counter)  # of the same answers, by bin of output length
     errors: dict[str, int] = field(default_factory=dict)
     first_errors: list[dict[str, Any]] = field(default_factory=list)
     slowest: list[tuple[float, str, int]] = field(default_factory=list)
@@ -110,7 +112,8 @@ class ResultRows:
             if outcome.key != key.hex():
                 raise DamagedJournal(f"the journal of shard rows at {number} answers another request than the plan has")
             if outcome.usage is not None and row["prompt_tokens"] is not None:
-                self._sums.history.add(row["prompt_tokens"], outcome.usage[2])
+                self._sums.history.add(row["prompt_tokens"], outcome.usage, self._run.job.max_output_tokens)
+                self._sums.outputs[output_bin(outcome.usage[2])] += 1
             return _paid(outcome, self._run.run_id)
         if key not in found:
             return self._unfinished(None, row)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquill.tasks.disk.answers import AnswerIndex
+from parquill.tasks.disk.answers import AnswerIndex, journals_of
 from parquill.tasks.disk.files import DISK, Disk, private_folder, read_json, remove_folder
 from parquill.tasks.disk.result_rows import ResultRows, RowSums
 from parquill.tasks.disk.run import Run
@@ -38,9 +38,8 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
     staging.chmod(0o755)
     answers = AnswerIndex(folders.state)
     try:
-        for number in answers.missing(run.run_id, [s.number for s in run.shards if s.to_send]):
-            if run.folder.journal(number).exists():
-                answers.add_shard(run.run_id, number, run.folder.journal(number))
+        for number, journal in answers.missing(run.run_id, journals_of(run.folder.path)):
+            answers.add_shard(run.run_id, number, journal)
         writer = _PartWriter(run, staging, disk)
         sums = RowSums()
         rows = ResultRows(run, answers, sums, "over_budget" if budget_short else "stopped")

@@ -99,7 +99,7 @@ def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk =
     except OSError as error:
         raise DiskFailed(f"cannot create {output / 'history'}: {error.strerror}") from None
     disk.write_json(output / "history" / f"{run.run_id}.json", summary)
-    write_report(output / "report.html", summary, sums, disk)
+    write_report(output / "report.html", summary, sums, run.estimate.output_shares, disk)
     disk.write_json(output / "summary.json", summary)
 
 

@@ -31,8 +31,10 @@ def judge(
     # what has an outcome counts by its true figure; the rest by the same share of expected as of worst
     left = max(0, estimate.cost_worst - spent.worst_nano)
     worst = booked + left
-    expected = booked + (estimate.cost_expected * left // estimate.cost_worst if estimate.cost_worst else 0)
-    facts = f"({estimate.to_send:,} rows to send, {job.model}, prices of {price.version})"
+    open_worst, open_expected = estimate.cost_worst - estimate.paid_worst, estimate.cost_expected - estimate.paid
+    expected = booked + (open_expected * left // open_worst if open_worst else 0)
+    rows = estimate.to_send - sum(spent.statuses.values())
+    facts = f"({rows:,} rows to send, {job.model}, prices of {price.version})"
     limits = []
     if job.budget.run_usd is not None:
         limits.append((nano_of(job.budget.run_usd), f"the budget of {dollars(nano_of(job.budget.run_usd))}"))

@@ -131,6 +131,9 @@ class Ledger:
                         started_at=entry.started_at.isoformat(),
                     )
                 )
+            else:  # a pilot knows better what it will cost
+                expected = RUNS.update().where(RUNS.c.run_id == entry.run_id).values(expected_nano=entry.expected_nano)
+                connection.execute(expected)
             connection.execute(LEASES.delete().where(LEASES.c.run_id == entry.run_id))
             booked = _booked(connection, DAYS.c.run_id == entry.run_id, None)
             self._add(connection, entry.run_id, now, settled - booked.settled, in_doubt - booked.in_doubt)
@@ -197,7 +200,12 @@ class Ledger:
                     "count": seen.count,
                     "total": seen.total,
                     "squares": seen.squares,
+                    "cut": seen.cut,
                     "logs": seen.logs,
+                    "log_squares": seen.log_squares,
+                    "counted": seen.counted,
+                    "prompt": seen.prompt,
+                    "cached": seen.cached,
                 }
                 for number, seen in history.classes.items()
             ]
@@ -216,9 +224,11 @@ class Ledger:
             )
             names = [name for (name,) in connection.execute(latest)]
             found = connection.execute(sa.select(LENGTHS).where(LENGTHS.c.run_id.in_(names))).mappings().all()
-        whole = History(runs=len(names))
+            done = sa.select(sa.func.count()).where(RUNS.c.run_id.in_(names), RUNS.c.finished_at.is_not(None))
+            whole = History(runs=int(connection.execute(done).scalar_one()))
         for row in found:
-            seen = Seen(int(row["count"]), int(row["total"]), int(row["squares"]), float(row["logs"]))
+            sums = {name: int(row[name]) for name in _SUMS}
+            seen = Seen(**sums, logs=float(row["logs"]), log_squares=float(row["log_squares"]))
             whole.classes.setdefault(int(row["class"]), Seen()).merge(seen)
         return whole
 
@@ -336,6 +346,9 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
 def _begin_immediate(connection: sa.Connection) -> None:
     # the lock is taken before the first read, so that nobody comes between the check and the reservation
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+_SUMS = ("count", "total", "squares", "cut", "counted", "prompt", "cached")
 
 
 def month_of(day: date) -> str:

@@ -47,7 +47,12 @@ LENGTHS = sa.Table(  # see money.lengths: what is kept of a run's answers, to pr
     sa.Column("count", sa.BigInteger, nullable=False),
     sa.Column("total", sa.BigInteger, nullable=False),
     sa.Column("squares", sa.Numeric(30, 0), nullable=False),
+    sa.Column("cut", sa.BigInteger, nullable=False),
     sa.Column("logs", sa.Float, nullable=False),
+    sa.Column("log_squares", sa.Float, nullable=False),
+    sa.Column("counted", sa.BigInteger, nullable=False),
+    sa.Column("prompt", sa.BigInteger, nullable=False),
+    sa.Column("cached", sa.BigInteger, nullable=False),
 )
 META = sa.Table(
     "parquill_meta", METADATA, sa.Column("name", sa.String(40), primary_key=True), sa.Column("value", sa.String(200))

@@ -54,11 +54,11 @@ class Price:
             (prompt_tokens - cached_tokens) * band.input + cached_tokens * band.cached + completion_tokens * band.output
         )
 
-    def expected_femto(self, prompt_tokens: int, completion_tokens: float) -> int:
+    def expected_femto(self, prompt_tokens: int, cached_tokens: int, completion_tokens: float) -> int:
         """Cost in femto-dollars of a request whose output is an expectation, no whole number of tokens."""
         thousandths = round(completion_tokens * 1000)
-        base = self.femto(prompt_tokens, 0, 0)
-        return base + (self.femto(prompt_tokens, 0, 1) - base) * thousandths // 1000
+        base = self.femto(prompt_tokens, cached_tokens, 0)
+        return base + (self.femto(prompt_tokens, cached_tokens, 1) - base) * thousandths // 1000
 
     def worst_nano(self, prompt_tokens: int, max_output_tokens: int) -> int:
         """The most that a request can cost, in nano-dollars, rounded up: nothing cached, all output used."""

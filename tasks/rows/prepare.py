@@ -243,11 +243,10 @@ def _open_answers(folders: Folders) -> AnswerIndex:
     for run in folders.runs():
         if not run.plan.exists():
             continue
-        numbers: Sequence[int] = [number for number, _ in journals_of(run.path)]
-        missing = answers.missing(run.run_id, numbers)
+        missing = answers.missing(run.run_id, journals_of(run.path))
         if missing:
             settings = read_json(run.path / "job.json") or {}
             answers.add_run(run.run_id, settings.get("output", ""))
-            for number in missing:
-                answers.add_shard(run.run_id, number, run.journal(number))
+            for number, journal in missing:
+                answers.add_shard(run.run_id, number, journal)
     return answers

@@ -11,7 +11,7 @@ import concurrent.futures
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,17 @@ class Sending:
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def complete(self, shard: ShardRef) -> bool:
-        """Complete what a shard lacks; True when every row of it has its outcome now. Raises DiskFailed."""
+    def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> bool:
+        """Complete what a shard lacks; True when every row of it has its outcome now. Raises DiskFailed.
+
+        `only` names the rows of the shard that are wanted yet; a pilot's.
+        """
         run = self._run
         state = run.state(shard.number)
-        self.sender.progress.done += len(state.outcomes)
+        if only is None:
+            self.sender.progress.done += len(state.outcomes)
         if len(state.outcomes) < shard.to_send:
-            self._call(self._complete(shard, state))
+            self._call(self._complete(shard, state, only))
         journal = run.folder.journal(shard.number)
         if journal.exists():
             self._answers.add_shard(run.run_id, shard.number, journal)
@@ -104,12 +108,12 @@ class Sending:
         run.finish_shard(shard, run.state(shard.number))
         return True
 
-    async def _complete(self, shard: ShardRef, state: Any) -> None:
+    async def _complete(self, shard: ShardRef, state: Any, only: Collection[int] | None) -> None:
         header = {"run_id": self._run.run_id, "shard": shard.number}
         journal = Journal(self._run.folder.journal(shard.number), header, self._disk_threads)
-        await self.sender.complete(self._rows(self._run.folder.shard(shard.number)), journal, state)
+        await self.sender.complete(self._rows(self._run.folder.shard(shard.number), only), journal, state)
 
-    async def _rows(self, path: Path) -> AsyncIterator[SendRow]:
+    async def _rows(self, path: Path, only: Collection[int] | None) -> AsyncIterator[SendRow]:
         loop, job, price = self._loop, self._run.job, self._run.price
         with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
             batches = parquet.iter_batches(batch_size=READ_ROWS, columns=_COLUMNS)
@@ -120,7 +124,7 @@ class Sending:
                     *columns, strict=True
                 ):
                     number += 1
-                    if action != Action.SEND:
+                    if action != Action.SEND or (only is not None and number not in only):
                         continue
                     reserved = self._counter.reserved(tokens)
                     yield SendRow(

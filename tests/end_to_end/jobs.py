@@ -103,12 +103,18 @@ class Jobs:
                 code = ended.code or 0
         return self.done(settings, code, out.getvalue(), err.getvalue())
 
-    def spawn(self, settings: Mapping[str, Any], *arguments: str, environment: Mapping[str, str] = {}) -> Spawned:
-        """Start the real command `parquill run` as a process."""
+    def spawn(
+        self,
+        settings: Mapping[str, Any],
+        *arguments: str,
+        environment: Mapping[str, str] = {},
+        command: str = "run",
+    ) -> Spawned:
+        """Start the real command, `parquill run` or another, as a process."""
         said = self.folder / f"said-{len(self._spawned)}"
         with said.with_suffix(".out").open("wb") as out, said.with_suffix(".err").open("wb") as err:
             process = subprocess.Popen(
-                [PARQUILL, "run", str(self.job_file(settings)), *arguments],
+                [PARQUILL, command, str(self.job_file(settings)), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

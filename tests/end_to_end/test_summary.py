@@ -108,7 +108,7 @@ def test_the_report_is_escaped(jobs: Jobs) -> None:
     page = (jobs.folder / "out" / "report.html").read_text()
     parser = _Tags()
     parser.feed(page)
-    assert parser.tags <= set("html meta title style h1 h2 p table tr th td".split())
+    assert parser.tags <= set("html meta title style h1 h2 p table tr th td svg line rect text polyline".split())
     assert '<script>alert("x")</script>' in parser.text
     assert "<img src=x onerror=alert(1)>.parquet" in parser.text
     assert done.summary["run_id"] in parser.text

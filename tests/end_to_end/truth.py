@@ -57,6 +57,8 @@ SUMMARY_KEYS = {
         "prompt_tokens",
         "completion_tokens_expected",
         "cost_usd_expected",
+        "cost_usd_low",
+        "cost_usd_high",
         "cost_usd_p90",
         "cost_usd_worst",
     },

@@ -1,0 +1,94 @@
+"""The estimate of a job, with or without a pilot, as the command and the flow show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from parquill.tasks.disk.state import Folders, hold
+from parquill.tasks.errors import ParquillError
+from parquill.tasks.job import Job
+from parquill.tasks.money.estimate import flat_estimate
+from parquill.tasks.money.gate import Verdict, check_largest, judge
+from parquill.tasks.money.month import booked_by_others
+from parquill.tasks.money.prices import Price, dollars, nano_of, price_of, usd
+from parquill.tasks.records import Estimate, money
+from parquill.tasks.rows.prepare import RunOptions, check_rejected, estimate_job, prepare_run
+from parquill.tasks.wire.secrets import read_key
+
+
+@dataclass(frozen=True, slots=True)
+class Estimated:
+    """An estimate and what the gate says of it; `error` is why the job could not be run even within its budget.
+
+    After a pilot `completed` rows have their outcome, `sentence` says what was done, and `pilot` holds its figures.
+    """
+
+    job: Job
+    estimate: Estimate
+    verdict: Verdict
+    price: Price
+    error: ParquillError | None = None
+    completed: int = 0
+    sentence: str | None = None
+    pilot: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """One flat mapping; after a pilot the figures are of the whole run, with what of it is paid already."""
+        flat = flat_estimate(self.job, self.estimate, fits=self.verdict.fits)
+        told = {"error": str(self.error), "exit_code": self.error.exit_code} if self.error is not None else {}
+        return {**flat, "rows_to_send": self.estimate.to_send - self.completed, **self.pilot, **told}
+
+
+def estimate_placed(job: Job, options: RunOptions) -> Estimated:
+    """Estimate a placed job; nothing is sent, nothing is written to its folders. Raises BadJob, BadInput."""
+    total = estimate_job(job, options)
+    estimate, price = total.result(), price_of(job, options.day)
+    error: ParquillError | None = None
+    try:
+        check_rejected(job, total)
+        check_largest(job, estimate)
+    except ParquillError as found:
+        error = found
+    return Estimated(job, estimate, judge(job, estimate, price, None, booked_by_others(job)), price, error)
+
+
+def estimate_with_pilot(job: Job, options: RunOptions, rows: int | None) -> Estimated | None:
+    """Complete a sample of a placed job's rows (None: as many as it takes) and estimate the whole run from them.
+
+    None when no row is left to send. Raises BadJob, BadInput, FolderInUse, RefusedByBudget before anything is sent;
+    Interrupted, ServiceStopped, StoppedByBudget when the pilot was cut off.
+    """
+    from parquill.tasks.wire.pilot import run_pilot  # it brings the HTTP client, which a plain estimate does not need
+
+    read_key(job.endpoint)  # a missing key is found now, and not after reading
+    folders = Folders.of(job)
+    folders.create()
+    with hold(folders, f"a pilot of the job {job.name}"):
+        run = prepare_run(job, options)
+        if run is None or not run.estimate.to_send:
+            return None
+        check_largest(run.job, run.estimate)
+        booked = booked_by_others(run.job, run.run_id)
+        left = None
+        if run.job.budget.monthly_usd is not None:
+            spent = run.totals()
+            left = nano_of(run.job.budget.monthly_usd) - (booked or 0) - spent.settled_nano - spent.in_doubt_nano
+        pilot = run_pilot(run, rows, month_left=left)
+    totals, estimate = pilot.totals, pilot.run.estimate
+    doubt = f", {dollars(totals.in_doubt_nano)} in doubt" if totals.in_doubt_nano else ""
+    return Estimated(
+        job,
+        estimate,
+        judge(run.job, estimate, run.price, totals, booked),
+        run.price,
+        completed=sum(totals.statuses.values()),
+        sentence=f"pilot: {pilot.rows:,} rows have their answer for {dollars(totals.settled_nano)}{doubt}; "
+        f"{pilot.ended}. `run` goes on from them",
+        pilot={
+            "pilot_rows": pilot.rows,
+            "pilot_ended": pilot.ended,
+            "paid_usd": money(usd(totals.settled_nano)),
+            "in_doubt_usd": money(usd(totals.in_doubt_nano)),
+        },
+    )

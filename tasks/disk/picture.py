@@ -1,0 +1,100 @@
+"""Two small pictures for the report, as SVG: what the run cost against its estimate, and how long the answers were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from parquill.tasks.money.lengths import OUTPUT_BINS_A_DOUBLING
+
+WIDTH, LEFT, RIGHT = 640.0, 12.0, 628.0
+BARS = 130.0  # height of the tallest bar
+
+_COST = """<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 640 96" width="640" font-size="12"
+ font-family="system-ui, sans-serif"><title>{{ title }}</title>
+<line x1="12" x2="628" y1="52" y2="52" stroke="#aab4be"/>
+{% if band %}<rect x="{{ band[0] }}" width="{{ band[1] }}" y="40" height="24" fill="#bcd7f2"/>{% endif %}
+{% for mark in marks %}<line x1="{{ mark.x }}" x2="{{ mark.x }}" y1="{{ mark.top }}" y2="{{ mark.bottom }}"
+ stroke="{{ mark.color }}" stroke-width="{{ mark.width }}"/><text x="{{ mark.at }}" y="{{ mark.text_y }}"
+ text-anchor="{{ mark.anchor }}" fill="{{ mark.color }}">{{ mark.name }}</text>
+{% endfor %}</svg>"""
+_LENGTHS = """<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 640 176" width="640" font-size="11"
+ font-family="system-ui, sans-serif"><title>{{ title }}</title>
+{% for bar in bars %}<rect x="{{ bar.x }}" width="{{ bar.width }}" y="{{ bar.y }}" height="{{ bar.height }}"
+ fill="#8fb8de"/>{% if bar.label %}<text x="{{ bar.x }}" y="164" fill="#55616d">{{ bar.label }}</text>{% endif %}
+{% endfor %}{% if line %}<polyline points="{{ line }}" fill="none" stroke="#b3541e" stroke-width="2"/>{% endif %}
+<line x1="12" x2="628" y1="150" y2="150" stroke="#aab4be"/></svg>"""
+_environment = Environment(autoescape=True)
+
+
+def draw_cost(estimate: Mapping[str, Any], cost_usd: str) -> Markup:
+    """A line of dollars: the 90 % interval shaded where there is one, marks at expected, p90, worst case and cost."""
+    amounts = {name: Decimal(estimate[f"cost_usd_{name}"]) for name in ("expected", "p90", "worst")}
+    most = max(*amounts.values(), Decimal(cost_usd), Decimal("1e-9"))
+
+    def place(amount: Decimal) -> float:
+        return round(LEFT + float(amount / most) * (RIGHT - LEFT), 1)
+
+    def mark(name: str, amount: Decimal, *, above: bool, color: str, width: int) -> dict[str, Any]:
+        x = place(amount)
+        anchor = "start" if x < WIDTH / 3 else "end" if x > WIDTH * 2 / 3 else "middle"
+        top, bottom = (24, 64) if above else (40, 74)
+        text_y = 18 if above else 88
+        return {"x": x, "at": x, "name": name, "top": top, "bottom": bottom} | {
+            "text_y": text_y, "anchor": anchor, "color": color, "width": width
+        }  # fmt: skip
+
+    marks = [
+        mark("worst case", amounts["worst"], above=False, color="#7a8691", width=2),
+        mark("expected", amounts["expected"], above=False, color="#2f6fab", width=2),
+        mark("cost", Decimal(cost_usd), above=True, color="#b3541e", width=3),
+    ]
+    band = None
+    if estimate["cost_usd_low"] is not None:
+        low, high = (place(Decimal(estimate[f"cost_usd_{side}"])) for side in ("low", "high"))
+        band = (low, round(max(1.0, high - low), 1))
+    title = "Cost against the estimate" + ("; shaded: its 90 % interval" if band else "")
+    return Markup(_environment.from_string(_COST).render(title=title, marks=marks, band=band))  # noqa: S704 - autoescaped
+
+
+def draw_lengths(outputs: Mapping[int, int], predicted: Sequence[Sequence[float]]) -> Markup:
+    """Bars: the share of answers by output tokens (`outputs`: bin -> answers); a line: what was predicted, if it was.
+
+    Bins are `OUTPUT_BINS_A_DOUBLING` to the doubling, as `lengths` makes them.
+    """
+    answers = sum(outputs.values())
+    shares = {number: count / answers for number, count in outputs.items()}
+    told = {int(number): share for number, share in predicted if share >= 0.0005}
+    if not shares:
+        return Markup("")
+    first, last = min([*shares, *told]), max([*shares, *told])
+    step = (RIGHT - LEFT) / (last - first + 1)
+    tallest = max([*shares.values(), *told.values()])
+
+    def height(share: float) -> float:
+        return round(share / tallest * BARS, 1)
+
+    bars = [
+        {
+            "x": round(LEFT + (number - first) * step + 1, 1),
+            "width": round(max(1.0, step - 2), 1),
+            "y": round(150 - height(shares.get(number, 0.0)), 1),
+            "height": height(shares.get(number, 0.0)),
+            "label": f"{round(2 ** (number / OUTPUT_BINS_A_DOUBLING)):,}"
+            if number % OUTPUT_BINS_A_DOUBLING == 0
+            else "",
+        }
+        for number in range(first, last + 1)
+    ]
+    line = ""
+    if told:
+        line = " ".join(
+            f"{LEFT + (number - first + 0.5) * step:.1f},{150 - height(told.get(number, 0.0)):.1f}"
+            for number in range(first, last + 1)
+        )
+    title = "Output tokens of the answers" + ("; line: as predicted" if line else "")
+    return Markup(_environment.from_string(_LENGTHS).render(title=title, bars=bars, line=line))  # noqa: S704 - autoescaped

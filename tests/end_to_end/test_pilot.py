@@ -1,0 +1,193 @@
+"""`estimate --pilot`: rows of a run completed first, which tell what the others will cost and are never paid again."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.end_to_end.jobs import Done, Jobs
+from tests.services.running import FakeService
+
+
+def _texts(count: int, seed: int = 1) -> list[str]:
+    draw = random.Random(seed)
+    return [f"{row} " + "word " * int(draw.lognormvariate(3.5, 0.6)) for row in range(count)]
+
+
+def _pilot(jobs: Jobs, settings: dict[str, Any], rows: str) -> tuple[Done, dict[str, Any]]:
+    done = jobs.run(settings, "--pilot", rows, "--json", command="estimate")
+    return done, orjson.loads(done.stdout)
+
+
+def test_the_run_goes_on_from_the_pilot(jobs: Jobs, service: FakeService) -> None:
+    """What a pilot completed is not paid for again by the run, whose cost lies in the interval that the pilot gave."""
+    service.configure(output_tokens="proportional:0.5:0.5")
+    settings = jobs.job(_texts(1_500), max_output_tokens=60, budget={"run_usd": "1.00"}, tolerate={"not_ok": 1})
+    done, told = _pilot(jobs, settings, "100")
+    assert done.exit_code == 0
+    assert service.stats()["billed"] == 100
+    assert (told["pilot_rows"], told["rows"], told["rows_to_send"]) == (100, 1_500, 1_400)
+    assert told["basis"] == "output from 100 answers of a pilot"
+    assert not (jobs.folder / "out" / "results").exists()
+    done = jobs.run(settings)
+    assert done.exit_code == 0
+    assert service.stats()["billed"] == 1_500
+    assert service.stats()["billed_twice"] == []
+    cost = Decimal(done.summary["cost_usd"])
+    assert Decimal(told["cost_usd_low"]) <= cost <= Decimal(told["cost_usd_high"])
+    assert done.summary["estimate"]["cost_usd_expected"] == told["cost_usd_expected"]
+    assert cost == sum(done.column("cost_usd")) == Decimal(done.summary["paid_usd"])
+    assert set(done.column("run_id")) == {done.summary["run_id"]}
+    assert not any(done.column("reused"))
+    # the whole night is history now, and the pilot is part of it
+    again = jobs.run(settings | {"output": str(jobs.folder / "next")}, "--json", command="estimate")
+    assert orjson.loads(again.stdout)["basis"].startswith("output from 1,500 answers of the last run")
+
+
+def test_a_pilot_again_and_a_larger_one(jobs: Jobs, service: FakeService) -> None:
+    """The same pilot again sends nothing and says the same; a larger one completes only what it has more."""
+    settings = jobs.job(_texts(300))
+    _, first = _pilot(jobs, settings, "40")
+    _, second = _pilot(jobs, settings, "40")
+    assert service.stats()["billed"] == 40
+    assert second == first
+    _, larger = _pilot(jobs, settings, "70")
+    assert service.stats()["billed"] == 70
+    assert larger["pilot_rows"] == 70
+    plain = orjson.loads(jobs.run(settings, "--json", command="estimate").stdout)
+    assert plain["rows_to_send"] == 230
+    assert plain["basis"] == "output from 70 answers of a pilot"
+    assert service.stats()["billed_twice"] == []
+
+
+def test_as_many_rows_as_it_takes(jobs: Jobs, service: FakeService) -> None:
+    """`--pilot auto` ends when the interval is within 5 % of the expected cost, and says so."""
+    service.configure(output_tokens="proportional:0.5:0.3")
+    settings = jobs.job(_texts(2_000), max_output_tokens=200, budget={"run_usd": "100.00"})
+    done, told = _pilot(jobs, settings, "auto")
+    assert done.exit_code == 0
+    assert told["pilot_ended"].startswith("the cost is known to ±")
+    expected = Decimal(told["cost_usd_expected"])
+    assert Decimal(told["cost_usd_high"]) - expected <= expected * Decimal("0.05")
+    assert 30 <= service.stats()["billed"] < 300
+
+
+def test_at_most_a_hundredth_of_the_budget(jobs: Jobs, service: FakeService) -> None:
+    """`--pilot auto` never books more than 1 % of the budget, and says that this is why it ended."""
+    service.configure(output_tokens="proportional:0.5:1.2")
+    settings = jobs.job(_texts(2_000), max_output_tokens=100, budget={"run_usd": "0.20"})
+    done, told = _pilot(jobs, settings, "auto")
+    assert done.exit_code == 0
+    assert told["pilot_ended"] == "1 % of the budget ($0.002) is used up"
+    assert Decimal("0.001") < Decimal(told["paid_usd"]) <= Decimal("0.002")
+    assert service.stats()["billed"] == told["pilot_rows"]
+
+
+def test_a_pilot_that_does_not_fit(jobs: Jobs, service: FakeService) -> None:
+    """A pilot whose worst case exceeds the budget is refused with both numbers, and nothing is sent."""
+    settings = jobs.job(_texts(200), max_output_tokens=1_000, budget={"run_usd": "0.01"})
+    done = jobs.run(settings, "--pilot", "100", command="estimate")
+    assert done.exit_code == 3
+    assert "a pilot of 100 rows may cost $0.06" in done.stderr
+    assert "what is left of the budget ($0.01)" in done.stderr
+    assert service.stats()["billed"] == 0
+
+
+def test_the_worst_case_may_exceed_what_the_pilot_shows_to_fit(jobs: Jobs, service: FakeService) -> None:
+    """A job that is refused for its worst case runs once a pilot has shown what its answers really take."""
+    service.configure(output_tokens="fixed:10")
+    settings = jobs.job(_texts(300), max_output_tokens=1_000, budget={"run_usd": "0.10"})
+    assert jobs.run(settings).exit_code == 3
+    done, told = _pilot(jobs, settings, "50")
+    assert (done.exit_code, told["fits_budget"]) == (0, True)
+    assert jobs.run(settings).exit_code == 0
+    assert service.stats()["billed"] == 300
+
+
+def test_a_pilot_that_is_killed(jobs: Jobs, service: FakeService) -> None:
+    """What a killed pilot had journalled is kept; at most what was in flight is paid for a second time."""
+    service.configure(latency_ms=150)
+    settings = jobs.job(_texts(400), limits={"max_at_once": 4}, tolerate={"not_ok": 1})
+    spawned = jobs.spawn(settings, "--pilot", "200", command="estimate")
+    deadline = time.monotonic() + 60
+    while service.stats()["billed"] < 20 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    spawned.process.send_signal(signal.SIGKILL)
+    spawned.process.wait()
+    before = service.stats()["billed"]
+    assert 20 <= before < 200
+    service.configure(latency_ms=0)
+    done = jobs.run(settings)
+    assert done.exit_code == 0
+    assert service.stats()["billed"] <= 400 + 4
+    assert len(service.stats()["billed_twice"]) <= 4
+    assert done.summary["rows"]["ok"] == 400
+
+
+def test_a_grown_input_after_a_pilot(jobs: Jobs, service: FakeService) -> None:
+    """When the input changes after a pilot, its answers are used all the same, and the rows show what they cost."""
+    texts = _texts(100)
+    settings = jobs.job(texts)
+    _, told = _pilot(jobs, settings, "30")
+    jobs.write([*texts, "one more"])
+    done = jobs.run(settings)
+    assert done.exit_code == 0
+    assert service.stats()["billed"] == 101
+    assert service.stats()["billed_twice"] == []
+    paid = {row["run_id"] for row in done.rows}
+    assert len(paid) == 2
+    pilot = [row["cost_usd"] for row in done.rows if row["run_id"] != done.summary["run_id"]]
+    assert (len(pilot), sum(pilot)) == (30, Decimal(told["paid_usd"]))
+
+
+def test_a_service_that_refuses_the_pilot(jobs: Jobs, service: FakeService) -> None:
+    """A key that is refused ends the pilot with one sentence and exit 1."""
+    service.configure(require_key="another")
+    done = jobs.run(jobs.job(_texts(50)), "--pilot", "20", command="estimate")
+    assert done.exit_code == 1
+    assert "the pilot stopped" in done.stderr
+    assert service.stats()["billed"] == 0
+
+
+def test_answers_that_fail_tell_nothing(jobs: Jobs, service: FakeService) -> None:
+    """Without an answer to learn from, the estimate stays the worst case and says so."""
+    service.configure(faults=[{"kind": "status:500"}])
+    settings = jobs.job(_texts(60), retry={"attempts": 1})
+    done, told = _pilot(jobs, settings, "10")
+    assert done.exit_code == 0
+    assert told["pilot_rows"] == 0
+    assert told["basis"] == "no history: worst case is the only bound"
+    assert told["cost_usd_low"] is None
+    assert Decimal(told["in_doubt_usd"]) > 0
+
+
+def test_nothing_to_learn_where_all_is_done(jobs: Jobs, service: FakeService) -> None:
+    """A pilot of a finished job sends nothing and gives the plain estimate."""
+    settings = jobs.job(_texts(20))
+    assert jobs.run(settings).exit_code == 0
+    done = jobs.run(settings, "--pilot", "10", command="estimate")
+    assert done.exit_code == 0
+    assert "every row has its answer already" in done.stderr
+    assert service.stats()["billed"] == 20
+
+
+@pytest.mark.parametrize("rows", ["0", "-1", "some", "1.5", "10000000"])
+def test_a_number_of_rows_that_cannot_be_meant(jobs: Jobs, rows: str) -> None:
+    """Anything but a number of rows or `auto` is refused before the input is read."""
+    assert jobs.run(jobs.job(_texts(3)), f"--pilot={rows}", command="estimate").exit_code == 2
+
+
+def test_the_deployed_estimate_has_a_pilot_too(jobs: Jobs, service: FakeService) -> None:
+    """The flow that a deployment starts takes the same parameter and gives the same mapping."""
+    from parquill.flows.estimate_cost import estimate_cost
+    from parquill.tasks.job_file import make_job
+
+    told = estimate_cost(make_job(jobs.job(_texts(50))), pilot=10)
+    assert (told["pilot_rows"], told["rows_to_send"]) == (10, 40)
+    assert service.stats()["billed"] == 10
