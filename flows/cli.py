@@ -261,6 +261,32 @@ def doctor(job: Path | None, overrides: Sequence[str], as_json: bool) -> None:
         sys.exit(1)
 
 
+@cli.command()
+@click.argument("run", required=False)
+@click.option("--decline", is_flag=True, help="Say no: the run ends, and nothing is sent.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def approve(run: str | None, decline: bool, as_json: bool) -> None:
+    """Approve a run that waits because of `budget.approval_usd`; without RUN, list those that wait.
+
+    RUN is the flow run's id or name, or the name of its job.
+    """
+    from parquill.flows.approve import answer, waiting
+    from parquill.flows.console import say
+
+    if run is None:
+        found = waiting()
+        if as_json:
+            _print_json({"waiting": [{"id": str(each.id), "name": each.name} for each in found]})
+        for each in found if not as_json else ():
+            say(f"{each.id}  {each.name}")
+        if not found and not as_json:
+            say("no run waits for approval")
+        return
+    name = answer(run, approve=not decline)
+    word = "declined" if decline else "approved"
+    _print_json({"run": name, "answer": word}) if as_json else say(f"{name} is {word}")
+
+
 @cli.command("serve-model", context_settings={"ignore_unknown_options": True})
 @click.option("--port", type=click.IntRange(0, 65535), default=8089, show_default=True, help="0 picks a free one.")
 @click.option("--slots", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, unmapped
-from prefect.task_runners import ThreadPoolTaskRunner
 
+from parquill.tasks.approval import wait_for_approval
 from parquill.tasks.complete_shard import complete_shard
 from parquill.tasks.ending import Ending
 from parquill.tasks.estimate_cost import estimate_cost
@@ -16,21 +16,16 @@ from parquill.tasks.gate_budget import gate_budget
 from parquill.tasks.job import Job, Status
 from parquill.tasks.read_prompts import read_prompts
 from parquill.tasks.start import hold_job, nothing_to_do, place_flow, stop_early
+from parquill.tasks.states import ends_with_state
+from parquill.tasks.steps import FLOW
 from parquill.tasks.summarize_run import summarize_run
 from parquill.tasks.ui import show_progress
 from parquill.tasks.wire.sending import sending
 from parquill.tasks.write_results import write_results
 
-SHARDS_AT_ONCE = 4  # one that ends, one that begins, two for a margin; the rows of all of them share one set of limits
 
-
-@flow(
-    name="complete-prompts",
-    flow_run_name="{job.name}",
-    persist_result=False,
-    validate_parameters=True,
-    task_runner=ThreadPoolTaskRunner[Any](max_workers=SHARDS_AT_ONCE),  # type: ignore[arg-type]  # Prefect's own type
-)
+@flow(name="complete-prompts", flow_run_name="{job.name}", **FLOW)
+@ends_with_state
 def complete_prompts(
     job: Job, date: Date | None = None, limit: int | None = None, redo: list[Status] | None = None
 ) -> dict[str, Any]:
@@ -49,6 +44,7 @@ def complete_prompts(
             return nothing_to_do(placed)
         estimate = estimate_cost(run)
         gate_budget(run, estimate)
+        wait_for_approval(run)
         with stop_early(run), sending(run) as opened, show_progress(run, opened):
             shards = [shard for shard in run.shards if not run.is_done(shard)]
             state = Path(run.folders.state)

@@ -9,14 +9,15 @@ from datetime import date
 from types import FrameType
 from typing import Any
 
+from parquill.flows.approve import ask_on_terminal
 from parquill.flows.console import say, show_bar, show_estimate, show_summary
 from parquill.flows.engine import EmbeddedServer
 from parquill.tasks.disk.reading import latest_summary
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
-from parquill.tasks.errors import Interrupted, ParquillError
+from parquill.tasks.errors import Interrupted, NotApproved, ParquillError
 from parquill.tasks.job import Job, Status
-from parquill.tasks.money.gate import check_largest, judge, pass_gate
+from parquill.tasks.money.gate import Verdict, asks_approval, check_largest, judge, pass_gate
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
@@ -47,28 +48,32 @@ def run_job(
             say("nothing to do: every row has its answer already")
             return latest_summary(folders.output), None
         month = booked_by_others(run.job, run.run_id)
-        _show(run, month)
+        verdict = _show(run, month)
         check_largest(run.job, run.estimate)
         if server.needed:
             pass_gate(run.job, run.estimate, run.price, run.totals(), month)
+        if asks_approval(run.job, verdict):
+            ask_on_terminal(run, verdict, may_wait=not server.needed)
         server.wait()
         return _run_flow(job, options.day, limit, redo, folders)
 
 
-def _show(run: Run, month: int | None) -> None:
+def _show(run: Run, month: int | None) -> Verdict:
     totals = run.totals()
     if totals.sent:
         say(f"going on with run {run.run_id}: {totals.sent:,} requests were sent before")
     verdict = judge(run.job, run.estimate, run.price, totals, month)
     show_estimate(run.estimate, verdict, run.price, sum(totals.statuses.values()))
+    return verdict
 
 
 def _run_flow(
     job: Job, day: date, limit: int | None, redo: Sequence[Status], folders: Folders
 ) -> tuple[dict[str, Any] | None, ParquillError | None]:
-    from prefect.exceptions import TerminationSignal
+    from prefect.exceptions import FailedRun, TerminationSignal
 
     from parquill.flows.complete_prompts import complete_prompts
+    from parquill.tasks.approval import silence
 
     error: ParquillError | None = None
     try:
@@ -78,6 +83,11 @@ def _run_flow(
         if raised.exit_code in {2, 3}:
             raise  # nothing was sent: the summary that is there is that of an earlier run
         error = raised
+    except FailedRun as raised:
+        # a pause that has timed out is ended by the server, in its own words
+        if "never resumed" not in str(raised):
+            raise
+        raise NotApproved(silence("budget.approval_usd asks for it")) from None
     except (KeyboardInterrupt, TerminationSignal):
         error = Interrupted("interrupted; run again to go on")
     summary = latest_summary(folders.output)

@@ -5,6 +5,7 @@
     ├── BadInput                 exit 2    correct the input; nothing was sent
     ├── FolderInUse              exit 2    wait for the run that is named, or choose another folder
     ├── RefusedByBudget          exit 3    raise the budget or make the job smaller; nothing was sent
+    │   └── NotApproved          exit 3    have it approved, or raise `budget.approval_usd`; nothing was sent
     ├── StoppedByBudget          exit 4    raise the budget and run again: it goes on where it stopped
     ├── TooManyNotOk             exit 5    look at the rows that are not ok, run again
     ├── Interrupted              exit 130  run again: it goes on where it stopped
@@ -48,6 +49,10 @@ class RefusedByBudget(ParquillError):
     """The expected cost does not fit; nothing was sent."""
 
     exit_code = 3
+
+
+class NotApproved(RefusedByBudget):
+    """A person declined, or nobody answered; nothing was sent."""
 
 
 class StoppedByBudget(ParquillError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from prefect import get_run_logger, task
 
 from parquill.tasks.disk.run import Run
-from parquill.tasks.disk.summary import write_running
 from parquill.tasks.money.gate import pass_gate
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.records import Estimate
@@ -15,7 +14,7 @@ from parquill.tasks.wire.secrets import read_key
 
 @task(name="gate", **STEP)
 def gate_budget(run: Run, estimate: Estimate) -> None:
-    """Let the run pass if its cost fits, and tell those who wait that it runs. Raises RefusedByBudget, BadJob."""
+    """Let the run pass if its cost fits. Raises RefusedByBudget, BadJob."""
     # a key that is not there is found before the run counts as begun
     read_key(run.job.endpoint)
     verdict = pass_gate(run.job, estimate, run.price, run.totals(), booked_by_others(run.job, run.run_id))
@@ -23,4 +22,3 @@ def gate_budget(run: Run, estimate: Estimate) -> None:
     logger.info(verdict.sentence)
     if verdict.warning:
         logger.warning(verdict.warning)
-    write_running(run)

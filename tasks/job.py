@@ -170,7 +170,7 @@ class Budget(Settings):
     run_usd: Usd | None = Field(None, description="The most that one run may cost, in dollars")
     soft_fraction: Annotated[float, Number, Field(gt=0, le=1)] = 0.8
     monthly_usd: Usd | None = Field(None, description="The most that all jobs may cost in a month (UTC), in dollars")
-    approval_usd: Usd | None = None
+    approval_usd: Usd | None = Field(None, description="Above this expected cost, in dollars, a person is asked first")
     when_short: Literal["refuse", "partial"] = Field(
         "refuse", description="At the gate: refuse the run, or complete what fits"
     )
@@ -292,6 +292,5 @@ class Job(Settings):
 
 
 _NOT_YET: dict[str, Callable[[Job], bool]] = {
-    "budget.approval_usd": lambda job: job.budget.approval_usd is not None,
     "limits.shared": lambda job: job.limits.shared is not None,
 }

@@ -73,6 +73,15 @@ def _set(mapping: dict[str, Any], override: str) -> None:
     node[last] = parse_yaml(text, f"--set {path}") if text.strip() else None
 
 
+def merge(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with changes put over them, group by group; lists and values are replaced."""
+    merged = dict(settings)
+    for name, value in changes.items():
+        old = merged.get(name)
+        merged[name] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
 def make_job(mapping: Mapping[str, Any]) -> Job:
     """Validate a mapping of settings. Raises BadJob, in one sentence a fault, without the values."""
     try:

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from parquill.tasks.disk.files import read_json
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
-from parquill.tasks.disk.summary import write_interrupted
+from parquill.tasks.disk.summary import write_interrupted, write_running
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.place import place
@@ -42,7 +42,8 @@ def nothing_to_do(job: Job) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def stop_early(run: Run) -> Iterator[None]:
-    """Leave a true summary.json behind when sending is cut off by an error or a cancellation."""
+    """Say in summary.json that the run is under way, and leave a true one when it is cut off."""
+    write_running(run)
     try:
         yield
     except BaseException as error:

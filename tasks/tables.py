@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from parquill.tasks.money.prices import dollars
+from parquill.tasks.records import Estimate
+
 if TYPE_CHECKING:
     from parquill.tasks.disk.result_rows import RowSums
 
@@ -21,6 +24,21 @@ def _markdown(frame: pd.DataFrame) -> str:
     lines = ["| " + " | ".join(str(name) for name in frame.columns) + " |", "|" + "---|" * len(frame.columns)]
     lines += ["| " + " | ".join(escape(value) for value in row) + " |" for row in frame.itertuples(index=False)]
     return "\n".join(lines)
+
+
+def estimate_table(estimate: Estimate) -> str:
+    """The estimate before anything is sent."""
+    pairs = {
+        "rows": f"{estimate.rows:,}",
+        "rows to send": f"{estimate.to_send:,}",
+        f"prompt tokens{'' if estimate.exact else ' (approximate)'}": f"{estimate.prompt_tokens:,}",
+        "completion tokens, expected": f"{estimate.completion_tokens_expected:,}",
+        "cost, expected": dollars(estimate.cost_expected),
+    }
+    if estimate.cost_low is not None and estimate.cost_high is not None:
+        pairs["cost, 90 % interval"] = f"{dollars(estimate.cost_low)} to {dollars(estimate.cost_high)}"
+    pairs |= {"cost, p90": dollars(estimate.cost_p90), "cost, worst case": dollars(estimate.cost_worst)}
+    return _markdown(pd.DataFrame({"": list(pairs), "value": list(pairs.values())}))
 
 
 def rows_table(summary: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ class Verdict:
     fits: bool
     sentence: str
     warning: str | None
+    expected: int = 0
 
 
 def judge(
@@ -43,17 +44,22 @@ def judge(
         told = f"what is left of the month ({dollars(whole - taken)} of {dollars(whole)}, {dollars(taken)} booked)"
         limits.append((whole - taken, told))
     if not limits:
-        return Verdict(True, f"expected {dollars(expected)}, no budget is set {facts}", None)
+        return Verdict(True, f"expected {dollars(expected)}, no budget is set {facts}", None, expected)
     limit, name = min(limits)
     if expected > limit:
         over = dollars(expected)
         if over == dollars(limit):  # one number must be seen to be larger than the other
             over = f"${usd(expected):,.9f}"
-        return Verdict(False, f"expected {over} exceeds {name} {facts}", None)
+        return Verdict(False, f"expected {over} exceeds {name} {facts}", None, expected)
     warning = None
     if worst > limit:
         warning = f"the worst case of {dollars(worst)} exceeds {name}: the run may stop on the way"
-    return Verdict(True, f"expected {dollars(expected)} fits into {name} {facts}", warning)
+    return Verdict(True, f"expected {dollars(expected)} fits into {name} {facts}", warning, expected)
+
+
+def asks_approval(job: Job, verdict: Verdict) -> bool:
+    """Whether the expected cost is above what may be spent without asking."""
+    return job.budget.approval_usd is not None and verdict.expected > nano_of(job.budget.approval_usd)
 
 
 def check_largest(job: Job, estimate: Estimate) -> None:

@@ -1,0 +1,67 @@
+"""Nightly summaries: each text in a few sentences, in a style and a language; the main flow does the rest."""
+
+from __future__ import annotations
+
+from datetime import date as Date  # noqa: N812 - the parameter below is called `date`
+from typing import Annotated, Any
+
+from prefect import flow
+from pydantic import Field
+
+from parquill.flows.complete_prompts import complete_prompts
+from parquill.tasks.job import Usd
+from parquill.tasks.job_file import make_job, merge
+from parquill.tasks.states import ends_with_state
+from parquill.tasks.steps import FLOW
+
+SYSTEM = "Summarize the user's text in {{ vars.length }}; answer with the summary alone."
+STYLE = " Style: {{ vars.style }}."
+LANGUAGE = " Write in {{ vars.language }}."
+
+
+@flow(name="summarize", flow_run_name="summarize {input}", **FLOW)
+@ends_with_state
+def summarize(
+    input: str,  # noqa: A002 - the contract's name
+    output: str,
+    name: str = "summarize",
+    text_column: str = "text",
+    length: str = "two sentences",
+    style: str | None = None,
+    language: str | None = None,
+    model: str = "gpt-4o-mini",
+    max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 150,
+    run_usd: Usd | None = None,
+    settings: dict[str, Any] | None = None,
+    date: Date | None = None,
+) -> Any:
+    """Summarize a column of text within a budget, and give the run's summary.
+
+    Args:
+        input: Parquet file, folder, glob or URI; {date}, {date-1} and {month} are of the scheduled day.
+        output: Folder or URI of the results: one row for each text.
+        name: The job's name, in this UI and in the ledger.
+        text_column: The column that holds the text.
+        length: How long, in words that a person would use, for example two sentences, or 50 words.
+        style: For example neutral, or headlines.
+        language: The language to write in; default that of the text.
+        model: The model's name, as the service knows it.
+        max_output_tokens: The longest summary in tokens; it bounds what a row can cost.
+        run_usd: The most that one run may cost, in dollars; left out there is no limit.
+        settings: Any other setting of a job, for example {endpoint: {...}, limits: {...}, id_column: id}.
+        date: The day of dates in paths and of prices; default the scheduled day in the job's time zone.
+    """
+    given = (("length", length), ("style", style), ("language", language))
+    system = SYSTEM + (STYLE if style is not None else "") + (LANGUAGE if language is not None else "")
+    job = {
+        "name": name,
+        "input": input,
+        "output": output,
+        "vars": {name: value for name, value in given if value is not None},
+        "prompt": {"system": system, "user": "{{ " + text_column + " }}"},
+        "model": model,
+        "max_output_tokens": max_output_tokens,
+        "parameters": {"temperature": 0},
+        "budget": {"run_usd": run_usd},
+    }
+    return complete_prompts.fn(make_job(merge(job, settings or {})), date)
