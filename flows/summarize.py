@@ -34,7 +34,7 @@ def summarize(
     run_usd: Usd | None = None,
     settings: dict[str, Any] | None = None,
     date: Date | None = None,
-) -> Any:
+) -> dict[str, Any]:
     """Summarize a column of text within a budget, and give the run's summary.
 
     Args:

@@ -34,7 +34,7 @@ def translate(
     run_usd: Usd | None = None,
     settings: dict[str, Any] | None = None,
     date: Date | None = None,
-) -> Any:
+) -> dict[str, Any]:
     """Translate a column of text into each of several languages within a budget, and give the summary.
 
     Args:

@@ -64,16 +64,18 @@ def state_of_summary(summary: dict[str, Any]) -> State[Any]:
     return Completed(message=f"{rows['ok']:,} of {rows['total']:,} rows ok{cost}", data=summary)
 
 
-def ends_with_state(body: Callable[Arguments, Any]) -> Callable[Arguments, Any]:
+def ends_with_state(body: Callable[Arguments, dict[str, Any]]) -> Callable[Arguments, dict[str, Any]]:
     """Let the body of a flow that gives a summary, or raises a ParquillError, end with the state that says so.
 
     A body that gives such a state already, because it called another flow's function, passes it on.
     """
 
     @functools.wraps(body)
-    def told(*args: Arguments.args, **kwargs: Arguments.kwargs) -> State[Any]:
+    def told(
+        *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Any:  # a state; whoever calls the flow is given its data
         try:
-            ended = body(*args, **kwargs)
+            ended: Any = body(*args, **kwargs)
         except ParquillError as error:
             return state_of(error)
         return ended if isinstance(ended, State) else state_of_summary(ended)
