@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from parquill.tasks.money.correction import counted_line
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
@@ -30,6 +31,11 @@ def say(text: str) -> None:
     console.print(escape(text), soft_wrap=True)
 
 
+def clean(text: object) -> str:
+    """Text without the control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
 def _pairs(pairs: dict[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
@@ -41,7 +47,7 @@ def _pairs(pairs: dict[str, str]) -> Table:
 
 def show_estimate(estimate: Estimate, verdict: Verdict, price: Price) -> None:
     """The estimate before anything is sent."""
-    about = "" if estimate.exact else " (approximate: the model's own tokenizer is not public)"
+    about = f" ({estimate.tokens_note})" if estimate.tokens_note else ""
     pairs = {
         "rows": f"{estimate.rows:,}",
         "rows to send": f"{estimate.to_send:,}",
@@ -54,14 +60,15 @@ def show_estimate(estimate: Estimate, verdict: Verdict, price: Price) -> None:
     if estimate.rejected:
         pairs["rows that cannot be sent"] = ", ".join(f"{code} {n:,}" for code, n in sorted(estimate.rejected.items()))
     console.print(_pairs(pairs))
+    if estimate.reuse_note:
+        say(clean(estimate.reuse_note))
     say(f"{estimate.basis}; prices: {price.source}, {price.version}")
     say(verdict.sentence)
     if verdict.warning:
         say(f"warning: {verdict.warning}")
 
 
-def show_summary(summary: dict[str, Any], output: str) -> None:
-    """What ran, what it cost, where the files are."""
+def _figures(summary: dict[str, Any]) -> dict[str, str]:
     rows, tokens, estimate = summary["rows"], summary["tokens"], summary["estimate"]
     shown = {name: f"{count:,}" for name, count in rows.items() if count or name in {"total", "ok"}}
     pairs = {
@@ -77,12 +84,22 @@ def show_summary(summary: dict[str, Any], output: str) -> None:
         pairs["in doubt"] = f"${summary['in_doubt_usd']}"
     if summary["saved_usd"].strip("0") != ".":
         pairs["saved by reuse"] = f"${summary['saved_usd']}"
+    if (counted := summary.get("counted")) and counted["answers"]:
+        pairs["prompt tokens"] = clean(counted_line(counted))
     if "price_as" in summary:
         other = summary["price_as"]
         pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"
     if summary["duration_s"] is not None:
         pairs["time"] = f"{summary['duration_s']:,.1f} s"
-    console.print(_pairs(pairs))
+    return pairs
+
+
+def show_summary(summary: dict[str, Any], output: str) -> None:
+    """What ran, what it cost, where the files are."""
+    console.print(_pairs(_figures(summary)))
+    counted = summary.get("counted")
+    if counted and counted["meaning"]:
+        say(counted["meaning"])
     if summary["exit_code"] == 0 and summary["message"]:
         say(summary["message"])
     for place in ("results", "summary.json", "report.html"):

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from parquill.flows.console import say
+from parquill.flows.console import clean, say
 
 if TYPE_CHECKING:
     from parquill.flows.doctor import Check
-
-
-def clean(text: object) -> str:
-    """Text without the control characters that a terminal would obey."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
 def show_preview(rows: list[dict[str, Any]]) -> None:

@@ -51,16 +51,18 @@ def name_run(name: str) -> None:
 
 def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) -> None:
     """The estimate as an artifact, its headline in the description."""
+    about = f" ({escape(estimate.tokens_note)})" if estimate.tokens_note else ""
     lines = [
         f"# Estimate of {escape(job.name)}",
         f"{escape(verdict.sentence)}",
         escape(verdict.warning) if verdict.warning else "",
         "| | |\n|---|---:|",
         f"| rows | {estimate.rows:,} |\n| rows to send | {estimate.to_send:,} |",
-        f"| prompt tokens{'' if estimate.exact else ' (approximate)'} | {estimate.prompt_tokens:,} |",
+        f"| prompt tokens{about} | {estimate.prompt_tokens:,} |",
         f"| completion tokens, expected | {estimate.completion_tokens_expected:,} |",
         f"| cost, expected | {dollars(estimate.cost_expected)} |\n| cost, p90 | {dollars(estimate.cost_p90)} |",
         f"| cost, worst case | {dollars(estimate.cost_worst)} |\n",
+        f"\n{escape(estimate.reuse_note)}.\n" if estimate.reuse_note else "",
         f"\n{escape(estimate.basis)}. Prices: {escape(price.source)}, {escape(price.version)}.",
     ]
     with _bearable("the estimate"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment
 
 from parquill.tasks.disk.files import DISK, Disk
+from parquill.tasks.money.correction import counted_line
 
 if TYPE_CHECKING:
     from parquill.tasks.disk.result_rows import RowSums
@@ -35,6 +36,8 @@ th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-
 <tr><th>saved by reuse<td class="n">${{ s.saved_usd }}
 {% if s.price_as %}<tr><th>the same usage on {{ s.price_as.model }}<td class="n">${{ s.price_as.cost_usd }}{% endif %}
 {% for name, count in s.tokens.items() %}<tr><th>{{ name }} tokens<td class="n">{{ "{:,}".format(count) }}{% endfor %}
+<tr><th>prompt tokens of the answers<td>{{ counted_line(s.counted) }}
+{% if s.counted.meaning %}<tr><th>which means<td>{{ s.counted.meaning }}{% endif %}
 {% for name, count in s.requests.items() %}
 <tr><th>requests {{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
 <tr><th>seconds<td class="n">{{ s.duration_s }}<tr><th>prices<td>{{ s.prices.source }}, {{ s.prices.version }}
@@ -53,5 +56,7 @@ th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-
 def write_report(path: Path, summary: dict[str, Any], sums: RowSums, disk: Disk = DISK) -> None:
     """Write the page. Raises DiskFailed."""
     page = Environment(autoescape=True).from_string(_PAGE)
-    text = page.render(s=summary, errors=sums.first_errors, slowest=sorted(sums.slowest, reverse=True))
+    text = page.render(
+        s=summary, counted_line=counted_line, errors=sums.first_errors, slowest=sorted(sums.slowest, reverse=True)
+    )
     disk.write_whole(path, text.encode())

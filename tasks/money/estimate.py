@@ -36,7 +36,10 @@ class EstimateSum:
         self.to_send = 0
         self.rejected: dict[str, int] = {}
         self.first_rejected: str | None = None
-        self._prompt_tokens = 0
+        self.reuse_note: str | None = None
+        self.reused = 0
+        self._counted = 0
+        self._prompt_tokens = 0.0  # as the service is expected to report them
         self._worst = [0] * len(prices)
         self._expected_femto = [0] * len(prices)
         self._expected_tokens = 0.0
@@ -52,14 +55,18 @@ class EstimateSum:
                 self.first_rejected = self.first_rejected or f"{row.file}, row {row.number}: {row.fault.message}"
             elif row.action is Action.SEND and row.prompt_tokens is not None:
                 self.to_send += 1
-                self._prompt_tokens += row.prompt_tokens
+                prompt = self._counter.expected(row.prompt_tokens)
+                self._counted += row.prompt_tokens
+                self._prompt_tokens += prompt
                 reserved = self._counter.reserved(row.prompt_tokens)
                 expected = lengths.expected(row.prompt_tokens) if lengths is not None else float(room)
                 self._expected_tokens += expected
                 for place, price in enumerate(self._prices):
                     self._worst[place] += price.worst_nano(reserved, room)
-                    self._expected_femto[place] += price.expected_femto(row.prompt_tokens, expected)
+                    self._expected_femto[place] += price.expected_femto(prompt, expected)
                 self._largest = max(self._largest, reserved + room)
+            elif row.action is Action.REUSE:
+                self.reused += 1
 
     def result(self, place: int = 0) -> Estimate:
         """The estimate of all rows added so far, at the price of that place."""
@@ -76,7 +83,7 @@ class EstimateSum:
         return Estimate(
             rows=self.rows,
             to_send=self.to_send,
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=round(self._prompt_tokens),
             completion_tokens_expected=round(self._expected_tokens),
             cost_expected=expected,
             cost_p90=p90,
@@ -86,6 +93,10 @@ class EstimateSum:
             exact=self._counter.exact,
             rejected=self.rejected,
             first_rejected=self.first_rejected,
+            counted_tokens=self._counted,
+            tokens_note=self._counter.note(self._counted, self._prompt_tokens),
+            reused=self.reused,
+            reuse_note=self.reuse_note,
         )
 
 
@@ -113,4 +124,8 @@ def flat_estimate(job: Job, estimate: Estimate, *, fits: bool) -> dict[str, Any]
         **estimate_json(estimate),
         "fits_budget": fits,
         "basis": estimate.basis,
+        "prompt_tokens_counted": estimate.counted_tokens,
+        "prompt_tokens_note": estimate.tokens_note or None,
+        "rows_reused": estimate.reused,
+        "reuse_note": estimate.reuse_note,
     }

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -111,6 +111,10 @@ class Ledger:
                 yield connection
         except SQLAlchemyError as error:
             raise LedgerFailed(f"the ledger's database does not answer ({type(error).__name__})") from None
+
+    def transaction(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction for what a module beside this one keeps here. Raises LedgerFailed, the transaction undone."""
+        return self._writing()
 
     def open_run(self, entry: Entry, settled: int, in_doubt: int, now: datetime) -> None:
         """Enter a run, or set the books of one that goes on to what its journals say; leases of before are void."""

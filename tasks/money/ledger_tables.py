@@ -49,6 +49,22 @@ LENGTHS = sa.Table(  # see money.lengths: what is kept of a run's answers, to pr
     sa.Column("squares", sa.Numeric(30, 0), nullable=False),
     sa.Column("logs", sa.Float, nullable=False),
 )
+COUNTS = sa.Table(  # see money.correction: counted and reported prompt tokens of a run's answers
+    "parquill_counts",
+    METADATA,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("class", sa.Integer, primary_key=True),
+    sa.Column("model", sa.String(200), nullable=False, index=True),
+    sa.Column("endpoint", sa.String(500), nullable=False),
+    sa.Column("api", sa.String(20), nullable=False),
+    sa.Column("encoding", sa.String(40), nullable=False),
+    sa.Column("answers", sa.BigInteger, nullable=False),
+    sa.Column("counted", sa.BigInteger, nullable=False),
+    sa.Column("reported", sa.BigInteger, nullable=False),
+    sa.Column("squares", sa.Float, nullable=False),
+    sa.Column("products", sa.Float, nullable=False),
+    sa.Column("excess", sa.BigInteger, nullable=False),
+)
 META = sa.Table(
     "parquill_meta", METADATA, sa.Column("name", sa.String(40), primary_key=True), sa.Column("value", sa.String(200))
 )

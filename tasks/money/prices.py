@@ -46,19 +46,22 @@ class Price:
 
     def femto(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
         """Exact cost in femto-dollars; `completion_tokens` includes reasoning."""
-        band = self.bands[0]
-        for other in self.bands[1:]:
-            if prompt_tokens > other.above:
-                band = other
+        band = self._band(prompt_tokens)
         return (
             (prompt_tokens - cached_tokens) * band.input + cached_tokens * band.cached + completion_tokens * band.output
         )
 
-    def expected_femto(self, prompt_tokens: int, completion_tokens: float) -> int:
-        """Cost in femto-dollars of a request whose output is an expectation, no whole number of tokens."""
-        thousandths = round(completion_tokens * 1000)
-        base = self.femto(prompt_tokens, 0, 0)
-        return base + (self.femto(prompt_tokens, 0, 1) - base) * thousandths // 1000
+    def _band(self, prompt_tokens: float) -> Band:
+        band = self.bands[0]
+        for other in self.bands[1:]:
+            if prompt_tokens > other.above:
+                band = other
+        return band
+
+    def expected_femto(self, prompt_tokens: float, completion_tokens: float) -> int:
+        """Cost in femto-dollars of a request whose tokens are expectations, no whole numbers."""
+        band = self._band(prompt_tokens)
+        return (round(prompt_tokens * 1000) * band.input + round(completion_tokens * 1000) * band.output) // 1000
 
     def worst_nano(self, prompt_tokens: int, max_output_tokens: int) -> int:
         """The most that a request can cost, in nano-dollars, rounded up: nothing cached, all output used."""

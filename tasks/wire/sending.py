@@ -57,7 +57,7 @@ class Sending:
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="parquill-io", daemon=True)
         self._disk_threads = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="parquill-disk")
-        self._counter = TokenCounter(run.job.model, run.job.tokenizer)
+        self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
         self._answers = AnswerIndex(run.folders.state)
         self._answers.add_run(run.run_id, run.job.output)
         self._spending = Spending(run, self._disk_threads)
