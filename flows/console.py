@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from parquill.tasks.wire.sending import Sending
 
 PLAIN_EVERY_S = 5.0
+LOOK_S = 0.2
 console = Console(stderr=True, highlight=False)
 
 
@@ -134,6 +135,13 @@ def _opened() -> Sending | None:
     return opened[0] if opened else None
 
 
+def _say_warnings(opened: Sending, before: int) -> int:
+    """Say what came since `before` warnings; gives how many there are now."""
+    for told in opened.soft_limits.told[before:]:
+        say(f"warning: {told}")
+    return len(opened.soft_limits.told)
+
+
 def _bar(over: threading.Event) -> None:
     columns = (
         TextColumn("{task.description}"),
@@ -145,10 +153,12 @@ def _bar(over: threading.Event) -> None:
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = None
-        while not over.wait(0.2):
+        warned = 0
+        while not over.wait(LOOK_S):
             opened = _opened()
             if opened is None:
                 continue
+            warned = _say_warnings(opened, warned)
             progress = opened.sender.progress
             rate = f"{progress.done / max(0.001, time.monotonic() - progress.started):,.0f} rows/s"
             if task is None:
@@ -157,10 +167,15 @@ def _bar(over: threading.Event) -> None:
 
 
 def _lines(over: threading.Event) -> None:
-    while not over.wait(PLAIN_EVERY_S):
+    warned, said = 0, time.monotonic()
+    while not over.wait(LOOK_S):
         opened = _opened()
         if opened is None:
             continue
+        warned = _say_warnings(opened, warned)
+        if time.monotonic() - said < PLAIN_EVERY_S:
+            continue
+        said = time.monotonic()
         progress = opened.sender.progress
         rate = progress.done / max(0.001, time.monotonic() - progress.started)
         left = (progress.total - progress.done) / rate if rate else 0.0

@@ -23,7 +23,7 @@ _LONGEST = 60  # characters of a value that is shown
 def explain_reuse(job: Job, total: EstimateSum, runs: Sequence[RunFolder]) -> str | None:
     """One sentence when a state folder has answers and nearly no row can use them; None otherwise.
 
-    `runs` are the runs of the state folder, the oldest first.
+    `runs` are the runs of the state folder.
     """
     rows = total.rows - sum(total.rejected.values())
     if not rows or total.reused >= FEW * rows:
@@ -48,18 +48,17 @@ def explain_reuse(job: Job, total: EstimateSum, runs: Sequence[RunFolder]) -> st
 
 def _run_to_compare(job: Job, rows: int, runs: Sequence[RunFolder]) -> tuple[str, Mapping[str, Any]] | None:
     """The latest run that sent something: of this job and of a size that matters, else of this job, else any."""
-    best: tuple[int, str, Mapping[str, Any]] | None = None
-    for run in reversed(runs):
+    best: tuple[tuple[int, str], str, Mapping[str, Any]] | None = None
+    for run in runs:
         settings, plan = read_json(run.path / "job.json"), read_json(run.plan)
         if settings is None or plan is None or not any(journals_of(run.path)):
             continue
         mine = settings.get("name") == job.name
         sent = sum(shard["to_send"] for shard in plan["shards"])
-        rank = 2 * mine + (mine and sent >= FEW * rows)
+        # by when they began: ids of one second do not sort
+        rank = (2 * mine + (mine and sent >= FEW * rows), str(plan["started_at"]))
         if best is None or rank > best[0]:
             best = (rank, run.run_id, settings)
-        if rank == 3:
-            break
     return None if best is None else best[1:]
 
 

@@ -61,7 +61,7 @@ class Sending:
         self._answers = AnswerIndex(run.folders.state)
         self._answers.add_run(run.run_id, run.job.output)
         self._spending = Spending(run, self._disk_threads)
-        self.budget = self._spending.budget
+        self.budget, self.soft_limits = self._spending.budget, self._spending.soft_limits
         self._thread.start()
         self.sender: Sender = self._call(self._start())
 

@@ -14,6 +14,7 @@ from parquill.tasks.money.account import Account
 from parquill.tasks.money.budget import POLL_S, Budget
 from parquill.tasks.money.ledger import Entry, Ledger
 from parquill.tasks.money.prices import nano_of
+from parquill.tasks.money.soft_limit import SoftLimits
 
 REPORT_S = 1.0
 
@@ -38,11 +39,15 @@ class Spending:
             settled=before.settled_nano,
             in_doubt=before.in_doubt_nano,
             limit=run_limit,
-            soft_fraction=budget.soft_fraction,
             more=self._more,
             patient=self._patient,
         )
+        self.soft_limits = SoftLimits(budget, before=sum(self._before), others=self._month_of_others(run.run_id))
         self._reporter: asyncio.Task[None] | None = None
+
+    def _month_of_others(self, run_id: str) -> int:
+        month, mine = self._ledger.of_month(f"{datetime.now(UTC):%Y-%m}"), self._ledger.of_run(run_id)
+        return month.settled + month.in_doubt - mine.settled - mine.in_doubt
 
     async def _more(self, amount: int) -> int:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._account.lease, amount)

@@ -92,3 +92,22 @@ def test_a_count_of_ones_own_encoding_is_told_when_it_is_off(jobs: Jobs) -> None
     jobs.service.configure(prompt_tokens="tiktoken:o200k_base")
     exact = jobs.run(jobs.job(_texts(20, 5))).summary["counted"]
     assert (exact["deviation"], exact["meaning"], exact["worst_row"]["deviation"]) == (0, None, 0)
+
+
+def test_the_setting_that_changed_is_told(jobs: Jobs) -> None:
+    """A grown input pays for its new rows only; where nearly nothing can be reused the estimate names the setting."""
+    texts = _texts(60, 6)
+    settings = jobs.job(texts[:50])
+    first = jobs.run(settings)
+    grown = _estimate(jobs, jobs.job(texts))
+    assert (grown["rows_to_send"], grown["rows_reused"], grown["reuse_note"]) == (10, 50, None)
+    changed = jobs.job(texts, max_output_tokens=60)
+    told = f"none of 60 rows can be reused: max_output_tokens changed from 50 to 60 since run {first.summary['run_id']}"
+    assert _estimate(jobs, changed)["reuse_note"] == told
+    assert told in jobs.run(changed, command="estimate").stderr
+    second = jobs.run(changed)
+    assert told in second.stderr
+    assert jobs.service.stats()["requests"] == 110
+    others = _estimate(jobs, jobs.job(_texts(60, 7), max_output_tokens=60))
+    assert others["reuse_note"].endswith("the input's texts are others")
+    assert _estimate(jobs, jobs.job(texts, output=str(jobs.folder / "new")))["reuse_note"] is None

@@ -48,11 +48,14 @@ class Runs:
         self.all: list[RunFolder] = []
 
     def add(self, job: Job, sent: int = 20_000, *, journal: bool = True) -> str:
-        run_id = f"20261123-00000{len(self.all)}-aaaa"
+        place = len(self.all)
+        run_id = f"20261123-000000-{'zyx'[place]}aaa"  # one second, so that the names do not tell which is later
         folder = RunFolder(self._folder / run_id)
         folder.create()
         (folder.path / "job.json").write_bytes(orjson.dumps(job.model_dump(mode="json")))
-        folder.plan.write_bytes(orjson.dumps({"shards": [{"to_send": sent}]}))
+        folder.plan.write_bytes(
+            orjson.dumps({"shards": [{"to_send": sent}], "started_at": f"2026-11-23T00:00:00.{place}+00:00"})
+        )
         if journal:
             folder.journal(0).touch()
         self.all.append(folder)
