@@ -139,7 +139,7 @@ def estimate(
         error = found_bad
     if as_json:
         told = {"error": str(error), "exit_code": error.exit_code} if error else {}
-        _print_json({**flat_estimate(placed, result, fits=verdict.fits), **told})
+        _print_json({**flat_estimate(placed, result, price, fits=verdict.fits), **told})
     else:
         show_estimate(result, verdict, price)
     if error is not None:

@@ -61,6 +61,8 @@ def show_estimate(estimate: Estimate, verdict: Verdict, price: Price) -> None:
     if estimate.rejected:
         pairs["rows that cannot be sent"] = ", ".join(f"{code} {n:,}" for code, n in sorted(estimate.rejected.items()))
     console.print(_pairs(pairs))
+    if estimate.first_rejected:
+        say(f"the first of them: {clean(estimate.first_rejected)}")
     if estimate.reuse_note:
         say(clean(estimate.reuse_note))
     say(f"{estimate.basis}; prices: {price.source}, {price.version}")

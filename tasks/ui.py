@@ -57,6 +57,7 @@ def name_run(name: str) -> None:
 def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) -> None:
     """The estimate as an artifact, its headline in the description."""
     about = f" ({escape(estimate.tokens_note)})" if estimate.tokens_note else ""
+    rejected = ", ".join(f"{escape(code)} {count:,}" for code, count in sorted(estimate.rejected.items()))
     lines = [
         f"# Estimate of {escape(job.name)}",
         f"{escape(verdict.sentence)}",
@@ -67,6 +68,7 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) 
         f"| completion tokens, expected | {estimate.completion_tokens_expected:,} |",
         f"| cost, expected | {dollars(estimate.cost_expected)} |\n| cost, p90 | {dollars(estimate.cost_p90)} |",
         f"| cost, worst case | {dollars(estimate.cost_worst)} |\n",
+        f"\nRows that cannot be sent: {rejected}. The first: {escape(estimate.first_rejected)}.\n" if rejected else "",
         f"\n{escape(estimate.reuse_note)}.\n" if estimate.reuse_note else "",
         f"\n{escape(estimate.basis)}. Prices: {escape(price.source)}, {escape(price.version)}.",
     ]

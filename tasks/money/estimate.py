@@ -115,7 +115,7 @@ def estimate_json(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def flat_estimate(job: Job, estimate: Estimate, *, fits: bool) -> dict[str, Any]:
+def flat_estimate(job: Job, estimate: Estimate, price: Price, *, fits: bool) -> dict[str, Any]:
     """One flat mapping for `estimate --json`."""
     return {
         "rows": estimate.rows,
@@ -128,4 +128,8 @@ def flat_estimate(job: Job, estimate: Estimate, *, fits: bool) -> dict[str, Any]
         "prompt_tokens_note": estimate.tokens_note or None,
         "rows_reused": estimate.reused,
         "reuse_note": estimate.reuse_note,
+        "rows_rejected": sum(estimate.rejected.values()),
+        "first_rejected": estimate.first_rejected,
+        "prices_source": price.source,
+        "prices_version": price.version,
     }
