@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from parquill.tasks.money.correction import counted_line
+from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
@@ -88,10 +88,12 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
     if summary["saved_usd"].strip("0") != ".":
         pairs["saved by reuse"] = f"${summary['saved_usd']}"
     if (counted := summary.get("counted")) and counted["answers"]:
-        pairs["prompt tokens"] = clean(counted_line(counted))
+        pairs["prompt tokens"] = counted_line(counted)
+        pairs |= {"the count farthest off": clean(worst)} if (worst := worst_line(counted)) else {}
     if "price_as" in summary:
         other = summary["price_as"]
         pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"
+    pairs["prices"] = f"{summary['prices']['source']}, {summary['prices']['version']}"
     if summary["duration_s"] is not None:
         pairs["time"] = f"{summary['duration_s']:,.1f} s"
     return pairs

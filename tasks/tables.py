@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from parquill.tasks.money.correction import counted_line
+from parquill.tasks.money.correction import counted_line, worst_line
 
 if TYPE_CHECKING:
     from parquill.tasks.disk.result_rows import RowSums
@@ -46,8 +46,10 @@ def money_table(summary: dict[str, Any]) -> str:
         "budget": "none" if summary["budget"]["run_usd"] is None else f"${summary['budget']['run_usd']}",
         **{f"{name} tokens": f"{count:,}" for name, count in tokens.items()},
         "prompt tokens of the answers": counted_line(summary["counted"]),
+        "the count farthest off": worst_line(summary["counted"]) or "none",
         **{f"requests {name}": f"{count:,}" for name, count in summary["requests"].items()},
     }
+    pairs["prices"] = f"{summary['prices']['source']}, {summary['prices']['version']}"
     if "price_as" in summary:
         other = summary["price_as"]
         pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"

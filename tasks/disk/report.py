@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment
 
 from parquill.tasks.disk.files import DISK, Disk
-from parquill.tasks.money.correction import counted_line
+from parquill.tasks.money.correction import counted_line, worst_line
 
 if TYPE_CHECKING:
     from parquill.tasks.disk.result_rows import RowSums
@@ -37,6 +37,7 @@ th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-
 {% if s.price_as %}<tr><th>the same usage on {{ s.price_as.model }}<td class="n">${{ s.price_as.cost_usd }}{% endif %}
 {% for name, count in s.tokens.items() %}<tr><th>{{ name }} tokens<td class="n">{{ "{:,}".format(count) }}{% endfor %}
 <tr><th>prompt tokens of the answers<td>{{ counted_line(s.counted) }}
+{% if worst %}<tr><th>the count farthest off<td>{{ worst }}{% endif %}
 {% if s.counted.meaning %}<tr><th>which means<td>{{ s.counted.meaning }}{% endif %}
 {% for name, count in s.requests.items() %}
 <tr><th>requests {{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
@@ -57,6 +58,10 @@ def write_report(path: Path, summary: dict[str, Any], sums: RowSums, disk: Disk 
     """Write the page. Raises DiskFailed."""
     page = Environment(autoescape=True).from_string(_PAGE)
     text = page.render(
-        s=summary, counted_line=counted_line, errors=sums.first_errors, slowest=sorted(sums.slowest, reverse=True)
+        s=summary,
+        counted_line=counted_line,
+        worst=worst_line(summary["counted"]),
+        errors=sums.first_errors,
+        slowest=sorted(sums.slowest, reverse=True),
     )
     disk.write_whole(path, text.encode())

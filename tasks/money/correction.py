@@ -193,15 +193,19 @@ def _meaning(found: Comparison, model: str, encoding: str, *, exact: bool) -> st
 
 
 def counted_line(counted: Mapping[str, Any]) -> str:
-    """The `counted` part of a summary in one line: both sums, their deviation, the worst row."""
-    line = (
+    """The sums of the `counted` part of a summary, and their deviation."""
+    return (
         f"counted {counted['prompt_tokens_counted']:,}, reported {counted['prompt_tokens_reported']:,} "
         f"({counted['deviation'] or 0:+.2%})"
     )
+
+
+def worst_line(counted: Mapping[str, Any]) -> str:
+    """The row whose count was farthest off; empty when none was off."""
     worst = counted["worst_row"]
     if worst is None or not worst["deviation"]:
-        return line
+        return ""
     return (
-        f"{line}; the worst row: {worst['source_file']}, row {worst['row_number']}, counted "
-        f"{worst['prompt_tokens_counted']:,}, reported {worst['prompt_tokens_reported']:,} ({worst['deviation']:+.0%})"
+        f"{worst['source_file']}, row {worst['row_number']}: counted {worst['prompt_tokens_counted']:,}, "
+        f"reported {worst['prompt_tokens_reported']:,} ({worst['deviation']:+.0%})"
     )

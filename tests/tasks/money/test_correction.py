@@ -18,6 +18,7 @@ from parquill.tasks.money.correction import (
     allowance,
     compared_json,
     counted_line,
+    worst_line,
 )
 from parquill.tasks.money.tokens import TokenCounter
 
@@ -138,7 +139,7 @@ def test_a_difference_is_explained(law: Callable[[int], int], exact: bool, words
 
 
 def test_the_worst_row_is_named() -> None:
-    """The line for people has both sums, their difference and the row that was farthest off."""
+    """People are shown both sums, their difference and the row that was farthest off."""
     told = compared_json(_compare([100, 200, 1_000], lambda c: c + 10), model="m", encoding="e", exact=True)
     assert told["worst_row"] == {
         "source_file": "a.parquet",
@@ -147,8 +148,7 @@ def test_the_worst_row_is_named() -> None:
         "prompt_tokens_reported": 110,
         "deviation": 0.1,
     }
-    assert counted_line(told) == (
-        "counted 1,300, reported 1,330 (+2.31%); the worst row: a.parquet, row 0, counted 100, reported 110 (+10%)"
-    )
+    assert counted_line(told) == "counted 1,300, reported 1,330 (+2.31%)"
+    assert worst_line(told) == "a.parquet, row 0: counted 100, reported 110 (+10%)"
     empty = compared_json(Comparison(), model="m", encoding="e", exact=True)
-    assert counted_line(empty) == "counted 0, reported 0 (+0.00%)"
+    assert (counted_line(empty), worst_line(empty)) == ("counted 0, reported 0 (+0.00%)", "")
