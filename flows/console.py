@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
@@ -22,12 +23,18 @@ if TYPE_CHECKING:
     from parquill.tasks.wire.sending import Sending
 
 PLAIN_EVERY_S = 5.0
+LOOK_S = 0.2
 console = Console(stderr=True, highlight=False)
 
 
 def say(text: str) -> None:
     """One plain line; nothing in it is taken for markup."""
     console.print(escape(text), soft_wrap=True)
+
+
+def clean(text: object) -> str:
+    """Text without the control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
 def _pairs(pairs: dict[str, str]) -> Table:
@@ -41,11 +48,10 @@ def _pairs(pairs: dict[str, str]) -> Table:
 
 def show_estimate(estimate: Estimate, verdict: Verdict, price: Price, completed: int = 0) -> None:
     """The estimate; `completed` rows of it have their outcome already."""
-    about = "" if estimate.exact else " (approximate: the model's own tokenizer is not public)"
     pairs = {
         "rows": f"{estimate.rows:,}",
         "rows to send": f"{estimate.to_send - completed:,}" + (f" ({completed:,} are completed)" if completed else ""),
-        f"prompt tokens{about}": f"{estimate.prompt_tokens:,}",
+        "prompt tokens": f"{estimate.prompt_tokens:,}",
         "completion tokens, expected": f"{estimate.completion_tokens_expected:,}",
         "cost, expected": dollars(estimate.cost_expected),
         **interval(estimate),
@@ -55,6 +61,12 @@ def show_estimate(estimate: Estimate, verdict: Verdict, price: Price, completed:
     if estimate.rejected:
         pairs["rows that cannot be sent"] = ", ".join(f"{code} {n:,}" for code, n in sorted(estimate.rejected.items()))
     console.print(_pairs(pairs))
+    if estimate.tokens_note:
+        say(f"prompt tokens are {estimate.tokens_note}")
+    if estimate.first_rejected:
+        say(f"the first of them: {clean(estimate.first_rejected)}")
+    if estimate.reuse_note:
+        say(clean(estimate.reuse_note))
     say(f"{estimate.basis}; prices: {price.source}, {price.version}")
     say(verdict.sentence)
     if verdict.warning:
@@ -68,8 +80,7 @@ def interval(estimate: Estimate) -> dict[str, str]:
     return {"cost, 90 % interval": f"{dollars(estimate.cost_low)} to {dollars(estimate.cost_high)}"}
 
 
-def show_summary(summary: dict[str, Any], output: str) -> None:
-    """What ran, what it cost, where the files are."""
+def _figures(summary: dict[str, Any]) -> dict[str, str]:
     rows, tokens, estimate = summary["rows"], summary["tokens"], summary["estimate"]
     shown = {name: f"{count:,}" for name, count in rows.items() if count or name in {"total", "ok"}}
     pairs = {
@@ -85,12 +96,24 @@ def show_summary(summary: dict[str, Any], output: str) -> None:
         pairs["in doubt"] = f"${summary['in_doubt_usd']}"
     if summary["saved_usd"].strip("0") != ".":
         pairs["saved by reuse"] = f"${summary['saved_usd']}"
+    if (counted := summary.get("counted")) and counted["answers"]:
+        pairs["prompt tokens"] = counted_line(counted)
+        pairs |= {"the count farthest off": clean(worst)} if (worst := worst_line(counted)) else {}
     if "price_as" in summary:
         other = summary["price_as"]
         pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"
+    pairs["prices"] = f"{summary['prices']['source']}, {summary['prices']['version']}"
     if summary["duration_s"] is not None:
         pairs["time"] = f"{summary['duration_s']:,.1f} s"
-    console.print(_pairs(pairs))
+    return pairs
+
+
+def show_summary(summary: dict[str, Any], output: str) -> None:
+    """What ran, what it cost, where the files are."""
+    console.print(_pairs(_figures(summary)))
+    counted = summary.get("counted")
+    if counted and counted["meaning"]:
+        say(counted["meaning"])
     if summary["exit_code"] == 0 and summary["message"]:
         say(summary["message"])
     for place in ("results", "summary.json", "report.html"):
@@ -125,6 +148,13 @@ def _opened() -> Sending | None:
     return opened[0] if opened else None
 
 
+def _say_warnings(opened: Sending, before: int) -> int:
+    """Say what came since `before` warnings; gives how many there are now."""
+    for told in opened.soft_limits.told[before:]:
+        say(f"warning: {told}")
+    return len(opened.soft_limits.told)
+
+
 def _bar(over: threading.Event) -> None:
     columns = (
         TextColumn("{task.description}"),
@@ -136,10 +166,12 @@ def _bar(over: threading.Event) -> None:
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = None
-        while not over.wait(0.2):
+        warned = 0
+        while not over.wait(LOOK_S):
             opened = _opened()
             if opened is None:
                 continue
+            warned = _say_warnings(opened, warned)
             progress = opened.sender.progress
             rate = f"{progress.done / max(0.001, time.monotonic() - progress.started):,.0f} rows/s"
             if task is None:
@@ -148,10 +180,15 @@ def _bar(over: threading.Event) -> None:
 
 
 def _lines(over: threading.Event) -> None:
-    while not over.wait(PLAIN_EVERY_S):
+    warned, said = 0, time.monotonic()
+    while not over.wait(LOOK_S):
         opened = _opened()
         if opened is None:
             continue
+        warned = _say_warnings(opened, warned)
+        if time.monotonic() - said < PLAIN_EVERY_S:
+            continue
+        said = time.monotonic()
         progress = opened.sender.progress
         rate = progress.done / max(0.001, time.monotonic() - progress.started)
         left = (progress.total - progress.done) / rate if rate else 0.0

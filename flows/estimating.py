@@ -35,7 +35,7 @@ class Estimated:
 
     def as_dict(self) -> dict[str, Any]:
         """One flat mapping; after a pilot the figures are of the whole run, with what of it is paid already."""
-        flat = flat_estimate(self.job, self.estimate, fits=self.verdict.fits)
+        flat = flat_estimate(self.job, self.estimate, self.price, fits=self.verdict.fits)
         told = {"error": str(self.error), "exit_code": self.error.exit_code} if self.error is not None else {}
         return {**flat, "rows_to_send": self.estimate.to_send - self.completed, **self.pilot, **told}
 

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from parquill.flows.console import say
+from parquill.flows.console import clean, say
 
 if TYPE_CHECKING:
     from parquill.flows.doctor import Check
-
-
-def clean(text: object) -> str:
-    """Text without the control characters that a terminal would obey."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
 def show_preview(rows: list[dict[str, Any]]) -> None:
@@ -35,7 +30,8 @@ def show_comparison(found: dict[str, Any]) -> None:
     for entry in found["models"]:
         estimate = entry["estimate"]
         batch = " (batch)" if entry["processing"] == "batch" else ""
-        notes = "" if entry["fits_window"] else f", {entry['rows_too_long']:,} rows too long for its window"
+        notes = f" ({entry['prompt_tokens_note']})" if entry["prompt_tokens_note"] else ""
+        notes += "" if entry["fits_window"] else f", {entry['rows_too_long']:,} rows too long for its window"
         notes += "" if entry["fits_budget"] else ", exceeds the budget"
         say(
             f"{entry['model'] + batch:32} expected ${estimate['cost_usd_expected']}, p90 ${estimate['cost_usd_p90']}, "

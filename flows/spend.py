@@ -45,7 +45,11 @@ def read_spending(scope: Scope, today: date, resolve: str | None = None) -> dict
     """The month as one JSON object; with `resolve` (paid or unpaid) what is in doubt is settled first."""
     ledger = Ledger()
     try:
-        resolved = None if resolve is None else ledger.resolve(scope.month, scope.job, paid=resolve == "paid")
+        resolved = (
+            None
+            if resolve is None
+            else ledger.resolve(scope.month, scope.job, paid=resolve == "paid", now=datetime.now(UTC))
+        )
         rows = ledger.days(scope.month, scope.job)
         month = ledger.of_month(scope.month)
     finally:

@@ -52,6 +52,10 @@ class Estimate:
     paid_worst: int = 0
     rejected: dict[str, int] = field(default_factory=dict)  # error code -> rows
     first_rejected: str | None = None
+    counted_tokens: int = 0  # prompt tokens before a learned correction
+    tokens_note: str = ""  # what to say beside prompt_tokens where they are not exact
+    reused: int = 0  # rows whose answer an earlier run has
+    reuse_note: str | None = None  # why nearly none of them has
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,8 @@ from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.summary import make_summary, write_summary
 from parquill.tasks.ending import Ending, clear_run, end_of, warning_of
+from parquill.tasks.errors import LedgerFailed
+from parquill.tasks.money.learned import keep_counts
 from parquill.tasks.money.month import month_figures
 from parquill.tasks.money.past import keep_past
 from parquill.tasks.steps import STEP
@@ -33,6 +36,8 @@ def summarize_run(run: Run, sums: RowSums, ending: Ending) -> dict[str, Any]:
     )
     keep_past(run.job, run.run_id, sums.history, None if ending.is_stop else datetime.now(UTC))
     write_summary(run, sums, summary)
+    with contextlib.suppress(LedgerFailed):  # a lesson lost costs nothing but the lesson
+        keep_counts(run.job, run.run_id, sums.compared.classes)
     if not ending.is_stop:
         clear_run(run)
     show_summary(run, sums, summary)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.money.prices import dollars
 from parquill.tasks.records import Estimate
 
@@ -61,13 +62,17 @@ def money_table(summary: dict[str, Any]) -> str:
         "saved by reuse": f"${summary['saved_usd']}",
         "budget": "none" if summary["budget"]["run_usd"] is None else f"${summary['budget']['run_usd']}",
         **{f"{name} tokens": f"{count:,}" for name, count in tokens.items()},
-        "prompt tokens, counted before": f"{estimate['prompt_tokens']:,}",
+        "prompt tokens of the answers": counted_line(summary["counted"]),
+        "the count farthest off": worst_line(summary["counted"]) or "none",
         **{f"requests {name}": f"{count:,}" for name, count in summary["requests"].items()},
     }
+    pairs["prices"] = f"{summary['prices']['source']}, {summary['prices']['version']}"
     if "price_as" in summary:
         other = summary["price_as"]
         pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"
-    return "## Cost\n\n" + _markdown(pd.DataFrame({"": list(pairs), "value": list(pairs.values())}))
+    table = "## Cost\n\n" + _markdown(pd.DataFrame({"": list(pairs), "value": list(pairs.values())}))
+    meaning = summary["counted"]["meaning"]
+    return f"{table}\n\n{escape(meaning)}" if meaning else table
 
 
 def slowest_table(sums: RowSums) -> str:

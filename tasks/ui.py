@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
@@ -25,6 +29,7 @@ from parquill.tasks.tables import errors_table, escape, money_table, rows_table,
 from parquill.tasks.wire.sending import Sending
 
 EVERY_S = 2.0
+LOOK_S = 0.1  # how late a warning may come
 _log = logging.getLogger("parquill")
 
 
@@ -51,13 +56,15 @@ def name_run(name: str) -> None:
 
 def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) -> None:
     """The estimate as an artifact, its headline in the description."""
+    about = f" ({escape(estimate.tokens_note)})" if estimate.tokens_note else ""
+    rejected = ", ".join(f"{escape(code)} {count:,}" for code, count in sorted(estimate.rejected.items()))
     lines = [
         f"# Estimate of {escape(job.name)}",
         f"{escape(verdict.sentence)}",
         escape(verdict.warning) if verdict.warning else "",
         "| | |\n|---|---:|",
         f"| rows | {estimate.rows:,} |\n| rows to send | {estimate.to_send:,} |",
-        f"| prompt tokens{'' if estimate.exact else ' (approximate)'} | {estimate.prompt_tokens:,} |",
+        f"| prompt tokens{about} | {estimate.prompt_tokens:,} |",
         f"| completion tokens, expected | {estimate.completion_tokens_expected:,} |",
         f"| cost, expected | {dollars(estimate.cost_expected)} |",
         ""
@@ -65,6 +72,8 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) 
         else f"| cost, 90 % interval | {dollars(estimate.cost_low)} to {dollars(estimate.cost_high)} |",
         f"| cost, p90 | {dollars(estimate.cost_p90)} |",
         f"| cost, worst case | {dollars(estimate.cost_worst)} |\n",
+        f"\nRows that cannot be sent: {rejected}. The first: {escape(estimate.first_rejected)}.\n" if rejected else "",
+        f"\n{escape(estimate.reuse_note)}.\n" if estimate.reuse_note else "",
         f"\n{escape(estimate.basis)}. Prices: {escape(price.source)}, {escape(price.version)}.",
     ]
     with _bearable("the estimate"):
@@ -104,41 +113,54 @@ def show_progress(run: Run, opened: Sending) -> Iterator[None]:
             progress=0.0, key=_key("progress", run.job), description=headline(run, opened)
         )
     over = threading.Event()
-    thread = threading.Thread(target=_keep_up, args=(run, opened, artifact_id, over), name="parquill-ui", daemon=True)
-    if artifact_id is not None:
-        thread.start()
+    # in the flow's context, so that what the thread logs, creates and emits belongs to the flow run
+    work = partial(contextvars.copy_context().run, _keep_up, run, opened, artifact_id, over)
+    thread = threading.Thread(target=work, name="parquill-ui", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         over.set()
-        if artifact_id is not None:
-            thread.join(10)
+        thread.join(10)
 
 
 def _keep_up(run: Run, opened: Sending, artifact_id: Any, over: threading.Event) -> None:
-    warned = False
+    """Look at the soft limits all the time, and show the progress every now and then and at the end."""
+    shown = time.monotonic()
     while True:
-        last = over.wait(EVERY_S)
-        if opened.budget.soft_limit_passed and not warned:
-            warned = True
-            _warn(run, opened)
-        with _bearable("the progress"), get_client(sync_client=True) as client:
-            progress = opened.sender.progress
-            share = 100.0 * progress.done / max(1, progress.total)
-            client.update_artifact(artifact_id, ArtifactUpdate(data=round(share, 1), description=headline(run, opened)))
+        last = over.wait(LOOK_S)
+        for told in opened.soft_limits.look(opened.budget.settled + opened.budget.in_doubt):
+            _warn(run, opened, told)
+        if last or time.monotonic() - shown >= EVERY_S:
+            shown = time.monotonic()
+            _show_progress(run, opened, artifact_id)
         if last:
             return
 
 
-def _warn(run: Run, opened: Sending) -> None:
-    """Say, once and at the moment, that `soft_fraction` of the budget is spent."""
-    told = f"{run.job.budget.soft_fraction:.0%} of the budget is spent: {headline(run, opened)}"
-    _log.warning(told)
+def _show_progress(run: Run, opened: Sending, artifact_id: Any) -> None:
+    if artifact_id is None:
+        return
+    with _bearable("the progress"), get_client(sync_client=True) as client:
+        progress = opened.sender.progress
+        share = 100.0 * progress.done / max(1, progress.total)
+        client.update_artifact(artifact_id, ArtifactUpdate(data=round(share, 1), description=headline(run, opened)))
+
+
+def _warn(run: Run, opened: Sending, told: str) -> None:
+    """Say, at the moment, that a soft limit is passed: in the flow run's log, as an event and as an artifact."""
     with _bearable("the warning"):
+        get_run_logger().warning(told)
+    with _bearable("the warning's event"):
         emit_event(
             "parquill.budget.soft-limit",
             resource={"prefect.resource.id": f"parquill.job.{run.job.name}", "prefect.resource.name": run.job.name},
             payload={"run_id": run.run_id, "message": told},
+        )
+    lines = [f"# {escape(run.job.name)}: {escape(told)}", escape(headline(run, opened)), f"Run {escape(run.run_id)}."]
+    with _bearable("the warning's artifact"):
+        create_markdown_artifact(
+            markdown="\n\n".join(lines), key=_key("soft-limit", run.job), description=f"{run.job.name}: {told}"
         )
 
 

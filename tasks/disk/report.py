@@ -10,6 +10,7 @@ from jinja2 import Environment
 
 from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.picture import draw_cost, draw_lengths
+from parquill.tasks.money.correction import counted_line, worst_line
 
 if TYPE_CHECKING:
     from parquill.tasks.disk.result_rows import RowSums
@@ -42,6 +43,9 @@ ${{ s.estimate.cost_usd_high }}{% endif %}
 <tr><th>saved by reuse<td class="n">${{ s.saved_usd }}
 {% if s.price_as %}<tr><th>the same usage on {{ s.price_as.model }}<td class="n">${{ s.price_as.cost_usd }}{% endif %}
 {% for name, count in s.tokens.items() %}<tr><th>{{ name }} tokens<td class="n">{{ "{:,}".format(count) }}{% endfor %}
+<tr><th>prompt tokens of the answers<td>{{ counted_line(s.counted) }}
+{% if worst %}<tr><th>the count farthest off<td>{{ worst }}{% endif %}
+{% if s.counted.meaning %}<tr><th>which means<td>{{ s.counted.meaning }}{% endif %}
 {% for name, count in s.requests.items() %}
 <tr><th>requests {{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
 <tr><th>seconds<td class="n">{{ s.duration_s }}<tr><th>prices<td>{{ s.prices.source }}, {{ s.prices.version }}
@@ -71,6 +75,8 @@ def write_report(
     page = Environment(autoescape=True).from_string(_PAGE)
     text = page.render(
         s=summary,
+        counted_line=counted_line,
+        worst=worst_line(summary["counted"]),
         errors=sums.first_errors,
         slowest=sorted(sums.slowest, reverse=True),
         cost=draw_cost(summary["estimate"], summary["cost_usd"]),

@@ -17,6 +17,7 @@ from parquill.tasks.disk.replay import RowState, ShardState
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.schemas import PLAN, USD, fit, parsed_type, result_fields
 from parquill.tasks.errors import DamagedJournal
+from parquill.tasks.money.correction import Comparison
 from parquill.tasks.money.lengths import History, output_bin
 from parquill.tasks.records import REUSABLE, STATUSES, Action, Outcome, ShardRef
 from parquill.tasks.wire.outcomes import NOT_SENT_CODES, TABLE
@@ -34,10 +35,12 @@ class RowSums:
         default_factory=lambda: dict.fromkeys(("prompt", "cached", "completion", "reasoning"), 0)
     )
     cost_nano: int = 0
+    in_doubt_nano: int = 0
     saved_nano: int = 0
     usage_unknown: int = 0
     history: History = field(default_factory=History)  # lengths of the answers that this run paid for
     outputs: Counter[int] = field(default_factory=Counter)  # of the same answers, by bin of output length
+    compared: Comparison = field(default_factory=Comparison)  # counted with reported prompt tokens of these answers
     errors: dict[str, int] = field(default_factory=dict)
     first_errors: list[dict[str, Any]] = field(default_factory=list)
     slowest: list[tuple[float, str, int]] = field(default_factory=list)
@@ -114,6 +117,7 @@ class ResultRows:
             if outcome.usage is not None and row["prompt_tokens"] is not None:
                 self._sums.history.add(row["prompt_tokens"], outcome.usage, self._run.job.max_output_tokens)
                 self._sums.outputs[output_bin(outcome.usage[2])] += 1
+                self._sums.compared.add(row["prompt_tokens"], outcome.usage[0], row["source_file"], row["row_number"])
             return _paid(outcome, self._run.run_id)
         if key not in found:
             return self._unfinished(None, row)
@@ -144,6 +148,7 @@ class ResultRows:
         sums.rows["reused"] += bool(line["reused"])
         if line["run_id"] == self._run.run_id and not line["reused"]:
             sums.cost_nano += _nano(line, "cost")
+            sums.in_doubt_nano += _nano(line, "in_doubt")
             for kind in sums.tokens:
                 sums.tokens[kind] += line[f"{kind}_tokens"] or 0
             sums.usage_unknown += line.get("usage_unknown", False)

@@ -22,6 +22,7 @@ from parquill.tasks.disk.replay import ShardState, replay_shard
 from parquill.tasks.disk.state import Folders, RunFolder
 from parquill.tasks.errors import DiskFailed
 from parquill.tasks.job import Job
+from parquill.tasks.money.correction import Correction
 from parquill.tasks.money.prices import Band, Price
 from parquill.tasks.records import Estimate, ShardRef, Totals
 
@@ -51,6 +52,7 @@ class Run:
     price: Price
     started_at: datetime
     input_rows: int
+    correction: Correction | None = None  # of an approximate token count, as it was when the plan was made
 
     @property
     def folders(self) -> Folders:
@@ -116,6 +118,7 @@ def load_run(state: Path, run_id: str) -> Run:
         price=Price(**{**price, "bands": tuple(Band(**band) for band in price["bands"])}),
         started_at=datetime.fromisoformat(plan["started_at"]),
         input_rows=plan["input_rows"],
+        correction=Correction.from_json(learned) if (learned := plan.get("correction")) else None,
     )
 
 

@@ -12,8 +12,10 @@ from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.errors import BadJob, DiskFailed
 from parquill.tasks.job import Job
+from parquill.tasks.money.correction import compared_json
 from parquill.tasks.money.estimate import estimate_json
 from parquill.tasks.money.prices import Price, find_price, to_nano, usd
+from parquill.tasks.money.tokens import encoding_of
 from parquill.tasks.records import Totals, money
 
 
@@ -35,10 +37,12 @@ def make_summary(
 ) -> dict[str, Any]:
     """The summary of a run as the contract has it, and a few keys beside it for people.
 
-    `month` is what the ledger had booked before the run, and has with it, in dollars.
+    Cost and doubt are sums over the rows of this run, with what the same rows had cost before; `paid_usd` is the
+    ledger's figure of the run alone. `month` is what the ledger had booked before the run, and has with it, in dollars.
     """
     run_usd = run.job.budget.run_usd
     before, after = month or (None, None)
+    encoding, exact = encoding_of(run.job.model, run.job.tokenizer)
     summary: dict[str, Any] = {
         "run_id": run.run_id,
         "state": state,
@@ -49,10 +53,11 @@ def make_summary(
         "labels": run.job.labels,
         "rows": sums.rows,
         "tokens": sums.tokens,
+        "counted": compared_json(sums.compared, model=run.job.model, encoding=encoding, exact=exact),
         "estimate": estimate_json(run.estimate),
         "cost_usd": money(usd(sums.cost_nano)),
         "paid_usd": money(usd(totals.settled_nano)),  # by this run; a row done anew also shows its cost before
-        "in_doubt_usd": money(usd(totals.in_doubt_nano)),
+        "in_doubt_usd": money(usd(sums.in_doubt_nano)),
         "saved_usd": money(usd(sums.saved_nano)),
         "budget": {
             "run_usd": None if run_usd is None else money(run_usd),
@@ -85,9 +90,10 @@ def make_summary(
 
 def write_running(run: Run, disk: Disk = DISK) -> None:
     """Tell those who wait that the run is under way."""
-    sums = RowSums()
+    totals = run.totals()
+    sums = RowSums(cost_nano=totals.settled_nano, in_doubt_nano=totals.in_doubt_nano)
     sums.rows["total"] = run.estimate.rows
-    summary = make_summary(run, sums, run.totals(), state="running", exit_code=None, finished_at=None)
+    summary = make_summary(run, sums, totals, state="running", exit_code=None, finished_at=None)
     disk.write_json(run.folders.output / "summary.json", summary)
 
 
@@ -106,10 +112,9 @@ def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk =
 def write_interrupted(run: Run, message: str, exit_code: int, disk: Disk = DISK) -> dict[str, Any]:
     """summary.json of a run that was cut off: what its journals say; the results stay those of the run before."""
     totals = run.totals()
-    sums = RowSums()
+    sums = RowSums(cost_nano=totals.settled_nano, in_doubt_nano=totals.in_doubt_nano)
     sums.rows.update(totals.statuses, total=run.estimate.rows, rejected=sum(run.estimate.rejected.values()))
     sums.rows["not_sent"] = run.estimate.to_send - sum(totals.statuses.values())
-    sums.cost_nano = totals.settled_nano
     summary = make_summary(
         run, sums, totals, state="stopped", exit_code=exit_code, finished_at=datetime.now(UTC), message=message
     )

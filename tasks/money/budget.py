@@ -23,7 +23,6 @@ class Budget:
         settled: int = 0,
         in_doubt: int = 0,
         limit: int | None = None,
-        soft_fraction: float = 0.8,
         more: Callable[[int], Awaitable[int]] | None = None,
         patient: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
@@ -33,12 +32,12 @@ class Budget:
         money that others hold may still come back. `limit` is the run's own, for whoever shows it.
         """
         self.granted = granted
-        self.limit = granted if limit is None else limit
+        # what is leased from a ledger, for a month say, is no limit of the run
+        self.limit = granted if limit is None and more is None else limit
         self.settled = settled
         self.in_doubt = in_doubt
         self.reserved = 0
         self.overshoot = 0
-        self.soft_limit = None if self.limit is None else int(self.limit * soft_fraction)
         self._more, self._patient = more, patient
         self._asking = asyncio.Lock()
         self._changed: asyncio.Event | None = None
@@ -47,11 +46,6 @@ class Budget:
     def booked(self) -> int:
         """Nano-dollars that are spent or may be: settled, in doubt and reserved."""
         return self.settled + self.in_doubt + self.reserved
-
-    @property
-    def soft_limit_passed(self) -> bool:
-        """Whether more than `soft_fraction` of the limit is settled or in doubt."""
-        return self.soft_limit is not None and self.settled + self.in_doubt > self.soft_limit
 
     def fits(self, amount: int) -> bool:
         """Whether `amount` could be reserved now."""
@@ -86,6 +80,14 @@ class Budget:
         if self._changed is None:
             self._changed = asyncio.Event()
         await self._changed.wait()
+
+    def trim(self, keep: int) -> int:
+        """Give up what is granted beyond what is booked and `keep`; gives how much that is."""
+        if self.granted is None:
+            return 0
+        unused = max(0, self.granted - self.booked - keep)
+        self.granted -= unused
+        return unused
 
     def settle(self, amount: int, cost: int) -> None:
         """Turn a reservation into what the request really cost, even when that is more."""

@@ -40,7 +40,6 @@ NO_HISTORY = "no history: worst case is the only bound"
 class Figures:
     """What rows come to at one price; money in nano-dollars, `low` to `high` the central 90 %."""
 
-    prompt_tokens: int
     completion_tokens: int
     expected: int
     p90: int
@@ -59,9 +58,8 @@ def figure(
 ) -> Figures:
     """Price rows given as counts by prompt tokens, each with at most `room` output tokens."""
     worst = sum(count * price.worst_nano(counter.reserved(tokens), room) for tokens, count in rows.items())
-    prompt_tokens = sum(count * tokens for tokens, count in rows.items())
     if lengths is None:
-        return Figures(prompt_tokens, room * sum(rows.values()), worst, worst, worst, worst, worst)
+        return Figures(room * sum(rows.values()), worst, worst, worst, worst, worst)
     output, femto, bare = 0.0, 0, 0
     for tokens, count in rows.items():
         one = lengths.expected(tokens)
@@ -75,7 +73,6 @@ def figure(
         return to_nano(bare + round((femto - bare) * math.exp(reach))) if reach < 50 else worst
 
     return Figures(
-        prompt_tokens,
         round(output),
         min(worst, to_nano(femto)),
         min(worst, bound(NORMAL_P90)),
@@ -100,6 +97,8 @@ class EstimateSum:
         self.rows = 0
         self.rejected: dict[str, int] = {}
         self.first_rejected: str | None = None
+        self.reuse_note: str | None = None
+        self.reused = 0
         self._lengths: Counter[int] = Counter()  # prompt tokens -> rows to send
 
     def add(self, rows: Sequence[Row]) -> None:
@@ -111,15 +110,19 @@ class EstimateSum:
                 self.first_rejected = self.first_rejected or f"{row.file}, row {row.number}: {row.fault.message}"
             elif row.action is Action.SEND and row.prompt_tokens is not None:
                 self._lengths[row.prompt_tokens] += 1
+            elif row.action is Action.REUSE:
+                self.reused += 1
 
     def result(self, place: int = 0) -> Estimate:
         """The estimate of all rows added so far, at the price of that place."""
         room, lengths = self._job.max_output_tokens, self._past.lengths
+        counted = sum(tokens * rows for tokens, rows in self._lengths.items())
+        prompt_tokens = sum(self._counter.expected(tokens) * rows for tokens, rows in self._lengths.items())
         figures = figure(self._lengths, room, self._prices[place], self._counter, lengths)
         return Estimate(
             rows=self.rows,
             to_send=self._lengths.total(),
-            prompt_tokens=figures.prompt_tokens,
+            prompt_tokens=round(prompt_tokens),
             completion_tokens_expected=figures.completion_tokens,
             cost_expected=figures.expected,
             cost_p90=figures.p90,
@@ -132,6 +135,10 @@ class EstimateSum:
             exact=self._counter.exact,
             rejected=self.rejected,
             first_rejected=self.first_rejected,
+            counted_tokens=counted,
+            tokens_note=self._counter.note(counted, prompt_tokens),
+            reused=self.reused,
+            reuse_note=self.reuse_note,
         )
 
 
@@ -163,7 +170,7 @@ def estimate_json(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def flat_estimate(job: Job, estimate: Estimate, *, fits: bool) -> dict[str, Any]:
+def flat_estimate(job: Job, estimate: Estimate, price: Price, *, fits: bool) -> dict[str, Any]:
     """One flat mapping for `estimate --json`."""
     return {
         "rows": estimate.rows,
@@ -172,4 +179,12 @@ def flat_estimate(job: Job, estimate: Estimate, *, fits: bool) -> dict[str, Any]
         **estimate_json(estimate),
         "fits_budget": fits,
         "basis": estimate.basis,
+        "prompt_tokens_counted": estimate.counted_tokens,
+        "prompt_tokens_note": estimate.tokens_note or None,
+        "rows_reused": estimate.reused,
+        "reuse_note": estimate.reuse_note,
+        "rows_rejected": sum(estimate.rejected.values()),
+        "first_rejected": estimate.first_rejected,
+        "prices_source": price.source,
+        "prices_version": price.version,
     }

@@ -30,13 +30,15 @@ DAYS = sa.Table(
     sa.Column("settled_nano", sa.BigInteger, nullable=False),
     sa.Column("in_doubt_nano", sa.BigInteger, nullable=False),
 )
-LEASES = sa.Table(
+LEASES = sa.Table(  # one a holder, run and month: what was leased in a month is booked in it, whenever it is spent
     "parquill_leases",
     METADATA,
     sa.Column("holder", sa.String(100), primary_key=True),
     sa.Column("run_id", sa.String(64), primary_key=True, index=True),
-    sa.Column("day", sa.String(10), nullable=False),
+    sa.Column("month", sa.String(7), primary_key=True, index=True),
+    sa.Column("day", sa.String(10), nullable=False),  # of the latest slice
     sa.Column("amount_nano", sa.BigInteger, nullable=False),
+    sa.Column("renewed_at", sa.String(40), nullable=False),
 )
 LENGTHS = sa.Table(  # see money.lengths: what is kept of a run's answers, to predict those of the next
     "parquill_lengths",
@@ -53,6 +55,22 @@ LENGTHS = sa.Table(  # see money.lengths: what is kept of a run's answers, to pr
     sa.Column("counted", sa.BigInteger, nullable=False),
     sa.Column("prompt", sa.BigInteger, nullable=False),
     sa.Column("cached", sa.BigInteger, nullable=False),
+)
+COUNTS = sa.Table(  # see money.correction: counted and reported prompt tokens of a run's answers
+    "parquill_counts",
+    METADATA,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("class", sa.Integer, primary_key=True),
+    sa.Column("model", sa.String(200), nullable=False, index=True),
+    sa.Column("endpoint", sa.String(500), nullable=False),
+    sa.Column("api", sa.String(20), nullable=False),
+    sa.Column("encoding", sa.String(40), nullable=False),
+    sa.Column("answers", sa.BigInteger, nullable=False),
+    sa.Column("counted", sa.BigInteger, nullable=False),
+    sa.Column("reported", sa.BigInteger, nullable=False),
+    sa.Column("squares", sa.Float, nullable=False),
+    sa.Column("products", sa.Float, nullable=False),
+    sa.Column("excess", sa.BigInteger, nullable=False),
 )
 META = sa.Table(
     "parquill_meta", METADATA, sa.Column("name", sa.String(40), primary_key=True), sa.Column("value", sa.String(200))

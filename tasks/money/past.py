@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import orjson
+import sqlalchemy as sa
 
 from parquill.tasks.job import Job
 from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.money.lengths import History, LengthModel
+from parquill.tasks.money.ledger_tables import LENGTHS, RUNS
+from parquill.tasks.money.lengths import History, LengthModel, Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ def read_past(job: Job, run_id: str | None = None) -> Past:
     """Read the past of a job, its run `run_id` left out of `last`. Raises LedgerFailed."""
     ledger = Ledger()
     try:
-        history = ledger.history(prompt_digest(job))
+        history = read_history(ledger, prompt_digest(job))
         last = ledger.last_run(job.name, run_id)
     finally:
         ledger.close()
@@ -53,8 +55,46 @@ def keep_past(job: Job, run_id: str, history: History, finished_at: datetime | N
     """Keep the lengths of a run's answers; `finished_at` is None for a run that was stopped. Raises LedgerFailed."""
     ledger = Ledger()
     try:
-        ledger.learn(run_id, prompt_digest(job), history)
+        keep_history(ledger, run_id, prompt_digest(job), history)
         if finished_at is not None:
             ledger.finish(run_id, finished_at)
     finally:
         ledger.close()
+
+
+_SUMS = ("count", "total", "squares", "cut", "counted", "prompt", "cached")
+RUNS_KEPT = 10  # the latest runs that a prediction looks at
+
+
+def keep_history(ledger: Ledger, run_id: str, digest: str, history: History) -> None:
+    """Keep the lengths of a run's answers in the place of what was kept of it before. Raises LedgerFailed."""
+    with ledger.transaction() as connection:
+        connection.execute(LENGTHS.delete().where(LENGTHS.c.run_id == run_id))
+        rows = [
+            {"run_id": run_id, "digest": digest, "class": number}
+            | {name: getattr(seen, name) for name in (*_SUMS, "logs", "log_squares")}
+            for number, seen in history.classes.items()
+        ]
+        if rows:
+            connection.execute(LENGTHS.insert(), rows)
+
+
+def read_history(ledger: Ledger, digest: str) -> History:
+    """The lengths of the answers of the latest runs with this digest. Raises LedgerFailed."""
+    with ledger.transaction() as connection:
+        latest = (
+            sa.select(LENGTHS.c.run_id)
+            .where(LENGTHS.c.digest == digest)
+            .group_by(LENGTHS.c.run_id)
+            .order_by(LENGTHS.c.run_id.desc())
+            .limit(RUNS_KEPT)
+        )
+        names = [name for (name,) in connection.execute(latest)]
+        found = connection.execute(sa.select(LENGTHS).where(LENGTHS.c.run_id.in_(names))).mappings().all()
+        done = sa.select(sa.func.count()).where(RUNS.c.run_id.in_(names), RUNS.c.finished_at.is_not(None))
+        whole = History(runs=int(connection.execute(done).scalar_one()))
+    for row in found:
+        sums = {name: int(row[name]) for name in _SUMS}
+        seen = Seen(**sums, logs=float(row["logs"]), log_squares=float(row["log_squares"]))
+        whole.classes.setdefault(int(row["class"]), Seen()).merge(seen)
+    return whole

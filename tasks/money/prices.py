@@ -46,19 +46,22 @@ class Price:
 
     def femto(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
         """Exact cost in femto-dollars; `completion_tokens` includes reasoning."""
-        band = self.bands[0]
-        for other in self.bands[1:]:
-            if prompt_tokens > other.above:
-                band = other
+        band = self._band(prompt_tokens)
         return (
             (prompt_tokens - cached_tokens) * band.input + cached_tokens * band.cached + completion_tokens * band.output
         )
 
+    def _band(self, prompt_tokens: float) -> Band:
+        band = self.bands[0]
+        for other in self.bands[1:]:
+            if prompt_tokens > other.above:
+                band = other
+        return band
+
     def expected_femto(self, prompt_tokens: int, cached_tokens: int, completion_tokens: float) -> int:
         """Cost in femto-dollars of a request whose output is an expectation, no whole number of tokens."""
-        thousandths = round(completion_tokens * 1000)
-        base = self.femto(prompt_tokens, cached_tokens, 0)
-        return base + (self.femto(prompt_tokens, cached_tokens, 1) - base) * thousandths // 1000
+        rest = self.femto(prompt_tokens, cached_tokens, 0)
+        return rest + round(completion_tokens * 1000) * self._band(prompt_tokens).output // 1000
 
     def worst_nano(self, prompt_tokens: int, max_output_tokens: int) -> int:
         """The most that a request can cost, in nano-dollars, rounded up: nothing cached, all output used."""
@@ -111,14 +114,20 @@ def price_of(job: Job, day: date, *, batch: bool = False) -> Price:
 def find_price(model: str, base_url: str | None, day: date, *, batch: bool = False) -> Price:
     """The public price of a model at an address on a day.
 
-    An address that no provider owns (a proxy, a gateway) is priced as OpenAI, or as the only provider that has the
-    model. Raises BadJob for a model without a price, since nothing may be sent that has none.
+    An address that no provider owns (a proxy, a gateway) is priced as OpenAI, as the only provider that has the model,
+    or as the model's maker. Raises BadJob for a model without a price, since nothing may be sent that has none.
     """
     own = _override(model, day)
     if own is not None:
         return own
     found = _public(model, base_url)
     if found is None:
+        sellers = _sellers(model)
+        if sellers:
+            raise BadJob(
+                f"the model {model!r} has several prices, of {', '.join(sellers[:5])}: set endpoint.base_url to one of "
+                "them, or `price`"
+            )
         near = difflib.get_close_matches(model, _names(), 3, 0.6)
         hint = f"; the nearest known are {', '.join(near)}" if near else ""
         raise BadJob(
@@ -154,9 +163,19 @@ def _public(model: str, base_url: str | None) -> tuple[Any, Any] | None:
     owners = [(provider, provider.find_model(model)) for provider in snapshot.providers]
     owners = [(provider, info) for provider, info in owners if info is not None]
     first = [owner for owner in owners if owner[0].id == "openai"]
-    if first:
-        return first[0]
-    return owners[0] if len(owners) == 1 else None
+    if first or len(owners) == 1:
+        return (first or owners)[0]
+    try:  # several sell it: the price of its maker, if that is one of them
+        provider, info = snapshot.find_provider_model(model, None, None, None)
+    except LookupError:
+        return None
+    return provider, info
+
+
+def _sellers(model: str) -> list[str]:
+    from genai_prices.data_snapshot import get_snapshot
+
+    return [provider.id for provider in get_snapshot().providers if provider.find_model(model) is not None]
 
 
 def _names() -> list[str]:

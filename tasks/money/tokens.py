@@ -21,6 +21,7 @@ from tiktoken.model import encoding_name_for_model
 
 from parquill.data import FOLDER
 from parquill.tasks.errors import BadJob, ParquillError
+from parquill.tasks.money.correction import Correction, allowance
 from parquill.tasks.money.tools import count_tools
 
 # tiktoken panics on one run of about a million blanks and slows down on long runs: a longer text is counted in pieces,
@@ -73,28 +74,44 @@ def _encoding(name: str) -> tiktoken.Encoding:
             os.environ["TIKTOKEN_CACHE_DIR"] = before
 
 
+def _base(model: str) -> str:
+    return model.removeprefix("openai/")
+
+
+def encoding_of(model: str, tokenizer: str | None) -> tuple[str, bool]:
+    """The encoding that counts for a model, and whether it is the model's own."""
+    if tokenizer is not None:
+        return tokenizer, False
+    try:
+        return encoding_name_for_model(_base(model)), True
+    except KeyError:
+        return "o200k_base", False
+
+
 class TokenCounter:
     """Counts the tokens of requests for one model.
 
-    `exact` is False where the model's own tokenizer is not public; then o200k_base stands in, and a reservation takes
-    half as much again, since small vocabularies need more tokens for the same text.
+    `exact` is False where the model's own tokenizer is not public; then o200k_base (or the job's `tokenizer`) stands
+    in, what was learned from earlier answers corrects the expectation, and a reservation takes an allowance.
     """
 
     def __init__(
-        self, model: str, tokenizer: str | None = None, *, schema: Any = None, tools: Sequence[Any] = ()
+        self,
+        model: str,
+        tokenizer: str | None = None,
+        *,
+        schema: Any = None,
+        tools: Sequence[Any] = (),
+        correction: Correction | None = None,
     ) -> None:
-        """`schema` and `tools` are what each request carries beside its messages. Raises BadJob."""
-        base = model.removeprefix("openai/")
-        name = tokenizer
-        if name is None:
-            try:
-                name = encoding_name_for_model(base)
-            except KeyError:
-                name = None
-        self.exact = name is not None and tokenizer is None
-        self.name = name or "o200k_base"
+        """`schema` and `tools` are what each request carries beside its messages. Raises BadJob.
+
+        `correction` is what earlier answers taught; an exact count needs none.
+        """
+        self.name, self.exact = encoding_of(model, tokenizer)
         self._encoding = _encoding(self.name)
-        self._message, self._named = (4, -1) if base == "gpt-3.5-turbo-0301" else (3, 1)
+        self._correction = None if self.exact else correction
+        self._message, self._named = (4, -1) if _base(model) == "gpt-3.5-turbo-0301" else (3, 1)
         self._extra = count_tools(tools, self.name, self.count_text)
         if schema is not None:  # no formula is published: its JSON, and a margin for what wraps it
             self._extra += self.count_text(orjson.dumps(schema).decode()) + 10
@@ -138,7 +155,24 @@ class TokenCounter:
 
     def reserved(self, prompt_tokens: int) -> int:
         """Tokens to reserve for a counted prompt: more where the count can be low."""
-        return prompt_tokens if self.exact else prompt_tokens + prompt_tokens // 2 + 16
+        if self.exact:
+            return prompt_tokens
+        return allowance(prompt_tokens) if self._correction is None else self._correction.reserved(prompt_tokens)
+
+    def expected(self, prompt_tokens: int) -> float:
+        """Tokens that the service is expected to report for a counted prompt."""
+        if self._correction is None or not self._correction.is_fitted:
+            return float(prompt_tokens)
+        return self._correction.expected(prompt_tokens)
+
+    def note(self, counted: int, expected: float) -> str:
+        """What to say beside a sum of prompt tokens; nothing where it is exact."""
+        if self.exact:
+            return ""
+        if self._correction is None or not self._correction.is_fitted:
+            return "approximate: the model's own tokenizer is not public"
+        factor = expected / counted if counted else self._correction.ratio
+        return f"approximate, corrected by {factor:.2f} from {self._correction.answers:,} answers"
 
 
 _THREADS = max(1, min(8, os.cpu_count() or 1))

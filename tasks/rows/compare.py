@@ -37,6 +37,7 @@ def compare_models(job: Job, options: RunOptions, models: Sequence[str]) -> dict
                     "processing": processing,
                     "estimate": estimate_json(priced),
                     "prices": {"source": price.source, "version": price.version},
+                    "prompt_tokens_note": priced.tokens_note or None,
                     "fits_window": "too_long" not in priced.rejected,
                     "rows_too_long": priced.rejected.get("too_long", 0),
                     "fits_budget": verdict.fits,

@@ -20,6 +20,7 @@ from parquill.tasks.disk.answers import AnswerIndex, Place
 from parquill.tasks.disk.schemas import PLAN, PLAN_FIELDS, check_names, for_each_field
 from parquill.tasks.errors import BadInput, BadJob
 from parquill.tasks.job import Job
+from parquill.tasks.money.correction import Correction
 from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.money.past import Past
 from parquill.tasks.money.prices import Price
@@ -77,6 +78,7 @@ class Planner:
     redo: frozenset[str] = frozenset()
     past: Past | None = None
     other_prices: Sequence[Price] = ()  # at which the same rows are estimated too
+    correction: Correction | None = None  # of an approximate token count
     _templates: Templates | None = field(init=False, default=None)
 
     def plan(self, sink: Sink | None, limit: int | None = None) -> EstimateSum:
@@ -92,7 +94,11 @@ class Planner:
                 if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
                     raise BadInput(f"the prompt uses the column {name!r}, which is {kind} and not text")
         counter = TokenCounter(
-            job.model, job.tokenizer, schema=job.response_format, tools=job.parameters.get("tools", ())
+            job.model,
+            job.tokenizer,
+            schema=job.response_format,
+            tools=job.parameters.get("tools", ()),
+            correction=self.correction,
         )
         total = EstimateSum(job, [self.price, *self.other_prices], counter, self.past)
         keys = KeyMaker(job)

@@ -21,10 +21,13 @@ from parquill.tasks.disk.run import Run, current_run, digest_of
 from parquill.tasks.disk.state import Folders, RunFolder, new_run_id
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, LedgerFailed
 from parquill.tasks.job import Job
+from parquill.tasks.money.correction import Correction
 from parquill.tasks.money.estimate import EstimateSum
+from parquill.tasks.money.learned import read_correction
 from parquill.tasks.money.past import read_past
 from parquill.tasks.money.prices import Price, find_price, price_of
 from parquill.tasks.records import ShardRef
+from parquill.tasks.rows.changed import explain_reuse
 from parquill.tasks.rows.plan import Planner
 from parquill.tasks.rows.source import Source, find_source
 from parquill.tasks.wire.answer import AnswerFormat
@@ -99,9 +102,10 @@ def estimate_job(
     source = look(job)
     folders = Folders.of(job)
     answers = _open_answers(folders) if (folders.state / "runs").is_dir() else None
-    past = None
+    past = correction = None
     with contextlib.suppress(LedgerFailed):  # an estimate is given without the past where there is no ledger
         past = read_past(past_of or job)
+        correction = read_correction(job)
     try:
         with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
             planner = Planner(
@@ -113,11 +117,15 @@ def estimate_job(
                 *_redo(job, options),
                 past,
                 other_prices,
+                correction,
             )
-            return planner.plan(None, options.limit)
+            total = planner.plan(None, options.limit)
     finally:
         if answers is not None:
             answers.close()
+    if not options.redo:
+        total.reuse_note = explain_reuse(job, total, folders.runs())
+    return total
 
 
 def prepare_run(job: Job, options: RunOptions, work_ahead: Callable[[], None] = lambda: None) -> Run | None:
@@ -178,8 +186,11 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str) -> Run:
     folder = folders.run(run_id)
     folder.create()
     try:
-        total, shards = _plan_rows(job, options, source, price, folder)
+        correction = read_correction(job)
+        total, shards = _plan_rows(job, options, source, price, folder, correction)
         check_rejected(job, total)
+        if not options.redo:
+            total.reuse_note = explain_reuse(job, total, folders.runs())
     except BaseException:
         remove_folder(folder.path)  # it holds prompts, and nobody will ask for it
         raise
@@ -194,6 +205,7 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str) -> Run:
         price=price,
         started_at=started_at,
         input_rows=source.rows if options.limit is None else min(options.limit, source.rows),
+        correction=correction,
     )
     run.save()
     DISK.write_json(folders.own / "current.json", {"run_id": run_id}, 0o600)
@@ -201,7 +213,7 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str) -> Run:
 
 
 def _plan_rows(
-    job: Job, options: RunOptions, source: Source, price: Price, folder: RunFolder
+    job: Job, options: RunOptions, source: Source, price: Price, folder: RunFolder, correction: Correction | None
 ) -> tuple[EstimateSum, list[ShardRef]]:
     answers = _open_answers(Folders.of(job))
     try:
@@ -210,7 +222,8 @@ def _plan_rows(
         smallest = max(SMALLEST_SHARD, job.limits.max_at_once)
         rows = max(smallest, min(LARGEST_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
         sink = ShardFiles(folder, rows)
-        planner = Planner(job, source, price, folder.path, answers, *_redo(job, options), read_past(job))
+        redo = _redo(job, options)
+        planner = Planner(job, source, price, folder.path, answers, *redo, read_past(job), correction=correction)
         total = planner.plan(sink, options.limit)
         sink.close()
         answers.add_run(folder.run_id, job.output)

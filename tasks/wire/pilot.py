@@ -75,7 +75,7 @@ def run_pilot(
         lengths.update(count_lengths(tokens))
     start = int.from_bytes(hashlib.sha256(run.run_id.encode()).digest()[:6]) / 2**48
     chosen = locate(run, choose(lengths, AUTO_MOST if rows is None else rows, start)) if lengths else []
-    counter = TokenCounter(run.job.model, run.job.tokenizer)
+    counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
     picked = _Picked(run, chosen, counter)
     if rows is not None:
         _check(run, picked, month_left)

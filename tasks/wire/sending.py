@@ -57,11 +57,11 @@ class Sending:
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="parquill-io", daemon=True)
         self._disk_threads = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="parquill-disk")
-        self._counter = TokenCounter(run.job.model, run.job.tokenizer)
+        self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
         self._answers = AnswerIndex(run.folders.state)
         self._answers.add_run(run.run_id, run.job.output)
         self._spending = Spending(run, self._disk_threads)
-        self.budget = self._spending.budget
+        self.budget, self.soft_limits = self._spending.budget, self._spending.soft_limits
         self._thread.start()
         self.sender: Sender = self._call(self._start())
 
@@ -150,13 +150,15 @@ class Sending:
             with contextlib.suppress(concurrent.futures.TimeoutError):
                 self.request_stop(grace_s).result(grace_s + 5)
         self._call(self._wire.aclose())
-        self._call(self._spending.close())
-        self._call(self._loop.shutdown_asyncgens())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
-        self._disk_threads.shutdown(wait=False)
-        self._answers.close()
+        try:
+            self._call(self._spending.close())
+        finally:
+            self._call(self._loop.shutdown_asyncgens())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(5)
+            self._loop.close()
+            self._disk_threads.shutdown(wait=False)
+            self._answers.close()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -14,6 +14,7 @@ from parquill.tasks.money.account import Account
 from parquill.tasks.money.budget import POLL_S, Budget
 from parquill.tasks.money.ledger import Entry, Ledger
 from parquill.tasks.money.prices import nano_of
+from parquill.tasks.money.soft_limit import SoftLimits
 
 REPORT_S = 1.0
 
@@ -38,11 +39,16 @@ class Spending:
             settled=before.settled_nano,
             in_doubt=before.in_doubt_nano,
             limit=run_limit,
-            soft_fraction=budget.soft_fraction,
             more=self._more,
             patient=self._patient,
         )
+        self.soft_limits = SoftLimits(budget, before=sum(self._before), others=self._month_of_others(run.run_id))
         self._reporter: asyncio.Task[None] | None = None
+        self._unused = 0
+
+    def _month_of_others(self, run_id: str) -> int:
+        month, mine = self._ledger.of_month(f"{datetime.now(UTC):%Y-%m}"), self._ledger.of_run(run_id)
+        return month.settled + month.in_doubt - mine.settled - mine.in_doubt
 
     async def _more(self, amount: int) -> int:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._account.lease, amount)
@@ -66,22 +72,29 @@ class Spending:
             await asyncio.sleep(REPORT_S)
             # a ledger that is away for a while delays the report; the lease stays booked there meanwhile
             with contextlib.suppress(LedgerFailed):
-                await loop.run_in_executor(self._executor, self._report)
+                self._unused += self.budget.trim(self._account.slice)
+                await loop.run_in_executor(self._executor, self._account.report, *self._spent(), self._unused)
+                self._unused = 0
 
-    def _report(self) -> None:
-        settled, in_doubt = self.budget.settled - self._before[0], self.budget.in_doubt - self._before[1]
-        self._account.report(settled, in_doubt)
+    def _spent(self) -> tuple[int, int]:
+        return self.budget.settled - self._before[0], self.budget.in_doubt - self._before[1]
 
     async def close(self) -> None:
-        """Report the last figures and give back what was not spent."""
+        """Report the last figures and give back what was not spent.
+
+        Raises LedgerFailed when they could not be told; the next start of the run tells them, from its journals.
+        """
         if self._reporter is not None:
             self._reporter.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reporter
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._executor, self._report)
-        await loop.run_in_executor(self._executor, self._account.close)
-        self._ledger.close()
+        try:
+            await loop.run_in_executor(self._executor, self._account.close, *self._spent())
+        except LedgerFailed as error:
+            raise LedgerFailed(f"{error}; it lacks the run's last figures: run again, which tells them") from None
+        finally:
+            self._ledger.close()
 
 
 def entry_of(run: Run) -> Entry:

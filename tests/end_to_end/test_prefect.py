@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -30,6 +31,23 @@ class Api:
 
     def task_runs(self, flow_run: str) -> list[dict[str, Any]]:
         return self._ask("/task_runs/filter", flow_runs={"id": {"any_": [flow_run]}})
+
+    def soft_limits(self, flow_run: str) -> tuple[list[Any], list[Any], list[Any]]:
+        """Warnings in the log, artifacts and events of a flow run; they are recorded a little after they are made."""
+        key = f"parquill-soft-limit-{self._name}"
+        deadline = time.monotonic() + 15
+        while True:
+            logs = self._ask("/logs/filter", logs={"flow_run_id": {"any_": [flow_run]}, "level": {"ge_": 30}})
+            made = self._ask("/artifacts/filter", artifacts={"key": {"any_": [key]}})
+            wanted = {
+                "event": {"name": ["parquill.budget.soft-limit"]},
+                "any_resource": {"id": [f"parquill.job.{self._name}"]},
+            }
+            page: Any = self._ask("/events/filter", filter=wanted)
+            found = ([log for log in logs if "is spent" in log["message"]], made, page["events"])
+            if all(found) or time.monotonic() > deadline:
+                return found
+            time.sleep(0.3)
 
     def artifact(self, kind: str) -> dict[str, Any]:
         path = f"{self._address}/artifacts/parquill-{kind}-{self._name}/latest"
@@ -132,3 +150,36 @@ def test_a_scheduled_run_is_of_its_day(jobs: Jobs) -> None:
     code = jobs.run(settings, "--date", "2026-11-23").exit_code
     done = jobs.done(placed, code, "", "")
     assert (done.exit_code, done.column("dt")) == (0, ["2026-11-22"] * 2)
+
+
+def test_the_soft_limit_is_told_at_its_moment(jobs: Jobs, prefect_server: str) -> None:
+    """When `soft_fraction` is passed one warning, one artifact and one event come, of this run, while it goes on."""
+    from parquill.flows.complete_prompts import complete_prompts
+
+    api = Api(prefect_server, "soft")
+    jobs.service.configure(latency_ms=50)
+    budget = {"run_usd": 0.0065, "soft_fraction": 0.1}
+    settings: Any = jobs.job([f"text {n}" for n in range(200)], name="soft", budget=budget, limits={"max_at_once": 4})
+    assert complete_prompts(job=settings)["exit_code"] == 0
+    (run,) = api.flow_runs()
+    warnings, artifacts, events = api.soft_limits(run["id"])
+    assert [len(found) for found in (warnings, artifacts, events)] == [1, 1, 1]
+    told = warnings[0]["message"]
+    assert re.fullmatch(r"more than 10% of the budget is spent: \$0\.000\d+ of \$0\.0065", told)
+    assert artifacts[0]["flow_run_id"] == run["id"]
+    assert artifacts[0]["description"] == f"soft: {told}"
+    assert "of 200 rows" in artifacts[0]["data"]
+    assert events[0]["payload"]["message"] == told
+    assert f"prefect.flow-run.{run['id']}" in {one["prefect.resource.id"] for one in events[0]["related"]}
+    ended = datetime.fromisoformat(run["end_time"])
+    for moment in (warnings[0]["timestamp"], artifacts[0]["created"], events[0]["occurred"]):
+        assert (ended - datetime.fromisoformat(moment)).total_seconds() > 1
+
+
+def test_a_months_budget_is_no_budget_of_the_run(jobs: Jobs, prefect_server: str) -> None:
+    """With a month's budget alone no run is shown as spending `of $0.00`, and no soft limit is told before its time."""
+    api = Api(prefect_server, "month")
+    done = jobs.run(jobs.job(["a", "b"], name="month", budget={"monthly_usd": 10}))
+    assert done.exit_code == 0, done.stderr
+    assert re.search(r"not ok, \$0\.0000\d+ spent", api.artifact("progress")["description"])
+    assert "is spent" not in done.stderr

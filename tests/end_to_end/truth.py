@@ -126,6 +126,7 @@ def check_books(done: Done, prefix: str = "") -> None:
     assert summary["rows"]["reused"] == sum(row["reused"] for row in rows)
     mine = [row for row in rows if row["run_id"] == summary["run_id"]]
     assert Decimal(summary["cost_usd"]) == total(row["cost_usd"] for row in mine)
+    assert Decimal(summary["in_doubt_usd"]) == total(row["in_doubt_usd"] for row in mine)
     for kind in TOKENS:
         assert summary["tokens"][kind] == sum(row[f"{kind}_tokens"] or 0 for row in mine), kind
     for name in ("cost_usd", "in_doubt_usd", "saved_usd"):

@@ -14,7 +14,7 @@ import pytest
 from parquill.flows.cli import main
 from parquill.tasks.job_file import load_job
 
-COMMANDS = ("doctor", "estimate", "init", "preview", "report", "run", "serve-model", "spend")
+COMMANDS = ("approve", "doctor", "estimate", "init", "preview", "report", "run", "serve-model", "spend")
 JOB = """\
 name: cli
 input: in.parquet
@@ -386,6 +386,7 @@ def test_an_estimate_over_the_month_exits_3(shell: Shell) -> None:
 def _finish(folder: Path) -> dict[str, Any]:
     """Write what a finished run leaves behind for readers."""
     summary: dict[str, Any] = {
+        "prices": {"source": "a list", "version": "2026-11"},
         "run_id": "20261123-051448-k3fq",
         "state": "finished",
         "exit_code": 5,
@@ -492,6 +493,38 @@ def test_comparing_models(shell: Shell) -> None:
     assert (ended.code, ended.out) == (0, "")
     assert "gpt-4o" in ended.err
     assert shell("estimate", "job.yaml", "--compare", "gpt-4o-mni").code == 2
+
+
+def test_a_comparison_has_batch_prices_and_windows(shell: Shell) -> None:
+    """`--compare` has the batch price too, counts rows too long for each window, and flags approximate counts."""
+    shell.write(["one", "word " * 20_000])
+    wanted = "gpt-3.5-turbo,claude-sonnet-4-5"
+    found = shell("estimate", "job.yaml", "--json", "--compare", wanted).json
+    entries = {(entry["model"], entry["processing"]): entry for entry in found["models"]}
+    costs = [Decimal(entry["estimate"]["cost_usd_expected"]) for entry in found["models"]]
+    assert costs == sorted(costs)
+    standard, batch = entries["gpt-4o-mini", "standard"], entries["gpt-4o-mini", "batch"]
+    assert Decimal(batch["estimate"]["cost_usd_worst"]) * 2 == Decimal(standard["estimate"]["cost_usd_worst"])
+    assert (standard["fits_window"], standard["rows_too_long"]) == (True, 0)
+    small = entries["gpt-3.5-turbo", "standard"]
+    assert (small["fits_window"], small["rows_too_long"]) == (False, 1)
+    assert standard["prompt_tokens_note"] is None
+    assert entries["claude-sonnet-4-5", "standard"]["prompt_tokens_note"].startswith("approximate")
+    told = shell("estimate", "job.yaml", "--compare", wanted).err
+    assert "gpt-4o-mini (batch)" in told
+    assert "1 rows too long for its window" in told
+
+
+def test_an_estimate_names_what_cannot_be_sent(shell: Shell) -> None:
+    """A row that exceeds the model's window of 2023 is rejected, and the estimate names it with both numbers."""
+    shell.write(["one", "word " * 4_000])
+    words = ("estimate", "job.yaml", "--set", "model=gpt-3.5-turbo", "--prices-on", "2023-04-01")
+    told = "in.parquet, row 1: 4,008 tokens of input and 100 of output exceed gpt-3.5-turbo's 4,096"
+    assert f"the first of them: {told}" in shell(*words).err
+    found = shell(*words, "--json").json
+    assert (found["rows_rejected"], found["first_rejected"]) == (1, told)
+    assert found["prices_source"].startswith("data/prices.toml, OpenAI")
+    assert found["prices_version"].endswith("on 2023-04-01")
 
 
 def test_prices_of_another_day(shell: Shell) -> None:

@@ -158,7 +158,15 @@ def _prompt_tokens(api: str, contents: list[str], options: Options) -> int:
     if options.prompt_tokens == "estimate":
         size = sum(len(text) if text.isascii() else len(text.encode()) for text in contents)
         return max(1, size // 4) + 3 * len(contents)
-    encoding = _encoding(options.prompt_tokens.removeprefix("tiktoken:"))
+    law, *figures, name = options.prompt_tokens.split(":")
+    if law == "scaled":  # a tokenizer of its own, and a template around each prompt
+        ratio, overhead = (float(figure) for figure in figures)
+        return round(ratio * _counted(api, contents, name) + overhead)
+    return _counted(api, contents, name)
+
+
+def _counted(api: str, contents: list[str], name: str) -> int:
+    encoding = _encoding(name)
     counted = sum(len(encoding.encode_ordinary(text)) for text in contents)
     # The public formula for chat: 3 a message, 1 for its role's name, 3 to prime the answer.
     return int(counted) if api == "completions" else int(counted) + 4 * len(contents) + 3

@@ -67,12 +67,18 @@ def _law(value: Any) -> str:
     return text
 
 
+_PROMPT_LAWS = "estimate, fixed:N, tiktoken:ENCODING or scaled:RATIO:OVERHEAD:ENCODING"
+
+
 def _prompt_law(value: Any) -> str:
     text = _text(value)
     kind, _, rest = text.partition(":")
     if text == "estimate" or (kind == "fixed" and rest.isdigit()) or (kind == "tiktoken" and rest):
         return text
-    raise BadOptionError(f"estimate, fixed:N or tiktoken:ENCODING is wanted, not {text!r}")
+    parts = rest.split(":")
+    if kind == "scaled" and len(parts) == 3 and all(part.replace(".", "", 1).isdigit() for part in parts[:2]):
+        return text
+    raise BadOptionError(f"{_PROMPT_LAWS} is wanted, not {text!r}")
 
 
 def _count_output(value: Any) -> str:
@@ -113,7 +119,7 @@ class Options:
     tpm: int | None = _option(None, _or_none(_whole), "tokens admitted in any window")
     window_s: float = _option(60.0, _positive, "length of the sliding window of rpm and tpm")
     count_output: str = _option("reserved", _count_output, "reserved: input + max; actual: input + output")
-    prompt_tokens: str = _option("estimate", _prompt_law, "estimate, fixed:N or tiktoken:ENCODING")
+    prompt_tokens: str = _option("estimate", _prompt_law, _PROMPT_LAWS)
     output_tokens: str = _option("fixed:16", _law, "fixed:N, lognormal:MEDIAN:SIGMA, proportional:RATIO:SIGMA")
     reasoning_tokens: int = _option(0, _whole, "thought before the answer, part of the completion tokens")
     cached_ratio: float = _option(0.0, _ratio, "share of the prompt tokens reported as cached, rounded down")

@@ -92,6 +92,8 @@ def test_tiktoken_counts(service: FakeService, client: httpx.Client) -> None:
     """The service can count as OpenAI does."""
     service.configure(prompt_tokens="tiktoken:o200k_base")
     assert ask(client, service, "hello world").json()["usage"]["prompt_tokens"] == 2 + 4 + 3
+    service.configure(prompt_tokens="scaled:1.5:4:o200k_base")
+    assert ask(client, service, "hello world").json()["usage"]["prompt_tokens"] == round(1.5 * (2 + 4 + 3) + 4)
 
 
 def test_json_schema(service: FakeService, client: httpx.Client) -> None:

@@ -357,7 +357,7 @@ def test_harmless_parameters_are_passed_on(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "name"),
-    [({"budget": {"approval_usd": 5}}, "budget.approval_usd"), ({"limits": {"shared": "openai"}}, "limits.shared")],
+    [({"limits": {"shared": "openai"}}, "limits.shared")],
 )
 def test_what_is_not_there_yet_is_refused(changes: dict[str, Any], name: str) -> None:
     """A setting that this version would ignore is refused: nobody relies on a limit that does not hold."""

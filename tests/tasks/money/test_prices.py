@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import timeit
 from datetime import UTC, date, datetime
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import Any
@@ -180,6 +181,26 @@ def test_a_tier_counts_for_the_whole_request() -> None:
     low, high = price.femto(200_000, 0, 1_000), price.femto(200_001, 0, 1_000)
     assert Decimal(low).scaleb(-15) == (200_000 * Decimal("1.25") + 1_000 * Decimal(10)) / MTOK
     assert Decimal(high).scaleb(-15) == (200_001 * Decimal("2.5") + 1_000 * Decimal(15)) / MTOK
+
+
+def test_a_model_of_several_sellers_has_its_makers_price() -> None:
+    """A model that several providers sell is priced as its maker's at an address that none of them owns."""
+    assert find_price("claude-sonnet-4-5", LOCAL, DAY).source == "genai-prices, anthropic"
+
+
+def test_a_model_with_several_prices_is_refused() -> None:
+    """Where no maker tells between several sellers' prices the sellers are named, and none is chosen."""
+    with pytest.raises(BadJob, match=r"several prices, of novita, openrouter, together: set endpoint\.base_url"):
+        find_price("Gryphe/MythoMax-L2-13b", LOCAL, DAY)
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-mini", "gemini-2.5-pro"])
+def test_pricing_a_row_is_fast(model: str) -> None:
+    """A row is priced in under 5 microseconds, with one price as with tiers: prices are compiled once a model."""
+    price = find_price(model, None, DAY)
+    rows = 2_000
+    work = timeit.Timer(lambda: to_nano(price.femto(250_000, 1_000, 777)))
+    assert min(work.repeat(repeat=20, number=rows)) / rows < 5e-6
 
 
 def _public() -> list[tuple[str, Any, Price]]:

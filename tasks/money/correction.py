@@ -1,0 +1,211 @@
+"""Counted against reported prompt tokens: how far they lie apart, and what an approximate count is corrected by.
+
+Where a model's own tokenizer is not public, another encoding stands in for it, and a chat template of its own adds a
+fixed number of tokens to each request. So the reported tokens lie near a line over the counted ones: an overhead a
+request and a ratio a token, fitted by least squares to the answers of earlier runs. The fit needs only five sums, which
+are kept by class of length (a doubling each), each with the largest excess over the reservation that was ever seen: a
+reservation must never be low, so it is the allowance and that excess, and never below the line and a tenth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+LEAST_ANSWERS = 10  # fewer say nothing about the next thousand
+SPREAD = 0.1  # lengths that vary by less than this part of their mean tell a ratio, but no line
+ABOVE_LINE = 1.1
+TOLD_ABOVE = 0.01  # a deviation that the summary explains
+# A reply that reports more than this for a counted prompt is a fault of the service: billed, but not learned from.
+MOST_RATIO, MOST_OVERHEAD = 8, 4096
+
+
+def allowance(counted: int) -> int:
+    """Tokens to reserve for an approximate count: half as much again, since small vocabularies need more tokens."""
+    return counted + counted // 2 + 16
+
+
+def class_of(counted: int) -> int:
+    """The class of a counted length: 1 for one token, 2 for two and three, and so on by doublings."""
+    return max(1, counted).bit_length()
+
+
+@dataclass(slots=True)
+class Tally:
+    """Answers of one class: sums over counted (x) and reported (y) prompt tokens, and the largest excess in tokens."""
+
+    answers: int = 0
+    counted: int = 0
+    reported: int = 0
+    squares: float = 0.0  # of x
+    products: float = 0.0  # of x and y
+    excess: int = 0  # the largest y above the allowance for x
+
+    def add(self, counted: int, reported: int) -> None:
+        """Count one answer."""
+        self.answers += 1
+        self.counted += counted
+        self.reported += reported
+        self.squares += counted * counted
+        self.products += counted * reported
+        self.excess = max(self.excess, reported - allowance(counted))
+
+    def merge(self, other: Tally) -> None:
+        """Count the answers of another run."""
+        self.answers += other.answers
+        self.counted += other.counted
+        self.reported += other.reported
+        self.squares += other.squares
+        self.products += other.products
+        self.excess = max(self.excess, other.excess)
+
+
+@dataclass(frozen=True, slots=True)
+class WorstRow:
+    """The answer whose count was farthest off, as a part of what was counted."""
+
+    deviation: float
+    source_file: str
+    row_number: int
+    counted: int
+    reported: int
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Counted against reported prompt tokens of the answers that one run paid for."""
+
+    answers: int = 0
+    counted: int = 0
+    reported: int = 0
+    worst: WorstRow | None = None
+    classes: dict[int, Tally] = field(default_factory=dict)  # what may be learned from
+
+    def add(self, counted: int, reported: int, source_file: str, row_number: int) -> None:
+        """Compare one answer."""
+        self.answers += 1
+        self.counted += counted
+        self.reported += reported
+        deviation = reported / max(1, counted) - 1
+        if self.worst is None or abs(deviation) > abs(self.worst.deviation):
+            self.worst = WorstRow(deviation, source_file, row_number, counted, reported)
+        if reported <= MOST_RATIO * counted + MOST_OVERHEAD:
+            self.classes.setdefault(class_of(counted), Tally()).add(counted, reported)
+
+    @property
+    def deviation(self) -> float | None:
+        """By what part of the counted tokens more were reported; negative for fewer, None without answers."""
+        return self.reported / self.counted - 1 if self.counted else None
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What was learned of a model at an endpoint; `excess` is (class, tokens above the allowance) by class."""
+
+    overhead: float = 0.0
+    ratio: float = 1.0
+    answers: int = 0
+    excess: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def learn(cls, classes: Mapping[int, Tally]) -> Correction | None:
+        """Fit the line; None without an answer. With too few of them only the excess counts."""
+        whole = Tally()
+        for tally in classes.values():
+            whole.merge(tally)
+        if not whole.answers or not whole.counted:
+            return None
+        overhead, ratio = _line(whole) if whole.answers >= LEAST_ANSWERS else (0.0, 1.0)
+        excess = tuple((number, classes[number].excess) for number in sorted(classes))
+        return cls(overhead, ratio, whole.answers, excess)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Correction:
+        """Read what `dataclasses.asdict` and JSON made of it."""
+        excess = tuple((int(number), int(tokens)) for number, tokens in found["excess"])
+        return cls(found["overhead"], found["ratio"], found["answers"], excess)
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there were enough answers to correct an expectation."""
+        return self.answers >= LEAST_ANSWERS
+
+    def expected(self, counted: int) -> float:
+        """Prompt tokens that the service will report, as an expectation."""
+        return max(1.0, self.overhead + self.ratio * counted)
+
+    def reserved(self, counted: int) -> int:
+        """Prompt tokens to reserve: the allowance and the largest excess of such lengths, at least the line's."""
+        number = class_of(counted)
+        below = [tokens for seen, tokens in self.excess if seen <= number][-1:]
+        above = [tokens for seen, tokens in self.excess if seen >= number][:1]
+        excess = max(0, *below, *above)
+        return max(allowance(counted) + excess, math.ceil(ABOVE_LINE * self.expected(counted)))
+
+
+def _line(whole: Tally) -> tuple[float, float]:
+    """Overhead and ratio by least squares; the ratio alone where the lengths hardly vary or no line rises."""
+    x_mean, y_mean = whole.counted / whole.answers, whole.reported / whole.answers
+    variance = whole.squares / whole.answers - x_mean * x_mean
+    if variance > (SPREAD * x_mean) ** 2:
+        ratio = (whole.products / whole.answers - x_mean * y_mean) / variance
+        if ratio > 0:
+            return y_mean - ratio * x_mean, ratio
+    return 0.0, y_mean / x_mean
+
+
+def compared_json(found: Comparison, *, model: str, encoding: str, exact: bool) -> dict[str, Any]:
+    """The `counted` part of a summary: tokens of this run's answers, the worst row, what a difference means."""
+    worst = found.worst
+    return {
+        "answers": found.answers,
+        "prompt_tokens_counted": found.counted,
+        "prompt_tokens_reported": found.reported,
+        "deviation": None if found.deviation is None else round(found.deviation, 6),
+        "encoding": encoding,
+        "exact": exact,
+        "worst_row": None
+        if worst is None
+        else {
+            "source_file": worst.source_file,
+            "row_number": worst.row_number,
+            "prompt_tokens_counted": worst.counted,
+            "prompt_tokens_reported": worst.reported,
+            "deviation": round(worst.deviation, 6),
+        },
+        "meaning": _meaning(found, model, encoding, exact=exact),
+    }
+
+
+def _meaning(found: Comparison, model: str, encoding: str, *, exact: bool) -> str | None:
+    """What it means when counted and reported tokens differ by more than a hundredth; None when they do not."""
+    deviation = found.deviation
+    if deviation is None or abs(deviation) <= TOLD_ABOVE:
+        return None
+    told = f"the service reports {abs(deviation):.1%} {'more' if deviation > 0 else 'fewer'} prompt tokens than counted"
+    if not exact:
+        return f"{told}: {encoding} only stands in for the tokenizer of {model}; the next estimate is corrected by it"
+    if deviation > 0:
+        return f"{told} by the encoding of {model}: it adds text of its own or serves another model; it was paid for"
+    return f"{told} by the encoding of {model}: it shortens prompts or serves another model; the estimate was too high"
+
+
+def counted_line(counted: Mapping[str, Any]) -> str:
+    """The sums of the `counted` part of a summary, and their deviation."""
+    return (
+        f"counted {counted['prompt_tokens_counted']:,}, reported {counted['prompt_tokens_reported']:,} "
+        f"({counted['deviation'] or 0:+.2%})"
+    )
+
+
+def worst_line(counted: Mapping[str, Any]) -> str:
+    """The row whose count was farthest off; empty when none was off."""
+    worst = counted["worst_row"]
+    if worst is None or not worst["deviation"]:
+        return ""
+    return (
+        f"{worst['source_file']}, row {worst['row_number']}: counted {worst['prompt_tokens_counted']:,}, "
+        f"reported {worst['prompt_tokens_reported']:,} ({worst['deviation']:+.0%})"
+    )

@@ -1,0 +1,40 @@
+"""The soft limit: told once, at the moment when more than `soft_fraction` of a budget is spent or in doubt."""
+
+from __future__ import annotations
+
+import threading
+
+from parquill.tasks.job import Budget
+from parquill.tasks.money.prices import dollars, nano_of
+
+
+class SoftLimits:
+    """Those of one run: of its own budget and of the month. Safe to look at from several threads."""
+
+    def __init__(self, budget: Budget, *, before: int, others: int) -> None:
+        """What was passed before this start is not told again.
+
+        Args:
+            budget: The job's budget settings.
+            before: Nano-dollars that the run had settled and in doubt when it was interrupted, 0 for a new one.
+            others: Nano-dollars that other runs of the month have settled and in doubt.
+        """
+        self._fraction = budget.soft_fraction
+        self._guard = threading.Lock()
+        limits = (("the budget", budget.run_usd, 0), ("the month", budget.monthly_usd, others))
+        self._open = [(name, nano_of(usd), more) for name, usd, more in limits if usd is not None]
+        self.told: list[str] = []
+        self.look(before)
+        self.told.clear()
+
+    def look(self, spent: int) -> list[str]:
+        """A sentence for each limit that is passed now and was not before; `spent` is the run's, in nano-dollars."""
+        with self._guard:
+            passed = [entry for entry in self._open if spent + entry[2] > int(entry[1] * self._fraction)]
+            self._open = [entry for entry in self._open if entry not in passed]
+            told = [
+                f"more than {self._fraction:.0%} of {name} is spent: {dollars(spent + more)} of {dollars(limit)}"
+                for name, limit, more in passed
+            ]
+            self.told += told
+            return told

@@ -1,0 +1,389 @@
+"""Money: a limit holds at every instant, on every database that the ledger may be in."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from parquill.tasks.errors import LedgerFailed
+from parquill.tasks.money.account import Account
+from parquill.tasks.money.budget import Budget
+from parquill.tasks.money.ledger import DEAD_S, Ledger
+from tests.end_to_end.jobs import Jobs
+from tests.promises.ledger_machine import BEGIN, LedgerMachine, empty, entry
+from tests.services.postgres import NoPostgresError, Postgres, postgres
+
+WORST = 10  # nano-dollars that a request may cost
+LIMIT = 40 * WORST
+AT_ONCE = 100
+LATER = BEGIN + timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """A PostgreSQL of these tests' own."""
+    try:
+        with postgres() as running:
+            yield running
+    except NoPostgresError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty ledger, on each database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    found: str = request.getfixturevalue("server").address
+    ledger = Ledger(found)
+    empty(ledger)
+    ledger.close()
+    return found
+
+
+@pytest.fixture
+def ledger(address: str) -> Iterator[Ledger]:
+    opened = Ledger(address)
+    yield opened
+    opened.close()
+
+
+def test_any_order_of_things(ledger: Ledger) -> None:
+    """At every instant settled + in doubt + leased <= limit, for each run and each month, whoever spends, overshoots, dies or goes on, and the books are what really happened."""
+    examples = 40 if ledger.is_sqlite else 15
+    run_state_machine_as_test(
+        lambda: LedgerMachine(ledger),
+        settings=settings(
+            max_examples=examples, stateful_step_count=40, deadline=None, derandomize=True, database=None
+        ),
+    )
+
+
+class Watched:
+    """What was really admitted, whoever admitted it."""
+
+    def __init__(self) -> None:
+        self.open = self.spent = 0
+        self.admitted = 0
+
+    def check(self) -> None:
+        assert self.open + self.spent <= LIMIT
+
+    async def request(self, budget: Budget, draw: random.Random) -> None:
+        """One request: reserved at its worst, then settled, in doubt or not paid at all."""
+        if not await budget.reserve(WORST):
+            return
+        self.open += WORST
+        self.admitted += 1
+        self.check()
+        for _ in range(draw.randrange(4)):
+            await asyncio.sleep(0)
+        fate = draw.random()
+        if fate < 0.6:
+            cost = draw.randint(1, WORST)
+            budget.settle(WORST, cost)
+            self.spent += cost
+        elif fate < 0.8:
+            budget.hold(WORST)
+            self.spent += WORST
+        else:
+            budget.release(WORST)
+        self.open -= WORST
+        self.check()
+
+
+async def _race(seed: int, budgets: list[Budget], requests: int = AT_ONCE) -> Watched:
+    draw, watched = random.Random(seed), Watched()
+    await asyncio.gather(*(watched.request(draw.choice(budgets), draw) for _ in range(requests)))
+    return watched
+
+
+def test_a_budget_for_forty_with_a_hundred_at_once() -> None:
+    """A budget for 40 requests with 100 at once is never passed, and is used, in 1,000 seeded runs."""
+    for seed in range(1_000):
+        watched = asyncio.run(_race(seed, [Budget(LIMIT)]))
+        assert watched.admitted >= 40
+
+
+def _held(ledger: Ledger, run: str, month: int | None, run_limit: int | None) -> tuple[Budget, Account]:
+    account = Account(ledger, run, run_limit=run_limit, month_limit=month, now=lambda: BEGIN)
+
+    async def more(amount: int) -> int:
+        await asyncio.sleep(0)
+        got = account.lease(amount)
+        await asyncio.sleep(0)
+        return got
+
+    return Budget(0, more=more), account
+
+
+@pytest.mark.parametrize("shared", ["two processes of one run", "two jobs on one month"])
+def test_what_is_leased_holds_for_all(ledger: Ledger, shared: str) -> None:
+    """Two holders of one run, or two jobs on one month, never pass the limit together, in seeded runs on each database."""
+    for seed in range(60 if ledger.is_sqlite else 30):
+        empty(ledger)
+        runs = ["fr", "fr"] if shared == "two processes of one run" else ["fr", "de"]
+        for run in set(runs):
+            ledger.open_run(entry(run), 0, 0, BEGIN)
+        limits = (None, LIMIT) if len(set(runs)) == 1 else (LIMIT, None)
+        held = [_held(ledger, run, *limits) for run in runs]
+        watched = asyncio.run(_race(seed, [budget for budget, _ in held]))
+        for budget, account in held:
+            account.close(budget.settled, budget.in_doubt)
+        booked = ledger.of_month("2026-11")
+        assert (booked.settled + booked.in_doubt, booked.leased) == (watched.spent, 0)
+        assert watched.spent > LIMIT / 2
+
+
+def test_the_last_cent_is_admitted_once() -> None:
+    """Of 200 coroutines after the last request's money one gets it (LiteLLM #34732: checks raced with increments)."""
+
+    async def race() -> int:
+        budget = Budget(WORST)
+        tries = [asyncio.create_task(budget.reserve(WORST)) for _ in range(200)]
+        await asyncio.sleep(0)
+        assert sum(task.done() for task in tries) == 1
+        budget.settle(WORST, WORST)  # nothing comes back: all others are told no
+        return sum(await asyncio.gather(*tries))
+
+    assert asyncio.run(race()) == 1
+
+
+_SPENDER = """
+import asyncio, random, sys
+from datetime import UTC, datetime
+from parquill.tasks.money.account import Account
+from parquill.tasks.money.budget import Budget
+from parquill.tasks.money.ledger import Ledger
+url, run, limit, worst, seed = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+async def main():
+    ledger = Ledger(url)
+    account = Account(ledger, run, run_limit=None, month_limit=limit)
+    async def more(amount):
+        return await asyncio.get_running_loop().run_in_executor(None, account.lease, amount)
+    budget, draw = Budget(0, more=more), random.Random(seed)
+    async def one():
+        if await budget.reserve(worst):
+            await asyncio.sleep(draw.random() / 100)
+            budget.settle(worst, worst)
+    await asyncio.gather(*(one() for _ in range(100)))
+    account.close(budget.settled, budget.in_doubt)
+    print(budget.settled)
+asyncio.run(main())
+"""
+
+
+def test_real_processes_after_one_month(ledger: Ledger, address: str) -> None:
+    """Three processes with 100 requests each at once spend a month's budget for 40 to the last, and not one more."""
+    for run in ("fr", "de", "ja"):
+        ledger.open_run(entry(run), 0, 0, datetime.now(UTC))
+    command = [sys.executable, "-c", _SPENDER, address]
+    started = [
+        subprocess.Popen([*command, run, str(LIMIT), str(WORST), str(seed)], stdout=subprocess.PIPE)
+        for seed, run in enumerate(("fr", "de", "ja"))
+    ]
+    spent = [int(process.communicate(timeout=60)[0]) for process in started]
+    booked = ledger.of_month(f"{datetime.now(UTC):%Y-%m}")
+    assert sum(spent) == booked.settled == LIMIT
+    assert booked.leased == 0
+
+
+def test_what_the_dead_had_leased(ledger: Ledger) -> None:
+    """The lease of a holder that died stays booked, is in doubt once it counts as dead, can be resolved, and is set right when its run goes on."""
+    for run in ("fr", "de"):
+        ledger.open_run(entry(run), 0, 0, BEGIN)
+
+    def lease(run: str, amount: int, now: datetime) -> int:
+        return ledger.lease(run, "h", want=amount, least=amount, run_limit=None, month_limit=100, now=now)
+
+    assert lease("fr", 80, BEGIN) == 80
+    ledger.report("fr", "h", settled=10, in_doubt=0, now=BEGIN)
+    assert ledger.held_by_others("de", "h", "2026-11", BEGIN) == 70  # who lives may give something back
+    assert ledger.held_by_others("de", "h", "2026-11", LATER) == 0  # for the dead nobody waits
+    assert lease("de", 30, LATER) == 0
+    booked = ledger.of_run("fr")
+    assert (booked.settled, booked.in_doubt, booked.leased) in {(10, 0, 70), (10, 70, 0)}
+    assert lease("de", 20, LATER) == 20
+    assert (ledger.of_run("fr").in_doubt, ledger.of_run("fr").leased) == (70, 0)
+    ledger.open_run(entry("fr"), 25, 10, LATER)  # the journals: 15 more were paid, and one request was under way
+    booked = ledger.of_run("fr")
+    assert (booked.settled, booked.in_doubt, booked.leased) == (25, 10, 0)
+    assert lease("de", 45, LATER) == 45
+    assert ledger.resolve("2026-11", None, paid=False, now=LATER) == 10
+
+
+def test_a_process_killed_with_money_in_its_hands(ledger: Ledger, address: str) -> None:
+    """A process that is killed with SIGKILL leaves its lease booked; when its run goes on, only what the journals say is."""
+    ledger.open_run(entry("fr"), 0, 0, datetime.now(UTC))
+    code = (
+        "import sys, time\nfrom parquill.tasks.money.account import Account\n"
+        "from parquill.tasks.money.ledger import Ledger\n"
+        "account = Account(Ledger(sys.argv[1]), 'fr', run_limit=1000, month_limit=None)\n"
+        "print(account.lease(300), flush=True)\ntime.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, address], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"300\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert ledger.of_run("fr").leased == 300
+    ledger.open_run(entry("fr"), 120, 40, datetime.now(UTC))
+    booked = ledger.of_run("fr")
+    assert (booked.settled, booked.in_doubt, booked.leased) == (120, 40, 0)
+
+
+def test_idle_money_comes_back(ledger: Ledger) -> None:
+    """What a living holder has leased and does not need is given back at its next report, so another run gets it."""
+    budget, account = _held(ledger, "fr", 1_000, None)
+    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    ledger.open_run(entry("de"), 0, 0, BEGIN)
+    assert asyncio.run(budget.reserve(900))
+    budget.release(900)
+    other, _ = _held(ledger, "de", 1_000, None)
+    assert not asyncio.run(other.reserve(900))
+    account.report(budget.settled, budget.in_doubt, budget.trim(account.slice))
+    assert asyncio.run(other.reserve(900))
+    assert asyncio.run(budget.reserve(account.slice))  # what it kept is still its own
+    assert ledger.of_month("2026-11").total == 900 + account.slice
+
+
+def test_a_month_ends_while_money_is_leased(ledger: Ledger) -> None:
+    """What was reserved in a month is booked in it, even if it is paid after midnight, and neither month is passed."""
+    end, after = datetime(2026, 11, 30, 23, 59, tzinfo=UTC), datetime(2026, 12, 1, 0, 1, tzinfo=UTC)
+    ledger.open_run(entry("fr"), 0, 0, end)
+
+    def lease(amount: int, now: datetime) -> int:
+        return ledger.lease("fr", "h", want=amount, least=amount, run_limit=None, month_limit=100, now=now)
+
+    assert lease(100, end) == 100
+    assert lease(100, after) == 100
+    ledger.report("fr", "h", settled=150, in_doubt=0, now=after)
+    assert ledger.of_month("2026-11").settled == 100
+    december = ledger.of_month("2026-12")
+    assert (december.settled, december.leased) == (50, 50)
+    ledger.open_run(entry("fr"), 190, 0, after)  # it was killed, and its journals know of 40 more
+    assert ledger.of_month("2026-11").total == 100
+    assert ledger.of_month("2026-12").total == 90
+
+
+def test_more_than_was_reserved() -> None:
+    """When a service bills more than was reserved the true figure is booked, the overshoot is known, and nothing more is admitted once the budget is passed."""
+    budget = Budget(100)
+    assert asyncio.run(budget.reserve(60))
+    budget.settle(60, 110)
+    assert (budget.settled, budget.overshoot, budget.reserved) == (110, 50, 0)
+    assert not asyncio.run(budget.reserve(1))
+
+
+def test_sums_of_a_hundred_thousand_are_exact(ledger: Ledger) -> None:
+    """A hundred thousand costs add up in the ledger to the last nano-dollar, as they do as exact decimals."""
+    draw = random.Random(7)
+    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    exact, at_once = Decimal(0), 0
+    for number in range(100_000):
+        cost = draw.randrange(1, 10**12)
+        exact += Decimal(cost).scaleb(-9)
+        at_once += cost
+        if number % 500 == 499:
+            ledger.report("fr", "h", settled=at_once, in_doubt=0, now=BEGIN)
+            at_once = 0
+    assert Decimal(ledger.of_run("fr").settled).scaleb(-9) == exact
+    assert sum(Decimal(row["settled_nano"]).scaleb(-9) for row in ledger.days("2026-11")) == exact
+
+
+def test_a_database_that_is_away_for_a_while(server: Postgres) -> None:
+    """A PostgreSQL that is restarted costs a run some patience and no money: the lease is asked for until it answers."""
+    ledger = Ledger(server.address)
+    empty(ledger)
+    ledger.open_run(entry("fr"), 0, 0, datetime.now(UTC))
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            server.start()
+
+    account = Account(ledger, "fr", run_limit=1_000, month_limit=None, sleep=sleep)
+    server.stop()
+    assert account.lease(100) >= 100
+    assert len(waits) == 2
+    assert ledger.of_run("fr").leased == account.slice * (100 // account.slice)
+    ledger.close()
+
+
+def test_a_database_that_stays_away(tmp_path: Path) -> None:
+    """A ledger that does not answer within the patience stops the run: nothing is admitted without a lease."""
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    clock = iter(range(10_000))
+    account = Account(ledger, "fr", run_limit=1_000, month_limit=None, sleep=lambda _: None)
+    ledger.close()
+    (tmp_path / "ledger.sqlite").unlink()
+    (tmp_path / "ledger.sqlite").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: float(next(clock)))
+        with pytest.raises(LedgerFailed):
+            account.lease(100)
+
+
+def test_a_locked_ledger_is_waited_for(tmp_path: Path) -> None:
+    """While another process writes to the SQLite file a lease waits, and then is given."""
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    holder, ledger = Ledger(url), Ledger(url)
+    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    got: list[int] = []
+
+    def lease() -> None:
+        got.append(ledger.lease("fr", "h", want=5, least=5, run_limit=9, month_limit=None, now=BEGIN))
+
+    with holder.transaction():
+        thread = threading.Thread(target=lease)
+        thread.start()
+        thread.join(0.3)
+        assert not got
+    thread.join(10)
+    assert got == [5]
+
+
+def test_a_run_on_postgresql(jobs: Jobs, server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With PARQUILL_LEDGER_URL a whole run, its history and `spend` are in the PostgreSQL, to the last digit."""
+    ledger = Ledger(server.address)
+    empty(ledger)
+    ledger.close()
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", server.address.replace("postgresql+psycopg", "postgres"))
+    done = jobs.run(jobs.job([f"text {row}" for row in range(30)], budget={"run_usd": 1, "monthly_usd": 5}))
+    assert done.exit_code == 0, done.stderr
+    told = orjson.loads(jobs.run(jobs.job(), "--json", command="spend").stdout)
+    assert told["cost_usd"] == done.summary["cost_usd"] == done.summary["budget"]["month_usd_after"]
+    again = jobs.run(jobs.job(output=str(jobs.folder / "next")), "--json", command="estimate")
+    assert "30 answers of the last run" in orjson.loads(again.stdout)["basis"]
+
+
+def test_a_ledger_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger URL that cannot be used is one sentence, in which neither the URL nor a password is shown."""
+    for url in ("nonsense", "postgresql://user:canary@127.0.0.1:1/x", "mysql+nodriver://canary@h/x"):
+        monkeypatch.setenv("PARQUILL_LEDGER_URL", url)
+        with pytest.raises(LedgerFailed) as caught:
+            Ledger()
+        assert "canary" not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+
+def test_the_dead_are_dead_later_than_the_silent() -> None:
+    """A holder counts as dead only long after it would have renewed its lease many times."""
+    from parquill.tasks.wire.spending import REPORT_S
+
+    assert DEAD_S >= 100 * REPORT_S
