@@ -43,10 +43,13 @@ class _Handler(ResponseHandler):
 
     _raw = 0
     _interim = 0
+    _answered = False
+    was_answered_unasked = False  # a reply came after the one that was asked for
 
     def set_response_params(self, **params: Any) -> None:
         """A new request begins here."""
         self._raw = self._interim = 0
+        self._answered = False
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
@@ -58,8 +61,13 @@ class _Handler(ResponseHandler):
         super().data_received(data)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """Take one parsed head, interim or final."""
-        self._interim += 1
+        """Take one parsed head, interim or final; what comes after the final one is nobody's."""
+        if self._answered:
+            self.was_answered_unasked = True
+            self.force_close()
+            return
+        self._answered = data[0].code >= 200
+        self._interim += not self._answered
         if self._interim > MOST_INTERIM_REPLIES:
             self._give_up()
             return
@@ -74,11 +82,6 @@ class _Handler(ResponseHandler):
             payload.set_exception(error)
         if self.transport is not None:
             self.transport.abort()
-
-    @property
-    def was_answered_unasked(self) -> bool:
-        """Whether a whole reply waits here that no request has taken."""
-        return bool(self._buffer)
 
     @property
     def is_silent(self) -> bool:
@@ -102,7 +105,8 @@ class Connections(aiohttp.TCPConnector):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(limit=0, keepalive_timeout=KEEPALIVE_S, **settings)
-        self._factory = functools.partial(_Handler, loop=self._loop)
+        handler: type[ResponseHandler] = _Handler
+        self._factory = functools.partial(handler, loop=self._loop)
 
     async def _get(self, key: ConnectionKey, traces: list[Any]) -> Connection | None:
         idle = self._conns.get(key)
@@ -113,7 +117,7 @@ class Connections(aiohttp.TCPConnector):
             assert isinstance(protocol, _Handler)  # noqa: S101 - the factory above makes no other
             if protocol.is_silent and not self._force_close:
                 return connection
-            connection.close()
+            connection.close()  # comes by _release
         return None
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
