@@ -41,9 +41,7 @@ def end_of(run: Run, sums: RowSums, ending: Ending) -> ParquillError | None:
     rows, job = sums.rows, run.job
     left = f"{rows['not_sent']:,} of {rows['total']:,} rows were not sent"
     if ending.rule is not None:
-        rule = TABLE[ending.rule]
-        stopped: type[ParquillError] = ServiceStopped if rule.exit_code == 1 else TooManyNotOk
-        return stopped(f"stopped: {rule.sentence}; {left}. Run again to go on")
+        return ServiceStopped(f"stopped: {TABLE[ending.rule].sentence}; {left}. Run again to go on")
     if ending.over_budget:
         limits = {"run_usd": job.budget.run_usd, "monthly_usd": job.budget.monthly_usd}
         told = " or ".join(f"{name} = {dollars(nano_of(usd))}" for name, usd in limits.items() if usd is not None)

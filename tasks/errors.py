@@ -9,7 +9,7 @@
     ├── StoppedByBudget          exit 4    raise the budget and run again: it goes on where it stopped
     ├── TooManyNotOk             exit 5    look at the rows that are not ok, run again
     ├── Interrupted              exit 130  run again: it goes on where it stopped
-    ├── ServiceStopped           exit 1    settle it with the service (key, quota), run again
+    ├── ServiceStopped           exit 1    settle it with the service (key, quota, endless 429), run again
     ├── DamagedJournal           exit 1    restore the journal from a backup; nothing is skipped, that would pay twice
     ├── LedgerFailed             exit 1    see that the ledger's database answers, run again
     └── DiskFailed               exit 1    make room or repair the disk, run again

@@ -43,6 +43,9 @@ def read_usage(reply: Any) -> Usage | None:
         return None
     if counts[0] == 0:  # there is no request without a prompt
         return None
+    total = usage.get("total_tokens")
+    if total is not None and (not _is_count(total) or total != counts[0] + counts[2]):
+        return None  # what is billed beside the two is not known
     return Usage(*counts)
 
 

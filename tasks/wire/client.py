@@ -18,18 +18,20 @@ import aiohttp
 import httpx
 
 from parquill.tasks.job import Job
+from parquill.tasks.wire.connections import Connections, ReplyTooLarge
 from parquill.tasks.wire.endpoint import APIS, Reply, parse_json
 from parquill.tasks.wire.outcomes import TABLE, Retry, Rule, rule_for_status
 from parquill.tasks.wire.retry import retry_after_s
 from parquill.tasks.wire.secrets import Key
 
-# A token is at most a few dozen bytes of JSON; this leaves room for a thousand, and for every header of a reply.
+# A token is at most a few dozen bytes of JSON; this leaves room for a thousand. The request's own length is added:
+# some services repeat it. Hostile JSON takes up to 25 times its size in memory, one reply at a time.
 BYTES_PER_TOKEN = 1_000
-SMALLEST_CAP_BYTES = 4 << 20
-LARGEST_CAP_BYTES = 64 << 20
+SMALLEST_CAP_BYTES = 1 << 20
+LARGEST_CAP_BYTES = 16 << 20
 ERROR_BODY_BYTES = 64 << 10
-# Shorter than the 5 s after which common servers drop an idle connection: sending into one of those is in doubt.
-KEEPALIVE_S = 4.0
+# A connection that does not stand by then is tried anew: nothing was sent, so nothing is in doubt.
+CONNECT_S = 15.0
 
 
 class Result(NamedTuple):
@@ -66,37 +68,40 @@ class Client:
             headers["Authorization"] = key.header()
         self._headers = headers
         self._timeout_s = job.retry.timeout_s
+        # before the deadline of the call, which could not tell whether anything was sent
+        self._extensions = {"timeout": {"connect": min(CONNECT_S, 0.9 * self._timeout_s)}}
         self._cap = max(SMALLEST_CAP_BYTES, min(LARGEST_CAP_BYTES, job.max_output_tokens * BYTES_PER_TOKEN))
         self._now = now
 
     async def send(self, messages: str, parameters: str | None) -> Result:
         """Send one request and classify how it ended. Never raises but for cancellation."""
         body = self.api.body(messages, parameters)
-        request = httpx.Request("POST", self._url, headers=self._headers, content=body)
+        request = httpx.Request("POST", self._url, headers=self._headers, content=body, extensions=self._extensions)
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._transport.handle_async_request(request)
                 try:
-                    data = await self._read(response)
+                    data = await self._read(response, len(body))
                 finally:
                     await response.aclose()
         except TimeoutError:
             return _ended("timeout")
         except httpx.TransportError as error:
             return _ended("connect_error" if _was_not_sent(error) else "connection_lost")
+        except ReplyTooLarge:
+            return _ended("reply_too_large")
         except Exception:  # noqa: BLE001 - whatever it is, it may hold headers, and the money is in doubt
             return _ended("connection_lost")
         return self._classify(response, data)
 
-    async def _read(self, response: httpx.Response) -> bytes | None:
-        cap = self._cap if response.status_code == 200 else ERROR_BODY_BYTES
-        chunks, size = [], 0
+    async def _read(self, response: httpx.Response, sent: int) -> bytes | None:
+        cap = self._cap + sent if response.status_code == 200 else ERROR_BODY_BYTES
+        data = bytearray()  # and no list of chunks: one of two bytes would take forty
         async for chunk in response.stream:  # type: ignore[union-attr]
-            size += len(chunk)
-            if size > cap:
+            data += chunk
+            if len(data) > cap:
                 return None
-            chunks.append(chunk)
-        return b"".join(chunks)
+        return bytes(data)
 
     def _classify(self, response: httpx.Response, data: bytes | None) -> Result:
         headers = response.headers
@@ -118,7 +123,8 @@ class Client:
 
 
 def _was_not_sent(error: httpx.TransportError) -> bool:
-    return isinstance(error, httpx.ConnectError) or isinstance(error.__cause__, aiohttp.ClientConnectorError)
+    unsent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+    return isinstance(error, httpx.ConnectError) or isinstance(error.__cause__, unsent)
 
 
 _NO_HEADERS = httpx.Headers()
@@ -136,9 +142,8 @@ def aiohttp_transport() -> httpx.AsyncBaseTransport:
     transport: Any = AiohttpTransport(trust_env=True)
 
     def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=0, ssl=transport.ssl_context, keepalive_timeout=KEEPALIVE_S)
         return aiohttp.ClientSession(
-            connector=connector,
+            connector=Connections(ssl=transport.ssl_context),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,

@@ -149,8 +149,8 @@ class ResponsesApi(ChatApi):
         text = "".join(texts) if texts else _calls(calls)
         if refusals:
             return "refusal", refusals[0], reason
-        named = {"max_output_tokens": "length", "content_filter": "content_filter"}.get(str(reason), "stop")
-        return _code(named, text), text, reason
+        named = {"max_output_tokens": "length", "content_filter": "content_filter"}
+        return _code(named.get(reason, "stop") if isinstance(reason, str) else "stop", text), text, reason
 
 
 APIS: dict[str, type[ChatApi]] = {"chat": ChatApi, "completions": CompletionsApi, "responses": ResponsesApi}

@@ -168,6 +168,7 @@ class Gate:
         self._until = 0.0
         self._slowed_at = -1.0
         self._first_since_success: float | None = None
+        self.waves = 0  # slow-downs since the service admitted anything
         self._factor = 1.0
         self._eased_at = 0.0
 
@@ -190,6 +191,7 @@ class Gate:
         if sent_at < self._slowed_at:
             return  # it left before the last slow-down: the same wave
         self._slowed_at = now
+        self.waves += 1
         self._factor = max(0.1, self._factor * 0.8)
         self._eased_at = now
         self._apply()
@@ -197,6 +199,7 @@ class Gate:
     def succeeded(self) -> None:
         """A request was admitted by the service."""
         self._first_since_success = None
+        self.waves = 0
 
     def throttled_s(self, now: float) -> float:
         """Seconds for which the service has answered nothing but 429."""

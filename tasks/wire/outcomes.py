@@ -30,7 +30,11 @@ class Retry(Enum):
 
 
 class Rule(NamedTuple):
-    """One line of the table. `code` is None for an answer that is simply good."""
+    """One line of the table. `code` is None for an answer that is simply good.
+
+    `exit_code` is that of a run which finished with such a row and tolerates none. A run that the service stopped exits
+    1 by whichever line it was: by one of STOP, or by `rate_limited` when the service answered nothing else.
+    """
 
     code: str | None
     money: Money

@@ -11,14 +11,15 @@ from tenacity import RetryCallState
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
-# A service may ask for patience, not for the night.
-LONGEST_RETRY_AFTER_S = 300.0
+# Limits are counted by the minute, so longer waits are glitches or a day's quota: who comes back after a minute to be
+# told 429 again loses nothing, and a run that hears nothing else stops when its patience is used up.
+LONGEST_RETRY_AFTER_S = 60.0
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
     """Seconds that a reply asks to wait, by `retry-after-ms` or Retry-After (seconds or a date); None if it asks none.
 
-    Negative and past times count as 0, absurd ones as five minutes.
+    Negative and past times count as 0, longer ones than a minute as a minute.
     """
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name, "").strip()[:64]

@@ -4,6 +4,9 @@ One sender a run and process, on the event loop of a thread of its own, fed by o
 one is covered by the head of the next. A row keeps its place among `max_at_once` until its outcome lasts on disk, so at
 a kill no more than `max_at_once` requests can be paid twice.
 
+Rows that wait to be tried again give their place to others, but only so many rows are open at once: a service that
+fails at everything meets a bounded number of rows, and memory does not grow with the input. A stop wakes them.
+
 Money is reserved before a place is waited for: whoever holds a place is under way, so nobody can wait in a circle.
 """
 
@@ -60,6 +63,11 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
 
 
+# Rows that have begun and have no outcome yet, those that wait to be tried again included.
+FEWEST_OPEN_ROWS = 1_024
+OPEN_ROWS_A_PLACE = 4
+
+
 class OverBudget(Exception):
     """This row's worst case does not fit any more."""
 
@@ -86,11 +94,14 @@ class Sender:
         self.stop_rule: Rule | None = None
         self.stopping = False
         self.over_budget = 0
+        self._sleep = sleep
         self._patience_s = job.retry.timeout_s * job.retry.attempts
         self._hold = job.retry.in_doubt == "hold"
         self._tasks: set[asyncio.Task[None]] = set()
+        self._resting: set[asyncio.Future[None]] = set()
+        self._open_rows = asyncio.Semaphore(max(FEWEST_OPEN_ROWS, OPEN_ROWS_A_PLACE * job.limits.max_at_once))
         self._retrying = AsyncRetrying(
-            sleep=sleep,
+            sleep=self._rest,
             stop=stop_after_attempt(job.retry.attempts),
             wait=wait_for,
             retry=retry_if_exception_type(Again),
@@ -114,11 +125,12 @@ class Sender:
                     await self._fail(row, TABLE["connection_lost"], "its fate is unknown and is held", journal, state)
                     continue
                 try:
-                    slot = await self._admit(row)
+                    slot = await self._open(row)
                 except OverBudget:
                     self.over_budget += 1
                     continue
                 task = asyncio.create_task(self._complete_row(row, slot, journal, state))
+                task.add_done_callback(lambda _: self._open_rows.release())
                 for tasks in (mine, self._tasks):
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
@@ -130,6 +142,15 @@ class Sender:
         for error in errors:
             if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):
                 raise error
+
+    async def _open(self, row: SendRow) -> Slot:
+        """Begin a row once few enough are open. Raises OverBudget, Stopped."""
+        await self._open_rows.acquire()
+        try:
+            return await self._admit(row)
+        except BaseException:
+            self._open_rows.release()
+            raise
 
     async def _admit(self, row: SendRow) -> Slot:
         """Reserve the row's worst case, then wait for its turn. Raises OverBudget, Stopped."""
@@ -177,6 +198,7 @@ class Sender:
 
     async def _attempt(self, row: SendRow, slot: Slot, journal: Journal, state: ShardState) -> None:
         """Send a row until it is settled or must wait (raises Again); 429 is waited out here, at no cost to the row."""
+        throttled_since: float | None = None
         while True:
             row.state.requests += 1
             number = row.state.requests
@@ -199,6 +221,11 @@ class Sender:
                 await self._after_failure(row, result, journal, state)
                 return
             self._throttle(slot, result)
+            now = self._clock()
+            throttled_since = now if throttled_since is None else throttled_since
+            if now - throttled_since > self._patience_s:  # others get through: it is this row
+                await self._fail(row, result.rule, result.sentence, journal, state)
+                return
             slot = await self._admit(row)
 
     async def _after_failure(self, row: SendRow, result: Result, journal: Journal, state: ShardState) -> None:
@@ -212,11 +239,11 @@ class Sender:
         await self._fail(row, rule, result.sentence, journal, state)
 
     def _throttle(self, slot: Slot, result: Result) -> None:
-        now = self._clock()
+        now, gate = self._clock(), self.limits.gate
         self.progress.throttled += 1
-        pause = result.retry_after if result.retry_after is not None else backoff_s(1)
-        self.limits.gate.slow_down(now, slot.sent_at, pause)
-        if self.limits.gate.throttled_s(now) > self._patience_s:
+        pause = result.retry_after if result.retry_after is not None else backoff_s(gate.waves + 1)
+        gate.slow_down(now, slot.sent_at, pause)
+        if gate.throttled_s(now) > self._patience_s:
             self.stop(result.rule)
             raise Stopped
 
@@ -292,12 +319,28 @@ class Sender:
         self.progress.done += 1
         self.progress.not_ok += outcome.status != "ok"
 
+    async def _rest(self, seconds: float) -> None:
+        """Sleep until a row may be tried again. Raises Stopped at once when the run stops meanwhile."""
+        if self.stopping:
+            raise Stopped
+        resting = asyncio.ensure_future(self._sleep(seconds))
+        self._resting.add(resting)
+        try:
+            await asyncio.wait([resting])
+        finally:
+            self._resting.discard(resting)
+            resting.cancel()
+        if self.stopping:
+            raise Stopped
+
     def stop(self, rule: Rule | None = None) -> None:
         """Send nothing more; what is under way is waited for. `rule` says why, if the service is the reason."""
         self.stopping = True
         self.stop_rule = self.stop_rule or rule
         self.limits.stop()
         self.budget.wake()
+        for resting in self._resting:
+            resting.cancel()
 
     async def drain(self, grace_s: float) -> None:
         """Stop, and give what is under way `grace_s` seconds; what is cut off then is in doubt."""

@@ -65,8 +65,13 @@ def ledger(address: str) -> Iterator[Ledger]:
 def test_any_order_of_things(ledger: Ledger) -> None:
     """At every instant settled + in doubt + leased <= limit, for each run and each month, whoever spends, overshoots, dies or goes on, and the books are what really happened."""
     examples = 40 if ledger.is_sqlite else 15
+
+    class Machine(LedgerMachine):
+        def __init__(self) -> None:
+            super().__init__(ledger)
+
     run_state_machine_as_test(
-        lambda: LedgerMachine(ledger),
+        Machine,
         settings=settings(
             max_examples=examples, stateful_step_count=40, deadline=None, derandomize=True, database=None
         ),

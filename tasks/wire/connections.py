@@ -1,0 +1,126 @@
+"""Connections that are used again only while they can be trusted, and replies that are bounded before they are read.
+
+HTTP/1.1 has no identity: the next bytes on a connection are the answer to whatever was asked last. A service, or a
+proxy before it, that sends more than one reply to a request would shift every later answer by one row. So a connection
+on which anything came unasked is closed and never used again, and once a reply came that nobody had asked for, no
+connection of this service is used a second time. What cannot be told from an answer is a reply that comes late, when
+the next request is already on its way: a connection rests for a moment before it is used again.
+
+A reply is counted in raw bytes from its first, so that heads, chunk extensions, blank lines and interim replies without
+an end cost little time and no memory. aiohttp has no public hook for either, so its version is bounded in pyproject.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import select
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.connector import Connection
+
+# Shorter than the 5 s after which common servers drop an idle connection: sending into one of those is in doubt.
+KEEPALIVE_S = 4.0
+REST_S = 0.005
+# More than the largest body that is read, with its head and its chunks.
+MOST_RAW_BYTES = 32 << 20
+# 100 Continue, 102 Processing, 103 Early Hints: a handful is usual, each costs as much to parse as a reply.
+MOST_INTERIM_REPLIES = 50
+
+
+class ReplyTooLarge(Exception):
+    """A reply has passed its bound before it was read."""
+
+
+class _Handler(ResponseHandler):
+    """One connection, which counts what comes in answer to one request."""
+
+    _raw = 0
+    _interim = 0
+    _answered = False
+    was_answered_unasked = False  # a reply came after the one that was asked for
+
+    def set_response_params(self, **params: Any) -> None:
+        """A new request begins here."""
+        self._raw = self._interim = 0
+        self._answered = False
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        """Count, and give up beyond the bound."""
+        self._raw += len(data)
+        if self._raw > MOST_RAW_BYTES:
+            self._give_up()
+            return
+        super().data_received(data)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """Take one parsed head, interim or final; what comes after the final one is nobody's."""
+        if self._answered:
+            self.was_answered_unasked = True
+            self.force_close()
+            return
+        self._answered = data[0].code >= 200
+        self._interim += not self._answered
+        if self._interim > MOST_INTERIM_REPLIES:
+            self._give_up()
+            return
+        super().feed_data(data, size)
+
+    def _give_up(self) -> None:
+        error = ReplyTooLarge()
+        payload = self._payload
+        self._buffer.clear()
+        self.set_exception(error)
+        if payload is not None and not payload.is_eof():
+            payload.set_exception(error)
+        if self.transport is not None:
+            self.transport.abort()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing came since the last reply: no reply, no rest of one, no end of the connection."""
+        if self.should_close or self.transport is None:
+            return False
+        return not _is_readable(self.transport.get_extra_info("socket"))
+
+
+def _is_readable(socket: Any) -> bool:
+    """Whether bytes, or the end, have arrived that the event loop has not yet handed over."""
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([socket], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class Connections(aiohttp.TCPConnector):
+    """The connections of one client."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(limit=0, keepalive_timeout=KEEPALIVE_S, **settings)
+        handler: type[ResponseHandler] = _Handler
+        self._factory = functools.partial(handler, loop=self._loop)
+
+    async def _get(self, key: ConnectionKey, traces: list[Any]) -> Connection | None:
+        idle = self._conns.get(key)
+        if idle and (rest := idle[0][1] + REST_S - monotonic()) > 0:
+            await asyncio.sleep(rest)
+        while (connection := await super()._get(key, traces)) is not None:
+            protocol = connection.protocol
+            assert isinstance(protocol, _Handler)  # noqa: S101 - the factory above makes no other
+            if protocol.is_silent and not self._force_close:
+                return connection
+            connection.close()  # comes by _release
+        return None
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        if isinstance(protocol, _Handler) and protocol.was_answered_unasked:
+            self._force_close = True
+        super()._release(key, protocol, should_close=should_close)

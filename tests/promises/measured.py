@@ -1,0 +1,119 @@
+"""Runs jobs one after another in one process: `python -m tests.promises.measured JOB...`; a line of JSON after each.
+
+A line tells what the process has taken so far and what it still holds: `peak_kib`, `cpu_s` and `seconds` of the job,
+`files` and `threads` after it, `tasks` that were left on the event loop at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+from parquill.tasks.disk.results import write_results
+from parquill.tasks.disk.state import Folders, hold
+from parquill.tasks.ending import Ending, clear_run
+from parquill.tasks.job_file import load_job
+from parquill.tasks.place import place
+from parquill.tasks.rows.prepare import prepare_run
+from parquill.tasks.wire.sending import sending
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Hell:
+    """A running service from hell."""
+
+    def __init__(self, port: int) -> None:
+        self.origin = f"http://127.0.0.1:{port}"
+        self.url = f"{self.origin}/v1"
+
+    def seen(self) -> dict[str, int]:
+        """How many requests came for each name."""
+        counts: dict[str, int] = httpx.get(f"{self.origin}/seen", trust_env=False).json()
+        return counts
+
+
+@contextmanager
+def hell() -> Iterator[Hell]:
+    """Run the service from hell as a process."""
+    command = [sys.executable, "-m", "tests.promises.hell"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            yield Hell(int(process.stdout.readline().split()[1]))
+        finally:
+            process.kill()
+
+
+def measure(
+    folder: Path, jobs: Sequence[Mapping[str, Any]], environment: Mapping[str, str]
+) -> tuple[list[dict[str, float]], str]:
+    """Run jobs in one process of their own; its lines, and what it said beside them."""
+    paths = []
+    for number, job in enumerate(jobs):
+        paths.append(folder / f"measured-{number}.yaml")
+        paths[-1].write_bytes(orjson.dumps(dict(job)))
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-m", "tests.promises.measured", *map(str, paths)],
+        cwd=ROOT,
+        env={**os.environ, "XDG_STATE_HOME": str(folder / "user-state"), **environment},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    said = done.stderr.decode(errors="replace")
+    assert done.returncode == 0, said
+    return [orjson.loads(line) for line in done.stdout.splitlines()], said
+
+
+def _complete(path: Path) -> int:
+    """Run a job's steps; the number of tasks that its event loop holds when every row is done."""
+    job, options = place(load_job(path), None, None, ())
+    folders = Folders.of(job)
+    folders.create()
+    with hold(folders, "a test"):
+        run = prepare_run(job, options)
+        assert run is not None
+        with sending(run) as opened, ThreadPoolExecutor(4) as threads:
+            list(threads.map(opened.complete, run.shards))
+            ending = Ending.of(opened)
+            time.sleep(0.2)  # connections that are closed take a turn of the loop
+            tasks = len(asyncio.all_tasks(opened._loop))
+        write_results(run, budget_short=False)
+        if not ending.is_stop:
+            clear_run(run)
+    return tasks
+
+
+def main() -> None:
+    """Run the jobs that are named."""
+    for path in sys.argv[1:]:
+        began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+        tasks = _complete(Path(path))
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        line = {
+            "peak_kib": after.ru_maxrss,
+            "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+            "seconds": time.monotonic() - began,
+            "files": len(list(Path("/proc/self/fd").iterdir())),
+            "threads": threading.active_count(),
+            "tasks": tasks,
+        }
+        sys.stdout.write(orjson.dumps(line).decode() + "\n")
+
+
+if __name__ == "__main__":
+    main()

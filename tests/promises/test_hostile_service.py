@@ -1,0 +1,172 @@
+"""A hostile or broken service: the row gets a status, the run goes on, memory and time stay bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.direct import job_of, results, run_steps
+from tests.end_to_end.jobs import Jobs
+from tests.end_to_end.truth import check_books
+from tests.promises.hell import answer_to
+from tests.promises.measured import Hell, hell, measure
+from tests.promises.misdeeds import FORGERIES, MISDEEDS
+
+KEY = "sk-canary-0123456789"
+NANO = {"input": Decimal("0.4") / 1_000_000, "output": Decimal("1.6") / 1_000_000}  # gpt-4.1-mini
+OUTPUT = 50
+QUICK = [name for name, deed in MISDEEDS.items() if deed.requests == 1 and not name.startswith("endless")]
+
+
+@pytest.fixture(scope="module")
+def fiend() -> Iterator[Hell]:
+    with hell() as running:
+        yield running
+
+
+def _texts(names: list[str], *, good: int) -> list[str]:
+    """A prompt for each deed, and good ones around it; deeds that leave requests unread get much to leave."""
+    texts = []
+    for name in names:
+        texts.append(f"<{name}> CANARY says " + ("x " * 300_000 if name.startswith("unread") else ""))
+        texts += [f"good CANARY {name} {number}" for number in range(good)]
+    return texts
+
+
+def _job(folder: Path, url: str, texts: list[str], **settings: Any) -> dict[str, Any]:
+    return job_of(
+        folder,
+        texts,
+        url,
+        **{
+            "model": "gpt-4.1-mini",
+            "max_output_tokens": OUTPUT,
+            "endpoint": {"base_url": url, "api_key_env": "HELL_KEY"},
+            "retry": {"attempts": 2, "timeout_s": 3},
+            "limits": {"max_at_once": 64},
+            **settings,
+        },
+    )
+
+
+def _check_row(row: dict[str, Any]) -> None:
+    name = row["text"].partition(">")[0][1:] if row["text"].startswith("<") else "good"
+    deed = MISDEEDS[name]
+    assert row["status"] == deed.status, name
+    assert row["error_code"] in deed.codes, name
+    assert row["attempts"] == deed.requests, name
+    worst = row["estimated_prompt_tokens"] * NANO["input"] + OUTPUT * NANO["output"]
+    assert row["in_doubt_usd"] == deed.doubt * worst, name
+    used = 20 * NANO["input"] + 5 * NANO["output"]
+    assert row["cost_usd"] == {"no": 0, "usage": used, "reserved": worst}[deed.paid], name
+    assert row["completion_tokens"] == (5 if deed.paid == "usage" else None), name
+    if row["status"] == "ok" and name != "tool_calls":
+        assert answer_to(row["text"]) in row["completion"].replace("\ufffd ", "").replace("\0\x1b[2J ", ""), name
+    told = f"{row['error_message']} {row['model_used']} {row['request_id']} {row['finish_reason']}"
+    assert "CANARY" not in told, name
+    assert KEY not in told, name
+    assert "\x1b" not in told, name
+    assert len(told) < 1_000, name
+
+
+@pytest.fixture(scope="module")
+def worst_night(fiend: Hell, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A good night, then one in which each row meets another misdeed at 64 at once; both in one measured process."""
+    folder = tmp_path_factory.mktemp("hell")
+    texts = _texts([*MISDEEDS], good=2)
+    tame = ["good" + text[text.find(">") :] if text.startswith("<") else text for text in texts]
+    jobs = [
+        _job(folder / kind, fiend.url, each, tolerate={"not_ok": 1})
+        for kind, each in (("tame", tame), ("hostile", texts))
+    ]
+    figures, said = measure(folder, jobs, {"HELL_KEY": KEY})
+    return {"rows": results(jobs[1]), "figures": figures, "said": said, "seen": fiend.seen()}
+
+
+@pytest.mark.slow
+def test_every_misdeed_has_its_row(worst_night: dict[str, Any]) -> None:
+    """Whatever a service does, the row has status, code, attempts and money of the one table, and no other row is harmed."""
+    assert len(worst_night["rows"]) == 3 * len(MISDEEDS)
+    for row in worst_night["rows"]:
+        _check_row(row)
+
+
+def test_memory_and_time_stay_bounded(worst_night: dict[str, Any]) -> None:
+    """All misdeeds at once take a bounded share of memory, processor and time beyond a good night's."""
+    tame, hostile = worst_night["figures"]
+    assert hostile["peak_kib"] - tame["peak_kib"] < 160 << 10
+    assert hostile["seconds"] - tame["seconds"] < 20  # two deadlines of three seconds, and the wait between
+    assert hostile["cpu_s"] - tame["cpu_s"] < 10
+
+
+def test_nothing_is_left_behind(worst_night: dict[str, Any]) -> None:
+    """After a hostile night no file, socket, thread or task is left that a good one does not leave."""
+    tame, hostile = worst_night["figures"]
+    assert hostile["files"] <= tame["files"]
+    assert hostile["threads"] <= tame["threads"]
+    assert hostile["tasks"] <= tame["tasks"]
+
+
+def test_nothing_of_it_is_told(worst_night: dict[str, Any]) -> None:
+    """No library says a word about what came: no key, no prompt, no warning, no traceback."""
+    assert worst_night["said"] == ""
+
+
+def test_nobody_is_followed_and_no_cookie_is_kept(worst_night: dict[str, Any]) -> None:
+    """Redirects lead nowhere and cookies are not sent back."""
+    assert not {"strange_path", "cookie"} & worst_night["seen"].keys()
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("name", FORGERIES)
+def test_an_answer_never_lands_on_another_row(fiend: Hell, tmp_path: Path, name: str, at_once: int) -> None:
+    """Replies that nobody asked for are given to nobody: each row holds its own answer, however few connections there are."""
+    texts = [f"<{name}> {n}" if n % 4 == 0 else f"good {n}" for n in range(16)]
+    settings = _job(
+        tmp_path,
+        fiend.url,
+        texts,
+        endpoint={"base_url": fiend.url},
+        limits={"max_at_once": at_once},
+        tolerate={"not_ok": 1},
+    )
+    run_steps(settings)
+    for row in results(settings):
+        _check_row(row)
+
+
+def test_connections_are_used_again_until_one_speaks_unasked(fiend: Hell, tmp_path: Path) -> None:
+    """A good service keeps its connections; after one reply too many none is used a second time."""
+
+    def connections(folder: str, first: str) -> int:
+        before = fiend.seen()["connections"]
+        texts = [f"{first} 0", *(f"good {n}" for n in range(1, 20))]
+        settings = _job(
+            tmp_path / folder, fiend.url, texts, endpoint={"base_url": fiend.url}, limits={"max_at_once": 1}
+        )
+        run_steps(settings)
+        return fiend.seen()["connections"] - before - 1  # one of them asked
+
+    assert connections("good", "good") <= 2
+    assert connections("bad", "<twice>") == 20
+
+
+def test_a_run_through_hell_ends_with_its_exit_code(fiend: Hell, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole command finishes such a run with exit 5, its sums equal to its rows, and shows nothing of what came."""
+    monkeypatch.setenv("HELL_KEY", KEY)
+    texts = _texts(QUICK, good=1)
+    settings = _job(jobs.folder / "job", fiend.url, texts)
+    done = jobs.run(settings)
+    assert (done.exit_code, done.summary["state"]) == (5, "finished"), done.stderr
+    for row in done.rows:
+        _check_row(row)
+    check_books(done)
+    said = done.stdout + done.stderr
+    assert "CANARY" not in said
+    assert KEY not in said
+    assert "\x1b[2J" not in said
+    assert "\x1b]0" not in said
