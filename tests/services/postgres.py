@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import runpy
 import shutil
 import subprocess
 import sys
@@ -176,20 +177,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def main() -> None:
     """Become `user` (if one is named), then the command, tied to the parent's life: USER PARENT_PID COMMAND..."""
-    # This file runs before any site-packages, possibly from a folder that `user` cannot read: import first.
-    import ctypes
-
-    sys.path.insert(0, str(Path(__file__).parent))
-    import tether
-
+    # read before the user changes, who may not be able to read this folder
+    become = runpy.run_path(str(Path(__file__).with_name("tether.py")))["main"]
     user = sys.argv.pop(1)
     if user:
         found = pwd.getpwnam(user)
         os.setgroups([])
         os.setgid(found.pw_gid)
         os.setuid(found.pw_uid)
-    assert ctypes
-    tether.main()
+    become()
 
 
 if __name__ == "__main__":
