@@ -6,7 +6,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test check lock bench
+.PHONY: install demo test e2e check lock bench
 install: .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml
@@ -20,7 +20,11 @@ demo: install
 	  $(BIN)/parquill run data/jobs/summarize-articles.yaml --set 'endpoint.base_url={url}'
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/production
+
+# deployments on a real Prefect server with a real worker
+e2e: install
+	$(BIN)/python -m pytest tests/production
 
 check: install
 	$(BIN)/ruff check .

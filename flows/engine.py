@@ -21,6 +21,8 @@ def configure() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # one sentence at the end tells what Prefect's tracebacks tell in fifty lines; its own log has them
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # a server that is gone is knocked at for seconds, not for minutes: it costs a run no more than its report
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "2")
 
 
 class EmbeddedServer:

@@ -55,7 +55,7 @@ def run_job(
         if asks_approval(run.job, verdict):
             ask_on_terminal(run, verdict, may_wait=not server.needed)
         server.wait()
-        return _run_flow(job, options.day, limit, redo, folders)
+        return _run_flow(run.run_id, job, options.day, limit, redo, folders)
 
 
 def _show(run: Run, month: int | None) -> Verdict:
@@ -68,7 +68,7 @@ def _show(run: Run, month: int | None) -> Verdict:
 
 
 def _run_flow(
-    job: Job, day: date, limit: int | None, redo: Sequence[Status], folders: Folders
+    run_id: str, job: Job, day: date, limit: int | None, redo: Sequence[Status], folders: Folders
 ) -> tuple[dict[str, Any] | None, ParquillError | None]:
     from prefect.exceptions import FailedRun, TerminationSignal
 
@@ -90,9 +90,26 @@ def _run_flow(
         raise NotApproved(silence("budget.approval_usd asks for it")) from None
     except (KeyboardInterrupt, TerminationSignal):
         error = Interrupted("interrupted; run again to go on")
+    except Exception as raised:  # noqa: BLE001 - whatever the server does, what is on disk says how it ended
+        error = _ended_without_server(run_id, folders, raised)
     summary = latest_summary(folders.output)
     show_summary(summary, str(folders.output))
     return summary, error
+
+
+def _ended_without_server(run_id: str, folders: Folders, raised: Exception) -> ParquillError | None:
+    """How a run ended whose last state Prefect's server did not take: the files are whole, and say it."""
+    summary = latest_summary(folders.output)
+    if summary["run_id"] != run_id or summary["state"] == "running":
+        raise raised
+    say(
+        f"warning: Prefect's server did not take the run's end ({type(raised).__name__}); results and summary are whole"
+    )
+    if not summary["exit_code"]:
+        return None
+    error = ParquillError(summary["message"])
+    error.exit_code = summary["exit_code"]
+    return error
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ class Endpoint(Settings):
     """Where requests go, and under which protocol."""
 
     base_url: str = Field(OPENAI_BASE_URL, description="Address that ends before /chat/completions")
-    api: Literal["chat", "responses", "completions"] = "chat"
+    api: Literal["chat", "responses", "completions"] = Field("chat", description="Protocol of the service")
     name: str | None = Field(
         None, min_length=1, description="Stands for the address in request keys, so that it may move"
     )
@@ -159,16 +159,18 @@ class Endpoint(Settings):
 class Price(Settings):
     """Dollars for a million tokens; 0 is written down on purpose."""
 
-    usd_per_mtok_input: UsdPerMtok
+    usd_per_mtok_input: UsdPerMtok = Field(description="Dollars for a million tokens of input")
     usd_per_mtok_cached: UsdPerMtok | None = Field(None, description="Default: the price of input")
-    usd_per_mtok_output: UsdPerMtok
+    usd_per_mtok_output: UsdPerMtok = Field(description="Dollars for a million tokens of output")
 
 
 class Budget(Settings):
     """What a run may cost; left out means no limit."""
 
     run_usd: Usd | None = Field(None, description="The most that one run may cost, in dollars")
-    soft_fraction: Annotated[float, Number, Field(gt=0, le=1)] = 0.8
+    soft_fraction: Annotated[float, Number, Field(gt=0, le=1)] = Field(
+        0.8, description="A warning, an artifact and an event once more than this fraction of a budget is spent"
+    )
     monthly_usd: Usd | None = Field(None, description="The most that all jobs may cost in a month (UTC), in dollars")
     approval_usd: Usd | None = Field(None, description="Above this expected cost, in dollars, a person is asked first")
     when_short: Literal["refuse", "partial"] = Field(
@@ -179,26 +181,34 @@ class Budget(Settings):
 class Limits(Settings):
     """How fast requests may leave."""
 
-    max_at_once: Annotated[int, Number, Field(ge=1, le=4096)] = 64
-    requests_per_minute: Annotated[int, Number, Field(ge=1, le=10_000_000)] | None = None
-    tokens_per_minute: Annotated[int, Number, Field(ge=1, le=100_000_000_000)] | None = None
-    count_output: Literal["reserved", "actual"] = "reserved"
-    shared: str | None = None
+    max_at_once: Annotated[int, Number, Field(ge=1, le=4096)] = Field(64, description="Requests under way at once")
+    requests_per_minute: Annotated[int, Number, Field(ge=1, le=10_000_000)] | None = Field(
+        None, description="The service's limit of requests in any minute"
+    )
+    tokens_per_minute: Annotated[int, Number, Field(ge=1, le=100_000_000_000)] | None = Field(
+        None, description="The service's limit of tokens in any minute"
+    )
+    count_output: Literal["reserved", "actual"] = Field(
+        "reserved", description="How the service counts output against its limit: max_output_tokens, or what came"
+    )
+    shared: str | None = Field(None, description="NAME under which concurrent runs share these limits")
 
 
 class Retry(Settings):
     """What happens to a request that fails."""
 
-    attempts: Annotated[int, Number, Field(ge=1, le=100)] = 6
-    timeout_s: Annotated[float, Number, Field(gt=0, le=3600)] = 120
-    in_doubt: Literal["resend", "hold"] = "resend"
+    attempts: Annotated[int, Number, Field(ge=1, le=100)] = Field(6, description="Requests for one row, at most")
+    timeout_s: Annotated[float, Number, Field(gt=0, le=3600)] = Field(120, description="Seconds for one request")
+    in_doubt: Literal["resend", "hold"] = Field(
+        "resend", description="A request whose fate is unknown: send it again, or hold the row as failed"
+    )
 
 
 class Tolerate(Settings):
     """Fractions of the rows."""
 
-    rejected: Fraction = 0.01
-    not_ok: Fraction = 0.0
+    rejected: Fraction = Field(0.01, description="More bad rows than this stop the run before any payment")
+    not_ok: Fraction = Field(0.0, description="Up to so many rows that are not ok the run counts as a success")
 
 
 class Job(Settings):
@@ -208,28 +218,40 @@ class Job(Settings):
     input: str = Field(min_length=1, description="Parquet file, folder or glob")
     output: str = Field(min_length=1, description="Folder for results, summary and report")
     state: str | None = Field(None, min_length=1, description="Folder for journals; default OUTPUT/.parquill")
-    timezone: str = "UTC"
-    id_column: str | None = None
-    for_each: dict[str, Annotated[list[Scalar], Field(min_length=1)]] | None = None
+    timezone: str = Field("UTC", description="Time zone of {date} in paths, for example Europe/Paris")
+    id_column: str | None = Field(None, description="Column that identifies a row; unique and never null")
+    for_each: dict[str, Annotated[list[Scalar], Field(min_length=1)]] | None = Field(
+        None, description="One row of output for each value, for example {language: [fr, de]}"
+    )
     vars: dict[str, Any] | str | None = Field(None, description="A mapping for the templates, or a file that holds one")
-    prompt: Prompt | None = None
-    messages_column: str | None = None
-    model: str = Field(min_length=1)
-    max_output_tokens: Annotated[int, Number, Field(ge=1, le=10_000_000)]
+    prompt: Prompt | None = Field(None, description="Templates of the request; or name a messages_column")
+    messages_column: str | None = Field(None, description="Column of chat messages, in the place of a prompt")
+    model: str = Field(min_length=1, description="The model's name, as the service knows it")
+    max_output_tokens: Annotated[int, Number, Field(ge=1, le=10_000_000)] = Field(
+        description="The longest answer in tokens; it bounds what a row can cost"
+    )
     response_format: dict[str, Any] | str | None = Field(None, description="JSON schema, or a file that holds one")
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    parameters_column: str | None = None
-    endpoint: Endpoint = Field(default_factory=lambda: Endpoint.model_validate({}))
-    price: Price | None = None
-    price_as: str | None = None
-    tokenizer: str | None = None
-    budget: Budget = Field(default_factory=lambda: Budget.model_validate({}))
-    limits: Limits = Field(default_factory=lambda: Limits.model_validate({}))
-    retry: Retry = Field(default_factory=lambda: Retry.model_validate({}))
-    dedupe: bool = True
-    tolerate: Tolerate = Field(default_factory=lambda: Tolerate.model_validate({}))
-    column_prefix: str = ""
-    labels: dict[str, str] = Field(default_factory=dict)
+    parameters: dict[str, Any] = Field(default_factory=dict, description="Passed on, for example {temperature: 0}")
+    parameters_column: str | None = Field(None, description="Column of parameters for single rows")
+    endpoint: Endpoint = Field(
+        default_factory=lambda: Endpoint.model_validate({}), description="Where requests go; default OpenAI"
+    )
+    price: Price | None = Field(None, description="For models without a public price; 0 on purpose")
+    price_as: str | None = Field(None, description="A model at whose price the summary also shows the usage")
+    tokenizer: str | None = Field(None, description="An encoding's name, where the model's own is not public")
+    budget: Budget = Field(
+        default_factory=lambda: Budget.model_validate({}), description="What a run and a month may cost"
+    )
+    limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="How fast requests may leave")
+    retry: Retry = Field(
+        default_factory=lambda: Retry.model_validate({}), description="What happens to a request that fails"
+    )
+    dedupe: bool = Field(True, description="Pay identical requests once; switch it off to sample")
+    tolerate: Tolerate = Field(
+        default_factory=lambda: Tolerate.model_validate({}), description="How many bad or failed rows are borne"
+    )
+    column_prefix: str = Field("", description="Put before the result columns when an input column has their name")
+    labels: dict[str, str] = Field(default_factory=dict, description="Kept in the ledger and shown, {team: search}")
 
     @field_validator("timezone")
     @classmethod

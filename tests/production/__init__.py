@@ -1,0 +1,1 @@
+"""Deployments on a real Prefect server with a real worker: `make e2e`."""
