@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from parquill.flows.doctor import Check
 
 
-def clean(text: object) -> str:
-    """Text without the control characters that a terminal would obey."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
-
-
 def show_preview(rows: list[dict[str, Any]]) -> None:
     """Each request: where its row is, its tokens, its body."""
     for row in rows:
@@ -26,7 +21,7 @@ def show_preview(rows: list[dict[str, Any]]) -> None:
             say(row["error"])
         if row["body"] is not None:
             say(f"POST {row['url']}")
-            say(clean(orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode()))
+            say(orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode())
 
 
 def show_comparison(found: dict[str, Any]) -> None:
@@ -48,8 +43,8 @@ def show_failed(rows: Iterable[dict[str, Any]]) -> None:
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007 - counted for the last line
         say(
-            f"{clean(row['source_file'])}, row {row['row_number']}: {row['status']}, {row['error_code']}: "
-            f"{clean(row['error_message'])}"
+            f"{row['source_file']}, row {row['row_number']}: {row['status']}, {row['error_code']}: "
+            f"{row['error_message']}"
         )
     say(f"{count:,} rows are not ok")
 

@@ -80,13 +80,13 @@ class Client:
                     data = await self._read(response)
                 finally:
                     await response.aclose()
+                return self._classify(response, data)
         except TimeoutError:
             return _ended("timeout")
         except httpx.TransportError as error:
             return _ended("connect_error" if _was_not_sent(error) else "connection_lost")
         except Exception:  # noqa: BLE001 - whatever it is, it may hold headers, and the money is in doubt
             return _ended("connection_lost")
-        return self._classify(response, data)
 
     async def _read(self, response: httpx.Response) -> bytes | None:
         cap = self._cap if response.status_code == 200 else ERROR_BODY_BYTES
@@ -133,7 +133,9 @@ def aiohttp_transport() -> httpx.AsyncBaseTransport:
     """The transport for real work: httpx's interface over aiohttp, which keeps its speed with a thousand at once."""
     from httpx_aiohttp import AiohttpTransport
 
+    # the environment may name certificates to trust, but no file into which the keys of a connection are written
     transport: Any = AiohttpTransport(trust_env=True)
+    transport.ssl_context.keylog_filename = None
 
     def session() -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=0, ssl=transport.ssl_context, keepalive_timeout=KEEPALIVE_S)
