@@ -25,6 +25,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from parquill.tasks.disk import run
 from parquill.tasks.disk.replay import replay_shard
@@ -122,6 +123,7 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, 
     assert cell in done.column("completion")[0]
     heard = [entry["headers"] for entry in jobs.service.log()]
     assert any(good in str(headers) for headers in heard), "the search is for a key that was never sent"
+    assert not [entry for entry in jobs.service.log() if good in entry["body"] or good in entry["target"]]
     assert trap.heard == []
     time.sleep(1.5)  # Prefect's server writes events twice a second
     home = Path(os.environ["PREFECT_HOME"])
@@ -182,7 +184,7 @@ def test_every_logger_on_debug_tells_no_key_and_no_cell(
     key, cell = _canary("key"), _canary("cell")
     endpoint = {"base_url": jobs.service.url, "api_key_env": "E2E_KEY"}
     if where_from == "block":
-        Secret(value=key).save("canary-block", overwrite=True)
+        Secret(value=SecretStr(key)).save("canary-block", overwrite=True)
         endpoint = {"base_url": jobs.service.url, "api_key_block": "canary-block"}
     monkeypatch.setenv("E2E_KEY", key)
     jobs.service.configure(require_key=key, faults=[{"kind": kind, "match": f"<{kind}>"} for kind in KINDS])
