@@ -29,6 +29,7 @@ from pydantic import SecretStr
 
 from parquill.tasks.disk import run
 from parquill.tasks.disk.replay import replay_shard
+from parquill.tasks.ending import Ending
 from parquill.tasks.errors import BadJob, DamagedJournal
 from parquill.tasks.job_file import make_job
 from parquill.tasks.shown import clean, escape
@@ -208,7 +209,7 @@ def test_every_logger_on_debug_tells_no_key_and_no_cell(
 
 
 @pytest.mark.parametrize(
-    "place", [(Client, "_classify"), (Client, "_read"), (Sender, "_settle"), (run, "replay_shard")]
+    "place", [(Client, "_classify"), (Client, "_read"), (Sender, "_settle"), (run, "replay_shard"), (Ending, "of")]
 )
 def test_a_crash_with_a_traceback_tells_no_key(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str]
