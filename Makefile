@@ -2,11 +2,12 @@
 # make demo      the sample job on a small local model: no key, no cost
 # make test      every test; servers that a test needs are started and stopped by it
 # make check     linter, formatter, type checker
+# make mutants   takes out each line that keeps a promise, one at a time, and requires a red test
 # make lock      resolve requirements.lock anew (needs uv)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test e2e check lock bench
+.PHONY: install demo test e2e check lock bench mutants
 install: .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml
@@ -34,6 +35,9 @@ check: install
 	@for part in flows tasks data; do ln -sfn ../../../$$part build/typing/parquill/$$part; done
 	MYPYPATH=build/typing $(BIN)/mypy -p parquill.tasks -p parquill.flows
 	MYPYPATH=build/typing:. $(BIN)/mypy tests
+
+mutants: install
+	$(BIN)/python -m tests.promises.mutants
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.memory

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -20,6 +19,8 @@ from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import load_job
 from parquill.tasks.records import STATUSES
+from parquill.tasks.shown import clean
+from parquill.tasks.unforeseen import replace_error
 
 EXIT_CODES = """\b
 Exit codes: 0 done · 2 bad job or input, nothing sent · 3 refused by the budget, nothing sent · 4 stopped by a budget
@@ -320,12 +321,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.exit(cli.main(words, prog_name="parquill", standalone_mode=False) or 0)
     except _Told as told:
-        click.echo(f"parquill: {told.error}", err=True)
+        click.echo(f"parquill: {clean(told.error)}", err=True)
         sys.exit(told.error.exit_code)
     except ParquillError as error:
         if "--json" in words:
             _print_json({"error": str(error), "exit_code": error.exit_code})
-        click.echo(f"parquill: {error}", err=True)
+        click.echo(f"parquill: {clean(error)}", err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)
@@ -340,12 +341,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("PARQUILL_TRACEBACK"):
             raise
-        # the text of an unforeseen error may hold a cell or a key: its kind and place are enough to report it
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
-        click.echo(
-            f"parquill: unexpected {type(error).__name__} at {place}; what was answered is kept, run again to go on. "
-            "PARQUILL_TRACEBACK=1 shows where it came from",
-            err=True,
-        )
+        click.echo(f"parquill: {replace_error(error)}", err=True)
         sys.exit(1)

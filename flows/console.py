@@ -18,6 +18,7 @@ from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
+from parquill.tasks.shown import clean
 
 if TYPE_CHECKING:
     from parquill.tasks.wire.sending import Sending
@@ -28,8 +29,8 @@ console = Console(stderr=True, highlight=False)
 
 
 def say(text: str) -> None:
-    """One plain line; nothing in it is taken for markup."""
-    console.print(escape(text), soft_wrap=True)
+    """One plain line; nothing in it is taken for markup, nor obeyed by the terminal."""
+    console.print(escape(clean(text)), soft_wrap=True)
 
 
 def clean(text: object) -> str:
@@ -42,7 +43,7 @@ def _pairs(pairs: dict[str, str]) -> Table:
     table.add_column(style="dim")
     table.add_column(justify="right")
     for name, value in pairs.items():
-        table.add_row(escape(name), escape(value))
+        table.add_row(escape(clean(name)), escape(clean(value)))
     return table
 
 

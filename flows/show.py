@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from parquill.flows.console import clean, say
+from parquill.flows.console import say
 
 if TYPE_CHECKING:
     from parquill.flows.doctor import Check
@@ -21,7 +21,7 @@ def show_preview(rows: list[dict[str, Any]]) -> None:
             say(row["error"])
         if row["body"] is not None:
             say(f"POST {row['url']}")
-            say(clean(orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode()))
+            say(orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode())
 
 
 def show_comparison(found: dict[str, Any]) -> None:
@@ -44,8 +44,8 @@ def show_failed(rows: Iterable[dict[str, Any]]) -> None:
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007 - counted for the last line
         say(
-            f"{clean(row['source_file'])}, row {row['row_number']}: {row['status']}, {row['error_code']}: "
-            f"{clean(row['error_message'])}"
+            f"{row['source_file']}, row {row['row_number']}: {row['status']}, {row['error_code']}: "
+            f"{row['error_message']}"
         )
     say(f"{count:,} rows are not ok")
 

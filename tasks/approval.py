@@ -28,7 +28,8 @@ from parquill.tasks.events import tell
 from parquill.tasks.money.gate import Verdict, asks_approval, judge
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.money.prices import dollars, nano_of
-from parquill.tasks.tables import escape, estimate_table
+from parquill.tasks.shown import escape
+from parquill.tasks.tables import estimate_table
 
 KEY = "approval"
 DAY_S = 86_400

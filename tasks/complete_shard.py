@@ -8,10 +8,12 @@ from prefect import task
 
 from parquill.tasks.records import ShardRef
 from parquill.tasks.steps import STEP
+from parquill.tasks.unforeseen import tells_no_data
 from parquill.tasks.wire.sending import sending_of
 
 
 @task(name="complete", task_run_name="complete-{shard.number}", **STEP)
+@tells_no_data
 def complete_shard(state: Path, run_id: str, shard: ShardRef) -> bool:
     """Complete what the shard lacks; True when every row of it has its outcome. Raises DiskFailed."""
     return sending_of(state, run_id).complete(shard)

@@ -12,7 +12,8 @@
     ├── ServiceStopped           exit 1    settle it with the service (key, quota, endless 429), run again
     ├── DamagedJournal           exit 1    restore the journal from a backup; nothing is skipped, that would pay twice
     ├── LedgerFailed             exit 1    see that the ledger's database answers, run again
-    └── DiskFailed               exit 1    make room or repair the disk, run again
+    ├── DiskFailed               exit 1    make room or repair the disk, run again
+    └── Unforeseen               exit 1    report its kind and place
 
 A message is one sentence for a person. It never holds a key, a prompt or an answer: states, logs and events of
 Prefect carry it.
@@ -87,3 +88,7 @@ class LedgerFailed(ParquillError):
 
 class DiskFailed(ParquillError):
     """Writing or syncing failed, so no further request may be sent."""
+
+
+class Unforeseen(ParquillError):
+    """Something that nobody foresaw, told by its kind and place only."""

@@ -10,9 +10,11 @@ from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.records import Estimate
 from parquill.tasks.steps import STEP
 from parquill.tasks.ui import show_estimate
+from parquill.tasks.unforeseen import tells_no_data
 
 
 @task(name="estimate", **STEP)
+@tells_no_data
 def estimate_cost(run: Run) -> Estimate:
     """Give the estimate that was counted while reading, and show it as an artifact."""
     month = booked_by_others(run.job, run.run_id)

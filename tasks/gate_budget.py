@@ -9,10 +9,12 @@ from parquill.tasks.money.gate import pass_gate
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.records import Estimate
 from parquill.tasks.steps import STEP
+from parquill.tasks.unforeseen import tells_no_data
 from parquill.tasks.wire.secrets import read_key
 
 
 @task(name="gate", **STEP)
+@tells_no_data
 def gate_budget(run: Run, estimate: Estimate) -> None:
     """Let the run pass if its cost fits. Raises RefusedByBudget, BadJob."""
     # a key that is not there is found before the run counts as begun

@@ -9,9 +9,11 @@ from parquill.tasks.job import Job
 from parquill.tasks.rows.prepare import RunOptions, prepare_run
 from parquill.tasks.steps import STEP
 from parquill.tasks.ui import name_run
+from parquill.tasks.unforeseen import tells_no_data
 
 
 @task(name="read", **STEP)
+@tells_no_data
 def read_prompts(job: Job, options: RunOptions) -> Run | None:
     """Plan the run, or find the one to go on with; None when nothing is to do. Raises BadJob, BadInput."""
     run = prepare_run(job, options)

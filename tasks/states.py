@@ -28,7 +28,9 @@ from parquill.tasks.errors import (
     ServiceStopped,
     StoppedByBudget,
     TooManyNotOk,
+    Unforeseen,
 )
+from parquill.tasks.unforeseen import replace_error
 
 FAILED_ROWS = "Completed with failed rows"
 NAMES: dict[type[ParquillError], str] = {
@@ -43,6 +45,7 @@ NAMES: dict[type[ParquillError], str] = {
     DamagedJournal: "Damaged journal",
     LedgerFailed: "Ledger failed",
     DiskFailed: "Disk failed",
+    Unforeseen: "Unforeseen error",
 }
 Arguments = ParamSpec("Arguments")
 
@@ -76,8 +79,11 @@ def ends_with_state(body: Callable[Arguments, dict[str, Any]]) -> Callable[Argum
     ) -> Any:  # a state; whoever calls the flow is given its data
         try:
             ended: Any = body(*args, **kwargs)
-        except ParquillError as error:
-            return state_of(error)
+        except Exception as error:
+            shown = replace_error(error)
+            if not isinstance(shown, ParquillError):
+                raise
+            return state_of(shown)
         return ended if isinstance(ended, State) else state_of_summary(ended)
 
     # Prefect draws the form from the signature, and would look for the names in it where `told` is defined

@@ -18,9 +18,11 @@ from parquill.tasks.money.month import month_figures
 from parquill.tasks.money.past import keep_past
 from parquill.tasks.steps import STEP
 from parquill.tasks.ui import show_summary
+from parquill.tasks.unforeseen import tells_no_data
 
 
 @task(name="summarize", **STEP)
+@tells_no_data
 def summarize_run(run: Run, sums: RowSums, ending: Ending) -> dict[str, Any]:
     """Write the summary and give it. Raises StoppedByBudget, ServiceStopped or TooManyNotOk after that."""
     error = end_of(run, sums, ending)

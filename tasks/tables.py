@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import re
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,14 +9,10 @@ import pandas as pd
 from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.money.prices import dollars
 from parquill.tasks.records import Estimate
+from parquill.tasks.shown import escape
 
 if TYPE_CHECKING:
     from parquill.tasks.disk.result_rows import RowSums
-
-
-def escape(text: object) -> str:
-    """Text that neither Markdown nor HTML takes for anything else."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", html.escape(str(text), quote=False).replace("\n", " "))
 
 
 def _markdown(frame: pd.DataFrame) -> str:

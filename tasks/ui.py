@@ -25,7 +25,8 @@ from parquill.tasks.job import Job
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
-from parquill.tasks.tables import errors_table, escape, money_table, rows_table, slowest_table
+from parquill.tasks.shown import escape
+from parquill.tasks.tables import errors_table, money_table, rows_table, slowest_table
 from parquill.tasks.wire.sending import Sending
 
 EVERY_S = 2.0
@@ -96,7 +97,7 @@ def show_summary(run: Run, sums: RowSums, summary: dict[str, Any]) -> None:
         money_table(summary),
         slowest_table(sums),
         errors_table(sums),
-        f"Results: `{run.folders.output / 'results'}`",
+        f"Results: {escape(run.folders.output / 'results')}",
     ]
     with _bearable("the summary"):
         create_markdown_artifact(

@@ -8,9 +8,11 @@ from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.results import write_results as write_parts
 from parquill.tasks.disk.run import Run
 from parquill.tasks.steps import STEP
+from parquill.tasks.unforeseen import tells_no_data
 
 
 @task(name="write", **STEP)
+@tells_no_data
 def write_results(run: Run, *, over_budget: bool) -> RowSums:
     """Write one line for each planned row and swap the parts in. Raises DiskFailed, DamagedJournal."""
     sums, _ = write_parts(run, budget_short=over_budget)

@@ -11,6 +11,7 @@ from jinja2 import Environment
 from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.picture import draw_cost, draw_lengths
 from parquill.tasks.money.correction import counted_line, worst_line
+from parquill.tasks.shown import clean
 
 if TYPE_CHECKING:
     from parquill.tasks.disk.result_rows import RowSums
@@ -64,6 +65,10 @@ ${{ s.estimate.cost_usd_high }}{% endif %}
 """
 
 
+def _shown(value: Any) -> Any:
+    return clean(value) if type(value) is str else value  # pictures are Markup: safe already
+
+
 def write_report(
     path: Path,
     summary: dict[str, Any],
@@ -72,7 +77,7 @@ def write_report(
     disk: Disk = DISK,
 ) -> None:
     """Write the page; `predicted` is the share of answers by bin of output length. Raises DiskFailed."""
-    page = Environment(autoescape=True).from_string(_PAGE)
+    page = Environment(autoescape=True, finalize=_shown).from_string(_PAGE)
     text = page.render(
         s=summary,
         counted_line=counted_line,

@@ -84,6 +84,7 @@ class Client:
                     data = await self._read(response, len(body))
                 finally:
                     await response.aclose()
+                return self._classify(response, data)
         except TimeoutError:
             return _ended("timeout")
         except httpx.TransportError as error:
@@ -92,7 +93,6 @@ class Client:
             return _ended("reply_too_large")
         except Exception:  # noqa: BLE001 - whatever it is, it may hold headers, and the money is in doubt
             return _ended("connection_lost")
-        return self._classify(response, data)
 
     async def _read(self, response: httpx.Response, sent: int) -> bytes | None:
         cap = self._cap + sent if response.status_code == 200 else ERROR_BODY_BYTES
@@ -139,7 +139,9 @@ def aiohttp_transport() -> httpx.AsyncBaseTransport:
     """The transport for real work: httpx's interface over aiohttp, which keeps its speed with a thousand at once."""
     from httpx_aiohttp import AiohttpTransport
 
+    # the environment may name certificates to trust, but no file into which the keys of a connection are written
     transport: Any = AiohttpTransport(trust_env=True)
+    transport.ssl_context.keylog_filename = None
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

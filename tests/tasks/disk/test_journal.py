@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -139,7 +140,9 @@ class ForgetfulDisk(Disk):
 
     def sync(self, descriptor: int) -> None:
         super().sync(descriptor)
-        self.synced = os.fstat(descriptor).st_size
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):  # the size of the folder, which is synced too, says nothing of the file
+            self.synced = found.st_size
 
 
 def test_what_was_awaited_survives_a_power_cut(tmp_path: Path, threads: ThreadPoolExecutor) -> None:

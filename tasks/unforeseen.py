@@ -1,0 +1,47 @@
+"""Errors that nobody foresaw: their kind and place are told, their text is not, since it may hold a cell or a key.
+
+Prefect writes the text of whatever a flow or a task raises, and that of its causes, into states, logs and events.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from parquill.tasks.errors import ParquillError, Unforeseen
+
+Arguments = ParamSpec("Arguments")
+Given = TypeVar("Given")
+
+
+def replace_error(error: Exception) -> Exception:
+    """An error that may be shown: a ParquillError as it is, one of Prefect's own too, any other by kind and place."""
+    if isinstance(error, ParquillError) or type(error).__module__.partition(".")[0] == "prefect":
+        return error
+    if os.environ.get("PARQUILL_TRACEBACK"):
+        sys.stderr.write("".join(traceback.format_tb(error.__traceback__)))  # lines of code, no values
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    return Unforeseen(
+        f"unexpected {type(error).__name__} at {place}; what was answered is kept, run again to go on. "
+        "PARQUILL_TRACEBACK=1 shows where it came from"
+    )
+
+
+def tells_no_data(body: Callable[Arguments, Given]) -> Callable[Arguments, Given]:
+    """Let the function of a task raise only errors that may be shown."""
+
+    @functools.wraps(body)
+    def careful(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Given:
+        try:
+            return body(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - each is given on, or replaced
+            raised = replace_error(error)
+        raise raised  # outside of the handler: not even as its context does the first error go along
+
+    return careful

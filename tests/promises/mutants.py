@@ -1,0 +1,116 @@
+"""Takes out each line that keeps a promise, one at a time, and requires a red test: `make mutants`.
+
+The list is mutants.json: the file, the exact text (standing there once), what is put in its place, and the tests that
+must go red. Each is tried in a copy of the tree, so the tree is never touched. Prints survivors; exit 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+ROOT = Path(__file__).parents[2]
+LIST = Path(__file__).with_name("mutants.json")
+AT_ONCE = 2
+TIMEOUT_S = 300.0
+_PARTS = ("flows", "tasks", "data", "tests", "pyproject.toml", "README.md", "Makefile")
+# the copy's folders under the names of the package, before those of the installed tree
+_START = """
+import pathlib, sys, types
+package = types.ModuleType("parquill")
+package.__path__ = ["."]
+sys.modules["parquill"] = package
+import pytest
+import parquill.tasks
+assert pathlib.Path(parquill.tasks.__file__).is_relative_to(pathlib.Path.cwd()), "not the copy's code is tested"
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One protecting piece of code, and the tests that protect it."""
+
+    promise: str
+    file: str
+    text: str
+    replacement: str
+    tests: list[str]
+
+    def apply(self, tree: Path) -> None:
+        """Replace the text in a copy of the tree. Raises ValueError unless it stands there exactly once."""
+        path = tree / self.file
+        whole = path.read_text(encoding="utf-8")
+        if whole.count(self.text) != 1:
+            raise ValueError(f"{self.promise}: the text stands {whole.count(self.text)} times in {self.file}")
+        path.write_text(whole.replace(self.text, self.replacement), encoding="utf-8")
+
+
+def read_mutants(path: Path = LIST) -> list[Mutant]:
+    """The list. Raises TypeError for an entry that is not one."""
+    return [Mutant(**entry) for entry in orjson.loads(path.read_bytes())]
+
+
+def verdict_of(code: int) -> str:
+    """What pytest's exit code says: only 1, failed tests, is a kill; a test that cannot be collected proves nothing."""
+    return {0: "SURVIVED", 1: "killed"}.get(code, f"BROKEN (pytest ended with {code})")
+
+
+def try_mutant(mutant: Mutant | None, tests: list[str]) -> str:
+    """Run tests in a copy of the tree, with a mutant or (None) without: killed, SURVIVED or BROKEN."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        tree = Path(folder)
+        for part in _PARTS:
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+            elif source.exists():
+                shutil.copy2(source, tree / part)
+        try:
+            if mutant is not None:
+                mutant.apply(tree)
+            command = [sys.executable, "-c", _START, "-x", "-q", "-p", "no:cacheprovider", *tests]
+            environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+            ended = subprocess.run(
+                command, cwd=tree, env=environment, capture_output=True, timeout=TIMEOUT_S, check=False
+            )
+        except ValueError as error:
+            return f"BROKEN ({error})"
+        except subprocess.TimeoutExpired:
+            return "BROKEN (no end within its time)"
+    return verdict_of(ended.returncode)
+
+
+def main() -> int:
+    """Try all mutants, or those whose promise is named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("promises", nargs="*", help="only these, such as S1")
+    chosen = parser.parse_args().promises
+    mutants = [each for each in read_mutants() if not chosen or each.promise.split()[0] in chosen]
+    began = time.monotonic()
+    tests = sorted({test for mutant in mutants for test in mutant.tests})
+    sound = try_mutant(None, tests)  # tests that are red anyway would kill every mutant
+    if sound != "SURVIVED":
+        print(f"the tests are not green without a mutant: {sound}")  # noqa: T201 - a command
+        return 1
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        verdicts = list(threads.map(lambda mutant: try_mutant(mutant, mutant.tests), mutants))
+    for mutant, verdict in zip(mutants, verdicts, strict=True):
+        print(f"{verdict:10} {mutant.promise}: {mutant.file}: {mutant.text.strip().splitlines()[0]}")  # noqa: T201
+    killed = verdicts.count("killed")
+    print(f"{killed} of {len(mutants)} killed in {time.monotonic() - began:.0f} s")  # noqa: T201
+    return 0 if killed == len(mutants) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

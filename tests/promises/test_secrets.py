@@ -1,0 +1,416 @@
+"""Secrets and privacy: the key is in one header and nowhere else, cells and answers are where they belong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import ssl
+import stat
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from parquill.tasks.disk import run
+from parquill.tasks.disk.replay import replay_shard
+from parquill.tasks.ending import Ending
+from parquill.tasks.errors import BadJob, DamagedJournal
+from parquill.tasks.job_file import make_job
+from parquill.tasks.shown import clean, escape
+from parquill.tasks.wire.client import Client, aiohttp_transport
+from parquill.tasks.wire.secrets import Key, read_key
+from parquill.tasks.wire.sender import Sender
+from tests.direct import job_of, run_steps
+from tests.end_to_end.jobs import Jobs
+from tests.promises.searching import reachable, where
+
+KINDS = ["echo", "ansi", "redirect", "garbage", "status:500", "disconnect_before", "hang", "truncated_json"]
+
+
+def _canary(kind: str) -> str:
+    return f"{kind}-canary-{secrets.token_hex(12)}"
+
+
+def _least(**changes: Any) -> dict[str, Any]:
+    least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
+    return {**least, "max_output_tokens": 10, **changes}
+
+
+class Trap:
+    """A listener that keeps what is said to it: whoever must not be told a key is played by it."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(2)
+                try:
+                    self.heard.append(connection.recv(65536))
+                    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+                except OSError:
+                    continue
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.fixture
+def trap() -> Iterator[Trap]:
+    made = Trap()
+    yield made
+    made.close()
+
+
+def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, tmp_path: Path) -> None:
+    """After errors of every kind, a 401 and a Ctrl-C, with logs on DEBUG, the key was in the header and is nowhere; cells are in output and state only; Parquill's files are private whatever the umask."""
+    good, wrong, cell = _canary("key"), _canary("wrong"), _canary("cell")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    faults: list[dict[str, Any]] = [{"kind": kind, "match": f"<{kind}>"} for kind in KINDS]
+    faults[KINDS.index("redirect")]["location"] = f"http://127.0.0.1:{trap.port}/v1/stolen"
+    jobs.service.configure(require_key=good, faults=faults, log=100, log_bodies=True)
+    loud = {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG"}
+    loud |= {"PREFECT_LOGGING_ROOT_LEVEL": "DEBUG", "PREFECT_LOGGING_EXTRA_LOGGERS": "parquill,aiohttp,sqlalchemy"}
+    loud |= {"PARQUILL_TRACEBACK": "1", "PYTHONASYNCIODEBUG": "1", "TMPDIR": str(temporary)}
+    settings = jobs.job(
+        [f"{cell} fine", *(f"{cell} <{kind}>" for kind in KINDS)],
+        endpoint={"api_key_env": "E2E_KEY"},
+        retry={"attempts": 1, "timeout_s": 2},
+        tolerate={"not_ok": 1},
+        id_column="text",
+    )
+    cut = {**settings, "output": str(tmp_path / "out-cut"), "retry": {"attempts": 1, "timeout_s": 60}}
+    refused = {**settings, "output": str(tmp_path / "out-refused")}
+    before = os.umask(0)
+    try:
+        runs = [
+            jobs.spawn(settings, "--json", environment={**loud, "E2E_KEY": good + "\n"}),
+            jobs.spawn(refused, environment={**loud, "E2E_KEY": wrong}),
+            jobs.spawn(cut, environment={**loud, "E2E_KEY": good}),
+        ]
+    finally:
+        os.umask(before)
+    done, stopped = runs[0].wait(), runs[1].wait()
+    _interrupt(runs[2].process.pid, Path(cut["output"]))
+    interrupted = runs[2].wait()
+    assert (done.exit_code, stopped.exit_code, interrupted.exit_code) == (0, 1, 130), done.stderr + stopped.stderr
+    assert "Finished in state" in done.stderr, "the logs are not on"
+    assert cell in done.column("completion")[0]
+    heard = [entry["headers"] for entry in jobs.service.log()]
+    assert any(good in str(headers) for headers in heard), "the search is for a key that was never sent"
+    assert not [entry for entry in jobs.service.log() if good in entry["body"] or good in entry["target"]]
+    assert trap.heard == []
+    time.sleep(1.5)  # Prefect's server writes events twice a second
+    home = Path(os.environ["PREFECT_HOME"])
+    said = [(f"{name} {n}", text) for n, d in enumerate((done, stopped, interrupted)) for name, text in _said(d)]
+    said.append(("Prefect's API", _all_of_prefect(os.environ["PREFECT_API_URL"])))
+    outputs = [Path(each["output"]) for each in (settings, cut, refused)]
+    for key in (good, wrong):
+        assert where(key, [home, tmp_path], said) == []
+    assert where(cell, [home, temporary, tmp_path / "user-state"], said) == []
+    for output in outputs:
+        shown = [output / name for name in ("summary.json", "report.html", "history") if (output / name).exists()]
+        assert where(cell, shown) == []
+        assert _not_private(output / ".parquill") == []
+    assert where(cell, [outputs[0] / "results"]), "the search does not find cells where they are"
+
+
+def _said(done: Any) -> list[tuple[str, str]]:
+    return [("stdout", done.stdout), ("stderr", done.stderr)]
+
+
+def _interrupt(process: int, output: Path) -> None:
+    """Ctrl-C, twice, once requests are under way."""
+    until = time.monotonic() + 40
+    while not list(output.glob(".parquill/runs/*/journals/*.journal")) and time.monotonic() < until:
+        time.sleep(0.1)
+    os.kill(process, signal.SIGINT)
+    time.sleep(0.3)
+    os.kill(process, signal.SIGINT)
+
+
+def _all_of_prefect(address: str) -> str:
+    """What the server tells of every run: parameters, variables, states, logs, artifacts, events."""
+    told = []
+    for path in ("flow_runs", "task_runs", "artifacts", "logs", "variables", "deployments", "events"):
+        reply = httpx.post(f"{address}/{path}/filter", json={"limit": 50 if path == "events" else 200}, trust_env=False)
+        assert reply.status_code == 200, f"{path}: {reply.text}"
+        told.append(reply.text)
+    return "\n".join(told)
+
+
+def _not_private(folder: Path) -> list[str]:
+    """Files that are not 0600 and folders that are not 0700."""
+    wrong = []
+    for path in [folder, *folder.rglob("*")]:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode != (0o700 if path.is_dir() else 0o600):
+            wrong.append(f"{path.relative_to(folder)} {mode:o}")
+    return wrong
+
+
+@pytest.mark.parametrize("where_from", ["variable", "block"])
+def test_every_logger_on_debug_tells_no_key_and_no_cell(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where_from: str
+) -> None:
+    """With the root logger on DEBUG, no logger of any library tells the key or a cell, wherever the key came from."""
+    from prefect.blocks.system import Secret
+
+    key, cell = _canary("key"), _canary("cell")
+    endpoint = {"base_url": jobs.service.url, "api_key_env": "E2E_KEY"}
+    if where_from == "block":
+        Secret(value=SecretStr(key)).save("canary-block", overwrite=True)
+        endpoint = {"base_url": jobs.service.url, "api_key_block": "canary-block"}
+    monkeypatch.setenv("E2E_KEY", key)
+    jobs.service.configure(require_key=key, faults=[{"kind": kind, "match": f"<{kind}>"} for kind in KINDS])
+    settings = job_of(tmp_path / "job", [f"{cell} <{kind}>" for kind in [*KINDS, "ok"]], jobs.service.url)
+    settings |= {"endpoint": endpoint, "retry": {"attempts": 1, "timeout_s": 1}, "tolerate": {"not_ok": 1}}
+    monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
+    names = ["prefect", "httpx", "httpcore", "aiohttp", "asyncio", "sqlalchemy", "urllib3", "parquill"]
+    for name in names:
+        caplog.set_level(logging.DEBUG, name)
+    with caplog.at_level(logging.DEBUG):
+        ended = run_steps(settings)
+        for name in names:
+            assert logging.getLogger(name).isEnabledFor(logging.DEBUG), f"the logs of {name} are not on"
+    assert ended is not None
+    assert ended[1].rows["ok"] == 1
+    for canary in (key, cell):
+        assert where(canary, [Path(os.environ["PREFECT_HOME"])], [("logs", caplog.text)]) == []
+    for kind in ended:
+        for thing in reachable(kind):
+            assert key not in (repr(thing) if not isinstance(thing, dict | list | tuple) else "")
+
+
+@pytest.mark.parametrize(
+    "place", [(Client, "_classify"), (Client, "_read"), (Sender, "_settle"), (run, "replay_shard"), (Ending, "of")]
+)
+def test_a_crash_with_a_traceback_tells_no_key(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str]
+) -> None:
+    """An error inside the sender whose text holds the key reaches neither the terminal nor Prefect with it."""
+    key = _canary("key")
+    monkeypatch.setenv("E2E_KEY", key)
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError(f"broken beside Bearer {key}")
+
+    monkeypatch.setattr(*place, broken)
+    done = jobs.run(jobs.job(["a"], endpoint={"api_key_env": "E2E_KEY"}, retry={"attempts": 1}))
+    assert done.exit_code != 0
+    said = [*_said(done), ("Prefect's API", _all_of_prefect(os.environ["PREFECT_API_URL"]))]
+    assert where(key, [Path(os.environ["PREFECT_HOME"]), tmp_path], said) == []
+
+
+ERRORS = [
+    httpx.ConnectError,
+    httpx.ReadError,
+    httpx.LocalProtocolError,
+    httpx.ReadTimeout,
+    ValueError,
+    UnicodeEncodeError,
+    RecursionError,
+]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_of_the_transport_is_replaced(kind: type[Exception]) -> None:
+    """Whatever a transport raises with the header in its text becomes an outcome that does not lead back to it."""
+    key = _canary("key")
+
+    async def refuse(request: httpx.Request) -> httpx.Response:
+        text = f"Illegal header value {request.headers['Authorization']!r}"
+        raise UnicodeEncodeError("ascii", text, 0, 1, text) if kind is UnicodeEncodeError else kind(text)
+
+    job = make_job(_least(endpoint={"base_url": "http://localhost:1/v1"}))
+    result = asyncio.run(Client(job, Key(key), httpx.MockTransport(refuse)).send("[]", None))
+    assert result.rule.code in {"connect_error", "connection_lost", "timeout"}
+    assert not [thing for thing in reachable(result) if isinstance(thing, BaseException) or key in str(thing)]
+
+
+@pytest.mark.parametrize("spoil", ["{}\nX: y", '"{}"', "'{}'", "{} {}", "\u00e9{}", "{}\u200b", "{}\0".rstrip("\0")])
+def test_a_malformed_key_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, spoil: str) -> None:
+    """A key that no header can hold is refused before it is used, by the name of its variable, with no way back to its value."""
+    key = _canary("key")
+    monkeypatch.setenv("SPOILED_KEY", spoil.format(key, key) if spoil != "{}" else key + "\x7f")
+    endpoint = make_job(_least(endpoint={"api_key_env": "SPOILED_KEY"})).endpoint
+    with pytest.raises(BadJob, match="SPOILED_KEY") as caught:
+        read_key(endpoint)
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    assert not [thing for thing in reachable(caught.value) if key in str(thing)]
+    assert key not in "".join(traceback.format_exception(caught.value))
+
+
+def test_proxies_netrc_and_key_logs_of_the_environment_are_not_used(
+    trap: Trap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No proxy that the environment names is told the key, no .netrc replaces it, and the secrets of TLS are logged to no file."""
+    key, address = _canary("key"), f"http://127.0.0.1:{trap.port}"
+    service, log = Trap(), tmp_path / "tls.log"
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, address)
+        monkeypatch.setenv(name.lower(), address)
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login canary password other\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("SSLKEYLOGFILE", str(log))
+    job = make_job(_least(endpoint={"base_url": f"http://127.0.0.1:{service.port}/v1"}))
+
+    async def send() -> ssl.SSLContext:
+        transport: Any = aiohttp_transport()
+        await Client(job, Key(key), transport).send("[]", None)
+        await transport.aclose()
+        context: ssl.SSLContext = transport.ssl_context
+        return context
+
+    context = asyncio.run(send())
+    service.close()
+    assert trap.heard == []
+    assert [said.count(b"uthorization: Bearer " + key.encode()) for said in service.heard] == [1]
+    assert context.keylog_filename is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user@api.example/v1",
+        "https://user:word@api.example/v1",
+        "https://:word@api.example/v1",
+        "http://api.example/v1",
+        "http://127.0.0.1.evil.example/v1",
+        "http://localhost.evil.example/v1",
+        "https://api.example/v1?key=x",
+        "file:///etc/passwd",
+        "ftp://api.example",
+    ],
+)
+def test_addresses_that_would_leak_are_refused(url: str) -> None:
+    """Plain http to another host, a user or password in an address and other schemes are refused, the password unsaid."""
+    with pytest.raises(BadJob) as caught:
+        make_job(_least(endpoint={"base_url": url}))
+    assert "word" not in str(caught.value).replace("password", "")
+
+
+def test_cells_are_data(jobs: Jobs, tmp_path: Path) -> None:
+    """A cell that looks like a template, a path, markup or a command goes to the model byte for byte, and names no file."""
+    cells = ["{{ 7*7 }}", "{% raw %}", "../../../escaped", "/etc/cron.d/x", "<script>x</script>", "\x1b[2J", "{0}%s"]
+    jobs.service.configure(log=100, log_bodies=True)
+    table = pa.table({"id": [f"../../{n}" for n in range(len(cells))], "text": cells})
+    settings = job_of(tmp_path / "deep" / "job", ["x"], jobs.service.url, for_each={"place": ["../../up", "/abs"]})
+    jobs.write(table, "deep/job/prompts.parquet")
+    assert run_steps(settings) is not None
+    bodies = [orjson.loads(entry["body"])["messages"][0]["content"] for entry in jobs.service.log()]
+    assert sorted(set(bodies)) == sorted(cells)
+    names = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")]
+    assert not [name for name in names if "escaped" in name or name.endswith("up") or "abs" in name or "cron" in name]
+
+
+class _Page(HTMLParser):
+    """The tags and attributes of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+NASTY = "<img src=x onerror=alert(1)>\"'><a href=javascript:x>\u202e[red]x"
+
+
+def test_what_is_shown_is_escaped(jobs: Jobs, prefect_server: str) -> None:
+    """Names of jobs, files and models that hold tags, escapes, bidi overrides or markup change no page and no terminal."""
+    jobs.service.configure(faults=[{"kind": "ansi", "match": "bad"}], model_suffix="<script>\x1b[31m")
+    file = "a<img src=x onerror=alert(1)>\x1b[31m\u202e[red].parquet"
+    jobs.write(["fine", "bad"], f"in/{file}")
+    settings = jobs.job(input=str(jobs.folder / "in"), name=NASTY, tolerate={"not_ok": 1})
+    done = jobs.run(settings)
+    assert done.exit_code == 0, done.stderr
+    shown = jobs.run(settings, "--failed", command="report")
+    page = _Page()
+    text = (jobs.folder / "out" / "report.html").read_text()
+    page.feed(text)
+    assert not page.tags & {"img", "script", "a", "iframe"}
+    assert not {name for name in page.attributes if name.startswith("on") or name in {"href", "src"}}
+    for told in (text, done.stderr, shown.stderr, shown.stdout):
+        assert not set(told) & {"\x1b", "\x07", "\u202e"}
+    artifacts = httpx.post(f"{prefect_server}/artifacts/filter", json={}, trust_env=False).json()
+    for artifact in artifacts:
+        assert "<img" not in str(artifact["data"])
+        assert "<script" not in str(artifact["data"])
+        assert "\x1b" not in str(artifact["data"])
+
+
+@given(st.text())
+def test_any_text_can_be_shown(text: str) -> None:
+    """Whatever a text holds, as shown it has no control or invisible character, and in Markdown no live mark."""
+    assert all(c.isprintable() or c == "\n" for c in clean(text))
+    line = escape(text)
+    assert "\n" not in line
+    assert "<" not in line
+    live = line.replace("\\\\", "")
+    assert not [c for n, c in enumerate(live) if c in "`*_{}[]()|" and live[n - 1 : n] != "\\"]
+
+
+@given(data=st.data())
+def test_a_mutated_journal_gives_its_beginning_or_stops(data: st.DataObject) -> None:
+    """A journal with any bytes changed, cut or added gives the records before the damage, or DamagedJournal: never another error, never a record of the middle left out."""
+    from parquill.tasks.disk.journal import _group
+
+    groups = [_group(0, b'{"journal": 1, "run_id": "r", "shard": 0}\n')]
+    for number in range(1, 6):
+        line = {"type": "intent", "row": number, "n": 1, "reserved": 7}
+        groups.append(_group(number, orjson.dumps(line) + b"\n"))
+    whole = b"".join(groups)
+    start = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(start, min(len(whole), start + 60)))
+    changed = whole[:start] + data.draw(st.binary(max_size=60)) + whole[end:]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal"
+        path.write_bytes(changed)
+        try:
+            rows = list(replay_shard(path).rows)
+        except DamagedJournal:
+            return
+    assert rows == list(range(1, len(rows) + 1))
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_are_no_journal(data: bytes) -> None:
+    """Bytes that are no journal give no record, or DamagedJournal."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal"
+        path.write_bytes(data)
+        try:
+            assert replay_shard(path).rows == {}
+        except DamagedJournal:
+            return
