@@ -10,12 +10,12 @@ from prefect import flow, unmapped
 
 from parquill.tasks.approval import wait_for_approval
 from parquill.tasks.complete_shard import complete_shard
-from parquill.tasks.ending import Ending
+from parquill.tasks.ending import Ending, stop_early
 from parquill.tasks.estimate_cost import estimate_cost
 from parquill.tasks.gate_budget import gate_budget
 from parquill.tasks.job import Job, Status
 from parquill.tasks.read_prompts import read_prompts
-from parquill.tasks.start import hold_job, nothing_to_do, place_flow, stop_early
+from parquill.tasks.start import hold_job, nothing_to_do, place_flow
 from parquill.tasks.states import ends_with_state
 from parquill.tasks.steps import FLOW
 from parquill.tasks.summarize_run import summarize_run

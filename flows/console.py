@@ -33,11 +33,6 @@ def say(text: str) -> None:
     console.print(escape(clean(text)), soft_wrap=True)
 
 
-def clean(text: object) -> str:
-    """Text without the control characters that a terminal would obey."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
-
-
 def _pairs(pairs: dict[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
-from parquill.tasks.disk.files import remove_folder
+from parquill.tasks.disk.files import DISK, Disk, remove_folder
 from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.run import Run
-from parquill.tasks.errors import Interrupted, ParquillError, ServiceStopped, StoppedByBudget, TooManyNotOk
+from parquill.tasks.disk.summary import make_summary, write_interrupted, write_running, write_summary
+from parquill.tasks.errors import (
+    DiskFailed,
+    Interrupted,
+    LedgerFailed,
+    ParquillError,
+    ServiceStopped,
+    StoppedByBudget,
+    TooManyNotOk,
+)
+from parquill.tasks.money.learned import keep_counts
+from parquill.tasks.money.month import month_figures
+from parquill.tasks.money.past import keep_past
 from parquill.tasks.money.prices import dollars, nano_of
 from parquill.tasks.wire.outcomes import TABLE
 from parquill.tasks.wire.sending import Sending
@@ -67,7 +83,60 @@ def warning_of(run: Run, sums: RowSums) -> str | None:
     )
 
 
-def clear_run(run: Run) -> None:
-    """Forget what only an interruption would need: the output's current run and its shards. The journals stay."""
-    (run.folders.own / "current.json").unlink(missing_ok=True)
+def finish_run(
+    run: Run, sums: RowSums, ending: Ending, disk: Disk = DISK
+) -> tuple[dict[str, Any], ParquillError | None]:
+    """Write a run's summary and forget what only an interruption would need; gives the summary and how the run ended.
+
+    Raises DiskFailed, LedgerFailed.
+    """
+    error, now = end_of(run, sums, ending), datetime.now(UTC)
+    summary = make_summary(
+        run,
+        sums,
+        run.totals(),
+        state="stopped" if ending.is_stop else "finished",
+        exit_code=error.exit_code if error else 0,
+        finished_at=now,
+        month=month_figures(run.run_id),
+        message=str(error) if error else warning_of(run, sums),
+    )
+    keep_past(run.job, run.run_id, sums.history, None if ending.is_stop else now)
+    write_summary(run, sums, summary, disk)
+    with contextlib.suppress(LedgerFailed):  # a lesson lost costs nothing but the lesson
+        keep_counts(run.job, run.run_id, sums.compared.classes)
+    if not ending.is_stop:
+        clear_run(run, disk)
+    return summary, error
+
+
+def clear_run(run: Run, disk: Disk = DISK) -> None:
+    """Forget what only an interruption would need: the output's current run and its shards. The journals stay.
+
+    Raises DiskFailed.
+    """
+    own = run.folders.own
+    try:
+        disk.remove(own / "current.json")
+        # before the shards go: a run that is still the current one would miss them
+        disk.sync_folder(own)
+    except OSError as error:
+        raise DiskFailed(f"cannot write into {own}: {error.strerror}") from None
     remove_folder(run.folder.path / "shards")
+
+
+@contextlib.contextmanager
+def stop_early(run: Run, disk: Disk = DISK) -> Iterator[None]:
+    """Say in summary.json that the run is under way, and leave a true one when it is cut off."""
+    write_running(run, disk)
+    try:
+        yield
+    except BaseException as error:
+        told, exit_code = "interrupted; run again to go on", 130
+        if isinstance(error, ParquillError):
+            told, exit_code = str(error), error.exit_code
+        elif isinstance(error, Exception):
+            told, exit_code = type(error).__name__, 1
+        with contextlib.suppress(ParquillError):
+            write_interrupted(run, told, exit_code, disk)
+        raise

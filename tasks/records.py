@@ -90,6 +90,11 @@ class Outcome:
     resolves: int = 0  # the request whose intent this settles, 0 if a record of its own did
     type: str = "outcome"
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the row has no answer, but may have been paid for."""
+        return self.status == "failed" and self.in_doubt_nano + self.carried_in_doubt_nano > 0
+
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Outcome:
         """Rebuild from a journal's record; fields of a later version are left out."""
@@ -110,6 +115,7 @@ class Totals:
     settled_nano: int = 0
     in_doubt_nano: int = 0
     worst_nano: int = 0  # reservations of the rows that have an outcome: what the estimate said of them
+    torn_bytes: int = 0  # of journals, cut off where a write was never finished
     statuses: dict[str, int] = field(default_factory=dict)  # of the rows that have an outcome
 
     def add(self, other: Totals) -> None:

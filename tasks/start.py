@@ -1,4 +1,4 @@
-"""What a flow does before its first step and when it is cut off."""
+"""What a flow does before its first step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from typing import Any
 from prefect.runtime import flow_run
 
 from parquill.tasks.disk.files import read_json
-from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
-from parquill.tasks.disk.summary import write_interrupted, write_running
-from parquill.tasks.errors import ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import RunOptions
@@ -38,20 +35,3 @@ def nothing_to_do(job: Job) -> dict[str, Any]:
     """The summary of the run that has done it all."""
     found: dict[str, Any] = read_json(Folders.of(job).output / "summary.json") or {}
     return found
-
-
-@contextlib.contextmanager
-def stop_early(run: Run) -> Iterator[None]:
-    """Say in summary.json that the run is under way, and leave a true one when it is cut off."""
-    write_running(run)
-    try:
-        yield
-    except BaseException as error:
-        told, exit_code = "interrupted; run again to go on", 130
-        if isinstance(error, ParquillError):
-            told, exit_code = str(error), error.exit_code
-        elif isinstance(error, Exception):
-            told, exit_code = type(error).__name__, 1
-        with contextlib.suppress(ParquillError):
-            write_interrupted(run, told, exit_code)
-        raise

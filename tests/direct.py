@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.results import write_results
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
-from parquill.tasks.ending import Ending, clear_run
+from parquill.tasks.ending import Ending, finish_run, stop_early
 from parquill.tasks.job_file import load_job, make_job
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
+from parquill.tasks.wire.client import aiohttp_transport
 from parquill.tasks.wire.sending import sending
 
 
@@ -41,22 +44,26 @@ def job_of(folder: Path, texts: Sequence[str], url: str, **settings: Any) -> dic
 
 
 def run_steps(
-    settings: Mapping[str, Any], *, redo: Sequence[str] = (), limit: int | None = None
+    settings: Mapping[str, Any],
+    *,
+    redo: Sequence[str] = (),
+    limit: int | None = None,
+    transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
+    disk: Disk = DISK,
 ) -> tuple[Run, RowSums] | None:
-    """Read, complete and write a job to its end; None when nothing is to do."""
+    """Read, complete, write and summarize a job to its end, as the flow does; None when nothing is to do."""
     job, options = place(make_job(settings), None, limit, redo)
     folders = Folders.of(job)
-    folders.create()
+    folders.create(disk)
     with hold(folders, "a test"):
-        run = prepare_run(job, options)
+        run = prepare_run(job, options, disk=disk)
         if run is None:
             return None
-        with sending(run) as opened, ThreadPoolExecutor(4) as threads:
+        with stop_early(run, disk), sending(run, transport, disk) as opened, ThreadPoolExecutor(4) as threads:
             list(threads.map(opened.complete, [shard for shard in run.shards if not run.is_done(shard)]))
             ending = Ending.of(opened)
-        sums, _ = write_results(run, budget_short=ending.over_budget > 0)
-        if not ending.is_stop:
-            clear_run(run)
+        sums, _ = write_results(run, budget_short=ending.over_budget > 0, disk=disk)
+        finish_run(run, sums, ending, disk)
         return run, sums
 
 

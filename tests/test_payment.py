@@ -160,6 +160,82 @@ def test_failed_rows_are_tried_again_and_no_others(service: FakeService, tmp_pat
     assert results(settings)[7]["attempts"] == 2
 
 
+def test_what_is_held_stays_held(service: FakeService, tmp_path: Path) -> None:
+    """With `in_doubt: hold` no later run sends a row whose money is in doubt, also not for another output of the state,
+    until `--redo failed` names it; a row that surely was not paid for is tried again.
+    """
+    service.configure(
+        faults=[
+            {"kind": "disconnect_after", "match": '"text 7"', "times": 1},
+            {"kind": "status:400", "match": '"text 9"', "times": 1},
+        ]
+    )
+    hold = {"in_doubt": "hold"}
+    settings = job_of(tmp_path, _texts(20, same=7), service.url, retry=hold, state=str(tmp_path / "state"))
+    run_steps(settings)
+    first = results(settings)
+    assert [row["status"] for row in first] == ["failed"] * 8 + ["ok", "failed"] + ["ok"] * 10
+    paid = _billed(service)
+    run_steps(settings)  # row 9 again
+    second = results(settings)
+    assert second[:8] == first[:8]
+    assert [row["status"] for row in second[8:]] == ["ok"] * 12
+    assert _billed(service) - paid == 1
+    assert run_steps(settings) is None
+    grown = job_of(tmp_path, _texts(21, same=7), service.url, retry=hold, state=str(tmp_path / "state"))
+    run_steps(grown)
+    assert results(grown)[:20] == second
+    run_steps({**grown, "output": str(tmp_path / "other")})
+    others = results({**grown, "output": str(tmp_path / "other")})
+    assert [row["status"] for row in others] == ["failed"] * 8 + ["ok"] * 13
+    assert sum(row["in_doubt_usd"] for row in others) == 0
+    assert _billed(service) - paid == 2
+    run_steps(grown, redo=["failed"])
+    redone = results(grown)
+    assert [row["status"] for row in redone] == ["ok"] * 21
+    assert (redone[0]["in_doubt_usd"], redone[0]["attempts"]) == (first[0]["in_doubt_usd"], 2)
+    assert _billed(service) - paid == 3
+
+
+def test_who_changes_its_mind_about_hold_has_it_sent(service: FakeService, tmp_path: Path) -> None:
+    """Rows that were held are sent by the next run after the setting is `resend` again, their doubt kept."""
+    service.configure(faults=[{"kind": "disconnect_after", "match": '"text 7"', "times": 1}])
+    settings = job_of(tmp_path, _texts(10), service.url, retry={"in_doubt": "hold"})
+    run_steps(settings)
+    held = results(settings)[7]
+    assert run_steps(settings) is None
+    run_steps({**settings, "retry": {"in_doubt": "resend"}})
+    sent = results(settings)[7]
+    assert (held["status"], sent["status"]) == ("failed", "ok")
+    assert sent["in_doubt_usd"] == held["in_doubt_usd"] > 0
+
+
+def test_a_row_shows_what_its_own_output_paid(service: FakeService, tmp_path: Path) -> None:
+    """When another output of the same state has paid for the same requests again, each output's rows keep their own
+    answer and its cost.
+    """
+    service.configure(output_tokens="fixed:90")
+    settings = job_of(tmp_path, _texts(10), service.url, state=str(tmp_path / "state"))
+    run_steps(settings)
+    before = results(settings)
+    service.configure(output_tokens="fixed:7")
+    other = {**settings, "output": str(tmp_path / "other")}
+    run_steps(other)
+    run_steps(other, redo=["truncated"])
+    paid_there = results(other)
+    assert [row["status"] for row in paid_there] == ["ok"] * 10
+    grown = job_of(tmp_path, _texts(11), service.url, state=str(tmp_path / "state"))
+    run_steps(grown)
+    assert results(grown)[:10] == before
+    (tmp_path / "state" / "answers.sqlite").unlink()
+    for name in ("answers.sqlite-wal", "answers.sqlite-shm"):
+        (tmp_path / "state" / name).unlink(missing_ok=True)
+    run_steps(job_of(tmp_path, _texts(12), service.url, state=str(tmp_path / "state")))
+    assert results(grown)[:10] == before
+    run_steps({**job_of(tmp_path, _texts(12), service.url), "state": settings["state"], "output": other["output"]})
+    assert results(other)[:10] == paid_there
+
+
 def test_a_limit_is_the_head_of_the_whole(service: FakeService, tmp_path: Path) -> None:
     """`--limit` completes the first rows; the full run after it pays for the others only."""
     settings = job_of(tmp_path, _texts(30), service.url)

@@ -1,45 +1,65 @@
 """Where the answer to a request key is: an index over the journals of a state folder.
 
 The journals are the truth and are never rewritten; this SQLite file only says in which journal, and where in it, the
-latest outcome for a key stands. It can be deleted at any time: what it lacks is read again from the journals.
+latest outcome for a key stands, for each output that asked. It can be deleted at any time: what it lacks is read again
+from the journals.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
-from parquill.tasks.disk.journal import read_journal
-from parquill.tasks.errors import DamagedJournal
+from parquill.tasks.disk.files import read_json
+from parquill.tasks.disk.journal import damaged, scan_journal, tell_cut
+from parquill.tasks.disk.state import Folders, RunFolder
+from parquill.tasks.errors import DamagedJournal, DiskFailed
 from parquill.tasks.records import REUSABLE, Outcome
 
+VERSION = 2  # of the tables: another one is made anew
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, run_id TEXT UNIQUE, output TEXT);
+CREATE TABLE IF NOT EXISTS outputs (number INTEGER PRIMARY KEY, path TEXT UNIQUE);
+CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, run_id TEXT UNIQUE, output INTEGER);
 CREATE TABLE IF NOT EXISTS answers (
-    key BLOB PRIMARY KEY, run INTEGER, shard INTEGER, offset INTEGER, length INTEGER, status TEXT
+    key BLOB, output INTEGER, run INTEGER, shard INTEGER, offset INTEGER, length INTEGER, crc INTEGER, status TEXT,
+    PRIMARY KEY (key, output)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS indexed_to (
     run INTEGER, shard INTEGER, size INTEGER, PRIMARY KEY (run, shard)
 ) WITHOUT ROWID;
 """
 _FIND = """
-SELECT key, run_id, shard, offset, length, status, output FROM answers JOIN runs ON run = number WHERE key IN (?)
+SELECT key, run_id, shard, offset, length, crc, status, path FROM answers
+JOIN runs ON run = runs.number JOIN outputs ON answers.output = outputs.number WHERE key IN (?)
 """
+# a failed try never hides a paid answer; else the latest run has the last word, in whatever order they are indexed
+_PUT = """
+INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, output) DO UPDATE SET
+    run = excluded.run, shard = excluded.shard, offset = excluded.offset, length = excluded.length,
+    crc = excluded.crc, status = excluded.status
+WHERE (excluded.status != 'failed' AND answers.status = 'failed')
+    OR ((excluded.status != 'failed' OR answers.status = 'failed')
+        AND (SELECT run_id FROM runs WHERE number = excluded.run) >= (SELECT run_id FROM runs WHERE number = run))
+"""
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class Place(NamedTuple):
-    """Where an outcome stands, its status, and the output folder whose rows carry its cost."""
+    """Where an outcome stands, its checksum, its status, and the output folder whose rows carry its cost."""
 
     run_id: str
     shard: int
     offset: int
     length: int
+    crc: int
     status: str
     output: str
 
@@ -49,122 +69,222 @@ class Place(NamedTuple):
         return self.status in REUSABLE
 
 
+class _Ahead(Exception):
+    """The index knew answers that the journals lack; it is empty now, and every journal is to be indexed again."""
+
+
 class AnswerIndex:
     """The index of one state folder; safe to use from several threads."""
 
     def __init__(self, state: Path) -> None:
-        """Open or create `state`/answers.sqlite."""
+        """Open or create `state`/answers.sqlite. Raises DiskFailed."""
         self._runs = state / "runs"
-        path = state / "answers.sqlite"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        os.close(descriptor)
+        self._path = state / "answers.sqlite"
         self._lock = threading.Lock()
         try:
-            self._connection = self._open(path)
-        except sqlite3.DatabaseError:  # damaged: it is made anew from the journals
-            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-                path.with_name(name).unlink(missing_ok=True)
-            self._connection = self._open(path)
+            self._connection = self._open()
+        except sqlite3.Error as error:
+            if not _is_damage(error):
+                raise self._failure(error) from None
+            self._remove()  # it is made anew from the journals
+            self._connection = self._open()
 
-    @staticmethod
-    def _open(path: Path) -> sqlite3.Connection:
-        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        # it is rebuilt from the journals, so it need not be synced
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=OFF")
-        connection.executescript(_SCHEMA)
+    def _open(self) -> sqlite3.Connection:
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise DiskFailed(f"cannot open {self._path}: {error.strerror}") from None
+        connection = sqlite3.connect(self._path, timeout=60, check_same_thread=False, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            # the last transactions may be lost, they are read again from the journals; but what is said to be indexed
+            # must be there after a power cut, or it is paid for again: OFF would not do
+            connection.execute("PRAGMA synchronous=NORMAL")
+            if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                _make_tables(connection)
+        except BaseException:
+            connection.close()
+            raise
         return connection
+
+    def _remove(self) -> None:
+        for name in (self._path.name, f"{self._path.name}-wal", f"{self._path.name}-shm"):
+            self._path.with_name(name).unlink(missing_ok=True)
+
+    def _failure(self, error: sqlite3.Error) -> DiskFailed:
+        return DiskFailed(f"cannot use {self._path}: {error}")
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        with contextlib.suppress(sqlite3.Error):  # what the last checkpoint lacks is read again
+            self._connection.close()
 
     def add_run(self, run_id: str, output: str) -> None:
-        """Register a run before its shards are indexed."""
-        with self._lock:
-            self._connection.execute("INSERT OR IGNORE INTO runs (run_id, output) VALUES (?, ?)", (run_id, output))
+        """Register a run before its shards are indexed. Raises DiskFailed."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO outputs (path) VALUES (?)", (output,))
+            connection.execute(
+                "INSERT OR IGNORE INTO runs (run_id, output) SELECT ?, number FROM outputs WHERE path = ?",
+                (run_id, output),
+            )
 
     def add_shard(self, run_id: str, shard: int, journal: Path) -> None:
-        """Index the outcomes of one journal; a later outcome for a key takes the place of an earlier one."""
-        size = journal.stat().st_size
+        """Index the outcomes of one journal. Raises DamagedJournal, DiskFailed."""
+        scan = scan_journal(journal)
+        if scan.tail.torn_bytes:
+            tell_cut(journal, scan.tail.torn_bytes)
         rows = [
-            (bytes.fromhex(entry.record["key"]), shard, entry.offset, entry.length, entry.record["status"])
-            for entry in read_journal(journal)
+            (bytes.fromhex(entry.record["key"]), entry.offset, entry.length, zlib.crc32(entry.line), entry.record)
+            for entry in scan.entries()
             if entry.record["type"] == "outcome"
         ]
-        with self._lock, self._transaction() as connection:
-            number = connection.execute("SELECT number FROM runs WHERE run_id = ?", (run_id,)).fetchone()[0]
+        with self._transaction() as connection:
+            number, output = connection.execute(
+                "SELECT number, output FROM runs WHERE run_id = ?", (run_id,)
+            ).fetchone()
             connection.executemany(
-                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET run = excluded.run, "
-                "shard = excluded.shard, offset = excluded.offset, length = excluded.length, status = excluded.status "
-                # a failed try never hides a paid answer
-                "WHERE excluded.status != 'failed' OR answers.status = 'failed'",
-                ((key, number, *rest) for key, *rest in rows),
+                _PUT,
+                (
+                    (key, output, number, shard, offset, length, crc, record["status"])
+                    for key, offset, length, crc, record in rows
+                ),
             )
-            connection.execute("INSERT OR REPLACE INTO indexed_to VALUES (?, ?, ?)", (number, shard, size))
+            # to the end of the whole groups: what is damaged after it is written anew when the run goes on
+            connection.execute("INSERT OR REPLACE INTO indexed_to VALUES (?, ?, ?)", (number, shard, scan.tail.end))
 
-    def missing(self, run_id: str, journals: Iterable[tuple[int, Path]]) -> list[tuple[int, Path]]:
-        """Which journals of a run are not indexed to their end: an indexed one grows when its run goes on."""
-        with self._lock:
+    def _missing(self, run_id: str, journals: Iterable[tuple[int, Path]]) -> list[tuple[int, Path]]:
+        """Which journals of a run are not indexed to their end: an indexed one grows when its run goes on.
+
+        When one is shorter than what was indexed of it (its last group was never synced, and the power was cut), the
+        index knows answers that are gone: it is emptied. Raises DiskFailed.
+        """
+        with self._asking() as connection:
             found = dict(
-                self._connection.execute(
+                connection.execute(
                     "SELECT shard, size FROM indexed_to JOIN runs ON run = number WHERE run_id = ?", (run_id,)
                 ).fetchall()
             )
-        return [(shard, path) for shard, path in journals if found.get(shard) != path.stat().st_size]
+        sizes = [(shard, path, path.stat().st_size) for shard, path in journals]
+        if any(found.get(shard, 0) > size for shard, _, size in sizes):
+            with self._asking() as connection:
+                _make_tables(connection)
+            raise _Ahead
+        return [(shard, path) for shard, path, size in sizes if found.get(shard) != size]
 
-    def find(self, keys: Sequence[bytes]) -> dict[bytes, Place]:
-        """Where the outcomes of these keys are; keys without one are left out."""
+    def catch_up(self, runs: Iterable[RunFolder]) -> None:
+        """Index every journal that is not. Raises DamagedJournal, DiskFailed, _Ahead."""
+        for run in runs:
+            missing = self._missing(run.run_id, journals_of(run.path)) if run.plan.exists() else ()
+            if missing:
+                settings = read_json(run.path / "job.json") or {}
+                self.add_run(run.run_id, settings.get("output", ""))
+                for number, journal in missing:
+                    self.add_shard(run.run_id, number, journal)
+
+    def find(self, keys: Sequence[bytes], output: str) -> dict[bytes, Place]:
+        """Where the outcomes of these keys are; keys without one are left out.
+
+        A paid answer comes before a failed try, that of this output before that of another, a later before an earlier.
+        """
         found: dict[bytes, Place] = {}
-        with self._lock:
-            for at in range(0, len(keys), 500):
-                some = keys[at : at + 500]
-                marks = ",".join("?" * len(some))
-                rows = self._connection.execute(_FIND.replace("?", marks), some)
-                found.update({row[0]: Place(*row[1:]) for row in rows})
+        for at in range(0, len(keys), 500):
+            some = keys[at : at + 500]
+            marks = ",".join("?" * len(some))
+            with self._asking() as connection:
+                rows = connection.execute(_FIND.replace("?", marks), some).fetchall()
+            for key, *rest in rows:
+                place = Place(*rest)
+                if key not in found or _rank(place, output) > _rank(found[key], output):
+                    found[key] = place
         return found
 
     def read(self, places: dict[bytes, Place]) -> dict[bytes, Outcome]:
-        """Read the outcomes at these places. Raises DamagedJournal if one is not what the index says."""
+        """Read the outcomes at these places. Raises DamagedJournal if one is not what was indexed, DiskFailed."""
         outcomes: dict[bytes, Outcome] = {}
         by_file: dict[Path, list[tuple[int, bytes]]] = {}
         for key, place in places.items():
             by_file.setdefault(self.journal(place.run_id, place.shard), []).append((place.offset, key))
         for path, wanted in by_file.items():
-            with path.open("rb") as file:
-                for offset, key in sorted(wanted):
-                    line = os.pread(file.fileno(), places[key].length, offset)
-                    outcomes[key] = _parse(path, offset, key, line)
+            try:
+                with path.open("rb") as file:
+                    for offset, key in sorted(wanted):
+                        line = os.pread(file.fileno(), places[key].length, offset)
+                        outcomes[key] = _parse(path, offset, key, line, places[key].crc)
+            except FileNotFoundError:
+                raise DamagedJournal(
+                    f"{path} is missing, with the outcomes of {len(wanted)} rows that are asked for. Restore the file "
+                    "from a backup: going on without it would pay for its rows again"
+                ) from None
+            except OSError as error:
+                raise DiskFailed(f"cannot read the journal {path}: {error.strerror}") from None
         return outcomes
 
     def journal(self, run_id: str, shard: int) -> Path:
         """The file of a shard's journal."""
         return self._runs / run_id / "journals" / f"{shard:06d}.journal"
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._connection)
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                if _is_damage(error):
+                    self._remove()
+                    raise DiskFailed(
+                        f"{self._path} was damaged and is removed; run again: it is made anew from the journals"
+                    ) from None
+                raise self._failure(error) from None
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._asking() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                if connection.in_transaction:  # SQLite itself rolls back when the disk is full
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
 
 
-class _Transaction:
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._connection.execute("BEGIN IMMEDIATE")
-        return self._connection
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._connection.execute("ROLLBACK" if kind else "COMMIT")
+def _make_tables(connection: sqlite3.Connection) -> None:
+    old = "".join(f"DROP TABLE IF EXISTS {name};" for name in ("answers", "indexed_to", "runs", "outputs"))
+    connection.executescript(f"BEGIN IMMEDIATE; {old} {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
 
 
-def _parse(path: Path, offset: int, key: bytes, line: bytes) -> Outcome:
-    try:
+def _is_damage(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
+def _rank(place: Place, output: str) -> tuple[bool, bool, str]:
+    return place.reusable, place.output == output, place.run_id
+
+
+def _parse(path: Path, offset: int, key: bytes, line: bytes, crc: int) -> Outcome:
+    if zlib.crc32(line) == crc:
         record = orjson.loads(line)
         if record["key"] == key.hex():
             return Outcome.from_record(record)
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        pass
-    raise DamagedJournal(f"{path} does not hold the answer that is expected at byte {offset}")
+    raise damaged(scan_journal(path), offset)
+
+
+def open_answers(folders: Folders) -> AnswerIndex:
+    """The index of a state folder with every journal in it, also of runs that were cut off.
+
+    Raises DamagedJournal, DiskFailed.
+    """
+    answers = AnswerIndex(folders.state)
+    try:
+        try:
+            answers.catch_up(folders.runs())
+        except _Ahead:
+            answers.catch_up(folders.runs())
+    except BaseException:
+        answers.close()
+        raise
+    return answers
 
 
 def journals_of(run: Path) -> Iterator[tuple[int, Path]]:

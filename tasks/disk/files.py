@@ -1,4 +1,8 @@
-"""The few disk calls that promises stand on, behind one object, so that a test can make each of them fail or forget."""
+"""The few disk calls that promises stand on, behind one object, so that a test can make each of them fail or forget.
+
+Everything of Parquill's that must last goes through it: plans, shards, journals, results, manifest, summary, history.
+(The index of answers is SQLite's own affair, and a view that is made anew from the journals.)
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,17 @@ TEMPORARY = ".tmp"
 
 
 class Disk:
-    """The real disk. Every method raises OSError as the system does."""
+    """The real disk. Every method but the last three raises OSError as the system does."""
 
     def write(self, descriptor: int, data: bytes) -> None:
         """Write all of `data`."""
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        """Cut a file to `size` bytes."""
+        os.ftruncate(descriptor, size)
 
     def sync(self, descriptor: int) -> None:
         """Make what was written last through a power cut."""
@@ -32,13 +40,33 @@ class Disk:
         """Put `old` in the place of `new` in one step."""
         old.replace(new)
 
+    def remove(self, path: Path) -> None:
+        """Remove a file, if it is there."""
+        path.unlink(missing_ok=True)
+
     def sync_folder(self, folder: Path) -> None:
-        """Make new names in a folder last through a power cut."""
+        """Make the names in a folder last through a power cut: new ones, changed ones, removed ones."""
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self.sync(descriptor)
         finally:
             os.close(descriptor)
+
+    def make_folder(self, path: Path, mode: int = 0o777) -> None:
+        """Create a folder, with its parents, so that it lasts; one that is there already keeps its mode.
+
+        Raises DiskFailed.
+        """
+        try:
+            missing = [parent for parent in path.parents if not parent.exists()]
+            for parent in reversed(missing):
+                parent.mkdir(exist_ok=True)
+                self.sync_folder(parent.parent)
+            path.mkdir(mode=mode, exist_ok=True)
+            # also of one that was there: whoever made it may have been killed before this line
+            self.sync_folder(path.parent)
+        except OSError as error:
+            raise DiskFailed(f"cannot create the folder {path}: {error.strerror}") from None
 
     def write_whole(self, path: Path, data: bytes, mode: int = 0o644) -> None:
         """Write a file so that every reader sees the old one, the new one, or none: never a part.
@@ -79,16 +107,19 @@ def read_json(path: Path) -> Any:
         raise DiskFailed(f"{path} cannot be read; it was written by Parquill and is damaged") from None
 
 
-def private_folder(path: Path) -> Path:
+def private_folder(path: Path, disk: Disk = DISK) -> Path:
     """Create a folder that only its owner can enter (0700): it holds prompts and answers. Raises DiskFailed."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise DiskFailed(f"cannot create the folder {path}: {error.strerror}") from None
+    disk.make_folder(path, 0o700)
     return path
 
 
 def remove_folder(path: Path) -> None:
     """Remove a folder of Parquill's own, if it is there."""
     shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written in a folder."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            path.unlink()

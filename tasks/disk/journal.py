@@ -13,6 +13,7 @@ run, since skipping it would pay for its rows again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import struct
 import zlib
@@ -26,6 +27,8 @@ import orjson
 from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.errors import DamagedJournal, DiskFailed
 
+_log = logging.getLogger("parquill.journal")
+
 VERSION = 1
 MAGIC = b"PQJ1"
 _HEAD = struct.Struct("<4sIII")
@@ -33,19 +36,45 @@ _CHECKED = struct.Struct("<II")
 
 
 class Entry(NamedTuple):
-    """One record: where its line starts in the file, how long it is in bytes, and what it says."""
+    """One record: where its line starts in the file, how long it is in bytes, the line, and what it says."""
 
     offset: int
     length: int
+    line: memoryview
     record: dict[str, Any]
 
 
 class Tail(NamedTuple):
-    """Where the whole groups of a journal end, how many there are, and how many bytes after them are damaged."""
+    """Where the last whole group begins and ends, how many there are, and how many bytes after them are damaged."""
 
+    last: int
     end: int
     groups: int
     torn_bytes: int
+
+
+class Scan(NamedTuple):
+    """A journal as it was read: its bytes, (start, end) of the payload of each whole group, how it ends."""
+
+    path: Path
+    data: bytes
+    spans: list[tuple[int, int]]
+    tail: Tail
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the records in order, the header left out. Raises DamagedJournal for a version that is not known."""
+        view = memoryview(self.data)
+        for number, (start, end) in enumerate(self.spans):
+            at = start
+            while at < end:
+                stop = self.data.index(b"\n", at, end)
+                line = view[at:stop]
+                record = orjson.loads(line)
+                if number == 0 and at == start:
+                    check_version(self.path, record)
+                else:
+                    yield Entry(at, stop - at, line, record)
+                at = stop + 1
 
 
 def _group(number: int, payload: bytes) -> bytes:
@@ -65,12 +94,16 @@ def _payload(data: bytes | memoryview, at: int, number: int | None) -> memoryvie
     return payload if zlib.crc32(payload, zlib.crc32(_CHECKED.pack(found, size))) == checked else None
 
 
-def scan_journal(path: Path) -> tuple[bytes, list[tuple[int, int]], Tail]:
-    """Read a journal and find its whole groups: (its bytes, [(start, end) of each payload], its tail).
+def scan_journal(path: Path) -> Scan:
+    """Read a journal and find its whole groups.
 
-    Raises DamagedJournal when a whole group follows a damaged one, with the offset and the count of safe records.
+    Raises DamagedJournal when a whole group follows a damaged one, with the offset and the count of safe rows;
+    DiskFailed when the file cannot be read.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DiskFailed(f"cannot read the journal {path}: {error.strerror}") from None
     spans: list[tuple[int, int]] = []
     at = 0
     while (payload := _payload(data, at, len(spans))) is not None:
@@ -80,28 +113,30 @@ def scan_journal(path: Path) -> tuple[bytes, list[tuple[int, int]], Tail]:
     later = data.find(MAGIC, at + 1)
     while later != -1:
         if _payload(data, later, None) is not None:
-            safe = sum(data.count(b"\n", start, end) for start, end in spans)
-            raise DamagedJournal(
-                f"{path} is damaged at byte {at}; {safe} records before it are safe. Restore the file from a backup: "
-                "going on without it would pay for its rows again"
-            )
+            raise damaged(Scan(path, data, spans, Tail(at, at, len(spans), len(data) - at)), at)
         later = data.find(MAGIC, later + 1)
-    return data, spans, Tail(at, len(spans), len(data) - at)
+    last = spans[-1][0] - _HEAD.size if spans else 0
+    return Scan(path, data, spans, Tail(last, at, len(spans), len(data) - at))
+
+
+def damaged(scan: Scan, at: int) -> DamagedJournal:
+    """The error for damage at a byte of a journal: what is safe, and what to do."""
+    safe = [entry.record for entry in scan.entries() if entry.offset < at]
+    rows = len({record["row"] for record in safe if record["type"] == "outcome"})
+    return DamagedJournal(
+        f"{scan.path} is damaged at byte {at}; {len(safe)} records before it, with the outcomes of {rows} rows, are "
+        "safe. Restore the file from a backup: going on without it would pay for its rows again"
+    )
 
 
 def read_journal(path: Path) -> Iterator[Entry]:
-    """Yield the records of a journal in order, the header left out. Raises DamagedJournal."""
-    data, spans, _ = scan_journal(path)
-    for number, (start, end) in enumerate(spans):
-        at = start
-        while at < end:
-            stop = data.index(b"\n", at, end)
-            record = orjson.loads(memoryview(data)[at:stop])
-            if number == 0 and at == start:
-                check_version(path, record)
-            else:
-                yield Entry(at, stop - at, record)
-            at = stop + 1
+    """Yield the records of a journal in order, the header left out. Raises DamagedJournal, DiskFailed."""
+    yield from scan_journal(path).entries()
+
+
+def tell_cut(path: Path, torn_bytes: int) -> None:
+    """Report the damaged last group of a journal: it was being written when its run was cut off."""
+    _log.warning("%s: the last %d bytes were cut off, a write that was never finished", path, torn_bytes)
 
 
 def check_version(path: Path, header: dict[str, Any]) -> None:
@@ -133,23 +168,28 @@ class Journal:
             raise DiskFailed(f"cannot open the journal {path}: {error.strerror}") from None
 
     def _open(self, path: Path, header: dict[str, Any]) -> tuple[int, int]:
-        groups = 0
+        last, whole, tail = 0, _group(0, orjson.dumps(header) + b"\n"), None
         if path.exists():
-            _, _, tail = scan_journal(path)
-            groups, self.torn_bytes = tail.groups, tail.torn_bytes
-            if tail.torn_bytes:
-                os.truncate(path, tail.end)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        if groups == 0:
-            try:
-                self._disk.write(descriptor, _group(0, orjson.dumps(header) + b"\n"))
-                self._disk.sync(descriptor)
-                self._disk.sync_folder(path.parent)
-            except OSError:
-                os.close(descriptor)
-                raise
-            groups = 1
-        return descriptor, groups
+            scan = scan_journal(path)
+            tail = scan.tail
+            self.torn_bytes = tail.torn_bytes
+            if tail.groups:
+                last, whole = tail.last, scan.data[tail.last : tail.end]
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            if self.torn_bytes and tail is not None:
+                tell_cut(path, self.torn_bytes)
+                self._disk.truncate(descriptor, tail.end)
+            # Also a group that is there: the sync of the last one may have failed, after which the kernel takes its
+            # bytes for written, and no later sync writes them. All groups before it were synced before it was begun.
+            os.lseek(descriptor, last, os.SEEK_SET)
+            self._disk.write(descriptor, whole)
+            self._disk.sync(descriptor)
+            self._disk.sync_folder(path.parent)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor, max(1, tail.groups if tail is not None else 0)
 
     def append(self, record: Any) -> asyncio.Future[None]:
         """Queue one record; the future is done when it lasts. Raises DiskFailed at once after an earlier failure."""

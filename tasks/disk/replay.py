@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from parquill.tasks.disk.journal import read_journal
+from parquill.tasks.disk.journal import scan_journal
 from parquill.tasks.records import Outcome, Totals
 
 
@@ -38,10 +38,11 @@ class ShardState:
 
     rows: dict[int, RowState] = field(default_factory=dict)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    torn_bytes: int = 0  # of a last group that was never finished
 
     def totals(self) -> Totals:
         """Requests and money of the shard."""
-        total = Totals()
+        total = Totals(torn_bytes=self.torn_bytes)
         for row in self.rows.values():
             total.sent += row.requests
             total.throttled += row.throttled
@@ -56,11 +57,13 @@ class ShardState:
 
 
 def replay_shard(journal: Path) -> ShardState:
-    """Read a journal to its end; a shard that was never started has none. Raises DamagedJournal."""
+    """Read a journal to its end; a shard that was never started has none. Raises DamagedJournal, DiskFailed."""
     state = ShardState()
     if not journal.exists():
         return state
-    for entry in read_journal(journal):
+    scan = scan_journal(journal)
+    state.torn_bytes = scan.tail.torn_bytes
+    for entry in scan.entries():
         record = entry.record
         row = state.rows.setdefault(record["row"], RowState())
         if record["type"] == "intent":

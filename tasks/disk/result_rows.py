@@ -38,6 +38,7 @@ class RowSums:
     in_doubt_nano: int = 0
     saved_nano: int = 0
     usage_unknown: int = 0
+    failed_in_doubt: int = 0  # rows that `retry.in_doubt: hold` does not try again
     history: History = field(default_factory=History)  # lengths of the answers that this run paid for
     outputs: Counter[int] = field(default_factory=Counter)  # of the same answers, by bin of output length
     compared: Comparison = field(default_factory=Comparison)  # counted with reported prompt tokens of these answers
@@ -80,7 +81,7 @@ class ResultRows:
             for key, action in zip(plan["request_key"], plan["action"], strict=True)
             if action in {Action.SAME, Action.REUSE}
         ]
-        places = self._answers.find(elsewhere)
+        places = self._answers.find(elsewhere, self._run.job.output)
         found = self._answers.read(places)
         lines = []
         for place, action in enumerate(plan["action"]):
@@ -122,10 +123,11 @@ class ResultRows:
         if key not in found:
             return self._unfinished(None, row)
         outcome = found[key]
-        if outcome.status not in REUSABLE:
-            return _unpaid(outcome.status, outcome.error_code, outcome.error_message)
-        if row["carries_cost"]:
+        if row["carries_cost"]:  # an answer, or a try that `retry.in_doubt: hold` does not repeat
             return _paid(outcome, places[key].run_id)
+        if outcome.status not in REUSABLE:
+            line = _unpaid(outcome.status, outcome.error_code, outcome.error_message)
+            return {**line, "in_doubt": outcome.is_in_doubt}
         self._sums.saved_nano += outcome.cost_nano
         return _shared(outcome, places[key].run_id)
 
@@ -156,6 +158,7 @@ class ResultRows:
                 sums.slowest = sorted([*sums.slowest, (line["latency_s"], line["source_file"], line["row_number"])])[
                     -5:
                 ]
+        sums.failed_in_doubt += line.get("in_doubt", False)
         if status != "ok":
             sums.errors[line["error_code"]] = sums.errors.get(line["error_code"], 0) + 1
             if len(sums.first_errors) < LISTED:
@@ -263,5 +266,6 @@ def _paid(outcome: Outcome, run_id: str) -> dict[str, Any]:
         attempts=outcome.attempts + outcome.carried_attempts,
         reused=False,
         usage_unknown=outcome.usage_unknown,
+        in_doubt=outcome.is_in_doubt,
     )
     return line

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from parquill.tasks.disk.answers import AnswerIndex, journals_of
-from parquill.tasks.disk.files import DISK, Disk, private_folder, read_json, remove_folder
+from parquill.tasks.disk.answers import open_answers
+from parquill.tasks.disk.files import DISK, Disk, read_json, remove_folder
 from parquill.tasks.disk.result_rows import ResultRows, RowSums
 from parquill.tasks.disk.run import Run
+from parquill.tasks.disk.state import Folders
+from parquill.tasks.disk.table_file import TableFile
 from parquill.tasks.errors import DiskFailed
 
 PART_ROWS = 100_000
@@ -32,24 +35,16 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
     Rows without an outcome are `not_sent` (`budget_short` says why). Raises DiskFailed, DamagedJournal.
     """
     folders = run.folders
-    staging = folders.own / "staging"
-    remove_folder(staging)
-    private_folder(staging)
-    staging.chmod(0o755)
-    answers = AnswerIndex(folders.state)
-    try:
-        for number, journal in answers.missing(run.run_id, journals_of(run.folder.path)):
-            answers.add_shard(run.run_id, number, journal)
-        writer = _PartWriter(run, staging, disk)
-        sums = RowSums()
+    remove_folder(folders.staging)
+    disk.make_folder(folders.staging)
+    sums = RowSums()
+    with contextlib.closing(open_answers(folders)) as answers, _PartWriter(run, folders.staging, disk) as writer:
         rows = ResultRows(run, answers, sums, "over_budget" if budget_short else "stopped")
         for shard in run.shards:
             for table in rows.of_shard(shard):
                 writer.write(table)
-        parts = writer.close()
-    finally:
-        answers.close()
-    _swap(folders.output / "results", staging, folders.own / "replaced", disk)
+        parts = writer.finish()
+    _swap(folders, disk)
     manifest = read_json(folders.own / "manifest.json")
     # rows that --redo kept may be of other settings: a plain run after it must still see that
     digest = manifest["digest"] if run.redo and manifest else run.digest
@@ -60,6 +55,7 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
             "run_id": run.run_id,
             "digest": digest,
             "rows": sums.rows,
+            "failed_in_doubt": sums.failed_in_doubt,
             "parts": [asdict(part) for part in parts],
         },
         0o600,
@@ -67,54 +63,65 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
     return sums, parts
 
 
-def _swap(results: Path, staging: Path, replaced: Path, disk: Disk) -> None:
-    """Put a whole folder of parts in the place of another, so that no reader ever sees parts of two runs."""
-    remove_folder(replaced)
+def _swap(folders: Folders, disk: Disk) -> None:
+    """Put a whole folder of parts in the place of another, so that no reader ever sees parts of two runs.
+
+    Raises DiskFailed, with the earlier parts back in their place.
+    """
+    results = folders.output / "results"
+    remove_folder(folders.replaced)
     try:
         if results.exists():
-            disk.rename(results, replaced)
-        disk.rename(staging, results)
-        disk.sync_folder(results.parent)
+            disk.rename(results, folders.replaced)
+        try:
+            disk.rename(folders.staging, results)
+        except OSError:
+            if folders.replaced.exists():
+                disk.rename(folders.replaced, results)
+            raise
+        disk.sync_folder(folders.output)
+        disk.sync_folder(folders.own)
     except OSError as error:
         raise DiskFailed(f"cannot put the results into {results}: {error.strerror}") from None
-    remove_folder(replaced)
+    remove_folder(folders.replaced)
 
 
 class _PartWriter:
+    """Spreads result rows over files of about PART_ROWS rows."""
+
     def __init__(self, run: Run, folder: Path, disk: Disk) -> None:
         self._run, self._folder, self._disk = run, folder, disk
-        self._writer: pq.ParquetWriter | None = None
+        self._file: TableFile | None = None
         self._rows = 0
         self._parts: list[Part] = []
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.abandon()
+
     def write(self, table: pa.Table) -> None:
-        name = f"{self._run.run_id}-{len(self._parts):05d}.parquet"
-        try:
-            if self._writer is None:
-                self._writer = pq.ParquetWriter(
-                    self._folder / name, table.schema, compression="zstd", write_page_checksum=True
-                )
-            self._writer.write_table(table)
-            self._rows += table.num_rows
-            if self._rows >= PART_ROWS:
-                self._finish()
-        except OSError as error:
-            raise DiskFailed(f"cannot write {self._folder / name}: {error.strerror or error}") from None
+        """Append rows. Raises DiskFailed."""
+        if self._file is None:
+            path = self._folder / f"{self._run.run_id}-{len(self._parts):05d}.parquet"
+            self._file = TableFile(path, table.schema, 0o644, self._disk)
+        self._file.write(table)
+        self._rows += table.num_rows
+        if self._rows >= PART_ROWS:
+            self._close()
 
-    def _finish(self) -> None:
-        if self._writer is None:
-            return
-        self._writer.close()
-        name = f"{self._run.run_id}-{len(self._parts):05d}.parquet"
-        with (self._folder / name).open("rb") as file:
-            self._disk.sync(file.fileno())
-        self._parts.append(Part(name, self._rows, (self._folder / name).stat().st_size))
-        self._writer, self._rows = None, 0
+    def _close(self) -> None:
+        if self._file is not None:
+            self._parts.append(Part(self._file.path.name, self._rows, self._file.close()))
+            self._file, self._rows = None, 0
 
-    def close(self) -> list[Part]:
+    def finish(self) -> list[Part]:
+        """Close the last file; all of them last now. Raises DiskFailed."""
+        self._close()
         try:
-            self._finish()
             self._disk.sync_folder(self._folder)
         except OSError as error:
-            raise DiskFailed(f"cannot write {self._folder}: {error.strerror or error}") from None
+            raise DiskFailed(f"cannot write into {self._folder}: {error.strerror}") from None
         return self._parts

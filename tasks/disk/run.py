@@ -70,6 +70,9 @@ class Run:
         del plan["job"]
         plan["price"]["bands"] = [asdict(band) for band in self.price.bands]
         plan["plan"] = 1
+        # shards first: the plan says that they are whole
+        for folder in (self.folder.path / "shards", self.folder.path):
+            _sync(folder, disk)
         self.save_job(disk)
         disk.write_json(self.folder.plan, plan, 0o600)
 
@@ -98,6 +101,13 @@ class Run:
             done = read_json(self.folder.done(shard.number))
             total.add(Totals(**done) if done is not None else self.state(shard.number).totals())
         return total
+
+
+def _sync(folder: Path, disk: Disk) -> None:
+    try:
+        disk.sync_folder(folder)
+    except OSError as error:
+        raise DiskFailed(f"cannot write into {folder}: {error.strerror}") from None
 
 
 def load_run(state: Path, run_id: str) -> Run:

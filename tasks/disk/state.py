@@ -26,7 +26,7 @@ from pathlib import Path
 
 import orjson
 
-from parquill.tasks.disk.files import private_folder
+from parquill.tasks.disk.files import DISK, Disk, private_folder, remove_folder, sweep
 from parquill.tasks.errors import DiskFailed, FolderInUse
 from parquill.tasks.job import Job
 
@@ -59,10 +59,20 @@ class RunFolder:
         """Totals of a finished shard."""
         return self.path / "done" / f"{number:06d}.json"
 
-    def create(self) -> None:
+    def create(self, disk: Disk = DISK) -> None:
         """Create the folders (0700). Raises DiskFailed."""
         for folder in (self.path.parent, self.path, *(self.path / n for n in ("shards", "journals", "done"))):
-            private_folder(folder)
+            private_folder(folder, disk)
+
+    def discard(self, disk: Disk = DISK) -> None:
+        """Remove a run that has sent nothing. Its plan goes first: a run without one is no run. Raises DiskFailed."""
+        try:
+            if self.plan.exists():
+                disk.remove(self.plan)
+                disk.sync_folder(self.path)
+        except OSError as error:
+            raise DiskFailed(f"cannot remove {self.path}: {error.strerror}") from None
+        remove_folder(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +101,46 @@ class Folders:
         folder = self.state / "runs"
         return [RunFolder(p) for p in sorted(folder.iterdir())] if folder.is_dir() else []
 
-    def create(self) -> None:
+    @property
+    def staging(self) -> Path:
+        """Where results are written before they are swapped in."""
+        return self.own / "staging"
+
+    @property
+    def replaced(self) -> Path:
+        """Where the results before go while they are swapped out."""
+        return self.own / "replaced"
+
+    def create(self, disk: Disk = DISK) -> None:
         """Create output and state, and show that both can be written. Raises DiskFailed."""
-        try:
-            self.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DiskFailed(f"cannot create the output folder {self.output}: {error.strerror}") from None
-        for folder in {self.own, self.state}:
-            private_folder(folder)
+        disk.make_folder(self.output)
+        for folder in sorted({self.own, self.state}):
+            private_folder(folder, disk)
             probe = folder / f".probe-{os.getpid()}"
             try:
                 probe.write_bytes(b"")
                 probe.unlink()
             except OSError as error:
                 raise DiskFailed(f"cannot write into {folder}: {error.strerror}") from None
+
+    def tidy(self, disk: Disk = DISK) -> None:
+        """Clear up after a killed process: what it left half written goes, results that it moved away come back.
+
+        The caller holds the folders. Raises DiskFailed.
+        """
+        results = self.output / "results"
+        if self.replaced.exists() and not results.exists():
+            try:
+                disk.rename(self.replaced, results)
+            except OSError as error:
+                raise DiskFailed(f"cannot put the results back into {results}: {error.strerror}") from None
+        for folder in (self.staging, self.replaced):
+            remove_folder(folder)
+        for folder in (self.output, self.output / "history", self.own, self.state):
+            sweep(folder)
+        for run in self.runs():
+            sweep(run.path)
+            sweep(run.path / "done")
 
 
 def new_run_id(now: datetime) -> str:
@@ -142,14 +178,21 @@ def _take(path: Path, folder: Path, who: str) -> None:
             raise DiskFailed(f"cannot open {path}: {error.strerror}") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = _holder(os.pread(descriptor, 4096, 0))
             os.close(descriptor)
             raise FolderInUse(f"the folder {folder} is in use by {holder}; wait for it, or choose another") from None
+        except OSError as error:  # a file system without locks
+            os.close(descriptor)
+            raise DiskFailed(f"cannot lock {path}: {error.strerror}") from None
         now = datetime.now(UTC).isoformat(timespec="seconds")
         text = orjson.dumps({"who": who, "process": os.getpid(), "host": socket.gethostname(), "since": now})
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, text, 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, text, 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise DiskFailed(f"cannot write {path}: {error.strerror}") from None
         _held[path] = (descriptor, 1)
 
 

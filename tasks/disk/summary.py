@@ -10,7 +10,7 @@ from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.report import write_report
 from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.run import Run
-from parquill.tasks.errors import BadJob, DiskFailed
+from parquill.tasks.errors import BadJob
 from parquill.tasks.job import Job
 from parquill.tasks.money.correction import compared_json
 from parquill.tasks.money.estimate import estimate_json
@@ -100,10 +100,7 @@ def write_running(run: Run, disk: Disk = DISK) -> None:
 def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk = DISK) -> None:
     """Write history, report and, last, summary.json. Raises DiskFailed."""
     output = run.folders.output
-    try:
-        (output / "history").mkdir(exist_ok=True)
-    except OSError as error:
-        raise DiskFailed(f"cannot create {output / 'history'}: {error.strerror}") from None
+    disk.make_folder(output / "history")
     disk.write_json(output / "history" / f"{run.run_id}.json", summary)
     write_report(output / "report.html", summary, sums, run.estimate.output_shares, disk)
     disk.write_json(output / "summary.json", summary)

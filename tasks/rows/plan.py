@@ -212,10 +212,8 @@ class Planner:
         found: dict[bytes, Place] = {}
         known: dict[bytes, Outcome] = {}
         if self.answers is not None:
-            found = self.answers.find([row.key for row in rows if row.key is not None])
-            # a failed try's money stays with the row that tries again, if this output shows it
-            again = {k: p for k, p in found.items() if not p.reusable and p.output == self.job.output}
-            known = self.answers.read(again)
+            found = self.answers.find([row.key for row in rows if row.key is not None], self.job.output)
+            known = self.answers.read({key: place for key, place in found.items() if not place.reusable})
         for place, row in enumerate(rows):
             if kept is not None and not kept.redo[place]:
                 row.action, row.fault = Action.KEEP, None
@@ -223,17 +221,23 @@ class Planner:
             if row.fault is not None or row.key is None:
                 continue
             first = seen.first_key(row.key)
-            old = found.get(row.key)
+            old, tried = found.get(row.key), known.get(row.key)
+            own = old is not None and old.output == self.job.output
             if kept is not None:
                 row.action = Action.SEND if first else Action.SAME
                 row.carried = kept.carried(place) if first else None
-            elif old is not None and old.reusable:
+            elif old is not None and (tried is None or self._is_held(tried)):
                 row.action = Action.REUSE
-                row.carries_cost = first and old.output == self.job.output
+                row.carries_cost = first and own
             else:
                 row.action = Action.SEND if first else Action.SAME
-                row.carried = known.get(row.key) if first else None
+                # a failed try's money stays with the row that tries again, if this output shows it
+                row.carried = tried if first and own else None
             row.carries_cost = row.carries_cost or row.action is Action.SEND
+
+    def _is_held(self, tried: Outcome) -> bool:
+        """Whether a failed row stays failed: its request may have been paid for, and is not to be paid for again."""
+        return self.job.retry.in_doubt == "hold" and tried.is_in_doubt
 
     def _kept(self, batch: pa.RecordBatch, file: SourceFile, first: int) -> Kept | None:
         if self.previous is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,13 @@ from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from parquill.tasks.disk.answers import AnswerIndex, journals_of
-from parquill.tasks.disk.files import DISK, read_json, remove_folder
+from parquill.tasks.disk.answers import journals_of, open_answers
+from parquill.tasks.disk.files import DISK, Disk, read_json
 from parquill.tasks.disk.previous import PreviousResults
 from parquill.tasks.disk.run import Run, current_run, digest_of
 from parquill.tasks.disk.state import Folders, RunFolder, new_run_id
+from parquill.tasks.disk.table_file import TableFile
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, LedgerFailed
 from parquill.tasks.job import Job
 from parquill.tasks.money.correction import Correction
@@ -49,22 +50,18 @@ class RunOptions:
 class ShardFiles:
     """Takes planned rows and writes them as small Parquet files of about `rows` rows. Implements Sink."""
 
-    def __init__(self, folder: RunFolder, rows: int) -> None:
-        self._folder, self._rows = folder, rows
+    def __init__(self, folder: RunFolder, rows: int, disk: Disk = DISK) -> None:
+        self._folder, self._rows, self._disk = folder, rows, disk
         self.shards: list[ShardRef] = []
-        self._writer: pq.ParquetWriter | None = None
+        self._file: TableFile | None = None
         self._size = self._count = self._to_send = 0
 
     def write(self, batch: pa.RecordBatch, to_send: int) -> None:
-        """Append rows to the shard that is open; rows never move between shards once it is closed."""
-        try:
-            if self._writer is None:
-                path = self._folder.shard(len(self.shards))
-                path.touch(mode=0o600)  # it holds prompts
-                self._writer = pq.ParquetWriter(path, batch.schema, compression="zstd", write_page_checksum=True)
-            self._writer.write_batch(batch)
-        except OSError as error:
-            raise DiskFailed(f"cannot write into {self._folder.path}: {error.strerror or error}") from None
+        """Append rows to the open shard; rows never move between shards once it is closed. Raises DiskFailed."""
+        if self._file is None:
+            # private: it holds prompts
+            self._file = TableFile(self._folder.shard(len(self.shards)), batch.schema, 0o600, self._disk)
+        self._file.write(batch)
         self._count += batch.num_rows
         self._to_send += to_send
         self._size += batch.nbytes
@@ -72,13 +69,18 @@ class ShardFiles:
             self.close()
 
     def close(self) -> None:
-        """Close the shard that is open, if one is."""
-        if self._writer is None:
+        """Close the shard that is open, if one is. Raises DiskFailed."""
+        if self._file is None:
             return
-        self._writer.close()
-        self._writer = None
+        self._file.close()
+        self._file = None
         self.shards.append(ShardRef(len(self.shards), self._count, self._to_send))
         self._size = self._count = self._to_send = 0
+
+    def abandon(self) -> None:
+        """Let go of the shard that is open, if one is."""
+        if self._file is not None:
+            self._file.abandon()
 
 
 def look(job: Job) -> Source:
@@ -101,7 +103,7 @@ def estimate_job(
     """
     source = look(job)
     folders = Folders.of(job)
-    answers = _open_answers(folders) if (folders.state / "runs").is_dir() else None
+    answers = open_answers(folders) if (folders.state / "runs").is_dir() else None
     past = correction = None
     with contextlib.suppress(LedgerFailed):  # an estimate is given without the past where there is no ledger
         past = read_past(past_of or job)
@@ -128,7 +130,9 @@ def estimate_job(
     return total
 
 
-def prepare_run(job: Job, options: RunOptions, work_ahead: Callable[[], None] = lambda: None) -> Run | None:
+def prepare_run(
+    job: Job, options: RunOptions, work_ahead: Callable[[], None] = lambda: None, disk: Disk = DISK
+) -> Run | None:
     """Give the run that a placed job is to go on with or to begin; None when nothing is to do.
 
     `work_ahead` is called as soon as it is known that there is something to do, before the input is read.
@@ -136,17 +140,18 @@ def prepare_run(job: Job, options: RunOptions, work_ahead: Callable[[], None] = 
     """
     source = look(job)
     folders = Folders.of(job)
+    folders.tidy(disk)
     digest = digest_of(job, source.fingerprint, options.limit)
     current = current_run(folders)
     if current is not None and current.digest == digest and _goes_on(current, options):
         work_ahead()
         found = _with(current, job)
-        found.save_job()
+        found.save_job(disk)
         return found
-    if not options.redo and _nothing_to_do(folders, digest):
+    if not options.redo and _nothing_to_do(folders, digest, hold=job.retry.in_doubt == "hold"):
         return None
     work_ahead()
-    return _plan(job, options, source, digest)
+    return _plan(job, options, source, digest, disk)
 
 
 def _goes_on(current: Run, options: RunOptions) -> bool:
@@ -158,12 +163,13 @@ def _with(run: Run, job: Job) -> Run:
     return Run(**{**{name: getattr(run, name) for name in Run.__slots__}, "job": job})
 
 
-def _nothing_to_do(folders: Folders, digest: str) -> bool:
+def _nothing_to_do(folders: Folders, digest: str, *, hold: bool) -> bool:
     manifest = read_json(folders.own / "manifest.json")
     return (
         manifest is not None
         and manifest["digest"] == digest
-        and not manifest["rows"]["failed"] + manifest["rows"]["not_sent"]
+        and manifest["rows"]["failed"] + manifest["rows"]["not_sent"]
+        == (manifest.get("failed_in_doubt", 0) if hold else 0)
         and all(_size(folders.output / "results" / part["file"]) == part.get("bytes") for part in manifest["parts"])
     )
 
@@ -172,27 +178,22 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.exists() else None
 
 
-def _plan(job: Job, options: RunOptions, source: Source, digest: str) -> Run:
+def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk) -> Run:
     folders = Folders.of(job)
-    before = current_run(folders)
-    if before is not None and not any(journals_of(before.folder.path)):
-        remove_folder(before.folder.path)  # planned and refused: nothing was sent, and it holds prompts
-    for old in folders.runs():
-        if not old.plan.exists():
-            remove_folder(old.path)  # cut off while it was planned: nothing was sent
+    _discard_unsent(folders, disk)
     started_at = datetime.now(UTC)
     price = price_of(job, options.day)
     run_id = new_run_id(started_at)
     folder = folders.run(run_id)
-    folder.create()
+    folder.create(disk)
     try:
         correction = read_correction(job)
-        total, shards = _plan_rows(job, options, source, price, folder, correction)
+        total, shards = _plan_rows(job, options, source, price, folder, correction, disk)
         check_rejected(job, total)
         if not options.redo:
             total.reuse_note = explain_reuse(job, total, folders.runs())
     except BaseException:
-        remove_folder(folder.path)  # it holds prompts, and nobody will ask for it
+        folder.discard(disk)  # it holds prompts, and nobody will ask for it
         raise
     run = Run(
         run_id=run_id,
@@ -207,28 +208,45 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str) -> Run:
         input_rows=source.rows if options.limit is None else min(options.limit, source.rows),
         correction=correction,
     )
-    run.save()
-    DISK.write_json(folders.own / "current.json", {"run_id": run_id}, 0o600)
+    run.save(disk)
+    disk.write_json(folders.own / "current.json", {"run_id": run_id}, 0o600)
     return run
 
 
+def _discard_unsent(folders: Folders, disk: Disk) -> None:
+    """Remove the runs of this output that have sent nothing: cut off while they were planned, or refused."""
+    for old in folders.runs():
+        settings = read_json(old.path / "job.json") if old.plan.exists() else None
+        # another output of the same state may have a run that waits for approval
+        if settings is None or (settings["output"] == str(folders.output) and not any(journals_of(old.path))):
+            old.discard(disk)
+
+
 def _plan_rows(
-    job: Job, options: RunOptions, source: Source, price: Price, folder: RunFolder, correction: Correction | None
+    job: Job,
+    options: RunOptions,
+    source: Source,
+    price: Price,
+    folder: RunFolder,
+    correction: Correction | None,
+    disk: Disk,
 ) -> tuple[EstimateSum, list[ShardRef]]:
-    answers = _open_answers(Folders.of(job))
-    try:
+    with contextlib.closing(open_answers(Folders.of(job))) as answers:
         combinations = math.prod(len(values) for values in (job.for_each or {}).values())
         # a shard at least as large as what is under way at once: four that overlap keep every place filled
         smallest = max(SMALLEST_SHARD, job.limits.max_at_once)
         rows = max(smallest, min(LARGEST_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
-        sink = ShardFiles(folder, rows)
+        sink = ShardFiles(folder, rows, disk)
         redo = _redo(job, options)
         planner = Planner(job, source, price, folder.path, answers, *redo, read_past(job), correction=correction)
-        total = planner.plan(sink, options.limit)
-        sink.close()
+        try:
+            total = planner.plan(sink, options.limit)
+            sink.close()
+        except sqlite3.Error as error:
+            raise DiskFailed(f"cannot write into {folder.path}: {error}") from None
+        finally:
+            sink.abandon()
         answers.add_run(folder.run_id, job.output)
-    finally:
-        answers.close()
     return total, sink.shards
 
 
@@ -248,18 +266,3 @@ def _redo(job: Job, options: RunOptions) -> tuple[PreviousResults | None, frozen
     if not options.redo:
         return None, frozenset()
     return PreviousResults(Folders.of(job), job), frozenset(options.redo)
-
-
-def _open_answers(folders: Folders) -> AnswerIndex:
-    """The index of answers, with every journal in it, also of runs that were cut off."""
-    answers = AnswerIndex(folders.state)
-    for run in folders.runs():
-        if not run.plan.exists():
-            continue
-        missing = answers.missing(run.run_id, journals_of(run.path))
-        if missing:
-            settings = read_json(run.path / "job.json") or {}
-            answers.add_run(run.run_id, settings.get("output", ""))
-            for number, journal in missing:
-                answers.add_shard(run.run_id, number, journal)
-    return answers

@@ -19,6 +19,7 @@ import httpx
 import pyarrow.parquet as pq
 
 from parquill.tasks.disk.answers import AnswerIndex
+from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.run import Run, load_run
 from parquill.tasks.disk.schemas import PLAN
@@ -52,8 +53,10 @@ _COLUMNS = [
 class Sending:
     """A run's sender on its own thread. `complete` may be called from many threads at once."""
 
-    def __init__(self, run: Run, key: Key | None, transport: Callable[[], httpx.AsyncBaseTransport]) -> None:
-        self._run, self._key, self._transport = run, key, transport
+    def __init__(
+        self, run: Run, key: Key | None, transport: Callable[[], httpx.AsyncBaseTransport], disk: Disk = DISK
+    ) -> None:
+        self._run, self._key, self._transport, self._disk = run, key, transport, disk
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="parquill-io", daemon=True)
         self._disk_threads = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="parquill-disk")
@@ -105,12 +108,12 @@ class Sending:
         if len(state.outcomes) < shard.to_send:
             return False
         # from the journal and not from memory: only what lasts is done
-        run.finish_shard(shard, run.state(shard.number))
+        run.finish_shard(shard, run.state(shard.number), self._disk)
         return True
 
     async def _complete(self, shard: ShardRef, state: Any, only: Collection[int] | None) -> None:
         header = {"run_id": self._run.run_id, "shard": shard.number}
-        journal = Journal(self._run.folder.journal(shard.number), header, self._disk_threads)
+        journal = Journal(self._run.folder.journal(shard.number), header, self._disk_threads, self._disk)
         await self.sender.complete(self._rows(self._run.folder.shard(shard.number), only), journal, state)
 
     async def _rows(self, path: Path, only: Collection[int] | None) -> AsyncIterator[SendRow]:
@@ -175,12 +178,14 @@ stop_requested = threading.Event()
 
 
 @contextlib.contextmanager
-def sending(run: Run, transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport) -> Iterator[Sending]:
+def sending(
+    run: Run, transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport, disk: Disk = DISK
+) -> Iterator[Sending]:
     """Open the sender of a run for this process; on an error or a cancellation what is under way gets its grace.
 
     Raises BadJob when the key cannot be read.
     """
-    opened = Sending(run, read_key(run.job.endpoint), transport)
+    opened = Sending(run, read_key(run.job.endpoint), transport, disk)
     with _guard:
         _open[run.run_id] = opened
     try:

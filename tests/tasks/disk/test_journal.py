@@ -62,7 +62,7 @@ def test_every_torn_end_is_cut(tmp_path: Path, threads: ThreadPoolExecutor) -> N
     whole = tmp_path / "whole"
     _write(whole, threads, 4)
     data = whole.read_bytes()
-    _, spans, _ = scan_journal(whole)
+    spans = scan_journal(whole).spans
     for length in range(len(data)):
         path = tmp_path / "torn"
         path.write_bytes(data[:length])
@@ -78,7 +78,7 @@ def test_damage_before_the_end_stops_the_run(tmp_path: Path, threads: ThreadPool
     path = tmp_path / "j"
     _write(path, threads, 4)
     data = path.read_bytes()
-    _, spans, _ = scan_journal(path)
+    spans = scan_journal(path).spans
     last = spans[-2][1]
     for place in range(0, last, 3):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
