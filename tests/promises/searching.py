@@ -36,9 +36,10 @@ _PACKED: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
 _UNPACKING = (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError, RuntimeError, zipfile.BadZipFile)
 
 
-def found_in(canary: str, data: bytes) -> bool:
-    """Whether a canary of at least 16 letters, digits and dashes stands in data, as it is or packed."""
-    needles = _needles(canary)
+def found_in(canaries: str | tuple[str, ...], data: bytes) -> bool:
+    """Whether any canary of at least 16 letters, digits and dashes stands in data, as it is or packed."""
+    each_canary = (canaries,) if isinstance(canaries, str) else canaries
+    needles = [needle for canary in each_canary for needle in _needles(canary)]
     seen: set[bytes] = set()
     layer = [data]
     for _ in range(DEPTH):
@@ -141,10 +142,10 @@ def _values(path: Path) -> Iterator[tuple[str, bytes]]:
         database.close()
 
 
-def where(canary: str, places: Iterable[Path], said: Iterable[tuple[str, str]] = ()) -> list[str]:
-    """The names of all files and outputs that hold the canary."""
+def where(canaries: str | tuple[str, ...], places: Iterable[Path], said: Iterable[tuple[str, str]] = ()) -> list[str]:
+    """The names of all files and outputs that hold any of the canaries; what is packed is unpacked once for all."""
     texts = ((name, text.encode("utf-8", "surrogateescape")) for name, text in said)
-    return [name for name, data in (*texts, *contents(*places)) if found_in(canary, data)]
+    return [name for name, data in (*texts, *contents(*places)) if found_in(canaries, data)]
 
 
 def reachable(start: object, *, most: int = 200_000) -> Iterator[object]:
