@@ -144,9 +144,11 @@ class Folders:
 
 
 def new_run_id(now: datetime) -> str:
-    """A run id that sorts by time, for example 20261123-051448-k3fq."""
-    letters = "abcdefghjkmnpqrstuvwxyz23456789"
-    return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{''.join(secrets.choice(letters) for _ in range(4))}"
+    """A run id that sorts by time, also within a second, for example 20261123-051448-k3fqab: time, then chance."""
+    letters = "23456789abcdefghjkmnpqrstuvwxyz"  # ascending, so that names sort as their numbers do
+    base, part = len(letters), now.microsecond * len(letters) ** 3 // 1_000_000
+    fine = "".join(letters[part // base**place % base] for place in (2, 1, 0))
+    return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{fine}{''.join(secrets.choice(letters) for _ in range(3))}"
 
 
 _held: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, how many times this process holds it)
