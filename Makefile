@@ -21,11 +21,12 @@ demo: install
 	  $(BIN)/parquill run data/jobs/summarize-articles.yaml --set 'endpoint.base_url={url}'
 
 test: install
-	$(BIN)/python -m pytest --ignore tests/production
+	$(BIN)/python -m pytest --ignore tests/production --ignore tests/promises/test_secrets.py
 
-# deployments on a real Prefect server with a real worker
+# deployments on a real Prefect server with a real worker; and the search of all that a server keeps, which is
+# quick only while no other tests' runs are in it
 e2e: install
-	$(BIN)/python -m pytest tests/production
+	$(BIN)/python -m pytest tests/production tests/promises/test_secrets.py
 
 check: install
 	$(BIN)/ruff check .

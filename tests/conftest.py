@@ -144,8 +144,3 @@ def jobs(prefect_server: str, service: FakeService, tmp_path: Path, monkeypatch:
     made = Jobs(tmp_path, service)
     yield made
     made.close()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Search what a server keeps before a thousand other runs are in it: the search unpacks its whole database."""
-    items.sort(key=lambda item: item.path.name != "test_secrets.py" or item.path.parent.name != "promises")
