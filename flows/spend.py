@@ -43,15 +43,11 @@ def scope_of(place: str | None, month: str | None, today: date) -> Scope:
 
 def read_spending(scope: Scope, today: date, resolve: str | None = None) -> dict[str, Any]:
     """The month as one JSON object; with `resolve` (paid or unpaid) what is in doubt is settled first."""
-    ledger = Ledger()
+    ledger, now = Ledger(), datetime.now(UTC)
     try:
-        resolved = (
-            None
-            if resolve is None
-            else ledger.resolve(scope.month, scope.job, paid=resolve == "paid", now=datetime.now(UTC))
-        )
-        rows = ledger.days(scope.month, scope.job)
-        month = ledger.of_month(scope.month)
+        resolved = None if resolve is None else ledger.resolve(scope.month, scope.job, paid=resolve == "paid", now=now)
+        rows = ledger.days(scope.month, now, scope.job)
+        month = ledger.of_month(scope.month, now)
     finally:
         ledger.close()
     settled = sum(row["settled_nano"] for row in rows)

@@ -12,6 +12,7 @@
     ├── ServiceStopped           exit 1    settle it with the service (key, quota, endless 429), run again
     ├── DamagedJournal           exit 1    restore the journal from a backup; nothing is skipped, that would pay twice
     ├── LedgerFailed             exit 1    see that the ledger's database answers, run again
+    │   └── RunTakenOver         exit 1    leave the run to the process that has it now
     ├── DiskFailed               exit 1    make room or repair the disk, run again
     └── Unforeseen               exit 1    report its kind and place
 
@@ -84,6 +85,10 @@ class DamagedJournal(ParquillError):
 
 class LedgerFailed(ParquillError):
     """The ledger's database does not answer, so nobody knows what may be spent."""
+
+
+class RunTakenOver(LedgerFailed):
+    """Another process opened the run anew, so this one may not spend for it any more."""
 
 
 class DiskFailed(ParquillError):

@@ -40,6 +40,8 @@ class Budget:
         self.overshoot = 0
         self._more, self._patient = more, patient
         self._asking = asyncio.Lock()
+        self._stopped = False
+        self._failed: Exception | None = None
         self._changed: asyncio.Event | None = None
 
     @property
@@ -52,10 +54,15 @@ class Budget:
         return self.granted is None or self.booked + amount <= self.granted
 
     async def reserve(self, amount: int) -> bool:
-        """Reserve `amount`; waits while money reserved elsewhere may come back. False: it can never fit."""
-        while not self.fits(amount):
+        """Reserve `amount`; waits while money reserved elsewhere may come back. False: it can never fit.
+
+        False, too, for who waits when the budget is stopped. Raises what `more` raised, to all that wait and come.
+        """
+        while not self._may_fit(amount):
             if await self._ask(amount):
                 continue
+            if self._stopped:
+                return False
             if self.reserved > 0:
                 await self._change()
             elif self._patient is None or not await self._patient():
@@ -64,15 +71,25 @@ class Budget:
         self.reserved += amount
         return True
 
+    def _may_fit(self, amount: int) -> bool:
+        if self._failed is not None:
+            raise self._failed
+        return self.fits(amount)
+
     async def _ask(self, amount: int) -> bool:
         """Ask the ledger for what is missing; one at a time, so that no more is leased than is needed."""
         if self._more is None or self.granted is None:
             return False
         async with self._asking:
-            missing = self.booked + amount - self.granted
-            if missing <= 0:
+            if self._may_fit(amount):  # one who has waited for the ledger in vain has waited for all
                 return True
-            got = await self._more(missing)
+            if self._stopped:
+                return False
+            try:
+                got = await self._more(self.booked + amount - self.granted)
+            except Exception as error:
+                self.fail(error)
+                raise
             self.granted += got
             return got > 0
 
@@ -88,6 +105,21 @@ class Budget:
         unused = max(0, self.granted - self.booked - keep)
         self.granted -= unused
         return unused
+
+    def fail(self, error: Exception) -> None:
+        """Admit nothing more: the ledger is lost."""
+        self._failed = error
+        self.wake()
+
+    def stop(self) -> None:
+        """Let nobody wait any more; what is booked stays."""
+        self._stopped = True
+        self.wake()
+
+    def lose(self, amount: int) -> None:
+        """Count no more on `amount` of what was granted: the ledger does not know of it."""
+        if self.granted is not None:
+            self.granted -= amount
 
     def settle(self, amount: int, cost: int) -> None:
         """Turn a reservation into what the request really cost, even when that is more."""

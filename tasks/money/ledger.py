@@ -1,33 +1,34 @@
 """One ledger for all jobs of a user, or of several machines: who may spend what, and what was spent.
 
-Money is leased in slices: a process asks for a slice in one transaction, in which every run and every process is
-counted, and admits requests against it without asking again. So run and month hold for any number of processes, and the
-database sees a few transactions a second. Amounts are whole nano-dollars, days and months are UTC, of the reservation.
+Money is leased in slices: a process, a *holder*, asks for a slice in one transaction, in which every run and every
+process is counted, and admits requests against it without asking again. So run and month hold for any number of
+processes, and the database sees a few transactions a second. Amounts are whole nano-dollars, days and months are UTC,
+of the lease.
 
-At every instant, for a run and for a month: settled + in doubt + leased <= limit. A lease is renewed while its holder
-lives. What a dead holder had leased is in doubt after `DEAD_S`: nobody knows what it had under way, so it stays booked
-until the run goes on (its journals tell the truth) or a person resolves it.
+At every instant, for a run and for a month: settled + in doubt + leased <= limit.
 
-The embedded default is an SQLite file; PARQUILL_LEDGER_URL names another database (any SQLAlchemy URL).
+A holder never tells what changed, it tells how it stands: what it has spent in all and what it may spend yet. So a
+call whose answer was lost can be made again, and is booked once. What a holder had leased stays booked when it dies:
+after `DEAD_S` it counts as in doubt, until the run goes on (its journals tell the truth) or a person resolves it. A
+holder that was only asleep wakes up with all it had. When a run is opened anew the holders of before are shut out.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import orjson
-import platformdirs
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
-from parquill.tasks.errors import LedgerFailed
-from parquill.tasks.money.ledger_tables import DAYS, LEASES, META, METADATA, RUNS, VERSION
+from parquill.tasks.errors import RunTakenOver
+from parquill.tasks.money.ledger_database import LedgerDatabase
+from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RUNS
+
+ALIVE_S = 30.0  # a holder that told something so lately may give something back
+DEAD_S = 900.0  # no holder that lives is silent for so long, unless its machine sleeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,124 +61,50 @@ class Booked:
         return self.settled + self.in_doubt + self.leased
 
 
-ALIVE_S = 30.0  # a lease that was renewed so lately has a holder who may give something back
-DEAD_S = 900.0  # no holder misses ninety renewals
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How a holder stands, in nano-dollars since its start: spent, and what it may spend yet.
+
+    `left` is negative after an overshoot. `is_new` until the ledger has answered once.
+    """
+
+    settled: int
+    in_doubt: int
+    left: int
+    is_new: bool = False
 
 
-def ledger_url() -> sa.URL:
-    """PARQUILL_LEDGER_URL, or the SQLite file in the user's state folder. Raises LedgerFailed."""
-    url = os.environ.get("PARQUILL_LEDGER_URL")
-    if not url:
-        folder = Path(platformdirs.user_state_dir("parquill"))
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return sa.URL.create("sqlite", database=str(folder / "ledger.sqlite"))
-    try:
-        found = sa.make_url(url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url)
-    except SQLAlchemyError:
-        raise LedgerFailed("PARQUILL_LEDGER_URL is not a SQLAlchemy URL") from None
-    return found.set(drivername="postgresql+psycopg") if found.drivername == "postgresql" else found
-
-
-class Ledger:
-    """The ledger behind a SQLAlchemy URL; safe to use from several threads and processes."""
-
-    def __init__(self, url: sa.URL | str | None = None) -> None:
-        """Open it and create its tables. Raises LedgerFailed, in which the URL is not shown."""
-        try:
-            address = url or ledger_url()
-            self._engine = sa.create_engine(address, future=True)
-            self.is_sqlite = self._engine.dialect.name == "sqlite"
-            if self.is_sqlite:
-                sa.event.listen(self._engine, "connect", _set_up_sqlite)
-                sa.event.listen(self._engine, "begin", _begin_immediate)
-        except ImportError:
-            raise LedgerFailed(
-                "PARQUILL_LEDGER_URL names a database whose driver is not installed; for PostgreSQL: "
-                "pip install 'parquill[postgres]'"
-            ) from None
-        except (SQLAlchemyError, OSError) as error:
-            raise LedgerFailed(f"PARQUILL_LEDGER_URL cannot be used ({type(error).__name__})") from None
-        with self.transaction() as connection:
-            self._create(connection)
-
-    def _create(self, connection: sa.Connection) -> None:
-        METADATA.create_all(connection)
-        found = connection.execute(sa.select(META.c.value).where(META.c.name == "version")).scalar()
-        if found is None:
-            connection.execute(META.insert().values(name="version", value=str(VERSION)))
-        elif found != str(VERSION):
-            raise LedgerFailed(f"the ledger has the version {found}, which this Parquill does not know")
-
-    def close(self) -> None:
-        """Close its connections."""
-        self._engine.dispose()
-
-    @contextmanager
-    def transaction(self) -> Iterator[sa.Connection]:
-        """One transaction that no other writer can come between. Raises LedgerFailed, the transaction undone."""
-        try:
-            with self._engine.begin() as connection:
-                if self._engine.dialect.name == "postgresql":
-                    connection.execute(sa.text("SELECT pg_advisory_xact_lock(7210021)"))
-                elif not self.is_sqlite:
-                    connection.execute(sa.select(META).with_for_update())
-                yield connection
-        except SQLAlchemyError as error:
-            raise LedgerFailed(f"the ledger's database does not answer ({type(error).__name__})") from None
+class Ledger(LedgerDatabase):
+    """The ledger behind a SQLAlchemy URL. Every method raises LedgerFailed, nothing of it done or (rarely) all."""
 
     def open_run(self, entry: Entry, settled: int, in_doubt: int, now: datetime) -> None:
-        """Enter a run, or set the books of one that goes on to what its journals say; leases of before are void."""
+        """Enter a run, or set the books of one that goes on to what its journals say; holders of before are void."""
         with self.transaction() as connection:
             known = connection.execute(sa.select(RUNS.c.run_id).where(RUNS.c.run_id == entry.run_id)).scalar()
             if known is None:
-                connection.execute(
-                    RUNS.insert().values(
-                        run_id=entry.run_id,
-                        job=entry.job,
-                        model=entry.model,
-                        endpoint=entry.endpoint,
-                        labels=orjson.dumps(entry.labels).decode(),
-                        output=entry.output,
-                        state=entry.state,
-                        host=entry.host,
-                        expected_nano=entry.expected_nano,
-                        started_at=entry.started_at.isoformat(),
-                    )
-                )
+                connection.execute(RUNS.insert().values(_row_of(entry)))
             else:  # a pilot knows better what it will cost
                 expected = RUNS.update().where(RUNS.c.run_id == entry.run_id).values(expected_nano=entry.expected_nano)
                 connection.execute(expected)
-            booked = _booked(connection, run_id=entry.run_id)
+            booked = _booked(connection, now, run_id=entry.run_id, leases=False)
             missing = [settled - booked.settled, in_doubt - booked.in_doubt]
-            self._take_from_books(connection, entry.run_id, missing)
+            _take_from_books(connection, entry.run_id, missing)
             mine = LEASES.c.run_id == entry.run_id
             for lease in connection.execute(sa.select(LEASES).where(mine).order_by(LEASES.c.month)).all():
                 # what a dead process had spent of its lease belongs to the month in which it was leased
                 paid = max(0, min(missing[0], lease.amount_nano))
                 doubt = max(0, min(missing[1], lease.amount_nano - paid))
-                self._add(connection, entry.run_id, lease.day, paid, doubt)
+                _add(connection, entry.run_id, lease.day, paid, doubt)
                 missing = [missing[0] - paid, missing[1] - doubt]
+            _add(connection, entry.run_id, _day(now), *missing)
             connection.execute(LEASES.delete().where(mine))
-            self._add(connection, entry.run_id, _day(now), *missing)
-
-    @staticmethod
-    def _take_from_books(connection: sa.Connection, run_id: str, missing: list[int]) -> None:
-        """Correct days on which too much was booked; what was in doubt and is settled now stays in its month."""
-        days = sa.select(DAYS).where(DAYS.c.run_id == run_id).order_by(DAYS.c.day.desc())
-        for row in connection.execute(days).all():
-            books = [row.settled_nano, row.in_doubt_nano]
-            for this, other in ((0, 1), (1, 0)):
-                taken = min(books[this], max(0, -missing[this]))
-                moved = min(taken, max(0, missing[other]))
-                books[this], books[other] = books[this] - taken, books[other] + moved
-                missing[this], missing[other] = missing[this] + taken, missing[other] - moved
-            here = sa.and_(DAYS.c.run_id == run_id, DAYS.c.day == row.day)
-            connection.execute(DAYS.update().where(here).values(settled_nano=books[0], in_doubt_nano=books[1]))
+            connection.execute(HOLDERS.delete().where(HOLDERS.c.run_id == entry.run_id))
 
     def lease(
         self,
         run_id: str,
         holder: str,
+        held: Held,
         *,
         want: int,
         least: int,
@@ -185,62 +112,80 @@ class Ledger:
         month_limit: int | None,
         now: datetime,
     ) -> int:
-        """Lease up to `want` nano-dollars, at least `least`; 0 if so much does not fit into run and month."""
-        month = f"{now.astimezone(UTC):%Y-%m}"
+        """Let a holder have up to `want` nano-dollars more than `held.left`, at least `least`; 0 if that does not fit.
+
+        Gives how much more it has. That is negative if a person has resolved what it held, and no more fits. Raises
+        RunTakenOver.
+        """
+        month = _day(now)[:7]
         with self.transaction() as connection:
-            _bury(connection, now)
-            room = want
+            # above 0 after an overshoot, which is booked as settled already; below if the ledger knows of less
+            known = _tell(connection, run_id, holder, held, now) - held.left
+            least, room = least - known, want - known
             if run_limit is not None:
-                room = min(room, run_limit - _booked(connection, run_id=run_id).total)
+                room = min(room, run_limit - _booked(connection, now, run_id=run_id).total)
             if month_limit is not None:
-                room = min(room, month_limit - _booked(connection, month=month).total)
+                room = min(room, month_limit - _booked(connection, now, month=month).total)
             if room < least or room <= 0:
-                return 0
-            mine = _lease(run_id, holder)
-            values = {"day": _day(now), "renewed_at": _time(now)}
-            changed = connection.execute(
-                LEASES.update()
-                .where(mine, LEASES.c.month == month)
-                .values(amount_nano=LEASES.c.amount_nano + room, **values)
-            )
+                return min(0, known)
+            mine = sa.and_(_of(LEASES, run_id, holder), LEASES.c.month == month)
+            amount = LEASES.c.amount_nano + room
+            changed = connection.execute(LEASES.update().where(mine).values(amount_nano=amount, day=_day(now)))
             if changed.rowcount == 0:
-                connection.execute(
-                    LEASES.insert().values(holder=holder, run_id=run_id, month=month, amount_nano=room, **values)
-                )
-            return room
+                new = {"run_id": run_id, "holder": holder, "month": month, "day": _day(now), "amount_nano": room}
+                connection.execute(LEASES.insert().values(new))
+            return room + known
 
-    def report(self, run_id: str, holder: str, *, settled: int, in_doubt: int, now: datetime, unused: int = 0) -> None:
-        """Move what was really spent since the last report from the lease to the books, and renew the lease.
+    def report(self, run_id: str, holder: str, held: Held, now: datetime) -> int:
+        """Book what a holder has spent, and free what it does not need any more.
 
-        `unused` of the lease is given back. What was leased in an earlier month is spent first, and booked there.
+        What was leased in an earlier month is spent first, and booked there. Gives what of `held.left` the ledger does
+        not know of (a person has resolved it), 0 as a rule. Raises RunTakenOver.
         """
         with self.transaction() as connection:
-            mine = _lease(run_id, holder)
-            leases = connection.execute(
-                sa.select(LEASES.c.month, LEASES.c.day, LEASES.c.amount_nano).where(mine).order_by(LEASES.c.month)
-            ).all()
-            # without a lease (it was taken for dead, or there is no limit) the books alone are told
-            rest = [[row.month, row.day, row.amount_nano] for row in leases] or [[None, _day(now), 0]]
-            for place, (month, day, amount) in enumerate(rest):
-                last = place == len(rest) - 1
-                paid = settled if last else min(settled, max(0, amount))
-                doubt = in_doubt if last else min(in_doubt, max(0, amount - paid))
-                settled, in_doubt = settled - paid, in_doubt - doubt
-                back = max(0, min(unused, amount - paid - doubt))
-                unused -= back
-                here = _day(now) if month == _day(now)[:7] else day
-                self._add(connection, run_id, here, paid, doubt)
-                left = amount - paid - doubt - back
-                where = sa.and_(mine, LEASES.c.month == month)
-                if left == 0 and not last:
-                    connection.execute(LEASES.delete().where(where))
-                else:
-                    connection.execute(LEASES.update().where(where).values(amount_nano=left, renewed_at=_time(now)))
+            return max(0, held.left - _tell(connection, run_id, holder, held, now))
 
-    def give_back(self, run_id: str, holder: str) -> None:
-        """End a lease; what it held and did not spend is free again."""
+    def finish(self, run_id: str, finished_at: datetime) -> None:
+        """Note that a run is finished."""
         with self.transaction() as connection:
-            connection.execute(LEASES.delete().where(_lease(run_id, holder)))
+            connection.execute(RUNS.update().where(RUNS.c.run_id == run_id).values(finished_at=finished_at.isoformat()))
+
+    def held_by_others(self, run_id: str, holder: str, month: str | None, now: datetime) -> int:
+        """Nano-dollars that others who live have leased for the run, or, with a month, for any run in it."""
+        scope = LEASES.c.run_id == run_id if month is None else LEASES.c.month == month
+        alive = HOLDERS.c.renewed_at >= _time(now - timedelta(seconds=ALIVE_S))
+        others = sa.not_(_of(LEASES, run_id, holder))
+        held = sa.select(_sum(LEASES.c.amount_nano)).select_from(_HELD).where(scope, alive, others)
+        with self.transaction() as connection:
+            return int(connection.execute(held).scalar_one())
+
+    def resolve(self, month: str, job: str | None, *, paid: bool, now: datetime) -> int:
+        """Settle what was in doubt in a month as paid, or as not paid; gives the nano-dollars that were in doubt.
+
+        What dead holders had leased is in doubt too.
+        """
+        runs = sa.select(RUNS.c.run_id) if job is None else sa.select(RUNS.c.run_id).where(RUNS.c.job == job)
+        where = sa.and_(_in_month(month), DAYS.c.run_id.in_(runs))
+        dead = sa.and_(LEASES.c.month == month, LEASES.c.run_id.in_(runs), _is_dead(now))
+        with self.transaction() as connection:
+            for lease in connection.execute(sa.select(LEASES).select_from(_HELD).where(dead)).all():
+                _add(connection, lease.run_id, lease.day, 0, lease.amount_nano)
+                this = sa.and_(_of(LEASES, lease.run_id, lease.holder), LEASES.c.month == month)
+                connection.execute(LEASES.delete().where(this))
+            total = int(connection.execute(sa.select(_sum(DAYS.c.in_doubt_nano)).where(where)).scalar_one())
+            settled = DAYS.c.settled_nano + (DAYS.c.in_doubt_nano if paid else 0)
+            connection.execute(DAYS.update().where(where).values(settled_nano=settled, in_doubt_nano=0))
+        return total
+
+    def of_run(self, run_id: str, now: datetime, month: str | None = None) -> Booked:
+        """What is booked for a run, in all or in one month."""
+        with self.transaction() as connection:
+            return _booked(connection, now, run_id=run_id, month=month)
+
+    def of_month(self, month: str, now: datetime) -> Booked:
+        """What is booked for a month such as 2026-11, over all runs."""
+        with self.transaction() as connection:
+            return _booked(connection, now, month=month)
 
     def last_run(self, job: str, but: str | None = None) -> tuple[int, int] | None:
         """(expected, settled) nano-dollars of a job's latest finished run that paid anything; None if there is none."""
@@ -258,81 +203,153 @@ class Ledger:
             row = connection.execute(query).first()
         return None if row is None else (int(row[0]), int(row[1]))
 
-    def finish(self, run_id: str, finished_at: datetime) -> None:
-        """Note that a run is finished."""
-        with self.transaction() as connection:
-            connection.execute(RUNS.update().where(RUNS.c.run_id == run_id).values(finished_at=finished_at.isoformat()))
+    def days(self, month: str, now: datetime, job: str | None = None) -> list[dict[str, Any]]:
+        """Rows of {day, job, model, labels (JSON), settled_nano, in_doubt_nano, runs} of a month, by day.
 
-    @staticmethod
-    def _add(connection: sa.Connection, run_id: str, day: str, settled: int, in_doubt: int) -> None:
-        if not settled and not in_doubt:
-            return
-        changed = connection.execute(
-            DAYS.update()
-            .where(DAYS.c.run_id == run_id, DAYS.c.day == day)
-            .values(settled_nano=DAYS.c.settled_nano + settled, in_doubt_nano=DAYS.c.in_doubt_nano + in_doubt)
-        )
-        if changed.rowcount == 0:
-            connection.execute(
-                DAYS.insert().values(run_id=run_id, day=day, settled_nano=settled, in_doubt_nano=in_doubt)
-            )
-
-    def held_by_others(self, run_id: str, holder: str, month: str | None, now: datetime) -> int:
-        """Nano-dollars that others who live have leased for the run, or, with a month, for any run in it."""
-        scope = LEASES.c.run_id == run_id if month is None else LEASES.c.month == month
-        alive = LEASES.c.renewed_at >= _time(now - timedelta(seconds=ALIVE_S))
-        with self.transaction() as connection:
-            held = sa.select(sa.func.coalesce(sa.func.sum(LEASES.c.amount_nano), 0))
-            return int(connection.execute(held.where(scope, alive, sa.not_(_lease(run_id, holder)))).scalar_one())
-
-    def resolve(self, month: str, job: str | None, *, paid: bool, now: datetime) -> int:
-        """Settle what was in doubt in a month as paid, or as not paid; gives the nano-dollars that were in doubt.
-
-        What dead holders had leased is in doubt too.
+        What dead holders had leased is in doubt.
         """
-        runs = sa.select(RUNS.c.run_id) if job is None else sa.select(RUNS.c.run_id).where(RUNS.c.job == job)
-        where = sa.and_(_in_month(month), DAYS.c.run_id.in_(runs))
-        with self.transaction() as connection:
-            _bury(connection, now)
-            found = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(DAYS.c.in_doubt_nano), 0)).where(where))
-            total = int(found.scalar_one())
-            settled = DAYS.c.settled_nano + (DAYS.c.in_doubt_nano if paid else 0)
-            connection.execute(DAYS.update().where(where).values(settled_nano=settled, in_doubt_nano=0))
-        return total
-
-    def of_run(self, run_id: str) -> Booked:
-        """What is booked for a run."""
-        with self.transaction() as connection:
-            return _booked(connection, run_id=run_id)
-
-    def of_month(self, month: str) -> Booked:
-        """What is booked for a month such as 2026-11, over all runs."""
-        with self.transaction() as connection:
-            return _booked(connection, month=month)
-
-    def days(self, month: str, job: str | None = None) -> list[dict[str, Any]]:
-        """Rows of {day, job, model, settled_nano, in_doubt_nano, runs} of a month, by day."""
+        nothing = sa.literal(0, sa.BigInteger)
+        leases = sa.select(LEASES.c.run_id, LEASES.c.day, nothing, LEASES.c.amount_nano).select_from(_HELD)
+        whole = sa.union_all(
+            sa.select(DAYS.c.run_id, DAYS.c.day, DAYS.c.settled_nano, DAYS.c.in_doubt_nano).where(_in_month(month)),
+            leases.where(LEASES.c.month == month, _is_dead(now)),
+        ).subquery()
+        about = (whole.c.day, RUNS.c.job, RUNS.c.model, RUNS.c.labels)
         query = (
             sa.select(
-                DAYS.c.day,
-                RUNS.c.job,
-                RUNS.c.model,
-                sa.func.sum(DAYS.c.settled_nano).label("settled_nano"),
-                sa.func.sum(DAYS.c.in_doubt_nano).label("in_doubt_nano"),
-                sa.func.count().label("runs"),
+                *about,
+                _sum(whole.c.settled_nano).label("settled_nano"),
+                _sum(whole.c.in_doubt_nano).label("in_doubt_nano"),
+                sa.func.count(whole.c.run_id.distinct()).label("runs"),
             )
-            .join(RUNS, RUNS.c.run_id == DAYS.c.run_id)
-            .where(_in_month(month))
-            .group_by(DAYS.c.day, RUNS.c.job, RUNS.c.model)
-            .order_by(DAYS.c.day, RUNS.c.job, RUNS.c.model)
+            .join(RUNS, RUNS.c.run_id == whole.c.run_id)
+            .group_by(*about)
+            .order_by(*about)
         )
         if job is not None:
             query = query.where(RUNS.c.job == job)
         with self.transaction() as connection:
-            return [
-                {**row._mapping, "settled_nano": int(row.settled_nano), "in_doubt_nano": int(row.in_doubt_nano)}  # noqa: SLF001
-                for row in connection.execute(query)
-            ]
+            found = connection.execute(query).mappings().all()
+        return [
+            {**row, "settled_nano": int(row["settled_nano"]), "in_doubt_nano": int(row["in_doubt_nano"])}
+            for row in found
+        ]
+
+
+_HELD = LEASES.join(HOLDERS, sa.and_(HOLDERS.c.run_id == LEASES.c.run_id, HOLDERS.c.holder == LEASES.c.holder))
+
+
+def _tell(connection: sa.Connection, run_id: str, holder: str, held: Held, now: datetime) -> int:
+    """Bring the ledger to what a holder says of itself; gives what it has leased now. Raises RunTakenOver."""
+    mine = _of(HOLDERS, run_id, holder)
+    told = connection.execute(sa.select(HOLDERS).where(mine)).first()
+    if told is None and not held.is_new:
+        raise RunTakenOver(f"the run {run_id} was taken over by another process")
+    values = {"settled_nano": held.settled, "in_doubt_nano": held.in_doubt, "renewed_at": _time(now)}
+    if told is None:
+        connection.execute(HOLDERS.insert().values(run_id=run_id, holder=holder, **values))
+    else:
+        connection.execute(HOLDERS.update().where(mine).values(values))
+    settled = held.settled - (told.settled_nano if told is not None else 0)
+    in_doubt = held.in_doubt - (told.in_doubt_nano if told is not None else 0)
+    leases = connection.execute(sa.select(LEASES).where(_of(LEASES, run_id, holder)).order_by(LEASES.c.month)).all()
+    amounts = _book(connection, leases, settled, in_doubt, run_id, now)
+    surplus = sum(amounts) - max(0, held.left)
+    for place in reversed(range(len(leases))):  # the latest month's first: the others' is reserved, or soon spent
+        back = min(amounts[place], max(0, surplus))
+        amounts[place], surplus = amounts[place] - back, surplus - back
+    for lease, amount in zip(leases, amounts, strict=True):
+        this = sa.and_(_of(LEASES, run_id, holder), LEASES.c.month == lease.month)
+        if amount == 0:
+            connection.execute(LEASES.delete().where(this))
+        elif amount != lease.amount_nano:
+            connection.execute(LEASES.update().where(this).values(amount_nano=amount))
+    return sum(amounts)
+
+
+def _book(
+    connection: sa.Connection, leases: Sequence[Any], settled: int, in_doubt: int, run_id: str, now: datetime
+) -> list[int]:
+    """Book what was spent of leases, the earliest month's first; gives what is left of each.
+
+    What is more than was leased is booked where the last lease was, or today where there was none.
+    """
+    amounts, today = [], _day(now)
+    day = today
+    for lease in leases:
+        day = today if lease.month == today[:7] else lease.day
+        paid = min(settled, lease.amount_nano)
+        doubt = min(in_doubt, lease.amount_nano - paid)
+        _add(connection, run_id, day, paid, doubt)
+        settled, in_doubt = settled - paid, in_doubt - doubt
+        amounts.append(lease.amount_nano - paid - doubt)
+    _add(connection, run_id, day, settled, in_doubt)
+    return amounts
+
+
+def _take_from_books(connection: sa.Connection, run_id: str, missing: list[int]) -> None:
+    """Correct days on which too much was booked; what was in doubt and is settled now stays in its month."""
+    days = sa.select(DAYS).where(DAYS.c.run_id == run_id).order_by(DAYS.c.day.desc())
+    for row in connection.execute(days).all():
+        books = [row.settled_nano, row.in_doubt_nano]
+        for this, other in ((0, 1), (1, 0)):
+            taken = min(books[this], max(0, -missing[this]))
+            moved = min(taken, max(0, missing[other]))
+            books[this], books[other] = books[this] - taken, books[other] + moved
+            missing[this], missing[other] = missing[this] + taken, missing[other] - moved
+        here = sa.and_(DAYS.c.run_id == run_id, DAYS.c.day == row.day)
+        connection.execute(DAYS.update().where(here).values(settled_nano=books[0], in_doubt_nano=books[1]))
+
+
+def _add(connection: sa.Connection, run_id: str, day: str, settled: int, in_doubt: int) -> None:
+    if not settled and not in_doubt:
+        return
+    changed = connection.execute(
+        DAYS.update()
+        .where(DAYS.c.run_id == run_id, DAYS.c.day == day)
+        .values(settled_nano=DAYS.c.settled_nano + settled, in_doubt_nano=DAYS.c.in_doubt_nano + in_doubt)
+    )
+    if changed.rowcount == 0:
+        connection.execute(DAYS.insert().values(run_id=run_id, day=day, settled_nano=settled, in_doubt_nano=in_doubt))
+
+
+def _booked(
+    connection: sa.Connection,
+    now: datetime,
+    *,
+    run_id: str | None = None,
+    month: str | None = None,
+    leases: bool = True,
+) -> Booked:
+    """What is booked for a run, for a month over all runs, or for a run in a month."""
+    days, held = [], []
+    if run_id is not None:
+        days, held = [DAYS.c.run_id == run_id], [LEASES.c.run_id == run_id]
+    if month is not None:
+        days, held = [*days, _in_month(month)], [*held, LEASES.c.month == month]
+    books = sa.select(_sum(DAYS.c.settled_nano), _sum(DAYS.c.in_doubt_nano)).where(*days)
+    settled, in_doubt = map(int, connection.execute(books).one())
+    if not leases:
+        return Booked(settled, in_doubt, 0)
+    dead = _sum(sa.case((_is_dead(now), LEASES.c.amount_nano), else_=0))
+    whole = sa.select(_sum(LEASES.c.amount_nano), dead).select_from(_HELD).where(*held)
+    leased, of_dead = map(int, connection.execute(whole).one())
+    return Booked(settled, in_doubt + of_dead, leased - of_dead)
+
+
+def _row_of(entry: Entry) -> dict[str, Any]:
+    return {
+        "run_id": entry.run_id,
+        "job": entry.job,
+        "model": entry.model,
+        "endpoint": entry.endpoint,
+        "labels": orjson.dumps(entry.labels, option=orjson.OPT_SORT_KEYS).decode(),
+        "output": entry.output,
+        "state": entry.state,
+        "host": entry.host,
+        "expected_nano": entry.expected_nano,
+        "started_at": entry.started_at.isoformat(),
+    }
 
 
 def _day(now: datetime) -> str:
@@ -343,46 +360,18 @@ def _time(now: datetime) -> str:
     return now.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _lease(run_id: str, holder: str) -> sa.ColumnElement[bool]:
-    return sa.and_(LEASES.c.run_id == run_id, LEASES.c.holder == holder)
+def _sum(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    return sa.func.coalesce(sa.func.sum(column), 0)
+
+
+def _of(table: sa.Table, run_id: str, holder: str) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.run_id == run_id, table.c.holder == holder)
+
+
+def _is_dead(now: datetime) -> sa.ColumnElement[bool]:
+    return HOLDERS.c.renewed_at < _time(now - timedelta(seconds=DEAD_S))
 
 
 def _in_month(month: str) -> sa.ColumnElement[bool]:
     # a range and not LIKE: both databases find it in the index
     return DAYS.c.day.between(f"{month}-01", f"{month}-31")
-
-
-def _bury(connection: sa.Connection, now: datetime) -> None:
-    """Put in doubt what holders had leased that were not heard of for `DEAD_S`."""
-    dead = LEASES.c.renewed_at < _time(now - timedelta(seconds=DEAD_S))
-    for lease in connection.execute(sa.select(LEASES).where(dead)).all():
-        Ledger._add(connection, lease.run_id, lease.day, 0, max(0, lease.amount_nano))  # noqa: SLF001
-    connection.execute(LEASES.delete().where(dead))
-
-
-def _booked(connection: sa.Connection, *, run_id: str | None = None, month: str | None = None) -> Booked:
-    """What is booked for a run, or for a month over all runs."""
-    days = DAYS.c.run_id == run_id if run_id is not None else _in_month(str(month))
-    leases = LEASES.c.run_id == run_id if run_id is not None else LEASES.c.month == month
-    total = sa.func.coalesce
-    settled, in_doubt = connection.execute(
-        sa.select(total(sa.func.sum(DAYS.c.settled_nano), 0), total(sa.func.sum(DAYS.c.in_doubt_nano), 0)).where(days)
-    ).one()
-    # an overshoot makes a lease negative: it gives nothing back to the others
-    open_part = sa.case((LEASES.c.amount_nano > 0, LEASES.c.amount_nano), else_=0)
-    leased = connection.execute(sa.select(total(sa.func.sum(open_part), 0)).where(leases)).scalar_one()
-    return Booked(int(settled), int(in_doubt), int(leased))
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions are begun below, by SQLAlchemy's event
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA busy_timeout=30000")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    # the lock is taken before the first read, so that nobody comes between the check and the reservation
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-VERSION = 1
+VERSION = 2
 METADATA = sa.MetaData()
 
 RUNS = sa.Table(
@@ -30,15 +30,24 @@ DAYS = sa.Table(
     sa.Column("settled_nano", sa.BigInteger, nullable=False),
     sa.Column("in_doubt_nano", sa.BigInteger, nullable=False),
 )
-LEASES = sa.Table(  # one a holder, run and month: what was leased in a month is booked in it, whenever it is spent
+HOLDERS = sa.Table(  # one a process that spends for a run; the row ends when the run is opened anew
+    "parquill_holders",
+    METADATA,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("holder", sa.String(100), primary_key=True),
+    # what it told that it has spent in all: whatever is told twice is booked once
+    sa.Column("settled_nano", sa.BigInteger, nullable=False),
+    sa.Column("in_doubt_nano", sa.BigInteger, nullable=False),
+    sa.Column("renewed_at", sa.String(40), nullable=False),
+)
+LEASES = sa.Table(  # what a holder may spend yet, by month: what was leased in a month is booked in it
     "parquill_leases",
     METADATA,
+    sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("holder", sa.String(100), primary_key=True),
-    sa.Column("run_id", sa.String(64), primary_key=True, index=True),
     sa.Column("month", sa.String(7), primary_key=True, index=True),
     sa.Column("day", sa.String(10), nullable=False),  # of the latest slice
-    sa.Column("amount_nano", sa.BigInteger, nullable=False),
-    sa.Column("renewed_at", sa.String(40), nullable=False),
+    sa.Column("amount_nano", sa.BigInteger, nullable=False),  # never negative
 )
 LENGTHS = sa.Table(  # see money.lengths: what is kept of a run's answers, to predict those of the next
     "parquill_lengths",

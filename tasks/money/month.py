@@ -11,22 +11,27 @@ from parquill.tasks.money.prices import usd
 
 
 def booked_by_others(job: Job, run_id: str | None = None) -> int | None:
-    """Nano-dollars that other runs have booked this month; None when the job has no monthly budget."""
+    """Nano-dollars that other runs have booked this month; None when the job has no monthly budget.
+
+    What the run itself has booked in earlier months is taken off (the figure may be negative then), so that all that the
+    run has spent, whenever, can be added.
+    """
     if job.budget.monthly_usd is None:
         return None
-    ledger = Ledger()
+    ledger, now = Ledger(), datetime.now(UTC)
     try:
-        month = ledger.of_month(f"{datetime.now(UTC):%Y-%m}").total
-        return month - (ledger.of_run(run_id).total if run_id is not None else 0)
+        month = ledger.of_month(f"{now:%Y-%m}", now).total
+        return month - (ledger.of_run(run_id, now).total if run_id is not None else 0)
     finally:
         ledger.close()
 
 
 def month_figures(run_id: str) -> tuple[Decimal, Decimal]:
     """Dollars that were booked this month before a run, and that are with it."""
-    ledger = Ledger()
+    ledger, now = Ledger(), datetime.now(UTC)
+    this = f"{now:%Y-%m}"
     try:
-        month, mine = ledger.of_month(f"{datetime.now(UTC):%Y-%m}"), ledger.of_run(run_id)
+        month, mine = ledger.of_month(this, now), ledger.of_run(run_id, now, this)
         return usd(month.total - mine.total), usd(month.total)
     finally:
         ledger.close()

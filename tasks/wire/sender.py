@@ -136,6 +136,9 @@ class Sender:
                     task.add_done_callback(tasks.discard)
         except Stopped:
             pass
+        except BaseException:
+            self.stop()  # the ledger or the disk is lost: the other shards must not send either
+            raise
         finally:
             errors = await asyncio.gather(*mine, return_exceptions=True)
             await journal.close()
@@ -338,7 +341,7 @@ class Sender:
         self.stopping = True
         self.stop_rule = self.stop_rule or rule
         self.limits.stop()
-        self.budget.wake()
+        self.budget.stop()
         for resting in self._resting:
             resting.cancel()
 

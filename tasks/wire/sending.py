@@ -23,6 +23,7 @@ from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.run import Run, load_run
 from parquill.tasks.disk.schemas import PLAN
+from parquill.tasks.money.account import PATIENCE_S
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Action, ShardRef
 from parquill.tasks.wire.answer import AnswerFormat
@@ -32,6 +33,7 @@ from parquill.tasks.wire.secrets import Key, read_key
 from parquill.tasks.wire.sender import Sender, SendRow
 from parquill.tasks.wire.spending import Spending
 
+STOP_PATIENCE_S = 5.0
 GRACE_S = 10.0  # under the 30 s after which Prefect kills a cancelled run
 READ_ROWS = 500
 _COLUMNS = [
@@ -54,7 +56,13 @@ class Sending:
     """A run's sender on its own thread. `complete` may be called from many threads at once."""
 
     def __init__(
-        self, run: Run, key: Key | None, transport: Callable[[], httpx.AsyncBaseTransport], disk: Disk = DISK
+        self,
+        run: Run,
+        key: Key | None,
+        transport: Callable[[], httpx.AsyncBaseTransport],
+        disk: Disk = DISK,
+        *,
+        is_first: bool = True,
     ) -> None:
         self._run, self._key, self._transport, self._disk = run, key, transport, disk
         self._loop = _new_loop()
@@ -63,7 +71,7 @@ class Sending:
         self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
         self._answers = AnswerIndex(run.folders.state)
         self._answers.add_run(run.run_id, run.job.output)
-        self._spending = Spending(run, self._disk_threads)
+        self._spending = Spending(run, self._disk_threads, is_first=is_first)
         self.budget, self.soft_limits = self._spending.budget, self._spending.soft_limits
         self._thread.start()
         self.sender: Sender = self._call(self._start())
@@ -154,7 +162,8 @@ class Sending:
                 self.request_stop(grace_s).result(grace_s + 5)
         self._call(self._wire.aclose())
         try:
-            self._call(self._spending.close())
+            # whoever wants to stop waits no minute for a database; the next start tells what was spent
+            self._call(self._spending.close(PATIENCE_S if grace_s is None else STOP_PATIENCE_S))
         finally:
             self._call(self._loop.shutdown_asyncgens())
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -208,7 +217,8 @@ def sending_of(state: Path, run_id: str) -> Sending:
     with _guard:
         if run_id not in _open:
             run = load_run(state, run_id)
-            _open[run_id] = Sending(run, read_key(run.job.endpoint), aiohttp_transport)
+            # it joins: the run was opened by the process that holds its folders
+            _open[run_id] = Sending(run, read_key(run.job.endpoint), aiohttp_transport, is_first=False)
         return _open[run_id]
 
 

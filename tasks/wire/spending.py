@@ -9,8 +9,8 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime
 
 from parquill.tasks.disk.run import Run
-from parquill.tasks.errors import LedgerFailed
-from parquill.tasks.money.account import Account
+from parquill.tasks.errors import LedgerFailed, RunTakenOver
+from parquill.tasks.money.account import PATIENCE_S, Account
 from parquill.tasks.money.budget import POLL_S, Budget
 from parquill.tasks.money.ledger import Entry, Ledger
 from parquill.tasks.money.prices import nano_of
@@ -22,8 +22,11 @@ REPORT_S = 1.0
 class Spending:
     """Opens a run's account with what its journals say, and keeps the ledger up to date."""
 
-    def __init__(self, run: Run, executor: Executor, ledger: Ledger | None = None) -> None:
-        """Raises ParquillError when the ledger cannot be opened."""
+    def __init__(self, run: Run, executor: Executor, ledger: Ledger | None = None, *, is_first: bool = True) -> None:
+        """Raises ParquillError when the ledger cannot be opened.
+
+        `is_first` is false for a process that joins others in a run that is open: their leases stay what they are.
+        """
         budget = run.job.budget
         run_limit = None if budget.run_usd is None else nano_of(budget.run_usd)
         month_limit = None if budget.monthly_usd is None else nano_of(budget.monthly_usd)
@@ -31,7 +34,8 @@ class Spending:
         self._ledger = ledger or Ledger()
         before = run.totals()
         self._before = (before.settled_nano, before.in_doubt_nano)
-        self._ledger.open_run(entry_of(run), *self._before, datetime.now(UTC))
+        if is_first:
+            self._ledger.open_run(entry_of(run), *self._before, datetime.now(UTC))
         self._account = Account(self._ledger, run.run_id, run_limit=run_limit, month_limit=month_limit)
         self._patience_s = run.job.retry.timeout_s
         self.budget = Budget(
@@ -44,10 +48,13 @@ class Spending:
         )
         self.soft_limits = SoftLimits(budget, before=sum(self._before), others=self._month_of_others(run.run_id))
         self._reporter: asyncio.Task[None] | None = None
-        self._unused = 0
+        self._returned = 0
 
     def _month_of_others(self, run_id: str) -> int:
-        month, mine = self._ledger.of_month(f"{datetime.now(UTC):%Y-%m}"), self._ledger.of_run(run_id)
+        now = datetime.now(UTC)
+        this = f"{now:%Y-%m}"
+        month, mine = self._ledger.of_month(this, now), self._ledger.of_run(run_id, now)
+        # with the run's own earlier months taken off, what the run has spent in all can be added to it
         return month.settled + month.in_doubt - mine.settled - mine.in_doubt
 
     async def _more(self, amount: int) -> int:
@@ -70,17 +77,22 @@ class Spending:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(REPORT_S)
-            # a ledger that is away for a while delays the report; the lease stays booked there meanwhile
-            with contextlib.suppress(LedgerFailed):
-                self._unused += self.budget.trim(self._account.slice)
-                await loop.run_in_executor(self._executor, self._account.report, *self._spent(), self._unused)
-                self._unused = 0
+            self._returned += self.budget.trim(self._account.slice)
+            try:
+                told = *self._spent(), self._returned
+                self.budget.lose(await loop.run_in_executor(self._executor, self._account.report, *told))
+            except RunTakenOver as error:
+                self.budget.fail(error)
+                return
+            except LedgerFailed:
+                # a ledger that is away for a while delays the report; the lease stays booked there meanwhile
+                continue
 
     def _spent(self) -> tuple[int, int]:
         return self.budget.settled - self._before[0], self.budget.in_doubt - self._before[1]
 
-    async def close(self) -> None:
-        """Report the last figures and give back what was not spent.
+    async def close(self, patience_s: float = PATIENCE_S) -> None:
+        """Report the last figures and give back what was not spent; a ledger that is away is waited for so long.
 
         Raises LedgerFailed when they could not be told; the next start of the run tells them, from its journals.
         """
@@ -90,7 +102,9 @@ class Spending:
                 await self._reporter
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._executor, self._account.close, *self._spent())
+            await loop.run_in_executor(self._executor, self._account.close, *self._spent(), patience_s)
+        except RunTakenOver:
+            raise
         except LedgerFailed as error:
             raise LedgerFailed(f"{error}; it lacks the run's last figures: run again, which tells them") from None
         finally:

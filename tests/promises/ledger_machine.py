@@ -6,12 +6,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from parquill.tasks.money.ledger import Booked, Entry, Ledger
-from parquill.tasks.money.ledger_tables import DAYS, LEASES, RUNS
+from parquill.tasks.errors import RunTakenOver
+from parquill.tasks.money.ledger import Booked, Entry, Held, Ledger
+from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RUNS
 
 BEGIN = datetime(2026, 11, 28, 20, tzinfo=UTC)
 RUN_LIMITS: dict[str, int | None] = {"fr": 1_000, "de": 700, "ja": None}
@@ -23,17 +25,33 @@ SEATS = [(run, seat) for run in RUN_LIMITS for seat in range(3)]
 some_run = st.sampled_from(sorted(RUN_LIMITS))
 some_seat = st.sampled_from(SEATS)
 share = st.integers(0, 4).map(lambda quarters: quarters / 4)
+Seat = tuple[str, int]
 
 
-def entry(run: str, job: str = "job") -> Entry:
-    return Entry(run, job, "a-model", "an-endpoint", {}, "out", "state", "host", 0, BEGIN)
+def entry(run: str, job: str = "job", **labels: str) -> Entry:
+    return Entry(run, job, "a-model", "an-endpoint", labels, "out", "state", "host", 0, BEGIN)
 
 
 def empty(ledger: Ledger) -> None:
     """Forget all runs."""
     with ledger.transaction() as connection:
-        for table in (RUNS, DAYS, LEASES):
+        for table in (RUNS, DAYS, LEASES, HOLDERS):
             connection.execute(table.delete())
+
+
+@dataclass
+class Holder:
+    """A process as it knows itself, and when the ledger heard of it last (None: never)."""
+
+    name: str
+    settled: int = 0
+    in_doubt: int = 0
+    left: int = 0
+    heard: datetime | None = None
+
+    @property
+    def held(self) -> Held:
+        return Held(self.settled, self.in_doubt, self.left, is_new=self.heard is None)
 
 
 @dataclass
@@ -43,21 +61,58 @@ class Books:
     settled: Counter[tuple[str, str]] = field(default_factory=Counter)
     in_doubt: Counter[tuple[str, str]] = field(default_factory=Counter)
     leases: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    told: dict[tuple[str, str], tuple[int, int, datetime]] = field(default_factory=dict)  # settled, in doubt, when
 
-    def booked(self, *, run: str | None = None, month: str | None = None) -> Booked:
+    def is_dead(self, run: str, holder: str, now: datetime) -> bool:
+        return self.told[run, holder][2] < now - timedelta(minutes=15)
+
+    def booked(self, now: datetime, *, run: str | None = None, month: str | None = None) -> Booked:
         def mine(key: tuple[str, str]) -> bool:
             return (run is None or key[0] == run) and (month is None or key[1] == month)
 
-        leases = [((owner, of), amount) for (owner, _, of), amount in self.leases.items()]
+        leases: Counter[bool] = Counter()
+        for (owner, holder, of), amount in self.leases.items():
+            if mine((owner, of)):
+                leases[self.is_dead(owner, holder, now)] += amount
         return Booked(
             sum(amount for key, amount in self.settled.items() if mine(key)),
-            sum(amount for key, amount in self.in_doubt.items() if mine(key)),
-            sum(max(0, amount) for key, amount in leases if mine(key)),
+            sum(amount for key, amount in self.in_doubt.items() if mine(key)) + leases[True],
+            leases[False],
         )
+
+    def keys(self, run: str, holder: str) -> list[tuple[str, str, str]]:
+        """The leases of a holder, the earliest month first."""
+        return sorted(key for key in self.leases if key[:2] == (run, holder))
+
+    def tell(self, run: str, holder: Holder, now: datetime) -> int:
+        """What is spent is taken from the earliest month's lease first; what is not needed is given back from the latest."""
+        before = self.told.get((run, holder.name), (0, 0, now))
+        self.told[run, holder.name] = (holder.settled, holder.in_doubt, now)
+        settled, in_doubt = holder.settled - before[0], holder.in_doubt - before[1]
+        keys, month = self.keys(run, holder.name), f"{now:%Y-%m}"
+        for key in keys:
+            month, amount = key[2], self.leases[key]
+            paid = min(settled, amount)
+            doubt = min(in_doubt, amount - paid)
+            settled, in_doubt = settled - paid, in_doubt - doubt
+            self.leases[key] = amount - paid - doubt
+            self.settled[run, month] += paid
+            self.in_doubt[run, month] += doubt
+        self.settled[run, month] += settled
+        self.in_doubt[run, month] += in_doubt
+        surplus = sum(self.leases[key] for key in keys) - max(0, holder.left)
+        for key in reversed(keys):
+            back = min(self.leases[key], max(0, surplus))
+            self.leases[key] -= back
+            surplus -= back
+            if not self.leases[key]:
+                del self.leases[key]
+        holder.heard = now
+        return sum(self.leases.get(key, 0) for key in keys)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Three runs of two jobs, each with up to three holders alive and any number that died."""
+    """Three runs of two jobs, each with three holders, who work, sleep, die, and hear no answer."""
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
@@ -66,24 +121,19 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now = BEGIN
         self.books = Books()
         self.truth = dict.fromkeys(RUN_LIMITS, (0, 0))  # what the journals say: settled and in doubt
-        self.lives: Counter[tuple[str, int]] = Counter()  # whoever takes a dead holder's seat has another name
-        self.over: Counter[str] = Counter()  # deliberate overshoots, of a run and of a month
+        self.names = 0
+        self.holders = {seat: self.somebody() for seat in SEATS}
+        self.shut_out: list[tuple[str, Holder]] = []
+        self.over: Counter[str] = Counter()  # deliberate overshoots, of a run and of all months
         self.resolved: set[str] = set()
-        self.dead: set[tuple[str, str, str]] = set()
+
+    def somebody(self) -> Holder:
+        self.names += 1
+        return Holder(f"host:{self.names}")
 
     @property
     def month(self) -> str:
         return f"{self.now:%Y-%m}"
-
-    def holder(self, seat: tuple[str, int]) -> str:
-        return f"host:{seat[1]}:{self.lives[seat]}"
-
-    def lease_of(self, seat: tuple[str, int]) -> int:
-        return sum(self.books.leases.get(key, 0) for key in self.keys(seat))
-
-    def keys(self, seat: tuple[str, int]) -> list[tuple[str, str, str]]:
-        """The leases of a seat, the earliest month first."""
-        return sorted(key for key in self.books.leases if key[:2] == (seat[0], self.holder(seat)))
 
     @initialize(hours=st.integers(0, 60))
     def begin(self, hours: int) -> None:
@@ -91,114 +141,95 @@ class LedgerMachine(RuleBasedStateMachine):
         for run, job in JOBS.items():
             self.ledger.open_run(entry(run, job), 0, 0, self.now)
 
-    @rule(hours=st.integers(1, 40))
-    def time_passes(self, hours: int) -> None:
+    @rule(hours=st.sampled_from([0.1, 0.2, 1, 5, 40]))
+    def time_passes(self, hours: float) -> None:
+        """Whoever is silent for long counts as dead, and may wake up again."""
         self.now += timedelta(hours=hours)
-        for run, holder, month in list(self.books.leases):  # nobody renewed what was leased hours ago
-            self.dead.add((run, holder, month))
 
-    def bury(self) -> None:
-        """What the dead had leased is in doubt, in the month of the lease, as soon as somebody asks for money."""
-        for run, holder, month in [key for key in self.books.leases if key in self.dead]:
-            amount = max(0, self.books.leases.pop((run, holder, month)))
-            self.books.in_doubt[run, month] += amount
-        self.dead.clear()
-
-    @rule(seat=some_seat, want=st.integers(1, 600), least=share, east=st.integers(-12, 14))
-    def lease(self, seat: tuple[str, int], want: int, least: float, east: int) -> None:
-        self.bury()
-        run, holder = seat[0], self.holder(seat)
+    @rule(seat=some_seat, want=st.integers(1, 600), least=share, east=st.integers(-12, 14), is_heard=st.integers(0, 4))
+    def lease(self, seat: Seat, want: int, least: float, east: int, is_heard: int) -> None:
+        """Ask for money; one answer in five is lost, with the connection."""
+        run, holder = seat[0], self.holders[seat]
         at_least = max(1, int(want * least))
-        mine, everybody = self.books.booked(run=run).total, self.books.booked(month=self.month).total
-        limit = RUN_LIMITS[run]
-        room = min(want, MONTH_LIMIT - everybody, want if limit is None else limit - mine)
         got = self.ledger.lease(
             run,
-            holder,
+            holder.name,
+            holder.held,
             want=want,
             least=at_least,
-            run_limit=limit,
+            run_limit=RUN_LIMITS[run],
             month_limit=MONTH_LIMIT,
             now=self.now.astimezone(timezone(timedelta(hours=east))),  # months are UTC wherever it is asked
         )
-        assert got == (room if room >= at_least else 0)
-        if got:
-            key = (run, holder, self.month)
-            self.books.leases[key] = self.books.leases.get(key, 0) + got
-            self.dead.discard(key)
+        known = self.books.tell(run, holder, self.now) - holder.left
+        mine, everybody = (self.books.booked(self.now, **scope).total for scope in ({"run": run}, {"month": self.month}))
+        limit = RUN_LIMITS[run]
+        room = min(want - known, MONTH_LIMIT - everybody, want - known if limit is None else limit - mine)
+        fits = room >= at_least - known and room > 0
+        assert got == (room + known if fits else min(0, known))
+        if fits:
+            key = (run, holder.name, self.month)
+            self.books.leases[key] = self.books.leases.get(key, 0) + room
+        if is_heard:
+            holder.left += got
 
-    @rule(seat=some_seat, paid=share, unsure=share)
-    def spend(self, seat: tuple[str, int], paid: float, unsure: float) -> None:
-        """Report a part of a lease as settled, and a part of the rest as in doubt."""
-        amount = max(0, self.lease_of(seat))
+    @rule(seat=some_seat, paid=share, unsure=share, times=st.integers(1, 2))
+    def spend(self, seat: Seat, paid: float, unsure: float, times: int) -> None:
+        """Report a part of a lease as settled, and a part of the rest as in doubt; twice where no answer was heard."""
+        amount = max(0, self.holders[seat].left)
         settled = int(amount * paid)
-        self.report(seat, settled, int((amount - settled) * unsure))
+        self.report(seat, settled, int((amount - settled) * unsure), times=times)
 
     @rule(seat=some_seat, extra=st.integers(1, 80))
-    def overshoot(self, seat: tuple[str, int], extra: int) -> None:
+    def overshoot(self, seat: Seat, extra: int) -> None:
         """The service bills more than was reserved."""
-        amount = self.lease_of(seat)
+        amount = self.holders[seat].left
         if amount > 0:
-            self.report(seat, amount + extra, 0)
-            for place in (seat[0], *MONTHS):
+            for place in (seat[0], "months"):
                 self.over[place] += extra
-
-    def report(self, seat: tuple[str, int], settled: int, in_doubt: int, unused: int = 0) -> None:
-        """What is spent is taken from the earliest month's lease first, and booked in its month."""
-        run = seat[0]
-        self.ledger.report(run, self.holder(seat), settled=settled, in_doubt=in_doubt, now=self.now, unused=unused)
-        self.truth[run] = (self.truth[run][0] + settled, self.truth[run][1] + in_doubt)
-        keys = self.keys(seat)
-        if not keys:
-            self._add(run, settled, in_doubt)
-        for key in keys:
-            self.dead.discard(key)
-            last, amount = key == keys[-1], self.books.leases[key]
-            paid = settled if last else min(settled, max(0, amount))
-            doubt = in_doubt if last else min(in_doubt, max(0, amount - paid))
-            back = max(0, min(unused, amount - paid - doubt))
-            settled, in_doubt, unused = settled - paid, in_doubt - doubt, unused - back
-            self.books.leases[key] = amount - paid - doubt - back
-            if not self.books.leases[key] and not last:
-                del self.books.leases[key]
-            self.books.settled[run, key[2]] += paid
-            self.books.in_doubt[run, key[2]] += doubt
+            self.report(seat, amount + extra, 0)
 
     @rule(seat=some_seat, part=share)
-    def trim(self, seat: tuple[str, int], part: float) -> None:
-        """Give back what is not used of a lease, and keep it."""
-        self.report(seat, 0, 0, int(max(0, self.lease_of(seat)) * part))
+    def trim(self, seat: Seat, part: float) -> None:
+        """Give back what is not used of a lease, or all of it, and keep the rest."""
+        holder = self.holders[seat]
+        holder.left -= int(max(0, holder.left) * part)
+        self.report(seat, 0, 0)
 
-    def _add(self, run: str, settled: int, in_doubt: int) -> None:
-        self.books.settled[run, self.month] += settled
-        self.books.in_doubt[run, self.month] += in_doubt
+    def report(self, seat: Seat, settled: int, in_doubt: int, times: int = 1) -> None:
+        run, holder = seat[0], self.holders[seat]
+        holder.settled, holder.in_doubt = holder.settled + settled, holder.in_doubt + in_doubt
+        holder.left -= settled + in_doubt
+        self.truth[run] = (self.truth[run][0] + settled, self.truth[run][1] + in_doubt)
+        for _ in range(times):
+            lost = self.ledger.report(run, holder.name, holder.held, self.now)
+        assert lost == max(0, holder.left - self.books.tell(run, holder, self.now))
+        holder.left -= lost
 
     @rule(seat=some_seat)
-    def give_back(self, seat: tuple[str, int]) -> None:
-        self.ledger.give_back(seat[0], self.holder(seat))
-        for key in self.keys(seat):
-            del self.books.leases[key]
-
-    @rule(seat=some_seat)
-    def die(self, seat: tuple[str, int]) -> None:
+    def die(self, seat: Seat) -> None:
         """Killed: nobody gives its lease back, and nobody knows what it had spent of it."""
-        self.lives[seat] += 1
+        self.holders[seat] = self.somebody()
 
     @rule(run=some_run, paid=share, unsure=share, lost=share)
     def go_on(self, run: str, paid: float, unsure: float, lost: float) -> None:
         """Started again after all its processes died: the journals tell what they had spent and not reported."""
-        if not self.may_go_on(run):
+        if run in self.resolved:  # what was in doubt is resolved for runs that will not
             return
         settled, in_doubt = self.truth[run]
         for key in [key for key in self.books.leases if key[0] == run]:
-            amount = max(0, self.books.leases.pop(key))
+            amount = self.books.leases.pop(key)
             settled += int(amount * paid)
             in_doubt += int((amount - int(amount * paid)) * unsure)
         # an answer that was reported and whose record was cut off with the journal's last group is in doubt now
         cut = int(min(settled, self.books.settled[run, self.month]) * lost)
         self.truth[run] = (settled, in_doubt) = (settled - cut, in_doubt + cut)
-        for number in range(3):
-            self.lives[run, number] += 1
+        for key in [key for key in self.books.told if key[0] == run]:
+            del self.books.told[key]
+        for seat in [seat for seat in SEATS if seat[0] == run]:
+            if self.holders[seat].heard is not None:
+                self.shut_out.append((run, self.holders[seat]))
+            self.holders[seat] = self.somebody()
         self.ledger.open_run(entry(run, JOBS[run]), settled, in_doubt, self.now)
         self.adopt(run)
 
@@ -214,16 +245,24 @@ class LedgerMachine(RuleBasedStateMachine):
             self.books.settled[run, row.day[:7]] += row.settled_nano
             self.books.in_doubt[run, row.day[:7]] += row.in_doubt_nano
 
-    def may_go_on(self, run: str) -> bool:
-        """Whether a run may go on: what was in doubt is resolved for runs that will not."""
-        return run not in self.resolved
+    @rule()
+    def one_who_was_shut_out_speaks(self) -> None:
+        """A process whose run was opened anew by another is told so, and changes nothing."""
+        for run, holder in self.shut_out:
+            with pytest.raises(RunTakenOver):
+                self.ledger.report(run, holder.name, holder.held, self.now)
 
     @rule(job=st.sampled_from(["day", "night", None]), is_paid=st.booleans(), before=st.booleans())
     def resolve(self, job: str | None, is_paid: bool, before: bool) -> None:  # noqa: FBT001 - drawn
-        """A person settles what is in doubt, in this month or in the one before."""
-        self.bury()
+        """A person settles what is in doubt, in this month or in the one before; who was only asleep has lost it."""
         month = f"{self.now.replace(day=1) - timedelta(days=1):%Y-%m}" if before else self.month
         runs = [run for run in RUN_LIMITS if job in {None, JOBS[run]}]
+        for key in [key for key in self.books.leases if key[0] in runs and key[2] == month]:
+            if self.books.is_dead(*key[:2], self.now):
+                amount = self.books.leases.pop(key)
+                self.books.in_doubt[key[0], month] += amount
+                for place in (key[0], "months"):  # it may be spent by one who sleeps yet, and has not heard
+                    self.over[place] += amount
         found = {run: self.books.in_doubt.pop((run, month), 0) for run in runs}
         assert self.ledger.resolve(month, job, paid=is_paid, now=self.now) == sum(found.values())
         self.resolved |= {run for run, amount in found.items() if amount}
@@ -234,9 +273,16 @@ class LedgerMachine(RuleBasedStateMachine):
     def no_limit_is_passed(self) -> None:
         """Settled, in doubt and leased never exceed a limit by more than what a service overshot."""
         for run, limit in RUN_LIMITS.items():
-            assert limit is None or self.ledger.of_run(run).total <= limit + self.over[run]
+            assert limit is None or self.ledger.of_run(run, self.now).total <= limit + self.over[run]
         for month in {self.month} | {month for _, month in self.books.settled}:
-            assert self.ledger.of_month(month).total <= MONTH_LIMIT + self.over[month]
+            assert self.ledger.of_month(month, self.now).total <= MONTH_LIMIT + self.over["months"]
+
+    @invariant()
+    def nobody_has_what_the_ledger_does_not_know(self) -> None:
+        """What the processes may still spend is booked as leased."""
+        for (run, _), holder in self.holders.items():
+            if run not in self.resolved:
+                assert holder.left <= sum(self.books.leases[key] for key in self.books.keys(run, holder.name))
 
     @invariant()
     def every_row_is_right(self) -> None:
@@ -255,10 +301,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for run in RUN_LIMITS:
-            assert self.ledger.of_run(run) == self.books.booked(run=run)
+            assert self.ledger.of_run(run, self.now) == self.books.booked(self.now, run=run)
+            for month in MONTHS[:3]:
+                booked = self.books.booked(self.now, run=run, month=month)
+                assert self.ledger.of_run(run, self.now, month) == booked
         for month in MONTHS:
-            booked = self.ledger.of_month(month)
-            assert booked == self.books.booked(month=month)
-            rows = self.ledger.days(month)
+            booked = self.ledger.of_month(month, self.now)
+            assert booked == self.books.booked(self.now, month=month)
+            rows = self.ledger.days(month, self.now)
             assert sum(row["settled_nano"] for row in rows) == booked.settled
             assert sum(row["in_doubt_nano"] for row in rows) == booked.in_doubt

@@ -1,0 +1,136 @@
+"""Where the ledger is kept: an SQLite file in the user's state folder, or the database in PARQUILL_LEDGER_URL.
+
+Whoever writes is alone: a transaction takes the one lock before its first read, so nothing comes between a check and a
+reservation. No wait is without end: a database that is away, or a lock that another process does not let go, raises
+LedgerFailed after some seconds, and who can wait longer asks again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from parquill.tasks.errors import LedgerFailed
+from parquill.tasks.money.ledger_tables import META, METADATA, VERSION
+
+CONNECT_S = 10
+LOCK_S = 10  # a transaction takes milliseconds
+STATEMENT_S = 20
+FROZEN_S = 30  # a process that stops within a transaction, as a suspended machine does, loses its lock
+_LOCK = 7210021  # any number that nobody else takes
+
+
+def ledger_url() -> sa.URL:
+    """PARQUILL_LEDGER_URL, or the SQLite file in the user's state folder. Raises LedgerFailed."""
+    url = os.environ.get("PARQUILL_LEDGER_URL")
+    if not url:
+        folder = Path(platformdirs.user_state_dir("parquill"))
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerFailed(f"the ledger's folder {folder} cannot be made: {error.strerror}") from None
+        return sa.URL.create("sqlite", database=str(folder / "ledger.sqlite"))
+    try:
+        found = sa.make_url(url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url)
+    except SQLAlchemyError:
+        raise LedgerFailed("PARQUILL_LEDGER_URL is not a SQLAlchemy URL") from None
+    return found.set(drivername="postgresql+psycopg") if found.drivername == "postgresql" else found
+
+
+class LedgerDatabase:
+    """A database with the ledger's tables; safe to use from several threads and processes."""
+
+    def __init__(self, url: sa.URL | str | None = None) -> None:
+        """Open it and create its tables. Raises LedgerFailed, in which the URL is not shown."""
+        try:
+            address = sa.make_url(url) if url else ledger_url()
+            self._engine = sa.create_engine(address, connect_args=_arguments(address))
+            self.is_sqlite = self._engine.dialect.name == "sqlite"
+        except ImportError:
+            raise LedgerFailed(
+                "PARQUILL_LEDGER_URL names a database whose driver is not installed; for PostgreSQL: "
+                "pip install 'parquill[postgres]'"
+            ) from None
+        except (SQLAlchemyError, OSError, ValueError) as error:
+            raise LedgerFailed(f"PARQUILL_LEDGER_URL cannot be used ({type(error).__name__})") from None
+        if self.is_sqlite:
+            sa.event.listen(self._engine, "connect", _set_up_sqlite)
+            sa.event.listen(self._engine, "begin", _begin_immediate)
+        elif self._engine.dialect.name != "postgresql":
+            # nobody has proved that a limit holds there
+            raise LedgerFailed("PARQUILL_LEDGER_URL names neither an SQLite file nor a PostgreSQL database")
+        with self.transaction() as connection:
+            self._create(connection)
+
+    @staticmethod
+    def _create(connection: sa.Connection) -> None:
+        METADATA.create_all(connection)
+        found = connection.execute(sa.select(META.c.value).where(META.c.name == "version")).scalar()
+        if found is None:
+            connection.execute(META.insert().values(name="version", value=str(VERSION)))
+        elif found != str(VERSION):
+            raise LedgerFailed(f"the ledger has the version {found}; this Parquill knows only version {VERSION}")
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """One transaction that no other writer can come between. Raises LedgerFailed, the transaction undone.
+
+        When the connection is lost at the very end nobody knows whether it was undone: whatever is written must be
+        right also when it is written twice.
+        """
+        try:
+            with self._engine.begin() as connection:
+                if not self.is_sqlite:
+                    connection.execute(_TIMEOUTS)
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+                yield connection
+        except SQLAlchemyError as error:
+            raise LedgerFailed(f"the ledger's database does not answer ({type(error).__name__})") from None
+
+
+# for this transaction only: a pooler that lends connections would keep them for others
+_TIMEOUTS = sa.select(
+    *(
+        sa.func.set_config(name, f"{seconds}s", True)
+        for name, seconds in (
+            ("lock_timeout", LOCK_S),
+            ("statement_timeout", STATEMENT_S),
+            ("idle_in_transaction_session_timeout", FROZEN_S),
+        )
+    )
+)
+
+
+def _arguments(address: sa.URL) -> dict[str, Any]:
+    """How to connect, where the URL does not say it."""
+    if address.get_backend_name() == "sqlite":
+        return {"timeout": LOCK_S}
+    if address.drivername != "postgresql+psycopg":
+        return {}
+    wanted = {"connect_timeout": CONNECT_S, "keepalives_idle": CONNECT_S, "tcp_user_timeout": STATEMENT_S * 1000}
+    wanted["prepare_threshold"] = None  # type: ignore[assignment]  # no pooler loses what is not prepared
+    return {name: value for name, value in wanted.items() if name not in address.query}
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions are begun below, by SQLAlchemy's event
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    # the lock is taken before the first read, so that nobody comes between the check and the reservation
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
