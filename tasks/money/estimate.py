@@ -64,8 +64,9 @@ def figure(
     for tokens, count in rows.items():
         one = lengths.expected(tokens)
         output += count * one
-        femto += count * price.expected_femto(*lengths.reported(tokens), one)
-        bare += count * price.femto(*lengths.reported(tokens), 0)
+        prompt = _reported(tokens, counter, lengths)
+        femto += count * price.expected_femto(*prompt, one)
+        bare += count * price.expected_femto(*prompt, 0)
     deviation = WIDER * lengths.deviation(rows) if rows else 0.0
 
     def bound(quantile: float) -> int:
@@ -80,6 +81,16 @@ def figure(
         min(worst, bound(NORMAL_P95)),
         worst,
     )
+
+
+def _reported(tokens: int, counter: TokenCounter, lengths: LengthModel) -> tuple[float, float]:
+    """Prompt tokens that are expected to be reported for a counted input, and how many of them as cached."""
+    prompt, cached = lengths.reported(tokens)
+    if not counter.is_corrected:
+        return prompt, cached
+    # a ratio of this job's lengths takes a template's fixed tokens for a part of every text, at other lengths wrongly
+    expected = counter.expected(tokens)
+    return expected, expected * cached / max(1, prompt)
 
 
 def _student(normal: float, answers: int) -> float:

@@ -58,10 +58,11 @@ class Price:
                 band = other
         return band
 
-    def expected_femto(self, prompt_tokens: int, cached_tokens: int, completion_tokens: float) -> int:
-        """Cost in femto-dollars of a request whose output is an expectation, no whole number of tokens."""
-        rest = self.femto(prompt_tokens, cached_tokens, 0)
-        return rest + round(completion_tokens * 1000) * self._band(prompt_tokens).output // 1000
+    def expected_femto(self, prompt_tokens: float, cached_tokens: float, completion_tokens: float) -> int:
+        """Cost in femto-dollars of a request whose tokens are expectations, no whole numbers."""
+        band = self._band(prompt_tokens)
+        prompt, cached, output = (round(tokens * 1000) for tokens in (prompt_tokens, cached_tokens, completion_tokens))
+        return ((prompt - cached) * band.input + cached * band.cached + output * band.output) // 1000
 
     def worst_nano(self, prompt_tokens: int, max_output_tokens: int) -> int:
         """The most that a request can cost, in nano-dollars, rounded up: nothing cached, all output used."""

@@ -165,6 +165,11 @@ class TokenCounter:
             return float(prompt_tokens)
         return self._correction.expected(prompt_tokens)
 
+    @property
+    def is_corrected(self) -> bool:
+        """Whether expectations are corrected by what earlier answers taught."""
+        return self._correction is not None and self._correction.is_fitted
+
     def note(self, counted: int, expected: float) -> str:
         """What to say beside a sum of prompt tokens; nothing where it is exact."""
         if self.exact:

@@ -79,6 +79,19 @@ def test_what_was_seen_is_reserved_for(jobs: Jobs) -> None:
     assert total(done.column("cost_usd")) == _billed(jobs) + Decimal(small.summary["cost_usd"])
 
 
+def test_longer_texts_than_learned_from(jobs: Jobs) -> None:
+    """The fixed tokens of a template are not taken for a part of the text: much longer texts cost what was expected."""
+    jobs.service.configure(prompt_tokens="scaled:1.1:200:o200k_base", output_tokens="fixed:5")
+    short = [" ".join(text.split()[:30]) for text in _texts(80, 8)]
+    assert jobs.run(jobs.job(short, **HOUSE)).exit_code == 0
+    long = jobs.job([f"{text} {text} {text} {text}" for text in _texts(80, 9)], **HOUSE)
+    expected = _estimate(jobs, long)
+    done = jobs.run(long)
+    assert done.exit_code == 0, done.stderr
+    assert expected["prompt_tokens"] == pytest.approx(done.summary["tokens"]["prompt"], rel=0.01)
+    assert float(expected["cost_usd_expected"]) == pytest.approx(float(done.summary["cost_usd"]), rel=0.02)
+
+
 def test_a_count_of_ones_own_encoding_is_told_when_it_is_off(jobs: Jobs) -> None:
     """A service that bills more prompt tokens than the model's own encoding counts is told of, and no estimate bends."""
     jobs.service.configure(prompt_tokens="scaled:1.05:0:o200k_base")
