@@ -18,6 +18,9 @@ from parquill.tasks.money.ledger import Held, Ledger
 
 PATIENCE_S = 60.0  # how long a database may be away: a restart, a failover
 SLICES = 50  # a slice is this part of the limit: few enough transactions, and little idle money at the end
+# where a slice would hold a few requests only, as with a small budget: a transaction for each of them would keep the
+# requests from being sent at once
+REQUESTS_A_SLICE, LARGEST_PART = 32, 8
 
 
 class Account:
@@ -45,6 +48,7 @@ class Account:
         self._is_new = True
         limits = [limit for limit in (run_limit, month_limit) if limit is not None]
         self.slice = min(limits) // SLICES if limits else 0
+        self._largest = min(limits) // LARGEST_PART if limits else 0
         self.limited = bool(limits)
 
     def _held(self) -> Held:
@@ -70,7 +74,7 @@ class Account:
             self._run_id,
             self._holder,
             self._held(),
-            want=max(amount, self.slice),
+            want=max(amount, self.slice, min(REQUESTS_A_SLICE * amount, self._largest)),
             least=amount,
             run_limit=self._run_limit,
             month_limit=self._month_limit,

@@ -47,12 +47,16 @@ def ledger_url() -> sa.URL:
 class LedgerDatabase:
     """A database with the ledger's tables; safe to use from several threads and processes."""
 
-    def __init__(self, url: sa.URL | str | None = None) -> None:
-        """Open it and create its tables. Raises LedgerFailed, in which the URL is not shown."""
+    def __init__(self, url: sa.URL | str | None = None, *, lock_s: float = LOCK_S) -> None:
+        """Open it and create its tables; `lock_s` is how long a call waits for other writers.
+
+        Raises LedgerFailed, in which the URL is not shown.
+        """
+        self._timeouts = _timeouts(lock_s)
         try:
             address = sa.make_url(url) if url else ledger_url()
-            self._engine = sa.create_engine(address, connect_args=_arguments(address))
-            self.is_sqlite = self._engine.dialect.name == "sqlite"
+            self.engine = sa.create_engine(address, connect_args=_arguments(address, lock_s))
+            self.is_sqlite = self.engine.dialect.name == "sqlite"
         except ImportError:
             raise LedgerFailed(
                 "PARQUILL_LEDGER_URL names a database whose driver is not installed; for PostgreSQL: "
@@ -61,9 +65,9 @@ class LedgerDatabase:
         except (SQLAlchemyError, OSError, ValueError) as error:
             raise LedgerFailed(f"PARQUILL_LEDGER_URL cannot be used ({type(error).__name__})") from None
         if self.is_sqlite:
-            sa.event.listen(self._engine, "connect", _set_up_sqlite)
-            sa.event.listen(self._engine, "begin", _begin_immediate)
-        elif self._engine.dialect.name != "postgresql":
+            sa.event.listen(self.engine, "connect", _set_up_sqlite)
+            sa.event.listen(self.engine, "begin", _begin_immediate)
+        elif self.engine.dialect.name != "postgresql":
             # nobody has proved that a limit holds there
             raise LedgerFailed("PARQUILL_LEDGER_URL names neither an SQLite file nor a PostgreSQL database")
         with self.transaction() as connection:
@@ -80,7 +84,7 @@ class LedgerDatabase:
 
     def close(self) -> None:
         """Close its connections."""
-        self._engine.dispose()
+        self.engine.dispose()
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -90,32 +94,30 @@ class LedgerDatabase:
         right also when it is written twice.
         """
         try:
-            with self._engine.begin() as connection:
+            with self.engine.begin() as connection:
                 if not self.is_sqlite:
-                    connection.execute(_TIMEOUTS)
+                    connection.execute(self._timeouts)
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                 yield connection
         except SQLAlchemyError as error:
             raise LedgerFailed(f"the ledger's database does not answer ({type(error).__name__})") from None
 
 
-# for this transaction only: a pooler that lends connections would keep them for others
-_TIMEOUTS = sa.select(
-    *(
-        sa.func.set_config(name, f"{seconds}s", True)
-        for name, seconds in (
-            ("lock_timeout", LOCK_S),
-            ("statement_timeout", STATEMENT_S),
-            ("idle_in_transaction_session_timeout", FROZEN_S),
-        )
-    )
-)
+def _timeouts(lock_s: float) -> sa.Select[Any]:
+    # for one transaction only: a pooler that lends connections would keep them for others
+    settings = {
+        "lock_timeout": lock_s,
+        "statement_timeout": STATEMENT_S,
+        "idle_in_transaction_session_timeout": FROZEN_S,
+    }
+    named = (sa.func.set_config(name, f"{seconds * 1000:.0f}ms", True) for name, seconds in settings.items())
+    return sa.select(*named)
 
 
-def _arguments(address: sa.URL) -> dict[str, Any]:
+def _arguments(address: sa.URL, lock_s: float) -> dict[str, Any]:
     """How to connect, where the URL does not say it."""
     if address.get_backend_name() == "sqlite":
-        return {"timeout": LOCK_S}
+        return {"timeout": lock_s}
     if address.drivername != "postgresql+psycopg":
         return {}
     wanted = {"connect_timeout": CONNECT_S, "keepalives_idle": CONNECT_S, "tcp_user_timeout": STATEMENT_S * 1000}

@@ -13,8 +13,8 @@ from parquill.tasks.money.prices import usd
 def booked_by_others(job: Job, run_id: str | None = None) -> int | None:
     """Nano-dollars that other runs have booked this month; None when the job has no monthly budget.
 
-    What the run itself has booked in earlier months is taken off (the figure may be negative then), so that all that the
-    run has spent, whenever, can be added.
+    What the run itself has booked in earlier months is taken off (the figure may be negative then), so that all
+    that the run has spent, whenever, can be added.
     """
     if job.budget.monthly_usd is None:
         return None

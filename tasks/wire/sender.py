@@ -111,29 +111,15 @@ class Sender:
     async def complete(self, rows: AsyncIterator[SendRow], journal: Journal, state: ShardState) -> None:
         """Complete the rows of a shard that have no outcome yet; their outcomes are put into `state`.
 
-        Raises DiskFailed, after which nothing more is sent by anybody.
+        Raises DiskFailed or LedgerFailed, after which nothing more is sent by anybody.
         """
         mine: set[asyncio.Task[None]] = set()
         try:
             async for row in rows:
                 if self.stopping:
                     break
-                if row.number in state.outcomes:
-                    continue
-                row.state = state.rows.setdefault(row.number, row.state)
-                if self._hold and row.state.in_doubt_requests:
-                    await self._fail(row, TABLE["connection_lost"], "its fate is unknown and is held", journal, state)
-                    continue
-                try:
-                    slot = await self._open(row)
-                except OverBudget:
-                    self.over_budget += 1
-                    continue
-                task = asyncio.create_task(self._complete_row(row, slot, journal, state))
-                task.add_done_callback(lambda _: self._open_rows.release())
-                for tasks in (mine, self._tasks):
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
+                if row.number not in state.outcomes:
+                    await self._begin(row, journal, state, mine)
         except Stopped:
             pass
         except BaseException:
@@ -145,6 +131,23 @@ class Sender:
         for error in errors:
             if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):
                 raise error
+
+    async def _begin(self, row: SendRow, journal: Journal, state: ShardState, mine: set[asyncio.Task[None]]) -> None:
+        """Begin a row once there is room for it; its task is put into `mine`. Raises Stopped, LedgerFailed."""
+        row.state = state.rows.setdefault(row.number, row.state)
+        if self._hold and row.state.in_doubt_requests:
+            await self._fail(row, TABLE["connection_lost"], "its fate is unknown and is held", journal, state)
+            return
+        try:
+            slot = await self._open(row)
+        except OverBudget:
+            self.over_budget += 1
+            return
+        task = asyncio.create_task(self._complete_row(row, slot, journal, state))
+        task.add_done_callback(lambda _: self._open_rows.release())
+        for tasks in (mine, self._tasks):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
     async def _open(self, row: SendRow) -> Slot:
         """Begin a row once few enough are open. Raises OverBudget, Stopped."""

@@ -162,7 +162,9 @@ class LedgerMachine(RuleBasedStateMachine):
             now=self.now.astimezone(timezone(timedelta(hours=east))),  # months are UTC wherever it is asked
         )
         known = self.books.tell(run, holder, self.now) - holder.left
-        mine, everybody = (self.books.booked(self.now, **scope).total for scope in ({"run": run}, {"month": self.month}))
+        mine, everybody = (
+            self.books.booked(self.now, **scope).total for scope in ({"run": run}, {"month": self.month})
+        )
         limit = RUN_LIMITS[run]
         room = min(want - known, MONTH_LIMIT - everybody, want - known if limit is None else limit - mine)
         fits = room >= at_least - known and room > 0
@@ -224,8 +226,8 @@ class LedgerMachine(RuleBasedStateMachine):
         # an answer that was reported and whose record was cut off with the journal's last group is in doubt now
         cut = int(min(settled, self.books.settled[run, self.month]) * lost)
         self.truth[run] = (settled, in_doubt) = (settled - cut, in_doubt + cut)
-        for key in [key for key in self.books.told if key[0] == run]:
-            del self.books.told[key]
+        for told in [told for told in self.books.told if told[0] == run]:
+            del self.books.told[told]
         for seat in [seat for seat in SEATS if seat[0] == run]:
             if self.holders[seat].heard is not None:
                 self.shut_out.append((run, self.holders[seat]))
