@@ -1,6 +1,6 @@
 # make install   the environment in .venv, from the hash-checked lock file (the other targets call it)
 # make demo      the sample job on a small local model: no key, no cost
-# make test      every test; servers that a test needs are started and stopped by it
+# make test      every test but those of e2e, on two cores; servers that a test needs are started and stopped by it
 # make check     linter, formatter, type checker
 # make mutants   takes out each line that keeps a promise, one at a time, and requires a red test
 # make lock      resolve requirements.lock anew (needs uv)
@@ -21,7 +21,7 @@ demo: install
 	  $(BIN)/parquill run data/jobs/summarize-articles.yaml --set 'endpoint.base_url={url}'
 
 test: install
-	$(BIN)/python -m pytest --ignore tests/production --ignore tests/promises/test_secrets.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/production --ignore tests/promises/test_secrets.py
 
 # deployments on a real Prefect server with a real worker; and the search of all that a server keeps, which is
 # quick only while no other tests' runs are in it

@@ -26,7 +26,7 @@ def _pilot(jobs: Jobs, settings: dict[str, Any], rows: str) -> tuple[Done, dict[
 
 
 def test_the_run_goes_on_from_the_pilot(jobs: Jobs, service: FakeService) -> None:
-    """What a pilot completed is not paid for again by the run, whose cost lies in the interval that the pilot gave."""
+    """What a pilot completed is not paid for again by the run, whose cost lies near the interval that the pilot gave."""
     service.configure(output_tokens="proportional:0.5:0.5")
     settings = jobs.job(_texts(1_500), max_output_tokens=60, budget={"run_usd": "1.00"}, tolerate={"not_ok": 1})
     done, told = _pilot(jobs, settings, "100")
@@ -40,7 +40,10 @@ def test_the_run_goes_on_from_the_pilot(jobs: Jobs, service: FakeService) -> Non
     assert service.stats()["billed"] == 1_500
     assert service.stats()["billed_twice"] == []
     cost = Decimal(done.summary["cost_usd"])
-    assert Decimal(told["cost_usd_low"]) <= cost <= Decimal(told["cost_usd_high"])
+    low, high = Decimal(told["cost_usd_low"]), Decimal(told["cost_usd_high"])
+    assert low < Decimal(told["cost_usd_expected"]) < high
+    # one time in ten it is outside, which tests/tasks/money/test_lengths.py counts; but never far
+    assert low - (high - low) < cost < high + (high - low)
     assert done.summary["estimate"]["cost_usd_expected"] == told["cost_usd_expected"]
     assert cost == sum(done.column("cost_usd")) == Decimal(done.summary["paid_usd"])
     assert set(done.column("run_id")) == {done.summary["run_id"]}
