@@ -328,9 +328,11 @@ def test_a_process_that_joins_a_run(tmp_path: Path) -> None:
     assert run is not None
     most, part = 750_000_000, 125_000_000
 
-    async def race(first: Spending, joined: Spending) -> list[bool]:
-        asked = [(first, most), (joined, most), (joined, part)]
-        got = [await spending.budget.reserve(amount) for spending, amount in asked]
+    async def race(threads: ThreadPoolExecutor) -> list[bool]:
+        first = Spending(run, threads)
+        got = [await first.budget.reserve(most)]
+        joined = Spending(run, threads, is_first=False)
+        got += [await joined.budget.reserve(amount) for amount in (most, part)]
         first.budget.settle(most, part)
         joined.budget.settle(part, part)
         await first.close()
@@ -338,8 +340,7 @@ def test_a_process_that_joins_a_run(tmp_path: Path) -> None:
         return got
 
     with ThreadPoolExecutor(2) as threads:
-        first = Spending(run, threads)
-        assert asyncio.run(race(first, Spending(run, threads, is_first=False))) == [True, False, True]
+        assert asyncio.run(race(threads)) == [True, False, True]
     ledger = Ledger()
     assert ledger.of_run(run.run_id, datetime.now(UTC)) == Booked(2 * part, 0, 0)
     ledger.close()
