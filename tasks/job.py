@@ -238,7 +238,9 @@ class Job(Settings):
     )
     price: Price | None = Field(None, description="For models without a public price; 0 on purpose")
     price_as: str | None = Field(None, description="A model at whose price the summary also shows the usage")
-    tokenizer: str | None = Field(None, description="An encoding's name, where the model's own is not public")
+    tokenizer: str | None = Field(
+        None, min_length=1, description="An encoding's name, where the model's own is not public"
+    )
     budget: Budget = Field(
         default_factory=lambda: Budget.model_validate({}), description="What a run and a month may cost"
     )

@@ -42,6 +42,11 @@ class PreviousResults:
                             )
                     for batch in parquet.iter_batches(batch_size=1024, columns=schema.names):
                         yield batch.select(schema.names)
+            except FileNotFoundError:
+                raise BadInput(
+                    f"--redo needs the results of the run before, and {path} is gone; run without --redo, which "
+                    "writes them anew and pays for nothing again"
+                ) from None
             except (pa.ArrowException, OSError) as error:
                 raise BadInput(f"--redo: {path} cannot be read: {str(error).splitlines()[0]}") from None
 

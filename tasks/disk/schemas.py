@@ -67,8 +67,8 @@ def check_names(columns: list[str], prefix: str, *, with_parsed: bool) -> None:
     taken = [name for name in columns if name in own]
     if taken:
         raise BadInput(
-            f"the input has a column {taken[0]!r}, as the output has; set `column_prefix` (for example llm_) to tell "
-            "them apart"
+            f"the input (or `for_each`) has a column {taken[0]!r}, as the output has; set `column_prefix` (for example "
+            "llm_) to tell them apart"
         )
     reserved = [name for name in columns if name.startswith(PLAN)]
     if reserved:

@@ -6,6 +6,7 @@ that way and 892 MiB the other way.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import glob
 import hashlib
@@ -24,20 +25,39 @@ from parquill.tasks.errors import BadInput
 BUFFER_BYTES = 1 << 20
 BATCH_BYTES = 8 << 20
 BATCH_ROWS = 1024
-# A file that claims to grow by more than this is not a table of prompts but a trap (zstd of text reaches 20).
+# A value of a dictionary is written once and may come in every row, so rows may be far larger than their bytes in the
+# file say. They are read in portions of which even the largest values would not fill the memory; but row by row, which
+# is slow, only from files that are packed as no text is.
+PORTION_BYTES = 16 << 20
+PORTION_ROWS = 16
+TIGHTLY_PACKED = 100
+# A file that grows by more than this is not a table of prompts but a trap (zstd of text reaches 20).
 MAX_EXPANSION = 2_000
 EXPANSION_FLOOR_BYTES = 4 << 30
+# Smaller files that may hide so much are read once before anything is counted; of larger ones it is seen on the way.
+LOOKED_THROUGH_BYTES = 64 << 20
+MOST_GROUPS = 10_000  # of a footer that are looked at
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One input file; `name` is its path below the input, `partitions` its key=value folders."""
+    """One input file; `name` is its path below the input, `partitions` its key=value folders.
+
+    `row_bytes` is what a row takes in the file, unpacked; `largest_row_bytes` what one may take in memory.
+    """
 
     path: str
     name: str
+    size: int
     rows: int
     row_bytes: float
+    largest_row_bytes: int
     partitions: tuple[tuple[str, Any], ...]
+
+    @property
+    def most_bytes(self) -> int:
+        """What it may grow to in memory, and still be taken for a table of prompts."""
+        return max(EXPANSION_FLOOR_BYTES, self.size * MAX_EXPANSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +98,9 @@ def find_source(location: str, output: Path | None = None) -> Source:
         )
         name = Path(path).relative_to(root).as_posix()
         stamp.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{footer.num_rows}\n".encode())
-        files.append(SourceFile(path, name, footer.num_rows, _row_bytes(footer), keys))
+        file = SourceFile(path, name, stat.st_size, footer.num_rows, *_row_bytes(footer), keys)
+        _look_through(file)
+        files.append(file)
     if schema is None:
         raise BadInput(f"no Parquet file in {location}")
     for key, _ in files[0].partitions:
@@ -99,18 +121,55 @@ def read_batches(source: Source, limit: int | None = None) -> Iterator[tuple[Sou
         first = 0
         if left <= 0:
             return
-        size = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, file.row_bytes))))
         try:
-            with _open(file.path) as parquet:
-                for raw in parquet.iter_batches(batch_size=size):
-                    batch = _complete(raw.slice(0, left), file, source.schema)
-                    yield file, first, batch
-                    first += batch.num_rows
-                    left -= batch.num_rows
-                    if left <= 0:
-                        return
+            for batch in _batches(file):
+                taken = _complete(batch.slice(0, left), file, source.schema)
+                yield file, first, taken
+                first += taken.num_rows
+                left -= taken.num_rows
+                if left <= 0:
+                    return
         except (pa.ArrowException, OSError) as error:
             raise BadInput(f"{file.path}: row {first} or later cannot be read: {_reason(error)}") from None
+
+
+def _batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
+    """Read a file in small portions, and join them. Raises BadInput for a decompression bomb."""
+    most_rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, file.row_bytes))))
+    joined: list[pa.RecordBatch] = []
+    rows = held = 0
+    for portion in _portions(file, most_rows):
+        if joined and (rows + portion.num_rows > most_rows or held + portion.nbytes > BATCH_BYTES):
+            yield pa.concat_batches(joined)
+            joined, rows, held = [], 0, 0
+        joined.append(portion)
+        rows, held = rows + portion.num_rows, held + portion.nbytes
+    if joined:
+        yield pa.concat_batches(joined)
+
+
+def _portions(file: SourceFile, most_rows: int) -> Iterator[pa.RecordBatch]:
+    fewest = 1 if file.rows * file.row_bytes > file.size * TIGHTLY_PACKED else PORTION_ROWS
+    size = min(most_rows, max(fewest, PORTION_BYTES // max(1, file.largest_row_bytes)))
+    unpacked = 0
+    with _open(file.path) as parquet:
+        for portion in parquet.iter_batches(batch_size=size):
+            unpacked += portion.nbytes
+            if unpacked > file.most_bytes:
+                raise BadInput(
+                    f"{file.path} grows from {file.size:,} to over {unpacked:,} bytes: a decompression bomb?"
+                )
+            yield portion
+
+
+def _look_through(file: SourceFile) -> None:
+    """Unpack a small file that may be a decompression bomb, before the tokens of what it holds are counted."""
+    if file.size > LOOKED_THROUGH_BYTES or file.rows * file.largest_row_bytes <= file.most_bytes:
+        return
+    # damage is told with its row when the rows are read
+    with contextlib.suppress(pa.ArrowException, OSError):
+        for _ in _portions(file, BATCH_ROWS):
+            pass
 
 
 def _check_apart(location: str, paths: list[str], output: Path | None) -> None:
@@ -166,16 +225,18 @@ def _footer(path: str, size: int) -> tuple[pq.FileMetaData, pa.Schema]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise BadInput(f"{path} has the column {twice[0]!r} more than once")
-    claimed = sum(footer.row_group(i).total_byte_size for i in range(min(footer.num_row_groups, 10_000)))
+    claimed = sum(footer.row_group(i).total_byte_size for i in range(min(footer.num_row_groups, MOST_GROUPS)))
     if claimed > EXPANSION_FLOOR_BYTES and claimed > size * MAX_EXPANSION:
         raise BadInput(f"{path} would grow from {size:,} to {claimed:,} bytes: a decompression bomb?")
     return footer, schema
 
 
-def _row_bytes(footer: pq.FileMetaData) -> float:
-    groups = min(footer.num_row_groups, 1_000)
-    rows = sum(footer.row_group(i).num_rows for i in range(groups))
-    return sum(footer.row_group(i).total_byte_size for i in range(groups)) / rows if rows else 1.0
+def _row_bytes(footer: pq.FileMetaData) -> tuple[float, int]:
+    """Bytes of a row: on average as written, and at most in memory, as no value is longer than its column's chunk."""
+    groups = [footer.row_group(i) for i in range(min(footer.num_row_groups, MOST_GROUPS))]
+    rows = sum(group.num_rows for group in groups)
+    average = sum(group.total_byte_size for group in groups) / rows if rows else 1.0
+    return average, max((group.total_byte_size for group in groups), default=1)
 
 
 def _reason(error: Exception) -> str:

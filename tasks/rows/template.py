@@ -25,6 +25,10 @@ class NullValue(Exception):
     """A null reached the text of a prompt."""
 
 
+class ShownAsPython(Exception):
+    """A list or a struct would be shown with Python's brackets and quotes."""
+
+
 class _Null(StrictUndefined):
     """A null cell: false in a test, replaced by `default`, and an error wherever it would become text."""
 
@@ -69,6 +73,8 @@ def _visible(value: Any) -> Any:
     # called for every {{ ... }}: "None" must never be sent to a model as text
     if value is None:
         raise NullValue
+    if isinstance(value, list | tuple | dict):
+        raise ShownAsPython("struct" if isinstance(value, dict) else "list")
     return value
 
 
@@ -114,6 +120,7 @@ class Templates:
                 self._parts.append((role, env.from_string(text)))
             except TemplateSyntaxError as error:
                 raise BadJob(f"`prompt.{role}`, line {error.lineno}: {error.message}") from None
+            _check_names_of(tree, env, role)
             wanted = meta.find_undeclared_variables(tree) - set(env.globals)
             reserved = {"self", "vars"} & {node.name for node in tree.find_all(nodes.Name)} & set(known)
             for name in reserved:
@@ -135,6 +142,11 @@ class Templates:
             except NullValue:
                 raise RowFault(
                     "null_value", f"a null reached prompt.{role}; handle it with default('', true)"
+                ) from None
+            except ShownAsPython as error:
+                raise RowFault(
+                    "template_error",
+                    f"prompt.{role} shows a {error}; say how, with | join(', '), | tojson or a field of it",
                 ) from None
             except UndefinedError as error:
                 nulls = [name for name, value in values.items() if value is None]
@@ -158,6 +170,16 @@ class Templates:
                 raise RowFault("template_error", f"prompt.{role}: {type(error).__name__} for this row") from None
             messages.append({"role": role, "content": text})
         return messages
+
+
+def _check_names_of(tree: nodes.Template, env: ImmutableSandboxedEnvironment, role: str) -> None:
+    """Find unknown filters and tests where Jinja2 would find them with a row only: behind an `if`. Raises BadJob."""
+    for kind, word, known in ((nodes.Filter, "filter", env.filters), (nodes.Test, "test", env.tests)):
+        for node in tree.find_all(kind):
+            if node.name not in known:
+                near = difflib.get_close_matches(node.name, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise BadJob(f"`prompt.{role}`, line {node.lineno}: No {word} named {node.name!r}{hint}")
 
 
 def _hint(name: str, known: list[str]) -> str:

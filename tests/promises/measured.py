@@ -98,6 +98,21 @@ def _complete(path: Path) -> int:
     return tasks
 
 
+def peak_of(code: str) -> int:
+    """The most memory (MB) that a process needs which imports the reader of inputs and runs a line of code."""
+    lines = [
+        "import contextlib, pathlib, re",
+        "from parquill.tasks.errors import BadInput",
+        "from parquill.tasks.rows.source import find_source, read_batches",
+        "with contextlib.suppress(BadInput):",
+        f"    {code}",
+        # not ru_maxrss, which begins with what the process that started this one had
+        "print(int(re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text())[1]) // 1024)",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, timeout=120, check=True)
+    return int(done.stdout)
+
+
 def main() -> None:
     """Run the jobs that are named."""
     for path in sys.argv[1:]:

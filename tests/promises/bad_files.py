@@ -1,0 +1,233 @@
+"""Input files that no run may pay for, and odd ones that are no fault: each is made by its function, in a folder.
+
+`BAD` gives what the refusal must say; `GOOD` how many rows there are. Nothing of it lies in the repository as a file,
+so what a library writes today is what is tested.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import feather
+
+CANARY = "CANARY-in-a-cell"
+TEXTS = [f"{CANARY} {number}" for number in range(8)]
+
+
+def good(path: Path, **columns: pa.Array | list[object]) -> Path:
+    """A sound file of eight rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"text": TEXTS, **columns}), path, write_page_checksum=True)
+    return path
+
+
+def _bytes(folder: Path, data: bytes) -> Path:
+    path = folder / "in.parquet"
+    path.write_bytes(data)
+    return path
+
+
+def _cut(folder: Path, keep: float) -> Path:
+    data = good(folder / "whole" / "in.parquet").read_bytes()
+    return _bytes(folder, data[: int(len(data) * keep)])
+
+
+def _long_footer(folder: Path) -> Path:
+    """A footer that claims to be longer than the file."""
+    data = good(folder / "whole" / "in.parquet").read_bytes()
+    return _bytes(folder, data[:-8] + struct.pack("<I", 1 << 30) + b"PAR1")
+
+
+def _flipped(folder: Path) -> Path:
+    """A bit of a value, in a page that has a checksum."""
+    path = folder / "in.parquet"
+    table = pa.table({"text": TEXTS})
+    pq.write_table(table, path, write_page_checksum=True, compression="none", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[bytes(data).index(TEXTS[3].encode()) + 3] ^= 1  # neither least nor greatest, so it is no statistic
+    return _bytes(folder, bytes(data))
+
+
+def _garbled_footer(folder: Path) -> Path:
+    data = bytearray(good(folder / "whole" / "in.parquet").read_bytes())
+    draw = random.Random(3)
+    for place in range(len(data) - 200, len(data) - 8):
+        data[place] = draw.randrange(256)
+    return _bytes(folder, bytes(data))
+
+
+def _bomb(folder: Path, value: int, rows: int) -> Path:
+    """`rows` rows of one value of so many bytes, which a dictionary holds once: gigabytes out of some kilobytes."""
+    path = folder / "in.parquet"
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), [CANARY + "a" * value])
+    # without the Arrow schema it is read as text
+    pq.write_table(pa.table({"text": column}), path, compression="zstd", store_schema=False)
+    return path
+
+
+def _feather(folder: Path) -> Path:
+    feather.write_feather(pa.table({"text": TEXTS}), folder / "in.parquet")
+    return folder / "in.parquet"
+
+
+def _twice(folder: Path) -> Path:
+    table = pa.Table.from_arrays([pa.array(TEXTS), pa.array(TEXTS)], ["text", "text"])
+    pq.write_table(table, folder / "in.parquet")
+    return folder / "in.parquet"
+
+
+def _folder(folder: Path, **tables: pa.Table) -> Path:
+    for name, table in tables.items():
+        path = folder / "in" / name.replace("__", "/").replace("_is_", "=") / "part.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+    return folder / "in"
+
+
+def _pipe(folder: Path) -> Path:
+    """A pipe that nobody writes to: opening it would wait for ever."""
+    os.mkfifo(folder / "in.parquet")
+    return folder / "in.parquet"
+
+
+def _pipe_in_a_folder(folder: Path) -> Path:
+    (folder / "in").mkdir()
+    os.mkfifo(folder / "in" / "a.parquet")
+    return folder / "in"
+
+
+def _broken_link(folder: Path) -> Path:
+    (folder / "in.parquet").symlink_to(folder / "nowhere")
+    return folder / "in.parquet"
+
+
+def _links_in_a_circle(folder: Path) -> Path:
+    (folder / "in").mkdir()
+    (folder / "in" / "again").symlink_to(folder / "in")
+    return folder / "in"
+
+
+def _own_results(folder: Path) -> Path:
+    good(folder / "out" / "results" / "a.parquet")
+    return folder / "out"
+
+
+def _table(**columns: pa.Array | list[object]) -> pa.Table:
+    return pa.table({"text": TEXTS, **columns})
+
+
+def _one_column(column: pa.Array) -> Callable[[Path], Path]:
+    return lambda folder: _folder(folder, a=pa.table({"text": column}))
+
+
+BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
+    "missing": (lambda folder: folder / "in.parquet", ["in.parquet", "does not exist"]),
+    "0 bytes": (lambda folder: _bytes(folder, b""), ["in.parquet", "empty"]),
+    "text": (lambda folder: _bytes(folder, b"text\n" + "\n".join(TEXTS).encode()), ["in.parquet", "not a readable"]),
+    "zeros": (lambda folder: _bytes(folder, bytes(4096)), ["in.parquet", "not a readable"]),
+    "only its magic": (lambda folder: _bytes(folder, b"PAR1PAR1"), ["in.parquet", "not a readable"]),
+    "encrypted": (lambda folder: _bytes(folder, b"PARE" + bytes(64) + b"\x20\0\0\0PARE"), ["in.parquet"]),
+    "of Feather": (_feather, ["in.parquet", "not a readable"]),
+    "half of it": (lambda folder: _cut(folder, 0.5), ["in.parquet", "not a readable"]),
+    "cut in its footer": (lambda folder: _cut(folder, 0.97), ["in.parquet", "not a readable"]),
+    "a footer too long": (_long_footer, ["in.parquet", "not a readable"]),
+    "a garbled footer": (_garbled_footer, ["in.parquet"]),
+    "a flipped bit": (_flipped, ["in.parquet", "cannot be read"]),
+    "a bomb of large values": (lambda folder: _bomb(folder, 20_000_000, 1_000), ["in.parquet", "decompression bomb"]),
+    "a bomb of small values": (lambda folder: _bomb(folder, 100_000, 200_000), ["in.parquet", "decompression bomb"]),
+    "a column twice": (_twice, ["in.parquet", "'text'", "more than once"]),
+    "another column": (
+        lambda folder: _folder(folder, a=pa.table({"words": TEXTS})),
+        ["'text'", "which is no column", "words"],
+    ),
+    "another case": (lambda folder: _folder(folder, a=pa.table({"Text": TEXTS})), ["'text'", "is written 'Text'"]),
+    "no columns": (lambda folder: _folder(folder, a=pa.table({})), ["'text'"]),
+    "another type in the second file": (
+        lambda folder: _folder(folder, a=_table(), b=pa.table({"text": [1, 2]})),
+        ["b/part.parquet", "int64 instead of string"],
+    ),
+    "a column less in the second file": (
+        lambda folder: _folder(folder, a=_table(more=TEXTS), b=_table()),
+        ["b/part.parquet", "'more' is missing"],
+    ),
+    "folders with other keys": (
+        lambda folder: _folder(folder, dt_is_1=_table(), day_is_1=_table()),
+        ["part.parquet", "key=value folders differ"],
+    ),
+    "a column like one of ours": (
+        lambda folder: _folder(folder, a=_table(status=TEXTS)),
+        ["'status'", "column_prefix"],
+    ),
+    "a column like one of the plan's": (
+        lambda folder: _folder(folder, a=_table(__parquill_action=TEXTS)),
+        ["__parquill_action"],
+    ),
+    "a prompt of binary": (_one_column(pa.array([b"\xff" + CANARY.encode()] * 8)), ["'text'", "binary"]),
+    "a prompt of lists": (_one_column(pa.array([[text] for text in TEXTS])), ["row 0", "list", "join"]),
+    "a prompt of structs": (_one_column(pa.array([{"a": text} for text in TEXTS])), ["row 0", "struct", "tojson"]),
+    "a prompt of maps": (
+        _one_column(pa.array([[("a", text)] for text in TEXTS], pa.map_(pa.string(), pa.string()))),
+        ["row 0", "list", "tojson"],
+    ),
+    "a folder without files": (lambda folder: _folder(folder) / "", ["in", "does not exist"]),
+    "a folder with hidden files": (
+        lambda folder: good(folder / "in" / "_temporary" / "a.parquet").parents[1],
+        ["in", "no *.parquet"],
+    ),
+    "a glob that matches nothing": (lambda folder: folder / "none-*.parquet", ["none-*.parquet", "no file matches"]),
+    "a pipe": (_pipe, ["in.parquet", "does not exist"]),
+    "a folder with a pipe": (_pipe_in_a_folder, ["in", "no *.parquet"]),
+    "a broken link": (_broken_link, ["in.parquet", "does not exist"]),
+    "links in a circle": (_links_in_a_circle, ["in", "no *.parquet"]),
+    "our own output": (_own_results, ["lies inside the input"]),
+}
+
+
+def _groups(folder: Path, groups: int) -> Path:
+    """A file of many row groups of one row."""
+    path = folder / "in.parquet"
+    with pq.ParquetWriter(path, pa.schema([("text", pa.string())])) as writer:
+        for number in range(groups):
+            writer.write_batch(pa.record_batch({"text": [f"{number % 8}"]}))
+    return path
+
+
+def _metadata(folder: Path) -> Path:
+    return _folder(folder, a=_table().replace_schema_metadata({"pandas": "x" * 5_000_000}))
+
+
+def _brotli(folder: Path) -> Path:
+    pq.write_table(_table(), folder / "in.parquet", compression="brotli")
+    return folder / "in.parquet"
+
+
+GOOD: dict[str, tuple[Callable[[Path], Path], int]] = {
+    "0 rows": (_one_column(pa.array([], pa.string())), 0),
+    "0 rows in one of two files": (lambda folder: _folder(folder, a=_table().slice(0, 0), b=_table()), 8),
+    "row groups of 0 rows": (
+        lambda folder: _folder(folder, a=pa.concat_tables([_table().slice(0, 0), _table()])),
+        8,
+    ),
+    "2,000 row groups": (lambda folder: _groups(folder, 2_000), 2_000),
+    "large_string": (_one_column(pa.array(TEXTS, pa.large_string())), 8),
+    "string_view": (_one_column(pa.array(TEXTS, pa.string_view())), 8),
+    "dictionary": (_one_column(pa.array(TEXTS).dictionary_encode()), 8),
+    "dictionary of large_string": (_one_column(pa.array(TEXTS, pa.large_string()).dictionary_encode()), 8),
+    "int": (_one_column(pa.array(range(8))), 8),
+    "decimal": (_one_column(pa.array(range(8), pa.int64()).cast(pa.decimal128(30, 5))), 8),
+    "timestamp": (_one_column(pa.array(range(8), pa.timestamp("ns", "Asia/Tokyo"))), 8),
+    "bool": (_one_column(pa.array([True, False] * 4)), 8),
+    "much metadata": (_metadata, 8),
+    "brotli": (_brotli, 8),
+    "a name with blanks, quotes and a percent": (lambda folder: good(folder / "a 'b' %s [é].parquet"), 8),
+    "key=value folders": (
+        lambda folder: _folder(folder, dt_is_1__lang_is_fr=_table(), dt_is_2__lang_is_de=_table()),
+        16,
+    ),
+}
