@@ -114,6 +114,14 @@ class Sender:
         Raises DiskFailed, after which nothing more is sent by anybody.
         """
         mine: set[asyncio.Task[None]] = set()
+        errors: list[BaseException] = []
+
+        def ended(task: asyncio.Task[None]) -> None:
+            mine.discard(task)
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                errors.append(error)
+
         try:
             async for row in rows:
                 if self.stopping:
@@ -131,17 +139,16 @@ class Sender:
                     continue
                 task = asyncio.create_task(self._complete_row(row, slot, journal, state))
                 task.add_done_callback(lambda _: self._open_rows.release())
-                for tasks in (mine, self._tasks):
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
+                mine.add(task)
+                self._tasks.add(task)
+                task.add_done_callback(ended)
         except Stopped:
             pass
         finally:
-            errors = await asyncio.gather(*mine, return_exceptions=True)
+            await asyncio.gather(*mine, return_exceptions=True)
             await journal.close()
-        for error in errors:
-            if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):
-                raise error
+        if errors:
+            raise errors[0]
 
     async def _open(self, row: SendRow) -> Slot:
         """Begin a row once few enough are open. Raises OverBudget, Stopped."""
