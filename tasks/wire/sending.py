@@ -206,7 +206,11 @@ def sending(
         yield opened
     except BaseException:
         # whoever was asked to stop already and is asked again stops at once
-        opened.close(grace_s=0 if stop_requested.is_set() else GRACE_S)
+        try:
+            opened.close(grace_s=0 if stop_requested.is_set() else GRACE_S)
+        except BaseException:  # Prefect turns the second SIGTERM into an exception, in the midst of the grace
+            opened.close(grace_s=0)
+            raise
         raise
     else:
         opened.close()
