@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import stat
@@ -85,6 +86,22 @@ class FailingDisk(CountingDisk):
             if self.failed_name == "write" and len(data) > 1:
                 os.write(descriptor, memoryview(data)[: len(data) // 2])
             raise
+
+
+class BrokenDisk(CountingDisk):
+    """Fails at the first call that `breaks`, and at every call after it if that is `for_good`."""
+
+    def __init__(self, breaks: Callable[[str, Any], bool], *, for_good: bool = False) -> None:
+        super().__init__()
+        self._breaks, self._for_good = breaks, for_good
+        self.broken = False
+
+    def before(self, name: str, target: Any) -> None:
+        if self.broken and not self._for_good:
+            return
+        if self.broken or self._breaks(name, target):
+            self.broken = True
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 class ForgetfulDisk(CountingDisk):

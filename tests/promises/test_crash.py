@@ -27,7 +27,7 @@ from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
 from tests.direct import results
 from tests.promises.answering import Answering
-from tests.promises.disks import CountingDisk, FailingDisk, ForgetfulDisk, Image, lay_out
+from tests.promises.disks import BrokenDisk, FailingDisk, ForgetfulDisk, Image, lay_out
 from tests.promises.small_job import AT_ONCE, SmallJob, stripped
 
 LONG = bool(os.environ.get("PARQUILL_CRASH_LONG"))  # `make crash`: every call in every way
@@ -113,22 +113,6 @@ def test_a_disk_that_fails_at_any_call(job: SmallJob, number: int, *, for_good: 
     assert fail_at > 50
 
 
-class _BrokenDisk(CountingDisk):
-    """Fails at the first call that `breaks`, and at every call after it if that is `for_good`."""
-
-    def __init__(self, breaks: Callable[[str, Any], bool], *, for_good: bool = False) -> None:
-        super().__init__()
-        self._breaks, self._for_good = breaks, for_good
-        self.broken = False
-
-    def before(self, name: str, target: Any) -> None:
-        if self.broken and not self._for_good:
-            return
-        if self.broken or self._breaks(name, target):
-            self.broken = True
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-
 def _is_journal(name: str, target: Any) -> bool:
     return name == "sync" and str(Path(f"/proc/self/fd/{target}").readlink()).endswith("000000.journal")
 
@@ -152,7 +136,7 @@ def test_one_failure_stops_all_sending(job: SmallJob, is_it: Callable[[str, Any]
         return True
 
     with pytest.raises(DiskFailed, match=os.strerror(errno.EIO)):
-        job.run(service, _BrokenDisk(breaks))
+        job.run(service, BrokenDisk(breaks))
     assert service.billed.total() - billed[0] <= 2 * AT_ONCE
     done = job.start()
     assert len(results(job.settings)) == 90
@@ -161,7 +145,7 @@ def test_one_failure_stops_all_sending(job: SmallJob, is_it: Callable[[str, Any]
 
 def test_results_come_back_after_half_a_swap(job: SmallJob) -> None:
     """C3: when the old results were moved away and the new ones not yet in, the next start puts the old ones back first."""
-    disk = _BrokenDisk(lambda name, target: name == "rename" and target.name == "staging", for_good=True)
+    disk = BrokenDisk(lambda name, target: name == "rename" and target.name == "staging", for_good=True)
     with pytest.raises(DiskFailed):
         job.run(Answering(), disk)
     assert not (job.root / "results").exists()
