@@ -40,6 +40,7 @@ check: install
 
 mutants: install
 	$(BIN)/python -m tests.promises.mutants
+
 crash: install
 	PARQUILL_CRASH_LONG=1 $(BIN)/python -m pytest -s tests/promises/test_crash.py tests/promises/test_crash_processes.py
 
