@@ -42,7 +42,7 @@ mutants: install
 	$(BIN)/python -m tests.promises.mutants
 
 crash: install
-	PARQUILL_CRASH_LONG=1 $(BIN)/python -m pytest -s tests/promises/test_crash.py tests/promises/test_crash_processes.py
+	LONG_CRASH=1 $(BIN)/python -m pytest -s tests/promises/test_crash.py tests/promises/test_crash_processes.py
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.memory

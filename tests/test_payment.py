@@ -228,6 +228,19 @@ def test_a_row_shows_what_its_own_output_paid(service: FakeService, tmp_path: Pa
     assert results(other)[:10] == paid_there
 
 
+def test_a_paid_answer_comes_before_a_failed_try(service: FakeService, tmp_path: Path) -> None:
+    """What failed for one output and was then paid by another of the same state is not paid for again."""
+    service.configure(faults=[{"kind": "status:400", "match": '"text 7"', "times": 1}])
+    settings = job_of(tmp_path, _texts(10), service.url, state=str(tmp_path / "state"))
+    run_steps(settings)
+    assert results(settings)[7]["status"] == "failed"
+    run_steps({**settings, "output": str(tmp_path / "other")})
+    paid = _billed(service)
+    run_steps(settings)
+    row = results(settings)[7]
+    assert (row["status"], row["reused"], _billed(service) - paid) == ("ok", True, 0)
+
+
 def test_a_limit_is_the_head_of_the_whole(service: FakeService, tmp_path: Path) -> None:
     """`--limit` completes the first rows; the full run after it pays for the others only."""
     settings = job_of(tmp_path, _texts(30), service.url)

@@ -30,7 +30,7 @@ from tests.promises.answering import Answering
 from tests.promises.disks import BrokenDisk, FailingDisk, ForgetfulDisk, Image, lay_out
 from tests.promises.small_job import AT_ONCE, SmallJob, stripped
 
-LONG = bool(os.environ.get("PARQUILL_CRASH_LONG"))  # `make crash`: every call in every way
+LONG = bool(os.environ.get("LONG_CRASH"))  # `make crash`: every call in every way
 
 
 @pytest.fixture
@@ -246,3 +246,21 @@ def test_an_index_that_is_ahead_of_the_journals(job: SmallJob) -> None:
     again = job.start()
     assert len(again.billed) <= AT_ONCE + len(lost)
     assert stripped(results(job.settings)) == job.wanted
+
+
+def test_an_error_that_nobody_foresaw_is_told(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C5: an error in one row stops the run with that error, also when the row ended long before the others; the next
+    start goes on.
+    """
+    settled: list[int] = []
+
+    def fail_once(femto: int) -> int:
+        settled.append(femto)
+        return femto // 1_000_000 if len(settled) > 1 else femto // 0
+
+    monkeypatch.setattr("parquill.tasks.wire.sender.to_nano", fail_once)
+    service = Answering(lambda prompt: 0 if prompt == "new 0" else 0.05)
+    with pytest.raises(ZeroDivisionError):
+        job.run(service)
+    monkeypatch.undo()
+    assert service.billed.total() <= 2 * AT_ONCE

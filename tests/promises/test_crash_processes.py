@@ -21,7 +21,7 @@ from tests.promises.kills import Kills, wait_for_requests
 
 AT_ONCE = 16
 SAME = 20  # rows that ask what an earlier row asks
-LONG = bool(os.environ.get("PARQUILL_CRASH_LONG"))  # `make crash`
+LONG = bool(os.environ.get("LONG_CRASH"))  # `make crash`
 # What a kill may change in a row; `in_doubt_usd` is held against the attempts below.
 MAY_DIFFER = ["request_id", "attempts", "latency_s", "finished_at", "run_id", "in_doubt_usd"]
 
