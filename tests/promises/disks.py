@@ -5,24 +5,31 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import stat
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from parquill.tasks.disk.files import Disk
 
-CALLS = ("write", "truncate", "sync", "rename", "remove")
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9]+")
 Image = dict[str, bytes | None]  # path below the root -> content of a file, None for a folder
 
 
 class CountingDisk(Disk):
-    """Tells `before` of each call by its number (from 1), its name and its first argument."""
+    """Tells `before` of each call: its kind and its first argument. `calls` are all so far, by what is done to what.
+
+    A call has the same name in every run of a job (the id of the run is left out): the third sync of a journal, say.
+    Only how many groups a journal has depends on chance.
+    """
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls: list[str] = []
         self.lock = threading.RLock()
+        self._times: Counter[str] = Counter()
 
     def before(self, name: str, target: Any) -> None:
         """Called with the lock held; what it raises is what the call raises."""
@@ -32,10 +39,16 @@ class CountingDisk(Disk):
 
     def _one(self, name: str, call: Callable[..., None], *arguments: Any) -> None:
         with self.lock:
-            self.calls += 1
+            self._take_down(name, arguments[0])
             self.before(name, arguments[0])
             call(*arguments)
             self.after(name, arguments[0])
+
+    def _take_down(self, name: str, target: Any) -> None:
+        path = Path(f"/proc/self/fd/{target}").readlink() if isinstance(target, int) else target
+        what = _RUN_ID.sub("RUN", f"{name} {path.parent.name}/{path.name}")
+        self._times[what] += 1
+        self.calls.append(f"{what} {self._times[what]}")
 
     def write(self, descriptor: int, data: bytes) -> None:
         self._one("write", super().write, descriptor, data)
@@ -54,12 +67,12 @@ class CountingDisk(Disk):
 
 
 class FailingDisk(CountingDisk):
-    """Fails the call with this number; with `for_good` all after it too. A write that fails may leave half of it.
+    """Fails the call of this name; with `for_good` all after it too. A write that fails leaves half of it.
 
     `look` is called at the failure; what it gives is kept as `seen`.
     """
 
-    def __init__(self, fail_at: int, number: int, *, for_good: bool, look: Callable[[], int]) -> None:
+    def __init__(self, fail_at: str, number: int, *, for_good: bool, look: Callable[[], int]) -> None:
         super().__init__()
         self.fail_at, self.number, self.for_good, self._look = fail_at, number, for_good, look
         self.seen = 0
@@ -71,7 +84,7 @@ class FailingDisk(CountingDisk):
         inode = os.fstat(target).st_ino if name == "sync" and not _is_folder(target) else None
         if inode in self._unsynced:
             self.synced_again += 1
-        if self.calls == self.fail_at or (self.for_good and self.calls > self.fail_at):
+        if self.calls[-1] == self.fail_at or (self.for_good and self.failed_name is not None):
             if self.failed_name is None:
                 self.failed_name = name
                 self.seen = self._look()
@@ -166,7 +179,7 @@ class ForgetfulDisk(CountingDisk):
         name, and the first half of what was written since the sync. `zeros`: every name and length, but what was not
         synced reads as zeros.
         """
-        dice = random.Random(f"{self.calls} {throw}")
+        dice = random.Random(f"{len(self.calls)} {throw}")
         return dict(self._walk(self.root.stat().st_ino, self.root, "", how, dice))
 
     def _walk(

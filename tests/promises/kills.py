@@ -21,8 +21,8 @@ NOTICED_S = 0.05  # after this the service knows that its client is gone
 class Kills:
     """Kills a job `times` times. A moment is after so many requests, or so long after the start.
 
-    `twice` is how many rows are paid twice in all, `most_twice` how many after one kill; `cut` how many answers the
-    service saw cut off.
+    `twice` is how many requests were paid once more in all, `most_twice` how many for one kill, which shows only when
+    the job went on: `count` says it after the end. `cut` is how many answers the service saw cut off.
     """
 
     jobs: Jobs
@@ -67,11 +67,15 @@ class Kills:
         os.kill(spawned.process.pid, signal.SIGKILL)
         spawned.process.wait()
         time.sleep(NOTICED_S)
+        self.count()
+        return alive
+
+    def count(self) -> None:
+        """Count what was paid again since the last time."""
         stats = self.jobs.service.stats(full=True)
         twice = sum(bill[0] - 1 for bill in stats["billed_map"].values())
         self.most_twice = max(self.most_twice, twice - self.twice)
         self.twice, self.cut = twice, len(stats["cut_by_client"])
-        return alive
 
     def _seen(self) -> int:
         seen: int = self.jobs.service.stats()["requests"]

@@ -58,7 +58,7 @@ def test_damage_stops_the_run(job: SmallJob, *, with_index: bool) -> None:
     journal = _cut_off(job)[0]
     whole, scan = photograph(job.root), scan_journal(journal)
     starts = [start - 16 for start, _ in scan.spans]
-    for place in range(0, starts[-1], 97):
+    for place in range(0, starts[-1], 197):
         lay_out(whole, job.root)
         if not with_index:
             for index in (job.root / ".parquill").glob("answers.sqlite*"):
@@ -98,14 +98,15 @@ def test_a_torn_end_is_cut_and_reported(job: SmallJob, caplog: pytest.LogCapture
     journals = _cut_off(job)
     scan = scan_journal(journals[-1])
     lost = {entry.record["row"] for entry in scan.entries() if entry.offset >= scan.tail.last}
-    journals[-1].write_bytes(scan.data[:-3])
+    journals[-1].write_bytes(scan.data[:-3] + bytes(5000))
     for done in journals[0].parents[1].glob("done/*.json"):
         done.unlink()
     whole = photograph(job.root)
     service = job.start()
-    cut = len(scan.data) - 3 - scan.tail.last
+    cut = len(scan.data) + 4997 - scan.tail.last
     assert f"{journals[-1]}: its last {cut} bytes are a write that was never finished" in caplog.text
     assert 0 < service.billed.total() <= len(lost)
+    assert scan_journal(journals[-1]).tail.torn_bytes == 0
     assert stripped(results(job.settings)) == job.wanted
     lay_out(whole, job.root)
     caplog.clear()

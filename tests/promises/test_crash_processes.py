@@ -22,6 +22,7 @@ from tests.promises.kills import Kills, wait_for_requests
 AT_ONCE = 16
 SAME = 20  # rows that ask what an earlier row asks
 LONG = bool(os.environ.get("LONG_CRASH"))  # `make crash`
+ONLY_LONG = pytest.mark.skipif(not LONG, reason="the other signal, or the whole grace: `make crash`")
 # What a kill may change in a row; `in_doubt_usd` is held against the attempts below.
 MAY_DIFFER = ["request_id", "attempts", "latency_s", "finished_at", "run_id", "in_doubt_usd"]
 
@@ -30,7 +31,7 @@ def test_kill_nine_again_and_again(jobs: Jobs) -> None:
     """C1, C4: killed again and again at moments drawn from a seed, a job ends with the rows of an undisturbed one; only
     what was in flight at a kill is paid twice, and that stands in doubt in its row; a finished job sends nothing.
     """
-    kills, rows = (100, 4000) if LONG else (5, 400)
+    kills, rows = (100, 4000) if LONG else (3, 300)
     jobs.service.configure(
         prompt_tokens="tiktoken:o200k_base", output_tokens="lognormal:15:0.3", latency_ms=50, latency_sigma=0.4
     )
@@ -40,9 +41,11 @@ def test_kill_nine_again_and_again(jobs: Jobs) -> None:
     killer = Kills(jobs, settings, seed=20261123, each=rows // kills * 3 // 2)
     killer.kill(kills)
     jobs.service.configure(latency_ms=2, latency_sigma=0)
-    killer.kill_writing()
-    done = jobs.spawn(settings).wait(300)
+    if LONG:  # in `make test` it is a test of its own, below
+        killer.kill_writing()
+    done = jobs.run(settings)
     assert done.exit_code == 0, done.stderr
+    killer.count()
     stats = jobs.service.stats()
     lost = rows - sum(status == "ok" for status in done.column("status"))
     sys.stdout.write(
@@ -95,7 +98,11 @@ def test_a_kill_while_results_are_written(jobs: Jobs) -> None:
     check_books(done)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=ONLY_LONG)],
+    ids=["ctrl-c", "sigterm"],
+)
 def test_a_signal_stops_gently(jobs: Jobs, number: signal.Signals) -> None:
     """SIGINT and SIGTERM: nothing new is sent, what is under way is kept, exit 130 soon, and the same run goes on."""
     jobs.service.configure(latency_ms=150)
@@ -130,6 +137,7 @@ def test_a_signal_stops_gently(jobs: Jobs, number: signal.Signals) -> None:
     check_books(done)
 
 
+@ONLY_LONG
 def test_a_signal_ends_what_hangs(jobs: Jobs) -> None:
     """Requests that hang do not hold up a SIGTERM: after the grace they are cut off, in doubt, and exit is 130."""
     jobs.service.configure(
@@ -154,20 +162,20 @@ def test_a_signal_ends_what_hangs(jobs: Jobs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second"),
-    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)],
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=ONLY_LONG)],
     ids=["sigterm", "ctrl-c"],
 )
-def test_a_second_signal_stops_at_once(jobs: Jobs, first: signal.Signals, second: signal.Signals) -> None:
+def test_a_second_signal_stops_at_once(jobs: Jobs, number: signal.Signals) -> None:
     """C7: whoever does not want to wait out the grace signals again: exit is 130 within seconds, what hangs in doubt."""
     jobs.service.configure(faults=[{"kind": "hang"}])
     settings = jobs.job([f"text {n}" for n in range(20)], limits={"max_at_once": 4})
     spawned = jobs.spawn(settings)
     wait_for_requests(jobs.service, spawned, 4)
-    spawned.process.send_signal(first)
+    spawned.process.send_signal(number)
     time.sleep(0.5)
     began = time.monotonic()
-    spawned.process.send_signal(second)
+    spawned.process.send_signal(number)
     stopped = spawned.wait()
     assert stopped.exit_code == 130, stopped.stderr
     assert time.monotonic() - began < 5
