@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,23 @@ console = Console(stderr=True, highlight=False)
 def say(text: str) -> None:
     """One plain line; nothing in it is taken for markup, nor obeyed by the terminal."""
     console.print(escape(clean(text)), soft_wrap=True)
+
+
+class _Saying(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it."""
+        say(record.getMessage())
+
+
+@contextlib.contextmanager
+def journals_are_heard() -> Iterator[None]:
+    """Say in the terminal what is reported of journals."""
+    log, handler = logging.getLogger("parquill.journal"), _Saying()
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _pairs(pairs: dict[str, str]) -> Table:

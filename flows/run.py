@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from parquill.flows.approve import ask_on_terminal
-from parquill.flows.console import say, show_bar, show_estimate, show_summary
+from parquill.flows.console import journals_are_heard, say, show_bar, show_estimate, show_summary
 from parquill.flows.engine import EmbeddedServer
 from parquill.tasks.disk.reading import latest_summary
 from parquill.tasks.disk.run import Run
@@ -35,7 +35,7 @@ def run_job(
     folders = Folders.of(placed)
     read_key(placed.endpoint)  # a missing key is found now, and not after an hour of reading
     folders.create()
-    with interrupted_by_sigterm(), hold(folders, f"the job {job.name}"):
+    with interrupted_by_sigterm(), journals_are_heard(), hold(folders, f"the job {job.name}"):
         server = EmbeddedServer()
 
         def work_ahead() -> None:

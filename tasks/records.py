@@ -115,7 +115,6 @@ class Totals:
     settled_nano: int = 0
     in_doubt_nano: int = 0
     worst_nano: int = 0  # reservations of the rows that have an outcome: what the estimate said of them
-    torn_bytes: int = 0  # of journals, cut off where a write was never finished
     statuses: dict[str, int] = field(default_factory=dict)  # of the rows that have an outcome
 
     def add(self, other: Totals) -> None:

@@ -1,8 +1,7 @@
-"""Runs a job's steps without Prefect, for tests of what lies below it; `python -m tests.direct JOB` as a process."""
+"""Runs a job's steps without Prefect, for tests of what lies below it."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ from parquill.tasks.disk.results import write_results
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.ending import Ending, finish_run, stop_early
-from parquill.tasks.job_file import load_job, make_job
+from parquill.tasks.job_file import make_job
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.wire.client import aiohttp_transport
@@ -71,7 +70,3 @@ def results(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of a job's results, in their order."""
     rows: list[dict[str, Any]] = pq.read_table(Path(settings["output"]) / "results").to_pylist()
     return rows
-
-
-if __name__ == "__main__":
-    run_steps(load_job(Path(sys.argv[1])).model_dump())

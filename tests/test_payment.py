@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import random
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from tests.direct import job_of, results, run_steps
 from tests.services.running import FakeService, fake_openai
-
-ROOT = Path(__file__).parents[1]
-PASSING = ("run_id", "attempts", "latency_s", "request_id", "finished_at", "in_doubt_usd")
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +228,19 @@ def test_a_row_shows_what_its_own_output_paid(service: FakeService, tmp_path: Pa
     assert results(other)[:10] == paid_there
 
 
+def test_a_paid_answer_comes_before_a_failed_try(service: FakeService, tmp_path: Path) -> None:
+    """What failed for one output and was then paid by another of the same state is not paid for again."""
+    service.configure(faults=[{"kind": "status:400", "match": '"text 7"', "times": 1}])
+    settings = job_of(tmp_path, _texts(10), service.url, state=str(tmp_path / "state"))
+    run_steps(settings)
+    assert results(settings)[7]["status"] == "failed"
+    run_steps({**settings, "output": str(tmp_path / "other")})
+    paid = _billed(service)
+    run_steps(settings)
+    row = results(settings)[7]
+    assert (row["status"], row["reused"], _billed(service) - paid) == ("ok", True, 0)
+
+
 def test_a_limit_is_the_head_of_the_whole(service: FakeService, tmp_path: Path) -> None:
     """`--limit` completes the first rows; the full run after it pays for the others only."""
     settings = job_of(tmp_path, _texts(30), service.url)
@@ -286,53 +291,6 @@ def test_every_fault_has_its_row(
     assert "text 7" not in (row["error_message"] or "")
     assert all(other["status"] == "ok" for place, other in enumerate(rows) if place != 7)
     _check_sums(*done, rows)
-
-
-def _spawn(job: Path) -> subprocess.Popen[bytes]:
-    with job.with_suffix(".err").open("wb") as said:
-        return subprocess.Popen([sys.executable, "-m", "tests.direct", str(job)], cwd=ROOT, stderr=said)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_killed_at_any_moment_it_goes_on(service: FakeService, tmp_path: Path, seed: int) -> None:
-    """Killed with SIGKILL again and again, the results are those of an undisturbed run, and little is paid twice."""
-    at_once, draw = 16, random.Random(seed)
-    texts = _texts(600, same=20)
-    whole = job_of(tmp_path / "whole", texts, service.url, limits={"max_at_once": at_once})
-    run_steps(whole)
-    service.configure(latency_ms=40, latency_sigma=0.5)
-    service.reset()
-    settings = job_of(tmp_path / "killed", texts, service.url, limits={"max_at_once": at_once})
-    job = tmp_path / "job.yaml"
-    job.write_bytes(orjson.dumps(settings))
-    kills = 0
-    while True:
-        process = _spawn(job)
-        try:
-            # later each time, so that a machine that is busy comes to the end as well
-            process.wait(0.9 + 1.2 * draw.random() + 0.1 * kills)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-            if kills > 25:
-                pytest.fail("no run came to its end")
-            continue
-        assert process.returncode == 0, job.with_suffix(".err").read_text()
-        break
-    service.configure(latency_ms=2, latency_sigma=0)
-    assert kills >= 2
-    stripped = [
-        [{name: value for name, value in row.items() if name not in PASSING} for row in results(found)]
-        for found in (whole, settings)
-    ]
-    assert stripped[0] == stripped[1]
-    twice = _billed(service) - int(service.stats()["billed"])
-    assert twice <= at_once * kills
-    doubt = sum((row["in_doubt_usd"] for row in results(settings)), Decimal(0))
-    assert (doubt > 0) or twice == 0
-    assert run_steps(settings) is None
 
 
 def test_a_result_file_that_was_cut_is_written_again(service: FakeService, tmp_path: Path) -> None:

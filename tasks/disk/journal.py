@@ -135,8 +135,8 @@ def read_journal(path: Path) -> Iterator[Entry]:
 
 
 def tell_cut(path: Path, torn_bytes: int) -> None:
-    """Report the damaged last group of a journal: it was being written when its run was cut off."""
-    _log.warning("%s: the last %d bytes were cut off, a write that was never finished", path, torn_bytes)
+    """Report the damaged last group of a journal, which was being written when its run was cut off."""
+    _log.warning("%s: its last %d bytes are a write that was never finished; they are cut off", path, torn_bytes)
 
 
 def check_version(path: Path, header: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from parquill.tasks.disk.journal import scan_journal
+from parquill.tasks.disk.journal import read_journal
 from parquill.tasks.records import Outcome, Totals
 
 
@@ -38,11 +38,10 @@ class ShardState:
 
     rows: dict[int, RowState] = field(default_factory=dict)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
-    torn_bytes: int = 0  # of a last group that was never finished
 
     def totals(self) -> Totals:
         """Requests and money of the shard."""
-        total = Totals(torn_bytes=self.torn_bytes)
+        total = Totals()
         for row in self.rows.values():
             total.sent += row.requests
             total.throttled += row.throttled
@@ -61,9 +60,7 @@ def replay_shard(journal: Path) -> ShardState:
     state = ShardState()
     if not journal.exists():
         return state
-    scan = scan_journal(journal)
-    state.torn_bytes = scan.tail.torn_bytes
-    for entry in scan.entries():
+    for entry in read_journal(journal):
         record = entry.record
         row = state.rows.setdefault(record["row"], RowState())
         if record["type"] == "intent":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment
+from jinja2 import Environment, Template
 
 from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.picture import draw_cost, draw_lengths
@@ -69,6 +70,11 @@ def _shown(value: Any) -> Any:
     return clean(value) if type(value) is str else value  # pictures are Markup: safe already
 
 
+@functools.cache
+def _page() -> Template:
+    return Environment(autoescape=True, finalize=_shown).from_string(_PAGE)
+
+
 def write_report(
     path: Path,
     summary: dict[str, Any],
@@ -77,8 +83,7 @@ def write_report(
     disk: Disk = DISK,
 ) -> None:
     """Write the page; `predicted` is the share of answers by bin of output length. Raises DiskFailed."""
-    page = Environment(autoescape=True, finalize=_shown).from_string(_PAGE)
-    text = page.render(
+    text = _page().render(
         s=summary,
         counted_line=counted_line,
         worst=worst_line(summary["counted"]),

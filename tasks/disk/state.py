@@ -26,7 +26,7 @@ from pathlib import Path
 
 import orjson
 
-from parquill.tasks.disk.files import DISK, Disk, private_folder, remove_folder, sweep
+from parquill.tasks.disk.files import DISK, Disk, private_folder, read_json, remove_folder, sweep
 from parquill.tasks.errors import DiskFailed, FolderInUse
 from parquill.tasks.job import Job
 
@@ -138,9 +138,18 @@ class Folders:
             remove_folder(folder)
         for folder in (self.output, self.output / "history", self.own, self.state):
             sweep(folder)
+        self.forget_shards()
+
+    def forget_shards(self) -> None:
+        """Remove the shards, which hold prompts, of every run of this output that nobody will go on with."""
+        current = read_json(self.own / "current.json") or {}
         for run in self.runs():
-            sweep(run.path)
-            sweep(run.path / "done")
+            if (run.path / "shards").is_dir():  # not finished, or not tidily
+                sweep(run.path)
+                sweep(run.path / "done")
+                settings = read_json(run.path / "job.json") or {}
+                if settings.get("output") == str(self.output) and run.run_id != current.get("run_id"):
+                    remove_folder(run.path / "shards")
 
 
 def new_run_id(now: datetime) -> str:

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.errors import DiskFailed
 
+WRITE_BYTES = 1 << 20
+
 
 class TableFile:
     """Writes one Parquet file: page checksums, zstd. Its name lasts with the next sync of its folder."""
@@ -24,8 +26,8 @@ class TableFile:
         except OSError as error:
             raise self._failure(error) from None
         try:
-            sink = _Sink(self._descriptor, disk)
-            self._writer = pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True)
+            self._sink = _Sink(self._descriptor, disk)
+            self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd", write_page_checksum=True)
         except BaseException as error:
             os.close(self._descriptor)
             if isinstance(error, OSError):
@@ -43,6 +45,7 @@ class TableFile:
         """Finish the file and give its bytes, which last now. Raises DiskFailed."""
         try:
             self._writer.close()
+            self._sink.write_kept()
             self._disk.sync(self._descriptor)
             return os.fstat(self._descriptor).st_size
         except OSError as error:
@@ -63,26 +66,34 @@ class TableFile:
 
 
 class _Sink:
-    """What pyarrow takes for a file."""
+    """What pyarrow takes for a file; small writes (there are many, of each column) go to the disk together."""
 
     def __init__(self, descriptor: int, disk: Disk) -> None:
         self._descriptor, self._disk = descriptor, disk
+        self._kept = bytearray()
         self._at = 0
         self.closed = False
 
     def write(self, data: Any) -> int:
-        """Write all of a buffer."""
+        """Take all of a buffer."""
         view: Any = memoryview(data)
-        self._disk.write(self._descriptor, view)
+        self._kept += view
         self._at += len(view)
+        if len(self._kept) >= WRITE_BYTES:
+            self.write_kept()
         return len(view)
+
+    def write_kept(self) -> None:
+        """Write what is kept back."""
+        kept, self._kept = bytes(self._kept), bytearray()
+        self._disk.write(self._descriptor, kept)
 
     def tell(self) -> int:
         """Bytes so far."""
         return self._at
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """What is kept back is written when the file is closed."""
 
     def writable(self) -> bool:
         """Yes."""

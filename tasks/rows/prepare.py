@@ -210,6 +210,7 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
     )
     run.save(disk)
     disk.write_json(folders.own / "current.json", {"run_id": run_id}, 0o600)
+    folders.forget_shards()  # of a run that was given up for this one
     return run
 
 

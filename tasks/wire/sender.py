@@ -114,40 +114,50 @@ class Sender:
         Raises DiskFailed or LedgerFailed, after which nothing more is sent by anybody.
         """
         mine: set[asyncio.Task[None]] = set()
+        errors: list[BaseException] = []
+
+        def ended(task: asyncio.Task[None]) -> None:
+            mine.discard(task)
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                errors.append(error)
+
         try:
             async for row in rows:
                 if self.stopping:
                     break
-                if row.number not in state.outcomes:
-                    await self._begin(row, journal, state, mine)
+                if row.number in state.outcomes:
+                    continue
+                task = await self._begin(row, journal, state)
+                if task is not None:
+                    mine.add(task)
+                    task.add_done_callback(ended)
         except Stopped:
             pass
         except BaseException:
             self.stop()  # the ledger or the disk is lost: the other shards must not send either
             raise
         finally:
-            errors = await asyncio.gather(*mine, return_exceptions=True)
+            await asyncio.gather(*mine, return_exceptions=True)
             await journal.close()
-        for error in errors:
-            if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):
-                raise error
+        if errors:
+            raise errors[0]
 
-    async def _begin(self, row: SendRow, journal: Journal, state: ShardState, mine: set[asyncio.Task[None]]) -> None:
-        """Begin a row once there is room for it; its task is put into `mine`. Raises Stopped, LedgerFailed."""
+    async def _begin(self, row: SendRow, journal: Journal, state: ShardState) -> asyncio.Task[None] | None:
+        """Begin a row once there is room for it; None for one that is not to be sent. Raises Stopped, LedgerFailed."""
         row.state = state.rows.setdefault(row.number, row.state)
         if self._hold and row.state.in_doubt_requests:
             await self._fail(row, TABLE["connection_lost"], "its fate is unknown and is held", journal, state)
-            return
+            return None
         try:
             slot = await self._open(row)
         except OverBudget:
             self.over_budget += 1
-            return
+            return None
         task = asyncio.create_task(self._complete_row(row, slot, journal, state))
         task.add_done_callback(lambda _: self._open_rows.release())
-        for tasks in (mine, self._tasks):
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+        self._tasks.add(task)
+        return task
 
     async def _open(self, row: SendRow) -> Slot:
         """Begin a row once few enough are open. Raises OverBudget, Stopped."""

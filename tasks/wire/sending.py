@@ -104,6 +104,14 @@ class Sending:
 
         `only` names the rows of the shard that are wanted yet; a pilot's.
         """
+        try:
+            return self._complete_shard(shard, only)
+        except BaseException:
+            # whatever it is, the other shards are not to pay for answers that may be lost too
+            self._loop.call_soon_threadsafe(self.sender.stop)
+            raise
+
+    def _complete_shard(self, shard: ShardRef, only: Collection[int] | None) -> bool:
         run = self._run
         state = run.state(shard.number)
         if only is None:
@@ -121,7 +129,11 @@ class Sending:
 
     async def _complete(self, shard: ShardRef, state: Any, only: Collection[int] | None) -> None:
         header = {"run_id": self._run.run_id, "shard": shard.number}
-        journal = Journal(self._run.folder.journal(shard.number), header, self._disk_threads, self._disk)
+        try:
+            journal = Journal(self._run.folder.journal(shard.number), header, self._disk_threads, self._disk)
+        except BaseException:
+            self.sender.stop()
+            raise
         await self.sender.complete(self._rows(self._run.folder.shard(shard.number), only), journal, state)
 
     async def _rows(self, path: Path, only: Collection[int] | None) -> AsyncIterator[SendRow]:
@@ -203,7 +215,11 @@ def sending(
         yield opened
     except BaseException:
         # whoever was asked to stop already and is asked again stops at once
-        opened.close(grace_s=0 if stop_requested.is_set() else GRACE_S)
+        try:
+            opened.close(grace_s=0 if stop_requested.is_set() else GRACE_S)
+        except BaseException:  # Prefect turns the second SIGTERM into an exception, in the midst of the grace
+            opened.close(grace_s=0)
+            raise
         raise
     else:
         opened.close()

@@ -1,0 +1,92 @@
+"""Kills the real command again and again over one job, at moments drawn from a seed, and counts what was paid."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.end_to_end.jobs import Jobs, Spawned
+from tests.services.running import FakeService
+
+NOTICED_S = 0.05  # after this the service knows that its client is gone
+
+
+@dataclass
+class Kills:
+    """Kills a job `times` times. A moment is after so many requests, or so long after the start.
+
+    `twice` is how many requests were paid once more in all, `most_twice` how many for one kill, which shows only when
+    the job went on: `count` says it after the end. `cut` is how many answers the service saw cut off.
+    """
+
+    jobs: Jobs
+    settings: Mapping[str, Any]
+    seed: int
+    each: int  # requests between two kills, at most
+    times: int = 0
+    by_moment: dict[str, int] = field(default_factory=dict)
+    twice: int = 0
+    most_twice: int = 0
+    cut: int = 0
+
+    def kill(self, count: int) -> None:
+        """Start the job `count` times and kill it each time; whoever comes to its end before is not counted."""
+        chance = random.Random(self.seed)
+        for _ in range(count):
+            spawned = self.jobs.spawn(self.settings)
+            # one in eight at any time from its first line on: reading, planning, opening journals
+            moment = "any time" if chance.random() < 1 / 8 else "sending"
+            if moment == "sending":
+                wait_for_requests(self.jobs.service, spawned, self._seen() + chance.randint(1, self.each))
+                time.sleep(chance.uniform(0, 0.03))
+            else:
+                time.sleep(chance.uniform(0.1, 4))
+            if self._end(spawned):
+                self.times += 1
+                self.by_moment[moment] = self.by_moment.get(moment, 0) + 1
+
+    def kill_writing(self) -> None:
+        """Kill it once more while it writes the results."""
+        spawned = self.jobs.spawn(self.settings)
+        staging = Path(self.settings["output"]) / ".parquill" / "staging"
+        deadline = time.monotonic() + 120
+        while not staging.exists() and time.monotonic() < deadline and spawned.process.poll() is None:
+            time.sleep(0.001)
+        if self._end(spawned):
+            self.times += 1
+            self.by_moment["writing"] = self.by_moment.get("writing", 0) + 1
+
+    def _end(self, spawned: Spawned) -> bool:
+        alive = spawned.process.poll() is None
+        os.kill(spawned.process.pid, signal.SIGKILL)
+        spawned.process.wait()
+        time.sleep(NOTICED_S)
+        self.count()
+        return alive
+
+    def count(self) -> None:
+        """Count what was paid again since the last time."""
+        stats = self.jobs.service.stats(full=True)
+        twice = sum(bill[0] - 1 for bill in stats["billed_map"].values())
+        self.most_twice = max(self.most_twice, twice - self.twice)
+        self.twice, self.cut = twice, len(stats["cut_by_client"])
+
+    def _seen(self) -> int:
+        seen: int = self.jobs.service.stats()["requests"]
+        return seen
+
+
+def wait_for_requests(service: FakeService, spawned: Spawned, requests: int, timeout_s: float = 60) -> None:
+    """Wait until the service has seen so many requests, or the command has ended."""
+    deadline = time.monotonic() + timeout_s
+    while service.stats()["requests"] < requests:
+        assert time.monotonic() < deadline, spawned.read("err")
+        if spawned.process.poll() is not None:
+            return
+        time.sleep(0.004)

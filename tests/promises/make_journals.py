@@ -1,0 +1,110 @@
+"""Makes the stored journals of the present version: `python -m tests.promises.make_journals`.
+
+Journals of a version are made once, when it is released, and kept for ever: run this only after `VERSION` of
+tasks/disk/journal.py has changed. Beside each journal lies what it says, to be read by a person before it is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from parquill.tasks.disk.journal import VERSION, Journal
+from parquill.tasks.disk.replay import ShardState, replay_shard
+from parquill.tasks.records import Outcome
+
+FOLDER = Path(__file__).with_name("journals")
+HEADER = {"run_id": "20261123-051448-k3fq", "shard": 7}
+RESERVED = 41_250
+
+
+def _intent(row: int, number: int) -> dict[str, Any]:
+    return {"type": "intent", "row": row, "n": number, "reserved": RESERVED}
+
+
+def _attempt(row: int, number: int, fate: str, code: str) -> dict[str, Any]:
+    return {"type": "attempt", "row": row, "n": number, "fate": fate, "code": code}
+
+
+def _answer(row: int, **more: Any) -> Outcome:
+    given: dict[str, Any] = {
+        "status": "ok",
+        "completion": f"answer {row}",
+        "finish_reason": "stop",
+        "model_used": "gpt-4o-mini-2024-07-18",
+        "request_id": f"req_{row}",
+        "usage": (100, 20, 30, 10),
+        "cost_nano": 31_500,
+        "attempts": 1,
+        "latency_s": 0.75,
+        "finished_at": 1_795_410_888_123_456,
+        "resolves": 1,
+    }
+    return Outcome(row=row, key=f"{row:064x}", **(given | more))
+
+
+# What can happen to a row, each in a group of its own.
+WHOLE: list[Any] = [
+    *(_intent(0, 1), _answer(0)),
+    *(_intent(1, 1), _attempt(1, 1, "unpaid", "rate_limited"), _intent(1, 2), _answer(1, attempts=2, resolves=2)),
+    *(_intent(2, 1), _attempt(2, 1, "in_doubt", "timeout"), _intent(2, 2)),
+    _answer(2, attempts=2, resolves=2, in_doubt_nano=RESERVED),
+    *(_intent(3, 1), _answer(3, completion="né à Zürich \N{GRINNING FACE}\n\t\"'\u2028\x7f", parsed={"a": [1, None]})),
+    *(
+        _intent(4, 1),
+        _answer(4, status="truncated", error_code="max_output_tokens", error_message="the answer was cut"),
+    ),
+    *(_intent(5, 1), _answer(5, usage=None, usage_unknown=True, cost_nano=RESERVED)),
+    *(_intent(6, 1), _attempt(6, 1, "unpaid", "bad_request")),
+    Outcome(row=6, key=f"{6:064x}", status="failed", error_code="bad_request", error_message="refused", attempts=1),
+    _intent(7, 1),
+    _answer(7, carried_cost_nano=9, carried_in_doubt_nano=8, carried_attempts=3, carried_usage=(1, 2, 3, 4)),
+    _intent(8, 1),  # under way when the run was cut off
+    *(_intent(9, 1), _attempt(9, 1, "in_doubt", "server_error"), _intent(9, 2)),
+]
+
+
+def told(state: ShardState) -> dict[str, Any]:
+    """All that a journal says, as JSON has it."""
+    said: dict[str, Any] = orjson.loads(
+        orjson.dumps(
+            {
+                "rows": {str(number): asdict(row) for number, row in sorted(state.rows.items())},
+                "outcomes": {str(number): asdict(outcome) for number, outcome in sorted(state.outcomes.items())},
+                "totals": asdict(state.totals()),
+            },
+            option=orjson.OPT_NON_STR_KEYS,
+        )
+    )
+    return said
+
+
+async def _write(path: Path) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        journal = Journal(path, HEADER, threads)
+        for record in WHOLE:
+            await journal.append(record)
+        await journal.close()
+
+
+def main() -> None:
+    """Write the journal of the present version, one with a torn end, and what both say."""
+    FOLDER.mkdir(exist_ok=True)
+    whole = FOLDER / f"v{VERSION}-whole.journal"
+    if whole.exists():
+        raise SystemExit(f"{whole} is there already, and is kept as it is")
+    asyncio.run(_write(whole))
+    torn = FOLDER / f"v{VERSION}-torn.journal"
+    torn.write_bytes(whole.read_bytes()[:-10])
+    for path in (whole, torn):
+        said = orjson.dumps(told(replay_shard(path)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        path.with_suffix(".json").write_bytes(said)
+
+
+if __name__ == "__main__":
+    main()

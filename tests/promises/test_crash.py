@@ -1,0 +1,309 @@
+"""Crash: whatever is killed, cut off or full, and whenever, an answer that was paid for is kept, and outputs are whole."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from parquill.tasks.disk.files import Disk
+from parquill.tasks.disk.journal import Journal, read_journal, scan_journal
+from parquill.tasks.disk.state import Folders
+from parquill.tasks.errors import DiskFailed, Interrupted
+from parquill.tasks.job_file import make_job
+from parquill.tasks.place import place
+from parquill.tasks.rows.prepare import prepare_run
+from parquill.tasks.wire.sending import open_sendings
+from tests.direct import results
+from tests.promises.answering import Answering
+from tests.promises.disks import BrokenDisk, CountingDisk, FailingDisk, ForgetfulDisk, Image, lay_out
+from tests.promises.small_job import AT_ONCE, OLD, TEXTS, SmallJob, stripped
+
+LONG = bool(os.environ.get("LONG_CRASH"))  # `make crash`: every call in every way
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory where there is one: what lasts is the model's affair here, and a real sync costs time."""
+    shared = Path("/dev") / "shm"
+    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def job(memory: Path, monkeypatch: pytest.MonkeyPatch) -> SmallJob:
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{memory / 'ledger.sqlite'}")
+    for setting in ("prepare.SMALLEST_SHARD", "source.BATCH_ROWS"):  # several shards of a few rows
+        monkeypatch.setattr(f"parquill.tasks.rows.{setting}", 6)
+    return SmallJob.make(memory / "job")
+
+
+def _cuts(job: SmallJob, how: str) -> dict[str, tuple[Image, Counter[str]]]:
+    """Every different state in which a power cut can leave an undisturbed run, and what had been billed by then."""
+    service, disk = Answering(), ForgetfulDisk(job.root)
+    cuts: dict[str, tuple[Image, Counter[str]]] = {}
+
+    def look(throws: int = 3 if how == "mixed" else 1) -> None:
+        job.check_reader()
+        for throw in range(throws):
+            image = disk.image(how, throw)
+            # the index says nothing of its own
+            told = {name: content for name, content in image.items() if "answers.sqlite" not in name}
+            with service.lock:
+                cuts[repr(sorted(told.items()))] = (image, Counter(service.billed))
+
+    disk.on_call = look
+    job.run(service, disk)
+    look(20)  # what was removed at the end was not told
+    disk.close()
+    return cuts
+
+
+@pytest.mark.parametrize(("how", "every"), [("forgotten", 1), ("mixed", 3), ("names", 4), ("torn", 4), ("zeros", 4)])
+def test_a_power_cut_at_any_moment(job: SmallJob, how: str, every: int) -> None:
+    """C1, C3, C4: whenever the power is cut, and whatever of the unsynced bytes is lost, the job goes on to the results
+    of an undisturbed run; nothing is paid twice but what was in flight; readers see whole results at every instant.
+    """
+    cuts = list(_cuts(job, how).values())
+    assert len(cuts) > 20
+    for image, billed in cuts[:: 1 if LONG else every]:
+        lay_out(image, job.root)
+        job.check_reader()
+        job.check_resume(billed)
+
+
+def _one_of_each(calls: list[str]) -> list[str]:
+    """Of the calls that differ by numbers only (shards, parts, groups of a journal) the one in the middle."""
+    kinds: dict[str, list[str]] = {}
+    for call in calls:
+        kinds.setdefault(re.sub(r"\d+", "N", call), []).append(call)
+    return [alike[len(alike) // 2] for alike in kinds.values()]
+
+
+@pytest.mark.parametrize(
+    ("number", "for_good", "every"),
+    [(errno.ENOSPC, False, 1), (errno.EIO, True, 3)],
+    ids=["full-once", "broken-for-good"],
+)
+def test_a_disk_that_fails_at_any_call(job: SmallJob, number: int, *, for_good: bool, every: int) -> None:
+    """C5: whichever write, sync or rename fails, sending stops at once, the error names the file and the reason, no
+    sync is tried again, readers see whole results, and on a healthy disk the job goes on.
+    """
+    counted = CountingDisk()
+    job.start(counted)
+    tried = counted.calls if LONG else _one_of_each(counted.calls)[::every]
+    assert len(tried) > 40 / every
+    noticed = 0
+    for fail_at in tried:
+        lay_out(job.before, job.root)
+        service = Answering(lambda _: 0.001)
+        disk = FailingDisk(fail_at, number, for_good=for_good, look=service.billed.total)
+        try:
+            job.run(service, disk)
+        except DiskFailed as error:
+            caught, noticed = error, noticed + 1
+        else:
+            assert disk.failed_name is None, f"a failed {fail_at} went unnoticed"
+            assert ".journal " in fail_at, f"{fail_at} did not come again"  # into how many groups it falls is chance
+            continue
+        assert str(job.root) in str(caught)
+        assert os.strerror(number) in str(caught)
+        assert service.billed.total() - disk.seen <= 2 * AT_ONCE, "sending went on"
+        assert disk.synced_again == 0
+        job.check_reader()
+        assert for_good or (job.root / "results").exists(), "the results before are gone"
+        job.check_resume(service.billed)
+    assert noticed >= len(tried) * 0.8
+
+
+def _is_journal(name: str, target: Any) -> bool:
+    return name == "sync" and str(Path(f"/proc/self/fd/{target}").readlink()).endswith("000000.journal")
+
+
+def _is_totals(name: str, target: Any) -> bool:
+    return name == "rename" and target.parent.name == "done"
+
+
+@pytest.mark.parametrize("is_it", [_is_journal, _is_totals])
+def test_one_failure_stops_all_sending(job: SmallJob, is_it: Callable[[str, Any], bool]) -> None:
+    """C5: when the disk fails one shard, no other sends more than what is under way, however long that takes."""
+    table = pa.table({"id": [f"r{n}" for n in range(90)], "text": [f"many {n}" for n in range(90)]})
+    pq.write_table(table, job.settings["input"])
+    service = Answering(lambda prompt: 0.3 if prompt == "many 1" else 0.001)
+    billed: list[int] = []
+
+    def breaks(name: str, target: Any) -> bool:
+        if not service.billed or not is_it(name, target):
+            return False
+        billed.append(service.billed.total())
+        return True
+
+    with pytest.raises(DiskFailed, match=os.strerror(errno.EIO)):
+        job.run(service, BrokenDisk(breaks))
+    assert service.billed.total() - billed[0] <= 2 * AT_ONCE
+    done = job.start()
+    assert len(results(job.settings)) == 90
+    assert sum((service.billed + done.billed).values()) - 90 <= AT_ONCE
+
+
+def test_what_hangs_is_cut_off_after_the_grace(job: SmallJob) -> None:
+    """C7: asked to stop, a run sends nothing more, keeps what is answered within the grace, and cuts off what hangs,
+    which is in doubt; the next start goes on.
+    """
+    patience = {"new 1": 0.2, "new 2": 3600.0}  # the two that are under way when it is asked to stop
+    service = Answering(lambda prompt: patience.get(prompt, 0.0))
+
+    def stop_when_sent() -> None:
+        while not set(patience) <= set(service.billed):
+            time.sleep(0.001)
+        open_sendings()[0].request_stop(0.6)
+
+    asked = threading.Thread(target=stop_when_sent)
+    asked.start()
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        job.run(service)
+    asked.join()
+    assert time.monotonic() - began < 5
+    assert set(patience) <= set(service.billed) <= {*patience, "new 0"}
+    again = job.start()
+    assert again.billed == Counter(set(TEXTS) - set(OLD) - set(service.billed) | {"new 2"})
+    assert [row["text"] for row in results(job.settings) if row["in_doubt_usd"]] == ["new 2"]
+    assert stripped(results(job.settings)) == job.wanted
+
+
+def test_results_come_back_after_half_a_swap(job: SmallJob) -> None:
+    """C3: when the old results were moved away and the new ones not yet in, the next start puts the old ones back first."""
+    disk = BrokenDisk(lambda name, target: name == "rename" and target.name == "staging", for_good=True)
+    with pytest.raises(DiskFailed):
+        job.run(Answering(), disk)
+    assert not (job.root / "results").exists()
+    Folders(job.root / ".parquill", job.root).tidy()
+    job.check_reader()
+    assert (job.root / "results").exists()
+
+
+def test_left_overs_are_swept(job: SmallJob) -> None:
+    """C3: what a killed process left half written is removed by the next start, also by one with nothing to do."""
+    job.start()
+    own = job.root / ".parquill"
+    for folder in (own / "staging", own / "replaced"):
+        folder.mkdir()
+        (folder / "half.parquet").write_bytes(b"PAR1")
+    for folder in (job.root, job.root / "history", own):
+        (folder / ".half.json.tmp").write_bytes(b"{")
+    assert job.start().billed == Counter()
+    job.check_tidy()
+    assert stripped(results(job.settings)) == job.wanted
+
+
+def test_a_plan_that_was_half_removed_is_no_plan(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C4: killed while it removes a plan that sent nothing, a job is not led to go on with what is left of it."""
+    refused = {**job.settings, "budget": {"run_usd": 5}}
+    placed, options = place(make_job(refused), None, None, None)
+    assert prepare_run(placed, options) is not None  # planned; then whoever asked said no
+
+    def killed(path: Path) -> None:
+        if (path / "shards").exists():
+            shutil.rmtree(path / "shards")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("parquill.tasks.disk.state.remove_folder", killed)
+    longer, options = place(make_job({**refused, "max_output_tokens": 60}), None, None, None)
+    with monkeypatch.context() as no_tidy, pytest.raises(KeyboardInterrupt):
+        no_tidy.setattr(Folders, "tidy", lambda *_: None)
+        prepare_run(longer, options)
+    monkeypatch.undo()
+    job.check_resume(Counter())
+
+
+def test_the_last_group_is_written_anew(memory: Path) -> None:
+    """C5: bytes whose sync failed, which the kernel then takes for written, last again after the next start."""
+    disk = _DroppingDisk()
+    path = memory / "journal"
+    with ThreadPoolExecutor(1) as threads:
+
+        async def append(rows: range) -> None:
+            journal = Journal(path, {"run_id": "r", "shard": 0}, threads, disk)
+            for row in rows:
+                await journal.append({"type": "intent", "row": row, "n": 1, "reserved": 5})
+            await journal.close()
+
+        disk.fail_at = 4  # the header's, two groups', and then this one
+        with pytest.raises(DiskFailed):
+            asyncio.run(append(range(9)))
+        assert [entry.record["row"] for entry in read_journal(path)] == [0, 1, 2]  # as long as the machine runs
+        asyncio.run(append(range(3, 6)))
+    path.write_bytes(disk.lasting)
+    assert [entry.record["row"] for entry in read_journal(path)] == list(range(6))
+
+
+class _DroppingDisk(Disk):
+    """One file, on a kernel that drops what it could not sync: only bytes written after that are synced later."""
+
+    def __init__(self) -> None:
+        self.fail_at = 0
+        self.lasting = bytearray()
+        self._dirty: list[tuple[int, bytes]] = []
+        self._syncs = 0
+
+    def write(self, descriptor: int, data: bytes) -> None:
+        self._dirty.append((os.lseek(descriptor, 0, os.SEEK_CUR), bytes(data)))
+        super().write(descriptor, data)
+
+    def sync_folder(self, folder: Path) -> None:
+        pass
+
+    def sync(self, _descriptor: int) -> None:
+        self._syncs += 1
+        dirty, self._dirty = self._dirty, []
+        if self._syncs == self.fail_at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        for at, data in dirty:
+            self.lasting.extend(bytes(max(0, at + len(data) - len(self.lasting))))
+            self.lasting[at : at + len(data)] = data
+
+
+def test_an_index_that_is_ahead_of_the_journals(job: SmallJob) -> None:
+    """C1: when a journal's last group was lost with the power and the index knows it still, the index is made anew."""
+    job.start()
+    journal = max((job.root / ".parquill" / "runs").glob("*/journals/*.journal"))
+    scan = scan_journal(journal)
+    journal.write_bytes(scan.data[: scan.tail.last])
+    lost = {e.record["row"] for e in scan.entries()} - {e.record["row"] for e in read_journal(journal)}
+    (job.root / ".parquill" / "manifest.json").unlink()
+    again = job.start()
+    assert len(again.billed) <= AT_ONCE + len(lost)
+    assert stripped(results(job.settings)) == job.wanted
+
+
+def test_an_error_that_nobody_foresaw_is_told(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C5: an error in one row stops the run with that error, also when the row ended long before the others; the next
+    start goes on.
+    """
+    settled: list[int] = []
+
+    def fail_once(femto: int) -> int:
+        settled.append(femto)
+        return femto // 1_000_000 if len(settled) > 1 else femto // 0
+
+    monkeypatch.setattr("parquill.tasks.wire.sender.to_nano", fail_once)
+    service = Answering(lambda prompt: 0 if prompt == "new 0" else 0.05)
+    with pytest.raises(ZeroDivisionError):
+        job.run(service)
+    monkeypatch.undo()
+    assert service.billed.total() <= 2 * AT_ONCE

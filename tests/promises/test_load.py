@@ -1,0 +1,78 @@
+"""Load: what takes long or grows is measured, in a proportion that a test can afford."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from parquill.tasks.disk.answers import AnswerIndex
+from parquill.tasks.disk.replay import replay_shard
+from tests.direct import job_of, run_steps
+from tests.promises.many_records import write_journal
+from tests.services.running import FakeService
+
+PARTS = 10  # of a million records
+
+
+def test_a_million_records_replay_in_twenty_seconds(tmp_path: Path) -> None:
+    """A million journal records are replayed in under 20 s of CPU, and indexed in as much: a tenth of them in a tenth."""
+    journals = [tmp_path / f"{number}.journal" for number in range(5)]
+    for journal in journals:
+        write_journal(journal, 1_000_000 // PARTS // len(journals) // 2)
+    began = time.process_time()
+    sent = sum(replay_shard(journal).totals().sent for journal in journals)
+    replayed = time.process_time()
+    index = AnswerIndex(tmp_path)
+    index.add_run("r", "out")
+    for number, journal in enumerate(journals):
+        index.add_shard("r", number, journal)
+    indexed = time.process_time()
+    index.close()
+    assert sent == 1_000_000 // PARTS // 2
+    assert replayed - began < 20 / PARTS
+    assert indexed - replayed < 20 / PARTS
+
+
+def _held() -> tuple[Counter[str], int]:
+    """What descriptors are open, by kind, and how many threads there are, after those that are ending have ended."""
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name.startswith("parquill"):
+            thread.join(5)
+    kinds: Counter[str] = Counter()
+    with os.scandir("/proc/self/fd") as entries:
+        for entry in entries:
+            try:
+                kinds[os.readlink(entry.path).partition(":")[0]] += 1  # noqa: PTH115 - it may be gone
+            except FileNotFoundError:
+                continue
+    return kinds, threading.active_count()
+
+
+def test_runs_leave_nothing_open(service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run after run in one process, no file, socket, thread or event loop stays open: as many after ten as after two."""
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    service.configure(
+        faults=[{"kind": "disconnect_after", "probability": 0.05}, {"kind": "status:500", "probability": 0.05}]
+    )
+
+    def run(number: int) -> None:
+        texts = [f"text {number} {n}" for n in range(60)]
+        run_steps(job_of(tmp_path / str(number), texts, service.url, retry={"attempts": 1}, tolerate={"not_ok": 1}))
+
+    with ThreadPoolExecutor(1) as threads:  # as under a Prefect worker: not the main thread
+        list(threads.map(run, range(2)))
+        before = _held()
+        list(threads.map(run, range(2, 10)))
+        assert _held() == before
+    deadline = time.monotonic() + 10
+    while service.stats()["connections_open"] > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert service.stats()["connections_open"] == 1  # the one that asks
