@@ -33,6 +33,10 @@ COSTLY = frozenset(
 OWNED = frozenset(["model", "messages", "input", "prompt", "instructions", "response_format", "text"])
 
 
+# https://platform.openai.com/docs/api-reference/chat/create
+RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
+
+
 def refuse_parameters(parameters: Mapping[str, Any]) -> None:
     """Raise ValueError for the first request parameter that is not the user's to set."""
     for name, value in parameters.items():
@@ -44,6 +48,11 @@ def refuse_parameters(parameters: Mapping[str, Any]) -> None:
             raise ValueError(f"{name!r} is a setting of the job itself, not a parameter")
         if name == "tools" and not (isinstance(value, list) and all(_is_function(tool) for tool in value)):
             raise ValueError("'tools' may hold functions only: hosted tools are billed beside the tokens")
+        low, high = RANGES.get(name, (None, None))
+        if low is None or high is None or value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ValueError(f"{name} is not a number from {low} to {high}")
 
 
 def refuse_unwritable(value: Any) -> None:

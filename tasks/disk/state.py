@@ -27,7 +27,7 @@ from pathlib import Path
 import orjson
 
 from parquill.tasks.disk.files import DISK, Disk, private_folder, read_json, remove_folder, sweep
-from parquill.tasks.errors import DiskFailed, FolderInUse
+from parquill.tasks.errors import BadJob, DiskFailed, FolderInUse
 from parquill.tasks.job import Job
 
 
@@ -75,6 +75,15 @@ class RunFolder:
         remove_folder(self.path)
 
 
+def _check_place(setting: str, folder: Path) -> None:
+    """Refuse a place where no folder can be made or written, before anything else is done. Raises BadJob."""
+    there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
+    if not there.is_dir():
+        raise BadJob(f"`{setting}`: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise BadJob(f"`{setting}`: {there} cannot be written")
+
+
 @dataclass(frozen=True, slots=True)
 class Folders:
     """Where a placed job keeps its state and its output."""
@@ -112,7 +121,9 @@ class Folders:
         return self.own / "replaced"
 
     def create(self, disk: Disk = DISK) -> None:
-        """Create output and state, and show that both can be written. Raises DiskFailed."""
+        """Create output and state, and show that both can be written. Raises BadJob, DiskFailed."""
+        _check_place("output", self.output)
+        _check_place("state", self.state)
         disk.make_folder(self.output)
         for folder in sorted({self.own, self.state}):
             private_folder(folder, disk)

@@ -140,20 +140,9 @@ def check_parameters(value: Any) -> dict[str, Any] | None:
         refuse_parameters(parameters)
     except ValueError as error:
         raise RowFault("bad_parameters", str(error)) from None
-    _check_ranges(parameters)
     try:
         refuse_unwritable(parameters)
         orjson.dumps(parameters)  # not so deep as rfc8785 goes
     except (ValueError, TypeError):
         raise RowFault("bad_parameters", "the parameters hold a value that JSON cannot hold") from None
     return parameters or None
-
-
-_RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
-
-
-def _check_ranges(parameters: dict[str, Any]) -> None:
-    for name, (low, high) in _RANGES.items():
-        value = parameters.get(name, low)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise RowFault("bad_parameters", f"{name} is not a number from {low} to {high}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 import pytest
 
@@ -11,60 +9,6 @@ from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import check_books
 
 TEXTS = ["one", "two", "three"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"input": "no-such.parquet"}, ["no-such.parquet", "does not exist"]),
-        ({"prompt": {"user": "{{ txet }}"}}, ["txet", "text"]),
-        ({"prompt": {"user": "{{ Text }}"}}, ["'text'"]),
-        ({"prompt": {"user": "{{ text "}}, ["prompt.user"]),
-        ({"max_outputtokens": 3}, ["max_outputtokens", "max_output_tokens"]),
-        ({"run_usd": 3}, ["run_usd", "budget.run_usd"]),
-        ({"model": "gpt-4o-minni"}, ["gpt-4o-minni", "gpt-4o-mini"]),
-        ({"price_as": "gpt-9-nope"}, ["gpt-9-nope"]),
-        ({"max_output_tokens": None}, ["max_output_tokens"]),
-        ({"max_output_tokens": True}, ["max_output_tokens"]),
-        ({"budget": {"run_usd": 0}}, ["budget.run_usd"]),
-        ({"budget": {"run_usd": -1}}, ["budget.run_usd"]),
-        ({"budget": {"run_usd": "NaN"}}, ["budget.run_usd"]),
-        ({"budget": {"run_usd": "ten"}}, ["budget.run_usd"]),
-        ({"limits": {"max_at_once": 0}}, ["limits.max_at_once"]),
-        ({"limits": {"max_at_once": 1_000_000}}, ["limits.max_at_once"]),
-        ({"limits": {"tokens_per_minute": 40}}, ["tokens_per_minute", "40"]),
-        ({"parameters": {"n": 2}}, ["'n'"]),
-        ({"parameters": {"max_tokens": 2}}, ["max_tokens", "max_output_tokens"]),
-        ({"parameters": {"stream": True}}, ["stream"]),
-        ({"price": {"usd_per_mtok_input": -1, "usd_per_mtok_output": 1}}, ["usd_per_mtok_input"]),
-        ({"price": {"usd_per_mtok_input": 1}}, ["usd_per_mtok_output"]),
-        ({"response_format": {"type": "nonsense"}}, ["response_format"]),
-        ({"response_format": "no-such.json"}, ["no-such.json"]),
-        ({"vars": "no-such.yaml"}, ["no-such.yaml"]),
-        ({"id_column": "nr"}, ["id_column", "nr", "text"]),
-        ({"messages_column": "chat"}, ["prompt", "messages_column"]),
-        ({"for_each": {"text": ["a"]}}, ["for_each", "text"]),
-        ({"for_each": {"x": ["a", "a"]}}, ["x"]),
-        ({"timezone": "Mars/Base"}, ["timezone"]),
-        ({"tokenizer": "none_such"}, ["tokenizer", "none_such"]),
-        ({"endpoint": {"base_url": "http://example.com/v1"}}, ["http", "allow_http"]),
-        ({"endpoint": {"base_url": "https://user:pass@example.com/v1"}}, ["base_url"]),
-        ({"endpoint": {"base_url": "file:///etc/passwd"}}, ["base_url"]),
-        ({"endpoint": {"api_key": "sk-123"}}, ["endpoint.api_key"]),
-        ({"endpoint": {"api_key_env": "sk-proj-123/456"}}, ["endpoint.api_key_env"]),
-        ({"tolerate": {"not_ok": 2}}, ["tolerate.not_ok"]),
-    ],
-    ids=str,
-)
-def test_a_job_that_cannot_work_is_refused(jobs: Jobs, changes: dict[str, Any], words: list[str]) -> None:
-    """A bad setting, a missing input, an unknown column or model exits 2, names what is wrong, and sends nothing."""
-    settings = jobs.job(TEXTS, **changes)
-    done = jobs.run(settings)
-    assert done.exit_code == 2, done.stderr
-    for word in words:
-        assert word in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
-    assert jobs.service.stats()["requests"] == 0
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", '"sk-quoted"', "sk-with blank", "sk-h\u00e9"], ids=repr)

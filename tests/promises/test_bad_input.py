@@ -18,7 +18,7 @@ from parquill.tasks.job_file import load_job, make_job
 from tests.direct import job_of, results, run_steps
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import check_books, request_key
-from tests.promises import bad_files, bad_rows
+from tests.promises import bad_files, bad_rows, bad_settings
 from tests.promises.bad_files import CANARY, good
 from tests.promises.measured import peak_of
 from tests.services.running import FakeService
@@ -151,6 +151,21 @@ def test_more_bad_rows_than_tolerated(jobs: Jobs) -> None:
     assert "prompts.parquet, row 3" in done.stderr
     assert "null_value 10" in done.stderr
     assert CANARY not in done.stderr + done.stdout
+    assert jobs.service.stats()["requests"] == 0
+
+
+@pytest.mark.parametrize(("changes", "words"), bad_settings.BAD, ids=str)
+def test_a_bad_setting_is_refused(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: list[str]
+) -> None:
+    """A setting that is unknown, impossible or half, or whose column or file is not there, exits 2, is named, and nothing is sent."""
+    monkeypatch.chdir(jobs.folder)
+    jobs.write(["one"], "in.parquet")
+    done = jobs.run(jobs.job([f"{CANARY} {row}" for row in range(3)], **changes))
+    assert done.exit_code == 2, done.stderr
+    assert [word for word in words if word not in done.stderr] == [], done.stderr
+    assert "Traceback" not in done.stderr
+    assert CANARY not in done.stderr
     assert jobs.service.stats()["requests"] == 0
 
 
