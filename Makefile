@@ -4,11 +4,12 @@
 # make check     linter, formatter, type checker
 # make mutants   takes out each line that keeps a promise, one at a time, and requires a red test
 # make crash     the long form of the crash tests: 100 kills, every disk call in every way (about 15 minutes)
+# make fuzz      looks for bytes that break a reader, a minute for each kind
 # make lock      resolve requirements.lock anew (needs uv)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test e2e check crash lock bench mutants
+.PHONY: install demo test e2e check crash fuzz lock bench mutants
 install: .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml
@@ -43,6 +44,9 @@ mutants: install
 
 crash: install
 	LONG_CRASH=1 $(BIN)/python -m pytest -s tests/promises/test_crash.py tests/promises/test_crash_processes.py
+
+fuzz: install
+	$(BIN)/python -m tests.promises.fuzz
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.memory
