@@ -116,7 +116,8 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
     if "price_as" in summary:
         other = summary["price_as"]
         pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"
-    pairs["prices"] = f"{summary['prices']['source']}, {summary['prices']['version']}"
+    if prices := summary.get("prices"):
+        pairs["prices"] = f"{prices['source']}, {prices['version']}"
     if summary["duration_s"] is not None:
         pairs["time"] = f"{summary['duration_s']:,.1f} s"
     return pairs

@@ -23,10 +23,11 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 def estimate_table(estimate: Estimate) -> str:
     """The estimate before anything is sent."""
+    about = f" ({estimate.tokens_note})" if estimate.tokens_note else ""
     pairs = {
         "rows": f"{estimate.rows:,}",
         "rows to send": f"{estimate.to_send:,}",
-        f"prompt tokens{'' if estimate.exact else ' (approximate)'}": f"{estimate.prompt_tokens:,}",
+        f"prompt tokens{about}": f"{estimate.prompt_tokens:,}",
         "completion tokens, expected": f"{estimate.completion_tokens_expected:,}",
         "cost, expected": dollars(estimate.cost_expected),
     }

@@ -26,7 +26,7 @@ from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
 from parquill.tasks.shown import escape
-from parquill.tasks.tables import errors_table, money_table, rows_table, slowest_table
+from parquill.tasks.tables import errors_table, estimate_table, money_table, rows_table, slowest_table
 from parquill.tasks.wire.sending import Sending
 
 EVERY_S = 2.0
@@ -57,29 +57,21 @@ def name_run(name: str) -> None:
 
 def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) -> None:
     """The estimate as an artifact, its headline in the description."""
-    about = f" ({escape(estimate.tokens_note)})" if estimate.tokens_note else ""
-    rejected = ", ".join(f"{escape(code)} {count:,}" for code, count in sorted(estimate.rejected.items()))
-    lines = [
+    rejected = ", ".join(f"{code} {count:,}" for code, count in sorted(estimate.rejected.items()))
+    parts = [
         f"# Estimate of {escape(job.name)}",
-        f"{escape(verdict.sentence)}",
-        escape(verdict.warning) if verdict.warning else "",
-        "| | |\n|---|---:|",
-        f"| rows | {estimate.rows:,} |\n| rows to send | {estimate.to_send:,} |",
-        f"| prompt tokens{about} | {estimate.prompt_tokens:,} |",
-        f"| completion tokens, expected | {estimate.completion_tokens_expected:,} |",
-        f"| cost, expected | {dollars(estimate.cost_expected)} |",
-        ""
-        if estimate.cost_low is None or estimate.cost_high is None
-        else f"| cost, 90 % interval | {dollars(estimate.cost_low)} to {dollars(estimate.cost_high)} |",
-        f"| cost, p90 | {dollars(estimate.cost_p90)} |",
-        f"| cost, worst case | {dollars(estimate.cost_worst)} |\n",
-        f"\nRows that cannot be sent: {rejected}. The first: {escape(estimate.first_rejected)}.\n" if rejected else "",
-        f"\n{escape(estimate.reuse_note)}.\n" if estimate.reuse_note else "",
-        f"\n{escape(estimate.basis)}. Prices: {escape(price.source)}, {escape(price.version)}.",
+        escape(verdict.sentence),
+        escape(verdict.warning or ""),
+        estimate_table(estimate),
+        escape(f"Rows that cannot be sent: {rejected}. The first: {estimate.first_rejected}.") if rejected else "",
+        escape(estimate.reuse_note or ""),
+        escape(f"{estimate.basis}. Prices: {price.source}, {price.version}."),
     ]
     with _bearable("the estimate"):
         create_markdown_artifact(
-            markdown="\n".join(lines).replace("|\n|", "|\n|"), key=_key("estimate", job), description=verdict.sentence
+            markdown="\n\n".join(part for part in parts if part),
+            key=_key("estimate", job),
+            description=verdict.sentence,
         )
 
 

@@ -71,6 +71,8 @@ def test_a_run_can_be_read_at_a_glance(jobs: Jobs, prefect_server: str) -> None:
     assert {each["flow_run_id"] for each in (estimate, summary, progress)} == {run["id"]}
     assert "fits into the budget of $1.00" in estimate["description"]
     assert "1,200 rows" in estimate["description"]
+    assert "\n| cost, expected | " in estimate["data"]
+    assert "\n\n| cost" not in estimate["data"]  # a blank line would end the table
     assert "1,199 of 1,200 rows ok" in summary["description"]
     assert f"${done.summary['cost_usd']}" in summary["description"]
     assert f"{billed_usd(jobs.service):f}" in summary["description"]
