@@ -188,7 +188,7 @@ def _bar(over: threading.Event) -> None:
                 continue
             warned = _say_warnings(opened, warned)
             progress = opened.sender.progress
-            rate = f"{progress.done / max(0.001, time.monotonic() - progress.started):,.0f} rows/s"
+            rate = f"{progress.pace(time.monotonic()):,.0f} rows/s"
             if task is None:
                 task = bar.add_task("completing", total=progress.total, rate=rate, spent="")
             bar.update(task, completed=progress.done, rate=rate, spent=_spent(opened))
@@ -205,6 +205,7 @@ def _lines(over: threading.Event) -> None:
             continue
         said = time.monotonic()
         progress = opened.sender.progress
-        rate = progress.done / max(0.001, time.monotonic() - progress.started)
-        left = (progress.total - progress.done) / rate if rate else 0.0
-        say(f"{progress.done:,} of {progress.total:,} rows, {rate:,.0f} rows/s, {_spent(opened)}, {left:,.0f} s left")
+        now = time.monotonic()
+        left = progress.left_s(now)
+        told = f"{progress.done:,} of {progress.total:,} rows, {progress.pace(now):,.0f} rows/s, {_spent(opened)}"
+        say(told + ("" if left is None else f", {left:,.0f} s left"))

@@ -9,6 +9,7 @@ from prefect import flow
 from pydantic import Field
 
 from parquill.flows.estimating import estimate_placed, estimate_with_pilot
+from parquill.tasks.events import tell_estimate
 from parquill.tasks.job import Job
 from parquill.tasks.start import place_flow
 from parquill.tasks.ui import name_run, show_estimate
@@ -37,6 +38,7 @@ def estimate_cost(
     found = found or estimate_placed(placed, options)
     name_run(f"{job.name} · estimate of {found.estimate.rows:,} rows · {job.model}")
     show_estimate(placed, found.estimate, found.verdict, found.price)
+    tell_estimate(placed, found.estimate, found.verdict)
     if found.error is not None:
         raise found.error
     return found.as_dict()

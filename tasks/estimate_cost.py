@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from parquill.tasks.disk.run import Run
+from parquill.tasks.events import tell_estimate
 from parquill.tasks.money.gate import judge
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.records import Estimate
@@ -18,5 +19,7 @@ from parquill.tasks.unforeseen import tells_no_data
 def estimate_cost(run: Run) -> Estimate:
     """Give the estimate that was counted while reading, and show it as an artifact."""
     month = booked_by_others(run.job, run.run_id)
-    show_estimate(run.job, run.estimate, judge(run.job, run.estimate, run.price, run.totals(), month), run.price)
+    verdict = judge(run.job, run.estimate, run.price, run.totals(), month)
+    show_estimate(run.job, run.estimate, verdict, run.price)
+    tell_estimate(run.job, run.estimate, verdict, run.run_id)
     return run.estimate

@@ -9,6 +9,8 @@ from prefect import task
 from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.ending import Ending, finish_run
+from parquill.tasks.errors import StoppedByBudget
+from parquill.tasks.events import tell_end
 from parquill.tasks.steps import STEP
 from parquill.tasks.ui import show_summary
 from parquill.tasks.unforeseen import tells_no_data
@@ -20,6 +22,7 @@ def summarize_run(run: Run, sums: RowSums, ending: Ending) -> dict[str, Any]:
     """Write the summary and give it. Raises StoppedByBudget, ServiceStopped or TooManyNotOk after that."""
     summary, error = finish_run(run, sums, ending)
     show_summary(run, sums, summary)
+    tell_end(run, summary, is_short=isinstance(error, StoppedByBudget))
     if error is not None:
         raise error
     return summary

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _markdown(frame: pd.DataFrame) -> str:
-    lines = ["| " + " | ".join(str(name) for name in frame.columns) + " |", "|" + "---|" * len(frame.columns)]
+    lines = ["| " + " | ".join(escape(name) for name in frame.columns) + " |", "|" + "---|" * len(frame.columns)]
     lines += ["| " + " | ".join(escape(value) for value in row) + " |" for row in frame.itertuples(index=False)]
     return "\n".join(lines)
 
@@ -44,6 +46,30 @@ def rows_table(summary: dict[str, Any]) -> str:
     total = max(1, summary["rows"]["total"])
     frame["share"] = [f"{count / total:.1%}" for count in rows]
     return "## Rows\n\n" + _markdown(frame[rows.to_numpy() > 0])
+
+
+def groups_tables(summary: dict[str, Any]) -> str:
+    """Rows and cost by each value of each `for_each` name."""
+    tables = []
+    for name, groups in summary["groups"].items():
+        frame = pd.DataFrame(groups)
+        frame["cost_usd"] = "$" + frame["cost_usd"]
+        frame = frame.rename(columns={"value": name, "not_ok": "not ok", "cost_usd": "cost"})
+        tables.append(f"## By {escape(name)}\n\n{_markdown(frame)}")
+    return "\n\n".join(tables)
+
+
+def draw(picture: str, about: str) -> str:
+    """An SVG as an image in Markdown: Prefect's pages draw it, and show no SVG that stands in the text."""
+    if not picture:
+        return ""
+    return f"![{about}](data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()})"
+
+
+def links(output: Path) -> str:
+    """Where the files are: links for a browser on that machine, and the paths for everybody else."""
+    places = {"Results": output / "results", "Summary": output / "summary.json", "Report": output / "report.html"}
+    return "\n\n".join(f"[{name}](<{place.as_uri()}>): {escape(place)}" for name, place in places.items())
 
 
 def money_table(summary: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import re
 import threading
 import time
@@ -16,30 +15,31 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
-from prefect.events import emit_event
 from prefect.runtime import flow_run
 
+from parquill.tasks.disk.picture import draw_cost, draw_lengths
 from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.run import Run
+from parquill.tasks.events import bearable, tell
 from parquill.tasks.job import Job
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
 from parquill.tasks.shown import escape
-from parquill.tasks.tables import errors_table, estimate_table, money_table, rows_table, slowest_table
+from parquill.tasks.tables import (
+    draw,
+    errors_table,
+    estimate_table,
+    groups_tables,
+    links,
+    money_table,
+    rows_table,
+    slowest_table,
+)
 from parquill.tasks.wire.sending import Sending
 
 EVERY_S = 2.0
 LOOK_S = 0.1  # how late a warning may come
-_log = logging.getLogger("parquill")
-
-
-@contextlib.contextmanager
-def _bearable(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - whatever the server does, the run goes on
-        _log.warning("%s could not be shown in Prefect (%s)", what, type(error).__name__)
 
 
 def _key(kind: str, job: Job) -> str:
@@ -49,7 +49,7 @@ def _key(kind: str, job: Job) -> str:
 
 def name_run(name: str) -> None:
     """Give the flow run a name that a person reads."""
-    with _bearable("the run's name"):
+    with bearable("the run's name"):
         if flow_run.id:
             with get_client(sync_client=True) as client:
                 client.update_flow_run(flow_run.id, name=name)
@@ -67,7 +67,7 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) 
         escape(estimate.reuse_note or ""),
         escape(f"{estimate.basis}. Prices: {price.source}, {price.version}."),
     ]
-    with _bearable("the estimate"):
+    with bearable("the estimate"):
         create_markdown_artifact(
             markdown="\n\n".join(part for part in parts if part),
             key=_key("estimate", job),
@@ -86,12 +86,15 @@ def show_summary(run: Run, sums: RowSums, summary: dict[str, Any]) -> None:
         f"# {escape(run.job.name)}: {headline}",
         escape(summary["message"] or ""),
         rows_table(summary),
+        groups_tables(summary),
         money_table(summary),
+        draw(draw_cost(summary["estimate"], summary["cost_usd"]), "cost against the estimate"),
+        draw(draw_lengths(sums.outputs, run.estimate.output_shares), "output tokens of the answers"),
         slowest_table(sums),
         errors_table(sums),
-        f"Results: {escape(run.folders.output / 'results')}",
+        links(run.folders.output),
     ]
-    with _bearable("the summary"):
+    with bearable("the summary"):
         create_markdown_artifact(
             markdown="\n\n".join(part for part in parts if part), key=_key("summary", run.job), description=headline
         )
@@ -101,7 +104,7 @@ def show_summary(run: Run, sums: RowSums, summary: dict[str, Any]) -> None:
 def show_progress(run: Run, opened: Sending) -> Iterator[None]:
     """Keep a progress artifact up to date, at most every two seconds, from a thread of its own."""
     artifact_id: Any = None
-    with _bearable("the progress"):
+    with bearable("the progress"):
         artifact_id = create_progress_artifact(
             progress=0.0, key=_key("progress", run.job), description=headline(run, opened)
         )
@@ -134,7 +137,7 @@ def _keep_up(run: Run, opened: Sending, artifact_id: Any, over: threading.Event)
 def _show_progress(run: Run, opened: Sending, artifact_id: Any) -> None:
     if artifact_id is None:
         return
-    with _bearable("the progress"), get_client(sync_client=True) as client:
+    with bearable("the progress"), get_client(sync_client=True) as client:
         progress = opened.sender.progress
         share = 100.0 * progress.done / max(1, progress.total)
         client.update_artifact(artifact_id, ArtifactUpdate(data=round(share, 1), description=headline(run, opened)))
@@ -142,19 +145,22 @@ def _show_progress(run: Run, opened: Sending, artifact_id: Any) -> None:
 
 def _warn(run: Run, opened: Sending, told: str) -> None:
     """Say, at the moment, that a soft limit is passed: in the flow run's log, as an event and as an artifact."""
-    with _bearable("the warning"):
+    with bearable("the warning"):
         get_run_logger().warning(told)
-    with _bearable("the warning's event"):
-        emit_event(
-            "parquill.budget.soft-limit",
-            resource={"prefect.resource.id": f"parquill.job.{run.job.name}", "prefect.resource.name": run.job.name},
-            payload={"run_id": run.run_id, "message": told},
-        )
+    tell("budget.soft-limit", run.job, run_id=run.run_id, message=told)
     lines = [f"# {escape(run.job.name)}: {escape(told)}", escape(headline(run, opened)), f"Run {escape(run.run_id)}."]
-    with _bearable("the warning's artifact"):
+    with bearable("the warning's artifact"):
         create_markdown_artifact(
             markdown="\n\n".join(lines), key=_key("soft-limit", run.job), description=f"{run.job.name}: {told}"
         )
+
+
+def duration(seconds: float) -> str:
+    """A time as a person reads it: 40 s, 12 min, 3 h 5 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def headline(run: Run, opened: Sending) -> str:
@@ -162,7 +168,9 @@ def headline(run: Run, opened: Sending) -> str:
     progress, budget = opened.sender.progress, opened.budget
     limit = f" of {dollars(budget.limit)}" if budget.limit is not None else ""
     doubt = f", {dollars(budget.in_doubt)} in doubt" if budget.in_doubt else ""
+    left_s = progress.left_s(time.monotonic())
+    left = "" if left_s is None or progress.done >= progress.total else f", {duration(left_s)} left"
     return (
         f"{progress.done:,} of {progress.total:,} rows, {progress.not_ok:,} not ok, "
-        f"{dollars(budget.settled)}{limit} spent{doubt} · {run.job.model}"
+        f"{dollars(budget.settled)}{limit} spent{doubt}{left} · {run.job.model}"
     )

@@ -27,6 +27,15 @@ LISTED = 20
 
 
 @dataclass(slots=True)
+class Group:
+    """The rows of one `for_each` value, and what this run paid for them."""
+
+    rows: int = 0
+    ok: int = 0
+    cost_nano: int = 0
+
+
+@dataclass(slots=True)
 class RowSums:
     """What the rows of the results add up to; money in nano-dollars, tokens and money of this run's rows only."""
 
@@ -43,6 +52,7 @@ class RowSums:
     outputs: Counter[int] = field(default_factory=Counter)  # of the same answers, by bin of output length
     compared: Comparison = field(default_factory=Comparison)  # counted with reported prompt tokens of these answers
     errors: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # by `for_each` name and its value
     first_errors: list[dict[str, Any]] = field(default_factory=list)
     slowest: list[tuple[float, str, int]] = field(default_factory=list)
 
@@ -72,7 +82,9 @@ class ResultRows:
                     for name in table.column_names
                     if name.startswith(PLAN) and name != PLAN + "messages"
                 }
-                yield self._table(table, own, self._lines(plan, state, first))
+                lines = self._lines(plan, state, first)
+                self._group(table, lines)
+                yield self._table(table, own, lines)
                 first += batch.num_rows
 
     def _lines(self, plan: dict[str, list[Any]], state: ShardState, first: int) -> list[dict[str, Any]]:
@@ -168,6 +180,16 @@ class ResultRows:
                         for name in ("source_file", "row_number", "status", "error_code", "error_message")
                     }
                 )
+
+    def _group(self, table: pa.Table, lines: Sequence[dict[str, Any]]) -> None:
+        for name in self._run.job.for_each or {}:
+            groups = self._sums.groups.setdefault(name, {})
+            for value, line in zip(table.column(name).to_pylist(), lines, strict=True):
+                group = groups.setdefault(str(value), Group())
+                group.rows += 1
+                group.ok += line["status"] == "ok"
+                if line["run_id"] == self._run.run_id and not line["reused"]:
+                    group.cost_nano += _nano(line, "cost")
 
     def _table(self, table: pa.Table, own: list[str], lines: Sequence[dict[str, Any]]) -> pa.Table:
         prefix = self._run.job.column_prefix

@@ -73,6 +73,13 @@ def make_summary(
         "duration_s": None if finished_at is None else round((finished_at - run.started_at).total_seconds(), 3),
         "prices": {"source": run.price.source, "version": run.price.version},
         "errors": sums.errors,
+        "groups": {
+            name: [
+                {"value": value, "rows": g.rows, "not_ok": g.rows - g.ok, "cost_usd": money(usd(g.cost_nano))}
+                for value, g in groups.items()
+            ]
+            for name, groups in sums.groups.items()
+        },
         "usage_unknown": sums.usage_unknown,
         "started_at": run.started_at.isoformat(timespec="seconds"),
         "finished_at": None if finished_at is None else finished_at.isoformat(timespec="seconds"),

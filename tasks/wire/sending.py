@@ -93,7 +93,8 @@ class Sending:
         answer_format = AnswerFormat(schema) if isinstance(schema, dict) else None
         sender = Sender(job, self._run.price, client, limits, self.budget, answer_format=answer_format)
         sender.progress.total = self._run.estimate.to_send
-        sender.progress.done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
+        done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
+        sender.progress.done = sender.progress.begun = done
         return sender
 
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -116,6 +117,7 @@ class Sending:
         state = run.state(shard.number)
         if only is None:
             self.sender.progress.done += len(state.outcomes)
+            self.sender.progress.begun += len(state.outcomes)
         if len(state.outcomes) < shard.to_send:
             self._call(self._complete(shard, state, only))
         journal = run.folder.journal(shard.number)

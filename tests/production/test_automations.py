@@ -1,0 +1,152 @@
+"""Events and the automations that stand on them, on a real server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.end_to_end.jobs import Jobs
+from tests.production.house import ROOT, House
+
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def messages() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A webhook on loopback, and what it was sent."""
+    got: list[dict[str, Any]] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(orjson.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/", got
+    server.shutdown()
+    server.server_close()
+    thread.join(5)
+
+
+@pytest.fixture(scope="module")
+def automated(
+    house: House, messages: tuple[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
+) -> House:
+    """The house with data/automations.yaml as it stands, but for the id of a block that sends to the webhook."""
+    kind = house.ask("GET", "/block_types/slug/custom-webhook")
+    schema = house.ask("POST", "/block_schemas/filter", block_schemas={"block_type_id": {"any_": [kind["id"]]}})[0]
+    block = house.ask(
+        "POST",
+        "/block_documents/",
+        name="alerts",
+        block_type_id=kind["id"],
+        block_schema_id=schema["id"],
+        data={"name": "alerts", "url": messages[0], "json_data": {"subject": "{{subject}}", "body": "{{body}}"}},
+    )
+    path = tmp_path_factory.mktemp("automations") / "automations.yaml"
+    text = (ROOT / "data" / "automations.yaml").read_text()
+    assert text.count(NOBODY) == 4
+    path.write_text(text.replace(NOBODY, block["id"]))
+    house.command("automation", "create", "--from-file", str(path))
+    return house
+
+
+def _subjects(got: list[dict[str, Any]], job: str) -> set[str]:
+    return {each["subject"] for each in got if each["subject"].startswith(f"{job}:")}
+
+
+def test_the_examples_deploy_as_they_stand(house: House) -> None:
+    """`prefect automation create --from-file data/automations.yaml` takes the file as it is, and makes each of them."""
+    house.command("automation", "create", "--from-file", str(ROOT / "data" / "automations.yaml"))
+    made = house.ask("POST", "/automations/filter", limit=50)
+    names = {each["name"] for each in made}
+    assert {"parquill-soft-limit", "parquill-failed-rows", "parquill-dearer-than-expected", "parquill-crashed"} <= names
+    for each in made:
+        house.ask("DELETE", f"/automations/{each['id']}")
+
+
+def test_each_message_comes_when_it_should(
+    automated: House, made: Jobs, messages: tuple[str, list[dict[str, Any]]]
+) -> None:
+    """A soft limit that is passed, more than 1 % of rows not ok, and a cost 20 % above the expected one each send one message; a run with nothing of it sends none."""
+    got = messages[1]
+    made.service.configure(output_tokens="fixed:40", faults=[{"kind": "status:400", "match": "bad"}])
+    quiet = made.job([f"text {n}" for n in range(40)], name="quiet", budget={"run_usd": 1})
+    assert (
+        automated.ended(automated.start_run("complete-prompts/complete", {"job": quiet}))["state_type"] == "COMPLETED"
+    )
+    rows = [*(f"text {n}" for n in range(60)), "bad"]
+    failing = made.job(
+        rows, name="failing", output=str(made.folder / "failing"), tolerate={"not_ok": 0.5}, budget={"run_usd": 1}
+    )
+    automated.ended(automated.start_run("complete-prompts/complete", {"job": failing}))
+    soft = made.job(
+        [f"other {n}" for n in range(40)],
+        name="soft",
+        output=str(made.folder / "soft"),
+        budget={"run_usd": 0.002, "soft_fraction": 0.3},
+        limits={"max_at_once": 4},
+    )
+    automated.ended(automated.start_run("complete-prompts/complete", {"job": soft}))
+    # a night of short answers is what the next one is expected to be, and its answers are four times as long
+    short = made.job([f"night {n}" for n in range(60)], name="dear", output=str(made.folder / "one"))
+    made.service.configure(output_tokens="fixed:10")
+    automated.ended(automated.start_run("complete-prompts/complete", {"job": short}))
+    made.service.configure(output_tokens="fixed:45")
+    longer = made.job([f"next {n}" for n in range(60)], name="dear", output=str(made.folder / "two"))
+    automated.ended(automated.start_run("complete-prompts/complete", {"job": longer}))
+    House.wait("three messages", lambda: len(got) >= 3, 60)
+    assert _subjects(got, "failing") == {"failing: 1.6393 % of the rows are not ok"}
+    assert _subjects(got, "soft") == {"soft: soft limit"}
+    assert len(_subjects(got, "dear")) == 1
+    assert "% dearer than expected" in next(iter(_subjects(got, "dear")))
+    assert not _subjects(got, "quiet")
+    assert len(got) == 3
+    assert "CANARY" not in str(got)
+
+
+def test_every_event_has_its_payload(house: House, made: Jobs) -> None:
+    """Each event that data/README.md lists is emitted with the payload that it lists, the flow run related to it."""
+    made.service.configure(output_tokens="fixed:40")
+    job = made.job(
+        [f"text {n}" for n in range(30)],
+        name="told",
+        output=str(made.folder / "told"),
+        budget={"run_usd": 0.0004, "soft_fraction": 0.2, "when_short": "partial"},
+        limits={"max_at_once": 2},
+    )
+    run = house.start_run("complete-prompts/complete", {"job": job})
+    assert house.ended(run)["state_name"] == "Stopped by budget"
+
+    def events() -> dict[str, dict[str, Any]]:
+        wanted = {"event": {"prefix": ["parquill."]}, "related": {"id": [f"prefect.flow-run.{run}"]}}
+        found = house.ask("POST", "/events/filter", filter=wanted, limit=50)["events"]
+        return {each["event"]: each for each in found}
+
+    table = [
+        line.split("|") for line in (ROOT / "data" / "README.md").read_text().splitlines() if "| `parquill." in line
+    ]
+    listed = {line[1].strip(" `"): set(line[3].split("`")[1::2]) for line in table}
+    names = set(listed) - {"parquill.approval.requested"}
+    House.wait("all events", lambda: set(events()) >= names, 30)
+    for name in names:
+        payload = events()[name]["payload"]
+        wanted = listed[name] - {"parquill.run.finished"} or listed["parquill.run.finished"]
+        assert set(payload) == wanted | {"job", "model", "labels"}, name
+    labels = events()["parquill.run.finished"]["resource"]
+    assert labels["parquill.state"] == "stopped"
+    assert labels["parquill.exit-code"] == "4"
+    assert 0 < int(labels["parquill.not-ok-percent"]) <= 100
+    assert Path(made.folder / "told" / "summary.json").exists()
