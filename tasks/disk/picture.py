@@ -16,6 +16,7 @@ BARS = 130.0  # height of the tallest bar
 
 _COST = """<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 640 96" width="640" font-size="12"
  font-family="system-ui, sans-serif"><title>{{ title }}</title>
+<rect width="640" height="96" rx="4" fill="#fff"/>
 <line x1="12" x2="628" y1="52" y2="52" stroke="#aab4be"/>
 {% if band %}<rect x="{{ band[0] }}" width="{{ band[1] }}" y="40" height="24" fill="#bcd7f2"/>{% endif %}
 {% for mark in marks %}<line x1="{{ mark.x }}" x2="{{ mark.x }}" y1="{{ mark.top }}" y2="{{ mark.bottom }}"
@@ -24,6 +25,7 @@ _COST = """<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 640 9
 {% endfor %}</svg>"""
 _LENGTHS = """<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 640 176" width="640" font-size="11"
  font-family="system-ui, sans-serif"><title>{{ title }}</title>
+<rect width="640" height="176" rx="4" fill="#fff"/>
 {% for bar in bars %}<rect x="{{ bar.x }}" width="{{ bar.width }}" y="{{ bar.y }}" height="{{ bar.height }}"
  fill="#8fb8de"/>{% if bar.label %}<text x="{{ bar.x }}" y="164" fill="#55616d">{{ bar.label }}</text>{% endif %}
 {% endfor %}{% if line %}<polyline points="{{ line }}" fill="none" stroke="#b3541e" stroke-width="2"/>{% endif %}
