@@ -164,7 +164,7 @@ def test_what_hangs_is_cut_off_after_the_grace(job: SmallJob) -> None:
     """C7: asked to stop, a run sends nothing more, keeps what is answered within the grace, and cuts off what hangs,
     which is in doubt; the next start goes on.
     """
-    patience = {"new 1": 0.2, "new 2": 3600.0}  # the two that are under way when it is asked to stop
+    patience = {"new 1": 0.2, "new 2": 8.0}  # the two that are under way when it is asked to stop
     service = Answering(lambda prompt: patience.get(prompt, 0.0))
 
     def stop_when_sent() -> None:
