@@ -3,11 +3,12 @@
 # make test      every test but those of e2e, on two cores; servers that a test needs are started and stopped by it
 # make check     linter, formatter, type checker
 # make mutants   takes out each line that keeps a promise, one at a time, and requires a red test
-# make crash     the long form of the crash tests: 100 kills, every disk call in every way (about 15 minutes)
+# make crash     the long form of the crash tests: KILLS kills (100), every disk call in every way (about 15 minutes)
 # make fuzz      looks for bytes that break a reader, a minute for each kind
 # make lock      resolve requirements.lock anew (needs uv)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+KILLS ?= 100
 
 .PHONY: install demo test e2e check crash fuzz lock bench mutants
 install: .venv/installed
@@ -43,7 +44,7 @@ mutants: install
 	$(BIN)/python -m tests.promises.mutants
 
 crash: install
-	LONG_CRASH=1 $(BIN)/python -m pytest -s tests/promises/test_crash.py tests/promises/test_crash_processes.py
+	LONG_CRASH=$(KILLS) $(BIN)/python -m pytest -s tests/promises/test_crash.py tests/promises/test_crash_processes.py
 
 fuzz: install
 	$(BIN)/python -m tests.promises.fuzz

@@ -3,7 +3,9 @@
 A `RateMeter` holds two things at once. A window remembers what was taken in the last minute and never lets more than
 the limit through in *any* minute. A pace lets requests through evenly, with a burst of one hundredth of the limit, so
 that there is no rush at the start (a token bucket of a minute's size lets twice the limit through in its first minute)
-and no wait either. What a service tells in its x-ratelimit headers corrects both by a `ServiceMirror`.
+and no wait either. A request larger than the burst saves up for itself while it waits for the window, and what such
+waits have cost is caught up a little faster. What a service tells in its x-ratelimit headers corrects both by a
+`ServiceMirror`.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ WINDOW_S = 60.0
 # Requests reach the service a little later or sooner than they left: a minute here is this much longer.
 GUARD_S = 0.25
 BURST_FRACTION = 0.01
-# The pace is a little faster than the limit, which the window holds: time lost to large requests is caught up.
+# The pace is a little faster than the limit, which the window holds; the emptier the window is than it should be, the
+# faster, up to this: time lost to large requests, or to nothing to send, is caught up without a rush.
 PACE = 1.05
+FASTEST_PACE = 1.25
 SHORTEST_S = 1e-6
 _GRAIN_S = 0.05
 
@@ -42,7 +46,8 @@ class RateMeter:
         self.slowdown = 1.0
         self._burst = max(1.0, limit * BURST_FRACTION)
         self._level = self._burst
-        self._updated = now
+        self._most = self._burst  # how high the level may rise
+        self._began = self._updated = now
         self._taken: deque[list[float]] = deque()  # [time, units], grains of 50 ms
         self._total = 0.0
 
@@ -50,12 +55,19 @@ class RateMeter:
         """See Meter."""
         units = float(tokens if self.by_tokens else 1)
         self._refresh(now)
-        rate = self.limit / WINDOW_S * PACE * self.slowdown
-        # a request larger than the burst leaves when the burst is whole, and the debt is paid off after it
-        pace = (min(units, self._burst) - self._level) / rate
+        # a request larger than the burst leaves when the burst is whole, and the debt is paid off after it; while the
+        # window holds it back, the debt is paid off beforehand
+        self._most = max(units, self._burst)
+        pace = (min(units, self._burst) - self._level) / self._rate(now)
         wait = max(pace, self._window_wait(now, units))
         # a wait that a clock cannot show would be waited for ever
         return wait if wait > SHORTEST_S else 0.0
+
+    def _rate(self, now: float) -> float:
+        """Units a second: faster while the window holds less than a minute at the limit, or than the time so far."""
+        due = min(1.0, (now - self._began) / WINDOW_S)
+        missing = max(0.0, due - self._total / self.limit)
+        return self.limit / WINDOW_S * min(FASTEST_PACE, PACE + missing) * self.slowdown
 
     def _window_wait(self, now: float, units: float) -> float:
         over = self._total + units - self.limit
@@ -68,8 +80,8 @@ class RateMeter:
         return WINDOW_S
 
     def _refresh(self, now: float) -> None:
-        gained = max(0.0, now - self._updated) * self.limit / WINDOW_S * PACE * self.slowdown
-        self._level = min(self._burst, self._level + gained)
+        gained = max(0.0, now - self._updated) * self._rate(now)
+        self._level = min(self._most, self._level + gained)
         self._updated = now
         while self._taken and self._taken[0][0] + WINDOW_S + GUARD_S <= now:
             self._total -= self._taken.popleft()[1]
@@ -78,7 +90,8 @@ class RateMeter:
         """See Meter."""
         units = float(tokens if self.by_tokens else 1)
         self._refresh(now)
-        self._level -= units
+        self._level = min(self._level - units, self._burst)
+        self._most = self._burst
         self._total += units
         if self._taken and now - self._taken[-1][0] < _GRAIN_S:
             self._taken[-1][1] += units

@@ -53,17 +53,22 @@ def run_job(folder: Path, url: str, rows: int, max_at_once: int) -> dict[str, fl
         "limits": {"max_at_once": max_at_once},
     }
     (folder / "job.yaml").write_bytes(orjson.dumps(job))
-    environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect")}
+    environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "XDG_STATE_HOME": str(folder / "state")}
     environment.pop("PREFECT_API_URL", None)
     command = [str(Path(sys.executable).with_name("parquill")), "run", str(folder / "job.yaml")]
     began = time.monotonic()
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    said = folder / "said"
+    with (
+        said.open("wb") as file,
+        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file) as process,
+    ):
         peak = 0
         while process.poll() is None:
             peak = max(peak, _peak_kib(process.pid))
             time.sleep(0.1)
     if process.returncode != 0:
-        raise RuntimeError(f"the run ended with exit code {process.returncode}")
+        told = said.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"the run ended with exit code {process.returncode}: {told}")
     summary = orjson.loads((folder / "out" / "summary.json").read_bytes())
     assert summary["rows"]["ok"] == rows
     return {"seconds": time.monotonic() - began, "peak_mib": peak / 1024}

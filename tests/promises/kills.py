@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from parquill.tasks.disk.replay import replay_shard
 from tests.end_to_end.jobs import Jobs, Spawned
 from tests.services.running import FakeService
 
@@ -21,8 +22,9 @@ NOTICED_S = 0.05  # after this the service knows that its client is gone
 class Kills:
     """Kills a job `times` times. A moment is after so many requests, or so long after the start.
 
-    `twice` is how many requests were paid once more in all, `most_twice` how many for one kill, which shows only when
-    the job went on: `count` says it after the end. `cut` is how many answers the service saw cut off.
+    `in_flight` tells for each kill the requests that the journals know as sent and not as ended, and that no kill before
+    it left: only these may be paid twice. `twice` is how many requests were paid once more, `cut` how many answers the
+    service saw cut off.
     """
 
     jobs: Jobs
@@ -31,8 +33,8 @@ class Kills:
     each: int  # requests between two kills, at most
     times: int = 0
     by_moment: dict[str, int] = field(default_factory=dict)
+    in_flight: list[int] = field(default_factory=list)
     twice: int = 0
-    most_twice: int = 0
     cut: int = 0
 
     def kill(self, count: int) -> None:
@@ -67,15 +69,16 @@ class Kills:
         os.kill(spawned.process.pid, signal.SIGKILL)
         spawned.process.wait()
         time.sleep(NOTICED_S)
-        self.count()
+        journals = Path(self.settings["output"]).glob(".parquill/runs/*/journals/*.journal")
+        in_doubt = sum(replay_shard(journal).totals().in_doubt for journal in journals)
+        self.in_flight.append(in_doubt - sum(self.in_flight))
         return alive
 
     def count(self) -> None:
-        """Count what was paid again since the last time."""
+        """Count what was paid again; all of it shows once the job has come to its end."""
         stats = self.jobs.service.stats(full=True)
-        twice = sum(bill[0] - 1 for bill in stats["billed_map"].values())
-        self.most_twice = max(self.most_twice, twice - self.twice)
-        self.twice, self.cut = twice, len(stats["cut_by_client"])
+        self.twice = sum(bill[0] - 1 for bill in stats["billed_map"].values())
+        self.cut = len(stats["cut_by_client"])
 
     def _seen(self) -> int:
         seen: int = self.jobs.service.stats()["requests"]

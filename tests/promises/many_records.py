@@ -1,9 +1,8 @@
-"""Journals of many records, written fast; `python -m tests.promises.many_records` replays a million of them."""
+"""Journals of many records, written fast, and how long it takes to replay them."""
 
 from __future__ import annotations
 
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -47,19 +46,13 @@ def write_journal(path: Path, rows: int) -> None:
     path.write_bytes(b"".join(groups))
 
 
-def main(rows: int = 500_000, rows_of_shard: int = 20_000) -> None:
-    """Replay the journals of so many rows, two records each, and say how long it took."""
+def replay_records(rows: int, rows_of_shard: int = 20_000) -> tuple[int, float, int]:
+    """Replay the journals of so many rows, two records each: the records, the seconds, the process's peak in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         journals = [Path(folder) / f"{number}.journal" for number in range(rows // rows_of_shard)]
         for journal in journals:
             write_journal(journal, rows_of_shard)
-        size = sum(journal.stat().st_size for journal in journals)
         began = time.monotonic()
         sent = sum(replay_shard(journal).totals().sent for journal in journals)
         took = time.monotonic() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    sys.stdout.write(f"{2 * sent:,} records, {size >> 20:,} MiB, replayed in {took:.1f} s, peak memory {peak} MiB\n")
-
-
-if __name__ == "__main__":
-    main()
+    return 2 * sent, took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

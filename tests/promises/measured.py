@@ -1,7 +1,8 @@
-"""Runs jobs one after another in one process: `python -m tests.promises.measured JOB...`; a line of JSON after each.
+"""Runs jobs one after another in one process: `python -m tests.promises.measured BATCH_ROWS JOB...`; JSON after each.
 
 A line tells what the process has taken so far and what it still holds: `peak_kib`, `cpu_s` and `seconds` of the job,
-`files` and `threads` after it, `tasks` that were left on the event loop at its end.
+`files` and `threads` after it, `tasks` that were left on the event loop at its end. With BATCH_ROWS other than 0 shards
+and batches have so many rows: a few thousand rows fill and empty every buffer then as often as a million do.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from typing import Any
 import httpx
 import orjson
 
+from parquill.tasks.disk import result_rows
 from parquill.tasks.disk.results import write_results
 from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.ending import Ending, clear_run
 from parquill.tasks.job_file import load_job
 from parquill.tasks.place import place
+from parquill.tasks.rows import prepare, source
 from parquill.tasks.rows.prepare import prepare_run
+from parquill.tasks.wire import sending as wire_sending
 from parquill.tasks.wire.sending import sending
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +63,7 @@ def hell() -> Iterator[Hell]:
 
 
 def measure(
-    folder: Path, jobs: Sequence[Mapping[str, Any]], environment: Mapping[str, str]
+    folder: Path, jobs: Sequence[Mapping[str, Any]], environment: Mapping[str, str], batch_rows: int = 0
 ) -> tuple[list[dict[str, float]], str]:
     """Run jobs in one process of their own; its lines, and what it said beside them."""
     paths = []
@@ -67,7 +71,7 @@ def measure(
         paths.append(folder / f"measured-{number}.yaml")
         paths[-1].write_bytes(orjson.dumps(dict(job)))
     done = subprocess.run(
-        [sys.executable, "-W", "always", "-m", "tests.promises.measured", *map(str, paths)],
+        [sys.executable, "-W", "always", "-m", "tests.promises.measured", str(batch_rows), *map(str, paths)],
         cwd=ROOT,
         env={**os.environ, "XDG_STATE_HOME": str(folder / "user-state"), **environment},
         capture_output=True,
@@ -115,7 +119,9 @@ def peak_of(code: str) -> int:
 
 def main() -> None:
     """Run the jobs that are named."""
-    for path in sys.argv[1:]:
+    if rows := int(sys.argv[1]):
+        prepare.SMALLEST_SHARD = source.BATCH_ROWS = result_rows.READ_ROWS = wire_sending.READ_ROWS = rows
+    for path in sys.argv[2:]:
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
         tasks = _complete(Path(path))
         after = resource.getrusage(resource.RUSAGE_SELF)

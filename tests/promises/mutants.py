@@ -24,12 +24,9 @@ LIST = Path(__file__).with_name("mutants.json")
 AT_ONCE = 2
 TIMEOUT_S = 300.0
 _PARTS = ("flows", "tasks", "data", "tests", "pyproject.toml", "README.md", "Makefile")
-# the copy's folders under the names of the package, before those of the installed tree
+_PACKAGE = ("flows", "tasks", "data")  # what the package `parquill` consists of
 _START = """
-import pathlib, sys, types
-package = types.ModuleType("parquill")
-package.__path__ = ["."]
-sys.modules["parquill"] = package
+import pathlib, sys
 import pytest
 import parquill.tasks
 assert pathlib.Path(parquill.tasks.__file__).is_relative_to(pathlib.Path.cwd()), "not the copy's code is tested"
@@ -66,16 +63,25 @@ def verdict_of(code: int) -> str:
     return {0: "SURVIVED", 1: "killed"}.get(code, f"BROKEN (pytest ended with {code})")
 
 
+def _copy(tree: Path) -> None:
+    """Copy the tree, with the package under its name: commands that a test starts import the copy too."""
+    for part in _PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy2(source, tree / part)
+    (tree / "parquill").mkdir()
+    (tree / "parquill" / "__init__.py").touch()
+    for part in _PACKAGE:
+        (tree / "parquill" / part).symlink_to(tree / part)
+
+
 def try_mutant(mutant: Mutant | None, tests: list[str]) -> str:
     """Run tests in a copy of the tree, with a mutant or (None) without: killed, SURVIVED or BROKEN."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
-        tree = Path(folder)
-        for part in _PARTS:
-            source = ROOT / part
-            if source.is_dir():
-                shutil.copytree(source, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
-            elif source.exists():
-                shutil.copy2(source, tree / part)
+        tree = Path(folder).resolve()
+        _copy(tree)
         try:
             if mutant is not None:
                 mutant.apply(tree)
@@ -91,24 +97,36 @@ def try_mutant(mutant: Mutant | None, tests: list[str]) -> str:
     return verdict_of(ended.returncode)
 
 
+def _unsound(mutants: list[Mutant], threads: ThreadPoolExecutor) -> list[str]:
+    """The test files that are not green without a mutant: red tests would kill every mutant."""
+    files: dict[str, set[str]] = {}
+    for test in {test for mutant in mutants for test in mutant.tests}:
+        files.setdefault(test.partition("::")[0], set()).add(test)
+    verdicts = threads.map(lambda tests: try_mutant(None, sorted(tests)), files.values())
+    return [file for file, verdict in zip(files, verdicts, strict=True) if verdict != "SURVIVED"]
+
+
+def _try_and_tell(mutant: Mutant) -> str:
+    verdict = try_mutant(mutant, mutant.tests)
+    line = f"{verdict:10} {mutant.promise}: {mutant.file}: {mutant.text.strip().splitlines()[0]}"
+    print(line, flush=True)  # noqa: T201 - a command
+    return verdict
+
+
 def main() -> int:
     """Try all mutants, or those whose promise is named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("promises", nargs="*", help="only these, such as S1")
+    parser.add_argument("promises", nargs="*", help="only these, such as S1 or Hostile")
     chosen = parser.parse_args().promises
-    mutants = [each for each in read_mutants() if not chosen or each.promise.split()[0] in chosen]
+    mutants = [each for each in read_mutants() if not chosen or each.promise.split()[0].strip(":") in chosen]
     began = time.monotonic()
-    tests = sorted({test for mutant in mutants for test in mutant.tests})
-    sound = try_mutant(None, tests)  # tests that are red anyway would kill every mutant
-    if sound != "SURVIVED":
-        print(f"the tests are not green without a mutant: {sound}")  # noqa: T201 - a command
-        return 1
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        verdicts = list(threads.map(lambda mutant: try_mutant(mutant, mutant.tests), mutants))
-    for mutant, verdict in zip(mutants, verdicts, strict=True):
-        print(f"{verdict:10} {mutant.promise}: {mutant.file}: {mutant.text.strip().splitlines()[0]}")  # noqa: T201
+        if unsound := _unsound(mutants, threads):
+            print(f"these are not green without a mutant: {', '.join(unsound)}")  # noqa: T201 - a command
+            return 1
+        verdicts = list(threads.map(_try_and_tell, mutants))
     killed = verdicts.count("killed")
-    print(f"{killed} of {len(mutants)} killed in {time.monotonic() - began:.0f} s")  # noqa: T201
+    print(f"{killed} of {len(mutants)} killed in {time.monotonic() - began:.0f} s")  # noqa: T201 - a command
     return 0 if killed == len(mutants) else 1
 
 

@@ -164,13 +164,15 @@ def test_what_hangs_is_cut_off_after_the_grace(job: SmallJob) -> None:
     """C7: asked to stop, a run sends nothing more, keeps what is answered within the grace, and cuts off what hangs,
     which is in doubt; the next start goes on.
     """
-    patience = {"new 1": 0.2, "new 2": 3600.0}  # the two that are under way when it is asked to stop
+    patience = {"new 1": 0.6, "new 2": 20.0}  # the two that are under way when it is asked to stop
     service = Answering(lambda prompt: patience.get(prompt, 0.0))
+    sent: set[str] = set()
 
     def stop_when_sent() -> None:
         while not set(patience) <= set(service.billed):
             time.sleep(0.001)
-        open_sendings()[0].request_stop(0.6)
+        sent.update(service.billed)
+        open_sendings()[0].request_stop(1.2)
 
     asked = threading.Thread(target=stop_when_sent)
     asked.start()
@@ -178,8 +180,8 @@ def test_what_hangs_is_cut_off_after_the_grace(job: SmallJob) -> None:
     with pytest.raises(Interrupted):
         job.run(service)
     asked.join()
-    assert time.monotonic() - began < 5
-    assert set(patience) <= set(service.billed) <= {*patience, "new 0"}
+    assert time.monotonic() - began < 15
+    assert set(service.billed) == sent
     again = job.start()
     assert again.billed == Counter(set(TEXTS) - set(OLD) - set(service.billed) | {"new 2"})
     assert [row["text"] for row in results(job.settings) if row["in_doubt_usd"]] == ["new 2"]

@@ -10,15 +10,23 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from parquill.tasks.disk.answers import AnswerIndex
 from parquill.tasks.disk.replay import replay_shard
 from tests.direct import job_of, run_steps
 from tests.promises.many_records import write_journal
+from tests.promises.measured import measure
 from tests.services.running import FakeService
 
 PARTS = 10  # of a million records
+FEW = 700
+ROW_BYTES = 2_000
+BATCH = 100
+# what is freed goes back to the system, so that a peak tells what is held, and not how it was scattered
+THRIFT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_TRIM_THRESHOLD_": "100000", "MALLOC_ARENA_MAX": "2"}
 
 
 def test_a_million_records_replay_in_twenty_seconds(tmp_path: Path) -> None:
@@ -76,3 +84,21 @@ def test_runs_leave_nothing_open(service: FakeService, tmp_path: Path, monkeypat
     while service.stats()["connections_open"] > 1 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert service.stats()["connections_open"] == 1  # the one that asks
+
+
+def test_memory_does_not_grow_with_the_rows(service: FakeService, tmp_path: Path) -> None:
+    """Reading, completing and writing ten times the rows takes as much memory: less comes more than their texts alone
+    would take; no task, file or thread is left more either.
+    """
+    found = []
+    for rows in (FEW, 10 * FEW):
+        settings = job_of(tmp_path / str(rows), [], service.url, limits={"max_at_once": BATCH})
+        texts = [f"{number} " + f"word{number % 97} ".ljust(8) * (ROW_BYTES // 8) for number in range(rows)]
+        table = pa.table({"id": [f"r{number}" for number in range(rows)], "text": texts})
+        pq.write_table(table, settings["input"], row_group_size=BATCH)
+        lines, _ = measure(tmp_path / str(rows), [settings], THRIFT, batch_rows=BATCH)
+        found.append(lines[0])
+    few, many = found
+    assert many["peak_kib"] - few["peak_kib"] < 9 * FEW * ROW_BYTES / 1024
+    for held in ("files", "threads", "tasks"):
+        assert many[held] - few[held] < 9 * FEW / BATCH / 4, f"more {held} are left by more shards"

@@ -57,7 +57,7 @@ def _fail(error: BaseException) -> Result:
 
 def _too_late() -> Result:
     async def handler(_: httpx.Request) -> httpx.Response:
-        await asyncio.Event().wait()
+        await asyncio.sleep(5)  # and not for ever: without a deadline this is to end too
         raise AssertionError
 
     return _send(handler, retry={"timeout_s": 0.001})
