@@ -1,6 +1,8 @@
 # make install   the environment in .venv, from the hash-checked lock file (the other targets call it)
 # make demo      the sample job on a small local model: no key, no cost
 # make test      every test but those of e2e, on two cores; servers that a test needs are started and stopped by it
+# make e2e       deployments, pages in a browser and whole minutes, on a real Prefect server with a real worker
+# make chromium  the browser of those tests, from Debian's packages (as root; without it they are skipped)
 # make check     linter, formatter, type checker
 # make mutants   takes out each line that keeps a promise, one at a time, and requires a red test
 # make crash     the long form of the crash tests: KILLS kills (100), every disk call in every way (about 15 minutes)
@@ -10,7 +12,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KILLS ?= 100
 
-.PHONY: install demo test e2e check crash fuzz lock bench mutants
+.PHONY: install demo test e2e chromium check crash fuzz lock bench mutants
 install: .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml
@@ -28,8 +30,13 @@ test: install
 
 # deployments on a real Prefect server with a real worker; and the search of all that a server keeps, which is
 # quick only while no other tests' runs are in it
-e2e: install
+e2e: install chromium
 	$(BIN)/python -m pytest tests/production tests/promises/test_secrets.py
+
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+	  || echo "no chromium, and no root to install it: the tests in a browser will be skipped"
 
 check: install
 	$(BIN)/ruff check .
