@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import selectors
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -48,6 +49,7 @@ class SimulatedLender:
     def __init__(self) -> None:
         self.buckets: dict[str, Bucket] = {}
         self.asked = 0
+        self.lent: Counter[str] = Counter()  # slots by kind
         self.away = False
         self._updated: dict[str, float] = {}
 
@@ -89,6 +91,7 @@ class SimulatedLender:
         if bucket.taken + slots > bucket.capacity:
             return False
         self.put(kind, replace(bucket, taken=bucket.taken + slots), now)
+        self.lent[kind] += slots
         await asyncio.sleep(0.0065)
         return True
 

@@ -185,6 +185,21 @@ def test_what_was_leased_and_not_used_is_lost() -> None:
     assert busiest(simulate(run())) <= limit
 
 
+def test_nothing_leased_is_used_after_its_life() -> None:
+    """A lease that was not used in its life is gone: a process that slept may not send now what it leased then."""
+
+    async def run() -> None:
+        process = Process(SimulatedLender(), requests=(6_000, 1))
+        lessee, clock = process.lessees[0], asyncio.get_running_loop().time
+        await lessee.begin()
+        (await process.limits.acquire(1)).release()
+        assert lessee.meter.held(clock()) > 50
+        await asyncio.sleep(2.0)
+        assert lessee.meter.wait_s(clock(), 1) > 0
+
+    simulate(run())
+
+
 def test_a_process_that_dies_loses_no_more_than_its_lease() -> None:
     """What others may send after a kill is the whole limit at once: nobody has to give anything back."""
     limit = 6_000
