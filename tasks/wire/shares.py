@@ -29,9 +29,9 @@ from parquill.tasks.wire.meters import WINDOW_S
 GUARD_S = 0.25
 SMALLEST_QUANTUM = 1 / 80  # of the limit: three quarters of a second, so a process asks hardly more than once a second
 LARGEST_QUANTUM = 0.9  # nothing would flow in beside a larger one
-SLACK = 1 / 160  # of the limit: what may flow in until somebody asks
-SHORTEST_LIFE = 1 / 40  # of a window: 1.5 s
-LIFE_A_QUANTUM = 1.1  # of the time in which one process uses it up
+SLACK = 1 / 80  # of the limit: what may flow in until somebody asks, on a server that takes half a second
+SHORTEST_LIFE = 1 / 30  # of a window: 2 s
+LIFE_A_QUANTUM = 1.6  # of the time in which one process uses it up
 
 REQUEST_SLOTS = 1_000  # a decayed fraction of a slot is lost with each lease: slots of a request must be small
 TOKEN_SLOTS = 1

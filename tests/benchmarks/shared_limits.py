@@ -47,7 +47,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, fake_openai(latency_ms=50) as service:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        fake_openai(latency_ms=50, prompt_tokens="tiktoken:o200k_base") as service,
+    ):
         house = House(Path(folder))
         house.start_server()
         os.environ |= {name: house.environment[name] for name in ("PREFECT_HOME", "PREFECT_API_URL", "XDG_STATE_HOME")}
