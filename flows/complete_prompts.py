@@ -14,6 +14,7 @@ from parquill.tasks.ending import Ending, stop_early
 from parquill.tasks.estimate_cost import estimate_cost
 from parquill.tasks.gate_budget import gate_budget
 from parquill.tasks.job import Job, Status
+from parquill.tasks.lender import sharing_of
 from parquill.tasks.read_prompts import read_prompts
 from parquill.tasks.start import hold_job, nothing_to_do, place_flow
 from parquill.tasks.states import ends_with_state
@@ -45,7 +46,7 @@ def complete_prompts(
         estimate = estimate_cost(run)
         gate_budget(run, estimate)
         wait_for_approval(run)
-        with stop_early(run), sending(run) as opened, show_progress(run, opened):
+        with stop_early(run), sending(run, sharing=sharing_of(run.job)) as opened, show_progress(run, opened):
             shards = [shard for shard in run.shards if not run.is_done(shard)]
             state = Path(run.folders.state)
             complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result()

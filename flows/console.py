@@ -163,11 +163,18 @@ def _opened() -> Sending | None:
     return opened[0] if opened else None
 
 
-def _say_warnings(opened: Sending, before: int) -> int:
-    """Say what came since `before` warnings; gives how many there are now."""
-    for told in opened.soft_limits.told[before:]:
-        say(f"warning: {told}")
-    return len(opened.soft_limits.told)
+class _News:
+    """Says once what the parts of a run have told: soft limits that are passed, how limits are shared."""
+
+    def __init__(self) -> None:
+        self._warned = self._told = 0
+
+    def say(self, opened: Sending) -> None:
+        """Say what is new."""
+        warnings, told = list(opened.soft_limits.told), list(opened.shared.told)  # they grow meanwhile
+        for text in [*(f"warning: {text}" for text in warnings[self._warned :]), *told[self._told :]]:
+            say(text)
+        self._warned, self._told = len(warnings), len(told)
 
 
 def _bar(over: threading.Event) -> None:
@@ -181,12 +188,12 @@ def _bar(over: threading.Event) -> None:
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = None
-        warned = 0
+        news = _News()
         while not over.wait(LOOK_S):
             opened = _opened()
             if opened is None:
                 continue
-            warned = _say_warnings(opened, warned)
+            news.say(opened)
             progress = opened.sender.progress
             rate = f"{progress.pace(time.monotonic()):,.0f} rows/s"
             if task is None:
@@ -195,12 +202,12 @@ def _bar(over: threading.Event) -> None:
 
 
 def _lines(over: threading.Event) -> None:
-    warned, said = 0, time.monotonic()
+    news, said = _News(), time.monotonic()
     while not over.wait(LOOK_S):
         opened = _opened()
         if opened is None:
             continue
-        warned = _say_warnings(opened, warned)
+        news.say(opened)
         if time.monotonic() - said < PLAIN_EVERY_S:
             continue
         said = time.monotonic()

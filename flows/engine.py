@@ -66,7 +66,9 @@ class EmbeddedServer:
         from prefect.settings import PREFECT_API_URL
 
         if self._process is not None:
-            os.environ["PREFECT_API_URL"] = self._url
+            from parquill.tasks.lender import EMBEDDED
+
+            os.environ["PREFECT_API_URL"] = os.environ[EMBEDDED] = self._url
             refresh_global_settings_context()
         address = str(PREFECT_API_URL.value()).rstrip("/")
         until = time.monotonic() + (START_S if self._process is not None else 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.errors import ParquillError
@@ -15,6 +15,9 @@ from parquill.tasks.money.prices import Price, dollars, nano_of, price_of, usd
 from parquill.tasks.records import Estimate, money
 from parquill.tasks.rows.prepare import RunOptions, check_rejected, estimate_job, prepare_run
 from parquill.tasks.wire.secrets import read_key
+
+if TYPE_CHECKING:
+    from parquill.tasks.wire.shared_limits import Sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def estimate_with_pilot(job: Job, options: RunOptions, rows: int | None) -> Esti
         if run.job.budget.monthly_usd is not None:
             spent = run.totals()
             left = nano_of(run.job.budget.monthly_usd) - (booked or 0) - spent.settled_nano - spent.in_doubt_nano
-        pilot = run_pilot(run, rows, month_left=left)
+        pilot = run_pilot(run, rows, month_left=left, sharing=_sharing(run.job))
     totals, estimate = pilot.totals, pilot.run.estimate
     doubt = f", {dollars(totals.in_doubt_nano)} in doubt" if totals.in_doubt_nano else ""
     return Estimated(
@@ -92,3 +95,13 @@ def estimate_with_pilot(job: Job, options: RunOptions, rows: int | None) -> Esti
             "in_doubt_usd": money(usd(totals.in_doubt_nano)),
         },
     )
+
+
+def _sharing(job: Job) -> Sharing:
+    from parquill.tasks.wire.shared_limits import ALONE
+
+    if job.limits.shared is None:
+        return ALONE
+    from parquill.tasks.lender import sharing_of  # it brings Prefect, which a pilot does not need otherwise
+
+    return sharing_of(job)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefect import task
 
+from parquill.tasks.lender import sharing_of
 from parquill.tasks.records import ShardRef
 from parquill.tasks.steps import STEP
 from parquill.tasks.unforeseen import tells_no_data
@@ -16,4 +17,4 @@ from parquill.tasks.wire.sending import sending_of
 @tells_no_data
 def complete_shard(state: Path, run_id: str, shard: ShardRef) -> bool:
     """Complete what the shard lacks; True when every row of it has its outcome. Raises DiskFailed."""
-    return sending_of(state, run_id).complete(shard)
+    return sending_of(state, run_id, sharing_of).complete(shard)

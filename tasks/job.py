@@ -8,7 +8,7 @@ model (YAML 1.2, `--set`, dates, one-sentence errors) is in `job_file`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -200,7 +200,15 @@ class Limits(Settings):
     count_output: Literal["reserved", "actual"] = Field(
         "reserved", description="How the service counts output against its limit: max_output_tokens, or what came"
     )
-    shared: str | None = Field(None, description="NAME under which concurrent runs share these limits")
+    shared: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
+        None, description="NAME under which concurrent runs share these limits by Prefect"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_share(self) -> Self:
+        if self.shared is not None and self.requests_per_minute is None and self.tokens_per_minute is None:
+            raise ValueError("`shared` needs a requests_per_minute or a tokens_per_minute that is shared")
+        return self
 
 
 class Retry(Settings):
@@ -307,9 +315,6 @@ class Job(Settings):
                 raise ValueError("`api: completions` takes one text: use `prompt.user` alone")
             if self.response_format is not None:
                 raise ValueError("`api: completions` knows no response_format")
-        for path, is_set in _NOT_YET.items():
-            if is_set(self):
-                raise ValueError(f"`{path}` is not supported by this version; leave it out")
         for name in ("input", "output", "state"):
             value = getattr(self, name)
             if value and "://" in value:
@@ -322,8 +327,3 @@ class Job(Settings):
     def zone(self) -> ZoneInfo:
         """The time zone of `{date}` and of schedules."""
         return ZoneInfo(self.timezone)
-
-
-_NOT_YET: dict[str, Callable[[Job], bool]] = {
-    "limits.shared": lambda job: job.limits.shared is not None,
-}

@@ -22,6 +22,7 @@ from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.wire.client import aiohttp_transport
 from parquill.tasks.wire.sending import sending
+from parquill.tasks.wire.shared_limits import ALONE, Sharing
 
 
 def job_of(folder: Path, texts: Sequence[str], url: str, **settings: Any) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def run_steps(
     limit: int | None = None,
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
     disk: Disk = DISK,
+    sharing: Sharing = ALONE,
 ) -> tuple[Run, RowSums] | None:
     """Read, complete, write and summarize a job to its end, as the flow does; None when nothing is to do."""
     job, options = place(make_job(settings), None, limit, redo)
@@ -58,7 +60,11 @@ def run_steps(
         run = prepare_run(job, options, disk=disk)
         if run is None:
             return None
-        with stop_early(run, disk), sending(run, transport, disk) as opened, ThreadPoolExecutor(4) as threads:
+        with (
+            stop_early(run, disk),
+            sending(run, transport, disk, sharing) as opened,
+            ThreadPoolExecutor(4) as threads,
+        ):
             list(threads.map(opened.complete, [shard for shard in run.shards if not run.is_done(shard)]))
             ending = Ending.of(opened)
         sums, _ = write_results(run, budget_short=ending.over_budget > 0, disk=disk)

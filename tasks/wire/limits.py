@@ -7,7 +7,7 @@ one request at a time stands at the turnstile until every meter has room for it,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from parquill.tasks.wire.meters import Gate, Meter, RateMeter, ServiceMirror
 
@@ -46,6 +46,7 @@ class Limits:
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
         actual_output: bool = False,
+        leased: Sequence[Meter] = (),
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
@@ -64,7 +65,7 @@ class Limits:
         self._token_meters = [meter for meter in rates if meter.by_tokens]
         self._mirrors = [ServiceMirror("requests", by_tokens=False), ServiceMirror("tokens", by_tokens=True)]
         self.gate = Gate(rates)
-        self.meters: list[Meter] = [self.gate, *rates, *self._mirrors]
+        self.meters: list[Meter] = [self.gate, *rates, *leased, *self._mirrors]
 
     async def acquire(self, tokens: int) -> Slot:
         """Wait for a place and for room in every meter. Raises Stopped."""

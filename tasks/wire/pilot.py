@@ -30,6 +30,7 @@ from parquill.tasks.rows.planned import Located, count_lengths, locate, planned
 from parquill.tasks.wire.client import aiohttp_transport
 from parquill.tasks.wire.outcomes import TABLE
 from parquill.tasks.wire.sending import Sending, sending
+from parquill.tasks.wire.shared_limits import ALONE, Sharing
 
 AUTO_FIRST, AUTO_MOST = 30, 10_000  # rows
 CLOSE = 0.05  # of the expected cost, to either side: what `auto` wants the interval to reach
@@ -63,6 +64,7 @@ def run_pilot(
     *,
     month_left: int | None = None,
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
+    sharing: Sharing = ALONE,
 ) -> Pilot:
     """Complete `rows` rows of a run, or with None as many as ±5 % of the cost takes within a hundredth of the budget.
 
@@ -79,7 +81,7 @@ def run_pilot(
     picked = _Picked(run, chosen, counter)
     if rows is not None:
         _check(run, picked, month_left)
-    with sending(run, transport) as opened:
+    with sending(run, transport, sharing=sharing) as opened:
         if rows is None:
             ended, learned = _until_close(picked, opened)
         else:

@@ -23,6 +23,7 @@ from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.run import Run, load_run
 from parquill.tasks.disk.schemas import PLAN
+from parquill.tasks.job import Job
 from parquill.tasks.money.account import PATIENCE_S
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Action, ShardRef
@@ -31,6 +32,7 @@ from parquill.tasks.wire.client import Client, aiohttp_transport
 from parquill.tasks.wire.limits import Limits
 from parquill.tasks.wire.secrets import Key, read_key
 from parquill.tasks.wire.sender import Sender, SendRow
+from parquill.tasks.wire.shared_limits import ALONE, SharedLimits, Sharing
 from parquill.tasks.wire.spending import Spending
 
 STOP_PATIENCE_S = 5.0
@@ -61,6 +63,7 @@ class Sending:
         key: Key | None,
         transport: Callable[[], httpx.AsyncBaseTransport],
         disk: Disk = DISK,
+        sharing: Sharing = ALONE,
         *,
         is_first: bool = True,
     ) -> None:
@@ -73,17 +76,24 @@ class Sending:
         self._answers.add_run(run.run_id, run.job.output)
         self._spending = Spending(run, self._disk_threads, is_first=is_first)
         self.budget, self.soft_limits = self._spending.budget, self._spending.soft_limits
+        self.shared = SharedLimits(run, sharing)
         self._thread.start()
-        self.sender: Sender = self._call(self._start())
+        try:
+            self.sender: Sender = self._call(self._start())
+        except BaseException:
+            self._end(STOP_PATIENCE_S)
+            raise
 
     async def _start(self) -> Sender:
         job = self._run.job
+        await self.shared.begin()
         self._spending.begin()
         limits = Limits(
             job.limits.max_at_once,
             requests_per_minute=job.limits.requests_per_minute,
             tokens_per_minute=job.limits.tokens_per_minute,
             actual_output=job.limits.count_output == "actual",
+            leased=self.shared.meters,
             clock=time.monotonic,
             sleep=asyncio.sleep,
         )
@@ -175,9 +185,13 @@ class Sending:
             with contextlib.suppress(concurrent.futures.TimeoutError):
                 self.request_stop(grace_s).result(grace_s + 5)
         self._call(self._wire.aclose())
+        # whoever wants to stop waits no minute for a database; the next start tells what was spent
+        self._end(PATIENCE_S if grace_s is None else STOP_PATIENCE_S)
+
+    def _end(self, patience_s: float) -> None:
         try:
-            # whoever wants to stop waits no minute for a database; the next start tells what was spent
-            self._call(self._spending.close(PATIENCE_S if grace_s is None else STOP_PATIENCE_S))
+            self._call(self.shared.end())
+            self._call(self._spending.close(patience_s))
         finally:
             self._call(self._loop.shutdown_asyncgens())
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -202,13 +216,16 @@ stop_requested = threading.Event()
 
 @contextlib.contextmanager
 def sending(
-    run: Run, transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport, disk: Disk = DISK
+    run: Run,
+    transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
+    disk: Disk = DISK,
+    sharing: Sharing = ALONE,
 ) -> Iterator[Sending]:
     """Open the sender of a run for this process; on an error or a cancellation what is under way gets its grace.
 
-    Raises BadJob when the key cannot be read.
+    Raises BadJob when the key cannot be read, or when a request is too large for a limit that is shared.
     """
-    opened = Sending(run, read_key(run.job.endpoint), transport, disk)
+    opened = Sending(run, read_key(run.job.endpoint), transport, disk, sharing)
     with _guard:
         _open[run.run_id] = opened
     try:
@@ -230,13 +247,14 @@ def sending(
             _open.pop(run.run_id, None)
 
 
-def sending_of(state: Path, run_id: str) -> Sending:
+def sending_of(state: Path, run_id: str, sharing_of: Callable[[Job], Sharing] = lambda _: ALONE) -> Sending:
     """The open sender of a run in this process. A process that has none yet (another worker) opens one for its life."""
     with _guard:
         if run_id not in _open:
             run = load_run(state, run_id)
             # it joins: the run was opened by the process that holds its folders
-            _open[run_id] = Sending(run, read_key(run.job.endpoint), aiohttp_transport, is_first=False)
+            sharing, key = sharing_of(run.job), read_key(run.job.endpoint)
+            _open[run_id] = Sending(run, key, aiohttp_transport, sharing=sharing, is_first=False)
         return _open[run_id]
 
 

@@ -355,13 +355,16 @@ def test_harmless_parameters_are_passed_on(name: str) -> None:
     assert _job(parameters={name: 1}).parameters == {name: 1}
 
 
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [({"limits": {"shared": "openai"}}, "limits.shared")],
-)
-def test_what_is_not_there_yet_is_refused(changes: dict[str, Any], name: str) -> None:
-    """A setting that this version would ignore is refused: nobody relies on a limit that does not hold."""
-    assert _refusal(**changes) == f"`{name}` is not supported by this version; leave it out"
+def test_sharing_needs_something_to_share() -> None:
+    """A shared limit without a limit is refused: nobody relies on a limit that does not hold."""
+    limits = {"shared": "openai", "requests_per_minute": None, "tokens_per_minute": None}
+    assert "`shared` needs a requests_per_minute or a tokens_per_minute" in _refusal(limits=limits)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "-a", "é", "a" * 65])
+def test_names_that_a_server_cannot_keep_are_refused(name: str) -> None:
+    """The name of a shared limit is one that stands in an address."""
+    assert "limits.shared" in _refusal(limits={"shared": name, "requests_per_minute": 10})
 
 
 @pytest.mark.parametrize("setting", ["input", "output", "state"])

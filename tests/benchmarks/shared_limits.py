@@ -1,0 +1,70 @@
+"""Processes that share a limit over real minutes: `python -m tests.benchmarks.shared_limits [--minutes 3]`.
+
+Real `parquill run` processes, a Prefect server of their own and the fake service, once with a limit of requests and
+once with one of tokens. Printed are the most that arrived in any minute, and what was used while all were sending.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.end_to_end.jobs import Jobs
+from tests.end_to_end.sharing import run_together
+from tests.production.house import House
+from tests.services.running import FakeService, fake_openai
+
+REQUESTS, TOKENS = 1_200, 120_000  # a minute
+TOKENS_A_ROW = 62  # about: the template, the row, and what is reserved for the answer
+
+
+def study(folder: Path, service: FakeService, unit: str, processes: int, minutes: float) -> str:
+    """One limit, shared by so many processes."""
+    service.reset()
+    folder.mkdir()
+    per_minute = REQUESTS if unit == "requests" else TOKENS
+    limits: dict[str, Any] = {f"{unit}_per_minute": per_minute, "shared": f"{unit}-{processes}"}
+    rows = int(minutes * per_minute / (1 if unit == "requests" else TOKENS_A_ROW) / processes)
+    jobs = Jobs(folder, service)
+    try:
+        done = run_together(jobs, rows, limits, processes=processes, timeout_s=minutes * 60 + 120, unit=unit)
+    finally:
+        jobs.close()
+    codes = {run.exit_code for run in done.runs}
+    return (
+        f"| {unit} | {processes} | {per_minute:,} | {done.seconds:.0f} s | {done.busiest(60.0) / per_minute:.1%} "
+        f"| {done.used(per_minute):.1%} | {codes} |\n"
+    )
+
+
+def main() -> None:
+    """Study both kinds of limits."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        fake_openai(latency_ms=50, prompt_tokens="tiktoken:o200k_base") as service,
+    ):
+        house = House(Path(folder))
+        house.start_server()
+        os.environ |= {name: house.environment[name] for name in ("PREFECT_HOME", "PREFECT_API_URL", "XDG_STATE_HOME")}
+        try:
+            sys.stdout.write(
+                "| limit of | processes | a minute | all sent for | busiest minute | used | exit codes |\n"
+            )
+            sys.stdout.write("|---|---:|---:|---:|---:|---:|---|\n")
+            for unit in ("requests", "tokens"):
+                sys.stdout.write(study(Path(folder) / unit, service, unit, given.processes, given.minutes))
+                sys.stdout.flush()
+        finally:
+            house.close()
+
+
+if __name__ == "__main__":
+    main()

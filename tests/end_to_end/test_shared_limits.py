@@ -1,0 +1,21 @@
+"""Limits that are shared by a real Prefect server between real processes."""
+
+from __future__ import annotations
+
+from tests.end_to_end.jobs import Jobs
+from tests.end_to_end.sharing import allowed, run_together
+
+PER_MINUTE = 3_000
+
+
+def test_two_processes_share_a_limit(jobs: Jobs) -> None:
+    """Two processes that name the same shared limit keep it in sum, from the first moment on, and say that it is shared."""
+    jobs.service.configure(latency_ms=50)
+    shared = run_together(jobs, 220, {"requests_per_minute": PER_MINUTE, "shared": "together"})
+    for run in shared.runs:
+        assert run.exit_code == 0, run.stderr
+        assert "limits.shared, requests: 3,000 a minute are shared by all runs that name it" in run.stderr
+    assert len(shared.arrivals) == 440
+    for window_s in (1.0, 5.0, 10.0):
+        assert shared.busiest(window_s) <= allowed(PER_MINUTE, window_s)
+    # that 90 % of it is used takes a whole minute of both: tests/production, and tests/tasks/wire in simulated time
