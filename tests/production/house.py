@@ -122,9 +122,12 @@ class House:
         return self.run(flow_run)
 
     def artifact(self, key: str) -> dict[str, Any]:
-        """The latest artifact with a key."""
-        found: dict[str, Any] = self.ask("GET", f"/artifacts/{key}/latest")
-        return found
+        """The latest artifact with a key; its id is that of its page."""
+        wanted = {"key": {"any_": [key]}}
+        found = self.ask("POST", "/artifacts/filter", artifacts=wanted, sort="CREATED_DESC", limit=1)
+        assert found, f"no artifact {key}"
+        latest: dict[str, Any] = found[0]
+        return latest
 
     def flow_process(self) -> int:
         """The pid of the process in which the worker runs a flow."""

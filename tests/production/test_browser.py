@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Dialog, Page, expect, sync_playwright
 
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import ROOT, House
@@ -50,6 +50,11 @@ def _see(page: Page, text: str | re.Pattern[str]) -> None:
     expect(page.get_by_text(text).first).to_be_visible(timeout=SLOW_MS)
 
 
+def _dismiss(dialog: Dialog, dialogs: list[str]) -> None:
+    dialogs.append(dialog.message)
+    dialog.dismiss()
+
+
 def _open_tab(page: Page, name: str) -> None:
     page.locator("[role=tablist]").get_by_text(name, exact=True).first.click()
 
@@ -64,7 +69,7 @@ def test_a_run_is_understood_at_a_glance(house: House, made: Jobs, page: Page) -
     """Name, state and its sentence, the estimate before and the summary after: tables by status, error and language, estimate against actual, pictures that are really drawn, links, and failed rows in a table in which nothing from outside is markup."""
     made.service.configure(output_tokens="lognormal:12:0.3", faults=[{"kind": "status:400", "match": "bad"}])
     dialogs: list[str] = []
-    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.on("dialog", lambda dialog: _dismiss(dialog, dialogs))
     texts = ["bad", *(f"text {n} " + "word " * (n % 30) for n in range(60))]
     languages = {"language": ["fr", "de", "ja"]}
     changes: dict[str, Any] = {"for_each": languages, "prompt": {"user": "{{ language }}: {{ text }}"}}
@@ -106,13 +111,14 @@ def test_progress_while_it_runs(house: House, made: Jobs, page: Page) -> None:
     job = _job(made, [f"slow {n}" for n in range(900)], "slow", limits={"max_at_once": 4})
     run = house.start_run("complete-prompts/complete", {"job": job})
     House.wait("the first answers", lambda: made.service.stats()["billed"] > 12, 60)
-    House.wait("a time left", lambda: " left · " in house.artifact("parquill-progress-slow")["description"], 20)
+    House.wait("a time left", lambda: " left · " in house.artifact("parquill-progress-slow")["description"], 30)
     page.goto(f"{house.ui}/artifacts/key/parquill-progress-slow")
     _see(page, re.compile(r"of 900 rows, 0 not ok, \$[\d.]+ of \$1.00 spent, \d+ (s|min) left"))
     _shoot(page, "progress")
     page.goto(f"{house.ui}/runs/flow-run/{run}")
     page.get_by_role("button", name="Cancel").first.click()
-    page.get_by_role("dialog").get_by_role("button", name="Cancel").last.click()
+    _shoot(page, "cancel")
+    page.get_by_role("button", name="Confirm").click()
     ended = house.ended(run)
     assert (ended["state_type"], ended["state_name"]) == ("CANCELLED", "Cancelled")
     sent = made.service.stats()["requests"]
