@@ -15,6 +15,7 @@ import click
 import orjson
 
 from parquill.flows.engine import configure
+from parquill.tasks.disk.address import is_uri
 from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import load_job
@@ -197,24 +198,32 @@ def run(
 
 
 @cli.command()
-@click.argument("place", metavar="JOB|OUTPUT", type=click.Path(path_type=Path))
+@click.argument("place", metavar="JOB|OUTPUT")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value).")
 @click.option("--date", "day", type=_Date(), help="Day for {date} in paths.")
 @click.option("--failed", is_flag=True, help="List the rows that are not ok.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def report(place: Path, overrides: Sequence[str], day: date | None, failed: bool, as_json: bool) -> None:
+def report(place: str, overrides: Sequence[str], day: date | None, failed: bool, as_json: bool) -> None:
     """Show the latest run of a job or output folder again."""
     from parquill.flows.console import show_summary
     from parquill.flows.show import show_failed
     from parquill.tasks.disk.reading import failed_rows, latest_summary
+    from parquill.tasks.disk.state import local_output
 
-    output = place if place.is_dir() else Path(_place(load_job(place, overrides), day)[0].output)
-    summary = latest_summary(output)
+    is_output = is_uri(place) or Path(place).is_dir()
+    named = place if is_output else _place(load_job(Path(place), overrides), day)[0].output
+    output = local_output(named)
+    if is_uri(named) and not (output / "summary.json").exists():
+        from parquill.tasks.disk.publish import stored_summary
+
+        summary, failed = stored_summary(named), False
+    else:
+        summary = latest_summary(output)
     rows = failed_rows(output) if failed else None
     if as_json:
         _print_json({**summary, **({"failed": list(rows)} if rows is not None else {})})
         return
-    show_summary(summary, str(output))
+    show_summary(summary, output, named)
     if rows is not None:
         show_failed(rows)
 

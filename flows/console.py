@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from parquill.tasks.disk.address import join
 from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import Price, dollars
@@ -123,8 +124,8 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
     return pairs
 
 
-def show_summary(summary: dict[str, Any], output: str) -> None:
-    """What ran, what it cost, where the files are."""
+def show_summary(summary: dict[str, Any], output: Path, named: str) -> None:
+    """What ran, what it cost, where the files are; `named` is how people call the output."""
     console.print(_pairs(_figures(summary)))
     counted = summary.get("counted")
     if counted and counted["meaning"]:
@@ -132,8 +133,8 @@ def show_summary(summary: dict[str, Any], output: str) -> None:
     if summary["exit_code"] == 0 and summary["message"]:
         say(summary["message"])
     for place in ("results", "summary.json", "report.html"):
-        if (Path(output) / place).exists():
-            say(f"{output}/{place}" + ("/" if place == "results" else ""))
+        if (output / place).exists():
+            say(join(named, place) + ("/" if place == "results" else ""))
 
 
 @contextlib.contextmanager

@@ -93,7 +93,7 @@ def _run_flow(
     except Exception as raised:  # noqa: BLE001 - whatever the server does, what is on disk says how it ended
         error = _ended_without_server(run_id, folders, raised)
     summary = latest_summary(folders.output)
-    show_summary(summary, str(folders.output))
+    show_summary(summary, folders.output, folders.named)
     return summary, error
 
 

@@ -17,6 +17,8 @@ from zoneinfo import ZoneInfo, available_timezones
 import rfc8785
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from parquill.tasks.disk.address import check_uri, is_uri
+
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
@@ -315,12 +317,14 @@ class Job(Settings):
                 raise ValueError("`api: completions` takes one text: use `prompt.user` alone")
             if self.response_format is not None:
                 raise ValueError("`api: completions` knows no response_format")
-        for name in ("input", "output", "state"):
-            value = getattr(self, name)
-            if value and "://" in value:
-                raise ValueError(
-                    f"`{name}` is a URI ({value.split('://')[0]}://), which this version cannot use: name a local path"
-                )
+        for name in ("input", "output"):
+            if is_uri(value := getattr(self, name)):
+                try:
+                    check_uri(value)
+                except ValueError as error:
+                    raise ValueError(f"`{name}` {error}") from None
+        if self.state and is_uri(self.state):
+            raise ValueError("`state` is a local folder: journals are synced and locked, which no store can do")
         return self
 
     @property

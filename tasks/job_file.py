@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from parquill.tasks.disk.address import is_uri, mirror_of
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job import Job
 
@@ -155,10 +156,11 @@ def expand_dates(text: str, day: date) -> str:
 def place_job(job: Job, today: date) -> Job:
     """Resolve what a job refers to: dates and paths, `vars` and `response_format` files. Raises BadJob."""
     output = _absolute(job.output, today)
+    mirror = mirror_of(output) if is_uri(output) else output
     changes: dict[str, Any] = {
         "input": _absolute(job.input, today),
         "output": output,
-        "state": _absolute(job.state, today) if job.state else f"{output}/.parquill",
+        "state": _absolute(job.state, today) if job.state else f"{mirror}/.parquill",
     }
     if job.vars is not None:
         variables = _mapping(job.vars, "vars") if isinstance(job.vars, str) else job.vars
@@ -169,6 +171,8 @@ def place_job(job: Job, today: date) -> Job:
 
 
 def _absolute(path: str, today: date) -> str:
+    if is_uri(path):
+        return expand_dates(path, today)
     try:
         # normalized: `runs/../out` is `out`
         return os.path.abspath(Path(expand_dates(path, today)).expanduser())  # noqa: PTH100 - links are kept

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from parquill.tasks.disk.address import join
 from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.money.prices import dollars
 from parquill.tasks.records import Estimate
@@ -66,10 +67,12 @@ def draw(picture: str, about: str) -> str:
     return f"![{about}](data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()})"
 
 
-def links(output: Path) -> str:
-    """Where the files are: links for a browser on that machine, and the paths for everybody else."""
-    places = {"Results": output / "results", "Summary": output / "summary.json", "Report": output / "report.html"}
-    return "\n\n".join(f"[{name}](<{place.as_uri()}>): {escape(place)}" for name, place in places.items())
+def links(output: Path, named: str) -> str:
+    """Where the files are: links for a browser on that machine, and what they are called for everybody else."""
+    places = {"Results": "results", "Summary": "summary.json", "Report": "report.html"}
+    return "\n\n".join(
+        f"[{name}](<{(output / place).as_uri()}>): {escape(join(named, place))}" for name, place in places.items()
+    )
 
 
 def money_table(summary: dict[str, Any]) -> str:

@@ -92,7 +92,7 @@ def show_summary(run: Run, sums: RowSums, summary: dict[str, Any]) -> None:
         draw(draw_lengths(sums.outputs, run.estimate.output_shares), "output tokens of the answers"),
         slowest_table(sums),
         errors_table(sums),
-        links(run.folders.output),
+        links(run.folders.output, run.folders.named),
     ]
     with bearable("the summary"):
         create_markdown_artifact(

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import orjson
 
+from parquill.tasks.disk.address import is_uri, mirror_of
 from parquill.tasks.disk.files import DISK, Disk, private_folder, read_json, remove_folder, sweep
 from parquill.tasks.errors import BadJob, DiskFailed, FolderInUse
 from parquill.tasks.job import Job
@@ -75,6 +76,11 @@ class RunFolder:
         remove_folder(self.path)
 
 
+def local_output(named: str) -> Path:
+    """The folder of an output; of one that is a URI, the local one from which it is copied."""
+    return mirror_of(named) if is_uri(named) else Path(named)
+
+
 def _check_place(setting: str, folder: Path) -> None:
     """Refuse a place where no folder can be made or written, before anything else is done. Raises BadJob."""
     there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
@@ -90,11 +96,13 @@ class Folders:
 
     state: Path
     output: Path
+    named: str  # the job's `output`: where people look, for a URI not where the files are made
 
     @classmethod
     def of(cls, job: Job) -> Folders:
         """The folders of a placed job."""
-        return cls(Path(job.state or f"{job.output}/.parquill"), Path(job.output))
+        output = local_output(job.output)
+        return cls(Path(job.state) if job.state else output / ".parquill", output, job.output)
 
     @property
     def own(self) -> Path:
@@ -159,7 +167,7 @@ class Folders:
                 sweep(run.path)
                 sweep(run.path / "done")
                 settings = read_json(run.path / "job.json") or {}
-                if settings.get("output") == str(self.output) and run.run_id != current.get("run_id"):
+                if settings.get("output") == self.named and run.run_id != current.get("run_id"):
                     remove_folder(run.path / "shards")
 
 

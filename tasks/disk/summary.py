@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from parquill.tasks.disk.address import is_uri
 from parquill.tasks.disk.files import DISK, Disk
+from parquill.tasks.disk.publish import claim, publish, publish_summary
 from parquill.tasks.disk.report import write_report
 from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.run import Run
@@ -96,12 +98,15 @@ def make_summary(
 
 
 def write_running(run: Run, disk: Disk = DISK) -> None:
-    """Tell those who wait that the run is under way."""
+    """Tell those who wait that the run is under way. Raises DiskFailed; for a store BadJob, FolderInUse."""
+    if is_uri(run.job.output):
+        claim(run.job.output, run.run_id)
     totals = run.totals()
     sums = RowSums(cost_nano=totals.settled_nano, in_doubt_nano=totals.in_doubt_nano)
     sums.rows["total"] = run.estimate.rows
     summary = make_summary(run, sums, totals, state="running", exit_code=None, finished_at=None)
     disk.write_json(run.folders.output / "summary.json", summary)
+    publish_summary(run.job.output)
 
 
 def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk = DISK) -> None:
@@ -111,6 +116,7 @@ def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk =
     disk.write_json(output / "history" / f"{run.run_id}.json", summary)
     write_report(output / "report.html", summary, sums, run.estimate.output_shares, disk)
     disk.write_json(output / "summary.json", summary)
+    publish(run.job.output)
 
 
 def write_interrupted(run: Run, message: str, exit_code: int, disk: Disk = DISK) -> dict[str, Any]:
@@ -123,4 +129,5 @@ def write_interrupted(run: Run, message: str, exit_code: int, disk: Disk = DISK)
         run, sums, totals, state="stopped", exit_code=exit_code, finished_at=datetime.now(UTC), message=message
     )
     disk.write_json(run.folders.output / "summary.json", summary)
+    publish_summary(run.job.output)
     return summary

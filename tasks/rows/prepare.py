@@ -17,6 +17,7 @@ import pyarrow as pa
 from parquill.tasks.disk.answers import journals_of, open_answers
 from parquill.tasks.disk.files import DISK, Disk, read_json
 from parquill.tasks.disk.previous import PreviousResults
+from parquill.tasks.disk.publish import is_published, publish
 from parquill.tasks.disk.run import Run, current_run, digest_of
 from parquill.tasks.disk.state import Folders, RunFolder, new_run_id
 from parquill.tasks.disk.table_file import TableFile
@@ -91,7 +92,7 @@ def look(job: Job) -> Source:
         AnswerFormat(job.response_format)
     if job.price_as is not None:
         find_price(job.price_as, None, date.today())  # noqa: DTZ011 - only whether there is one
-    return find_source(job.input, Path(job.output))
+    return find_source(job.input, job.output)
 
 
 def estimate_job(
@@ -149,6 +150,8 @@ def prepare_run(
         found.save_job(disk)
         return found
     if not options.redo and _nothing_to_do(folders, digest, hold=job.retry.in_doubt == "hold"):
+        if not is_published(job.output):
+            publish(job.output)  # the copying was cut off, or somebody has removed something there
         return None
     work_ahead()
     return _plan(job, options, source, digest, disk)
@@ -219,7 +222,7 @@ def _discard_unsent(folders: Folders, disk: Disk) -> None:
     for old in folders.runs():
         settings = read_json(old.path / "job.json") if old.plan.exists() else None
         # another output of the same state may have a run that waits for approval
-        if settings is None or (settings["output"] == str(folders.output) and not any(journals_of(old.path))):
+        if settings is None or (settings["output"] == folders.named and not any(journals_of(old.path))):
             old.discard(disk)
 
 

@@ -11,15 +11,16 @@ import fnmatch
 import glob
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from parquill.tasks.disk.address import is_uri, shown
 from parquill.tasks.errors import BadInput
 
 BUFFER_BYTES = 1 << 20
@@ -74,20 +75,21 @@ class Source:
         return sum(file.rows for file in self.files)
 
 
-def find_source(location: str, output: Path | None = None) -> Source:
-    """Look at the files behind a file, folder or glob without reading their rows.
+def find_source(location: str, output: str | None = None) -> Source:
+    """Look at the files behind a file, folder, glob or URI without reading their rows.
 
     Raises BadInput (the file and what is wrong with it named).
     """
-    paths, root = _list(location)
+    places = _list_store(location) if is_uri(location) else _list(location)
+    paths = [place.path for place in places]
     _check_apart(location, paths, output)
     stamp = hashlib.sha256()
     partitions = _partitions(paths)
     files: list[SourceFile] = []
     schema: pa.Schema | None = None
-    for path, keys in zip(paths, partitions, strict=True):
-        stat = Path(path).stat()
-        footer, found = _footer(path, stat.st_size)
+    for place, keys in zip(places, partitions, strict=True):
+        path = place.path
+        footer, found = _footer(path, place.size)
         if schema is None:
             schema = found
         elif not _same(schema, found):
@@ -96,9 +98,8 @@ def find_source(location: str, output: Path | None = None) -> Source:
         schema = pa.schema(
             [f.with_nullable(f.nullable or found.field(f.name).nullable) for f in schema], metadata=schema.metadata
         )
-        name = Path(path).relative_to(root).as_posix()
-        stamp.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{footer.num_rows}\n".encode())
-        file = SourceFile(path, name, stat.st_size, footer.num_rows, *_row_bytes(footer), keys)
+        stamp.update(f"{place.name}\0{place.size}\0{place.mtime_ns}\0{footer.num_rows}\n".encode())
+        file = SourceFile(path, place.name, place.size, footer.num_rows, *_row_bytes(footer), keys)
         _look_through(file)
         files.append(file)
     if schema is None:
@@ -172,42 +173,108 @@ def _look_through(file: SourceFile) -> None:
             pass
 
 
-def _check_apart(location: str, paths: list[str], output: Path | None) -> None:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """An input file as it was listed: `name` is its path below the input, `size` in bytes, `mtime_ns` since 1970."""
+
+    path: str
+    name: str
+    size: int
+    mtime_ns: int
+
+
+def _check_apart(location: str, paths: list[str], output: str | None) -> None:
     """Refuse an output whose results would be read as prompts by the next run, before the first one pays."""
-    if output is None:
+    if output is None or is_uri(output) != is_uri(location):
         return
-    own = output.resolve()
-    inside = Path(location).is_dir() and own.is_relative_to(Path(location).resolve())
-    recursive = "**" in location and fnmatch.fnmatch(str(own / "results" / "x.parquet"), location)
-    if inside or recursive or any(Path(path).resolve().is_relative_to(own) for path in paths):
-        raise BadInput(f"the output {output} lies inside the input {location}: results would be read as prompts")
+    if is_uri(output):
+        own = shown(output).rstrip("/") + "/"
+        inside = own.startswith(_fixed(location) + "/") and not PurePosixPath(shown(location)).suffix
+        is_in = inside or any(shown(path).startswith(own) for path in paths)
+    else:
+        folder = Path(output).resolve()
+        inside = Path(location).is_dir() and folder.is_relative_to(Path(location).resolve())
+        recursive = "**" in location and fnmatch.fnmatch(str(folder / "results" / "x.parquet"), location)
+        is_in = inside or recursive or any(Path(path).resolve().is_relative_to(folder) for path in paths)
+    if is_in:
+        told = shown(output), shown(location)
+        raise BadInput(f"the output {told[0]} lies inside the input {told[1]}: results would be read as prompts")
 
 
-def _list(location: str) -> tuple[list[str], Path]:
+def _list(location: str) -> list[_Place]:
     path = Path(location)
     if path.is_file():
-        return [str(path)], path.parent
+        return _places([path], path.parent)
     if path.is_dir():
-        found = sorted(
-            p
-            for p in path.rglob("*.parquet")
-            if p.is_file() and not any(part[0] in "._" and "=" not in part for part in p.relative_to(path).parts)
-        )
+        found = sorted(p for p in path.rglob("*.parquet") if p.is_file() and not _is_hidden(p.relative_to(path).parts))
         if not found:
             raise BadInput(f"the folder {location} holds no *.parquet file")
-        return [str(p) for p in found], path
+        return _places(found, path)
     if glob.has_magic(location):
         # not Path.glob: `location` may be absolute
-        matched = sorted(p for p in glob.glob(location, recursive=True) if Path(p).is_file())  # noqa: PTH207
+        matched = sorted(Path(p) for p in glob.glob(location, recursive=True) if Path(p).is_file())  # noqa: PTH207
         if not matched:
             raise BadInput(f"no file matches {location}")
         fixed = [part for part in path.parts if not glob.has_magic(part)]
         depth = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-        return matched, Path(*fixed[:depth])
+        return _places(matched, Path(*fixed[:depth]))
     raise BadInput(f"the input {location} does not exist")
 
 
+def _places(paths: list[Path], root: Path) -> list[_Place]:
+    stats = [path.stat() for path in paths]
+    return [
+        _Place(str(path), path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns)
+        for path, stat in zip(paths, stats, strict=True)
+    ]
+
+
+def _is_hidden(parts: tuple[str, ...]) -> bool:
+    return any(part[0] in "._" and "=" not in part for part in parts)
+
+
+def _fixed(uri: str) -> str:
+    """The part of an address before its first wildcard, without a slash at its end."""
+    parts = shown(uri).rstrip("/").split("/")
+    depth = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return "/".join(parts[:depth])
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of an address match those of a glob, in which ** is any number of them."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _list_store(uri: str) -> list[_Place]:
+    """The Parquet objects of an address, a folder of them, or a glob; hidden ones are left alone."""
+    from parquill.tasks.disk.store import list_objects  # the store's libraries take a while, and most inputs are local
+
+    fixed, whole = _fixed(uri), shown(uri).rstrip("/")
+    option = uri.partition("?")[2]
+    places = []
+    for found in list_objects(fixed + (f"?{option}" if option else "")):
+        told = shown(found.uri)
+        name = told.removeprefix(fixed).lstrip("/")
+        if fixed == whole and name and (not name.endswith(".parquet") or _is_hidden(tuple(name.split("/")))):
+            continue
+        if fixed != whole and not _matches(told.split("/"), whole.split("/")):
+            continue
+        places.append(_Place(found.uri, name or PurePosixPath(told).name, found.size, found.mtime_ns))
+    if not places:
+        kind = "no object matches" if fixed != whole else "there is no *.parquet object at"
+        raise BadInput(f"{kind} {whole}")
+    return places
+
+
 def _open(path: str) -> pq.ParquetFile:
+    if is_uri(path):
+        from parquill.tasks.disk.store import open_parquet
+
+        return open_parquet(path)
     return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
 
 
@@ -261,7 +328,11 @@ def _difference(first: pa.Schema, other: pa.Schema) -> str:
 def _partitions(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
     """Columns from key=value folders of the whole path; whole numbers in every file make an int64 column."""
     raw = [
-        {key: unquote(value) for key, sep, value in (part.partition("=") for part in Path(p).parts[:-1]) if sep and key}
+        {
+            key: unquote(value)
+            for key, sep, value in (part.partition("=") for part in Path(shown(p)).parts[:-1])
+            if sep and key
+        }
         for p in paths
     ]
     if any(found.keys() != raw[0].keys() for found in raw):

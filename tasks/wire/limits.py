@@ -59,9 +59,9 @@ class Limits:
         self._actual = actual_output
         rates = []
         if requests_per_minute:
-            rates.append(RateMeter(requests_per_minute, by_tokens=False, now=now))
+            rates.append(RateMeter(requests_per_minute, by_tokens=False, now=now, is_shared=bool(leased)))
         if tokens_per_minute:
-            rates.append(RateMeter(tokens_per_minute, by_tokens=True, now=now))
+            rates.append(RateMeter(tokens_per_minute, by_tokens=True, now=now, is_shared=bool(leased)))
         self._token_meters = [meter for meter in rates if meter.by_tokens]
         self._mirrors = [ServiceMirror("requests", by_tokens=False), ServiceMirror("tokens", by_tokens=True)]
         self.gate = Gate(rates)

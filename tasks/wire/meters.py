@@ -40,8 +40,10 @@ class Meter(Protocol):
 class RateMeter:
     """At most `limit` units in any minute, evenly; a unit is a request, or a token where `by_tokens`."""
 
-    def __init__(self, limit: int, *, by_tokens: bool, now: float) -> None:
+    def __init__(self, limit: int, *, by_tokens: bool, now: float, is_shared: bool = False) -> None:
         self.limit = limit
+        # who shares a limit has a part of it only: what is missing from the whole is no time lost, and is others'
+        self._is_shared = is_shared
         self.by_tokens = by_tokens
         self.slowdown = 1.0
         self._burst = max(1.0, limit * BURST_FRACTION)
@@ -57,7 +59,7 @@ class RateMeter:
         self._refresh(now)
         # a request larger than the burst leaves when the burst is whole, and the debt is paid off after it; while the
         # window holds it back, the debt is paid off beforehand
-        self._most = max(units, self._burst)
+        self._most = self._burst if self._is_shared else max(units, self._burst)
         pace = (min(units, self._burst) - self._level) / self._rate(now)
         wait = max(pace, self._window_wait(now, units))
         # a wait that a clock cannot show would be waited for ever
@@ -67,7 +69,7 @@ class RateMeter:
         """Units a second: faster while the window holds less than a minute at the limit, or than the time so far."""
         due = min(1.0, (now - self._began) / WINDOW_S)
         missing = max(0.0, due - self._total / self.limit)
-        return self.limit / WINDOW_S * min(FASTEST_PACE, PACE + missing) * self.slowdown
+        return self.limit / WINDOW_S * (PACE if self._is_shared else min(FASTEST_PACE, PACE + missing)) * self.slowdown
 
     def _window_wait(self, now: float, units: float) -> float:
         over = self._total + units - self.limit

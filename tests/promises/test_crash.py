@@ -194,7 +194,7 @@ def test_results_come_back_after_half_a_swap(job: SmallJob) -> None:
     with pytest.raises(DiskFailed):
         job.run(Answering(), disk)
     assert not (job.root / "results").exists()
-    Folders(job.root / ".parquill", job.root).tidy()
+    Folders(job.root / ".parquill", job.root, str(job.root)).tidy()
     job.check_reader()
     assert (job.root / "results").exists()
 

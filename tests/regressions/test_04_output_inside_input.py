@@ -17,7 +17,7 @@ def test_an_output_inside_the_input_is_refused_before_the_first_run(tmp_path: Pa
     """The refusal comes before the first payment, not after it."""
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(BadInput, match="inside the input"):
-        find_source(location.format(tmp_path), tmp_path / "out")
+        find_source(location.format(tmp_path), str(tmp_path / "out"))
 
 
 def test_also_with_dots_in_the_path(tmp_path: Path) -> None:
@@ -26,4 +26,4 @@ def test_also_with_dots_in_the_path(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "out" / "results" / "a.parquet")
     with pytest.raises(BadInput, match="inside the input"):
-        find_source(str(tmp_path), tmp_path / "runs" / ".." / "out")
+        find_source(str(tmp_path), str(tmp_path / "runs" / ".." / "out"))

@@ -305,15 +305,15 @@ def test_results_are_not_read_as_prompts(tmp_path: Path) -> None:
     _write(tmp_path / "a.parquet", "x")
     _write(tmp_path / "out" / "results" / "part.parquet", "y")
     with pytest.raises(BadInput, match="lies inside the input"):
-        find_source(str(tmp_path), tmp_path / "out")
+        find_source(str(tmp_path), str(tmp_path / "out"))
     with pytest.raises(BadInput, match="lies inside the input"):
-        find_source(f"{tmp_path}/**/*.parquet", tmp_path / "out")
+        find_source(f"{tmp_path}/**/*.parquet", str(tmp_path / "out"))
 
 
 def test_an_output_beside_the_input_is_no_fault(tmp_path: Path) -> None:
     """A folder whose name only begins like the input's is another folder."""
     _write(tmp_path / "in" / "a.parquet", "x")
-    assert find_source(str(tmp_path / "in"), tmp_path / "in-out").rows == 1
+    assert find_source(str(tmp_path / "in"), str(tmp_path / "in-out")).rows == 1
 
 
 def test_a_changed_input_has_another_fingerprint(tmp_path: Path) -> None:

@@ -1,0 +1,244 @@
+"""Inputs and outputs in an object store: a real S3 service on loopback."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from parquill.tasks.disk import publish as publishing
+from parquill.tasks.disk.address import mirror_of
+from parquill.tasks.errors import BadInput, BadJob, DiskFailed, FolderInUse
+from parquill.tasks.job_file import make_job
+from tests.direct import run_steps
+from tests.end_to_end.jobs import Jobs
+from tests.services.running import FakeService
+from tests.services.s3 import S3, credentials, s3
+
+TEXTS = [f"text {row}" for row in range(12)]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[S3]:
+    with s3() as service:
+        yield service
+
+
+@pytest.fixture
+def shop(running: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[S3]:
+    """The bucket, empty, and the credentials for it."""
+    for name, value in credentials().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user-state"))
+    yield running
+    running.files.delete_dir_contents("shop", missing_dir_ok=True)
+
+
+def _put(shop: S3, path: str, texts: list[str]) -> None:
+    data = io.BytesIO()
+    pq.write_table(pa.table({"text": texts}), data)
+    with shop.files.open_output_stream(f"shop/{path}") as stream:
+        stream.write(data.getvalue())
+
+
+def _job(shop: S3, service: FakeService, source: str, output: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "stores",
+        "input": source if "://" in source or source.startswith("/") else shop.uri(source),
+        "output": output if output.startswith("/") else shop.uri(output),
+        "prompt": {"user": "{{ text }}"},
+        "model": "gpt-4o-mini",
+        "max_output_tokens": 50,
+        "endpoint": {"base_url": service.url},
+        **changes,
+    }
+
+
+def _names(shop: S3, path: str) -> list[str]:
+    import pyarrow.fs as pafs
+
+    found = shop.files.get_file_info(pafs.FileSelector(f"shop/{path}", recursive=True, allow_not_found=True))
+    return sorted(each.path.removeprefix(f"shop/{path}/") for each in found if each.is_file)
+
+
+def _results(shop: S3, path: str) -> pa.Table:
+    names = [name for name in _names(shop, f"{path}/results") if name.endswith(".parquet")]
+    return pa.concat_tables([pq.read_table(f"shop/{path}/results/{name}", filesystem=shop.files) for name in names])
+
+
+def _summary(shop: S3, path: str) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads(shop.files.open_input_file(f"shop/{path}/summary.json").read())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "rows"),
+    [("in/dt=2026-11-22/a.parquet", 12), ("in", 24), ("in/dt=2026-11-2*/*.parquet", 24), ("in/**/b.parquet", 12)],
+)
+def test_an_input_in_a_store(shop: S3, service: FakeService, tmp_path: Path, source: str, rows: int) -> None:
+    """An object, a folder and a glob of a store are read like files: key=value folders are columns, hidden objects and others are left alone."""
+    _put(shop, "in/dt=2026-11-22/a.parquet", TEXTS)
+    _put(shop, "in/dt=2026-11-23/b.parquet", [f"more {text}" for text in TEXTS])
+    _put(shop, "in/_temporary/c.parquet", TEXTS)
+    with shop.files.open_output_stream("shop/in/notes.txt") as stream:
+        stream.write(b"notes")
+    job = _job(shop, service, source, str(tmp_path / "out"))
+    run_steps(job)
+    table = pq.read_table(tmp_path / "out" / "results", partitioning=None)
+    assert table.num_rows == rows
+    assert set(table.column("status").to_pylist()) == {"ok"}
+    assert set(table.column("dt").to_pylist()) <= {"2026-11-22", "2026-11-23"}
+    assert run_steps(job) is None
+
+
+def test_an_output_in_a_store(shop: S3, service: FakeService) -> None:
+    """Results, summary, history, report and manifest are in the store when the run ends; a second run sends nothing, a changed input pays for what is new, and no part of an earlier run is left."""
+    _put(shop, "in/a.parquet", TEXTS)
+    job = _job(shop, service, "in", "out")
+    run_steps(job)
+    assert _results(shop, "out").column("text").to_pylist() == TEXTS
+    names = _names(shop, "out")
+    assert {"summary.json", "report.html", ".parquill/manifest.json"} <= set(names)
+    assert ".parquill/owner.json" not in names
+    assert not any("shards" in name or "journals" in name for name in names), "state is no part of an output"
+    assert (_summary(shop, "out")["state"], _summary(shop, "out")["rows"]["ok"]) == ("finished", 12)
+    assert run_steps(job) is None
+    assert service.stats()["billed"] == 12
+    _put(shop, "in/b.parquet", ["new"])
+    run_steps(job)
+    assert _results(shop, "out").column("text").to_pylist() == [*TEXTS, "new"]
+    assert service.stats()["billed"] == 13
+    parts = {
+        part["file"]
+        for part in orjson.loads(shop.files.open_input_file("shop/out/.parquill/manifest.json").read())["parts"]
+    }
+    assert set(_names(shop, "out/results")) == parts
+    assert len([name for name in _names(shop, "out") if name.startswith("history/")]) == 2
+
+
+def test_a_copy_that_is_cut_off_is_finished(shop: S3, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever call to the store fails, the answers are kept, nothing is paid again, and the next start makes the copy whole; until then summary.json does not say that the run is finished."""
+    _put(shop, "in/a.parquet", TEXTS)
+    put, calls = publishing._put, 0
+
+    def _broken(path: Path, uri: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == broken:
+            raise DiskFailed("the store is away")
+        put(path, uri)
+
+    monkeypatch.setattr(publishing, "_put", _broken)
+    for broken in range(2, 7):  # the first is the summary that says `running`
+        calls = 0
+        job = _job(shop, service, "in", f"out-{broken}", state=str(mirror_of("s3://shop/all")))
+        with pytest.raises(DiskFailed):
+            run_steps(job)
+        told = _summary(shop, f"out-{broken}")
+        assert told["state"] == "running" or broken == 6
+        calls = 100
+        run_steps(job)
+        assert _results(shop, f"out-{broken}").column("text").to_pylist() == TEXTS
+        assert _summary(shop, f"out-{broken}")["state"] == "finished"
+    assert service.stats()["billed"] == 12
+
+
+def test_what_somebody_removed_is_put_back(shop: S3, service: FakeService) -> None:
+    """A part that is gone from the store is copied again by the next start, without a request."""
+    _put(shop, "in/a.parquet", TEXTS)
+    job = _job(shop, service, "in", "out")
+    run_steps(job)
+    (part,) = _names(shop, "out/results")
+    shop.files.delete_file(f"shop/out/results/{part}")
+    assert run_steps(job) is None
+    assert _results(shop, "out").num_rows == 12
+    assert service.stats()["billed"] == 12
+
+
+def test_another_machine_at_the_same_output(shop: S3, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output that a run of another machine is writing is refused, and that run is named."""
+    _put(shop, "in/a.parquet", TEXTS)
+    job = _job(shop, service, "in", "out")
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    publishing.claim(job["output"], "run-of-elsewhere")
+    monkeypatch.undo()
+    for name, value in credentials().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_STATE_HOME", str(mirror_of("s3://x").parent))
+    with pytest.raises(FolderInUse, match="run-of-elsewhere on elsewhere"):
+        run_steps(job)
+    assert service.stats()["requests"] == 0
+
+
+def test_stores_that_cannot_be_used(shop: S3, service: FakeService, tmp_path: Path) -> None:
+    """A missing object, folder or bucket, and a service that is away, are a refusal in a sentence without a secret, in bounded time, before anything is sent."""
+    _put(shop, "in/a.parquet", TEXTS)
+    away = "s3://shop/in?endpoint_override=http%3A%2F%2F127.0.0.1%3A9"
+    local = str(tmp_path / "out")
+    for source, output in (
+        ("none/a.parquet", local),
+        ("in/none-*.parquet", local),
+        (shop.uri("x").replace("shop/x", "no-such-bucket/x"), local),
+        (away, local),
+        ("in", shop.uri("x").replace("shop/x", "no-such-bucket/x")),
+        ("in", away),
+        ("in", "in"),
+        ("in", "in/out"),
+    ):
+        target = output if output.startswith(("s3", "/")) else shop.uri(output)
+        with pytest.raises((BadInput, BadJob)) as caught:
+            run_steps({**_job(shop, service, source, "/"), "output": target})
+        assert "CANARY" not in str(caught.value)
+        assert "testing" not in str(caught.value)
+    assert service.stats()["requests"] == 0
+
+
+def test_an_empty_input_is_a_clean_zero(shop: S3, service: FakeService) -> None:
+    """An object without rows finishes at no cost, with results that have the columns."""
+    _put(shop, "in/a.parquet", [])
+    run_steps(_job(shop, service, "in", "out"))
+    assert _results(shop, "out").num_rows == 0
+    assert "completion" in _results(shop, "out").column_names
+    assert _summary(shop, "out")["cost_usd"] == "0.000000000"
+
+
+@pytest.mark.parametrize(
+    ("uri", "word"),
+    [
+        ("s3://key:secret@shop/in", "password"),
+        ("s3://shop/in?access_key=a&secret_key=b", "credentials"),
+        ("ftp://shop/in", "ftp"),
+        ("s3:///in", "bucket"),
+        ("file:///tmp/in", "file://"),
+    ],
+)
+def test_addresses_that_are_refused(uri: str, word: str) -> None:
+    """An address with a secret in it, of an unknown scheme or without a bucket is refused as a setting, and the secret is not told."""
+    base = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
+    for name in ("input", "output"):
+        with pytest.raises(BadJob) as caught:
+            make_job({**base, "max_output_tokens": 5, name: uri})
+        assert word in str(caught.value)
+        assert "secret@" not in str(caught.value)
+    with pytest.raises(BadJob, match="state"):
+        make_job({**base, "max_output_tokens": 5, "state": "s3://shop/state"})
+
+
+def test_the_command_on_a_store(shop: S3, jobs: Jobs) -> None:
+    """`run`, `estimate` and `report` take and show addresses; the summary of the command is that in the store."""
+    _put(shop, "in/dt=2026-11-22/a.parquet", TEXTS)
+    settings = jobs.job(input=shop.uri("in/dt={date-1}"), output=shop.uri("out/dt={date}"))
+    done = jobs.run(settings, "--date", "2026-11-23")
+    assert done.exit_code == 0, done.stderr
+    assert "s3://shop/out/dt=2026-11-23/results" in done.stderr.replace("\n", "")
+    told = orjson.loads(jobs.run(settings, "--date", "2026-11-23", "--json", command="report").stdout)
+    assert told == _summary(shop, "out/dt=2026-11-23")
+    assert told["rows"]["ok"] == 12
+    again = jobs.run(settings, "--date", "2026-11-23")
+    assert (again.exit_code, jobs.service.stats()["billed"]) == (0, 12)
