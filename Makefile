@@ -2,6 +2,7 @@
 # make demo      the sample job on a small local model: no key, no cost
 # make test      every test but those of e2e, on two cores; servers that a test needs are started and stopped by it
 # make e2e       deployments, pages in a browser and whole minutes, on a real Prefect server with a real worker
+# make ui        a local Prefect server and a worker with everything deployed, until Ctrl-C; PORT (4200) is the UI's
 # make chromium  the browser of those tests, from Debian's packages (as root; without it they are skipped)
 # make check     linter, formatter, type checker
 # make mutants   takes out each line that keeps a promise, one at a time, and requires a red test
@@ -11,8 +12,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KILLS ?= 100
+PORT ?= 4200
 
-.PHONY: install demo test e2e chromium check crash fuzz lock bench mutants
+.PHONY: install demo test e2e ui chromium check crash fuzz lock bench mutants
 install: .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml
@@ -32,6 +34,9 @@ test: install
 # quick only while no other tests' runs are in it
 e2e: install chromium
 	$(BIN)/python -m pytest tests/production tests/promises/test_secrets.py
+
+ui: install
+	@exec $(BIN)/python -m tests.production.house build/ui $(PORT)
 
 chromium:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \

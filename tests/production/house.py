@@ -1,4 +1,8 @@
-"""A Prefect server and a worker of these tests' own, with everything in prefect.yaml deployed."""
+"""A Prefect server and a worker of their own, with everything in prefect.yaml deployed: for the tests, and `make ui`.
+
+`python -m tests.production.house FOLDER [PORT]` keeps all of it in the folder, prints the address of the UI, and stops
+everything on Ctrl-C or SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,9 +28,11 @@ START_S = 90.0
 class House:
     """Server, worker and deployments; everything lies in one folder and ends with it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        """With port 0 a free one is taken; with another, OSError if it is not free."""
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
             self.port = int(probe.getsockname()[1])
         self.folder = folder
         self.ui = f"http://127.0.0.1:{self.port}"
@@ -46,7 +53,7 @@ class House:
     def open(self) -> None:
         """Start everything and deploy what prefect.yaml says, as it stands."""
         self.start_server()
-        self.command("work-pool", "create", "--type", "process", "parquill")
+        self.command("work-pool", "create", "--overwrite", "--type", "process", "parquill")
         self.command("--no-prompt", "deploy", "--all")
         self._worker = self._start("worker", [str(BIN / "prefect"), "worker", "start", "--pool", "parquill"])
 
@@ -177,3 +184,23 @@ def _command(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def main(folder: Path, port: int) -> None:
+    """Open the house, say where it is, and close it when asked to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    house = House(folder.resolve(), port)
+    try:
+        house.open()
+        sys.stdout.write(f"{house.ui}  (server and worker run until Ctrl-C; what they keep is in {folder})\n")
+        sys.stdout.flush()
+        over.wait()
+    finally:
+        house.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
