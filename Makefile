@@ -1,7 +1,8 @@
 # make install   the environment in .venv, from the hash-checked lock file (the other targets call it)
 # make demo      the sample job on a small local model: no key, no cost
 # make test      every test but those of e2e, on two cores; servers that a test needs are started and stopped by it
-# make e2e       deployments, pages in a browser and whole minutes, on a real Prefect server with a real worker
+# make e2e       deployments and their pages in a browser, on a real Prefect server with a real worker
+# make long      a hundred thousand rows, and limits over real minutes
 # make ui        a local Prefect server and a worker with everything deployed, until Ctrl-C; PORT (4200) is the UI's
 # make chromium  the browser of those tests, from Debian's packages (as root; without it they are skipped)
 # make check     linter, formatter, type checker
@@ -12,9 +13,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KILLS ?= 100
+LONG := tests/production/test_a_large_run.py tests/production/test_a_whole_minute.py
 PORT ?= 4200
 
-.PHONY: install demo test e2e ui chromium check crash fuzz lock bench mutants
+.PHONY: install demo test e2e long ui chromium check crash fuzz lock bench mutants
 install: .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml
@@ -33,7 +35,11 @@ test: install
 # deployments on a real Prefect server with a real worker; and the search of all that a server keeps, which is
 # quick only while no other tests' runs are in it
 e2e: install chromium
-	$(BIN)/python -m pytest tests/production tests/promises/test_secrets.py
+	$(BIN)/python -m pytest tests/production tests/promises/test_secrets.py $(LONG:%=--ignore %) $(ONLY)
+
+# a hundred thousand rows, and limits over real minutes
+long: install
+	$(BIN)/python -m pytest $(LONG)
 
 ui: install
 	@exec $(BIN)/python -m tests.production.house build/ui $(PORT)
