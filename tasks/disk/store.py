@@ -52,18 +52,25 @@ def split(uri: str) -> tuple[Store, str]:
     """The store of an address, and the path in it, without a slash at its end. Raises BadJob."""
     parts = urlsplit(uri)
     try:
-        return _store(parts.scheme, parts.netloc, parts.query), f"{parts.netloc}{parts.path}".rstrip("/")
+        return _store(parts.scheme, parts.netloc, parts.query, _ambient()), f"{parts.netloc}{parts.path}".rstrip("/")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadJob(f"{shown(uri)} cannot be opened: {reason(error)}") from None
 
 
+def _ambient() -> tuple[tuple[str, str], ...]:
+    """What the environment says of S3, as Amazon's own tools read it; pyarrow looks at the credentials only."""
+    names = {
+        "endpoint_override": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    }
+    found = {option: next(filter(None, map(os.environ.get, given)), None) for option, given in names.items()}
+    return tuple((option, value) for option, value in found.items() if value)
+
+
 @functools.cache
-def _store(scheme: str, netloc: str, query: str) -> Store:
+def _store(scheme: str, netloc: str, query: str, ambient: tuple[tuple[str, str], ...]) -> Store:
     if scheme == "s3":
-        options: dict[str, Any] = dict(parse_qsl(query))
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if "region" not in options and region:
-            options["region"] = region
+        options: dict[str, Any] = {**dict(ambient), **dict(parse_qsl(query))}
         made = pafs.S3FileSystem(
             connect_timeout=CONNECT_S,
             request_timeout=REQUEST_S,

@@ -199,6 +199,16 @@ def test_stores_that_cannot_be_used(shop: S3, service: FakeService, tmp_path: Pa
     assert service.stats()["requests"] == 0
 
 
+def test_the_environment_says_where_the_store_is(
+    shop: S3, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address without options goes to AWS_ENDPOINT_URL, as it does with Amazon's own tools."""
+    _put(shop, "in/a.parquet", TEXTS)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", shop.origin)
+    run_steps({**_job(shop, service, "s3://shop/in", "out"), "output": "s3://shop/out"})
+    assert _results(shop, "out").column("text").to_pylist() == TEXTS
+
+
 def test_an_empty_input_is_a_clean_zero(shop: S3, service: FakeService) -> None:
     """An object without rows finishes at no cost, with results that have the columns."""
     _put(shop, "in/a.parquet", [])
