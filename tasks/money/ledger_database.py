@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from parquill.tasks.errors import LedgerFailed
-from parquill.tasks.money.ledger_tables import META, METADATA, VERSION
+from parquill.tasks.money.ledger_tables import COUNTS, DAYS, HOLDERS, LEASES, LENGTHS, META, METADATA, VERSION
 
 CONNECT_S = 10
 LOCK_S = 10  # a transaction takes milliseconds
@@ -75,12 +75,15 @@ class LedgerDatabase:
 
     @staticmethod
     def _create(connection: sa.Connection) -> None:
-        METADATA.create_all(connection)
+        METADATA.create_all(connection, tables=[META])
         found = connection.execute(sa.select(META.c.value).where(META.c.name == "version")).scalar()
+        if found == "1":
+            _from_version_1(connection)
+        elif found not in {None, str(VERSION)}:
+            raise LedgerFailed(f"the ledger has the version {found}; this Parquill knows only version {VERSION}")
+        METADATA.create_all(connection)
         if found is None:
             connection.execute(META.insert().values(name="version", value=str(VERSION)))
-        elif found != str(VERSION):
-            raise LedgerFailed(f"the ledger has the version {found}; this Parquill knows only version {VERSION}")
 
     def close(self) -> None:
         """Close its connections."""
@@ -101,6 +104,28 @@ class LedgerDatabase:
                 yield connection
         except SQLAlchemyError as error:
             raise LedgerFailed(f"the ledger's database does not answer ({type(error).__name__})") from None
+
+
+def _from_version_1(connection: sa.Connection) -> None:
+    """Version 1 kept leases otherwise: what they held is in doubt now, until its run goes on or a person resolves it.
+
+    What was learned from answers is forgotten where it was kept otherwise; the next night teaches it anew.
+    """
+    inspector = sa.inspect(connection)
+    there = {name: {column["name"] for column in inspector.get_columns(name)} for name in inspector.get_table_names()}
+    old = sa.table(LEASES.name, *(sa.column(name) for name in ("run_id", "day", "amount_nano")))
+    if {"run_id", "day", "amount_nano"} <= there.get(LEASES.name, set()):
+        amounts = sa.select(old.c.run_id, old.c.day, sa.func.sum(old.c.amount_nano)).where(old.c.amount_nano > 0)
+        for run_id, day, amount in connection.execute(amounts.group_by(old.c.run_id, old.c.day)).all():
+            this = sa.and_(DAYS.c.run_id == run_id, DAYS.c.day == day)
+            more = DAYS.update().where(this).values(in_doubt_nano=DAYS.c.in_doubt_nano + int(amount))
+            if connection.execute(more).rowcount == 0:
+                new = {"run_id": run_id, "day": day, "settled_nano": 0, "in_doubt_nano": int(amount)}
+                connection.execute(DAYS.insert().values(new))
+    for table in (LEASES, HOLDERS, LENGTHS, COUNTS):
+        if table.name in there and there[table.name] != {column.name for column in table.columns}:
+            table.drop(connection)
+    connection.execute(META.update().where(META.c.name == "version").values(value=str(VERSION)))
 
 
 def _timeouts(lock_s: float) -> sa.Select[Any]:

@@ -28,6 +28,7 @@ from parquill.tasks.job_file import make_job
 from parquill.tasks.money.account import Account
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.ledger import DEAD_S, Booked, Held, Ledger
+from parquill.tasks.money.ledger_tables import HOLDERS, LEASES, META
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.wire.spending import Spending
@@ -475,6 +476,27 @@ def test_a_database_that_stays_away(tmp_path: Path) -> None:
         patch.setattr(time, "monotonic", lambda: float(next(clock)))
         with pytest.raises(LedgerFailed):
             account.lease(100)
+
+
+def test_a_ledger_of_version_1(ledger: Ledger, address: str) -> None:
+    """A ledger of version 1 is taken over: its books stay, and what was leased then is in doubt until somebody settles it."""
+    ledger.open_run(entry("fr"), 50, 5, BEGIN)
+    with ledger.transaction() as connection:
+        LEASES.drop(connection)
+        HOLDERS.drop(connection)
+        columns = "holder TEXT, run_id TEXT, month TEXT, day TEXT, amount_nano BIGINT, renewed_at TEXT"
+        connection.execute(sa.text(f"CREATE TABLE {LEASES.name} ({columns})"))
+        for run, day, amount in (("fr", "2026-11-28", 30), ("fr", "2026-11-28", 7), ("fr", "2026-11-29", -4)):
+            values = f"'h', '{run}', '2026-11', '{day}', {amount}, ''"
+            connection.execute(sa.text(f"INSERT INTO {LEASES.name} VALUES ({values})"))  # noqa: S608 - the test's own
+        connection.execute(META.update().where(META.c.name == "version").values(value="1"))
+    taken = Ledger(address)
+    assert taken.of_run("fr", BEGIN) == Booked(50, 42, 0)
+    assert _lease(taken, "fr", 8) == 8
+    taken.open_run(entry("fr"), 60, 0, BEGIN)
+    assert taken.of_month("2026-11", BEGIN) == Booked(60, 0, 0)
+    taken.close()
+    Ledger(address).close()
 
 
 def test_a_lock_that_nobody_lets_go(address: str) -> None:
