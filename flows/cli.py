@@ -15,7 +15,6 @@ import click
 import orjson
 
 from parquill.flows.engine import configure
-from parquill.tasks.disk.address import is_uri
 from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import load_job
@@ -204,26 +203,18 @@ def run(
 @click.option("--failed", is_flag=True, help="List the rows that are not ok.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def report(place: str, overrides: Sequence[str], day: date | None, failed: bool, as_json: bool) -> None:
-    """Show the latest run of a job or output folder again."""
+    """Show the latest run of a job, or of an output folder or address, again."""
     from parquill.flows.console import show_summary
+    from parquill.flows.reporting import find_latest
     from parquill.flows.show import show_failed
-    from parquill.tasks.disk.reading import failed_rows, latest_summary
-    from parquill.tasks.disk.state import local_output
+    from parquill.tasks.disk.reading import failed_rows
 
-    is_output = is_uri(place) or Path(place).is_dir()
-    named = place if is_output else _place(load_job(Path(place), overrides), day)[0].output
-    output = local_output(named)
-    if is_uri(named) and not (output / "summary.json").exists():
-        from parquill.tasks.disk.publish import stored_summary
-
-        summary, failed = stored_summary(named), False
-    else:
-        summary = latest_summary(output)
-    rows = failed_rows(output) if failed else None
+    latest = find_latest(place, overrides, day)
+    rows = failed_rows(latest.parts) if failed else None
     if as_json:
-        _print_json({**summary, **({"failed": list(rows)} if rows is not None else {})})
+        _print_json({**latest.summary, **({"failed": list(rows)} if rows is not None else {})})
         return
-    show_summary(summary, output, named)
+    show_summary(latest.summary, latest.output, latest.named)
     if rows is not None:
         show_failed(rows)
 

@@ -124,8 +124,8 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
     return pairs
 
 
-def show_summary(summary: dict[str, Any], output: Path, named: str) -> None:
-    """What ran, what it cost, where the files are; `named` is how people call the output."""
+def show_summary(summary: dict[str, Any], output: Path | None, named: str) -> None:
+    """What ran, what it cost, where the files are; `named` is how people call the output, `output` its local folder."""
     console.print(_pairs(_figures(summary)))
     counted = summary.get("counted")
     if counted and counted["meaning"]:
@@ -133,7 +133,7 @@ def show_summary(summary: dict[str, Any], output: Path, named: str) -> None:
     if summary["exit_code"] == 0 and summary["message"]:
         say(summary["message"])
     for place in ("results", "summary.json", "report.html"):
-        if (output / place).exists():
+        if output is None or (output / place).exists():
             say(join(named, place) + ("/" if place == "results" else ""))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import re
 from pathlib import Path
@@ -9,8 +10,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import platformdirs
 
-SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
-_OPTIONS = {"s3": {"region", "scheme", "endpoint_override"}}
+# What an address may set: where the store is, never who asks.
+_S3 = frozenset({"region", "scheme", "endpoint_override", "anonymous"})
+_GS = frozenset({"scheme", "endpoint_override", "anonymous"})
+_ABFS = frozenset({"blob_storage_authority", "blob_storage_scheme", "dfs_storage_authority", "dfs_storage_scheme"})
+_OPTIONS = {"s3": _S3, "gs": _GS, "gcs": _GS, "abfs": _ABFS, "abfss": _ABFS}
 
 
 def is_uri(place: str) -> bool:
@@ -18,38 +22,64 @@ def is_uri(place: str) -> bool:
     return "://" in place
 
 
-def check_uri(uri: str) -> str:
-    """Normalize the address of a store. Raises ValueError for one that cannot be used, or that holds a secret."""
-    parts = urlsplit(uri)
+def check_uri(uri: str) -> None:
+    """Raise ValueError for an address that cannot be used, or that holds a secret; the message tells no secret."""
+    try:
+        parts = urlsplit(uri)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError:
+        raise ValueError("is no address; what follows a ? is options, so it is no wildcard here: use *") from None
     if parts.scheme == "file":
         raise ValueError("names a local file: leave out file://")
-    if parts.scheme not in SCHEMES:
+    if parts.scheme not in _OPTIONS:
         raise ValueError(f"has the scheme {parts.scheme}://; s3://, gs:// and abfs:// can be used")
-    # abfs://container@account is no user
-    if parts.password is not None or (parts.username is not None and not parts.scheme.startswith("abfs")):
-        raise ValueError("holds a user or a password; credentials come from the environment")
-    unknown = {name for name, _ in parse_qsl(parts.query)} - _OPTIONS.get(parts.scheme, set())
-    if unknown or parts.fragment:
-        raise ValueError("may have the options region, scheme and endpoint_override, and no credentials")
     if not parts.netloc:
         raise ValueError("names no bucket")
-    return uri
+    on_azure = parts.scheme.startswith("abfs")
+    # abfs://container@account is no user
+    if parts.password is not None or (parts.username is not None and not on_azure):
+        raise ValueError("holds a user or a password; credentials come from the environment")
+    if on_azure and not parts.username:
+        raise ValueError("names no account: abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH")
+    if options.keys() - _OPTIONS[parts.scheme] or parts.fragment:
+        names = ", ".join(sorted(_OPTIONS[parts.scheme]))
+        raise ValueError(f"may have the options {names} alone, and no credentials: they come from the environment")
 
 
 def shown(uri: str) -> str:
     """An address as it is told: without its options."""
-    return uri.partition("?")[0]
+    return uri.partition("?")[0] if is_uri(uri) else uri
 
 
 def join(uri: str, *names: str) -> str:
-    """The address of something below another."""
-    place, mark, query = uri.partition("?")
+    """The address of something below another; of a local folder, its path."""
+    place, mark, query = uri.partition("?") if is_uri(uri) else (uri, "", "")
     return "/".join([place.rstrip("/"), *names]) + mark + query
 
 
-def mirror_of(output: str) -> Path:
-    """The local folder of an output that is a URI; always the same for the same address."""
-    place = shown(output).rstrip("/")
+def is_wild(text: str) -> bool:
+    """Whether a part of an address stands for others."""
+    return glob.has_magic(text)
+
+
+def fixed_part(uri: str) -> str:
+    """An address up to its first wildcard, with its options."""
+    place, mark, query = uri.partition("?")
+    parts = place.rstrip("/").split("/")
+    depth = next((i for i, part in enumerate(parts) if is_wild(part)), len(parts))
+    return "/".join(parts[:depth]) + mark + query
+
+
+def mirror_of(output: str, state: str | None = None) -> Path:
+    """The local folder of an output that is a URI: always the same for the same address, below `state` if one is set.
+
+    Two machines that share a state so share what they know of the output too.
+    """
+    parts = urlsplit(output)
+    place = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+    # buckets of the same name in two services are two
+    service = dict(parse_qsl(parts.query)).get("endpoint_override", "")
     slug = re.sub(r"[^a-z0-9]+", "-", place.lower()).strip("-")[-60:]
-    digest = hashlib.sha256(place.encode()).hexdigest()[:8]
-    return Path(platformdirs.user_state_dir("parquill")) / "outputs" / f"{slug}-{digest}"
+    digest = hashlib.sha256(f"{place}\0{service}".encode()).hexdigest()[:8]
+    home = Path(state) if state else Path(platformdirs.user_state_dir("parquill"))
+    return home / "outputs" / f"{slug}-{digest}"

@@ -1,139 +1,187 @@
-"""An output that is a URI: a local folder in the user's state folder has it all, and is copied to the store.
+"""An output that is a URI: a local folder has it all (`address.mirror_of`), and is copied to the store.
 
-A store has no rename, so the order makes the promise. The parts of a run have names of their own; they are put beside
-the earlier ones, then the manifest says which belong together, then the earlier ones are removed, and summary.json,
-which said `running` meanwhile, comes last. Whoever waits for `state: finished`, or reads the parts that the manifest
-names, sees one run. An object is whole or absent, so a copy that was cut off is only finished by the next start.
+A store has no rename, so the order makes the promise. A part has a name that says its run and its content, so none is
+ever written over; new parts are put beside the earlier ones, then the manifest says which belong together, then the
+earlier ones are removed, and summary.json, which says `running` meanwhile, comes last. Whoever waits for `state:
+finished`, or reads the parts that the manifest names, sees one run. An object is whole or absent, so a copy that was
+cut off between any two steps is finished by the next start.
+
+A store has no lock either: `owner.json` says which state folder a run that writes there belongs to. The lock of the
+state folder keeps the runs that share it apart, so one of them takes over what a killed one has left.
 """
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
-import pyarrow as pa
 
-from parquill.tasks.disk.address import is_uri, join, mirror_of, shown
-from parquill.tasks.disk.files import read_json
-from parquill.tasks.disk.store import list_objects, read_object, reason, split
+from parquill.tasks.disk.address import is_uri, join, shown
+from parquill.tasks.disk.files import DISK, read_json
+from parquill.tasks.disk.state import Folders
+from parquill.tasks.disk.store import list_objects, put_file, read_object, remove_object
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, FolderInUse
 
-CHUNK_BYTES = 8 << 20
-MANIFEST, OWNER = ".parquill/manifest.json", ".parquill/owner.json"
+MANIFEST, OWNER, SUMMARY = ".parquill/manifest.json", ".parquill/owner.json", "summary.json"
 
 
-def claim(output: str, run_id: str) -> None:
+def claim(folders: Folders, run_id: str) -> None:
     """Show that a store can be written, and say that a run writes there. Raises BadJob, FolderInUse.
 
-    A store has no lock: another machine that began within the same moment is not seen, one that began before it is.
+    Another machine that began within the same moment is seen when the first of the two begins to copy.
     """
     try:
-        text = read_object(join(output, OWNER))
-    except BadInput as error:
+        _claim(folders, run_id)
+    except (BadInput, DiskFailed) as error:
         raise BadJob(f"`output`: {error}") from None
-    owner = orjson.loads(text) if text else None
-    mine = {"host": socket.gethostname(), "state": str(mirror_of(output))}
-    if owner is not None and {name: owner.get(name) for name in mine} != mine:
+
+
+def _claim(folders: Folders, run_id: str) -> None:
+    owner, mine = _owner(folders.named), _identity(folders)
+    if owner is not None and owner.get("state_id") != mine:
         raise FolderInUse(
-            f"{shown(output)} is written by the run {owner.get('run_id')} on {owner.get('host')} since "
-            f"{owner.get('since')}; wait for it, or remove {shown(join(output, OWNER))} if it will never end"
+            f"{shown(folders.named)} is written by the run {owner.get('run_id')} on {owner.get('host')} since "
+            f"{owner.get('since')}, with another state; wait for it, or remove "
+            f"{shown(join(folders.named, OWNER))} if it will never end"
         )
     since = datetime.now(UTC).isoformat(timespec="seconds")
+    told = {"state_id": mine, "run_id": run_id, "host": socket.gethostname(), "since": since}
+    DISK.write_json(folders.own / "owner.json", told, 0o600)
+    put_file(folders.own / "owner.json", join(folders.named, OWNER))
+
+
+def _release(folders: Folders) -> None:
+    owner = _owner(folders.named)
+    if owner is not None and owner.get("state_id") == _identity(folders):
+        remove_object(join(folders.named, OWNER))
+
+
+def _owner(named: str) -> dict[str, Any] | None:
+    return _read(join(named, OWNER))
+
+
+def _read(uri: str) -> dict[str, Any] | None:
+    """A JSON object of Parquill's in a store; None for none, and for one that somebody has damaged."""
     try:
-        _put_bytes(join(output, OWNER), orjson.dumps({**mine, "run_id": run_id, "since": since}))
-    except DiskFailed as error:
-        raise BadJob(f"`output`: {error}") from None
+        found = orjson.loads(read_object(uri) or b"null")
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
-def publish_summary(output: str) -> None:
-    """Copy the summary of a run that is under way, or that was cut off. Raises DiskFailed."""
-    if is_uri(output):
-        _put(mirror_of(output) / "summary.json", join(output, "summary.json"))
+def _identity(folders: Folders) -> str:
+    """A name of the state folder that goes where it goes: hosts and paths change with every container."""
+    path = folders.state / "state-id.json"
+    found = read_json(path)
+    if found is None:
+        found = {"state_id": secrets.token_hex(8)}
+        DISK.write_json(path, found, 0o600)
+    return str(found["state_id"])
 
 
-def publish(output: str) -> None:
+def publish_summary(folders: Folders, *, ended: bool = False) -> None:
+    """Copy the summary of a run that is under way, or that has `ended` early. Raises DiskFailed."""
+    if is_uri(folders.named):
+        try:
+            put_file(folders.output / SUMMARY, join(folders.named, SUMMARY))
+            if ended:
+                _release(folders)
+        except BadInput as error:
+            raise DiskFailed(str(error)) from None
+
+
+def publish(folders: Folders) -> None:
     """Copy what the local folder has and the store lacks, in the order above. Raises DiskFailed."""
-    if not is_uri(output):
+    if not is_uri(folders.named):
         return
-    local = mirror_of(output)
-    manifest = read_json(local / MANIFEST)
-    parts = {part["file"]: part["bytes"] for part in manifest["parts"]} if manifest else {}
-    there = _sizes(join(output, "results"))
-    for file, size in parts.items():
-        if there.get(file) != size:
-            _put(local / "results" / file, join(output, "results", file))
+    try:
+        _publish(folders)
+    # something was paid: not an error of those by which nothing was sent
+    except (BadInput, BadJob, FolderInUse) as error:
+        raise DiskFailed(f"the results are in {folders.output}, and not copied: {error}") from None
+
+
+def _publish(folders: Folders) -> None:
+    named, local = folders.named, folders.output
+    manifest = read_json(folders.own / "manifest.json")
+    summary = read_json(local / SUMMARY) or {}
+    _claim(folders, str(summary.get("run_id")))
+    _announce(folders, summary)
+    results = join(named, "results")
+    there = _sizes(results)
     if manifest:
-        _put(local / MANIFEST, join(output, MANIFEST))
-    for file in there.keys() - parts.keys():
-        _remove(join(output, "results", file))
-    kept = _sizes(join(output, "history"))
+        for part in manifest["parts"]:
+            path = local / "results" / part["file"]
+            part["file"] = _stored_name(path)
+            if there.get(part["file"]) != part["bytes"]:
+                put_file(path, join(results, part["file"]))
+        DISK.write_json(folders.own / "published.json", manifest, 0o600)
+        put_file(folders.own / "published.json", join(named, MANIFEST))
+        for file in sorted(there.keys() - {part["file"] for part in manifest["parts"]}):
+            remove_object(join(results, file))
+    kept = _sizes(join(named, "history"))
     for path in sorted((local / "history").glob("*.json")):
         if kept.get(path.name) != path.stat().st_size:
-            _put(path, join(output, "history", path.name))
+            put_file(path, join(named, "history", path.name))
     if (local / "report.html").exists():
-        _put(local / "report.html", join(output, "report.html"))
-    _put(local / "summary.json", join(output, "summary.json"))
-    _remove(join(output, OWNER))
+        put_file(local / "report.html", join(named, "report.html"))
+    if summary:
+        put_file(local / SUMMARY, join(named, SUMMARY))
+    _release(folders)
 
 
-def is_published(output: str) -> bool:
-    """Whether the store has every part of the local results, and no other, and the summary. Raises DiskFailed."""
-    if not is_uri(output):
+def _announce(folders: Folders, summary: dict[str, Any]) -> None:
+    """Say `running` in the store before its parts change, where no run has said so."""
+    there = _read(join(folders.named, SUMMARY))
+    if there is not None and there.get("state") != "running":
+        running = {**(summary or there), "state": "running", "exit_code": None, "finished_at": None}
+        DISK.write_json(folders.own / "running.json", running)
+        put_file(folders.own / "running.json", join(folders.named, SUMMARY))
+
+
+def is_published(folders: Folders) -> bool:
+    """Whether the store has what a finished copy would have left there. Raises DiskFailed."""
+    if not is_uri(folders.named):
         return True
-    local = mirror_of(output)
-    manifest = read_json(local / MANIFEST) or {"parts": []}
-    parts = {part["file"]: part["bytes"] for part in manifest["parts"]}
+    path = folders.output / SUMMARY
     try:
-        summary = read_object(join(output, "summary.json"))
-    except BadInput as error:
+        # it comes last, so what is equal says that all before it was copied
+        if not path.exists() or read_object(join(folders.named, SUMMARY)) != path.read_bytes():
+            return False
+        manifest = _read(join(folders.named, MANIFEST)) or {"parts": []}
+        parts = {part["file"]: part["bytes"] for part in manifest["parts"]}
+        owner = _owner(folders.named)
+        left_over = owner is not None and owner.get("state_id") == _identity(folders)
+        return _sizes(join(folders.named, "results")) == parts and not left_over
+    except (BadInput, BadJob) as error:
         raise DiskFailed(str(error)) from None
-    return _sizes(join(output, "results")) == parts and summary == (local / "summary.json").read_bytes()
 
 
 def stored_summary(output: str) -> dict[str, Any]:
     """The summary of an output whose local folder is on another machine. Raises BadInput when there is none."""
-    text = read_object(join(output, "summary.json"))
-    if text is None:
+    found = _read(join(output, SUMMARY))
+    if found is None:
         raise BadInput(f"{shown(output)} has no summary.json: no run has begun there yet")
-    found: dict[str, Any] = orjson.loads(text)
     return found
+
+
+def stored_parts(output: str) -> list[str]:
+    """The addresses of the parts that belong together. Raises BadInput, BadJob."""
+    manifest = _read(join(output, MANIFEST)) or {"parts": []}
+    return [join(output, "results", part["file"]) for part in manifest["parts"]]
+
+
+def _stored_name(path: Path) -> str:
+    """The name of a part in a store: a run that goes on writes its parts anew, under the same local names."""
+    with path.open("rb") as data:
+        return f"{path.stem}-{hashlib.file_digest(data, 'sha256').hexdigest()[:8]}.parquet"
 
 
 def _sizes(uri: str) -> dict[str, int]:
     prefix = shown(uri).rstrip("/") + "/"
-    try:
-        return {shown(found.uri).removeprefix(prefix): found.size for found in list_objects(uri)}
-    except BadInput as error:
-        raise DiskFailed(str(error)) from None
-
-
-def _put(path: Path, uri: str) -> None:
-    store, key = split(uri)
-    try:
-        with path.open("rb") as data, store.files.open_output_stream(key) as stream:
-            while chunk := data.read(CHUNK_BYTES):
-                stream.write(chunk)
-    except (pa.ArrowException, OSError) as error:
-        raise DiskFailed(f"cannot write {shown(uri)}: {reason(error)}") from None
-
-
-def _put_bytes(uri: str, data: bytes) -> None:
-    store, key = split(uri)
-    try:
-        with store.files.open_output_stream(key) as stream:
-            stream.write(data)
-    except (pa.ArrowException, OSError) as error:
-        raise DiskFailed(f"cannot write {shown(uri)}: {reason(error)}") from None
-
-
-def _remove(uri: str) -> None:
-    store, key = split(uri)
-    try:
-        store.files.delete_file(key)
-    except FileNotFoundError:
-        pass
-    except (pa.ArrowException, OSError) as error:
-        raise DiskFailed(f"cannot remove {shown(uri)}: {reason(error)}") from None
+    return {shown(found.uri).removeprefix(prefix): found.size for found in list_objects(uri)}

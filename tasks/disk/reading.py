@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from parquill.tasks.disk.address import is_uri, shown
 from parquill.tasks.disk.files import read_json
 from parquill.tasks.errors import BadInput
 
@@ -22,15 +24,34 @@ def latest_summary(output: Path) -> dict[str, Any]:
     return found
 
 
-def failed_rows(output: Path) -> Iterator[dict[str, Any]]:
-    """Every row of the results that is not ok: where it is, its status, code and message."""
+def parts_of(output: Path) -> list[str]:
+    """The files of the results that belong together."""
     manifest = read_json(output / ".parquill" / "manifest.json")
-    for part in manifest["parts"] if manifest else ():
-        with pq.ParquetFile(output / "results" / part["file"]) as parquet:
-            names = parquet.schema_arrow.names
-            # the prefix is whatever stands before the last of Parquill's columns
-            prefix = next(name.removesuffix("finished_at") for name in reversed(names) if name.endswith("finished_at"))
-            for batch in parquet.iter_batches(columns=[prefix + name for name in _SHOWN]):
-                for row in batch.to_pylist():
-                    if row[f"{prefix}status"] != "ok":
-                        yield {name: row[prefix + name] for name in _SHOWN}
+    return [str(output / "results" / part["file"]) for part in manifest["parts"]] if manifest else []
+
+
+def failed_rows(parts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Every row of the results that is not ok: where it is, its status, code and message.
+
+    A part is a file, or an object of a store. Raises BadInput.
+    """
+    for part in parts:
+        try:
+            with _open(part) as parquet:
+                names = parquet.schema_arrow.names
+                # the prefix is whatever stands before the last of Parquill's columns
+                prefix = next(n.removesuffix("finished_at") for n in reversed(names) if n.endswith("finished_at"))
+                for batch in parquet.iter_batches(columns=[prefix + name for name in _SHOWN]):
+                    for row in batch.to_pylist():
+                        if row[f"{prefix}status"] != "ok":
+                            yield {name: row[prefix + name] for name in _SHOWN}
+        except (pa.ArrowException, OSError):
+            raise BadInput(f"{shown(part)} cannot be read") from None
+
+
+def _open(part: str) -> pq.ParquetFile:
+    if not is_uri(part):
+        return pq.ParquetFile(part)
+    from parquill.tasks.disk.store import open_parquet  # the store's libraries take a while
+
+    return open_parquet(part)[0]

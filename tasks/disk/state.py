@@ -76,9 +76,12 @@ class RunFolder:
         remove_folder(self.path)
 
 
-def local_output(named: str) -> Path:
+def local_output(named: str, state: str | None = None) -> Path:
     """The folder of an output; of one that is a URI, the local one from which it is copied."""
-    return mirror_of(named) if is_uri(named) else Path(named)
+    if not is_uri(named):
+        return Path(named)
+    usual = mirror_of(named)
+    return usual if state in {None, str(usual / ".parquill")} else mirror_of(named, state)
 
 
 def _check_place(setting: str, folder: Path) -> None:
@@ -101,7 +104,7 @@ class Folders:
     @classmethod
     def of(cls, job: Job) -> Folders:
         """The folders of a placed job."""
-        output = local_output(job.output)
+        output = local_output(job.output, job.state)
         return cls(Path(job.state) if job.state else output / ".parquill", output, job.output)
 
     @property

@@ -10,8 +10,11 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -19,11 +22,20 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from parquill.tasks.disk.address import shown
-from parquill.tasks.errors import BadInput, BadJob
+from parquill.tasks.disk.address import fixed_part, is_wild, join, shown
+from parquill.tasks.errors import BadInput, BadJob, DiskFailed
 
 CONNECT_S, REQUEST_S, ATTEMPTS = 10, 60, 4
+RETRY_S = 60  # gs://, whose default is a quarter of an hour
 BUFFER_BYTES = 1 << 20
+CHUNK_BYTES = 8 << 20
+_S3_WORDS = {
+    "ACCESS_DENIED": "access denied",
+    "INVALID_ACCESS_KEY_ID": "access denied",
+    "SIGNATURE_DOES_NOT_MATCH": "access denied",
+    "NO_SUCH_BUCKET": "there is no such bucket",
+    "NETWORK_CONNECTION": "it does not answer",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +48,23 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
-    """A filesystem, and the beginning and the end of the addresses in it."""
+class Place:
+    """Where an address points: a filesystem, and the path in it without a slash at its end."""
 
     files: pafs.FileSystem
-    scheme: str
-    query: str
-
-    def uri(self, path: str) -> str:
-        """The address of a path in it."""
-        return f"{self.scheme}://{path}" + (f"?{self.query}" if self.query else "")
+    path: str
 
 
-def split(uri: str) -> tuple[Store, str]:
-    """The store of an address, and the path in it, without a slash at its end. Raises BadJob."""
+def find_place(uri: str) -> Place:
+    """The filesystem and the path of an address. Raises BadJob."""
     parts = urlsplit(uri)
+    # abfs://container@account
+    container, _, account = parts.netloc.rpartition("@")
     try:
-        return _store(parts.scheme, parts.netloc, parts.query, _ambient()), f"{parts.netloc}{parts.path}".rstrip("/")
+        files = _files(parts.scheme, account if container else parts.netloc, parts.query, _ambient())
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadJob(f"{shown(uri)} cannot be opened: {reason(error)}") from None
+    return Place(files, f"{container or parts.netloc}{parts.path}".rstrip("/"))
 
 
 def _ambient() -> tuple[tuple[str, str], ...]:
@@ -68,70 +78,149 @@ def _ambient() -> tuple[tuple[str, str], ...]:
 
 
 @functools.cache
-def _store(scheme: str, netloc: str, query: str, ambient: tuple[tuple[str, str], ...]) -> Store:
+def _files(scheme: str, host: str, query: str, ambient: tuple[tuple[str, str], ...]) -> pafs.FileSystem:
+    """One filesystem a bucket or an account: it keeps connections."""
+    options: dict[str, Any] = dict(parse_qsl(query))
     if scheme == "s3":
-        options: dict[str, Any] = {**dict(ambient), **dict(parse_qsl(query))}
-        made = pafs.S3FileSystem(
-            connect_timeout=CONNECT_S,
-            request_timeout=REQUEST_S,
-            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-            **options,
-        )
-        return Store(made, scheme, query)
-    return Store(pafs.FileSystem.from_uri(f"{scheme}://{netloc}/")[0], scheme, query)
+        return _s3(host, {**dict(ambient), **options})
+    if scheme in {"gs", "gcs"}:
+        anonymous = options.pop("anonymous", "false") == "true"
+        return pafs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=RETRY_S), **options)
+    # the variables that Azure's own command takes
+    secrets = {"account_key": "AZURE_STORAGE_KEY", "sas_token": "AZURE_STORAGE_SAS_TOKEN"}
+    found = {name: os.environ[variable] for name, variable in secrets.items() if os.environ.get(variable)}
+    return pafs.AzureFileSystem(account_name=host.partition(".")[0], **found, **options)
+
+
+def _s3(bucket: str, options: dict[str, Any]) -> pafs.S3FileSystem:
+    if not {"endpoint_override", "region"} & options.keys():
+        options["region"] = pafs.resolve_s3_region(bucket)
+    anonymous = options.pop("anonymous", "false") == "true"
+    return pafs.S3FileSystem(
+        anonymous=anonymous,
+        connect_timeout=CONNECT_S,
+        request_timeout=REQUEST_S,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        **options,
+    )
 
 
 def reason(error: Exception) -> str:
     """Why a store refused, in a few words: its own text may hold whatever was sent to it."""
     text = str(error)
     if found := re.search(r"AWS Error ([A-Z_]+)", text):
-        return {
-            "ACCESS_DENIED": "access denied",
-            "NO_SUCH_BUCKET": "there is no such bucket",
-            "NETWORK_CONNECTION": "it does not answer",
-        }.get(found[1], found[1].lower().replace("_", " "))
+        return _S3_WORDS.get(found[1], found[1].lower().replace("_", " "))
     if isinstance(error, FileNotFoundError):
         return "it is not there"
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or re.search(r"\b(401|403)\b", text):
         return "access denied"
     return type(error).__name__
 
 
 def list_objects(uri: str) -> Iterator[Stored]:
-    """The object with this address, or all below it, in the order of their names. Raises BadInput."""
-    store, path = split(uri)
+    """The object with this address, all below it, or those that match a glob, in the order of their names.
+
+    Of a glob only the folders that match are listed. Raises BadInput, BadJob.
+    """
+    root = fixed_part(uri)
+    pattern = shown(uri).rstrip("/").removeprefix(shown(root)).lstrip("/")
+    place = find_place(root)
     try:
-        found = store.files.get_file_info(path)
-        if found.type == pafs.FileType.File:
-            infos = [found]
-        else:
-            infos = store.files.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+        infos = _matching(place.files, place.path, pattern.split("/")) if pattern else _below(place)
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{shown(uri)} cannot be read: {reason(error)}") from None
     for info in sorted(infos, key=lambda each: each.path):
-        if info.type == pafs.FileType.File:
-            yield Stored(store.uri(info.path), info.size, info.mtime_ns or 0)
+        name = info.path.removeprefix(place.path).lstrip("/")
+        if {"?", "#"} & set(name):
+            raise BadInput(f"{shown(root)} holds {name!r}, and no address can hold a ? or #: rename it")
+        yield Stored(join(root, name) if name else root, info.size, info.mtime_ns or 0)
 
 
-def open_parquet(uri: str) -> pq.ParquetFile:
-    """Open a Parquet object for streaming: pages are fetched as they are read. Raises OSError."""
-    store, path = split(uri)
-    return pq.ParquetFile(
-        store.files.open_input_file(path),
-        buffer_size=BUFFER_BYTES,
-        pre_buffer=False,
-        page_checksum_verification=True,
-    )
+def _below(place: Place) -> list[pafs.FileInfo]:
+    found = place.files.get_file_info(place.path)
+    if found.type == pafs.FileType.File:
+        return [found]
+    selector = pafs.FileSelector(place.path, recursive=True, allow_not_found=True)
+    return [info for info in place.files.get_file_info(selector) if info.type == pafs.FileType.File]
+
+
+def _matching(files: pafs.FileSystem, folder: str, pattern: Sequence[str]) -> list[pafs.FileInfo]:
+    """The files below a folder that match the parts of a glob, in which ** is any number of folders."""
+    recursive = pattern[0] == "**"
+    selector = pafs.FileSelector(folder, recursive=recursive, allow_not_found=True)
+    found = files.get_file_info(selector)
+    if recursive:
+        parts = [(info, info.path[len(folder) + 1 :].split("/")) for info in found if info.type == pafs.FileType.File]
+        return [info for info, names in parts if matches(names, pattern)]
+    found = [info for info in found if matches([info.base_name], pattern[:1])]
+    if len(pattern) == 1:
+        return [info for info in found if info.type == pafs.FileType.File]
+    folders = [info.path for info in found if info.type == pafs.FileType.Directory]
+    return [info for each in folders for info in _matching(files, each, pattern[1:])]
+
+
+def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a glob, as those of files do: no wildcard is a dot in front."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(
+            matches(parts[i:], pattern[1:])
+            for i in range(len(parts) + 1)
+            if not any(part.startswith(".") for part in parts[:i])
+        )
+    if not parts or (parts[0].startswith(".") and is_wild(pattern[0][:1])):
+        return False
+    return fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
+
+
+def open_parquet(uri: str) -> tuple[pq.ParquetFile, str]:
+    """Open a Parquet object for streaming (pages are fetched as they are read), with its ETag. Raises OSError."""
+    place = find_place(uri)
+    stream = place.files.open_input_file(place.path)
+    parquet = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+    return parquet, (stream.metadata() or {}).get("ETag", b"").decode(errors="replace")
 
 
 def read_object(uri: str) -> bytes | None:
-    """The bytes of a small object; None when there is none. Raises BadInput."""
-    store, path = split(uri)
+    """The bytes of a small object; None when there is none. Raises BadInput, BadJob."""
+    place = find_place(uri)
     try:
-        with store.files.open_input_file(path) as stream:
+        with place.files.open_input_file(place.path) as stream:
             data: bytes = stream.read()
     except FileNotFoundError:
         return None
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{shown(uri)} cannot be read: {reason(error)}") from None
     return data
+
+
+def put_file(path: Path, uri: str) -> None:
+    """Copy a file into a store. Raises DiskFailed.
+
+    One call below Python: a stream that Python writes is closed by whatever interrupts it, a signal say, and closing
+    makes an object of the half that was written.
+    """
+    place = find_place(uri)
+    try:
+        pafs.copy_files(
+            str(path),
+            place.path,
+            source_filesystem=pafs.LocalFileSystem(),
+            destination_filesystem=place.files,
+            chunk_size=CHUNK_BYTES,
+            use_threads=False,
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise DiskFailed(f"cannot write {shown(uri)}: {reason(error)}") from None
+
+
+def remove_object(uri: str) -> None:
+    """Remove an object, if it is there. Raises DiskFailed."""
+    place = find_place(uri)
+    try:
+        place.files.delete_file(place.path)
+    except FileNotFoundError:
+        pass
+    except (pa.ArrowException, OSError) as error:
+        raise DiskFailed(f"cannot remove {shown(uri)}: {reason(error)}") from None

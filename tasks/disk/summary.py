@@ -99,14 +99,14 @@ def make_summary(
 
 def write_running(run: Run, disk: Disk = DISK) -> None:
     """Tell those who wait that the run is under way. Raises DiskFailed; for a store BadJob, FolderInUse."""
-    if is_uri(run.job.output):
-        claim(run.job.output, run.run_id)
+    if is_uri(run.folders.named):
+        claim(run.folders, run.run_id)
     totals = run.totals()
     sums = RowSums(cost_nano=totals.settled_nano, in_doubt_nano=totals.in_doubt_nano)
     sums.rows["total"] = run.estimate.rows
     summary = make_summary(run, sums, totals, state="running", exit_code=None, finished_at=None)
     disk.write_json(run.folders.output / "summary.json", summary)
-    publish_summary(run.job.output)
+    publish_summary(run.folders)
 
 
 def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk = DISK) -> None:
@@ -116,7 +116,7 @@ def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk =
     disk.write_json(output / "history" / f"{run.run_id}.json", summary)
     write_report(output / "report.html", summary, sums, run.estimate.output_shares, disk)
     disk.write_json(output / "summary.json", summary)
-    publish(run.job.output)
+    publish(run.folders)
 
 
 def write_interrupted(run: Run, message: str, exit_code: int, disk: Disk = DISK) -> dict[str, Any]:
@@ -129,5 +129,5 @@ def write_interrupted(run: Run, message: str, exit_code: int, disk: Disk = DISK)
         run, sums, totals, state="stopped", exit_code=exit_code, finished_at=datetime.now(UTC), message=message
     )
     disk.write_json(run.folders.output / "summary.json", summary)
-    publish_summary(run.job.output)
+    publish_summary(run.folders, ended=True)
     return summary

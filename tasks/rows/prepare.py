@@ -150,8 +150,8 @@ def prepare_run(
         found.save_job(disk)
         return found
     if not options.redo and _nothing_to_do(folders, digest, hold=job.retry.in_doubt == "hold"):
-        if not is_published(job.output):
-            publish(job.output)  # the copying was cut off, or somebody has removed something there
+        if not is_published(folders):
+            publish(folders)  # the copying was cut off, or somebody has removed something there
         return None
     work_ahead()
     return _plan(job, options, source, digest, disk)

@@ -12,6 +12,7 @@ import glob
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +21,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquill.tasks.disk.address import is_uri, shown
+from parquill.tasks.disk.address import fixed_part, is_uri, shown
 from parquill.tasks.errors import BadInput
 
 BUFFER_BYTES = 1 << 20
@@ -38,6 +39,7 @@ EXPANSION_FLOOR_BYTES = 4 << 30
 # Smaller files that may hide so much are read once before anything is counted; of larger ones it is seen on the way.
 LOOKED_THROUGH_BYTES = 64 << 20
 MOST_GROUPS = 10_000  # of a footer that are looked at
+FOOTERS_AT_ONCE = 16  # of a store
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +89,26 @@ def find_source(location: str, output: str | None = None) -> Source:
     partitions = _partitions(paths)
     files: list[SourceFile] = []
     schema: pa.Schema | None = None
-    for place, keys in zip(places, partitions, strict=True):
+    for place, keys, (footer, found, tag) in zip(places, partitions, _footers(places), strict=True):
         path = place.path
-        footer, found = _footer(path, place.size)
         if schema is None:
             schema = found
         elif not _same(schema, found):
-            raise BadInput(f"{path}: its columns differ from those of {files[0].path}: {_difference(schema, found)}")
+            raise BadInput(
+                f"{shown(path)}: its columns differ from those of {shown(files[0].path)}: {_difference(schema, found)}"
+            )
         # whether a column may hold nulls is no difference of type, but a column that may in one file may in all
         schema = pa.schema(
             [f.with_nullable(f.nullable or found.field(f.name).nullable) for f in schema], metadata=schema.metadata
         )
-        stamp.update(f"{place.name}\0{place.size}\0{place.mtime_ns}\0{footer.num_rows}\n".encode())
+        # a store's clock may be too coarse to tell two writes of a second apart: its tag does
+        tagged = f"\0{tag}" if tag else ""
+        stamp.update(f"{place.name}\0{place.size}\0{place.mtime_ns}\0{footer.num_rows}{tagged}\n".encode())
         file = SourceFile(path, place.name, place.size, footer.num_rows, *_row_bytes(footer), keys)
         _look_through(file)
         files.append(file)
     if schema is None:
-        raise BadInput(f"no Parquet file in {location}")
+        raise BadInput(f"no Parquet file in {shown(location)}")
     for key, _ in files[0].partitions:
         if key not in schema.names:
             values = [dict(file.partitions)[key] for file in files]
@@ -131,7 +136,9 @@ def read_batches(source: Source, limit: int | None = None) -> Iterator[tuple[Sou
                 if left <= 0:
                     return
         except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"{file.path}: row {first} or later cannot be read: {_reason(error)}") from None
+            raise BadInput(
+                f"{shown(file.path)}: row {first} or later cannot be read: {_reason(file.path, error)}"
+            ) from None
 
 
 def _batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
@@ -153,12 +160,12 @@ def _portions(file: SourceFile, most_rows: int) -> Iterator[pa.RecordBatch]:
     fewest = 1 if file.rows * file.row_bytes > file.size * TIGHTLY_PACKED else PORTION_ROWS
     size = min(most_rows, max(fewest, PORTION_BYTES // max(1, file.largest_row_bytes)))
     unpacked = 0
-    with _open(file.path) as parquet:
+    with _open(file.path)[0] as parquet:
         for portion in parquet.iter_batches(batch_size=size):
             unpacked += portion.nbytes
             if unpacked > file.most_bytes:
                 raise BadInput(
-                    f"{file.path} grows from {file.size:,} to over {unpacked:,} bytes: a decompression bomb?"
+                    f"{shown(file.path)} grows from {file.size:,} to over {unpacked:,} bytes: a decompression bomb?"
                 )
             yield portion
 
@@ -188,9 +195,10 @@ def _check_apart(location: str, paths: list[str], output: str | None) -> None:
     if output is None or is_uri(output) != is_uri(location):
         return
     if is_uri(output):
-        own = shown(output).rstrip("/") + "/"
-        inside = own.startswith(_fixed(location) + "/") and not PurePosixPath(shown(location)).suffix
-        is_in = inside or any(shown(path).startswith(own) for path in paths)
+        own = shown(output).rstrip("/")
+        is_in = _covers(shown(location).rstrip("/"), f"{own}/results/x.parquet") or any(
+            shown(path).startswith(f"{own}/") for path in paths
+        )
     else:
         folder = Path(output).resolve()
         inside = Path(location).is_dir() and folder.is_relative_to(Path(location).resolve())
@@ -233,69 +241,73 @@ def _is_hidden(parts: tuple[str, ...]) -> bool:
     return any(part[0] in "._" and "=" not in part for part in parts)
 
 
-def _fixed(uri: str) -> str:
-    """The part of an address before its first wildcard, without a slash at its end."""
-    parts = shown(uri).rstrip("/").split("/")
-    depth = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    return "/".join(parts[:depth])
+def _covers(location: str, path: str) -> bool:
+    """Whether a file with this address would be input."""
+    from parquill.tasks.disk.store import matches
 
-
-def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the parts of an address match those of a glob, in which ** is any number of them."""
-    if not pattern:
-        return not parts
-    if pattern[0] == "**":
-        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
-    return bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+    return path.startswith(f"{location}/") or matches(path.split("/"), location.split("/"))
 
 
 def _list_store(uri: str) -> list[_Place]:
-    """The Parquet objects of an address, a folder of them, or a glob; hidden ones are left alone."""
+    """The Parquet objects of an address, a folder of them, or a glob; hidden ones of a folder are left alone."""
     from parquill.tasks.disk.store import list_objects  # the store's libraries take a while, and most inputs are local
 
-    fixed, whole = _fixed(uri), shown(uri).rstrip("/")
-    option = uri.partition("?")[2]
+    root, whole = shown(fixed_part(uri)), shown(uri).rstrip("/")
     places = []
-    for found in list_objects(fixed + (f"?{option}" if option else "")):
-        told = shown(found.uri)
-        name = told.removeprefix(fixed).lstrip("/")
-        if fixed == whole and name and (not name.endswith(".parquet") or _is_hidden(tuple(name.split("/")))):
+    for found in list_objects(uri):
+        name = shown(found.uri).removeprefix(root).lstrip("/")
+        if root == whole and name and (not name.endswith(".parquet") or _is_hidden(tuple(name.split("/")))):
             continue
-        if fixed != whole and not _matches(told.split("/"), whole.split("/")):
-            continue
-        places.append(_Place(found.uri, name or PurePosixPath(told).name, found.size, found.mtime_ns))
+        places.append(_Place(found.uri, name or PurePosixPath(root).name, found.size, found.mtime_ns))
     if not places:
-        kind = "no object matches" if fixed != whole else "there is no *.parquet object at"
+        kind = "no object matches" if root != whole else "there is no *.parquet object at"
         raise BadInput(f"{kind} {whole}")
     return places
 
 
-def _open(path: str) -> pq.ParquetFile:
+def _open(path: str) -> tuple[pq.ParquetFile, str]:
+    """Open a file, with a tag of its content if its store has one."""
     if is_uri(path):
         from parquill.tasks.disk.store import open_parquet
 
         return open_parquet(path)
-    return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+    return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True), ""
 
 
-def _footer(path: str, size: int) -> tuple[pq.FileMetaData, pa.Schema]:
+def _footers(places: Sequence[_Place]) -> Iterator[tuple[pq.FileMetaData, pa.Schema, str]]:
+    """The footers in order; those of a store several at once, since each is a few round trips. Raises BadInput."""
+    if not is_uri(places[0].path):
+        yield from map(_footer, places)
+        return
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
+        # by portions: a footer may be large, and none is kept
+        for first in range(0, len(places), FOOTERS_AT_ONCE):
+            yield from threads.map(_footer, places[first : first + FOOTERS_AT_ONCE])
+
+
+def _footer(place: _Place) -> tuple[pq.FileMetaData, pa.Schema, str]:
+    path, size, told = place.path, place.size, shown(place.path)
     if size == 0:
-        raise BadInput(f"{path} is empty (0 bytes)")
+        raise BadInput(f"{told} is empty (0 bytes)")
     try:
-        with _open(path) as parquet:
+        parquet, tag = _open(path)
+        with parquet:
             footer, schema = parquet.metadata, parquet.schema_arrow
     except PermissionError:
-        raise BadInput(f"{path} cannot be opened: permission denied") from None
+        raise BadInput(f"{told} cannot be opened: permission denied") from None
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"{told} is not a readable Parquet file: {_first_line(error)}") from None
     except (pa.ArrowException, OSError) as error:
-        raise BadInput(f"{path} is not a readable Parquet file: {_reason(error)}") from None
+        kind = "cannot be read" if is_uri(path) else "is not a readable Parquet file"
+        raise BadInput(f"{told} {kind}: {_reason(path, error)}") from None
     names = schema.names
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise BadInput(f"{path} has the column {twice[0]!r} more than once")
+        raise BadInput(f"{told} has the column {twice[0]!r} more than once")
     claimed = sum(footer.row_group(i).total_byte_size for i in range(min(footer.num_row_groups, MOST_GROUPS)))
     if claimed > EXPANSION_FLOOR_BYTES and claimed > size * MAX_EXPANSION:
-        raise BadInput(f"{path} would grow from {size:,} to {claimed:,} bytes: a decompression bomb?")
-    return footer, schema
+        raise BadInput(f"{told} would grow from {size:,} to {claimed:,} bytes: a decompression bomb?")
+    return footer, schema, tag
 
 
 def _row_bytes(footer: pq.FileMetaData) -> tuple[float, int]:
@@ -306,7 +318,15 @@ def _row_bytes(footer: pq.FileMetaData) -> tuple[float, int]:
     return average, max((group.total_byte_size for group in groups), default=1)
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: str, error: Exception) -> str:
+    if is_uri(path) and isinstance(error, OSError):
+        from parquill.tasks.disk.store import reason
+
+        return reason(error)
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(".")[:200]
 
 
@@ -337,7 +357,7 @@ def _partitions(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
     ]
     if any(found.keys() != raw[0].keys() for found in raw):
         odd = next(p for p, found in zip(paths, raw, strict=True) if found.keys() != raw[0].keys())
-        raise BadInput(f"{odd}: its key=value folders differ from those of {paths[0]}")
+        raise BadInput(f"{shown(odd)}: its key=value folders differ from those of {shown(paths[0])}")
     result = []
     null = "__HIVE_DEFAULT_PARTITION__"
     numbers = (

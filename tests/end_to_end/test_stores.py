@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquill.tasks.disk import publish as publishing
-from parquill.tasks.disk.address import mirror_of
+from parquill.tasks.disk.address import join, shown
+from parquill.tasks.disk.state import Folders
+from parquill.tasks.disk.store import put_file, remove_object
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, FolderInUse
 from parquill.tasks.job_file import make_job
+from parquill.tasks.place import place
 from tests.direct import run_steps
 from tests.end_to_end.jobs import Jobs
 from tests.services.running import FakeService
@@ -58,6 +62,14 @@ def _job(shop: S3, service: FakeService, source: str, output: str, **changes: An
         "endpoint": {"base_url": service.url},
         **changes,
     }
+
+
+def _folders(job: dict[str, Any]) -> Folders:
+    """The folders of a job, made."""
+    placed, _ = place(make_job(job), None, None, ())
+    folders = Folders.of(placed)
+    folders.create()
+    return folders
 
 
 def _names(shop: S3, path: str) -> list[str]:
@@ -122,31 +134,106 @@ def test_an_output_in_a_store(shop: S3, service: FakeService) -> None:
     assert len([name for name in _names(shop, "out") if name.startswith("history/")]) == 2
 
 
+class Killed(BaseException):
+    """The process is gone: nothing that catches errors catches it."""
+
+
+class Breaking:
+    """Stands for the calls that change the store; the process is gone before the one with the number that is armed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self._at = 0
+        put, remove = put_file, remove_object
+        monkeypatch.setattr(publishing, "put_file", lambda path, uri: self._one(uri, lambda: put(path, uri)))
+        monkeypatch.setattr(publishing, "remove_object", lambda uri: self._one(uri, lambda: remove(uri)))
+
+    def arm(self, at: int) -> None:
+        """Count from here on; 0 lets all pass."""
+        self.calls, self._at = [], at
+
+    def _one(self, uri: str, call: Callable[[], None]) -> None:
+        self.calls.append(shown(uri))
+        if len(self.calls) == self._at:
+            raise Killed
+        call()
+
+
+def _seen(shop: S3, path: str) -> list[str]:
+    """What a reader sees who reads the parts that the manifest names: the texts of one run."""
+    manifest = orjson.loads(shop.files.open_input_file(f"shop/{path}/.parquill/manifest.json").read())
+    parts = [pq.read_table(f"shop/{path}/results/{p['file']}", filesystem=shop.files) for p in manifest["parts"]]
+    texts: list[str] = pa.concat_tables(parts).column("text").to_pylist()
+    return texts
+
+
 def test_a_copy_that_is_cut_off_is_finished(shop: S3, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever call to the store fails, the answers are kept, nothing is paid again, and the next start makes the copy whole; until then summary.json does not say that the run is finished."""
-    _put(shop, "in/a.parquet", TEXTS)
-    put, calls = publishing._put, 0
-
-    def _broken(path: Path, uri: str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == broken:
-            raise DiskFailed("the store is away")
-        put(path, uri)
-
-    monkeypatch.setattr(publishing, "_put", _broken)
-    for broken in range(2, 7):  # the first is the summary that says `running`
-        calls = 0
-        job = _job(shop, service, "in", f"out-{broken}", state=str(mirror_of("s3://shop/all")))
-        with pytest.raises(DiskFailed):
+    """Killed before whichever change of the store, the parts that the manifest names are those of one run, summary.json says `finished` only when all is there, and the next start makes the copy whole and pays for nothing again."""
+    _put(shop, "in/0.parquet", TEXTS)
+    job = _job(shop, service, "in", "out")
+    run_steps(job)
+    breaking, old = Breaking(monkeypatch), list(TEXTS)
+    for number in range(1, 100):
+        new = [*old, f"new {number}"]
+        _put(shop, f"in/{number:02}.parquet", new[-1:])
+        breaking.arm(number)
+        try:
             run_steps(job)
-        told = _summary(shop, f"out-{broken}")
-        assert told["state"] == "running" or broken == 6
-        calls = 100
+        except Killed:
+            pass
+        else:
+            break
+        assert (seen := _seen(shop, "out")) in (old, new)
+        if _summary(shop, "out")["state"] == "finished":
+            assert set(_results(shop, "out").column("text").to_pylist()) == set(seen)
+        breaking.arm(0)
         run_steps(job)
-        assert _results(shop, f"out-{broken}").column("text").to_pylist() == TEXTS
-        assert _summary(shop, f"out-{broken}")["state"] == "finished"
-    assert service.stats()["billed"] == 12
+        assert _results(shop, "out").column("text").to_pylist() == _seen(shop, "out") == new
+        assert _summary(shop, "out")["state"] == "finished"
+        assert ".parquill/owner.json" not in _names(shop, "out")
+        old = new
+    assert len(breaking.calls) == number - 1 > 8
+    assert service.stats()["billed"] == 12 + number
+
+
+def test_a_stopped_run_that_goes_on(shop: S3, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on after a stop writes its parts under other names: what a reader has by the manifest is not changed under their hands."""
+    _put(shop, "in/a.parquet", TEXTS)
+    job = _job(shop, service, "in", "out", limits={"max_at_once": 1})
+    run_steps({**job, "budget": {"run_usd": 0.0001, "when_short": "partial"}})
+    assert 0 < _summary(shop, "out")["rows"]["ok"] < 12
+    (stopped,) = _names(shop, "out/results")
+    kept = shop.files.open_input_file(f"shop/out/results/{stopped}").read()
+    breaking = Breaking(monkeypatch)
+    breaking.arm(5)
+    with pytest.raises(Killed):
+        run_steps(job)
+    assert any(call.endswith(".parquet") for call in breaking.calls)
+    assert shop.files.open_input_file(f"shop/out/results/{stopped}").read() == kept
+
+
+def test_an_interrupted_upload_leaves_no_half(shop: S3, tmp_path: Path) -> None:
+    """An upload that is interrupted by a signal, or cannot read its file, leaves the object that was there, and never a half of the new one."""
+    old, large = tmp_path / "old", tmp_path / "large"
+    old.write_bytes(b"whole")
+    large.write_bytes(bytes(64 << 20))
+    put_file(old, shop.uri("one"))
+
+    def stop(*_: object) -> None:
+        raise Killed
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(Killed):
+            put_file(large, shop.uri("one"))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert shop.files.get_file_info("shop/one").size in {5, 64 << 20}
+    with pytest.raises(DiskFailed):
+        put_file(tmp_path / "none", shop.uri("one"))
+    assert shop.files.get_file_info("shop/one").size in {5, 64 << 20}
 
 
 def test_what_somebody_removed_is_put_back(shop: S3, service: FakeService) -> None:
@@ -161,19 +248,47 @@ def test_what_somebody_removed_is_put_back(shop: S3, service: FakeService) -> No
     assert service.stats()["billed"] == 12
 
 
-def test_another_machine_at_the_same_output(shop: S3, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An output that a run of another machine is writing is refused, and that run is named."""
+def test_another_machine_at_the_same_output(shop: S3, service: FakeService, tmp_path: Path) -> None:
+    """An output that a run with another state is writing is refused before anything is sent, and that run is named; a run that shares its state takes over, and one that was stopped keeps nobody away."""
     _put(shop, "in/a.parquet", TEXTS)
-    job = _job(shop, service, "in", "out")
-    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
-    publishing.claim(job["output"], "run-of-elsewhere")
-    monkeypatch.undo()
-    for name, value in credentials().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_STATE_HOME", str(mirror_of("s3://x").parent))
-    with pytest.raises(FolderInUse, match="run-of-elsewhere on elsewhere"):
-        run_steps(job)
+    job = _job(shop, service, "in", "out", state=str(tmp_path / "elsewhere"))
+    folders = _folders(job)
+    publishing.claim(folders, "run-of-elsewhere")
+    here = {**job, "state": str(tmp_path / "here")}
+    with pytest.raises(FolderInUse, match="run-of-elsewhere"):
+        run_steps(here)
     assert service.stats()["requests"] == 0
+    run_steps(job)
+    assert _results(shop, "out").num_rows == 12
+    publishing.claim(folders, "run-of-elsewhere")
+    publishing.publish_summary(folders, ended=True)
+    run_steps(here)
+    assert _results(shop, "out").num_rows == 12
+
+
+def test_two_that_claim_at_once(
+    shop: S3, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two machines that claim an output within the same moment, the one that is overwritten copies nothing: its answers are kept, and its next start copies them."""
+    _put(shop, "in/a.parquet", TEXTS)
+    job = _job(shop, service, "in", "out", state=str(tmp_path / "here"))
+    other = _folders({**job, "state": str(tmp_path / "elsewhere")})
+    announce = publishing.publish_summary
+
+    def overtaken(folders: Folders, *, ended: bool = False) -> None:
+        announce(folders, ended=ended)
+        remove_object(join(job["output"], publishing.OWNER))
+        publishing.claim(other, "run-of-elsewhere")
+
+    monkeypatch.setattr("parquill.tasks.disk.summary.publish_summary", overtaken)
+    with pytest.raises(DiskFailed, match="run-of-elsewhere"):
+        run_steps(job)
+    assert _names(shop, "out/results") == []
+    monkeypatch.setattr("parquill.tasks.disk.summary.publish_summary", announce)
+    remove_object(join(job["output"], publishing.OWNER))
+    run_steps(job)
+    assert _results(shop, "out").num_rows == 12
+    assert service.stats()["billed"] == 12
 
 
 def test_stores_that_cannot_be_used(shop: S3, service: FakeService, tmp_path: Path) -> None:

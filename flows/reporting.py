@@ -1,0 +1,51 @@
+"""`parquill report`: where the latest run of a job or an output has left what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from parquill.tasks.disk.address import check_uri, is_uri
+from parquill.tasks.disk.reading import latest_summary, parts_of
+from parquill.tasks.disk.state import Folders
+from parquill.tasks.errors import BadJob
+from parquill.tasks.job_file import load_job
+from parquill.tasks.place import place
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The latest run of an output: its summary, its parts, and where people look; `output` is its local folder."""
+
+    summary: dict[str, Any]
+    parts: list[str]
+    named: str
+    output: Path | None
+
+
+def find_latest(where: str, overrides: Sequence[str], day: date | None) -> Latest:
+    """Find it by a job file, an output folder or an address. Raises BadJob, BadInput."""
+    if is_uri(where):
+        try:
+            check_uri(where)
+        except ValueError as error:
+            raise BadJob(f"the address {error}") from None
+        return _stored(where)
+    if Path(where).is_dir():
+        folder = Path(where)
+        return Latest(latest_summary(folder), parts_of(folder), where, folder)
+    placed, _ = place(load_job(Path(where), overrides), day, None, ())
+    folders = Folders.of(placed)
+    if is_uri(folders.named) and not (folders.output / "summary.json").exists():
+        return _stored(folders.named)
+    return Latest(latest_summary(folders.output), parts_of(folders.output), folders.named, folders.output)
+
+
+def _stored(named: str) -> Latest:
+    """Of an output in a store, whatever machine its runs are on."""
+    from parquill.tasks.disk.publish import stored_parts, stored_summary  # the store's libraries take a while
+
+    return Latest(stored_summary(named), stored_parts(named), named, None)
