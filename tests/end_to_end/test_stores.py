@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import signal
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from parquill.flows.cli import cli
 from parquill.tasks.disk import publish as publishing
 from parquill.tasks.disk.address import join, shown
 from parquill.tasks.disk.state import Folders
@@ -20,6 +24,7 @@ from parquill.tasks.disk.store import put_file, remove_object
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, FolderInUse
 from parquill.tasks.job_file import make_job
 from parquill.tasks.place import place
+from parquill.tasks.rows.source import find_source, read_batches
 from tests.direct import run_steps
 from tests.end_to_end.jobs import Jobs
 from tests.services.running import FakeService
@@ -324,6 +329,59 @@ def test_the_environment_says_where_the_store_is(
     assert _results(shop, "out").column("text").to_pylist() == TEXTS
 
 
+def test_credentials_that_are_not_taken(shop: S3, service: FakeService, tmp_path: Path) -> None:
+    """A store that denies access is a refusal that says so, for an input and for an output, without the key."""
+    _put(shop, "in/a.parquet", TEXTS)
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "in.parquet")
+    with shop.denying():
+        for source, output in (("in", str(tmp_path / "out")), (str(tmp_path / "in.parquet"), "out")):
+            with pytest.raises((BadInput, BadJob), match="access denied") as caught:
+                run_steps(_job(shop, service, source, output))
+            assert "CANARY" not in str(caught.value)
+            assert "testing" not in str(caught.value)
+    assert service.stats()["requests"] == 0
+
+
+def test_an_object_that_is_written_over_in_the_same_second(shop: S3) -> None:
+    """An input of the same size and second, and another content, is another input."""
+    marks = set()
+    for text in ("aa", "bb", "aa"):
+        _put(shop, "in/a.parquet", [text])
+        marks.add((find_source(shop.uri("in")).fingerprint, shop.files.get_file_info("shop/in/a.parquet").mtime_ns))
+    assert len({fingerprint for fingerprint, _ in marks}) >= 2
+
+
+def test_many_objects(shop: S3) -> None:
+    """More objects than are opened at once are listed in the order of their names, with their footers looked at several at once."""
+    for number in range(60):
+        _put(shop, f"in/{number:04}.parquet", [f"text {number}"])
+    source = find_source(shop.uri("in"))
+    assert [file.name for file in source.files] == [f"{number:04}.parquet" for number in range(60)]
+    texts = [text for _, _, batch in read_batches(source) for text in batch.column("text").to_pylist()]
+    assert texts == [f"text {number}" for number in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "is_refused"),
+    [
+        ("in", "in", True),
+        ("in", "in/out", True),
+        ("in", "in-out", False),
+        ("in/**/*.parquet", "in/out", True),
+        ("in/*.parquet", "in/out", False),
+        ("in/*/*/*.parquet", "in/out", True),
+        ("in/a.parquet", "in", True),
+        ("v1.2", "v1.2/out", True),
+    ],
+)
+def test_an_output_among_the_input(shop: S3, source: str, output: str, *, is_refused: bool) -> None:
+    """An output whose results the next run would read as prompts is refused before the first run pays, and no other is."""
+    for name in ("in/a.parquet", "in/b/c/a.parquet", "v1.2/a.parquet"):
+        _put(shop, name, TEXTS)
+    with pytest.raises(BadInput, match="lies inside") if is_refused else nullcontext():
+        find_source(shop.uri(source), shop.uri(output))
+
+
 def test_an_empty_input_is_a_clean_zero(shop: S3, service: FakeService) -> None:
     """An object without rows finishes at no cost, with results that have the columns."""
     _put(shop, "in/a.parquet", [])
@@ -341,6 +399,10 @@ def test_an_empty_input_is_a_clean_zero(shop: S3, service: FakeService) -> None:
         ("ftp://shop/in", "ftp"),
         ("s3:///in", "bucket"),
         ("file:///tmp/in", "file://"),
+        ("s3://shop/in/part-?.parquet", "wildcard"),
+        ("abfs://container/in", "ACCOUNT"),
+        ("abfs://container:secret@account/in", "password"),
+        ("gs://shop/in?access_token=secret@", "credentials"),
     ],
 )
 def test_addresses_that_are_refused(uri: str, word: str) -> None:
@@ -356,14 +418,41 @@ def test_addresses_that_are_refused(uri: str, word: str) -> None:
 
 
 def test_the_command_on_a_store(shop: S3, jobs: Jobs) -> None:
-    """`run`, `estimate` and `report` take and show addresses; the summary of the command is that in the store."""
+    """`run` and `report` take and show addresses, of the day given; with one `state` the next night pays only for what is new; and the report of an address is that of any machine, with its failed rows."""
+    jobs.service.configure(faults=[{"kind": "length", "match": "text 3"}])
     _put(shop, "in/dt=2026-11-22/a.parquet", TEXTS)
-    settings = jobs.job(input=shop.uri("in/dt={date-1}"), output=shop.uri("out/dt={date}"))
+    _put(shop, "in/dt=2026-11-23/a.parquet", [*TEXTS, "new"])
+    state = {"state": str(jobs.folder / "nights"), "tolerate": {"not_ok": 0.5}}
+    settings = jobs.job(input=shop.uri("in/dt={date-1}"), output=shop.uri("out/{month}/dt={date}"), **state)
     done = jobs.run(settings, "--date", "2026-11-23")
     assert done.exit_code == 0, done.stderr
-    assert "s3://shop/out/dt=2026-11-23/results" in done.stderr.replace("\n", "")
+    assert "s3://shop/out/2026-11/dt=2026-11-23/results" in done.stderr.replace("\n", "")
     told = orjson.loads(jobs.run(settings, "--date", "2026-11-23", "--json", command="report").stdout)
-    assert told == _summary(shop, "out/dt=2026-11-23")
-    assert told["rows"]["ok"] == 12
-    again = jobs.run(settings, "--date", "2026-11-23")
-    assert (again.exit_code, jobs.service.stats()["billed"]) == (0, 12)
+    assert told == _summary(shop, "out/2026-11/dt=2026-11-23")
+    assert told["rows"]["ok"] == 11
+    assert jobs.run(settings, "--date", "2026-11-24").exit_code == 0
+    assert jobs.service.stats()["billed"] == 13
+    assert _results(shop, "out/2026-11/dt=2026-11-24").column("reused").to_pylist() == [True] * 12 + [False]
+    # an address needs nothing of this machine
+    shell = CliRunner().invoke(cli, ["report", shop.uri("out/2026-11/dt=2026-11-24"), "--failed", "--json"])
+    told = orjson.loads(shell.stdout)
+    assert (told["rows"]["total"], [row["row_number"] for row in told["failed"]]) == (13, [3])
+
+
+def test_a_killed_command_is_taken_over(shop: S3, jobs: Jobs) -> None:
+    """A process that is killed while it copies leaves the parts of one run to a reader, and the next start finishes the copy without a request."""
+    _put(shop, "in/a.parquet", TEXTS)
+    settings = jobs.job(input=shop.uri("in"), output=shop.uri("out"))
+    killed = jobs.spawn(settings)
+    until = time.monotonic() + 60
+    while not _names(shop, "out/results") and killed.process.poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+    killed.process.kill()
+    killed.process.wait()
+    assert _names(shop, "out/results")
+    if ".parquill/manifest.json" in _names(shop, "out"):
+        assert _seen(shop, "out") == TEXTS
+    run_steps(settings)
+    assert _seen(shop, "out") == _results(shop, "out").column("text").to_pylist() == TEXTS
+    assert _summary(shop, "out")["state"] == "finished"
+    assert jobs.service.stats()["billed"] == 12

@@ -36,6 +36,15 @@ class S3:
         """The store as a test looks at it."""
         return pafs.S3FileSystem(endpoint_override=self.origin, region="us-east-1")
 
+    @contextmanager
+    def denying(self) -> Iterator[None]:
+        """No credentials are taken meanwhile."""
+        httpx.post(f"{self.origin}/moto-api/reset-auth", content="0", trust_env=False).raise_for_status()
+        try:
+            yield
+        finally:
+            httpx.post(f"{self.origin}/moto-api/reset-auth", content="inf", trust_env=False).raise_for_status()
+
 
 def credentials() -> dict[str, str]:
     """What the environment must have to use it."""

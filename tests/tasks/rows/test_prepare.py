@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prefect.server.schemas.schedules import CronSchedule
 
 from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.run import Run
@@ -295,6 +296,14 @@ def test_a_damaged_input_leaves_no_run(tmp_path: Path) -> None:
         (datetime(2026, 11, 22, 23, 30, tzinfo=UTC), "UTC", date(2026, 11, 22)),
         (datetime(2026, 11, 23, 3, 0, tzinfo=UTC), "America/New_York", date(2026, 11, 22)),
         (datetime(2026, 12, 31, 23, 0, tzinfo=UTC), "Asia/Tokyo", date(2027, 1, 1)),
+        # midnight, and the half hours that clocks leave out or show twice
+        (datetime(2026, 3, 28, 22, 59, tzinfo=UTC), "Europe/Paris", date(2026, 3, 28)),
+        (datetime(2026, 3, 28, 23, 0, tzinfo=UTC), "Europe/Paris", date(2026, 3, 29)),
+        (datetime(2026, 3, 29, 1, 30, tzinfo=UTC), "Europe/Paris", date(2026, 3, 29)),
+        (datetime(2026, 10, 25, 0, 30, tzinfo=UTC), "Europe/Paris", date(2026, 10, 25)),
+        (datetime(2026, 10, 25, 1, 30, tzinfo=UTC), "Europe/Paris", date(2026, 10, 25)),
+        (datetime(2026, 10, 25, 22, 59, tzinfo=UTC), "Europe/Paris", date(2026, 10, 25)),
+        (datetime(2026, 10, 25, 23, 0, tzinfo=UTC), "Europe/Paris", date(2026, 10, 26)),
     ],
 )
 def test_the_day_is_that_of_the_jobs_time_zone(tmp_path: Path, now: datetime, zone: str, day: date) -> None:
@@ -304,6 +313,19 @@ def test_the_day_is_that_of_the_jobs_time_zone(tmp_path: Path, now: datetime, zo
     assert options == RunOptions(day=day, limit=None, redo=("failed", "truncated"))
     assert Path(placed.output).name == day.isoformat()
     assert place(job, DAY, 5, None, now=now)[1] == RunOptions(day=DAY, limit=5, redo=())
+
+
+@pytest.mark.parametrize("first", [datetime(2026, 3, 27, tzinfo=UTC), datetime(2026, 10, 23, tzinfo=UTC)])
+def test_each_night_has_a_day_of_its_own(tmp_path: Path, first: datetime) -> None:
+    """Prefect's own schedule at half past two gives each night its {date} and {month}, also when clocks change at two."""
+    job = make_job(
+        {**_job(tmp_path, {"text": ["a"]}).model_dump(), "timezone": "Europe/Paris", "output": "{month}/{date}"}
+    )
+    schedule = CronSchedule(cron="30 2 * * *", timezone="Europe/Paris")
+    nights = asyncio.run(schedule.get_dates(6, start=first))
+    days = [first.date() + timedelta(days=night) for night in range(6)]
+    placed = [place(job, None, None, None, now=night)[0].output for night in nights]
+    assert placed == [str(Path.cwd() / f"{day:%Y-%m}" / day.isoformat()) for day in days]
 
 
 def test_a_preview_shows_requests_as_they_are_sent(tmp_path: Path) -> None:
