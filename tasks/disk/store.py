@@ -114,7 +114,9 @@ def reason(error: Exception) -> str:
         return "it is not there"
     if isinstance(error, PermissionError) or re.search(r"\b(401|403)\b", text):
         return "access denied"
-    return type(error).__name__
+    if isinstance(error, TimeoutError | ConnectionError) or re.search(r"(?i)connect|resolve|time[d ]*out|curl", text):
+        return "it does not answer"
+    return f"the store refuses it ({type(error).__name__})"
 
 
 def list_objects(uri: str) -> Iterator[Stored]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -269,6 +270,56 @@ def test_another_machine_at_the_same_output(shop: S3, service: FakeService, tmp_
     publishing.publish_summary(folders, ended=True)
     run_steps(here)
     assert _results(shop, "out").num_rows == 12
+
+
+def test_a_shared_state_is_gone_on_with(
+    shop: S3, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that shares the state of a killed one goes on with its run, under the same run_id, whatever its host and its user's folders are."""
+    _put(shop, "in/a.parquet", TEXTS)
+    job = _job(shop, service, "in", "out", state=str(tmp_path / "shared"))
+    breaking = Breaking(monkeypatch)
+    breaking.arm(3)
+    with pytest.raises(Killed):
+        run_steps(job)
+    breaking.arm(0)
+    killed = orjson.loads(shop.files.open_input_file("shop/out/.parquill/owner.json").read())
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another-user"))
+    monkeypatch.setattr("socket.gethostname", lambda: "another-host")
+    run_steps(job)
+    assert (_summary(shop, "out")["run_id"], _summary(shop, "out")["state"]) == (killed["run_id"], "finished")
+    assert service.stats()["billed"] == 12
+
+
+def test_results_that_are_copied_again(
+    shop: S3, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another state's run has put its results since, the start of a job with nothing to do puts its own in their place, and summary.json says `running` while it does."""
+    _put(shop, "in/a.parquet", TEXTS)
+    here = _job(shop, service, "in", "out", state=str(tmp_path / "here"))
+    run_steps(here)
+    run_steps({**here, "state": str(tmp_path / "there"), "parameters": {"temperature": 1}})
+    breaking = Breaking(monkeypatch)
+    breaking.arm(4)
+    with pytest.raises(Killed):
+        run_steps(here)
+    assert any(call.endswith(".parquet") for call in breaking.calls)
+    assert _summary(shop, "out")["state"] == "running"
+    assert run_steps(here) is None
+    assert _summary(shop, "out")["state"] == "finished"
+    assert _results(shop, "out").num_rows == 12
+    assert service.stats()["billed"] == 24
+
+
+def test_a_local_copy_that_is_gone(shop: S3, service: FakeService, tmp_path: Path) -> None:
+    """With a state of its own a job's local copy may be removed: the next start writes the results anew and pays for nothing."""
+    _put(shop, "in/a.parquet", TEXTS)
+    job = _job(shop, service, "in", "out", state=str(tmp_path / "state"))
+    run_steps(job)
+    shutil.rmtree(tmp_path / "state" / "outputs")
+    run_steps(job)
+    assert _results(shop, "out").column("text").to_pylist() == _seen(shop, "out") == TEXTS
+    assert service.stats()["billed"] == 12
 
 
 def test_two_that_claim_at_once(
