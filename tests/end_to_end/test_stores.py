@@ -144,6 +144,10 @@ class Killed(BaseException):
     """The process is gone: nothing that catches errors catches it."""
 
 
+def _die(*_: object) -> None:
+    raise Killed
+
+
 class Breaking:
     """Stands for the calls that change the store; the process is gone before the one with the number that is armed."""
 
@@ -224,11 +228,7 @@ def test_an_interrupted_upload_leaves_no_half(shop: S3, tmp_path: Path) -> None:
     old.write_bytes(b"whole")
     large.write_bytes(bytes(64 << 20))
     put_file(old, shop.uri("one"))
-
-    def stop(*_: object) -> None:
-        raise Killed
-
-    before = signal.signal(signal.SIGALRM, stop)
+    before = signal.signal(signal.SIGALRM, _die)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.02)
         with pytest.raises(Killed):
@@ -294,7 +294,7 @@ def test_a_shared_state_is_gone_on_with(
 def test_results_that_are_copied_again(
     shop: S3, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where another state's run has put its results since, the start of a job with nothing to do puts its own in their place, and summary.json says `running` while it does."""
+    """Where another state's run has put its results since, the start of a job with nothing to do puts its own in their place, summary.json says `running` while it does, and killed at the very end it keeps nobody away for good."""
     _put(shop, "in/a.parquet", TEXTS)
     here = _job(shop, service, "in", "out", state=str(tmp_path / "here"))
     run_steps(here)
@@ -305,8 +305,18 @@ def test_results_that_are_copied_again(
         run_steps(here)
     assert any(call.endswith(".parquet") for call in breaking.calls)
     assert _summary(shop, "out")["state"] == "running"
+    breaking.arm(0)
     assert run_steps(here) is None
     assert _summary(shop, "out")["state"] == "finished"
+    (part,) = _names(shop, "out/results")
+    shop.files.delete_file(f"shop/out/results/{part}")
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        context.setattr(publishing, "_release", _die)
+        run_steps(here)
+    assert ".parquill/owner.json" in _names(shop, "out")
+    assert _summary(shop, "out")["state"] == "finished"
+    assert run_steps(here) is None
+    assert ".parquill/owner.json" not in _names(shop, "out")
     assert _results(shop, "out").num_rows == 12
     assert service.stats()["billed"] == 24
 

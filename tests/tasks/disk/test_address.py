@@ -6,7 +6,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from parquill.tasks.disk.address import fixed_part, join, mirror_of, shown
-from parquill.tasks.disk.store import find_place, matches
+from parquill.tasks.disk.store import find_place, matches, reason
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,19 @@ def test_each_output_has_a_folder_of_its_own() -> None:
     ]
     assert len({same, *others}) == 5
     assert others[-1].is_relative_to("/srv/state/outputs")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("AWS Error ACCESS_DENIED during GetObject operation: CANARY"), "access denied"),
+        (OSError("AWS Error SLOW_DOWN during PutObject operation: CANARY"), "slow down"),
+        (OSError("Could not connect to server CANARY"), "it does not answer"),
+        (OSError("403 CANARY"), "access denied"),
+        (FileNotFoundError("CANARY"), "it is not there"),
+        (OSError("CANARY"), "the store refuses it (OSError)"),
+    ],
+)
+def test_reasons_are_told_in_our_own_words(error: OSError, told: str) -> None:
+    """What a store answers may hold what was sent to it, so none of its text is told."""
+    assert reason(error) == told
