@@ -98,6 +98,7 @@ def _s3(bucket: str, options: dict[str, Any]) -> pafs.S3FileSystem:
     anonymous = options.pop("anonymous", "false") == "true"
     return pafs.S3FileSystem(
         anonymous=anonymous,
+        background_writes=False,  # they would hold a whole file in memory where the disk is faster than the network
         connect_timeout=CONNECT_S,
         request_timeout=REQUEST_S,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),

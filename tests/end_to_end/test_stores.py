@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -240,6 +242,28 @@ def test_an_interrupted_upload_leaves_no_half(shop: S3, tmp_path: Path) -> None:
     with pytest.raises(DiskFailed):
         put_file(tmp_path / "none", shop.uri("one"))
     assert shop.files.get_file_info("shop/one").size in {5, 64 << 20}
+
+
+_UPLOAD = """
+import resource, sys
+from pathlib import Path
+from parquill.tasks.disk.store import put_file
+put_file(Path("small"), sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+put_file(Path("large"), sys.argv[1])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+def test_memory_of_an_upload(shop: S3, tmp_path: Path) -> None:
+    """A part is uploaded in pieces, so a large one takes no more memory than a few of them."""
+    for name, size in (("small", 1), ("large", 160 << 20)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    command = [sys.executable, "-c", _UPLOAD, shop.uri("part")]
+    grown = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=60).stdout
+    assert int(grown) < 64  # MiB
+    assert shop.files.get_file_info("shop/part").size == 160 << 20
 
 
 def test_what_somebody_removed_is_put_back(shop: S3, service: FakeService) -> None:
