@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rfc8785
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.disk.reading import failed_rows
@@ -197,6 +198,28 @@ def test_a_plan_that_is_gone_takes_no_answer_with_it(tmp_path: Path, service: Fa
     assert run.folder.journal(0).exists()
     assert [row["status"] for row in results(job)] == ["ok"] * len(bad_files.TEXTS)
     assert service.stats()["billed_requests"] == len(bad_files.TEXTS)
+
+
+def _without_checksums(path: Path, parts: str) -> None:
+    found = orjson.loads(path.read_bytes())
+    for each in (found, *found.get(parts, ())):
+        del each["crc32"]
+    path.write_bytes(orjson.dumps(found))
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path, service: FakeService) -> None:
+    """A cut-off run and results that were written before files had checksums are gone on with and redone as ever."""
+    job = _job(tmp_path, service, good(tmp_path / "in.parquet"))
+    run = _planned(job)
+    _without_checksums(run.folder.plan, "shards")
+    _without_checksums(run.folder.path / "job.json", "")
+    _without_checksums(run.folders.own / "current.json", "")
+    run_steps(job)
+    assert {row["run_id"] for row in results(job)} == {run.run_id}
+    _without_checksums(run.folders.own / "manifest.json", "parts")
+    run_steps(job, redo=["ok"])
+    assert [row["text"] for row in results(job)] == bad_files.TEXTS
+    assert service.stats()["billed_requests"] == 2 * len(bad_files.TEXTS)
 
 
 def test_a_flipped_bit_in_results(tmp_path: Path, service: FakeService) -> None:
@@ -423,6 +446,11 @@ def test_a_value_is_never_parsed(value: str, template: str) -> None:
         max_size=3,
     ).flatmap(lambda cell: st.sampled_from([cell, json.dumps(cell)]))
 )
+@example({"seed": 2**60})
+@example('{"seed": 9007199254740993}')
+@example({"logit_bias": {"1": float("nan")}})
+@example({"user": "\ud800"})
+@example({"metadata": {"day": date(2026, 11, 23)}})
 def test_any_parameters_are_taken_or_reject_their_row(cell: Any) -> None:
     """Whatever a cell of parameters holds, as a struct or as JSON, it gives parameters that can be sent and cost no more, or it rejects its row: never another error."""
     try:
