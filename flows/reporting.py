@@ -18,10 +18,13 @@ from parquill.tasks.place import place
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """The latest run of an output: its summary, its parts, and where people look; `output` is its local folder."""
+    """The latest run of an output: its summary, its parts with their checksums, and where people look.
+
+    `output` is its local folder.
+    """
 
     summary: dict[str, Any]
-    parts: list[str]
+    parts: Sequence[tuple[str, int | None]]
     named: str
     output: Path | None
 

@@ -61,7 +61,7 @@ def approve_run(run: Run, by: str) -> None:
     """Note that a person has approved the run. Raises DiskFailed."""
     found = read_json(approval_path(run)) or {}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    DISK.write_json(approval_path(run), {**found, "approved_at": now, "by": by}, 0o600)
+    DISK.write_own(approval_path(run), {**found, "approved_at": now, "by": by})
 
 
 def is_approved(run: Run) -> bool:
@@ -99,7 +99,7 @@ def _ask(run: Run, verdict: Verdict) -> Approval:
     deployed = context.flow_run.deployment_id is not None
     waits = "suspended" if deployed else "paused"
     asked = {"asked_at": datetime.now(UTC).isoformat(timespec="seconds"), "waits": waits}
-    DISK.write_json(approval_path(run), {**asked, "flow_run_id": str(context.flow_run.id)}, 0o600)
+    DISK.write_own(approval_path(run), {**asked, "flow_run_id": str(context.flow_run.id)})
     tell("approval.requested", run.job, run_id=run.run_id, message=_expected(run, verdict))
     text = f"**{escape(run.job.name)}** waits for your approval: {escape(_expected(run, verdict))}.\n\n"
     asking = Approval.with_initial_data(description=text + estimate_table(run.estimate))

@@ -24,11 +24,12 @@ class Action(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:
-    """One shard of a plan: its number and how many rows it has, and how many of them are to be sent."""
+    """One shard of a plan: its number, how many rows it has and how many are to be sent, its file's checksum."""
 
     number: int
     rows: int
     to_send: int
+    crc32: int | None = None  # plans of earlier versions have none
 
 
 @dataclass(frozen=True, slots=True)

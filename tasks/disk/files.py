@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import orjson
 from parquill.tasks.errors import DiskFailed
 
 TEMPORARY = ".tmp"
+CHECKSUM = "crc32"
 
 
 class Disk:
@@ -93,18 +95,37 @@ class Disk:
         data = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         self.write_whole(path, data, mode)
 
+    def write_own(self, path: Path, value: dict[str, Any]) -> None:
+        """`write_json` of what only Parquill reads (0600), with a checksum that `read_json` compares."""
+        self.write_json(path, {**value, CHECKSUM: _checksum(value)}, 0o600)
+
+
+def _checksum(value: dict[str, Any]) -> int:
+    return zlib.crc32(orjson.dumps(value))  # what is read and written again has the same bytes
+
 
 DISK = Disk()
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that Parquill wrote; None if there is none. Raises DiskFailed if it is not JSON."""
+    """Read a JSON file that Parquill wrote; None if there is none. Raises DiskFailed if it is not what was written."""
     try:
-        return orjson.loads(path.read_bytes())
+        found = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, orjson.JSONDecodeError):
-        raise DiskFailed(f"{path} cannot be read; it was written by Parquill and is damaged") from None
+        raise damaged(path) from None
+    if not isinstance(found, dict):
+        raise damaged(path)
+    checksum = found.pop(CHECKSUM, None)  # files of earlier versions, and those for others, have none
+    if checksum is not None and checksum != _checksum(found):
+        raise damaged(path)
+    return found
+
+
+def damaged(path: Path) -> DiskFailed:
+    """The error for a file of Parquill's own that is not what it wrote."""
+    return DiskFailed(f"{path} cannot be read; it was written by Parquill and is damaged")
 
 
 def private_folder(path: Path, disk: Disk = DISK) -> Path:

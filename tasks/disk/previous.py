@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from parquill.tasks.disk.files import read_json
+from parquill.tasks.disk.own_table import OwnTable
 from parquill.tasks.disk.schemas import parsed_type, result_fields
 from parquill.tasks.disk.state import Folders
-from parquill.tasks.errors import BadInput
+from parquill.tasks.errors import BadInput, DiskFailed
 from parquill.tasks.job import Job
 
 
@@ -22,7 +22,9 @@ class PreviousResults:
         manifest = read_json(folders.own / "manifest.json")
         if manifest is None:
             raise BadInput(f"--redo needs finished results, and {folders.output} has none; run without --redo first")
-        self._files = [folders.output / "results" / part["file"] for part in manifest["parts"]]
+        # manifests of earlier versions have no checksum
+        results = folders.output / "results"
+        self._files = [(results / part["file"], part.get("crc32")) for part in manifest["parts"]]
         kind = parsed_type(job.response_format) if isinstance(job.response_format, dict) else None
         self._fields = [f.with_name(job.column_prefix + f.name) for f in result_fields(kind)]
         self._batches = self._read()
@@ -30,25 +32,24 @@ class PreviousResults:
 
     def _read(self) -> Iterator[pa.RecordBatch]:
         schema = pa.schema(self._fields)
-        for path in self._files:
+        for path, crc32 in self._files:
             try:
-                with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
-                    found = parquet.schema_arrow
-                    for field in self._fields:
-                        if field.name not in found.names or found.field(field.name).type != field.type:
-                            raise BadInput(
-                                f"--redo: the results have no column {field.name!r} of type {field.type}; the "
-                                "settings have changed, run without --redo"
-                            )
-                    for batch in parquet.iter_batches(batch_size=1024, columns=schema.names):
-                        yield batch.select(schema.names)
-            except FileNotFoundError:
+                with OwnTable(path, crc32) as part:
+                    self._check(part.schema)
+                    yield from (batch.select(schema.names) for batch in part.batches(1024, schema.names))
+            except DiskFailed as error:
                 raise BadInput(
-                    f"--redo needs the results of the run before, and {path} is gone; run without --redo, which "
-                    "writes them anew and pays for nothing again"
+                    f"--redo needs the results of the run before, but {error}; run without --redo, which writes them "
+                    "anew and pays for nothing again"
                 ) from None
-            except (pa.ArrowException, OSError) as error:
-                raise BadInput(f"--redo: {path} cannot be read: {str(error).splitlines()[0]}") from None
+
+    def _check(self, found: pa.Schema) -> None:
+        for field in self._fields:
+            if field.name not in found.names or found.field(field.name).type != field.type:
+                raise BadInput(
+                    f"--redo: the results have no column {field.name!r} of type {field.type}; the settings have "
+                    "changed, run without --redo"
+                )
 
     def take(self, rows: int) -> pa.Table:
         """The next rows of the results; fewer when they end."""

@@ -170,10 +170,10 @@ def stored_summary(output: str) -> dict[str, Any]:
     return found
 
 
-def stored_parts(output: str) -> list[str]:
-    """The addresses of the parts that belong together. Raises BadInput, BadJob."""
+def stored_parts(output: str) -> list[tuple[str, None]]:
+    """The addresses of the parts that belong together; a store checks its objects itself. Raises BadInput, BadJob."""
     manifest = _read(join(output, MANIFEST)) or {"parts": []}
-    return [join(output, "results", part["file"]) for part in manifest["parts"]]
+    return [(join(output, "results", part["file"]), None) for part in manifest["parts"]]
 
 
 def _stored_name(path: Path) -> str:

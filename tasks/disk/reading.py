@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from parquill.tasks.disk.address import is_uri, shown
 from parquill.tasks.disk.files import read_json
+from parquill.tasks.disk.own_table import OwnTable
 from parquill.tasks.errors import BadInput
 
+READ_ROWS = 10_000
 _SHOWN = ("source_file", "row_number", "status", "error_code", "error_message")
+_LAST = "finished_at"
 
 
 def latest_summary(output: Path) -> dict[str, Any]:
@@ -24,34 +26,45 @@ def latest_summary(output: Path) -> dict[str, Any]:
     return found
 
 
-def parts_of(output: Path) -> list[str]:
-    """The files of the results that belong together."""
+def parts_of(output: Path) -> list[tuple[str, int | None]]:
+    """The files of the results that belong together, each with the checksum of the whole of it, if it is known."""
     manifest = read_json(output / ".parquill" / "manifest.json")
-    return [str(output / "results" / part["file"]) for part in manifest["parts"]] if manifest else []
+    parts = manifest["parts"] if manifest else []
+    return [(str(output / "results" / part["file"]), part.get("crc32")) for part in parts]
 
 
-def failed_rows(parts: Iterable[str]) -> Iterator[dict[str, Any]]:
+def failed_rows(parts: Iterable[tuple[str, int | None]]) -> Iterator[dict[str, Any]]:
     """Every row of the results that is not ok: where it is, its status, code and message.
 
-    A part is a file, or an object of a store. Raises BadInput.
+    A part is a file, or an object of a store, and its checksum. Raises BadInput, DiskFailed.
     """
-    for part in parts:
-        try:
-            with _open(part) as parquet:
-                names = parquet.schema_arrow.names
-                # the prefix is whatever stands before the last of Parquill's columns
-                prefix = next(n.removesuffix("finished_at") for n in reversed(names) if n.endswith("finished_at"))
-                for batch in parquet.iter_batches(columns=[prefix + name for name in _SHOWN]):
-                    for row in batch.to_pylist():
-                        if row[f"{prefix}status"] != "ok":
-                            yield {name: row[prefix + name] for name in _SHOWN}
-        except (pa.ArrowException, OSError):
-            raise BadInput(f"{shown(part)} cannot be read") from None
+    for part, crc32 in parts:
+        for batch in _stored(part) if is_uri(part) else _kept(Path(part), crc32):
+            prefix = _prefix(batch.schema.names)
+            for row in batch.to_pylist():
+                if row[f"{prefix}status"] != "ok":
+                    yield {name: row[prefix + name] for name in _SHOWN}
 
 
-def _open(part: str) -> pq.ParquetFile:
-    if not is_uri(part):
-        return pq.ParquetFile(part)
+def _kept(path: Path, crc32: int | None) -> Iterator[pa.RecordBatch]:
+    with OwnTable(path, crc32) as results:
+        yield from results.batches(READ_ROWS, _shown_columns(results.schema.names))
+
+
+def _stored(uri: str) -> Iterator[pa.RecordBatch]:
     from parquill.tasks.disk.store import open_parquet  # the store's libraries take a while
 
-    return open_parquet(part)[0]
+    try:
+        with open_parquet(uri)[0] as results:
+            yield from results.iter_batches(READ_ROWS, columns=_shown_columns(results.schema_arrow.names))
+    except (pa.ArrowException, OSError):
+        raise BadInput(f"{shown(uri)} cannot be read") from None
+
+
+def _shown_columns(names: list[str]) -> list[str]:
+    return [_prefix(names) + name for name in (*_SHOWN, _LAST)]
+
+
+def _prefix(names: list[str]) -> str:
+    """Whatever stands before the last of Parquill's columns."""
+    return next(name.removesuffix(_LAST) for name in reversed(names) if name.endswith(_LAST))

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from parquill.tasks.disk.answers import AnswerIndex, Place
 from parquill.tasks.disk.replay import RowState, ShardState
@@ -67,15 +66,15 @@ class ResultRows:
         self._fields = result_fields(self._parsed)
 
     def of_shard(self, shard: ShardRef) -> Iterator[pa.Table]:
-        """The result rows of one shard, in pieces. Raises DamagedJournal."""
+        """The result rows of one shard, in pieces. Raises DamagedJournal, DiskFailed."""
         state = self._run.state(shard.number)
         first = 0
-        with pq.ParquetFile(self._run.folder.shard(shard.number), page_checksum_verification=True) as parquet:
-            own = [name for name in parquet.schema_arrow.names if not name.startswith(PLAN)]
+        with self._run.open_shard(shard) as planned:
+            own = [name for name in planned.schema.names if not name.startswith(PLAN)]
             if shard.rows == 0:
-                yield self._table(parquet.read(), own, [])
+                yield self._table(planned.schema.empty_table(), own, [])
                 return
-            for batch in parquet.iter_batches(batch_size=READ_ROWS):
+            for batch in planned.batches(READ_ROWS):
                 table = pa.Table.from_batches([batch])
                 plan = {
                     name.removeprefix(PLAN): table.column(name).to_pylist()

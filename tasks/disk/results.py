@@ -27,6 +27,7 @@ class Part:
     file: str
     rows: int
     bytes: int
+    crc32: int
 
 
 def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[RowSums, list[Part]]:
@@ -48,7 +49,7 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
     manifest = read_json(folders.own / "manifest.json")
     # rows that --redo kept may be of other settings: a plain run after it must still see that
     digest = manifest["digest"] if run.redo and manifest else run.digest
-    disk.write_json(
+    disk.write_own(
         folders.own / "manifest.json",
         {
             "manifest": 1,
@@ -58,7 +59,6 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
             "failed_in_doubt": sums.failed_in_doubt,
             "parts": [asdict(part) for part in parts],
         },
-        0o600,
     )
     return sums, parts
 
@@ -114,7 +114,8 @@ class _PartWriter:
 
     def _close(self) -> None:
         if self._file is not None:
-            self._parts.append(Part(self._file.path.name, self._rows, self._file.close()))
+            size = self._file.close()
+            self._parts.append(Part(self._file.path.name, self._rows, size, self._file.crc32))
             self._file, self._rows = None, 0
 
     def finish(self) -> list[Part]:

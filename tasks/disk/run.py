@@ -17,7 +17,8 @@ from typing import Any
 import orjson
 import rfc8785
 
-from parquill.tasks.disk.files import DISK, Disk, read_json
+from parquill.tasks.disk.files import DISK, Disk, damaged, read_json
+from parquill.tasks.disk.own_table import OwnTable
 from parquill.tasks.disk.replay import ShardState, replay_shard
 from parquill.tasks.disk.state import Folders, RunFolder
 from parquill.tasks.errors import DiskFailed
@@ -74,11 +75,16 @@ class Run:
         for folder in (self.folder.path / "shards", self.folder.path):
             _sync(folder, disk)
         self.save_job(disk)
-        disk.write_json(self.folder.plan, plan, 0o600)
+        disk.write_own(self.folder.plan, plan)
 
     def save_job(self, disk: Disk = DISK) -> None:
         """Write the settings that the run goes on with."""
-        disk.write_json(self.folder.path / "job.json", self.job.model_dump(mode="json"), 0o600)
+        disk.write_own(self.folder.path / "job.json", self.job.model_dump(mode="json"))
+
+    def open_shard(self, shard: ShardRef) -> OwnTable:
+        """The planned rows of a shard. Raises DiskFailed when its file is not what was written."""
+        advice = f"; remove {self.folders.own / 'current.json'} and run again: what was answered is kept"
+        return OwnTable(self.folder.shard(shard.number), shard.crc32, advice)
 
     def state(self, shard: int) -> ShardState:
         """What the journal of a shard says. Raises DamagedJournal."""
@@ -90,7 +96,7 @@ class Run:
 
     def finish_shard(self, shard: ShardRef, state: ShardState, disk: Disk = DISK) -> None:
         """Write the totals of a shard whose rows all have an outcome."""
-        disk.write_json(self.folder.done(shard.number), asdict(state.totals()), 0o600)
+        disk.write_own(self.folder.done(shard.number), asdict(state.totals()))
 
     def totals(self) -> Totals:
         """Requests and money so far: of finished shards by their totals, of the others by their journals."""
@@ -116,6 +122,13 @@ def load_run(state: Path, run_id: str) -> Run:
     plan, settings = read_json(folder.plan), read_json(folder.path / "job.json")
     if plan is None or settings is None:
         raise DiskFailed(f"the run {run_id} is not in {state}")
+    try:
+        return _run_of(run_id, plan, settings)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise damaged(folder.plan) from None
+
+
+def _run_of(run_id: str, plan: dict[str, Any], settings: dict[str, Any]) -> Run:
     price = plan["price"]
     return Run(
         run_id=run_id,

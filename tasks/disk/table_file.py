@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ class TableFile:
         finally:
             self.abandon()
 
+    @property
+    def crc32(self) -> int:
+        """The checksum of the whole file; whoever reads it later compares it."""
+        return self._sink.crc32
+
     def abandon(self) -> None:
         """Let go of a file that will not be finished, or is."""
         if self._descriptor >= 0:
@@ -71,7 +77,7 @@ class _Sink:
     def __init__(self, descriptor: int, disk: Disk) -> None:
         self._descriptor, self._disk = descriptor, disk
         self._kept = bytearray()
-        self._at = 0
+        self._at = self.crc32 = 0
         self.closed = False
 
     def write(self, data: Any) -> int:
@@ -86,6 +92,7 @@ class _Sink:
     def write_kept(self) -> None:
         """Write what is kept back."""
         kept, self._kept = bytes(self._kept), bytearray()
+        self.crc32 = zlib.crc32(kept, self.crc32)
         self._disk.write(self._descriptor, kept)
 
     def tell(self) -> int:

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.schemas import PLAN
 from parquill.tasks.money.sample import Pick
 from parquill.tasks.records import Action, ShardRef
+
+READ_ROWS = 2_000
 
 
 class Planned(NamedTuple):
@@ -33,15 +35,11 @@ class Located(NamedTuple):
 
 
 def planned(run: Run) -> Iterator[Planned]:
-    """The rows to be sent, shard by shard."""
+    """The rows to be sent, shard by shard. Raises DiskFailed."""
     for shard in run.shards:
         if shard.to_send:
-            table = pq.read_table(
-                run.folder.shard(shard.number),
-                columns=[PLAN + "action", PLAN + "prompt_tokens"],
-                page_checksum_verification=True,
-                partitioning=None,
-            )
+            with run.open_shard(shard) as rows:
+                table = pa.Table.from_batches(rows.batches(READ_ROWS, [PLAN + "action", PLAN + "prompt_tokens"]))
             sent = table.column(PLAN + "action").to_numpy() == Action.SEND
             tokens = table.column(PLAN + "prompt_tokens").to_numpy()[sent]
             yield Planned(shard, np.flatnonzero(sent), tokens.astype(np.int64))

@@ -74,8 +74,8 @@ class ShardFiles:
         if self._file is None:
             return
         self._file.close()
+        self.shards.append(ShardRef(len(self.shards), self._count, self._to_send, self._file.crc32))
         self._file = None
-        self.shards.append(ShardRef(len(self.shards), self._count, self._to_send))
         self._size = self._count = self._to_send = 0
 
     def abandon(self) -> None:
@@ -212,7 +212,7 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
         correction=correction,
     )
     run.save(disk)
-    disk.write_json(folders.own / "current.json", {"run_id": run_id}, 0o600)
+    disk.write_own(folders.own / "current.json", {"run_id": run_id})
     folders.forget_shards()  # of a run that was given up for this one
     return run
 
@@ -222,7 +222,7 @@ def _discard_unsent(folders: Folders, disk: Disk) -> None:
     for old in folders.runs():
         settings = read_json(old.path / "job.json") if old.plan.exists() else None
         # another output of the same state may have a run that waits for approval
-        if settings is None or (settings["output"] == folders.named and not any(journals_of(old.path))):
+        if (settings is None or settings["output"] == folders.named) and not any(journals_of(old.path)):
             old.discard(disk)
 
 

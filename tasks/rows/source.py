@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from parquill.tasks.disk.address import fixed_part, is_uri, shown
@@ -44,7 +45,7 @@ FOOTERS_AT_ONCE = 16  # of a store
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One input file; `name` is its path below the input, `partitions` its key=value folders.
+    """One input file; `name` is its path below the input, `partitions` its key=value folders, `tag` its store's ETag.
 
     `row_bytes` is what a row takes in the file, unpacked; `largest_row_bytes` what one may take in memory.
     """
@@ -52,6 +53,8 @@ class SourceFile:
     path: str
     name: str
     size: int
+    mtime_ns: int
+    tag: str
     rows: int
     row_bytes: float
     largest_row_bytes: int
@@ -104,7 +107,8 @@ def find_source(location: str, output: str | None = None) -> Source:
         # a store's clock may be too coarse to tell two writes of a second apart: its tag does
         tagged = f"\0{tag}" if tag else ""
         stamp.update(f"{place.name}\0{place.size}\0{place.mtime_ns}\0{footer.num_rows}{tagged}\n".encode())
-        file = SourceFile(path, place.name, place.size, footer.num_rows, *_row_bytes(footer), keys)
+        sizes = _row_bytes(footer)
+        file = SourceFile(path, place.name, place.size, place.mtime_ns, tag, footer.num_rows, *sizes, keys)
         _look_through(file)
         files.append(file)
     if schema is None:
@@ -120,7 +124,8 @@ def find_source(location: str, output: str | None = None) -> Source:
 def read_batches(source: Source, limit: int | None = None) -> Iterator[tuple[SourceFile, int, pa.RecordBatch]]:
     """Yield (file, number of its first row, rows) in input order, at most `limit` rows in all.
 
-    A batch has at most BATCH_ROWS rows and about BATCH_BYTES. Raises BadInput when a file turns out to be damaged.
+    A batch has at most BATCH_ROWS rows and about BATCH_BYTES. Raises BadInput when a file turns out to be damaged,
+    is no longer the one that was looked at, or contradicts its folder.
     """
     left = source.rows if limit is None else limit
     for file in source.files:
@@ -134,8 +139,10 @@ def read_batches(source: Source, limit: int | None = None) -> Iterator[tuple[Sou
                 first += taken.num_rows
                 left -= taken.num_rows
                 if left <= 0:
-                    return
+                    break
+            _check_unchanged(file)
         except (pa.ArrowException, OSError) as error:
+            _check_unchanged(file)  # then this is why
             raise BadInput(
                 f"{shown(file.path)}: row {first} or later cannot be read: {_reason(file.path, error)}"
             ) from None
@@ -160,7 +167,10 @@ def _portions(file: SourceFile, most_rows: int) -> Iterator[pa.RecordBatch]:
     fewest = 1 if file.rows * file.row_bytes > file.size * TIGHTLY_PACKED else PORTION_ROWS
     size = min(most_rows, max(fewest, PORTION_BYTES // max(1, file.largest_row_bytes)))
     unpacked = 0
-    with _open(file.path)[0] as parquet:
+    parquet, tag = _open(file.path)
+    with parquet:
+        if (parquet.metadata.num_rows, tag) != (file.rows, file.tag):
+            raise _changed(file)
         for portion in parquet.iter_batches(batch_size=size):
             unpacked += portion.nbytes
             if unpacked > file.most_bytes:
@@ -168,6 +178,25 @@ def _portions(file: SourceFile, most_rows: int) -> Iterator[pa.RecordBatch]:
                     f"{shown(file.path)} grows from {file.size:,} to over {unpacked:,} bytes: a decompression bomb?"
                 )
             yield portion
+
+
+def _check_unchanged(file: SourceFile) -> None:
+    """Refuse a file that is another than was looked at: rows counted by the old footer would be lost or made up.
+
+    An object in a store is compared by its tag when it is opened: a store replaces objects whole.
+    """
+    if is_uri(file.path):
+        return
+    try:
+        found = Path(file.path).stat()
+    except OSError:
+        raise _changed(file) from None
+    if (found.st_size, found.st_mtime_ns) != (file.size, file.mtime_ns):
+        raise _changed(file)
+
+
+def _changed(file: SourceFile) -> BadInput:
+    return BadInput(f"{shown(file.path)} was changed while it was read; run again when nobody writes it any more")
 
 
 def _look_through(file: SourceFile) -> None:
@@ -382,6 +411,10 @@ def _is_int(text: str) -> bool:
 
 def _complete(batch: pa.RecordBatch, file: SourceFile, schema: pa.Schema) -> pa.RecordBatch:
     keys = dict(file.partitions)
+    if not set(schema.names) <= {*batch.schema.names, *keys}:
+        raise _changed(file)
+    for name in keys.keys() & set(batch.schema.names):
+        _check_agreement(batch.column(name), name, keys[name], file)
     columns = [
         batch.column(field.name)
         if field.name in batch.schema.names
@@ -389,3 +422,23 @@ def _complete(batch: pa.RecordBatch, file: SourceFile, schema: pa.Schema) -> pa.
         for field in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _check_agreement(column: pa.Array, name: str, value: Any, file: SourceFile) -> None:
+    """Refuse a column that says something else than the key=value folder of its name: nobody knows which is meant."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_timestamp(column.type):
+        return  # a moment of the day that the folder names
+    if column.type in {pa.string_view(), pa.binary_view()}:
+        column = column.cast(pa.large_binary())
+    try:
+        told = pa.scalar(None if value is None else str(value)).cast(column.type)
+        agrees = column.null_count == len(column) if value is None else bool(pc.all(pc.equal(column, told)).as_py())
+        agrees = agrees and (value is None or column.null_count == 0)
+    except (pa.ArrowException, ValueError):
+        agrees = False
+    if not agrees:
+        raise BadInput(
+            f"{shown(file.path)}: its column {name!r} and its folder {name}=... do not agree; rename one of them"
+        )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pyarrow.parquet as pq
 
 from parquill.tasks.disk.answers import AnswerIndex
 from parquill.tasks.disk.files import DISK, Disk
@@ -146,12 +145,13 @@ class Sending:
         except BaseException:
             self.sender.stop()
             raise
-        await self.sender.complete(self._rows(self._run.folder.shard(shard.number), only), journal, state)
+        await self.sender.complete(self._rows(shard, only), journal, state)
 
-    async def _rows(self, path: Path, only: Collection[int] | None) -> AsyncIterator[SendRow]:
+    async def _rows(self, shard: ShardRef, only: Collection[int] | None) -> AsyncIterator[SendRow]:
         loop, job, price = self._loop, self._run.job, self._run.price
-        with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
-            batches = parquet.iter_batches(batch_size=READ_ROWS, columns=_COLUMNS)
+        # checking its checksum reads the whole file
+        with await loop.run_in_executor(self._disk_threads, self._run.open_shard, shard) as planned:
+            batches = planned.batches(READ_ROWS, _COLUMNS)
             number = -1
             while (batch := await loop.run_in_executor(self._disk_threads, next, batches, None)) is not None:
                 columns = (batch.column(name).to_pylist() for name in _COLUMNS)

@@ -160,6 +160,18 @@ BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         lambda folder: _folder(folder, dt_is_1=_table(), day_is_1=_table()),
         ["part.parquet", "key=value folders differ"],
     ),
+    "a column that contradicts its folder": (
+        lambda folder: _folder(folder, lang_is_fr=_table(lang=["fr"] * 7 + [CANARY])),
+        ["part.parquet", "'lang'", "do not agree"],
+    ),
+    "a column that is null where its folder is not": (
+        lambda folder: _folder(folder, lang_is_fr=_table(lang=["fr"] * 7 + [None])),
+        ["part.parquet", "'lang'", "do not agree"],
+    ),
+    "a column that is no match for its folder": (
+        lambda folder: _folder(folder, lang_is_fr=_table(lang=list(range(8)))),
+        ["part.parquet", "'lang'", "do not agree"],
+    ),
     "a column like one of ours": (
         lambda folder: _folder(folder, a=_table(status=TEXTS)),
         ["'status'", "column_prefix"],
@@ -207,6 +219,8 @@ def _brotli(folder: Path) -> Path:
     return folder / "in.parquet"
 
 
+_MOMENT = pa.timestamp("us")
+
 GOOD: dict[str, tuple[Callable[[Path], Path], int]] = {
     "0 rows": (_one_column(pa.array([], pa.string())), 0),
     "0 rows in one of two files": (lambda folder: _folder(folder, a=_table().slice(0, 0), b=_table()), 8),
@@ -226,6 +240,15 @@ GOOD: dict[str, tuple[Callable[[Path], Path], int]] = {
     "much metadata": (_metadata, 8),
     "brotli": (_brotli, 8),
     "a name with blanks, quotes and a percent": (lambda folder: good(folder / "a 'b' %s [é].parquet"), 8),
+    "columns that their folders repeat": (
+        lambda folder: _folder(
+            folder,
+            day_is_1__lang_is_fr__at_is_x=_table(
+                day=pa.array([1] * 8), lang=pa.array(["fr"] * 8).dictionary_encode(), at=pa.array([0] * 8, _MOMENT)
+            ),
+        ),
+        8,
+    ),
     "key=value folders": (
         lambda folder: _folder(folder, dt_is_1__lang_is_fr=_table(), dt_is_2__lang_is_de=_table()),
         16,

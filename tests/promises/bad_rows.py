@@ -25,6 +25,7 @@ BAD: dict[str, tuple[pa.Array, str]] = {
     "an overlong form": (_raw(CANARY.encode() + b"\xc0\xaf"), "invalid_utf8"),
     "cut in the middle of a letter": (_raw("\u00e9".encode()[:1]), "invalid_utf8"),
     "longer than the window": (pa.array([f"{CANARY} word " * 70_000]), "too_long"),
+    "ten megabytes of one letter": (pa.array([CANARY + "a" * 10_000_000]), "too_long"),
     "a million blanks and no end": (pa.array([CANARY + " " * 20_000_000]), "too_long"),
 }
 
@@ -45,7 +46,7 @@ FINE: dict[str, str] = {
     "JSON": '"}],"model":"gpt-4","n":9',
     "beyond the basic plane": "\U0001f600\U0010ffff",
     "a million blanks": "x" + " " * 1_000_000 + "y",
-    "ten megabytes of one letter": "a" * 500_000,
+    "half a megabyte of one letter": "a" * 500_000,
     "numbers": "1e309 NaN -0",
 }
 

@@ -16,9 +16,10 @@ import pytest
 
 from parquill.tasks.disk.answers import AnswerIndex
 from parquill.tasks.disk.replay import replay_shard
+from parquill.tasks.rows.source import find_source, read_batches
 from tests.direct import job_of, run_steps
 from tests.promises.many_records import write_journal
-from tests.promises.measured import measure
+from tests.promises.measured import measure, peak_of
 from tests.services.running import FakeService
 
 PARTS = 10  # of a million records
@@ -46,6 +47,17 @@ def test_a_million_records_replay_in_twenty_seconds(tmp_path: Path) -> None:
     assert sent == 1_000_000 // PARTS // 2
     assert replayed - began < 20 / PARTS
     assert indexed - replayed < 20 / PARTS
+
+
+def test_a_hundred_thousand_row_groups(tmp_path: Path) -> None:
+    """A file of 100,000 row groups of one row is read in full batches within 400 MB, most of them its footer."""
+    path = tmp_path / "in.parquet"
+    texts = pa.table({"text": ["t"] * 100_000})
+    pq.write_table(texts, path, row_group_size=1, use_dictionary=False, write_statistics=False)
+    batches = [batch.num_rows for _, _, batch in read_batches(find_source(str(path)))]
+    assert sum(batches) == 100_000
+    assert len(batches) < 200
+    assert peak_of(f"for _ in read_batches(find_source({str(path)!r})): pass") < 400
 
 
 def _held() -> tuple[Counter[str], int]:
