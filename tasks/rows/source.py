@@ -7,23 +7,20 @@ that way and 892 MiB the other way.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import glob
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from parquill.tasks.disk.address import fixed_part, is_uri, shown
+from parquill.tasks.disk.address import is_uri, shown
 from parquill.tasks.errors import BadInput
+from parquill.tasks.rows.listing import Place, check_apart, list_files, partitions_of
 
 BUFFER_BYTES = 1 << 20
 BATCH_BYTES = 8 << 20
@@ -85,11 +82,11 @@ def find_source(location: str, output: str | None = None) -> Source:
 
     Raises BadInput (the file and what is wrong with it named).
     """
-    places = _list_store(location) if is_uri(location) else _list(location)
+    places = list_files(location)
     paths = [place.path for place in places]
-    _check_apart(location, paths, output)
+    check_apart(location, paths, output)
     stamp = hashlib.sha256()
-    partitions = _partitions(paths)
+    partitions = partitions_of(paths)
     files: list[SourceFile] = []
     schema: pa.Schema | None = None
     for place, keys, (footer, found, tag) in zip(places, partitions, _footers(places), strict=True):
@@ -209,91 +206,6 @@ def _look_through(file: SourceFile) -> None:
             pass
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """An input file as it was listed: `name` is its path below the input, `size` in bytes, `mtime_ns` since 1970."""
-
-    path: str
-    name: str
-    size: int
-    mtime_ns: int
-
-
-def _check_apart(location: str, paths: list[str], output: str | None) -> None:
-    """Refuse an output whose results would be read as prompts by the next run, before the first one pays."""
-    if output is None or is_uri(output) != is_uri(location):
-        return
-    if is_uri(output):
-        own = shown(output).rstrip("/")
-        is_in = _covers(shown(location).rstrip("/"), f"{own}/results/x.parquet") or any(
-            shown(path).startswith(f"{own}/") for path in paths
-        )
-    else:
-        folder = Path(output).resolve()
-        inside = Path(location).is_dir() and folder.is_relative_to(Path(location).resolve())
-        recursive = "**" in location and fnmatch.fnmatch(str(folder / "results" / "x.parquet"), location)
-        is_in = inside or recursive or any(Path(path).resolve().is_relative_to(folder) for path in paths)
-    if is_in:
-        told = shown(output), shown(location)
-        raise BadInput(f"the output {told[0]} lies inside the input {told[1]}: results would be read as prompts")
-
-
-def _list(location: str) -> list[_Place]:
-    path = Path(location)
-    if path.is_file():
-        return _places([path], path.parent)
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*.parquet") if p.is_file() and not _is_hidden(p.relative_to(path).parts))
-        if not found:
-            raise BadInput(f"the folder {location} holds no *.parquet file")
-        return _places(found, path)
-    if glob.has_magic(location):
-        # not Path.glob: `location` may be absolute
-        matched = sorted(Path(p) for p in glob.glob(location, recursive=True) if Path(p).is_file())  # noqa: PTH207
-        if not matched:
-            raise BadInput(f"no file matches {location}")
-        fixed = [part for part in path.parts if not glob.has_magic(part)]
-        depth = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-        return _places(matched, Path(*fixed[:depth]))
-    raise BadInput(f"the input {location} does not exist")
-
-
-def _places(paths: list[Path], root: Path) -> list[_Place]:
-    stats = [path.stat() for path in paths]
-    return [
-        _Place(str(path), path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns)
-        for path, stat in zip(paths, stats, strict=True)
-    ]
-
-
-def _is_hidden(parts: tuple[str, ...]) -> bool:
-    return any(part[0] in "._" and "=" not in part for part in parts)
-
-
-def _covers(location: str, path: str) -> bool:
-    """Whether a file with this address would be input."""
-    from parquill.tasks.disk.store import matches
-
-    return path.startswith(f"{location}/") or matches(path.split("/"), location.split("/"))
-
-
-def _list_store(uri: str) -> list[_Place]:
-    """The Parquet objects of an address, a folder of them, or a glob; hidden ones of a folder are left alone."""
-    from parquill.tasks.disk.store import list_objects  # the store's libraries take a while, and most inputs are local
-
-    root, whole = shown(fixed_part(uri)), shown(uri).rstrip("/")
-    places = []
-    for found in list_objects(uri):
-        name = shown(found.uri).removeprefix(root).lstrip("/")
-        if root == whole and name and (not name.endswith(".parquet") or _is_hidden(tuple(name.split("/")))):
-            continue
-        places.append(_Place(found.uri, name or PurePosixPath(root).name, found.size, found.mtime_ns))
-    if not places:
-        kind = "no object matches" if root != whole else "there is no *.parquet object at"
-        raise BadInput(f"{kind} {whole}")
-    return places
-
-
 def _open(path: str) -> tuple[pq.ParquetFile, str]:
     """Open a file, with a tag of its content if its store has one."""
     if is_uri(path):
@@ -303,7 +215,7 @@ def _open(path: str) -> tuple[pq.ParquetFile, str]:
     return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True), ""
 
 
-def _footers(places: Sequence[_Place]) -> Iterator[tuple[pq.FileMetaData, pa.Schema, str]]:
+def _footers(places: Sequence[Place]) -> Iterator[tuple[pq.FileMetaData, pa.Schema, str]]:
     """The footers in order; those of a store several at once, since each is a few round trips. Raises BadInput."""
     if not is_uri(places[0].path):
         yield from map(_footer, places)
@@ -314,7 +226,7 @@ def _footers(places: Sequence[_Place]) -> Iterator[tuple[pq.FileMetaData, pa.Sch
             yield from threads.map(_footer, places[first : first + FOOTERS_AT_ONCE])
 
 
-def _footer(place: _Place) -> tuple[pq.FileMetaData, pa.Schema, str]:
+def _footer(place: Place) -> tuple[pq.FileMetaData, pa.Schema, str]:
     path, size, told = place.path, place.size, shown(place.path)
     if size == 0:
         raise BadInput(f"{told} is empty (0 bytes)")
@@ -372,41 +284,6 @@ def _difference(first: pa.Schema, other: pa.Schema) -> str:
         if other.field(field.name).type != field.type:
             return f"{field.name!r} is {other.field(field.name).type} instead of {field.type}"
     return f"{next(name for name in other.names if name not in first.names)!r} is new"
-
-
-def _partitions(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
-    """Columns from key=value folders of the whole path; whole numbers in every file make an int64 column."""
-    raw = [
-        {
-            key: unquote(value)
-            for key, sep, value in (part.partition("=") for part in Path(shown(p)).parts[:-1])
-            if sep and key
-        }
-        for p in paths
-    ]
-    if any(found.keys() != raw[0].keys() for found in raw):
-        odd = next(p for p, found in zip(paths, raw, strict=True) if found.keys() != raw[0].keys())
-        raise BadInput(f"{shown(odd)}: its key=value folders differ from those of {shown(paths[0])}")
-    result = []
-    null = "__HIVE_DEFAULT_PARTITION__"
-    numbers = (
-        {
-            key
-            for key in raw[0]
-            if all(f[key] == null or _is_int(f[key]) for f in raw) and any(f[key] != null for f in raw)
-        }
-        if raw
-        else set()
-    )
-    for found in raw:
-        values = ((k, None if v == null else int(v) if k in numbers else v) for k, v in found.items())
-        result.append(tuple(values))
-    return result
-
-
-def _is_int(text: str) -> bool:
-    # 007 and +7 are names, not numbers: turning them into 7 would change the value
-    return len(text) < 19 and re.fullmatch(r"-?\d+", text, re.ASCII) is not None and str(int(text)) == text
 
 
 def _complete(batch: pa.RecordBatch, file: SourceFile, schema: pa.Schema) -> pa.RecordBatch:

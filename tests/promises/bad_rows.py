@@ -61,5 +61,6 @@ BAD_PARAMETERS: dict[str, Any] = {
     "no JSON": "{temperature",
     "NaN": '{"temperature": NaN}',
     "infinite": '{"temperature": 1e999}',
+    "a number that not every JSON reader takes for the same": '{"seed": 9007199254740993}',
     "deep": '{"metadata": ' + "[" * 5_000 + "]" * 5_000 + "}",
 }

@@ -46,9 +46,9 @@ class Kills:
             moment = "any time" if chance.random() < 1 / 8 else "sending"
             if moment == "sending":
                 wait_for_requests(self.jobs.service, spawned, self._seen() + chance.randint(1, self.each))
-                time.sleep(chance.uniform(0, 0.03))
+                time.sleep(chance.uniform(0, 0.03))  # anywhere in the life of a request: nothing to wait for
             else:
-                time.sleep(chance.uniform(0.1, 4))
+                time.sleep(chance.uniform(0.1, 4))  # a moment is what is drawn here
             if self._end(spawned):
                 self.times += 1
                 self.by_moment[moment] = self.by_moment.get(moment, 0) + 1
@@ -59,7 +59,7 @@ class Kills:
         staging = Path(self.settings["output"]) / ".parquill" / "staging"
         deadline = time.monotonic() + 120
         while not staging.exists() and time.monotonic() < deadline and spawned.process.poll() is None:
-            time.sleep(0.001)
+            time.sleep(0.001)  # a folder cannot be waited for, and stands for milliseconds
         if self._end(spawned):
             self.times += 1
             self.by_moment["writing"] = self.by_moment.get("writing", 0) + 1
@@ -68,7 +68,7 @@ class Kills:
         alive = spawned.process.poll() is None
         os.kill(spawned.process.pid, signal.SIGKILL)
         spawned.process.wait()
-        time.sleep(NOTICED_S)
+        time.sleep(NOTICED_S)  # no event of the service says that it has written its last word to the dead
         journals = Path(self.settings["output"]).glob(".parquill/runs/*/journals/*.journal")
         in_doubt = sum(replay_shard(journal).totals().in_doubt for journal in journals)
         self.in_flight.append(in_doubt - sum(self.in_flight))
@@ -92,4 +92,4 @@ def wait_for_requests(service: FakeService, spawned: Spawned, requests: int, tim
         assert time.monotonic() < deadline, spawned.read("err")
         if spawned.process.poll() is not None:
             return
-        time.sleep(0.004)
+        time.sleep(0.004)  # asked over HTTP: more often would slow down what is measured

@@ -1,0 +1,137 @@
+"""Which files are the input: a file, a folder, a glob or an address in a store, and what their folders say of them."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+from parquill.tasks.disk.address import fixed_part, is_uri, shown
+from parquill.tasks.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An input file as it was listed: `name` is its path below the input, `size` in bytes, `mtime_ns` since 1970."""
+
+    path: str
+    name: str
+    size: int
+    mtime_ns: int
+
+
+def list_files(location: str) -> list[Place]:
+    """The files behind a file, folder, glob or URI, by name; hidden ones of a folder are left alone.
+
+    Raises BadInput when there is none.
+    """
+    return _list_store(location) if is_uri(location) else _list(location)
+
+
+def check_apart(location: str, paths: list[str], output: str | None) -> None:
+    """Refuse an output whose results would be read as prompts by the next run, before the first one pays."""
+    if output is None or is_uri(output) != is_uri(location):
+        return
+    if is_uri(output):
+        own = shown(output).rstrip("/")
+        is_in = _covers(shown(location).rstrip("/"), f"{own}/results/x.parquet") or any(
+            shown(path).startswith(f"{own}/") for path in paths
+        )
+    else:
+        folder = Path(output).resolve()
+        inside = Path(location).is_dir() and folder.is_relative_to(Path(location).resolve())
+        recursive = "**" in location and fnmatch.fnmatch(str(folder / "results" / "x.parquet"), location)
+        is_in = inside or recursive or any(Path(path).resolve().is_relative_to(folder) for path in paths)
+    if is_in:
+        told = shown(output), shown(location)
+        raise BadInput(f"the output {told[0]} lies inside the input {told[1]}: results would be read as prompts")
+
+
+def _list(location: str) -> list[Place]:
+    path = Path(location)
+    if path.is_file():
+        return _places([path], path.parent)
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*.parquet") if p.is_file() and not _is_hidden(p.relative_to(path).parts))
+        if not found:
+            raise BadInput(f"the folder {location} holds no *.parquet file")
+        return _places(found, path)
+    if glob.has_magic(location):
+        # not Path.glob: `location` may be absolute
+        matched = sorted(Path(p) for p in glob.glob(location, recursive=True) if Path(p).is_file())  # noqa: PTH207
+        if not matched:
+            raise BadInput(f"no file matches {location}")
+        fixed = [part for part in path.parts if not glob.has_magic(part)]
+        depth = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+        return _places(matched, Path(*fixed[:depth]))
+    raise BadInput(f"the input {location} does not exist")
+
+
+def _places(paths: list[Path], root: Path) -> list[Place]:
+    stats = [path.stat() for path in paths]
+    return [
+        Place(str(path), path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns)
+        for path, stat in zip(paths, stats, strict=True)
+    ]
+
+
+def _is_hidden(parts: tuple[str, ...]) -> bool:
+    return any(part[0] in "._" and "=" not in part for part in parts)
+
+
+def _covers(location: str, path: str) -> bool:
+    """Whether a file with this address would be input."""
+    from parquill.tasks.disk.store import matches
+
+    return path.startswith(f"{location}/") or matches(path.split("/"), location.split("/"))
+
+
+def _list_store(uri: str) -> list[Place]:
+    """The Parquet objects of an address, a folder of them, or a glob; hidden ones of a folder are left alone."""
+    from parquill.tasks.disk.store import list_objects  # the store's libraries take a while, and most inputs are local
+
+    root, whole = shown(fixed_part(uri)), shown(uri).rstrip("/")
+    places = []
+    for found in list_objects(uri):
+        name = shown(found.uri).removeprefix(root).lstrip("/")
+        if root == whole and name and (not name.endswith(".parquet") or _is_hidden(tuple(name.split("/")))):
+            continue
+        places.append(Place(found.uri, name or PurePosixPath(root).name, found.size, found.mtime_ns))
+    if not places:
+        kind = "no object matches" if root != whole else "there is no *.parquet object at"
+        raise BadInput(f"{kind} {whole}")
+    return places
+
+
+def partitions_of(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
+    """Columns from key=value folders of the whole path, for each file; whole numbers in all make an int64 column.
+
+    Raises BadInput where the files' folders have different keys.
+    """
+    raw = [
+        {
+            key: unquote(value)
+            for key, sep, value in (part.partition("=") for part in Path(shown(p)).parts[:-1])
+            if sep and key
+        }
+        for p in paths
+    ]
+    if any(found.keys() != raw[0].keys() for found in raw):
+        odd = next(p for p, found in zip(paths, raw, strict=True) if found.keys() != raw[0].keys())
+        raise BadInput(f"{shown(odd)}: its key=value folders differ from those of {shown(paths[0])}")
+    null = "__HIVE_DEFAULT_PARTITION__"
+    numbers = set()
+    for key in raw[0]:
+        told = [found[key] for found in raw if found[key] != null]
+        if told and all(map(_is_int, told)):
+            numbers.add(key)
+    return [tuple((k, None if v == null else int(v) if k in numbers else v) for k, v in found.items()) for found in raw]
+
+
+def _is_int(text: str) -> bool:
+    # 007 and +7 are names, not numbers: turning them into 7 would change the value
+    return len(text) < 19 and re.fullmatch(r"-?\d+", text, re.ASCII) is not None and str(int(text)) == text
