@@ -23,6 +23,7 @@ import httpx
 import pytest
 
 from tests.end_to_end.jobs import Jobs
+from tests.services.ending import end
 from tests.services.options import Options
 from tests.services.running import FakeService, fake_openai
 
@@ -65,12 +66,7 @@ _servers: list[subprocess.Popen[bytes]] = []
 
 def _leave_nothing() -> None:
     for process in _servers:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
     _HELD.close()
     shutil.rmtree(HOME, ignore_errors=True)
 

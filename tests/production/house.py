@@ -19,6 +19,8 @@ from typing import Any
 
 import httpx
 
+from tests.services.ending import end
+
 ROOT = Path(__file__).resolve().parents[2]
 TETHER = ROOT / "tests" / "services" / "tether.py"
 BIN = Path(sys.executable).parent
@@ -60,13 +62,8 @@ class House:
     def close(self) -> None:
         """Stop everything by its pid."""
         for process in (self._worker, self._server):
-            if process is not None and process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(15)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+            if process is not None:
+                end(process, within_s=15)
 
     def start_server(self) -> None:
         """Start the server, or start it again, and wait until it answers."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import httpx
 import orjson
+
+from tests.services.ending import end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -191,14 +192,8 @@ def _process(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[b
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask, wait, kill; then close its output."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    """End it; then close its output."""
+    end(process, _STOP_S)
     if process.stdout is not None:
         process.stdout.close()
 

@@ -16,6 +16,8 @@ from urllib.parse import quote
 import httpx
 import pyarrow.fs as pafs
 
+from tests.services.ending import end
+
 TETHER = Path(__file__).with_name("tether.py")
 START_S = 60.0
 
@@ -64,12 +66,7 @@ def s3() -> Iterator[S3]:
             httpx.put(f"{origin}/shop", trust_env=False, headers={"authorization": _SOMEBODY}).raise_for_status()
             yield S3(origin, process.pid)
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
 
 
 _SOMEBODY = "AWS4-HMAC-SHA256 Credential=testing/20261123/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"

@@ -1,0 +1,18 @@
+"""The end of a process that a test has started: by its pid, and never for longer than it is given."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+
+
+def end(process: subprocess.Popen[bytes], within_s: float = 10.0) -> None:
+    """Ask a process to stop, if it still runs, and kill it if it does not within `within_s` seconds."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
