@@ -32,10 +32,10 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/production --ignore tests/promises/test_secrets.py
 
-# deployments on a real Prefect server with a real worker; and the search of all that a server keeps, which is
+# deployments on a real Prefect server with a real worker, one for each core; and the search of all that a server keeps, which is
 # quick only while no other tests' runs are in it
 e2e: install chromium
-	$(BIN)/python -m pytest tests/production tests/promises/test_secrets.py $(LONG:%=--ignore %) $(ONLY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/production tests/promises/test_secrets.py $(LONG:%=--ignore %)
 
 # a hundred thousand rows, and limits over real minutes
 long: install
