@@ -32,8 +32,8 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/production --ignore tests/promises/test_secrets.py
 
-# deployments on a real Prefect server with a real worker, one for each core; and the search of all that a server keeps, which is
-# quick only while no other tests' runs are in it
+# deployments on real Prefect servers with real workers, one of each for each core; and the search of all that a server
+# keeps, which is quick only while no other tests' runs are in it
 e2e: install chromium
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/production tests/promises/test_secrets.py $(LONG:%=--ignore %)
 
