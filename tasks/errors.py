@@ -16,6 +16,8 @@
     ├── DiskFailed               exit 1    make room or repair the disk, run again
     └── Unforeseen               exit 1    report its kind and place
 
+A RowFault is none of them: it makes one row `rejected`, and the run goes on.
+
 A message is one sentence for a person. It never holds a key, a prompt or an answer: states, logs and events of
 Prefect carry it.
 """
@@ -97,3 +99,12 @@ class DiskFailed(ParquillError):
 
 class Unforeseen(ParquillError):
     """Something that nobody foresaw, told by its kind and place only."""
+
+
+class RowFault(Exception):
+    """What makes one row unfit to be sent: a code from the closed set, and a sentence without its values."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message

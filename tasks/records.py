@@ -7,6 +7,8 @@ from decimal import Decimal
 from enum import IntEnum
 from typing import Any
 
+from parquill.tasks.errors import RowFault
+
 STATUSES = ("ok", "truncated", "invalid", "refused", "failed", "rejected", "not_sent")
 # A paid answer, good or not so good: it is kept and never asked for again without `--redo`.
 REUSABLE = frozenset({"ok", "truncated", "invalid", "refused"})
@@ -103,6 +105,23 @@ class Outcome:
 
 
 _OUTCOME_FIELDS = frozenset(f.name for f in fields(Outcome))
+
+
+@dataclass(slots=True)
+class PlannedRow:
+    """One row of the plan: its request, its tokens and key, and what is to be done about it."""
+
+    file: str
+    number: int
+    identity: list[Any]
+    messages: list[dict[str, Any]] | None = None
+    parameters: dict[str, Any] | None = None
+    key: bytes | None = None
+    prompt_tokens: int | None = None
+    action: Action = Action.REJECT
+    carries_cost: bool = False
+    fault: RowFault | None = None
+    carried: Outcome | None = None
 
 
 @dataclass(slots=True)

@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from parquill.tasks.money.past import Past
 from parquill.tasks.money.prices import dollars, to_nano, usd
-from parquill.tasks.records import Action, Estimate, money
+from parquill.tasks.records import Action, Estimate, PlannedRow, money
 
 if TYPE_CHECKING:
     from parquill.tasks.job import Job
     from parquill.tasks.money.lengths import LengthModel
     from parquill.tasks.money.prices import Price
     from parquill.tasks.money.tokens import TokenCounter
-    from parquill.tasks.rows.plan import Row
 
 NORMAL_P90, NORMAL_P95 = 1.2816, 1.6449
 # A spread that is estimated from a hundred answers of a long-tailed law is too low more often than too high: without
@@ -112,7 +111,7 @@ class EstimateSum:
         self.reused = 0
         self._lengths: Counter[int] = Counter()  # prompt tokens -> rows to send
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[PlannedRow]) -> None:
         """Add planned rows."""
         self.rows += len(rows)
         for row in rows:

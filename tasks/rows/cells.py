@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from parquill.tasks.rows.template import RowFault
+from parquill.tasks.errors import RowFault
 
 _BAD_TEXT = "is not valid UTF-8"
 

@@ -6,32 +6,30 @@ that lives as long as the planning does, so ten million keys need no dictionary.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import orjson
 import pyarrow as pa
 
 from parquill.tasks.disk.answers import AnswerIndex, Place
-from parquill.tasks.disk.schemas import PLAN, PLAN_FIELDS, check_names, for_each_field
-from parquill.tasks.errors import BadInput, BadJob
+from parquill.tasks.disk.schemas import check_names
+from parquill.tasks.errors import BadInput, BadJob, RowFault
 from parquill.tasks.job import Job
 from parquill.tasks.money.correction import Correction
 from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.money.past import Past
 from parquill.tasks.money.prices import Price
 from parquill.tasks.money.tokens import TokenCounter
-from parquill.tasks.records import Action, Outcome
+from parquill.tasks.records import Action, Outcome, PlannedRow
 from parquill.tasks.rows.cells import cells
 from parquill.tasks.rows.kept import Kept
+from parquill.tasks.rows.layout import Layout
 from parquill.tasks.rows.request import KeyMaker, check_messages, check_parameters, check_prompt
 from parquill.tasks.rows.seen import Seen
 from parquill.tasks.rows.source import Source, SourceFile, read_batches
-from parquill.tasks.rows.template import RowFault, Templates
+from parquill.tasks.rows.template import Templates
 
 
 class Sink(Protocol):
@@ -49,23 +47,6 @@ class Previous(Protocol):
 
 
 @dataclass(slots=True)
-class Row:
-    """One row on its way through the planning."""
-
-    file: str
-    number: int
-    identity: list[Any]
-    messages: list[dict[str, Any]] | None = None
-    parameters: dict[str, Any] | None = None
-    key: bytes | None = None
-    prompt_tokens: int | None = None
-    action: Action = Action.REJECT
-    carries_cost: bool = False
-    fault: RowFault | None = None
-    carried: Outcome | None = None
-
-
-@dataclass(slots=True)
 class Planner:
     """Plans one job; `plan` streams its rows into a sink and gives the sum of their estimates."""
 
@@ -80,6 +61,10 @@ class Planner:
     other_prices: Sequence[Price] = ()  # at which the same rows are estimated too
     correction: Correction | None = None  # of an approximate token count
     _templates: Templates | None = field(init=False, default=None)
+    _layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._layout = Layout(self.job, self.source.schema)
 
     def plan(self, sink: Sink | None, limit: int | None = None) -> EstimateSum:
         """Plan at most `limit` input rows; without a sink they are only counted. Raises BadJob, BadInput."""
@@ -105,7 +90,7 @@ class Planner:
         with Seen(self.scratch) as seen:
             for file, first, batch in read_batches(self.source, limit):
                 ids = self._bad_ids(batch, seen)
-                kept = self._kept(batch, file, first)
+                kept = self._kept(batch.num_rows, file, first)
                 rows = list(self._render(batch, file, first, ids))
                 self._count(rows, counter)
                 for row in rows:
@@ -114,13 +99,10 @@ class Planner:
                 total.add(rows)
                 if sink is not None:
                     to_send = sum(row.action is Action.SEND for row in rows)
-                    sink.write(self._columns(batch, file, first, rows, kept), to_send)
+                    sink.write(self._layout.lay_out(batch, file, first, rows, kept), to_send)
             if total.rows == 0 and sink is not None:  # an empty input makes empty results, with all their columns
-                empty = self.source.schema.empty_table().to_batches() or [
-                    pa.RecordBatch.from_pylist([], schema=self.source.schema)
-                ]
                 file = self.source.files[0]
-                sink.write(self._columns(empty[0], file, 0, [], self._kept(empty[0], file, 0)), 0)
+                sink.write(self._layout.empty(file, self._kept(0, file, 0)), 0)
         return total
 
     def _check_columns(self) -> None:
@@ -151,19 +133,20 @@ class Planner:
                 faults.append(None)
         return faults
 
-    def _render(self, batch: pa.RecordBatch, file: SourceFile, first: int, ids: list[RowFault | None]) -> Iterator[Row]:
+    def _render(
+        self, batch: pa.RecordBatch, file: SourceFile, first: int, ids: list[RowFault | None]
+    ) -> Iterator[PlannedRow]:
         job, names = self.job, set(batch.schema.names)
         wanted = self._templates.columns if self._templates else [str(job.messages_column)]
         columns = {name: cells(batch.column(name)) for name in wanted if name in names}
         parameters = cells(batch.column(job.parameters_column)) if job.parameters_column else None
         row_ids = cells(batch.column(job.id_column)) if job.id_column else None
-        combinations = list(itertools.product(*(job.for_each or {}).values()))
         for place in range(batch.num_rows):
             values = {name: column[place] for name, column in columns.items()}
-            for combination in combinations:
+            for combination in self._layout.combinations:
                 name = [row_ids[place]] if row_ids else [file.name, first + place]
                 identity = [*map(str, name), *combination]
-                row = Row(file=file.name, number=first + place, identity=identity)
+                row = PlannedRow(file=file.name, number=first + place, identity=identity)
                 try:
                     if (bad_id := ids[place]) is not None:
                         raise bad_id
@@ -184,7 +167,7 @@ class Planner:
         check_prompt(messages)
         return messages
 
-    def _count(self, rows: list[Row], counter: TokenCounter) -> None:
+    def _count(self, rows: list[PlannedRow], counter: TokenCounter) -> None:
         good = [row for row in rows if row.fault is None and row.messages is not None]
         chats = [row.messages or [] for row in good]
         if self.job.endpoint.api == "completions":
@@ -201,14 +184,14 @@ class Planner:
                 )
 
     @staticmethod
-    def _make_key(row: Row, keys: KeyMaker) -> None:
+    def _make_key(row: PlannedRow, keys: KeyMaker) -> None:
         if row.fault is None and row.messages is not None:
             try:
                 row.key = keys.key(row.messages, row.parameters, row.identity)
             except RowFault as fault:
                 row.fault = fault
 
-    def _decide(self, rows: list[Row], seen: Seen, kept: Kept | None) -> None:
+    def _decide(self, rows: list[PlannedRow], seen: Seen, kept: Kept | None) -> None:
         found: dict[bytes, Place] = {}
         known: dict[bytes, Outcome] = {}
         if self.answers is not None:
@@ -239,95 +222,19 @@ class Planner:
         """Whether a failed row stays failed: its request may have been paid for, and is not to be paid for again."""
         return self.job.retry.in_doubt == "hold" and tried.is_in_doubt
 
-    def _kept(self, batch: pa.RecordBatch, file: SourceFile, first: int) -> Kept | None:
+    def _kept(self, rows: int, file: SourceFile, first: int) -> Kept | None:
         if self.previous is None:
             return None
-        job = self.job
-        count = max(1, len(list(itertools.product(*(job.for_each or {}).values()))))
-        table = self.previous.take(batch.num_rows * count)
-        prefix = job.column_prefix
+        count, prefix = len(self._layout.combinations), self.job.column_prefix
+        table = self.previous.take(rows * count)
         names = table.column(f"{prefix}source_file").to_pylist() if table.num_rows else []
         numbers = table.column(f"{prefix}row_number").to_pylist() if table.num_rows else []
-        wanted = [n for n in range(first, first + batch.num_rows) for _ in range(count)]
+        wanted = [n for n in range(first, first + rows) for _ in range(count)]
         if numbers != wanted or set(names) - {file.name}:
             raise BadInput(
                 "the input is not the one of the results, so --redo cannot tell the rows; run without --redo"
             )
         return Kept(table, prefix, self.redo)
-
-    def _columns(
-        self, batch: pa.RecordBatch, file: SourceFile, first: int, rows: Sequence[Row], kept: Kept | None
-    ) -> pa.RecordBatch:
-        each = self.job.for_each or {}
-        combinations = list(itertools.product(*each.values()))
-        repeats = len(combinations)
-        if repeats != 1:
-            batch = _repeat(batch, repeats)
-        arrays, fields = list(batch.columns), list(batch.schema)
-        for place, (name, values) in enumerate(each.items()):
-            column = for_each_field(name, values)
-            arrays.append(pa.array([c[place] for c in combinations] * (len(rows) // repeats), column.type))
-            fields.append(column)
-        plan = self._plan_columns(rows, file, first, repeats)
-        for name, kind in PLAN_FIELDS.items():
-            arrays.append(pa.array(plan[name], kind))
-            fields.append(pa.field(PLAN + name, kind))
-        if kept is not None:
-            arrays.append(kept.struct())
-            fields.append(pa.field(PLAN + "kept", arrays[-1].type))
-        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, self.source.schema.metadata))
-
-    def _plan_columns(self, rows: Sequence[Row], file: SourceFile, first: int, repeats: int) -> dict[str, list[Any]]:
-        bare = self.job.endpoint.api == "completions"
-        sent = (Action.SEND,)
-        return {
-            "action": [int(row.action) for row in rows],
-            "source_file": [file.name] * len(rows),
-            "row_number": [first + place // repeats for place in range(len(rows))],
-            "request_key": [row.key for row in rows],
-            "messages": [
-                orjson.dumps(row.messages[-1]["content"] if bare else row.messages).decode()
-                if row.messages is not None and row.action in sent
-                else None
-                for row in rows
-            ],
-            "parameters": [
-                orjson.dumps(row.parameters).decode() if row.parameters and row.action in sent else None for row in rows
-            ],
-            "prompt_tokens": [row.prompt_tokens for row in rows],
-            "carries_cost": [row.carries_cost for row in rows],
-            "error_code": [row.fault.code if row.fault else None for row in rows],
-            "error_message": [row.fault.message if row.fault else None for row in rows],
-            "carried_cost_nano": [
-                row.carried.cost_nano + row.carried.carried_cost_nano if row.carried else 0 for row in rows
-            ],
-            "carried_in_doubt_nano": [
-                row.carried.in_doubt_nano + row.carried.carried_in_doubt_nano if row.carried else 0 for row in rows
-            ],
-            "carried_attempts": [
-                row.carried.attempts + row.carried.carried_attempts if row.carried else 0 for row in rows
-            ],
-            "carried_usage": [_usage(row.carried) for row in rows],
-        }
-
-
-def _repeat(batch: pa.RecordBatch, times: int) -> pa.RecordBatch:
-    """Each row `times` times. Arrow cannot take from views, but can put them together."""
-    places = pa.array(np.repeat(np.arange(batch.num_rows), times))
-    arrays = []
-    for column in batch.columns:
-        try:
-            arrays.append(column.take(places))
-        except pa.ArrowNotImplementedError:
-            arrays.append(pa.concat_arrays([column.slice(place // times, 1) for place in range(len(places))]))
-    return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
-
-
-def _usage(outcome: Outcome | None) -> list[int] | None:
-    if outcome is None or (outcome.usage is None and outcome.carried_usage is None):
-        return None
-    none = (0, 0, 0, 0)
-    return [a + b for a, b in zip(outcome.usage or none, outcome.carried_usage or none, strict=True)]
 
 
 def _sound(value: Any) -> Any:

@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 import rfc8785
 
+from parquill.tasks.errors import RowFault
 from parquill.tasks.job import Job, refuse_parameters, refuse_unwritable
-from parquill.tasks.rows.template import RowFault
 
 KEY_VERSION = 1
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})

@@ -9,16 +9,7 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from parquill.tasks.errors import BadJob
-
-
-class RowFault(Exception):
-    """What makes one row unfit to be sent: a code from the closed set, and a sentence without its values."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+from parquill.tasks.errors import BadJob, RowFault
 
 
 class NullValue(Exception):

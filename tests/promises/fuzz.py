@@ -17,10 +17,10 @@ import atheris
 
 with atheris.instrument_imports(include=["parquill", "tests"]):
     from parquill.tasks.disk.replay import replay_shard
-    from parquill.tasks.errors import BadJob, DamagedJournal
+    from parquill.tasks.errors import BadJob, DamagedJournal, RowFault
     from parquill.tasks.job_file import load_job
     from parquill.tasks.rows.request import check_messages, check_parameters
-    from parquill.tasks.rows.template import RowFault, Templates
+    from parquill.tasks.rows.template import Templates
     from tests.tasks.wire.test_reply_fuzz import GENUINE, check_reply
 
 import orjson

@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from parquill.tasks.disk.reading import failed_rows, parts_of
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders
-from parquill.tasks.errors import BadInput, BadJob, DiskFailed
+from parquill.tasks.errors import BadInput, BadJob, DiskFailed, RowFault
 from parquill.tasks.job import COSTLY, OUTPUT_LIMITS, OWNED, RANGES
 from parquill.tasks.job_file import load_job, make_job
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.rows.request import check_parameters
 from parquill.tasks.rows.source import find_source, read_batches
-from parquill.tasks.rows.template import RowFault, Templates
+from parquill.tasks.rows.template import Templates
 from parquill.tasks.wire.sending import sending
 from tests.direct import job_of, results, run_steps
 from tests.end_to_end.jobs import Jobs

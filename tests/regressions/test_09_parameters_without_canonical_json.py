@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.errors import BadJob
+from parquill.tasks.errors import BadJob, RowFault
 from parquill.tasks.job_file import make_job
 from parquill.tasks.rows.request import KeyMaker
-from parquill.tasks.rows.template import RowFault
 
 LEAST = {
     "name": "x",

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.rows.template import RowFault, Templates
+from parquill.tasks.errors import RowFault
+from parquill.tasks.rows.template import Templates
 
 VALUES: dict[str, Any] = {"v": None, "s": {"a": None}, "l": ["x", None]}
 

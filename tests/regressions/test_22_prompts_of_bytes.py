@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from parquill.tasks.rows.template import RowFault, Templates
+from parquill.tasks.errors import RowFault
+from parquill.tasks.rows.template import Templates
 
 
 def test_bytes_are_no_text() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from parquill.tasks.rows.template import RowFault, Templates
+from parquill.tasks.errors import RowFault
+from parquill.tasks.rows.template import Templates
 
 
 @pytest.mark.parametrize("template", ["{{ m }}", "{{ m[0][1] | upper }}", "{{ m[0][1] ~ 'x' }}"])

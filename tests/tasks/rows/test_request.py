@@ -11,6 +11,7 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parquill.tasks.errors import RowFault
 from parquill.tasks.job import COSTLY, OUTPUT_LIMITS, OWNED, Job
 from parquill.tasks.job_file import make_job
 from parquill.tasks.rows.request import (
@@ -20,7 +21,6 @@ from parquill.tasks.rows.request import (
     check_parameters,
     check_prompt,
 )
-from parquill.tasks.rows.template import RowFault
 
 LEAST: dict[str, Any] = {
     "name": "x",

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parquill.tasks.errors import BadJob
-from parquill.tasks.rows.template import RowFault, Templates
+from parquill.tasks.errors import BadJob, RowFault
+from parquill.tasks.rows.template import Templates
 
 
 def _render(user: str, values: dict[str, Any] | None = None, variables: dict[str, Any] | None = None) -> str:
