@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.tasks.disk.files import Disk
+from parquill.tasks.disk.files import Disk, remove_folder
 from parquill.tasks.disk.journal import Journal, read_journal, scan_journal
 from parquill.tasks.disk.state import Folders
 from parquill.tasks.errors import DiskFailed, Interrupted
@@ -30,7 +30,7 @@ from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.wire.sending import open_sendings
 from tests.direct import results
 from tests.promises.answering import Answering
-from tests.promises.disks import BrokenDisk, CountingDisk, FailingDisk, ForgetfulDisk, Image, lay_out
+from tests.promises.disks import BrokenDisk, CountingDisk, FailingDisk, ForgetfulDisk, Image, lay_out, photograph
 from tests.promises.small_job import AT_ONCE, OLD, TEXTS, SmallJob, stripped
 
 LONG = bool(os.environ.get("LONG_CRASH"))  # `make crash`: every call in every way
@@ -186,6 +186,26 @@ def test_what_hangs_is_cut_off_after_the_grace(job: SmallJob) -> None:
     assert again.billed == Counter(set(TEXTS) - set(OLD) - set(service.billed) | {"new 2"})
     assert [row["text"] for row in results(job.settings) if row["in_doubt_usd"]] == ["new 2"]
     assert stripped(results(job.settings)) == job.wanted
+
+
+def test_old_results_go_when_the_new_ones_last(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C3: the parts of the run before are removed only when a power cut would leave the new ones in their place."""
+    disk = ForgetfulDisk(job.root)
+    lasting: list[Image] = []
+
+    def look(path: Path) -> None:
+        if path.name == "replaced" and path.exists():
+            lasting.append(disk.image("forgotten"))
+        remove_folder(path)
+
+    monkeypatch.setattr("parquill.tasks.disk.results.remove_folder", look)
+    job.run(Answering(), disk)
+    disk.close()
+    (left,) = lasting
+    now = photograph(job.root)
+    assert {name: left[name] for name in left if name.startswith("results/")} == {
+        name: now[name] for name in now if name.startswith("results/")
+    }
 
 
 def test_results_come_back_after_half_a_swap(job: SmallJob) -> None:

@@ -6,10 +6,14 @@ import asyncio
 import contextlib
 import socket
 import threading
-import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
 
 from parquill.tasks.job_file import make_job
-from parquill.tasks.wire.client import Client, Result, aiohttp_transport
+from parquill.tasks.wire.client import Client, aiohttp_transport
 
 
 def _reply(text: bytes) -> bytes:
@@ -17,47 +21,77 @@ def _reply(text: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-def test_a_reply_that_waits_unread_is_not_the_next_ones_answer() -> None:
-    """A second reply that reached this machine before the next request left, and that the event loop has not seen, is nobody's."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(5)
-    forged = threading.Event()
+class _Forger:
+    """A service that sends a second reply to its first request once it is told to, in the name of nobody."""
 
-    def serve() -> None:
-        first, _ = listener.accept()
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._told, self._sent = threading.Event(), threading.Event()
+
+    def forge(self) -> None:
+        """Send it; it has reached this machine then."""
+        self._told.set()
+        self._sent.wait(5)
+
+    def serve(self) -> None:
+        """Answer two requests, and close a connection that is used again after the forged reply."""
+        first, _ = self._listener.accept()
         first.recv(65_536)
         first.sendall(_reply(b"first"))
-        time.sleep(0.05)
+        self._told.wait(5)
         first.sendall(_reply(b"forged"))
-        forged.set()
+        self._sent.set()
         first.settimeout(5)
         with first, contextlib.suppress(ConnectionResetError):  # closed with the forged reply unread
             if first.recv(65_536):  # the connection is used again
                 first.sendall(_reply(b"too late"))
                 return
-        second, _ = listener.accept()
+        second, _ = self._listener.accept()
         with second:
             second.recv(65_536)
             second.sendall(_reply(b"second"))
 
-    server = threading.Thread(target=serve)
-    server.start()
 
-    async def ask() -> list[Result]:
-        least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        job = make_job({**least, "max_output_tokens": 10, "endpoint": {"base_url": url}, "retry": {"timeout_s": 5}})
-        transport = aiohttp_transport()
-        client = Client(job, None, transport)
-        first = await client.send("[]", None)
-        forged.wait(5)  # the event loop stands still meanwhile
-        second = await client.send("[]", None)
-        await transport.aclose()
-        return [first, second]
+@contextmanager
+def _forging() -> Iterator[tuple[str, _Forger]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+        forger = _Forger(listener)
+        server = threading.Thread(target=forger.serve)
+        server.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1", forger
+        finally:
+            forger.forge()
+            server.join()
 
-    try:
-        found = asyncio.run(ask())
-    finally:
-        server.join()
-        listener.close()
-    assert [result.reply.text for result in found if result.reply] == ["first", "second"]
+
+async def _ask_twice(url: str, between: Callable[[], None]) -> list[str | None]:
+    least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
+    job = make_job({**least, "max_output_tokens": 10, "endpoint": {"base_url": url}, "retry": {"timeout_s": 5}})
+    transport = aiohttp_transport()
+    client = Client(job, None, transport)
+    first = await client.send("[]", None)
+    between()
+    second = await client.send("[]", None)
+    await transport.aclose()
+    return [result.reply.text for result in (first, second) if result.reply]
+
+
+def test_a_reply_that_waits_unread_is_not_the_next_ones_answer() -> None:
+    """A second reply that reached this machine before the next request left, and that the event loop has not seen, is nobody's."""
+    with _forging() as (url, forger):
+        # the event loop stands still meanwhile
+        assert asyncio.run(_ask_twice(url, forger.forge)) == ["first", "second"]
+
+
+def test_a_connection_rests_before_it_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second reply that comes in the moment after the first is nobody's, because no request leaves in that moment."""
+    with _forging() as (url, forger):
+
+        async def rest(_seconds: float) -> None:
+            forger.forge()
+
+        monkeypatch.setattr("parquill.tasks.wire.connections.REST_S", 60.0)  # longer than any pause of this machine
+        monkeypatch.setattr("parquill.tasks.wire.connections.asyncio", SimpleNamespace(sleep=rest))
+        assert asyncio.run(_ask_twice(url, lambda: None)) == ["first", "second"]
