@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -53,30 +54,61 @@ def check_apart(location: str, paths: list[str], output: str | None) -> None:
 
 def _list(location: str) -> list[Place]:
     path = Path(location)
-    if path.is_file():
-        return _places([path], path.parent)
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*.parquet") if p.is_file() and not _is_hidden(p.relative_to(path).parts))
-        if not found:
-            raise BadInput(f"the folder {location} holds no *.parquet file")
-        return _places(found, path)
-    if glob.has_magic(location):
-        # not Path.glob: `location` may be absolute
-        matched = sorted(Path(p) for p in glob.glob(location, recursive=True) if Path(p).is_file())  # noqa: PTH207
-        if not matched:
-            raise BadInput(f"no file matches {location}")
-        fixed = [part for part in path.parts if not glob.has_magic(part)]
-        depth = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-        return _places(matched, Path(*fixed[:depth]))
+    try:
+        if path.is_file():
+            return _places([path], path.parent)
+        if path.is_dir():
+            found = sorted(_walk(path, frozenset()))
+            if not found:
+                raise BadInput(f"the folder {location} holds no *.parquet file")
+            return _places(found, path)
+        if glob.has_magic(location):
+            # not Path.glob: `location` may be absolute
+            matched = sorted(path for path in map(Path, glob.glob(location, recursive=True)) if not path.is_dir())  # noqa: PTH207
+            if not matched:
+                raise BadInput(f"no file matches {location}")
+            fixed = [part for part in path.parts if not glob.has_magic(part)]
+            depth = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+            return _places(matched, Path(*fixed[:depth]))
+    except OSError as error:
+        raise BadInput(f"the input {str(error.filename or location)[:200]} cannot be read: {error.strerror}") from None
     raise BadInput(f"the input {location} does not exist")
 
 
+def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """The *.parquet files of a folder at any depth, also behind links, but for those that lead back to `above`.
+
+    Raises OSError for a folder that cannot be read: its rows would be lost in silence.
+    """
+    stat = folder.stat()
+    here = above | {(stat.st_dev, stat.st_ino)}
+    if len(here) == len(above):
+        return
+    for path in folder.iterdir():
+        if _is_hidden((path.name,)):
+            continue
+        if path.is_dir():
+            yield from _walk(path, here)
+        elif path.suffix == ".parquet":
+            yield path
+
+
 def _places(paths: list[Path], root: Path) -> list[Place]:
-    stats = [path.stat() for path in paths]
-    return [
-        Place(str(path), path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns)
-        for path, stat in zip(paths, stats, strict=True)
-    ]
+    """Raises BadInput for what is no file, and for a name that no column of text can hold; OSError."""
+    places = []
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            told = str(path).encode("utf-8", "replace").decode()
+            raise BadInput(f"the name of {told} is not UTF-8; rename it") from None
+        if not path.is_file():
+            kind = "a link to a file that is not there" if path.is_symlink() else "no file"
+            raise BadInput(f"{path} is {kind}")
+        stat = path.stat()
+        places.append(Place(str(path), name, stat.st_size, stat.st_mtime_ns))
+    return places
 
 
 def _is_hidden(parts: tuple[str, ...]) -> bool:

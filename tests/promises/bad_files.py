@@ -113,6 +113,26 @@ def _links_in_a_circle(folder: Path) -> Path:
     return folder / "in"
 
 
+def _broken_link_in_a_folder(folder: Path) -> Path:
+    good(folder / "in" / "a.parquet")
+    (folder / "in" / "b.parquet").symlink_to(folder / "nowhere")
+    return folder / "in"
+
+
+def _name_of_bytes(folder: Path) -> Path:
+    good(folder / "in" / "a.parquet").rename(folder / "in" / os.fsdecode(b"a\xff.parquet"))
+    return folder / "in"
+
+
+def _linked_folders(folder: Path) -> Path:
+    """A file, a link to a folder beside the input, and one that leads back."""
+    good(folder / "in" / "dt=1" / "a.parquet")
+    good(folder / "elsewhere" / "b.parquet")
+    (folder / "in" / "dt=2").symlink_to(folder / "elsewhere")
+    (folder / "elsewhere" / "back").symlink_to(folder / "in")
+    return folder / "in"
+
+
 def _own_results(folder: Path) -> Path:
     good(folder / "out" / "results" / "a.parquet")
     return folder / "out"
@@ -194,7 +214,15 @@ BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     ),
     "a glob that matches nothing": (lambda folder: folder / "none-*.parquet", ["none-*.parquet", "no file matches"]),
     "a pipe": (_pipe, ["in.parquet", "does not exist"]),
-    "a folder with a pipe": (_pipe_in_a_folder, ["in", "no *.parquet"]),
+    "a folder with a pipe": (_pipe_in_a_folder, ["a.parquet", "is no file"]),
+    "a broken link beside a good file": (_broken_link_in_a_folder, ["b.parquet", "a link to a file that is not there"]),
+    "a broken link that a glob matches": (
+        lambda folder: _broken_link_in_a_folder(folder) / "*.parquet",
+        ["b.parquet", "a link to a file that is not there"],
+    ),
+    "a name that is not UTF-8": (_name_of_bytes, ["the name of", "is not UTF-8"]),
+    "a name too long": (lambda folder: folder / ("x" * 300), ["cannot be read", "File name too long"]),
+    "a path too long": (lambda folder: folder / ("x/" * 3_000), ["cannot be read", "File name too long"]),
     "a broken link": (_broken_link, ["in.parquet", "does not exist"]),
     "links in a circle": (_links_in_a_circle, ["in", "no *.parquet"]),
     "our own output": (_own_results, ["lies inside the input"]),
@@ -239,6 +267,7 @@ GOOD: dict[str, tuple[Callable[[Path], Path], int]] = {
     "bool": (_one_column(pa.array([True, False] * 4)), 8),
     "much metadata": (_metadata, 8),
     "brotli": (_brotli, 8),
+    "links to folders": (_linked_folders, 16),
     "a name with blanks, quotes and a percent": (lambda folder: good(folder / "a 'b' %s [é].parquet"), 8),
     "columns that their folders repeat": (
         lambda folder: _folder(
