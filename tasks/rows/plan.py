@@ -31,6 +31,10 @@ from parquill.tasks.rows.seen import Seen
 from parquill.tasks.rows.source import Source, SourceFile, read_batches
 from parquill.tasks.rows.template import Templates
 
+# Of rendered text, and of rows of the plan, that are in memory together.
+MOST_AT_ONCE = 32 << 20
+MOST_ROWS_AT_ONCE = 4_096
+
 
 class Sink(Protocol):
     """Takes planned rows batch by batch."""
@@ -70,14 +74,7 @@ class Planner:
         """Plan at most `limit` input rows; without a sink they are only counted. Raises BadJob, BadInput."""
         job = self.job
         self._check_columns()
-        if job.prompt is not None:
-            names = [*self.source.schema.names, *(job.for_each or {})]
-            variables = job.vars if isinstance(job.vars, dict) else None
-            self._templates = Templates(job.prompt.system, job.prompt.user, names, variables)
-            for name in self._templates.columns:
-                kind = self.source.schema.field(name).type if name in self.source.schema.names else pa.string()
-                if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-                    raise BadInput(f"the prompt uses the column {name!r}, which is {kind} and not text")
+        self._templates = self._compile()
         counter = TokenCounter(
             job.model,
             job.tokenizer,
@@ -88,10 +85,8 @@ class Planner:
         total = EstimateSum(job, [self.price, *self.other_prices], counter, self.past)
         keys = KeyMaker(job)
         with Seen(self.scratch) as seen:
-            for file, first, batch in read_batches(self.source, limit):
-                ids = self._bad_ids(batch, seen)
+            for file, first, batch, rows in self._rendered(seen, limit):
                 kept = self._kept(batch.num_rows, file, first)
-                rows = list(self._render(batch, file, first, ids))
                 self._count(rows, counter)
                 for row in rows:
                     self._make_key(row, keys)
@@ -104,6 +99,18 @@ class Planner:
                 file = self.source.files[0]
                 sink.write(self._layout.empty(file, self._kept(0, file, 0)), 0)
         return total
+
+    def _compile(self) -> Templates | None:
+        if self.job.prompt is None:
+            return None
+        names = [*self.source.schema.names, *(self.job.for_each or {})]
+        variables = self.job.vars if isinstance(self.job.vars, dict) else None
+        templates = Templates(self.job.prompt.system, self.job.prompt.user, names, variables)
+        for name in templates.columns:
+            kind = self.source.schema.field(name).type if name in self.source.schema.names else pa.string()
+            if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+                raise BadInput(f"the prompt uses the column {name!r}, which is {kind} and not text")
+        return templates
 
     def _check_columns(self) -> None:
         job, names = self.job, self.source.schema.names
@@ -133,9 +140,29 @@ class Planner:
                 faults.append(None)
         return faults
 
+    def _rendered(
+        self, seen: Seen, limit: int | None
+    ) -> Iterator[tuple[SourceFile, int, pa.RecordBatch, list[PlannedRow]]]:
+        """Input rows beside their rendered rows, as many at once as are not too much for the memory.
+
+        Templates and `for_each` may make far more of a row than it was.
+        """
+        for file, first, batch in read_batches(self.source, limit):
+            begin, size = 0, 0
+            rows: list[PlannedRow] = []
+            for place, of_row in enumerate(self._render(batch, file, first, self._bad_ids(batch, seen))):
+                rows += of_row
+                size += sum(_characters(row) for row in of_row)
+                if size > MOST_AT_ONCE or len(rows) > MOST_ROWS_AT_ONCE:
+                    yield file, first + begin, batch.slice(begin, place + 1 - begin), rows
+                    begin, size, rows = place + 1, 0, []
+            if rows:
+                yield file, first + begin, batch.slice(begin), rows
+
     def _render(
         self, batch: pa.RecordBatch, file: SourceFile, first: int, ids: list[RowFault | None]
-    ) -> Iterator[PlannedRow]:
+    ) -> Iterator[list[PlannedRow]]:
+        """What becomes of each input row: a row for each combination of `for_each`."""
         job, names = self.job, set(batch.schema.names)
         wanted = self._templates.columns if self._templates else [str(job.messages_column)]
         columns = {name: cells(batch.column(name)) for name in wanted if name in names}
@@ -143,6 +170,7 @@ class Planner:
         row_ids = cells(batch.column(job.id_column)) if job.id_column else None
         for place in range(batch.num_rows):
             values = {name: column[place] for name, column in columns.items()}
+            rows = []
             for combination in self._layout.combinations:
                 name = [row_ids[place]] if row_ids else [file.name, first + place]
                 identity = [*map(str, name), *combination]
@@ -156,7 +184,8 @@ class Planner:
                         row.parameters = check_parameters(_sound(parameters[place]))
                 except RowFault as fault:
                     row.fault = fault
-                yield row
+                rows.append(row)
+            yield rows
 
     def _messages(self, values: dict[str, Any]) -> list[dict[str, Any]]:
         for value in values.values():
@@ -235,6 +264,11 @@ class Planner:
                 "the input is not the one of the results, so --redo cannot tell the rows; run without --redo"
             )
         return Kept(table, prefix, self.redo)
+
+
+def _characters(row: PlannedRow) -> int:
+    contents = [message.get("content") for message in row.messages or ()]
+    return sum(len(content) for content in contents if isinstance(content, str))
 
 
 def _sound(value: Any) -> Any:

@@ -6,10 +6,17 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import (
+    StrictUndefined,
+    TemplateError,
+    TemplateSyntaxError,
+    UndefinedError,
+    meta,
+    nodes,
+)
 
 from parquill.tasks.errors import BadJob, RowFault
+from parquill.tasks.rows.sandbox import Sandbox, TooMuchText, check_size
 
 
 class NullValue(Exception):
@@ -73,16 +80,13 @@ class _InnerNull(_Null):
     """A null field of a struct or item of a list: as a null cell, but JSON may hold it."""
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    env = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_visible
-    )
+def _environment() -> Sandbox:
+    env = Sandbox(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_visible)
     # JSON has a word for a null
     env.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": _json_null}
     env.tests["none"] = lambda value: value is None or isinstance(value, _Null)
     env.tests["defined"] = lambda value: isinstance(value, _Null) or not isinstance(value, StrictUndefined)
     env.tests["undefined"] = lambda value: isinstance(value, StrictUndefined) and not isinstance(value, _Null)
-    # range() in a template is the one cheap way to a gigabyte of prompt
     env.globals.pop("lipsum", None)
     return env
 
@@ -111,6 +115,8 @@ class Templates:
                 self._parts.append((role, env.from_string(text)))
             except TemplateSyntaxError as error:
                 raise BadJob(f"`prompt.{role}`, line {error.lineno}: {error.message}") from None
+            except (RecursionError, MemoryError, SyntaxError):
+                raise BadJob(f"`prompt.{role}` is nested too deeply") from None
             _check_names_of(tree, env, role)
             wanted = meta.find_undeclared_variables(tree) - set(env.globals)
             reserved = {"self", "vars"} & {node.name for node in tree.find_all(nodes.Name)} & set(known)
@@ -129,7 +135,7 @@ class Templates:
         messages = []
         for role, template in self._parts:
             try:
-                text = template.render(context)
+                text = _join(template.generate(context))
             except NullValue:
                 raise RowFault(
                     "null_value", f"a null reached prompt.{role}; handle it with default('', true)"
@@ -139,6 +145,8 @@ class Templates:
                     "template_error",
                     f"prompt.{role} shows a {error}; say how, with | join(', '), | tojson or a field of it",
                 ) from None
+            except TooMuchText:
+                raise RowFault("template_error", f"prompt.{role} makes more text than any prompt can hold") from None
             except UndefinedError as error:
                 nulls = [name for name, value in values.items() if value is None]
                 told = str(error.message)
@@ -163,7 +171,17 @@ class Templates:
         return messages
 
 
-def _check_names_of(tree: nodes.Template, env: ImmutableSandboxedEnvironment, role: str) -> None:
+def _join(pieces: Iterable[str]) -> str:
+    """The text of a template. Raises TooMuchText once it is longer than any prompt."""
+    whole, length = [], 0
+    for piece in pieces:
+        length += len(piece)
+        check_size(length)
+        whole.append(piece)
+    return "".join(whole)
+
+
+def _check_names_of(tree: nodes.Template, env: Sandbox, role: str) -> None:
     """Find unknown filters and tests where Jinja2 would find them with a row only: behind an `if`. Raises BadJob."""
     for kind, word, known in ((nodes.Filter, "filter", env.filters), (nodes.Test, "test", env.tests)):
         for node in tree.find_all(kind):

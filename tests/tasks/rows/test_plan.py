@@ -105,6 +105,23 @@ def test_rows_become_requests(tmp_path: Path) -> None:
     assert estimate.prompt_tokens == sum(rows.plan("prompt_tokens"))
 
 
+@pytest.mark.parametrize("bound", ["MOST_AT_ONCE", "MOST_ROWS_AT_ONCE"])
+def test_rows_that_grow_are_planned_a_few_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """What templates and `for_each` make of the input is never in memory all at once, and the plan is the same."""
+    table = pa.table({"id": list(range(9)), "text": ["one", "two", None] * 3})
+    changes: dict[str, Any] = {
+        "id_column": "id",
+        "for_each": {"to": ["fr", "de"]},
+        "prompt": {"user": "{{ text }}{{ to }}"},
+    }
+    at_once, _ = _plan(tmp_path, table, **changes)
+    assert len(at_once.batches) == 1
+    monkeypatch.setattr(f"parquill.tasks.rows.plan.{bound}", 3)
+    few, _ = _plan(tmp_path, table, **changes)
+    assert max(batch.num_rows for batch in few.batches) <= 4
+    assert few.table.equals(at_once.table)
+
+
 def test_row_numbers_start_anew_in_each_file(tmp_path: Path) -> None:
     """A row is found again by its file and its number in it, over batches and files."""
     folder = tmp_path / "in"
