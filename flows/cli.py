@@ -16,7 +16,7 @@ import orjson
 
 from parquill.flows.engine import configure
 from parquill.tasks.errors import Interrupted, ParquillError
-from parquill.tasks.job import Job
+from parquill.tasks.job import MOST_ROWS, Job
 from parquill.tasks.job_file import load_job
 from parquill.tasks.records import STATUSES
 from parquill.tasks.shown import clean
@@ -108,7 +108,7 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
 
 @cli.command()
 @_job_options
-@click.option("--limit", type=click.IntRange(1), help="Only the first N rows of the input.")
+@click.option("--limit", type=click.IntRange(1, MOST_ROWS), help="Only the first N rows of the input.")
 @click.option(
     "--pilot",
     type=_PilotRows(),
@@ -163,9 +163,9 @@ def estimate(
 def _pilot(job: Job, options: Any, rows: int) -> Any:
     from parquill.flows.console import say, show_bar
     from parquill.flows.estimating import estimate_with_pilot
-    from parquill.flows.run import interrupted_by_sigterm, stop_on_signal
+    from parquill.flows.run import interrupted_by_signals, stop_on_signal
 
-    with interrupted_by_sigterm(), stop_on_signal(), show_bar():
+    with interrupted_by_signals(), stop_on_signal(), show_bar():
         found = estimate_with_pilot(job, options, rows or None)
     if found is None:
         say("no pilot: every row has its answer already")
@@ -174,7 +174,7 @@ def _pilot(job: Job, options: Any, rows: int) -> Any:
 
 @cli.command()
 @_job_options
-@click.option("--limit", type=click.IntRange(1), help="Only the first N rows of the input.")
+@click.option("--limit", type=click.IntRange(1, MOST_ROWS), help="Only the first N rows of the input.")
 @click.option("--redo", metavar="STATUS,...", help=f"Complete rows of these statuses anew: {', '.join(STATUSES)}.")
 def run(
     job: Path, overrides: Sequence[str], day: date | None, as_json: bool, limit: int | None, redo: str | None

@@ -13,7 +13,7 @@ from parquill.tasks.complete_shard import complete_shard
 from parquill.tasks.ending import Ending, stop_early
 from parquill.tasks.estimate_cost import estimate_cost
 from parquill.tasks.gate_budget import gate_budget
-from parquill.tasks.job import Job, Status
+from parquill.tasks.job import Job, RowLimit, Status
 from parquill.tasks.lender import sharing_of
 from parquill.tasks.read_prompts import read_prompts
 from parquill.tasks.start import hold_job, nothing_to_do, place_flow
@@ -28,7 +28,7 @@ from parquill.tasks.write_results import write_results
 @flow(name="complete-prompts", flow_run_name="{job.name}", **FLOW)
 @ends_with_state
 def complete_prompts(
-    job: Job, date: Date | None = None, limit: int | None = None, redo: list[Status] | None = None
+    job: Job, date: Date | None = None, limit: RowLimit | None = None, redo: list[Status] | None = None
 ) -> dict[str, Any]:
     """Complete every prompt of a job within its budget, and give the summary.
 

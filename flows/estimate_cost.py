@@ -10,7 +10,7 @@ from pydantic import Field
 
 from parquill.flows.estimating import estimate_placed, estimate_with_pilot
 from parquill.tasks.events import tell_estimate
-from parquill.tasks.job import Job
+from parquill.tasks.job import Job, RowLimit
 from parquill.tasks.start import place_flow
 from parquill.tasks.ui import name_run, show_estimate
 
@@ -19,7 +19,7 @@ from parquill.tasks.ui import name_run, show_estimate
 def estimate_cost(
     job: Job,
     date: Date | None = None,
-    limit: int | None = None,
+    limit: RowLimit | None = None,
     pilot: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] | None = None,
 ) -> dict[str, Any]:
     """Give the estimate of a job as one flat mapping, and show it as an artifact.

@@ -7,6 +7,7 @@ model (YAML 1.2, `--set`, dates, one-sentence errors) is in `job_file`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -21,6 +22,9 @@ from parquill.tasks.disk.address import check_uri, is_uri
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPENAI_BASE_URL = "https://api.openai.com/v1"
+CHEAPEST_USD_PER_MTOK = Decimal("0.001")
+# Of one input row by `for_each`: they are in memory together.
+MOST_ROWS_OF_A_ROW = 10_000
 
 # The names that services give to max_output_tokens: one setting bounds the cost, under one neutral name.
 OUTPUT_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"})
@@ -79,6 +83,23 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def refuse_surrogates(value: Any) -> Any:
+    """Raise ValueError for text that no UTF-8 holds, anywhere in settings; JSON can bring it in by an escape."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("holds half of a character (a lone surrogate)") from None
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            refuse_surrogates(name)
+            refuse_surrogates(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            refuse_surrogates(inner)
+    return value
+
+
 Number = BeforeValidator(_no_bool)
 Usd = Annotated[Decimal, Number, Field(gt=0, le=Decimal(10_000_000), allow_inf_nan=False, decimal_places=9)]
 UsdPerMtok = Annotated[Decimal, Number, Field(ge=0, le=Decimal(10_000), allow_inf_nan=False, decimal_places=9)]
@@ -94,6 +115,8 @@ Status = Literal[
     "not_sent",
 ]
 Scalar = str | int | float | bool
+MOST_ROWS = 10**12  # of an input; `limit` is part of a plan's digest, which holds no larger numbers
+RowLimit = Annotated[int, Number, Field(ge=1, le=MOST_ROWS)]
 
 
 class Settings(BaseModel):
@@ -131,11 +154,19 @@ class Endpoint(Settings):
                 return {**data, "api_key_env": "OPENAI_API_KEY"}
         return data
 
-    @field_validator("api_key_env", "api_key_block")
+    @field_validator("api_key_env")
     @classmethod
-    def _name_only(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,127}", value):
-            raise ValueError("must be the name of a variable or block, never the key itself")
+    def _variable(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", value):
+            raise ValueError("must be the name of a variable, never the key itself")
+        return value
+
+    @field_validator("api_key_block")
+    @classmethod
+    def _block(cls, value: str | None) -> str | None:
+        # Prefect's own rule for names of blocks; keys begin with sk- and have capitals
+        if value is not None and not re.fullmatch(r"(?!sk-)[a-z][a-z0-9-]{0,127}", value):
+            raise ValueError("must be the name of a Secret block (lower case and dashes), never the key itself")
         return value
 
     @field_validator("base_url")
@@ -150,6 +181,10 @@ class Endpoint(Settings):
             raise ValueError("must start with https:// (or http:// on this machine)")
         if parts.username is not None or parts.password is not None:
             raise ValueError("must not hold a user or password: name a variable in `api_key_env`")
+        try:
+            parts.hostname.encode("idna")
+        except UnicodeError:
+            raise ValueError("has a host name that no host can have") from None
         if parts.query or parts.fragment or re.search(r"[\s\x00-\x1f]", value):
             raise ValueError("must be an address without a query, fragment or blanks")
         return value.rstrip("/")
@@ -173,6 +208,16 @@ class Price(Settings):
     usd_per_mtok_input: UsdPerMtok = Field(description="Dollars for a million tokens of input")
     usd_per_mtok_cached: UsdPerMtok | None = Field(None, description="Default: the price of input")
     usd_per_mtok_output: UsdPerMtok = Field(description="Dollars for a million tokens of output")
+
+    @model_validator(mode="after")
+    def _per_million(self) -> Self:
+        dearest = max(self.usd_per_mtok_input, self.usd_per_mtok_cached or 0, self.usd_per_mtok_output)
+        # no service is so cheap; with dollars for one token a budget would hold nothing
+        if 0 < dearest < CHEAPEST_USD_PER_MTOK:
+            raise ValueError(
+                f"is nowhere above ${CHEAPEST_USD_PER_MTOK} for a million tokens: is it for one token, or a thousand?"
+            )
+        return self
 
 
 class Budget(Settings):
@@ -274,6 +319,18 @@ class Job(Settings):
     column_prefix: str = Field("", description="Put before the result columns when an input column has their name")
     labels: dict[str, str] = Field(default_factory=dict, description="Kept in the ledger and shown, {team: search}")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return refuse_surrogates(value)
+
+    @field_validator("input", "output", "state")
+    @classmethod
+    def _path(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError("holds a NUL, which no path can")
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
@@ -304,8 +361,13 @@ class Job(Settings):
                 raise ValueError(f"{name!r} has a value twice, which would pay twice")
             if any(isinstance(v, int) and not -(2**63) <= v < 2**63 for v in values):
                 raise ValueError(f"{name!r} has a number that no 64-bit column holds")
+            if any(isinstance(v, float) and not math.isfinite(v) for v in values):
+                raise ValueError(f"{name!r} has a value that is no number")
             if len({type(v) for v in values}) != 1:
                 raise ValueError(f"{name!r} mixes types; a column has one (quote the values to make them text)")
+        rows = math.prod(len(values) for values in (value or {}).values())
+        if rows > MOST_ROWS_OF_A_ROW:
+            raise ValueError(f"makes {rows:,} rows of each input row; at most {MOST_ROWS_OF_A_ROW:,} are possible")
         return value
 
     @model_validator(mode="after")

@@ -86,7 +86,10 @@ def local_output(named: str, state: str | None = None) -> Path:
 
 def _check_place(setting: str, folder: Path) -> None:
     """Refuse a place where no folder can be made or written, before anything else is done. Raises BadJob."""
-    there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
+    except OSError as error:  # a name that is too long, say
+        raise BadJob(f"`{setting}`: {str(folder)[:200]} is not possible: {error.strerror}") from None
     if not there.is_dir():
         raise BadJob(f"`{setting}`: {there} is no folder")
     if not os.access(there, os.W_OK | os.X_OK):

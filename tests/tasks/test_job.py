@@ -299,7 +299,17 @@ def test_a_named_key_takes_the_place_of_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["sk-proj/4711+secret", "sk-4711 secret", "$OPENAI_API_KEY", "4711-secret", "", "k" * 129]
+    "value",
+    [
+        "sk-proj/4711+secret",
+        "sk-4711 secret",
+        "sk-proj-4711-Secret",
+        "sk-4711secret",
+        "$OPENAI_API_KEY",
+        "4711-secret",
+        "",
+        "k" * 129,
+    ],
 )
 @pytest.mark.parametrize("setting", ["api_key_env", "api_key_block"])
 def test_a_key_in_place_of_its_name_is_refused_unseen(setting: str, value: str) -> None:
@@ -441,11 +451,35 @@ def test_legacy_completions_take_one_text(changes: dict[str, Any], told: str) ->
         ({"endpoint": {"name": ""}}, "endpoint.name"),
         ({"budget": 5}, "budget"),
         ({"parameters": [1]}, "parameters"),
+        ({"for_each": {"x": [0.5, float("nan")]}}, "for_each"),
+        ({"for_each": {"x": [float("inf")]}}, "for_each"),
+        ({"output": "out\0"}, "output"),
     ],
 )
 def test_impossible_values_are_refused(changes: dict[str, Any], where: str) -> None:
     """A value that means nothing is refused by the name of its setting."""
     assert _refusal(**changes).startswith(f"`{where}`")
+
+
+HALF = "\ud83d"  # of an emoji, as an escape in JSON can bring it in
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"labels": {"team": HALF}}, "labels"),
+        ({"labels": {HALF: "search"}}, "labels"),
+        ({"vars": {"glossary": [{"a": HALF}]}}, "vars"),
+        ({"prompt": {"user": HALF}}, "prompt"),
+        ({"for_each": {"x": [HALF]}}, "for_each"),
+        ({"column_prefix": HALF}, "column_prefix"),
+        ({"response_format": {"title": HALF}}, "response_format"),
+        ({"endpoint": {"base_url": f"https://{HALF}/v1"}}, "endpoint"),
+    ],
+)
+def test_half_a_character_is_refused(changes: dict[str, Any], where: str) -> None:
+    """Text that no UTF-8 holds is refused by the name of its setting, before anything is computed over it."""
+    assert _refusal(**changes).startswith(f"`{where}`: holds half of a character")
 
 
 @settings(max_examples=60, deadline=None)
