@@ -8,18 +8,31 @@ import re
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job import Endpoint
 
+# What local models are given in the place of a key ("none", "not-needed") may be words of an answer.
+SHORTEST_SECRET, SHORTEST_WITHOUT_DIGITS = 12, 20
+
 
 class Key:
     """A secret that prints itself masked and cannot be pickled."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_is_secret", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = value
+        has_digits = any(letter.isdigit() for letter in value)
+        self._is_secret = len(value) >= (SHORTEST_SECRET if has_digits else SHORTEST_WITHOUT_DIGITS)
 
     def header(self) -> str:
         """The value of the Authorization header."""
         return f"Bearer {self._value}"
+
+    def hide_in(self, text: str | None) -> str | None:
+        """Text of a reply without the key, unless the key is none but a word."""
+        return text.replace(self._value, "***") if text is not None and self._is_secret else text
+
+    def hide_in_bytes(self, data: bytes) -> bytes:
+        """`hide_in` of what is not yet read, so that no cut of it leaves a part of the key."""
+        return data.replace(self._value.encode(), b"***") if self._is_secret else data
 
     def __repr__(self) -> str:
         return "Key(***)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import pickle
@@ -9,11 +10,14 @@ import traceback
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job import Endpoint
+from parquill.tasks.job_file import make_job
+from parquill.tasks.wire.client import Client
 from parquill.tasks.wire.secrets import Key, read_key
 
 CANARY = "sk-canary-4711"
@@ -41,6 +45,34 @@ def test_a_key_is_sent_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _read(monkeypatch, CANARY).header() == f"Bearer {CANARY}"
     printable = "".join(map(chr, range(0x23, 0x7F)))
     assert _read(monkeypatch, printable).header() == f"Bearer {printable}"
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+def test_a_service_that_echoes_the_key_does_not_get_it_into_the_results(
+    monkeypatch: pytest.MonkeyPatch, *, escaped: bool
+) -> None:
+    """Wherever a reply holds the key, also in JSON's escapes and where labels are cut, it is masked; the rest is kept."""
+    sent = "".join(f"\\u{ord(letter):04x}" for letter in CANARY) if escaped else CANARY
+    label = f"{'m' * 190}{sent}"
+    body = (
+        f'{{"id":"{sent}","model":"{sent if escaped else label}","choices":[{{"finish_reason":"{sent}",'
+        f'"message":{{"content":"It is {sent}, caf\\u00e9"}}}}]}}'
+    ).encode()
+    least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
+    job = make_job({**least, "max_output_tokens": 10, "endpoint": ENDPOINT.model_dump()})
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
+    reply = asyncio.run(Client(job, _read(monkeypatch, CANARY), transport).send("[]", None)).reply
+    assert reply is not None
+    assert reply.text == "It is ***, caf\u00e9"
+    assert (reply.request_id, reply.finish_reason) == ("***", "***")
+    assert CANARY[:8] not in repr(reply)
+
+
+@pytest.mark.parametrize("word", ["EMPTY", "sk-no-key-required"])
+def test_a_key_that_is_a_word_is_left_in_answers(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """What local models are given in the place of a key may stand in an answer."""
+    key = _read(monkeypatch, word)
+    assert (key.hide_in(word), key.hide_in_bytes(word.encode())) == (word, word.encode())
 
 
 @pytest.mark.parametrize("white", ["\n", "\r\n", " ", "\t", " \n "])
