@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from types import FrameType
 from typing import Any
@@ -35,7 +35,11 @@ def run_job(
     folders = Folders.of(placed)
     read_key(placed.endpoint)  # a missing key is found now, and not after an hour of reading
     folders.create()
-    with interrupted_by_sigterm(), journals_are_heard(), hold(folders, f"the job {job.name}"):
+    with (
+        interrupted_by_signals() as refuse_if_asked,
+        journals_are_heard(),
+        hold(folders, f"the job {job.name}"),
+    ):
         server = EmbeddedServer()
 
         def work_ahead() -> None:
@@ -55,7 +59,7 @@ def run_job(
         if asks_approval(run.job, verdict):
             ask_on_terminal(run, verdict, may_wait=not server.needed)
         server.wait()
-        return _run_flow(run.run_id, job, options.day, limit, redo, folders)
+        return _run_flow(run.run_id, job, options.day, limit, redo, folders, refuse_if_asked)
 
 
 def _show(run: Run, month: int | None) -> Verdict:
@@ -68,16 +72,24 @@ def _show(run: Run, month: int | None) -> Verdict:
 
 
 def _run_flow(
-    run_id: str, job: Job, day: date, limit: int | None, redo: Sequence[Status], folders: Folders
+    run_id: str,
+    job: Job,
+    day: date,
+    limit: int | None,
+    redo: Sequence[Status],
+    folders: Folders,
+    refuse_if_asked: Callable[[], None],
 ) -> tuple[dict[str, Any] | None, ParquillError | None]:
     from prefect.exceptions import FailedRun, TerminationSignal
 
     from parquill.flows.complete_prompts import complete_prompts
     from parquill.tasks.approval import silence
 
+    refuse_if_asked()
     error: ParquillError | None = None
     try:
         with stop_on_signal(), show_bar():
+            refuse_if_asked()
             complete_prompts(job=job, date=day, limit=limit, redo=list(redo) or None)
     except ParquillError as raised:
         if raised.exit_code in {2, 3}:
@@ -113,17 +125,32 @@ def _ended_without_server(run_id: str, folders: Folders, raised: Exception) -> P
 
 
 @contextlib.contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Before anything is sent SIGTERM is what Ctrl-C is: half a plan is removed, and the exit code is 130."""
+def interrupted_by_signals() -> Iterator[Callable[[], None]]:
+    """Before anything is sent Ctrl-C and SIGTERM remove half a plan, and the exit code is 130.
+
+    Gives what is to be called before anything is sent: it raises Interrupted if there was such a signal. Its exception
+    alone does not tell, since it may come up inside a library that takes it for a failed import, and goes on.
+    """
+    asked = False
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        raise Interrupted("interrupted before anything was sent")
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def refuse_if_asked() -> None:
+        if asked:
+            raise Interrupted("interrupted before anything was sent")
+
+    before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield refuse_if_asked
+    except (Exception, KeyboardInterrupt):
+        refuse_if_asked()  # whatever a library made of it
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 @contextlib.contextmanager

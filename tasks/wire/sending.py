@@ -22,6 +22,7 @@ from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.run import Run, load_run
 from parquill.tasks.disk.schemas import PLAN
+from parquill.tasks.errors import Interrupted
 from parquill.tasks.job import Job
 from parquill.tasks.money.account import PATIENCE_S
 from parquill.tasks.money.tokens import TokenCounter
@@ -34,7 +35,9 @@ from parquill.tasks.wire.sender import Sender, SendRow
 from parquill.tasks.wire.shared_limits import ALONE, SharedLimits, Sharing
 from parquill.tasks.wire.spending import Spending
 
+STOPPED = "the run was stopped; run again to go on"
 STOP_PATIENCE_S = 5.0
+FINISH_S = 5.0
 GRACE_S = 10.0  # under the 30 s after which Prefect kills a cancelled run
 READ_ROWS = 500
 _COLUMNS = [
@@ -68,6 +71,9 @@ class Sending:
     ) -> None:
         self._run, self._key, self._transport, self._disk = run, key, transport, disk
         self._loop = _new_loop()
+        self._shards: set[asyncio.Task[Any]] = set()  # those under way
+        self._entrance = threading.RLock()  # a signal may come to the thread that is in it
+        self._is_closed = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="parquill-io", daemon=True)
         self._disk_threads = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="parquill-disk")
         self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
@@ -107,6 +113,21 @@ class Sending:
         return sender
 
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        with self._entrance:
+            if self._is_closed:  # a loop that has stopped would never answer
+                work.close()
+                raise Interrupted(STOPPED)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise Interrupted(STOPPED) from None
+
+    def _call_last(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """`_call` of what closes; nothing once the thread has ended: whoever is asked twice to stop closes twice."""
+        if not self._thread.is_alive():
+            work.close()
+            return None
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> bool:
@@ -118,7 +139,8 @@ class Sending:
             return self._complete_shard(shard, only)
         except BaseException:
             # whatever it is, the other shards are not to pay for answers that may be lost too
-            self._loop.call_soon_threadsafe(self.sender.stop)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self.sender.stop)
             raise
 
     def _complete_shard(self, shard: ShardRef, only: Collection[int] | None) -> bool:
@@ -139,6 +161,10 @@ class Sending:
         return True
 
     async def _complete(self, shard: ShardRef, state: Any, only: Collection[int] | None) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is a coroutine
+        self._shards.add(task)
+        task.add_done_callback(self._shards.discard)
         header = {"run_id": self._run.run_id, "shard": shard.number}
         try:
             journal = Journal(self._run.folder.journal(shard.number), header, self._disk_threads, self._disk)
@@ -177,28 +203,45 @@ class Sending:
 
     def request_stop(self, grace_s: float = GRACE_S) -> concurrent.futures.Future[None]:
         """Send nothing more and give what is under way some time; may be called from any thread or signal handler."""
-        return asyncio.run_coroutine_threadsafe(self.sender.drain(grace_s), self._loop)
+        with self._entrance:
+            if self._is_closed:
+                nothing: concurrent.futures.Future[None] = concurrent.futures.Future()
+                nothing.set_result(None)
+                return nothing
+            return asyncio.run_coroutine_threadsafe(self.sender.drain(grace_s), self._loop)
 
     def close(self, *, grace_s: float | None = None) -> None:
         """Close the client and end the thread; with `grace_s` what is under way is stopped first."""
         if grace_s is not None:
             with contextlib.suppress(concurrent.futures.TimeoutError):
                 self.request_stop(grace_s).result(grace_s + 5)
-        self._call(self._wire.aclose())
+        with self._entrance:
+            self._is_closed = True
+        self._call_last(self._end_shards())
+        self._call_last(self._wire.aclose())
         # whoever wants to stop waits no minute for a database; the next start tells what was spent
         self._end(PATIENCE_S if grace_s is None else STOP_PATIENCE_S)
 
     def _end(self, patience_s: float) -> None:
         try:
-            self._call(self.shared.end())
-            self._call(self._spending.close(patience_s))
+            self._call_last(self.shared.end())
+            self._call_last(self._spending.close(patience_s))
         finally:
-            self._call(self._loop.shutdown_asyncgens())
+            self._call_last(self._loop.shutdown_asyncgens())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5)
             self._loop.close()
             self._disk_threads.shutdown(wait=False)
             self._answers.close()
+
+    async def _end_shards(self) -> None:
+        """Wait for shards that had not even begun to send when they were stopped; who waits for them must be told."""
+        if self._shards:
+            self.sender.stop()
+            _, late = await asyncio.wait(set(self._shards), timeout=FINISH_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -210,6 +253,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 _open: dict[str, Sending] = {}
+_ended: set[str] = set()  # runs that this process led: a task that comes late must not open one of them anew
 _guard = threading.Lock()
 stop_requested = threading.Event()
 
@@ -228,6 +272,7 @@ def sending(
     opened = Sending(run, read_key(run.job.endpoint), transport, disk, sharing)
     with _guard:
         _open[run.run_id] = opened
+        _ended.discard(run.run_id)
     try:
         if stop_requested.is_set():
             opened.request_stop(0)
@@ -245,11 +290,14 @@ def sending(
     finally:
         with _guard:
             _open.pop(run.run_id, None)
+            _ended.add(run.run_id)
 
 
 def sending_of(state: Path, run_id: str, sharing_of: Callable[[Job], Sharing] = lambda _: ALONE) -> Sending:
     """The open sender of a run in this process. A process that has none yet (another worker) opens one for its life."""
     with _guard:
+        if run_id in _ended:
+            raise Interrupted(STOPPED)
         if run_id not in _open:
             run = load_run(state, run_id)
             # it joins: the run was opened by the process that holds its folders

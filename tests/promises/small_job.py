@@ -10,6 +10,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from parquill.tasks.disk.files import DISK, Disk
+from parquill.tasks.disk.run import Run
+from parquill.tasks.disk.state import Folders
+from parquill.tasks.job_file import make_job
+from parquill.tasks.place import place
+from parquill.tasks.rows.prepare import prepare_run
 from tests.direct import job_of, results, run_steps
 from tests.promises.answering import Answering
 from tests.promises.disks import Image, lay_out, photograph
@@ -56,6 +61,14 @@ class SmallJob:
     def run(self, service: Answering, disk: Disk = DISK) -> None:
         """Run it against a service. Raises what ends it."""
         run_steps(self.settings, transport=service.open, disk=disk)
+
+    def planned(self) -> Run:
+        """It as it is when the process is killed just before it sends."""
+        placed, options = place(make_job(self.settings), None, None, None)
+        Folders.of(placed).create()
+        run = prepare_run(placed, options)
+        assert run is not None
+        return run
 
     def check_resume(self, billed: Counter[str]) -> None:
         """Start it again on a healthy disk, of which `billed` was paid since `before`: it ends as if undisturbed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
@@ -22,12 +23,15 @@ import pytest
 
 from parquill.tasks.disk.files import Disk, remove_folder
 from parquill.tasks.disk.journal import Journal, read_journal, scan_journal
+from parquill.tasks.disk.own_table import OwnTable
+from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders
 from parquill.tasks.errors import DiskFailed, Interrupted
 from parquill.tasks.job_file import make_job
 from parquill.tasks.place import place
+from parquill.tasks.records import ShardRef
 from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.wire.sending import open_sendings
+from parquill.tasks.wire.sending import open_sendings, sending, sending_of
 from tests.direct import results
 from tests.promises.answering import Answering
 from tests.promises.disks import BrokenDisk, CountingDisk, FailingDisk, ForgetfulDisk, Image, lay_out, photograph
@@ -158,6 +162,45 @@ def test_one_failure_stops_all_sending(job: SmallJob, is_it: Callable[[str, Any]
     done = job.start()
     assert len(results(job.settings)) == 90
     assert sum((service.billed + done.billed).values()) - 90 <= AT_ONCE
+
+
+def test_a_task_that_comes_after_the_stop_sends_nothing(job: SmallJob) -> None:
+    """C7: a task that Prefect had begun, and that comes to send when the run was stopped, neither sends nor waits."""
+    run, service = job.planned(), Answering()
+    with contextlib.suppress(KeyboardInterrupt), sending(run, service.open) as opened:
+        raise KeyboardInterrupt
+    with pytest.raises(Interrupted):
+        opened.complete(run.shards[0])
+    with pytest.raises(Interrupted):  # and no sender of its own
+        sending_of(run.folders.state, run.run_id)
+    assert service.billed == Counter()
+    job.check_resume(Counter())
+
+
+def test_a_shard_that_is_being_read_at_the_stop_ends(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C7: a shard that has not come to its first request when the run is stopped ends, however long its disk takes."""
+    monkeypatch.setattr("parquill.tasks.wire.sending.FINISH_S", 0.05)
+    run, service = job.planned(), Answering()
+    reading, may_end = threading.Event(), threading.Event()
+    open_shard = Run.open_shard
+
+    def slow(self: Run, shard: ShardRef) -> OwnTable:
+        reading.set()
+        may_end.wait(20)
+        return open_shard(self, shard)
+
+    monkeypatch.setattr(Run, "open_shard", slow)
+    with ThreadPoolExecutor(1) as threads:
+        with contextlib.suppress(KeyboardInterrupt), sending(run, service.open) as opened:
+            shard = threads.submit(opened.complete, run.shards[0])
+            reading.wait(20)
+            raise KeyboardInterrupt
+        with pytest.raises(Interrupted):
+            shard.result(5)
+        may_end.set()
+    monkeypatch.undo()
+    assert service.billed == Counter()
+    job.check_resume(Counter())
 
 
 def test_what_hangs_is_cut_off_after_the_grace(job: SmallJob) -> None:

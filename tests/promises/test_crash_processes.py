@@ -6,6 +6,7 @@ What was answered is kept, what was under way may be paid twice, nothing else.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
@@ -135,6 +136,30 @@ def test_a_signal_stops_gently(jobs: Jobs, number: signal.Signals) -> None:
     assert (stats["billed_requests"], stats["billed_twice"]) == (300, [])
     assert done.summary["requests"]["sent"] == stats["requests"]
     assert total(done.column("in_doubt_usd")) == 0
+    check_books(done)
+
+
+def test_a_signal_at_any_moment(jobs: Jobs) -> None:
+    """C7: asked to stop while it is imported, reads, plans or begins to send, a run ends with 130 and sends no more than
+    what was under way, and the next start ends as an undisturbed one.
+    """
+    times = 100 if LONG else 8
+    jobs.service.configure(latency_ms=400)  # so that there is something to stop until the last time
+    settings = jobs.job([f"text {n}" for n in range(60 * times)], limits={"max_at_once": AT_ONCE})
+    draw = random.Random(20261123)
+    for _ in range(times):
+        spawned = jobs.spawn(settings)
+        time.sleep(draw.uniform(0.05, 3.0))  # a moment is what is drawn
+        at_signal = jobs.service.stats()["requests"]
+        spawned.process.send_signal(draw.choice([signal.SIGINT, signal.SIGTERM]))
+        stopped = spawned.wait()
+        assert stopped.exit_code == 130, stopped.stderr
+        assert jobs.service.stats()["requests"] <= at_signal + 2 * AT_ONCE
+        assert "Traceback" not in stopped.stderr
+    jobs.service.configure(latency_ms=0)
+    done = jobs.run(settings)
+    assert done.exit_code == 0, done.stderr
+    assert jobs.service.stats()["billed_twice"] == []
     check_books(done)
 
 
