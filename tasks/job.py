@@ -22,7 +22,7 @@ from parquill.tasks.disk.address import check_uri, is_uri
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPENAI_BASE_URL = "https://api.openai.com/v1"
-CHEAPEST_USD_PER_MTOK = Decimal("0.001")
+CHEAPEST_USD_PER_MTOK = Decimal("0.0001")
 # Of one input row by `for_each`: they are in memory together.
 MOST_ROWS_OF_A_ROW = 10_000
 
@@ -85,6 +85,14 @@ def _no_bool(value: Any) -> Any:
 
 def refuse_surrogates(value: Any) -> Any:
     """Raise ValueError for text that no UTF-8 holds, anywhere in settings; JSON can bring it in by an escape."""
+    try:
+        _look_for_surrogates(value)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    return value
+
+
+def _look_for_surrogates(value: Any) -> None:
     if isinstance(value, str):
         try:
             value.encode()
@@ -92,12 +100,11 @@ def refuse_surrogates(value: Any) -> Any:
             raise ValueError("holds half of a character (a lone surrogate)") from None
     elif isinstance(value, Mapping):
         for name, inner in value.items():
-            refuse_surrogates(name)
-            refuse_surrogates(inner)
+            _look_for_surrogates(name)
+            _look_for_surrogates(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            refuse_surrogates(inner)
-    return value
+            _look_for_surrogates(inner)
 
 
 Number = BeforeValidator(_no_bool)
@@ -215,7 +222,7 @@ class Price(Settings):
         # no service is so cheap; with dollars for one token a budget would hold nothing
         if 0 < dearest < CHEAPEST_USD_PER_MTOK:
             raise ValueError(
-                f"is nowhere above ${CHEAPEST_USD_PER_MTOK} for a million tokens: is it for one token, or a thousand?"
+                f"is nowhere above ${CHEAPEST_USD_PER_MTOK} for a million tokens: are these dollars for one token?"
             )
         return self
 

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job import Job
+from parquill.tasks.job import CHEAPEST_USD_PER_MTOK, Job
 from parquill.tasks.job_file import make_job
 from parquill.tasks.money.prices import Price, dollars, find_price, nano_of, price_of, to_nano, usd
 
@@ -34,6 +34,7 @@ def _job(**changes: Any) -> Job:
 
 
 def _own(full: Decimal, cached: Decimal | None, output: Decimal) -> Price:
+    assume(not 0 < max(full, cached or 0, output) < CHEAPEST_USD_PER_MTOK)  # these are refused
     price = {"usd_per_mtok_input": full, "usd_per_mtok_cached": cached, "usd_per_mtok_output": output}
     return price_of(_job(price=price), DAY)
 
