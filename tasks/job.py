@@ -108,10 +108,9 @@ def _look_for_surrogates(value: Any) -> None:
 
 
 Number = BeforeValidator(_no_bool)
-Usd = Annotated[Decimal, Number, Field(gt=0, le=Decimal(10_000_000), allow_inf_nan=False, decimal_places=9)]
-UsdPerMtok = Annotated[Decimal, Number, Field(ge=0, le=Decimal(10_000), allow_inf_nan=False, decimal_places=9)]
-Fraction = Annotated[float, Number, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Number, Field(ge=1)]
+Usd = Annotated[Decimal, Field(gt=0, le=Decimal(10_000_000), allow_inf_nan=False, decimal_places=9), Number]
+UsdPerMtok = Annotated[Decimal, Field(ge=0, le=Decimal(10_000), allow_inf_nan=False, decimal_places=9), Number]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Number]
 Status = Literal[
     "ok",
     "truncated",
@@ -123,7 +122,7 @@ Status = Literal[
 ]
 Scalar = str | int | float | bool
 MOST_ROWS = 10**12  # of an input; `limit` is part of a plan's digest, which holds no larger numbers
-RowLimit = Annotated[int, Number, Field(ge=1, le=MOST_ROWS)]
+RowLimit = Annotated[int, Field(ge=1, le=MOST_ROWS), Number]
 
 
 class Settings(BaseModel):
@@ -231,7 +230,7 @@ class Budget(Settings):
     """What a run may cost; left out means no limit."""
 
     run_usd: Usd | None = Field(None, description="The most that one run may cost, in dollars")
-    soft_fraction: Annotated[float, Number, Field(gt=0, le=1)] = Field(
+    soft_fraction: Annotated[float, Field(gt=0, le=1), Number] = Field(
         0.8, description="A warning, an artifact and an event once more than this fraction of a budget is spent"
     )
     monthly_usd: Usd | None = Field(None, description="The most that all jobs may cost in a month (UTC), in dollars")
@@ -244,11 +243,11 @@ class Budget(Settings):
 class Limits(Settings):
     """How fast requests may leave."""
 
-    max_at_once: Annotated[int, Number, Field(ge=1, le=4096)] = Field(64, description="Requests under way at once")
-    requests_per_minute: Annotated[int, Number, Field(ge=1, le=10_000_000)] | None = Field(
+    max_at_once: Annotated[int, Field(ge=1, le=4096), Number] = Field(64, description="Requests under way at once")
+    requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000), Number] | None = Field(
         None, description="The service's limit of requests in any minute"
     )
-    tokens_per_minute: Annotated[int, Number, Field(ge=1, le=100_000_000_000)] | None = Field(
+    tokens_per_minute: Annotated[int, Field(ge=1, le=100_000_000_000), Number] | None = Field(
         None, description="The service's limit of tokens in any minute"
     )
     count_output: Literal["reserved", "actual"] = Field(
@@ -268,8 +267,8 @@ class Limits(Settings):
 class Retry(Settings):
     """What happens to a request that fails."""
 
-    attempts: Annotated[int, Number, Field(ge=1, le=100)] = Field(6, description="Requests for one row, at most")
-    timeout_s: Annotated[float, Number, Field(gt=0, le=3600)] = Field(120, description="Seconds for one request")
+    attempts: Annotated[int, Field(ge=1, le=100), Number] = Field(6, description="Requests for one row, at most")
+    timeout_s: Annotated[float, Field(gt=0, le=3600), Number] = Field(120, description="Seconds for one request")
     in_doubt: Literal["resend", "hold"] = Field(
         "resend", description="A request whose fate is unknown: send it again, or hold the row as failed"
     )
@@ -298,7 +297,7 @@ class Job(Settings):
     prompt: Prompt | None = Field(None, description="Templates of the request; or name a messages_column")
     messages_column: str | None = Field(None, description="Column of chat messages, in the place of a prompt")
     model: str = Field(min_length=1, description="The model's name, as the service knows it")
-    max_output_tokens: Annotated[int, Number, Field(ge=1, le=10_000_000)] = Field(
+    max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000), Number] = Field(
         description="The longest answer in tokens; it bounds what a row can cost"
     )
     response_format: dict[str, Any] | str | None = Field(None, description="JSON schema, or a file that holds one")
