@@ -33,9 +33,10 @@ COSTLY = frozenset(
     (
         "n best_of num_return_sequences stream stream_options service_tier functions function_call web_search_options "
         "audio modalities background store conversation previous_response_id prediction echo mcp_servers container "
-        "include plugins provider models route transforms batch_size"
+        "include plugins provider models route transforms batch_size extra_body extra_query extra_headers"
     ).split()
 )
+SECRETS = frozenset(["api_key", "api-key", "apikey", "key", "token", "authorization"])
 OWNED = frozenset(["model", "messages", "input", "prompt", "instructions", "response_format", "text"])
 
 
@@ -50,6 +51,8 @@ def refuse_parameters(parameters: Mapping[str, Any]) -> None:
             raise ValueError(f"{name!r} is set by `max_output_tokens`, which bounds the cost")
         if name in COSTLY:
             raise ValueError(f"{name!r} raises the cost or changes the protocol, so it is refused")
+        if name.casefold() in SECRETS:
+            raise ValueError("a secret is never a setting: name its variable in `endpoint.api_key_env`")
         if name in OWNED:
             raise ValueError(f"{name!r} is a setting of the job itself, not a parameter")
         if name == "tools" and not (isinstance(value, list) and all(_is_function(tool) for tool in value)):

@@ -66,6 +66,8 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"prompt": {"user": "{% if text %}{{ text | no_such }}{% endif %}"}}, ["prompt.user", "no_such"]),
     ({"prompt": {"user": "{{ ''.__class__ }}"}}, ["prompt.user"]),
     ({"parameters": {"temperature": 9}}, ["temperature"]),
+    ({"parameters": {"api_key": "CANARY-in-a-cell"}}, ["parameters", "endpoint.api_key_env"]),
+    ({"parameters": {"extra_body": {"n": 5}}}, ["extra_body"]),
     ({"parameters": {"service_tier": "priority"}}, ["service_tier"]),
     ({"parameters": {"tools": [{"type": "web_search"}]}}, ["tools"]),
     ({"parameters_column": "nope"}, ["parameters_column", "nope"]),
