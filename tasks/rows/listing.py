@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def check_apart(location: str, paths: list[str], output: str | None) -> None:
 def _list(location: str) -> list[Place]:
     path = Path(location)
     try:
-        if path.is_file():
+        if os.path.lexists(path) and not path.is_dir():
             return _places([path], path.parent)
         if path.is_dir():
             found = sorted(_walk(path, frozenset()))
@@ -144,14 +145,7 @@ def partitions_of(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
 
     Raises BadInput where the files' folders have different keys.
     """
-    raw = [
-        {
-            key: unquote(value)
-            for key, sep, value in (part.partition("=") for part in Path(shown(p)).parts[:-1])
-            if sep and key
-        }
-        for p in paths
-    ]
+    raw = [_keys_of(shown(path)) for path in paths]
     if any(found.keys() != raw[0].keys() for found in raw):
         odd = next(p for p, found in zip(paths, raw, strict=True) if found.keys() != raw[0].keys())
         raise BadInput(f"{shown(odd)}: its key=value folders differ from those of {shown(paths[0])}")
@@ -162,6 +156,17 @@ def partitions_of(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
         if told and all(map(_is_int, told)):
             numbers.add(key)
     return [tuple((k, None if v == null else int(v) if k in numbers else v) for k, v in found.items()) for found in raw]
+
+
+def _keys_of(path: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in Path(path).parts[:-1]:
+        key, equals, value = part.partition("=")
+        if key and equals:
+            if key in found:
+                raise BadInput(f"{path}: two of its folders are called {key}=...; nobody knows which is meant")
+            found[key] = unquote(value)
+    return found
 
 
 def _is_int(text: str) -> bool:

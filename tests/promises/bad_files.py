@@ -180,6 +180,10 @@ BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         lambda folder: _folder(folder, dt_is_1=_table(), day_is_1=_table()),
         ["part.parquet", "key=value folders differ"],
     ),
+    "two folders of one key": (
+        lambda folder: _folder(folder, k_is_1__k_is_2=_table()),
+        ["part.parquet", "two of its folders are called k=..."],
+    ),
     "a column that contradicts its folder": (
         lambda folder: _folder(folder, lang_is_fr=_table(lang=["fr"] * 7 + [CANARY])),
         ["part.parquet", "'lang'", "do not agree"],
@@ -213,7 +217,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         ["in", "no *.parquet"],
     ),
     "a glob that matches nothing": (lambda folder: folder / "none-*.parquet", ["none-*.parquet", "no file matches"]),
-    "a pipe": (_pipe, ["in.parquet", "does not exist"]),
+    "a pipe": (_pipe, ["in.parquet", "is no file"]),
     "a folder with a pipe": (_pipe_in_a_folder, ["a.parquet", "is no file"]),
     "a broken link beside a good file": (_broken_link_in_a_folder, ["b.parquet", "a link to a file that is not there"]),
     "a broken link that a glob matches": (
@@ -223,7 +227,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "a name that is not UTF-8": (_name_of_bytes, ["the name of", "is not UTF-8"]),
     "a name too long": (lambda folder: folder / ("x" * 300), ["cannot be read", "File name too long"]),
     "a path too long": (lambda folder: folder / ("x/" * 3_000), ["cannot be read", "File name too long"]),
-    "a broken link": (_broken_link, ["in.parquet", "does not exist"]),
+    "a broken link": (_broken_link, ["in.parquet", "a link to a file that is not there"]),
     "links in a circle": (_links_in_a_circle, ["in", "no *.parquet"]),
     "our own output": (_own_results, ["lies inside the input"]),
 }

@@ -265,7 +265,7 @@ def test_a_path_that_cannot_be_is_not_there(tmp_path: Path) -> None:
     """A path with a NUL in it, and a socket, are no input and end in no traceback."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "a.parquet"))
-        assert _refusal(tmp_path / "a.parquet") == f"the input {tmp_path}/a.parquet does not exist"
+        assert _refusal(tmp_path / "a.parquet") == f"{tmp_path}/a.parquet is no file"
     assert "does not exist" in _refusal(tmp_path / "a\0b.parquet")
 
 
