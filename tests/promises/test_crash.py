@@ -251,6 +251,23 @@ def test_old_results_go_when_the_new_ones_last(job: SmallJob, monkeypatch: pytes
     }
 
 
+def test_shards_go_when_their_run_is_forgotten_for_good(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C4: the shards of a finished run are removed only when a power cut would not make it the current run again."""
+    disk = ForgetfulDisk(job.root)
+    lasting: list[Image] = []
+
+    def look(path: Path) -> None:
+        lasting.append(disk.image("forgotten"))
+        remove_folder(path)
+
+    monkeypatch.setattr("parquill.tasks.ending.remove_folder", look)
+    job.run(Answering(), disk)
+    disk.close()
+    (left,) = lasting
+    assert ".parquill/manifest.json" in left
+    assert ".parquill/current.json" not in left
+
+
 def test_results_come_back_after_half_a_swap(job: SmallJob) -> None:
     """C3: when the old results were moved away and the new ones not yet in, the next start puts the old ones back first."""
     disk = BrokenDisk(lambda name, target: name == "rename" and target.name == "staging", for_good=True)
