@@ -31,7 +31,7 @@ from parquill.tasks.job_file import make_job
 from parquill.tasks.place import place
 from parquill.tasks.records import ShardRef
 from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.wire.sending import open_sendings, sending, sending_of
+from parquill.tasks.wire.sending import Sending, open_sendings, sending, sending_of
 from tests.direct import results
 from tests.promises.answering import Answering
 from tests.promises.disks import BrokenDisk, CountingDisk, FailingDisk, ForgetfulDisk, Image, lay_out, photograph
@@ -181,7 +181,7 @@ def test_a_shard_that_is_being_read_at_the_stop_ends(job: SmallJob, monkeypatch:
     """C7: a shard that has not come to its first request when the run is stopped ends, however long its disk takes."""
     monkeypatch.setattr("parquill.tasks.wire.sending.FINISH_S", 0.05)
     run, service = job.planned(), Answering()
-    reading, may_end = threading.Event(), threading.Event()
+    reading, may_end, ended = threading.Event(), threading.Event(), threading.Event()
     open_shard = Run.open_shard
 
     def slow(self: Run, shard: ShardRef) -> OwnTable:
@@ -189,15 +189,19 @@ def test_a_shard_that_is_being_read_at_the_stop_ends(job: SmallJob, monkeypatch:
         may_end.wait(20)
         return open_shard(self, shard)
 
-    monkeypatch.setattr(Run, "open_shard", slow)
-    with ThreadPoolExecutor(1) as threads:
-        with contextlib.suppress(KeyboardInterrupt), sending(run, service.open) as opened:
-            shard = threads.submit(opened.complete, run.shards[0])
-            reading.wait(20)
-            raise KeyboardInterrupt
+    def complete(opened: Sending) -> None:
         with pytest.raises(Interrupted):
-            shard.result(5)
-        may_end.set()
+            opened.complete(run.shards[0])
+        ended.set()
+
+    monkeypatch.setattr(Run, "open_shard", slow)
+    with contextlib.suppress(KeyboardInterrupt), sending(run, service.open) as opened:
+        # a daemon: if it is never told, it is not to hold up the tests
+        threading.Thread(target=complete, args=[opened], daemon=True).start()
+        reading.wait(20)
+        raise KeyboardInterrupt
+    assert ended.wait(5)
+    may_end.set()
     monkeypatch.undo()
     assert service.billed == Counter()
     job.check_resume(Counter())
