@@ -531,7 +531,7 @@ def test_a_killed_command_is_taken_over(shop: S3, jobs: Jobs) -> None:
     killed = jobs.spawn(settings)
     until = time.monotonic() + 60
     while not _names(shop, "out/results") and killed.process.poll() is None and time.monotonic() < until:
-        time.sleep(0.002)
+        time.sleep(0.002)  # a store cannot be waited for; its copy stands half for milliseconds
     killed.process.kill()
     killed.process.wait()
     assert _names(shop, "out/results")

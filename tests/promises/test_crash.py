@@ -235,20 +235,26 @@ def test_what_hangs_is_cut_off_after_the_grace(job: SmallJob) -> None:
     assert stripped(results(job.settings)) == job.wanted
 
 
-def test_old_results_go_when_the_new_ones_last(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C3: the parts of the run before are removed only when a power cut would leave the new ones in their place."""
+def _left_at_removal(job: SmallJob, monkeypatch: pytest.MonkeyPatch, remover: str) -> Image:
+    """What a power cut would leave at the moment when a run removes a folder that is there, which it does once."""
     disk = ForgetfulDisk(job.root)
     lasting: list[Image] = []
 
     def look(path: Path) -> None:
-        if path.name == "replaced" and path.exists():
+        if path.exists():
             lasting.append(disk.image("forgotten"))
         remove_folder(path)
 
-    monkeypatch.setattr("parquill.tasks.disk.results.remove_folder", look)
+    monkeypatch.setattr(remover, look)
     job.run(Answering(), disk)
     disk.close()
     (left,) = lasting
+    return left
+
+
+def test_old_results_go_when_the_new_ones_last(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C3: the parts of the run before are removed only when a power cut would leave the new ones in their place."""
+    left = _left_at_removal(job, monkeypatch, "parquill.tasks.disk.results.remove_folder")
     now = photograph(job.root)
     assert {name: left[name] for name in left if name.startswith("results/")} == {
         name: now[name] for name in now if name.startswith("results/")
@@ -257,17 +263,7 @@ def test_old_results_go_when_the_new_ones_last(job: SmallJob, monkeypatch: pytes
 
 def test_shards_go_when_their_run_is_forgotten_for_good(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """C4: the shards of a finished run are removed only when a power cut would not make it the current run again."""
-    disk = ForgetfulDisk(job.root)
-    lasting: list[Image] = []
-
-    def look(path: Path) -> None:
-        lasting.append(disk.image("forgotten"))
-        remove_folder(path)
-
-    monkeypatch.setattr("parquill.tasks.ending.remove_folder", look)
-    job.run(Answering(), disk)
-    disk.close()
-    (left,) = lasting
+    left = _left_at_removal(job, monkeypatch, "parquill.tasks.ending.remove_folder")
     assert ".parquill/manifest.json" in left
     assert ".parquill/current.json" not in left
 
