@@ -1,8 +1,8 @@
 # make install   the environment in .venv, from the hash-checked lock file (the other targets call it)
 # make demo      the sample job on a small local model: no key, no cost
-# make test      every test but those of e2e, on two cores; servers that a test needs are started and stopped by it
+# make test      every test but those of e2e, on two cores, then those that measure; it starts and stops its servers
 # make e2e       deployments and their pages in a browser, on a real Prefect server with a real worker
-# make long      a hundred thousand rows, and limits over real minutes
+# make long      a hundred thousand rows, limits over real minutes, a machine that dies, a server away for minutes
 # make ui        a local Prefect server and a worker with everything deployed, until Ctrl-C; PORT (4200) is the UI's
 # make chromium  the browser of those tests, from Debian's packages (as root; without it they are skipped)
 # make check     linter, formatter, type checker
@@ -13,8 +13,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KILLS ?= 100
-LONG := tests/production/test_a_large_run.py tests/production/test_a_whole_minute.py
+LONG := $(addprefix tests/production/test_a_,large_run.py whole_minute.py dead_machine.py long_outage.py)
+WITHOUT_E2E := $(addprefix --ignore=tests/,production promises/test_secrets.py)
 PORT ?= 4200
+# every command that a test starts would compile the project anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo test e2e long ui chromium check crash fuzz lock bench mutants
 install: .venv/installed
@@ -30,14 +33,15 @@ demo: install
 	  $(BIN)/parquill run data/jobs/summarize-articles.yaml --set 'endpoint.base_url={url}'
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/production --ignore tests/promises/test_secrets.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone" $(WITHOUT_E2E)
+	$(BIN)/python -m pytest -m alone $(shell grep -rlF mark.alone tests --include=*.py)
 
-# deployments on real Prefect servers with real workers, one of each for each core; and the search of all that a server
-# keeps, which is quick only while no other tests' runs are in it
+# deployments on real Prefect servers with real workers, three of each, since they wait more than they work; and the
+# search of all that a server keeps, which is quick only while no other tests' runs are in it
 e2e: install chromium
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/production tests/promises/test_secrets.py $(LONG:%=--ignore %)
+	$(BIN)/python -m pytest -n 3 --dist loadfile tests/production tests/promises/test_secrets.py $(LONG:%=--ignore %)
 
-# a hundred thousand rows, and limits over real minutes
+# a hundred thousand rows, limits over real minutes, a machine that dies, a server away for minutes
 long: install
 	$(BIN)/python -m pytest $(LONG)
 

@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+import orjson
+import tenacity
 
 from parquill.flows.console import say
+from parquill.tasks.disk.approvals import approve_run, is_approved
 from parquill.tasks.disk.run import Run
 from parquill.tasks.errors import NotApproved, ParquillError
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.shown import unescape
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
+
+QUESTION_TRIES = 20  # half a second apart, for a question to be there after its run waits
 
 
 def ask_on_terminal(run: Run, verdict: Verdict, *, may_wait: bool) -> None:
     """Ask the person at the terminal; without one the run may wait in Prefect, if a server of its own lets it.
 
-    Raises NotApproved when the answer is no, or when there is nobody to ask.
+    Raises NotApproved when the answer is no or none, or when there is nobody to ask; BadJob when it would wait for what
+    is no time.
     """
-    from parquill.tasks.approval import approve_run, is_approved
+    from parquill.tasks.server.approval import timeout_s
 
     limit = run.job.budget.approval_usd
     if is_approved(run) or limit is None:
         return
     told = f"expected {dollars(verdict.expected)} is above budget.approval_usd = {dollars(nano_of(limit))}"
     if sys.stdin.isatty() and sys.stderr.isatty():
-        if not click.confirm(f"{told}. Spend it?", default=False, err=True):
+        try:
+            is_yes = click.confirm(f"{told}. Spend it?", default=False, err=True)
+        except click.Abort:  # Ctrl-D; of Ctrl-C the caller knows
+            say("")  # the question's line is open still
+            raise NotApproved(f"not approved, the question was not answered: {told}") from None
+        if not is_yes:
             raise NotApproved(f"declined: {told}")
         approve_run(run, "terminal")
     elif may_wait:
+        timeout_s()
         say(f"{told}: waiting for approval in Prefect's UI, or by `parquill approve {run.job.name}`")
     else:
         raise NotApproved(
@@ -47,13 +64,32 @@ def waiting() -> list[FlowRun]:
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
 
+    from parquill.tasks.server.approval import KEY
+
     paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
     with _served(), get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=paused, sort=FlowRunSort.START_TIME_DESC, limit=200)
-    return [each for each in found if each.state is not None and _key(each) == "approval"]
+    return [each for each in found if each.state is not None and str(_key(each)).startswith(KEY)]
 
 
-def answer(name: str, *, approve: bool) -> str:
+def question_of(run: FlowRun) -> dict[str, str | None]:
+    """What a run that waits asks, in one sentence, and until when it waits (ISO 8601); None where nobody says."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.input.run_input import keyset_from_paused_state
+
+    from parquill.tasks.server.approval import ASKS
+
+    assert run.state is not None  # noqa: S101 - it waits
+    until, asked = run.state.state_details.pause_timeout, None
+    with _served(), get_client(sync_client=True) as client, contextlib.suppress(PrefectHTTPStatusError):
+        # it is not there yet in the first moments
+        told = client.read_flow_run_input(run.id, keyset_from_paused_state(run.state)["description"])
+        asked = unescape(orjson.loads(told).partition("\n")[0].rpartition(ASKS)[2])
+    return {"question": asked, "until": until.isoformat(timespec="seconds") if until is not None else None}
+
+
+def answer(name: str, *, approve: bool, sleep: Callable[[float], None] = time.sleep) -> str:
     """Answer for the flow run with this id or name, or for the only one of a job; gives its name.
 
     Raises ParquillError when none, or more than one, is meant, or when it no longer waits.
@@ -62,7 +98,7 @@ def answer(name: str, *, approve: bool) -> str:
     from prefect.flow_runs import resume_flow_run
 
     found = waiting()
-    meant = [each for each in found if name in {str(each.id), each.name, (each.name or "").split(" · ")[0]}]
+    meant = [each for each in found if name in {str(each.id), each.name} or _is_of(each, name)]
     if not meant:
         names = ", ".join(str(each.name) for each in found[:5]) or "none"
         raise ParquillError(f"no run {name!r} waits for approval; those that do: {names}")
@@ -70,12 +106,27 @@ def answer(name: str, *, approve: bool) -> str:
         raise ParquillError(
             f"{len(meant)} runs are called {name!r}; name one by its id: {', '.join(str(e.id) for e in meant)}"
         )
+    # a run waits some moments before its question is there to be answered, two seconds if the server is busy
+    resuming = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(RuntimeError),
+        stop=tenacity.stop_after_attempt(QUESTION_TRIES),
+        wait=tenacity.wait_fixed(0.5),
+        sleep=sleep,
+        reraise=True,
+    )
     try:
         with _served():
-            resume_flow_run(meant[0].id, run_input={"approve": approve})
-    except (NotPausedError, FlowPauseTimeout, RuntimeError):
+            resuming(resume_flow_run, meant[0].id, run_input={"approve": approve})
+    except (NotPausedError, FlowPauseTimeout):
         raise ParquillError(f"the run {meant[0].name} does not wait any more") from None
+    except RuntimeError as error:  # its process died in these moments
+        raise ParquillError(f"the run {meant[0].name} takes no answer ({error}); start its job again") from None
     return str(meant[0].name)
+
+
+def _is_of(run: FlowRun, job: str) -> bool:
+    """Whether a run is of the job with this name: runs are called `JOB · 3 rows · MODEL`, and JOB may hold dots too."""
+    return re.fullmatch(re.escape(job) + r" · (?:[\d,]+ rows? · )?(?:(?! · ).)+", run.name or "") is not None
 
 
 def _key(run: FlowRun) -> Any:
@@ -83,7 +134,7 @@ def _key(run: FlowRun) -> Any:
 
 
 class _served:  # noqa: N801 - reads as what it is: with a server
-    """Turn a server that does not answer into one sentence."""
+    """Turn a server that does not answer, or refuses, into one sentence."""
 
     def __enter__(self) -> None:
         from prefect.settings import PREFECT_API_URL
@@ -96,3 +147,8 @@ class _served:  # noqa: N801 - reads as what it is: with a server
 
         if isinstance(error, httpx.TransportError):
             raise ParquillError("no Prefect server answers at PREFECT_API_URL") from None
+        if isinstance(error, httpx.HTTPStatusError):  # Prefect's own among them
+            code = error.response.status_code
+            raise ParquillError(
+                f"Prefect's server refuses that ({code}); `parquill approve` lists what waits"
+            ) from None

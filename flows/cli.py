@@ -271,15 +271,15 @@ def approve(run: str | None, decline: bool, as_json: bool) -> None:
 
     RUN is the flow run's id or name, or the name of its job.
     """
-    from parquill.flows.approve import answer, waiting
+    from parquill.flows.approve import answer, question_of, waiting
     from parquill.flows.console import say
 
     if run is None:
-        found = waiting()
+        found = [{"id": str(each.id), "name": each.name, **question_of(each)} for each in waiting()]
         if as_json:
-            _print_json({"waiting": [{"id": str(each.id), "name": each.name} for each in found]})
+            _print_json({"waiting": found})
         for each in found if not as_json else ():
-            say(f"{each.id}  {each.name}")
+            say(f"{each['id']}  {each['name']}: {each['question']} (until {each['until']})")
         if not found and not as_json:
             say("no run waits for approval")
         return
@@ -295,7 +295,9 @@ def approve(run: str | None, decline: bool, as_json: bool) -> None:
 def serve_model(port: int, slots: int, command: Sequence[str]) -> None:
     """Serve the small local model (no key, no cost) until Ctrl-C, or while COMMAND runs.
 
-    For example: parquill serve-model -- parquill run job.yaml
+    {url} in COMMAND is its address. For example:
+
+    parquill serve-model -- parquill run job.yaml --set endpoint.base_url={url} --set endpoint.api_key_env=null
     """
     from parquill.flows.local import serve_while
 

@@ -1,28 +1,48 @@
-"""The console script. Asked to stop before anything has begun, it ends as an interrupted run does, without a word.
+"""The console script: how a process begins, before anything is imported, and how it ends, after all has been said.
 
 Importing takes a fraction of a second of which nobody can say to whom a signal comes; a scheduler that ends a job then
-must not take it for a crash.
+must not take it for a crash. At its end the interpreter would be taken down under threads that still run, of this
+project, of Prefect and of the event loop; once in some ten thousand runs one of them fell into a hole, and a run that
+had ended well was a segmentation fault to whoever started it.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 from types import FrameType
 
 INTERRUPTED = 130  # as errors.Interrupted, which is not imported yet
 
 
 def main() -> None:
-    """Run the command; SIGTERM is what Ctrl-C is."""
+    """Run the command; SIGTERM is what Ctrl-C is. The process ends with the code of the SystemExit."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
+    code = 1
+    # registered before any other, so it runs after all others: whatever has to be said, closed or sent has been
+    atexit.register(lambda: _end(code))
     from parquill.flows.cli import main as run
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt: whoever has begun something clears up
-    run()
+    try:
+        run()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+        raise
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)
+
+
+def _end(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # nobody, or no disk, has taken what was said
+            code = code or 1
+    os._exit(code)

@@ -7,29 +7,32 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, unmapped
+from prefect.client.schemas.objects import State
 
-from parquill.tasks.approval import wait_for_approval
 from parquill.tasks.complete_shard import complete_shard
 from parquill.tasks.ending import Ending, stop_early
 from parquill.tasks.estimate_cost import estimate_cost
 from parquill.tasks.gate_budget import gate_budget
 from parquill.tasks.job import Job, RowLimit, Status
-from parquill.tasks.lender import sharing_of
 from parquill.tasks.read_prompts import read_prompts
-from parquill.tasks.start import hold_job, nothing_to_do, place_flow
-from parquill.tasks.states import ends_with_state
+from parquill.tasks.server.approval import wait_for_approval
+from parquill.tasks.server.flow_run import heed_cancelling, heed_sigterm
+from parquill.tasks.server.leader import take_over
+from parquill.tasks.server.lender import sharing_of
+from parquill.tasks.server.states import ends_with_state
+from parquill.tasks.server.ui import called, show_progress
+from parquill.tasks.start import end_idle, hold_job, place_flow
 from parquill.tasks.steps import FLOW
 from parquill.tasks.summarize_run import summarize_run
-from parquill.tasks.ui import show_progress
 from parquill.tasks.wire.sending import sending
 from parquill.tasks.write_results import write_results
 
 
-@flow(name="complete-prompts", flow_run_name="{job.name}", **FLOW)
+@flow(name="complete-prompts", flow_run_name=called(), **FLOW)
 @ends_with_state
 def complete_prompts(
     job: Job, date: Date | None = None, limit: RowLimit | None = None, redo: list[Status] | None = None
-) -> dict[str, Any]:
+) -> dict[str, Any] | State[Any]:
     """Complete every prompt of a job within its budget, and give the summary.
 
     Args:
@@ -39,17 +42,23 @@ def complete_prompts(
         redo: Statuses of finished rows to complete anew.
     """
     placed, options = place_flow(job, date, limit, redo)
-    with hold_job(placed):
+    with heed_sigterm(), hold_job(placed):
         run = read_prompts(placed, options)
         if run is None:
-            return nothing_to_do(placed)
+            return end_idle(placed)
+        take_over(run)
         estimate = estimate_cost(run)
         gate_budget(run, estimate)
         wait_for_approval(run)
-        with stop_early(run), sending(run, sharing=sharing_of(run.job)) as opened, show_progress(run, opened):
-            shards = [shard for shard in run.shards if not run.is_done(shard)]
-            state = Path(run.folders.state)
-            complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result()
-            ending = Ending.of(opened)
-        sums = write_results(run, over_budget=ending.over_budget > 0)
-        return summarize_run(run, sums, ending)
+        with stop_early(run):
+            with (
+                sending(run, sharing=sharing_of(run.job)) as opened,
+                show_progress(run, opened),
+                heed_cancelling(opened),
+            ):
+                shards = [shard for shard in run.shards if not run.is_done(shard)]
+                state = Path(run.folders.state)
+                complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result()
+                ending = Ending.of(opened)
+            sums = write_results(run, over_budget=ending.over_budget > 0)
+            return summarize_run(run, sums, ending)

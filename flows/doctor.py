@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from parquill.flows.engine import reaching, without_password
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.money.prices import find_price, price_of
@@ -68,13 +69,15 @@ def _prefect() -> str:
     address = os.environ.get("PREFECT_API_URL")
     if not address:
         return f"{version}, with its embedded server (PREFECT_API_URL is not set)"
+    told = without_password(address)
     try:
-        reply = httpx.get(f"{address.rstrip('/')}/health", timeout=TIMEOUT_S, trust_env=False)
-    except httpx.HTTPError:
-        raise ParquillError(f"no server answers at PREFECT_API_URL={address}; start it or unset the variable") from None
+        with reaching(address) as client:
+            reply = client.get(f"{address.rstrip('/')}/health")
+    except (httpx.HTTPError, httpx.InvalidURL):
+        raise ParquillError(f"no server answers at PREFECT_API_URL={told}; start it or unset the variable") from None
     if reply.status_code != 200:
-        raise ParquillError(f"the server at PREFECT_API_URL={address} answers {reply.status_code}")
-    return f"{version}, server {address}"
+        raise ParquillError(f"the server at PREFECT_API_URL={told} answers {reply.status_code}")
+    return f"{version}, server {told}"
 
 
 def _examine_job(job: Job) -> Iterator[Check]:

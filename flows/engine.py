@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import atexit
+import base64
 import ctypes
+import logging
 import os
+import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+from parquill.flows.console import say
 from parquill.tasks.errors import ParquillError
 
+if TYPE_CHECKING:
+    import httpx
+
+HOST = "127.0.0.1"
+_OWN_SETTINGS = {  # of the embedded server
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT_SERVER_API_BASE_PATH": "/api",  # where the user's own server has it is another matter
+}
 START_S = 90.0
+AWAY_S = 60.0  # a server that is being restarted when a nightly command begins must not cost the night
 
 
 def configure() -> None:
@@ -21,6 +40,9 @@ def configure() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # one sentence at the end tells what Prefect's tracebacks tell in fifty lines; its own log has them
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # nor are the remains of its services of use, which print whole events and logs that a server did not take
+    os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
+    logging.raiseExceptions = False
     # a server that is gone is knocked at for seconds, not for minutes: it costs a run no more than its report
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "2")
 
@@ -42,51 +64,63 @@ class EmbeddedServer:
         if not self.needed or self._process is not None:
             return False
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((HOST, 0))
             port = probe.getsockname()[1]
-        self._url = f"http://127.0.0.1:{port}/api"
+        self._url = f"http://{HOST}:{port}/api"
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
-        environment = {**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+        command += ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+        environment = {**os.environ, **_OWN_SETTINGS}
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
             command,
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            # the terminal's Ctrl-C is for the run, which still needs its server (whose own handler would heed it)
+            start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into libc
         )
         # registered before Prefect is imported, so it runs after Prefect has sent its last logs and events
         atexit.register(self._stop)
         return True
 
-    def wait(self) -> None:
+    def wait(self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> None:
         """Wait until a server answers, and have Prefect use it. Raises ParquillError if none does."""
-        import httpx
         from prefect.context import refresh_global_settings_context
-        from prefect.settings import PREFECT_API_URL
+        from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
 
         if self._process is not None:
-            from parquill.tasks.lender import EMBEDDED
+            from parquill.tasks.server.lender import EMBEDDED
 
             os.environ["PREFECT_API_URL"] = os.environ[EMBEDDED] = self._url
+            if PREFECT_SERVER_API_AUTH_STRING.value():  # what the user's own server wants, this one wants too
+                os.environ["PREFECT_API_AUTH_STRING"] = PREFECT_SERVER_API_AUTH_STRING.value()
+            _go_past_proxies(HOST)
             refresh_global_settings_context()
         address = str(PREFECT_API_URL.value()).rstrip("/")
-        until = time.monotonic() + (START_S if self._process is not None else 0.0)
-        while True:
-            try:
-                httpx.get(f"{address}/health", timeout=10, trust_env=False).raise_for_status()
-            except httpx.HTTPError:
+        named = without_password(address)
+        is_told = self._process is not None
+        until = clock() + (START_S if self._process is not None else AWAY_S)
+        with reaching(address) as client:
+            while not (answer := _ask(client, address)).is_there:
                 ended = self._process is not None and self._process.poll() is not None
-                if ended or time.monotonic() >= until:
-                    raise ParquillError(self._away(address)) from None
-                time.sleep(0.1)
-            else:
-                return
+                if answer.is_wrong or ended or clock() >= until:
+                    raise ParquillError(self._away(named, answer.refusal))
+                if not is_told:
+                    say(f"no Prefect server answers at PREFECT_API_URL={named}; waiting {AWAY_S:.0f} s for it at most")
+                    is_told = True
+                sleep(0.1)
 
-    def _away(self, address: str) -> str:
-        if self._process is None:
+    def _away(self, address: str, refusal: int | None) -> str:
+        if refusal is not None:
             return (
-                f"no Prefect server answers at PREFECT_API_URL={address}; start it, or unset it to use the embedded one"
+                f"the Prefect server at PREFECT_API_URL={address} does not know who asks (HTTP {refusal}); set "
+                "PREFECT_API_AUTH_STRING or PREFECT_API_KEY as it wants them"
+            )
+        if self._process is None:
+            way = ", by the proxy that the environment names (NO_PROXY goes past it)" if _has_proxy(address) else ""
+            return (
+                f"no Prefect server answers at PREFECT_API_URL={address}{way}; start it, or unset it to use the "
+                "embedded one"
             )
         return (
             "Prefect's embedded server did not start; `prefect server start` shows why, PREFECT_API_URL names another"
@@ -102,9 +136,77 @@ class EmbeddedServer:
                 self._process.kill()
 
 
+def without_password(address: str) -> str:
+    """An address as it may be told."""
+    return re.sub(r"//[^/]*@", "//", address)
+
+
+def reaching(address: str) -> httpx.Client:
+    """A client that reaches a server as Prefect's own do: by their proxies, with their certificates and credentials.
+
+    Raises ParquillError for certificates that cannot be read.
+    """
+    import httpx
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    headers = dict(settings.client.custom_headers)
+    if settings.api.auth_string is not None:
+        word = base64.b64encode(settings.api.auth_string.get_secret_value().encode()).decode()
+        headers["Authorization"] = f"Basic {word}"
+    elif settings.api.key is not None:
+        headers["Authorization"] = f"Bearer {settings.api.key.get_secret_value()}"
+    return httpx.Client(verify=_trusted(address), headers=headers, timeout=10)
+
+
+def _trusted(address: str) -> ssl.SSLContext | bool:
+    import certifi
+    from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_TLS_INSECURE_SKIP_VERIFY
+
+    if not address.startswith("https:") or PREFECT_API_TLS_INSECURE_SKIP_VERIFY.value():
+        return False  # by http there is nothing to be trusted, and to read all certificates takes 25 ms
+    file = PREFECT_API_SSL_CERT_FILE.value() or certifi.where()
+    try:
+        return ssl.create_default_context(cafile=file)
+    except OSError:
+        raise ParquillError(f"PREFECT_API_SSL_CERT_FILE={file} holds no certificates that can be read") from None
+
+
+class _Answer(NamedTuple):
+    """Of a server that is asked whether it is well; `is_wrong` if it never will be, at this address."""
+
+    is_there: bool
+    is_wrong: bool = False
+    refusal: int | None = None  # the HTTP status that says so, of one that does not know who asks
+
+
+def _ask(client: httpx.Client, address: str) -> _Answer:
+    import httpx
+
+    try:
+        reply = client.get(f"{address}/health")
+    except httpx.HTTPError:
+        return _Answer(is_there=False)
+    except httpx.InvalidURL:
+        return _Answer(is_there=False, is_wrong=True)
+    refusal = reply.status_code if reply.status_code in {401, 403} else None
+    return _Answer(is_there=reply.is_success, is_wrong=reply.is_client_error, refusal=refusal)
+
+
+def _has_proxy(address: str) -> bool:
+    parts = urlsplit(address)
+    return bool({parts.scheme, "all"} & getproxies().keys()) and not proxy_bypass(parts.hostname or "")
+
+
+def _go_past_proxies(host: str) -> None:
+    """Have nobody of this process look for a proxy on the way to a host, which is this machine."""
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = ",".join(filter(None, [known, host]))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = hosts
+
+
 def _die_with_parent() -> None:
-    # a server must not outlive a killed run; the terminal's Ctrl-C is for the run, which still needs its server
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # a server must not outlive a killed run
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 

@@ -6,22 +6,27 @@ from datetime import date as Date  # noqa: N812 - the parameter below is called 
 from typing import Annotated, Any, Literal
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from parquill.flows.estimating import estimate_placed, estimate_with_pilot
-from parquill.tasks.events import tell_estimate
 from parquill.tasks.job import Job, RowLimit
+from parquill.tasks.server.events import tell_estimate
+from parquill.tasks.server.flow_run import heed_cancelling
+from parquill.tasks.server.states import ends_with_state, state_of_estimate
+from parquill.tasks.server.ui import called, name_run, run_name, show_estimate
 from parquill.tasks.start import place_flow
-from parquill.tasks.ui import name_run, show_estimate
+from parquill.tasks.steps import FLOW
 
 
-@flow(name="estimate-cost", flow_run_name="{job.name} · estimate", persist_result=False)
+@flow(name="estimate-cost", flow_run_name=called("estimate"), **FLOW)
+@ends_with_state
 def estimate_cost(
     job: Job,
     date: Date | None = None,
     limit: RowLimit | None = None,
     pilot: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | State[Any]:
     """Give the estimate of a job as one flat mapping, and show it as an artifact.
 
     Args:
@@ -34,11 +39,11 @@ def estimate_cost(
     placed, options = place_flow(job, date, limit, ())
     found = None
     if pilot is not None:
-        found = estimate_with_pilot(placed, options, None if pilot == "auto" else pilot)
+        found = estimate_with_pilot(placed, options, None if pilot == "auto" else pilot, heed_cancelling)
     found = found or estimate_placed(placed, options)
-    name_run(f"{job.name} · estimate of {found.estimate.rows:,} rows · {job.model}")
+    name_run(run_name(job, found.estimate.rows, "estimate of "))
     show_estimate(placed, found.estimate, found.verdict, found.price)
     tell_estimate(placed, found.estimate, found.verdict)
     if found.error is not None:
         raise found.error
-    return found.as_dict()
+    return state_of_estimate(found.verdict, found.as_dict())

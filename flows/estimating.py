@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from parquill.tasks.rows.prepare import RunOptions, check_rejected, estimate_job
 from parquill.tasks.wire.secrets import read_key
 
 if TYPE_CHECKING:
+    from parquill.tasks.wire.sending import Sending
     from parquill.tasks.wire.shared_limits import Sharing
 
 
@@ -56,11 +59,17 @@ def estimate_placed(job: Job, options: RunOptions) -> Estimated:
     return Estimated(job, estimate, judge(job, estimate, price, None, booked_by_others(job)), price, error)
 
 
-def estimate_with_pilot(job: Job, options: RunOptions, rows: int | None) -> Estimated | None:
+def estimate_with_pilot(
+    job: Job,
+    options: RunOptions,
+    rows: int | None,
+    watch: Callable[[Sending], AbstractContextManager[Any]] = nullcontext,
+) -> Estimated | None:
     """Complete a sample of a placed job's rows (None: as many as it takes) and estimate the whole run from them.
 
-    None when no row is left to send. Raises BadJob, BadInput, FolderInUse, RefusedByBudget before anything is sent;
-    Interrupted, ServiceStopped, StoppedByBudget when the pilot was cut off.
+    `watch` is given the sender that the pilot opens, and may stop it.
+    None when no row is left to send. Raises BadJob, BadInput, FolderInUse, RefusedByBudget, NotApproved before anything
+    is sent; Interrupted, ServiceStopped, StoppedByBudget when the pilot was cut off.
     """
     from parquill.tasks.wire.pilot import run_pilot  # it brings the HTTP client, which a plain estimate does not need
 
@@ -77,7 +86,7 @@ def estimate_with_pilot(job: Job, options: RunOptions, rows: int | None) -> Esti
         if run.job.budget.monthly_usd is not None:
             spent = run.totals()
             left = nano_of(run.job.budget.monthly_usd) - (booked or 0) - spent.settled_nano - spent.in_doubt_nano
-        pilot = run_pilot(run, rows, month_left=left, sharing=_sharing(run.job))
+        pilot = run_pilot(run, rows, month_left=left, sharing=_sharing(run.job), watch=watch)
     totals, estimate = pilot.totals, pilot.run.estimate
     doubt = f", {dollars(totals.in_doubt_nano)} in doubt" if totals.in_doubt_nano else ""
     return Estimated(
@@ -102,6 +111,6 @@ def _sharing(job: Job) -> Sharing:
 
     if job.limits.shared is None:
         return ALONE
-    from parquill.tasks.lender import sharing_of  # it brings Prefect, which a pilot does not need otherwise
+    from parquill.tasks.server.lender import sharing_of  # it brings Prefect, which a pilot does not need otherwise
 
     return sharing_of(job)

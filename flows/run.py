@@ -12,16 +12,20 @@ from typing import Any
 from parquill.flows.approve import ask_on_terminal
 from parquill.flows.console import journals_are_heard, say, show_bar, show_estimate, show_summary
 from parquill.flows.engine import EmbeddedServer
+from parquill.tasks.disk.files import read_json
 from parquill.tasks.disk.reading import latest_summary
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
-from parquill.tasks.errors import Interrupted, NotApproved, ParquillError
+from parquill.tasks.errors import Interrupted, NotApproved, ParquillError, error_of
 from parquill.tasks.job import Job, Status
 from parquill.tasks.money.gate import Verdict, asks_approval, check_largest, judge, pass_gate
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
+from parquill.tasks.tolerance import Idle
 from parquill.tasks.wire.secrets import read_key
+
+AGAIN_S = 0.05  # until it is seen again whether an import is under way
 
 
 def run_job(
@@ -49,8 +53,13 @@ def run_job(
         # the flow's first step finds this plan and goes on with it
         run = prepare_run(placed, options, work_ahead)
         if run is None:
-            say("nothing to do: every row has its answer already")
-            return latest_summary(folders.output), None
+            idle = Idle.of(placed)
+            say(idle.sentence)
+            if not server.needed:
+                from parquill.tasks.server.leader import settle_last
+
+                settle_last(folders)
+            return idle.summary or None, idle.error
         month = booked_by_others(run.job, run.run_id)
         verdict = _show(run, month)
         check_largest(run.job, run.estimate)
@@ -83,7 +92,7 @@ def _run_flow(
     from prefect.exceptions import FailedRun, TerminationSignal
 
     from parquill.flows.complete_prompts import complete_prompts
-    from parquill.tasks.approval import silence
+    from parquill.tasks.server.approval import silence
 
     refuse_if_asked()
     error: ParquillError | None = None
@@ -104,24 +113,28 @@ def _run_flow(
         error = Interrupted("interrupted; run again to go on")
     except Exception as raised:  # noqa: BLE001 - whatever the server does, what is on disk says how it ended
         error = _ended_without_server(run_id, folders, raised)
-    summary = latest_summary(folders.output)
+    summary = _summary_of(run_id, folders)
+    if summary is None and error is not None:
+        raise error  # before anything was sent: what is there is of an earlier run
+    summary = summary or latest_summary(folders.output)
     show_summary(summary, folders.output, folders.named)
     return summary, error
 
 
+def _summary_of(run_id: str, folders: Folders) -> dict[str, Any] | None:
+    summary: dict[str, Any] | None = read_json(folders.output / "summary.json")
+    return summary if summary is not None and summary["run_id"] == run_id else None
+
+
 def _ended_without_server(run_id: str, folders: Folders, raised: Exception) -> ParquillError | None:
     """How a run ended whose last state Prefect's server did not take: the files are whole, and say it."""
-    summary = latest_summary(folders.output)
-    if summary["run_id"] != run_id or summary["state"] == "running":
+    summary = _summary_of(run_id, folders)
+    if summary is None or summary["state"] == "running":
         raise raised
     say(
         f"warning: Prefect's server did not take the run's end ({type(raised).__name__}); results and summary are whole"
     )
-    if not summary["exit_code"]:
-        return None
-    error = ParquillError(summary["message"])
-    error.exit_code = summary["exit_code"]
-    return error
+    return error_of(summary["exit_code"], summary["message"] or "")
 
 
 @contextlib.contextmanager
@@ -129,33 +142,45 @@ def interrupted_by_signals() -> Iterator[Callable[[], None]]:
     """Before anything is sent Ctrl-C and SIGTERM remove half a plan, and the exit code is 130.
 
     Gives what is to be called before anything is sent: it raises Interrupted if there was such a signal. Its exception
-    alone does not tell, since it may come up inside a library that takes it for a failed import, and goes on.
+    alone does not tell, since it may come up inside a library that takes it for a fault of its own, and goes on. While
+    something is imported it waits: Prefect prints a traceback where it is interrupted at that, and is left half made.
     """
     asked = False
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(_number: int, frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
+        if _is_importing(frame):
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+            return
         raise KeyboardInterrupt
 
     def refuse_if_asked() -> None:
         if asked:
             raise Interrupted("interrupted before anything was sent")
 
-    before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
+    before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     try:
         yield refuse_if_asked
     except (Exception, KeyboardInterrupt):
         refuse_if_asked()  # whatever a library made of it
         raise
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for name, handler in before.items():
             signal.signal(name, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[None]:
     """The first Ctrl-C or SIGTERM stops gently, the second at once."""
+    from parquill.tasks.server.flow_run import answer_sigterm
     from parquill.tasks.wire.sending import request_stop_all
 
     before: dict[signal.Signals, Any] = {}
@@ -170,7 +195,8 @@ def stop_on_signal() -> Iterator[None]:
     for name in (signal.SIGINT, signal.SIGTERM):
         before[name] = signal.signal(name, stop)
     try:
-        yield
+        with answer_sigterm(stop):
+            yield
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)

@@ -9,26 +9,30 @@ from prefect import flow
 from pydantic import Field
 
 from parquill.flows.complete_prompts import complete_prompts
-from parquill.tasks.job import Usd
-from parquill.tasks.job_file import make_job, merge
-from parquill.tasks.states import ends_with_state
+from parquill.tasks.job import JobName, Usd
+from parquill.tasks.job_file import PlainText
+from parquill.tasks.ready import Words, make_ready_job
+from parquill.tasks.rows.template import column_template
+from parquill.tasks.server.states import ends_with_state
+from parquill.tasks.server.ui import called
 from parquill.tasks.steps import FLOW
 
 SYSTEM = "Summarize the user's text in {{ vars.length }}; answer with the summary alone."
 STYLE = " Style: {{ vars.style }}."
 LANGUAGE = " Write in {{ vars.language }}."
+GIVEN = {f"vars.{name}": name for name in ("length", "style", "language")}  # beside what those of every ready flow give
 
 
-@flow(name="summarize", flow_run_name="summarize {input}", **FLOW)
+@flow(name="summarize", flow_run_name=called(), **FLOW)
 @ends_with_state
 def summarize(
     input: str,  # noqa: A002 - the contract's name
     output: str,
-    name: str = "summarize",
-    text_column: str = "text",
-    length: str = "two sentences",
-    style: str | None = None,
-    language: str | None = None,
+    name: JobName = "summarize",
+    text_column: Annotated[str, Field(min_length=1)] = "text",
+    length: Words = "two sentences",
+    style: Words | None = None,
+    language: Words | None = None,
     model: str = "gpt-4o-mini",
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 150,
     run_usd: Usd | None = None,
@@ -57,11 +61,11 @@ def summarize(
         "name": name,
         "input": input,
         "output": output,
-        "vars": {name: value for name, value in given if value is not None},
-        "prompt": {"system": system, "user": "{{ " + text_column + " }}"},
+        "vars": {name: PlainText(value) for name, value in given if value is not None},
+        "prompt": {"system": system, "user": column_template(text_column)},
         "model": model,
         "max_output_tokens": max_output_tokens,
         "parameters": {"temperature": 0},
         "budget": {"run_usd": run_usd},
     }
-    return complete_prompts.fn(make_job(merge(job, settings or {})), date)
+    return complete_prompts.fn(make_ready_job(job, settings or {}, GIVEN), date)

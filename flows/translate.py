@@ -9,26 +9,32 @@ from prefect import flow
 from pydantic import Field
 
 from parquill.flows.complete_prompts import complete_prompts
-from parquill.tasks.job import Usd
-from parquill.tasks.job_file import make_job, merge
-from parquill.tasks.states import ends_with_state
+from parquill.tasks.glossary import read_glossary
+from parquill.tasks.job import JobName, Usd
+from parquill.tasks.job_file import PlainText
+from parquill.tasks.ready import Words, make_ready_job
+from parquill.tasks.rows.template import column_expression, column_template
+from parquill.tasks.server.states import ends_with_state
+from parquill.tasks.server.ui import called
 from parquill.tasks.steps import FLOW
 
-SYSTEM = "You are a translator. Translate the user's text into {{ language }}; answer with the translation alone."
-TERMS = " Use these terms: {{ vars.glossary.get(language, {}) | tojson }}."
+SYSTEM = "You are a translator. Translate the user's text into {{ LANGUAGE }}; answer with the translation alone."
+TERMS = "{% if vars.glossary.get(LANGUAGE) %} Use these terms: {{ vars.glossary[LANGUAGE] | tojson }}.{% endif %}"
 TONE = " Tone: {{ vars.tone }}."
+GIVEN = {"vars.glossary": "glossary", "vars.tone": "tone"}  # beside what parameters of every ready flow give
 
 
-@flow(name="translate", flow_run_name="translate into {languages}", **FLOW)
+@flow(name="translate", flow_run_name=called(), **FLOW)
 @ends_with_state
 def translate(
     input: str,  # noqa: A002 - the contract's name
     output: str,
-    languages: Annotated[list[str], Field(min_length=1)],
-    name: str = "translate",
-    text_column: str = "text",
-    glossary: dict[str, dict[str, str]] | str | None = None,
-    tone: str | None = None,
+    languages: Annotated[list[Words], Field(min_length=1)],
+    name: JobName = "translate",
+    text_column: Annotated[str, Field(min_length=1)] = "text",
+    language_column: Annotated[str, Field(pattern=r"^[^\W\d]\w*$")] = "language",
+    glossary: dict[str, dict[str, str]] | Words | None = None,
+    tone: Words | None = None,
     model: str = "gpt-4o-mini",
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 500,
     run_usd: Usd | None = None,
@@ -43,7 +49,9 @@ def translate(
         languages: Languages to translate into, by name or code, for example fr or Brazilian Portuguese.
         name: The job's name, in this UI and in the ledger.
         text_column: The column that holds the text.
-        glossary: Terms by language, {fr: {basket: panier}}, or a YAML file that holds them.
+        language_column: The new column that says which language a row is in; choose another name where the input has
+            a column of this one.
+        glossary: Terms by language, {fr: {basket: panier}}, or a YAML or JSON file that holds them.
         tone: How it should sound, for example friendly, informal address.
         model: The model's name, as the service knows it.
         max_output_tokens: The longest translation in tokens; it bounds what a row can cost.
@@ -51,18 +59,26 @@ def translate(
         settings: Any other setting of a job, for example {endpoint: {...}, limits: {...}, id_column: id}.
         date: The day of dates in paths and of prices; default the scheduled day in the job's time zone.
     """
-    variables = {name: value for name, value in (("glossary", glossary), ("tone", tone)) if value is not None}
+    variables: dict[str, Any] = {}
+    if glossary is not None:
+        variables["glossary"] = read_glossary(glossary, languages)
+    if tone is not None:
+        variables["tone"] = PlainText(tone)
     system = SYSTEM + (TERMS if glossary is not None else "") + (TONE if tone is not None else "")
     job = {
         "name": name,
         "input": input,
         "output": output,
-        "for_each": {"language": languages},
+        "for_each": {language_column: languages},
         "vars": variables,
-        "prompt": {"system": system, "user": "{{ " + text_column + " }}"},
+        "prompt": {
+            "system": system.replace("LANGUAGE", column_expression(language_column)),
+            "user": column_template(text_column),
+        },
         "model": model,
         "max_output_tokens": max_output_tokens,
         "parameters": {"temperature": 0},
         "budget": {"run_usd": run_usd},
     }
-    return complete_prompts.fn(make_job(merge(job, settings or {})), date)
+    given = {**GIVEN, f"for_each.{language_column}": "languages"}
+    return complete_prompts.fn(make_ready_job(job, settings or {}, given), date)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from prefect import task
 
-from parquill.tasks.lender import sharing_of
 from parquill.tasks.records import ShardRef
+from parquill.tasks.server.lender import sharing_of
 from parquill.tasks.steps import STEP
 from parquill.tasks.unforeseen import tells_no_data
 from parquill.tasks.wire.sending import sending_of

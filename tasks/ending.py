@@ -6,11 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
-from parquill.tasks.disk.files import DISK, Disk, remove_folder
-from parquill.tasks.disk.result_rows import RowSums
+from parquill.tasks.disk.files import DISK, Disk, read_json, remove_folder
+from parquill.tasks.disk.row_sums import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.summary import make_summary, write_interrupted, write_running, write_summary
 from parquill.tasks.errors import (
@@ -20,13 +19,13 @@ from parquill.tasks.errors import (
     ParquillError,
     ServiceStopped,
     StoppedByBudget,
-    TooManyNotOk,
 )
 from parquill.tasks.money.learned import keep_counts
 from parquill.tasks.money.month import month_figures
 from parquill.tasks.money.past import keep_past
 from parquill.tasks.money.prices import dollars, nano_of
-from parquill.tasks.wire.outcomes import TABLE
+from parquill.tasks.tolerance import check_not_ok, warn_of_not_ok
+from parquill.tasks.wire.outcomes import TABLE, Retry
 from parquill.tasks.wire.sending import Sending
 
 
@@ -57,30 +56,16 @@ def end_of(run: Run, sums: RowSums, ending: Ending) -> ParquillError | None:
     rows, job = sums.rows, run.job
     left = f"{rows['not_sent']:,} of {rows['total']:,} rows were not sent"
     if ending.rule is not None:
-        return ServiceStopped(f"stopped: {TABLE[ending.rule].sentence}; {left}. Run again to go on")
+        left = f"{rows['not_sent'] + rows['failed']:,} of {rows['total']:,} rows have no answer"
+        rule = TABLE[ending.rule]
+        # endless throttling passes by itself; anything else is settled by a person first
+        first = "Settle that with the service, then run" if rule.retry is Retry.STOP else "Run"
+        return ServiceStopped(f"stopped: {rule.sentence}; {left}. {first} again to go on")
     if ending.over_budget:
         limits = {"run_usd": job.budget.run_usd, "monthly_usd": job.budget.monthly_usd}
         told = " or ".join(f"{name} = {dollars(nano_of(usd))}" for name, usd in limits.items() if usd is not None)
         return StoppedByBudget(f"the budget is used up ({told}); {left}. Raise it and run again to go on")
-    not_ok = rows["total"] - rows["ok"]
-    if not_ok > Decimal(str(job.tolerate.not_ok)) * rows["total"]:
-        counts = ", ".join(f"{code} {count:,}" for code, count in sorted(sums.errors.items()))
-        return TooManyNotOk(
-            f"{not_ok:,} of {rows['total']:,} rows are not ok ({counts}), more than tolerate.not_ok = "
-            f"{job.tolerate.not_ok} allows; `parquill report --failed` lists them"
-        )
-    return None
-
-
-def warning_of(run: Run, sums: RowSums) -> str | None:
-    """What to say of a run that ends well although some rows are not ok."""
-    not_ok = sums.rows["total"] - sums.rows["ok"]
-    if not not_ok:
-        return None
-    counts = ", ".join(f"{code} {count:,}" for code, count in sorted(sums.errors.items()))
-    return (
-        f"warning: {not_ok:,} rows are not ok ({counts}), as many as tolerate.not_ok = {run.job.tolerate.not_ok} allows"
-    )
+    return check_not_ok(job, rows, sums.errors)
 
 
 def finish_run(
@@ -99,7 +84,7 @@ def finish_run(
         exit_code=error.exit_code if error else 0,
         finished_at=now,
         month=month_figures(run.run_id),
-        message=str(error) if error else warning_of(run, sums),
+        message=str(error) if error else warn_of_not_ok(run.job, sums.rows, sums.errors),
     )
     keep_past(run.job, run.run_id, sums.history, None if ending.is_stop else now)
     write_summary(run, sums, summary, disk)
@@ -127,7 +112,7 @@ def clear_run(run: Run, disk: Disk = DISK) -> None:
 
 @contextlib.contextmanager
 def stop_early(run: Run, disk: Disk = DISK) -> Iterator[None]:
-    """Say in summary.json that the run is under way, and leave a true one when it is cut off."""
+    """Say in summary.json that the run is under way, and leave a true one when it is cut off, at whatever step."""
     write_running(run, disk)
     try:
         yield
@@ -138,5 +123,7 @@ def stop_early(run: Run, disk: Disk = DISK) -> Iterator[None]:
         elif isinstance(error, Exception):
             told, exit_code = type(error).__name__, 1
         with contextlib.suppress(ParquillError):
-            write_interrupted(run, told, exit_code, disk)
+            # a run that ends with an error of its own has told its end already
+            if (read_json(run.folders.output / "summary.json") or {}).get("state") == "running":
+                write_interrupted(run, told, exit_code, disk)
         raise

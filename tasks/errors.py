@@ -108,3 +108,11 @@ class RowFault(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+def error_of(exit_code: int, message: str) -> ParquillError | None:
+    """The error that a summary tells of, None for none; which of those with exit code 1 it was, is lost."""
+    if not exit_code:
+        return None
+    kinds = {kind.exit_code: kind for kind in (StoppedByBudget, TooManyNotOk, Interrupted)}
+    return kinds.get(exit_code, ParquillError)(message)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from prefect import task
 
 from parquill.tasks.disk.run import Run
-from parquill.tasks.events import tell_estimate
 from parquill.tasks.money.gate import judge
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.records import Estimate
+from parquill.tasks.server.events import tell_estimate
+from parquill.tasks.server.ui import show_estimate
 from parquill.tasks.steps import STEP
-from parquill.tasks.ui import show_estimate
 from parquill.tasks.unforeseen import tells_no_data
 
 

@@ -15,68 +15,16 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-import rfc8785
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from parquill.tasks.disk.address import check_uri, is_uri
+from parquill.tasks.parameters import refuse_parameters, refuse_unwritable
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 CHEAPEST_USD_PER_MTOK = Decimal("0.0001")
 # Of one input row by `for_each`: they are in memory together.
 MOST_ROWS_OF_A_ROW = 10_000
-
-# The names that services give to max_output_tokens: one setting bounds the cost, under one neutral name.
-OUTPUT_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"})
-# Whatever raises the cost past the reservation or changes the protocol of the reply.
-COSTLY = frozenset(
-    (
-        "n best_of num_return_sequences stream stream_options service_tier functions function_call web_search_options "
-        "audio modalities background store conversation previous_response_id prediction echo mcp_servers container "
-        "include plugins provider models route transforms batch_size extra_body extra_query extra_headers"
-    ).split()
-)
-SECRETS = frozenset(["api_key", "api-key", "apikey", "key", "token", "authorization"])
-OWNED = frozenset(["model", "messages", "input", "prompt", "instructions", "response_format", "text"])
-
-
-# https://platform.openai.com/docs/api-reference/chat/create
-RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
-
-
-def refuse_parameters(parameters: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first request parameter that is not the user's to set."""
-    for name, value in parameters.items():
-        if name in OUTPUT_LIMITS:
-            raise ValueError(f"{name!r} is set by `max_output_tokens`, which bounds the cost")
-        if name in COSTLY:
-            raise ValueError(f"{name!r} raises the cost or changes the protocol, so it is refused")
-        if name.casefold() in SECRETS:
-            raise ValueError("a secret is never a setting: name its variable in `endpoint.api_key_env`")
-        if name in OWNED:
-            raise ValueError(f"{name!r} is a setting of the job itself, not a parameter")
-        if name == "tools" and not (isinstance(value, list) and all(_is_function(tool) for tool in value)):
-            raise ValueError("'tools' may hold functions only: hosted tools are billed beside the tokens")
-        low, high = RANGES.get(name, (None, None))
-        if low is None or high is None or value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ValueError(f"{name} is not a number from {low} to {high}")
-
-
-def refuse_unwritable(value: Any) -> None:
-    """Raise ValueError for what RFC 8785 cannot write: keys are computed over it."""
-    try:
-        rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError, TypeError, ValueError, AttributeError):
-        raise ValueError("holds a value that JSON cannot hold exactly (NaN, a date, a number over 2**53)") from None
-
-
-def _is_function(tool: Any) -> bool:
-    if not isinstance(tool, dict) or tool.get("type") != "function":
-        return False
-    function = tool.get("function", tool)  # the chat API nests it, the responses API does not
-    return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
 def _no_bool(value: Any) -> Any:
@@ -111,8 +59,23 @@ def _look_for_surrogates(value: Any) -> None:
 
 
 Number = BeforeValidator(_no_bool)
-Usd = Annotated[Decimal, Field(gt=0, le=Decimal(10_000_000), allow_inf_nan=False, decimal_places=9), Number]
-UsdPerMtok = Annotated[Decimal, Field(ge=0, le=Decimal(10_000), allow_inf_nan=False, decimal_places=9), Number]
+# as pydantic writes it the text branch has no pattern, so that a form would take "ten"
+_DECIMAL = {"type": "string", "pattern": r"^\d{1,7}(\.\d{1,9})?$"}
+_POSITIVE = {"type": "string", "pattern": r"^(?=.*[1-9])\d{1,7}(\.\d{1,9})?$"}
+_USD = {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 10_000_000}, _POSITIVE]}
+_USD_PER_MTOK = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 10_000}, _DECIMAL]}
+Usd = Annotated[
+    Decimal,
+    Field(gt=0, le=Decimal(10_000_000), allow_inf_nan=False, decimal_places=9),
+    Number,
+    WithJsonSchema(_USD),
+]
+UsdPerMtok = Annotated[
+    Decimal,
+    Field(ge=0, le=Decimal(10_000), allow_inf_nan=False, decimal_places=9),
+    Number,
+    WithJsonSchema(_USD_PER_MTOK),
+]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Number]
 Status = Literal[
     "ok",
@@ -125,6 +88,7 @@ Status = Literal[
 ]
 Scalar = str | int | float | bool
 MOST_ROWS = 10**12  # of an input; `limit` is part of a plan's digest, which holds no larger numbers
+JobName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"\S")]
 RowLimit = Annotated[int, Field(ge=1, le=MOST_ROWS), Number]
 
 
@@ -149,15 +113,20 @@ class Endpoint(Settings):
     name: str | None = Field(
         None, min_length=1, description="Stands for the address in request keys, so that it may move"
     )
-    api_key_env: str | None = Field(None, description="NAME of the environment variable that holds the key")
-    api_key_block: str | None = Field(None, description="NAME of the Prefect Secret block that holds the key")
+    api_key_env: str | None = Field(
+        None, description="NAME of the environment variable that holds the key, or else api_key_block"
+    )
+    api_key_block: str | None = Field(
+        None, description="NAME of the Prefect Secret block that holds the key, or else api_key_env"
+    )
     allow_http: bool = Field(False, description="Allow plain http to another host than this one")
 
     @model_validator(mode="before")
     @classmethod
     def _default_key(cls, data: Any) -> Any:
-        # OPENAI_API_KEY is for OpenAI alone: another host is never offered it unless the job says so
-        if isinstance(data, dict) and not {"api_key_env", "api_key_block"} & data.keys():
+        # OPENAI_API_KEY is for OpenAI alone: another host is never offered it unless the job says so. The form of
+        # Prefect's UI sends null for what nobody has filled in, and OpenAI answers nobody without a key.
+        if isinstance(data, dict) and data.get("api_key_env") is None and data.get("api_key_block") is None:
             host = urlsplit(str(data.get("base_url", OPENAI_BASE_URL))).hostname
             if host == urlsplit(OPENAI_BASE_URL).hostname:
                 return {**data, "api_key_env": "OPENAI_API_KEY"}
@@ -287,16 +256,23 @@ class Tolerate(Settings):
 class Job(Settings):
     """One job: prompts in Parquet, completions in Parquet, within a budget."""
 
-    name: str = Field(min_length=1, max_length=80, description="Names the job in the UI and in the ledger")
-    input: str = Field(min_length=1, description="Parquet file, folder or glob")
-    output: str = Field(min_length=1, description="Folder for results, summary and report")
+    name: JobName = Field(description="Names the job in the UI and in the ledger")
+    input: str = Field(
+        min_length=1,
+        description="Parquet file, folder, glob or URI; {date}, {date-1}, {month} are those scheduled",
+    )
+    output: str = Field(min_length=1, description="Folder or URI of results, summary and report; {date} as in input")
     state: str | None = Field(None, min_length=1, description="Folder for journals; default OUTPUT/.parquill")
     timezone: str = Field("UTC", description="Time zone of {date} in paths, for example Europe/Paris")
     id_column: str | None = Field(None, description="Column that identifies a row; unique and never null")
     for_each: dict[str, Annotated[list[Scalar], Field(min_length=1)]] | None = Field(
         None, description="One row of output for each value, for example {language: [fr, de]}"
     )
-    vars: dict[str, Any] | str | None = Field(None, description="A mapping for the templates, or a file that holds one")
+    vars: dict[str, Any] | str | None = Field(
+        None,
+        description="A mapping for the templates, or a file that holds one; a value that ends in .yaml, .yml or .json "
+        "is what that file holds",
+    )
     prompt: Prompt | None = Field(None, description="Templates of the request; or name a messages_column")
     messages_column: str | None = Field(None, description="Column of chat messages, in the place of a prompt")
     model: str = Field(min_length=1, description="The model's name, as the service knows it")

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from parquill.tasks.disk.address import is_uri, mirror_of
 from parquill.tasks.errors import BadJob
+from parquill.tasks.faults import sentences
 from parquill.tasks.job import Job
+
+
+class PlainText(str):
+    """A value of `vars` that stays the text that it is; any other that names a YAML or JSON file is what that holds."""
+
+    __slots__ = ()
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -88,47 +94,7 @@ def make_job(mapping: Mapping[str, Any]) -> Job:
     try:
         return Job.model_validate(mapping)
     except ValidationError as error:
-        faults = [_sentence(fault) for fault in error.errors(include_url=False)]
-        raise BadJob("; ".join(dict.fromkeys(faults))) from None
-
-
-def _sentence(fault: Any) -> str:
-    path = [part for part in fault["loc"] if not str(part).startswith("function-")]
-    name = ".".join(str(part) for part in path) or "the job"
-    kind = fault["type"]
-    if kind == "extra_forbidden":
-        near = _nearest(path)
-        return f"unknown setting `{name}`" + (f"; did you mean `{near}`?" if near else "")
-    if kind == "missing":
-        return f"the setting `{name}` is missing"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if name == "the job":
-        return message
-    shown = fault.get("input")
-    # a number that does not fit is shown; anything else may be long or private
-    told = f" (it is {shown})" if isinstance(shown, int | float) and kind != "value_error" else ""
-    return f"`{name}`: {message[0].lower()}{message[1:]}{told}"
-
-
-def _nearest(path: list[Any]) -> str | None:
-    model: Any = Job
-    for part in path[:-1]:
-        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-        if field is None:
-            return None
-        options = (field.annotation, *get_args(field.annotation))
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    if model is None:
-        return None
-    near = difflib.get_close_matches(str(path[-1]), model.model_fields, 1, 0.6)
-    if not near:  # a setting at the wrong level: `run_usd` belongs under `budget`
-        for group, field in Job.model_fields.items():
-            options = (field.annotation, *get_args(field.annotation))
-            inner = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-            if inner is not None and str(path[-1]) in inner.model_fields:
-                return f"{group}.{path[-1]}"
-        return None
-    return ".".join([*map(str, path[:-1]), near[0]])
+        raise BadJob("; ".join(sentences(error))) from None
 
 
 def expand_dates(text: str, day: date) -> str:
@@ -182,6 +148,8 @@ def _absolute(path: str, today: date) -> str:
 
 def _read_if_file(name: str, value: Any) -> Any:
     """What `vars: {glossary: glossary.yaml}` means: a value that names a YAML or JSON file is what the file holds."""
+    if isinstance(value, PlainText):
+        return str(value)
     if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
         return read_yaml(Path(value).expanduser(), f"`vars.{name}`")
     return value

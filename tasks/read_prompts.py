@@ -7,8 +7,8 @@ from prefect import task
 from parquill.tasks.disk.run import Run
 from parquill.tasks.job import Job
 from parquill.tasks.rows.prepare import RunOptions, prepare_run
+from parquill.tasks.server.ui import name_run, run_name
 from parquill.tasks.steps import STEP
-from parquill.tasks.ui import name_run
 from parquill.tasks.unforeseen import tells_no_data
 
 
@@ -18,5 +18,5 @@ def read_prompts(job: Job, options: RunOptions) -> Run | None:
     """Plan the run, or find the one to go on with; None when nothing is to do. Raises BadJob, BadInput."""
     run = prepare_run(job, options)
     if run is not None:
-        name_run(f"{job.name} · {run.estimate.rows:,} rows · {job.model}")
+        name_run(run_name(job, run.estimate.rows))
     return run

@@ -50,7 +50,7 @@ class Estimate:
     exact: bool
     cost_low: int | None = None  # with cost_high the central 90 %; None without answers to learn from
     cost_high: int | None = None
-    output_shares: list[tuple[int, float]] = field(default_factory=list)  # by bin of output length, see money.lengths
+    output_shares: list[tuple[int, float]] = field(default_factory=list)  # by bin of output length, see money.history
     paid: int = 0  # what rows that had their outcome when this was estimated cost, and their worst case
     paid_worst: int = 0
     rejected: dict[str, int] = field(default_factory=dict)  # error code -> rows
@@ -126,7 +126,7 @@ class PlannedRow:
 
 @dataclass(slots=True)
 class Totals:
-    """Requests and money (nano-dollars) of a shard or a run, summed over interruptions."""
+    """Requests, money (nano-dollars) and tokens of a shard or a run, summed over interruptions."""
 
     sent: int = 0
     retried: int = 0
@@ -135,6 +135,10 @@ class Totals:
     settled_nano: int = 0
     in_doubt_nano: int = 0
     worst_nano: int = 0  # reservations of the rows that have an outcome: what the estimate said of them
+    prompt_tokens: int = 0  # as the answers report them, like the other three
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
     statuses: dict[str, int] = field(default_factory=dict)  # of the rows that have an outcome
 
     def add(self, other: Totals) -> None:

@@ -6,6 +6,13 @@ import html
 import re
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~-])")
+# what is obeyed within a line; a _ between letters, and an & that begins no entity, are not
+_INLINE = re.compile(r"([\\`*\[<~]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;))")
+_BLOCK = re.compile(r"^(\d*)([#>+-]|(?<=\d)[.)](?= |$))")  # what is obeyed at the beginning of a line
+# Where an address would become a link. An empty tag stops that in both of Prefect's UIs and is not seen; a backslash
+# stops it in one of them only, the other looks for addresses in what is left when the backslashes are gone.
+_ADDRESS = re.compile(r"(?i)(?:(?<=http:)|(?<=https:)|(?<=ftp:))(?=//)|(?<=www)(?=\.)|(?<=[\w.+-])(?=@\\?[\w-])")
+BREAK = "<wbr>"
 
 
 def clean(text: object) -> str:
@@ -16,7 +23,18 @@ def clean(text: object) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
+def unescape(line: str) -> str:
+    """The text that `escape` was given, but for what `clean` has taken from it."""
+    return html.unescape(re.sub(r"\\(.)", r"\1", line.replace(BREAK, "")))
+
+
 def escape(text: object) -> str:
     """One line that neither Markdown nor HTML takes for anything else."""
     line = html.escape(clean(text), quote=False).replace("\n", " ")
-    return _MARKDOWN.sub(r"\\\1", line)
+    return _ADDRESS.sub(BREAK, _MARKDOWN.sub(r"\\\1", line))
+
+
+def plain(text: object) -> str:
+    """One line for what is Markdown on a page and plain text elsewhere: only what would be obeyed is escaped."""
+    line = clean(text).replace("\n", " ").strip()
+    return _ADDRESS.sub(BREAK, _BLOCK.sub(r"\1\\\2", _INLINE.sub(r"\\\1", line)))

@@ -7,13 +7,17 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import Any
 
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from parquill.tasks.disk.files import read_json
 from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.job import Job
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import RunOptions
+from parquill.tasks.server.leader import settle_last
+from parquill.tasks.server.states import state_of_idle
+from parquill.tasks.server.ui import name_run, run_name
+from parquill.tasks.tolerance import Idle
 
 
 def place_flow(job: Job, day: date | None, limit: int | None, redo: Sequence[str] | None) -> tuple[Job, RunOptions]:
@@ -31,7 +35,9 @@ def hold_job(job: Job) -> Iterator[None]:
         yield
 
 
-def nothing_to_do(job: Job) -> dict[str, Any]:
-    """The summary of the run that has done it all."""
-    found: dict[str, Any] = read_json(Folders.of(job).output / "summary.json") or {}
-    return found
+def end_idle(job: Job) -> State[Any]:
+    """The final state of a placed job that has nothing to do; the run is named as any other."""
+    idle = Idle.of(job)
+    settle_last(Folders.of(job))
+    name_run(run_name(job, idle.rows["total"]))
+    return state_of_idle(idle)

@@ -6,13 +6,14 @@ from typing import Any
 
 from prefect import task
 
-from parquill.tasks.disk.result_rows import RowSums
+from parquill.tasks.disk.row_sums import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.ending import Ending, finish_run
 from parquill.tasks.errors import StoppedByBudget
-from parquill.tasks.events import tell_end
+from parquill.tasks.server.events import tell_end
+from parquill.tasks.server.flow_run import wait_for_server
+from parquill.tasks.server.ui import name_run, run_name, show_summary
 from parquill.tasks.steps import STEP
-from parquill.tasks.ui import show_summary
 from parquill.tasks.unforeseen import tells_no_data
 
 
@@ -21,6 +22,8 @@ from parquill.tasks.unforeseen import tells_no_data
 def summarize_run(run: Run, sums: RowSums, ending: Ending) -> dict[str, Any]:
     """Write the summary and give it. Raises StoppedByBudget, ServiceStopped or TooManyNotOk after that."""
     summary, error = finish_run(run, sums, ending)
+    wait_for_server()  # the files are whole by now
+    name_run(run_name(run.job, run.estimate.rows))  # once more: the server may have been away at the first time
     show_summary(run, sums, summary)
     tell_end(run, summary, is_short=isinstance(error, StoppedByBudget))
     if error is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import task
 
-from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.results import write_results as write_parts
+from parquill.tasks.disk.row_sums import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.steps import STEP
 from parquill.tasks.unforeseen import tells_no_data

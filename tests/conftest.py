@@ -19,14 +19,19 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import httpx
 import pytest
+from hypothesis import settings
 
 from tests.end_to_end.jobs import Jobs
+from tests.prefect_api import is_up
 from tests.services.ending import end
 from tests.services.options import Options
 from tests.services.running import FakeService, fake_openai
 
+# What the tests say of a commit does not depend on chance, nor on how busy the machine is; `make fuzz` explores, and
+# so does `pytest --hypothesis-profile default`.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 TETHER = Path(__file__).parent / "services" / "tether.py"
 START_S = 90.0
 # What only deployments and automations need; the recorders of task runs and events stay on, tests look at both.
@@ -101,20 +106,13 @@ def prefect_server() -> Iterator[str]:
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # while the server starts
 
         deadline = time.monotonic() + START_S
-        while not _answers(address):
+        while not is_up(address):
             if process.poll() is not None or time.monotonic() > deadline:
                 said.seek(0)
                 pytest.fail(f"Prefect's server did not start: {said.read()[-2000:].decode(errors='replace')}")
             time.sleep(0.1)
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield address
-
-
-def _answers(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/health", timeout=2, trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture(scope="session")

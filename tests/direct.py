@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parquill.tasks.disk.files import DISK, Disk
-from parquill.tasks.disk.result_rows import RowSums
 from parquill.tasks.disk.results import write_results
+from parquill.tasks.disk.row_sums import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.ending import Ending, finish_run, stop_early

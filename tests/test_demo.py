@@ -41,6 +41,7 @@ def test_the_real_model_through_the_whole_flow(tmp_path: Path) -> None:
     assert str(output / "results") in done.stderr.replace("\n", "")
 
 
+@pytest.mark.alone
 def test_an_estimate_answers_at_once() -> None:
     """`estimate` on the sample starts no server and does not even import Prefect, so that it answers in two seconds."""
     program = (

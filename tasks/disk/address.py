@@ -35,6 +35,8 @@ def check_uri(uri: str) -> None:
         raise ValueError(f"has the scheme {parts.scheme}://; s3://, gs:// and abfs:// can be used")
     if not parts.netloc:
         raise ValueError("names no bucket")
+    if "//" in parts.path.rstrip("/"):
+        raise ValueError("has an empty part between two slashes")
     on_azure = parts.scheme.startswith("abfs")
     # abfs://container@account is no user
     if parts.password is not None or (parts.username is not None and not on_azure):

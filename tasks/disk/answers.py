@@ -21,10 +21,12 @@ import orjson
 from parquill.tasks.disk.files import read_json
 from parquill.tasks.disk.journal import damaged, scan_journal, tell_cut
 from parquill.tasks.disk.state import Folders, RunFolder
+from parquill.tasks.disk.wal import use_wal
 from parquill.tasks.errors import DamagedJournal, DiskFailed
 from parquill.tasks.records import REUSABLE, Outcome
 
 VERSION = 2  # of the tables: another one is made anew
+LOCK_S = 60
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS outputs (number INTEGER PRIMARY KEY, path TEXT UNIQUE);
 CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, run_id TEXT UNIQUE, output INTEGER);
@@ -94,14 +96,13 @@ class AnswerIndex:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise DiskFailed(f"cannot open {self._path}: {error.strerror}") from None
-        connection = sqlite3.connect(self._path, timeout=60, check_same_thread=False, isolation_level=None)
+        connection = sqlite3.connect(self._path, timeout=LOCK_S, check_same_thread=False, isolation_level=None)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            use_wal(connection.execute, LOCK_S)
             # the last transactions may be lost, they are read again from the journals; but what is said to be indexed
             # must be there after a power cut, or it is paid for again: OFF would not do
             connection.execute("PRAGMA synchronous=NORMAL")
-            if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
-                _make_tables(connection)
+            _make_tables(connection)
         except BaseException:
             connection.close()
             raise
@@ -167,7 +168,7 @@ class AnswerIndex:
         sizes = [(shard, path, path.stat().st_size) for shard, path in journals]
         if any(found.get(shard, 0) > size for shard, _, size in sizes):
             with self._asking() as connection:
-                _make_tables(connection)
+                _make_tables(connection, anew=True)
             raise _Ahead
         return [(shard, path) for shard, path, size in sizes if found.get(shard) != size]
 
@@ -249,9 +250,22 @@ class AnswerIndex:
             connection.execute("COMMIT")
 
 
-def _make_tables(connection: sqlite3.Connection) -> None:
-    old = "".join(f"DROP TABLE IF EXISTS {name};" for name in ("answers", "indexed_to", "runs", "outputs"))
-    connection.executescript(f"BEGIN IMMEDIATE; {old} {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+def _make_tables(connection: sqlite3.Connection, *, anew: bool = False) -> None:
+    if not anew and _version_of(connection) == VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")  # rolled back with the connection
+    if anew or _version_of(connection) != VERSION:  # another process may have made them meanwhile, and filled them
+        for name in ("answers", "indexed_to", "runs", "outputs"):
+            connection.execute(f"DROP TABLE IF EXISTS {name}")
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={VERSION}")
+    connection.execute("COMMIT")
+
+
+def _version_of(connection: sqlite3.Connection) -> int:
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return found
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

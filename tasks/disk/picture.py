@@ -9,14 +9,17 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from parquill.tasks.money.lengths import OUTPUT_BINS_A_DOUBLING
+from parquill.tasks.money.history import OUTPUT_BINS_A_DOUBLING
+from parquill.tasks.money.prices import dollars, nano_of
 
 WIDTH, LEFT, RIGHT = 640.0, 12.0, 628.0
+LINE = 52  # the height at which the line of dollars is drawn
 BARS = 130.0  # height of the tallest bar
+WIDEST = 77.0  # of a bar
 
-_COST = """<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 640 96" width="640" font-size="12"
+_COST = """<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 640 112" width="640" font-size="12"
  font-family="system-ui, sans-serif"><title>{{ title }}</title>
-<rect width="640" height="96" rx="4" fill="#fff"/>
+<rect width="640" height="112" rx="4" fill="#fff"/>
 <line x1="12" x2="628" y1="52" y2="52" stroke="#aab4be"/>
 {% if band %}<rect x="{{ band[0] }}" width="{{ band[1] }}" y="40" height="24" fill="#bcd7f2"/>{% endif %}
 {% for mark in marks %}<line x1="{{ mark.x }}" x2="{{ mark.x }}" y1="{{ mark.top }}" y2="{{ mark.bottom }}"
@@ -26,6 +29,7 @@ _COST = """<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 640 9
 _LENGTHS = """<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 640 176" width="640" font-size="11"
  font-family="system-ui, sans-serif"><title>{{ title }}</title>
 <rect width="640" height="176" rx="4" fill="#fff"/>
+<text x="628" y="14" text-anchor="end" fill="#55616d">answers by their output tokens</text>
 {% for bar in bars %}<rect x="{{ bar.x }}" width="{{ bar.width }}" y="{{ bar.y }}" height="{{ bar.height }}"
  fill="#8fb8de"/>{% if bar.label %}<text x="{{ bar.x }}" y="164" fill="#55616d">{{ bar.label }}</text>{% endif %}
 {% endfor %}{% if line %}<polyline points="{{ line }}" fill="none" stroke="#b3541e" stroke-width="2"/>{% endif %}
@@ -41,19 +45,19 @@ def draw_cost(estimate: Mapping[str, Any], cost_usd: str) -> Markup:
     def place(amount: Decimal) -> float:
         return round(LEFT + float(amount / most) * (RIGHT - LEFT), 1)
 
-    def mark(name: str, amount: Decimal, *, above: bool, color: str, width: int) -> dict[str, Any]:
+    def mark(name: str, amount: Decimal, text_y: int, *, color: str, width: int) -> dict[str, Any]:
         x = place(amount)
         anchor = "start" if x < WIDTH / 3 else "end" if x > WIDTH * 2 / 3 else "middle"
-        top, bottom = (24, 64) if above else (40, 74)
-        text_y = 18 if above else 88
-        return {"x": x, "at": x, "name": name, "top": top, "bottom": bottom} | {
+        top, bottom = (24, 64) if text_y < LINE else (40, 74)
+        return {"x": x, "at": x, "name": f"{name} {dollars(nano_of(amount))}", "top": top, "bottom": bottom} | {
             "text_y": text_y, "anchor": anchor, "color": color, "width": width
         }  # fmt: skip
 
+    # each text has a height of its own: on a first night what is expected is the worst case
     marks = [
-        mark("worst case", amounts["worst"], above=False, color="#7a8691", width=2),
-        mark("expected", amounts["expected"], above=False, color="#2f6fab", width=2),
-        mark("cost", Decimal(cost_usd), above=True, color="#b3541e", width=3),
+        mark("worst case", amounts["worst"], 88, color="#7a8691", width=2),
+        mark("expected", amounts["expected"], 104, color="#2f6fab", width=2),
+        mark("cost", Decimal(cost_usd), 18, color="#b3541e", width=3),
     ]
     band = None
     if estimate["cost_usd_low"] is not None:
@@ -74,7 +78,8 @@ def draw_lengths(outputs: Mapping[int, int], predicted: Sequence[Sequence[float]
     if not shares:
         return Markup("")
     first, last = min([*shares, *told]), max([*shares, *told])
-    step = (RIGHT - LEFT) / (last - first + 1)
+    step = min(WIDEST, (RIGHT - LEFT) / (last - first + 1))
+    is_narrow = last - first < OUTPUT_BINS_A_DOUBLING  # then no bin, or one, may begin at a power of two
     tallest = max([*shares.values(), *told.values()])
 
     def height(share: float) -> float:
@@ -87,7 +92,7 @@ def draw_lengths(outputs: Mapping[int, int], predicted: Sequence[Sequence[float]
             "y": round(150 - height(shares.get(number, 0.0)), 1),
             "height": height(shares.get(number, 0.0)),
             "label": f"{round(2 ** (number / OUTPUT_BINS_A_DOUBLING)):,}"
-            if number % OUTPUT_BINS_A_DOUBLING == 0
+            if number % OUTPUT_BINS_A_DOUBLING == 0 or is_narrow
             else "",
         }
         for number in range(first, last + 1)

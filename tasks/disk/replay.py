@@ -40,7 +40,7 @@ class ShardState:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
     def totals(self) -> Totals:
-        """Requests and money of the shard."""
+        """Requests, money and tokens of the shard."""
         total = Totals()
         for row in self.rows.values():
             total.sent += row.requests
@@ -52,6 +52,11 @@ class ShardState:
             total.settled_nano += outcome.cost_nano
             total.statuses[outcome.status] = total.statuses.get(outcome.status, 0) + 1
             total.worst_nano += self.rows[number].reserved_nano if number in self.rows else 0
+            prompt, cached, completion, reasoning = outcome.usage or (0, 0, 0, 0)
+            total.prompt_tokens += prompt
+            total.cached_tokens += cached
+            total.completion_tokens += completion
+            total.reasoning_tokens += reasoning
         return total
 
 

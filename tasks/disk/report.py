@@ -15,7 +15,7 @@ from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.shown import clean
 
 if TYPE_CHECKING:
-    from parquill.tasks.disk.result_rows import RowSums
+    from parquill.tasks.disk.row_sums import RowSums
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{{ s.job }} {{ s.run_id }}</title>
@@ -55,12 +55,16 @@ ${{ s.estimate.cost_usd_high }}{% endif %}
 {% if lengths %}<h2>Length of the answers</h2>
 <p>Output tokens; the bars are the answers, the line is what was predicted.</p>
 {{ lengths }}{% endif %}
-{% if errors %}<h2>First rows that are not ok</h2><table><tr><th>file<th>row<th>status<th>code<th>what happened
-{% for e in errors %}<tr><td>{{ e.source_file }}<td class="n">{{ e.row_number }}<td>{{ e.status }}<td>{{ e.error_code }}
+{% if errors %}<h2>First rows that are not ok</h2><table><tr><th>file<th>row
+{%- for name in for_each %}<th>{{ name }}{% endfor %}<th>status<th>code<th>what happened
+{% for e in errors %}<tr><td>{{ e.source_file }}<td class="n">{{ e.row_number }}
+{%- for value in e.for_each %}<td>{{ value }}{% endfor %}<td>{{ e.status }}<td>{{ e.error_code }}
 <td>{{ e.error_message }}{% endfor %}</table>{% endif %}
 {% if slowest %}<h2>Slowest answers</h2><table><tr><th>seconds<th>file<th>row
-{% for seconds, file, row in slowest %}
-<tr><td class="n">{{ "%.2f"|format(seconds) }}<td>{{ file }}<td class="n">{{ row }}{% endfor %}
+{%- for name in for_each %}<th>{{ name }}{% endfor %}
+{% for seconds, file, row, each in slowest %}
+<tr><td class="n">{{ "%.2f"|format(seconds) }}<td>{{ file }}<td class="n">{{ row }}
+{%- for value in each %}<td>{{ value }}{% endfor %}{% endfor %}
 </table>{% endif %}
 </html>
 """
@@ -87,6 +91,7 @@ def write_report(
         s=summary,
         counted_line=counted_line,
         worst=worst_line(summary["counted"]),
+        for_each=list(sums.groups),
         errors=sums.first_errors,
         slowest=sorted(sums.slowest, reverse=True),
         cost=draw_cost(summary["estimate"], summary["cost_usd"]),

@@ -1,10 +1,8 @@
-"""One line of the results for each planned row: its outcome, what it cost, who paid; and what they all add up to."""
+"""One line of the results for each planned row: its outcome, what it cost, who paid."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,47 +11,15 @@ import pyarrow as pa
 
 from parquill.tasks.disk.answers import AnswerIndex, Place
 from parquill.tasks.disk.replay import RowState, ShardState
+from parquill.tasks.disk.row_sums import Each, RowSums, nano_of
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.schemas import PLAN, USD, fit, parsed_type, result_fields
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.money.correction import Comparison
-from parquill.tasks.money.lengths import History, output_bin
-from parquill.tasks.records import REUSABLE, STATUSES, Action, Outcome, ShardRef
+from parquill.tasks.money.history import output_bin
+from parquill.tasks.records import REUSABLE, Action, Outcome, ShardRef
 from parquill.tasks.wire.outcomes import NOT_SENT_CODES, TABLE
 
 READ_ROWS = 2_000
-LISTED = 20
-
-
-@dataclass(slots=True)
-class Group:
-    """The rows of one `for_each` value, and what this run paid for them."""
-
-    rows: int = 0
-    ok: int = 0
-    cost_nano: int = 0
-
-
-@dataclass(slots=True)
-class RowSums:
-    """What the rows of the results add up to; money in nano-dollars, tokens and money of this run's rows only."""
-
-    rows: dict[str, int] = field(default_factory=lambda: {"total": 0, **dict.fromkeys(STATUSES, 0), "reused": 0})
-    tokens: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("prompt", "cached", "completion", "reasoning"), 0)
-    )
-    cost_nano: int = 0
-    in_doubt_nano: int = 0
-    saved_nano: int = 0
-    usage_unknown: int = 0
-    failed_in_doubt: int = 0  # rows that `retry.in_doubt: hold` does not try again
-    history: History = field(default_factory=History)  # lengths of the answers that this run paid for
-    outputs: Counter[int] = field(default_factory=Counter)  # of the same answers, by bin of output length
-    compared: Comparison = field(default_factory=Comparison)  # counted with reported prompt tokens of these answers
-    errors: dict[str, int] = field(default_factory=dict)
-    groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # by `for_each` name and its value
-    first_errors: list[dict[str, Any]] = field(default_factory=list)
-    slowest: list[tuple[float, str, int]] = field(default_factory=list)
 
 
 class ResultRows:
@@ -61,6 +27,7 @@ class ResultRows:
 
     def __init__(self, run: Run, answers: AnswerIndex, sums: RowSums, not_sent: str) -> None:
         self._run, self._answers, self._sums, self._not_sent = run, answers, sums, not_sent
+        self._each_names = tuple(run.job.for_each or {})
         schema = run.job.response_format
         self._parsed = parsed_type(schema if isinstance(schema, dict) else None)
         self._fields = result_fields(self._parsed)
@@ -81,12 +48,17 @@ class ResultRows:
                     for name in table.column_names
                     if name.startswith(PLAN) and name != PLAN + "messages"
                 }
-                lines = self._lines(plan, state, first)
-                self._group(table, lines)
+                lines = self._lines(plan, state, first, self._each(table))
                 yield self._table(table, own, lines)
                 first += batch.num_rows
 
-    def _lines(self, plan: dict[str, list[Any]], state: ShardState, first: int) -> list[dict[str, Any]]:
+    def _each(self, table: pa.Table) -> list[Each]:
+        columns = [map(str, table.column(name).to_pylist()) for name in self._each_names]
+        return list(zip(*columns, strict=True)) or [()] * table.num_rows
+
+    def _lines(
+        self, plan: dict[str, list[Any]], state: ShardState, first: int, each: Sequence[Each]
+    ) -> list[dict[str, Any]]:
         elsewhere = [
             key
             for key, action in zip(plan["request_key"], plan["action"], strict=True)
@@ -105,7 +77,7 @@ class ResultRows:
                 line["source_file"], line["row_number"] = row["source_file"], row["row_number"]
                 line["request_key"] = row["request_key"].hex() if row["request_key"] else None
                 line["estimated_prompt_tokens"] = row["prompt_tokens"]
-            self._sum(line)
+            self._sums.add(line, each[place], self._each_names, self._run.run_id)
             lines.append(line)
         return lines
 
@@ -154,42 +126,6 @@ class ResultRows:
         line["cost_nano"] = row["carried_cost_nano"] or 0
         return line
 
-    def _sum(self, line: dict[str, Any]) -> None:
-        sums, status = self._sums, line["status"]
-        sums.rows["total"] += 1
-        sums.rows[status] += 1
-        sums.rows["reused"] += bool(line["reused"])
-        if line["run_id"] == self._run.run_id and not line["reused"]:
-            sums.cost_nano += _nano(line, "cost")
-            sums.in_doubt_nano += _nano(line, "in_doubt")
-            for kind in sums.tokens:
-                sums.tokens[kind] += line[f"{kind}_tokens"] or 0
-            sums.usage_unknown += line.get("usage_unknown", False)
-            if line["latency_s"] is not None:
-                sums.slowest = sorted([*sums.slowest, (line["latency_s"], line["source_file"], line["row_number"])])[
-                    -5:
-                ]
-        sums.failed_in_doubt += line.get("in_doubt", False)
-        if status != "ok":
-            sums.errors[line["error_code"]] = sums.errors.get(line["error_code"], 0) + 1
-            if len(sums.first_errors) < LISTED:
-                sums.first_errors.append(
-                    {
-                        name: line[name]
-                        for name in ("source_file", "row_number", "status", "error_code", "error_message")
-                    }
-                )
-
-    def _group(self, table: pa.Table, lines: Sequence[dict[str, Any]]) -> None:
-        for name in self._run.job.for_each or {}:
-            groups = self._sums.groups.setdefault(name, {})
-            for value, line in zip(table.column(name).to_pylist(), lines, strict=True):
-                group = groups.setdefault(str(value), Group())
-                group.rows += 1
-                group.ok += line["status"] == "ok"
-                if line["run_id"] == self._run.run_id and not line["reused"]:
-                    group.cost_nano += _nano(line, "cost")
-
     def _table(self, table: pa.Table, own: list[str], lines: Sequence[dict[str, Any]]) -> pa.Table:
         prefix = self._run.job.column_prefix
         result = table.select(own)
@@ -200,7 +136,7 @@ class ResultRows:
     def _column(self, kind: pa.Field, lines: Sequence[dict[str, Any]]) -> pa.Array:
         if kind.type == USD:
             short = kind.name.removesuffix("_usd")
-            return _decimals([_nano(line, short) for line in lines])
+            return _decimals([nano_of(line, short) for line in lines])
         values = [line[kind.name] for line in lines]
         if kind.name == "parsed":
             values = [fit(value, kind.type) for value in values]
@@ -209,11 +145,6 @@ class ResultRows:
 
 def _microseconds(time: datetime | None) -> int | None:
     return None if time is None else (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-def _nano(line: dict[str, Any], name: str) -> int:
-    kept = line.get(f"{name}_usd")
-    return int(kept.scaleb(9)) if kept is not None else int(line[f"{name}_nano"])
 
 
 def _decimals(nano: Sequence[int]) -> pa.Array:

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from parquill.tasks.disk.answers import open_answers
 from parquill.tasks.disk.files import DISK, Disk, read_json, remove_folder
-from parquill.tasks.disk.result_rows import ResultRows, RowSums
+from parquill.tasks.disk.result_rows import ResultRows
+from parquill.tasks.disk.row_sums import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders
 from parquill.tasks.disk.table_file import TableFile

@@ -99,7 +99,7 @@ class Run:
         disk.write_own(self.folder.done(shard.number), asdict(state.totals()))
 
     def totals(self) -> Totals:
-        """Requests and money so far: of finished shards by their totals, of the others by their journals."""
+        """Requests, money and tokens so far: of finished shards by their totals, of the others by their journals."""
         total = Totals()
         for shard in self.shards:
             if shard.to_send == 0:

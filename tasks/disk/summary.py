@@ -10,7 +10,7 @@ from parquill.tasks.disk.address import is_uri
 from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.publish import claim, publish, publish_summary
 from parquill.tasks.disk.report import write_report
-from parquill.tasks.disk.result_rows import RowSums
+from parquill.tasks.disk.row_sums import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job import Job
@@ -101,12 +101,22 @@ def write_running(run: Run, disk: Disk = DISK) -> None:
     """Tell those who wait that the run is under way. Raises DiskFailed; for a store BadJob, FolderInUse."""
     if is_uri(run.folders.named):
         claim(run.folders, run.run_id)
-    totals = run.totals()
-    sums = RowSums(cost_nano=totals.settled_nano, in_doubt_nano=totals.in_doubt_nano)
-    sums.rows["total"] = run.estimate.rows
+    sums, totals = _journaled(run)
     summary = make_summary(run, sums, totals, state="running", exit_code=None, finished_at=None)
     disk.write_json(run.folders.output / "summary.json", summary)
     publish_summary(run.folders)
+
+
+def _journaled(run: Run) -> tuple[RowSums, Totals]:
+    """What the journals say of a run without results: every row that has no outcome of its own there is not sent."""
+    totals = run.totals()
+    sums = RowSums(cost_nano=totals.settled_nano, in_doubt_nano=totals.in_doubt_nano)
+    sums.rows.update(totals.statuses, rejected=sum(run.estimate.rejected.values()))
+    sums.rows["not_sent"] = run.estimate.rows - sum(sums.rows.values())
+    sums.rows["total"] = run.estimate.rows
+    for kind in sums.tokens:
+        sums.tokens[kind] = getattr(totals, f"{kind}_tokens")
+    return sums, totals
 
 
 def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk = DISK) -> None:
@@ -121,10 +131,7 @@ def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk =
 
 def write_interrupted(run: Run, message: str, exit_code: int, disk: Disk = DISK) -> dict[str, Any]:
     """summary.json of a run that was cut off: what its journals say; the results stay those of the run before."""
-    totals = run.totals()
-    sums = RowSums(cost_nano=totals.settled_nano, in_doubt_nano=totals.in_doubt_nano)
-    sums.rows.update(totals.statuses, total=run.estimate.rows, rejected=sum(run.estimate.rejected.values()))
-    sums.rows["not_sent"] = run.estimate.to_send - sum(totals.statuses.values())
+    sums, totals = _journaled(run)
     summary = make_summary(
         run, sums, totals, state="stopped", exit_code=exit_code, finished_at=datetime.now(UTC), message=message
     )

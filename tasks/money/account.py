@@ -14,7 +14,8 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_expone
 from tenacity.stop import stop_when_event_set
 
 from parquill.tasks.errors import LedgerFailed, RunTakenOver
-from parquill.tasks.money.ledger import Held, Ledger
+from parquill.tasks.money.books import Held
+from parquill.tasks.money.ledger import Ledger
 
 PATIENCE_S = 60.0  # how long a database may be away: a restart, a failover
 SLICES = 50  # a slice is this part of the limit: few enough transactions, and little idle money at the end

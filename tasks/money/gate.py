@@ -12,12 +12,16 @@ from parquill.tasks.records import Estimate, Totals
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says; `warning` is None when even the worst case fits. Money in nano-dollars."""
+    """What the gate says; `warning` is None when there is nothing to warn of. Money in nano-dollars.
+
+    `left` is how many rows are still to be sent.
+    """
 
     fits: bool
     sentence: str
     warning: str | None
-    expected: int = 0
+    expected: int
+    left: int
 
 
 def judge(
@@ -36,30 +40,48 @@ def judge(
     expected = booked + (open_expected * left // open_worst if open_worst else 0)
     rows = estimate.to_send - sum(spent.statuses.values())
     facts = f"({rows:,} rows to send, {job.model}, prices of {price.version})"
+    odd = _warn_of_one_prompt(job, estimate)
     limits = []
     if job.budget.run_usd is not None:
         limits.append((nano_of(job.budget.run_usd), f"the budget of {dollars(nano_of(job.budget.run_usd))}"))
     if job.budget.monthly_usd is not None:
         taken, whole = month_booked or 0, nano_of(job.budget.monthly_usd)
-        told = f"what is left of the month ({dollars(whole - taken)} of {dollars(whole)}, {dollars(taken)} booked)"
-        limits.append((whole - taken, told))
+        rest = f"{dollars(whole - taken)} of {dollars(whole)}"
+        if taken >= whole:
+            rest = f"nothing: its budget of {dollars(whole)} is used up"
+        limits.append((whole - taken, f"what is left of the month ({rest}, {dollars(taken)} booked)"))
     if not limits:
-        return Verdict(True, f"expected {dollars(expected)}, no budget is set {facts}", None, expected)
+        return Verdict(True, f"expected {dollars(expected)}, no budget is set {facts}", odd, expected, rows)
     limit, name = min(limits)
     if expected > limit:
         over = dollars(expected)
         if over == dollars(limit):  # one number must be seen to be larger than the other
             over = f"${usd(expected):,.9f}"
-        return Verdict(False, f"expected {over} exceeds {name} {facts}", None, expected)
-    warning = None
-    if worst > limit:
-        warning = f"the worst case of {dollars(worst)} exceeds {name}: the run may stop on the way"
-    return Verdict(True, f"expected {dollars(expected)} fits into {name} {facts}", warning, expected)
+        return Verdict(False, f"expected {over} exceeds {name} {facts}", odd, expected, rows)
+    may_stop = f"the worst case of {dollars(worst)} exceeds {name}: the run may stop on the way"
+    warning = "; ".join(told for told in (odd, may_stop if worst > limit else None) if told) or None
+    return Verdict(True, f"expected {dollars(expected)} fits into {name} {facts}", warning, expected, rows)
+
+
+def _warn_of_one_prompt(job: Job, estimate: Estimate) -> str | None:
+    """What to say of a prompt without a single {{ }}, which asks the same of every row."""
+    if job.prompt is None or not job.dedupe or job.parameters_column is not None or estimate.rows < 2:
+        return None
+    if any(mark in text for mark in ("{{", "{%") for text in (job.prompt.system or "", job.prompt.user)):
+        return None
+    return (
+        f"the prompt uses no column, so all {estimate.rows:,} rows are one request (in prefect.yaml Prefect itself "
+        'replaces {{ text }}: write {{ row["text"] }} there)'
+    )
 
 
 def asks_approval(job: Job, verdict: Verdict) -> bool:
-    """Whether the expected cost is above what may be spent without asking."""
-    return job.budget.approval_usd is not None and verdict.expected > nano_of(job.budget.approval_usd)
+    """Whether the expected cost, with what is spent already, is above what may be spent without asking.
+
+    Nobody is asked for a run that has nothing left to send: its money is spent.
+    """
+    limit = job.budget.approval_usd
+    return limit is not None and verdict.left > 0 and verdict.expected > nano_of(limit)
 
 
 def check_largest(job: Job, estimate: Estimate) -> None:

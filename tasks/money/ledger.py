@@ -9,26 +9,26 @@ At every instant, for a run and for a month: settled + in doubt + leased <= limi
 
 A holder never tells what changed, it tells how it stands: what it has spent in all and what it may spend yet. So a
 call whose answer was lost can be made again, and is booked once. What a holder had leased stays booked when it dies:
-after `DEAD_S` it counts as in doubt, until the run goes on (its journals tell the truth) or a person resolves it. A
-holder that was only asleep wakes up with all it had. When a run is opened anew the holders of before are shut out.
+after DEAD_S of `books` it counts as in doubt, until the run goes on (its journals tell the truth) or a person resolves
+it. A holder that was only asleep wakes up with all it had. When a run is opened anew the holders of before are shut
+out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 
-from parquill.tasks.errors import RunTakenOver
+from parquill.tasks.money import books
+from parquill.tasks.money.books import HELD, Booked, Held, day_of, in_month, is_dead, is_of, time_of, total_of
 from parquill.tasks.money.ledger_database import LedgerDatabase
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RUNS
 
 ALIVE_S = 30.0  # a holder that told something so lately may give something back
-DEAD_S = 900.0  # no holder that lives is silent for so long, unless its machine sleeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,33 +47,6 @@ class Entry:
     started_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Booked:
-    """Nano-dollars of a run or of a month."""
-
-    settled: int
-    in_doubt: int
-    leased: int
-
-    @property
-    def total(self) -> int:
-        """All that is spent or may be."""
-        return self.settled + self.in_doubt + self.leased
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """How a holder stands, in nano-dollars since its start: spent, and what it may spend yet.
-
-    `left` is negative after an overshoot. `is_new` until the ledger has answered once.
-    """
-
-    settled: int
-    in_doubt: int
-    left: int
-    is_new: bool = False
-
-
 class Ledger(LedgerDatabase):
     """The ledger behind a SQLAlchemy URL. Every method raises LedgerFailed, nothing of it done or (rarely) all."""
 
@@ -86,17 +59,17 @@ class Ledger(LedgerDatabase):
             else:  # a pilot knows better what it will cost
                 expected = RUNS.update().where(RUNS.c.run_id == entry.run_id).values(expected_nano=entry.expected_nano)
                 connection.execute(expected)
-            booked = _booked(connection, now, run_id=entry.run_id, leases=False)
+            booked = books.read(connection, now, run_id=entry.run_id, leases=False)
             missing = [settled - booked.settled, in_doubt - booked.in_doubt]
-            _take_from_books(connection, entry.run_id, missing)
+            books.take_back(connection, entry.run_id, missing)
             mine = LEASES.c.run_id == entry.run_id
             for lease in connection.execute(sa.select(LEASES).where(mine).order_by(LEASES.c.month)).all():
                 # what a dead process had spent of its lease belongs to the month in which it was leased
                 paid = max(0, min(missing[0], lease.amount_nano))
                 doubt = max(0, min(missing[1], lease.amount_nano - paid))
-                _add(connection, entry.run_id, lease.day, paid, doubt)
+                books.add(connection, entry.run_id, lease.day, paid, doubt)
                 missing = [missing[0] - paid, missing[1] - doubt]
-            _add(connection, entry.run_id, _day(now), *missing)
+            books.add(connection, entry.run_id, day_of(now), *missing)
             connection.execute(LEASES.delete().where(mine))
             connection.execute(HOLDERS.delete().where(HOLDERS.c.run_id == entry.run_id))
 
@@ -117,22 +90,22 @@ class Ledger(LedgerDatabase):
         Gives how much more it has. That is negative if a person has resolved what it held, and no more fits. Raises
         RunTakenOver.
         """
-        month = _day(now)[:7]
+        month = day_of(now)[:7]
         with self.transaction() as connection:
             # above 0 after an overshoot, which is booked as settled already; below if the ledger knows of less
-            known = _tell(connection, run_id, holder, held, now) - held.left
+            known = books.tell(connection, run_id, holder, held, now) - held.left
             least, room = least - known, want - known
             if run_limit is not None:
-                room = min(room, run_limit - _booked(connection, now, run_id=run_id).total)
+                room = min(room, run_limit - books.read(connection, now, run_id=run_id).total)
             if month_limit is not None:
-                room = min(room, month_limit - _booked(connection, now, month=month).total)
+                room = min(room, month_limit - books.read(connection, now, month=month).total)
             if room < least or room <= 0:
                 return min(0, known)
-            mine = sa.and_(_of(LEASES, run_id, holder), LEASES.c.month == month)
+            mine = sa.and_(is_of(LEASES, run_id, holder), LEASES.c.month == month)
             amount = LEASES.c.amount_nano + room
-            changed = connection.execute(LEASES.update().where(mine).values(amount_nano=amount, day=_day(now)))
+            changed = connection.execute(LEASES.update().where(mine).values(amount_nano=amount, day=day_of(now)))
             if changed.rowcount == 0:
-                new = {"run_id": run_id, "holder": holder, "month": month, "day": _day(now), "amount_nano": room}
+                new = {"run_id": run_id, "holder": holder, "month": month, "day": day_of(now), "amount_nano": room}
                 connection.execute(LEASES.insert().values(new))
             return room + known
 
@@ -143,7 +116,7 @@ class Ledger(LedgerDatabase):
         not know of (a person has resolved it), 0 as a rule. Raises RunTakenOver.
         """
         with self.transaction() as connection:
-            return max(0, held.left - _tell(connection, run_id, holder, held, now))
+            return max(0, held.left - books.tell(connection, run_id, holder, held, now))
 
     def finish(self, run_id: str, finished_at: datetime) -> None:
         """Note that a run is finished."""
@@ -153,9 +126,9 @@ class Ledger(LedgerDatabase):
     def held_by_others(self, run_id: str, holder: str, month: str | None, now: datetime) -> int:
         """Nano-dollars that others who live have leased for the run, or, with a month, for any run in it."""
         scope = LEASES.c.run_id == run_id if month is None else LEASES.c.month == month
-        alive = HOLDERS.c.renewed_at >= _time(now - timedelta(seconds=ALIVE_S))
-        others = sa.not_(_of(LEASES, run_id, holder))
-        held = sa.select(_sum(LEASES.c.amount_nano)).select_from(_HELD).where(scope, alive, others)
+        alive = HOLDERS.c.renewed_at >= time_of(now - timedelta(seconds=ALIVE_S))
+        others = sa.not_(is_of(LEASES, run_id, holder))
+        held = sa.select(total_of(LEASES.c.amount_nano)).select_from(HELD).where(scope, alive, others)
         with self.transaction() as connection:
             return int(connection.execute(held).scalar_one())
 
@@ -165,14 +138,14 @@ class Ledger(LedgerDatabase):
         What dead holders had leased is in doubt too.
         """
         runs = sa.select(RUNS.c.run_id) if job is None else sa.select(RUNS.c.run_id).where(RUNS.c.job == job)
-        where = sa.and_(_in_month(month), DAYS.c.run_id.in_(runs))
-        dead = sa.and_(LEASES.c.month == month, LEASES.c.run_id.in_(runs), _is_dead(now))
+        where = sa.and_(in_month(month), DAYS.c.run_id.in_(runs))
+        dead = sa.and_(LEASES.c.month == month, LEASES.c.run_id.in_(runs), is_dead(now))
         with self.transaction() as connection:
-            for lease in connection.execute(sa.select(LEASES).select_from(_HELD).where(dead)).all():
-                _add(connection, lease.run_id, lease.day, 0, lease.amount_nano)
-                this = sa.and_(_of(LEASES, lease.run_id, lease.holder), LEASES.c.month == month)
+            for lease in connection.execute(sa.select(LEASES).select_from(HELD).where(dead)).all():
+                books.add(connection, lease.run_id, lease.day, 0, lease.amount_nano)
+                this = sa.and_(is_of(LEASES, lease.run_id, lease.holder), LEASES.c.month == month)
                 connection.execute(LEASES.delete().where(this))
-            total = int(connection.execute(sa.select(_sum(DAYS.c.in_doubt_nano)).where(where)).scalar_one())
+            total = int(connection.execute(sa.select(total_of(DAYS.c.in_doubt_nano)).where(where)).scalar_one())
             settled = DAYS.c.settled_nano + (DAYS.c.in_doubt_nano if paid else 0)
             connection.execute(DAYS.update().where(where).values(settled_nano=settled, in_doubt_nano=0))
         return total
@@ -180,12 +153,12 @@ class Ledger(LedgerDatabase):
     def of_run(self, run_id: str, now: datetime, month: str | None = None) -> Booked:
         """What is booked for a run, in all or in one month."""
         with self.transaction() as connection:
-            return _booked(connection, now, run_id=run_id, month=month)
+            return books.read(connection, now, run_id=run_id, month=month)
 
     def of_month(self, month: str, now: datetime) -> Booked:
         """What is booked for a month such as 2026-11, over all runs."""
         with self.transaction() as connection:
-            return _booked(connection, now, month=month)
+            return books.read(connection, now, month=month)
 
     def last_run(self, job: str, but: str | None = None) -> tuple[int, int] | None:
         """(expected, settled) nano-dollars of a job's latest finished run that paid anything; None if there is none."""
@@ -209,17 +182,17 @@ class Ledger(LedgerDatabase):
         What dead holders had leased is in doubt.
         """
         nothing = sa.literal(0, sa.BigInteger)
-        leases = sa.select(LEASES.c.run_id, LEASES.c.day, nothing, LEASES.c.amount_nano).select_from(_HELD)
+        leases = sa.select(LEASES.c.run_id, LEASES.c.day, nothing, LEASES.c.amount_nano).select_from(HELD)
         whole = sa.union_all(
-            sa.select(DAYS.c.run_id, DAYS.c.day, DAYS.c.settled_nano, DAYS.c.in_doubt_nano).where(_in_month(month)),
-            leases.where(LEASES.c.month == month, _is_dead(now)),
+            sa.select(DAYS.c.run_id, DAYS.c.day, DAYS.c.settled_nano, DAYS.c.in_doubt_nano).where(in_month(month)),
+            leases.where(LEASES.c.month == month, is_dead(now)),
         ).subquery()
         about = (whole.c.day, RUNS.c.job, RUNS.c.model, RUNS.c.labels)
         query = (
             sa.select(
                 *about,
-                _sum(whole.c.settled_nano).label("settled_nano"),
-                _sum(whole.c.in_doubt_nano).label("in_doubt_nano"),
+                total_of(whole.c.settled_nano).label("settled_nano"),
+                total_of(whole.c.in_doubt_nano).label("in_doubt_nano"),
                 sa.func.count(whole.c.run_id.distinct()).label("runs"),
             )
             .join(RUNS, RUNS.c.run_id == whole.c.run_id)
@@ -236,107 +209,6 @@ class Ledger(LedgerDatabase):
         ]
 
 
-_HELD = LEASES.join(HOLDERS, sa.and_(HOLDERS.c.run_id == LEASES.c.run_id, HOLDERS.c.holder == LEASES.c.holder))
-
-
-def _tell(connection: sa.Connection, run_id: str, holder: str, held: Held, now: datetime) -> int:
-    """Bring the ledger to what a holder says of itself; gives what it has leased now. Raises RunTakenOver."""
-    mine = _of(HOLDERS, run_id, holder)
-    told = connection.execute(sa.select(HOLDERS).where(mine)).first()
-    if told is None and not held.is_new:
-        raise RunTakenOver(f"the run {run_id} was taken over by another process")
-    values = {"settled_nano": held.settled, "in_doubt_nano": held.in_doubt, "renewed_at": _time(now)}
-    if told is None:
-        connection.execute(HOLDERS.insert().values(run_id=run_id, holder=holder, **values))
-    else:
-        connection.execute(HOLDERS.update().where(mine).values(values))
-    settled = held.settled - (told.settled_nano if told is not None else 0)
-    in_doubt = held.in_doubt - (told.in_doubt_nano if told is not None else 0)
-    leases = connection.execute(sa.select(LEASES).where(_of(LEASES, run_id, holder)).order_by(LEASES.c.month)).all()
-    amounts = _book(connection, leases, settled, in_doubt, run_id, now)
-    surplus = sum(amounts) - max(0, held.left)
-    for place in reversed(range(len(leases))):  # the latest month's first: the others' is reserved, or soon spent
-        back = min(amounts[place], max(0, surplus))
-        amounts[place], surplus = amounts[place] - back, surplus - back
-    for lease, amount in zip(leases, amounts, strict=True):
-        this = sa.and_(_of(LEASES, run_id, holder), LEASES.c.month == lease.month)
-        if amount == 0:
-            connection.execute(LEASES.delete().where(this))
-        elif amount != lease.amount_nano:
-            connection.execute(LEASES.update().where(this).values(amount_nano=amount))
-    return sum(amounts)
-
-
-def _book(
-    connection: sa.Connection, leases: Sequence[Any], settled: int, in_doubt: int, run_id: str, now: datetime
-) -> list[int]:
-    """Book what was spent of leases, the earliest month's first; gives what is left of each.
-
-    What is more than was leased is booked where the last lease was, or today where there was none.
-    """
-    amounts, today = [], _day(now)
-    day = today
-    for lease in leases:
-        day = today if lease.month == today[:7] else lease.day
-        paid = min(settled, lease.amount_nano)
-        doubt = min(in_doubt, lease.amount_nano - paid)
-        _add(connection, run_id, day, paid, doubt)
-        settled, in_doubt = settled - paid, in_doubt - doubt
-        amounts.append(lease.amount_nano - paid - doubt)
-    _add(connection, run_id, day, settled, in_doubt)
-    return amounts
-
-
-def _take_from_books(connection: sa.Connection, run_id: str, missing: list[int]) -> None:
-    """Correct days on which too much was booked; what was in doubt and is settled now stays in its month."""
-    days = sa.select(DAYS).where(DAYS.c.run_id == run_id).order_by(DAYS.c.day.desc())
-    for row in connection.execute(days).all():
-        books = [row.settled_nano, row.in_doubt_nano]
-        for this, other in ((0, 1), (1, 0)):
-            taken = min(books[this], max(0, -missing[this]))
-            moved = min(taken, max(0, missing[other]))
-            books[this], books[other] = books[this] - taken, books[other] + moved
-            missing[this], missing[other] = missing[this] + taken, missing[other] - moved
-        here = sa.and_(DAYS.c.run_id == run_id, DAYS.c.day == row.day)
-        connection.execute(DAYS.update().where(here).values(settled_nano=books[0], in_doubt_nano=books[1]))
-
-
-def _add(connection: sa.Connection, run_id: str, day: str, settled: int, in_doubt: int) -> None:
-    if not settled and not in_doubt:
-        return
-    changed = connection.execute(
-        DAYS.update()
-        .where(DAYS.c.run_id == run_id, DAYS.c.day == day)
-        .values(settled_nano=DAYS.c.settled_nano + settled, in_doubt_nano=DAYS.c.in_doubt_nano + in_doubt)
-    )
-    if changed.rowcount == 0:
-        connection.execute(DAYS.insert().values(run_id=run_id, day=day, settled_nano=settled, in_doubt_nano=in_doubt))
-
-
-def _booked(
-    connection: sa.Connection,
-    now: datetime,
-    *,
-    run_id: str | None = None,
-    month: str | None = None,
-    leases: bool = True,
-) -> Booked:
-    """What is booked for a run, for a month over all runs, or for a run in a month."""
-    days, held = [], []
-    if run_id is not None:
-        days, held = [DAYS.c.run_id == run_id], [LEASES.c.run_id == run_id]
-    if month is not None:
-        days, held = [*days, _in_month(month)], [*held, LEASES.c.month == month]
-    books = sa.select(_sum(DAYS.c.settled_nano), _sum(DAYS.c.in_doubt_nano)).where(*days)
-    settled, in_doubt = map(int, connection.execute(books).one())
-    if not leases:
-        return Booked(settled, in_doubt, 0)
-    dead = _sum(sa.case((_is_dead(now), LEASES.c.amount_nano), else_=0))
-    whole = sa.select(_sum(LEASES.c.amount_nano), dead).select_from(_HELD).where(*held)
-    leased, of_dead = map(int, connection.execute(whole).one())
-    return Booked(settled, in_doubt + of_dead, leased - of_dead)
-
-
 def _row_of(entry: Entry) -> dict[str, Any]:
     return {
         "run_id": entry.run_id,
@@ -350,28 +222,3 @@ def _row_of(entry: Entry) -> dict[str, Any]:
         "expected_nano": entry.expected_nano,
         "started_at": entry.started_at.isoformat(),
     }
-
-
-def _day(now: datetime) -> str:
-    return now.astimezone(UTC).date().isoformat()
-
-
-def _time(now: datetime) -> str:
-    return now.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _sum(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    return sa.func.coalesce(sa.func.sum(column), 0)
-
-
-def _of(table: sa.Table, run_id: str, holder: str) -> sa.ColumnElement[bool]:
-    return sa.and_(table.c.run_id == run_id, table.c.holder == holder)
-
-
-def _is_dead(now: datetime) -> sa.ColumnElement[bool]:
-    return HOLDERS.c.renewed_at < _time(now - timedelta(seconds=DEAD_S))
-
-
-def _in_month(month: str) -> sa.ColumnElement[bool]:
-    # a range and not LIKE: both databases find it in the index
-    return DAYS.c.day.between(f"{month}-01", f"{month}-31")

@@ -17,6 +17,7 @@ import platformdirs
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from parquill.tasks.disk.wal import use_wal
 from parquill.tasks.errors import LedgerFailed
 from parquill.tasks.money.ledger_tables import COUNTS, DAYS, HOLDERS, LEASES, LENGTHS, META, METADATA, VERSION
 
@@ -65,7 +66,7 @@ class LedgerDatabase:
         except (SQLAlchemyError, OSError, ValueError) as error:
             raise LedgerFailed(f"PARQUILL_LEDGER_URL cannot be used ({type(error).__name__})") from None
         if self.is_sqlite:
-            sa.event.listen(self.engine, "connect", _set_up_sqlite)
+            sa.event.listen(self.engine, "connect", lambda connection, _: _set_up_sqlite(connection, lock_s))
             sa.event.listen(self.engine, "begin", _begin_immediate)
         elif self.engine.dialect.name != "postgresql":
             # nobody has proved that a limit holds there
@@ -150,10 +151,10 @@ def _arguments(address: sa.URL, lock_s: float) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name not in address.query}
 
 
-def _set_up_sqlite(connection: Any, _record: object) -> None:
+def _set_up_sqlite(connection: Any, lock_s: float) -> None:
     connection.isolation_level = None  # transactions are begun below, by SQLAlchemy's event
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    use_wal(cursor.execute, lock_s)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
 

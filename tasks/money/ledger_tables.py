@@ -49,7 +49,7 @@ LEASES = sa.Table(  # what a holder may spend yet, by month: what was leased in 
     sa.Column("day", sa.String(10), nullable=False),  # of the latest slice
     sa.Column("amount_nano", sa.BigInteger, nullable=False),  # never negative
 )
-LENGTHS = sa.Table(  # see money.lengths: what is kept of a run's answers, to predict those of the next
+LENGTHS = sa.Table(  # see money.history: what is kept of a run's answers, to predict those of the next
     "parquill_lengths",
     METADATA,
     sa.Column("run_id", sa.String(64), primary_key=True),

@@ -1,15 +1,10 @@
 """How long answers will be: learned from answers of the same job, model and prompt, of earlier runs or of a pilot.
 
-What is kept is small: for each class of input length (eight to the doubling) the number of answers, the sums of their
-output tokens and of the squares, and of the logarithms of those that were not cut at max_output_tokens; and how many
-prompt tokens were counted, reported and cached, since it is what the service reports that is paid.
-
-The prediction for an input length has two parts. One is a line: the logarithm of the output is normal about a straight
-line over the logarithm of the input, cut at max_output_tokens (a censored regression: J. Tobin, Econometrica 26, 1958),
-whose mean is then scaled so that the ratios of seen to predicted average to one. That ratio is what makes it hold for
-answers that are not log-normal. The other is the mean of the class itself, taken for as much as it is known better than
-the line (empirical Bayes: J. James & C. Stein, 1961): a class that was seen a thousand times speaks for itself, one
-that was never seen lies on the line, and where classes scatter no more than chance makes them, only the line counts.
+The prediction for an input length has two parts. One is the line of `length_law`, whose mean is scaled so that the
+ratios of seen to predicted average to one: that ratio is what makes it hold for answers that are not log-normal. The
+other is the mean of the class itself, taken for as much as it is known better than the line (empirical Bayes: J. James
+& C. Stein, 1961): a class that was seen a thousand times speaks for itself, one that was never seen lies on the line,
+and where classes scatter no more than chance makes them, only the line counts.
 
 How far a sum over many rows may be off: by the line (heteroscedasticity-consistent covariance, H. White, Econometrica
 48, 1980), by the classes, by chance among the rows, and, when what was learned is of another night, by the night.
@@ -18,108 +13,14 @@ How far a sum over many rows may be off: by the line (heteroscedasticity-consist
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-CLASSES_A_DOUBLING = 8
+from parquill.tasks.money.history import OUTPUT_BINS_A_DOUBLING, History, Seen, class_of, middle_of, output_bin
+from parquill.tasks.money.length_law import CLOSE, fit
+
 # Nights differ more than chance among the rows of one night tells; measured history replaces this once there is some.
 BETWEEN_NIGHTS = 0.02
 FEWEST = 8  # answers, from which on a spread is believed
-OUTPUT_BINS_A_DOUBLING = 4  # of output tokens, for a picture of them
-_ROUNDS, _CLOSE = 300, 1e-9
-_LEAST_SIGMA = 1e-3
-
-
-def class_of(prompt_tokens: int) -> int:
-    """The class of an input length; class 0 is one token."""
-    return int(CLASSES_A_DOUBLING * math.log2(max(1, prompt_tokens)))
-
-
-def output_bin(output_tokens: int) -> int:
-    """The bin of an output length in a picture; bin 0 begins at one token."""
-    return int(OUTPUT_BINS_A_DOUBLING * math.log2(max(1, output_tokens)) + 1e-9)
-
-
-def _middle(number: int) -> float:
-    return (number + 0.5) / CLASSES_A_DOUBLING * math.log(2.0)  # its logarithm
-
-
-@dataclass(slots=True)
-class Seen:
-    """Answers of one class: how many, sums over output tokens as billed, and over the logarithms of those not cut."""
-
-    count: int = 0
-    total: int = 0
-    squares: int = 0
-    cut: int = 0
-    logs: float = 0.0
-    log_squares: float = 0.0
-    counted: int = 0  # prompt tokens: as they were counted, as the service reported them, and of these cached
-    prompt: int = 0
-    cached: int = 0
-
-    def add(self, output_tokens: int, *, cut: bool, counted: int = 0, prompt: int = 0, cached: int = 0) -> None:
-        """Count one answer; `cut` says that max_output_tokens ended it."""
-        self.count += 1
-        self.counted += counted
-        self.prompt += prompt
-        self.cached += cached
-        self.total += output_tokens
-        self.squares += output_tokens * output_tokens
-        if cut:
-            self.cut += 1
-        else:
-            log = math.log(max(1, output_tokens))
-            self.logs += log
-            self.log_squares += log * log
-
-    def merge(self, other: Seen) -> None:
-        """Count the answers of another run."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-@dataclass(slots=True)
-class History:
-    """Classes of answers; `runs` is how many finished runs they are from, 0 for a pilot or a run under way."""
-
-    classes: dict[int, Seen] = field(default_factory=dict)
-    runs: int = 0
-
-    def add(self, prompt_tokens: int, usage: tuple[int, int, int, int], max_output_tokens: int) -> None:
-        """Count one answer: tokens as they were counted, and as the service reported them."""
-        prompt, cached, output, _ = usage
-        seen = self.classes.setdefault(class_of(prompt_tokens), Seen())
-        seen.add(output, cut=output >= max_output_tokens, counted=prompt_tokens, prompt=prompt, cached=cached)
-
-    @property
-    def count(self) -> int:
-        """How many answers there are."""
-        return sum(seen.count for seen in self.classes.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Law:
-    """Logarithm of the output: normal, mean `intercept + slope * log(input)`, deviation `sigma`, cut at `most`."""
-
-    intercept: float
-    slope: float
-    sigma: float
-    most: int
-
-    def mean(self, log_input: float) -> float:
-        """Mean output tokens of one answer: E[min(Y, most)] of a log-normal Y."""
-        mu, sigma, limit = self.intercept + self.slope * log_input, self.sigma, math.log(self.most)
-        within = _below((limit - mu - sigma * sigma) / sigma)
-        whole = mu + sigma * sigma / 2
-        tokens = math.exp(min(whole, 700.0)) * within if within > 0 else 0.0
-        return max(1.0, min(float(self.most), tokens + self.most * (1.0 - _below((limit - mu) / sigma))))
-
-    def share_below(self, tokens: float, log_input: float) -> float:
-        """The share of answers that are shorter than `tokens`."""
-        if tokens > self.most:
-            return 1.0
-        return _below((math.log(max(tokens, 1e-9)) - self.intercept - self.slope * log_input) / self.sigma)
 
 
 class LengthModel:
@@ -133,8 +34,8 @@ class LengthModel:
         self._whole = Seen()
         for seen in history.classes.values():
             self._whole.merge(seen)
-        self.law = _fit(history.classes, max_output_tokens)
-        mean = {number: self.law.mean(_middle(number)) for number in history.classes}
+        self.law = fit(history.classes, max_output_tokens)
+        mean = {number: self.law.mean(middle_of(number)) for number in history.classes}
         self._scale = sum(seen.total / mean[number] for number, seen in history.classes.items()) / self.answers
         line = {number: self._line(number) for number in history.classes}
         self._ratios = {n: seen.total / seen.count / line[n] for n, seen in history.classes.items()}
@@ -153,7 +54,7 @@ class LengthModel:
             self._scale *= self._whole.total / sum(s.count * self._one(n) for n, s in history.classes.items())
 
     def _line(self, number: int) -> float:
-        return min(float(self._most), self._scale * self.law.mean(_middle(number)))
+        return min(float(self._most), self._scale * self.law.mean(middle_of(number)))
 
     def _scatter(self) -> float:
         """Variance of the classes' ratios to the line beyond what chance makes, by the method of moments."""
@@ -192,7 +93,7 @@ class LengthModel:
         shares, below = [], 0.0
         for number in range(output_bin(self._most) + 1 if whole else 0):
             end = 2 ** ((number + 1) / OUTPUT_BINS_A_DOUBLING)
-            upto = sum(n * self.law.share_below(end, _middle(place)) for place, n in classes.items()) / whole
+            upto = sum(n * self.law.share_below(end, middle_of(place)) for place, n in classes.items()) / whole
             upto = 1.0 if number == output_bin(self._most) else upto
             shares.append((number, upto - below))
             below = upto
@@ -235,69 +136,9 @@ class LengthModel:
         """Of the logarithm of the sum, from intercept and slope."""
         counts = {number: seen.count for number, seen in self._classes.items()}
         weight = sum(counts.values())
-        middle = sum(n * _middle(number) for number, n in counts.items()) / weight
-        spread = sum(n * (_middle(number) - middle) ** 2 for number, n in counts.items())
-        away = sum(share * (_middle(number) - middle) for number, share in shares.items())
-        pull = away / spread if spread > _CLOSE else 0.0
-        whole = sum(r * (1 / weight + pull * (_middle(n) - middle)) ** 2 for n, r in self._squares.items())
+        middle = sum(n * middle_of(number) for number, n in counts.items()) / weight
+        spread = sum(n * (middle_of(number) - middle) ** 2 for number, n in counts.items())
+        away = sum(share * (middle_of(number) - middle) for number, share in shares.items())
+        pull = away / spread if spread > CLOSE else 0.0
+        whole = sum(r * (1 / weight + pull * (middle_of(n) - middle)) ** 2 for n, r in self._squares.items())
         return whole * weight / max(1, weight - 3)
-
-
-def _fit(classes: Mapping[int, Seen], most: int) -> Law:
-    """The likeliest law for answers of which some were cut: expectation and maximization in turns.
-
-    Each turn puts in the place of a cut answer what the law of the turn before expects of it (mean and square of a
-    normal variable above a limit), and then fits by least squares.
-    """
-    limit = math.log(most)
-    x = {number: _middle(number) for number in classes}
-    weight = sum(seen.count for seen in classes.values())
-    x_mean = sum(seen.count * x[number] for number, seen in classes.items()) / weight
-    x_spread = sum(seen.count * (x[number] - x_mean) ** 2 for number, seen in classes.items())
-    uncut = sum(seen.count - seen.cut for seen in classes.values())
-    law = Law(limit if not uncut else 0.0, 0.0, 1.0, most)
-    if not uncut:
-        return Law(limit + 1.0, 0.0, _LEAST_SIGMA, most)
-    for turn in range(_ROUNDS):
-        sums: dict[int, float] = {}
-        squares = 0.0
-        for number, seen in classes.items():
-            mean, square = limit, limit * limit
-            if seen.cut and turn:
-                mean, square = _above(law.intercept + law.slope * x[number], law.sigma, limit)
-            sums[number] = seen.logs + seen.cut * mean
-            squares += seen.log_squares + seen.cut * square
-        y_mean = sum(sums.values()) / weight
-        both = sum(total * (x[number] - x_mean) for number, total in sums.items())
-        slope = both / x_spread if x_spread > _CLOSE else 0.0
-        left = squares - weight * y_mean**2 - slope * both
-        sigma = math.sqrt(max(_LEAST_SIGMA**2, left / max(1, weight - (2 if weight > 2 else 0))))
-        new = Law(y_mean - slope * x_mean, slope, sigma, most)
-        moved = abs(new.intercept - law.intercept) + abs(new.slope - law.slope) + abs(new.sigma - law.sigma)
-        law = new
-        if moved < _CLOSE or uncut == weight:
-            break
-    return law
-
-
-def _below(z: float) -> float:
-    return math.erfc(-z / math.sqrt(2.0)) / 2.0
-
-
-def _above(mu: float, sigma: float, limit: float) -> tuple[float, float]:
-    """Mean of a normal variable, and of its square, where it is above a limit."""
-    z = (limit - mu) / sigma
-    tail = _below(-z)
-    # far out the ratio of density and tail tends to z + 1/z
-    hazard = math.exp(-z * z / 2) / math.sqrt(2 * math.pi) / tail if tail > 1e-280 else z + 1 / z
-    return mu + sigma * hazard, mu * mu + sigma * sigma + sigma * hazard * (limit + mu)
-
-
-def merge(histories: Iterable[History]) -> History:
-    """All answers of several runs together."""
-    whole = History()
-    for history in histories:
-        whole.runs += history.runs
-        for number, seen in history.classes.items():
-            whole.classes.setdefault(number, Seen()).merge(seen)
-    return whole

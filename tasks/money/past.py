@@ -10,9 +10,10 @@ import orjson
 import sqlalchemy as sa
 
 from parquill.tasks.job import Job
+from parquill.tasks.money.history import History, Seen
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import LENGTHS, RUNS
-from parquill.tasks.money.lengths import History, LengthModel, Seen
+from parquill.tasks.money.lengths import LengthModel
 
 
 @dataclass(frozen=True, slots=True)

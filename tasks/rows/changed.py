@@ -40,7 +40,7 @@ def explain_reuse(job: Job, total: EstimateSum, runs: Sequence[RunFolder]) -> st
     changes = list(_changes(before, job.model_dump(mode="json")))
     if changes:
         return f"{told}: {', '.join(changes)} {since}"
-    told += f": no setting that goes into a request changed {since}, the input's texts are others"
+    told += f": no setting that goes into a request changed {since}, which has no answers to these rows"
     if not job.dedupe and job.id_column is None:
         told += " (with `dedupe: false` and no `id_column` a row is also told by its file and number)"
     return told

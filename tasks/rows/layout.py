@@ -14,7 +14,7 @@ from parquill.tasks.disk.schemas import PLAN, PLAN_FIELDS, for_each_field
 from parquill.tasks.job import Job
 from parquill.tasks.records import Action, Outcome, PlannedRow
 from parquill.tasks.rows.kept import Kept
-from parquill.tasks.rows.source import SourceFile
+from parquill.tasks.rows.source_file import SourceFile
 
 
 class Layout:

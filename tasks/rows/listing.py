@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from parquill.tasks.disk.address import fixed_part, is_uri, shown
+from parquill.tasks.disk.address import fixed_part, is_uri, join, shown
 from parquill.tasks.errors import BadInput
 
 
@@ -65,15 +65,20 @@ def _list(location: str) -> list[Place]:
             return _places(found, path)
         if glob.has_magic(location):
             # not Path.glob: `location` may be absolute
-            matched = sorted(path for path in map(Path, glob.glob(location, recursive=True)) if not path.is_dir())  # noqa: PTH207
+            found = sorted(map(Path, glob.glob(location, recursive=True)))  # noqa: PTH207
+            matched = [path for path in found if not path.is_dir()]
             if not matched:
-                raise BadInput(f"no file matches {location}")
+                raise BadInput(f"no file matches {location}{_advise_of_folders(location) if found else ''}")
             fixed = [part for part in path.parts if not glob.has_magic(part)]
             depth = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
             return _places(matched, Path(*fixed[:depth]))
     except OSError as error:
         raise BadInput(f"the input {str(error.filename or location)[:200]} cannot be read: {error.strerror}") from None
     raise BadInput(f"the input {location} does not exist")
+
+
+def _advise_of_folders(location: str) -> str:
+    return f", but folders do: write {location.rstrip('/')}/*.parquet for the files in them"
 
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
@@ -135,8 +140,10 @@ def _list_store(uri: str) -> list[Place]:
             continue
         places.append(Place(found.uri, name or PurePosixPath(root).name, found.size, found.mtime_ns))
     if not places:
-        kind = "no object matches" if root != whole else "there is no *.parquet object at"
-        raise BadInput(f"{kind} {whole}")
+        if root == whole:
+            raise BadInput(f"there is no *.parquet object at {whole}")
+        has_folders = any(list_objects(join(uri, "*")))
+        raise BadInput(f"no object matches {whole}{_advise_of_folders(whole) if has_folders else ''}")
     return places
 
 

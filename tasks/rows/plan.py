@@ -28,7 +28,8 @@ from parquill.tasks.rows.kept import Kept
 from parquill.tasks.rows.layout import Layout
 from parquill.tasks.rows.request import KeyMaker, check_messages, check_parameters, check_prompt
 from parquill.tasks.rows.seen import Seen
-from parquill.tasks.rows.source import Source, SourceFile, read_batches
+from parquill.tasks.rows.source import Source, read_batches
+from parquill.tasks.rows.source_file import SourceFile
 from parquill.tasks.rows.template import Templates
 
 # Of rendered text, and of rows of the plan, that are in memory together.
@@ -116,7 +117,10 @@ class Planner:
         job, names = self.job, self.source.schema.names
         for each in job.for_each or {}:
             if each in names:
-                raise BadJob(f"`for_each` has {each!r}, which is a column of the input already")
+                raise BadJob(
+                    f"`for_each` has {each!r}, which is a column of the input already; choose another name (the flow "
+                    "`translate` takes it as `language_column`)"
+                )
         check_names([*names, *(job.for_each or {})], job.column_prefix, with_parsed=job.response_format is not None)
         for setting in ("id_column", "messages_column", "parameters_column"):
             name = getattr(job, setting)

@@ -14,7 +14,8 @@ import orjson
 import rfc8785
 
 from parquill.tasks.errors import RowFault
-from parquill.tasks.job import Job, refuse_parameters, refuse_unwritable
+from parquill.tasks.job import Job
+from parquill.tasks.parameters import refuse_parameters, refuse_unwritable
 
 KEY_VERSION = 1
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})

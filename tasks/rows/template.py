@@ -1,8 +1,14 @@
-"""Prompt templates: Jinja2, sandboxed, strict, compiled once. Values are data and are never parsed as templates."""
+"""Prompt templates: Jinja2, sandboxed, strict, compiled once. Values are data and are never parsed as templates.
+
+A column is a name, `{{ text }}`; one whose name is no word is looked up, `{{ row["product title"] }}`. Which columns a
+template needs is known before the first row in both ways.
+"""
 
 from __future__ import annotations
 
 import difflib
+import json
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,81 +20,97 @@ from jinja2 import (
     meta,
     nodes,
 )
+from jinja2.visitor import NodeTransformer
 
 from parquill.tasks.errors import BadJob, RowFault
+from parquill.tasks.rows.nulls import FOR_NULLS, Null, NullValue, ShownAsPython, json_null, mark_nulls, null_of, visible
 from parquill.tasks.rows.sandbox import Sandbox, TooMuchText, check_size
 
-
-class NullValue(Exception):
-    """A null reached the text of a prompt."""
-
-
-class ShownAsPython(Exception):
-    """A list or a struct would be shown with Python's brackets and quotes."""
-
-
-class _Null(StrictUndefined):
-    """A null cell: false in a test, replaced by `default`, and an error wherever it would become text."""
-
-    def __bool__(self) -> bool:  # type: ignore[override]
-        return False
-
-    def __eq__(self, other: object) -> bool:  # type: ignore[override]
-        return other is None or isinstance(other, _Null)
-
-    def __ne__(self, other: object) -> bool:  # type: ignore[override]
-        return not self == other
-
-    # a list or a filter that shows what is in it would make it text
-    __repr__ = StrictUndefined.__str__
-
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-
-def _mark_nulls(value: Any, name: str, null: type[_Null] = _Null) -> Any:
-    """A cell with its nulls, also those in structs and lists, made into ones that cannot become text."""
-    if value is None:
-        return null(name=name)
-    if isinstance(value, dict):
-        return {key: _mark_nulls(inner, f"{name}.{key}", _InnerNull) for key, inner in value.items()}
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            raise RowFault("invalid_utf8", f"{name} is not valid UTF-8") from None
-    if isinstance(value, list | tuple):  # an Arrow map is a list of pairs
-        return type(value)(_mark_nulls(inner, f"{name}[]", _InnerNull) for inner in value)
-    return value
-
-
-def _json_null(value: Any) -> None:
-    # inside a document null is a value; a whole cell that is null must still be handled
-    if not isinstance(value, _InnerNull):
-        raise TypeError
-
-
-def _visible(value: Any) -> Any:
-    # called for every {{ ... }}: "None" must never be sent to a model as text
-    if value is None:
-        raise NullValue
-    if isinstance(value, list | tuple | dict):
-        raise ShownAsPython("struct" if isinstance(value, dict) else "list")
-    return value
-
-
-class _InnerNull(_Null):
-    """A null field of a struct or item of a list: as a null cell, but JSON may hold it."""
+ROW = "row"
+OWN_NAMES = frozenset({"self", "vars"})
 
 
 def _environment() -> Sandbox:
-    env = Sandbox(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_visible)
+    env = Sandbox(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=visible)
     # JSON has a word for a null
-    env.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": _json_null}
-    env.tests["none"] = lambda value: value is None or isinstance(value, _Null)
-    env.tests["defined"] = lambda value: isinstance(value, _Null) or not isinstance(value, StrictUndefined)
-    env.tests["undefined"] = lambda value: isinstance(value, StrictUndefined) and not isinstance(value, _Null)
+    env.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": json_null}
+    env.tests["none"] = lambda value: value is None or isinstance(value, Null)
+    env.tests["defined"] = lambda value: isinstance(value, Null) or not isinstance(value, StrictUndefined)
+    env.tests["undefined"] = lambda value: isinstance(value, StrictUndefined) and not isinstance(value, Null)
     env.globals.pop("lipsum", None)
     return env
+
+
+def column_template(name: str) -> str:
+    """The template that shows a column, whatever its name."""
+    return f"{{{{ {column_expression(name)} }}}}"
+
+
+def column_expression(name: str) -> str:
+    """How a template calls a column, whatever its name."""
+    plain = f"{{{{ {name} }}}}"
+    try:
+        (shown,) = _environment().parse(plain).body
+        if isinstance(shown, nodes.Output) and name not in OWN_NAMES:
+            (only,) = shown.nodes
+            if isinstance(only, nodes.Name) and only.name == name:
+                return name
+    except (TemplateSyntaxError, ValueError, RecursionError):  # not a word, or more than one
+        pass
+    return f"{ROW}[{json.dumps(name, ensure_ascii=False)}]"
+
+
+class _Lookups(NodeTransformer):
+    """Makes `row["a column"]` and `row.column` names, so that what a template needs is known as it is of any other.
+
+    A column `row` keeps its own fields: then only columns whose names are no words are looked up.
+    """
+
+    def __init__(self, known: list[str], *, is_own: bool) -> None:
+        self._known, self._is_own = known, is_own
+        self.columns: dict[str, str] = {}
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802 - the visitor's name
+        """Replace a lookup. Raises BadJob for what is no column."""
+        self.generic_visit(node)
+        return self._column(node, node.arg.value) if isinstance(node.arg, nodes.Const) else node
+
+    def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:  # noqa: N802
+        """Replace a lookup. Raises BadJob for what is no column."""
+        self.generic_visit(node)
+        return self._column(node, node.attr)
+
+    def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802
+        """Keep apart what Python takes for one name: it reads letters such as ﬁ as f and i."""
+        if node.ctx == "load" and node.name in self._known and unicodedata.normalize("NFKC", node.name) != node.name:
+            return self._name(node.name, node.lineno)
+        return node
+
+    def _column(self, node: nodes.Getitem | nodes.Getattr, name: Any) -> nodes.Node:
+        if self._is_own or not (isinstance(node.node, nodes.Name) and node.node.name == ROW):
+            return node
+        if ROW in self._known and (name not in self._known or str(name).isidentifier()):
+            return node
+        if name not in self._known:
+            raise BadJob(f"looks up {name!r} in `row`, {_hint(str(name), self._known)}")
+        return self._name(name, node.lineno)
+
+    def _name(self, column: str, line: int) -> nodes.Name:
+        alias = f"{self._known.index(column)}_of_row"  # no name in a template begins with a digit
+        self.columns[alias] = column
+        return nodes.Name(alias, "load", lineno=line)
+
+
+def _look_up(tree: nodes.Template, env: Sandbox, known: list[str]) -> dict[str, str]:
+    """Let a template look up columns in `row`, unless that is a variable of its own; gives names and columns.
+
+    Raises BadJob.
+    """
+    is_own = any(node.name == ROW and node.ctx != "load" for node in tree.find_all(nodes.Name))
+    lookups = _Lookups(known, is_own=is_own)
+    lookups.visit(tree)
+    tree.set_environment(env)
+    return lookups.columns
 
 
 class Templates:
@@ -103,43 +125,49 @@ class Templates:
         """Compile; raises BadJob for a syntax error or a name that no column, `for_each` or `vars` gives."""
         env = _environment()
         known = list(names)
+        # where a job gives `vars` they are what the name means; a column of this name is `row["vars"]`
+        given = {"vars"} if variables is not None else set()
         for name in known:
             env.globals.pop(name, None)  # a column called `range` or `dict` is the column
         used: set[str] = set()
         self._parts = []
+        self._lookups: dict[str, str] = {}
         for role, text in (("system", system), ("user", user)):
             if text is None:
                 continue
             try:
                 tree = env.parse(text)
-                self._parts.append((role, env.from_string(text)))
+                self._lookups |= _look_up(tree, env, known)
+                self._parts.append((role, env.from_string(tree)))
+            except BadJob as error:
+                raise BadJob(f"`prompt.{role}` {error}") from None
             except TemplateSyntaxError as error:
-                raise BadJob(f"`prompt.{role}`, line {error.lineno}: {error.message}") from None
+                raise BadJob(f"`prompt.{role}`, line {error.lineno}: {error.message}{_advise(text, known)}") from None
             except (RecursionError, MemoryError, SyntaxError):
                 raise BadJob(f"`prompt.{role}` is nested too deeply") from None
             _check_names_of(tree, env, role)
-            wanted = meta.find_undeclared_variables(tree) - set(env.globals)
-            reserved = {"self", "vars"} & {node.name for node in tree.find_all(nodes.Name)} & set(known)
+            wanted = meta.find_undeclared_variables(tree) - set(env.globals) - set(self._lookups) - given
+            reserved = (OWN_NAMES - given) & {node.name for node in tree.find_all(nodes.Name)} & set(known)
             for name in reserved:
                 raise BadJob(f"`prompt.{role}`: {name!r} is a name of the templates' own; rename the column")
-            for name in sorted(wanted - set(known) - ({"vars"} if variables is not None else set())):
+            for name in sorted(wanted - set(known)):
                 raise BadJob(f"`prompt.{role}` uses {name!r}, {_hint(name, known)}")
             used |= wanted
+        used |= set(self._lookups.values())
         self.columns = [name for name in known if name in used]
         self._vars = dict(variables or {})
 
     def render(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
         """Give the chat messages of one row. Raises RowFault."""
-        context = {name: _mark_nulls(value, name) for name, value in values.items()}
+        context = {name: mark_nulls(value, name) for name, value in values.items()}
+        context |= {alias: context[name] for alias, name in self._lookups.items()}
         context["vars"] = self._vars
         messages = []
         for role, template in self._parts:
             try:
                 text = _join(template.generate(context))
             except NullValue:
-                raise RowFault(
-                    "null_value", f"a null reached prompt.{role}; handle it with default('', true)"
-                ) from None
+                raise RowFault("null_value", f"a null reached prompt.{role}; {FOR_NULLS}") from None
             except ShownAsPython as error:
                 raise RowFault(
                     "template_error",
@@ -148,13 +176,9 @@ class Templates:
             except TooMuchText:
                 raise RowFault("template_error", f"prompt.{role} makes more text than any prompt can hold") from None
             except UndefinedError as error:
-                nulls = [name for name, value in values.items() if value is None]
-                told = str(error.message)
-                inner = any(told.startswith((f"'{name}.", f"'{name}[]")) for name in values)
-                if told.endswith(" is undefined") and (inner or told.split("'")[1] in nulls):
-                    raise RowFault(
-                        "null_value", f"{str(error.message).split(' is ')[0]} is null; handle it with default('', true)"
-                    ) from None
+                told = null_of(str(error.message), values)
+                if told is not None:
+                    raise RowFault("null_value", f"{told} is null; {FOR_NULLS}") from None
                 raise RowFault("template_error", f"prompt.{role}: a name or key is not there for this row") from None
             except (
                 TemplateError,
@@ -191,8 +215,16 @@ def _check_names_of(tree: nodes.Template, env: Sandbox, role: str) -> None:
                 raise BadJob(f"`prompt.{role}`, line {node.lineno}: No {word} named {node.name!r}{hint}")
 
 
+def _advise(text: str, known: list[str]) -> str:
+    """How to write the column whose name is no word, if a template holds one."""
+    named = next((name for name in known if name and not name.isidentifier() and name in text), None)
+    return f"; the column {named!r} is written {column_template(named)}" if named is not None else ""
+
+
 def _hint(name: str, known: list[str]) -> str:
     """Say which names there are, the nearest first, with a word on case."""
+    if name == ROW:
+        return 'which takes the name of a column in quotes: row["..."]'
     same = next((k for k in known if k.casefold() == name.casefold()), None)
     if same:
         return f"but the column is written {same!r}"

@@ -13,7 +13,7 @@ from referencing.exceptions import Unresolvable
 
 from parquill.tasks.disk.schemas import check_references, fit, parsed_type
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job import refuse_unwritable
+from parquill.tasks.parameters import refuse_unwritable
 
 
 class AnswerFormat:

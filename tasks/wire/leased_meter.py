@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from parquill.tasks.wire.meters import BURST_FRACTION
+from parquill.tasks.wire.meters import BURST_FRACTION, GUARD_S, SHORTEST_S
 
 POLL_S = 0.03
 GRAIN_S = 0.02
@@ -85,21 +85,43 @@ class LeasedMeter:
 
 
 class Pace:
-    """So many units a minute, evenly; a request larger than the burst leaves when that is whole, and is paid off."""
+    """So many units a minute, evenly, from now on, and no more than `most` in any minute.
 
-    def __init__(self, per_minute: float, now: float, window_s: float) -> None:
+    A request larger than the burst saves up for itself; one larger than `most` has a minute for itself.
+    """
+
+    def __init__(self, per_minute: float, most: float, now: float, window_s: float) -> None:
         self.per_minute, self._rate = per_minute, per_minute / window_s
+        self._most, self._window_s = most, window_s + GUARD_S
         self._burst = max(1.0, per_minute * BURST_FRACTION)
         self._level, self._updated = 0.0, now
+        self._sent: deque[tuple[float, float]] = deque()  # (time, units) of a window
+        self._total = 0.0
 
     def wait_s(self, now: float, units: float) -> float:
         """Seconds until so many units may leave."""
-        self._level = min(self._burst, self._level + (now - self._updated) * self._rate)
-        self._updated = now
-        wait = (min(units, self._burst) - self._level) / self._rate
-        return wait if wait > 1e-6 else 0.0
+        self._refresh(now, max(self._burst, units))
+        wait = max((units - self._level) / self._rate, self._window_wait(now, units))
+        return wait if wait > SHORTEST_S else 0.0
 
     def take(self, now: float, units: float) -> None:
         """Count units that leave now."""
-        self.wait_s(now, units)
+        self._refresh(now, max(self._burst, units))
         self._level -= units
+        self._sent.append((now, units))
+        self._total += units
+
+    def _refresh(self, now: float, highest: float) -> None:
+        self._level = min(highest, self._level + (now - self._updated) * self._rate)
+        self._updated = now
+        while self._sent and self._sent[0][0] + self._window_s <= now:
+            self._total -= self._sent.popleft()[1]
+
+    def _window_wait(self, now: float, units: float) -> float:
+        over, wait = self._total + units - self._most, 0.0
+        for time, sent in self._sent:
+            if over <= SHORTEST_S:
+                break
+            over -= sent
+            wait = time + self._window_s - now
+        return wait

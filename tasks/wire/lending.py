@@ -12,7 +12,7 @@ class LenderAwayError(Exception):
 
 
 class NoBucketError(Exception):
-    """The bucket is not there, or not any more."""
+    """The bucket is not there, or not any more, or of another shape."""
 
 
 class Lender(Protocol):
@@ -25,10 +25,13 @@ class Lender(Protocol):
         """Make a bucket, full at first; one that somebody else made meanwhile stays."""
 
     async def reshape(self, kind: str, bucket: Bucket) -> None:
-        """Give a bucket another shape and count it as full, in one step: nothing is granted twice."""
+        """Give a bucket another shape and count it as full (or fuller, if more is `taken`), in one step."""
 
-    async def take(self, kind: str, slots: int) -> bool:
-        """Take slots, False if they do not fit now. Raises NoBucketError."""
+    async def take(self, kind: str, slots: int, capacity: int) -> bool:
+        """Take slots of the bucket of that capacity, False if they do not fit now. Raises NoBucketError.
+
+        What is taken of a bucket of another shape is nobody's: its leases live for another time.
+        """
 
     async def close(self) -> None:
         """Let go of what it holds open."""

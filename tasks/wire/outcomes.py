@@ -77,7 +77,7 @@ TABLE = _rules(
     Rule("rate_limited", U, THROTTLE, "failed", 5, "the service answered 429 until patience ran out"),
     # no request can succeed
     Rule("quota_exhausted", U, STOP, "failed", 1, "the account's quota at the service is used up"),
-    Rule("not_authorized", U, STOP, "failed", 1, "the service refuses the key"),
+    Rule("not_authorized", U, STOP, "failed", 1, "the service refuses the key (endpoint.api_key_env, api_key_block)"),
     Rule("not_found", U, STOP, "failed", 1, "the service does not know the address or the model"),
 )
 

@@ -12,15 +12,19 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import httpx
 
+from parquill.tasks.disk.approvals import is_approved
 from parquill.tasks.disk.run import Run
 from parquill.tasks.ending import Ending
-from parquill.tasks.errors import RefusedByBudget, ServiceStopped, StoppedByBudget
+from parquill.tasks.errors import NotApproved, RefusedByBudget, ServiceStopped, StoppedByBudget
 from parquill.tasks.money.estimate import basis_of, figure
-from parquill.tasks.money.lengths import FEWEST, History, LengthModel
+from parquill.tasks.money.history import History
+from parquill.tasks.money.lengths import FEWEST, LengthModel
 from parquill.tasks.money.past import keep_past
 from parquill.tasks.money.prices import dollars, nano_of
 from parquill.tasks.money.sample import choose
@@ -65,12 +69,14 @@ def run_pilot(
     month_left: int | None = None,
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
     sharing: Sharing = ALONE,
+    watch: Callable[[Sending], AbstractContextManager[Any]] = nullcontext,
 ) -> Pilot:
     """Complete `rows` rows of a run, or with None as many as ±5 % of the cost takes within a hundredth of the budget.
 
-    `month_left` is what is left of the monthly budget, in nano-dollars. The caller holds the run's folders. Raises
-    RefusedByBudget before anything is sent if the worst case of so many rows does not fit; Interrupted, ServiceStopped
-    or StoppedByBudget if it was cut off, after which a further pilot, or the run, goes on.
+    `month_left` is what is left of the monthly budget, in nano-dollars; `watch` may stop the sender. The caller
+    holds the run's folders. Raises RefusedByBudget before anything is sent if the worst case of so many rows does not
+    fit, NotApproved if it is above what may be spent without asking; Interrupted, ServiceStopped or StoppedByBudget if
+    it was cut off, after which a further pilot, or the run, goes on.
     """
     lengths: Counter[int] = Counter()
     for _, _, tokens in planned(run):
@@ -81,7 +87,8 @@ def run_pilot(
     picked = _Picked(run, chosen, counter)
     if rows is not None:
         _check(run, picked, month_left)
-    with sending(run, transport, sharing=sharing) as opened:
+    _check_approved(run, picked, rows)
+    with sending(run, transport, sharing=sharing) as opened, watch(opened):
         if rows is None:
             ended, learned = _until_close(picked, opened)
         else:
@@ -133,7 +140,11 @@ class _Picked:
         opened.sender.progress.total = max(self._taken, opened.sender.progress.done)
         if by_shard:
             with ThreadPoolExecutor(min(SHARDS_AT_ONCE, len(by_shard))) as threads:
-                list(threads.map(opened.complete, by_shard.keys(), by_shard.values()))
+                try:
+                    list(threads.map(opened.complete, by_shard.keys(), by_shard.values()))
+                except BaseException:  # the pool waits for its threads, and they for their rows
+                    opened.request_stop()
+                    raise
         _raise_if_stopped(opened)
         return count
 
@@ -147,18 +158,42 @@ def _check(run: Run, picked: _Picked, month_left: int | None) -> None:
     limits = []
     if run.job.budget.run_usd is not None:
         room = nano_of(run.job.budget.run_usd) - spent.settled_nano - spent.in_doubt_nano
-        limits.append((room, f"what is left of the budget ({dollars(room)})"))
+        limits.append((room, f"what is left of the budget ({dollars(max(0, room))})"))
     if month_left is not None:
-        limits.append((month_left, f"what is left of the month ({dollars(month_left)})"))
+        limits.append((month_left, f"what is left of the month ({dollars(max(0, month_left))})"))
     if limits and worst > min(limits)[0]:
         raise RefusedByBudget(f"a pilot of {picked.left:,} rows may cost {dollars(worst)}, more than {min(limits)[1]}")
 
 
-def _until_close(picked: _Picked, opened: Sending) -> tuple[str, _Learned]:
-    run = picked.run
+def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
+    """Refuse (NotApproved) a pilot that may bring what the run has spent above what needs a person's approval.
+
+    Its worst case counts: before its answers are there nobody knows what they will cost.
+    """
+    limit = run.job.budget.approval_usd
+    if limit is None or is_approved(run):
+        return
+    spent, worst, what = run.totals(), picked.worst(), f"a pilot of {picked.left:,} rows"
+    booked = spent.settled_nano + spent.in_doubt_nano
+    if rows is None:
+        worst, what = min(worst, max(0, _most_of_auto(run)[0] - booked)), "--pilot auto"
+    if not worst or booked + worst <= nano_of(limit):
+        return
+    so_far = f" beside the {dollars(booked)} that the run has booked" if booked else ""
+    told = f"{what} may cost {dollars(worst)}{so_far}, above budget.approval_usd = {dollars(nano_of(limit))}"
+    raise NotApproved(f"{told}, and nobody has approved the run: name fewer rows, or start the run, which asks")
+
+
+def _most_of_auto(run: Run) -> tuple[int, str]:
+    """What `auto` may spend, in nano-dollars, and what it is a hundredth of."""
     limits = [usd for usd in (run.job.budget.run_usd, run.job.budget.monthly_usd) if usd is not None]
     whole, name = (nano_of(min(limits)), "the budget") if limits else (run.estimate.cost_worst, "the worst case")
-    most, wanted = whole // PARTS_OF_BUDGET, AUTO_FIRST
+    return whole // PARTS_OF_BUDGET, name
+
+
+def _until_close(picked: _Picked, opened: Sending) -> tuple[str, _Learned]:
+    run = picked.run
+    (most, name), wanted = _most_of_auto(run), AUTO_FIRST
     while True:
         taken = picked.complete(opened, wanted, most - opened.budget.settled - opened.budget.in_doubt)
         learned = _learn(run, picked.counter)

@@ -95,8 +95,8 @@ class Sending:
         self._spending.begin()
         limits = Limits(
             job.limits.max_at_once,
-            requests_per_minute=job.limits.requests_per_minute,
-            tokens_per_minute=job.limits.tokens_per_minute,
+            requests_per_minute=self.shared.per_minute["requests"],
+            tokens_per_minute=self.shared.per_minute["tokens"],
             actual_output=job.limits.count_output == "actual",
             leased=self.shared.meters,
             clock=time.monotonic,

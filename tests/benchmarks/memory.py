@@ -22,6 +22,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.peak import peak_kib
 from tests.services.running import fake_openai
 
 WORDS = "time order price state large small under paper water light house green south north table river stone".split()
@@ -64,7 +65,7 @@ def run_job(folder: Path, url: str, rows: int, max_at_once: int) -> dict[str, fl
     ):
         peak = 0
         while process.poll() is None:
-            peak = max(peak, _peak_kib(process.pid))
+            peak = max(peak, peak_kib(process.pid))
             time.sleep(0.1)
     if process.returncode != 0:
         told = said.read_text(errors="replace")[-2000:]
@@ -72,14 +73,6 @@ def run_job(folder: Path, url: str, rows: int, max_at_once: int) -> dict[str, fl
     summary = orjson.loads((folder / "out" / "summary.json").read_bytes())
     assert summary["rows"]["ok"] == rows
     return {"seconds": time.monotonic() - began, "peak_mib": peak / 1024}
-
-
-def _peak_kib(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from parquill.tasks.money.estimate import figure
-from parquill.tasks.money.lengths import History, Law, LengthModel
+from parquill.tasks.money.history import History
+from parquill.tasks.money.length_law import Law
+from parquill.tasks.money.lengths import LengthModel
 from parquill.tasks.money.prices import Band, Price
 from parquill.tasks.money.sample import choose
 from parquill.tasks.money.tokens import TokenCounter

@@ -61,6 +61,8 @@ def run_together(
     """Run jobs of so many rows at the same time, each as the real command; `unit` is what arrivals count."""
     spawned = [jobs.spawn(settings_of(jobs, number, rows, limits)) for number in range(processes)]
     runs = [each.wait(timeout_s) for each in spawned]
+    for run in runs:
+        assert run.exit_code == 0, run.stderr
     to_monotonic = time.monotonic() - time.time()
     ended = [sorted(at.timestamp() + to_monotonic for at in run.column("finished_at")) for run in runs]
     arrivals = jobs.service.arrivals()

@@ -122,5 +122,5 @@ def test_the_setting_that_changed_is_told(jobs: Jobs) -> None:
     assert told in second.stderr
     assert jobs.service.stats()["requests"] == 110
     others = _estimate(jobs, jobs.job(_texts(60, 7), max_output_tokens=60))
-    assert others["reuse_note"].endswith("the input's texts are others")
+    assert others["reuse_note"].endswith("which has no answers to these rows")
     assert _estimate(jobs, jobs.job(texts, output=str(jobs.folder / "new")))["reuse_note"] is None

@@ -104,7 +104,7 @@ def test_what_fits_is_completed_and_then_the_rest(jobs: Jobs) -> None:
     Every row has its line, nothing more could have been sent, and the same run pays for the rest, each row once.
     """
     jobs.service.configure(
-        prompt_tokens="tiktoken:o200k_base", output_tokens="lognormal:15:0.3", latency_ms=60, latency_sigma=0.5
+        prompt_tokens="tiktoken:o200k_base", output_tokens="lognormal:15:0.3", latency_ms=250, latency_sigma=0.5
     )
     texts = _texts(120)
     settings = jobs.job(texts, limits={"max_at_once": 100}, budget={"run_usd": 0.0010, "when_short": "partial"})

@@ -11,6 +11,11 @@ from typing import Any
 import orjson
 import pytest
 
+from parquill.tasks.disk.approvals import approve_run
+from parquill.tasks.disk.run import current_run
+from parquill.tasks.disk.state import Folders
+from parquill.tasks.errors import NotApproved
+from parquill.tasks.job_file import make_job
 from tests.end_to_end.jobs import Done, Jobs
 from tests.services.running import FakeService
 
@@ -102,6 +107,58 @@ def test_a_pilot_that_does_not_fit(jobs: Jobs, service: FakeService) -> None:
     assert service.stats()["billed"] == 0
 
 
+@pytest.mark.parametrize("rows", ["100", "auto"])
+def test_a_pilot_does_not_spend_what_asks_first(jobs: Jobs, service: FakeService, rows: str) -> None:
+    """A pilot whose worst case is above approval_usd is refused with exit 3, both numbers and what to do, and nothing is sent."""
+    settings = jobs.job(_texts(200), budget={"run_usd": "0.50", "approval_usd": "0.0005"})
+    done = jobs.run(settings, "--pilot", rows, command="estimate")
+    assert done.exit_code == 3
+    assert "may cost $0.00" in done.stderr
+    assert "above budget.approval_usd = $0.0005" in done.stderr
+    assert "name fewer rows, or start the run, which asks" in done.stderr
+    assert service.stats()["requests"] == 0
+
+
+def test_pilots_together_do_not_spend_it_either(jobs: Jobs, service: FakeService) -> None:
+    """What earlier pilots have booked counts: many small ones do not pass the threshold; what is answered already is no reason to refuse."""
+    service.configure(output_tokens="fixed:50")
+    settings = jobs.job([f"text {row:03}" for row in range(200)], budget={"approval_usd": "0.001"})
+    for rows in ("20", "25", "20", "25"):  # about 0.00003 each
+        assert jobs.run(settings, "--pilot", rows, command="estimate").exit_code == 0
+    assert service.stats()["billed"] == 25
+    done = jobs.run(settings, "--pilot", "40", command="estimate")
+    assert done.exit_code == 3
+    assert "beside the $0.0007" in done.stderr
+    assert service.stats()["billed"] == 25
+
+
+def test_an_approved_run_may_be_piloted(jobs: Jobs, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that a person has approved and that was cut off may be piloted; a pilot that finds it dearer has it asked for again."""
+    monkeypatch.delenv("PREFECT_API_URL")
+    service.configure(output_tokens="fixed:50")
+    settings = jobs.job(_texts(100), budget={"approval_usd": "0.0001"})
+    assert jobs.run(settings).exit_code == 3
+    run = current_run(Folders.of(make_job(settings)))
+    assert run is not None
+    approve_run(run, "a test")
+    assert jobs.run(settings, "--pilot", "50", command="estimate").exit_code == 0
+    assert service.stats()["billed"] == 50
+    approve_run(run, "a test", run.estimate.cost_expected // 2)
+    done = jobs.run(settings, "--pilot", "60", command="estimate")
+    assert (done.exit_code, "nobody has approved" in done.stderr) == (3, True)
+
+
+def test_nobody_is_asked_for_what_is_spent(jobs: Jobs, service: FakeService) -> None:
+    """A run that a pilot has completed asks nobody, whatever it cost: it has nothing left to send, and writes its results."""
+    settings = jobs.job(_texts(20), name="piloted", budget={"run_usd": 1})
+    assert jobs.run(settings, "--pilot", "20", command="estimate").exit_code == 0
+    assert service.stats()["billed"] == 20
+    done = jobs.run(settings | {"budget": {"run_usd": 1, "approval_usd": "0.0000001"}})
+    assert done.exit_code == 0, done.stderr
+    assert service.stats()["billed"] == 20
+    assert done.summary["rows"]["ok"] == 20
+
+
 def test_the_worst_case_may_exceed_what_the_pilot_shows_to_fit(jobs: Jobs, service: FakeService) -> None:
     """A job that is refused for its worst case runs once a pilot has shown what its answers really take."""
     service.configure(output_tokens="fixed:10")
@@ -189,8 +246,16 @@ def test_a_number_of_rows_that_cannot_be_meant(jobs: Jobs, rows: str) -> None:
 def test_the_deployed_estimate_has_a_pilot_too(jobs: Jobs, service: FakeService) -> None:
     """The flow that a deployment starts takes the same parameter and gives the same mapping."""
     from parquill.flows.estimate_cost import estimate_cost
-    from parquill.tasks.job_file import make_job
 
     told = estimate_cost(make_job(jobs.job(_texts(50))), pilot=10)
     assert (told["pilot_rows"], told["rows_to_send"]) == (10, 40)
     assert service.stats()["billed"] == 10
+
+
+def test_the_deployed_estimate_does_not_spend_what_asks_first(jobs: Jobs, service: FakeService) -> None:
+    """The flow's pilot is refused as the command's is."""
+    from parquill.flows.estimate_cost import estimate_cost
+
+    with pytest.raises(NotApproved, match="a pilot of 40 rows may cost"):
+        estimate_cost(make_job(jobs.job(_texts(50), budget={"approval_usd": 0.0001})), pilot=40)
+    assert service.stats()["requests"] == 0

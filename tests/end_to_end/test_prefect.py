@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import socket
 import time
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
-import httpx
 import pytest
 
+from parquill.tasks.server.events import shares_of
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import billed_usd
+from tests.prefect_api import ask_prefect
+from tests.promises.kills import wait_for_requests
 
 
 class Api:
@@ -21,9 +27,7 @@ class Api:
         self._address, self._name = address, name
 
     def _ask(self, path: str, **body: Any) -> list[dict[str, Any]]:
-        reply = httpx.post(self._address + path, json=body, timeout=30, trust_env=False)
-        assert reply.status_code == 200, reply.text
-        found: list[dict[str, Any]] = reply.json()
+        found: list[dict[str, Any]] = ask_prefect(self._address, "POST", path, **body)
         return found
 
     def flow_runs(self) -> list[dict[str, Any]]:
@@ -50,10 +54,8 @@ class Api:
             time.sleep(0.3)
 
     def artifact(self, kind: str) -> dict[str, Any]:
-        path = f"{self._address}/artifacts/parquill-{kind}-{self._name}/latest"
-        reply = httpx.get(path, timeout=30, trust_env=False)
-        assert reply.status_code == 200, reply.text
-        found: dict[str, Any] = reply.json()
+        path = f"/artifacts/parquill-{kind}-{self._name}/latest"
+        found: dict[str, Any] = ask_prefect(self._address, "GET", path)
         return found
 
 
@@ -120,6 +122,95 @@ def test_a_run_that_ends_badly_says_why(
     assert words in run["state"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("name", "tolerate", "state", "exit_code", "words"),
+    [
+        (
+            "idle-well",
+            0.5,
+            ("COMPLETED", "Completed"),
+            0,
+            "all 20 rows have their outcome already (ok 20); nothing was",
+        ),
+        (
+            "idle-cut",
+            0.5,
+            ("COMPLETED", "Completed with failed rows"),
+            0,
+            "already (ok 19, truncated 1); nothing was sent",
+        ),
+        (
+            "idle-bad",
+            0.0,
+            ("FAILED", "Completed with failed rows"),
+            5,
+            "nothing was sent: 1 of 20 rows are not ok (trunc",
+        ),
+    ],
+)
+def test_a_second_start_is_as_good_as_the_first(
+    jobs: Jobs, prefect_server: str, name: str, tolerate: float, state: tuple[str, str], exit_code: int, words: str
+) -> None:
+    """A start with nothing to do ends as the results that are there deserve, by flow and by command; it says that nothing was sent, at no cost, and is named like any other."""
+    from parquill.flows.complete_prompts import complete_prompts
+    from parquill.tasks.errors import TooManyNotOk
+
+    faults = [] if name == "idle-well" else [{"kind": "length", "match": "cut"}]
+    jobs.service.configure(faults=faults)
+    texts = ["cut", *(f"text {n}" for n in range(19))]
+    settings: Any = jobs.job(texts, name=name, tolerate={"not_ok": tolerate})
+    first = jobs.run(settings)
+    assert first.exit_code == exit_code
+    sent = jobs.service.stats()["requests"]
+    second = jobs.run(settings)
+    assert second.exit_code == exit_code
+    assert "nothing to do" in second.stderr
+    if exit_code:
+        with pytest.raises(TooManyNotOk, match="nothing to do"):
+            complete_prompts(job=settings)
+    else:
+        assert complete_prompts(job=settings) == first.summary
+    assert jobs.service.stats()["requests"] == sent
+    run = Api(prefect_server, name).flow_runs()[-1]
+    assert run["name"] == f"{name} · 20 rows · gpt-4o-mini"
+    assert (run["state_type"], run["state_name"]) == state
+    assert words in run["state"]["message"]
+    assert first.summary["cost_usd"] not in run["state"]["message"]
+    # what is tolerated is looked at now, not as it was
+    assert jobs.run({**settings, "tolerate": {"not_ok": 0.5}}).exit_code == 0
+
+
+def test_a_run_that_cannot_begin_has_its_name(jobs: Jobs, prefect_server: str) -> None:
+    """Whichever flow is refused for its input says so by its state, under a name with job and model."""
+    from parquill.flows.complete_prompts import complete_prompts
+    from parquill.flows.estimate_cost import estimate_cost
+    from parquill.flows.summarize import summarize
+    from parquill.flows.translate import translate
+    from parquill.tasks.errors import BadInput
+
+    settings: Any = jobs.job(name="without-input")
+    settings.pop("input")
+    missing, output = str(jobs.folder / "none.parquet"), str(jobs.folder / "out")
+    api = Api(prefect_server, "without-input")
+    calls: list[tuple[Any, dict[str, Any], str]] = [
+        (complete_prompts, {"job": {**settings, "input": missing}}, "without-input · gpt-4o-mini"),
+        (estimate_cost, {"job": {**settings, "input": missing}}, "without-input · estimate · gpt-4o-mini"),
+        (summarize, {"input": missing, "output": output, "name": "without-input"}, "without-input · gpt-4o-mini"),
+        (
+            translate,
+            {"input": missing, "output": output, "name": "without-input", "languages": ["fr"]},
+            "without-input · gpt-4o-mini",
+        ),
+    ]
+    for flow, parameters, name in calls:
+        with pytest.raises(BadInput):
+            flow(**parameters)
+        run = api.flow_runs()[-1]
+        assert run["name"] == name
+        assert (run["state_type"], run["state_name"]) == ("FAILED", "Refused: bad input")
+        assert "none.parquet" in run["state"]["message"]
+
+
 def test_a_flow_is_a_function_of_its_job(jobs: Jobs, prefect_server: str) -> None:
     """Deployments call the flow with the mapping of a job file: it gives the summary, and again it gives the same."""
     from parquill.flows.complete_prompts import complete_prompts
@@ -132,6 +223,116 @@ def test_a_flow_is_a_function_of_its_job(jobs: Jobs, prefect_server: str) -> Non
     assert len(Api(prefect_server, "called").flow_runs()) == 2
 
 
+@pytest.mark.usefixtures("prefect_server")
+def test_a_schema_may_refer_to_its_parts(jobs: Jobs) -> None:
+    """A `$ref` in the mapping of a job is of its JSON schema, and no block of Prefect's."""
+    from parquill.flows.complete_prompts import complete_prompts
+
+    part = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False, "required": ["a"]}
+    schema = {**part, "properties": {"a": {"$ref": "#/$defs/part"}}, "$defs": {"part": {"type": "string"}}}
+    settings: Any = jobs.job(["a"], name="refers", response_format=schema, tolerate={"not_ok": 1})
+    assert complete_prompts(job=settings)["rows"]["total"] == 1
+    assert jobs.service.stats()["requests"] == 1
+
+
+def test_a_dead_run_is_crashed_by_the_next(jobs: Jobs, prefect_server: str) -> None:
+    """A command that is killed leaves its flow run Running; the next start takes over its work, and has it say that it is Crashed."""
+    jobs.service.configure(latency_ms=100)
+    settings = jobs.job([f"text {n}" for n in range(200)], name="kill-me", limits={"max_at_once": 4})
+    spawned = jobs.spawn(settings)
+    while jobs.service.stats()["requests"] < 20:
+        time.sleep(0.05)  # the command is a process of its own
+    spawned.process.kill()
+    spawned.process.wait()
+    api = Api(prefect_server, "kill-me")
+    assert [run["state_type"] for run in api.flow_runs()] == ["RUNNING"]
+    jobs.service.configure(latency_ms=0)
+    assert jobs.run(settings).exit_code == 0
+    dead, alive = api.flow_runs()
+    assert (dead["state_type"], alive["state_type"]) == ("CRASHED", "COMPLETED")
+    assert "has taken over its work" in dead["state"]["message"]
+    # one that has ended by itself keeps its end
+    assert jobs.run(settings, "--redo", "ok").exit_code == 0
+    assert [run["state_type"] for run in api.flow_runs()] == ["CRASHED", "COMPLETED", "COMPLETED"]
+
+
+@pytest.mark.parametrize("next_start", ["nothing to do", "another run", "the same run"])
+def test_an_end_that_the_server_did_not_take(jobs: Jobs, prefect_server: str, next_start: str) -> None:
+    """A run that ended while its server was away seems to run; the next start, whatever it finds to do, has the server take the end that it had."""
+    name = "unheard-" + next_start.replace(" ", "-")
+    texts = [f"text {n}" for n in range(200)]
+    settings = jobs.job(texts, name=name, limits={"max_at_once": 4})
+    if next_start == "the same run":
+        jobs.service.configure(latency_ms=100)
+        spawned = jobs.spawn(settings)
+        wait_for_requests(jobs.service, spawned, 12)
+        spawned.process.send_signal(signal.SIGINT)
+        first = spawned.wait()
+        jobs.service.configure(latency_ms=0)
+    else:
+        first = jobs.run(settings)
+    api = Api(prefect_server, name)
+    (run,) = api.flow_runs()
+    ended = (run["state_type"], run["state_name"], run["state"]["message"])
+    assert ended[0] == ("CANCELLED" if next_start == "the same run" else "COMPLETED")
+    back = {"state": {"type": "RUNNING", "name": "Running"}, "force": True}
+    assert ask_prefect(prefect_server, "POST", f"/flow_runs/{run['id']}/set_state", **back)["status"] == "ACCEPT"
+    if next_start == "another run":
+        settings = jobs.job([*texts, "more"], name=name)
+    second = jobs.run(settings)
+    assert second.exit_code == 0, second.stderr
+    assert (second.summary["run_id"] == first.summary["run_id"]) == (next_start != "another run")
+    run = api.flow_runs()[0]
+    assert (run["state_type"], run["state_name"], run["state"]["message"]) == ended
+
+
+def test_a_run_that_is_done_is_not_cancelled(jobs: Jobs, prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled while its results are written, when all is sent and paid, a run ends as what it is: Completed, at once."""
+    from parquill.flows import complete_prompts as main
+
+    api, write = Api(prefect_server, "too-late"), vars(main)["write_results"]
+
+    def cancel_and_write(*arguments: Any, **named: Any) -> Any:
+        (run,) = api.flow_runs()
+        state = {"type": "CANCELLING", "name": "Cancelling"}
+        set_state = f"/flow_runs/{run['id']}/set_state"
+        assert ask_prefect(prefect_server, "POST", set_state, state=state)["status"] == "ACCEPT"
+        return write(*arguments, **named)
+
+    monkeypatch.setitem(vars(main), "write_results", cancel_and_write)
+    settings: Any = jobs.job(["a", "b"], name="too-late")
+    assert main.complete_prompts(job=settings)["rows"]["ok"] == 2
+    (run,) = api.flow_runs()
+    assert (run["state_type"], run["state_name"]) == ("COMPLETED", "Completed")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_cut_off_while_it_writes_says_so(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When writing fails, summary.json does not stay at `running`: it says that the run was stopped, what was paid, for which tokens, and where every row is."""
+    from parquill.flows import complete_prompts as main
+    from parquill.tasks.errors import DiskFailed
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise DiskFailed("no room")
+
+    rows = ["a", "b", "b", None, *["a"] * 5]  # of those that ask the same one is sent
+    settings: Any = jobs.job(rows, name="cut-off", tolerate={"rejected": 1, "not_ok": 1})
+    with monkeypatch.context() as patch:
+        patch.setitem(vars(main), "write_results", fail)
+        with pytest.raises(DiskFailed):
+            main.complete_prompts(job=settings)
+    summary = jobs.done(settings, 1, "", "").summary
+    assert (summary["state"], summary["exit_code"], summary["message"]) == ("stopped", 1, "no room")
+    assert Decimal(summary["cost_usd"]) == billed_usd(jobs.service)
+    assert summary["tokens"] == jobs.service.stats()["billed_tokens"]
+    told = {status: count for status, count in summary["rows"].items() if count}
+    assert told == {"total": 9, "ok": 2, "rejected": 1, "not_sent": 6}
+    again = jobs.run(settings)
+    assert again.exit_code == 0, again.stderr
+    assert again.summary["rows"]["ok"] == 8
+    assert jobs.service.stats()["billed"] == 2
+
+
 def test_the_estimate_is_a_flow_too(jobs: Jobs, prefect_server: str) -> None:
     """The estimate flow gives the figures, shows them as an artifact, and sends and writes nothing."""
     from parquill.flows.estimate_cost import estimate_cost
@@ -139,7 +340,16 @@ def test_the_estimate_is_a_flow_too(jobs: Jobs, prefect_server: str) -> None:
     settings: Any = jobs.job([f"text {n}" for n in range(10)], name="guess", budget={"run_usd": 1})
     figures = estimate_cost(job=settings)
     assert (figures["rows"], figures["fits_budget"]) == (10, True)
-    assert "fits into the budget" in Api(prefect_server, "guess").artifact("estimate")["description"]
+    api = Api(prefect_server, "guess")
+    assert "fits into the budget" in api.artifact("estimate")["description"]
+    (run,) = api.flow_runs()
+    assert (run["state_type"], run["state_name"]) == ("COMPLETED", "Completed")
+    assert "fits into the budget of $1.00 (10 rows to send" in run["state"]["message"]
+    settings["budget"] = {"run_usd": 0.00001}
+    assert estimate_cost(job=settings)["fits_budget"] is False
+    run = api.flow_runs()[-1]
+    assert (run["state_type"], run["state_name"]) == ("COMPLETED", "Does not fit the budget")
+    assert "exceeds the budget of $0.00001" in run["state"]["message"]
     assert jobs.service.stats()["requests"] == 0
     assert not (jobs.folder / "out").exists()
 
@@ -185,3 +395,48 @@ def test_a_months_budget_is_no_budget_of_the_run(jobs: Jobs, prefect_server: str
     assert done.exit_code == 0, done.stderr
     assert re.search(r"not ok, \$0\.0000\d+ spent", api.artifact("progress")["description"])
     assert "is spent" not in done.stderr
+
+
+def test_ctrl_c_at_a_terminal(jobs: Jobs) -> None:
+    """Ctrl-C goes to all that a terminal runs, and yet the run has its embedded server to tell its end to, whatever the environment has for other servers: it ends soon, with 130 and not a word of errors, and its summary knows where every row is."""
+    jobs.service.configure(latency_ms=200)
+    with socket.socket() as dead:  # nobody listens there
+        dead.bind(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{dead.getsockname()[1]}"
+    spawned = jobs.spawn(
+        jobs.job([f"text {n}" for n in range(400)], limits={"max_at_once": 4}),
+        environment={
+            "PREFECT_API_URL": "",
+            "HTTP_PROXY": proxy,
+            "NO_PROXY": "elsewhere.example",
+            "PREFECT_SERVER_API_AUTH_STRING": "admin:word",
+            "PREFECT_SERVER_API_BASE_PATH": "/elsewhere/api",
+        },
+    )
+    until = time.monotonic() + 60
+    while jobs.service.stats()["requests"] < 8:
+        assert time.monotonic() < until
+        assert spawned.process.poll() is None, spawned.read("err")
+        time.sleep(0.1)  # the server is a process of its own
+    asked = time.monotonic()
+    os.killpg(spawned.process.pid, signal.SIGINT)
+    done = spawned.wait()
+    assert done.exit_code == 130, done.stderr
+    assert time.monotonic() - asked < 15
+    assert "Error" not in done.stderr
+    assert "did not take" not in done.stderr
+    assert done.summary["state"] == "stopped"
+    rows, tokens = done.summary["rows"], done.summary["tokens"]
+    assert (rows["total"], rows["ok"] + rows["not_sent"]) == (400, 400)
+    assert 0 < rows["ok"] < 400
+    assert min(tokens["prompt"], tokens["completion"]) > 0
+
+
+def test_a_redo_is_not_dearer_than_expected(jobs: Jobs) -> None:
+    """Rows that are done anew carry what they had cost before; automations compare what this run paid with what was expected of it."""
+    jobs.service.configure(output_tokens="fixed:30")
+    settings = jobs.job([f"text {n}" for n in range(40)], name="anew")
+    jobs.run(settings)
+    done = jobs.run(settings, "--redo", "ok")
+    assert Decimal(done.summary["cost_usd"]) > Decimal(done.summary["paid_usd"]) > 0
+    assert abs(shares_of(done.summary)["over_expected_percent"]) < 5

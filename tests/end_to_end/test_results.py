@@ -162,13 +162,17 @@ def test_a_key_belongs_to_the_row_without_dedupe(jobs: Jobs) -> None:
 
 
 def test_an_empty_input_finishes(jobs: Jobs) -> None:
-    """An input of no rows finishes with exit 0, costs nothing, and leaves results with all columns."""
-    done = jobs.run(jobs.job([]))
+    """An input of no rows finishes with exit 0, costs nothing, and leaves results with all columns; again it says so."""
+    settings = jobs.job([])
+    done = jobs.run(settings)
     assert done.exit_code == 0, done.stderr
     assert done.table.num_rows == 0
     assert done.table.column_names == ["text", *COLUMNS]
     assert done.summary["cost_usd"] == "0.000000000"
     assert done.summary["state"] == "finished"
+    again = jobs.run(settings)
+    assert again.exit_code == 0
+    assert "nothing to do: the input has no rows; nothing was sent, $0" in again.stderr
     assert jobs.service.stats()["requests"] == 0
 
 

@@ -27,10 +27,11 @@ from parquill.tasks.disk.store import put_file, remove_object
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, FolderInUse
 from parquill.tasks.job_file import make_job
 from parquill.tasks.place import place
+from parquill.tasks.rows.listing import list_files
 from parquill.tasks.rows.source import find_source, read_batches
 from tests.direct import run_steps
 from tests.end_to_end.jobs import Jobs
-from tests.services.running import FakeService
+from tests.services.running import ROOT, FakeService
 from tests.services.s3 import S3, credentials, s3
 
 TEXTS = [f"text {row}" for row in range(12)]
@@ -95,6 +96,17 @@ def _results(shop: S3, path: str) -> pa.Table:
 def _summary(shop: S3, path: str) -> dict[str, Any]:
     found: dict[str, Any] = orjson.loads(shop.files.open_input_file(f"shop/{path}/summary.json").read())
     return found
+
+
+def test_a_glob_of_folders_is_told_how_to_be_written(shop: S3) -> None:
+    """A glob that matches no object but folders is refused with the glob that takes the objects in them."""
+    _put(shop, "nights/dt=2026-11-22/a.parquet", TEXTS)
+    with pytest.raises(
+        BadInput, match=r"no object matches .*dt=2026-\*, but folders do: write .*dt=2026-\*/\*\.parquet"
+    ):
+        list_files(shop.uri("nights/dt=2026-*"))
+    with pytest.raises(BadInput, match=r"no object matches .*dt=2025-\*$"):
+        list_files(shop.uri("nights/dt=2025-*"))
 
 
 @pytest.mark.parametrize(
@@ -245,13 +257,15 @@ def test_an_interrupted_upload_leaves_no_half(shop: S3, tmp_path: Path) -> None:
 
 
 _UPLOAD = """
-import resource, sys
+import sys
 from pathlib import Path
 from parquill.tasks.disk.store import put_file
-put_file(Path("small"), sys.argv[1])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-put_file(Path("large"), sys.argv[1])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+from tests.peak import peak_kib
+folder, uri = sys.argv[1:]
+put_file(Path(folder, "small"), uri)
+before = peak_kib()
+put_file(Path(folder, "large"), uri)
+print((peak_kib() - before) >> 10)
 """
 
 
@@ -260,8 +274,8 @@ def test_memory_of_an_upload(shop: S3, tmp_path: Path) -> None:
     for name, size in (("small", 1), ("large", 160 << 20)):
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)
-    command = [sys.executable, "-c", _UPLOAD, shop.uri("part")]
-    grown = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=60).stdout
+    command = [sys.executable, "-c", _UPLOAD, str(tmp_path), shop.uri("part")]
+    grown = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60).stdout
     assert int(grown) < 64  # MiB
     assert shop.files.get_file_info("shop/part").size == 160 << 20
 
@@ -484,6 +498,7 @@ def test_an_empty_input_is_a_clean_zero(shop: S3, service: FakeService) -> None:
         ("ftp://shop/in", "ftp"),
         ("s3:///in", "bucket"),
         ("file:///tmp/in", "file://"),
+        ("s3://shop//in", "empty part"),
         ("s3://shop/in/part-?.parquet", "wildcard"),
         ("abfs://container/in", "ACCOUNT"),
         ("abfs://container:secret@account/in", "password"),

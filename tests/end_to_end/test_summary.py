@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from datetime import datetime
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -9,8 +11,10 @@ from html.parser import HTMLParser
 import orjson
 import pytest
 
+from parquill.flows.cli import main
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import SUMMARY_KEYS, SUMMARY_NAMES, billed_usd, check_books
+from tests.prefect_api import ask_prefect
 
 FAULTS = [
     {"kind": "content_filter", "match": "filter"},
@@ -116,6 +120,25 @@ def test_the_report_is_escaped(jobs: Jobs) -> None:
     assert "\x1b" not in page
 
 
+def test_rows_are_told_apart_by_their_values(jobs: Jobs, prefect_server: str) -> None:
+    """With `for_each` the tables of failed and of slow rows say which value each row is of, on Prefect's page and in the report, also where a value looks like markup or a name is that of another column."""
+    jobs.service.configure(faults=[{"kind": "status:400", "match": "wrong"}])
+    values = {"file": ["fr", "<b>de</b>"], "row": [1]}
+    settings = jobs.job(["a", "wrong"], name="by-value", for_each=values, tolerate={"not_ok": 1})
+    settings["prompt"] = {"user": "{{ file }}: {{ text }}"}
+    done = jobs.run(settings)
+    assert done.exit_code == 0, done.stderr
+    summary = ask_prefect(prefect_server, "GET", "/artifacts/parquill-summary-by-value/latest")
+    for table in summary["data"].partition("## Slowest")[2].split("## Not ok"):
+        for value in ("fr", "&lt;b&gt;de&lt;/b&gt;"):
+            assert re.search(rf"prompts.parquet \| [01] \| {value} \| 1 \|", table), table
+    page = (jobs.folder / "out" / "report.html").read_text()
+    failed, slow = page.split("<h2>Slowest answers</h2>")
+    for value in ("fr", "&lt;b&gt;de&lt;/b&gt;"):
+        assert f'<td class="n">1<td>{value}<td>1<td>failed<td>bad_request' in failed
+        assert f'<td class="n">0<td>{value}<td>1' in slow
+
+
 def test_one_json_object_on_stdout(jobs: Jobs) -> None:
     """`run --json` prints one JSON object, the summary, on stdout, also when the run ends badly; words go to stderr."""
     settings = jobs.job(["a", "b"])
@@ -127,6 +150,18 @@ def test_one_json_object_on_stdout(jobs: Jobs) -> None:
     bad = jobs.run(jobs.job(["a", "wrong"]), "--json")
     assert bad.exit_code == 5
     assert orjson.loads(bad.stdout) == bad.summary
+
+
+def test_what_a_bad_end_advises_is_a_command(jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command that the sentence of a run with failed rows names lists them, also where the output's name needs quotes."""
+    jobs.service.configure(faults=[{"kind": "status:400", "match": "wrong"}])
+    done = jobs.run(jobs.job(["a", "wrong"], output=str(jobs.folder / "my results")))
+    command = shlex.split(done.summary["message"].split("`")[1])
+    assert command[0] == "parquill"
+    with pytest.raises(SystemExit) as ended:
+        main([*command[1:], "--json"])
+    assert not ended.value.code
+    assert [row["status"] for row in orjson.loads(capsys.readouterr().out)["failed"]] == ["failed"]
 
 
 def test_report_shows_the_latest_run_again(jobs: Jobs) -> None:

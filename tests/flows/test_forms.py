@@ -43,6 +43,9 @@ def test_a_form_has_help_and_bounds(flow: Flow[..., Any]) -> None:
         if inner.get("type") in {"number", "integer"} and not path.endswith("for_each"):
             assert {"minimum", "exclusiveMinimum"} & set(inner), path
             assert "maximum" in inner, path
+        either = inner.get("anyOf", [])
+        if any(each.get("type") in {"number", "integer"} for each in either) and not path.endswith("for_each"):
+            assert all("pattern" in each or "const" in each for each in either if each.get("type") == "string"), path
     named = [schema, *schema["definitions"].values()]
     without = [
         name for each in named for name, inner in each.get("properties", {}).items() if not inner.get("description")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -60,10 +63,10 @@ def test_a_swallowed_signal_is_remembered(number: signal.Signals) -> None:
 
 def test_other_errors_and_handlers_are_as_before() -> None:
     """Without a signal an error is what it was, and afterwards signals go where they went before."""
-    before = [signal.getsignal(number) for number in SIGNALS]
+    before = [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)]
     with pytest.raises(BadInput), interrupted_by_signals():
         raise BadInput("missing")
-    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)] == before
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -79,3 +82,73 @@ def test_a_signal_while_the_command_is_imported(number: signal.Signals) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize(("ends", "code"), [("sys.exit(5)", 5), ("sys.exit(0)", 0), ("raise ValueError", 1)])
+def test_a_command_ends_without_taking_the_interpreter_down(ends: str, code: int) -> None:
+    """At its end everything is said and every exit handler has run, with the code of the command; but no module is taken down under threads that still run."""
+    script = (
+        "import atexit, sys, types\n"
+        "class Hole:\n"
+        "    def __del__(self, write=sys.stdout.write): write('taken down')\n"
+        "def run():\n"
+        "    atexit.register(print, 'closed', end='')\n"
+        "    print('said', end='')\n"
+        f"    {ends}\n"
+        "from parquill.flows.command import main\n"
+        "hole = Hole()\n"
+        "sys.modules['parquill.flows.cli'] = types.SimpleNamespace(main=run)\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (code, b"saidclosed")
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("wb") as full:  # what was said is lost at the very end: that is no success
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, stdout=full, stderr=full, env=buffered, timeout=30, check=False)
+    assert done.returncode == (code or 1)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_waits_for_the_end_of_an_import(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being imported when a signal comes is imported whole, so that no library is left half made or shows its
+    own traceback of it; the run ends right after it.
+    """
+    monkeypatch.syspath_prepend(tmp_path)
+    name = _module(tmp_path, number)
+    with pytest.raises(Interrupted), interrupted_by_signals():
+        importlib.import_module(name)
+        threading.Event().wait(30)  # what comes after it
+    assert sys.modules.pop(name).whole
+
+
+def _module(folder: Path, number: signal.Signals) -> str:
+    """A module to whose import a signal comes, and the timer that asks whether it has ended, before it has."""
+    name = f"interrupted_by_{number.name.lower()}"
+    lines = [f"signal.raise_signal({int(each)})" for each in (number, signal.SIGALRM)]
+    (folder / f"{name}.py").write_text("\n".join(["import signal", *lines, "whole = True"]))
+    return name
+
+
+@pytest.fixture
+def alarms() -> Iterator[list[int]]:
+    """The alarms that nobody else has answered: they would end the process."""
+    rung: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: rung.append(number))
+    yield rung
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_no_alarm_is_left(alarms: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is asked right after an interrupted import says so at once, and no alarm comes later and ends the process."""
+    monkeypatch.syspath_prepend(tmp_path)
+    name = _module(tmp_path, signal.SIGTERM)
+    with pytest.raises(Interrupted), interrupted_by_signals() as refuse_if_asked:
+        importlib.import_module(name)
+        refuse_if_asked()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert alarms == []
+    del sys.modules[name]

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import re
+import select
 import signal
-import time
+import subprocess
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.input.run_input import keyset_from_paused_state
 
-from parquill.flows.approve import answer, waiting
+from parquill.flows.approve import answer, question_of, waiting
 from parquill.tasks.errors import ParquillError
-from tests.end_to_end.jobs import Jobs, Spawned
+from tests.end_to_end.jobs import PARQUILL, Jobs, Spawned
 from tests.end_to_end.test_prefect import Api
+from tests.production.house import House
 
 WAIT_S = 40
 
@@ -24,10 +35,10 @@ def costly(jobs: Jobs, request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def _wait_for(name: str) -> None:
-    until = time.monotonic() + WAIT_S
-    while not any((each.name or "").startswith(name) for each in waiting()):
-        assert time.monotonic() < until, "no run waits"
-        time.sleep(0.2)
+    def asks() -> bool:
+        return any((each.name or "").startswith(name) and question_of(each)["question"] for each in waiting())
+
+    House.wait("a question", asks, WAIT_S)
 
 
 def _start(jobs: Jobs, settings: dict[str, Any]) -> Spawned:
@@ -90,6 +101,19 @@ def test_an_answer_outlives_the_process_that_asked(jobs: Jobs, costly: dict[str,
     assert jobs.service.stats()["billed"] == 10
 
 
+def test_a_dead_run_does_not_wait(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:
+    """A run that was killed while it waited is Crashed by the next, which asks in its place: the job's name means that one alone."""
+    spawned = _start(jobs, costly)
+    spawned.process.send_signal(signal.SIGKILL)
+    spawned.process.wait()
+    again = jobs.spawn(costly)
+    api = Api(prefect_server, costly["name"])
+    states = ["CRASHED", "PAUSED"]
+    House.wait(str(states), lambda: [run["state_type"] for run in api.flow_runs()] == states, WAIT_S)
+    answer(costly["name"], approve=True)
+    assert again.wait().exit_code == 0
+
+
 def test_what_is_cheap_asks_nobody(jobs: Jobs) -> None:
     """A run whose expected cost is not above the threshold goes on at once."""
     settings = jobs.job(["a"], budget={"run_usd": 1, "approval_usd": 0.5})
@@ -105,12 +129,123 @@ def test_nobody_to_ask(jobs: Jobs, costly: dict[str, Any], monkeypatch: pytest.M
     assert jobs.service.stats()["requests"] == 0
 
 
-def test_the_command_lists_and_answers(jobs: Jobs, costly: dict[str, Any]) -> None:
-    """`parquill approve` lists what waits, and `parquill approve JOB` answers."""
+def test_the_command_lists_and_answers(jobs: Jobs, costly: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """`parquill approve` lists what waits, what each asks and until when, and `parquill approve JOB` answers."""
     from parquill.flows.cli import main
 
     spawned = _start(jobs, costly)
+    with pytest.raises(SystemExit):
+        main(["approve", "--json"])
+    (listed,) = (each for each in orjson.loads(capsys.readouterr().out)["waiting"] if costly["name"] in each["name"])
+    assert re.fullmatch(r"expected \$0\.\d+ is above budget\.approval_usd = \$0\.00001\.", listed["question"])
+    left = datetime.fromisoformat(listed["until"]) - datetime.now(UTC)
+    assert timedelta(hours=23, minutes=58) < left < timedelta(hours=24)
     with pytest.raises(SystemExit) as ended:
         main(["approve", costly["name"], "--json"])
     assert not ended.value.code
     assert spawned.wait().exit_code == 0
+
+
+def test_an_answer_that_comes_before_the_question(jobs: Jobs, costly: dict[str, Any]) -> None:
+    """A run waits some moments before its question is there: an answer meanwhile is given again, not refused."""
+    spawned = _start(jobs, costly)
+    (run,) = (each for each in waiting() if (each.name or "").startswith(costly["name"]))
+    with get_client(sync_client=True) as client:
+        assert run.state is not None
+        key = keyset_from_paused_state(run.state)["schema"]
+        question = client.read_flow_run_input(run.id, key)
+        client.delete_flow_run_input(run.id, key)
+        tries = []
+
+        def wait(seconds: float) -> None:
+            tries.append(seconds)
+            if len(tries) == 3:
+                client.create_flow_run_input(run.id, key, question)
+
+        answer(costly["name"], approve=True, sleep=wait)
+    assert len(tries) == 3
+    assert spawned.wait().exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["shop: texts · nightly", "shop · 12 rows", "a · b · c"])
+def test_a_job_is_meant_by_whatever_name_it_has(jobs: Jobs, costly: dict[str, Any], name: str) -> None:
+    """A job whose name holds a colon or a middle dot is listed with its whole question and answered by its name, and by no part of it."""
+    settings = {**costly, "name": f"{costly['name']} {name}"}
+    spawned = _start(jobs, settings)
+    (run,) = (each for each in waiting() if (each.name or "").startswith(settings["name"]))
+    assert str(question_of(run)["question"]).startswith("expected $0.")
+    with pytest.raises(ParquillError, match="waits for approval"):
+        answer(settings["name"].split(" · ")[0].split(": ")[0], approve=True)
+    assert answer(settings["name"], approve=True) == run.name
+    assert spawned.wait().exit_code == 0
+
+
+def test_a_server_that_refuses_the_answer(jobs: Jobs, costly: dict[str, Any]) -> None:
+    """An answer that Prefect's server refuses with a conflict is told in one sentence, with what to do."""
+    spawned = _start(jobs, costly)
+    (run,) = (each for each in waiting() if (each.name or "").startswith(costly["name"]))
+    assert run.state is not None
+    key = keyset_from_paused_state(run.state)["response"]
+    with get_client(sync_client=True) as client:
+        client.create_flow_run_input(run.id, key, "{}")
+        with pytest.raises(ParquillError, match=r"Prefect's server refuses that \(409\)"):
+            answer(costly["name"], approve=True)
+        client.delete_flow_run_input(run.id, key)
+    answer(costly["name"], approve=False)
+    assert spawned.wait().exit_code == 3
+
+
+def test_an_answer_that_says_nothing(jobs: Jobs, costly: dict[str, Any]) -> None:
+    """A run that is resumed with neither yes nor no waits on, and takes the answer that is given then."""
+    spawned = _start(jobs, costly)
+    (run,) = (each for each in waiting() if (each.name or "").startswith(costly["name"]))
+    with get_client(sync_client=True) as client:
+        said_nothing: list[dict[str, Any] | None] = [{}, None]
+        for nothing in said_nothing:
+            refused = client.resume_flow_run(run.id, run_input=nothing)
+            assert refused.status == SetStateStatus.REJECT
+            assert "required" in str(refused.details)
+        assert client.read_flow_run(run.id).state == run.state
+    answer(costly["name"], approve=True)
+    assert spawned.wait().exit_code == 0
+
+
+@pytest.mark.parametrize("seconds", ["abc", "0", "-5", "1.5", "99999999999"])
+def test_a_time_that_is_none(jobs: Jobs, costly: dict[str, Any], seconds: str) -> None:
+    """A timeout that is no number of seconds is a bad job that names the variable, and nobody is asked."""
+    done = jobs.spawn(costly, environment={"PARQUILL_APPROVAL_TIMEOUT_S": seconds}).wait()
+    assert done.exit_code == 2
+    assert f"PARQUILL_APPROVAL_TIMEOUT_S is '{seconds}'" in done.stderr
+    assert "waiting for approval" not in done.stderr
+    assert not [each for each in waiting() if (each.name or "").startswith(costly["name"])]
+
+
+def test_the_end_of_input_is_no_answer(jobs: Jobs, costly: dict[str, Any]) -> None:
+    """Ctrl-D at the terminal's question ends with exit 3 and a sentence, and nothing is sent."""
+    code, said = _at_a_terminal(jobs, costly, b"\x04")
+    assert code == 3, said
+    assert "not approved, the question was not answered: expected $" in said
+    code, said = _at_a_terminal(jobs, costly, b"n\n")
+    assert (code, "declined: expected $" in said) == (3, True)
+    assert jobs.service.stats()["requests"] == 0
+    code, said = _at_a_terminal(jobs, costly, b"y\n")
+    assert code == 0, said
+
+
+def _at_a_terminal(jobs: Jobs, settings: dict[str, Any], typed: bytes) -> tuple[int, str]:
+    """Run the command at a terminal, type when it asks; its exit code and what it said."""
+    master, slave = pty.openpty()
+    command = [PARQUILL, "run", str(jobs.job_file(settings))]
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    os.close(slave)
+    said = b""
+    try:
+        with contextlib.suppress(OSError):  # the terminal's end
+            while select.select([master], [], [], WAIT_S)[0] and (part := os.read(master, 65_536)):
+                asks, said = b"Spend it?" in said, said + part
+                if not asks and b"Spend it?" in said:
+                    os.write(master, typed)
+        return process.wait(WAIT_S), said.decode()
+    finally:
+        process.kill()
+        os.close(master)

@@ -57,7 +57,7 @@ def automated(
     )
     path = tmp_path_factory.mktemp("automations") / "automations.yaml"
     text = (ROOT / "data" / "automations.yaml").read_text()
-    assert text.count(NOBODY) == 4
+    assert text.count(NOBODY) == 5
     path.write_text(text.replace(NOBODY, block["id"]))
     house.command("automation", "create", "--from-file", str(path))
     return house
@@ -68,11 +68,18 @@ def _subjects(got: list[dict[str, Any]], job: str) -> set[str]:
 
 
 def test_the_examples_deploy_as_they_stand(house: House) -> None:
-    """`prefect automation create --from-file data/automations.yaml` takes the file as it is, and makes each of them."""
-    house.command("automation", "create", "--from-file", str(ROOT / "data" / "automations.yaml"))
+    """`prefect automation create --from-file ...` takes each file as it is, and makes all that is in it."""
+    for name in ("automations.yaml", "silent-runs.yaml"):
+        house.command("automation", "create", "--from-file", str(ROOT / "data" / name))
     made = house.ask("POST", "/automations/filter", limit=50)
-    names = {each["name"] for each in made}
-    assert {"parquill-soft-limit", "parquill-failed-rows", "parquill-dearer-than-expected", "parquill-crashed"} <= names
+    assert {each["name"] for each in made} == {
+        "parquill-soft-limit",
+        "parquill-failed-rows",
+        "parquill-dearer-than-expected",
+        "parquill-failed",
+        "parquill-crashed",
+        "parquill-silent-runs",
+    }
     for each in made:
         house.ask("DELETE", f"/automations/{each['id']}")
 
@@ -80,40 +87,46 @@ def test_the_examples_deploy_as_they_stand(house: House) -> None:
 def test_each_message_comes_when_it_should(
     automated: House, made: Jobs, messages: tuple[str, list[dict[str, Any]]]
 ) -> None:
-    """A soft limit that is passed, more than 1 % of rows not ok, and a cost 20 % above the expected one each send one message; a run with nothing of it sends none."""
+    """A soft limit that is passed, more than 1 % of rows not ok, a cost 20 % above the expected one, and a run that is refused each send one message; a run with nothing of it sends none."""
     got = messages[1]
+    # names of their own: other runs in this house would have taught what to expect
     made.service.configure(output_tokens="fixed:40", faults=[{"kind": "status:400", "match": "bad"}])
-    quiet = made.job([f"text {n}" for n in range(40)], name="quiet", budget={"run_usd": 1})
+    quiet = made.job([f"text {n}" for n in range(40)], name="alarm-quiet", budget={"run_usd": 1})
     assert (
         automated.ended(automated.start_run("complete-prompts/complete", {"job": quiet}))["state_type"] == "COMPLETED"
     )
     rows = [*(f"text {n}" for n in range(60)), "bad"]
     failing = made.job(
-        rows, name="failing", output=str(made.folder / "failing"), tolerate={"not_ok": 0.5}, budget={"run_usd": 1}
+        rows, name="alarm-failing", output=str(made.folder / "failing"), tolerate={"not_ok": 0.5}, budget={"run_usd": 1}
     )
     automated.ended(automated.start_run("complete-prompts/complete", {"job": failing}))
     soft = made.job(
         [f"other {n}" for n in range(40)],
-        name="soft",
+        name="alarm-soft",
         output=str(made.folder / "soft"),
         budget={"run_usd": 0.002, "soft_fraction": 0.3},
         limits={"max_at_once": 4},
     )
     automated.ended(automated.start_run("complete-prompts/complete", {"job": soft}))
     # a night of short answers is what the next one is expected to be, and its answers are four times as long
-    short = made.job([f"night {n}" for n in range(60)], name="dear", output=str(made.folder / "one"))
+    short = made.job([f"night {n}" for n in range(60)], name="alarm-dear", output=str(made.folder / "one"))
     made.service.configure(output_tokens="fixed:10")
     automated.ended(automated.start_run("complete-prompts/complete", {"job": short}))
     made.service.configure(output_tokens="fixed:45")
-    longer = made.job([f"next {n}" for n in range(60)], name="dear", output=str(made.folder / "two"))
+    longer = made.job([f"next {n}" for n in range(60)], name="alarm-dear", output=str(made.folder / "two"))
     automated.ended(automated.start_run("complete-prompts/complete", {"job": longer}))
-    House.wait("three messages", lambda: len(got) >= 3, 60)
-    assert _subjects(got, "failing") == {"failing: 1.6393 % of the rows are not ok"}
-    assert _subjects(got, "soft") == {"soft: soft limit"}
-    assert len(_subjects(got, "dear")) == 1
-    assert "% dearer than expected" in next(iter(_subjects(got, "dear")))
-    assert not _subjects(got, "quiet")
-    assert len(got) == 3
+    poor = made.job(["a"], name="alarm-refused", output=str(made.folder / "refused"), budget={"run_usd": 0.0000001})
+    automated.ended(automated.start_run("complete-prompts/complete", {"job": poor}))
+    House.wait("four messages", lambda: len(got) >= 4, 60)
+    assert _subjects(got, "alarm-failing") == {"alarm-failing: 1.6393 % of the rows are not ok"}
+    assert _subjects(got, "alarm-soft") == {"alarm-soft: soft limit"}
+    assert len(_subjects(got, "alarm-dear")) == 1
+    assert "% dearer than expected" in next(iter(_subjects(got, "alarm-dear")))
+    assert not _subjects(got, "alarm-quiet")
+    (refused,) = (each for each in got if each["subject"].startswith("alarm-refused"))
+    assert refused["subject"] == "alarm-refused · 1 row · gpt-4o-mini: Refused by budget"
+    assert "exceeds the budget of $0.0000001" in refused["body"]
+    assert len(got) == 4
     assert "CANARY" not in str(got)
 
 

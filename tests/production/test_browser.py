@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from playwright.sync_api import Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Dialog, Locator, Page, expect, sync_playwright
 
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import ROOT, House
@@ -21,8 +21,9 @@ QUIET = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
-# `SCREENSHOTS=1 make e2e` renews the pictures of the README
-PICTURES = ROOT / "data" / "screenshots" if os.environ.get("SCREENSHOTS") else ROOT / "build" / "screenshots"
+PICTURES = ROOT / "build" / "screenshots"
+# `SCREENSHOTS=1 make e2e` renews those of the README
+OF_README = {"run", "summary", "approval"} if os.environ.get("SCREENSHOTS") else set()
 HOSTILE = "<img src=x onerror=alert(1)>.parquet"
 SLOW_MS = 30_000
 
@@ -41,9 +42,10 @@ def page() -> Iterator[Page]:
 
 
 def _shoot(page: Page, name: str) -> None:
-    PICTURES.mkdir(parents=True, exist_ok=True)
+    folder = ROOT / "data" / "screenshots" if name in OF_README else PICTURES
+    folder.mkdir(parents=True, exist_ok=True)
     page.wait_for_timeout(1_000)  # the pages fade in
-    page.screenshot(path=PICTURES / f"{name}.png")
+    page.screenshot(path=folder / f"{name}.png")
 
 
 def _see(page: Page, text: str | re.Pattern[str]) -> None:
@@ -91,7 +93,8 @@ def test_a_run_is_understood_at_a_glance(house: House, made: Jobs, page: Page) -
     page.goto(f"{house.ui}/artifacts/artifact/{house.artifact('parquill-summary-shop-texts')['id']}")
     for text in ("180 of 183 rows ok", "By language", "Not ok", "bad_request", HOSTILE, "summary.json"):
         _see(page, text)
-    for row in (["fr", "61", "1"], ["failed", "3", "1.6%"], ["bad_request", "3"]):
+    first = [[HOSTILE, "0", language, "failed", "bad_request"] for language in ("fr", "de", "ja")]
+    for row in (["fr", "61", "1"], ["failed", "3", "1.6%"], ["bad_request", "3"], *first):
         cells = "".join(rf"\s*{re.escape(cell)}\s*" for cell in row)
         expect(page.locator("tr", has_text=re.compile(cells)).first).to_be_attached()
     widths = page.evaluate("[...document.querySelectorAll('img[src^=\"data:image/svg\"]')].map(i => i.naturalWidth)")
@@ -129,6 +132,70 @@ def test_progress_while_it_runs(house: House, made: Jobs, page: Page) -> None:
     assert again["state_name"] == "Completed"
     assert made.service.stats()["billed"] <= 900 + 4
     assert made.service.stats()["requests"] - sent <= 900 - sent + 4
+
+
+def test_names_read_as_they_were_written(house: House, made: Jobs, page: Page) -> None:
+    """Names of a job and of a model that look like Markdown or HTML are read as they were written, in both of Prefect's UIs and in descriptions too: nothing is fetched from outside, no link is made, nothing in them becomes an element."""
+    fetched: list[str] = []
+    page.on("request", lambda request: fetched.append(request.url))
+    page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.abort())  # what the UIs themselves ask
+    name = "![i](http://127.0.0.1:9/pixel.png) <h1>x</h1> [l](http://evil)"
+    model = "gpt-<b>4o</b>|_mini_*x*(http://127.0.0.1:9/m.png) www.evil.example me@evil.example"
+    price = {"usd_per_mtok_input": 1, "usd_per_mtok_output": 1}
+    budget = {"run_usd": 0.0004, "soft_fraction": 0.01}
+    odd: dict[str, Any] = {"price": price, "model": model, "tokenizer": "o200k_base", "budget": budget}
+    job = _job(made, ["a", "b"], "odd", **odd) | {"name": name}
+    run = house.start_run("complete-prompts/complete", {"job": job})
+    assert house.ended(run)["state_type"] == "COMPLETED"
+    found = house.ask("POST", "/artifacts/filter", flow_runs={"id": {"any_": [run]}})
+    kinds = {artifact["key"].split("-i-http")[0]: artifact for artifact in found}
+    assert set(kinds) == {f"parquill-{kind}" for kind in ("estimate", "progress", "soft-limit", "summary")}
+    for kind, artifact in kinds.items():
+        read = {"parquill-estimate": [name, model], "parquill-progress": [model], "parquill-summary": [name]}
+        for pages in (house.ui, f"{house.ui}/v2"):
+            page.goto(f"{pages}/artifacts/artifact/{artifact['id']}")
+            for text in read.get(kind, [name, model]):
+                _see(page, text)
+            addresses = page.evaluate("[...document.querySelectorAll('a')].map(a => a.getAttribute('href') || '')")
+            outside = [each for each in addresses if not each.startswith("/") and re.search(":9/|evil", each)]
+            assert not outside, (kind, pages)
+            assert page.locator("h1", has_text=re.compile("^x$")).count() == 0
+            assert page.locator("b, em", has_text=re.compile("^(4o|x|mini)$")).count() == 0
+    page.goto(f"{house.ui}/runs/flow-run/{run}")
+    _open_tab(page, "Artifacts")
+    _see(page, model)
+    assert not [url for url in fetched if ":9/" in url or "evil" in url]
+    assert not [
+        url for url in fetched if not re.match(r"(data|blob):|http://127\.0\.0\.1|https://\S+amplitude\.com/", url)
+    ]
+
+
+def _field(page: Page, name: str) -> Locator:
+    """The part of a form that asks for one setting, the first of that name."""
+    label = f"div[contains(@class, 'p-label__header')]//span[starts-with(normalize-space(text()), '{name}')]"
+    whole = "contains(concat(' ', @class, ' '), ' schema-form-property ')"
+    return page.locator(f"xpath=//div[{whole}][./{label}]").first
+
+
+def test_a_job_is_started_from_the_form(house: House, made: Jobs, page: Page) -> None:
+    """In the form of `complete` each setting has its help; six that are filled in make a job, all others may be left as they are."""
+    path = made.write(["a", "b", "c"])
+    deployment = house.ask("GET", "/deployments/name/complete-prompts/complete")["id"]
+    page.goto(f"{house.ui}/deployments/deployment/{deployment}/run")
+    for help_text in ("The settings; the mapping of a job file.", "The longest answer in tokens; it bounds what"):
+        _see(page, help_text)
+    given = {"Name": "by-form", "Input": str(path), "Output": str(made.folder / "out"), "Model": "gpt-4o-mini"}
+    for name, value in {**given, "Max Output Tokens": "50", "Base Url": made.service.url}.items():
+        _field(page, name).locator("textarea, input").first.fill(value)
+    _field(page, "Prompt").get_by_text("Prompt", exact=True).last.click()
+    _field(page, "User").locator("textarea").first.fill("Say {{ text }}")
+    _shoot(page, "form")
+    page.get_by_role("button", name="Submit").click()
+    wanted = {"deployment_id": {"any_": [deployment]}, "name": {"like_": "by-form"}}
+    House.wait("its run", lambda: bool(house.ask("POST", "/flow_runs/filter", flow_runs=wanted)), 60)
+    (run,) = house.ask("POST", "/flow_runs/filter", flow_runs=wanted)
+    assert house.ended(run["id"])["state_name"] == "Completed"
+    assert made.service.stats()["billed"] == 3
 
 
 @pytest.mark.parametrize("is_approved", [True, False])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import threading
 import time
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from parquill.tasks.job_file import parse_yaml
 from tests.end_to_end.jobs import Jobs, read_results
-from tests.production.house import House
+from tests.production.house import ROOT, House
+from tests.production.slow_jobs import check_settled, nightly, slow_job, summary_of
 
 DEPLOYMENTS = {
     "translate/translate-nightly": ("30 2 * * *", "Europe/Paris"),
@@ -24,24 +25,6 @@ DEPLOYMENTS = {
     "estimate-cost/estimate": None,
     "complete-prompts/complete": None,
 }
-
-
-def _summary(settings: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads((Path(settings["output"]) / "summary.json").read_bytes())
-    return found
-
-
-def _settled(made: Jobs, settings: dict[str, Any], rows: int) -> None:
-    """Every row has its answer, and none was paid twice but what was in flight."""
-    table = read_results(Path(settings["output"]))
-    assert table.column("status").to_pylist() == ["ok"] * rows
-    stats = made.service.stats()
-    assert stats["billed"] - rows <= settings["limits"]["max_at_once"]
-
-
-def _slow(made: Jobs, rows: int, **changes: Any) -> dict[str, Any]:
-    made.service.configure(latency_ms=100)
-    return made.job([f"text {row}" for row in range(rows)], limits={"max_at_once": 8}, **changes)
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
@@ -58,6 +41,7 @@ def test_what_is_deployed(house: House, name: str) -> None:
     for definition in found["parameter_openapi_schema"].get("definitions", {}).values():
         for setting in definition.get("properties", {}).values():
             assert setting.get("description") or "$ref" in str(setting)
+    assert found["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
     assert 'api_key"' not in orjson.dumps(found).decode()
 
 
@@ -121,7 +105,7 @@ def test_a_summary_of_articles(house: House, made: Jobs) -> None:
 
 
 def test_a_state_says_what_happened(house: House, made: Jobs) -> None:
-    """Failed rows within tolerance, too many of them, and a budget that does not suffice are told apart by the state."""
+    """Failed rows within tolerance, too many of them, and a budget that does not suffice are told apart by the state; the log holds its sentence, and no traceback as of a fault."""
     made.service.configure(faults=[{"kind": "length", "match": "cut"}])
     texts = ["cut", *(f"text {row}" for row in range(19))]
     told = {}
@@ -133,12 +117,40 @@ def test_a_state_says_what_happened(house: House, made: Jobs) -> None:
         settings = made.job(texts, name=name, output=str(made.folder / name), **changes)
         run = house.ended(house.start_run("complete-prompts/complete", {"job": settings}))
         told[name] = (run["state_type"], run["state_name"])
-        assert run["state"]["message"]
+        _check_log(house, run)
     assert told == {
         "tolerated": ("COMPLETED", "Completed with failed rows"),
         "failing": ("FAILED", "Completed with failed rows"),
         "refused": ("FAILED", "Refused by budget"),
     }
+
+
+def _check_log(house: House, run: dict[str, Any]) -> None:
+    sentence = run["state"]["message"]
+    assert sentence
+    house.wait("the log", lambda: any(sentence in said for said in house.logs(run["id"])))
+    assert not [said for said in house.logs(run["id"]) if "Traceback" in said or "unexpected" in said]
+
+
+def test_a_bad_job_is_told_as_such(house: House, made: Jobs) -> None:
+    """A job that cannot be run ends under its own name, refused in one sentence; a form that is not drawn from the schema is no way round."""
+    settings = made.job(["a"], name="bad", limits={"max_at_once": 8})
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        ("complete-prompts/complete", {"job": {**settings, "messages_column": "chat"}}, "set `prompt` or `messages_"),
+        ("complete-prompts/complete", {"job": {**settings, "run_usd": 3}}, "did you mean `budget.run_usd`?"),
+        ("complete-prompts/complete", {"job": settings, "date": "yesterday"}, "`date`: input should be a valid date"),
+        ("estimate-cost/estimate", {"job": {**settings, "name": "bad", "price": {}}}, "is missing"),
+        ("translate/translate-nightly", {**nightly(settings), "languages": ["fr"], "run_usd": 1e-12}, "`run_usd`: "),
+        ("summarize/summarize-nightly", {**nightly(settings), "settings": {"budget": {"run_usd": 5}}}, "`run_usd` of"),
+    ]
+    runs = [house.start_run(name, parameters, enforced=False) for name, parameters, _ in cases]
+    for run, (name, _, words) in zip(runs, cases, strict=True):
+        ended = house.ended(run)
+        assert (ended["state_type"], ended["state_name"]) == ("FAILED", "Refused: bad job"), ended["state"]
+        assert words in ended["state"]["message"]
+        assert "\n" not in ended["state"]["message"]
+        assert ended["name"] == ("bad · estimate · gpt-4o-mini" if "estimate" in name else "bad · gpt-4o-mini")
+    assert made.service.stats()["requests"] == 0
 
 
 def test_approved_after_the_process_is_gone(house: House, made: Jobs) -> None:
@@ -154,29 +166,48 @@ def test_approved_after_the_process_is_gone(house: House, made: Jobs) -> None:
     assert house.ended(run)["state_type"] == "COMPLETED"
     assert made.service.stats()["billed"] == 10
 
+    def told(event: str) -> int:
+        wanted = {"event": {"name": [event]}, "related": {"id": [f"prefect.flow-run.{run}"]}}
+        return len(house.ask("POST", "/events/filter", filter=wanted)["events"])
+
+    house.wait("the end to be told", lambda: told("parquill.run.finished") == 1)
+    assert told("parquill.approval.requested") == 1  # and not again when it came back with the answer
+
 
 def test_cancelled_in_the_ui(house: House, made: Jobs) -> None:
     """Cancelled, a run sends nothing more within a second, journals what is in flight, is Cancelled, and the next goes on."""
-    settings = _slow(made, 400, name="cancelled")
+    settings = slow_job(made, 400, name="cancelled")
     run = house.start_run("complete-prompts/complete", {"job": settings})
     house.wait("requests", lambda: made.service.stats()["requests"] > 30)
     cancelling = {"type": "CANCELLING", "name": "Cancelling"}
     house.ask("POST", f"/flow_runs/{run}/set_state", state=cancelling, force=False)
-    house.wait("the process to stop", lambda: _summary(settings)["state"] == "stopped")
+    house.wait("the process to stop", lambda: summary_of(settings)["state"] == "stopped")
     sent = made.service.stats()["requests"]
-    time.sleep(1.0)
+    time.sleep(1.0)  # time in which it would send, if it did
     assert made.service.stats()["requests"] == sent
     assert house.ended(run)["state_type"] == "CANCELLED"
     made.service.configure(latency_ms=0)
     again = house.ended(house.start_run("complete-prompts/complete", {"job": settings}))
     assert again["state_type"] == "COMPLETED", again["state"]["message"]
     assert made.service.stats()["billed_twice"] == []
-    _settled(made, settings, 400)
+    check_settled(made, settings, 400)
+
+
+def test_a_pilot_is_cancelled_too(house: House, made: Jobs) -> None:
+    """An estimate with a pilot sends nothing more within a second of its cancellation either, and is Cancelled."""
+    settings = slow_job(made, 600, name="piloted")
+    run = house.start_run("estimate-cost/estimate", {"job": settings, "pilot": 500})
+    house.wait("requests", lambda: made.service.stats()["requests"] > 30)
+    house.ask("POST", f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"}, force=False)
+    time.sleep(1.0)  # the second that it may take
+    sent = made.service.stats()["requests"]
+    assert house.ended(run)["state_type"] == "CANCELLED"
+    assert made.service.stats()["requests"] == sent < 500
 
 
 def test_a_killed_run_is_taken_over(house: House, made: Jobs) -> None:
     """When the flow's process is killed the run is Crashed, and the next one takes over its work."""
-    settings = _slow(made, 300, name="killed")
+    settings = slow_job(made, 300, name="killed")
     run = house.start_run("complete-prompts/complete", {"job": settings})
     house.wait("requests", lambda: made.service.stats()["requests"] > 30)
     os.kill(house.flow_process(), signal.SIGKILL)
@@ -184,49 +215,7 @@ def test_a_killed_run_is_taken_over(house: House, made: Jobs) -> None:
     made.service.configure(latency_ms=0)
     again = house.ended(house.start_run("complete-prompts/complete", {"job": settings}))
     assert again["state_type"] == "COMPLETED", again["state"]["message"]
-    _settled(made, settings, 300)
-
-
-def test_the_server_goes_away_for_a_while(house: House, made: Jobs) -> None:
-    """A server that is away in the middle of a run costs neither the run nor a row."""
-    settings = _slow(made, 700, name="away")
-    ended: list[Any] = []
-    path = made.job_file(settings)
-    thread = threading.Thread(target=lambda: ended.append(house.parquill("run", str(path))))
-    thread.start()
-    house.wait("requests", lambda: made.service.stats()["requests"] > 30)
-    house.stop_server()
-    time.sleep(4)
-    house.start_server()
-    thread.join(90)
-    assert ended[0].returncode == 0, ended[0].stderr
-    _settled(made, settings, 700)
-    assert made.service.stats()["billed_twice"] == []
-    runs = house.ask("POST", "/flow_runs/filter", flow_runs={"name": {"like_": "away"}})
-    assert [run["state_type"] for run in runs] == ["COMPLETED"]
-
-
-def test_the_server_is_away_at_the_end(house: House, made: Jobs) -> None:
-    """A server that stays away costs the report only: files are whole, the exit code is right, the next run has nothing to do."""
-    settings = _slow(made, 200, name="gone")
-    ended: list[Any] = []
-    path = made.job_file(settings)
-    thread = threading.Thread(target=lambda: ended.append(house.parquill("run", str(path))))
-    thread.start()
-    house.wait("requests", lambda: made.service.stats()["requests"] > 30)
-    house.stop_server()
-    try:
-        thread.join(110)
-        assert not thread.is_alive()
-        assert ended[0].returncode == 0, ended[0].stderr
-        assert "Prefect" in ended[0].stderr
-        _settled(made, settings, 200)
-    finally:
-        house.start_server()
-    sent = made.service.stats()["requests"]
-    assert house.parquill("run", str(path)).returncode == 0
-    assert made.service.stats()["requests"] == sent
-    assert Decimal(_summary(settings)["cost_usd"]) > 0
+    check_settled(made, settings, 300)
 
 
 def test_a_key_from_a_block(house: House, made: Jobs) -> None:
@@ -257,3 +246,45 @@ def test_outputs_are_plain_files(house: House, made: Jobs) -> None:
         ".parquill",
     }
     assert pq.read_table(output / "results").num_rows == 1
+
+
+def test_the_readme_s_own_job_deploys(house: House, tmp_path: Path) -> None:
+    """The deployment that README.md shows for a job of one's own deploys beside the others, its template as it was written."""
+    text = (ROOT / "README.md").read_text()
+    shown = re.search(r"```yaml\n(  - <<: \*defaults\n.*?)```", text, re.DOTALL)
+    assert shown is not None
+    path = tmp_path / "prefect.yaml"
+    path.write_text((ROOT / "prefect.yaml").read_text() + "\n" + shown[1])
+    try:
+        house.command("--no-prompt", "deploy", "--prefect-file", str(path), "--name", "reviews-nightly")
+        found = house.ask("GET", "/deployments/name/complete-prompts/reviews-nightly")
+        written = parse_yaml(path.read_text(), "prefect.yaml")["deployments"][-1]["parameters"]["job"]
+        assert found["parameters"]["job"] == written
+        assert '{{ row["text"] }}' in written["prompt"]["user"]
+    finally:
+        house.command("deployment", "delete", "complete-prompts/reviews-nightly")
+
+
+def _told_of_infrastructure(house: House) -> int:
+    return (house.folder / "worker.log").read_text().count("prefect.flow_runs.worker - Check whether the flow run")
+
+
+def test_a_retry_keeps_its_day(house: House, made: Jobs) -> None:
+    """A nightly run that was killed goes on when somebody presses Retry the next morning: with the input and output of its own day, under the same run."""
+    settings = slow_job(made, 200, name="yesterday")
+    settings["output"] = str(made.folder / "out-{date}")
+    run = house.start_run("complete-prompts/complete", {"job": settings}, "2026-03-28T23:30:00Z")
+    house.wait("requests", lambda: made.service.stats()["requests"] > 30)
+    told = _told_of_infrastructure(house)
+    os.kill(house.flow_process(), signal.SIGKILL)
+    assert house.ended(run)["state_type"] == "CRASHED"
+    placed = {**settings, "output": str(made.folder / "out-2026-03-28")}
+    before = summary_of(placed)["run_id"]
+    # the worker says it once more, of the infrastructure, seconds after it did of the run's process
+    house.wait("its second word", lambda: _told_of_infrastructure(house) > told)
+    retry = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+    house.ask("POST", f"/flow_runs/{run}/set_state", state=retry, force=False)
+    house.wait("its second end", lambda: house.run(run)["state_type"] == "COMPLETED", 90)
+    assert summary_of(placed)["run_id"] == before
+    check_settled(made, placed, 200)
+    assert [path.name for path in made.folder.glob("out-*")] == ["out-2026-03-28"]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from parquill.tasks.errors import RunTakenOver
-from parquill.tasks.money.ledger import Booked, Entry, Held, Ledger
+from parquill.tasks.money.books import Booked, Held
+from parquill.tasks.money.ledger import Entry, Ledger
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RUNS
 
 BEGIN = datetime(2026, 11, 28, 20, tzinfo=UTC)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import orjson
 from parquill.tasks.disk.journal import VERSION, _group
 from parquill.tasks.disk.replay import replay_shard
 from parquill.tasks.records import Outcome
+from tests.peak import peak_kib
 
 AT_ONCE = 64  # rows in a group
 
@@ -55,4 +55,4 @@ def replay_records(rows: int, rows_of_shard: int = 20_000) -> tuple[int, float, 
         began = time.monotonic()
         sent = sum(replay_shard(journal).totals().sent for journal in journals)
         took = time.monotonic() - began
-    return 2 * sent, took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return 2 * sent, took, peak_kib() >> 10

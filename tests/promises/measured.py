@@ -29,10 +29,11 @@ from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.ending import Ending, clear_run
 from parquill.tasks.job_file import load_job
 from parquill.tasks.place import place
-from parquill.tasks.rows import prepare, source
+from parquill.tasks.rows import prepare, source_file
 from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.wire import sending as wire_sending
 from parquill.tasks.wire.sending import sending
+from tests.peak import peak_kib
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,28 +106,29 @@ def _complete(path: Path) -> int:
 def peak_of(code: str) -> int:
     """The most memory (MB) that a process needs which imports the reader of inputs and runs a line of code."""
     lines = [
-        "import contextlib, pathlib, re",
+        "import contextlib",
         "from parquill.tasks.errors import BadInput",
         "from parquill.tasks.rows.source import find_source, read_batches",
         "with contextlib.suppress(BadInput):",
         f"    {code}",
-        # not ru_maxrss, which begins with what the process that started this one had
-        "print(int(re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text())[1]) // 1024)",
+        "from tests.peak import peak_kib",
+        "print(peak_kib() // 1024)",
     ]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, timeout=120, check=True)
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=True)
     return int(done.stdout)
 
 
 def main() -> None:
     """Run the jobs that are named."""
     if rows := int(sys.argv[1]):
-        prepare.SMALLEST_SHARD = source.BATCH_ROWS = result_rows.READ_ROWS = wire_sending.READ_ROWS = rows
+        prepare.SMALLEST_SHARD = source_file.BATCH_ROWS = result_rows.READ_ROWS = wire_sending.READ_ROWS = rows
     for path in sys.argv[2:]:
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
         tasks = _complete(Path(path))
         after = resource.getrusage(resource.RUSAGE_SELF)
         line = {
-            "peak_kib": after.ru_maxrss,
+            "peak_kib": peak_kib(),
             "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
             "seconds": time.monotonic() - began,
             "files": len(list(Path("/proc/self/fd").iterdir())),

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("mutants.json")
 AT_ONCE = 2
 TIMEOUT_S = 300.0
-_PARTS = ("flows", "tasks", "data", "tests", "pyproject.toml", "README.md", "Makefile")
+_PARTS = ("flows", "tasks", "data", "tests", "pyproject.toml", "prefect.yaml", "README.md", "Makefile")
 _PACKAGE = ("flows", "tasks", "data")  # what the package `parquill` consists of
 _START = """
 import pathlib, sys

@@ -24,8 +24,8 @@ from parquill.tasks.disk.reading import failed_rows, parts_of
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, RowFault
-from parquill.tasks.job import COSTLY, OUTPUT_LIMITS, OWNED, RANGES
 from parquill.tasks.job_file import load_job, make_job
+from parquill.tasks.parameters import COSTLY, OUTPUT_LIMITS, OWNED, RANGES
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.rows.request import check_parameters
@@ -371,7 +371,7 @@ _SETTINGS = (
 ).split()
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(_SETTINGS), _value, min_size=1, max_size=3))
 def test_any_setting_is_taken_or_refused(changes: dict[str, Any]) -> None:
     """Whatever the settings are, a job is made or refused with BadJob: never another error."""
@@ -408,7 +408,7 @@ _TEMPLATE = st.lists(
 _CELL = st.none() | st.text(max_size=20) | st.integers() | st.floats() | st.binary(max_size=4) | st.lists(st.none())
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150)
 @given(_TEMPLATE, st.text(max_size=20), _CELL)
 def test_any_template_renders_or_is_refused(template: str, text: str, cell: Any) -> None:
     """Whatever template and cells are, the template is refused with BadJob, or the row is rendered or rejected without its values: never another error."""
@@ -428,7 +428,7 @@ def test_any_template_renders_or_is_refused(template: str, text: str, cell: Any)
     assert CANARY not in fault.message
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="{}%#-| a7*.'_\n\u00e9", max_size=40), st.sampled_from(["{{ text }}", "{{ items[0] }}"]))
 def test_a_value_is_never_parsed(value: str, template: str) -> None:
     """Whatever looks like a template in a cell, or in a list of a cell, is sent as it stands."""
@@ -436,7 +436,7 @@ def test_a_value_is_never_parsed(value: str, template: str) -> None:
     assert Templates(None, template, values, None).render(values)[0]["content"] == value
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150)
 @given(
     _value
     | st.text(max_size=30)
@@ -471,7 +471,7 @@ def _check_parameters(parameters: dict[str, Any]) -> None:
     orjson.dumps(parameters)  # for the wire
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=60) | st.text(alphabet="{}[]&*!|>%@`'\"#,?:-\n\t ab0.~", max_size=60).map(str.encode))
 def test_any_bytes_are_no_crash(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     """Whatever a job file holds, it is read or refused with BadJob: never another error."""

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -31,7 +32,7 @@ from parquill.tasks.job_file import make_job
 from parquill.tasks.place import place
 from parquill.tasks.records import ShardRef
 from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.wire.sending import Sending, open_sendings, sending, sending_of
+from parquill.tasks.wire.sending import GRACE_S, Sending, open_sendings, sending, sending_of
 from tests.direct import results
 from tests.promises.answering import Answering
 from tests.promises.disks import BrokenDisk, CountingDisk, FailingDisk, ForgetfulDisk, Image, lay_out, photograph
@@ -51,7 +52,7 @@ def memory() -> Iterator[Path]:
 @pytest.fixture
 def job(memory: Path, monkeypatch: pytest.MonkeyPatch) -> SmallJob:
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{memory / 'ledger.sqlite'}")
-    for setting in ("prepare.SMALLEST_SHARD", "source.BATCH_ROWS"):  # several shards of a few rows
+    for setting in ("prepare.SMALLEST_SHARD", "source_file.BATCH_ROWS"):  # several shards of a few rows
         monkeypatch.setattr(f"parquill.tasks.rows.{setting}", 6)
     return SmallJob.make(memory / "job")
 
@@ -233,6 +234,45 @@ def test_what_hangs_is_cut_off_after_the_grace(job: SmallJob) -> None:
     assert again.billed == Counter(set(TEXTS) - set(OLD) - set(service.billed) | {"new 2"})
     assert [row["text"] for row in results(job.settings) if row["in_doubt_usd"]] == ["new 2"]
     assert stripped(results(job.settings)) == job.wanted
+
+
+def _until_stopped(opened: Sending, shard: ShardRef) -> None:
+    with contextlib.suppress(Interrupted):
+        opened.complete(shard)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """An interrupt is an exception, also where whoever started this process had it ignored, as shells do with `&`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_second_interrupt_cuts_the_grace_short(job: SmallJob) -> None:
+    """C7: where an interrupt comes up as an exception, as in a script of one's own, a second one in the midst of the grace
+    ends the run at once: what hangs is cut off, and nothing is left running.
+    """
+    service = Answering(lambda _: 30.0)
+    run = job.planned()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), sending(run, transport=service.open) as opened:
+        shard = threading.Thread(target=_until_stopped, args=(opened, run.shards[0]))
+        shard.start()
+        while sum(service.billed.values()) < AT_ONCE:
+            time.sleep(0.001)  # the shard's own thread sends them
+        # to the thread that waits: to the process a signal may reach any, and wakes only that one
+        again = threading.Timer(0.5, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
+        again.start()
+        raise KeyboardInterrupt
+    again.join()
+    shard.join(5)
+    assert not shard.is_alive()
+    assert time.monotonic() - began < GRACE_S
+    assert open_sendings() == []
+    assert sum(service.billed.values()) == AT_ONCE
+    job.check_resume(service.billed)
 
 
 def _left_at_removal(job: SmallJob, monkeypatch: pytest.MonkeyPatch, remover: str) -> Image:

@@ -19,6 +19,11 @@ from tests.promises.misdeeds import FORGERIES, MISDEEDS
 KEY = "sk-canary-0123456789"
 NANO = {"input": Decimal("0.4") / 1_000_000, "output": Decimal("1.6") / 1_000_000}  # gpt-4.1-mini
 OUTPUT = 50
+# Deeds that wait for the deadline have a short one; the others have one that a busy machine does not reach.
+TIMEOUT_S = 20
+SHORT_TIMEOUT_S = 3
+WAITING = [name for name, deed in MISDEEDS.items() if "timeout" in deed.codes]
+AT_WORK = [name for name in MISDEEDS if name not in WAITING]
 QUICK = [name for name, deed in MISDEEDS.items() if deed.requests == 1 and not name.startswith("endless")]
 
 
@@ -46,7 +51,7 @@ def _job(folder: Path, url: str, texts: list[str], **settings: Any) -> dict[str,
             "model": "gpt-4.1-mini",
             "max_output_tokens": OUTPUT,
             "endpoint": {"base_url": url, "api_key_env": "HELL_KEY"},
-            "retry": {"attempts": 2, "timeout_s": 3},
+            "retry": {"attempts": 2, "timeout_s": TIMEOUT_S},
             "limits": {"max_at_once": 64},
             **settings,
         },
@@ -75,19 +80,23 @@ def _check_row(row: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def worst_night(fiend: Hell, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A good night, then one in which each row meets another misdeed at 64 at once; both in one measured process."""
+    """A good night, then two in which each row meets another misdeed at 64 at once, all in one measured process."""
     folder = tmp_path_factory.mktemp("hell")
-    texts = _texts([*MISDEEDS], good=2)
-    tame = ["good" + text[text.find(">") :] if text.startswith("<") else text for text in texts]
+    at_work, waiting = (_texts(names, good=2) for names in (AT_WORK, WAITING))
+    tame = ["good" + text[text.find(">") :] if text.startswith("<") else text for text in at_work + waiting]
+    short = {"attempts": 2, "timeout_s": SHORT_TIMEOUT_S}
     jobs = [
-        _job(folder / kind, fiend.url, each, tolerate={"not_ok": 1})
-        for kind, each in (("tame", tame), ("hostile", texts))
+        _job(folder / "tame", fiend.url, tame),
+        _job(folder / "at-work", fiend.url, at_work, tolerate={"not_ok": 1}),
+        _job(folder / "waiting", fiend.url, waiting, tolerate={"not_ok": 1}, retry=short),
     ]
     figures, said = measure(folder, jobs, {"HELL_KEY": KEY})
-    return {"rows": results(jobs[1]), "figures": figures, "said": said, "seen": fiend.seen()}
+    rows = [row for job in jobs[1:] for row in results(job)]
+    return {"rows": rows, "figures": figures, "said": said, "seen": fiend.seen()}
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_every_misdeed_has_its_row(worst_night: dict[str, Any]) -> None:
     """Whatever a service does, the row has status, code, attempts and money of the one table, and no other row is harmed."""
     assert len(worst_night["rows"]) == 3 * len(MISDEEDS)
@@ -95,27 +104,32 @@ def test_every_misdeed_has_its_row(worst_night: dict[str, Any]) -> None:
         _check_row(row)
 
 
+@pytest.mark.alone
 def test_memory_and_time_stay_bounded(worst_night: dict[str, Any]) -> None:
     """All misdeeds at once take a bounded share of memory, processor and time beyond a good night's."""
-    tame, hostile = worst_night["figures"]
-    assert hostile["peak_kib"] - tame["peak_kib"] < 160 << 10
-    assert hostile["seconds"] - tame["seconds"] < 20  # two deadlines of three seconds, and the wait between
-    assert hostile["cpu_s"] - tame["cpu_s"] < 10
+    tame, at_work, waiting = worst_night["figures"]
+    assert waiting["peak_kib"] - tame["peak_kib"] < 160 << 10  # a process' peak is of all that it has done
+    # two deadlines of three seconds, and the wait between
+    assert at_work["seconds"] + waiting["seconds"] - tame["seconds"] < 20
+    assert at_work["cpu_s"] + waiting["cpu_s"] - tame["cpu_s"] < 10
 
 
+@pytest.mark.alone
 def test_nothing_is_left_behind(worst_night: dict[str, Any]) -> None:
     """After a hostile night no file, socket, thread or task is left that a good one does not leave."""
-    tame, hostile = worst_night["figures"]
-    assert hostile["files"] <= tame["files"]
-    assert hostile["threads"] <= tame["threads"]
-    assert hostile["tasks"] <= tame["tasks"]
+    tame, *hostile = worst_night["figures"]
+    for night in hostile:
+        for kind in ("files", "threads", "tasks"):
+            assert night[kind] <= tame[kind], kind
 
 
+@pytest.mark.alone
 def test_nothing_of_it_is_told(worst_night: dict[str, Any]) -> None:
     """No library says a word about what came: no key, no prompt, no warning, no traceback."""
     assert worst_night["said"] == ""
 
 
+@pytest.mark.alone
 def test_nobody_is_followed_and_no_cookie_is_kept(worst_night: dict[str, Any]) -> None:
     """Redirects lead nowhere and cookies are not sent back."""
     assert not {"strange_path", "cookie"} & worst_night["seen"].keys()

@@ -26,8 +26,9 @@ from parquill.tasks.disk.state import Folders
 from parquill.tasks.errors import LedgerFailed, RunTakenOver
 from parquill.tasks.job_file import make_job
 from parquill.tasks.money.account import Account
+from parquill.tasks.money.books import DEAD_S, Booked, Held
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.ledger import DEAD_S, Booked, Held, Ledger
+from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import HOLDERS, LEASES, META
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
@@ -83,9 +84,7 @@ def test_any_order_of_things(ledger: Ledger) -> None:
 
     run_state_machine_as_test(
         Machine,
-        settings=settings(
-            max_examples=examples, stateful_step_count=40, deadline=None, derandomize=True, database=None
-        ),
+        settings=settings(max_examples=examples, stateful_step_count=40),
     )
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job import COSTLY, OUTPUT_LIMITS, OWNED, Job
+from parquill.tasks.job import Job
 from parquill.tasks.job_file import make_job
+from parquill.tasks.parameters import COSTLY, OUTPUT_LIMITS, OWNED
 
 LEAST: dict[str, Any] = {
     "name": "translate",
@@ -289,10 +290,17 @@ def test_no_other_host_is_offered_openai_api_key(url: str) -> None:
     assert _job(endpoint={"base_url": url}).endpoint.api_key_env is None
 
 
+@pytest.mark.parametrize("endpoint", [{"api_key_env": None}, {"api_key_env": None, "api_key_block": None}, {}])
+def test_a_form_that_nobody_filled_in_names_the_default_key(endpoint: dict[str, Any]) -> None:
+    """The form of Prefect's UI sends null for what is left empty: for OpenAI that is OPENAI_API_KEY, for another host no key."""
+    assert _job(endpoint=endpoint).endpoint.api_key_env == "OPENAI_API_KEY"
+    other = _job(endpoint={"base_url": "https://gateway.example/v1", **endpoint}).endpoint
+    assert other.api_key_env is None
+
+
 def test_a_named_key_takes_the_place_of_the_default() -> None:
-    """What the job says about the key counts, also that there is none."""
+    """The key that the job names is the key."""
     assert _job(endpoint={"api_key_env": "MY_KEY"}).endpoint.api_key_env == "MY_KEY"
-    assert _job(endpoint={"api_key_env": None}).endpoint.api_key_env is None
     block = _job(endpoint={"api_key_block": "my-key"}).endpoint
     assert (block.api_key_env, block.api_key_block) == (None, "my-key")
     assert "not both" in _refusal(endpoint={"api_key_env": "A", "api_key_block": "b"})
@@ -482,7 +490,7 @@ def test_half_a_character_is_refused(changes: dict[str, Any], where: str) -> Non
     assert _refusal(**changes).startswith(f"`{where}`: holds half of a character")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(string.ascii_letters + string.digits, min_size=12, max_size=40))
 def test_values_are_not_repeated_in_refusals(value: str) -> None:
     """A text in the wrong place may be private: no refusal repeats it."""

@@ -97,7 +97,7 @@ def test_yaml_that_cannot_be_built_is_refused(text: str) -> None:
         parse_yaml(text, "here")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text("abc:-[]{}\"'#&*?|>%@ \n\t0123.~<=,\\", max_size=40))
 def test_any_text_is_yaml_or_refused(text: str) -> None:
     """Whatever stands in a job file, it is read or refused in a sentence."""
@@ -207,7 +207,7 @@ def test_dates_in_paths(text: str, day: str, expanded: str) -> None:
     assert expand_dates(text, date.fromisoformat(day)) == expanded
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dates(date(1990, 1, 1), date(2090, 1, 1)), st.integers(0, 999))
 def test_date_arithmetic_agrees_with_the_calendar(day: date, offset: int) -> None:
     """{date-N} is N days before; {month-N} is the month that N month-ends lie before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import Element, fromstring
 
@@ -15,8 +16,9 @@ def _estimate(**changes: Any) -> dict[str, Any]:
     return {f"cost_usd_{name}": changes.get(name, amount) for name, amount in plain.items()}
 
 
-def _x(picture: Element) -> dict[str | None, float]:
-    return {text.text: float(text.attrib["x"]) for text in picture.iter(f"{SVG}text")}
+def _x(picture: Element) -> dict[str, float]:
+    """Where each mark is, by its name without its dollars."""
+    return {str(text.text).rpartition(" ")[0]: float(text.attrib["x"]) for text in picture.iter(f"{SVG}text")}
 
 
 def test_cost_is_drawn_to_scale() -> None:
@@ -37,6 +39,16 @@ def test_a_cost_above_the_worst_case_is_still_inside() -> None:
     assert (places["cost"], places["worst case"]) == (628, 12 + 616 / 2)
 
 
+def test_no_label_is_over_another() -> None:
+    """On a first night the expected cost is the worst case: both are read all the same, each with its dollars."""
+    picture = fromstring(draw_cost(_estimate(expected="16.00", p90="16.00", low=None, high=None), "15.990000001"))
+    texts = list(picture.iter(f"{SVG}text"))
+    assert [text.text for text in texts] == ["worst case $16.00", "expected $16.00", "cost $15.99"]
+    heights = sorted(float(text.attrib["y"]) for text in texts)
+    assert all(lower - upper >= 12 for upper, lower in pairwise(heights))  # the size of the letters
+    assert heights[-1] < float(picture.attrib["viewBox"].split()[3]) - 4
+
+
 def test_nothing_costs_nothing() -> None:
     """A job that is free is drawn without dividing by zero."""
     free = dict.fromkeys(("expected", "p90", "worst", "low", "high"), "0.000000000")
@@ -52,6 +64,15 @@ def test_lengths_are_drawn_to_scale() -> None:
     line = next(picture.iter(f"{SVG}polyline")).attrib["points"].split()
     assert [point.split(",")[1] for point in line] == ["52.5", "52.5"]
     assert "32" in {text.text for text in picture.iter(f"{SVG}text")}  # bin 20 begins at 2 ** 5 tokens
+
+
+def test_a_single_bar_says_its_tokens() -> None:
+    """Where all answers are about as long as each other, the bars say how long, and do not fill the picture."""
+    for outputs, labels in ({21: 9}, ["38"]), ({21: 9, 23: 1}, ["38", "45", "54"]):
+        picture = fromstring(draw_lengths(outputs, []))
+        about, *told = [text.text for text in picture.iter(f"{SVG}text")]
+        assert (about, told) == ("answers by their output tokens", labels)
+        assert all(float(bar.attrib["width"]) < 80 for bar in list(picture.iter(f"{SVG}rect"))[1:])
 
 
 def test_no_answers_no_picture() -> None:

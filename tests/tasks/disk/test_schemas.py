@@ -236,7 +236,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.dictionaries(st.sampled_from("abc"), SCHEMAS, min_size=1, max_size=3), VALUES)
 def test_every_valid_answer_fits_its_column(properties: dict[str, Any], value: Any) -> None:
     """Whatever answer a schema accepts can be written into the column that the schema gives."""

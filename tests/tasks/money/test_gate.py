@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import make_job
-from parquill.tasks.money.gate import judge, pass_gate
+from parquill.tasks.money.gate import asks_approval, judge, pass_gate
 from parquill.tasks.money.prices import Band, Price
 from parquill.tasks.records import Estimate, Totals
 
@@ -20,7 +20,7 @@ PRICE = Price("gpt-4o-mini", (Band(0, 1, 1, 1),), None, "a test", "2026-08-01")
 
 
 def _job(**budget: Any) -> Job:
-    least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
+    least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "{{ x }}"}, "model": "gpt-4o-mini"}
     limits = {"tokens_per_minute": budget.pop("tokens_per_minute", None)}
     return make_job({**least, "max_output_tokens": 100, "budget": budget, "limits": limits})
 
@@ -60,13 +60,35 @@ def test_to_the_last_nano_dollar() -> None:
     assert not judge(job, _estimate(40 * USD + 1), PRICE).fits
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(1, 10**12), st.integers(0, 10**12), st.integers(0, 10**12))
 def test_the_expected_cost_decides(budget: int, expected: int, more: int) -> None:
     """A job fits exactly when its expected cost does; there is a warning exactly when only the worst case does not."""
     verdict = judge(_job(run_usd=f"{budget}e-9"), _estimate(expected, expected + more), PRICE)
     assert verdict.fits == (expected <= budget)
     assert (verdict.warning is not None) == (expected <= budget < expected + more)
+
+
+def test_a_prompt_without_a_column_is_warned_of() -> None:
+    """A template that asks the same of every row is told before anything is paid, with what Prefect does in prefect.yaml; not where that is meant, or where there is one row."""
+    for prompt, changes, rows, warned in (
+        ({"user": "Summarize:  please"}, {}, 600, True),
+        ({"system": "Be short.", "user": "Hello"}, {}, 2, True),
+        ({"system": "Speak {{ language }}.", "user": "Hello"}, {}, 600, False),
+        ({"user": "{% if a %}1{% endif %}"}, {}, 600, False),
+        ({"user": "A poem"}, {"dedupe": False}, 600, False),
+        ({"user": "A poem"}, {"parameters_column": "p"}, 600, False),
+        ({"user": "A poem"}, {}, 1, False),
+    ):
+        job = make_job({**_job(run_usd=1).model_dump(mode="json"), "prompt": prompt, **changes})
+        warning = judge(job, _estimate(5, to_send=rows), PRICE).warning
+        assert (warning is not None) == warned, (prompt, changes, rows)
+        if warning is not None:
+            assert warning.startswith(f"the prompt uses no column, so all {rows} rows are one request")
+    job = make_job({**_job(run_usd=1).model_dump(mode="json"), "prompt": {"user": "x"}})
+    both = str(judge(job, _estimate(5, 10**10), PRICE).warning)
+    assert "uses no column" in both
+    assert "may stop on the way" in both
 
 
 def test_the_worst_case_only_warns() -> None:
@@ -115,6 +137,16 @@ def test_the_month_is_held_against_what_others_booked() -> None:
     assert all(part in verdict.sentence for part in ("expected $30.00", "$29.00", "$100.00", "$71.00"))
 
 
+def test_a_month_that_is_used_up_is_told_as_that() -> None:
+    """When more is booked than the month had, no negative sum is told: its budget is used up."""
+    verdict = judge(_job(monthly_usd=100), _estimate(USD), PRICE, None, 100 * USD + 3_218_000)
+    assert not verdict.fits
+    assert verdict.sentence.startswith(
+        "expected $1.00 exceeds what is left of the month (nothing: its budget of $100.00 is used up, $100.00 booked) ("
+    )
+    assert "-" not in verdict.sentence.partition(" (12,000")[0]
+
+
 def test_the_tighter_budget_decides() -> None:
     """With a budget for the run and one for the month, the one with less left is the one that is told."""
     job = _job(run_usd=10, monthly_usd=100)
@@ -140,3 +172,23 @@ def test_a_month_without_other_runs_is_whole() -> None:
     for booked in (None, 0):
         assert judge(_job(monthly_usd=1), _estimate(USD), PRICE, None, booked).fits
         assert not judge(_job(monthly_usd=1), _estimate(USD + 1), PRICE, None, booked).fits
+
+
+@pytest.mark.parametrize(
+    ("limit", "booked", "open_usd", "rows_left", "asks"),
+    [
+        (10, 0, 10, 5, False),  # exactly what may be spent without asking
+        (10, 0, 11, 5, True),
+        (10, 1, 10, 5, True),  # with what a pilot has booked
+        (10, 9, 1, 5, False),
+        (10, 20, 0, 0, False),  # spent already: nothing is left to send
+        (None, 0, 99, 5, False),
+    ],
+)
+def test_who_is_asked(limit: int | None, booked: int, open_usd: int, rows_left: int, asks: bool) -> None:  # noqa: FBT001
+    """A person is asked for what a run costs as a whole, as long as there is something left to send."""
+    job = _job(approval_usd=limit) if limit else _job()
+    worst = booked + open_usd
+    totals = Totals(settled_nano=booked * USD, worst_nano=booked * USD, statuses={"ok": 10 - rows_left})
+    verdict = judge(job, _estimate(worst * USD, to_send=10), PRICE, totals)
+    assert asks_approval(job, verdict) is asks

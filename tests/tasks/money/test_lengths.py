@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from parquill.tasks.money.estimate import figure
-from parquill.tasks.money.lengths import History, LengthModel, merge, output_bin
+from parquill.tasks.money.history import History, merge, output_bin
+from parquill.tasks.money.lengths import LengthModel
 from parquill.tasks.money.tokens import TokenCounter
 from tests.benchmarks.pilots import PRICE, Population, trial
 

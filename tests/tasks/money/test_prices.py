@@ -39,7 +39,7 @@ def _own(full: Decimal, cached: Decimal | None, output: Decimal) -> Price:
     return price_of(_job(price=price), DAY)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(full=USD_PER_MTOK, cached=USD_PER_MTOK, output=USD_PER_MTOK, prompt=TOKENS, share=st.fractions(0, 1), out=TOKENS)
 def test_a_cost_is_exact_and_rounded_once(
     full: Decimal, cached: Decimal, output: Decimal, prompt: int, share: Any, out: int
@@ -52,7 +52,7 @@ def test_a_cost_is_exact_and_rounded_once(
     assert usd(to_nano(femto)) == exact.quantize(NANO, ROUND_HALF_EVEN)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**24))
 def test_rounding_is_that_of_decimal(femto: int) -> None:
     """Femto-dollars become nano-dollars as Decimal rounds half to even."""
@@ -68,7 +68,7 @@ def test_halves_go_to_even(femto: int, nano: int) -> None:
     assert to_nano(femto) == nano
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(full=USD_PER_MTOK, output=USD_PER_MTOK, prompt=TOKENS, room=TOKENS)
 def test_the_worst_case_is_rounded_up(full: Decimal, output: Decimal, prompt: int, room: int) -> None:
     """A reservation is never a fraction of a nano-dollar too small."""
@@ -76,7 +76,7 @@ def test_the_worst_case_is_rounded_up(full: Decimal, output: Decimal, prompt: in
     assert usd(_own(full, None, output).worst_nano(prompt, room)) == exact.quantize(NANO, ROUND_CEILING)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     full=USD_PER_MTOK, cached=USD_PER_MTOK, output=USD_PER_MTOK, used=st.tuples(TOKENS, TOKENS, TOKENS, TOKENS, TOKENS)
 )
@@ -91,7 +91,7 @@ def test_no_usage_within_the_reservation_costs_more(
     assert really <= price.worst_nano(prompt, room)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(-(10**18), 10**18))
 def test_dollars_and_nano_dollars_are_one(nano: int) -> None:
     """Nano-dollars become dollars with nine decimals and back, without loss."""

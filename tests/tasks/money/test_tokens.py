@@ -118,7 +118,7 @@ def test_special_tokens_are_plain_text(counter: TokenCounter, text: str) -> None
     assert counter.count_chats([[{"role": "user", "content": text}]]) == [7 + counter.count_text(text)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.text(), max_size=6))
 def test_counts_are_those_of_tiktoken(counter: TokenCounter, texts: list[str]) -> None:
     """Any texts, also lone surrogates, are counted as tiktoken counts each alone, in their order."""

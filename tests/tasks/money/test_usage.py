@@ -106,7 +106,7 @@ def _is_possible(found: Usage | None) -> bool:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(GARBAGE)
 def test_garbage_never_raises(garbage: Any) -> None:
     """Whatever a service reports, reading it gives a possible usage or none, and never an error."""
@@ -114,7 +114,7 @@ def test_garbage_never_raises(garbage: Any) -> None:
     assert _is_possible(read_usage({"usage": garbage}))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(COUNT, COUNT, COUNT, COUNT)
 def test_only_consistent_figures_are_believed(prompt: Any, cached: Any, completion: Any, reasoning: Any) -> None:
     """Figures are believed exactly when they are whole, in range, parts of each other, and of a prompt at all."""

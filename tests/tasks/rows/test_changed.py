@@ -127,14 +127,14 @@ def test_several_changes_are_all_told(runs: Runs) -> None:
     assert "model changed from gpt-4o-mini to gpt-4o, max_output_tokens changed from 50 to 51 since" in told
 
 
-def test_other_texts_are_told_as_such(runs: Runs) -> None:
-    """Where no setting of a request changed, the texts are said to differ; budget and labels are no such setting."""
+def test_other_rows_are_told_as_such(runs: Runs) -> None:
+    """Where no setting of a request changed, the run is said to have no answers to these rows, whether they are others, or it was limited or stopped; budget and labels are no such setting."""
     runs.add(_job())
     job = _job(budget={"run_usd": 5}, labels={"a": "b"}, retry={"attempts": 2}, output="elsewhere")
     told = explain_reuse(job, _sum(job), runs.all)
     assert told is not None
     assert "no setting that goes into a request changed since run" in told
-    assert told.endswith("the input's texts are others")
+    assert told.endswith("which has no answers to these rows")
     single = _job(dedupe=False)
     runs.add(single)
     assert "told by its file and number" in str(explain_reuse(single, _sum(single), runs.all))

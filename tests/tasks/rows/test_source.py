@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquill.tasks.errors import BadInput
-from parquill.tasks.rows.source import BATCH_BYTES, BATCH_ROWS, Source, find_source, read_batches
+from parquill.tasks.rows.source import Source, find_source, read_batches
+from parquill.tasks.rows.source_file import BATCH_BYTES, BATCH_ROWS
 
 
 def _write(path: Path, *texts: str, **options: Any) -> Path:
@@ -186,6 +187,8 @@ def test_missing_input_is_refused_by_name(tmp_path: Path) -> None:
     assert _refusal(tmp_path / "none.parquet") == f"the input {tmp_path}/none.parquet does not exist"
     assert _refusal(tmp_path / "empty") == f"the folder {tmp_path}/empty holds no *.parquet file"
     assert _refusal(f"{tmp_path}/*.parquet") == f"no file matches {tmp_path}/*.parquet"
+    advice = f"but folders do: write {tmp_path}/em*/*.parquet for the files in them"
+    assert _refusal(f"{tmp_path}/em*") == f"no file matches {tmp_path}/em*, {advice}"
 
 
 def test_zero_bytes_are_refused(tmp_path: Path) -> None:

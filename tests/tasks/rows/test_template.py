@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.errors import BadJob, RowFault
-from parquill.tasks.rows.template import Templates
+from parquill.tasks.rows.template import Templates, column_template
 
 
 def _render(user: str, values: dict[str, Any] | None = None, variables: dict[str, Any] | None = None) -> str:
@@ -67,7 +67,7 @@ def test_values_come_through_byte_for_byte(value: str) -> None:
     assert _render("{{ vars.v }}", {}, {"v": value}) == value
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text())
 def test_any_value_comes_through(value: str) -> None:
     """No text at all is changed by being rendered."""
@@ -278,6 +278,17 @@ def test_names_of_the_template_itself_are_no_columns() -> None:
     assert text == "1a;2b;"
 
 
+def test_vars_of_a_job_are_no_column() -> None:
+    """Where a job gives `vars` the name means them, also beside a column that is called so, which `row` still gives."""
+    values = {"v": "text", "vars": "the column's"}
+    templates = Templates(None, "{{ vars.tone }} {{ v }}", list(values), {"tone": "plain"})
+    assert templates.columns == ["v"]
+    assert templates.render({"v": "text"})[0]["content"] == "plain text"
+    assert _render("{{ vars.tone }} {{ row['vars'] }}", values, {"tone": "plain"}) == "plain the column's"
+    with pytest.raises(BadJob, match="'vars' is a name of the templates' own"):
+        Templates(None, "{{ vars.tone }}", list(values), None)
+
+
 def test_vars_are_looked_up() -> None:
     """`vars.glossary[language]` gives the text for the row's language, and a missing one rejects the row."""
     variables = {"glossary": {"fr": "Bonjour", "no": "Hei"}}
@@ -299,3 +310,79 @@ def test_line_ends_of_a_template_are_kept() -> None:
 def test_numbers_become_text(value: Any, text: str) -> None:
     """Numbers and truth values are shown as Python shows them; 0 and false are no nulls."""
     assert _render("{{ v }}", {"v": value}) == text
+
+
+NAMES = [
+    "text",
+    "product title",
+    "2nd",
+    "title-fr",
+    "none",
+    "True",
+    "not",
+    "vars",
+    "self",
+    'a"b',
+    "a'b",
+    "a\\n",
+    "}}{{",
+    "é",
+    "{%",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_column_can_be_shown(name: str) -> None:
+    """Whatever a column is called, there is a template for it; it names that column alone, and its null is told by its name."""
+    names = [*NAMES, "0_of_row"]
+    templates = Templates(None, column_template(name), names, None)
+    assert templates.columns == [name]
+    assert templates.render({name: "V {{ 1 }}"})[0]["content"] == "V {{ 1 }}"
+    with pytest.raises(RowFault) as caught:
+        templates.render({name: None})
+    assert caught.value.code == "null_value"
+
+
+@given(st.text(max_size=12))
+def test_any_name_can_be_shown(name: str) -> None:
+    """The same for any text that a column could be called."""
+    assert Templates(None, column_template(name), [name], None).render({name: "x"}) == [
+        {"role": "user", "content": "x"}
+    ]
+
+
+def test_columns_are_looked_up() -> None:
+    """`row` gives columns by their names, in conditions and filters too, in both templates."""
+    columns = ["product title", "b"]
+    templates = Templates(
+        '{{ row["product title"] | upper }}', '{% if row["b"] %}{{ row["b"] }}{% endif %}', columns, None
+    )
+    assert templates.columns == columns
+    shown = templates.render({"product title": "x", "b": None})
+    assert [each["content"] for each in shown] == ["X", ""]
+    with pytest.raises(
+        BadJob, match=r"`prompt\.user` looks up 'product titel' in `row`, did you mean 'product title'\?"
+    ):
+        Templates(None, '{{ row["product titel"] }}', columns, None)
+    assert Templates(None, "{{ row.b }}", columns, None).columns == ["b"]
+    for dynamic in ("{{ row[b] }}", "{{ row }}", "{% for c in 'ab' %}{{ row[c] }}{% endfor %}"):
+        with pytest.raises(BadJob, match=r"`prompt\.user` uses 'row', which takes the name of a column in quotes"):
+            Templates(None, dynamic, columns, None)
+    with pytest.raises(BadJob, match=r"the column 'product title' is written \{\{ row\[\"product title\"\] \}\}"):
+        Templates(None, "{{ product title }}", columns, None)
+
+
+def test_a_row_of_ones_own_is_no_lookup() -> None:
+    """A column called `row`, or a variable of the template, is that."""
+    assert _render('{{ row["a"] }}', {"row": {"a": "x"}, "a": "y"}) == "x"
+    assert _render("{{ row.a }}", {"row": {"a": "x"}, "a": "y"}) == "x"
+    assert _render('{{ row["a b"] }}{{ row["c d"] }}', {"row": {"c d": "x"}, "a b": "y"}) == "yx"
+    assert _render('{% for row in rows %}{{ row["a"] }}{% endfor %}', {"rows": [{"a": "x"}], "a": "y"}) == "x"
+
+
+def test_letters_that_python_takes_for_others() -> None:
+    """Columns whose names become one name by Unicode's compatibility forms are kept apart, however they are written."""
+    columns = {"\N{LATIN SMALL LIGATURE FI}": "A", "fi": "B"}
+    assert _render("{{ \N{LATIN SMALL LIGATURE FI} }}|{{ fi }}", columns) == "A|B"
+    assert [_render(column_template(name), columns) for name in columns] == ["A", "B"]

@@ -24,7 +24,7 @@ class _NoWaiting(selectors.SelectSelector):
     def select(self, timeout: float | None = None) -> list[Any]:
         assert timeout is not None, "every coroutine waits for ever"
         self.now += max(0.0, timeout)
-        return super().select(0)
+        return []  # there is nothing outside of the simulation that could happen
 
 
 def simulate(work: Coroutine[Any, Any, _T]) -> _T:
@@ -51,6 +51,7 @@ class SimulatedLender:
         self.asked = 0
         self.lent: Counter[str] = Counter()  # slots by kind
         self.away = False
+        self.ahead_s = 5_000.0  # its clock is not that of the processes
         self._updated: dict[str, float] = {}
 
     async def _answer(self) -> float:
@@ -63,7 +64,7 @@ class SimulatedLender:
     def _now(self, kind: str, now: float) -> Bucket:
         bucket = self.buckets[kind]
         decayed = math.floor(bucket.per_second * (now - self._updated[kind]))
-        return replace(bucket, taken=max(0, bucket.taken - decayed))
+        return replace(bucket, taken=max(0, bucket.taken - decayed), changed_at=self._updated[kind] + self.ahead_s)
 
     def put(self, kind: str, bucket: Bucket, now: float) -> None:
         """Change a bucket as a person in the UI does."""
@@ -79,9 +80,9 @@ class SimulatedLender:
             self.put(kind, replace(bucket, taken=bucket.capacity), now)
 
     async def reshape(self, kind: str, bucket: Bucket) -> None:
-        self.put(kind, replace(bucket, taken=bucket.capacity), await self._answer())
+        self.put(kind, replace(bucket, taken=max(bucket.capacity, bucket.taken)), await self._answer())
 
-    async def take(self, kind: str, slots: int) -> bool:
+    async def take(self, kind: str, slots: int, capacity: int) -> bool:
         now = await self._answer()
         if kind not in self.buckets:
             raise NoBucketError
@@ -93,6 +94,8 @@ class SimulatedLender:
         self.put(kind, replace(bucket, taken=bucket.taken + slots), now)
         self.lent[kind] += slots
         await asyncio.sleep(0.0065)
+        if bucket.capacity != capacity:
+            raise NoBucketError
         return True
 
     async def close(self) -> None:

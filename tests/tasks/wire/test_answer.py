@@ -70,7 +70,7 @@ def test_what_does_not_match_is_none(person: AnswerFormat, text: str | None) -> 
     assert person.parse(text) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.text(max_size=40)
     | st.dictionaries(st.sampled_from(["name", "age"]), st.integers() | st.text(max_size=3)).map(json.dumps)

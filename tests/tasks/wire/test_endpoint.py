@@ -378,7 +378,7 @@ ANY = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.sampled_from(sorted(APIS)),
     st.fixed_dictionaries(
@@ -402,7 +402,7 @@ def test_any_json_is_read_or_refused(api: str, reply: Any) -> None:
         assert found.text is None or isinstance(found.text, str)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(sorted(APIS)), st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(api: str, data: bytes) -> None:
     """Whatever bytes a service answers, reading them never raises."""

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.wire.leases import Kind, Lessee
+from parquill.tasks.wire.leased_meter import Pace
+from parquill.tasks.wire.leases import ANSWER_S, Kind, Lessee, find_limit
 from parquill.tasks.wire.limits import Limits
 from parquill.tasks.wire.shares import REQUEST_SLOTS, TOKEN_SLOTS, Bucket, Share
 from tests.tasks.wire.simulated import SimulatedLender, simulate
@@ -268,6 +269,76 @@ def test_a_server_that_goes_away_leaves_everybody_a_safe_share() -> None:
         assert "are shared" in told[2]
 
 
+def _interrupted_with_large_requests(part: float, processes: int, seed: int) -> tuple[list[Process], Sent]:
+    limit, draw = 30_000, random.Random(seed)
+    largest = int(limit * part)
+
+    async def run() -> list[Process]:
+        lender = SimulatedLender()
+        loop = asyncio.get_running_loop()
+        made = [Process(lender, seed * 10 + number, tokens=(limit, largest)) for number in range(processes)]
+        loop.call_later(150 + draw.uniform(0, 40), setattr, lender, "away", True)
+        loop.call_later(330 + draw.uniform(0, 40), setattr, lender, "away", False)
+        works = [
+            process.send(sizes(largest // 2, largest, seed * 10 + number), 480, by_tokens=True)
+            for number, process in enumerate(made)
+        ]
+        await asyncio.gather(*works)
+        return made
+
+    made = simulate(run())
+    return made, [entry for process in made for entry in process.sent]
+
+
+@pytest.mark.parametrize(("part", "processes"), [(0.05, 2), (0.1, 1), (0.1, 3), (0.2, 3), (0.33, 1), (0.33, 3)])
+def test_large_requests_keep_their_pace_without_a_server(part: float, processes: int) -> None:
+    """With leases many seconds apart a run alone has the pace that it had, and no minute is passed, then or afterwards."""
+    limit = 30_000
+    for seed in range(3):
+        made, sent = _interrupted_with_large_requests(part, processes, seed)
+        assert busiest(sent) <= limit
+        before, alone = units_between(sent, 1060, 1150), units_between(sent, 1200, 1330)
+        assert alone / 130 >= (0.6 if processes == 1 else 0.2) * before / 90
+        paces = [
+            float(text.split("alone at ")[1].split()[0].replace(",", ""))
+            for process in made
+            for text in process.said
+            if "alone at" in text
+        ]
+        assert max(paces) > 0.05 * limit
+
+
+def test_a_small_pace_is_told() -> None:
+    """The pace of a run that was granted hardly anything is told in digits that say something."""
+
+    async def run() -> list[str]:
+        lender = SimulatedLender()
+        process = Process(lender, requests=(4, 1))
+        await process.lessees[0].begin()
+        await asyncio.sleep(30)
+        lender.away = True
+        await asyncio.sleep(30)
+        return process.said
+
+    assert "goes on alone at 0.03 a minute" in simulate(run())[-1]
+
+
+def test_a_pace_holds_in_any_minute() -> None:
+    """Alone, a run begins with nothing saved up; no minute holds more than its part, or than one larger request."""
+    draw = random.Random(3)
+    for largest in (10, 90, 150):
+        pace, now, sent = Pace(60.0, 100.0, 0.0, 60.0), 0.0, []
+        while now < 600:
+            units = draw.randint(1, largest)
+            while (wait := pace.wait_s(now, units)) > 0:
+                now += wait
+            pace.take(now, units)
+            sent.append((now, float(units)))
+            assert sum(units for _, units in sent) <= 60 * now / 60 + 1e-6
+        assert busiest(sent) <= max(100, largest)
+        assert units_between(sent, 0, 600) >= (500 if largest < 100 else 300)
+
+
 def test_a_short_absence_changes_nothing() -> None:
     """A server that is away for less than the patience is waited for, and nobody goes on alone."""
     made, sent = _interrupted(3_000, 4, 160)
@@ -276,21 +347,50 @@ def test_a_short_absence_changes_nothing() -> None:
 
 
 def test_without_a_server_the_local_limit_is_used() -> None:
-    """A run that meets no server keeps to its own limits and says so; it shares as soon as there is one."""
+    """A run that meets no server waits for one with a hundredth of its limit, for three minutes, then keeps to its own limits, and says both; it shares as soon as there is a server."""
 
     async def run() -> Process:
         lender = SimulatedLender()
         lender.away = True
         process = Process(lender, requests=(600, 1))
-        asyncio.get_running_loop().call_later(120, setattr, lender, "away", False)
-        await process.send(sizes(1, 1), 200)
+        asyncio.get_running_loop().call_later(320, setattr, lender, "away", False)
+        await process.send(sizes(1, 1), 400)
         return process
 
     process = simulate(run())
+    assert 5 <= busiest([entry for entry in process.sent if entry[0] < 1180]) <= 6
     assert busiest(process.sent, 59.7) <= 600
-    assert units_between(process.sent, 1000, 1120) >= 0.97 * 1_200
-    assert "no Prefect server answers (ConnectError); this run keeps to its own limit of 600" in process.said[0]
-    assert "600 a minute are shared" in process.said[1]
+    assert units_between(process.sent, 1190, 1320) >= 0.97 * 1_300
+    assert "no Prefect server answers (ConnectError); others may have the rest of the limit" in process.said[0]
+    assert "takes 6 a minute until one does; after 3 minutes it takes its own 600" in process.said[0]
+    assert "no Prefect server answers (ConnectError); this run keeps to its own limit of 600" in process.said[1]
+    assert "600 a minute are shared" in process.said[2]
+
+
+@pytest.mark.parametrize(("away_s", "others"), [(4, 1), (30, 1), (30, 3), (170, 2)])
+def test_runs_that_begin_while_the_server_is_away_pass_no_minute(away_s: float, others: int) -> None:
+    """A run that begins while the server does not answer leaves the limit to those that had it, and then takes its part."""
+    limit = 600
+
+    async def run() -> list[Process]:
+        lender = SimulatedLender()
+        loop = asyncio.get_running_loop()
+        made = [Process(lender, seed, requests=(limit, 1)) for seed in range(1 + others)]
+        loop.call_later(99.9, setattr, lender, "away", True)
+        loop.call_later(100 + away_s, setattr, lender, "away", False)
+
+        async def later(process: Process) -> None:
+            await asyncio.sleep(100)
+            await process.send(sizes(1, 1), away_s + 120)
+
+        await asyncio.gather(made[0].send(sizes(1, 1), away_s + 220), *map(later, made[1:]))
+        return made
+
+    made = simulate(run())
+    assert busiest([entry for process in made for entry in process.sent]) <= limit
+    least = 0.7 / len(made) * 0.9 * limit
+    assert min(units_between(process.sent, 1160 + away_s, 1220 + away_s) for process in made) >= least
+    assert all(("others may have the rest" in process.said[0]) == (away_s > 5) for process in made[1:])
 
 
 def _alone(change: Callable[[SimulatedLender, float], None], **kinds: tuple[int, int]) -> Process:
@@ -371,6 +471,162 @@ def test_a_wider_request_widens_the_limit_and_not_its_sum() -> None:
     assert units_between(small.sent + large.sent, 1070, 1180) >= 0.7 * limit * 110 / 60
 
 
+def test_what_large_requests_leave_of_the_limit_is_told() -> None:
+    """The log says what can be used, at most, whenever that is less than 90 %, whoever made the limit."""
+    ours = "are shared by all runs that name it"
+    process = _alone(lambda _lender, _now: None, tokens=(30_000, 10_000), requests=(600, 1))
+    told = f"{ours}, of which about 43 % can be used beside requests of up to 10,000 tokens"
+    assert set(process.said) == {
+        f"limits.shared, tokens: 30,000 a minute {told}",
+        f"limits.shared, requests: 600 a minute {ours}",
+    }
+    made = Share.of(60_000, 6_000, slots=TOKEN_SLOTS).bucket
+    process = _alone(lambda lender, now: lender.put("tokens", made, now), tokens=(30_000, 10))
+    assert "60,000 a minute, of which about 76 % can be used beside requests of up to 6,000 tokens" in process.said[0]
+    process = _alone(lambda _lender, _now: None, requests=(4, 1))
+    assert process.said[0].endswith("of which about 74 % can be used")
+
+
+def _one_after_another(pause_s: float, seed: int) -> Sent:
+    """A job with large requests, then several of any size at about the same moment."""
+    limit, draw = 60_000, random.Random(seed)
+    small = draw.random() < 0.5
+
+    async def run() -> Sent:
+        lender = SimulatedLender()
+        first = Process(lender, seed, tokens=(limit, 20_000))
+        # one that never ends knows the old shape
+        await (idle := Process(lender, seed + 1, tokens=(limit, 10))).lessees[0].begin()
+        await first.send(sizes(10_000, 20_000, seed), draw.uniform(20, 140), by_tokens=True)
+        await asyncio.sleep(pause_s)
+        made = [
+            Process(lender, seed * 10 + number, tokens=(limit, largest))
+            for number, largest in enumerate([200, 200 if small else 20_000, draw.choice([200, 3_000])])
+        ]
+
+        async def begin(process: Process, largest: int) -> None:
+            await asyncio.sleep(draw.choice([0.0, 0.02, 0.2, 5.0]) * draw.random())
+            await process.send(sizes(largest // 2, largest, seed), 200, by_tokens=True)
+
+        slow = asyncio.create_task(_now_and_then(idle, draw))
+        await asyncio.gather(*(begin(process, process.lessees[0]._kind.largest) for process in made))
+        slow.cancel()
+        return [entry for process in (first, idle, *made) for entry in process.sent]
+
+    return simulate(run())
+
+
+async def _now_and_then(process: Process, draw: random.Random) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        (await process.limits.acquire(10)).release()
+        process.sent.append((loop.time(), 10))
+        await asyncio.sleep(draw.uniform(0.0, 3.0))
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 60.0, 150.0, 178.0, 181.0, 240.0])
+def test_no_minute_is_passed_whatever_follows_large_requests(pause_s: float) -> None:
+    """Runs of any size that begin at any time after one with large requests never pass the limit with it, or together."""
+    for seed in range(4):
+        assert busiest(_one_after_another(pause_s, seed)) <= 60_000
+
+
+def test_an_unused_limit_takes_the_shape_of_smaller_requests() -> None:
+    """A limit that was made for large requests and is not used any more gives jobs with small ones 90 % again."""
+    limit = 60_000
+
+    async def run(pause_s: float) -> Process:
+        lender = SimulatedLender()
+        await Process(lender, 1, tokens=(limit, 20_000)).send(sizes(10_000, 20_000), 60, by_tokens=True)
+        await asyncio.sleep(pause_s)
+        small = Process(lender, 2, tokens=(limit, 100))
+        await small.send(sizes(50, 100), 200, by_tokens=True)
+        return small
+
+    later = simulate(run(220))
+    assert busiest(later.sent) <= limit
+    assert units_between(later.sent, 1300, 1470) >= 0.9 * limit * 170 / 60
+    assert "of which" not in later.said[0]
+    soon = simulate(run(100))
+    assert "about 43 % can be used beside requests of up to 20,000 tokens" in soon.said[0]
+    assert busiest(soon.sent) <= limit
+
+
+class _Slow(SimulatedLender):
+    """Takes its time; a change of shape is made, and answered, `late_s` after it was asked for, even if nobody waits."""
+
+    def __init__(self, late_s: float) -> None:
+        super().__init__()
+        self.late_s = late_s
+        self.shapes: list[Bucket] = []
+        self._late: list[asyncio.Task[None]] = []
+
+    async def reshape(self, kind: str, bucket: Bucket) -> None:
+        self.shapes.append(bucket)
+        task = asyncio.create_task(self._reshape(kind, bucket, self.late_s if len(self.shapes) > 1 else 0.5))
+        self._late.append(task)
+        await asyncio.shield(task)
+
+    async def _reshape(self, kind: str, bucket: Bucket, late_s: float) -> None:
+        await asyncio.sleep(late_s)
+        await super().reshape(kind, bucket)
+
+
+def _narrowed(late_s: float, seconds: float) -> tuple[_Slow, int]:
+    """A limit for large requests that is narrowed slowly, and tokens that another run is lent in `seconds`."""
+    limit = 60_000
+
+    async def run() -> tuple[_Slow, int]:
+        lender = _Slow(late_s)
+        lender.put("tokens", Share.of(limit, 20_000, slots=TOKEN_SLOTS).bucket, 0.0)
+        small, other = Process(lender, 1, tokens=(limit, 100)), Process(lender, 2, tokens=(limit, 20_000))
+        narrowing = asyncio.create_task(small.lessees[0].begin())
+        await asyncio.sleep(0.6)
+        lent = lender.lent["tokens"]
+        work = asyncio.create_task(other.send(sizes(100, 100), seconds, by_tokens=True))
+        await work
+        await narrowing
+        return lender, lender.lent["tokens"] - lent
+
+    return simulate(run())
+
+
+def test_a_limit_is_closed_before_it_is_narrowed() -> None:
+    """While a change of shape is under way, however late the server makes it, nothing is lent that it could not know of."""
+    lender, lent = _narrowed(40.0, 39.0)
+    assert len(lender.shapes) == 2
+    assert lent == 0
+
+
+def test_what_flowed_in_while_a_limit_was_narrowed_counts() -> None:
+    """What others could be granted meanwhile is taken from the new shape beforehand."""
+    lender, _ = _narrowed(0.1, 1.0)
+    wide, narrow = lender.shapes[:2]
+    assert narrow.per_second > 2 * wide.per_second
+    assert narrow.taken >= narrow.capacity + 0.5 * wide.per_second
+
+
+def test_what_another_shape_granted_is_not_used() -> None:
+    """A run that still believes in the old shape of a limit leases nothing for the life that the old one gave."""
+
+    async def run() -> float:
+        lender = SimulatedLender()
+        process = Process(lender, tokens=(60_000, 10))
+        clock = asyncio.get_running_loop().time
+        lender.put("tokens", Share.of(60_000, 6_000, slots=TOKEN_SLOTS).bucket, clock())
+        lessee = process.lessees[0]
+        await lessee.begin()
+        await lessee.end()
+        await asyncio.sleep(12.0)
+        lender.put("tokens", Share.of(60_000, 20_000, slots=TOKEN_SLOTS).bucket, clock())
+        lessee._looked = clock()
+        lessee.meter.wait_s(clock(), 10)
+        await lessee._step()
+        return lessee.meter.held(clock())
+
+    assert simulate(run()) == 0
+
+
 def test_a_request_that_is_nearly_the_limit_is_refused() -> None:
     """One request of more than nine tenths of a shared limit could hardly ever be leased: the job is refused at once."""
     with pytest.raises(BadJob, match="9,500 is more than 90% of 10,000"):
@@ -384,9 +640,31 @@ def test_a_request_that_is_nearly_the_limit_is_refused() -> None:
 @pytest.mark.parametrize("limit", [60, 5_000, 2_000_000, 10_000_000])
 @pytest.mark.parametrize("part", [0.0, 0.05, 0.3, 0.85])
 def test_whoever_finds_a_bucket_knows_what_it_was_made_for(limit: int, part: float, slots: int) -> None:
-    """The limit, the size of a lease and its life are read from the bucket alone, and never too large."""
+    """The limit, the size of a lease and its life are read from the bucket alone, to the last unit."""
     made = Share.of(limit, int(limit * part), slots=slots)
     found = Share.read(made.bucket, slots=slots)
-    assert limit - 1 <= found.limit <= limit
-    assert found.quantum == made.quantum
-    assert found.life_s <= made.life_s + 1e-3
+    assert (found.limit, found.quantum, found.life_s) == (made.limit, made.quantum, made.life_s)
+
+
+class _Hanging(SimulatedLender):
+    """Takes the question, and says nothing for an hour."""
+
+    async def read(self, kind: str) -> Bucket | None:
+        await asyncio.sleep(3_600.0)
+        return await super().read(kind)
+
+
+@pytest.mark.parametrize("why", ["away", "hanging"])
+def test_a_limit_that_nobody_can_tell_is_none(why: str) -> None:
+    """What others share is not waited for longer than for any answer; without one there is nothing to keep to."""
+    lender = _Hanging() if why == "hanging" else SimulatedLender()
+    lender.away = why == "away"
+
+    async def look() -> tuple[int | None, float]:
+        began = asyncio.get_running_loop().time()
+        found = await find_limit("requests", lender)
+        return found, asyncio.get_running_loop().time() - began
+
+    found, took = simulate(look())
+    assert found is None
+    assert took <= ANSWER_S

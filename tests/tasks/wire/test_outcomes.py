@@ -256,7 +256,7 @@ ANY = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(100, 999), st.booleans(), ANY)
 def test_any_answer_has_a_line(status: int, retry_after: bool, error: object) -> None:  # noqa: FBT001
     """Whatever the service answers, it has a line of the table, and only a written one frees money."""

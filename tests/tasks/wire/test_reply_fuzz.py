@@ -125,7 +125,7 @@ def _dump(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(st.sampled_from(list(GENUINE)), st.data())
 def test_a_document_with_anything_in_any_place_is_read(api: str, data: st.DataObject) -> None:
     """A genuine reply in which members are replaced by anything is an answer of the table or no reply."""
@@ -138,7 +138,7 @@ def test_a_document_with_anything_in_any_place_is_read(api: str, data: st.DataOb
     check_reply(api, _dump(document))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(st.sampled_from(list(GENUINE)), st.lists(st.tuples(st.integers(0, 500), st.binary(max_size=4)), max_size=4))
 def test_a_reply_with_any_bytes_changed_is_read(api: str, changes: list[tuple[int, bytes]]) -> None:
     """A genuine reply with bytes replaced, put in or taken out is an answer of the table or no reply."""
@@ -148,7 +148,7 @@ def test_a_reply_with_any_bytes_changed_is_read(api: str, changes: list[tuple[in
     check_reply(api, bytes(data))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(st.sampled_from(list(GENUINE)), st.binary(max_size=200))
 def test_any_bytes_are_read(api: str, data: bytes) -> None:
     """Random bytes are no reply, and no error."""
@@ -181,6 +181,7 @@ def test_deep_values_are_read_in_every_place(api: str) -> None:
     ids=repr,
 )
 @pytest.mark.parametrize("api", GENUINE)
+@pytest.mark.alone
 def test_a_megabyte_of_anything_is_read_in_proportion(api: str, piece: bytes) -> None:
     """Four times the bytes take no more than in proportion, and a megabyte of the worst takes under two seconds."""
     name = b"output" if api == "responses" else b"choices"
@@ -197,7 +198,7 @@ FIGURE = st.sampled_from(["-1", "NaN", "1e309", "", "0", "1", "9" * 15, "9" * 40
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(st.lists(st.dictionaries(st.sampled_from([f"x-ratelimit-{name}" for name in HEADERS]), FIGURE), max_size=5))
 def test_any_limit_headers_leave_a_finite_wait(replies: list[dict[str, str]]) -> None:
     """Whatever x-ratelimit headers say, the next request leaves after a finite wait of at most a minute or two."""

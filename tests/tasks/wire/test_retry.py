@@ -86,7 +86,7 @@ def test_milliseconds_come_first() -> None:
     assert _wait() is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=70)
     | st.from_regex(r"[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,5} \d{1,3}:\d\d:\d\d ([+-]\d{1,9}|GMT)", fullmatch=True)
@@ -107,7 +107,7 @@ def test_the_backoff_doubles_up_to_a_minute() -> None:
     assert backoff_s(10**9, max) == LONGEST_WAIT_S
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 100), st.integers(0, 2**32))
 def test_half_of_the_backoff_is_drawn(attempt: int, seed: int) -> None:
     """Half of a wait is drawn, so that rows that failed together do not come back together."""

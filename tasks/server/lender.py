@@ -5,9 +5,14 @@ What Prefect 3.8.8 does, and what follows from it:
 - An acquire is granted if `active_slots - floor(slot_decay_per_second * seconds since the last change)` and the new
   slots are within `limit`, in one UPDATE on the clock of the database, so processes and servers may race. The fraction
   that `floor` drops is lost with each acquire: single slots starve, slots of a thousandth of a request hardly lose any.
-- A refused acquire changes nothing (its transaction is rolled back).
-- An acquire of a limit that does not exist succeeds, so the answer must name the limit. One of a limit that is switched
-  off succeeds too; `read` tells, and what a process may send then is its own limit, which holds at all times.
+- A refused acquire changes nothing (its transaction is rolled back), so `updated` is the last grant or change, on the
+  clock of the database.
+- Of acquires at the same moment a server on SQLite answers some with 503 ("database is locked"), after which its client
+  would sleep for two seconds, longer than a lease lives. So who asks is told at once, and asks again.
+- An acquire of a limit that does not exist succeeds, so the answer must name the limit. It also tells the limit's size,
+  by which another shape is known: it is read just before the slots are taken, and a new shape begins full. One of a
+  limit that is switched off succeeds too; `read` tells, and what a process may send then is its own limit, which holds
+  at all times.
 - Leases with a holder (`increment-with-lease`) are kept in the server's memory by default, and after a restart their
   slots are never given back; decay needs nobody to give anything back, whoever died.
 """
@@ -45,7 +50,8 @@ class PrefectLender:
 
     async def _open(self) -> PrefectClient:
         if self._client is None:
-            self._client = await self._stack.enter_async_context(get_client())
+            hooks = {"response": [_refuse_busy]}
+            self._client = await self._stack.enter_async_context(get_client(httpx_settings={"event_hooks": hooks}))
         return self._client
 
     @contextlib.asynccontextmanager
@@ -70,7 +76,8 @@ class PrefectLender:
                 found = await client.read_global_concurrency_limit_by_name(self.name(kind))
         except ObjectNotFound:
             return None
-        return Bucket(found.limit, found.slot_decay_per_second, found.active_slots, found.active)
+        changed_at = found.updated.timestamp() if found.updated else 0.0
+        return Bucket(found.limit, found.slot_decay_per_second, found.active_slots, found.active, changed_at)
 
     async def create(self, kind: str, bucket: Bucket) -> None:
         """See Lender."""
@@ -88,7 +95,7 @@ class PrefectLender:
         except ObjectNotFound:
             raise LenderAwayError("the limit is gone") from None
 
-    async def take(self, kind: str, slots: int) -> bool:
+    async def take(self, kind: str, slots: int, capacity: int) -> bool:
         """See Lender."""
         name = self.name(kind)
         async with self._asking() as client:
@@ -100,7 +107,7 @@ class PrefectLender:
                 if error.response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:  # narrower than it was, or no decay
                     raise NoBucketError from None
                 raise
-            if name not in {limit["name"] for limit in answer.json()}:
+            if (name, capacity) not in {(limit["name"], limit["limit"]) for limit in answer.json()}:
                 raise NoBucketError
             return True
 
@@ -110,12 +117,24 @@ class PrefectLender:
             await self._stack.aclose()
 
 
+async def _refuse_busy(response: httpx.Response) -> None:
+    """Raise what Prefect's client would wait and try again for."""
+    if response.is_server_error or response.status_code in {408, 429}:
+        raise LenderAwayError(f"status {response.status_code}")
+
+
 def _shape(bucket: Bucket) -> dict[str, Any]:
     return {
         "limit": bucket.capacity,
-        "active_slots": bucket.capacity,
+        "active_slots": max(bucket.capacity, bucket.taken),
         "slot_decay_per_second": bucket.per_second,
     }
+
+
+def is_shared_server() -> bool:
+    """Whether others know the server too: their runs, and people before its UI."""
+    address = PREFECT_API_URL.value()
+    return bool(address) and address != os.environ.get(EMBEDDED)
 
 
 def sharing_of(job: Job) -> Sharing:
@@ -123,7 +142,6 @@ def sharing_of(job: Job) -> Sharing:
     say: Say = ALONE.say
     with contextlib.suppress(MissingContextError):
         say = get_run_logger().log
-    address = PREFECT_API_URL.value()
-    if job.limits.shared is None or not address or address == os.environ.get(EMBEDDED):
+    if job.limits.shared is None or not is_shared_server():
         return Sharing(None, say)
     return Sharing(PrefectLender(job.limits.shared), say)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
+from prefect.context import SettingsContext, get_settings_context
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
@@ -18,14 +19,23 @@ from parquill.tasks.money.estimate import estimate_json
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.records import Estimate
 
+TRIES = 2
 _log = logging.getLogger("parquill")
 
 
 @contextlib.contextmanager
 def bearable(what: str) -> Iterator[None]:
-    """Go on whatever the server does: what is shown must never cost a row."""
+    """Go on whatever the server does, and soon: what is shown must never cost a row, nor minutes.
+
+    Prefect's clients of a deployed run ask a server that is away for two minutes, for each thing to be shown.
+    """
+    context = get_settings_context()
+    client = context.settings.client
+    # copied, since Prefect's `temporary_settings` reads and validates every setting anew: 30 ms for each event
+    hasty = client.model_copy(update={"max_retries": min(TRIES, client.max_retries)})
     try:
-        yield
+        with SettingsContext(profile=context.profile, settings=context.settings.model_copy(update={"client": hasty})):
+            yield
     except Exception as error:  # noqa: BLE001 - whatever the server does, the run goes on
         _log.warning("%s could not be shown in Prefect (%s)", what, type(error).__name__)
 
@@ -92,9 +102,12 @@ def tell_end(run: Run, summary: Mapping[str, Any], *, is_short: bool) -> None:
 
 
 def shares_of(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Rows that are not ok, of all; and the cost above the expected one, of that (negative below it). In percent."""
+    """Rows that are not ok, of all; and what was paid above the expected cost, of that (negative below it). In percent.
+
+    Rows done anew carry what they had cost before: that is no part of what was expected of this run.
+    """
     rows = summary["rows"]
     expected = Decimal(summary["estimate"]["cost_usd_expected"])
-    over = (Decimal(summary["cost_usd"]) / expected - 1) * 100 if expected else Decimal(0)
+    over = (Decimal(summary["paid_usd"]) / expected - 1) * 100 if expected else Decimal(0)
     not_ok = 100 * (rows["total"] - rows["ok"]) / rows["total"] if rows["total"] else 0.0
     return {"not_ok_percent": round(not_ok, 4), "over_expected_percent": round(float(over), 4)}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,7 +18,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from parquill.tasks.job_file import make_job
-from parquill.tasks.lender import EMBEDDED, PrefectLender, sharing_of
+from parquill.tasks.server.lender import EMBEDDED, PrefectLender, sharing_of
 from parquill.tasks.wire.lending import LenderAwayError, NoBucketError
 from parquill.tasks.wire.shares import Bucket
 from tests.direct import job_of
@@ -60,14 +63,41 @@ def test_a_refused_lease_costs_nothing(prefect_server: str) -> None:
         granted = refused = 0
         slowest = 0.0
         while now < begun + 2.2:
-            if await lender.take("requests", 1_000):
-                granted += 1
-            else:
-                refused += 1
+            with contextlib.suppress(LenderAwayError):  # busy with something else at this moment
+                if await lender.take("requests", 1_000, 10_000):
+                    granted += 1
+                else:
+                    refused += 1
             slowest, now = max(slowest, time.monotonic() - now), time.monotonic()
         assert refused > granted
         # a slow answer delays a grant; what flowed in meanwhile is there for the next
         assert 2_000 * (now - begun - slowest) - 1_000 <= granted * 1_000 <= 2_000 * (now - begun)
+
+    lend(work)
+
+
+def test_the_last_grant_is_known(prefect_server: str) -> None:
+    """When a limit last granted anything is told on the server's clock, and asking in vain changes nothing of it."""
+    assert prefect_server
+
+    async def work(lender: PrefectLender) -> None:
+        async def changed_at() -> float:
+            found = await lender.read("tokens")
+            assert found is not None
+            return found.changed_at
+
+        await lender.create("tokens", Bucket(100, 100.0))
+        await lender.reshape("tokens", Bucket(50, 1.0, taken=90))
+        assert (bucket := await lender.read("tokens")) is not None
+        assert bucket.taken >= 60  # fuller than full
+        begun = await changed_at()
+        assert abs(begun - time.time()) < 60
+        assert not await lender.take("tokens", 50, 50)
+        assert await changed_at() == begun
+        await lender.reshape("tokens", Bucket(50, 1_000.0))
+        await asyncio.sleep(0.1)
+        assert await lender.take("tokens", 20, 50)
+        assert begun < await changed_at() < begun + 60
 
     lend(work)
 
@@ -78,15 +108,17 @@ def test_what_cannot_be_leased_from_is_told(prefect_server: str) -> None:
 
     async def work(lender: PrefectLender) -> None:
         with pytest.raises(NoBucketError):
-            await lender.take("tokens", 1)
+            await lender.take("tokens", 1, 100)
         await lender.create("tokens", Bucket(100, 1_000.0))
         with pytest.raises(NoBucketError):
-            await lender.take("tokens", 101)
+            await lender.take("tokens", 101, 100)
         await lender.reshape("tokens", Bucket(200, 100_000.0))
-        assert await lender.take("tokens", 101)
+        assert await lender.take("tokens", 101, 200)
+        with pytest.raises(NoBucketError):
+            await lender.take("tokens", 1, 100)
         await lender.reshape("tokens", Bucket(200, 0.0))
         with pytest.raises(NoBucketError):
-            await lender.take("tokens", 1)
+            await lender.take("tokens", 1, 200)
         async with get_client() as client:
             off = GlobalConcurrencyLimitUpdate(active=False)
             await client.update_global_concurrency_limit(lender.name("tokens"), off)
@@ -105,6 +137,42 @@ def test_a_server_that_is_away_is_told_as_such() -> None:
             await asyncio.wait_for(lender.read("requests"), 0.5)
 
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        lend(work)
+
+
+@pytest.fixture(params=[408, 429, 502, 503])
+def busy_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server that is too busy for everything, and says so in one of the ways that its client would sit out."""
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(request.param)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/api"
+        server.shutdown()
+        thread.join(5)
+
+
+def test_a_busy_server_is_asked_again_at_once(busy_server: str) -> None:
+    """A server whose database is locked says 503, a proxy other things: told at once, not after the two seconds of Prefect's client, in which a lease would run out."""
+
+    async def work(lender: PrefectLender) -> None:
+        for question in (lambda: lender.take("requests", 1, 1), lambda: lender.read("requests")):
+            with pytest.raises(LenderAwayError, match="status"):
+                await asyncio.wait_for(question(), 1.0)
+
+    with temporary_settings({PREFECT_API_URL: busy_server}):
         lend(work)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import hashlib
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,15 +19,14 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.runtime import flow_run
 
 from parquill.tasks.disk.picture import draw_cost, draw_lengths
-from parquill.tasks.disk.result_rows import RowSums
+from parquill.tasks.disk.row_sums import RowSums
 from parquill.tasks.disk.run import Run
-from parquill.tasks.events import bearable, tell
 from parquill.tasks.job import Job
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
-from parquill.tasks.shown import escape
-from parquill.tasks.tables import (
+from parquill.tasks.server.events import bearable, tell
+from parquill.tasks.server.tables import (
     draw,
     errors_table,
     estimate_table,
@@ -36,15 +36,48 @@ from parquill.tasks.tables import (
     rows_table,
     slowest_table,
 )
+from parquill.tasks.shown import clean, escape, plain
 from parquill.tasks.wire.sending import Sending
 
 EVERY_S = 2.0
 LOOK_S = 0.1  # how late a warning may come
+LONGEST_WORD = 80  # in the name of a run
 
 
 def _key(kind: str, job: Job) -> str:
+    """A key that no other job's artifact has; Prefect takes lower case letters, digits and dashes."""
     slug = re.sub(r"[^a-z0-9]+", "-", job.name.lower()).strip("-") or "job"
+    if slug != job.name:
+        slug += "-" + hashlib.sha256(job.name.encode("utf-8", "surrogatepass")).hexdigest()[:6]
     return f"parquill-{kind}-{slug}"
+
+
+def called(what: str | None = None) -> Callable[[], str]:
+    """Names a flow run by its job, by what it does with it, and by its model, before anybody has looked at them."""
+
+    def name() -> str:
+        given = flow_run.parameters
+        job = given.get("job", given)
+        if isinstance(job, Job):
+            job = job.model_dump(include={"name", "model"})
+        if not isinstance(job, Mapping):
+            job = {}
+        parts = (_word(job.get("name"), "a job without a name"), what, _word(job.get("model"), "no model"))
+        return " · ".join(part for part in parts if part)
+
+    return name
+
+
+def _word(value: Any, otherwise: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        return otherwise
+    return clean(value).replace("\n", " ").strip()[:LONGEST_WORD]
+
+
+def run_name(job: Job, rows: int, what: str = "") -> str:
+    """What a run is called: its job, its rows and its model; `what` is done with them, where they are not completed."""
+    words = [" ".join(clean(word).split()) for word in (job.name, job.model)]
+    return f"{words[0]} · {what}{rows:,} row{'' if rows == 1 else 's'} · {words[1]}"
 
 
 def name_run(name: str) -> None:
@@ -71,7 +104,7 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) 
         create_markdown_artifact(
             markdown="\n\n".join(part for part in parts if part),
             key=_key("estimate", job),
-            description=verdict.sentence,
+            description=plain(verdict.sentence),
         )
 
 
@@ -96,7 +129,9 @@ def show_summary(run: Run, sums: RowSums, summary: dict[str, Any]) -> None:
     ]
     with bearable("the summary"):
         create_markdown_artifact(
-            markdown="\n\n".join(part for part in parts if part), key=_key("summary", run.job), description=headline
+            markdown="\n\n".join(part for part in parts if part),
+            key=_key("summary", run.job),
+            description=plain(headline),
         )
 
 
@@ -106,7 +141,7 @@ def show_progress(run: Run, opened: Sending) -> Iterator[None]:
     artifact_id: Any = None
     with bearable("the progress"):
         artifact_id = create_progress_artifact(
-            progress=0.0, key=_key("progress", run.job), description=headline(run, opened)
+            progress=0.0, key=_key("progress", run.job), description=plain(headline(run, opened))
         )
     over = threading.Event()
     # in the flow's context, so that what the thread logs, creates and emits belongs to the flow run
@@ -115,6 +150,9 @@ def show_progress(run: Run, opened: Sending) -> Iterator[None]:
     thread.start()
     try:
         yield
+    except BaseException:
+        opened.request_stop()  # the last look may take a while, and nothing more is to be sent meanwhile
+        raise
     finally:
         over.set()
         thread.join(10)
@@ -129,18 +167,21 @@ def _keep_up(run: Run, opened: Sending, artifact_id: Any, over: threading.Event)
             _warn(run, opened, told)
         if last or time.monotonic() - shown >= EVERY_S:
             shown = time.monotonic()
-            _show_progress(run, opened, artifact_id)
+            artifact_id = _show_progress(run, opened, artifact_id)
         if last:
             return
 
 
-def _show_progress(run: Run, opened: Sending, artifact_id: Any) -> None:
-    if artifact_id is None:
-        return
-    with bearable("the progress"), get_client(sync_client=True) as client:
-        progress = opened.sender.progress
-        share = 100.0 * progress.done / max(1, progress.total)
-        client.update_artifact(artifact_id, ArtifactUpdate(data=round(share, 1), description=headline(run, opened)))
+def _show_progress(run: Run, opened: Sending, artifact_id: Any) -> Any:
+    """Show how far the run is, in an artifact that is made now if the server was away until now; gives its id."""
+    progress, told = opened.sender.progress, plain(headline(run, opened))
+    share = round(100.0 * progress.done / max(1, progress.total), 1)
+    with bearable("the progress"):
+        if artifact_id is None:
+            return create_progress_artifact(progress=share, key=_key("progress", run.job), description=told)
+        with get_client(sync_client=True) as client:
+            client.update_artifact(artifact_id, ArtifactUpdate(data=share, description=told))
+    return artifact_id
 
 
 def _warn(run: Run, opened: Sending, told: str) -> None:
@@ -151,7 +192,7 @@ def _warn(run: Run, opened: Sending, told: str) -> None:
     lines = [f"# {escape(run.job.name)}: {escape(told)}", escape(headline(run, opened)), f"Run {escape(run.run_id)}."]
     with bearable("the warning's artifact"):
         create_markdown_artifact(
-            markdown="\n\n".join(lines), key=_key("soft-limit", run.job), description=f"{run.job.name}: {told}"
+            markdown="\n\n".join(lines), key=_key("soft-limit", run.job), description=plain(f"{run.job.name}: {told}")
         )
 
 

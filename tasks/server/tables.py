@@ -15,7 +15,7 @@ from parquill.tasks.records import Estimate
 from parquill.tasks.shown import escape
 
 if TYPE_CHECKING:
-    from parquill.tasks.disk.result_rows import RowSums
+    from parquill.tasks.disk.row_sums import RowSums
 
 
 def _markdown(frame: pd.DataFrame) -> str:
@@ -103,9 +103,8 @@ def slowest_table(sums: RowSums) -> str:
     """The slowest answers, seconds."""
     if not sums.slowest:
         return ""
-    frame = pd.DataFrame(sorted(sums.slowest, reverse=True), columns=["seconds", "file", "row"])
-    frame["seconds"] = frame["seconds"].map("{:.2f}".format)
-    return "## Slowest\n\n" + _markdown(frame)
+    rows = [[f"{seconds:.2f}", file, row, *each] for seconds, file, row, each in sorted(sums.slowest, reverse=True)]
+    return "## Slowest\n\n" + _markdown(pd.DataFrame(rows, columns=["seconds", "file", "row", *sums.groups]))
 
 
 def errors_table(sums: RowSums) -> str:
@@ -114,5 +113,7 @@ def errors_table(sums: RowSums) -> str:
         return ""
     counts = pd.Series(sums.errors).sort_values(ascending=False)
     frame = pd.DataFrame({"code": counts.index, "rows": counts.to_numpy()})
-    first = pd.DataFrame(sums.first_errors)
+    place, what = ["source_file", "row_number"], ["status", "error_code", "error_message"]
+    rows = [[*(e[n] for n in place), *e["for_each"], *(e[n] for n in what)] for e in sums.first_errors]
+    first = pd.DataFrame(rows, columns=[*place, *sums.groups, *what])
     return "## Not ok\n\n" + _markdown(frame) + "\n\n### The first\n\n" + _markdown(first)

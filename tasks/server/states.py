@@ -7,13 +7,13 @@ only, since results are not persisted.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 
+from parquill.tasks.arguments import Arguments
 from parquill.tasks.errors import (
     BadInput,
     BadJob,
@@ -30,9 +30,14 @@ from parquill.tasks.errors import (
     TooManyNotOk,
     Unforeseen,
 )
+from parquill.tasks.money.gate import Verdict
+from parquill.tasks.server import process
+from parquill.tasks.server.flow_run import make_ready_to_end
+from parquill.tasks.tolerance import Idle
 from parquill.tasks.unforeseen import replace_error
 
 FAILED_ROWS = "Completed with failed rows"
+DOES_NOT_FIT = "Does not fit the budget"
 NAMES: dict[type[ParquillError], str] = {
     NotApproved: "Not approved",
     RefusedByBudget: "Refused by budget",
@@ -47,7 +52,7 @@ NAMES: dict[type[ParquillError], str] = {
     DiskFailed: "Disk failed",
     Unforeseen: "Unforeseen error",
 }
-Arguments = ParamSpec("Arguments")
+Given = ParamSpec("Given")
 
 
 def state_of(error: ParquillError) -> State[Any]:
@@ -67,25 +72,47 @@ def state_of_summary(summary: dict[str, Any]) -> State[Any]:
     return Completed(message=f"{rows['ok']:,} of {rows['total']:,} rows ok{cost}", data=summary)
 
 
-def ends_with_state(body: Callable[Arguments, dict[str, Any]]) -> Callable[Arguments, dict[str, Any]]:
+def state_of_estimate(verdict: Verdict, figures: dict[str, Any]) -> State[Any]:
+    """The final state of a dry run, which has done its work whatever it found; the name says if it does not fit."""
+    return Completed(name=None if verdict.fits else DOES_NOT_FIT, message=verdict.sentence, data=figures)
+
+
+def state_of_idle(idle: Idle) -> State[Any]:
+    """The final state of a start that found nothing to do: as good as the results that are there."""
+    if idle.error is not None:
+        return state_of(idle.error)
+    name = FAILED_ROWS if idle.rows["ok"] < idle.rows["total"] else None
+    return Completed(name=name, message=idle.sentence, data=idle.summary)
+
+
+def ends_with_state(
+    body: Callable[Given, dict[str, Any] | State[Any]],
+) -> Callable[Given, dict[str, Any]]:
     """Let the body of a flow that gives a summary, or raises a ParquillError, end with the state that says so.
 
-    A body that gives such a state already, because it called another flow's function, passes it on.
+    What the flow is given is validated here. A state that the body gives is passed on. Whoever calls the flow is given
+    the state's data, or its error.
     """
+    arguments = Arguments(body)
 
     @functools.wraps(body)
-    def told(
-        *args: Arguments.args, **kwargs: Arguments.kwargs
-    ) -> Any:  # a state; whoever calls the flow is given its data
+    def told(*args: Given.args, **kwargs: Given.kwargs) -> Any:
+        given = arguments.signature.bind(*args, **kwargs)
+        process.begin()
         try:
-            ended: Any = body(*args, **kwargs)
+            arguments.validate(given)
+            ended = body(*given.args, **given.kwargs)
         except Exception as error:
             shown = replace_error(error)
             if not isinstance(shown, ParquillError):
                 raise
+            if isinstance(shown, Interrupted):  # who asks for a stop waits for nobody
+                return process.crash_of(shown) or state_of(shown)
+            make_ready_to_end()
             return state_of(shown)
+        make_ready_to_end()
         return ended if isinstance(ended, State) else state_of_summary(ended)
 
     # Prefect draws the form from the signature, and would look for the names in it where `told` is defined
-    vars(told)["__signature__"] = inspect.signature(body, eval_str=True)
+    vars(told)["__signature__"] = arguments.signature
     return told

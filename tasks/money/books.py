@@ -1,0 +1,176 @@
+"""The books behind the ledger: what is settled and in doubt on which day, and what each holder has leased.
+
+Everything here is part of a transaction that its caller has begun: a connection comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from parquill.tasks.errors import RunTakenOver
+from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES
+
+DEAD_S = 900.0  # no holder that lives is silent for so long, unless its machine sleeps
+HELD = LEASES.join(HOLDERS, sa.and_(HOLDERS.c.run_id == LEASES.c.run_id, HOLDERS.c.holder == LEASES.c.holder))
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """Nano-dollars of a run or of a month."""
+
+    settled: int
+    in_doubt: int
+    leased: int
+
+    @property
+    def total(self) -> int:
+        """All that is spent or may be."""
+        return self.settled + self.in_doubt + self.leased
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How a holder stands, in nano-dollars since its start: spent, and what it may spend yet.
+
+    `left` is negative after an overshoot. `is_new` until the ledger has answered once.
+    """
+
+    settled: int
+    in_doubt: int
+    left: int
+    is_new: bool = False
+
+
+def tell(connection: sa.Connection, run_id: str, holder: str, held: Held, now: datetime) -> int:
+    """Bring the ledger to what a holder says of itself; gives what it has leased now. Raises RunTakenOver."""
+    mine = is_of(HOLDERS, run_id, holder)
+    told = connection.execute(sa.select(HOLDERS).where(mine)).first()
+    if told is None and not held.is_new:
+        raise RunTakenOver(f"the run {run_id} was taken over by another process")
+    values = {"settled_nano": held.settled, "in_doubt_nano": held.in_doubt, "renewed_at": time_of(now)}
+    if told is None:
+        connection.execute(HOLDERS.insert().values(run_id=run_id, holder=holder, **values))
+    else:
+        connection.execute(HOLDERS.update().where(mine).values(values))
+    settled = held.settled - (told.settled_nano if told is not None else 0)
+    in_doubt = held.in_doubt - (told.in_doubt_nano if told is not None else 0)
+    leases = connection.execute(sa.select(LEASES).where(is_of(LEASES, run_id, holder)).order_by(LEASES.c.month)).all()
+    amounts = _book(connection, leases, settled, in_doubt, run_id, now)
+    surplus = sum(amounts) - max(0, held.left)
+    for place in reversed(range(len(leases))):  # the latest month's first: the others' is reserved, or soon spent
+        back = min(amounts[place], max(0, surplus))
+        amounts[place], surplus = amounts[place] - back, surplus - back
+    for lease, amount in zip(leases, amounts, strict=True):
+        this = sa.and_(is_of(LEASES, run_id, holder), LEASES.c.month == lease.month)
+        if amount == 0:
+            connection.execute(LEASES.delete().where(this))
+        elif amount != lease.amount_nano:
+            connection.execute(LEASES.update().where(this).values(amount_nano=amount))
+    return sum(amounts)
+
+
+def _book(
+    connection: sa.Connection, leases: Sequence[Any], settled: int, in_doubt: int, run_id: str, now: datetime
+) -> list[int]:
+    """Book what was spent of leases, the earliest month's first; gives what is left of each.
+
+    What is more than was leased is booked where the last lease was, or today where there was none.
+    """
+    amounts, today = [], day_of(now)
+    day = today
+    for lease in leases:
+        day = today if lease.month == today[:7] else lease.day
+        paid = min(settled, lease.amount_nano)
+        doubt = min(in_doubt, lease.amount_nano - paid)
+        add(connection, run_id, day, paid, doubt)
+        settled, in_doubt = settled - paid, in_doubt - doubt
+        amounts.append(lease.amount_nano - paid - doubt)
+    add(connection, run_id, day, settled, in_doubt)
+    return amounts
+
+
+def take_back(connection: sa.Connection, run_id: str, missing: list[int]) -> None:
+    """Correct days on which too much was booked; what was in doubt and is settled now stays in its month."""
+    days = sa.select(DAYS).where(DAYS.c.run_id == run_id).order_by(DAYS.c.day.desc())
+    for row in connection.execute(days).all():
+        books = [row.settled_nano, row.in_doubt_nano]
+        for this, other in ((0, 1), (1, 0)):
+            taken = min(books[this], max(0, -missing[this]))
+            moved = min(taken, max(0, missing[other]))
+            books[this], books[other] = books[this] - taken, books[other] + moved
+            missing[this], missing[other] = missing[this] + taken, missing[other] - moved
+        here = sa.and_(DAYS.c.run_id == run_id, DAYS.c.day == row.day)
+        connection.execute(DAYS.update().where(here).values(settled_nano=books[0], in_doubt_nano=books[1]))
+
+
+def add(connection: sa.Connection, run_id: str, day: str, settled: int, in_doubt: int) -> None:
+    """Book nano-dollars of a run on a day such as 2026-11-28."""
+    if not settled and not in_doubt:
+        return
+    changed = connection.execute(
+        DAYS.update()
+        .where(DAYS.c.run_id == run_id, DAYS.c.day == day)
+        .values(settled_nano=DAYS.c.settled_nano + settled, in_doubt_nano=DAYS.c.in_doubt_nano + in_doubt)
+    )
+    if changed.rowcount == 0:
+        connection.execute(DAYS.insert().values(run_id=run_id, day=day, settled_nano=settled, in_doubt_nano=in_doubt))
+
+
+def read(
+    connection: sa.Connection,
+    now: datetime,
+    *,
+    run_id: str | None = None,
+    month: str | None = None,
+    leases: bool = True,
+) -> Booked:
+    """What is booked for a run, for a month over all runs, or for a run in a month."""
+    days, held = [], []
+    if run_id is not None:
+        days, held = [DAYS.c.run_id == run_id], [LEASES.c.run_id == run_id]
+    if month is not None:
+        days, held = [*days, in_month(month)], [*held, LEASES.c.month == month]
+    books = sa.select(total_of(DAYS.c.settled_nano), total_of(DAYS.c.in_doubt_nano)).where(*days)
+    settled, in_doubt = map(int, connection.execute(books).one())
+    if not leases:
+        return Booked(settled, in_doubt, 0)
+    dead = total_of(sa.case((is_dead(now), LEASES.c.amount_nano), else_=0))
+    whole = sa.select(total_of(LEASES.c.amount_nano), dead).select_from(HELD).where(*held)
+    leased, of_dead = map(int, connection.execute(whole).one())
+    return Booked(settled, in_doubt + of_dead, leased - of_dead)
+
+
+def day_of(now: datetime) -> str:
+    """The day of a moment, in UTC, such as 2026-11-28."""
+    return now.astimezone(UTC).date().isoformat()
+
+
+def time_of(now: datetime) -> str:
+    """A moment as the tables have it: texts that are in order as the times are."""
+    return now.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def total_of(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    """What a column adds up to, 0 over no rows."""
+    return sa.func.coalesce(sa.func.sum(column), 0)
+
+
+def is_of(table: sa.Table, run_id: str, holder: str) -> sa.ColumnElement[bool]:
+    """Whose row it is."""
+    return sa.and_(table.c.run_id == run_id, table.c.holder == holder)
+
+
+def is_dead(now: datetime) -> sa.ColumnElement[bool]:
+    """Whether a holder has been silent for DEAD_S."""
+    return HOLDERS.c.renewed_at < time_of(now - timedelta(seconds=DEAD_S))
+
+
+def in_month(month: str) -> sa.ColumnElement[bool]:
+    """Whether a day is one of a month such as 2026-11."""
+    # a range and not LIKE: both databases find it in the index
+    return DAYS.c.day.between(f"{month}-01", f"{month}-31")

@@ -1,0 +1,94 @@
+"""What is kept of the answers of a job, model and prompt, to predict the length of the next ones.
+
+It is small: for each class of input length (eight to the doubling) the number of answers, the sums of their output
+tokens and of the squares, and of the logarithms of those that were not cut at max_output_tokens; and how many prompt
+tokens were counted, reported and cached, since it is what the service reports that is paid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+CLASSES_A_DOUBLING = 8
+OUTPUT_BINS_A_DOUBLING = 4  # of output tokens, for a picture of them
+
+
+def class_of(prompt_tokens: int) -> int:
+    """The class of an input length; class 0 is one token."""
+    return int(CLASSES_A_DOUBLING * math.log2(max(1, prompt_tokens)))
+
+
+def output_bin(output_tokens: int) -> int:
+    """The bin of an output length in a picture; bin 0 begins at one token."""
+    return int(OUTPUT_BINS_A_DOUBLING * math.log2(max(1, output_tokens)) + 1e-9)
+
+
+def middle_of(number: int) -> float:
+    """The logarithm of the input length in the middle of a class."""
+    return (number + 0.5) / CLASSES_A_DOUBLING * math.log(2.0)
+
+
+@dataclass(slots=True)
+class Seen:
+    """Answers of one class: how many, sums over output tokens as billed, and over the logarithms of those not cut."""
+
+    count: int = 0
+    total: int = 0
+    squares: int = 0
+    cut: int = 0
+    logs: float = 0.0
+    log_squares: float = 0.0
+    counted: int = 0  # prompt tokens: as they were counted, as the service reported them, and of these cached
+    prompt: int = 0
+    cached: int = 0
+
+    def add(self, output_tokens: int, *, cut: bool, counted: int = 0, prompt: int = 0, cached: int = 0) -> None:
+        """Count one answer; `cut` says that max_output_tokens ended it."""
+        self.count += 1
+        self.counted += counted
+        self.prompt += prompt
+        self.cached += cached
+        self.total += output_tokens
+        self.squares += output_tokens * output_tokens
+        if cut:
+            self.cut += 1
+        else:
+            log = math.log(max(1, output_tokens))
+            self.logs += log
+            self.log_squares += log * log
+
+    def merge(self, other: Seen) -> None:
+        """Count the answers of another run."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(slots=True)
+class History:
+    """Classes of answers; `runs` is how many finished runs they are from, 0 for a pilot or a run under way."""
+
+    classes: dict[int, Seen] = field(default_factory=dict)
+    runs: int = 0
+
+    def add(self, prompt_tokens: int, usage: tuple[int, int, int, int], max_output_tokens: int) -> None:
+        """Count one answer: tokens as they were counted, and as the service reported them."""
+        prompt, cached, output, _ = usage
+        seen = self.classes.setdefault(class_of(prompt_tokens), Seen())
+        seen.add(output, cut=output >= max_output_tokens, counted=prompt_tokens, prompt=prompt, cached=cached)
+
+    @property
+    def count(self) -> int:
+        """How many answers there are."""
+        return sum(seen.count for seen in self.classes.values())
+
+
+def merge(histories: Iterable[History]) -> History:
+    """All answers of several runs together."""
+    whole = History()
+    for history in histories:
+        whole.runs += history.runs
+        for number, seen in history.classes.items():
+            whole.classes.setdefault(number, Seen()).merge(seen)
+    return whole

@@ -1,0 +1,83 @@
+"""Nulls in a template: a cell, or what is in it, that is null can be asked for and replaced, and never becomes text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import StrictUndefined
+
+from parquill.tasks.errors import RowFault
+
+FOR_NULLS = "fill it in the data, or let it pass as no text with default('', true) in the prompt"
+
+
+class NullValue(Exception):
+    """A null reached the text of a prompt."""
+
+
+class ShownAsPython(Exception):
+    """A list or a struct would be shown with Python's brackets and quotes."""
+
+
+class Null(StrictUndefined):
+    """A null cell: false in a test, replaced by `default`, and an error wherever it would become text."""
+
+    def __bool__(self) -> bool:  # type: ignore[override]
+        return False
+
+    def __eq__(self, other: object) -> bool:  # type: ignore[override]
+        return other is None or isinstance(other, Null)
+
+    def __ne__(self, other: object) -> bool:  # type: ignore[override]
+        return not self == other
+
+    # a list or a filter that shows what is in it would make it text
+    __repr__ = StrictUndefined.__str__
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+class _InnerNull(Null):
+    """A null field of a struct or item of a list: as a null cell, but JSON may hold it."""
+
+
+def mark_nulls(value: Any, name: str, null: type[Null] = Null) -> Any:
+    """A cell whose nulls, also those in structs and lists, cannot become text. Raises RowFault."""
+    if value is None:
+        return null(name=name)
+    if isinstance(value, dict):
+        return {key: mark_nulls(inner, f"{name}.{key}", _InnerNull) for key, inner in value.items()}
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise RowFault("invalid_utf8", f"{name} is not valid UTF-8") from None
+    if isinstance(value, list | tuple):  # an Arrow map is a list of pairs
+        return type(value)(mark_nulls(inner, f"{name}[]", _InnerNull) for inner in value)
+    return value
+
+
+def json_null(value: Any) -> None:
+    """What JSON writes for what it does not know: inside a document a null is a value, a whole cell must be handled."""
+    if not isinstance(value, _InnerNull):
+        raise TypeError
+
+
+def visible(value: Any) -> Any:
+    """What every {{ ... }} shows: "None" must never be sent to a model as text. Raises NullValue, ShownAsPython."""
+    if value is None:
+        raise NullValue
+    if isinstance(value, list | tuple | dict):
+        raise ShownAsPython("struct" if isinstance(value, dict) else "list")
+    return value
+
+
+def null_of(message: str, values: Mapping[str, Any]) -> str | None:
+    """What was null, if that is why a name is undefined: a cell, or what is in it."""
+    name, _, undefined = message.rpartition(" is ")
+    if undefined != "undefined":
+        return None
+    nulls = {repr(column) for column, value in values.items() if value is None}
+    within = tuple(repr(column)[1:-1] + inner for column in values for inner in (".", "[]"))
+    return name if name in nulls or name[1:].startswith(within) else None

@@ -1,0 +1,69 @@
+"""`parquill run` on a server, cancelled from its UI: no worker stands between, so the run itself has to look."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.end_to_end.jobs import Jobs
+from tests.end_to_end.test_prefect import Api
+from tests.prefect_api import ask_prefect
+from tests.production.house import House
+
+
+def _cancel(address: str, run: str) -> None:
+    """What the UI's button does."""
+    state = {"type": "CANCELLING", "name": "Cancelling"}
+    ask_prefect(address, "POST", f"/flow_runs/{run}/set_state", state=state)
+
+
+@pytest.mark.parametrize("by", ["the UI", "SIGTERM"])
+def test_a_command_is_cancelled(jobs: Jobs, prefect_server: str, by: str) -> None:
+    """Within a second nothing more is sent; what is in flight is journaled, the state is Cancelled, the exit code 130, and the next run goes on."""
+    jobs.service.configure(latency_ms=100)
+    name = "by-" + by.replace(" ", "-")
+    settings = jobs.job([f"text {row}" for row in range(400)], name=name, limits={"max_at_once": 8})
+    spawned = jobs.spawn(settings)
+    House.wait("requests", lambda: jobs.service.stats()["requests"] > 30)
+    api = Api(prefect_server, name)
+    (run,) = api.flow_runs()
+    if by == "the UI":
+        _cancel(prefect_server, run["id"])
+    else:
+        spawned.process.send_signal(signal.SIGTERM)
+    time.sleep(1.0)  # the second that it may take
+    sent = jobs.service.stats()["requests"]
+    done = spawned.wait()
+    assert done.exit_code == 130, done.stderr
+    assert jobs.service.stats()["requests"] == sent
+    (run,) = api.flow_runs()
+    assert (run["state_type"], run["state_name"]) == ("CANCELLED", "Cancelled")
+    assert orjson.loads((Path(settings["output"]) / "summary.json").read_bytes())["state"] == "stopped"
+    jobs.service.configure(latency_ms=0)
+    again = jobs.run(settings)
+    assert again.exit_code == 0, again.stderr
+    assert again.summary["rows"]["ok"] == 400
+    assert jobs.service.stats()["billed"] == 400
+
+
+@pytest.mark.parametrize("by", ["the UI", "Ctrl-C", "SIGTERM"])
+def test_a_waiting_command_is_cancelled(jobs: Jobs, prefect_server: str, by: str) -> None:
+    """A run that waits for approval ends when it is cancelled, or at the first Ctrl-C or SIGTERM, with nothing sent."""
+    name = "waiting-" + by.replace(" ", "-")
+    settings = jobs.job(["a", "b"], name=name, budget={"approval_usd": 0.00001})
+    spawned = jobs.spawn(settings)
+    api = Api(prefect_server, name)
+    House.wait("a pause", lambda: [run["state_type"] for run in api.flow_runs()] == ["PAUSED"])
+    if by == "the UI":
+        _cancel(prefect_server, api.flow_runs()[0]["id"])
+    else:
+        spawned.process.send_signal(signal.SIGINT if by == "Ctrl-C" else signal.SIGTERM)
+    done = spawned.wait(20)
+    assert done.exit_code == 130, done.stderr
+    assert jobs.service.stats()["requests"] == 0
+    (run,) = api.flow_runs()
+    assert run["state_type"] == "CANCELLED"

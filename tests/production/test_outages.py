@@ -1,0 +1,138 @@
+"""A Prefect server that goes away: in the middle of a run, at its end, for a while or for good."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from decimal import Decimal
+from typing import Any
+
+from tests.end_to_end.jobs import Jobs
+from tests.production.house import House
+from tests.production.slow_jobs import check_settled, nightly, slow_job, summary_of
+
+IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # a run that gives up at once sees in seconds what takes minutes else
+
+
+def _asked(house: House) -> str:
+    """What the runs that wait ask, as a person reads it."""
+    told = house.parquill("approve")
+    return told.stdout + told.stderr
+
+
+@contextlib.contextmanager
+def _command_without_server(house: House, made: Jobs, settings: dict[str, Any]) -> Iterator[Future[Any]]:
+    """`parquill run` on the house's server, which is taken away in the midst of it and is there again afterwards."""
+    with ThreadPoolExecutor(1) as thread:
+        command = thread.submit(house.parquill, "run", str(made.job_file(settings)))
+        house.wait("requests", lambda: made.service.stats()["requests"] > 30)
+        house.stop_server()
+        try:
+            yield command
+        finally:
+            house.start_server()
+
+
+def test_the_server_goes_away_for_a_while(house: House, made: Jobs) -> None:
+    """A server that is away in the middle of a run costs neither the run nor a row."""
+    settings = slow_job(made, 700, name="without-a-while")
+    with _command_without_server(house, made, settings) as command:
+        time.sleep(4)
+    ended = command.result(90)
+    assert ended.returncode == 0, ended.stderr
+    check_settled(made, settings, 700)
+    assert made.service.stats()["billed_twice"] == []
+    runs = house.ask("POST", "/flow_runs/filter", flow_runs={"name": {"like_": "without-a-while"}})
+    assert [run["state_type"] for run in runs] == ["COMPLETED"]
+
+
+def test_the_server_is_away_at_the_end(house: House, made: Jobs) -> None:
+    """A server that stays away costs the report only: files are whole, the exit code is right, the next run has nothing to do."""
+    settings = slow_job(made, 200, name="gone")
+    with _command_without_server(house, made, settings) as command:
+        ended = command.result(110)
+        assert ended.returncode == 0, ended.stderr
+        assert "Prefect" in ended.stderr
+        check_settled(made, settings, 200)
+    sent = made.service.stats()["requests"]
+    assert house.parquill("run", str(made.job_file(settings))).returncode == 0
+    assert made.service.stats()["requests"] == sent
+    assert Decimal(summary_of(settings)["cost_usd"]) > 0
+
+
+def test_a_deployed_run_ends_while_the_server_is_away(house: House, made: Jobs) -> None:
+    """It waits for the server with its files whole, and is Completed then, with its summary shown and told."""
+    settings = slow_job(made, 100, name="late")
+    run = house.start_run("complete-prompts/complete", {"job": settings}, env=IMPATIENT)
+    house.wait("requests", lambda: made.service.stats()["requests"] > 30)
+    house.stop_server()
+    try:
+        house.wait("whole files", lambda: summary_of(settings)["state"] == "finished")
+        time.sleep(6)  # it has knocked once in vain
+    finally:
+        house.start_server()
+    ended = house.ended(run)
+    assert (ended["state_type"], ended["state_name"]) == ("COMPLETED", "Completed"), ended["state"]["message"]
+    assert "100 of 100 rows ok" in house.artifact("parquill-summary-late")["description"]
+    check_settled(made, settings, 100)
+
+
+def test_a_run_outlives_its_slot(house: House, made: Jobs) -> None:
+    """A restarted server no longer knows the slot of a run: that is a warning in its log, the run is Completed with all its rows, and the deployment runs again after it."""
+    settings = slow_job(made, 350, name="slotless")
+    run = house.start_run("summarize/summarize-nightly", nightly(settings))
+    house.wait("requests", lambda: made.service.stats()["requests"] > 6)
+    made.service.configure(latency_ms=900)
+    house.stop_server()
+    house.start_server()
+
+    def warned() -> list[str]:
+        return [said for said in house.logs(run, logging.WARNING) if "no longer knows the concurrency slot" in said]
+
+    house.wait("a warning", lambda: bool(warned()), 60)
+    assert house.run(run)["state_type"] == "RUNNING"
+    made.service.configure(latency_ms=100)
+    assert house.ended(run)["state_type"] == "COMPLETED"
+    assert len(warned()) == 1
+    check_settled(made, settings, 350)
+    again = house.ended(house.start_run("summarize/summarize-nightly", nightly(settings)))
+    assert again["state_type"] == "COMPLETED"
+
+
+def test_cancelled_after_the_server_was_away(house: House, made: Jobs) -> None:
+    """Prefect's own watch for a cancellation ends when the server goes away; a run is cancelled from the UI all the same."""
+    settings = slow_job(
+        made, 8_000, name="away-and-cancelled"
+    )  # not done before the server is back, however slow that is
+    run = house.start_run("complete-prompts/complete", {"job": settings}, env=IMPATIENT)
+    house.wait("requests", lambda: made.service.stats()["requests"] > 30)
+    house.stop_server()
+    time.sleep(6)
+    house.start_server()
+    house.ask("POST", f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"}, force=False)
+    time.sleep(1.0)  # the second that it may take
+    sent = made.service.stats()["requests"]
+    time.sleep(1.0)  # time in which it would send, if it did
+    assert made.service.stats()["requests"] == sent < 8_000
+    assert house.ended(run)["state_type"] == "CANCELLED"
+    assert summary_of(settings)["state"] == "stopped"
+
+
+def test_the_server_goes_away_while_a_command_waits(house: House, made: Jobs) -> None:
+    """A run that waits for approval waits on when the server was away, and takes the answer that is given afterwards."""
+    settings = made.job(["a", "b"], name="patient", budget={"approval_usd": 0.00001})
+    with ThreadPoolExecutor(1) as thread:
+        command = thread.submit(house.parquill, "run", str(made.job_file(settings)), **IMPATIENT)
+        house.wait("a question", lambda: "expected $" in _asked(house), 60)
+        house.stop_server()
+        time.sleep(6)  # Prefect's own waiting has given up meanwhile
+        assert not command.done()
+        house.start_server()
+        answered = house.parquill("approve", "patient")
+        assert answered.returncode == 0, answered.stderr
+        ended = command.result(60)
+    assert ended.returncode == 0, ended.stderr
+    assert made.service.stats()["billed"] == 2

@@ -1,0 +1,83 @@
+"""Schedules: Prefect's server makes their runs by itself, at their hour, and the worker runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import orjson
+import pytest
+
+from tests.end_to_end.jobs import Jobs, read_results
+from tests.production.house import House
+
+HOURS = {"translate/translate-nightly": (2, 30), "summarize/summarize-nightly": (3, 0)}
+EACH_MINUTE = "summarize/each-minute"
+
+
+def _scheduled(house: House, deployment: str) -> list[dict[str, Any]]:
+    """The runs that the server has made for the schedule of a deployment, the next one first."""
+    wanted = {
+        "flow_runs": {"deployment_id": {"any_": [house.ask("GET", f"/deployments/name/{deployment}")["id"]]}},
+        "sort": "EXPECTED_START_TIME_ASC",
+    }
+    found: list[dict[str, Any]] = house.ask("POST", "/flow_runs/filter", **wanted)
+    return [run for run in found if run["auto_scheduled"]]
+
+
+@pytest.mark.parametrize("deployment", HOURS)
+def test_the_nights_ahead_are_scheduled(house: House, deployment: str) -> None:
+    """As soon as it is deployed, a nightly flow has runs ahead of it, one a night at its hour in its time zone."""
+    House.wait("scheduled runs", lambda: len(_scheduled(house, deployment)) >= 3)
+    times = [datetime.fromisoformat(run["expected_start_time"]) for run in _scheduled(house, deployment)]
+    local = [time.astimezone(ZoneInfo("Europe/Paris")) for time in times]
+    assert [(time.hour, time.minute) for time in local] == [HOURS[deployment]] * len(local)
+    days = [time.date() for time in local]
+    assert days == [days[0] + timedelta(night) for night in range(len(days))]
+
+
+@pytest.fixture
+def each_minute(house: House, made: Jobs) -> Iterator[str]:
+    """A deployment with a cron of its own, as the command line makes it."""
+    made.write(["a long article", "another"])
+    parameters = {
+        "name": "each-minute",
+        "input": str(made.folder / "prompts.parquet"),
+        "output": str(made.folder / "out-{date}"),
+        "settings": {"endpoint": {"base_url": made.service.url}, "timezone": "Asia/Kolkata"},
+    }
+    flow, name = EACH_MINUTE.split("/")
+    house.command(
+        *("--no-prompt", "deploy", f"flows/{flow}.py:{flow}", "--name", name, "--pool", "parquill"),
+        *("--cron", "* * * * *", "--timezone", "Asia/Kolkata", "--params", orjson.dumps(parameters).decode()),
+    )
+    yield EACH_MINUTE
+    house.command("deployment", "delete", EACH_MINUTE)
+
+
+def test_a_cron_fires(house: House, made: Jobs, each_minute: str) -> None:
+    """With nobody at the keyboard a cron makes a run, the worker runs it at its minute, and its answers are there."""
+    runs: list[dict[str, Any]] = []
+
+    def ended() -> bool:
+        runs[:] = [
+            run
+            for run in _scheduled(house, each_minute)
+            if run["state_type"] not in {"SCHEDULED", "PENDING", "RUNNING"}
+        ]
+        return bool(runs)
+
+    House.wait("a cron", ended, 180)
+    assert runs[0]["state_type"] == "COMPLETED", runs[0]["state"]["message"]
+    first = datetime.fromisoformat(runs[0]["expected_start_time"])
+    assert first.second == 0
+    late = datetime.fromisoformat(runs[0]["start_time"]) - first
+    # the server rounds what is left until a run's time to whole seconds, so one may begin half a second before it
+    assert timedelta(seconds=-0.5) <= late < timedelta(seconds=60)
+    day = first.astimezone(ZoneInfo("Asia/Kolkata")).date()
+    table = read_results(Path(made.folder / f"out-{day}"))
+    assert table.column("status").to_pylist() == ["ok"] * 2
+    assert made.service.stats()["billed"] == 2

@@ -1,0 +1,60 @@
+"""The first runs of all, at the same moment: what several processes share is made by one of them and lost by none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from parquill.tasks.disk.answers import AnswerIndex
+from parquill.tasks.money.ledger_database import LedgerDatabase
+
+AT_ONCE = 8
+TRIES = 60  # one in ten met the fault, with as many at once
+
+
+def _race(work: Callable[[int], None]) -> list[BaseException]:
+    barrier, failed = threading.Barrier(AT_ONCE), []
+
+    def go(number: int) -> None:
+        barrier.wait()
+        try:
+            work(number)
+        except BaseException as error:  # noqa: BLE001 - told below
+            failed.append(error)
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return failed
+
+
+def test_a_ledger_is_made_by_many_at_once(tmp_path: Path) -> None:
+    """Whoever comes first makes the ledger, and nobody who comes at the same moment is sent away."""
+    for n in range(TRIES):
+        address = f"sqlite:///{tmp_path / f'{n}.sqlite'}"
+
+        def make(_: int, address: str = address) -> None:
+            LedgerDatabase(address).close()
+
+        assert _race(make) == []
+
+
+def test_an_index_is_made_by_many_at_once(tmp_path: Path) -> None:
+    """Jobs that share a new state folder and start together all have their runs in its index."""
+    for n in range(TRIES):
+        state = tmp_path / str(n)
+        state.mkdir()
+
+        def register(number: int, state: Path = state) -> None:
+            index = AnswerIndex(state)
+            index.add_run(f"run-{number}", f"output-{number}")
+            index.close()
+
+        assert _race(register) == []
+        index = AnswerIndex(state)
+        found = index._connection.execute("SELECT count(*) FROM runs").fetchone()
+        index.close()
+        assert found == (AT_ONCE,)
