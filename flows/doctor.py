@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 
-from parquill.flows.engine import reaching, without_password
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.money.prices import find_price, price_of
@@ -69,6 +68,8 @@ def _prefect() -> str:
     address = os.environ.get("PREFECT_API_URL")
     if not address:
         return f"{version}, with its embedded server (PREFECT_API_URL is not set)"
+    from parquill.tasks.server.client import reaching, without_password  # Prefect takes 1.3 s to import
+
     told = without_password(address)
     try:
         with reaching(address) as client:

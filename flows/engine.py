@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import base64
 import ctypes
 import logging
 import os
-import re
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -88,6 +85,8 @@ class EmbeddedServer:
         from prefect.context import refresh_global_settings_context
         from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
 
+        from parquill.tasks.server.client import reaching, without_password
+
         if self._process is not None:
             from parquill.tasks.server.lender import EMBEDDED
 
@@ -104,17 +103,22 @@ class EmbeddedServer:
             while not (answer := _ask(client, address)).is_there:
                 ended = self._process is not None and self._process.poll() is not None
                 if answer.is_wrong or ended or clock() >= until:
-                    raise ParquillError(self._away(named, answer.refusal))
+                    raise ParquillError(self._away(named, answer))
                 if not is_told:
                     say(f"no Prefect server answers at PREFECT_API_URL={named}; waiting {AWAY_S:.0f} s for it at most")
                     is_told = True
                 sleep(0.1)
 
-    def _away(self, address: str, refusal: int | None) -> str:
-        if refusal is not None:
+    def _away(self, address: str, answer: _Answer) -> str:
+        if answer.refusal is not None:
             return (
-                f"the Prefect server at PREFECT_API_URL={address} does not know who asks (HTTP {refusal}); set "
+                f"the Prefect server at PREFECT_API_URL={address} does not know who asks (HTTP {answer.refusal}); set "
                 "PREFECT_API_AUTH_STRING or PREFECT_API_KEY as it wants them"
+            )
+        if answer.moved_to is not None:
+            return (
+                f"what answers at PREFECT_API_URL={address} sends on to {answer.moved_to}, which is not followed, for "
+                "it would be given the credentials; set PREFECT_API_URL to where the server is"
             )
         if self._process is None:
             way = ", by the proxy that the environment names (NO_PROXY goes past it)" if _has_proxy(address) else ""
@@ -136,48 +140,13 @@ class EmbeddedServer:
                 self._process.kill()
 
 
-def without_password(address: str) -> str:
-    """An address as it may be told."""
-    return re.sub(r"//[^/]*@", "//", address)
-
-
-def reaching(address: str) -> httpx.Client:
-    """A client that reaches a server as Prefect's own do: by their proxies, with their certificates and credentials.
-
-    Raises ParquillError for certificates that cannot be read.
-    """
-    import httpx
-    from prefect.settings import get_current_settings
-
-    settings = get_current_settings()
-    headers = dict(settings.client.custom_headers)
-    if settings.api.auth_string is not None:
-        word = base64.b64encode(settings.api.auth_string.get_secret_value().encode()).decode()
-        headers["Authorization"] = f"Basic {word}"
-    elif settings.api.key is not None:
-        headers["Authorization"] = f"Bearer {settings.api.key.get_secret_value()}"
-    return httpx.Client(verify=_trusted(address), headers=headers, timeout=10)
-
-
-def _trusted(address: str) -> ssl.SSLContext | bool:
-    import certifi
-    from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_TLS_INSECURE_SKIP_VERIFY
-
-    if not address.startswith("https:") or PREFECT_API_TLS_INSECURE_SKIP_VERIFY.value():
-        return False  # by http there is nothing to be trusted, and to read all certificates takes 25 ms
-    file = PREFECT_API_SSL_CERT_FILE.value() or certifi.where()
-    try:
-        return ssl.create_default_context(cafile=file)
-    except OSError:
-        raise ParquillError(f"PREFECT_API_SSL_CERT_FILE={file} holds no certificates that can be read") from None
-
-
 class _Answer(NamedTuple):
     """Of a server that is asked whether it is well; `is_wrong` if it never will be, at this address."""
 
     is_there: bool
     is_wrong: bool = False
     refusal: int | None = None  # the HTTP status that says so, of one that does not know who asks
+    moved_to: str | None = None  # of one that says that it is elsewhere
 
 
 def _ask(client: httpx.Client, address: str) -> _Answer:
@@ -189,8 +158,16 @@ def _ask(client: httpx.Client, address: str) -> _Answer:
         return _Answer(is_there=False)
     except httpx.InvalidURL:
         return _Answer(is_there=False, is_wrong=True)
+    if reply.next_request is not None:
+        return _Answer(is_there=False, is_wrong=True, moved_to=_as_told(reply.next_request.url))
     refusal = reply.status_code if reply.status_code in {401, 403} else None
     return _Answer(is_there=reply.is_success, is_wrong=reply.is_client_error, refusal=refusal)
+
+
+def _as_told(url: httpx.URL) -> str:
+    from parquill.tasks.server.client import without_password
+
+    return without_password(str(url.copy_with(query=None))).removesuffix("/health")
 
 
 def _has_proxy(address: str) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from prefect.context import SettingsContext, get_settings_context
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
@@ -18,6 +17,7 @@ from parquill.tasks.job import Job
 from parquill.tasks.money.estimate import estimate_json
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.records import Estimate
+from parquill.tasks.server.client import retrying
 
 TRIES = 2
 _log = logging.getLogger("parquill")
@@ -29,12 +29,8 @@ def bearable(what: str) -> Iterator[None]:
 
     Prefect's clients of a deployed run ask a server that is away for two minutes, for each thing to be shown.
     """
-    context = get_settings_context()
-    client = context.settings.client
-    # copied, since Prefect's `temporary_settings` reads and validates every setting anew: 30 ms for each event
-    hasty = client.model_copy(update={"max_retries": min(TRIES, client.max_retries)})
     try:
-        with SettingsContext(profile=context.profile, settings=context.settings.model_copy(update={"client": hasty})):
+        with retrying(TRIES):
             yield
     except Exception as error:  # noqa: BLE001 - whatever the server does, the run goes on
         _log.warning("%s could not be shown in Prefect (%s)", what, type(error).__name__)

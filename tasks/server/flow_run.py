@@ -25,16 +25,19 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Running
 
 from parquill.tasks.errors import Interrupted
+from parquill.tasks.server.client import reaching, retrying
 from parquill.tasks.server.events import bearable
 from parquill.tasks.server.lender import is_shared_server
 from parquill.tasks.server.process import is_abandoned, is_deployed
 from parquill.tasks.wire.sending import Sending, stop_requested
 
 Handler = Callable[[int, FrameType | None], None]
-LOOK_S = 0.7  # a run that is cancelled sends nothing more within a second
+LOOK_S = 0.5  # from one look to the next: a run that is cancelled sends nothing more within a second
+LOOK_TIMEOUT_S = 5.0  # of one look: a connection that a network cut in two is given up, and the next look makes another
 AWAY_S = 600.0
 KNOCK_S = 5.0
 
@@ -63,15 +66,29 @@ def heed_cancelling(opened: Sending) -> Iterator[None]:
 
 
 def _look(run: UUID, opened: Sending, over: threading.Event) -> None:
-    with get_client(sync_client=True) as client:
-        while not over.wait(LOOK_S):
-            if is_abandoned():
-                opened.request_stop()
+    address = f"{str(PREFECT_API_URL.value()).rstrip('/')}/flow_runs/{run}"
+    with reaching(address, LOOK_TIMEOUT_S) as client:
+        watch(lambda: client.get(address).raise_for_status().json()["state"]["type"], opened.request_stop, over)
+
+
+def watch(
+    read_type: Callable[[], str],
+    stop: Callable[[], object],
+    over: threading.Event,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Stop as soon as the type of the flow run's state is of a cancelled one, or its worker gone, until it is over."""
+    looked = clock()
+    # from look to look, however long one takes: a server that has just come back is slow, and a second is soon gone
+    while not over.wait(max(0.0, looked + LOOK_S - clock())):
+        looked = clock()
+        if is_abandoned():
+            stop()
+            return
+        with contextlib.suppress(Exception):  # whatever the server does, the run goes on
+            if read_type() in {"CANCELLING", "CANCELLED"} and not over.is_set():
+                stop()
                 return
-            with contextlib.suppress(Exception):  # whatever the server does, the run goes on
-                if _is_cancelled(client.read_flow_run(run).state) and not over.is_set():
-                    opened.request_stop()
-                    return
 
 
 _handlers: list[Handler] = []  # to SIGTERM, of the command that runs
@@ -124,7 +141,7 @@ def wait_unless_cancelled(pausing: Callable[[], Coroutine[Any, Any, Any]]) -> An
 
 async def _wait(pausing: Callable[[], Coroutine[Any, Any, Any]], run: UUID, over: threading.Event) -> Any:
     paused = asyncio.ensure_future(pausing())
-    async with get_client() as client:
+    async with get_client(httpx_settings={"timeout": LOOK_TIMEOUT_S}) as client:
         while not paused.done() or isinstance(paused.exception(), httpx.TransportError | httpx.HTTPStatusError):
             # Prefect's own waiting ends when the server is away; the run waits on
             await (asyncio.sleep(LOOK_S) if paused.done() else asyncio.wait({paused}, timeout=LOOK_S))
@@ -141,7 +158,8 @@ async def _wait(pausing: Callable[[], Coroutine[Any, Any, Any]], run: UUID, over
 
 async def _state_of(client: PrefectClient, run: UUID) -> State[Any] | None:
     try:
-        return (await client.read_flow_run(run)).state
+        with retrying(0):  # an answer, a cancellation or a signal that comes meanwhile is not kept waiting
+            return (await client.read_flow_run(run)).state
     except Exception:  # noqa: BLE001 - it is asked again
         return None
 
@@ -184,7 +202,7 @@ def wait_for_server(
 
 
 def _answers() -> bool:
-    with get_client(sync_client=True) as client:
+    with retrying(0), get_client(sync_client=True) as client:
         error = client.api_healthcheck()
     # one that answers anything, but for a failure of its own, is there
     return not isinstance(error, httpx.TransportError) and not (

@@ -212,6 +212,37 @@ def test_a_server_that_asks_who_is_there(guarded: str, monkeypatch: pytest.Monke
     assert clock.now == 0
 
 
+class _Moved(http.server.BaseHTTPRequestHandler):
+    """Sends everybody on."""
+
+    def do_GET(self) -> None:
+        self.send_response(308)
+        self.send_header("Location", f"https://elsewhere.example{self.path}?CANARY")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_server_that_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody follows it with credentials; where it is, is told at once."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Moved)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/api"
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    clock = Clock()
+    try:
+        with (
+            temporary_settings({PREFECT_API_URL: address}),
+            pytest.raises(ParquillError, match=r"sends on to https://elsewhere\.example/api, which is not followed"),
+        ):
+            EmbeddedServer().wait(clock, clock.sleep)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert clock.now == 0
+
+
 def test_a_proxy_on_the_way_to_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server is asked by the proxy of the environment, as Prefect's own clients ask it, and the error says so."""
     server = http.server.HTTPServer(("127.0.0.1", 0), _Healthy)

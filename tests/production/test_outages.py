@@ -107,7 +107,7 @@ def test_cancelled_after_the_server_was_away(house: House, made: Jobs) -> None:
     settings = slow_job(
         made, 8_000, name="away-and-cancelled"
     )  # not done before the server is back, however slow that is
-    run = house.start_run("complete-prompts/complete", {"job": settings}, env=IMPATIENT)
+    run = house.start_run("complete-prompts/complete", {"job": settings})
     house.wait("requests", lambda: made.service.stats()["requests"] > 30)
     house.stop_server()
     time.sleep(6)

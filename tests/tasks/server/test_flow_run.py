@@ -1,11 +1,77 @@
-"""Waiting for Prefect's server at the end of a deployed run."""
+"""Looking for a cancellation while a run sends, and waiting for Prefect's server at a deployed run's end."""
 
 from __future__ import annotations
 
+import threading
+
+import httpx
 import pytest
 
-from parquill.tasks.server.flow_run import AWAY_S, KNOCK_S, wait_for_server
+from parquill.tasks.server.flow_run import AWAY_S, KNOCK_S, LOOK_S, wait_for_server, watch
 from tests.clock import Clock
+
+LONG_S = 60.0
+
+
+class _Over(threading.Event):
+    """Waits by a clock, and is set after a minute of it."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self._clock.sleep(timeout)
+        if self._clock.now >= LONG_S:
+            self.set()
+        return self.is_set()
+
+
+class _Server:
+    """Tells the type of a flow run's state, and takes so long for it."""
+
+    def __init__(self, clock: Clock, takes_s: float, cancelled_at: float = LONG_S, away_until: float = 0.0) -> None:
+        self.looks: list[float] = []
+        self.stopped: list[float] = []
+        self._clock, self._takes_s = clock, takes_s
+        self._cancelled_at, self._away_until = cancelled_at, away_until
+
+    def read_type(self) -> str:
+        """What a look sees is what was when the server began with it."""
+        began = self._clock.now
+        self.looks.append(began)
+        self._clock.sleep(self._takes_s)
+        if began < self._away_until:
+            raise httpx.ConnectError("away")
+        return "CANCELLING" if began >= self._cancelled_at else "RUNNING"
+
+    def stop(self) -> None:
+        """Note when."""
+        self.stopped.append(self._clock.now)
+
+
+@pytest.mark.parametrize("takes_s", [0.0, 0.2, 0.45])
+@pytest.mark.parametrize("away_until", [0.0, 9.9])
+def test_a_cancellation_is_seen_within_a_second(takes_s: float, away_until: float) -> None:
+    """Also by a server that takes its time, and by one that has just come back."""
+    for tenth in range(20):
+        clock = Clock()
+        cancelled_at = 10 + tenth / 10
+        server = _Server(clock, takes_s, cancelled_at, away_until)
+        watch(server.read_type, server.stop, _Over(clock), clock)
+        (at,) = server.stopped
+        assert cancelled_at <= at < cancelled_at + 1
+
+
+def test_looks_are_no_burden() -> None:
+    """A server is asked twice a second by each run that sends, and never by two looks at once; nothing is stopped where nothing is cancelled."""
+    for takes_s, most in ((0.0, LONG_S / LOOK_S), (3.0, LONG_S / 3.0)):
+        clock = Clock()
+        server = _Server(clock, takes_s)
+        watch(server.read_type, server.stop, _Over(clock), clock)
+        assert not server.stopped
+        assert most - 2 <= len(server.looks) <= most
 
 
 @pytest.mark.parametrize("knocks", [0, 1, 20, int(AWAY_S / KNOCK_S)])
