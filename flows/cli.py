@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ import click
 import orjson
 
 from parquill.flows.engine import configure
+from parquill.flows.options import Day, PilotRows, job_options
 from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job import MOST_ROWS, Job
 from parquill.tasks.job_file import load_job
@@ -26,43 +27,6 @@ EXIT_CODES = """\b
 Exit codes: 0 done · 2 bad job or input, nothing sent · 3 refused by the budget, nothing sent · 4 stopped by a budget
 on the way · 5 finished, more rows not ok than tolerated · 130 interrupted · 1 anything else.
 After 4 and 130 the same command goes on where it stopped."""
-
-
-class _Date(click.ParamType[date]):
-    name = "YYYY-MM-DD"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
-        try:
-            return datetime.strptime(value, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no zone
-        except ValueError:
-            self.fail(f"{value!r} is not a day such as 2026-11-23", param, ctx)
-
-
-class _PilotRows(click.ParamType[int]):
-    """A number of rows; `auto` is 0."""
-
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value)
-        rows = 0 if text == "auto" else int(text) if text.isascii() and text.isdecimal() else -1
-        if rows < 0 or rows > 1_000_000 or text == "0":
-            self.fail(f"{value!r} is neither a number of rows from 1 to 1,000,000 nor auto", param, ctx)
-        return rows
-
-
-def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = (
-        click.argument("job", type=click.Path(path_type=Path)),
-        click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value)."),
-        click.option(
-            "--date", "day", type=_Date(), help="Day for {date} in paths; default today in the job's time zone."
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def _print_json(value: Any) -> None:
@@ -95,7 +59,7 @@ def init(path: Path) -> None:
 
 
 @cli.command()
-@_job_options
+@job_options
 @click.option("--rows", type=click.IntRange(1, 1000), default=3, show_default=True, help="How many requests to show.")
 def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool, rows: int) -> None:
     """Show the requests of the first rows as they would be sent; nothing is sent."""
@@ -107,16 +71,16 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
 
 
 @cli.command()
-@_job_options
+@job_options
 @click.option("--limit", type=click.IntRange(1, MOST_ROWS), help="Only the first N rows of the input.")
 @click.option(
     "--pilot",
-    type=_PilotRows(),
+    type=PilotRows(),
     help="Complete N rows first, or `auto`: as many as ±5 % takes, for at most 1 % of the budget. They are paid, and "
     "`run` goes on from them.",
 )
 @click.option("--compare", metavar="MODEL,...", help="Price the same rows for these models too, and for batch.")
-@click.option("--prices-on", type=_Date(), help="Use the prices of another day.")
+@click.option("--prices-on", type=Day(), help="Use the prices of another day.")
 def estimate(
     job: Path,
     overrides: Sequence[str],
@@ -173,7 +137,7 @@ def _pilot(job: Job, options: Any, rows: int) -> Any:
 
 
 @cli.command()
-@_job_options
+@job_options
 @click.option("--limit", type=click.IntRange(1, MOST_ROWS), help="Only the first N rows of the input.")
 @click.option("--redo", metavar="STATUS,...", help=f"Complete rows of these statuses anew: {', '.join(STATUSES)}.")
 def run(
@@ -199,7 +163,7 @@ def run(
 @cli.command()
 @click.argument("place", metavar="JOB|OUTPUT")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value).")
-@click.option("--date", "day", type=_Date(), help="Day for {date} in paths.")
+@click.option("--date", "day", type=Day(), help="Day for {date} in paths.")
 @click.option("--failed", is_flag=True, help="List the rows that are not ok.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def report(place: str, overrides: Sequence[str], day: date | None, failed: bool, as_json: bool) -> None:

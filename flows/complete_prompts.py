@@ -24,7 +24,7 @@ from parquill.tasks.server.ui import called, show_progress
 from parquill.tasks.start import end_idle, hold_job, place_flow
 from parquill.tasks.steps import FLOW
 from parquill.tasks.summarize_run import summarize_run
-from parquill.tasks.wire.sending import sending
+from parquill.tasks.wire.open_sendings import sending
 from parquill.tasks.write_results import write_results
 
 

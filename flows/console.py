@@ -159,7 +159,7 @@ def _spent(opened: Sending) -> str:
 def _opened() -> Sending | None:
     import sys
 
-    module = sys.modules.get("parquill.tasks.wire.sending")
+    module = sys.modules.get("parquill.tasks.wire.open_sendings")
     opened: list[Sending] = module.open_sendings() if module else []
     return opened[0] if opened else None
 

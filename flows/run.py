@@ -181,7 +181,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 def stop_on_signal() -> Iterator[None]:
     """The first Ctrl-C or SIGTERM stops gently, the second at once."""
     from parquill.tasks.server.flow_run import answer_sigterm
-    from parquill.tasks.wire.sending import request_stop_all
+    from parquill.tasks.wire.open_sendings import request_stop_all
 
     before: dict[signal.Signals, Any] = {}
 

@@ -10,7 +10,7 @@ from parquill.tasks.records import ShardRef
 from parquill.tasks.server.lender import sharing_of
 from parquill.tasks.steps import STEP
 from parquill.tasks.unforeseen import tells_no_data
-from parquill.tasks.wire.sending import sending_of
+from parquill.tasks.wire.open_sendings import sending_of
 
 
 @task(name="complete", task_run_name="complete-{shard.number}", **STEP)

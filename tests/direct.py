@@ -21,7 +21,7 @@ from parquill.tasks.job_file import make_job
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.wire.client import aiohttp_transport
-from parquill.tasks.wire.sending import sending
+from parquill.tasks.wire.open_sendings import sending
 from parquill.tasks.wire.shared_limits import ALONE, Sharing
 
 

@@ -12,15 +12,13 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
-import pyarrow as pa
-
 from parquill.tasks.disk.answers import journals_of, open_answers
 from parquill.tasks.disk.files import DISK, Disk, read_json
 from parquill.tasks.disk.previous import PreviousResults
 from parquill.tasks.disk.publish import is_published, publish
 from parquill.tasks.disk.run import Run, current_run, digest_of
+from parquill.tasks.disk.shard_files import ShardFiles
 from parquill.tasks.disk.state import Folders, RunFolder, new_run_id
-from parquill.tasks.disk.table_file import TableFile
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, LedgerFailed
 from parquill.tasks.job import Job
 from parquill.tasks.money.correction import Correction
@@ -36,7 +34,6 @@ from parquill.tasks.wire.answer import AnswerFormat
 
 SHARDS_WANTED = 200
 SMALLEST_SHARD, LARGEST_SHARD = 500, 20_000
-SHARD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,42 +43,6 @@ class RunOptions:
     day: date
     limit: int | None = None
     redo: tuple[str, ...] = ()
-
-
-class ShardFiles:
-    """Takes planned rows and writes them as small Parquet files of about `rows` rows. Implements Sink."""
-
-    def __init__(self, folder: RunFolder, rows: int, disk: Disk = DISK) -> None:
-        self._folder, self._rows, self._disk = folder, rows, disk
-        self.shards: list[ShardRef] = []
-        self._file: TableFile | None = None
-        self._size = self._count = self._to_send = 0
-
-    def write(self, batch: pa.RecordBatch, to_send: int) -> None:
-        """Append rows to the open shard; rows never move between shards once it is closed. Raises DiskFailed."""
-        if self._file is None:
-            # private: it holds prompts
-            self._file = TableFile(self._folder.shard(len(self.shards)), batch.schema, 0o600, self._disk)
-        self._file.write(batch)
-        self._count += batch.num_rows
-        self._to_send += to_send
-        self._size += batch.nbytes
-        if self._count >= self._rows or self._size >= SHARD_BYTES:
-            self.close()
-
-    def close(self) -> None:
-        """Close the shard that is open, if one is. Raises DiskFailed."""
-        if self._file is None:
-            return
-        self._file.close()
-        self.shards.append(ShardRef(len(self.shards), self._count, self._to_send, self._file.crc32))
-        self._file = None
-        self._size = self._count = self._to_send = 0
-
-    def abandon(self) -> None:
-        """Let go of the shard that is open, if one is."""
-        if self._file is not None:
-            self._file.abandon()
 
 
 def look(job: Job) -> Source:

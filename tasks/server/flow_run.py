@@ -33,7 +33,8 @@ from parquill.tasks.server.client import reaching, retrying
 from parquill.tasks.server.events import bearable
 from parquill.tasks.server.lender import is_shared_server
 from parquill.tasks.server.process import is_abandoned, is_deployed
-from parquill.tasks.wire.sending import Sending, stop_requested
+from parquill.tasks.wire.open_sendings import stop_requested
+from parquill.tasks.wire.sending import Sending
 
 Handler = Callable[[int, FrameType | None], None]
 LOOK_S = 0.5  # from one look to the next: a run that is cancelled sends nothing more within a second

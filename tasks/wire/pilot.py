@@ -32,8 +32,9 @@ from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Estimate, ShardRef, Totals
 from parquill.tasks.rows.planned import Located, count_lengths, locate, planned
 from parquill.tasks.wire.client import aiohttp_transport
+from parquill.tasks.wire.open_sendings import sending
 from parquill.tasks.wire.outcomes import TABLE
-from parquill.tasks.wire.sending import Sending, sending
+from parquill.tasks.wire.sending import Sending
 from parquill.tasks.wire.shared_limits import ALONE, Sharing
 
 AUTO_FIRST, AUTO_MOST = 30, 10_000  # rows

@@ -16,62 +16,22 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from parquill.tasks.disk.journal import Journal
-from parquill.tasks.disk.replay import RowState, ShardState
+from parquill.tasks.disk.replay import ShardState
 from parquill.tasks.errors import DiskFailed
 from parquill.tasks.job import Job
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import Price, to_nano
-from parquill.tasks.records import Outcome
+from parquill.tasks.money.prices import Price
 from parquill.tasks.wire.answer import AnswerFormat
+from parquill.tasks.wire.booking import Booking, SendRow
 from parquill.tasks.wire.client import Client, Result
 from parquill.tasks.wire.limits import Limits, Slot, Stopped
 from parquill.tasks.wire.outcomes import TABLE, Money, Retry, Rule
+from parquill.tasks.wire.progress import Progress
 from parquill.tasks.wire.retry import Again, backoff_s, wait_for
-
-
-@dataclass(slots=True)
-class SendRow:
-    """One row to be sent; money in nano-dollars, `tokens` as reserved: input with its allowance, and all output."""
-
-    number: int
-    key: str
-    messages: str
-    parameters: str | None
-    tokens: int
-    reserve_nano: int
-    carried_cost_nano: int = 0
-    carried_in_doubt_nano: int = 0
-    carried_attempts: int = 0
-    carried_usage: tuple[int, int, int, int] | None = None
-    state: RowState = field(default_factory=RowState)
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a bar shows; written by the sender, read by anybody."""
-
-    total: int = 0
-    done: int = 0
-    not_ok: int = 0
-    sent: int = 0
-    throttled: int = 0
-    begun: int = 0  # rows that were done before: of an interrupted start
-    started: float = field(default_factory=time.monotonic)
-
-    def pace(self, now: float) -> float:
-        """Rows a second since the start, by the monotonic clock."""
-        return (self.done - self.begun) / max(0.001, now - self.started)
-
-    def left_s(self, now: float) -> float | None:
-        """Seconds to the end at this pace; None before there is one."""
-        pace = self.pace(now)
-        return (self.total - self.done) / pace if pace else None
-
 
 # Rows that have begun and have no outcome yet, those that wait to be tried again included.
 FEWEST_OPEN_ROWS = 1_024
@@ -97,10 +57,10 @@ class Sender:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._price, self._client, self._format = price, client, answer_format
+        self._client, self._clock = client, clock
         self.limits, self.budget = limits, budget
-        self._clock = clock
         self.progress = Progress()
+        self._booking = Booking(price, budget, self.progress, answer_format)
         self.stop_rule: Rule | None = None
         self.stopping = False
         self.over_budget = 0
@@ -157,7 +117,7 @@ class Sender:
         """Begin a row once there is room for it; None for one that is not to be sent. Raises Stopped, LedgerFailed."""
         row.state = state.rows.setdefault(row.number, row.state)
         if self._hold and row.state.in_doubt_requests:
-            await self._fail(row, TABLE["connection_lost"], "its fate is unknown and is held", journal, state)
+            await self._booking.fail(row, TABLE["connection_lost"], "its fate is unknown and is held", journal, state)
             return None
         try:
             slot = await self._open(row)
@@ -196,7 +156,7 @@ class Sender:
                 await self._retry(row, first, journal, state)
         except Again:
             rule = TABLE[row.state.last_code or "connection_lost"]
-            await self._fail(row, rule, f"{rule.sentence}; attempts used up", journal, state)
+            await self._booking.fail(row, rule, f"{rule.sentence}; attempts used up", journal, state)
         except OverBudget:
             self.over_budget += 1
         except Stopped:
@@ -226,21 +186,18 @@ class Sender:
         """Send a row until it is settled or must wait (raises Again); 429 is waited out here, at no cost to the row."""
         throttled_since: float | None = None
         while True:
-            row.state.requests += 1
-            number = row.state.requests
             try:
-                await journal.append({"type": "intent", "row": row.number, "n": number, "reserved": row.reserve_nano})
-                self.progress.sent += 1
-                row.state.reserved_nano = row.reserve_nano
+                await self._booking.intend(row, journal)
                 began = self._clock()
                 result = await self._client.send(row.messages, row.parameters)
                 self.limits.learn(slot.sent_at, result.headers)
-                if result.reply is not None:
-                    outcome = self._settle(row, slot, result, self._clock() - began, number)
-                    self._done(row, outcome, state)
-                    await journal.append(outcome)
+                if (reply := result.reply) is not None:
+                    self.limits.gate.succeeded()
+                    if reply.usage is not None:
+                        slot.settle(reply.usage.prompt + reply.usage.completion)
+                    await self._booking.settle(row, result.rule, reply, self._clock() - began, journal, state)
                     return
-                await self._book_failure(row, result, number, journal)
+                await self._booking.book_failure(row, result.rule, journal)
             finally:
                 slot.release()
             if result.rule.retry is not Retry.THROTTLE:
@@ -250,7 +207,7 @@ class Sender:
             now = self._clock()
             throttled_since = now if throttled_since is None else throttled_since
             if now - throttled_since > self._patience_s:  # others get through: it is this row
-                await self._fail(row, result.rule, result.sentence, journal, state)
+                await self._booking.fail(row, result.rule, result.sentence, journal, state)
                 return
             slot = await self._admit(row)
 
@@ -262,7 +219,7 @@ class Sender:
         row.state.failures += 1
         if rule.retry is Retry.AGAIN and not (self._hold and rule.money is Money.IN_DOUBT):
             raise Again(result.retry_after)
-        await self._fail(row, rule, result.sentence, journal, state)
+        await self._booking.fail(row, rule, result.sentence, journal, state)
 
     def _throttle(self, slot: Slot, result: Result) -> None:
         now, gate = self._clock(), self.limits.gate
@@ -272,78 +229,6 @@ class Sender:
         if gate.throttled_s(now) > self._patience_s:
             self.stop(result.rule)
             raise Stopped
-
-    def _settle(self, row: SendRow, slot: Slot, result: Result, latency_s: float, number: int) -> Outcome:
-        reply, rule = result.reply, result.rule
-        assert reply is not None  # noqa: S101 - the caller saw it
-        self.limits.gate.succeeded()
-        usage = reply.usage
-        if usage is None:
-            cost = row.reserve_nano
-        else:
-            cost = to_nano(self._price.femto(usage.prompt, usage.cached, usage.completion))
-            slot.settle(usage.prompt + usage.completion)
-        self.budget.settle(row.reserve_nano, cost)
-        parsed = None
-        if rule.status == "ok" and self._format is not None:
-            parsed = self._format.parse(reply.text)
-            rule = rule if parsed is not None else TABLE["schema_mismatch"]
-        return self._outcome(
-            row,
-            rule,
-            completion=reply.text if rule.status != "failed" else None,
-            parsed=parsed,
-            error_message=None if rule.code is None else rule.sentence,
-            finish_reason=reply.finish_reason,
-            model_used=reply.model,
-            request_id=reply.request_id,
-            usage=None if usage is None else (usage.prompt, usage.cached, usage.completion, usage.reasoning),
-            usage_unknown=usage is None,
-            cost_nano=cost,
-            latency_s=latency_s,
-            resolves=number,
-        )
-
-    def _outcome(self, row: SendRow, rule: Rule, **of_reply: object) -> Outcome:
-        return Outcome(
-            row=row.number,
-            key=row.key,
-            status=rule.status,
-            error_code=rule.code,
-            in_doubt_nano=row.state.in_doubt_nano,
-            attempts=row.state.requests,
-            finished_at=time.time_ns() // 1000,
-            carried_cost_nano=row.carried_cost_nano,
-            carried_in_doubt_nano=row.carried_in_doubt_nano,
-            carried_attempts=row.carried_attempts,
-            carried_usage=row.carried_usage,
-            **of_reply,  # type: ignore[arg-type]
-        )
-
-    async def _book_failure(self, row: SendRow, result: Result, number: int, journal: Journal) -> None:
-        rule = result.rule
-        row.state.last_code = rule.code
-        if rule.money is Money.IN_DOUBT:
-            row.state.in_doubt_requests += 1
-            row.state.in_doubt_nano += row.reserve_nano
-            self.budget.hold(row.reserve_nano)
-        else:
-            self.budget.release(row.reserve_nano)
-        if rule.retry is Retry.THROTTLE:
-            row.state.throttled += 1
-        await journal.append(
-            {"type": "attempt", "row": row.number, "n": number, "fate": rule.money.value, "code": rule.code}
-        )
-
-    async def _fail(self, row: SendRow, rule: Rule, sentence: str, journal: Journal, state: ShardState) -> None:
-        outcome = self._outcome(row, rule, error_message=sentence)
-        self._done(row, outcome, state)
-        await journal.append(outcome)
-
-    def _done(self, row: SendRow, outcome: Outcome, state: ShardState) -> None:
-        state.outcomes[row.number] = outcome
-        self.progress.done += 1
-        self.progress.not_ok += outcome.status != "ok"
 
     async def _rest(self, seconds: float) -> None:
         """Sleep until a row may be tried again. Raises Stopped at once when the run stops meanwhile."""

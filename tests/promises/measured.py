@@ -32,7 +32,7 @@ from parquill.tasks.place import place
 from parquill.tasks.rows import prepare, source_file
 from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.wire import sending as wire_sending
-from parquill.tasks.wire.sending import sending
+from parquill.tasks.wire.open_sendings import sending
 from tests.peak import peak_kib
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -31,7 +31,7 @@ from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.rows.request import check_parameters
 from parquill.tasks.rows.source import find_source, read_batches
 from parquill.tasks.rows.template import Templates
-from parquill.tasks.wire.sending import sending
+from parquill.tasks.wire.open_sendings import sending
 from tests.direct import job_of, results, run_steps
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import check_books, request_key

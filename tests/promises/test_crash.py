@@ -32,7 +32,8 @@ from parquill.tasks.job_file import make_job
 from parquill.tasks.place import place
 from parquill.tasks.records import ShardRef
 from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.wire.sending import GRACE_S, Sending, open_sendings, sending, sending_of
+from parquill.tasks.wire.open_sendings import open_sendings, sending, sending_of
+from parquill.tasks.wire.sending import GRACE_S, Sending
 from tests.direct import results
 from tests.promises.answering import Answering
 from tests.promises.disks import BrokenDisk, CountingDisk, FailingDisk, ForgetfulDisk, Image, lay_out, photograph
@@ -423,7 +424,7 @@ def test_an_error_that_nobody_foresaw_is_told(job: SmallJob, monkeypatch: pytest
         settled.append(femto)
         return femto // 1_000_000 if len(settled) > 1 else femto // 0
 
-    monkeypatch.setattr("parquill.tasks.wire.sender.to_nano", fail_once)
+    monkeypatch.setattr("parquill.tasks.wire.booking.to_nano", fail_once)
     service = Answering(lambda prompt: 0 if prompt == "new 0" else 0.05)
     with pytest.raises(ZeroDivisionError):
         job.run(service)

@@ -16,9 +16,10 @@ from parquill.tasks.disk.replay import ShardState
 from parquill.tasks.job_file import make_job
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import Price
+from parquill.tasks.wire.booking import SendRow
 from parquill.tasks.wire.client import Client
 from parquill.tasks.wire.limits import Limits
-from parquill.tasks.wire.sender import FEWEST_OPEN_ROWS, Sender, SendRow
+from parquill.tasks.wire.sender import FEWEST_OPEN_ROWS, Sender
 
 GOOD = b'{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]}'
 Answer = Callable[[str], tuple[int, dict[str, str]]]

@@ -1,0 +1,52 @@
+"""The options that several commands take, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class Day(click.ParamType[date]):
+    """A day, as `date` writes it."""
+
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        """See click.ParamType."""
+        try:
+            return datetime.strptime(value, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no zone
+        except ValueError:
+            self.fail(f"{value!r} is not a day such as 2026-11-23", param, ctx)
+
+
+class PilotRows(click.ParamType[int]):
+    """A number of rows; `auto` is 0."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See click.ParamType."""
+        text = str(value)
+        rows = 0 if text == "auto" else int(text) if text.isascii() and text.isdecimal() else -1
+        if rows < 0 or rows > 1_000_000 or text == "0":
+            self.fail(f"{value!r} is neither a number of rows from 1 to 1,000,000 nor auto", param, ctx)
+        return rows
+
+
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every command takes that is about one job."""
+    options = (
+        click.argument("job", type=click.Path(path_type=Path)),
+        click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value)."),
+        click.option(
+            "--date", "day", type=Day(), help="Day for {date} in paths; default today in the job's time zone."
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,0 +1,123 @@
+"""What a reply or a failure means for its row: its money booked, its outcome in the journal, its progress counted."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from parquill.tasks.disk.journal import Journal
+from parquill.tasks.disk.replay import RowState, ShardState
+from parquill.tasks.money.budget import Budget
+from parquill.tasks.money.prices import Price, to_nano
+from parquill.tasks.records import Outcome
+from parquill.tasks.wire.answer import AnswerFormat
+from parquill.tasks.wire.endpoint import Reply
+from parquill.tasks.wire.outcomes import TABLE, Money, Retry, Rule
+from parquill.tasks.wire.progress import Progress
+
+
+@dataclass(slots=True)
+class SendRow:
+    """One row to be sent; money in nano-dollars, `tokens` as reserved: input with its allowance, and all output."""
+
+    number: int
+    key: str
+    messages: str
+    parameters: str | None
+    tokens: int
+    reserve_nano: int
+    carried_cost_nano: int = 0
+    carried_in_doubt_nano: int = 0
+    carried_attempts: int = 0
+    carried_usage: tuple[int, int, int, int] | None = None
+    state: RowState = field(default_factory=RowState)
+
+
+class Booking:
+    """Of the rows of one run. What was reserved for a request is settled, held or released here, once."""
+
+    def __init__(self, price: Price, budget: Budget, progress: Progress, answer_format: AnswerFormat | None) -> None:
+        self._price, self._budget, self._format = price, budget, answer_format
+        self._progress = progress
+
+    async def intend(self, row: SendRow, journal: Journal) -> None:
+        """Have it last that the row is sent once more, for which its worst case is reserved."""
+        row.state.requests += 1
+        await journal.append(
+            {"type": "intent", "row": row.number, "n": row.state.requests, "reserved": row.reserve_nano}
+        )
+        row.state.reserved_nano = row.reserve_nano
+        self._progress.sent += 1
+
+    async def settle(
+        self, row: SendRow, rule: Rule, reply: Reply, latency_s: float, journal: Journal, state: ShardState
+    ) -> None:
+        """Book what the reply to the row's latest request says it cost, or all that was reserved where it is silent."""
+        usage = reply.usage
+        if usage is None:
+            cost = row.reserve_nano
+        else:
+            cost = to_nano(self._price.femto(usage.prompt, usage.cached, usage.completion))
+        self._budget.settle(row.reserve_nano, cost)
+        parsed = None
+        if rule.status == "ok" and self._format is not None:
+            parsed = self._format.parse(reply.text)
+            rule = rule if parsed is not None else TABLE["schema_mismatch"]
+        outcome = self._outcome(
+            row,
+            rule,
+            completion=reply.text if rule.status != "failed" else None,
+            parsed=parsed,
+            error_message=None if rule.code is None else rule.sentence,
+            finish_reason=reply.finish_reason,
+            model_used=reply.model,
+            request_id=reply.request_id,
+            usage=None if usage is None else (usage.prompt, usage.cached, usage.completion, usage.reasoning),
+            usage_unknown=usage is None,
+            cost_nano=cost,
+            latency_s=latency_s,
+            resolves=row.state.requests,
+        )
+        await self._record(row, outcome, journal, state)
+
+    async def fail(self, row: SendRow, rule: Rule, sentence: str, journal: Journal, state: ShardState) -> None:
+        """Give the row up."""
+        outcome = self._outcome(row, rule, error_message=sentence)
+        await self._record(row, outcome, journal, state)
+
+    async def book_failure(self, row: SendRow, rule: Rule, journal: Journal) -> None:
+        """Book what a failure of the row's latest request costs: nothing, or perhaps all that was reserved."""
+        row.state.last_code = rule.code
+        if rule.money is Money.IN_DOUBT:
+            row.state.in_doubt_requests += 1
+            row.state.in_doubt_nano += row.reserve_nano
+            self._budget.hold(row.reserve_nano)
+        else:
+            self._budget.release(row.reserve_nano)
+        if rule.retry is Retry.THROTTLE:
+            row.state.throttled += 1
+        await journal.append(
+            {"type": "attempt", "row": row.number, "n": row.state.requests, "fate": rule.money.value, "code": rule.code}
+        )
+
+    async def _record(self, row: SendRow, outcome: Outcome, journal: Journal, state: ShardState) -> None:
+        state.outcomes[row.number] = outcome
+        self._progress.done += 1
+        self._progress.not_ok += outcome.status != "ok"
+        await journal.append(outcome)
+
+    def _outcome(self, row: SendRow, rule: Rule, **of_reply: object) -> Outcome:
+        return Outcome(
+            row=row.number,
+            key=row.key,
+            status=rule.status,
+            error_code=rule.code,
+            in_doubt_nano=row.state.in_doubt_nano,
+            attempts=row.state.requests,
+            finished_at=time.time_ns() // 1000,
+            carried_cost_nano=row.carried_cost_nano,
+            carried_in_doubt_nano=row.carried_in_doubt_nano,
+            carried_attempts=row.carried_attempts,
+            carried_usage=row.carried_usage,
+            **of_reply,  # type: ignore[arg-type]
+        )
