@@ -33,9 +33,9 @@ from parquill.tasks.ending import Ending
 from parquill.tasks.errors import BadJob, DamagedJournal
 from parquill.tasks.job_file import make_job
 from parquill.tasks.shown import BREAK, clean, escape
+from parquill.tasks.wire.booking import Booking
 from parquill.tasks.wire.client import Client, aiohttp_transport
 from parquill.tasks.wire.secrets import Key, read_key
-from parquill.tasks.wire.sender import Sender
 from tests.direct import job_of, run_steps
 from tests.end_to_end.jobs import Jobs
 from tests.prefect_api import ask_prefect
@@ -208,7 +208,7 @@ def test_every_logger_on_debug_tells_no_key_and_no_cell(
 
 
 @pytest.mark.parametrize(
-    "place", [(Client, "_classify"), (Client, "_read"), (Sender, "_settle"), (run, "replay_shard"), (Ending, "of")]
+    "place", [(Client, "_classify"), (Client, "_read"), (Booking, "settle"), (run, "replay_shard"), (Ending, "of")]
 )
 def test_a_crash_with_a_traceback_tells_no_key(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str]
