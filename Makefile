@@ -1,6 +1,6 @@
 # make install   the environment in .venv, from the hash-checked lock file (the other targets call it)
 # make demo      the sample job on a small local model: no key, no cost
-# make test      every test but those of e2e, on two cores, then those that measure; it starts and stops its servers
+# make test      every test but those of e2e, three at a time, then those that measure; it starts and stops its servers
 # make e2e       deployments and their pages in a browser, on a real Prefect server with a real worker
 # make long      a hundred thousand rows, limits over real minutes, a machine that dies, a server away for minutes
 # make ui        a local Prefect server and a worker with everything deployed, until Ctrl-C; PORT (4200) is the UI's
@@ -33,7 +33,7 @@ demo: install
 	  $(BIN)/parquill run data/jobs/summarize-articles.yaml --set 'endpoint.base_url={url}'
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone" $(WITHOUT_E2E)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not alone" $(WITHOUT_E2E)
 	$(BIN)/python -m pytest -m alone $(shell grep -rlF mark.alone tests --include=*.py)
 
 # deployments on real Prefect servers with real workers, three of each, since they wait more than they work; and the
