@@ -7,6 +7,7 @@
 # make chromium  the browser of those tests, from Debian's packages (as root; without it they are skipped)
 # make check     linter, formatter, type checker
 # make mutants   takes out each line that keeps a promise, one at a time, and requires a red test
+# make nightly   long, crash, fuzz and mutants: over an hour, for a machine that has nothing else to do
 # make crash     the long form of the crash tests: KILLS kills (100), every disk call in every way (about 15 minutes)
 # make fuzz      looks for bytes that break a reader, a minute for each kind
 # make lock      resolve requirements.lock anew (needs uv)
@@ -19,7 +20,7 @@ PORT ?= 4200
 # every command that a test starts would compile the project anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo test e2e long ui chromium check crash fuzz lock bench mutants
+.PHONY: install demo test e2e long ui chromium check crash fuzz lock bench mutants nightly
 install: .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml
@@ -64,6 +65,8 @@ check: install
 
 mutants: install
 	$(BIN)/python -m tests.promises.mutants
+
+nightly: long crash fuzz mutants
 
 crash: install
 	LONG_CRASH=$(KILLS) $(BIN)/python -m pytest -s tests/promises/test_crash.py tests/promises/test_crash_processes.py
