@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -15,10 +15,13 @@ from parquill.tasks.job import Job
 
 
 class PreviousResults:
-    """Reads the output's own columns of the latest results."""
+    """Reads the latest results: the columns that they were given, and the output's own."""
 
-    def __init__(self, folders: Folders, job: Job) -> None:
-        """Raises BadInput when there are no results, or none of this shape."""
+    def __init__(self, folders: Folders, job: Job, given: Sequence[str]) -> None:
+        """`given` are the columns of the input and of `for_each`.
+
+        Raises BadInput when there are no results, or none of this shape.
+        """
         manifest = read_json(folders.own / "manifest.json")
         if manifest is None:
             raise BadInput(f"--redo needs finished results, and {folders.output} has none; run without --redo first")
@@ -27,16 +30,18 @@ class PreviousResults:
         self._files = [(results / part["file"], part.get("crc32")) for part in manifest["parts"]]
         kind = parsed_type(job.response_format) if isinstance(job.response_format, dict) else None
         self._fields = [f.with_name(job.column_prefix + f.name) for f in result_fields(kind)]
+        self.own = [field.name for field in self._fields]
+        self._given = list(given)
         self._batches = self._read()
         self._rest: list[pa.RecordBatch] = []
 
     def _read(self) -> Iterator[pa.RecordBatch]:
-        schema = pa.schema(self._fields)
+        names = [*self.own, *self._given]
         for path, crc32 in self._files:
             try:
                 with OwnTable(path, crc32) as part:
                     self._check(part.schema)
-                    yield from (batch.select(schema.names) for batch in part.batches(1024, schema.names))
+                    yield from (batch.select(names) for batch in part.batches(1024, names))
             except DiskFailed as error:
                 raise BadInput(
                     f"--redo needs the results of the run before, but {error}; run without --redo, which writes them "
@@ -50,10 +55,15 @@ class PreviousResults:
                     f"--redo: the results have no column {field.name!r} of type {field.type}; the settings have "
                     "changed, run without --redo"
                 )
+        for name in self._given:
+            if name not in found.names:
+                raise BadInput(
+                    f"the input is not the one of the results, which have no column {name!r}, so --redo cannot tell "
+                    "the rows; run without --redo first, which pays for nothing that is answered"
+                )
 
     def take(self, rows: int) -> pa.Table:
         """The next rows of the results; fewer when they end."""
-        schema = pa.schema(self._fields)
         taken: list[pa.RecordBatch] = []
         while rows:
             batch = self._rest.pop() if self._rest else next(self._batches, None)
@@ -64,4 +74,7 @@ class PreviousResults:
                 batch = batch.slice(0, rows)
             rows -= batch.num_rows
             taken.append(batch)
+        if not taken:
+            return pa.schema(self._fields).empty_table()
+        schema = pa.schema([*self._fields, *(taken[0].schema.field(name) for name in self._given)])
         return pa.Table.from_batches([pa.RecordBatch.from_arrays(b.columns, schema=schema) for b in taken], schema)

@@ -6,12 +6,14 @@ import pyarrow as pa
 
 from parquill.tasks.money.prices import nano_of
 from parquill.tasks.records import Outcome
+from parquill.tasks.rows.cells import cells
 
 
 class Kept:
     """Which rows of a batch are done anew (`redo`), and what the others were."""
 
     def __init__(self, table: pa.Table, prefix: str, redo: frozenset[str]) -> None:
+        """`table` holds the results' own columns."""
         self._table = table.combine_chunks()
         self._prefix = prefix
         self.redo = [status in redo for status in self._table.column(f"{prefix}status").to_pylist()]
@@ -46,3 +48,19 @@ class Kept:
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def other_column(given: pa.RecordBatch, table: pa.Table) -> str | None:
+    """The first column whose cells are not, row by row, those of the results; None if the rows are the same.
+
+    A row is known by all that it was given, so an input that was exported anew in another order, or the values of
+    `for_each` in another one, never get the answers of other rows.
+    """
+    for name, column in zip(given.schema.names, given.columns, strict=True):
+        before = table.column(name)
+        if before.type == column.type and pa.chunked_array([column]).equals(before):
+            continue
+        # Arrow holds no NaN for equal to another, nor a value of one type to the same of another
+        if repr(cells(column)) != repr([cell for chunk in before.chunks for cell in cells(chunk)]):
+            return str(name)
+    return None

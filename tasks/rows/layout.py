@@ -28,18 +28,23 @@ class Layout:
         # of the values of `for_each`: an input row makes one row for each
         self.combinations = list(itertools.product(*self._each.values()))
 
-    def lay_out(
-        self, batch: pa.RecordBatch, file: SourceFile, first: int, rows: Sequence[PlannedRow], kept: Kept | None
-    ) -> pa.RecordBatch:
-        """The rows of one input batch, which begins with row `first` of its file, with all their columns."""
-        repeats = len(self.combinations)
+    def give(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of one input batch with what they are given: its own columns, and those of `for_each`."""
+        rows, repeats = batch.num_rows, len(self.combinations)
         if repeats != 1:
             batch = _repeat(batch, repeats)
         arrays, fields = list(batch.columns), list(batch.schema)
         for place, (name, values) in enumerate(self._each.items()):
             column = for_each_field(name, values)
-            arrays.append(pa.array([c[place] for c in self.combinations] * (len(rows) // repeats), column.type))
+            arrays.append(pa.array([c[place] for c in self.combinations] * rows, column.type))
             fields.append(column)
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, self._schema.metadata))
+
+    def lay_out(
+        self, given: pa.RecordBatch, file: SourceFile, first: int, rows: Sequence[PlannedRow], kept: Kept | None
+    ) -> pa.RecordBatch:
+        """The `given` rows of one input batch, which begins with row `first` of its file, with all their columns."""
+        arrays, fields = list(given.columns), list(given.schema)
         plan = self._plan(rows, file, first)
         for name, kind in PLAN_FIELDS.items():
             arrays.append(pa.array(plan[name], kind))
@@ -53,7 +58,7 @@ class Layout:
         """No rows, with all their columns."""
         batches = self._schema.empty_table().to_batches()
         none = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=self._schema)
-        return self.lay_out(none, file, 0, [], kept)
+        return self.lay_out(self.give(none), file, 0, [], kept)
 
     def _plan(self, rows: Sequence[PlannedRow], file: SourceFile, first: int) -> dict[str, list[Any]]:
         carried = [_carried(row.carried) for row in rows]

@@ -24,7 +24,7 @@ from parquill.tasks.money.prices import Price
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Action, Outcome, PlannedRow
 from parquill.tasks.rows.cells import cells
-from parquill.tasks.rows.kept import Kept
+from parquill.tasks.rows.kept import Kept, other_column
 from parquill.tasks.rows.layout import Layout
 from parquill.tasks.rows.request import KeyMaker, check_messages, check_parameters, check_prompt
 from parquill.tasks.rows.seen import Seen
@@ -35,6 +35,10 @@ from parquill.tasks.rows.template import Templates
 # Of rendered text, and of rows of the plan, that are in memory together.
 MOST_AT_ONCE = 32 << 20
 MOST_ROWS_AT_ONCE = 4_096
+NOT_THE_SAME = (
+    "the input is not the one of the results, {}, so --redo cannot tell the rows; run without --redo first, which pays "
+    "for nothing that is answered"
+)
 
 
 class Sink(Protocol):
@@ -46,6 +50,8 @@ class Sink(Protocol):
 
 class Previous(Protocol):
     """The results that `--redo` starts from."""
+
+    own: list[str]  # the output's own columns; the others are what the rows were given
 
     def take(self, rows: int) -> pa.Table:
         """The next rows of the results, in their order."""
@@ -87,7 +93,8 @@ class Planner:
         keys = KeyMaker(job)
         with Seen(self.scratch) as seen:
             for file, first, batch, rows in self._rendered(seen, limit):
-                kept = self._kept(batch.num_rows, file, first)
+                given = self._layout.give(batch)
+                kept = self._kept(given, file, first)
                 self._count(rows, counter)
                 for row in rows:
                     self._make_key(row, keys)
@@ -95,10 +102,12 @@ class Planner:
                 total.add(rows)
                 if sink is not None:
                     to_send = sum(row.action is Action.SEND for row in rows)
-                    sink.write(self._layout.lay_out(batch, file, first, rows, kept), to_send)
+                    sink.write(self._layout.lay_out(given, file, first, rows, kept), to_send)
+            if self.previous is not None and limit is None and self.previous.take(1).num_rows:
+                raise BadInput(NOT_THE_SAME.format("which have more rows"))
             if total.rows == 0 and sink is not None:  # an empty input makes empty results, with all their columns
                 file = self.source.files[0]
-                sink.write(self._layout.empty(file, self._kept(0, file, 0)), 0)
+                sink.write(self._layout.empty(file, self._kept(None, file, 0)), 0)
         return total
 
     def _compile(self) -> Templates | None:
@@ -255,19 +264,20 @@ class Planner:
         """Whether a failed row stays failed: its request may have been paid for, and is not to be paid for again."""
         return self.job.retry.in_doubt == "hold" and tried.is_in_doubt
 
-    def _kept(self, rows: int, file: SourceFile, first: int) -> Kept | None:
+    def _kept(self, given: pa.RecordBatch | None, file: SourceFile, first: int) -> Kept | None:
         if self.previous is None:
             return None
-        count, prefix = len(self._layout.combinations), self.job.column_prefix
-        table = self.previous.take(rows * count)
-        names = table.column(f"{prefix}source_file").to_pylist() if table.num_rows else []
-        numbers = table.column(f"{prefix}row_number").to_pylist() if table.num_rows else []
-        wanted = [n for n in range(first, first + rows) for _ in range(count)]
-        if numbers != wanted or set(names) - {file.name}:
-            raise BadInput(
-                "the input is not the one of the results, so --redo cannot tell the rows; run without --redo"
-            )
-        return Kept(table, prefix, self.redo)
+        prefix, count = self.job.column_prefix, len(self._layout.combinations)
+        table = self.previous.take(given.num_rows if given is not None else 0)
+        if given is not None and given.num_rows:
+            numbers = table.column(f"{prefix}row_number").to_pylist()
+            if numbers != [first + place // count for place in range(given.num_rows)] or set(
+                table.column(f"{prefix}source_file").to_pylist()
+            ) != {file.name}:
+                raise BadInput(NOT_THE_SAME.format("in which other rows stand in this order"))
+            if (other := other_column(given, table)) is not None:
+                raise BadInput(NOT_THE_SAME.format(f"in which {other!r} has other values"))
+        return Kept(table.select(self.previous.own), prefix, self.redo)
 
 
 def _characters(row: PlannedRow) -> int:

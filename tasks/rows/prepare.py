@@ -78,7 +78,7 @@ def estimate_job(
                 price_of(job, options.day),
                 Path(scratch),
                 answers,
-                *_redo(job, options),
+                *_redo(job, options, source),
                 past,
                 other_prices,
                 correction,
@@ -202,7 +202,7 @@ def _plan_rows(
         smallest = max(SMALLEST_SHARD, job.limits.max_at_once)
         rows = max(smallest, min(LARGEST_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
         sink = ShardFiles(folder, rows, disk)
-        redo = _redo(job, options)
+        redo = _redo(job, options, source)
         planner = Planner(job, source, price, folder.path, answers, *redo, read_past(job), correction=correction)
         try:
             total = planner.plan(sink, options.limit)
@@ -227,7 +227,8 @@ def check_rejected(job: Job, total: EstimateSum) -> None:
         )
 
 
-def _redo(job: Job, options: RunOptions) -> tuple[PreviousResults | None, frozenset[str]]:
+def _redo(job: Job, options: RunOptions, source: Source) -> tuple[PreviousResults | None, frozenset[str]]:
     if not options.redo:
         return None, frozenset()
-    return PreviousResults(Folders.of(job), job), frozenset(options.redo)
+    given = [*source.schema.names, *(job.for_each or {})]
+    return PreviousResults(Folders.of(job), job, given), frozenset(options.redo)

@@ -210,6 +210,35 @@ def test_redo_of_truncated_rows(jobs: Jobs) -> None:
     assert files_of(jobs.folder / "out") == before
 
 
+def test_redo_of_another_input(jobs: Jobs) -> None:
+    """An input in another order, other values of `for_each` or another night's rows are refused with exit 2: no row is given the answer of another. The same cells written anew are the same input."""
+    texts = ["apple", "cut pear", "plum"]
+    jobs.service.configure(faults=[{"kind": "length", "match": "cut"}])
+    each: dict[str, Any] = {"prompt": {"user": "{{ text }} {{ lang }}"}, "tolerate": {"not_ok": 1}}
+    settings = jobs.job(texts, **each, for_each={"lang": ["fr", "de"]})
+    first = jobs.run(settings)
+    assert first.column("status").count("truncated") == 2
+    sent = _sent(jobs)
+    others = [
+        ([texts[2], *texts[:2]], ["fr", "de"]),
+        (texts[:2], ["fr", "de"]),
+        (texts, ["de", "fr"]),
+        (texts, ["ja", "ko"]),
+    ]
+    for rows, languages in others:
+        refused = jobs.run(jobs.job(rows, **each, for_each={"lang": languages}), "--redo", "truncated")
+        assert refused.exit_code == 2
+        assert "the input is not the one of the results" in refused.stderr
+        assert _sent(jobs) == 0
+    jobs.write(texts)
+    jobs.service.configure(faults=[])
+    again = jobs.run(settings, "--redo", "truncated")
+    assert (again.exit_code, _sent(jobs)) == (0, 2)
+    assert again.column("status") == ["ok"] * 6
+    assert again.column("text") == [text for text in texts for _ in range(2)]
+    assert sent == 6
+
+
 def test_redo_of_rows_that_share_a_key(jobs: Jobs) -> None:
     """Of equal rows that are redone one request is sent, and all of them show the new answer."""
     jobs.service.configure(faults=[{"kind": "length", "match": "cut", "times": 1}])

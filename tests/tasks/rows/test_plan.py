@@ -508,7 +508,10 @@ def test_a_template_over_folders(tmp_path: Path) -> None:
 class Earlier:
     """Results of an earlier run, given out in their order."""
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, **given: Any) -> None:
+        self.own = table.column_names
+        for name, values in given.items():
+            table = table.append_column(name, values if isinstance(values, pa.Array) else pa.array(values))
         self._table, self._place = table, 0
 
     def take(self, rows: int) -> pa.Table:
@@ -537,7 +540,7 @@ def test_redo_sends_the_named_statuses_only(tmp_path: Path) -> None:
     """`--redo` completes rows of the named statuses anew, carries what they cost, and keeps all others."""
     pq.write_table(pa.table({"text": ["a", "b", "c", None]}), tmp_path / "in.parquet")
     job, rows = _job(tmp_path / "in.parquet"), Rows()
-    earlier = Earlier(_earlier(["ok", "truncated", "failed", "rejected"]))
+    earlier = Earlier(_earlier(["ok", "truncated", "failed", "rejected"]), text=["a", "b", "c", None])
     source = find_source(job.input)
     Planner(job, source, price_of(job, DAY), tmp_path, None, earlier, frozenset({"truncated"})).plan(rows)
     assert rows.plan("action") == [Action.KEEP, Action.SEND, Action.KEEP, Action.KEEP]
@@ -556,7 +559,13 @@ def test_redo_refuses_another_input(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a", "b", "c"]}), tmp_path / "in.parquet")
     job = _job(tmp_path / "in.parquet")
     planner = Planner(
-        job, find_source(job.input), price_of(job, DAY), tmp_path, None, Earlier(_earlier(["ok"])), frozenset({"ok"})
+        job,
+        find_source(job.input),
+        price_of(job, DAY),
+        tmp_path,
+        None,
+        Earlier(_earlier(["ok"]), text=["a"]),
+        frozenset({"ok"}),
     )
     with pytest.raises(BadInput, match="--redo"):
         planner.plan(Rows())
@@ -566,9 +575,50 @@ def test_redo_refuses_the_same_rows_of_another_file(tmp_path: Path) -> None:
     """Rows of the same numbers in a file of another name are other rows."""
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "other.parquet")
     job = _job(tmp_path / "other.parquet")
-    source, earlier = find_source(job.input), Earlier(_earlier(["ok"]))
+    source, earlier = find_source(job.input), Earlier(_earlier(["ok"]), text=["a"])
     with pytest.raises(BadInput, match="--redo"):
         Planner(job, source, price_of(job, DAY), tmp_path, None, earlier, frozenset({"ok"})).plan(Rows())
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("table", "given", "other"),
+    [
+        ({"text": ["b", "a"]}, {"text": ["a", "b"]}, "'text'"),
+        ({"text": ["a", "b"], "note": [1, 2]}, {"text": ["a", "b"], "note": [2, 1]}, "'note'"),
+        ({"text": ["a", None]}, {"text": ["a", "b"]}, "'text'"),
+        ({"text": ["a", "b"]}, {"text": ["a", "b", "c"]}, "more rows"),
+        ({"text": ["a", "b"], "x": [NAN, 1.0]}, {"text": ["a", "b"], "x": [NAN, 2.0]}, "'x'"),
+    ],
+)
+def test_redo_knows_rows_by_their_cells(
+    tmp_path: Path, table: dict[str, Any], given: dict[str, Any], other: str
+) -> None:
+    """An input that was exported anew in another order, or is another one altogether, never gets the answers of other rows."""
+    pq.write_table(pa.table(table), tmp_path / "in.parquet")
+    job = _job(tmp_path / "in.parquet")
+    rows = len(given["text"])
+    source, earlier = find_source(job.input), Earlier(_earlier(["ok"] * rows), **given)
+    with pytest.raises(BadInput, match=f"not the one of the results, .*{other}"):
+        Planner(job, source, price_of(job, DAY), tmp_path, None, earlier, frozenset({"failed"})).plan(Rows())
+
+
+def test_redo_knows_the_same_cells(tmp_path: Path) -> None:
+    """Cells that Arrow does not call equal, and the same ones of another type, are those of the results."""
+    table = {
+        "text": pa.array(["a", "b"]).dictionary_encode(),
+        "x": pa.array([NAN, 1.5]),
+        "list": pa.array([[NAN], None]),
+        "when": pa.array([1, None], pa.timestamp("s", "UTC")),
+    }
+    pq.write_table(pa.table(table), tmp_path / "in.parquet")
+    job, rows = _job(tmp_path / "in.parquet"), Rows()
+    given = {**table, "text": pa.array(["a", "b"]), "when": table["when"].cast(pa.timestamp("us", "UTC"))}
+    source, earlier = find_source(job.input), Earlier(_earlier(["ok", "failed"]), **given)
+    Planner(job, source, price_of(job, DAY), tmp_path, None, earlier, frozenset({"failed"})).plan(rows)
+    assert rows.plan("action") == [Action.KEEP, Action.SEND]
 
 
 def test_vars_reach_the_templates(tmp_path: Path) -> None:
