@@ -64,9 +64,11 @@ class EmbeddedServer:
             probe.bind((HOST, 0))
             port = probe.getsockname()[1]
         self._url = f"http://{HOST}:{port}/api"
-        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+        # -P: what lies in the current folder is not the server's code, whatever its name
+        command = [sys.executable, "-P", "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
         command += ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
-        environment = {**os.environ, **_OWN_SETTINGS}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("UVICORN_")}
+        environment = {**inherited, **_OWN_SETTINGS}
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
             command,
             env=environment,

@@ -20,6 +20,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -185,26 +186,31 @@ def new_run_id(now: datetime) -> str:
     return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{fine}{''.join(secrets.choice(letters) for _ in range(3))}"
 
 
-_held: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, how many times this process holds it)
+_held: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, how many times its holder holds it)
 _guard = threading.Lock()
+# The lock files that whoever runs here holds: another flow of this process, in a thread or task beside, is another
+_mine: ContextVar[frozenset[Path]] = ContextVar("parquill-held", default=frozenset())
 
 
 @contextlib.contextmanager
 def hold(folders: Folders, who: str) -> Iterator[None]:
-    """Hold the output and the state folder for this process; nested holds of one process are one.
+    """Hold the output and the state folder; a hold within a hold (the command's, then its flow's) is one with it.
 
     The lock is the kernel's, so that of a dead process is gone with it. Raises FolderInUse, which names the holder.
     """
+    before = _mine.get()
     with contextlib.ExitStack() as stack:
         for folder in sorted({folders.own, folders.state}):
             _take(folder / "lock", folder, who)
             stack.callback(_give, folder / "lock")
+        _mine.set(before | {folders.own / "lock", folders.state / "lock"})
+        stack.callback(_mine.set, before)
         yield
 
 
 def _take(path: Path, folder: Path, who: str) -> None:
     with _guard:
-        if path in _held:
+        if path in _mine.get():
             descriptor, times = _held[path]
             _held[path] = (descriptor, times + 1)
             return

@@ -12,12 +12,13 @@ import secrets
 from functools import partial
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.exceptions import FlowPauseTimeout
+from prefect.exceptions import FlowPauseTimeout, PrefectHTTPStatusError
 from prefect.flow_runs import apause_flow_run, suspend_flow_run
 from prefect.input import RunInput
-from prefect.input.run_input import keyset_from_base_key
+from prefect.input.run_input import Keyset, keyset_from_base_key
 from pydantic import ConfigDict, Field
 
 from parquill.tasks.disk.approvals import (
@@ -35,11 +36,12 @@ from parquill.tasks.money.gate import Verdict, asks_approval, judge
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.money.prices import dollars, nano_of
 from parquill.tasks.server.events import tell
-from parquill.tasks.server.flow_run import wait_unless_cancelled
+from parquill.tasks.server.flow_run import insist, wait_unless_cancelled
 from parquill.tasks.server.tables import estimate_table
 from parquill.tasks.shown import escape
 
 KEY = "approval"  # what the keys of all questions begin with
+AGAIN = "Run again to be asked again"
 ASKS = "waits for your approval: "
 TIMEOUT = "PARQUILL_APPROVAL_TIMEOUT_S"
 DAY_S = 86_400
@@ -53,6 +55,20 @@ class Approval(RunInput):
     # Prefect keeps no empty answer: one that says nothing is refused, and is neither a yes nor lost
     model_config = ConfigDict(json_schema_extra={"required": ["approve"]})
     approve: bool = Field(default=True, description="Spend the money; switch it off to decline")
+
+    @classmethod
+    def store(cls, keyset: Keyset) -> None:
+        """Have the server keep the form and what it says about it."""
+        super().save(keyset)
+
+    # Prefect saves it once the run waits: what goes wrong in between would leave a run that nobody can answer
+    @classmethod
+    def save(cls, keyset: Keyset, flow_run_id: UUID | None = None) -> None:
+        """Nothing: it is stored before the run waits."""
+
+    @classmethod
+    async def asave(cls, keyset: Keyset, flow_run_id: UUID | None = None) -> None:
+        """Nothing, likewise."""
 
 
 def timeout_s() -> int:
@@ -96,27 +112,45 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
     if context is None or context.flow_run is None:
         raise NotApproved(f"{_expected(run, verdict)}, and nobody can be asked outside of a flow")
     deployed = context.flow_run.deployment_id is not None
-    # Prefect gives a second question with the same key the answer to the first, or refuses it
-    key = f"{KEY}-{run.run_id}-{secrets.token_hex(4)}"
-    waits = "suspended" if deployed else "paused"
-    question = Question(str(context.flow_run.id), waits, key, run.estimate.cost_expected, now())
-    note_question(run, question)
-    tell("approval.requested", run.job, run_id=run.run_id, message=_expected(run, verdict))
     text = f"**{escape(run.job.name)}** {ASKS}{escape(_expected(run, verdict))}.\n\n"
     asking = Approval.with_initial_data(description=text + estimate_table(run.estimate))
+    waits = "suspended" if deployed else "paused"
     try:
+        key = insist(lambda: _store(asking, f"{KEY}-{run.run_id}", waits))
+        question = Question(str(context.flow_run.id), waits, key, run.estimate.cost_expected, now())
+        note_question(run, question)
+        tell("approval.requested", run.job, run_id=run.run_id, message=_expected(run, verdict))
         if deployed:
-            suspend_flow_run(wait_for_input=asking, timeout=seconds, key=key)  # it ends the process
+            # it ends the process; one that was suspended already, as the answer to it was lost, has Prefect raise Pause
+            insist(lambda: suspend_flow_run(wait_for_input=asking, timeout=seconds, key=key))
         else:
             pause = partial(apause_flow_run, wait_for_input=asking, timeout=seconds, poll_interval=POLL_S, key=key)
             wait_unless_cancelled(pause)
     except FlowPauseTimeout:
         raise NotApproved(silence(_expected(run, verdict))) from None
+    except httpx.HTTPError:
+        raise NotApproved(f"Prefect's server takes no question: {_expected(run, verdict)}. {AGAIN}") from None
     # only what a person has said counts: Prefect itself would take yes, the form's default, where nothing was said
     answer = _answer_to(question)
     if answer is None:
-        raise NotApproved(f"Prefect's server has no answer: {_expected(run, verdict)}. Run again to be asked again")
+        raise NotApproved(f"Prefect's server has no answer: {_expected(run, verdict)}. {AGAIN}")
     return question, answer
+
+
+def _store(asking: type[Approval], key: str, waits: str) -> str:
+    """Store a question, and give its key: always another one.
+
+    Prefect gives a second question with the same key the answer to the first, or refuses it; and it refuses what it has
+    stored already, when the answer to that was lost.
+    """
+    key = f"{key}-{secrets.token_hex(4)}"
+    try:
+        asking.store(keyset_from_base_key(f"{waits}-{key}"))
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != httpx.codes.CONFLICT:
+            raise
+        return _store(asking, key, waits)
+    return key
 
 
 def _earlier_answer(run: Run) -> tuple[Question, Approval] | None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
@@ -23,7 +23,7 @@ import tenacity
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.exceptions import FlowPauseTimeout
+from prefect.exceptions import FlowPauseTimeout, Pause
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Running
@@ -36,6 +36,7 @@ from parquill.tasks.server.process import is_abandoned, is_deployed
 from parquill.tasks.wire.open_sendings import stop_requested
 from parquill.tasks.wire.sending import Sending
 
+_T = TypeVar("_T")
 Handler = Callable[[int, FrameType | None], None]
 LOOK_S = 0.5  # from one look to the next: a run that is cancelled sends nothing more within a second
 LOOK_TIMEOUT_S = 5.0  # of one look: a connection that a network cut in two is given up, and the next look makes another
@@ -143,8 +144,9 @@ def wait_unless_cancelled(pausing: Callable[[], Coroutine[Any, Any, Any]]) -> An
 async def _wait(pausing: Callable[[], Coroutine[Any, Any, Any]], run: UUID, over: threading.Event) -> Any:
     paused = asyncio.ensure_future(pausing())
     async with get_client(httpx_settings={"timeout": LOOK_TIMEOUT_S}) as client:
-        while not paused.done() or isinstance(paused.exception(), httpx.TransportError | httpx.HTTPStatusError):
-            # Prefect's own waiting ends when the server is away; the run waits on
+        while not paused.done() or isinstance(paused.exception(), httpx.TransportError | httpx.HTTPStatusError | Pause):
+            # Prefect's own waiting ends when the server is away, and never begins when the server's answer to the pause
+            # was lost: asked again, it says that the run is paused already; the run waits on
             await (asyncio.sleep(LOOK_S) if paused.done() else asyncio.wait({paused}, timeout=LOOK_S))
             state = await _state_of(client, run)
             if over.is_set() or stop_requested.is_set() or _is_cancelled(state):
@@ -163,6 +165,42 @@ async def _state_of(client: PrefectClient, run: UUID) -> State[Any] | None:
             return (await client.read_flow_run(run)).state
     except Exception:  # noqa: BLE001 - it is asked again
         return None
+
+
+def insist(
+    ask: Callable[[], _T],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = stop_requested.wait,
+) -> _T:
+    """Ask the server for what the run cannot do without, again while it is away or busy, ten minutes at most.
+
+    Raises what the last try raised; Interrupted when this process is asked to stop meanwhile.
+    """
+    started = clock()
+
+    def give_up(tried: tenacity.RetryCallState) -> Any:
+        assert tried.outcome is not None  # noqa: S101 - it failed
+        if stop_requested.is_set():
+            raise Interrupted("cancelled while Prefect's server was away; nothing was sent")
+        return tried.outcome.result()
+
+    def rest(seconds: float) -> None:
+        sleep(seconds)
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_away),
+        stop=lambda _: clock() - started >= AWAY_S or stop_requested.is_set(),
+        wait=tenacity.wait_fixed(KNOCK_S),
+        sleep=rest,
+        retry_error_callback=give_up,
+    )(ask)
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether an error says that no server was there, or only one with a failure of its own."""
+    return isinstance(error, httpx.TransportError) or (
+        isinstance(error, httpx.HTTPStatusError) and error.response.status_code >= 500
+    )
 
 
 def make_ready_to_end() -> None:
@@ -205,7 +243,4 @@ def wait_for_server(
 def _answers() -> bool:
     with retrying(0), get_client(sync_client=True) as client:
         error = client.api_healthcheck()
-    # one that answers anything, but for a failure of its own, is there
-    return not isinstance(error, httpx.TransportError) and not (
-        isinstance(error, httpx.HTTPStatusError) and error.response.status_code >= 500
-    )
+    return not is_away(error)

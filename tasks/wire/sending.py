@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
@@ -29,6 +30,7 @@ from parquill.tasks.wire.answer import AnswerFormat
 from parquill.tasks.wire.booking import SendRow
 from parquill.tasks.wire.client import Client
 from parquill.tasks.wire.limits import Limits
+from parquill.tasks.wire.open_files import most_at_once
 from parquill.tasks.wire.secrets import Key
 from parquill.tasks.wire.sender import Sender
 from parquill.tasks.wire.shared_limits import ALONE, SharedLimits, Sharing
@@ -92,8 +94,15 @@ class Sending:
         job = self._run.job
         await self.shared.begin()
         self._spending.begin()
+        at_once = most_at_once(job.limits.max_at_once)
+        if at_once < job.limits.max_at_once:
+            self.shared.say(
+                logging.WARNING,
+                f"this process may open too few files (`ulimit -n`) for limits.max_at_once = "
+                f"{job.limits.max_at_once:,}; {at_once:,} are under way at once",
+            )
         limits = Limits(
-            job.limits.max_at_once,
+            at_once,
             requests_per_minute=self.shared.per_minute["requests"],
             tokens_per_minute=self.shared.per_minute["tokens"],
             actual_output=job.limits.count_output == "actual",

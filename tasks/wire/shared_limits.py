@@ -54,7 +54,7 @@ class SharedLimits:
             return
         if self._lender is None:
             text = "there is no Prefect server to share them by; this run keeps to its own limits"
-            self._say(logging.WARNING, f"limits.shared: {text}")
+            self.say(logging.WARNING, f"limits.shared: {text}")
             return
         # its own first: they wait for a lender that is busy, before it is asked what others share
         for name in sorted(self.per_minute, key=lambda name: self.per_minute[name] is None):
@@ -63,7 +63,7 @@ class SharedLimits:
                 self._tell_of_others(name)
             if (limit := self.per_minute[name]) is not None:
                 kind = Kind(name, limit, self._largest[name])
-                self._lessees.append(Lessee(kind, self._lender, say=self._say, clock=time.monotonic))
+                self._lessees.append(Lessee(kind, self._lender, say=self.say, clock=time.monotonic))
                 await self._lessees[-1].begin()
 
     async def end(self) -> None:
@@ -73,13 +73,14 @@ class SharedLimits:
         if self._lender is not None:
             await self._lender.close()
 
-    def _say(self, level: int, text: str) -> None:
+    def say(self, level: int, text: str) -> None:
+        """Say how limits are kept, in the log of the flow run and to those who see none."""
         self.told.append(text)
         self._log(level, text)
 
     def _tell_of_others(self, name: str) -> None:
         told, limit = f"limits.shared, {name}: the job sets no {name}_per_minute", self.per_minute[name]
         if limit is None:
-            self._say(logging.INFO, f"{told}, and nobody is known to share one, so its {name} are not limited")
+            self.say(logging.INFO, f"{told}, and nobody is known to share one, so its {name} are not limited")
         else:
-            self._say(logging.WARNING, f"{told}, but others that name it do: {limit:,} hold for this run too")
+            self.say(logging.WARNING, f"{told}, but others that name it do: {limit:,} hold for this run too")

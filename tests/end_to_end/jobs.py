@@ -109,12 +109,15 @@ class Jobs:
         *arguments: str,
         environment: Mapping[str, str] = {},
         command: str = "run",
+        folder: Path | None = None,
+        before: Sequence[str] = (),
     ) -> Spawned:
-        """Start the real command, `parquill run` or another, as a process."""
+        """Start the real command, `parquill run` or another, as a process; by another command if one stands `before`."""
         said = self.folder / f"said-{len(self._spawned)}"
         with said.with_suffix(".out").open("wb") as out, said.with_suffix(".err").open("wb") as err:
             process = subprocess.Popen(
-                [PARQUILL, command, str(self.job_file(settings)), *arguments],
+                [*before, PARQUILL, command, str(self.job_file(settings)), *arguments],
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

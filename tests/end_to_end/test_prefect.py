@@ -403,9 +403,14 @@ def test_ctrl_c_at_a_terminal(jobs: Jobs) -> None:
     with socket.socket() as dead:  # nobody listens there
         dead.bind(("127.0.0.1", 0))
         proxy = f"http://127.0.0.1:{dead.getsockname()[1]}"
+    folder = jobs.folder / "elsewhere"
+    folder.mkdir()
+    (folder / "calendar.py").write_text("holidays = [1]\n", encoding="utf-8")  # no module of the server's
     spawned = jobs.spawn(
         jobs.job([f"text {n}" for n in range(400)], limits={"max_at_once": 4}),
+        folder=folder,
         environment={
+            "UVICORN_UDS": "/nowhere",
             "PREFECT_API_URL": "",
             "HTTP_PROXY": proxy,
             "NO_PROXY": "elsewhere.example",
@@ -430,6 +435,25 @@ def test_ctrl_c_at_a_terminal(jobs: Jobs) -> None:
     assert (rows["total"], rows["ok"] + rows["not_sent"]) == (400, 400)
     assert 0 < rows["ok"] < 400
     assert min(tokens["prompt"], tokens["completion"]) > 0
+
+
+def test_retries_of_flows_are_off(jobs: Jobs, prefect_server: str) -> None:
+    """Prefect's own retries, set in the environment for other flows, neither repeat a refusal nor change its exit code or state."""
+    settings = jobs.job(["a", "b"], name="no-retries", budget={"run_usd": 0.000001})
+    done = jobs.spawn(settings, environment={"PREFECT_FLOWS_DEFAULT_RETRIES": "2"}).wait()
+    assert done.exit_code == 3, done.stderr
+    (run,) = Api(prefect_server, "no-retries").flow_runs()
+    assert (run["state_name"], run["run_count"]) == ("Refused by budget", 1)
+
+
+def test_more_at_once_than_files(jobs: Jobs) -> None:
+    """Of a process that may open few files fewer requests are under way, so that Prefect can open its own: the run ends, and says so."""
+    jobs.service.configure(latency_ms=700)
+    settings = jobs.job([f"text {n}" for n in range(300)], name="few-files", limits={"max_at_once": 256})
+    done = jobs.spawn(settings, before=["bash", "-c", 'ulimit -n 256; exec "$@"', "-"]).wait()
+    assert done.exit_code == 0, done.stderr
+    assert re.search(r"too few files \(`ulimit -n`\) for limits.max_at_once = 256; \d+ are under way", done.stderr)
+    assert 64 < jobs.service.stats()["max_in_flight"] < 192
 
 
 def test_a_redo_is_not_dearer_than_expected(jobs: Jobs) -> None:

@@ -23,6 +23,7 @@ from parquill.tasks.errors import ParquillError
 from tests.end_to_end.jobs import PARQUILL, Jobs, Spawned
 from tests.end_to_end.test_prefect import Api
 from tests.production.house import House
+from tests.services.losing_proxy import Chosen, losing
 
 WAIT_S = 40
 
@@ -62,6 +63,26 @@ def test_approved_it_goes_on(jobs: Jobs, costly: dict[str, Any], prefect_server:
     assert done.summary["rows"]["ok"] == 10
     with pytest.raises(ParquillError, match="waits for approval"):
         answer(costly["name"], approve=True)
+
+
+LOST: dict[str, Chosen] = {
+    "the pause": lambda _method, path, body: path.endswith("/set_state") and b'"PAUSED"' in body,
+    "the question": lambda method, path, body: method == "POST" and path.endswith("/input") and b"-schema" in body,
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_an_answer_of_the_server_is_lost(jobs: Jobs, costly: dict[str, Any], prefect_server: str, what: str) -> None:
+    """A server that does what it is asked, and is cut off before it says so, leaves no run waiting that nobody can answer."""
+    with losing(prefect_server, LOST[what]) as (address, lost):
+        spawned = jobs.spawn(costly, environment={"PREFECT_API_URL": address})
+        _wait_for(costly["name"])
+        assert len(lost) == 1
+        assert jobs.service.stats()["requests"] == 0
+        answer(costly["name"], approve=True)
+        done = spawned.wait()
+    assert done.exit_code == 0, done.stderr
+    assert done.summary["rows"]["ok"] == 10
 
 
 def test_declined_it_ends(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:

@@ -10,6 +10,7 @@ from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.job_file import make_job
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import House
+from tests.services.losing_proxy import losing
 
 COMPLETE = "complete-prompts/complete"
 
@@ -104,4 +105,17 @@ def test_each_of_two_that_wait_takes_its_answer(house: House, made: Jobs) -> Non
     assert made.service.stats()["requests"] == 0
     _answer(house, first)
     assert house.ended(first)["state_type"] == "COMPLETED"
+    assert made.service.stats()["billed"] == 3
+
+
+def test_a_deployed_run_whose_pause_was_not_answered(house: House, made: Jobs) -> None:
+    """A server that suspends a run, and is cut off before it says so, leaves a run that can be approved; one that is suspended already says so when it is asked again."""
+    with losing(house.api, lambda _method, path, body: path.endswith("/set_state") and b'"PAUSED"' in body) as proxy:
+        address, lost = proxy
+        run = house.start_run(COMPLETE, {"job": _costly(made, "unheard")}, env={"PREFECT_API_URL": address})
+        _asks(house, run)
+        assert len(lost) == 1
+        House.wait("its process to end", lambda: house.run(run)["state_name"] == "Suspended")
+        _answer(house, run)
+        assert house.ended(run)["state_type"] == "COMPLETED"
     assert made.service.stats()["billed"] == 3

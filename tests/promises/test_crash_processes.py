@@ -10,12 +10,14 @@ import random
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from parquill.flows.complete_prompts import complete_prompts
 from tests.end_to_end.jobs import Done, Jobs
 from tests.end_to_end.truth import billed_usd, check_books, reserved_usd, total
 from tests.promises.kills import Kills, wait_for_requests
@@ -234,6 +236,20 @@ def test_an_output_belongs_to_one_run_at_a_time(jobs: Jobs) -> None:
     assert jobs.service.stats()["billed"] == 200
     assert len(jobs.service.stats()["billed_twice"]) <= 4
     check_books(done)
+
+
+@pytest.mark.parametrize("shared", ["output", "state"])
+def test_a_folder_belongs_to_one_flow_of_a_process(jobs: Jobs, shared: str) -> None:
+    """Flows that one process calls at once, from threads or tasks of its own, are as far apart as processes: one holds the folder, the other is refused, and no row is paid twice."""
+    jobs.service.configure(latency_ms=300)
+    settings = jobs.job([f"text {n}" for n in range(60)], state=str(jobs.folder / "state"), limits={"max_at_once": 8})
+    other = {**settings, "output": str(jobs.folder / "elsewhere")} if shared == "state" else settings
+    with ThreadPoolExecutor(2) as threads:
+        called = [threads.submit(complete_prompts, job=each, return_state=True) for each in (settings, other)]
+        names = sorted(str(each.result().name) for each in called)
+    assert names == ["Completed", "Refused: folder in use"]
+    stats = jobs.service.stats()
+    assert (stats["billed"], stats["billed_twice"]) == (60, [])
 
 
 def test_hold_keeps_its_word_after_a_kill(jobs: Jobs) -> None:

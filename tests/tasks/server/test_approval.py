@@ -25,8 +25,15 @@ class Server:
         self.answers: dict[str, bool] = {}
         self.asked: list[str] = []
         self.next: bool | None = None
+        self.stored: list[str] = []
+
+    def store(self, _: type[Approval], key: str, waits: str) -> str:
+        assert waits == "suspended"
+        self.stored.append(f"{key}-{len(self.stored)}")
+        return self.stored[-1]
 
     def suspend(self, *, key: str, **_: Any) -> None:
+        assert key in self.stored, "nobody could answer it"
         self.asked.append(key)
         if self.next is not None:
             self.answers[key] = self.next
@@ -43,6 +50,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     context = SimpleNamespace(flow_run=SimpleNamespace(id=MINE, deployment_id="d"))
     monkeypatch.setattr(approval, "FlowRunContext", SimpleNamespace(get=lambda: context))
     monkeypatch.setattr(approval, "suspend_flow_run", made.suspend)
+    monkeypatch.setattr(approval, "_store", made.store)
     monkeypatch.setattr(approval, "_answer_to", made.answer_to)
     monkeypatch.setattr(approval, "tell", lambda *_, **__: None)
     return made

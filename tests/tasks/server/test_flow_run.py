@@ -7,7 +7,9 @@ import threading
 import httpx
 import pytest
 
-from parquill.tasks.server.flow_run import AWAY_S, KNOCK_S, LOOK_S, wait_for_server, watch
+from parquill.tasks.errors import Interrupted
+from parquill.tasks.server.flow_run import AWAY_S, KNOCK_S, LOOK_S, insist, wait_for_server, watch
+from parquill.tasks.wire.open_sendings import stop_requested
 from tests.clock import Clock
 
 LONG_S = 60.0
@@ -87,6 +89,56 @@ def test_it_does_not_wait_for_ever() -> None:
     clock = Clock()
     wait_for_server(lambda: False, clock, clock.sleep)
     assert clock.now == AWAY_S
+
+
+def _refusal(status: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "http://127.0.0.1/api")
+    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("away"), httpx.RemoteProtocolError("cut"), _refusal(503)])
+def test_what_a_run_cannot_do_without_is_asked_for_again(error: Exception) -> None:
+    """A server that is away or busy for minutes is asked until it answers, every five seconds, for ten minutes at most."""
+    for away_s in (0.0, 120.0, AWAY_S + 1):
+        clock = Clock()
+
+        def ask(clock: Clock = clock, away_s: float = away_s) -> str:
+            if clock.now < away_s:
+                raise error
+            return "answer"
+
+        if away_s > AWAY_S:
+            with pytest.raises(type(error)):
+                insist(ask, clock, clock.sleep)
+            assert clock.now == AWAY_S
+        else:
+            assert insist(ask, clock, clock.sleep) == "answer"
+            assert clock.now == away_s
+
+
+def test_a_refusal_is_an_answer() -> None:
+    """What the server refuses is not asked for again."""
+    clock = Clock()
+
+    def ask() -> None:
+        raise _refusal(409)
+
+    with pytest.raises(httpx.HTTPStatusError):
+        insist(ask, clock, clock.sleep)
+    assert clock.now == 0
+
+
+def test_a_stop_ends_the_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the server is away ends the run at once, as an interruption."""
+    clock = Clock()
+    monkeypatch.setattr(stop_requested, "is_set", lambda: clock.now >= 60)
+
+    def ask() -> None:
+        raise httpx.ConnectError("away")
+
+    with pytest.raises(Interrupted):
+        insist(ask, clock, clock.sleep)
+    assert clock.now == 60
 
 
 def test_a_run_that_is_not_deployed_waits_for_nobody() -> None:

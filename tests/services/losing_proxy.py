@@ -1,0 +1,68 @@
+"""A proxy on the way to Prefect's server that loses one answer: what was asked for is done, and who asked never hears."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+
+import httpx
+
+Chosen = Callable[[str, str, bytes], bool]
+_HOP = {
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "content-encoding",
+    "accept-encoding",
+    "host",
+    "keep-alive",
+}
+
+
+class _Losing(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    origin: str
+    chosen: Chosen
+    lost: list[str]
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
+        reply = httpx.request(
+            self.command, self.origin + self.path, content=body, headers=headers, timeout=60, trust_env=False
+        )
+        kind = type(self)
+        if not kind.lost and kind.chosen(self.command, self.path, body):
+            kind.lost.append(self.path)
+            self.close_connection = True
+            return
+        self.send_response(reply.status_code)
+        for name, value in reply.headers.items():
+            if name.lower() not in _HOP:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(reply.content)))
+        self.end_headers()
+        self.wfile.write(reply.content)
+
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _pass_on  # noqa: N815 - the names are the library's
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def losing(api: str, chosen: Chosen) -> Iterator[tuple[str, list[str]]]:
+    """Stand before the API at an address; gives the proxy's, and the paths of which the answer was lost: the first chosen."""
+    origin, _, path = api.partition("/api")
+    lost: list[str] = []
+    kind = type("_LosingOne", (_Losing,), {"origin": origin, "chosen": staticmethod(chosen), "lost": lost})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/api{path}", lost
+    finally:
+        server.shutdown()
+        server.server_close()
