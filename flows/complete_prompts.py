@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date as Date  # noqa: N812 - the parameter below is called `date`
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from prefect import flow, unmapped
 from prefect.client.schemas.objects import State
 
 from parquill.tasks.complete_shard import complete_shard
+from parquill.tasks.disk.state import Folders
 from parquill.tasks.ending import Ending, stop_early
 from parquill.tasks.estimate_cost import estimate_cost
 from parquill.tasks.gate_budget import gate_budget
@@ -17,7 +19,7 @@ from parquill.tasks.job import Job, RowLimit, Status
 from parquill.tasks.read_prompts import read_prompts
 from parquill.tasks.server.approval import wait_for_approval
 from parquill.tasks.server.flow_run import heed_cancelling, heed_sigterm
-from parquill.tasks.server.leader import take_over
+from parquill.tasks.server.leader import has_redone, take_over
 from parquill.tasks.server.lender import sharing_of
 from parquill.tasks.server.states import ends_with_state
 from parquill.tasks.server.ui import called, show_progress
@@ -43,6 +45,8 @@ def complete_prompts(
     """
     placed, options = place_flow(job, date, limit, redo)
     with heed_sigterm(), hold_job(placed):
+        if options.redo and has_redone(Folders.of(placed)):
+            options = replace(options, redo=())
         run = read_prompts(placed, options)
         if run is None:
             return end_idle(placed)

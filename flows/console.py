@@ -103,10 +103,10 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
         "rows": ", ".join(f"{name} {count}" for name, count in shown.items()),
         "tokens": ", ".join(f"{name} {count:,}" for name, count in tokens.items()),
         "requests": ", ".join(f"{name} {count:,}" for name, count in summary["requests"].items()),
-        "cost": f"${summary['cost_usd']} (expected ${estimate['cost_usd_expected']})",
+        "cost": f"${summary['paid_usd']} (expected ${estimate['cost_usd_expected']})",
     }
     if summary["paid_usd"] != summary["cost_usd"]:
-        pairs["paid by this run"] = f"${summary['paid_usd']} (rows done anew also carry what they cost before)"
+        pairs["cost of its rows"] = f"${summary['cost_usd']} (those done anew also carry what they cost before)"
     if summary["in_doubt_usd"].strip("0") != ".":
         pairs["in doubt"] = f"${summary['in_doubt_usd']}"
     if summary["saved_usd"].strip("0") != ".":

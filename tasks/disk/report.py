@@ -94,7 +94,7 @@ def write_report(
         for_each=list(sums.groups),
         errors=sums.first_errors,
         slowest=sorted(sums.slowest, reverse=True),
-        cost=draw_cost(summary["estimate"], summary["cost_usd"]),
+        cost=draw_cost(summary["estimate"], summary["paid_usd"]),
         lengths=draw_lengths(sums.outputs, predicted),
     )
     disk.write_whole(path, text.encode())

@@ -51,7 +51,11 @@ class Ledger(LedgerDatabase):
     """The ledger behind a SQLAlchemy URL. Every method raises LedgerFailed, nothing of it done or (rarely) all."""
 
     def open_run(self, entry: Entry, settled: int, in_doubt: int, now: datetime) -> None:
-        """Enter a run, or set the books of one that goes on to what its journals say; holders of before are void."""
+        """Enter a run, or set the books of one that goes on to what its journals say; holders of before are void.
+
+        What was settled and is in no journal was paid all the same (the journals may be those of a backup, restored):
+        it is in doubt then, and stays booked until a person resolves it.
+        """
         with self.transaction() as connection:
             known = connection.execute(sa.select(RUNS.c.run_id).where(RUNS.c.run_id == entry.run_id)).scalar()
             if known is None:
@@ -60,6 +64,7 @@ class Ledger(LedgerDatabase):
                 expected = RUNS.update().where(RUNS.c.run_id == entry.run_id).values(expected_nano=entry.expected_nano)
                 connection.execute(expected)
             booked = books.read(connection, now, run_id=entry.run_id, leases=False)
+            in_doubt = max(in_doubt, booked.settled - settled)
             missing = [settled - booked.settled, in_doubt - booked.in_doubt]
             books.take_back(connection, entry.run_id, missing)
             mine = LEASES.c.run_id == entry.run_id

@@ -31,6 +31,7 @@ from parquill.tasks.rows.changed import explain_reuse
 from parquill.tasks.rows.plan import Planner
 from parquill.tasks.rows.source import Source, find_source
 from parquill.tasks.wire.answer import AnswerFormat
+from parquill.tasks.wire.spending import settle_books
 
 SHARDS_WANTED = 200
 SMALLEST_SHARD, LARGEST_SHARD = 500, 20_000
@@ -173,6 +174,11 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
         correction=correction,
     )
     run.save(disk)
+    given_up = current_run(folders)
+    if given_up is not None and any(journals_of(given_up.folder.path)):
+        settle_books(
+            given_up
+        )  # nobody else will: its journals know what it paid, the ledger what its process last said
     disk.write_own(folders.own / "current.json", {"run_id": run_id})
     folders.forget_shards()  # of a run that was given up for this one
     return run

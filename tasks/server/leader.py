@@ -34,15 +34,32 @@ def take_over(run: Run) -> None:
     """
     settle_last(run.folders, run.run_id)
     path, mine = run.folder.path / "flow_run.json", flow_run.id
-    before = (read_json(path) or {}).get("flow_run_id")
+    found = read_json(path) or {}
+    before = found.get("flow_run_id")
     if mine is None or before == mine:
         return
-    DISK.write_own(path, {"flow_run_id": mine})
+    led = [*found.get("led_before", []), before] if before is not None else []
+    DISK.write_own(path, {"flow_run_id": mine, "led_before": led})
     if before is not None:
         summary = _summary(run.folders)
         told = summary.get("run_id") == run.run_id and summary["state"] in ENDED
         with bearable("the end of the flow run before"), get_client(sync_client=True) as client:
             _end(client, before, _state_of(summary) if told else Crashed(message=DIED))
+
+
+def has_redone(folders: Folders) -> bool:
+    """Whether this flow run, which is retried then, has led a run of this output that is not under way any more.
+
+    What it was to do anew is done, by it or by who took over: to do it again would pay for all of it again.
+    """
+    if flow_run.id is None:
+        return False
+    current = (read_json(folders.own / "current.json") or {}).get("run_id")
+    for run in folders.runs():
+        found = read_json(run.path / "flow_run.json") or {}
+        if run.run_id != current and flow_run.id in {found.get("flow_run_id"), *found.get("led_before", [])}:
+            return True
+    return False
 
 
 def settle_last(folders: Folders, run_id: str | None = None) -> None:

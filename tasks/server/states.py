@@ -68,7 +68,7 @@ def state_of_summary(summary: dict[str, Any]) -> State[Any]:
     rows = summary.get("rows", {"ok": 0, "total": 0})
     if summary.get("message"):
         return Completed(name=FAILED_ROWS, message=summary["message"], data=summary)
-    cost = f", ${summary['cost_usd']}" if "cost_usd" in summary else ""
+    cost = f", ${summary['paid_usd']}" if "paid_usd" in summary else ""
     return Completed(message=f"{rows['ok']:,} of {rows['total']:,} rows ok{cost}", data=summary)
 
 

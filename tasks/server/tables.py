@@ -79,7 +79,7 @@ def money_table(summary: dict[str, Any]) -> str:
     """Cost against estimate, tokens, requests."""
     estimate, tokens = summary["estimate"], summary["tokens"]
     pairs = {
-        "cost": f"${summary['cost_usd']}",
+        "paid by this run": f"${summary['paid_usd']}",
         "expected": f"${estimate['cost_usd_expected']}",
         "worst case": f"${estimate['cost_usd_worst']}",
         "in doubt": f"${summary['in_doubt_usd']}",
@@ -90,6 +90,8 @@ def money_table(summary: dict[str, Any]) -> str:
         "the count farthest off": worst_line(summary["counted"]) or "none",
         **{f"requests {name}": f"{count:,}" for name, count in summary["requests"].items()},
     }
+    if summary["cost_usd"] != summary["paid_usd"]:
+        pairs["cost of its rows, with what they had cost before"] = f"${summary['cost_usd']}"
     pairs["prices"] = f"{summary['prices']['source']}, {summary['prices']['version']}"
     if "price_as" in summary:
         other = summary["price_as"]

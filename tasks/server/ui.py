@@ -111,8 +111,9 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) 
 def show_summary(run: Run, sums: RowSums, summary: dict[str, Any]) -> None:
     """The cost summary as an artifact, its headline in the description."""
     rows = summary["rows"]
+    # rows done anew also carry what they had cost before: it is what was paid that was estimated
     headline = (
-        f"{rows['ok']:,} of {rows['total']:,} rows ok, ${summary['cost_usd']} (expected "
+        f"{rows['ok']:,} of {rows['total']:,} rows ok, ${summary['paid_usd']} (expected "
         f"${summary['estimate']['cost_usd_expected']}), exit {summary['exit_code']}"
     )
     parts = [
@@ -121,7 +122,7 @@ def show_summary(run: Run, sums: RowSums, summary: dict[str, Any]) -> None:
         rows_table(summary),
         groups_tables(summary),
         money_table(summary),
-        draw(draw_cost(summary["estimate"], summary["cost_usd"]), "cost against the estimate"),
+        draw(draw_cost(summary["estimate"], summary["paid_usd"]), "cost against the estimate"),
         draw(draw_lengths(sums.outputs, run.estimate.output_shares), "output tokens of the answers"),
         slowest_table(sums),
         errors_table(sums),

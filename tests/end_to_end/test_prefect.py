@@ -456,11 +456,16 @@ def test_more_at_once_than_files(jobs: Jobs) -> None:
     assert 64 < jobs.service.stats()["max_in_flight"] < 192
 
 
-def test_a_redo_is_not_dearer_than_expected(jobs: Jobs) -> None:
-    """Rows that are done anew carry what they had cost before; automations compare what this run paid with what was expected of it."""
+def test_a_redo_is_not_dearer_than_expected(jobs: Jobs, prefect_server: str) -> None:
+    """Rows that are done anew carry what they had cost before; automations, and people who look at the UI or a terminal, compare what this run paid with what was expected of it."""
     jobs.service.configure(output_tokens="fixed:30")
     settings = jobs.job([f"text {n}" for n in range(40)], name="anew")
     jobs.run(settings)
     done = jobs.run(settings, "--redo", "ok")
     assert Decimal(done.summary["cost_usd"]) > Decimal(done.summary["paid_usd"]) > 0
     assert abs(shares_of(done.summary)["over_expected_percent"]) < 5
+    api, paid = Api(prefect_server, "anew"), done.summary["paid_usd"]
+    assert f"40 of 40 rows ok, ${paid} (expected" in api.artifact("summary")["description"]
+    messages = [run["state"]["message"] for run in api.flow_runs()]
+    assert f"40 of 40 rows ok, ${paid}" in messages
+    assert f"${paid} (expected" in done.stderr

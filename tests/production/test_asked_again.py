@@ -119,3 +119,19 @@ def test_a_deployed_run_whose_pause_was_not_answered(house: House, made: Jobs) -
         _answer(house, run)
         assert house.ended(run)["state_type"] == "COMPLETED"
     assert made.service.stats()["billed"] == 3
+
+
+def test_a_retry_of_what_was_done_anew(house: House, made: Jobs) -> None:
+    """A run that was to do rows anew, and has, does not do them anew again when it is retried in the UI; a new run does."""
+    settings = made.job(["a", "b"], name="anew")
+    redo = {"job": settings, "redo": ["ok"]}
+    assert house.ended(house.start_run(COMPLETE, {"job": settings}))["state_type"] == "COMPLETED"
+    run = house.start_run(COMPLETE, redo)
+    assert house.ended(run)["state_type"] == "COMPLETED"
+    assert made.service.stats()["requests"] == 4
+    _retry(house, run)
+    House.wait("the retry", lambda: house.run(run)["run_count"] == 2, 90)
+    assert house.ended(run)["state_type"] == "COMPLETED"
+    assert made.service.stats()["requests"] == 4
+    assert house.ended(house.start_run(COMPLETE, redo))["state_type"] == "COMPLETED"
+    assert made.service.stats()["requests"] == 6

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pytest
 
@@ -236,6 +237,28 @@ def test_an_output_belongs_to_one_run_at_a_time(jobs: Jobs) -> None:
     assert jobs.service.stats()["billed"] == 200
     assert len(jobs.service.stats()["billed_twice"]) <= 4
     check_books(done)
+
+
+def test_a_killed_run_is_given_up_for_another(jobs: Jobs) -> None:
+    """A run that was killed, and whose input is another by the next start, is settled by its journals: rows and ledger say the same, to the last digit, and what was under way stays in doubt."""
+    jobs.service.configure(prompt_tokens="tiktoken:o200k_base", latency_ms=300)
+    texts = [f"text {n}" for n in range(60)]
+    settings = jobs.job(texts, limits={"max_at_once": 8})
+    spawned = jobs.spawn(settings)
+    wait_for_requests(jobs.service, spawned, 24)
+    os.kill(spawned.process.pid, signal.SIGKILL)
+    spawned.process.wait()
+    jobs.service.configure(latency_ms=0)
+    done = jobs.run(jobs.job([*texts, "one more"], limits={"max_at_once": 8}))
+    assert done.exit_code == 0, done.stderr
+    assert len(set(done.column("run_id"))) == 2
+    told = orjson.loads(jobs.run(settings, "--json", command="spend").stdout)
+    assert Decimal(told["cost_usd"]) == total(done.column("cost_usd"))
+    assert (
+        Decimal(told["cost_usd"])
+        < billed_usd(jobs.service)
+        <= Decimal(told["cost_usd"]) + Decimal(told["in_doubt_usd"])
+    )
 
 
 @pytest.mark.parametrize("shared", ["output", "state"])

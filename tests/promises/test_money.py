@@ -164,6 +164,18 @@ def test_what_is_leased_holds_for_all(ledger: Ledger, shared: str) -> None:
         assert watched.spent > LIMIT / 2
 
 
+def test_what_was_settled_is_never_forgotten(ledger: Ledger) -> None:
+    """A run that goes on with journals that know less than the ledger (a backup, restored) leaves all booked that was paid: what they do not know is in doubt."""
+    for settled, in_doubt in ((30, 0), (30, 20), (0, 0), (100, 5)):
+        empty(ledger)
+        ledger.open_run(entry("fr"), 100, 0, BEGIN)
+        ledger.open_run(entry("fr"), settled, in_doubt, LATER)
+        booked = ledger.of_run("fr", LATER)
+        assert (booked.settled, booked.in_doubt) == (settled, max(in_doubt, 100 - settled))
+        ledger.open_run(entry("fr"), settled, in_doubt, LATER)  # and once more
+        assert ledger.of_run("fr", LATER).settled == settled
+
+
 def test_the_last_cent_is_admitted_once() -> None:
     """Of 200 coroutines after the last request's money one gets it (LiteLLM #34732: checks raced with increments)."""
 
@@ -416,7 +428,8 @@ def test_a_run_that_goes_on_in_the_next_month(ledger: Ledger) -> None:
     assert ledger.of_month("2026-11", after) == Booked(70, 20, 0)
     assert ledger.of_month("2026-12", after) == Booked(0, 0, 0)
     ledger.open_run(entry("fr"), 40, 0, after)
-    assert ledger.of_month("2026-11", after) == Booked(40, 0, 0)
+    assert ledger.of_month("2026-11", after) == Booked(40, 30, 0)  # paid once, whatever the journals have forgotten
+    assert ledger.of_month("2026-12", after) == Booked(0, 0, 0)
 
 
 def test_more_than_was_reserved() -> None:
