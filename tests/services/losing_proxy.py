@@ -25,7 +25,7 @@ class _Losing(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     origin: str
     chosen: Chosen
-    lost: list[str]
+    asked: list[str]
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -34,10 +34,11 @@ class _Losing(http.server.BaseHTTPRequestHandler):
             self.command, self.origin + self.path, content=body, headers=headers, timeout=60, trust_env=False
         )
         kind = type(self)
-        if not kind.lost and kind.chosen(self.command, self.path, body):
-            kind.lost.append(self.path)
-            self.close_connection = True
-            return
+        if kind.chosen(self.command, self.path, body):
+            kind.asked.append(self.path)
+            if len(kind.asked) == 1:
+                self.close_connection = True
+                return
         self.send_response(reply.status_code)
         for name, value in reply.headers.items():
             if name.lower() not in _HOP:
@@ -54,15 +55,15 @@ class _Losing(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def losing(api: str, chosen: Chosen) -> Iterator[tuple[str, list[str]]]:
-    """Stand before the API at an address; gives the proxy's, and the paths of which the answer was lost: the first chosen."""
+    """Stand before the API at an address; gives the proxy's, and the chosen paths that were asked: the first one's answer is lost."""
     origin, _, path = api.partition("/api")
-    lost: list[str] = []
-    kind = type("_LosingOne", (_Losing,), {"origin": origin, "chosen": staticmethod(chosen), "lost": lost})
+    asked: list[str] = []
+    kind = type("_LosingOne", (_Losing,), {"origin": origin, "chosen": staticmethod(chosen), "asked": asked})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/api{path}", lost
+        yield f"http://127.0.0.1:{server.server_port}/api{path}", asked
     finally:
         server.shutdown()
         server.server_close()
