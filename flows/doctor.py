@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from parquill.flows.engine import named_server
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.money.prices import find_price, price_of
@@ -65,7 +65,7 @@ def _prefect() -> str:
     version = importlib.metadata.version("prefect")
     if version != "3.8.8":
         raise ParquillError(f"Prefect {version} is installed; pip install 'prefect==3.8.8' 'fastapi<0.151'")
-    address = os.environ.get("PREFECT_API_URL")
+    address = named_server()
     if not address:
         return f"{version}, with its embedded server (PREFECT_API_URL is not set)"
     from parquill.tasks.server.client import reaching, without_password  # Prefect takes 1.3 s to import

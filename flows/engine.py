@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -52,7 +52,7 @@ class EmbeddedServer:
     """
 
     def __init__(self) -> None:
-        self.needed = not os.environ.get("PREFECT_API_URL") and not _profile_has_server()
+        self.needed = not named_server()
         self._process: subprocess.Popen[bytes] | None = None
         self._url = ""
 
@@ -190,13 +190,25 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def _profile_has_server() -> bool:
-    """Whether the user's Prefect profile names a server; Prefect (1.3 s to import) is asked only if there is one."""
-    from pathlib import Path
+def named_server() -> str:
+    """The address of the server that the user has named, in the environment or in a file of Prefect's; none if empty.
 
-    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
-    if not (home / "profiles.toml").exists() and not Path("prefect.toml").exists():
-        return False
+    Prefect takes 1.3 s to import, and is asked only if there is such a file.
+    """
+    if address := os.environ.get("PREFECT_API_URL"):
+        return address
+    if not os.environ.get("PREFECT_PROFILES_PATH") and not any(map(_is_there, _files_of_prefect())):
+        return ""
     from prefect.settings import PREFECT_API_URL
 
-    return bool(PREFECT_API_URL.value())
+    return str(PREFECT_API_URL.value() or "")
+
+
+def _files_of_prefect() -> Iterator[str]:
+    home = os.environ.get("PREFECT_HOME") or os.path.expanduser("~/.prefect")  # noqa: PTH111 - without HOME Path raises
+    yield os.path.join(home, "profiles.toml")  # noqa: PTH118
+    yield from ("prefect.toml", ".env", "pyproject.toml")
+
+
+def _is_there(file: str) -> bool:
+    return os.path.isfile(file)  # noqa: PTH113 - Path raises where a folder may not be entered

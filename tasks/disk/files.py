@@ -113,6 +113,8 @@ def read_json(path: Path) -> Any:
         found = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise DiskFailed(f"{path} belongs to another user, who alone may read it ({error.strerror})") from None
     except (OSError, orjson.JSONDecodeError):
         raise damaged(path) from None
     if not isinstance(found, dict):

@@ -152,9 +152,15 @@ class Folders:
     def tidy(self, disk: Disk = DISK) -> None:
         """Clear up after a killed process: what it left half written goes, results that it moved away come back.
 
-        The caller holds the folders. Raises DiskFailed.
+        The caller holds the folders. Raises DiskFailed; BadJob where results could not be put into their place at the
+        end, when all is paid.
         """
         results = self.output / "results"
+        if results.is_symlink() or self.own.stat().st_dev != self.output.stat().st_dev:
+            raise BadJob(
+                f"{results} and {self.own} must be folders of one disk, since results are swapped in together; make "
+                f"{self.output} itself a link, if they are to lie elsewhere"
+            )
         if self.replaced.exists() and not results.exists():
             try:
                 disk.rename(self.replaced, results)

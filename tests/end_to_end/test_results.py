@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -222,3 +224,21 @@ def test_every_file_is_whole_and_private(jobs: Jobs) -> None:
     for path in [output / ".parquill", *(output / ".parquill").rglob("*")]:
         if path.name != "manifest.json":
             assert path.stat().st_mode & 0o077 == 0, path
+
+
+@pytest.mark.parametrize("linked", ["results", ".parquill"])
+def test_results_that_could_not_be_put_into_place(jobs: Jobs, linked: str) -> None:
+    """An output whose results are to lie on another disk by a link is refused before anything is sent; one that is a link itself is used."""
+    settings = jobs.job(["a"], output=str(jobs.folder / "linked"))
+    (jobs.folder / "linked").mkdir()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        (jobs.folder / "linked" / linked).symlink_to(elsewhere)
+        refused = jobs.run(settings)
+        assert (refused.exit_code, jobs.service.stats()["requests"]) == (2, 0)
+        assert "must be folders of one disk" in refused.stderr
+        (jobs.folder / "linked" / linked).unlink()
+        shutil.rmtree(jobs.folder / "linked")
+        (jobs.folder / "linked").symlink_to(elsewhere)
+        done = jobs.run(settings)
+        assert done.exit_code == 0, done.stderr
+        assert (jobs.folder / "linked" / "results").is_dir()

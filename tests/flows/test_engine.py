@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from parquill.flows.doctor import examine
 from parquill.flows.engine import AWAY_S, EmbeddedServer
 from parquill.tasks.errors import ParquillError
 from tests.clock import Clock
+from tests.end_to_end.jobs import PARQUILL
 
 
 class _Healthy(http.server.BaseHTTPRequestHandler):
@@ -276,3 +278,29 @@ def test_no_password_of_an_address_is_told(monkeypatch: pytest.MonkeyPatch, caps
     told = [str(caught.value), capsys.readouterr().err, *(str(check.as_dict()) for check in examine(None))]
     assert sum(where in each for each in told) == 3
     assert "CANARY" not in "".join(told)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        (".env", "PREFECT_API_URL={}"),
+        ("pyproject.toml", '[tool.prefect.api]\nurl = "{}"'),
+        ("home/profiles.toml", 'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "{}"'),
+    ],
+)
+def test_a_server_is_named_in_a_file(tmp_path: Path, file: str, text: str) -> None:
+    """A server that Prefect itself would use is used, wherever it is named, and `doctor` looks at that one."""
+    address = f"http://127.0.0.1:{_free_port()}/api"
+    (tmp_path / "home").mkdir()
+    (tmp_path / file).write_text(text.format(address), encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    done = subprocess.run(
+        [PARQUILL, "doctor"],
+        cwd=tmp_path,
+        env={**environment, "PREFECT_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"no server answers at PREFECT_API_URL={address}" in done.stdout + done.stderr
+    assert done.returncode != 0
