@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import TextIO
 
 INTERRUPTED = 130  # as errors.Interrupted, which is not imported yet
 
@@ -40,9 +41,11 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def _end(code: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
+    streams: list[TextIO | None] = [sys.stdout, sys.stderr]  # none that was closed before the command began
+    for stream in streams:
         try:
-            stream.flush()
+            if stream is not None:
+                stream.flush()
         except (OSError, ValueError):  # nobody, or no disk, has taken what was said
             code = code or 1
     os._exit(code)

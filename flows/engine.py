@@ -156,10 +156,10 @@ def _ask(client: httpx.Client, address: str) -> _Answer:
 
     try:
         reply = client.get(f"{address}/health")
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        return _Answer(is_there=False, is_wrong=True)
     except httpx.HTTPError:
         return _Answer(is_there=False)
-    except httpx.InvalidURL:
-        return _Answer(is_there=False, is_wrong=True)
     if reply.next_request is not None:
         return _Answer(is_there=False, is_wrong=True, moved_to=_as_told(reply.next_request.url))
     refusal = reply.status_code if reply.status_code in {401, 403} else None

@@ -87,6 +87,15 @@ def test_a_server_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch)
     assert AWAY_S <= clock.now < AWAY_S + 1
 
 
+def test_an_address_without_a_scheme_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can ever answer there."""
+    address, clock = "127.0.0.1:4200/api", Clock()
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    with temporary_settings({PREFECT_API_URL: address}), pytest.raises(ParquillError, match="no Prefect server"):
+        EmbeddedServer().wait(clock, clock.sleep)
+    assert clock.now == 0
+
+
 @pytest.mark.parametrize("path", ["/another", ":no-port/api"])
 def test_a_wrong_address_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """An address at which something else answers, or nothing can, is an error at once."""

@@ -109,6 +109,20 @@ def test_a_command_ends_without_taking_the_interpreter_down(ends: str, code: int
     assert done.returncode == (code or 1)
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_command_without_streams(closed: str) -> None:
+    """A command whose output nobody wants ends with its own code, and without a word of the interpreter's."""
+    script = (
+        "import sys, types\n"
+        "sys.modules['parquill.flows.cli'] = types.SimpleNamespace(main=lambda: sys.exit(5))\n"
+        "from parquill.flows.command import main\n"
+        "main()\n"
+    )
+    command = ["bash", "-c", f'exec "$@" {closed}', "-", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (5, b"", b"")
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_waits_for_the_end_of_an_import(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
