@@ -28,7 +28,7 @@ from pathlib import Path
 import orjson
 
 from parquill.tasks.disk.address import is_uri, mirror_of
-from parquill.tasks.disk.files import DISK, Disk, private_folder, read_json, remove_folder, sweep
+from parquill.tasks.disk.files import DISK, TEMPORARY, Disk, private_folder, read_json, remove_folder, sweep
 from parquill.tasks.errors import BadJob, DiskFailed, FolderInUse
 from parquill.tasks.job import Job
 
@@ -142,10 +142,11 @@ class Folders:
         disk.make_folder(self.output)
         for folder in sorted({self.own, self.state}):
             private_folder(folder, disk)
-            probe = folder / f".probe-{os.getpid()}"
+            # of a name of its own: who holds the folder may sweep it, others probe at the same moment
+            probe = folder / f".probe-{secrets.token_hex(8)}{TEMPORARY}"
             try:
                 probe.write_bytes(b"")
-                probe.unlink()
+                probe.unlink(missing_ok=True)
             except OSError as error:
                 raise DiskFailed(f"cannot write into {folder}: {error.strerror}") from None
 

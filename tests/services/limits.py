@@ -87,7 +87,7 @@ def _three(kind: str, limit: int, left: int, reset: str) -> str:
 
 def duration(seconds: float) -> str:
     """OpenAI's way to write it: `12ms`, `8.64s`, `6m0s`."""
-    milliseconds = max(0, math.ceil(seconds * 1000))
+    milliseconds = max(0, math.ceil(round(seconds * 1000, 6)))  # a difference of clock readings is a hair off
     if milliseconds < 1000:
         return f"{milliseconds}ms" if milliseconds else "0s"
     minutes, rest = divmod(milliseconds, 60_000)
