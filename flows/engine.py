@@ -193,22 +193,27 @@ def _die_with_parent() -> None:
 def named_server() -> str:
     """The address of the server that the user has named, in the environment or in a file of Prefect's; none if empty.
 
-    Prefect takes 1.3 s to import, and is asked only if there is such a file.
+    Prefect takes 1.3 s to import, and is asked only if there is a file that may name one.
     """
     if address := os.environ.get("PREFECT_API_URL"):
         return address
-    if not os.environ.get("PREFECT_PROFILES_PATH") and not any(map(_is_there, _files_of_prefect())):
+    if not os.environ.get("PREFECT_PROFILES_PATH") and not any(_has(*each) for each in _files_of_prefect()):
         return ""
     from prefect.settings import PREFECT_API_URL
 
     return str(PREFECT_API_URL.value() or "")
 
 
-def _files_of_prefect() -> Iterator[str]:
+def _files_of_prefect() -> Iterator[tuple[str, str]]:
+    """Files in which Prefect may find a server, with what such a file has in it."""
     home = os.environ.get("PREFECT_HOME") or os.path.expanduser("~/.prefect")  # noqa: PTH111 - without HOME Path raises
-    yield os.path.join(home, "profiles.toml")  # noqa: PTH118
-    yield from ("prefect.toml", ".env", "pyproject.toml")
+    yield os.path.join(home, "profiles.toml"), ""  # noqa: PTH118
+    yield from (("prefect.toml", ""), (".env", "PREFECT_"), ("pyproject.toml", "tool.prefect"))
 
 
-def _is_there(file: str) -> bool:
-    return os.path.isfile(file)  # noqa: PTH113 - Path raises where a folder may not be entered
+def _has(file: str, word: str) -> bool:
+    try:
+        with open(file, encoding="utf-8", errors="replace") as found:  # noqa: PTH123
+            return word in found.read()
+    except OSError:  # none, or in a folder that may not be entered
+        return False

@@ -113,11 +113,11 @@ def test_a_run_that_ends_badly_says_why(
     from parquill.tasks.errors import ParquillError
 
     jobs.service.configure(faults=[{"kind": "length", "match": "cut"}])
-    settings: Any = jobs.job(["cut", *(f"text {n}" for n in range(19))], name=name, **changes)
+    settings: Any = jobs.job(["cut", *(f"text {n}" for n in range(19))], name=f"ends-badly-{name}", **changes)
     with pytest.raises(ParquillError) as raised:
         complete_prompts(job=settings)  # as a deployment calls it: with the mapping
     assert raised.value.exit_code == exit_code
-    (run,) = Api(prefect_server, name).flow_runs()
+    (run,) = Api(prefect_server, f"ends-badly-{name}").flow_runs()
     assert run["state_type"] == "FAILED"
     assert words in run["state"]["message"]
 
