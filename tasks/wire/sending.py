@@ -236,7 +236,8 @@ class Sending:
             self._call_last(self._spending.close(patience_s))
         finally:
             self._call_last(self._loop.shutdown_asyncgens())
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            if not self._loop.is_closed():  # a second signal may come when all but the files is closed
+                self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5)
             self._loop.close()
             self._disk_threads.shutdown(wait=False)

@@ -276,6 +276,15 @@ def test_a_second_interrupt_cuts_the_grace_short(job: SmallJob) -> None:
     job.check_resume(service.billed)
 
 
+def test_a_second_signal_when_all_is_closed(job: SmallJob) -> None:
+    """C7: one that comes when the run's thread has ended, and only files are left to be closed, is no error."""
+    service = Answering()
+    with sending(job.planned(), transport=service.open) as opened:
+        opened.close(grace_s=0)
+    assert open_sendings() == []
+    assert not service.billed
+
+
 def _left_at_removal(job: SmallJob, monkeypatch: pytest.MonkeyPatch, remover: str) -> Image:
     """What a power cut would leave at the moment when a run removes a folder that is there, which it does once."""
     disk = ForgetfulDisk(job.root)

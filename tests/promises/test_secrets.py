@@ -117,9 +117,10 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, 
         ]
     finally:
         os.umask(before)
-    done, stopped = runs[0].wait(), runs[1].wait()
+    # three at once, with all their logs, are what has Prefect's server on SQLite stand still for a minute now and then
+    done, stopped = runs[0].wait(180), runs[1].wait(180)
     _interrupt(runs[2].process.pid, Path(cut["output"]))
-    interrupted = runs[2].wait()
+    interrupted = runs[2].wait(180)
     assert (done.exit_code, stopped.exit_code, interrupted.exit_code) == (0, 1, 130), done.stderr + stopped.stderr
     assert "Finished in state" in done.stderr, "the logs are not on"
     assert cell in done.column("completion")[0]
