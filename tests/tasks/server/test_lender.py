@@ -86,6 +86,7 @@ def test_a_bucket_is_made_full_once(prefect_server: str) -> None:
     lend(work)
 
 
+@pytest.mark.alone  # it measures what a real server lends in real time
 def test_a_refused_lease_costs_nothing(prefect_server: str) -> None:
     """Slots are lent as they decay, and asking in vain, however often, does not slow that down."""
     assert prefect_server
@@ -106,7 +107,7 @@ def test_a_refused_lease_costs_nothing(prefect_server: str) -> None:
         # a slow answer delays a grant; what flowed in meanwhile is there for the next
         assert 2_000 * (now - begun - slowest) - 1_000 <= granted * 1_000 <= 2_000 * (now - begun)
 
-    lend(work)
+    lend(work, PrefectLender)
 
 
 def test_the_last_grant_is_known(prefect_server: str) -> None:
