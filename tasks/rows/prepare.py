@@ -176,9 +176,8 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
     run.save(disk)
     given_up = current_run(folders)
     if given_up is not None and any(journals_of(given_up.folder.path)):
-        settle_books(
-            given_up
-        )  # nobody else will: its journals know what it paid, the ledger what its process last said
+        # nobody else will: its journals know what it paid, the ledger what its process last said
+        settle_books(given_up)
     disk.write_own(folders.own / "current.json", {"run_id": run_id})
     folders.forget_shards()  # of a run that was given up for this one
     return run

@@ -244,7 +244,9 @@ def test_a_killed_run_is_given_up_for_another(jobs: Jobs) -> None:
     jobs.service.configure(prompt_tokens="tiktoken:o200k_base", latency_ms=300)
     texts = [f"text {n}" for n in range(60)]
     settings = jobs.job(texts, limits={"max_at_once": 8})
-    spawned = jobs.spawn(settings)
+    # what it tells of itself goes elsewhere: of a killed run the ledger may know nothing yet
+    elsewhere = {"PARQUILL_LEDGER_URL": f"sqlite:///{jobs.folder / 'elsewhere.sqlite'}"}
+    spawned = jobs.spawn(settings, environment=elsewhere)
     wait_for_requests(jobs.service, spawned, 24)
     os.kill(spawned.process.pid, signal.SIGKILL)
     spawned.process.wait()
