@@ -165,17 +165,19 @@ def _opened() -> Sending | None:
 
 
 class _News:
-    """Says once what the parts of a run have told: soft limits that are passed, how limits are shared."""
+    """Says once what the parts of a run report: soft limits that are passed, outages, how limits are shared."""
 
     def __init__(self) -> None:
-        self._warned = self._told = 0
+        self._warned = self._told = self._of_service = 0
 
     def say(self, opened: Sending) -> None:
         """Say what is new."""
-        warnings, told = list(opened.soft_limits.told), list(opened.shared.told)  # they grow meanwhile
-        for text in [*(f"warning: {text}" for text in warnings[self._warned :]), *told[self._told :]]:
+        # they grow meanwhile
+        warnings, told, service = list(opened.soft_limits.told), list(opened.shared.told), list(opened.sender.told)
+        warned = [*warnings[self._warned :], *service[self._of_service :]]
+        for text in [*(f"warning: {text}" for text in warned), *told[self._told :]]:
             say(text)
-        self._warned, self._told = len(warnings), len(told)
+        self._warned, self._told, self._of_service = len(warnings), len(told), len(service)
 
 
 def _bar(over: threading.Event) -> None:

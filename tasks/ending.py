@@ -31,10 +31,14 @@ from parquill.tasks.wire.sending import Sending
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What the sender says at its end. `rule` is the outcome by which the service stopped the run, if it did."""
+    """What the sender says at its end.
+
+    `rule` is the outcome by which the service stopped the run, if it did, and `message` says why.
+    """
 
     over_budget: int = 0
     rule: str | None = None
+    message: str | None = None
 
     @classmethod
     def of(cls, opened: Sending) -> Ending:
@@ -43,7 +47,12 @@ class Ending:
         if sender.stopping and sender.stop_rule is None:
             left = sender.progress.total - sender.progress.done
             raise Interrupted(f"interrupted with {left:,} rows left; run again to go on")
-        return cls(sender.over_budget, sender.stop_rule.code if sender.stop_rule else None)
+        rule = sender.stop_rule
+        return (
+            cls(sender.over_budget, rule.code, sender.stop_message or rule.sentence)
+            if rule
+            else cls(sender.over_budget)
+        )
 
     @property
     def is_stop(self) -> bool:
@@ -57,10 +66,10 @@ def end_of(run: Run, sums: RowSums, ending: Ending) -> ParquillError | None:
     left = f"{rows['not_sent']:,} of {rows['total']:,} rows were not sent"
     if ending.rule is not None:
         left = f"{rows['not_sent'] + rows['failed']:,} of {rows['total']:,} rows have no answer"
-        rule = TABLE[ending.rule]
-        # endless throttling passes by itself; anything else is settled by a person first
-        first = "Settle that with the service, then run" if rule.retry is Retry.STOP else "Run"
-        return ServiceStopped(f"stopped: {rule.sentence}; {left}. {first} again to go on")
+        # an outage and endless throttling pass by themselves; anything else needs a person first
+        passes = TABLE[ending.rule].retry in {Retry.THROTTLE, Retry.OUTAGE}
+        advice = "Run again to resume" if passes else "Fix this, then run again to resume"
+        return ServiceStopped(f"stopped: {ending.message}; {left}. {advice}")
     if ending.over_budget:
         limits = {"run_usd": job.budget.run_usd, "monthly_usd": job.budget.monthly_usd}
         told = " or ".join(f"{name} = {dollars(nano_of(usd))}" for name, usd in limits.items() if usd is not None)

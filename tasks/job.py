@@ -239,10 +239,15 @@ class Limits(Settings):
 class Retry(Settings):
     """What happens to a request that fails."""
 
-    attempts: Annotated[int, Field(ge=1, le=100), Number] = Field(6, description="Requests for one row, at most")
+    attempts: Annotated[int, Field(ge=1, le=100), Number] = Field(
+        6, description="Requests for one row in total, across restarts"
+    )
     timeout_s: Annotated[float, Field(gt=0, le=3600), Number] = Field(120, description="Seconds for one request")
     in_doubt: Literal["resend", "hold"] = Field(
-        "resend", description="A request whose fate is unknown: send it again, or hold the row as failed"
+        "resend", description="A request that may have been billed: send it again, or hold the row as failed"
+    )
+    patience_s: Annotated[float, Field(gt=0, le=604_800), Number] = Field(
+        1800, description="Seconds that an outage of the service is waited out before the run stops, to be resumed"
     )
 
 

@@ -254,7 +254,8 @@ def test_a_limit_is_the_head_of_the_whole(service: FakeService, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("kind", "status", "code", "in_doubt"),
     [
-        ("status:500", "ok", None, True),
+        ("status:500", "ok", None, False),
+        ("gateway:500", "ok", None, True),
         ("status:400", "failed", "bad_request", False),
         ("disconnect_before", "ok", None, True),
         ("disconnect_after", "ok", None, True),
@@ -287,7 +288,7 @@ def test_every_fault_has_its_row(
     row = rows[7]
     assert (row["status"], row["error_code"]) == (status, code)
     assert (row["in_doubt_usd"] > 0) is in_doubt
-    assert row["attempts"] == (2 if status == "ok" and in_doubt else 1)
+    assert row["attempts"] == (2 if status == "ok" and (in_doubt or kind == "status:500") else 1)
     assert "text 7" not in (row["error_message"] or "")
     assert all(other["status"] == "ok" for place, other in enumerate(rows) if place != 7)
     _check_sums(*done, rows)

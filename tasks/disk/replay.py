@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from parquill.tasks.disk.journal import read_journal
+from parquill.tasks.errors import DamagedJournal
 from parquill.tasks.records import Outcome, Totals
 
 
@@ -15,7 +16,7 @@ class RowState:
 
     requests: int = 0
     throttled: int = 0
-    failures: int = 0  # attempts that cost one of `retry.attempts`
+    failures: int = 0  # requests that cost one of `retry.attempts`; neither a 429 nor an outage does
     in_doubt_requests: int = 0
     in_doubt_nano: int = 0
     reserved_nano: int = 0
@@ -79,10 +80,16 @@ def replay_shard(journal: Path) -> ShardState:
                 row.in_doubt_nano += reserved
             row.throttled += record["code"] == "rate_limited"
             row.failures += record["code"] != "rate_limited"
-        else:
+        elif record["type"] == "uncharge":
+            row.failures -= 1
+        elif record["type"] == "outcome":
             row.open.pop(record["resolves"], None)
             row.settle_open()
             state.outcomes[record["row"]] = Outcome.from_record(record)
+        else:
+            raise DamagedJournal(
+                f"{journal} has a record of the kind {record['type']!r}, which this Parquill does not know"
+            )
     for row in state.rows.values():
         row.settle_open()
     return state

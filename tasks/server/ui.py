@@ -160,10 +160,15 @@ def show_progress(run: Run, opened: Sending) -> Iterator[None]:
 
 
 def _keep_up(run: Run, opened: Sending, artifact_id: Any, over: threading.Event) -> None:
-    """Look at the soft limits all the time, and show the progress every now and then and at the end."""
-    shown = time.monotonic()
+    """Look at the soft limits and the service all the time, and show the progress every now and then and at the end."""
+    shown, reported = time.monotonic(), 0
     while True:
         last = over.wait(LOOK_S)
+        service = list(opened.sender.told)  # it grows meanwhile
+        for told in service[reported:]:
+            with bearable("the warning"):
+                get_run_logger().warning(told)
+        reported = len(service)
         for told in opened.soft_limits.look(opened.budget.settled + opened.budget.in_doubt):
             _warn(run, opened, told)
         if last or time.monotonic() - shown >= EVERY_S:
@@ -212,6 +217,8 @@ def headline(run: Run, opened: Sending) -> str:
     doubt = f", {dollars(budget.in_doubt)} in doubt" if budget.in_doubt else ""
     left_s = progress.left_s(time.monotonic())
     left = "" if left_s is None or progress.done >= progress.total else f", {duration(left_s)} left"
+    if opened.sender.limits.breaker.is_open:
+        left = ", waiting for the service, which fails at every request"
     return (
         f"{progress.done:,} of {progress.total:,} rows, {progress.not_ok:,} not ok, "
         f"{dollars(budget.settled)}{limit} spent{doubt}{left} · {run.job.model}"

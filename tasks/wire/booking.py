@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 
 from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.replay import RowState, ShardState
+from parquill.tasks.errors import DiskFailed
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import Price, to_nano
 from parquill.tasks.records import Outcome
@@ -31,6 +33,23 @@ class SendRow:
     carried_attempts: int = 0
     carried_usage: tuple[int, int, int, int] | None = None
     state: RowState = field(default_factory=RowState)
+    unreadable: int = 0
+    throttled_since: float | None = None
+    journal: Journal | None = None
+    is_over: bool = False  # it has its outcome
+
+    @property
+    def is_first_try(self) -> bool:
+        """Whether its latest request is its first one, earlier runs and starts included."""
+        return self.state.requests == 1 and self.carried_attempts == 0
+
+    def uncharge(self) -> None:
+        """Give the row one attempt back, since its failure was everybody's."""
+        if self.is_over or self.journal is None:
+            return
+        self.state.failures -= 1
+        with contextlib.suppress(DiskFailed):  # the sender meets it at its next record
+            self.journal.append({"type": "uncharge", "row": self.number})
 
 
 class Booking:
@@ -102,6 +121,7 @@ class Booking:
 
     async def _record(self, row: SendRow, outcome: Outcome, journal: Journal, state: ShardState) -> None:
         state.outcomes[row.number] = outcome
+        row.is_over = True
         self._progress.done += 1
         self._progress.not_ok += outcome.status != "ok"
         await journal.append(outcome)

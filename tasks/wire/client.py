@@ -1,7 +1,7 @@
 """One request and its reply: built once a job what can be, bounded in time and in size, errors without secrets.
 
 The transport of httpx is driven without httpx's client layer (0.15-0.19 ms of CPU a request instead of 0.3). Redirects
-are not followed, cookies not kept, proxies not read from the environment, compressed replies not accepted.
+are not followed, cookies not kept, proxies not read from the environment, compressed replies not asked for.
 
 `httpx-aiohttp` maps refused and lost connections alike to `ConnectTimeout`, so what an error came from decides. Only a
 connection that never stood (DNS, refused, TLS) counts as not sent; everything else after the call began is in doubt.
@@ -19,9 +19,11 @@ import aiohttp
 import httpx
 
 from parquill.tasks.job import Job
+from parquill.tasks.wire.bodies import is_stream, unwrap
 from parquill.tasks.wire.connections import Connections, ReplyTooLarge
-from parquill.tasks.wire.endpoint import APIS, Reply, parse_json
-from parquill.tasks.wire.outcomes import TABLE, Retry, Rule, rule_for_status
+from parquill.tasks.wire.endpoint import APIS, Reply, clean_label, parse_json
+from parquill.tasks.wire.outcomes import TABLE, Retry, Rule, error_of_body, rule_for_status
+from parquill.tasks.wire.reasons import reason_of
 from parquill.tasks.wire.retry import retry_after_s
 from parquill.tasks.wire.secrets import Key
 
@@ -36,13 +38,17 @@ CONNECT_S = 15.0
 
 
 class Result(NamedTuple):
-    """How one request ended; `reply` only where the service answered 200 with something readable."""
+    """How one request ended; `reply` only where the service answered 2xx with something readable.
+
+    `signature` is equal for refusals that are alike, whatever row they are of.
+    """
 
     rule: Rule
     sentence: str
     reply: Reply | None
     headers: httpx.Headers
     retry_after: float | None
+    signature: object = None
 
 
 class Client:
@@ -74,6 +80,7 @@ class Client:
         self._extensions = {"timeout": {"connect": min(CONNECT_S, 0.9 * self._timeout_s)}}
         self._cap = max(SMALLEST_CAP_BYTES, min(LARGEST_CAP_BYTES, job.max_output_tokens * BYTES_PER_TOKEN))
         self._now = now
+        self._names = self.api.names
 
     async def send(self, messages: str, parameters: str | None) -> Result:
         """Send one request and classify how it ended. Never raises but for cancellation."""
@@ -86,7 +93,7 @@ class Client:
                     data = await self._read(response, len(body))
                 finally:
                     await response.aclose()
-                return self._classify(response, data)
+                return self._classify(response, data, len(body), messages + (parameters or ""))
         except TimeoutError:
             return _ended("timeout")
         except httpx.TransportError as error:
@@ -97,7 +104,7 @@ class Client:
             return _ended("connection_lost")
 
     async def _read(self, response: httpx.Response, sent: int) -> bytes | None:
-        cap = self._cap + sent if response.status_code == 200 else ERROR_BODY_BYTES
+        cap = self._cap + sent if response.is_success else ERROR_BODY_BYTES
         data = bytearray()  # and no list of chunks: one of two bytes would take forty
         async for chunk in response.stream:  # type: ignore[union-attr]
             data += chunk
@@ -105,30 +112,38 @@ class Client:
                 return None
         return bytes(data)
 
-    def _classify(self, response: httpx.Response, data: bytes | None) -> Result:
-        headers = response.headers
-        wait = retry_after_s(headers, self._now()) if response.status_code != 200 else None
-        if response.status_code == 200:
-            if data is None:
-                return _ended("reply_too_large")
-            reply = self._read_reply(data)
-            if reply is None:
-                return _ended("bad_reply")
-            rule = TABLE[reply.code]
-            return Result(rule, rule.sentence, reply, headers, None)
-        document = parse_json(data) if data else None
-        error = document.get("error") if isinstance(document, dict) else None
-        rule, sentence = rule_for_status(response.status_code, retry_after=wait is not None, error=error)
-        if rule.retry is Retry.NEVER and wait is not None:
+    def _classify(self, response: httpx.Response, data: bytes | None, sent_bytes: int, sent: str) -> Result:
+        headers, status = response.headers, response.status_code
+        if response.is_success:
+            return self._classify_reply(headers, status, data, self._cap + sent_bytes)
+        plain = unwrap(headers, data, ERROR_BODY_BYTES) if data else None
+        document = parse_json(plain) if plain else None
+        wait = retry_after_s(headers, self._now())
+        rule, sentence = rule_for_status(status, retry_after=wait is not None, document=document)
+        if rule.retry in {Retry.NEVER, Retry.REFUSAL}:
             wait = None
-        return Result(rule, sentence, None, headers, wait)
+        signature = (rule.code, status, sentence)
+        reason = reason_of(error_of_body(document), sent, self._names, self._key)
+        return Result(rule, f"{sentence}: {reason}" if reason else sentence, None, headers, wait, signature)
 
-    def _read_reply(self, data: bytes) -> Reply | None:
+    def _classify_reply(self, headers: httpx.Headers, status: int, data: bytes | None, max_bytes: int) -> Result:
+        if data is None:
+            return _ended("reply_too_large")
+        plain = unwrap(headers, data, max_bytes)
+        reply = None if plain is None else self._read_reply(plain, is_stream=is_stream(headers, plain))
+        if reply is None:
+            rule = TABLE["bad_reply"]
+            kind = clean_label(headers.get("content-type", "")) or "no content type"
+            return Result(rule, f"{rule.sentence} (HTTP {status}, {kind}, {len(data):,} bytes)", None, headers, None)
+        rule = TABLE[reply.code]
+        return Result(rule, rule.sentence, reply, headers, None)
+
+    def _read_reply(self, data: bytes, *, is_stream: bool) -> Reply | None:
         """Read a reply; a service that echoes the key does not get it into the results."""
-        key = self._key
+        key, read = self._key, self.api.read_stream if is_stream else self.api.read
         if key is None:
-            return self.api.read(data)
-        reply = self.api.read(key.hide_in_bytes(data))
+            return read(data)
+        reply = read(key.hide_in_bytes(data))
         if reply is None or b"\\u00" not in data:
             return reply
         return replace(  # JSON can write any letter as an escape

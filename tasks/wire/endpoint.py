@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import orjson
 
 from parquill.tasks.job import Job
 from parquill.tasks.money.usage import Usage, read_usage
+from parquill.tasks.wire.bodies import events
 
 # These take max_completion_tokens and refuse max_tokens (OpenAI, "Reasoning models").
 _REASONING = re.compile(r"(?:^|/)(?:o\d|gpt-[5-9])")
@@ -43,6 +45,7 @@ class ChatApi:
         }
         self._parameters = job.parameters
         self._head = self._open(None)
+        self.names = frozenset({self.field, *self._fixed, *self._parameters})  # the request's own members
 
     def limit_name(self, model: str) -> str:
         """The name under which this API and model want max_output_tokens."""
@@ -65,8 +68,14 @@ class ChatApi:
         return head + messages.encode() + b"}"
 
     def read(self, data: bytes) -> Reply | None:
-        """Read a 200 reply; None when it is no reply of this API."""
-        reply = parse_json(data)
+        """Read a 2xx reply; None when it is no reply of this API."""
+        return self._read_document(parse_json(data))
+
+    def read_stream(self, data: bytes) -> Reply | None:
+        """Read a reply that came as a stream although none was asked for; None when nothing in it is an answer."""
+        return self._read_document(self._join(events(data)))
+
+    def _read_document(self, reply: Any) -> Reply | None:
         if not isinstance(reply, dict):
             return None
         code, text, reason = self._answer(reply)
@@ -76,7 +85,35 @@ class ChatApi:
         text = None if text is None else _repair(text)
         if usage is not None and usage.completion == 0 and text:
             usage = None  # a text of no tokens: the figures are not to be trusted
-        return Reply(code, text, _short(reason), _short(reply.get("model")), _short(reply.get("id")), usage)
+        model, request_id = clean_label(reply.get("model")), clean_label(reply.get("id"))
+        return Reply(code, text, clean_label(reason), model, request_id, usage)
+
+    def _join(self, parts: Iterable[Any]) -> dict[str, Any] | None:
+        """One reply of the parts of a stream: texts are joined, and the last word on the rest counts."""
+        joined: dict[str, Any] = {}
+        choice: dict[str, Any] = {}
+        texts: dict[str, list[str]] = {}
+        calls: dict[int, dict[str, Any]] = {}
+        for part in parts:
+            if not isinstance(part, dict):
+                continue
+            joined |= {name: value for name, value in part.items() if name != "choices" and value is not None}
+            for found in _first_choices(part):
+                choice |= {name: value for name, value in found.items() if value is not None}
+                delta = found.get("delta", found)
+                for name, value in delta.items() if isinstance(delta, dict) else ():
+                    if name == "tool_calls":
+                        _join_calls(calls, value)
+                    elif isinstance(value, str):
+                        texts.setdefault(name, []).append(value)
+        if not choice:
+            return joined or None
+        message: dict[str, Any] = {name: "".join(pieces) for name, pieces in texts.items()}
+        if calls:
+            message["tool_calls"] = [calls[index] for index in sorted(calls)]
+        whole = choice.get("message")
+        choice |= {"message": whole if isinstance(whole, dict) else message, "text": message.get("text")}
+        return {**joined, "choices": [choice]}
 
     def _answer(self, reply: dict[str, Any]) -> tuple[str | None, str | None, Any]:
         choices = reply.get("choices")
@@ -119,6 +156,14 @@ class ResponsesApi(ChatApi):
     path = "/responses"
     field = "input"
 
+    def _join(self, parts: Iterable[Any]) -> dict[str, Any] | None:
+        """The last event of a stream of the Responses API holds the whole reply."""
+        whole = None
+        for part in parts:
+            if isinstance(part, dict) and isinstance(part.get("response"), dict):
+                whole = part["response"]
+        return whole
+
     def limit_name(self, model: str) -> str:  # noqa: ARG002 - one name for all models
         """Always max_output_tokens."""
         return "max_output_tokens"
@@ -156,6 +201,25 @@ class ResponsesApi(ChatApi):
 APIS: dict[str, type[ChatApi]] = {"chat": ChatApi, "completions": CompletionsApi, "responses": ResponsesApi}
 
 
+def _first_choices(part: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = part.get("choices")
+    return [c for c in choices[:1] if isinstance(c, dict)] if isinstance(choices, list) else []
+
+
+def _join_calls(calls: dict[int, dict[str, Any]], pieces: Any) -> None:
+    """Add the pieces of tool calls: names and ids come once, arguments in pieces."""
+    for piece in pieces if isinstance(pieces, list) else ():
+        if not isinstance(piece, dict):
+            continue
+        index = piece.get("index")
+        call = calls.setdefault(index if isinstance(index, int) else len(calls), {"type": "function", "function": {}})
+        function = piece.get("function")
+        for name, value in function.items() if isinstance(function, dict) else ():
+            if isinstance(value, str):
+                call["function"][name] = call["function"].get(name, "") + value
+        call |= {name: value for name, value in piece.items() if name in {"id", "type"} and value}
+
+
 def _code(reason: Any, text: str | None) -> str:
     if reason == "content_filter":
         return "content_filter"
@@ -188,7 +252,7 @@ def _repair(text: str) -> str:
     return text
 
 
-def _short(value: Any) -> str | None:
+def clean_label(value: Any) -> str | None:
     """A label that the service chose: bounded, and without control characters that a terminal would obey."""
     if not isinstance(value, str):
         return None

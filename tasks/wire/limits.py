@@ -7,8 +7,10 @@ one request at a time stands at the turnstile until every meter has room for it,
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from parquill.tasks.wire.breaker import FIRST_GROWTH_INTERVAL_S, Breaker
 from parquill.tasks.wire.meters import Gate, Meter, RateMeter, ServiceMirror
 
 
@@ -47,6 +49,7 @@ class Limits:
         tokens_per_minute: int | None = None,
         actual_output: bool = False,
         leased: Sequence[Meter] = (),
+        patience_s: float = math.inf,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
@@ -65,16 +68,24 @@ class Limits:
         self._token_meters = [meter for meter in rates if meter.by_tokens]
         self._mirrors = [ServiceMirror("requests", by_tokens=False), ServiceMirror("tokens", by_tokens=True)]
         self.gate = Gate(rates)
-        self.meters: list[Meter] = [self.gate, *rates, *leased, *self._mirrors]
+        self.breaker = Breaker(max_at_once, patience_s=patience_s, clock=clock)
+        self.meters: list[Meter] = [self.breaker, self.gate, *rates, *leased, *self._mirrors]
 
     async def acquire(self, tokens: int) -> Slot:
         """Wait for a place and for room in every meter. Raises Stopped."""
+        self.breaker.arrive()
+        try:
+            return await self._acquire(tokens)
+        finally:
+            self.breaker.depart()
+
+    async def _acquire(self, tokens: int) -> Slot:
         async with self._turnstile:
-            while self._free <= 0 and not self._stopped:
-                self._freed = asyncio.get_running_loop().create_future()
-                await self._freed
             while not self._stopped:
                 now = self._clock()
+                if self._free <= 0 or self.breaker.is_full(now):
+                    await self._change()
+                    continue
                 wait = 0.0
                 for meter in self.meters:
                     wait = max(wait, meter.wait_s(now, tokens))
@@ -88,9 +99,22 @@ class Limits:
             self._free -= 1
             return Slot(self, tokens, now)
 
+    async def _change(self) -> None:
+        """Wait until a request has ended, or for a moment where time alone may make room."""
+        self._freed = asyncio.get_running_loop().create_future()
+        if self._free <= 0 or not self.breaker.grows:
+            await self._freed
+            return
+        moment = asyncio.ensure_future(self._sleep(FIRST_GROWTH_INTERVAL_S))
+        try:
+            await asyncio.wait({self._freed, moment}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            moment.cancel()
+
     def give_slot(self) -> None:
         """One request less is under way."""
         self._free += 1
+        self.breaker.leave()
         if self._freed is not None and not self._freed.done():
             self._freed.set_result(None)
 

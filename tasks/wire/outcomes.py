@@ -1,15 +1,19 @@
-"""The one closed table: what each way in which a request can end means for money, retry, row and exit code.
+"""The one closed table: what each way in which a request can end means for money, the next step and the row.
 
-What is not in it is in doubt (`connection_lost`): the money stays booked at its full reservation.
+A request is surely unpaid if the connection never stood, if the service refused it (429 and every other 4xx but 408 and
+499), or if the service failed with an error body of its own (5xx). A 408, a 499, a 5xx without such a body, a time-out
+and a lost connection say nothing of the answer: the request is in doubt and stays booked at its full reservation. So
+does a 2xx reply that cannot be read. A billed answer is never asked for again within a run, however useless it is.
 
-Surely unpaid are failed connects, 429, 400, 401, 403, 404, 413, 422 and 503 with Retry-After. A billed answer is never
-asked for again within a run, however useless it is.
+Exit codes follow from the table: a row whose status is not `ok` counts for exit 5, and a stop (STOP, or REFUSAL,
+UNREADABLE, OUTAGE and THROTTLE once the run gives up) ends with exit 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Money(Enum):
@@ -23,24 +27,22 @@ class Money(Enum):
 class Retry(Enum):
     """What happens next."""
 
-    NEVER = "never"
+    NEVER = "never"  # the row has its outcome
+    REFUSAL = "refusal"  # the row has its outcome, unless every row is refused alike: then the run stops
     AGAIN = "again"  # costs an attempt
+    UNREADABLE = "unreadable"  # one more try; several rows in a row stop the run, since each may be paid for
+    OUTAGE = "outage"  # costs an attempt, unless the service fails at everything: then the run waits
     THROTTLE = "throttle"  # everybody slows down; costs no attempt
     STOP = "stop"  # the run stops: no request can succeed
 
 
 class Rule(NamedTuple):
-    """One line of the table. `code` is None for an answer that is simply good.
-
-    `exit_code` is that of a run which finished with such a row and tolerates none. A run that the service stopped exits
-    1 by whichever line it was: by one of STOP, or by `rate_limited` when the service answered nothing else.
-    """
+    """One line of the table. `code` is the row's error_code, None for an answer that is simply good."""
 
     code: str | None
     money: Money
     retry: Retry
     status: str
-    exit_code: int
     sentence: str
 
 
@@ -49,36 +51,41 @@ def _rules(*rules: Rule) -> dict[str, Rule]:
 
 
 B, D, U = Money.BILLED, Money.IN_DOUBT, Money.UNPAID
-NEVER, AGAIN, THROTTLE, STOP = Retry.NEVER, Retry.AGAIN, Retry.THROTTLE, Retry.STOP
+NEVER, REFUSAL, AGAIN, UNREADABLE = Retry.NEVER, Retry.REFUSAL, Retry.AGAIN, Retry.UNREADABLE
+OUTAGE, THROTTLE, STOP = Retry.OUTAGE, Retry.THROTTLE, Retry.STOP
 
 TABLE = _rules(
     # answers
-    Rule(None, B, NEVER, "ok", 0, "answered"),
-    Rule("max_output_tokens", B, NEVER, "truncated", 5, "the answer was cut at max_output_tokens"),
-    Rule("content_filter", B, NEVER, "refused", 5, "the service's content filter stopped the answer"),
-    Rule("refusal", B, NEVER, "refused", 5, "the model declined to answer"),
-    Rule("schema_mismatch", B, NEVER, "invalid", 5, "the answer does not match response_format"),
-    Rule("no_answer", B, NEVER, "failed", 5, "the reply was billed but holds no text"),
+    Rule(None, B, NEVER, "ok", "answered"),
+    Rule("max_output_tokens", B, NEVER, "truncated", "the answer was cut at max_output_tokens"),
+    Rule("content_filter", B, NEVER, "refused", "the service's content filter stopped the answer"),
+    Rule("refusal", B, NEVER, "refused", "the model declined to answer"),
+    Rule("schema_mismatch", B, NEVER, "invalid", "the answer does not match response_format"),
+    Rule("no_answer", B, NEVER, "failed", "the reply was billed but holds no text"),
     # replies that cannot be read: paid, perhaps
-    Rule("bad_reply", D, AGAIN, "failed", 5, "the reply could not be read"),
-    Rule("reply_too_large", D, NEVER, "failed", 5, "the reply is larger than any answer can be"),
-    Rule(
-        "redirect", D, NEVER, "failed", 5, "the service redirects; redirects are not followed, they would leak the key"
-    ),
-    Rule("server_error", D, AGAIN, "failed", 5, "the service failed"),
-    Rule("timeout", D, AGAIN, "failed", 5, "no answer within retry.timeout_s"),
-    Rule("connection_lost", D, AGAIN, "failed", 5, "the connection was lost after sending"),
+    Rule("bad_reply", D, UNREADABLE, "failed", "the reply could not be read"),
+    Rule("reply_too_large", D, NEVER, "failed", "the reply is larger than any answer can be"),
+    Rule("redirect", D, REFUSAL, "failed", "the service redirects; Parquill does not follow, to keep the key safe"),
+    # nothing is known of the answer
+    Rule("request_timeout", D, OUTAGE, "failed", "the service or a proxy gave up waiting"),
+    Rule("bad_gateway", D, OUTAGE, "failed", "the service failed without an error body of its own"),
+    Rule("timeout", D, OUTAGE, "failed", "no answer within retry.timeout_s"),
+    Rule("connection_lost", D, OUTAGE, "failed", "the connection was lost after sending"),
+    # failures of the service, surely unpaid
+    Rule("connect_error", U, OUTAGE, "failed", "the service could not be reached"),
+    Rule("server_error", U, OUTAGE, "failed", "the service failed"),
+    Rule("unavailable", U, OUTAGE, "failed", "the service was busy (503 with Retry-After)"),
+    Rule("conflict", U, AGAIN, "failed", "the service could not take the request at that moment"),
     # refusals of the service, surely unpaid
-    Rule("connect_error", U, AGAIN, "failed", 5, "the service could not be reached"),
-    Rule("unavailable", U, AGAIN, "failed", 5, "the service was busy (503 with Retry-After)"),
-    Rule("bad_request", U, NEVER, "failed", 5, "the service refused the request"),
-    Rule("too_long", U, NEVER, "failed", 5, "the service says that the prompt is too long"),
-    Rule("prompt_filtered", U, NEVER, "refused", 5, "the service's content filter refused the prompt"),
-    Rule("rate_limited", U, THROTTLE, "failed", 5, "the service answered 429 until patience ran out"),
+    Rule("bad_request", U, REFUSAL, "failed", "the service refused the request"),
+    Rule("forbidden", U, REFUSAL, "failed", "the service does not allow the request"),
+    Rule("not_found", U, REFUSAL, "failed", "the service does not know the address or the model"),
+    Rule("too_long", U, NEVER, "failed", "the service says that the prompt is too long"),
+    Rule("prompt_filtered", U, NEVER, "refused", "the service's content filter refused the prompt"),
+    Rule("rate_limited", U, THROTTLE, "failed", "the service answered 429 until patience ran out"),
     # no request can succeed
-    Rule("quota_exhausted", U, STOP, "failed", 1, "the account's quota at the service is used up"),
-    Rule("not_authorized", U, STOP, "failed", 1, "the service refuses the key (endpoint.api_key_env, api_key_block)"),
-    Rule("not_found", U, STOP, "failed", 1, "the service does not know the address or the model"),
+    Rule("quota_exhausted", U, STOP, "failed", "the account's quota or balance at the service is used up"),
+    Rule("not_authorized", U, STOP, "failed", "the service rejects the key (endpoint.api_key_env, api_key_block)"),
 )
 
 # What else a row's error_code can be: faults found before sending (status rejected), and rows that were not sent.
@@ -98,24 +105,42 @@ ROW_CODES = frozenset(
 NOT_SENT_CODES = {"over_budget": "did not fit into the budget", "stopped": "the run stopped before this row"}
 
 _BY_HTTP = {
-    400: "bad_request",
     401: "not_authorized",
-    403: "not_authorized",
+    402: "quota_exhausted",
+    403: "forbidden",
     404: "not_found",
+    408: "request_timeout",
+    409: "conflict",
+    410: "not_found",
     413: "too_long",
-    422: "bad_request",
+    414: "too_long",
+    425: "conflict",
     429: "rate_limited",
+    431: "too_long",
+    499: "request_timeout",
+    501: "bad_request",
 }
-# Codes that services put into an error body; nothing else in it is repeated, it may echo the prompt or the key.
-_KNOWN_BODY_CODES = frozenset(
+# Codes that services put into an error body, and what they mean whatever the status is.
+_QUOTA = frozenset(
     [
-        "context_length_exceeded",
+        "insufficient_quota",  # OpenAI
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "exceeded_current_quota_error",  # Moonshot
+        "insufficient_user_quota",  # one-api and new-api gateways
+        "insufficient_balance",
+        "budget_exceeded",  # LiteLLM's proxy
+    ]
+)
+_KEY = frozenset(["invalid_api_key", "invalid_authentication_error", "account_deactivated"])
+_TOO_LONG = frozenset(["context_length_exceeded", "exceed_context_size_error", "string_above_max_length"])
+_FILTERED = frozenset(["content_filter", "content_policy_violation", "data_inspection_failed", "moderation"])
+_REFUSING = frozenset([400, 403, 422])
+# Other codes that the row's message repeats. Nothing else is repeated as it is: it may echo the prompt or the key.
+_PLAIN_CODES = frozenset(
+    [
         "invalid_request_error",
         "model_not_found",
-        "content_filter",
-        "content_policy_violation",
-        "invalid_api_key",
-        "insufficient_quota",
         "rate_limit_exceeded",
         "unsupported_parameter",
         "unsupported_value",
@@ -124,35 +149,75 @@ _KNOWN_BODY_CODES = frozenset(
         "missing_required_parameter",
         "invalid_value",
         "invalid_type",
-        "string_above_max_length",
-        "exceed_context_size_error",
         "invalid_prompt",
-        "billing_hard_limit_reached",
         "tokens",
         "requests",
         "server_error",
+        "overloaded_error",
     ]
 )
+_KNOWN_CODES = _QUOTA | _KEY | _TOO_LONG | _FILTERED | _PLAIN_CODES
 
 
-def rule_for_status(status: int, *, retry_after: bool, error: object) -> tuple[Rule, str]:
-    """The rule for an HTTP status other than 200, and the sentence for the row. `error` is the body's `error`."""
+def error_of_body(document: Any) -> Mapping[str, Any] | None:
+    """The error that a JSON body tells of, in the form of OpenAI's `error` object; None where it is no error body.
+
+    Forms: OpenAI {error: {...}}, Gemini [{error: {...}}], Ollama {error: "text"}, vLLM {object: error, message},
+    FastAPI {detail}. A gateway's page in JSON (problem details, {message} alone) is not the service's own.
+    """
+    if isinstance(document, list) and document:
+        document = document[0]
+    if not isinstance(document, dict):
+        return None
+    error = document.get("error")
+    if isinstance(error, dict) and error:
+        return error
+    if isinstance(error, str) and error:
+        return {"message": error, **{name: document.get(name) for name in ("code", "type") if name in document}}
+    if document.get("object") == "error":
+        return document
+    detail = document.get("detail")
+    if detail and "title" not in document and "cloudflare_error" not in document:
+        return {"message": detail} if isinstance(detail, str) else {"detail": detail}
+    return None
+
+
+def rule_for_status(status: int, *, retry_after: bool, document: Any) -> tuple[Rule, str]:
+    """The rule for an HTTP status that is not 2xx, and the sentence for the row. `document` is the parsed body."""
+    error = error_of_body(document)
     known = [
         value
         for name in ("code", "type")
-        if isinstance(error, dict) and isinstance(value := error.get(name), str) and value in _KNOWN_BODY_CODES
+        if error is not None and isinstance(value := error.get(name), str) and value in _KNOWN_CODES
     ]
-    code = _BY_HTTP.get(status, "server_error" if status >= 500 else "connection_lost")
-    if status == 503 and retry_after:
-        code = "unavailable"
-    elif 300 <= status < 400:
-        code = "redirect"
-    elif {"insufficient_quota", "billing_hard_limit_reached"} & set(known):
-        code = "quota_exhausted"
-    elif status == 400 and {"context_length_exceeded", "exceed_context_size_error"} & set(known):
-        code = "too_long"
-    elif status == 400 and {"content_filter", "content_policy_violation"} & set(known):
-        code = "prompt_filtered"
-    rule = TABLE[code]
+    rule = TABLE[_code_of(status, set(known), error, retry_after=retry_after)]
     told = f"HTTP {status}" + (f", {known[0]}" if known else "")
     return rule, f"{rule.sentence} ({told})"
+
+
+def _code_of(  # noqa: PLR0911 - one return for each line
+    status: int, known: set[str], error: Mapping[str, Any] | None, *, retry_after: bool
+) -> str:
+    if 300 <= status < 400:
+        return "redirect"
+    if 500 <= status < 600 and status != 501:
+        if error is not None:
+            return "server_error"
+        return "unavailable" if status == 503 and retry_after else "bad_gateway"
+    if not 400 <= status < 600:
+        return "bad_reply"
+    if known & _QUOTA:
+        return "quota_exhausted"
+    if known & _KEY:
+        return "not_authorized"
+    if status in _REFUSING and known & _TOO_LONG:
+        return "too_long"
+    if status in _REFUSING and (known & _FILTERED or _is_moderation(error)):
+        return "prompt_filtered"
+    return _BY_HTTP.get(status, "bad_request")
+
+
+def _is_moderation(error: Mapping[str, Any] | None) -> bool:
+    """Whether a router says that its moderation flagged the prompt (OpenRouter's `metadata.reasons`)."""
+    metadata = error.get("metadata") if error is not None else None
+    return isinstance(metadata, dict) and ("flagged_input" in metadata or bool(metadata.get("reasons")))

@@ -33,7 +33,6 @@ from parquill.tasks.records import Estimate, ShardRef, Totals
 from parquill.tasks.rows.planned import Located, count_lengths, locate, planned
 from parquill.tasks.wire.client import aiohttp_transport
 from parquill.tasks.wire.open_sendings import sending
-from parquill.tasks.wire.outcomes import TABLE
 from parquill.tasks.wire.sending import Sending
 from parquill.tasks.wire.shared_limits import ALONE, Sharing
 
@@ -249,6 +248,6 @@ def _learn(run: Run, counter: TokenCounter) -> _Learned:
 def _raise_if_stopped(opened: Sending) -> None:
     ending = Ending.of(opened)
     if ending.rule is not None:
-        raise ServiceStopped(f"the pilot stopped: {TABLE[ending.rule].sentence}; what was answered is kept")
+        raise ServiceStopped(f"the pilot stopped: {ending.message}; what was answered is kept")
     if ending.over_budget:
         raise StoppedByBudget("the pilot stopped: the budget is used up; what was answered is kept")

@@ -1,4 +1,4 @@
-"""When a failed request is sent again: tenacity keeps the schedule, the service's Retry-After has the last word."""
+"""When a failed request is sent again: at the service's Retry-After, else after a wait that doubles."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from tenacity import RetryCallState
-
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
-# Limits are counted by the minute, so longer waits are glitches or a day's quota: who comes back after a minute to be
-# told 429 again loses nothing, and a run that hears nothing else stops when its patience is used up.
+# Limits are counted by the minute, so a longer wait is a glitch or a day's quota. A request that comes back after a
+# minute and meets 429 again loses nothing, and a run that meets nothing else stops once its patience is used up.
 LONGEST_RETRY_AFTER_S = 60.0
 
 
@@ -44,19 +42,3 @@ def backoff_s(attempt: int, uniform: Callable[[float, float], float] = random.un
     """Exponential wait with jitter before attempt `attempt` + 1: half of it is fixed, half drawn."""
     most = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(attempt, 20))
     return uniform(most / 2, most)
-
-
-class Again(Exception):
-    """This attempt failed and may be repeated, after `wait_s` if the service asked for it."""
-
-    def __init__(self, wait_s: float | None) -> None:
-        super().__init__()
-        self.wait_s = wait_s
-
-
-def wait_for(state: RetryCallState) -> float:
-    """Tenacity's wait: what the service asked for, else the backoff."""
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, Again) and error.wait_s is not None:
-        return error.wait_s
-    return backoff_s(state.attempt_number)

@@ -34,6 +34,10 @@ class Key:
         """`hide_in` of what is not yet read, so that no cut of it leaves a part of the key."""
         return data.replace(self._value.encode(), b"***") if self._is_secret else data
 
+    def has_part(self, text: str) -> bool:
+        """Whether a text is a part of the key, in whatever case."""
+        return text.casefold() in self._value.casefold()
+
     def __repr__(self) -> str:
         return "Key(***)"
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.replay import ShardState
@@ -31,11 +31,18 @@ from parquill.tasks.wire.client import Client, Result
 from parquill.tasks.wire.limits import Limits, Slot, Stopped
 from parquill.tasks.wire.outcomes import TABLE, Money, Retry, Rule
 from parquill.tasks.wire.progress import Progress
-from parquill.tasks.wire.retry import Again, backoff_s, wait_for
+from parquill.tasks.wire.retry import backoff_s
 
 # Rows that have begun and have no outcome yet, those that wait to be tried again included.
 FEWEST_OPEN_ROWS = 1_024
 OPEN_ROWS_A_PLACE = 4
+# A reply that cannot be read may be paid for each time.
+MAX_UNREADABLE_OF_A_ROW = 2
+# Rows that are passed over while refusals are probed farther on.
+MAX_PASSED_ROWS = 1_000
+MAX_PASSED_CHARACTERS = 32 << 20
+
+_log = logging.getLogger("parquill.service")
 
 
 class OverBudget(Exception):
@@ -62,21 +69,22 @@ class Sender:
         self.progress = Progress()
         self._booking = Booking(price, budget, self.progress, answer_format)
         self.stop_rule: Rule | None = None
+        self.stop_message: str | None = None
         self.stopping = False
         self.over_budget = 0
         self._sleep = sleep
-        self._patience_s = job.retry.timeout_s * job.retry.attempts
+        self.told: list[str] = []  # what was said of the service, for people who see no log
+        self._attempts = job.retry.attempts
+        self._throttle_patience_s = job.retry.timeout_s * job.retry.attempts
+        limits.breaker.warn, limits.breaker.stop_run = self._warn, self.stop
         self._hold = job.retry.in_doubt == "hold"
         self._tasks: set[asyncio.Task[None]] = set()
         self._resting: set[asyncio.Future[None]] = set()
         self._open_rows = asyncio.Semaphore(max(FEWEST_OPEN_ROWS, OPEN_ROWS_A_PLACE * job.limits.max_at_once))
-        self._retrying = AsyncRetrying(
-            sleep=self._rest,
-            stop=stop_after_attempt(job.retry.attempts),
-            wait=wait_for,
-            retry=retry_if_exception_type(Again),
-            reraise=True,
-        )
+
+    def _warn(self, text: str) -> None:
+        self.told.append(text)
+        _log.warning(text)
 
     async def complete(self, rows: AsyncIterator[SendRow], journal: Journal, state: ShardState) -> None:
         """Complete the rows of a shard that have no outcome yet; their outcomes are put into `state`.
@@ -93,11 +101,9 @@ class Sender:
                 errors.append(error)
 
         try:
-            async for row in rows:
+            async for row in self._in_turn(rows, state):
                 if self.stopping:
                     break
-                if row.number in state.outcomes:
-                    continue
                 task = await self._begin(row, journal, state)
                 if task is not None:
                     mine.add(task)
@@ -113,11 +119,41 @@ class Sender:
         if errors:
             raise errors[0]
 
+    async def _in_turn(self, rows: AsyncIterator[SendRow], state: ShardState) -> AsyncIterator[SendRow]:
+        """The rows without an outcome in their order; while refusals are probed, rows from farther on first.
+
+        The rows that are passed over come as soon as the probes are over.
+        """
+        passed: deque[SendRow] = deque()
+        passed_characters = stride = 0
+        async for row in rows:
+            if row.number in state.outcomes:
+                continue
+            if self.limits.breaker.is_probing and len(passed) < stride and passed_characters < MAX_PASSED_CHARACTERS:
+                passed.append(row)
+                passed_characters += len(row.messages)
+                continue
+            yield row
+            if self.limits.breaker.is_probing:
+                stride = min(MAX_PASSED_ROWS, 2 * stride + 1)
+                continue
+            while passed and not self.limits.breaker.is_probing:
+                yield passed.popleft()
+            passed_characters, stride = sum(len(row.messages) for row in passed), len(passed)
+        while passed:
+            yield passed.popleft()
+
     async def _begin(self, row: SendRow, journal: Journal, state: ShardState) -> asyncio.Task[None] | None:
         """Begin a row once there is room for it; None for one that is not to be sent. Raises Stopped, LedgerFailed."""
         row.state = state.rows.setdefault(row.number, row.state)
+        row.journal = journal
         if self._hold and row.state.in_doubt_requests:
-            await self._booking.fail(row, TABLE["connection_lost"], "its fate is unknown and is held", journal, state)
+            message = "it is unknown whether an earlier request was billed; held because of retry.in_doubt: hold"
+            await self._booking.fail(row, TABLE["connection_lost"], message, journal, state)
+            return None
+        if row.state.failures >= self._attempts:  # of starts before this one
+            rule = TABLE[row.state.last_code or "connection_lost"]
+            await self._booking.fail(row, rule, f"{rule.sentence}; attempts used up", journal, state)
             return None
         try:
             slot = await self._open(row)
@@ -149,14 +185,12 @@ class Sender:
             raise
 
     async def _complete_row(self, row: SendRow, slot: Slot, journal: Journal, state: ShardState) -> None:
+        """Send a row until it has its outcome."""
         try:
-            try:
-                await self._attempt(row, slot, journal, state)
-            except Again as first:
-                await self._retry(row, first, journal, state)
-        except Again:
-            rule = TABLE[row.state.last_code or "connection_lost"]
-            await self._booking.fail(row, rule, f"{rule.sentence}; attempts used up", journal, state)
+            while (wait_s := await self._attempt(row, slot, journal, state)) is not None:
+                if wait_s:
+                    await self._rest(wait_s)
+                slot = await self._admit(row)
         except OverBudget:
             self.over_budget += 1
         except Stopped:
@@ -165,70 +199,82 @@ class Sender:
             self.stop()
             raise
 
-    async def _retry(self, row: SendRow, first: Again, journal: Journal, state: ShardState) -> None:
-        """Repeat a row on tenacity's schedule, in which the attempt that failed already counts as the first.
+    async def _attempt(self, row: SendRow, slot: Slot, journal: Journal, state: ShardState) -> float | None:
+        """Send a row once. Gives the seconds after which it is sent again, None once it has its outcome."""
+        try:
+            await self._booking.intend(row, journal)
+            began = self._clock()
+            result = await self._client.send(row.messages, row.parameters)
+            self.limits.learn(slot.sent_at, result.headers)
+            if (reply := result.reply) is not None:
+                self.limits.gate.succeeded()
+                self.limits.breaker.answered(slot.sent_at)
+                if reply.usage is not None:
+                    slot.settle(reply.usage.prompt + reply.usage.completion)
+                await self._booking.settle(row, result.rule, reply, self._clock() - began, journal, state)
+                return None
+            is_outage = self._tell_breaker(row, slot.sent_at, result)
+            await self._booking.book_failure(row, result.rule, journal)
+        finally:
+            slot.release()
+        return await self._after_failure(row, slot, result, journal, state, is_outage=is_outage)
 
-        Rows that succeed at once never come here: tenacity costs 20 microseconds a call.
-        """
-        failed: Again | None = first
+    def _tell_breaker(self, row: SendRow, sent_at: float, result: Result) -> bool:
+        """Charge a row for its failure; True if the failure is an outage's, and was taken off again."""
+        rule, breaker = result.rule, self.limits.breaker
+        row.state.failures += rule.retry is not Retry.THROTTLE
+        if rule.retry is Retry.OUTAGE:
+            return breaker.failed(row, rule, result.sentence, sent_at)
+        if rule.retry is Retry.REFUSAL:
+            breaker.refused(row, rule, result.signature, result.sentence, sent_at)
+        elif rule.retry is Retry.UNREADABLE:
+            row.unreadable += 1
+            breaker.unreadable(rule, result.sentence, sent_at)
+        return False
 
-        async def attempt() -> None:
-            nonlocal failed
-            if failed is not None:
-                error, failed = failed, None
-                raise error
-            await self._attempt(row, await self._admit(row), journal, state)
-
-        # its bookkeeping is in the object, so each row needs its copy
-        await self._retrying.copy()(attempt)
-
-    async def _attempt(self, row: SendRow, slot: Slot, journal: Journal, state: ShardState) -> None:
-        """Send a row until it is settled or must wait (raises Again); 429 is waited out here, at no cost to the row."""
-        throttled_since: float | None = None
-        while True:
-            try:
-                await self._booking.intend(row, journal)
-                began = self._clock()
-                result = await self._client.send(row.messages, row.parameters)
-                self.limits.learn(slot.sent_at, result.headers)
-                if (reply := result.reply) is not None:
-                    self.limits.gate.succeeded()
-                    if reply.usage is not None:
-                        slot.settle(reply.usage.prompt + reply.usage.completion)
-                    await self._booking.settle(row, result.rule, reply, self._clock() - began, journal, state)
-                    return
-                await self._booking.book_failure(row, result.rule, journal)
-            finally:
-                slot.release()
-            if result.rule.retry is not Retry.THROTTLE:
-                await self._after_failure(row, result, journal, state)
-                return
-            self._throttle(slot, result)
-            now = self._clock()
-            throttled_since = now if throttled_since is None else throttled_since
-            if now - throttled_since > self._patience_s:  # others get through: it is this row
-                await self._booking.fail(row, result.rule, result.sentence, journal, state)
-                return
-            slot = await self._admit(row)
-
-    async def _after_failure(self, row: SendRow, result: Result, journal: Journal, state: ShardState) -> None:
+    async def _after_failure(
+        self, row: SendRow, slot: Slot, result: Result, journal: Journal, state: ShardState, *, is_outage: bool
+    ) -> float | None:
+        """What a failure means for its row, in the order of the table's kinds."""
         rule = result.rule
+        if rule.retry is Retry.THROTTLE:
+            return await self._throttle(row, slot, result, journal, state)
         if rule.retry is Retry.STOP:
-            self.stop(rule)
+            row.uncharge()
+            self.stop(rule, result.sentence)
             raise Stopped
-        row.state.failures += 1
-        if rule.retry is Retry.AGAIN and not (self._hold and rule.money is Money.IN_DOUBT):
-            raise Again(result.retry_after)
-        await self._booking.fail(row, rule, result.sentence, journal, state)
+        if rule.retry is Retry.REFUSAL and not await self.limits.breaker.is_own(Retry.REFUSAL, slot.sent_at):
+            row.uncharge()
+            raise Stopped
+        is_final = rule.retry in {Retry.NEVER, Retry.REFUSAL} or row.unreadable >= MAX_UNREADABLE_OF_A_ROW
+        if is_final or (self._hold and rule.money is Money.IN_DOUBT):
+            await self._booking.fail(row, rule, result.sentence, journal, state)
+            return None
+        if (
+            not is_outage
+            and row.state.failures >= self._attempts
+            and (rule.retry is not Retry.OUTAGE or await self.limits.breaker.is_own(Retry.OUTAGE, slot.sent_at))
+        ):
+            await self._booking.fail(row, rule, f"{result.sentence}; attempts used up", journal, state)
+            return None
+        return result.retry_after if result.retry_after is not None else backoff_s(max(1, row.state.failures))
 
-    def _throttle(self, slot: Slot, result: Result) -> None:
+    async def _throttle(
+        self, row: SendRow, slot: Slot, result: Result, journal: Journal, state: ShardState
+    ) -> float | None:
+        """Slow everybody down after a 429, which costs the row no attempt."""
         now, gate = self._clock(), self.limits.gate
         self.progress.throttled += 1
         pause = result.retry_after if result.retry_after is not None else backoff_s(gate.waves + 1)
         gate.slow_down(now, slot.sent_at, pause)
-        if gate.throttled_s(now) > self._patience_s:
-            self.stop(result.rule)
+        if gate.throttled_s(now) > self._throttle_patience_s:
+            self.stop(result.rule, result.sentence)
             raise Stopped
+        row.throttled_since = now if row.throttled_since is None else row.throttled_since
+        if now - row.throttled_since > self._throttle_patience_s:  # others get through: it is this row
+            await self._booking.fail(row, result.rule, result.sentence, journal, state)
+            return None
+        return 0.0
 
     async def _rest(self, seconds: float) -> None:
         """Sleep until a row may be tried again. Raises Stopped at once when the run stops meanwhile."""
@@ -244,11 +290,13 @@ class Sender:
         if self.stopping:
             raise Stopped
 
-    def stop(self, rule: Rule | None = None) -> None:
-        """Send nothing more; what is under way is waited for. `rule` says why, if the service is the reason."""
+    def stop(self, rule: Rule | None = None, message: str | None = None) -> None:
+        """Send nothing more; what is under way is waited for. `rule` and `message` say why, if the service is why."""
         self.stopping = True
-        self.stop_rule = self.stop_rule or rule
+        if self.stop_rule is None:
+            self.stop_rule, self.stop_message = rule, message
         self.limits.stop()
+        self.limits.breaker.stop()
         self.budget.stop()
         for resting in self._resting:
             resting.cancel()

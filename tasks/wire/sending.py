@@ -107,6 +107,7 @@ class Sending:
             tokens_per_minute=self.shared.per_minute["tokens"],
             actual_output=job.limits.count_output == "actual",
             leased=self.shared.meters,
+            patience_s=job.retry.patience_s,
             clock=time.monotonic,
             sleep=asyncio.sleep,
         )

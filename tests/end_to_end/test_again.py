@@ -256,12 +256,12 @@ def test_redo_of_rows_that_share_a_key(jobs: Jobs) -> None:
 def test_redo_of_failed_rows(jobs: Jobs) -> None:
     """`--redo failed` sends the failed rows and no others, and what their first attempts left in doubt stays shown."""
     jobs.service.configure(
-        faults=[{"kind": "status:500", "match": "bad", "times": 1}, {"kind": "length", "match": "cut"}]
+        faults=[{"kind": "gateway:500", "match": "bad", "times": 1}, {"kind": "length", "match": "cut"}]
     )
     settings = jobs.job(["fine", "bad", "cut"], retry={"attempts": 1}, tolerate={"not_ok": 1})
     first = jobs.run(settings)
     assert first.column("status") == ["ok", "failed", "truncated"]
-    assert first.column("error_code") == [None, "server_error", "max_output_tokens"]
+    assert first.column("error_code") == [None, "bad_gateway", "max_output_tokens"]
     second = jobs.run(settings, "--redo", "failed")
     assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 4)
     assert second.column("status") == ["ok", "ok", "truncated"]

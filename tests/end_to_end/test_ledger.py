@@ -12,7 +12,7 @@ from tests.end_to_end.truth import billed_usd, check_books
 
 def test_the_ledger_is_the_sum_of_the_summaries(jobs: Jobs) -> None:
     """`spend` shows what was billed, to the last digit: the sum of the summaries of all runs of the job."""
-    jobs.service.configure(faults=[{"kind": "status:500", "match": "bad", "times": 1}])
+    jobs.service.configure(faults=[{"kind": "gateway:500", "match": "bad", "times": 1}])
     first = jobs.run(jobs.job([f"text {n}" for n in range(10)]))
     second = jobs.run(jobs.job([*(f"text {n}" for n in range(12)), "bad"]))
     assert (first.exit_code, second.exit_code) == (0, 0)

@@ -200,9 +200,9 @@ def test_a_service_that_bills_more_than_was_reserved(jobs: Jobs) -> None:
 
 @pytest.mark.parametrize("hold", [False, True], ids=["resend", "hold"])
 def test_a_request_in_doubt(jobs: Jobs, hold: bool) -> None:  # noqa: FBT001
-    """A 500 without an answer stays in doubt at its reservation, in row and summary; `hold` does not send it again."""
+    """A 500 without the service's own error body stays in doubt at its reservation, in row and summary; `hold` does not send it again."""
     jobs.service.configure(
-        prompt_tokens="tiktoken:o200k_base", faults=[{"kind": "status:500", "match": "bad", "times": 1}]
+        prompt_tokens="tiktoken:o200k_base", faults=[{"kind": "gateway:500", "match": "bad", "times": 1}]
     )
     texts = ["fine 1", "bad 2", "fine 3", "bad 4"]
     retry = {"in_doubt": "hold"} if hold else {}
@@ -211,7 +211,7 @@ def test_a_request_in_doubt(jobs: Jobs, hold: bool) -> None:  # noqa: FBT001
     bad = "failed" if hold else "ok"
     assert done.column("status") == ["ok", bad, "ok", bad]
     assert done.column("attempts") == [1, 1 if hold else 2] * 2
-    assert done.column("error_code")[1] == ("server_error" if hold else None)
+    assert done.column("error_code")[1] == ("bad_gateway" if hold else None)
     reserved = [reserved_usd(tokens) for tokens in done.column("estimated_prompt_tokens")]
     assert done.column("in_doubt_usd") == [0, reserved[1], 0, reserved[3]]
     assert Decimal(done.summary["in_doubt_usd"]) == reserved[1] + reserved[3]

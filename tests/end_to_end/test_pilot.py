@@ -217,7 +217,7 @@ def test_a_service_that_refuses_the_pilot(jobs: Jobs, service: FakeService) -> N
 
 def test_answers_that_fail_tell_nothing(jobs: Jobs, service: FakeService) -> None:
     """Without an answer to learn from, the estimate stays the worst case and says so."""
-    service.configure(faults=[{"kind": "status:500"}])
+    service.configure(faults=[{"kind": "gateway:500"}])
     settings = jobs.job(_texts(60), retry={"attempts": 1})
     done, told = _pilot(jobs, settings, "10")
     assert done.exit_code == 0

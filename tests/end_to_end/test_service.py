@@ -37,14 +37,26 @@ FAULTS: dict[str, tuple[str, str | None, int, int, bool]] = {
     "hang": ("failed", "timeout", 2, 2, UNPAID),
     "slow_loris": ("failed", "timeout", 2, 2, UNPAID),
     "huge_length": ("failed", "timeout", 2, 2, UNPAID),
-    "status:500": ("failed", "server_error", 2, 2, UNPAID),
-    "status:502": ("failed", "server_error", 2, 2, UNPAID),
-    "status:503": ("failed", "server_error", 2, 2, UNPAID),
-    "status:529": ("failed", "server_error", 2, 2, UNPAID),
+    "gateway:500": ("failed", "bad_gateway", 2, 2, UNPAID),
+    "gateway:502": ("failed", "bad_gateway", 2, 2, UNPAID),
+    "gateway:504": ("failed", "bad_gateway", 2, 2, UNPAID),
+    "status:408": ("failed", "request_timeout", 2, 2, UNPAID),
+    # failures with the service's own error body, surely unpaid
+    "status:500": ("failed", "server_error", 2, 0, UNPAID),
+    "status:502": ("failed", "server_error", 2, 0, UNPAID),
+    "status:503": ("failed", "server_error", 2, 0, UNPAID),
+    "status:529": ("failed", "server_error", 2, 0, UNPAID),
     # surely unpaid
     "status:400": ("failed", "bad_request", 1, 0, UNPAID),
     "status:422": ("failed", "bad_request", 1, 0, UNPAID),
     "status:413": ("failed", "too_long", 1, 0, UNPAID),
+    "status:403": ("failed", "forbidden", 1, 0, UNPAID),
+    "status:404": ("failed", "not_found", 1, 0, UNPAID),
+    "status:410": ("failed", "not_found", 1, 0, UNPAID),
+    "status:418": ("failed", "bad_request", 1, 0, UNPAID),
+    "status:451": ("failed", "bad_request", 1, 0, UNPAID),
+    "status:409": ("failed", "conflict", 2, 0, UNPAID),
+    "status:425": ("failed", "conflict", 2, 0, UNPAID),
     "echo": ("failed", "bad_request", 1, 0, UNPAID),
     "ansi": ("failed", "bad_request", 1, 0, UNPAID),
 }
@@ -57,7 +69,7 @@ def _job(jobs: Jobs, kinds: list[str], **rules: Any) -> dict[str, Any]:
     jobs.service.configure(
         prompt_tokens="tiktoken:o200k_base", faults=[{"kind": kind, "match": f"<{kind}>", **rules} for kind in kinds]
     )
-    return jobs.job(texts, retry={"attempts": 2, "timeout_s": 1.2}, tolerate={"not_ok": 1})
+    return jobs.job(texts, retry={"attempts": 2, "timeout_s": 3}, tolerate={"not_ok": 1})
 
 
 def test_every_fault_has_its_line_in_the_table(jobs: Jobs) -> None:
@@ -99,9 +111,11 @@ def test_a_fault_that_passes_is_retried(jobs: Jobs) -> None:
     assert done.column("status") == ["ok"] * len(kinds)
     assert done.column("attempts") == [2] * len(kinds)
     assert done.column("error_code") == [None] * len(kinds)
-    assert done.column("in_doubt_usd") == [reserved_usd(n) for n in done.column("estimated_prompt_tokens")]
+    doubtful = [FAULTS[kind][3] > 0 for kind in kinds]
+    reserved = map(reserved_usd, done.column("estimated_prompt_tokens"))
+    assert done.column("in_doubt_usd") == [usd * doubt for usd, doubt in zip(reserved, doubtful, strict=True)]
     requests = done.summary["requests"]
-    assert (requests["retried"], requests["in_doubt"]) == (len(kinds), len(kinds))
+    assert (requests["retried"], requests["in_doubt"]) == (len(kinds), sum(doubtful))
     check_books(done)
 
 
@@ -137,16 +151,17 @@ def test_numbers_that_no_json_has_are_settled_too(jobs: Jobs, kind: str) -> None
 )
 def test_a_service_that_refuses_everything_stops_the_run(jobs: Jobs, fault: dict[str, Any], word: str) -> None:
     """A refused key, a used-up quota or an unknown model in the middle stops the run, which goes on when it is settled."""
-    texts = [f"text {n}" for n in range(40)]
+    texts = [f"text {n}" for n in range(80)]
     jobs.service.configure(faults=[{**fault, "after": 12}], latency_ms=20)
     settings = jobs.job(texts, limits={"max_at_once": 4})
     done = jobs.run(settings)
     assert done.exit_code == 1, done.stderr
     assert word in done.stderr
     stats = jobs.service.stats()
-    assert 12 < stats["requests"] <= 12 + 4
+    # an unknown model is known by a number of rows alone: one of them may be routed elsewhere
+    assert 12 < stats["requests"] <= 12 + (34 if word == "model" else 4)
     statuses = done.column("status")
-    assert done.table.num_rows == 40
+    assert done.table.num_rows == 80
     assert statuses.count("ok") == 12
     left = [row for row in done.rows if row["status"] != "ok"]
     assert {row["status"] for row in left} <= {"failed", "not_sent"}
@@ -159,9 +174,9 @@ def test_a_service_that_refuses_everything_stops_the_run(jobs: Jobs, fault: dict
     settled = jobs.run(settings)
     assert settled.exit_code == 0, settled.stderr
     assert settled.summary["run_id"] == done.summary["run_id"]
-    assert settled.column("status") == ["ok"] * 40
+    assert settled.column("status") == ["ok"] * 80
     stats = jobs.service.stats()
-    assert (stats["billed_twice"], stats["billed_requests"]) == ([], 40)
+    assert (stats["billed_twice"], stats["billed_requests"]) == ([], 80)
     assert settled.summary["requests"]["sent"] == stats["requests"]
     assert Decimal(settled.summary["cost_usd"]) == billed_usd(jobs.service)
     check_books(settled)

@@ -22,7 +22,7 @@ FAULTS = [
     {"kind": "length", "match": "long"},
     {"kind": "null_content", "match": "nothing"},
     {"kind": "status:400", "match": "wrong"},
-    {"kind": "status:500", "match": "broken", "times": 1},
+    {"kind": "gateway:500", "match": "broken", "times": 1},
 ]
 TEXTS = [
     "filter 0",

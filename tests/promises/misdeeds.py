@@ -44,7 +44,8 @@ ROWS = {
     "cut_off": ("failed", ("timeout", "connection_lost"), 2, 2, "no"),
     "redirect": ("failed", ("redirect",), 1, 1, "no"),
     "request": ("failed", ("bad_request",), 1, 0, "no"),
-    "server": ("failed", ("server_error",), 2, 2, "no"),
+    "gateway": ("failed", ("bad_gateway",), 2, 2, "no"),
+    "server": ("failed", ("server_error",), 2, 0, "no"),
     "again": ("ok", (None,), 2, 0, "usage"),
 }
 
@@ -104,7 +105,7 @@ add("cut_off", "endless_trailers", lambda talk: talk.send(CHUNKED + b"0\r\n").fl
 add("large", "endless_hints", lambda talk: talk.flood(THREE))
 add("large", "endless_blank_lines", lambda talk: talk.flood(b"\r\n"))
 add(
-    "server",
+    "gateway",
     "endless_error",
     lambda talk: talk.send(CHUNKED.replace(b"200 OK", b"500 No")).flood(b"1\r\n \r\n"),
 )
@@ -126,11 +127,6 @@ sends(
     nul_bytes=lambda _: b"\x00" * 4_096,
     status_of_words=lambda _: b"HTTP/1.1 fine OK\r\n\r\n",
     header_with_nul=lambda _: OK + b"x: a\x00b\r\ncontent-length: 0\r\n\r\n",
-    switching=lambda _: (
-        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n\x81\x00"
-    ),
-    no_content=lambda _: b"HTTP/1.1 204 No Content\r\n\r\n",
-    partial_content=lambda talk: reply(talk.good(), status=b"206 Partial Content"),
     nothing=lambda _: b"",
     cut_in_head=lambda _: OK + b"content-le",
     cut_after_head=lambda _: OK + b"content-length: 500\r\n\r\n",
@@ -165,6 +161,10 @@ def _packed(talk: Talk) -> bytes:
 
 sends(
     "bad",
+    switching=lambda _: (
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n\x81\x00"
+    ),
+    no_content=lambda _: b"HTTP/1.1 204 No Content\r\n\r\n",
     empty=lambda _: reply(b""),
     html=lambda _: reply(b"<html><h1>Welcome</h1></html>", b"content-type: text/html"),
     truncated_json=lambda talk: reply(talk.good()[:-10]),
@@ -178,7 +178,6 @@ sends(
     json_error=lambda _: reply(b'{"error":{"message":"overloaded"}}'),
     choices_of_another_kind=lambda talk: reply(talk.good(choices={"0": {}})),
     two_documents=lambda talk: reply(talk.good() + talk.good()),
-    event_stream=lambda talk: reply(b"data: " + talk.good() + b"\n\ndata: [DONE]\n\n"),
     cut_without_length=lambda talk: b"HTTP/1.0 200 OK\r\n\r\n" + talk.good()[:-9],
     gzip_bomb=lambda talk: reply(_packed(talk), b"content-encoding: gzip"),
     deflate_bomb=lambda talk: reply(zlib.compress(talk.good() + b" " * (64 << 20)), b"content-encoding: deflate"),
@@ -191,6 +190,8 @@ sends(
 
 sends(
     "ok",
+    partial_content=lambda talk: reply(talk.good(), status=b"206 Partial Content"),
+    event_stream=lambda talk: reply(b"data: " + talk.good() + b"\n\ndata: [DONE]\n\n"),
     byte_order_mark=lambda talk: reply(b"\xef\xbb\xbf" + talk.good()),
     utf16=lambda talk: reply(talk.good().decode().encode("utf-16")),
     no_type=lambda talk: reply(talk.good(), b"content-type: "),
@@ -300,7 +301,13 @@ sends(
     error_of_null=lambda _: reply(b'{"error":null}', status=b"400 No"),
     error_nested=lambda _: reply(b'{"error":' * 7_000, status=b"400 No"),
 )
-sends("server", status_599=lambda _: reply(b"", status=b"599 No"), status_999=lambda _: reply(b"", status=b"999 No"))
+sends("gateway", status_599=lambda _: reply(b"", status=b"599 No"))
+sends("bad", status_999=lambda _: reply(b"", status=b"999 No"))
+sends(
+    "server",
+    error_body=lambda _: reply(b'{"error":{"message":"down","type":"server_error"}}', status=b"500 No"),
+    overloaded=lambda _: reply(b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}', status=b"529 No"),
+)
 
 
 def busy_once(told: bytes, talk: Talk) -> None:

@@ -74,9 +74,9 @@ class Rule:
 
     @property
     def status(self) -> int | None:
-        """The N of `status:N`."""
+        """The N of `status:N`, which has OpenAI's error body, and of `gateway:N`, which has a proxy's page."""
         kind, _, rest = self.kind.partition(":")
-        return int(rest) if kind == "status" else None
+        return int(rest) if kind in {"status", "gateway"} else None
 
 
 def read_rules(value: Any) -> tuple[Rule, ...]:
@@ -94,8 +94,8 @@ def _read_rule(value: Any) -> Rule:
         values["retry_after"] = str(values["retry_after"])
     rule = Rule(**values)  # an unknown name is a TypeError that names it
     prefix, _, code = rule.kind.partition(":")
-    if rule.kind not in KINDS and not (prefix == "status" and code.isdigit() and 200 <= int(code) < 600):
-        raise ValueError(f"unknown kind {rule.kind!r}; known are status:NNN and {sorted(KINDS)}")
+    if rule.kind not in KINDS and not (prefix in {"status", "gateway"} and code.isdigit() and 200 <= int(code) < 600):
+        raise ValueError(f"unknown kind {rule.kind!r}; known are status:NNN, gateway:NNN and {sorted(KINDS)}")
     if not 0 <= rule.probability <= 1:
         raise ValueError(f"a probability is from 0 to 1, not {rule.probability!r}")
     return rule

@@ -26,7 +26,8 @@ def instead(rule: Rule, request: Request) -> Reply | None:
     """The reply of those kinds that look at no answer; None for the others."""
     retry = b"" if rule.retry_after is None else b"retry-after: %b\r\n" % rule.retry_after.encode("latin-1")
     if rule.status is not None:
-        return error(rule.status, headers=retry)
+        page = Reply(rule.status, b"<html><h1>Bad Gateway</h1></html>", retry, content_type=b"text/html")
+        return page if rule.kind.startswith("gateway") else error(rule.status, headers=retry)
     if rule.kind == "insufficient_quota":
         message = "You exceeded your current quota, please check your plan and billing details."
         return error(429, message, code="insufficient_quota", kind="insufficient_quota", headers=retry)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from parquill.tasks.job import Job, Status
 from parquill.tasks.job_file import make_job
 from parquill.tasks.records import REUSABLE, STATUSES
-from parquill.tasks.wire import booking, client, outcomes, sender
+from parquill.tasks.wire import booking, client, sender
 from parquill.tasks.wire.client import Client, Result
 from parquill.tasks.wire.outcomes import NOT_SENT_CODES, ROW_CODES, TABLE, Money, Retry, rule_for_status
 from parquill.tasks.wire.secrets import Key
@@ -68,7 +68,7 @@ def _chat(message: dict[str, Any], reason: str | None = "stop") -> dict[str, Any
 
 
 def _error(code: str) -> dict[str, Any]:
-    return {"error": {"code": code, "type": "invalid_request_error", "message": f"{CANARY} PROMPT"}}
+    return {"error": {"code": code, "type": "invalid_request_error", "message": f"{CANARY} is not PROMPT"}}
 
 
 WAYS: dict[str, Callable[[], Result]] = {
@@ -80,7 +80,10 @@ WAYS: dict[str, Callable[[], Result]] = {
     "bad_reply": lambda: _answer(200, b"<html>"),
     "reply_too_large": lambda: _answer(200, b" " * (5 << 20)),
     "redirect": lambda: _answer(307, b"", {"location": "http://elsewhere.example/"}),
-    "server_error": lambda: _answer(500, b""),
+    "request_timeout": lambda: _answer(408, b""),
+    "bad_gateway": lambda: _answer(502, b"<html>502 Bad Gateway</html>"),
+    "server_error": lambda: _answer(500, _error("server_error")),
+    "conflict": lambda: _answer(409, b""),
     "timeout": _too_late,
     "connection_lost": lambda: _fail(httpx.ReadError("lost")),
     "connect_error": lambda: _fail(httpx.ConnectError("refused")),
@@ -91,6 +94,7 @@ WAYS: dict[str, Callable[[], Result]] = {
     "rate_limited": lambda: _answer(429, _error("rate_limit_exceeded")),
     "quota_exhausted": lambda: _answer(429, _error("insufficient_quota")),
     "not_authorized": lambda: _answer(401, _error("invalid_api_key")),
+    "forbidden": lambda: _answer(403, _error("region_not_supported")),
     "not_found": lambda: _answer(404, _error("model_not_found")),
 }
 
@@ -131,12 +135,11 @@ def test_money_and_retry_agree(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", TABLE)
-def test_status_and_exit_code_agree(code: str) -> None:
-    """Only a good answer exits 0, what stops the run exits 1, and a kept answer was billed."""
+def test_status_and_money_agree(code: str) -> None:
+    """Only a good answer is ok, and an answer that is kept was billed."""
     rule = TABLE[code]
     assert rule.status in STATUSES
     assert rule.status not in {"rejected", "not_sent"}
-    assert rule.exit_code == (0 if code == "ok" else 1 if rule.retry is Retry.STOP else 5)
     assert (rule.status == "ok") == (code == "ok")
     if rule.money is not Money.BILLED:
         assert rule.status in {"failed", "refused"}
@@ -150,7 +153,10 @@ def test_what_is_surely_unpaid_is_a_closed_list() -> None:
     assert {code for code, rule in TABLE.items() if rule.money is Money.UNPAID} == {
         "connect_error",
         "unavailable",
+        "server_error",
+        "conflict",
         "bad_request",
+        "forbidden",
         "too_long",
         "prompt_filtered",
         "rate_limited",
@@ -179,34 +185,99 @@ def test_codes_are_one_closed_set() -> None:
         (308, "redirect"),
         (400, "bad_request"),
         (401, "not_authorized"),
-        (403, "not_authorized"),
+        (402, "quota_exhausted"),
+        (403, "forbidden"),
         (404, "not_found"),
+        (405, "bad_request"),
+        (408, "request_timeout"),
+        (409, "conflict"),
+        (410, "not_found"),
         (413, "too_long"),
+        (414, "too_long"),
+        (415, "bad_request"),
+        (418, "bad_request"),
         (422, "bad_request"),
+        (424, "bad_request"),
+        (425, "conflict"),
         (429, "rate_limited"),
-        (500, "server_error"),
-        (502, "server_error"),
-        (504, "server_error"),
-        (529, "server_error"),
-        (599, "server_error"),
-        (204, "connection_lost"),
-        (408, "connection_lost"),
-        (409, "connection_lost"),
-        (418, "connection_lost"),
+        (431, "too_long"),
+        (451, "bad_request"),
+        (499, "request_timeout"),
+        (500, "bad_gateway"),
+        (501, "bad_request"),
+        (502, "bad_gateway"),
+        (503, "bad_gateway"),
+        (504, "bad_gateway"),
+        (524, "bad_gateway"),
+        (529, "bad_gateway"),
+        (599, "bad_gateway"),
+        (100, "bad_reply"),
+        (999, "bad_reply"),
     ],
 )
 def test_each_http_status_has_its_line(status: int, code: str) -> None:
-    """What a status means is written down; what is not is in doubt."""
-    rule, sentence = rule_for_status(status, retry_after=False, error=None)
+    """What a status means without a body is written down, and the row's message shows the status."""
+    rule, sentence = rule_for_status(status, retry_after=False, document=None)
     assert rule is TABLE[code]
     assert sentence == f"{rule.sentence} (HTTP {status})"
 
 
+@settings(max_examples=300)
+@given(st.integers(100, 999), st.booleans())
+def test_no_outcome_says_that_the_connection_was_lost_when_a_status_came(status: int, retry_after: bool) -> None:  # noqa: FBT001
+    """Whatever the status, the row's message is about the status."""
+    rule, sentence = rule_for_status(status, retry_after=retry_after, document=None)
+    assert rule.code not in {"connection_lost", "timeout", "connect_error"}
+    assert f"HTTP {status}" in sentence
+
+
+@pytest.mark.parametrize(
+    "status", [400, 402, 403, 404, 405, 406, 409, 410, 411, 413, 415, 418, 422, 424, 425, 429, 451]
+)
+def test_a_refusal_is_unpaid(status: int) -> None:
+    """Every 4xx but those that say nothing of the answer frees its reservation."""
+    assert rule_for_status(status, retry_after=False, document=None)[0].money is Money.UNPAID
+
+
 def test_503_is_unpaid_only_with_retry_after() -> None:
     """A busy service that says when to come back has done no work; one that says nothing may have."""
-    assert rule_for_status(503, retry_after=True, error=None)[0] is TABLE["unavailable"]
-    assert rule_for_status(503, retry_after=False, error=None)[0].money is Money.IN_DOUBT
-    assert rule_for_status(500, retry_after=True, error=None)[0].money is Money.IN_DOUBT
+    assert rule_for_status(503, retry_after=True, document=None)[0] is TABLE["unavailable"]
+    assert rule_for_status(503, retry_after=False, document=None)[0].money is Money.IN_DOUBT
+    assert rule_for_status(500, retry_after=True, document=None)[0].money is Money.IN_DOUBT
+
+
+OWN_BODIES = {
+    "openai": {"error": {"message": "The server had an error", "type": "server_error", "param": None, "code": None}},
+    "azure": {"error": {"code": "InternalServerError", "message": "Backend returned unexpected response."}},
+    "anthropic": {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
+    "gemini": [{"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}}],
+    "ollama": {"error": "llama runner process has terminated"},
+    "vllm": {"object": "error", "message": "EngineCore died", "type": "InternalServerError", "code": 500},
+    "fastapi": {"detail": "Internal error"},
+}
+GATEWAY_BODIES = {
+    "empty": None,
+    "aws": {"message": "Endpoint request timed out"},
+    "cloudflare": {"title": "Error 524: A timeout occurred", "status": 524, "detail": "x", "cloudflare_error": True},
+    "problem": {"type": "about:blank", "title": "Bad Gateway", "status": 502, "detail": "upstream"},
+    "list": [],
+    "text": "Internal Server Error",
+    "null": {"error": None},
+}
+
+
+@pytest.mark.parametrize("service", OWN_BODIES)
+def test_a_failure_with_the_services_own_error_body_is_unpaid(service: str) -> None:
+    """A 5xx that carries the service's error body was not billed, so its reservation is free again."""
+    for status in (500, 502, 503, 504, 529):
+        assert _answer(status, OWN_BODIES[service]).rule is TABLE["server_error"]
+
+
+@pytest.mark.parametrize("gateway", GATEWAY_BODIES)
+def test_a_failure_that_only_a_gateway_tells_of_is_in_doubt(gateway: str) -> None:
+    """A 5xx whose body is a gateway's says nothing of the answer behind it, so the money stays booked."""
+    for status in (500, 502, 504, 524):
+        assert _answer(status, GATEWAY_BODIES[gateway]).rule is TABLE["bad_gateway"]
 
 
 @pytest.mark.parametrize(
@@ -215,6 +286,12 @@ def test_503_is_unpaid_only_with_retry_after() -> None:
         (429, {"code": "insufficient_quota"}, "quota_exhausted"),
         (429, {"type": "insufficient_quota"}, "quota_exhausted"),
         (429, {"code": "billing_hard_limit_reached"}, "quota_exhausted"),
+        (429, {"type": "exceeded_current_quota_error"}, "quota_exhausted"),
+        (402, {"message": "Insufficient Balance", "code": "invalid_request_error"}, "quota_exhausted"),
+        (403, {"code": "invalid_api_key"}, "not_authorized"),
+        (403, {"message": "flagged", "code": 403, "metadata": {"reasons": ["violence"]}}, "prompt_filtered"),
+        (403, {"message": "flagged", "metadata": {"flagged_input": "x"}}, "prompt_filtered"),
+        (403, {"message": "no", "metadata": {"provider_name": "x"}}, "forbidden"),
         (403, {"code": "insufficient_quota"}, "quota_exhausted"),
         (400, {"code": "context_length_exceeded"}, "too_long"),
         (400, {"type": "exceed_context_size_error"}, "too_long"),
@@ -229,16 +306,18 @@ def test_503_is_unpaid_only_with_retry_after() -> None:
 )
 def test_known_codes_of_an_error_body_count(status: int, error: object, code: str) -> None:
     """What a service says in its error body counts when it is one of the known codes at the right status."""
-    assert rule_for_status(status, retry_after=False, error=error)[0] is TABLE[code]
+    assert rule_for_status(status, retry_after=False, document={"error": error})[0] is TABLE[code]
 
 
 def test_only_known_codes_are_repeated() -> None:
     """A code from an error body is told when it is known; anything else in it may be the prompt or the key."""
-    assert rule_for_status(400, retry_after=False, error={"code": "invalid_value"})[1].endswith(
+    assert rule_for_status(400, retry_after=False, document={"error": {"code": "invalid_value"}})[1].endswith(
         "(HTTP 400, invalid_value)"
     )
     told = rule_for_status(
-        400, retry_after=False, error={"code": CANARY, "type": CANARY, "message": CANARY, "param": CANARY}
+        400,
+        retry_after=False,
+        document={"error": {"code": CANARY, "type": CANARY, "message": CANARY, "param": CANARY}},
     )[1]
     assert told.endswith("(HTTP 400)")
 
@@ -260,10 +339,11 @@ ANY = st.recursive(
 @given(st.integers(100, 999), st.booleans(), ANY)
 def test_any_answer_has_a_line(status: int, retry_after: bool, error: object) -> None:  # noqa: FBT001
     """Whatever the service answers, it has a line of the table, and only a written one frees money."""
-    rule, _ = rule_for_status(status, retry_after=retry_after, error=error)
+    rule, _ = rule_for_status(status, retry_after=retry_after, document={"error": error})
     assert rule in TABLE.values()
-    if status not in {400, 401, 403, 404, 413, 422, 429} and rule is not TABLE["quota_exhausted"]:
-        assert rule.money is Money.IN_DOUBT or (status == 503 and retry_after)
+    assert rule.money is not Money.BILLED
+    if not 400 <= status < 600 or status in {408, 499}:
+        assert rule.money is Money.IN_DOUBT or rule.code in {"quota_exhausted", "not_authorized"}
 
 
 @pytest.mark.parametrize(
@@ -296,13 +376,21 @@ def test_a_wait_that_a_service_asks_for_is_bounded(header: str) -> None:
 
 def test_an_endless_error_body_is_not_read() -> None:
     """An error's body beyond its bound is left unread, and its status still counts."""
-    assert _answer(500, b"[" * (1 << 20)).rule is TABLE["server_error"]
+    assert _answer(500, b"[" * (1 << 20)).rule is TABLE["bad_gateway"]
     assert _answer(400, b"{" * (1 << 20)).rule is TABLE["bad_request"]
 
 
-def test_the_docs_of_the_table_name_what_is_unpaid() -> None:
-    """The module's own words agree with its lines."""
-    docs = " ".join((outcomes.__doc__ or "").split())
-    assert "failed connects, 429, 400, 401, 403, 404, 413, 422 and 503 with Retry-After" in docs
-    for status in (429, 400, 401, 403, 404, 413, 422):
-        assert rule_for_status(status, retry_after=False, error=None)[0].money is Money.UNPAID
+@pytest.mark.parametrize("status", [200, 201, 202, 203, 207, 226])
+def test_any_2xx_is_read(status: int) -> None:
+    """A gateway may answer a POST with another 2xx than 200: the answer is paid for, and is read."""
+    found = _answer(status, _chat({"content": "Guten Tag"}))
+    assert found.reply is not None
+    assert found.reply.text == "Guten Tag"
+
+
+@pytest.mark.parametrize("status", [200, 204, 205])
+def test_a_reply_that_cannot_be_read_says_what_came(status: int) -> None:
+    """The row's message shows the status, the content type and the size of a reply that could not be read."""
+    found = _answer(status, b"<html>", {"content-type": "text/html; charset=utf-8"})
+    assert found.rule is TABLE["bad_reply"]
+    assert found.sentence.endswith(f"(HTTP {status}, text/html; charset=utf-8, 6 bytes)")

@@ -10,9 +10,8 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tenacity import Future, RetryCallState, Retrying
 
-from parquill.tasks.wire.retry import LONGEST_RETRY_AFTER_S, LONGEST_WAIT_S, Again, backoff_s, retry_after_s, wait_for
+from parquill.tasks.wire.retry import LONGEST_RETRY_AFTER_S, LONGEST_WAIT_S, backoff_s, retry_after_s
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -115,26 +114,3 @@ def test_half_of_the_backoff_is_drawn(attempt: int, seed: int) -> None:
     most = backoff_s(attempt, max)
     assert most / 2 <= drawn <= most
     assert backoff_s(attempt, min) == most / 2
-
-
-def _state(attempt: int, error: BaseException | None) -> RetryCallState:
-    state = RetryCallState(Retrying(), None, (), {})
-    state.attempt_number = attempt
-    if error is not None:
-        future = Future(attempt)
-        future.set_exception(error)
-        state.outcome = future
-    return state
-
-
-def test_the_services_word_is_the_last() -> None:
-    """What the service asked for takes the place of the backoff, also when it is nothing."""
-    assert wait_for(_state(1, Again(17.5))) == 17.5
-    assert wait_for(_state(5, Again(0.0))) == 0
-
-
-@pytest.mark.parametrize("error", [Again(None), ValueError(), None])
-def test_without_a_word_the_backoff_counts(error: BaseException | None) -> None:
-    """An attempt that failed without Retry-After waits by the schedule of its number."""
-    assert 0.5 <= wait_for(_state(1, error)) <= 1
-    assert 8 <= wait_for(_state(5, error)) <= 16

@@ -1,0 +1,76 @@
+"""An outage of the service, and a refusal of every row, met by the whole command."""
+
+from __future__ import annotations
+
+import threading
+import time
+from decimal import Decimal
+
+import pytest
+
+from tests.end_to_end.jobs import Jobs
+from tests.end_to_end.truth import billed_usd, check_books, total
+
+OUTAGE_S = 4
+
+
+@pytest.mark.parametrize("kind", ["status:500", "status:529", "status:503"])
+def test_an_outage_costs_time_and_no_row(jobs: Jobs, kind: str) -> None:
+    """While the service fails at everything the run waits: every row is completed, nothing stays in doubt, exit 0."""
+    jobs.service.configure(latency_ms=20, faults=[{"kind": kind, "after": 100}])
+
+    def mend() -> None:
+        while not jobs.service.stats()["statuses"].get(kind[-3:]):
+            time.sleep(0.05)
+        time.sleep(OUTAGE_S)
+        jobs.service.configure(latency_ms=20, faults=[])
+
+    mender = threading.Thread(target=mend)
+    mender.start()
+    texts = [f"text {n}" for n in range(1_208)]
+    done = jobs.run(jobs.job(texts, retry={"attempts": 2}, budget={"run_usd": 0.05}))
+    mender.join()
+    assert done.exit_code == 0, done.stderr
+    assert done.column("status") == ["ok"] * len(texts)
+    assert total(done.column("in_doubt_usd")) == 0
+    assert Decimal(done.summary["cost_usd"]) == billed_usd(jobs.service)
+    stats = jobs.service.stats()
+    assert stats["billed_twice"] == []
+    # what was under way as it began, then one request at a time
+    assert stats["statuses"][kind[-3:]] <= 64 + 12 + OUTAGE_S + 4
+    assert "the service fails at every request" in done.stderr
+    assert "the service answers again" in done.stderr
+    check_books(done)
+
+
+def test_a_run_that_is_stopped_in_an_outage_resumes(jobs: Jobs) -> None:
+    """A run gives up after retry.patience_s with exit 1 and one sentence; the same command resumes it, no row is lost."""
+    jobs.service.configure(latency_ms=5, faults=[{"kind": "status:500", "after": 50}])
+    settings = jobs.job([f"text {n}" for n in range(300)], retry={"attempts": 1, "patience_s": 3})
+    done = jobs.run(settings)
+    assert (done.exit_code, done.summary["state"]) == (1, "stopped"), done.stderr
+    assert "the service has failed at everything for" in done.summary["message"]
+    assert "Run again to resume" in done.summary["message"]
+    assert set(done.column("status")) == {"ok", "failed", "not_sent"}
+    jobs.service.configure(faults=[])
+    resumed = jobs.run(settings)
+    assert resumed.exit_code == 0, resumed.stderr
+    assert resumed.summary["run_id"] == done.summary["run_id"]
+    assert resumed.column("status") == ["ok"] * 300
+    assert jobs.service.stats()["billed_twice"] == []
+    check_books(resumed)
+
+
+def test_a_refusal_of_every_row_stops_early_and_says_why(jobs: Jobs) -> None:
+    """When the service refuses every request alike, few are sent, exit is 1, and the sentence has the service's reason."""
+    jobs.service.configure(faults=[{"kind": "status:400"}])
+    settings = jobs.job([f"text {n}" for n in range(180)])
+    done = jobs.run(settings)
+    assert (done.exit_code, done.summary["state"]) == (1, "stopped"), done.stderr
+    assert jobs.service.stats()["requests"] <= 40
+    assert "30 requests in a row were refused for the same reason" in done.summary["message"]
+    assert "The request is not valid." in done.summary["message"]
+    jobs.service.configure(faults=[])
+    resumed = jobs.run(settings)
+    assert resumed.column("status") == ["ok"] * 180
+    check_books(resumed)
