@@ -38,7 +38,7 @@ limits:
   # tokens_per_minute: 2000000
   # shared: openai                  # runs with this name share both, by their Prefect server
 
-# retry: {attempts: 6, timeout_s: 120, in_doubt: resend}
+# retry: {attempts: 6, timeout_s: 120, in_doubt: resend, patience_s: 1800}
 # tolerate: {rejected: 0.01, not_ok: 0.0}
 # column_prefix: ""
 # labels: {team: search}

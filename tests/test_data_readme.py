@@ -7,6 +7,7 @@ from pathlib import Path
 
 import orjson
 
+from parquill.tasks.wire.outcomes import NOT_SENT_CODES, ROW_CODES, TABLE
 from tests.end_to_end.jobs import Jobs
 
 TEXT = (Path(__file__).parents[1] / "data" / "README.md").read_text(encoding="utf-8")
@@ -23,6 +24,18 @@ def test_every_key_is_told(jobs: Jobs) -> None:
     assert set(summary["counted"]) <= _names(TEXT.split("`counted` has")[1].split("\n\n")[0])
     words = _names(TEXT.split("`estimate --json` has")[1].split("\n\n")[0])
     assert set(estimate) - set(summary["estimate"]) <= words
+
+
+def test_every_error_code_is_told() -> None:
+    """The page has each code of the table of outcomes with its money and status, and every code of rows not sent."""
+    page = TEXT.split("### Error codes")[1].split("\n**When")[0]
+    told: dict[str, tuple[str, str]] = {}
+    for line in page.splitlines():
+        if line.startswith("| `"):
+            codes, money, status = line.split("|")[1:4]
+            told |= {code: (money.strip(), status.strip()) for code in _names(codes)}
+    assert told == {rule.code: (rule.money.value, rule.status) for rule in TABLE.values() if rule.code}
+    assert _names(page.split("Rejected rows have")[1].split("`error_message`")[0]) == ROW_CODES | NOT_SENT_CODES.keys()
 
 
 def _names(text: str) -> set[str]:
