@@ -39,4 +39,4 @@ def test_every_error_code_is_told() -> None:
 
 
 def _names(text: str) -> set[str]:
-    return set(re.findall(r"`([a-z_]+)`", text))
+    return set(re.findall(r"`([a-z_0-9]+)`", text))
