@@ -131,7 +131,7 @@ def test_usage_that_does_not_add_up_is_booked_at_the_larger_figure(jobs: Jobs) -
     assert inconsistent["completion_tokens"] > inconsistent["reasoning_tokens"] == 10**6
     assert done.summary["usage_flags"] == {"total": 1, "cache_beside": 1}
     over = sum(max(0, row["cost_usd"] - reserved_usd(row["estimated_prompt_tokens"])) for row in done.rows)
-    assert Decimal(done.summary["over_reserved_usd"]) == over > 1
+    assert Decimal(done.summary["over_reserved_usd"]) == over > Decimal("0.8")
     assert "does not add up" in done.stderr
     assert f"${over} beyond what was reserved" in done.stderr
     check_books(done)
