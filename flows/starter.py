@@ -26,7 +26,7 @@ endpoint:
   base_url: https://api.openai.com/v1
   api: chat                         # chat, responses or completions
   api_key_env: OPENAI_API_KEY       # the NAME of the variable; a key never stands in a job file
-# price: {usd_per_mtok_input: 0, usd_per_mtok_output: 0}   # for a model without a public price; also _cached, _cache_write
+# price: {usd_per_mtok_input: 0, usd_per_mtok_output: 0}   # for a model without a public price
 
 budget:
   run_usd: 1.00                     # refused before the start, or stopped on the way, never passed

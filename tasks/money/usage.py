@@ -48,7 +48,7 @@ nothing that tells the output. Then the reservation is booked, or what is known 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from parquill.tasks.records import Usage
@@ -64,33 +64,34 @@ FLAGS = {  # what is said of a reply whose figures do not add up, beside those o
     "tier": "a service tier without a known price",
 }
 
-_INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
-_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
 _ANTHROPIC_CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
-# figure -> paths of names
-_NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "prompt": (("prompt_tokens",), ("input_tokens",)),
-    "completion": (("completion_tokens",), ("output_tokens",)),
-    "total": (("total_tokens",),),
-    "cached": (
-        *((details, "cached_tokens") for details in _INPUT_DETAILS),
-        ("cached_tokens",),
-        ("prompt_cache_hit_tokens",),
-        ("cache_read_input_tokens",),
-        ("cached_prompt_text_tokens",),
-    ),
-    "missed": (("prompt_cache_miss_tokens",),),
-    "cache_write": (
-        *((details, "cache_write_tokens") for details in _INPUT_DETAILS),
-        *((details, "cache_creation_tokens") for details in _INPUT_DETAILS),
-        *((details, "cache_creation_input_tokens") for details in _INPUT_DETAILS),
-        ("cache_creation_input_tokens",),
-    ),
-    "reasoning": (
-        *((details, "reasoning_tokens") for details in _OUTPUT_DETAILS),
-        *((details, "thinking_tokens") for details in _OUTPUT_DETAILS),
-        ("reasoning_tokens",),
-    ),
+# name -> figure
+_NAMES = {
+    "prompt_tokens": "prompt",
+    "input_tokens": "prompt",
+    "completion_tokens": "completion",
+    "output_tokens": "completion",
+    "total_tokens": "total",
+    "cached_tokens": "cached",
+    "prompt_cache_hit_tokens": "cached",
+    "cache_read_input_tokens": "cached",
+    "cached_prompt_text_tokens": "cached",
+    "prompt_cache_miss_tokens": "missed",
+    "cache_creation_input_tokens": "cache_write",
+    "reasoning_tokens": "reasoning",
+}
+_INPUT = {
+    "cached_tokens": "cached",
+    "cache_write_tokens": "cache_write",
+    "cache_creation_tokens": "cache_write",
+    "cache_creation_input_tokens": "cache_write",
+}
+_OUTPUT = {"reasoning_tokens": "reasoning", "thinking_tokens": "reasoning"}
+_DETAILS = {  # name -> the names in it
+    "prompt_tokens_details": _INPUT,
+    "input_tokens_details": _INPUT,
+    "completion_tokens_details": _OUTPUT,
+    "output_tokens_details": _OUTPUT,
 }
 
 
@@ -112,13 +113,13 @@ UNKNOWN = Reading(None)
 class _Figures(NamedTuple):
     """Of one reply; None for what is not reported."""
 
-    prompt: int | None
-    completion: int | None
-    total: int | None
-    cached: int
-    missed: int | None
-    cache_write: int
-    reasoning: int
+    prompt: int | None = None
+    completion: int | None = None
+    total: int | None = None
+    cached: int = 0
+    missed: int | None = None
+    cache_write: int = 0
+    reasoning: int = 0
 
 
 def read_usage(reply: Any) -> Reading:
@@ -153,28 +154,33 @@ def _of_timings(timings: Any) -> Mapping[str, Any] | None:
 
 def _figures_of(usage: Mapping[str, Any]) -> tuple[_Figures, str | None, bool]:
     """The figures, a flag, and whether all that is reported are numbers of tokens."""
-    found: dict[str, int | None] = {}
+    found: dict[str, int] = {}
     flag, is_whole = None, True
-    for figure, paths in _NAMES.items():
-        counts = set()
-        for path in paths:
-            value: Any = usage
-            for name in path:
-                value = value.get(name) if isinstance(value, dict) else None
-            if value is None:
-                continue
-            count = _count(value)
-            if count is None:
-                is_whole = False
-                continue
-            counts.add(count[0])
-            flag = flag or ("fraction" if count[1] else None)
-        if len(counts - {0}) > 1:
-            flag = flag or "names"
-        found[figure] = max(counts, default=None)
-    for figure in ("cached", "cache_write", "reasoning"):
-        found[figure] = found[figure] or 0
-    return _Figures(**found), flag, is_whole  # type: ignore[arg-type]
+    for figure, value in _reported(usage):
+        count = _count(value)
+        if count is None:
+            is_whole = False
+            continue
+        tokens, is_fraction = count
+        before = found.get(figure, 0)
+        if is_fraction or (before and tokens and before != tokens):
+            flag = flag or ("fraction" if is_fraction else "names")
+        found[figure] = max(before, tokens)
+    return _Figures(**found), flag, is_whole
+
+
+def _reported(usage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each figure that is reported, under whatever name."""
+    for name, value in usage.items():
+        if value is None:
+            continue
+        if name in _NAMES:
+            yield _NAMES[name], value
+        elif name in _DETAILS and isinstance(value, dict):
+            names = _DETAILS[name]
+            for inner, count in value.items():
+                if count is not None and inner in names:
+                    yield names[inner], count
 
 
 def _count(value: Any) -> tuple[int, bool] | None:

@@ -31,8 +31,8 @@ RESPONSES = {
 }
 
 
-def _plain(prompt: int, completion: int, total: int | None = None, **more: Any) -> dict[str, Any]:
-    found = {"prompt_tokens": prompt, "completion_tokens": completion}
+def _plain(prompt: int, completion: float, total: float | None = None, **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": completion}
     return found | {"total_tokens": prompt + completion if total is None else total} | more
 
 
