@@ -17,6 +17,7 @@ from rich.table import Table
 
 from parquill.tasks.disk.address import join
 from parquill.tasks.money.correction import counted_line, worst_line
+from parquill.tasks.money.excess import has_excess, money_sentences
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
@@ -109,6 +110,8 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
         pairs["cost of its rows"] = f"${summary['cost_usd']} (those done anew also carry what they cost before)"
     if summary["in_doubt_usd"].strip("0") != ".":
         pairs["in doubt"] = f"${summary['in_doubt_usd']}"
+    if has_excess(summary):
+        pairs["beyond the reservations"] = f"${summary['over_reserved_usd']}"
     if summary["saved_usd"].strip("0") != ".":
         pairs["saved by reuse"] = f"${summary['saved_usd']}"
     if (counted := summary.get("counted")) and counted["answers"]:
@@ -130,6 +133,8 @@ def show_summary(summary: dict[str, Any], output: Path | None, named: str) -> No
     counted = summary.get("counted")
     if counted and counted["meaning"]:
         say(counted["meaning"])
+    for sentence in money_sentences(summary):
+        say(sentence)
     if summary["exit_code"] == 0 and summary["message"]:
         say(summary["message"])
     for place in ("results", "summary.json", "report.html"):

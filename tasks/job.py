@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from parquill.tasks.disk.address import check_uri, is_uri
-from parquill.tasks.parameters import refuse_parameters, refuse_unwritable
+from parquill.tasks.parameters import own_parameters, refuse_unwritable
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPENAI_BASE_URL = "https://api.openai.com/v1"
@@ -184,14 +184,22 @@ class Price(Settings):
     """Dollars for a million tokens; 0 is written down on purpose."""
 
     usd_per_mtok_input: UsdPerMtok = Field(description="Dollars for a million tokens of input")
-    usd_per_mtok_cached: UsdPerMtok | None = Field(None, description="Default: the price of input")
+    usd_per_mtok_cached: UsdPerMtok | None = Field(None, description="Input read from a cache; default: as input")
+    usd_per_mtok_cache_write: UsdPerMtok | None = Field(
+        None, description="Input that is written to a cache; default: as input"
+    )
     usd_per_mtok_output: UsdPerMtok = Field(description="Dollars for a million tokens of output")
 
     @model_validator(mode="after")
     def _per_million(self) -> Self:
-        dearest = max(self.usd_per_mtok_input, self.usd_per_mtok_cached or 0, self.usd_per_mtok_output)
+        highest = max(
+            self.usd_per_mtok_input,
+            self.usd_per_mtok_cached or 0,
+            self.usd_per_mtok_cache_write or 0,
+            self.usd_per_mtok_output,
+        )
         # no service is so cheap; with dollars for one token a budget would hold nothing
-        if 0 < dearest < CHEAPEST_USD_PER_MTOK:
+        if 0 < highest < CHEAPEST_USD_PER_MTOK:
             raise ValueError(
                 f"is nowhere above ${CHEAPEST_USD_PER_MTOK} for a million tokens: are these dollars for one token?"
             )
@@ -331,9 +339,9 @@ class Job(Settings):
     @field_validator("parameters")
     @classmethod
     def _own_parameters(cls, value: dict[str, Any]) -> dict[str, Any]:
-        refuse_parameters(value)
-        refuse_unwritable(value)
-        return value
+        kept = own_parameters(value)
+        refuse_unwritable(kept)
+        return kept
 
     @field_validator("response_format")
     @classmethod

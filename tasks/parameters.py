@@ -1,4 +1,9 @@
-"""Which request parameters are the user's to set: in a job's `parameters`, and in a row's own."""
+"""Which request parameters are the user's to set: in a job's `parameters`, and in a row's own.
+
+Refused is whatever makes a service bill more than the tokens that were reserved, or changes the protocol of its reply.
+Services ignore or refuse names that they do not know, so a name that is harmless at one of them is refused for all if
+it costs money at another.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +14,124 @@ import rfc8785
 
 # The names that services give to max_output_tokens: one setting bounds the cost, under one neutral name.
 OUTPUT_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"})
-# Whatever raises the cost past the reservation or changes the protocol of the reply.
-COSTLY = frozenset(
-    (
-        "n best_of num_return_sequences stream stream_options service_tier functions function_call web_search_options "
-        "audio modalities background store conversation previous_response_id prediction echo mcp_servers container "
-        "include plugins provider models route transforms batch_size extra_body extra_query extra_headers"
-    ).split()
-)
 SECRETS = frozenset(["api_key", "api-key", "apikey", "key", "token", "authorization"])
 OWNED = frozenset(["model", "messages", "input", "prompt", "instructions", "response_format", "text"])
-
+# They say what happens anyway: dropped, so that a request has the same key with them and without.
+HARMLESS: dict[str, Any] = {"n": 1, "best_of": 1, "num_return_sequences": 1, "stream": False}
 
 # https://platform.openai.com/docs/api-reference/chat/create
 RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
 
+# One closed list: why it is refused, what to do, and the names that services have for it.
+_REFUSED: tuple[tuple[str, str, dict[str, str]], ...] = (
+    (
+        "makes the service search or use tools of its own, which it bills beside the tokens",
+        "leave it out",
+        {
+            "OpenAI": "web_search_options container",
+            "OpenRouter, Baidu": "web_search",
+            "xAI": "search_parameters search",
+            "Alibaba": "enable_search search_options enable_code_interpreter enable_text_image_mixed",
+            "Google": "google google_search google_search_retrieval googleSearch grounding url_context",
+            "Groq": "search_settings compound_custom include_domains exclude_domains",
+            # more than the fee that its price has
+            "Perplexity": "search_type search_mode search_context_size search_domain_filter search_recency_filter "
+            "search_after_date_filter search_before_date_filter num_search_results return_images media_response",
+            "Tencent": "enable_enhancement force_search_enhancement enable_deep_search",
+            "Baichuan": "with_search_enhance",
+            "Moonshot": "use_search",
+            "Anthropic": "mcp_servers",
+            "Cohere": "connectors",
+            "Together": "safety_model",
+        },
+    ),
+    (
+        "makes the service read more input than was counted",
+        "put the text into the prompt",
+        {
+            "OpenAI": "conversation previous_response_id context_management file_ids",
+            "Azure": "data_sources dataSources",
+            "Cohere, Groq, vLLM": "documents citation_options prompt_embeds",
+            "Google": "cached_content cachedContent",
+            "LiteLLM": "vector_store_ids",
+            "Mistral": "agent_id",
+        },
+    ),
+    (
+        "lets another model or seller answer, at another price",
+        "name the model itself in `model`",
+        {
+            "OpenRouter": "models route provider transforms plugins preset",
+            "LiteLLM": "fallbacks context_window_fallbacks context_window_fallback_dict content_policy_fallbacks "
+            "model_list custom_llm_provider api_base base_url",
+            "other gateways": "fallback fallback_models fallback_model providerOptions provider_options",
+        },
+    ),
+    (
+        "buys another tier or region, at another price",
+        "leave it out: requests are priced at the standard tier",
+        {"OpenAI, Groq, Google": "service_tier", "Anthropic": "speed inference_geo", "several": "priority"},
+    ),
+    (
+        "adds members to the request that are not checked here",
+        "set the parameter itself, with nothing around it",
+        {"clients of OpenAI, Google and LiteLLM": "extra_body extra_query extra_headers extra_params model_kwargs"},
+    ),
+    (
+        "makes more answers, or longer ones, than one of max_output_tokens",
+        "leave it out; to sample, use `for_each` with `dedupe: false`",
+        {"OpenAI": "n best_of prediction echo", "Hugging Face": "num_return_sequences", "vLLM": "use_beam_search"},
+    ),
+    (
+        "changes the protocol of the reply",
+        "leave it out",
+        {
+            "OpenAI": "stream stream_options include functions function_call audio modalities background store",
+            "xAI": "deferred",
+            "Hugging Face": "batch_size",
+        },
+    ),
+)
+REFUSED = {
+    name: (reason, remedy)
+    for reason, remedy, services in _REFUSED
+    for names in services.values()
+    for name in names.split()
+}
+# A cache that lasts longer than usual is written at a higher price than the one that is reserved (Anthropic and its
+# resellers, Moonshot: 1h at twice the input; OpenAI: 12h).
+_CACHES = ("cache_control", "prompt_cache_options")
+_USUAL_TTLS = frozenset({"5m", "30m"})
 
-def refuse_parameters(parameters: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first request parameter that is not the user's to set."""
+
+def own_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that are to be sent. Raises ValueError for the first that is not the user's to set."""
+    kept = {
+        name: value
+        for name, value in parameters.items()
+        if name not in HARMLESS or type(value) is not type(HARMLESS[name]) or value != HARMLESS[name]
+    }
+    _refuse(kept)
+    return kept
+
+
+def _refuse(parameters: Mapping[str, Any]) -> None:
     for name, value in parameters.items():
         if name in OUTPUT_LIMITS:
             raise ValueError(f"{name!r} is set by `max_output_tokens`, which bounds the cost")
-        if name in COSTLY:
-            raise ValueError(f"{name!r} raises the cost or changes the protocol, so it is refused")
+        if name in REFUSED:
+            reason, remedy = REFUSED[name]
+            raise ValueError(f"{name!r} is refused: it {reason}; {remedy}")
         if name.casefold() in SECRETS:
             raise ValueError("a secret is never a setting: name its variable in `endpoint.api_key_env`")
         if name in OWNED:
             raise ValueError(f"{name!r} is a setting of the job itself, not a parameter")
         if name == "tools" and not (isinstance(value, list) and all(_is_function(tool) for tool in value)):
             raise ValueError("'tools' may hold functions only: hosted tools are billed beside the tokens")
+        if name in _CACHES and isinstance(value, Mapping) and value.get("ttl", "5m") not in _USUAL_TTLS:
+            raise ValueError(
+                f"{name!r} keeps a cache for longer, at a higher price than is reserved; leave its ttl out"
+            )
         low, high = RANGES.get(name, (None, None))
         if low is None or high is None or value is None:
             continue

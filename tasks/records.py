@@ -2,16 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from parquill.tasks.errors import RowFault
 
 STATUSES = ("ok", "truncated", "invalid", "refused", "failed", "rejected", "not_sent")
 # A paid answer, good or not so good: it is kept and never asked for again without `--redo`.
 REUSABLE = frozenset({"ok", "truncated", "invalid", "refused"})
+
+
+class Usage(NamedTuple):
+    """Tokens of one or more billed replies.
+
+    `cached` and `cache_write` are parts of `prompt`, `reasoning` is a part of `completion`. This is the
+    order of the output's columns and of a journal's records.
+    """
+
+    prompt: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+    def __add__(self, other: Usage) -> Usage:  # type: ignore[override]  # a sum of tokens, not a longer tuple
+        return Usage(*(a + b for a, b in zip(self, other, strict=True)))
+
+    @classmethod
+    def of(cls, figures: Sequence[int]) -> Self:
+        """Read what a journal or a shard stores. Records without cache writes have four figures."""
+        if len(figures) == 4:
+            prompt, cached, completion, reasoning = figures
+            return cls(prompt, cached, 0, completion, reasoning)
+        return cls(*figures)
+
+
+def add_usage(*usages: Usage | None) -> Usage | None:
+    """The sum of those that are known; None if none is."""
+    known = [usage for usage in usages if usage is not None]
+    return sum(known[1:], known[0]) if known else None
+
+
+def to_json(value: Any) -> Any:
+    """What orjson writes for a value of ours that it does not know. Raises TypeError."""
+    if isinstance(value, Usage):
+        return list(value)
+    raise TypeError(type(value).__name__)
 
 
 class Action(IntEnum):
@@ -79,17 +118,19 @@ class Outcome:
     finish_reason: str | None = None
     model_used: str | None = None
     request_id: str | None = None
-    usage: tuple[int, int, int, int] | None = None  # prompt, cached, completion, reasoning
+    usage: Usage | None = None
     cost_nano: int = 0
     in_doubt_nano: int = 0
     attempts: int = 0
     latency_s: float | None = None
     finished_at: int | None = None  # microseconds since 1970, UTC
-    usage_unknown: bool = False
+    usage_unknown: bool = False  # the service reported no figures that can be used: the reservation was booked
+    usage_flag: str | None = None  # what did not add up in them, see money.usage; the larger figure was booked
+    service_tier: str | None = None  # as the reply names it; it decided the price
     carried_cost_nano: int = 0
     carried_in_doubt_nano: int = 0
     carried_attempts: int = 0
-    carried_usage: tuple[int, int, int, int] | None = None
+    carried_usage: Usage | None = None
     resolves: int = 0  # the request whose intent this settles, 0 if a record of its own did
     type: str = "outcome"
 
@@ -101,7 +142,11 @@ class Outcome:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Outcome:
         """Rebuild from a journal's record; fields of a later version are left out."""
-        return cls(**{name: value for name, value in record.items() if name in _OUTCOME_FIELDS})
+        given = {name: value for name, value in record.items() if name in _OUTCOME_FIELDS}
+        for name in ("usage", "carried_usage"):
+            if given.get(name) is not None:
+                given[name] = Usage.of(given[name])
+        return cls(**given)
 
 
 _OUTCOME_FIELDS = frozenset(f.name for f in fields(Outcome))
@@ -135,8 +180,10 @@ class Totals:
     settled_nano: int = 0
     in_doubt_nano: int = 0
     worst_nano: int = 0  # reservations of the rows that have an outcome: what the estimate said of them
-    prompt_tokens: int = 0  # as the answers report them, like the other three
+    over_reserved_nano: int = 0  # what replies cost beyond their reservations
+    prompt_tokens: int = 0  # as the answers report them, like the other four
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     statuses: dict[str, int] = field(default_factory=dict)  # of the rows that have an outcome

@@ -26,6 +26,7 @@ import orjson
 
 from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.errors import DamagedJournal, DiskFailed
+from parquill.tasks.records import to_json
 
 _log = logging.getLogger("parquill.journal")
 
@@ -195,7 +196,7 @@ class Journal:
         """Queue one record; the future is done when it lasts. Raises DiskFailed at once after an earlier failure."""
         if self._failed is not None:
             raise self._failed
-        self._lines.append(orjson.dumps(record))
+        self._lines.append(orjson.dumps(record, default=to_json))
         if self._group_done is None:
             self._group_done = asyncio.get_running_loop().create_future()
             # a failure is told to whoever waits; nobody may be waiting any more

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from parquill.tasks.disk.journal import read_journal
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.records import Outcome, Totals
+from parquill.tasks.records import Outcome, Totals, Usage
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class ShardState:
 
     def totals(self) -> Totals:
         """Requests, money and tokens of the shard."""
-        total = Totals()
+        total, usage = Totals(), Usage()
         for row in self.rows.values():
             total.sent += row.requests
             total.throttled += row.throttled
@@ -52,12 +52,12 @@ class ShardState:
         for number, outcome in self.outcomes.items():
             total.settled_nano += outcome.cost_nano
             total.statuses[outcome.status] = total.statuses.get(outcome.status, 0) + 1
-            total.worst_nano += self.rows[number].reserved_nano if number in self.rows else 0
-            prompt, cached, completion, reasoning = outcome.usage or (0, 0, 0, 0)
-            total.prompt_tokens += prompt
-            total.cached_tokens += cached
-            total.completion_tokens += completion
-            total.reasoning_tokens += reasoning
+            reserved = self.rows[number].reserved_nano if number in self.rows else 0
+            total.worst_nano += reserved
+            total.over_reserved_nano += max(0, outcome.cost_nano - reserved)
+            usage = usage + outcome.usage if outcome.usage is not None else usage
+        for kind, tokens in zip(Usage._fields, usage, strict=True):
+            setattr(total, f"{kind}_tokens", tokens)
         return total
 
 

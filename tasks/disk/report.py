@@ -12,6 +12,7 @@ from jinja2 import Environment, Template
 from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.picture import draw_cost, draw_lengths
 from parquill.tasks.money.correction import counted_line, worst_line
+from parquill.tasks.money.excess import has_excess, money_sentences
 from parquill.tasks.shown import clean
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ ${{ s.estimate.cost_usd_high }}{% endif %}
 <tr><th>p90<td class="n">${{ s.estimate.cost_usd_p90 }}
 <tr><th>worst case<td class="n">${{ s.estimate.cost_usd_worst }}
 <tr><th>cost<td class="n">${{ s.cost_usd }}<tr><th>in doubt<td class="n">${{ s.in_doubt_usd }}
+{% if has_excess %}<tr><th>beyond the reservations<td class="n">${{ s.over_reserved_usd }}{% endif %}
 <tr><th>saved by reuse<td class="n">${{ s.saved_usd }}
 {% if s.price_as %}<tr><th>the same usage on {{ s.price_as.model }}<td class="n">${{ s.price_as.cost_usd }}{% endif %}
 {% for name, count in s.tokens.items() %}<tr><th>{{ name }} tokens<td class="n">{{ "{:,}".format(count) }}{% endfor %}
@@ -52,6 +54,8 @@ ${{ s.estimate.cost_usd_high }}{% endif %}
 <tr><th>requests {{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
 <tr><th>seconds<td class="n">{{ s.duration_s }}<tr><th>prices<td>{{ s.prices.source }}, {{ s.prices.version }}
 </table>
+{% for sentence in sentences %}<p>{{ sentence }}</p>
+{% endfor %}
 {% if lengths %}<h2>Length of the answers</h2>
 <p>Output tokens; the bars are the answers, the line is what was predicted.</p>
 {{ lengths }}{% endif %}
@@ -90,6 +94,8 @@ def write_report(
     text = _page().render(
         s=summary,
         counted_line=counted_line,
+        has_excess=has_excess(summary),
+        sentences=money_sentences(summary),
         worst=worst_line(summary["counted"]),
         for_each=list(sums.groups),
         errors=sums.first_errors,

@@ -14,12 +14,23 @@ from parquill.tasks.disk.replay import RowState, ShardState
 from parquill.tasks.disk.row_sums import Each, RowSums, nano_of
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.schemas import PLAN, USD, fit, parsed_type, result_fields
-from parquill.tasks.errors import DamagedJournal
+from parquill.tasks.errors import BadJob, DamagedJournal
 from parquill.tasks.money.history import output_bin
-from parquill.tasks.records import REUSABLE, Action, Outcome, ShardRef
+from parquill.tasks.money.prices import Price, find_price
+from parquill.tasks.records import REUSABLE, Action, Outcome, ShardRef, Usage, add_usage
 from parquill.tasks.wire.outcomes import NOT_SENT_CODES, TABLE
 
 READ_ROWS = 2_000
+
+
+def price_of_price_as(run: Run) -> Price | None:
+    """The public price of the job's `price_as` on the run's day; None where there is none."""
+    if run.job.price_as is None:
+        return None
+    try:
+        return find_price(run.job.price_as, None, run.day)
+    except BadJob:
+        return None
 
 
 class ResultRows:
@@ -27,6 +38,7 @@ class ResultRows:
 
     def __init__(self, run: Run, answers: AnswerIndex, sums: RowSums, not_sent: str) -> None:
         self._run, self._answers, self._sums, self._not_sent = run, answers, sums, not_sent
+        sums.price_as = price_of_price_as(run)
         self._each_names = tuple(run.job.for_each or {})
         schema = run.job.response_format
         self._parsed = parsed_type(schema if isinstance(schema, dict) else None)
@@ -98,10 +110,11 @@ class ResultRows:
                 return self._unfinished(state.rows.get(number), row)
             if outcome.key != key.hex():
                 raise DamagedJournal(f"the journal of shard rows at {number} answers another request than the plan has")
-            if outcome.usage is not None and row["prompt_tokens"] is not None:
-                self._sums.history.add(row["prompt_tokens"], outcome.usage, self._run.job.max_output_tokens)
-                self._sums.outputs[output_bin(outcome.usage[2])] += 1
-                self._sums.compared.add(row["prompt_tokens"], outcome.usage[0], row["source_file"], row["row_number"])
+            usage, counted = outcome.usage, row["prompt_tokens"]
+            if usage is not None and counted is not None:
+                self._sums.history.add(counted, usage, self._run.job.max_output_tokens)
+                self._sums.outputs[output_bin(usage.completion)] += 1
+                self._sums.compared.add(counted, usage.prompt, row["source_file"], row["row_number"])
             return _paid(outcome, self._run.run_id)
         if key not in found:
             return self._unfinished(None, row)
@@ -155,7 +168,7 @@ def _decimals(nano: Sequence[int]) -> pa.Array:
     return pa.Array.from_buffers(USD, len(low), [None, pa.py_buffer(words.tobytes())])
 
 
-_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+_TOKENS = tuple(f"{kind}_tokens" for kind in Usage._fields)
 
 
 def _unpaid(status: str, code: str | None, message: str | None) -> dict[str, Any]:
@@ -209,15 +222,14 @@ def _shared(outcome: Outcome, run_id: str) -> dict[str, Any]:
 def _paid(outcome: Outcome, run_id: str) -> dict[str, Any]:
     """The row that paid, with what earlier runs of this output had paid for it already."""
     line = _shared(outcome, run_id)
-    used = [u for u in (outcome.usage, outcome.carried_usage) if u is not None]
-    tokens = [sum(u[place] for u in used) for place in range(4)] if used else [None] * 4
-    line.update(zip(_TOKENS, tokens, strict=True))
+    line.update(zip(_TOKENS, add_usage(outcome.usage, outcome.carried_usage) or [None] * len(_TOKENS), strict=True))
     line.update(
         cost_nano=outcome.cost_nano + outcome.carried_cost_nano,
         in_doubt_nano=outcome.in_doubt_nano + outcome.carried_in_doubt_nano,
         attempts=outcome.attempts + outcome.carried_attempts,
         reused=False,
         usage_unknown=outcome.usage_unknown,
+        usage_flag=outcome.usage_flag,
         in_doubt=outcome.is_in_doubt,
     )
     return line

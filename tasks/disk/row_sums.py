@@ -9,7 +9,8 @@ from typing import Any
 
 from parquill.tasks.money.correction import Comparison
 from parquill.tasks.money.history import History
-from parquill.tasks.records import STATUSES
+from parquill.tasks.money.prices import Price
+from parquill.tasks.records import STATUSES, Usage
 
 LISTED = 20
 Each = tuple[str, ...]  # a row's values of the `for_each` names, in the job's order
@@ -29,13 +30,14 @@ class RowSums:
     """What the rows of the results add up to; money in nano-dollars, tokens and money of this run's rows only."""
 
     rows: dict[str, int] = field(default_factory=lambda: {"total": 0, **dict.fromkeys(STATUSES, 0), "reused": 0})
-    tokens: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("prompt", "cached", "completion", "reasoning"), 0)
-    )
+    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Usage._fields, 0))
     cost_nano: int = 0
     in_doubt_nano: int = 0
     saved_nano: int = 0
     usage_unknown: int = 0
+    usage_flags: dict[str, int] = field(default_factory=dict)  # why the figures of a reply do not add up -> rows
+    price_as: Price | None = None
+    price_as_femto: int = 0  # what the same rows would have cost at the price of `price_as`
     failed_in_doubt: int = 0  # rows that `retry.in_doubt: hold` does not try again
     history: History = field(default_factory=History)  # lengths of the answers that this run paid for
     outputs: Counter[int] = field(default_factory=Counter)  # of the same answers, by bin of output length
@@ -72,6 +74,11 @@ class RowSums:
         for kind in self.tokens:
             self.tokens[kind] += line[f"{kind}_tokens"] or 0
         self.usage_unknown += line.get("usage_unknown", False)
+        if (flag := line.get("usage_flag")) is not None:
+            self.usage_flags[flag] = self.usage_flags.get(flag, 0) + 1
+        if self.price_as is not None and line["prompt_tokens"]:
+            usage = Usage(*(line[f"{kind}_tokens"] or 0 for kind in Usage._fields))
+            self.price_as_femto += self.price_as.femto(usage)
         if line["latency_s"] is not None:
             slow = (line["latency_s"], line["source_file"], line["row_number"], each)
             self.slowest = sorted([*self.slowest, slow])[-5:]

@@ -24,7 +24,7 @@ from parquill.tasks.disk.state import Folders, RunFolder
 from parquill.tasks.errors import DiskFailed
 from parquill.tasks.job import Job
 from parquill.tasks.money.correction import Correction
-from parquill.tasks.money.prices import Band, Price
+from parquill.tasks.money.prices import Price
 from parquill.tasks.records import Estimate, ShardRef, Totals
 
 _OPERATIONAL = {"name", "output", "state", "timezone", "budget", "limits", "retry", "tolerate", "price_as", "labels"}
@@ -69,7 +69,6 @@ class Run:
         """Write plan and settings; with the plan written the run exists. Raises DiskFailed."""
         plan: dict[str, Any] = asdict(self)
         del plan["job"]
-        plan["price"]["bands"] = [asdict(band) for band in self.price.bands]
         plan["plan"] = 1
         # shards first: the plan says that they are whole
         for folder in (self.folder.path / "shards", self.folder.path):
@@ -129,7 +128,6 @@ def load_run(state: Path, run_id: str) -> Run:
 
 
 def _run_of(run_id: str, plan: dict[str, Any], settings: dict[str, Any]) -> Run:
-    price = plan["price"]
     return Run(
         run_id=run_id,
         job=Job.model_validate(settings),
@@ -138,7 +136,7 @@ def _run_of(run_id: str, plan: dict[str, Any], settings: dict[str, Any]) -> Run:
         redo=tuple(plan["redo"]),
         shards=tuple(ShardRef(**shard) for shard in plan["shards"]),
         estimate=Estimate(**plan["estimate"]),
-        price=Price(**{**price, "bands": tuple(Band(**band) for band in price["bands"])}),
+        price=Price.from_json(plan["price"]),
         started_at=datetime.fromisoformat(plan["started_at"]),
         input_rows=plan["input_rows"],
         correction=Correction.from_json(learned) if (learned := plan.get("correction")) else None,

@@ -45,6 +45,7 @@ def result_fields(parsed: pa.DataType | None) -> list[pa.Field]:
         pa.field("request_id", pa.string()),
         pa.field("prompt_tokens", pa.int64()),
         pa.field("cached_tokens", pa.int64()),
+        pa.field("cache_write_tokens", pa.int64()),
         pa.field("completion_tokens", pa.int64()),
         pa.field("reasoning_tokens", pa.int64()),
         pa.field("estimated_prompt_tokens", pa.int64()),

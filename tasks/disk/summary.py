@@ -12,18 +12,11 @@ from parquill.tasks.disk.publish import claim, publish, publish_summary
 from parquill.tasks.disk.report import write_report
 from parquill.tasks.disk.row_sums import RowSums
 from parquill.tasks.disk.run import Run
-from parquill.tasks.errors import BadJob
-from parquill.tasks.job import Job
 from parquill.tasks.money.correction import compared_json
 from parquill.tasks.money.estimate import estimate_json
-from parquill.tasks.money.prices import Price, find_price, to_nano, usd
+from parquill.tasks.money.prices import to_nano, usd
 from parquill.tasks.money.tokens import encoding_of
 from parquill.tasks.records import Totals, money
-
-
-def price_at(job: Job, day: Any) -> Price | None:
-    """The price of `price_as`, by its model's public price. Raises BadJob when it has none."""
-    return None if job.price_as is None else find_price(job.price_as, None, day)
 
 
 def make_summary(
@@ -60,6 +53,7 @@ def make_summary(
         "cost_usd": money(usd(sums.cost_nano)),
         "paid_usd": money(usd(totals.settled_nano)),  # by this run; a row done anew also shows its cost before
         "in_doubt_usd": money(usd(sums.in_doubt_nano)),
+        "over_reserved_usd": money(usd(totals.over_reserved_nano)),
         "saved_usd": money(usd(sums.saved_nano)),
         "budget": {
             "run_usd": None if run_usd is None else money(run_usd),
@@ -83,17 +77,13 @@ def make_summary(
             for name, groups in sums.groups.items()
         },
         "usage_unknown": sums.usage_unknown,
+        "usage_flags": sums.usage_flags,
         "started_at": run.started_at.isoformat(timespec="seconds"),
         "finished_at": None if finished_at is None else finished_at.isoformat(timespec="seconds"),
     }
-    try:
-        other = price_at(run.job, run.day)
-    except BadJob:
-        other = None
-    if other is not None:
-        used = sums.tokens
-        nano = to_nano(other.femto(used["prompt"], used["cached"], used["completion"]))
-        summary["price_as"] = {"model": run.job.price_as, "cost_usd": money(usd(nano)), "prices": other.source}
+    if sums.price_as is not None:
+        cost = money(usd(to_nano(sums.price_as_femto)))
+        summary["price_as"] = {"model": run.job.price_as, "cost_usd": cost, "prices": sums.price_as.source}
     return summary
 
 

@@ -49,6 +49,11 @@ class Budget:
         """Nano-dollars that are spent or may be: settled, in doubt and reserved."""
         return self.settled + self.in_doubt + self.reserved
 
+    @property
+    def is_overdrawn(self) -> bool:
+        """Whether more is booked than was granted, since a reply cost more than was reserved for it."""
+        return self.granted is not None and self.booked > self.granted
+
     def fits(self, amount: int) -> bool:
         """Whether `amount` could be reserved now."""
         return self.granted is None or self.booked + amount <= self.granted

@@ -82,14 +82,14 @@ def figure(
     )
 
 
-def _reported(tokens: int, counter: TokenCounter, lengths: LengthModel) -> tuple[float, float]:
-    """Prompt tokens that are expected to be reported for a counted input, and how many of them as cached."""
-    prompt, cached = lengths.reported(tokens)
+def _reported(tokens: int, counter: TokenCounter, lengths: LengthModel) -> tuple[float, float, float]:
+    """Prompt tokens that are expected to be reported for a counted input, and of these cached and cache writes."""
+    prompt, cached, written = lengths.reported(tokens)
     if not counter.is_corrected:
-        return prompt, cached
+        return prompt, cached, written
     # a ratio of this job's lengths takes a template's fixed tokens for a part of every text, at other lengths wrongly
     expected = counter.expected(tokens)
-    return expected, expected * cached / max(1, prompt)
+    return expected, expected * cached / max(1, prompt), expected * written / max(1, prompt)
 
 
 def _student(normal: float, answers: int) -> float:

@@ -2,7 +2,7 @@
 
 It is small: for each class of input length (eight to the doubling) the number of answers, the sums of their output
 tokens and of the squares, and of the logarithms of those that were not cut at max_output_tokens; and how many prompt
-tokens were counted, reported and cached, since it is what the service reports that is paid.
+tokens were counted, reported, read from a cache and written to one, since it is what the service reports that is paid.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from parquill.tasks.records import Usage
 
 CLASSES_A_DOUBLING = 8
 OUTPUT_BINS_A_DOUBLING = 4  # of output tokens, for a picture of them
@@ -40,16 +42,19 @@ class Seen:
     cut: int = 0
     logs: float = 0.0
     log_squares: float = 0.0
-    counted: int = 0  # prompt tokens: as they were counted, as the service reported them, and of these cached
+    counted: int = 0  # prompt tokens: as counted, as reported, and of these read from and written to a cache
     prompt: int = 0
     cached: int = 0
+    cache_write: int = 0
 
-    def add(self, output_tokens: int, *, cut: bool, counted: int = 0, prompt: int = 0, cached: int = 0) -> None:
-        """Count one answer; `cut` says that max_output_tokens ended it."""
+    def add(self, usage: Usage, *, cut: bool, counted: int) -> None:
+        """Count one answer of so many counted prompt tokens; `cut` says that max_output_tokens ended it."""
+        output_tokens = usage.completion
         self.count += 1
         self.counted += counted
-        self.prompt += prompt
-        self.cached += cached
+        self.prompt += usage.prompt
+        self.cached += usage.cached
+        self.cache_write += usage.cache_write
         self.total += output_tokens
         self.squares += output_tokens * output_tokens
         if cut:
@@ -72,11 +77,10 @@ class History:
     classes: dict[int, Seen] = field(default_factory=dict)
     runs: int = 0
 
-    def add(self, prompt_tokens: int, usage: tuple[int, int, int, int], max_output_tokens: int) -> None:
+    def add(self, prompt_tokens: int, usage: Usage, max_output_tokens: int) -> None:
         """Count one answer: tokens as they were counted, and as the service reported them."""
-        prompt, cached, output, _ = usage
         seen = self.classes.setdefault(class_of(prompt_tokens), Seen())
-        seen.add(output, cut=output >= max_output_tokens, counted=prompt_tokens, prompt=prompt, cached=cached)
+        seen.add(usage, cut=usage.completion >= max_output_tokens, counted=prompt_tokens)
 
     @property
     def count(self) -> int:

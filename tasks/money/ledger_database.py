@@ -8,7 +8,7 @@ LedgerFailed after some seconds, and who can wait longer asks again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,8 @@ class LedgerDatabase:
         found = connection.execute(sa.select(META.c.value).where(META.c.name == "version")).scalar()
         if found == "1":
             _from_version_1(connection)
+        elif found == "2":
+            _forget_other_shapes(connection, (LENGTHS,))
         elif found not in {None, str(VERSION)}:
             raise LedgerFailed(f"the ledger has the version {found}; this Parquill knows only version {VERSION}")
         METADATA.create_all(connection)
@@ -123,8 +125,19 @@ def _from_version_1(connection: sa.Connection) -> None:
             if connection.execute(more).rowcount == 0:
                 new = {"run_id": run_id, "day": day, "settled_nano": 0, "in_doubt_nano": int(amount)}
                 connection.execute(DAYS.insert().values(new))
-    for table in (LEASES, HOLDERS, LENGTHS, COUNTS):
-        if table.name in there and there[table.name] != {column.name for column in table.columns}:
+    _forget_other_shapes(connection, (LEASES, HOLDERS, LENGTHS, COUNTS))
+
+
+def _forget_other_shapes(connection: sa.Connection, tables: Iterable[sa.Table]) -> None:
+    """Drop those of the tables that an earlier version made with other columns, and say that the ledger is of this one.
+
+    Version 2 kept no cache writes of the answers that it had learned from: the next night teaches them.
+    """
+    inspector = sa.inspect(connection)
+    names = set(inspector.get_table_names())
+    for table in tables:
+        columns = {column.name for column in table.columns}
+        if table.name in names and {column["name"] for column in inspector.get_columns(table.name)} != columns:
             table.drop(connection)
     connection.execute(META.update().where(META.c.name == "version").values(value=str(VERSION)))
 

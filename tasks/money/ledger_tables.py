@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-VERSION = 2
+VERSION = 3
 METADATA = sa.MetaData()
 
 RUNS = sa.Table(
@@ -64,6 +64,7 @@ LENGTHS = sa.Table(  # see money.history: what is kept of a run's answers, to pr
     sa.Column("counted", sa.BigInteger, nullable=False),
     sa.Column("prompt", sa.BigInteger, nullable=False),
     sa.Column("cached", sa.BigInteger, nullable=False),
+    sa.Column("cache_write", sa.BigInteger, nullable=False),
 )
 COUNTS = sa.Table(  # see money.correction: counted and reported prompt tokens of a run's answers
     "parquill_counts",

@@ -99,15 +99,15 @@ class LengthModel:
             below = upto
         return shares
 
-    def reported(self, prompt_tokens: int) -> tuple[int, int]:
-        """Of a counted input: the tokens that the service is expected to report, and those it has cached of them."""
+    def reported(self, prompt_tokens: int) -> tuple[int, int, int]:
+        """Of a counted input: the tokens that are expected to be reported, and of these cached and cache writes."""
         seen = self._classes.get(class_of(prompt_tokens))
         if seen is None or seen.count < FEWEST or not seen.prompt:
             seen = self._whole
         if not seen.prompt or not seen.counted:
-            return prompt_tokens, 0
+            return prompt_tokens, 0, 0
         prompt = round(prompt_tokens * seen.prompt / seen.counted)
-        return prompt, round(prompt * seen.cached / seen.prompt)
+        return prompt, round(prompt * seen.cached / seen.prompt), round(prompt * seen.cache_write / seen.prompt)
 
     def deviation(self, rows: Mapping[int, int]) -> float:
         """Relative standard deviation of the output tokens of `rows` (prompt tokens -> rows); infinite if unknown."""

@@ -63,7 +63,7 @@ def keep_past(job: Job, run_id: str, history: History, finished_at: datetime | N
         ledger.close()
 
 
-_SUMS = ("count", "total", "squares", "cut", "counted", "prompt", "cached")
+_SUMS = ("count", "total", "squares", "cut", "counted", "prompt", "cached", "cache_write")
 RUNS_KEPT = 10  # the latest runs that a prediction looks at
 
 

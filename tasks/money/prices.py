@@ -2,73 +2,151 @@
 
 Money is exact: prices are whole femto-dollars (1e-15 $) a token, since $1 for a million tokens is 1e9 of them and no
 price has more than nine decimals; sums are integers, and a row's cost is rounded once, to nano-dollars (1e-9 $).
+
+Every kind of token has its price: input, cached input, input that is written to a cache, output (reasoning is output).
+Some services also take a fee for each request. A price counts for a whole request: the number of its prompt tokens
+chooses the band, the service tier that the reply names chooses between the tiers. A service whose prices depend on the
+hour is priced at its highest of the day: nobody knows when a row will be answered.
 """
 
 from __future__ import annotations
 
-import difflib
 import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 
 from parquill.data import FOLDER
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job import Job
+from parquill.tasks.money.beside_tokens import refuse_model
+from parquill.tasks.money.sellers import find_model, is_openai, seller_of
+from parquill.tasks.records import Usage
 
 FEMTO_PER_NANO = 1_000_000
 NANO_PER_USD = 1_000_000_000
 _FEMTO_PER_USD_PER_MTOK = 1_000_000_000
+_FEMTO_PER_USD_PER_1000_REQUESTS = 1_000_000_000_000
+
+# What services call the tier that everybody gets: OpenAI `default` (and `auto` where a project has no other), Anthropic
+# and Google `standard`, Groq `on_demand`.
+STANDARD_TIERS = frozenset({"", "default", "standard", "auto", "on_demand"})
+_ALSO = {"fast": "priority", "priority": "fast"}  # OpenAI answers `priority` to a request for `fast`
+_NEVER_ABOVE_STANDARD = frozenset({"flex", "batch"})
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Prices in femto-dollars a token for requests whose prompt has more than `above` tokens (a provider's tier)."""
+    """Prices in femto-dollars a token for requests whose prompt has more than `above` tokens."""
 
     above: int
     input: int
     cached: int
+    cache_write: int
     output: int
+
+    def femto(self, prompt: int, cached: int, cache_write: int, completion: int) -> int:
+        """What these tokens cost; `prompt` includes `cached` and `cache_write`."""
+        return (
+            (prompt - cached - cache_write) * self.input
+            + cached * self.cached
+            + cache_write * self.cache_write
+            + completion * self.output
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """The prices of another service tier than the standard one, by the name that replies have for it."""
+
+    name: str
+    bands: tuple[Band, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """The price of one model on one day; `window` is its context in tokens, where known."""
+    """The price of one model on one day; `window` is its context in tokens, where known.
+
+    `request` is a fee in femto-dollars for each billed reply.
+    """
 
     model: str
     bands: tuple[Band, ...]
     window: int | None
     source: str
     version: str
+    request: int = 0
+    tiers: tuple[Tier, ...] = ()
 
-    def femto(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
-        """Exact cost in femto-dollars; `completion_tokens` includes reasoning."""
-        band = self._band(prompt_tokens)
-        return (
-            (prompt_tokens - cached_tokens) * band.input + cached_tokens * band.cached + completion_tokens * band.output
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` and JSON made of it. Raises LookupError, TypeError."""
+        tiers = tuple(Tier(tier["name"], _bands_from_json(tier["bands"])) for tier in found["tiers"])
+        return cls(**{**found, "bands": _bands_from_json(found["bands"]), "tiers": tiers})
+
+    def femto(self, usage: Usage, tier: str | None = None) -> int:
+        """Exact cost in femto-dollars of one billed reply, at the tier that it names.
+
+        A tier without a known price costs as the most expensive known one (`knows_tier` tells).
+        """
+        named = self._bands_of(tier)
+        choices = (self.bands, *(other.bands for other in self.tiers)) if named is None else (named,)
+        prompt, cached, cache_write, completion, _ = usage
+        return self.request + max(
+            _band_for(bands, prompt).femto(prompt, cached, cache_write, completion) for bands in choices
         )
 
-    def _band(self, prompt_tokens: float) -> Band:
-        band = self.bands[0]
-        for other in self.bands[1:]:
-            if prompt_tokens > other.above:
-                band = other
-        return band
+    def knows_tier(self, tier: str | None) -> bool:
+        """Whether the price of a tier is known; what a reply calls the standard tier always is."""
+        name = (tier or "").lower()
+        return name in STANDARD_TIERS or any(other.name in {name, _ALSO.get(name)} for other in self.tiers)
 
-    def expected_femto(self, prompt_tokens: float, cached_tokens: float, completion_tokens: float) -> int:
+    def _bands_of(self, tier: str | None) -> tuple[Band, ...] | None:
+        name = (tier or "").lower()
+        if name in STANDARD_TIERS:
+            return self.bands
+        for wanted in (name, _ALSO.get(name)):
+            for other in self.tiers:
+                if other.name == wanted:
+                    return other.bands
+        return self.bands if name in _NEVER_ABOVE_STANDARD else None
+
+    def expected_femto(self, prompt: float, cached: float, cache_write: float, completion: float) -> int:
         """Cost in femto-dollars of a request whose tokens are expectations, no whole numbers."""
-        band = self._band(prompt_tokens)
-        prompt, cached, output = (round(tokens * 1000) for tokens in (prompt_tokens, cached_tokens, completion_tokens))
-        return ((prompt - cached) * band.input + cached * band.cached + output * band.output) // 1000
+        tokens = (round(count * 1000) for count in (prompt, cached, cache_write, completion))
+        return self.request + _band_for(self.bands, prompt).femto(*tokens) // 1000
 
     def worst_nano(self, prompt_tokens: int, max_output_tokens: int) -> int:
-        """The most that a request can cost, in nano-dollars, rounded up: nothing cached, all output used."""
-        # a few services bill cached input higher than other input
-        dearest = max(self.femto(prompt_tokens, cached, max_output_tokens) for cached in (0, prompt_tokens))
-        return -(-dearest // FEMTO_PER_NANO)
+        """The most that a request can cost at the standard tier, in nano-dollars, rounded up.
+
+        All of its input at the most expensive input price that may apply, in every band that a prompt of at most
+        `prompt_tokens` can fall into, all output used, and the request's fee.
+        """
+        most = 0
+        for place, band in enumerate(self.bands):
+            if place and band.above >= prompt_tokens:
+                break
+            last = self.bands[place + 1].above if place + 1 < len(self.bands) else prompt_tokens
+            prompt = min(prompt_tokens, last)
+            highest = max(band.input, band.cached, band.cache_write)
+            most = max(most, prompt * highest + max_output_tokens * band.output)
+        return -(-(self.request + most) // FEMTO_PER_NANO)
+
+
+def _band_for(bands: Sequence[Band], prompt_tokens: float) -> Band:
+    band = bands[0]
+    for other in bands[1:]:
+        if prompt_tokens > other.above:
+            band = other
+    return band
+
+
+def _bands_from_json(found: Iterable[Mapping[str, int]]) -> tuple[Band, ...]:
+    return tuple(Band(**band) for band in found)
 
 
 def to_nano(femto: int) -> int:
@@ -103,95 +181,113 @@ def price_of(job: Job, day: date, *, batch: bool = False) -> Price:
 
     With `batch` that of the service's batch processing; where none is known, the same as without.
     """
-    if job.price is not None:
-        own = job.price
-        cached = own.usd_per_mtok_input if own.usd_per_mtok_cached is None else own.usd_per_mtok_cached
-        band = _band(0, own.usd_per_mtok_input, cached, own.usd_per_mtok_output)
-        return Price(job.model, (band,), None, "the job's `price`", day.isoformat())
-    return find_price(job.model, job.endpoint.base_url, day, batch=batch)
+    if job.price is None:
+        return find_price(job.model, job.endpoint.base_url, day, batch=batch)
+    refuse_model(job.model)
+    own, full = job.price, job.price.usd_per_mtok_input
+    cached, written = own.usd_per_mtok_cached, own.usd_per_mtok_cache_write
+    band = _band(
+        0, full, full if cached is None else cached, full if written is None else written, own.usd_per_mtok_output
+    )
+    return Price(job.model, (band,), None, "the job's `price`", day.isoformat())
 
 
 @cache
 def find_price(model: str, base_url: str | None, day: date, *, batch: bool = False) -> Price:
-    """The public price of a model at an address on a day.
+    """The public price of a model at an address on a day, see `sellers`.
 
-    An address that no provider owns (a proxy, a gateway) is priced as OpenAI, as the only provider that has the model,
-    or as the model's maker. Raises BadJob for a model without a price, since nothing may be sent that has none.
+    Raises BadJob for a model without a price, since nothing may be sent that has none, and for one that is billed
+    beside its tokens.
     """
-    own = _override(model, day)
-    if own is not None:
+    refuse_model(model, has_fee=True)
+    seller = seller_of(base_url)
+    if (seller is None or is_openai(base_url)) and (own := _override(model, day)) is not None:
         return own
-    found = _public(model, base_url)
-    if found is None:
-        sellers = _sellers(model)
-        if sellers:
-            raise BadJob(
-                f"the model {model!r} has several prices, of {', '.join(sellers[:5])}: set endpoint.base_url to one of "
-                "them, or `price`"
-            )
-        near = difflib.get_close_matches(model, _names(), 3, 0.6)
-        hint = f"; the nearest known are {', '.join(near)}" if near else ""
-        raise BadJob(
-            f"no price is known for the model {model!r}{hint}. For another model set `price: "
-            "{usd_per_mtok_input: ..., usd_per_mtok_output: ...}` (0 if it costs nothing)"
-        )
-    provider, info = found
-    prices = info.get_prices(datetime.combine(day, time(12), UTC), {"processing": "batch"} if batch else None)
-    if getattr(prices, "input_mtok", None) is None or getattr(prices, "output_mtok", None) is None:
+    provider, info, plus_percent = find_model(model, base_url)
+    context = {"processing": "batch"} if batch else None
+    found = _prices_of_the_day(info, day, context)
+    bands = _bands(found, plus_percent)
+    if not bands:
         raise BadJob(f"the model {model!r} has no price by tokens; set `price`")
-    if getattr(prices, "requests_kcount", None):
-        raise BadJob(f"the model {model!r} is also billed by the request, which no budget here would hold; set `price`")
+    fees = [fee for prices in found if (fee := getattr(prices, "requests_kcount", None)) is not None]
+    if not all(isinstance(fee, Decimal) for fee in fees):
+        raise BadJob(f"the model {model!r} has a fee by the request that depends on its tokens; set `price`")
+    refuse_model(model, has_fee=bool(fees))
+    notes = ["the highest prices of the day"] if len(found) > 1 else []
+    notes += [f"{plus_percent} % more for a region's address"] if plus_percent else []
     return Price(
         info.id,
-        _bands(prices),
+        bands,
         info.context_window,
         f"genai-prices, {provider.id}",
-        f"{version('genai-prices')} on {day}",
+        ", ".join([f"{version('genai-prices')} on {day}", *notes]),
+        request=max((int(fee * _FEMTO_PER_USD_PER_1000_REQUESTS) for fee in fees), default=0),
+        tiers=() if batch else _tiers(provider, info, day, plus_percent),
     )
 
 
-def _public(model: str, base_url: str | None) -> tuple[Any, Any] | None:
-    from genai_prices.data_snapshot import get_snapshot
-
-    snapshot = get_snapshot()
-    if base_url is not None:
-        try:
-            provider, info = snapshot.find_provider_model(model, None, None, base_url)
-        except LookupError:
-            pass
-        else:
-            return provider, info
-    owners = [(provider, provider.find_model(model)) for provider in snapshot.providers]
-    owners = [(provider, info) for provider, info in owners if info is not None]
-    first = [owner for owner in owners if owner[0].id == "openai"]
-    if first or len(owners) == 1:
-        return (first or owners)[0]
-    try:  # several sell it: the price of its maker, if that is one of them
-        provider, info = snapshot.find_provider_model(model, None, None, None)
-    except LookupError:
-        return None
-    return provider, info
+def _prices_of_the_day(info: Any, day: date, context: Mapping[str, str] | None) -> list[Any]:
+    """The different prices that a model has in the course of a day: some have cheaper and more expensive hours."""
+    constraints = [entry.constraint for entry in info.prices] if isinstance(info.prices, list) else []
+    constraints += [variant.constraint for variant in info.price_variants or ()]
+    # a constraint by the day has no hours; noon is in no doubt about which day it is
+    hours = {
+        edge.replace(tzinfo=None)
+        for constraint in constraints
+        for edge in (getattr(constraint, "start_time", None), getattr(constraint, "end_time", None))
+        if edge is not None
+    }
+    found: list[Any] = []
+    for hour in (time(12), *sorted(hours)):
+        prices = info.get_prices(datetime.combine(day, hour, UTC), context)
+        if prices not in found:
+            found.append(prices)
+    return found
 
 
-def _sellers(model: str) -> list[str]:
-    from genai_prices.data_snapshot import get_snapshot
+def _tiers(provider: Any, info: Any, day: date, plus_percent: int) -> tuple[Tier, ...]:
+    """The prices of the service tiers that a model has at its seller."""
+    if all(info is not model for model in provider.models):
+        return ()  # another seller's model: the tiers are that one's
+    names = sorted({name for v in info.price_variants or () if (name := v.when.get("service_tier")) is not None})
+    found = []
+    for name in names:
+        active = any(
+            variant.when == {"service_tier": name}
+            and (variant.constraint is None or variant.constraint.active(datetime.combine(day, time(12), UTC)))
+            for variant in info.price_variants
+        )
+        if active and name not in STANDARD_TIERS:
+            bands = _bands(_prices_of_the_day(info, day, {"service_tier": name}), plus_percent)
+            found.append(Tier(name, bands))
+    return tuple(found)
 
-    return [provider.id for provider in get_snapshot().providers if provider.find_model(model) is not None]
+
+_KINDS = ("input", "output", "cache_read", "cache_write")
 
 
-def _names() -> list[str]:
-    from genai_prices.data_snapshot import get_snapshot
+def _bands(of_the_day: Sequence[Any], plus_percent: int = 0) -> tuple[Band, ...]:
+    """Read flat or tiered prices of genai-prices, of several the highest; empty if there is no price by tokens.
 
-    return sorted({info.id for provider in get_snapshot().providers for info in provider.models})
+    A tier counts for all tokens of a request above its start.
+    """
+    tables = [{kind: getattr(prices, f"{kind}_mtok", None) for kind in _KINDS} for prices in of_the_day]
+    if any(table["input"] is None or table["output"] is None for table in tables):
+        return ()
+    starts = sorted(
+        {0, *(tier.start for table in tables for price in table.values() for tier in getattr(price, "tiers", ()))}
+    )
+    bands = []
+    for start in starts:
+        each = [_band_at(table, start, plus_percent) for table in tables]
+        highest = (max(getattr(band, kind) for band in each) for kind in ("input", "cached", "cache_write", "output"))
+        bands.append(Band(start, *highest))
+    return tuple(bands)
 
 
-def _bands(prices: Any) -> tuple[Band, ...]:
-    """Read the flat or tiered prices of genai-prices; a tier counts for all tokens of a request above its start."""
-    tiered = {name: getattr(prices, f"{name}_mtok", None) for name in ("input", "output", "cache_read")}
-    starts = sorted({0, *(tier.start for price in tiered.values() for tier in getattr(price, "tiers", ()))})
-
-    def at(name: str, start: int) -> Decimal | None:
-        price = tiered[name]
+def _band_at(table: Mapping[str, Any], start: int, plus_percent: int) -> Band:
+    def at(kind: str) -> Decimal | None:
+        price = table[kind]
         if price is None or isinstance(price, Decimal):
             return price
         chosen: Decimal = price.base
@@ -200,20 +296,20 @@ def _bands(prices: Any) -> tuple[Band, ...]:
                 chosen = tier.price
         return chosen
 
-    bands = []
-    for start in starts:
-        full, output, cached = at("input", start), at("output", start), at("cache_read", start)
-        if full is None or output is None:
-            continue
-        bands.append(_band(start, full, full if cached is None else cached, output))
-    return tuple(bands)
+    full, output, cached, written = (at(kind) for kind in _KINDS)
+    assert full is not None  # noqa: S101 - the caller has looked
+    assert output is not None  # noqa: S101
+    # without a price of their own cached tokens, and those written to the cache, are billed as input
+    prices = (full, full if cached is None else cached, full if written is None else written, output)
+    return _band(start, *(price * (100 + plus_percent) / 100 for price in prices))
 
 
-def _band(above: int, full: Decimal, cached: Decimal, output: Decimal) -> Band:
-    def femto(price: Decimal) -> int:
-        return int((price * _FEMTO_PER_USD_PER_MTOK).to_integral_exact())
+def _band(above: int, full: Decimal, cached: Decimal, cache_write: Decimal, output: Decimal) -> Band:
+    return Band(above, *(_femto(price) for price in (full, cached, cache_write, output)))
 
-    return Band(above, femto(full), femto(cached), femto(output))
+
+def _femto(price: Decimal) -> int:
+    return int((price * _FEMTO_PER_USD_PER_MTOK).to_integral_exact())
 
 
 def _override(model: str, day: date) -> Price | None:
@@ -221,10 +317,11 @@ def _override(model: str, day: date) -> Price | None:
     for entry in document["price"]:
         if entry["model"] == model and entry["from"] <= day and ("until" not in entry or day < entry["until"]):
             full, output = Decimal(entry["usd_per_mtok_input"]), Decimal(entry["usd_per_mtok_output"])
-            band = _band(0, full, Decimal(entry.get("usd_per_mtok_cached", full)), output)
+            cached = Decimal(entry.get("usd_per_mtok_cached", full))
+            written = Decimal(entry.get("usd_per_mtok_cache_write", full))
             return Price(
                 model,
-                (band,),
+                (_band(0, full, cached, written, output),),
                 entry.get("context_window"),
                 f"data/prices.toml, {entry['source']}",
                 f"{document['version']} on {day}",

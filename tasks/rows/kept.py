@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from parquill.tasks.money.prices import nano_of
-from parquill.tasks.records import Outcome
+from parquill.tasks.records import Outcome, Usage
 from parquill.tasks.rows.cells import cells
 
 
@@ -31,7 +31,7 @@ class Kept:
             for name in self._table.column_names
             if name.removeprefix(self._prefix) != "parsed"
         }
-        tokens = [row[f"{kind}_tokens"] for kind in ("prompt", "cached", "completion", "reasoning")]
+        tokens = [row[f"{kind}_tokens"] for kind in Usage._fields]
         mine = not row["reused"]
         return Outcome(
             row=0,
@@ -40,9 +40,7 @@ class Kept:
             cost_nano=nano_of(row["cost_usd"]),
             in_doubt_nano=nano_of(row["in_doubt_usd"]),
             attempts=row["attempts"],
-            usage=(tokens[0], tokens[1] or 0, tokens[2] or 0, tokens[3] or 0)
-            if mine and tokens[0] is not None
-            else None,
+            usage=Usage(*(count or 0 for count in tokens)) if mine and tokens[0] is not None else None,
         )
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from parquill.tasks.disk.schemas import PLAN, PLAN_FIELDS, for_each_field
 from parquill.tasks.job import Job
-from parquill.tasks.records import Action, Outcome, PlannedRow
+from parquill.tasks.records import Action, Outcome, PlannedRow, add_usage
 from parquill.tasks.rows.kept import Kept
 from parquill.tasks.rows.source_file import SourceFile
 
@@ -92,15 +92,12 @@ def _carried(outcome: Outcome | None) -> tuple[int, int, int, list[int] | None]:
     """Nano-dollars, those in doubt, attempts and usage that a row brings along from earlier tries."""
     if outcome is None:
         return 0, 0, 0, None
-    usage = None
-    if outcome.usage is not None or outcome.carried_usage is not None:
-        none = (0, 0, 0, 0)
-        usage = [a + b for a, b in zip(outcome.usage or none, outcome.carried_usage or none, strict=True)]
+    usage = add_usage(outcome.usage, outcome.carried_usage)
     return (
         outcome.cost_nano + outcome.carried_cost_nano,
         outcome.in_doubt_nano + outcome.carried_in_doubt_nano,
         outcome.attempts + outcome.carried_attempts,
-        usage,
+        None if usage is None else list(usage),
     )
 
 

@@ -15,7 +15,7 @@ import rfc8785
 
 from parquill.tasks.errors import RowFault
 from parquill.tasks.job import Job
-from parquill.tasks.parameters import refuse_parameters, refuse_unwritable
+from parquill.tasks.parameters import own_parameters, refuse_unwritable
 
 KEY_VERSION = 1
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -138,7 +138,7 @@ def check_parameters(value: Any) -> dict[str, Any] | None:
     if "tools" in parameters:
         raise RowFault("bad_parameters", "'tools' belong to the job's `parameters`, where their tokens are counted")
     try:
-        refuse_parameters(parameters)
+        parameters = own_parameters(parameters)
     except ValueError as error:
         raise RowFault("bad_parameters", str(error)) from None
     try:

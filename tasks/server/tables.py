@@ -10,6 +10,7 @@ import pandas as pd
 
 from parquill.tasks.disk.address import join
 from parquill.tasks.money.correction import counted_line, worst_line
+from parquill.tasks.money.excess import has_excess, money_sentences
 from parquill.tasks.money.prices import dollars
 from parquill.tasks.records import Estimate
 from parquill.tasks.shown import escape
@@ -90,6 +91,8 @@ def money_table(summary: dict[str, Any]) -> str:
         "the count farthest off": worst_line(summary["counted"]) or "none",
         **{f"requests {name}": f"{count:,}" for name, count in summary["requests"].items()},
     }
+    if has_excess(summary):
+        pairs["beyond the reservations"] = f"${summary['over_reserved_usd']}"
     if summary["cost_usd"] != summary["paid_usd"]:
         pairs["cost of its rows, with what they had cost before"] = f"${summary['cost_usd']}"
     pairs["prices"] = f"{summary['prices']['source']}, {summary['prices']['version']}"
@@ -97,8 +100,8 @@ def money_table(summary: dict[str, Any]) -> str:
         other = summary["price_as"]
         pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"
     table = "## Cost\n\n" + _markdown(pd.DataFrame({"": list(pairs), "value": list(pairs.values())}))
-    meaning = summary["counted"]["meaning"]
-    return f"{table}\n\n{escape(meaning)}" if meaning else table
+    sentences = [*([meaning] if (meaning := summary["counted"]["meaning"]) else []), *money_sentences(summary)]
+    return "\n\n".join([table, *map(escape, sentences)])
 
 
 def slowest_table(sums: RowSums) -> str:

@@ -11,7 +11,7 @@ from parquill.tasks.disk.replay import RowState, ShardState
 from parquill.tasks.errors import DiskFailed
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import Price, to_nano
-from parquill.tasks.records import Outcome
+from parquill.tasks.records import Outcome, Usage
 from parquill.tasks.wire.answer import AnswerFormat
 from parquill.tasks.wire.endpoint import Reply
 from parquill.tasks.wire.outcomes import TABLE, Money, Retry, Rule
@@ -31,7 +31,7 @@ class SendRow:
     carried_cost_nano: int = 0
     carried_in_doubt_nano: int = 0
     carried_attempts: int = 0
-    carried_usage: tuple[int, int, int, int] | None = None
+    carried_usage: Usage | None = None
     state: RowState = field(default_factory=RowState)
     unreadable: int = 0
     throttled_since: float | None = None
@@ -71,12 +71,15 @@ class Booking:
     async def settle(
         self, row: SendRow, rule: Rule, reply: Reply, latency_s: float, journal: Journal, state: ShardState
     ) -> None:
-        """Book what the reply to the row's latest request says it cost, or all that was reserved where it is silent."""
-        usage = reply.usage
+        """Book what the reply to the row's latest request says it cost, also when that is more than was reserved.
+
+        Where it is silent all that was reserved is booked, or more if what it does say costs more.
+        """
+        usage, tier = reply.usage, reply.service_tier
+        said = usage or reply.least
+        cost = 0 if said is None else to_nano(self._price.femto(said, tier))
         if usage is None:
-            cost = row.reserve_nano
-        else:
-            cost = to_nano(self._price.femto(usage.prompt, usage.cached, usage.completion))
+            cost = max(cost, row.reserve_nano)
         self._budget.settle(row.reserve_nano, cost)
         parsed = None
         if rule.status == "ok" and self._format is not None:
@@ -91,8 +94,10 @@ class Booking:
             finish_reason=reply.finish_reason,
             model_used=reply.model,
             request_id=reply.request_id,
-            usage=None if usage is None else (usage.prompt, usage.cached, usage.completion, usage.reasoning),
+            usage=usage,
             usage_unknown=usage is None,
+            usage_flag=reply.usage_flag or (None if self._price.knows_tier(tier) else "tier"),
+            service_tier=tier,
             cost_nano=cost,
             latency_s=latency_s,
             resolves=row.state.requests,

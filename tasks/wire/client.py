@@ -152,6 +152,7 @@ class Client:
             finish_reason=key.hide_in(reply.finish_reason),
             model=key.hide_in(reply.model),
             request_id=key.hide_in(reply.request_id),
+            service_tier=key.hide_in(reply.service_tier),
         )
 
 

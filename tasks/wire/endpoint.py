@@ -11,7 +11,9 @@ from typing import Any
 import orjson
 
 from parquill.tasks.job import Job
-from parquill.tasks.money.usage import Usage, read_usage
+from parquill.tasks.money.sellers import is_openai
+from parquill.tasks.money.usage import read_usage
+from parquill.tasks.records import Usage
 from parquill.tasks.wire.bodies import events
 
 # These take max_completion_tokens and refuse max_tokens (OpenAI, "Reasoning models").
@@ -20,7 +22,11 @@ _REASONING = re.compile(r"(?:^|/)(?:o\d|gpt-[5-9])")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a service answered; `code` is the line of the table of outcomes (`ok`, `max_output_tokens`, ...)."""
+    """What a service answered; `code` is the line of the table of outcomes (`ok`, `max_output_tokens`, ...).
+
+    `usage` is None where it is unusable; then `least` is what is known of it. `usage_flag` is a key of
+    `money.usage.FLAGS`.
+    """
 
     code: str
     text: str | None
@@ -28,6 +34,9 @@ class Reply:
     model: str | None
     request_id: str | None
     usage: Usage | None
+    usage_flag: str | None = None
+    least: Usage | None = None
+    service_tier: str | None = None
 
 
 class ChatApi:
@@ -42,6 +51,7 @@ class ChatApi:
             "model": job.model,
             self.limit_name(job.model): job.max_output_tokens,
             **self.format(job.response_format),
+            **self._tier(job.endpoint.base_url),
         }
         self._parameters = job.parameters
         self._head = self._open(None)
@@ -57,6 +67,10 @@ class ChatApi:
             return {}
         inner = {"name": "answer", "schema": schema, "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": inner}}
+
+    def _tier(self, base_url: str) -> dict[str, Any]:
+        """The standard tier by name, at OpenAI's address: a project's default may be `priority`, at twice the price."""
+        return {"service_tier": "default"} if is_openai(base_url) else {}
 
     def _open(self, parameters: dict[str, Any] | None) -> bytes:
         whole = orjson.dumps({**self._parameters, **(parameters or {}), **self._fixed})
@@ -81,12 +95,21 @@ class ChatApi:
         code, text, reason = self._answer(reply)
         if code is None:
             return None
-        usage = read_usage(reply)
+        usage, flag, least = read_usage(reply)
         text = None if text is None else _repair(text)
         if usage is not None and usage.completion == 0 and text:
-            usage = None  # a text of no tokens: the figures are not to be trusted
-        model, request_id = clean_label(reply.get("model")), clean_label(reply.get("id"))
-        return Reply(code, text, clean_label(reason), model, request_id, usage)
+            usage, flag, least = None, None, usage  # a text of no tokens: the figures are not to be trusted
+        return Reply(
+            code,
+            text,
+            clean_label(reason),
+            clean_label(reply.get("model")),
+            clean_label(reply.get("id")),
+            usage,
+            flag,
+            least,
+            clean_label(reply.get("service_tier")),
+        )
 
     def _join(self, parts: Iterable[Any]) -> dict[str, Any] | None:
         """One reply of the parts of a stream: texts are joined, and the last word on the rest counts."""
@@ -136,6 +159,9 @@ class CompletionsApi(ChatApi):
 
     path = "/completions"
     field = "prompt"
+
+    def _tier(self, base_url: str) -> dict[str, Any]:  # noqa: ARG002 - this API has no tiers
+        return {}
 
     def limit_name(self, model: str) -> str:  # noqa: ARG002 - one name for all models
         """Always max_tokens."""

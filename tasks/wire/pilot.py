@@ -224,7 +224,7 @@ def _learn(run: Run, counter: TokenCounter) -> _Learned:
                 left[length[number]] -= 1
                 if outcome.usage is not None:
                     history.add(length[number], outcome.usage, room)
-                    output += outcome.usage[2]
+                    output += outcome.usage.completion
         rest.update(+left)
     model = LengthModel(history, room) if history.count else None
     figures = figure(rest, room, run.price, counter, model)

@@ -176,13 +176,19 @@ class Sender:
 
     async def _admit(self, row: SendRow) -> Slot:
         """Reserve the row's worst case, then wait for its turn. Raises OverBudget, Stopped."""
-        if not await self.budget.reserve(row.reserve_nano):
-            raise Stopped if self.stopping else OverBudget
-        try:
-            return await self.limits.acquire(row.tokens)
-        except BaseException:
+        while True:
+            if not await self.budget.reserve(row.reserve_nano):
+                raise Stopped if self.stopping else OverBudget
+            try:
+                slot = await self.limits.acquire(row.tokens)
+            except BaseException:
+                self.budget.release(row.reserve_nano)
+                raise
+            if not self.budget.is_overdrawn:
+                return slot
+            # while the row waited a reply cost more than was reserved for it: the budget may no longer cover this row
+            slot.release()
             self.budget.release(row.reserve_nano)
-            raise
 
     async def _complete_row(self, row: SendRow, slot: Slot, journal: Journal, state: ShardState) -> None:
         """Send a row until it has its outcome."""

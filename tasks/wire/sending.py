@@ -25,7 +25,7 @@ from parquill.tasks.disk.schemas import PLAN
 from parquill.tasks.errors import Interrupted
 from parquill.tasks.money.account import PATIENCE_S
 from parquill.tasks.money.tokens import TokenCounter
-from parquill.tasks.records import Action, ShardRef
+from parquill.tasks.records import Action, ShardRef, Usage
 from parquill.tasks.wire.answer import AnswerFormat
 from parquill.tasks.wire.booking import SendRow
 from parquill.tasks.wire.client import Client
@@ -207,7 +207,7 @@ class Sending:
                         cost,
                         in_doubt,
                         attempts,
-                        tuple(usage) if usage else None,
+                        Usage.of(usage) if usage else None,
                     )
 
     def request_stop(self, grace_s: float = GRACE_S) -> concurrent.futures.Future[None]:

@@ -23,10 +23,11 @@ from parquill.tasks.money.lengths import LengthModel
 from parquill.tasks.money.prices import Band, Price
 from parquill.tasks.money.sample import choose
 from parquill.tasks.money.tokens import TokenCounter
+from parquill.tasks.records import Usage
 
 ROWS, PILOT = 20_000, 100
 NORMAL_P95 = 1.6449
-PRICE = Price("a-model", (Band(0, 0, 0, 1_000_000_000),), None, "a study", "today")  # output alone costs
+PRICE = Price("a-model", (Band(0, 0, 0, 0, 1_000_000_000),), None, "a study", "today")  # output alone costs
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def trial(population: Population, seed: int) -> tuple[bool, float]:
     chosen = [start[pick.prompt_tokens] + pick.place for pick in picks]
     for place in chosen:
         prompt, output = int(prompts[place]), int(outputs[place])
-        history.add(prompt, (prompt, 0, output, 0), population.most)
+        history.add(prompt, Usage(prompt=prompt, completion=output), population.most)
         rest[prompt] -= 1
     model = LengthModel(history, population.most)
     figures = figure(+rest, population.most, PRICE, TokenCounter("gpt-4o-mini"), model)

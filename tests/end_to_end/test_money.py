@@ -32,6 +32,35 @@ def test_reasoning_and_cached_tokens_have_their_prices(jobs: Jobs) -> None:
     assert Decimal(done.summary["cost_usd"]) == billed_usd(jobs.service, "o4-mini")
 
 
+def test_cache_writes_are_reserved_and_booked(jobs: Jobs) -> None:
+    """M1, M6: a model whose cache writes cost more than its input is reserved and booked at that price, to the last digit."""
+    jobs.service.configure(prompt_tokens="tiktoken:o200k_base", cached_ratio=0.2, cache_write_ratio=0.7)
+    done = jobs.run(jobs.job(_texts(20), model="gpt-6-luna"))
+    assert done.exit_code == 0, done.stderr
+    for row in done.rows:
+        prompt, cached, written = (row[f"{kind}_tokens"] for kind in ("prompt", "cached", "cache_write"))
+        assert written == int(prompt * 0.7) > 0
+        exact = (prompt - cached - written) * 100 + cached * 10 + written * 125 + row["completion_tokens"] * 500
+        assert row["cost_usd"] == Decimal(exact).scaleb(-9)
+    worst = sum(row["estimated_prompt_tokens"] * 125 + 50 * 500 for row in done.rows)
+    assert Decimal(done.summary["estimate"]["cost_usd_worst"]) >= Decimal(worst).scaleb(-9)
+    check_books(done)
+    assert done.summary["tokens"] == jobs.service.stats()["billed_tokens"]
+    assert Decimal(done.summary["over_reserved_usd"]) == 0
+
+
+def test_the_tier_of_the_reply_decides_the_price(jobs: Jobs) -> None:
+    """M6: a reply that names the priority tier is booked at its price, and what that costs beyond the reservation is shown."""
+    jobs.service.configure(prompt_tokens="tiktoken:o200k_base", service_tier="priority", output_tokens="fixed:50")
+    done = jobs.run(jobs.job(_texts(5), model="gpt-6-luna"))
+    assert done.exit_code == 0, done.stderr
+    for row in done.rows:
+        assert row["cost_usd"] == Decimal(row["prompt_tokens"] * 200 + row["completion_tokens"] * 1_000).scaleb(-9)
+    assert Decimal(done.summary["over_reserved_usd"]) > 0
+    assert "beyond what was reserved" in done.stderr
+    check_books(done)
+
+
 def test_a_price_of_ones_own_is_rounded_once_a_row(jobs: Jobs) -> None:
     """A price with nine decimals is computed exactly and rounded once a row, halves to even; sums stay exact."""
     prices = (Decimal("0.123456789"), Decimal("0.000000001"), Decimal("7.0005"))

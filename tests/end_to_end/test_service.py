@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import billed_usd, check_books, reserved_usd, total
+from tests.end_to_end.truth import PRICES, billed_usd, check_books, reserved_usd, row_usd, total
 
 # Kind of fault -> what it makes of a row that meets it twice (retry.attempts is 2):
 # status, error_code, requests sent for it, how many of them are in doubt, whether the service billed the answer.
@@ -61,7 +61,7 @@ FAULTS: dict[str, tuple[str, str | None, int, int, bool]] = {
     "ansi": ("failed", "bad_request", 1, 0, UNPAID),
 }
 # Usage that cannot be true: the answer is good, and settled at its reservation, which is never less than the bill.
-BAD_USAGE = ["negative", "huge", "missing", "null", "string", "float", "bool", "inconsistent"]
+BAD_USAGE = ["negative", "huge", "missing", "null", "string", "bool"]
 
 
 def _job(jobs: Jobs, kinds: list[str], **rules: Any) -> dict[str, Any]:
@@ -130,6 +130,24 @@ def test_usage_that_cannot_be_true_is_settled_at_the_reservation(jobs: Jobs) -> 
     assert done.column("completion_tokens") == [None] * len(kinds)
     assert done.summary["usage_unknown"] == len(kinds)
     assert Decimal(done.summary["cost_usd"]) >= billed_usd(jobs.service)
+    check_books(done)
+
+
+def test_usage_that_does_not_add_up_is_booked_at_the_larger_figure(jobs: Jobs) -> None:
+    """M3: fractions and parts larger than their whole are booked at the most that they can mean, flagged and shown."""
+    done = jobs.run(_job(jobs, ["bad_usage:float", "bad_usage:inconsistent"]))
+    assert done.exit_code == 0, done.stderr
+    fraction, inconsistent = done.rows
+    tokens = (fraction["prompt_tokens"], 0, fraction["completion_tokens"])
+    assert fraction["cost_usd"] == row_usd(tokens, PRICES["gpt-4o-mini"])
+    assert inconsistent["cached_tokens"] == inconsistent["cache_write_tokens"] == 10**6
+    assert inconsistent["prompt_tokens"] > 2 * 10**6
+    assert inconsistent["completion_tokens"] > inconsistent["reasoning_tokens"] == 10**6
+    assert done.summary["usage_flags"] == {"total": 1, "cache_beside": 1}
+    over = sum(max(0, row["cost_usd"] - reserved_usd(row["estimated_prompt_tokens"])) for row in done.rows)
+    assert Decimal(done.summary["over_reserved_usd"]) == over > Decimal("0.8")
+    assert "does not add up" in done.stderr
+    assert f"${over} beyond what was reserved" in done.stderr
     check_books(done)
 
 

@@ -17,7 +17,7 @@ from tests.services.running import FakeService
 
 USD = pa.decimal128(18, 9)
 STATUSES = ("ok", "truncated", "invalid", "refused", "failed", "rejected", "not_sent")
-TOKENS = ("prompt", "cached", "completion", "reasoning")
+TOKENS = ("prompt", "cached", "cache_write", "completion", "reasoning")
 # Dollars for a million tokens: input, cached input, output.
 PRICES = {
     "gpt-4o-mini": (Decimal("0.15"), Decimal("0.075"), Decimal("0.60")),
@@ -36,6 +36,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "request_id": pa.string(),
     "prompt_tokens": pa.int64(),
     "cached_tokens": pa.int64(),
+    "cache_write_tokens": pa.int64(),
     "completion_tokens": pa.int64(),
     "reasoning_tokens": pa.int64(),
     "estimated_prompt_tokens": pa.int64(),
@@ -69,7 +70,7 @@ SUMMARY_KEYS = {
 SUMMARY_NAMES = {
     *SUMMARY_KEYS,
     *("run_id", "state", "exit_code", "job", "model", "labels", "cost_usd", "in_doubt_usd", "saved_usd"),
-    *("duration_s", "started_at", "finished_at"),
+    *("over_reserved_usd", "duration_s", "started_at", "finished_at"),
 }
 
 
@@ -88,7 +89,7 @@ def row_usd(tokens: Sequence[int], prices: Sequence[Decimal]) -> Decimal:
 def billed_usd(service: FakeService, model: str = "gpt-4o-mini") -> Decimal:
     """What the service billed so far; exact for models whose prices are whole nano-dollars a token."""
     tokens = service.stats()["billed_tokens"]
-    return exact_usd([tokens[name] for name in TOKENS], PRICES[model])
+    return exact_usd([tokens[name] for name in ("prompt", "cached", "completion")], PRICES[model])
 
 
 def reserved_usd(prompt_tokens: int, output: int = 50, model: str = "gpt-4o-mini") -> Decimal:
@@ -129,7 +130,7 @@ def check_books(done: Done, prefix: str = "") -> None:
     assert Decimal(summary["in_doubt_usd"]) == total(row["in_doubt_usd"] for row in mine)
     for kind in TOKENS:
         assert summary["tokens"][kind] == sum(row[f"{kind}_tokens"] or 0 for row in mine), kind
-    for name in ("cost_usd", "in_doubt_usd", "saved_usd"):
+    for name in ("cost_usd", "in_doubt_usd", "over_reserved_usd", "saved_usd"):
         assert re.fullmatch(r"\d+\.\d{9}", summary[name]), name
     assert (summary["exit_code"], summary["state"]) == (done.exit_code, summary["state"])
 

@@ -394,7 +394,7 @@ def _finish(folder: Path) -> dict[str, Any]:
         "job": "cli",
         "model": "gpt-4o-mini",
         "rows": {"total": 1002, "ok": 1000, "truncated": 1, "failed": 1, "rejected": 0},
-        "tokens": {"prompt": 8016, "cached": 0, "completion": 1000, "reasoning": 0},
+        "tokens": {"prompt": 8016, "cached": 0, "cache_write": 0, "completion": 1000, "reasoning": 0},
         "estimate": {"cost_usd_expected": "0.002000000", "cost_usd_worst": "0.002000000", "prompt_tokens": 8016},
         "cost_usd": "0.001802400",
         "paid_usd": "0.001802400",

@@ -1,7 +1,7 @@
 """Makes the stored journals of the present version: `python -m tests.promises.make_journals`.
 
-Journals of a version are made once, when it is released, and kept for ever: run this only after `VERSION` of
-tasks/disk/journal.py has changed. Beside each journal lies what it says, to be read by a person before it is committed.
+Journals are made once and kept for ever: run this only after `VERSION` of tasks/disk/journal.py has changed, or what a
+record says, with another `CHANGE`. (Those of version 1 without one have four figures of usage, before cache writes.) Beside each journal lies what it says, to be read by a person before it is committed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import orjson
 
 from parquill.tasks.disk.journal import VERSION, Journal
 from parquill.tasks.disk.replay import ShardState, replay_shard
-from parquill.tasks.records import Outcome
+from parquill.tasks.records import Outcome, Usage, to_json
 
 FOLDER = Path(__file__).with_name("journals")
 HEADER = {"run_id": "20261123-051448-k3fq", "shard": 7}
 RESERVED = 41_250
+CHANGE = "-cache-writes"  # what is new in the records since the last stored journals
 
 
 def _intent(row: int, number: int) -> dict[str, Any]:
@@ -38,12 +39,13 @@ def _answer(row: int, **more: Any) -> Outcome:
         "finish_reason": "stop",
         "model_used": "gpt-4o-mini-2024-07-18",
         "request_id": f"req_{row}",
-        "usage": (100, 20, 30, 10),
+        "usage": Usage(100, 20, 5, 30, 10),
         "cost_nano": 31_500,
         "attempts": 1,
         "latency_s": 0.75,
         "finished_at": 1_795_410_888_123_456,
         "resolves": 1,
+        "service_tier": "default",
     }
     return Outcome(row=row, key=f"{row:064x}", **(given | more))
 
@@ -60,10 +62,11 @@ WHOLE: list[Any] = [
         _answer(4, status="truncated", error_code="max_output_tokens", error_message="the answer was cut"),
     ),
     *(_intent(5, 1), _answer(5, usage=None, usage_unknown=True, cost_nano=RESERVED)),
+    *(_intent(10, 1), _answer(10, usage=Usage(100, 0, 0, 2_000, 1_900), usage_flag="total", cost_nano=RESERVED + 7)),
     *(_intent(6, 1), _attempt(6, 1, "unpaid", "bad_request")),
     Outcome(row=6, key=f"{6:064x}", status="failed", error_code="bad_request", error_message="refused", attempts=1),
     _intent(7, 1),
-    _answer(7, carried_cost_nano=9, carried_in_doubt_nano=8, carried_attempts=3, carried_usage=(1, 2, 3, 4)),
+    _answer(7, carried_cost_nano=9, carried_in_doubt_nano=8, carried_attempts=3, carried_usage=Usage(4, 1, 2, 3, 2)),
     _intent(8, 1),  # under way when the run was cut off
     *(_intent(9, 1), _attempt(9, 1, "in_doubt", "server_error"), _intent(9, 2)),
 ]
@@ -78,6 +81,7 @@ def told(state: ShardState) -> dict[str, Any]:
                 "outcomes": {str(number): asdict(outcome) for number, outcome in sorted(state.outcomes.items())},
                 "totals": asdict(state.totals()),
             },
+            default=to_json,
             option=orjson.OPT_NON_STR_KEYS,
         )
     )
@@ -95,11 +99,11 @@ async def _write(path: Path) -> None:
 def main() -> None:
     """Write the journal of the present version, one with a torn end, and what both say."""
     FOLDER.mkdir(exist_ok=True)
-    whole = FOLDER / f"v{VERSION}-whole.journal"
+    whole = FOLDER / f"v{VERSION}{CHANGE}-whole.journal"
     if whole.exists():
         raise SystemExit(f"{whole} is there already, and is kept as it is")
     asyncio.run(_write(whole))
-    torn = FOLDER / f"v{VERSION}-torn.journal"
+    torn = FOLDER / f"v{VERSION}{CHANGE}-torn.journal"
     torn.write_bytes(whole.read_bytes()[:-10])
     for path in (whole, torn):
         said = orjson.dumps(told(replay_shard(path)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

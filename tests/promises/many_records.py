@@ -10,7 +10,7 @@ import orjson
 
 from parquill.tasks.disk.journal import VERSION, _group
 from parquill.tasks.disk.replay import replay_shard
-from parquill.tasks.records import Outcome
+from parquill.tasks.records import Outcome, Usage, to_json
 from tests.peak import peak_kib
 
 AT_ONCE = 64  # rows in a group
@@ -33,13 +33,14 @@ def write_journal(path: Path, rows: int) -> None:
                         finish_reason="stop",
                         model_used="gpt-4o-mini-2024-07-18",
                         request_id=f"req_{row}",
-                        usage=(100, 0, 50, 0),
+                        usage=Usage(prompt=100, completion=50),
                         cost_nano=45_000,
                         attempts=1,
                         latency_s=0.5,
                         finished_at=1_795_410_888_123_456,
                         resolves=1,
-                    )
+                    ),
+                    default=to_json,
                 ),
             ]
         groups.append(_group(len(groups), b"\n".join(lines) + b"\n"))

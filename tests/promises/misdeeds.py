@@ -29,6 +29,7 @@ class Misdeed:
     requests: int
     doubt: int
     paid: str
+    tokens: tuple[int, int, int] = (20, 0, 5)  # prompt, cached, completion, where the reply says what is paid
 
 
 MISDEEDS: dict[str, Misdeed] = {}
@@ -50,10 +51,10 @@ ROWS = {
 }
 
 
-def add(row: str, name: str, act: Act) -> None:
+def add(row: str, name: str, act: Act, tokens: tuple[int, int, int] = (20, 0, 5)) -> None:
     status, codes, requests, doubt, paid = ROWS[row]
     assert name not in MISDEEDS, name
-    MISDEEDS[name] = Misdeed(act, status, codes, requests, doubt, paid)
+    MISDEEDS[name] = Misdeed(act, status, codes, requests, doubt, paid, tokens)
 
 
 def deed(row: str) -> Callable[[Act], Act]:
@@ -236,19 +237,26 @@ sends(
     usage_negative=usage(completion_tokens=-5),
     usage_true=usage(completion_tokens=True),
     usage_text=usage(completion_tokens="5"),
-    usage_fraction=usage(completion_tokens=5.5),
     usage_huge=usage(completion_tokens=10**18),
     usage_zero=usage(completion_tokens=0, total_tokens=20),
     usage_null=lambda talk: reply(talk.good(usage=None)),
     usage_list=lambda talk: reply(talk.good(usage=[20, 5])),
     usage_empty=lambda talk: reply(talk.good(usage={})),
-    usage_of_another_total=usage(total_tokens=10**6),
-    usage_of_less_in_total=usage(total_tokens=24),
-    usage_cached_beyond=usage(prompt_tokens_details={"cached_tokens": 21}),
-    usage_reasoning_beyond=usage(completion_tokens_details={"reasoning_tokens": 6}),
     usage_details_negative=usage(prompt_tokens_details={"cached_tokens": -1}),
     usage_twice=lambda talk: reply(talk.good()[:-1] + b',"usage":{"prompt_tokens":0,"completion_tokens":0}}'),
 )
+
+
+# What does not add up is booked at the larger figure that it can mean.
+for name, counts, tokens in (
+    ("usage_fraction", {"completion_tokens": 5.5}, (20, 0, 6)),
+    ("usage_of_more_in_total", {"total_tokens": 10**6}, (20, 0, 999_980)),
+    ("usage_of_less_in_total", {"total_tokens": 24}, (20, 0, 5)),
+    ("usage_cached_beyond", {"prompt_tokens_details": {"cached_tokens": 21}}, (41, 21, 5)),
+    ("usage_reasoning_beyond", {"completion_tokens_details": {"reasoning_tokens": 6}}, (20, 0, 11)),
+):
+    made = usage(**counts)
+    add("ok", name, lambda talk, made=made: talk.send(made(talk)), tokens)  # type: ignore[misc]
 
 
 def message(**changes: object) -> Callable[[Talk], bytes]:

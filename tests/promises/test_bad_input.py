@@ -25,7 +25,7 @@ from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.state import Folders
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, RowFault
 from parquill.tasks.job_file import load_job, make_job
-from parquill.tasks.parameters import COSTLY, OUTPUT_LIMITS, OWNED, RANGES
+from parquill.tasks.parameters import OUTPUT_LIMITS, OWNED, RANGES, REFUSED
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.rows.request import check_parameters
@@ -441,7 +441,7 @@ def test_a_value_is_never_parsed(value: str, template: str) -> None:
     _value
     | st.text(max_size=30)
     | st.dictionaries(
-        st.sampled_from([*sorted(COSTLY | OUTPUT_LIMITS | OWNED), *RANGES, "seed", "stop", "tools", "user"]),
+        st.sampled_from([*sorted(REFUSED.keys() | OUTPUT_LIMITS | OWNED), *RANGES, "seed", "stop", "tools", "user"]),
         _value,
         max_size=3,
     ).flatmap(lambda cell: st.sampled_from([cell, json.dumps(cell)]))
@@ -466,7 +466,7 @@ def test_any_parameters_are_taken_or_reject_their_row(cell: Any) -> None:
 def _check_parameters(parameters: dict[str, Any]) -> None:
     for name, (low, high) in RANGES.items():
         assert low <= parameters.get(name, low) <= high
-    assert not parameters.keys() & (COSTLY | OUTPUT_LIMITS | OWNED | {"tools"})
+    assert not parameters.keys() & (REFUSED.keys() | OUTPUT_LIMITS | OWNED | {"tools"})
     rfc8785.dumps(parameters)  # for the key
     orjson.dumps(parameters)  # for the wire
 

@@ -134,6 +134,10 @@ def _kept(now: Any, stored: Any) -> Any:
     if isinstance(stored, dict):
         assert isinstance(now, dict)
         return {name: _kept(now[name], value) for name, value in stored.items() if name in now}
+    if isinstance(stored, list) and len(stored) == 4:  # usage as it was before cache writes had a figure
+        prompt, cached, cache_write, completion, reasoning = now
+        assert cache_write == 0
+        return [prompt, cached, completion, reasoning]
     return now
 
 

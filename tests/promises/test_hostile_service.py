@@ -17,7 +17,8 @@ from tests.promises.measured import Hell, hell, measure
 from tests.promises.misdeeds import FORGERIES, MISDEEDS
 
 KEY = "sk-canary-0123456789"
-NANO = {"input": Decimal("0.4") / 1_000_000, "output": Decimal("1.6") / 1_000_000}  # gpt-4.1-mini
+# gpt-4.1-mini
+NANO = {name: Decimal(usd) / 1_000_000 for name, usd in (("input", "0.4"), ("cached", "0.1"), ("output", "1.6"))}
 OUTPUT = 50
 # Deeds that wait for the deadline have a short one; the others have one that a busy machine does not reach.
 TIMEOUT_S = 20
@@ -66,9 +67,10 @@ def _check_row(row: dict[str, Any]) -> None:
     assert row["attempts"] == deed.requests, name
     worst = row["estimated_prompt_tokens"] * NANO["input"] + OUTPUT * NANO["output"]
     assert row["in_doubt_usd"] == deed.doubt * worst, name
-    used = 20 * NANO["input"] + 5 * NANO["output"]
+    prompt, cached, completion = deed.tokens
+    used = (prompt - cached) * NANO["input"] + cached * NANO["cached"] + completion * NANO["output"]
     assert row["cost_usd"] == {"no": 0, "usage": used, "reserved": worst}[deed.paid], name
-    assert row["completion_tokens"] == (5 if deed.paid == "usage" else None), name
+    assert row["completion_tokens"] == (completion if deed.paid == "usage" else None), name
     if row["status"] == "ok" and name != "tool_calls":
         assert answer_to(row["text"]) in row["completion"].replace("\ufffd ", "").replace("\0\x1b[2J ", ""), name
     told = f"{row['error_message']} {row['model_used']} {row['request_id']} {row['finish_reason']}"

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
+import pytest
 from genai_prices.data_snapshot import get_snapshot
 
-from parquill.tasks.errors import BadJob
 from parquill.tasks.job_file import make_job
 from parquill.tasks.money.prices import Price, _bands, price_of, to_nano
+from parquill.tasks.records import Usage
 
 
-def test_a_jobs_own_price() -> None:
-    """Whatever part of a prompt was cached, it costs no more than was reserved (or such a price is refused)."""
-    price = {"usd_per_mtok_input": 1, "usd_per_mtok_cached": 5, "usd_per_mtok_output": 1}
+@pytest.mark.parametrize("kind", ["cached", "cache_write"])
+def test_a_jobs_own_price(kind: str) -> None:
+    """Whatever part of a prompt came from a cache or went into one, it costs no more than was reserved."""
+    price = {"usd_per_mtok_input": 1, f"usd_per_mtok_{kind}": 5, "usd_per_mtok_output": 1}
     least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "m", "max_output_tokens": 5}
-    try:
-        found = price_of(make_job({**least, "price": price}), date(2026, 11, 23))
-    except BadJob:
-        return
-    assert to_nano(found.femto(1000, 1000, 0)) <= found.worst_nano(1000, 0)
+    found = price_of(make_job({**least, "price": price}), date(2026, 11, 23))
+    assert to_nano(found.femto(Usage(prompt=1000, **{kind: 1000}))) == found.worst_nano(1000, 0) == 5_000_000
 
 
 def test_every_public_price() -> None:
     """The same for every public price (openrouter's ~deepseek/deepseek-pro-latest: input 0.225, cached 0.23)."""
+    seen = 0
     for provider in get_snapshot().providers:
         for model in provider.models:
-            prices = model.get_prices(datetime(2026, 11, 23, 12, tzinfo=UTC))
-            if prices.input_mtok is None or prices.output_mtok is None:
+            bands = _bands([model.get_prices(datetime(2026, 11, 23, 12, tzinfo=UTC))])
+            if not bands:
                 continue
-            found = Price(model.id, _bands(prices), None, "", "")
-            assert to_nano(found.femto(1_000_000, 1_000_000, 0)) <= found.worst_nano(1_000_000, 0), model.id
+            found, seen = Price(model.id, bands, None, "", ""), seen + 1
+            for prompt in (1_000, 1_000_000):
+                worst = found.worst_nano(prompt, 0)
+                for cached, written in ((prompt, 0), (0, prompt), (prompt // 3, prompt // 2)):
+                    assert to_nano(found.femto(Usage(prompt, cached, written))) <= worst, model.id
+    assert seen > 1_800

@@ -20,7 +20,7 @@ def test_a_refusal_shows_two_different_numbers(budget: str, expected: int) -> No
     least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "m", "max_output_tokens": 5}
     job = make_job({**least, "budget": {"run_usd": budget}})
     estimate = Estimate(1, 1, 1, 1, expected, expected, expected, "", 1, exact=True)
-    verdict = judge(job, estimate, Price("m", (Band(0, 1, 1, 1),), None, "", ""))
+    verdict = judge(job, estimate, Price("m", (Band(0, 1, 1, 1, 1),), None, "", ""))
     assert not verdict.fits
     first, second = re.findall(r"\$[\d.,]+\d", verdict.sentence)[:2]
     assert first != second

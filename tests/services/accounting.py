@@ -24,7 +24,7 @@ class Books:
         self.statuses: dict[str, int] = {}
         self.refused = {"requests": 0, "tokens": 0}
         self.billed_requests = 0
-        self.billed_tokens = {"prompt": 0, "cached": 0, "completion": 0, "reasoning": 0}
+        self.billed_tokens = {"prompt": 0, "cached": 0, "cache_write": 0, "completion": 0, "reasoning": 0}
         self.max_in_flight = 0
         self.max_connections = 0
         self.connections_opened = 0
@@ -50,6 +50,7 @@ class Books:
         tokens = self.billed_tokens
         tokens["prompt"] += usage.prompt
         tokens["cached"] += usage.cached
+        tokens["cache_write"] += usage.cache_write
         tokens["completion"] += usage.completion
         tokens["reasoning"] += usage.reasoning
         if remember:

@@ -38,12 +38,13 @@ class BadRequestError(ValueError):
 
 
 class Usage(NamedTuple):
-    """What is billed; cached is part of prompt, reasoning is part of completion."""
+    """What is billed; cached and cache_write are parts of prompt, reasoning is part of completion."""
 
     prompt: int
     cached: int
     completion: int
     reasoning: int
+    cache_write: int = 0
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class Answer:
     finish: str
     usage: Usage
     refusal: str | None = None
+    service_tier: str = "default"
 
 
 @dataclass(slots=True)
@@ -194,7 +196,8 @@ def make_answer(call: Call, options: Options) -> Answer:
     cut = call.maximum is not None and drawn > call.maximum
     completion = call.maximum if cut and call.maximum is not None else drawn
     reasoning = min(options.reasoning_tokens, completion)
-    usage = Usage(call.prompt_tokens, int(call.prompt_tokens * options.cached_ratio), completion, reasoning)
+    cached, written = (int(call.prompt_tokens * ratio) for ratio in (options.cached_ratio, options.cache_write_ratio))
+    usage = Usage(call.prompt_tokens, cached, completion, reasoning, written)
     text = echo(call.contents, call.last_user)
     schema = _schema(call)
     if schema is not None:
@@ -204,7 +207,7 @@ def make_answer(call: Call, options: Options) -> Answer:
         text += (_FILLER * (missing // len(_FILLER) + 1))[:missing]
     if cut:
         text = cut_text(text, completion - reasoning, whole_json=schema is not None)
-    return Answer(text, "length" if cut else "stop", usage)
+    return Answer(text, "length" if cut else "stop", usage, service_tier=options.service_tier)
 
 
 def cut_text(text: str, tokens: int, *, whole_json: bool) -> str:

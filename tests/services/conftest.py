@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULTS: dict[str, Any] = {
     "seed": 0, "latency_ms": 0, "latency_sigma": 0, "rpm": None, "tpm": None, "window_s": 60,
     "count_output": "reserved", "prompt_tokens": "estimate", "output_tokens": "fixed:16",
-    "reasoning_tokens": 0, "cached_ratio": 0, "pad_answers": False, "model_suffix": "", "models": None,
+    "reasoning_tokens": 0, "cached_ratio": 0, "cache_write_ratio": 0, "service_tier": "default", "pad_answers": False, "model_suffix": "", "models": None,
     "require_key": None, "faults": [], "remember": True, "log": 0, "log_bodies": False,
 }
 # fmt: on

@@ -123,6 +123,8 @@ class Options:
     output_tokens: str = _option("fixed:16", _law, "fixed:N, lognormal:MEDIAN:SIGMA, proportional:RATIO:SIGMA")
     reasoning_tokens: int = _option(0, _whole, "thought before the answer, part of the completion tokens")
     cached_ratio: float = _option(0.0, _ratio, "share of the prompt tokens reported as cached, rounded down")
+    cache_write_ratio: float = _option(0.0, _ratio, "share of the prompt tokens reported as written to a cache")
+    service_tier: str = _option("default", _text, "the tier that replies name, if the API has tiers")
     pad_answers: bool = _option(False, _flag, "answers of four characters for each completion token")
     model_suffix: str = _option("", _text, "what the reply adds to the model's name, such as a date")
     models: tuple[str, ...] | None = _option(None, _or_none(_names), "the only models there are; null: all")

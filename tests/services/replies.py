@@ -74,7 +74,7 @@ def _chat(_call: Call, answer: Answer, identity: str, model: str) -> dict[str, A
             }
         ],
         "usage": _usage(answer.usage),
-        "service_tier": "default",
+        "service_tier": answer.service_tier,
         "system_fingerprint": "fp_fake",
     }
 
@@ -117,6 +117,7 @@ def _responses(call: Call, answer: Answer, identity: str, model: str) -> dict[st
         "parallel_tool_calls": True,
         "previous_response_id": None,
         "reasoning": {"effort": None, "summary": None},
+        "service_tier": answer.service_tier,
         "store": call.payload.get("store", True),
         "temperature": call.payload.get("temperature", 1.0),
         "text": call.payload.get("text", {"format": {"type": "text"}}),
@@ -126,7 +127,7 @@ def _responses(call: Call, answer: Answer, identity: str, model: str) -> dict[st
         "truncation": "disabled",
         "usage": {
             "input_tokens": usage.prompt,
-            "input_tokens_details": {"cached_tokens": usage.cached},
+            "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": usage.cache_write},
             "output_tokens": usage.completion,
             "output_tokens_details": {"reasoning_tokens": usage.reasoning},
             "total_tokens": usage.prompt + usage.completion,
@@ -143,7 +144,11 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
-        "prompt_tokens_details": {"cached_tokens": usage.cached, "audio_tokens": 0},
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached,
+            "cache_write_tokens": usage.cache_write,
+            "audio_tokens": 0,
+        },
         "completion_tokens_details": {
             "reasoning_tokens": usage.reasoning,
             "audio_tokens": 0,

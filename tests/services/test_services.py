@@ -32,7 +32,9 @@ def test_billing(service: FakeService, client: httpx.Client) -> None:
         ask(client, service, text)
     figures = service.stats(full=True)
     assert (figures["billed_requests"], figures["billed"]) == (3, 2)
-    assert figures["billed_tokens"] == {"prompt": 12, "cached": 0, "completion": 48, "reasoning": 0}
+    assert figures["billed_tokens"] == {
+        "prompt": 12, "cached": 0, "cache_write": 0, "completion": 48, "reasoning": 0,
+    }  # fmt: skip
     assert [figures["billed_map"][content] for content in figures["billed_twice"]] == [[2, 8, 32]]
     assert figures["statuses"] == {"200": 3}
     assert service.log() == []

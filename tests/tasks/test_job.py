@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import make_job
-from parquill.tasks.parameters import COSTLY, OUTPUT_LIMITS, OWNED
+from parquill.tasks.parameters import OUTPUT_LIMITS, OWNED, REFUSED
 
 LEAST: dict[str, Any] = {
     "name": "translate",
@@ -327,10 +327,61 @@ def test_a_key_in_place_of_its_name_is_refused_unseen(setting: str, value: str) 
     assert "4711" not in told
 
 
-@pytest.mark.parametrize("name", sorted(OUTPUT_LIMITS | COSTLY | OWNED))
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"search_parameters": {"mode": "on"}}, "search"),
+        ({"enable_search": True}, "search"),
+        ({"web_search_options": {}}, "search"),
+        ({"google_search": {}}, "search"),
+        ({"plugins": [{"id": "web"}]}, "another model or seller"),
+        ({"models": ["a", "b"]}, "another model or seller"),
+        ({"route": "fallback"}, "another model or seller"),
+        ({"provider": {"order": ["x"]}}, "another model or seller"),
+        ({"fallbacks": ["a"]}, "another model or seller"),
+        ({"documents": [{"text": "x"}]}, "more input"),
+        ({"data_sources": []}, "more input"),
+        ({"service_tier": "priority"}, "another tier"),
+        ({"service_tier": "default"}, "another tier"),
+        ({"speed": "fast"}, "another tier"),
+        ({"priority": 1}, "another tier"),
+        ({"inference_geo": "us"}, "another tier or region"),
+        ({"extra_body": {"google": {}}}, "not checked here"),
+        ({"n": 2}, "more answers"),
+        ({"n": True}, "more answers"),
+        ({"best_of": 3}, "more answers"),
+        ({"stream": True}, "protocol"),
+        ({"stream": 0}, "protocol"),
+        ({"tools": [{"type": "web_search"}]}, "functions only"),
+        ({"tools": [{"type": "builtin_function", "function": {"name": "$web_search"}}]}, "functions only"),
+        ({"cache_control": {"type": "ephemeral", "ttl": "1h"}}, "cache"),
+        ({"prompt_cache_options": {"ttl": "12h"}}, "cache"),
+    ],
+)
+def test_a_refused_parameter_says_why(parameters: dict[str, Any], words: str) -> None:
+    """M1: what makes a service search, fall back, read more or bill otherwise is refused with the reason."""
+    told = _refusal(parameters=parameters)
+    assert f"{next(iter(parameters))!r}" in told
+    assert words in told
+
+
+@pytest.mark.parametrize("name", ["n", "best_of", "num_return_sequences", "stream"])
+def test_parameters_that_change_nothing_are_dropped(name: str) -> None:
+    """One answer, and no stream, is what happens anyway: such a parameter is accepted, and the job is the same without."""
+    value = False if name == "stream" else 1
+    assert _job(parameters={name: value, "seed": 1}) == _job(parameters={"seed": 1})
+
+
+@pytest.mark.parametrize("options", [{"ttl": "30m"}, {"ttl": "5m"}, {"mode": "explicit"}])
+def test_a_cache_of_the_usual_time_is_accepted(options: dict[str, str]) -> None:
+    """What is written to a cache at the price that is reserved is the user's to choose."""
+    assert _job(parameters={"prompt_cache_options": options}).parameters == {"prompt_cache_options": options}
+
+
+@pytest.mark.parametrize("name", sorted(OUTPUT_LIMITS | REFUSED.keys() | OWNED))
 def test_refused_parameters_are_refused(name: str) -> None:
     """Whatever bounds or raises the cost, changes the protocol or is a setting of its own is no parameter."""
-    assert f"{name!r}" in _refusal(parameters={"temperature": 0, name: 1})
+    assert f"{name!r}" in _refusal(parameters={"temperature": 0, name: 2})
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ CONTRACT = {
     "request_id": "string",
     "prompt_tokens": "int64",
     "cached_tokens": "int64",
+    "cache_write_tokens": "int64",
     "completion_tokens": "int64",
     "reasoning_tokens": "int64",
     "estimated_prompt_tokens": "int64",

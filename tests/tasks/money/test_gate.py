@@ -16,7 +16,7 @@ from parquill.tasks.money.prices import Band, Price
 from parquill.tasks.records import Estimate, Totals
 
 USD = 1_000_000_000
-PRICE = Price("gpt-4o-mini", (Band(0, 1, 1, 1),), None, "a test", "2026-08-01")
+PRICE = Price("gpt-4o-mini", (Band(0, 1, 1, 1, 1),), None, "a test", "2026-08-01")
 
 
 def _job(**budget: Any) -> Job:

@@ -13,6 +13,7 @@ from parquill.tasks.money.estimate import figure
 from parquill.tasks.money.history import History, merge, output_bin
 from parquill.tasks.money.lengths import LengthModel
 from parquill.tasks.money.tokens import TokenCounter
+from parquill.tasks.records import Usage
 from tests.benchmarks.pilots import PRICE, Population, trial
 
 MOST = 300
@@ -31,7 +32,7 @@ def _night(draw: random.Random, rows: int, sigma: float, most: int = MOST) -> li
 def _learn(night: list[tuple[int, int]], most: int = MOST, runs: int = 1) -> History:
     history = History(runs=runs)
     for prompt, output in night:
-        history.add(prompt, (prompt, 0, output, 0), most)
+        history.add(prompt, Usage(prompt=prompt, completion=output), most)
     return history
 
 
@@ -111,7 +112,7 @@ def test_classes_speak_for_themselves_when_they_differ() -> None:
 def test_never_more_than_the_most() -> None:
     """No prediction exceeds max_output_tokens, which bounds what a request can cost."""
     history = History()
-    history.add(100, (100, 0, 50, 0), 50)
+    history.add(100, Usage(prompt=100, completion=50), 50)
     assert LengthModel(history, 50).expected(100_000) == pytest.approx(50)
     assert LengthModel(history, 50).expected(100_000) <= 50
 
@@ -130,12 +131,12 @@ def test_what_the_service_reports_is_what_is_paid() -> None:
     """Reported and cached prompt tokens of earlier answers correct the count, by length class where it was seen often."""
     history = History()
     for _ in range(10):
-        history.add(100, (120, 0, 10, 0), 50)
-        history.add(2_000, (2_400, 1_200, 10, 0), 50)
+        history.add(100, Usage(prompt=120, completion=10), 50)
+        history.add(2_000, Usage(2_400, 1_200, 300, 10), 50)
     model = LengthModel(history, 50)
-    assert model.reported(100) == (120, 0)
-    assert model.reported(2_000) == (2_400, 1_200)
-    assert model.reported(500) == (600, 286)  # never seen: as all together
+    assert model.reported(100) == (120, 0, 0)
+    assert model.reported(2_000) == (2_400, 1_200, 300)
+    assert model.reported(500) == (600, 286, 71)  # never seen: as all together
 
 
 def test_a_pilot_of_tonight_knows_the_night() -> None:

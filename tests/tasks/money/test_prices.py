@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import timeit
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
+import orjson
 import pytest
-from genai_prices import Usage
+from genai_prices import Usage as PublicUsage
 from genai_prices.data_snapshot import get_snapshot
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,19 @@ from hypothesis import strategies as st
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job import CHEAPEST_USD_PER_MTOK, Job
 from parquill.tasks.job_file import make_job
-from parquill.tasks.money.prices import Price, dollars, find_price, nano_of, price_of, to_nano, usd
+from parquill.tasks.money.prices import (
+    Band,
+    Price,
+    Tier,
+    _prices_of_the_day,
+    dollars,
+    find_price,
+    nano_of,
+    price_of,
+    to_nano,
+    usd,
+)
+from parquill.tasks.records import Usage
 
 DAY = date(2026, 11, 23)
 OPENAI = "https://api.openai.com/v1"
@@ -33,21 +47,38 @@ def _job(**changes: Any) -> Job:
     return make_job({**least, "max_output_tokens": 100, **changes})
 
 
-def _own(full: Decimal, cached: Decimal | None, output: Decimal) -> Price:
-    assume(not 0 < max(full, cached or 0, output) < CHEAPEST_USD_PER_MTOK)  # these are refused
-    price = {"usd_per_mtok_input": full, "usd_per_mtok_cached": cached, "usd_per_mtok_output": output}
+def _own(full: Decimal, cached: Decimal | None, written: Decimal | None, output: Decimal) -> Price:
+    assume(not 0 < max(full, cached or 0, written or 0, output) < CHEAPEST_USD_PER_MTOK)  # these are refused
+    price = {
+        "usd_per_mtok_input": full,
+        "usd_per_mtok_cached": cached,
+        "usd_per_mtok_cache_write": written,
+        "usd_per_mtok_output": output,
+    }
     return price_of(_job(price=price), DAY)
 
 
+SHARES = st.tuples(st.integers(0, 1_000), st.integers(0, 1_000), st.integers(0, 1_000))
+
+
+def _parts(prompt: int, shares: tuple[int, int, int]) -> tuple[int, int]:
+    """Cached and written tokens of a prompt, by shares of the three kinds of input."""
+    whole = sum(shares) or 1
+    return prompt * shares[0] // whole, prompt * shares[1] // whole
+
+
 @settings(max_examples=200)
-@given(full=USD_PER_MTOK, cached=USD_PER_MTOK, output=USD_PER_MTOK, prompt=TOKENS, share=st.fractions(0, 1), out=TOKENS)
+@given(
+    prices=st.tuples(USD_PER_MTOK, USD_PER_MTOK, USD_PER_MTOK, USD_PER_MTOK), prompt=TOKENS, shares=SHARES, out=TOKENS
+)
 def test_a_cost_is_exact_and_rounded_once(
-    full: Decimal, cached: Decimal, output: Decimal, prompt: int, share: Any, out: int
+    prices: tuple[Decimal, Decimal, Decimal, Decimal], prompt: int, shares: tuple[int, int, int], out: int
 ) -> None:
     """A cost is that of Decimal arithmetic to the last digit, and rounded half to even once, at the end."""
-    from_cache = int(prompt * share)
-    exact = ((prompt - from_cache) * full + from_cache * cached + out * output) / MTOK
-    femto = _own(full, cached, output).femto(prompt, from_cache, out)
+    full, cached, written, output = prices
+    read, wrote = _parts(prompt, shares)
+    exact = ((prompt - read - wrote) * full + read * cached + wrote * written + out * output) / MTOK
+    femto = _own(full, cached, written, output).femto(Usage(prompt, read, wrote, out, out // 2))
     assert Decimal(femto).scaleb(-15) == exact
     assert usd(to_nano(femto)) == exact.quantize(NANO, ROUND_HALF_EVEN)
 
@@ -73,22 +104,35 @@ def test_halves_go_to_even(femto: int, nano: int) -> None:
 def test_the_worst_case_is_rounded_up(full: Decimal, output: Decimal, prompt: int, room: int) -> None:
     """A reservation is never a fraction of a nano-dollar too small."""
     exact = (prompt * full + room * output) / MTOK
-    assert usd(_own(full, None, output).worst_nano(prompt, room)) == exact.quantize(NANO, ROUND_CEILING)
+    assert usd(_own(full, None, None, output).worst_nano(prompt, room)) == exact.quantize(NANO, ROUND_CEILING)
 
 
-@settings(max_examples=150)
-@given(
-    full=USD_PER_MTOK, cached=USD_PER_MTOK, output=USD_PER_MTOK, used=st.tuples(TOKENS, TOKENS, TOKENS, TOKENS, TOKENS)
-)
+FEMTO = st.integers(0, 50).map(
+    lambda micro: micro * 1_000_003
+)  # a nano-dollar a token and more: rounding hides nothing
+BANDS = st.lists(st.builds(Band, st.integers(1, 1_000), *[FEMTO] * 4), max_size=3, unique_by=lambda band: band.above)
+
+
+@settings(max_examples=300)
+@given(first=st.builds(Band, st.just(0), *[FEMTO] * 4), more=BANDS, fee=st.integers(0, 10**9),
+       most=st.integers(0, 1_500), used=st.floats(0, 1), shares=SHARES, room=st.integers(0, 100))  # fmt: skip
 def test_no_usage_within_the_reservation_costs_more(
-    full: Decimal, cached: Decimal, output: Decimal, used: tuple[int, int, int, int, int]
+    first: Band, more: list[Band], fee: int, most: int, used: float, shares: tuple[int, int, int], room: int
 ) -> None:
-    """What a request really used within its reservation never costs more than was reserved."""
-    assume(cached <= full)
-    prompt, room = max(used[:2]), max(used[3:])
-    price = _own(full, cached, output)
-    really = to_nano(price.femto(min(used[:2]), min(used[:3]), min(used[3:])))
-    assert really <= price.worst_nano(prompt, room)
+    """M1: what a request really used within its reservation never costs more than was reserved.
+
+    Whatever its input was read from or written to, whichever band it fell into, with its fee.
+    """
+    price = Price("m", (first, *sorted(more, key=lambda band: band.above)), None, "a test", "", request=fee)
+    prompt = int(most * used)
+    really = price.femto(Usage(prompt, *_parts(prompt, shares), room))
+    worst = price.worst_nano(most, room)
+    assert really <= worst * 1_000_000
+    # and not more than the most expensive such usage, rounded up: a reservation that is too large refuses runs
+    edges = {most, *(band.above for band in price.bands[1:] if band.above <= most)}
+    kinds = [(0, 0), (1, 0), (0, 1)]
+    dearest = max(price.femto(Usage(edge, edge * c, edge * w, room)) for edge in edges for c, w in kinds)
+    assert worst == -(-dearest // 1_000_000)
 
 
 @settings(max_examples=100)
@@ -102,15 +146,11 @@ def test_dollars_and_nano_dollars_are_one(nano: int) -> None:
 def test_the_jobs_own_price_counts_first() -> None:
     """A job's `price` is used even for a model that has a public one, and cached input costs as input by default."""
     price = price_of(_job(price={"usd_per_mtok_input": 3, "usd_per_mtok_output": 5}), DAY)
-    assert price.femto(1_000_000, 400_000, 0) == 3 * 10**15
-    assert price.femto(0, 0, 1_000_000) == 5 * 10**15
+    assert price.femto(Usage(1_000_000, 400_000, 300_000)) == 3 * 10**15
+    assert price.femto(Usage(completion=1_000_000)) == 5 * 10**15
     assert price.source == "the job's `price`"
-    assert (
-        price_of(_job(model="nobody-knows", price={"usd_per_mtok_input": 0, "usd_per_mtok_output": 0}), DAY).femto(
-            9, 0, 9
-        )
-        == 0
-    )
+    free = price_of(_job(model="nobody-knows", price={"usd_per_mtok_input": 0, "usd_per_mtok_output": 0}), DAY)
+    assert free.femto(Usage(9, 3, 3, 9)) == 0
 
 
 @pytest.mark.parametrize(
@@ -127,7 +167,7 @@ def test_the_jobs_own_price_counts_first() -> None:
 def test_prices_of_2023(model: str, day: str, usd_per_mtok: int, window: int) -> None:
     """$0.002 for 1,000 tokens of ChatGPT, $0.02 of davinci, from the first day on until the last before the change."""
     price = find_price(model, OPENAI, date.fromisoformat(day))
-    assert price.femto(1_000, 0, 0) == price.femto(0, 0, 1_000) == usd_per_mtok * 10**12
+    assert price.femto(Usage(1_000)) == price.femto(Usage(completion=1_000)) == usd_per_mtok * 10**12
     assert price.window == window
     assert price.source.startswith("data/prices.toml, OpenAI")
 
@@ -140,20 +180,21 @@ def test_an_override_ends_with_its_dates(model: str, day: str) -> None:
     """Before `from` and from `until` on, the public price counts again."""
     price = find_price(model, OPENAI, date.fromisoformat(day))
     assert price.source == "genai-prices, openai"
-    assert price.femto(1_000_000, 0, 0) < 2 * 10**15
+    assert price.femto(Usage(1_000_000)) < 2 * 10**15
 
 
 def test_the_price_of_the_cheapest_chat_model() -> None:
     """gpt-4o-mini costs $0.15, cached $0.075, output $0.60 for a million tokens; the source is told."""
     price = find_price("gpt-4o-mini", OPENAI, DAY)
-    assert [price.femto(*used) for used in ((1, 0, 0), (1, 1, 0), (0, 0, 1))] == [150_000_000, 75_000_000, 600_000_000]
+    used = (Usage(1), Usage(1, 1), Usage(completion=1))
+    assert [price.femto(usage) for usage in used] == [150_000_000, 75_000_000, 600_000_000]
     assert (price.source, price.window) == ("genai-prices, openai", 128_000)
     assert str(DAY) in price.version
 
 
 def test_a_proxy_is_priced_as_openai() -> None:
     """An address that no provider owns is priced as OpenAI for OpenAI's models."""
-    assert find_price("gpt-4o-mini", LOCAL, DAY).femto(1, 0, 1) == find_price("gpt-4o-mini", OPENAI, DAY).femto(1, 0, 1)
+    assert find_price("gpt-4o-mini", LOCAL, DAY) == find_price("gpt-4o-mini", OPENAI, DAY)
 
 
 @pytest.mark.parametrize(
@@ -179,9 +220,89 @@ def test_a_tier_counts_for_the_whole_request() -> None:
     """Above 200,000 prompt tokens all tokens of a request cost the higher price, and not one token earlier."""
     price = find_price("gemini-2.5-pro", None, DAY)
     assert [band.above for band in price.bands] == [0, 200_000]
-    low, high = price.femto(200_000, 0, 1_000), price.femto(200_001, 0, 1_000)
+    low, high = price.femto(Usage(200_000, 0, 0, 1_000)), price.femto(Usage(200_001, 0, 0, 1_000))
     assert Decimal(low).scaleb(-15) == (200_000 * Decimal("1.25") + 1_000 * Decimal(10)) / MTOK
     assert Decimal(high).scaleb(-15) == (200_001 * Decimal("2.5") + 1_000 * Decimal(15)) / MTOK
+
+
+SOL = find_price("gpt-5.6-sol", OPENAI, DAY)
+
+
+def test_the_forty_replies_of_a_model_with_cache_writes() -> None:
+    """M1, M6: forty replies that write 2,611 of 2,631 tokens to a cache cost $0.5294 (genai-prices), as was reserved."""
+    usage = Usage(2_631, 0, 2_611, 5)
+    public = get_snapshot().find_provider_model("gpt-5.6-sol", None, None, OPENAI)[1]
+    prices = public.get_prices(datetime(DAY.year, DAY.month, DAY.day, 12, tzinfo=UTC))
+    exact = prices.calc_price(PublicUsage(input_tokens=2_631, cache_write_tokens=2_611, output_tokens=5))["total_price"]
+    assert 40 * Decimal(SOL.femto(usage)).scaleb(-15) == 40 * exact == Decimal("0.5294")
+    assert 40 * usd(SOL.worst_nano(2_631, 5)) == Decimal("0.5302")
+
+
+@pytest.mark.parametrize(
+    ("tier", "prompt", "usd_per_mtok"),
+    [
+        *[
+            (tier, 1_000, (4, "0.4", 5, 20))
+            for tier in (None, "", "default", "standard", "auto", "on_demand", "Default")
+        ],
+        ("flex", 1_000, (2, "0.2", "2.5", 10)),
+        *[(tier, 1_000, (8, "0.8", 10, 40)) for tier in ("priority", "fast")],
+        ("default", 272_001, (8, "0.8", 10, 30)),
+        ("priority", 272_001, (16, "1.6", 20, 60)),
+        *[(tier, 1_000, (8, "0.8", 10, 40)) for tier in ("ultrafast", "scale", "nobody-knows")],  # the most expensive
+    ],
+)
+def test_the_tier_of_a_reply_decides_its_price(tier: str | None, prompt: int, usd_per_mtok: tuple[Any, ...]) -> None:
+    """M6: each tier of a model has its prices for input, cached input, cache writes and output, in each band."""
+    full, cached, written, output = map(Decimal, usd_per_mtok)
+    usage = Usage(prompt, 100, 200, 30)
+    exact = ((prompt - 300) * full + 100 * cached + 200 * written + 30 * output) / MTOK
+    assert Decimal(SOL.femto(usage, tier)).scaleb(-15) == exact
+    assert SOL.knows_tier(tier) is (tier not in {"ultrafast", "scale", "nobody-knows"})
+
+
+def test_a_tier_without_a_price_costs_as_the_most_expensive_and_is_known_as_such() -> None:
+    """M6: gpt-4o-mini has no flex price: never above the standard one. A job's own price is the only one that is known."""
+    mini = find_price("gpt-4o-mini", OPENAI, DAY)
+    usage = Usage(1_000, 0, 0, 100)
+    assert mini.femto(usage, "flex") == mini.femto(usage)
+    assert mini.femto(usage, "ultrafast") == mini.femto(usage, "priority") > mini.femto(usage)
+    assert [mini.knows_tier(tier) for tier in ("flex", "ultrafast", "priority")] == [False, False, True]
+    own = price_of(_job(price={"usd_per_mtok_input": 3, "usd_per_mtok_output": 5}), DAY)
+    assert own.femto(usage, "priority") == own.femto(usage)
+    assert not own.knows_tier("priority")
+
+
+def test_a_price_survives_the_plan() -> None:
+    """The price of a run, its tiers and its fee, is read back from its plan as it was."""
+    fee = Price("m", SOL.bands, 5, "a", "b", 7, (Tier("flex", SOL.bands),))
+    for price in (SOL, find_price("gpt-4o-mini", OPENAI, DAY), fee):
+        assert Price.from_json(orjson.loads(orjson.dumps(asdict(price)))) == price
+
+
+def test_prices_that_depend_on_the_hour_are_the_highest_of_the_day() -> None:
+    """M1: nobody knows at which hour a row is answered, so DeepSeek's peak prices are reserved and booked all day."""
+    price = find_price("deepseek-v4-pro", "https://api.deepseek.com/v1", DAY)
+    assert price.bands == (Band(0, 1_320_000_000, 44_000_000, 1_320_000_000, 3_960_000_000),)
+    assert price.version.endswith("the highest prices of the day")
+
+
+@pytest.mark.parametrize(
+    ("model", "host", "percent"),
+    [
+        ("gpt-6-luna", "api.openai.com", 100),
+        ("gpt-6-luna", "eu.api.openai.com", 110),
+        ("gpt-5.6-sol", "us.api.openai.com", 110),
+        ("gpt-4o-mini", "eu.api.openai.com", 100),
+        ("gpt-5", "jp.api.openai.com", 100),
+    ],
+)
+def test_an_address_of_a_region_has_its_uplift(model: str, host: str, percent: int) -> None:
+    """M6: OpenAI's addresses of a region cost a tenth more for models from March 2026 on, at every tier."""
+    plain, here = find_price(model, OPENAI, DAY), find_price(model, f"https://{host}/v1", DAY)
+    usage = Usage(1_000, 100, 100, 100)
+    for tier in ("default", "priority"):
+        assert here.femto(usage, tier) * 100 == plain.femto(usage, tier) * percent
 
 
 def test_a_model_of_several_sellers_has_its_makers_price() -> None:
@@ -200,7 +321,8 @@ def test_pricing_a_row_is_fast(model: str) -> None:
     """A row is priced in under 5 microseconds, with one price as with tiers: prices are compiled once a model."""
     price = find_price(model, None, DAY)
     rows = 2_000
-    work = timeit.Timer(lambda: to_nano(price.femto(250_000, 1_000, 777)))
+    usage = Usage(250_000, 1_000, 0, 777)
+    work = timeit.Timer(lambda: to_nano(price.femto(usage, "default")))
     assert min(work.repeat(repeat=20, number=rows)) / rows < 5e-6
 
 
@@ -211,8 +333,9 @@ def _public() -> list[tuple[str, Any, Price]]:
         if provider.id not in {"openai", "anthropic", "google", "mistral", "groq", "deepseek"}:
             continue
         for model in provider.models:
-            prices = model.get_prices(datetime(DAY.year, DAY.month, DAY.day, 12, tzinfo=UTC))
-            if prices.input_mtok is None or prices.output_mtok is None or getattr(prices, "requests_kcount", None):
+            of_the_day = _prices_of_the_day(model, DAY, None)
+            prices = of_the_day[0]
+            if prices.input_mtok is None or prices.output_mtok is None or len(of_the_day) > 1:
                 continue
             try:
                 price = find_price(model.id, None, DAY)
@@ -230,9 +353,11 @@ def test_prices_agree_with_genai_prices() -> None:
     assert sum(len(price.bands) > 1 for _, _, price in public) > 5
     for name, prices, price in public:
         for prompt in {1, 1_234, *(band.above + more for band in price.bands for more in (0, 1))}:
-            used = Usage(input_tokens=prompt, cache_read_tokens=prompt // 3, output_tokens=777)
+            counts = {"input_tokens": prompt, "cache_read_tokens": prompt // 3, "output_tokens": 777}
+            written = prompt // 4 if prices.cache_write_mtok is not None else 0
+            used = PublicUsage(**counts, **({"cache_write_tokens": written} if written else {}))
             expected = prices.calc_price(used)["total_price"]
-            assert Decimal(price.femto(prompt, prompt // 3, 777)).scaleb(-15) == expected, name
+            assert Decimal(price.femto(Usage(prompt, prompt // 3, written, 777))).scaleb(-15) == expected, name
 
 
 @pytest.mark.parametrize(

@@ -548,7 +548,7 @@ def test_redo_sends_the_named_statuses_only(tmp_path: Path) -> None:
     assert rows.plan("carried_cost_nano") == [0, 5, 0, 0]
     assert rows.plan("carried_in_doubt_nano") == [0, 2, 0, 0]
     assert rows.plan("carried_attempts") == [0, 3, 0, 0]
-    assert rows.plan("carried_usage")[1] == [9, 0, 0, 0]
+    assert rows.plan("carried_usage")[1] == [9, 0, 0, 0, 0]
     kept = rows.plan("kept")
     assert kept[1] is None
     assert [kept[place]["status"] for place in (0, 2, 3)] == ["ok", "failed", "rejected"]
@@ -672,4 +672,4 @@ def test_a_paid_answer_is_never_paid_again(tmp_path: Path, status: str, elsewher
         assert rows.plan("action") == [send, send, same]
         carried = [0, 0, 0] if elsewhere else [7, 3, 2]
         assert [rows.plan(f"carried_{name}")[0] for name in ("cost_nano", "in_doubt_nano", "attempts")] == carried
-        assert rows.plan("carried_usage") == [None if elsewhere else [9, 1, 5, 0], None, None]
+        assert rows.plan("carried_usage") == [None if elsewhere else [9, 1, 0, 5, 0], None, None]

@@ -16,7 +16,7 @@ from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.replay import RowState, ShardState
 from parquill.tasks.job_file import make_job
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import Price
+from parquill.tasks.money.prices import Band, Price
 from parquill.tasks.wire.booking import SendRow
 from parquill.tasks.wire.breaker import (
     FIRST_AT_ONCE,
@@ -112,11 +112,9 @@ class Night:
         })  # fmt: skip
         limits = Limits(self._max_at_once, patience_s=job.retry.patience_s, clock=loop.time, sleep=asyncio.sleep)
         client = Client(job, None, httpx.MockTransport(self._handle))
-        free = type("Free", (), {"femto": staticmethod(lambda *_: 0)})()
+        price = Price("a-model", (Band(0, 0, 0, 0, 0),), None, "a test", "today")
         self.budget = Budget(self._budget_nano)
-        self.sender = Sender(
-            job, cast("Price", free), client, limits, self.budget, clock=loop.time, sleep=asyncio.sleep
-        )
+        self.sender = Sender(job, price, client, limits, self.budget, clock=loop.time, sleep=asyncio.sleep)
         await self.sender.complete(self._shard(), cast("Journal", self.journal), self.state)
         self.seconds = loop.time() - 1000.0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import make_job
-from parquill.tasks.money.usage import Usage
+from parquill.tasks.records import Usage
 from parquill.tasks.wire.endpoint import APIS, Reply, parse_json
 from parquill.tasks.wire.outcomes import TABLE
 
@@ -58,7 +58,8 @@ def _responses(*parts: Any, **more: Any) -> dict[str, Any]:
 
 def test_chat_request() -> None:
     """A chat request has the model, the limit, the messages as they are, and nothing that was not asked for."""
-    assert _body("chat") == {"model": "gpt-4o-mini", "max_tokens": 7, "messages": json.loads(MESSAGES)}
+    asked = {"model": "gpt-4o-mini", "max_tokens": 7, "messages": json.loads(MESSAGES)}
+    assert _body("chat", endpoint={"base_url": "http://localhost:1/v1"}) == asked
 
 
 def test_completions_request() -> None:
@@ -73,6 +74,7 @@ def test_responses_request() -> None:
         "max_output_tokens": 7,
         "input": json.loads(MESSAGES),
         "store": False,
+        "service_tier": "default",
     }
 
 
@@ -108,6 +110,37 @@ def test_a_schema_goes_where_the_api_wants_it() -> None:
     assert responses == {"type": "json_schema", "name": "answer", "schema": SCHEMA, "strict": True}
 
 
+@pytest.mark.parametrize(
+    ("api", "url", "tier"),
+    [
+        ("chat", "https://api.openai.com/v1", "default"),
+        ("responses", "https://api.openai.com/v1", "default"),
+        ("chat", "https://eu.api.openai.com/v1", "default"),
+        ("completions", "https://api.openai.com/v1", None),
+        ("chat", "https://openrouter.ai/api/v1", None),
+        ("chat", "https://acme.openai.azure.com/openai/v1", None),
+        ("responses", "http://localhost:1/v1", None),
+        ("chat", "https://api.openai.com.example.com/v1", None),
+    ],
+)
+def test_a_request_to_openai_names_its_tier(api: str, url: str, tier: str | None) -> None:
+    """M1: a request to OpenAI asks for the standard tier by name, since a project's own may cost twice as much."""
+    assert _body(api, endpoint={"api": api, "base_url": url, "api_key_env": "K"}).get("service_tier") == tier
+
+
+@pytest.mark.parametrize(("tier", "read"), [("priority", "priority"), (None, None), (5, None), ("\x1b[2J", "?[2J")])
+def test_the_tier_of_a_reply(tier: Any, read: str | None) -> None:
+    """The tier is read as a label that the service chose."""
+    assert _read("chat", _chat({"content": "Hi"}, service_tier=tier)).service_tier == read
+
+
+def test_a_text_of_no_tokens_has_no_usage() -> None:
+    """M3: a text of which no output is reported is not believed, and what is reported is the least of it."""
+    usage = {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}
+    found = _read("chat", _chat({"content": "Hi"}, usage=usage))
+    assert (found.usage, found.usage_flag, found.least) == (None, None, Usage(9))
+
+
 def test_parameters_of_job_and_row() -> None:
     """The row's parameters override the job's, of this row alone."""
     api = APIS["chat"](_job("chat", parameters={"temperature": 0, "seed": 1}))
@@ -129,13 +162,15 @@ def test_chat_reply() -> None:
     """Text, reason, model, id and usage are read as the service said them."""
     usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
     reply = _chat({"role": "assistant", "content": "Hi \u00e9"}, usage=usage, model="gpt-4o-mini-2024", id="chatcmpl-1")
-    assert _read("chat", reply) == Reply("ok", "Hi \u00e9", "stop", "gpt-4o-mini-2024", "chatcmpl-1", Usage(9, 0, 2, 0))
+    assert _read("chat", reply) == Reply(
+        "ok", "Hi \u00e9", "stop", "gpt-4o-mini-2024", "chatcmpl-1", Usage(9, 0, 0, 2, 0)
+    )
 
 
 def test_completions_reply() -> None:
     """The legacy API's text is the answer."""
     reply = {**_text("Hi"), "usage": {"prompt_tokens": 9, "completion_tokens": 2}}
-    assert _read("completions", reply) == Reply("ok", "Hi", "stop", None, None, Usage(9, 0, 2, 0))
+    assert _read("completions", reply) == Reply("ok", "Hi", "stop", None, None, Usage(9, 0, 0, 2, 0))
 
 
 def test_responses_reply() -> None:
@@ -157,7 +192,7 @@ def test_responses_reply() -> None:
         ],
         "usage": {"input_tokens": 9, "output_tokens": 20, "output_tokens_details": {"reasoning_tokens": 18}},
     }
-    assert _read("responses", reply) == Reply("ok", "Hi you", "completed", "o3", "resp_1", Usage(9, 0, 20, 18))
+    assert _read("responses", reply) == Reply("ok", "Hi you", "completed", "o3", "resp_1", Usage(9, 0, 0, 20, 18))
 
 
 @pytest.mark.parametrize(
@@ -326,7 +361,7 @@ def test_the_last_of_two_keys_counts() -> None:
     usage = b'"usage": {}, "usage": {"prompt_tokens": 1, "completion_tokens": 1}'
     reply = b'{"choices": [], "choices": [' + choice + b"], " + usage + b"}"
     found = _read("chat", reply)
-    assert (found.text, found.usage) == ("b", Usage(1, 0, 1, 0))
+    assert (found.text, found.usage) == ("b", Usage(1, 0, 0, 1, 0))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.job_file import make_job
-from parquill.tasks.money.usage import MOST_TOKENS
+from parquill.tasks.money.usage import MAX_TOKENS
 from parquill.tasks.wire.client import Client, aiohttp_transport
 from parquill.tasks.wire.endpoint import APIS, ChatApi
 from parquill.tasks.wire.limits import Limits
@@ -66,7 +66,7 @@ GENUINE: dict[str, dict[str, Any]] = {
     },
 }
 WORDS = ["stop", "length", "content_filter", "max_output_tokens", "", "\ud800", "\x1b[2J", "x" * 500]
-ODD = st.sampled_from([0, -1, 1, True, False, None, 5.5, 1e308, 2**63, 2**64, 10**30, MOST_TOKENS, MOST_TOKENS + 1])
+ODD = st.sampled_from([0, -1, 1, True, False, None, 5.5, 1e308, 2**63, 2**64, 10**30, MAX_TOKENS, MAX_TOKENS + 1])
 JSON = st.recursive(
     ODD | st.sampled_from(WORDS) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "content", "x"]), inner),
@@ -106,10 +106,10 @@ def check_reply(api: str, data: bytes) -> None:
         assert label is None or (len(label) <= 200 and label.isprintable() and len(label.encode()) >= len(label))
     if reply.usage is not None:
         usage = reply.usage
-        for count in (usage.prompt, usage.cached, usage.completion, usage.reasoning):
+        for count in usage:
             assert type(count) is int
-            assert 0 <= count <= MOST_TOKENS
-        assert usage.cached <= usage.prompt
+            assert 0 <= count <= MAX_TOKENS
+        assert usage.cached + usage.cache_write <= usage.prompt
         assert usage.reasoning <= usage.completion
 
 

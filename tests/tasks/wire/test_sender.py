@@ -15,7 +15,7 @@ from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.replay import ShardState, replay_shard
 from parquill.tasks.job_file import make_job
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import Price
+from parquill.tasks.money.prices import Band, Price
 from parquill.tasks.wire.booking import SendRow
 from parquill.tasks.wire.client import Client
 from parquill.tasks.wire.limits import Limits
@@ -73,7 +73,7 @@ class Bench:
         })  # fmt: skip
         limits = Limits(4, clock=self.time.clock, sleep=self.time.sleep)
         client = Client(job, None, httpx.MockTransport(handler))
-        price = cast("Price", type("Free", (), {"femto": staticmethod(lambda *_: 0)})())
+        price = Price("a-model", (Band(0, 0, 0, 0, 0),), None, "a test", "today")
         self.sender = Sender(
             job, price, client, limits, Budget(None), clock=self.time.clock, sleep=sleep or self.time.sleep
         )

@@ -1,0 +1,222 @@
+"""Money, as replies report it: the true figure is booked, what was not reserved is shown, and admission stops (M3, M6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from parquill.tasks.disk.run import load_run
+from parquill.tasks.disk.state import Folders
+from parquill.tasks.disk.summary import write_interrupted
+from parquill.tasks.job_file import make_job
+from parquill.tasks.money.excess import money_sentences
+from parquill.tasks.place import place
+from parquill.tasks.server.tables import money_table
+from tests.direct import job_of, results, run_steps
+
+OWN = {"usd_per_mtok_input": 1, "usd_per_mtok_cached": "0.1", "usd_per_mtok_cache_write": 2, "usd_per_mtok_output": 10}
+GROK = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 2_814}
+GROK["completion_tokens_details"] = {"reasoning_tokens": 2_800}  # type: ignore[assignment]
+GEMINI = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 2_814}
+DEEPSEEK = {"prompt_tokens": 10_000, "completion_tokens": 2, "total_tokens": 10_002, "prompt_cache_hit_tokens": 9_000}
+DEEPSEEK["prompt_cache_miss_tokens"] = 1_000
+WRITES = {"prompt_tokens": 2_000, "completion_tokens": 2, "prompt_tokens_details": {"cache_write_tokens": 1_500}}
+
+
+class Service(httpx.AsyncBaseTransport):
+    """Answers every request with a text and what `usage` gives for its prompt; keeps what it was asked."""
+
+    def __init__(self, usage: Callable[[str], Mapping[str, Any] | None], **more: Any) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self._usage, self._more = usage, more
+
+    def open(self) -> Service:
+        """Itself, for whoever opens a transport."""
+        return self
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        body = orjson.loads(await request.aread())
+        self.asked.append(body)
+        reply = {
+            "choices": [{"message": {"content": "No"}, "finish_reason": "stop"}],
+            "usage": self._usage(body["messages"][-1]["content"]),
+            **self._more,
+        }
+        return httpx.Response(200, content=orjson.dumps(reply), request=request)
+
+
+@pytest.fixture(autouse=True)
+def _ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+
+
+def _job(folder: Path, texts: Sequence[str], **settings: Any) -> dict[str, Any]:
+    given = {"price": OWN, "model": "some-model", "tolerate": {"not_ok": 1}, "limits": {"max_at_once": 1}}
+    return job_of(folder, texts, "http://127.0.0.1:9/v1", **(given | settings))
+
+
+def _summary(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads((Path(settings["output"]) / "summary.json").read_bytes())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens", "nano"),
+    [
+        (GROK, (12, 0, 0, 2_802, 2_800), 12 * 1_000 + 2_802 * 10_000),
+        (GEMINI, (12, 0, 0, 2_802, 0), 12 * 1_000 + 2_802 * 10_000),
+        (DEEPSEEK, (10_000, 9_000, 0, 2, 0), 1_000 * 1_000 + 9_000 * 100 + 2 * 10_000),
+        (WRITES, (2_000, 0, 1_500, 2, 0), 500 * 1_000 + 1_500 * 2_000 + 2 * 10_000),
+    ],
+    ids=["xai", "gemini", "deepseek", "cache-writes"],
+)
+def test_the_true_figure_is_booked(tmp_path: Path, usage: Any, tokens: tuple[int, ...], nano: int) -> None:
+    """M3, M6: each kind of token is booked at its price, also where that is more than was reserved, and the row shows it."""
+    settings = _job(tmp_path, ["Translate: good day"])
+    assert run_steps(settings, transport=Service(lambda _: usage).open) is not None
+    row = results(settings)[0]
+    names = ("prompt", "cached", "cache_write", "completion", "reasoning")
+    assert tuple(row[f"{name}_tokens"] for name in names) == tokens
+    assert row["cost_usd"] == Decimal(nano).scaleb(-9)
+    summary = _summary(settings)
+    assert tuple(summary["tokens"].values()) == tokens
+    assert (summary["cost_usd"], summary["usage_unknown"], summary["usage_flags"]) == (str(row["cost_usd"]), 0, {})
+    worst = Decimal(summary["estimate"]["cost_usd_worst"])
+    assert Decimal(summary["over_reserved_usd"]) == max(0, row["cost_usd"] - worst) > 0
+
+
+def test_what_is_billed_beyond_the_reservations_is_shown(tmp_path: Path) -> None:
+    """M3: the excess is in the summary, the report and the artifact, with a sentence that says what to do, and only then."""
+    settings = _job(tmp_path / "a", ["Translate: good day"])
+    run_steps(settings, transport=Service(lambda _: GROK).open)
+    summary = _summary(settings)
+    excess = summary["over_reserved_usd"]
+    (sentence,) = money_sentences(summary)
+    assert sentence.startswith(f"the service billed ${excess} beyond what was reserved")
+    assert "raise max_output_tokens or choose another model" in sentence
+    report = (Path(settings["output"]) / "report.html").read_text()
+    assert f'<th>beyond the reservations<td class="n">${excess}' in report
+    assert "raise max_output_tokens or choose another model" in report
+    table = money_table(summary)
+    assert f"beyond the reservations | ${excess}" in table.replace("\\", "")
+    assert "choose another model" in table
+    tame = _job(tmp_path / "b", ["Translate: good day"])
+    run_steps(tame, transport=Service(lambda _: {"prompt_tokens": 9, "completion_tokens": 1}).open)
+    summary = _summary(tame)
+    assert summary["over_reserved_usd"] == "0.000000000"
+    assert money_sentences(summary) == []
+    for text in ((Path(tame["output"]) / "report.html").read_text(), money_table(summary)):
+        assert "beyond" not in text
+
+
+@pytest.mark.parametrize("rows", [3, 4, 20])
+def test_admission_stops_when_the_true_figures_exceed_the_budget(tmp_path: Path, rows: int) -> None:
+    """M3: a model whose replies cost more than they reserved stops at the budget, and no request follows the one that broke it."""
+    texts = [f"Translate {number}: good day" for number in range(rows)]
+    settings = _job(tmp_path, texts, budget={"run_usd": 0.05})
+    service = Service(lambda _: GROK)
+    run_steps(settings, transport=service.open)
+    summary = _summary(settings)
+    each = Decimal(12 * 1_000 + 2_802 * 10_000).scaleb(-9)
+    assert len(service.asked) == 2  # $0.028 each: the second breaks the budget of $0.05
+    assert Decimal(summary["cost_usd"]) == 2 * each
+    assert summary["rows"]["not_sent"] == rows - 2
+    assert summary["exit_code"] == 4
+
+
+def test_the_excess_survives_an_interruption(tmp_path: Path) -> None:
+    """M3: what was billed beyond the reservations before a stop is in the summary of the stop and of the end, once."""
+    texts = [f"Translate {number}: good day" for number in range(4)]
+    settings = _job(tmp_path, texts, budget={"run_usd": 0.05})
+    run_steps(settings, transport=Service(lambda _: GROK).open)
+    first = Decimal(_summary(settings)["over_reserved_usd"])
+    assert first > 0
+    placed, _ = place(make_job(settings), None, None, ())
+    folders = Folders.of(placed)
+    current = orjson.loads((folders.own / "current.json").read_bytes())["run_id"]
+    stopped = write_interrupted(load_run(folders.state, current), "stopped", 130)
+    assert Decimal(stopped["over_reserved_usd"]) == first
+    settings["budget"] = {"run_usd": 5}
+    run_steps(settings, transport=Service(lambda _: GROK).open)
+    assert Decimal(_summary(settings)["over_reserved_usd"]) == 2 * first  # four rows of the same excess
+
+
+@pytest.mark.parametrize(
+    ("usage", "nano"),
+    [
+        (None, 0),
+        ({"prompt_tokens": 5_000_000}, 5_000_000 * 1_000),
+        ({"prompt_tokens": 5_000_000, "completion_tokens": 0}, 5_000_000 * 1_000),
+        ({"prompt_tokens": -1, "completion_tokens": 600_000}, 600_000 * 10_000),
+        ({"total_tokens": 700_000}, 700_000 * 10_000),
+    ],
+)
+def test_usage_that_cannot_be_used_is_booked_at_no_less_than_it_says(tmp_path: Path, usage: Any, nano: int) -> None:
+    """M3: unusable usage costs the reservation, or what the service does say where that is more; never less."""
+    settings = _job(tmp_path, ["Translate: good day"])
+    run_steps(settings, transport=Service(lambda _: usage).open)
+    summary, row = _summary(settings), results(settings)[0]
+    worst = Decimal(summary["estimate"]["cost_usd_worst"])
+    assert row["cost_usd"] == max(worst, Decimal(nano).scaleb(-9))
+    assert (row["prompt_tokens"], row["cache_write_tokens"], summary["usage_unknown"]) == (None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("tier", "times", "flags"),
+    [(None, 1, {}), ("default", 1, {}), ("on_demand", 1, {}), ("priority", 2, {}), ("ultrafast", 2, {"tier": 1})],
+)
+def test_the_tier_that_a_reply_names_is_booked(tmp_path: Path, tier: str | None, times: int, flags: Any) -> None:
+    """M6: the price is that of the tier in the reply; a tier without a known price is booked at the highest, and flagged."""
+    settings = _job(tmp_path, ["Translate: good day"], price=None, model="gpt-6-luna")
+    usage = {"prompt_tokens": 1_000, "completion_tokens": 10, "prompt_tokens_details": {"cache_write_tokens": 900}}
+    run_steps(settings, transport=Service(lambda _: usage, service_tier=tier).open)
+    assert results(settings)[0]["cost_usd"] == times * Decimal(100 * 100 + 900 * 125 + 10 * 500).scaleb(-9)
+    assert _summary(settings)["usage_flags"] == flags
+
+
+def test_a_later_start_pays_with_the_plans_prices(tmp_path: Path) -> None:
+    """M6: the tiers of a run's price are in its plan, so a start after an interruption books by them."""
+    texts = [f"Translate {number}: good day" for number in range(6)]
+    settings = _job(tmp_path, texts, price=None, model="gpt-6-luna", budget={"run_usd": 0.0001})
+    usage = {"prompt_tokens": 12, "completion_tokens": 50}
+    run_steps(settings, transport=Service(lambda _: usage, service_tier="priority").open)
+    assert _summary(settings)["rows"]["not_sent"] > 0
+    settings["budget"] = {"run_usd": 1}
+    run_steps(settings, transport=Service(lambda _: usage, service_tier="priority").open)
+    each = Decimal(12 * 200 + 50 * 1_000).scaleb(-9)
+    assert [row["cost_usd"] for row in results(settings)] == [each] * 6
+
+
+def test_price_as_prices_each_row_in_its_own_band(tmp_path: Path) -> None:
+    """M6: `price_as` prices row by row: many small prompts are never in the band of one large one."""
+    texts = [f"Translate {number}: good day" for number in range(3)]
+    settings = _job(tmp_path, texts, price_as="gpt-5.6-sol")
+    usage = {
+        "prompt_tokens": 200_000,
+        "completion_tokens": 10,
+        "prompt_tokens_details": {"cache_write_tokens": 100_000},
+    }
+    run_steps(settings, transport=Service(lambda _: usage).open)
+    exact = 3 * (100_000 * 4_000 + 100_000 * 5_000 + 10 * 20_000)
+    assert Decimal(_summary(settings)["price_as"]["cost_usd"]) == Decimal(exact).scaleb(-9)
+
+
+def test_an_estimate_expects_the_shares_that_were_seen(tmp_path: Path) -> None:
+    """The next estimate expects input to be cached and written as the answers of the last run were."""
+    usage = {"prompt_tokens": 1_000, "completion_tokens": 10, "total_tokens": 1_010}
+    usage["prompt_tokens_details"] = {"cached_tokens": 300, "cache_write_tokens": 500}  # type: ignore[assignment]
+    text = "word " * 990
+    settings = _job(tmp_path, [f"{text} {number}" for number in range(10)])
+    run_steps(settings, transport=Service(lambda _: usage).open)
+    settings = _job(tmp_path, [f"{text} {number}" for number in range(10, 20)])
+    run_steps(settings, transport=Service(lambda _: usage).open)
+    summary = _summary(settings)
+    assert Decimal(summary["estimate"]["cost_usd_expected"]) == pytest.approx(
+        Decimal(summary["cost_usd"]), rel=Decimal("0.01")
+    )
