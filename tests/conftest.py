@@ -28,6 +28,7 @@ from tests.services.ending import end
 from tests.services.options import Options
 from tests.services.running import FakeService, fake_openai
 
+pytest_plugins = ["tests.unit_rules"]
 # What the tests say of a commit does not depend on chance, nor on how busy the machine is; `make fuzz` explores, and
 # so does `pytest --hypothesis-profile default`.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

@@ -69,6 +69,7 @@ def test_other_errors_and_handlers_are_as_before() -> None:
     assert [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)] == before
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_while_the_command_is_imported(number: signal.Signals) -> None:
     """The console script ends with 130, in silence, when it is asked to stop before it has begun."""
@@ -84,6 +85,7 @@ def test_a_signal_while_the_command_is_imported(number: signal.Signals) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("ends", "code"), [("sys.exit(5)", 5), ("sys.exit(0)", 0), ("raise ValueError", 1)])
 def test_a_command_ends_without_taking_the_interpreter_down(ends: str, code: int) -> None:
     """At its end everything is said and every exit handler has run, with the code of the command; but no module is taken down under threads that still run."""
@@ -109,6 +111,7 @@ def test_a_command_ends_without_taking_the_interpreter_down(ends: str, code: int
     assert done.returncode == (code or 1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_command_without_streams(closed: str) -> None:
     """A command whose output nobody wants ends with its own code, and without a word of the interpreter's."""

@@ -25,6 +25,7 @@ from parquill.tasks.wire.shares import Bucket
 from tests.direct import job_of
 
 _T = TypeVar("_T")
+pytestmark = pytest.mark.integration
 
 
 class Asking(PrefectLender):
@@ -86,7 +87,7 @@ def test_a_bucket_is_made_full_once(prefect_server: str) -> None:
     lend(work)
 
 
-@pytest.mark.alone  # it measures what a real server lends in real time
+@pytest.mark.nightly  # it measures what a real server lends in real time
 def test_a_refused_lease_costs_nothing(prefect_server: str) -> None:
     """Slots are lent as they decay, and asking in vain, however often, does not slow that down."""
     assert prefect_server

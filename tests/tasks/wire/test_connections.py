@@ -78,6 +78,7 @@ async def _ask_twice(url: str, between: Callable[[], None]) -> list[str | None]:
     return [result.reply.text for result in (first, second) if result.reply]
 
 
+@pytest.mark.integration
 def test_a_reply_that_waits_unread_is_not_the_next_ones_answer() -> None:
     """A second reply that reached this machine before the next request left, and that the event loop has not seen, is nobody's."""
     with _forging() as (url, forger):
@@ -85,6 +86,7 @@ def test_a_reply_that_waits_unread_is_not_the_next_ones_answer() -> None:
         assert asyncio.run(_ask_twice(url, forger.forge)) == ["first", "second"]
 
 
+@pytest.mark.integration
 def test_a_connection_rests_before_it_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second reply that comes in the moment after the first is nobody's, because no request leaves in that moment."""
     with _forging() as (url, forger):

@@ -23,8 +23,10 @@ from parquill.tasks.wire import booking, client, outcomes, sender
 from parquill.tasks.wire.client import Client, Result
 from parquill.tasks.wire.outcomes import NOT_SENT_CODES, ROW_CODES, TABLE, Money, Retry, rule_for_status
 from parquill.tasks.wire.secrets import Key
+from tests.tasks.wire.simulated import simulate
 
 CANARY = "sk-canary-4711"
+MESSAGES = '[{"role":"user","content":"PROMPT"}]'
 Handler = Any  # a function of the request, or a coroutine function
 
 
@@ -33,11 +35,12 @@ def _job(**changes: Any) -> Job:
     return make_job({**least, "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1"}, **changes})
 
 
+def _client(handler: Handler, **changes: Any) -> Client:
+    return Client(_job(**changes), Key(CANARY), httpx.MockTransport(handler))
+
+
 def _send(handler: Handler, **changes: Any) -> Result:
-    job = _job(**changes)
-    return asyncio.run(
-        Client(job, Key(CANARY), httpx.MockTransport(handler)).send('[{"role":"user","content":"PROMPT"}]', None)
-    )
+    return asyncio.run(_client(handler, **changes).send(MESSAGES, None))
 
 
 def _answer(status: int, body: Any = None, headers: dict[str, str] | None = None) -> Result:
@@ -57,10 +60,10 @@ def _fail(error: BaseException) -> Result:
 
 def _too_late() -> Result:
     async def handler(_: httpx.Request) -> httpx.Response:
-        await asyncio.sleep(5)  # and not for ever: without a deadline this is to end too
+        await asyncio.sleep(120)  # and not for ever: without a deadline this ends too
         raise AssertionError
 
-    return _send(handler, retry={"timeout_s": 0.001})
+    return simulate(_client(handler, retry={"timeout_s": 60}).send(MESSAGES, None))
 
 
 def _chat(message: dict[str, Any], reason: str | None = "stop") -> dict[str, Any]:
