@@ -6,6 +6,7 @@ unit tests. A unit test that breaks a rule fails, also when the code under test 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing.util
 import os
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ class _Rules:
         self.is_on = False
         self.broken: list[str] = []
 
+    @contextlib.contextmanager
+    def of(self, item: pytest.Item) -> Iterator[None]:
+        """Hold the rules for a test, if they apply to it."""
+        self.is_on = is_unit(item)
+        try:
+            yield
+        finally:
+            self.is_on = False
+
     def check(self, what: str) -> None:
         """Record and raise when a unit test runs now."""
         if self.is_on:
@@ -44,7 +54,7 @@ class _Rules:
             raise RuleBroken(f"a unit test {what}; mark it `integration`, or give it a fake")
 
 
-_rules = _Rules()
+rules = _Rules()
 
 
 def is_unit(item: pytest.Item) -> bool:
@@ -60,7 +70,7 @@ def _forbid(owner: Any, name: str, what: str, applies: Callable[..., bool] = lam
     @functools.wraps(original)
     def checked(*arguments: Any, **named: Any) -> Any:
         if applies(*arguments, **named):
-            _rules.check(what)
+            rules.check(what)
         return original(*arguments, **named)
 
     setattr(owner, name, checked)
@@ -78,8 +88,8 @@ def _forbid_timers() -> None:
 
     def select(self: Any, timeout: float | None = None) -> Any:
         found = original(self, timeout)
-        if not found and timeout is not None and timeout > 0 and _rules.is_on:
-            _rules.broken.append(f"waited {timeout:.3f} s on an event loop")
+        if not found and timeout is not None and timeout > 0 and rules.is_on:
+            rules.broken.append(f"waited {timeout:.3f} s on an event loop")
         return found
 
     selectors.DefaultSelector.select = select  # type: ignore[method-assign]
@@ -97,23 +107,27 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Hold the rules while a unit test is set up, runs and is torn down."""
-    _rules.is_on = is_unit(item)
-    _rules.broken.clear()
-    try:
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Hold the rules while a unit test is set up."""
+    rules.broken.clear()
+    with rules.of(item):
         return (yield)
-    finally:
-        _rules.is_on = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Hold the rules while a unit test runs; not at its end, when servers of other tests may be stopped."""
+    with rules.of(item):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Fail a unit test that broke a rule, whatever became of the error."""
     report = yield
-    if _rules.broken and is_unit(item) and report.outcome == "passed":
+    if rules.broken and report.when == "call" and is_unit(item) and report.outcome == "passed":
         report.outcome = "failed"
         report.longrepr = (
-            f"a unit test {', '.join(sorted(set(_rules.broken)))}; mark it `integration`, or give it a fake"
+            f"a unit test {', '.join(sorted(set(rules.broken)))}; mark it `integration`, or give it a fake"
         )
     return report

@@ -54,6 +54,7 @@ class Sender:
         budget: Budget,
         *,
         answer_format: AnswerFormat | None = None,
+        may_send: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -64,7 +65,7 @@ class Sender:
         self.stop_rule: Rule | None = None
         self.stopping = False
         self.over_budget = 0
-        self._sleep = sleep
+        self._sleep, self._may_send = sleep, may_send
         self._patience_s = job.retry.timeout_s * job.retry.attempts
         self._hold = job.retry.in_doubt == "hold"
         self._tasks: set[asyncio.Task[None]] = set()
@@ -188,6 +189,7 @@ class Sender:
         while True:
             try:
                 await self._booking.intend(row, journal)
+                await self._check_leader(row, journal)
                 began = self._clock()
                 result = await self._client.send(row.messages, row.parameters)
                 self.limits.learn(slot.sent_at, result.headers)
@@ -210,6 +212,14 @@ class Sender:
                 await self._booking.fail(row, result.rule, result.sentence, journal, state)
                 return
             slot = await self._admit(row)
+
+    async def _check_leader(self, row: SendRow, journal: Journal) -> None:
+        """Send nothing once the process that leads the run is gone. Raises Stopped."""
+        if not self._may_send():
+            # the intent is on disk already: with its failure beside it no money stays in doubt
+            await self._booking.book_failure(row, TABLE["connect_error"], journal)
+            self.stop()
+            raise Stopped
 
     async def _after_failure(self, row: SendRow, result: Result, journal: Journal, state: ShardState) -> None:
         rule = result.rule

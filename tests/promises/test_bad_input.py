@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -369,7 +368,9 @@ _SETTINGS = (
 @settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(_SETTINGS), _value, min_size=1, max_size=3))
 def test_any_setting_is_taken_or_refused(changes: dict[str, Any]) -> None:
-    """Whatever the settings are, a job is made or refused with BadJob: never another error."""
+    """Whatever the settings are, a job is made, and survives being written and read again, or is refused with BadJob in a
+    sentence: never another error.
+    """
     base = {
         "name": "fuzz",
         "input": "in.parquet",
@@ -378,8 +379,12 @@ def test_any_setting_is_taken_or_refused(changes: dict[str, Any]) -> None:
         "model": "gpt-4o-mini",
         "max_output_tokens": 5,
     }
-    with contextlib.suppress(BadJob):
-        make_job({**base, **changes})
+    try:
+        made = make_job({**base, **changes})
+    except BadJob as refused:
+        assert 10 < len(str(refused)) < 5_000  # noqa: PT017 - whether it is raised is what is drawn
+    else:
+        assert make_job(made.model_dump(mode="json")).model_dump(mode="json") == made.model_dump(mode="json")
 
 
 _NAMES = st.sampled_from("text number nothing items none loop self vars x range dict".split())
