@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -27,7 +27,7 @@ BROKEN: dict[str, Callable[[], object]] = {
 
 def _item(path: str, *markers: str) -> pytest.Item:
     made = SimpleNamespace(path=ROOT / path, get_closest_marker=lambda name: name if name in markers else None)
-    return cast("Any", made)
+    return cast("pytest.Item", made)
 
 
 def test_which_tests_are_unit_tests() -> None:
