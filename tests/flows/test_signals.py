@@ -81,7 +81,7 @@ def test_a_signal_while_the_command_is_imported(number: signal.Signals) -> None:
         "from parquill.flows.command import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
@@ -102,12 +102,12 @@ def test_a_command_ends_without_taking_the_interpreter_down(ends: str, code: int
         "sys.modules['parquill.flows.cli'] = types.SimpleNamespace(main=run)\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (code, b"saidclosed")
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("wb") as full:  # what was said is lost at the very end: that is no success
         command = [sys.executable, "-c", script]
-        done = subprocess.run(command, stdout=full, stderr=full, env=buffered, timeout=30, check=False)
+        done = subprocess.run(command, stdout=full, stderr=full, env=buffered, timeout=120, check=False)
     assert done.returncode == (code or 1)
 
 
@@ -122,7 +122,7 @@ def test_a_command_without_streams(closed: str) -> None:
         "main()\n"
     )
     command = ["bash", "-c", f'exec "$@" {closed}', "-", sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (5, b"", b"")
 
 

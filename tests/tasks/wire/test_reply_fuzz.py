@@ -241,7 +241,7 @@ def test_any_bytes_on_the_wire_end_in_an_outcome() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         transport = aiohttp_transport()
-        client = Client(_job("chat", url, retry={"timeout_s": 5}), None, transport)
+        client = Client(_job("chat", url, retry={"timeout_s": 60}), None, transport)
         found = [await client.send('[{"role":"user","content":"x"}]', None) for _ in replies]
         await transport.aclose()
         server.close()
