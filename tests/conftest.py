@@ -28,12 +28,13 @@ from tests.services.ending import end
 from tests.services.options import Options
 from tests.services.running import FakeService, fake_openai
 
+pytest_plugins = ["tests.unit_rules"]
 # What the tests say of a commit does not depend on chance, nor on how busy the machine is; `make fuzz` explores, and
 # so does `pytest --hypothesis-profile default`.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 TETHER = Path(__file__).parent / "services" / "tether.py"
-START_S = 90.0
+START_S = 180.0
 # What only deployments and automations need; the recorders of task runs and events stay on, tests look at both.
 IDLE_SERVICES = (
     "scheduler late_runs cancellation_cleanup db_vacuum foreman pause_expirations repossessor cleanup_reconciler "

@@ -7,6 +7,7 @@ STATE/                            (default OUTPUT/.parquill)
   runs/RUN_ID/shards/*.parquet    input columns and rendered requests
   runs/RUN_ID/journals/*.journal  intents and outcomes: the truth about money
   runs/RUN_ID/done/*.json         totals of each finished shard
+  runs/RUN_ID/leader, workers     while it sends: locked by the process that leads the run, and by those that joined
 OUTPUT/.parquill/
   lock, current.json (the run under way), manifest.json (the parts that belong together)
 """
@@ -60,6 +61,16 @@ class RunFolder:
     def done(self, number: int) -> Path:
         """Totals of a finished shard."""
         return self.path / "done" / f"{number:06d}.json"
+
+    @property
+    def leader_lock(self) -> Path:
+        """Locked by the process that leads the run, see run_lock.py."""
+        return self.path / "leader"
+
+    @property
+    def workers_lock(self) -> Path:
+        """Locked by the processes that joined the run, see run_lock.py."""
+        return self.path / "workers"
 
     def create(self, disk: Disk = DISK) -> None:
         """Create the folders (0700). Raises DiskFailed."""
@@ -253,8 +264,23 @@ def _holder(text: bytes) -> str:
         return "another run"
 
 
+def _forget_in_child() -> None:
+    """Close a forked child's copies: they would hold the folders after the death of the process that locked them."""
+    global _guard  # noqa: PLW0603 - another thread may have held it at the fork
+    _guard = threading.Lock()
+    for descriptor, _ in _held.values():
+        os.close(descriptor)
+    _held.clear()
+    _mine.set(frozenset())
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
 def _give(path: Path) -> None:
     with _guard:
+        if path not in _held:  # in a forked child
+            return
         descriptor, times = _held[path]
         if times > 1:
             _held[path] = (descriptor, times - 1)

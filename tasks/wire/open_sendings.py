@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,15 +12,14 @@ import httpx
 
 from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.run import Run, load_run
-from parquill.tasks.errors import Interrupted
+from parquill.tasks.disk.run_lock import RunLock, RunMember
 from parquill.tasks.job import Job
 from parquill.tasks.wire.client import aiohttp_transport
 from parquill.tasks.wire.secrets import read_key
-from parquill.tasks.wire.sending import GRACE_S, STOPPED, Sending
+from parquill.tasks.wire.sending import GRACE_S, Sending
 from parquill.tasks.wire.shared_limits import ALONE, Sharing
 
 _open: dict[str, Sending] = {}
-_ended: set[str] = set()  # runs that this process led: a task that comes late must not open one of them anew
 _guard = threading.Lock()
 stop_requested = threading.Event()
 
@@ -35,14 +35,21 @@ def sending(
 
     Raises BadJob when the key cannot be read, or when a request is too large for a limit that is shared.
     """
-    opened = Sending(run, read_key(run.job.endpoint), transport, disk, sharing)
-    with _guard:
-        _open[run.run_id] = opened
-        _ended.discard(run.run_id)
+    key = read_key(run.job.endpoint)
+    with contextlib.closing(RunLock(run.folder)):
+        opened = Sending(run, key, transport, disk, sharing)
+        with _guard:
+            _open[run.run_id] = opened
+        with _closed_at_the_end(run.run_id, opened):
+            yield opened
+
+
+@contextlib.contextmanager
+def _closed_at_the_end(run_id: str, opened: Sending) -> Iterator[None]:
     try:
         if stop_requested.is_set():
             opened.request_stop(0)
-        yield opened
+        yield
     except BaseException:
         # whoever was asked to stop already and is asked again stops at once
         try:
@@ -55,21 +62,39 @@ def sending(
         opened.close()
     finally:
         with _guard:
-            _open.pop(run.run_id, None)
-            _ended.add(run.run_id)
+            _open.pop(run_id, None)
 
 
 def sending_of(state: Path, run_id: str, sharing_of: Callable[[Job], Sharing] = lambda _: ALONE) -> Sending:
-    """The open sender of a run in this process. A process that has none yet (another worker) opens one for its life."""
+    """Give the open sender of a run in this process; a process that has none yet (another worker) joins the run.
+
+    The sender of a process that joined closes itself when the process that leads the run has ended it, is gone, or is
+    another one. Raises Interrupted when no process leads the run.
+    """
     with _guard:
-        if run_id in _ended:
-            raise Interrupted(STOPPED)
-        if run_id not in _open:
+        if run_id not in _open or _open[run_id].is_closed:
             run = load_run(state, run_id)
-            # it joins: the run was opened by the process that holds its folders
-            sharing, key = sharing_of(run.job), read_key(run.job.endpoint)
-            _open[run_id] = Sending(run, key, aiohttp_transport, sharing=sharing, is_first=False)
+            _open[run_id] = _join(run, sharing_of(run.job))
         return _open[run_id]
+
+
+def _join(run: Run, sharing: Sharing) -> Sending:
+    key, member = read_key(run.job.endpoint), RunMember(run.folder)
+    try:
+        return Sending(run, key, aiohttp_transport, sharing=sharing, member=member)
+    except BaseException:
+        member.close()
+        raise
+
+
+def _forget_in_child() -> None:
+    """Have a forked child join the runs of its parent: the threads of the parent's senders are not in it."""
+    global _guard  # noqa: PLW0603 - another thread may have held it at the fork
+    _guard = threading.Lock()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def request_stop_all() -> None:

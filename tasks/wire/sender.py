@@ -61,6 +61,7 @@ class Sender:
         budget: Budget,
         *,
         answer_format: AnswerFormat | None = None,
+        may_send: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -72,7 +73,7 @@ class Sender:
         self.stop_message: str | None = None
         self.stopping = False
         self.over_budget = 0
-        self._sleep = sleep
+        self._sleep, self._may_send = sleep, may_send
         self.told: list[str] = []  # what was said of the service, for people who see no log
         self._attempts = job.retry.attempts
         self._throttle_patience_s = job.retry.timeout_s * job.retry.attempts
@@ -209,6 +210,7 @@ class Sender:
         """Send a row once. Gives the seconds after which it is sent again, None once it has its outcome."""
         try:
             await self._booking.intend(row, journal)
+            await self._check_leader(row, journal)
             began = self._clock()
             result = await self._client.send(row.messages, row.parameters)
             self.limits.learn(slot.sent_at, result.headers)
@@ -237,6 +239,16 @@ class Sender:
             row.unreadable += 1
             breaker.unreadable(rule, result.sentence, sent_at)
         return False
+
+    async def _check_leader(self, row: SendRow, journal: Journal) -> None:
+        """Send nothing once the process that leads the run is gone. Raises Stopped."""
+        if not self._may_send():
+            # the intent is on disk already: with its failure beside it no money stays in doubt
+            row.state.failures += 1
+            await self._booking.book_failure(row, TABLE["connect_error"], journal)
+            row.uncharge()
+            self.stop()
+            raise Stopped
 
     async def _after_failure(
         self, row: SendRow, slot: Slot, result: Result, journal: Journal, state: ShardState, *, is_outage: bool

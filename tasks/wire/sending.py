@@ -10,6 +10,8 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import multiprocessing
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
@@ -21,6 +23,7 @@ from parquill.tasks.disk.answers import AnswerIndex
 from parquill.tasks.disk.files import DISK, Disk
 from parquill.tasks.disk.journal import Journal
 from parquill.tasks.disk.run import Run
+from parquill.tasks.disk.run_lock import RunMember
 from parquill.tasks.disk.schemas import PLAN
 from parquill.tasks.errors import Interrupted
 from parquill.tasks.money.account import PATIENCE_S
@@ -39,6 +42,7 @@ from parquill.tasks.wire.spending import Spending
 STOPPED = "the run was stopped; run again to go on"
 STOP_PATIENCE_S = 5.0
 FINISH_S = 5.0
+LEADER_CHECK_INTERVAL_S = 0.5  # before each request the leader is looked for anyway
 GRACE_S = 10.0  # under the 30 s after which Prefect kills a cancelled run
 READ_ROWS = 500
 _COLUMNS = [
@@ -68,10 +72,13 @@ class Sending:
         disk: Disk = DISK,
         sharing: Sharing = ALONE,
         *,
-        is_first: bool = True,
+        member: RunMember | None = None,
     ) -> None:
+        """Open it. `member` is given by a process that joins a run which another process leads."""
         self._run, self._key, self._transport, self._disk = run, key, transport, disk
         self._loop = _new_loop()
+        self._member = member
+        self._watching: asyncio.Task[None] | None = None
         self._shards: set[asyncio.Task[Any]] = set()  # those under way
         self._entrance = threading.RLock()  # a signal may come to the thread that is in it
         self._is_closed = False
@@ -80,12 +87,14 @@ class Sending:
         self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
         self._answers = AnswerIndex(run.folders.state)
         self._answers.add_run(run.run_id, run.job.output)
-        self._spending = Spending(run, self._disk_threads, is_first=is_first)
+        self._spending = Spending(run, self._disk_threads, is_first=member is None)
         self.budget, self.soft_limits = self._spending.budget, self._spending.soft_limits
         self.shared = SharedLimits(run, sharing)
         self._thread.start()
         try:
             self.sender: Sender = self._call(self._start())
+            if member is not None:
+                self._call(self._begin_watching(member))
         except BaseException:
             self._end(STOP_PATIENCE_S)
             raise
@@ -115,11 +124,30 @@ class Sending:
         client = Client(job, self._key, self._wire)
         schema = job.response_format
         answer_format = AnswerFormat(schema) if isinstance(schema, dict) else None
-        sender = Sender(job, self._run.price, client, limits, self.budget, answer_format=answer_format)
+        is_led = self._member.is_led if self._member is not None else lambda: True
+        sender = Sender(job, self._run.price, client, limits, self.budget, answer_format=answer_format, may_send=is_led)
         sender.progress.total = self._run.estimate.to_send
         done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
         sender.progress.done = sender.progress.begun = done
         return sender
+
+    async def _begin_watching(self, member: RunMember) -> None:
+        self._watching = self._loop.create_task(self._watch_leader(member))
+
+    async def _watch_leader(self, member: RunMember) -> None:
+        """Close this process' part of the run when the leader has ended it, was killed, or another one took over."""
+        while True:
+            await asyncio.sleep(LEADER_CHECK_INTERVAL_S)
+            if not member.is_led():
+                break
+        self.sender.stop()
+        threading.Thread(target=self._leave, name="parquill-leave").start()
+
+    def _leave(self) -> None:
+        self.close(grace_s=GRACE_S)
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():  # a worker of a pool that nobody can ask for anything
+            os._exit(Interrupted.exit_code)
 
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
         with self._entrance:
@@ -138,6 +166,11 @@ class Sending:
             work.close()
             return None
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it sends nothing any more."""
+        return self._is_closed
 
     def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> bool:
         """Complete what a shard lacks; True when every row of it has its outcome now. Raises DiskFailed.
@@ -226,6 +259,7 @@ class Sending:
                 self.request_stop(grace_s).result(grace_s + 5)
         with self._entrance:
             self._is_closed = True
+        self._call_last(self._end_watching())
         self._call_last(self._end_shards())
         self._call_last(self._wire.aclose())
         # whoever wants to stop waits no minute for a database; the next start tells what was spent
@@ -243,6 +277,12 @@ class Sending:
             self._loop.close()
             self._disk_threads.shutdown(wait=False)
             self._answers.close()
+            if self._member is not None:
+                self._member.close()
+
+    async def _end_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def _end_shards(self) -> None:
         """Wait for shards that had not even begun to send when they were stopped; who waits for them must be told."""

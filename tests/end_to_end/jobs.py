@@ -50,7 +50,7 @@ class Spawned:
     settings: Mapping[str, Any]
     said: Path
 
-    def wait(self, timeout_s: float = 60) -> Done:
+    def wait(self, timeout_s: float = 180) -> Done:
         code = self.process.wait(timeout_s)
         return self.jobs.done(self.settings, code, self.read("out"), self.read("err"))
 

@@ -59,7 +59,7 @@ def test_two_jobs_at_once_keep_one_month(jobs: Jobs) -> None:
             output=str(jobs.folder / name),
             budget={"monthly_usd": str(month), "when_short": "partial"},
             limits={"max_at_once": 40},
-            retry={"timeout_s": 3},
+            retry={"timeout_s": 60},
         )
         settings["input"] = str(jobs.write([f"{name} {n}" for n in range(100)], f"{name}.parquet"))
         spawned.append(jobs.spawn(settings))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.sharing import allowed, run_together
 
 PER_MINUTE = 3_000
 
 
+@pytest.mark.nightly  # what arrives in a second depends on the machine
 def test_two_processes_share_a_limit(jobs: Jobs) -> None:
     """Two processes that name the same shared limit keep it in sum, from the first moment on, and say that it is shared."""
     jobs.service.configure(latency_ms=50)

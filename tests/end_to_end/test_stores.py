@@ -269,6 +269,7 @@ print((peak_kib() - before) >> 10)
 """
 
 
+@pytest.mark.nightly
 def test_memory_of_an_upload(shop: S3, tmp_path: Path) -> None:
     """A part is uploaded in pieces, so a large one takes no more memory than a few of them."""
     for name, size in (("small", 1), ("large", 160 << 20)):
@@ -539,6 +540,7 @@ def test_the_command_on_a_store(shop: S3, jobs: Jobs) -> None:
     assert (told["rows"]["total"], [row["row_number"] for row in told["failed"]]) == (13, [3])
 
 
+@pytest.mark.nightly
 def test_a_killed_command_is_taken_over(shop: S3, jobs: Jobs) -> None:
     """A process that is killed while it copies leaves the parts of one run to a reader, and the next start finishes the copy without a request."""
     _put(shop, "in/a.parquet", TEXTS)

@@ -49,6 +49,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.integration
 def test_a_server_that_is_restarted_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +97,7 @@ def test_an_address_without_a_scheme_is_not_waited_for(monkeypatch: pytest.Monke
     assert clock.now == 0
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", ["/another", ":no-port/api"])
 def test_a_wrong_address_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """An address at which something else answers, or nothing can, is an error at once."""
@@ -151,6 +153,7 @@ def own_server(own_certificate: Path) -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("setting", ["file", "unverified"])
 def test_a_server_with_a_certificate_of_its_own(
     own_server: str, own_certificate: Path, monkeypatch: pytest.MonkeyPatch, setting: str
@@ -207,6 +210,7 @@ def guarded() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.integration
 def test_a_server_that_asks_who_is_there(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefect's own credentials open the door; without them the refusal is told as one, at once, and says what to set."""
     monkeypatch.setenv("PREFECT_API_URL", guarded)
@@ -235,6 +239,7 @@ class _Moved(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@pytest.mark.integration
 def test_a_server_that_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody follows it with credentials; where it is, is told at once."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Moved)
@@ -254,6 +259,7 @@ def test_a_server_that_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.now == 0
 
 
+@pytest.mark.integration
 def test_a_proxy_on_the_way_to_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server is asked by the proxy of the environment, as Prefect's own clients ask it, and the error says so."""
     server = http.server.HTTPServer(("127.0.0.1", 0), _Healthy)
@@ -289,6 +295,7 @@ def test_no_password_of_an_address_is_told(monkeypatch: pytest.MonkeyPatch, caps
     assert "CANARY" not in "".join(told)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("file", "text"),
     [

@@ -69,6 +69,7 @@ def test_other_errors_and_handlers_are_as_before() -> None:
     assert [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)] == before
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_while_the_command_is_imported(number: signal.Signals) -> None:
     """The console script ends with 130, in silence, when it is asked to stop before it has begun."""
@@ -80,10 +81,11 @@ def test_a_signal_while_the_command_is_imported(number: signal.Signals) -> None:
         "from parquill.flows.command import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("ends", "code"), [("sys.exit(5)", 5), ("sys.exit(0)", 0), ("raise ValueError", 1)])
 def test_a_command_ends_without_taking_the_interpreter_down(ends: str, code: int) -> None:
     """At its end everything is said and every exit handler has run, with the code of the command; but no module is taken down under threads that still run."""
@@ -100,15 +102,16 @@ def test_a_command_ends_without_taking_the_interpreter_down(ends: str, code: int
         "sys.modules['parquill.flows.cli'] = types.SimpleNamespace(main=run)\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (code, b"saidclosed")
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("wb") as full:  # what was said is lost at the very end: that is no success
         command = [sys.executable, "-c", script]
-        done = subprocess.run(command, stdout=full, stderr=full, env=buffered, timeout=30, check=False)
+        done = subprocess.run(command, stdout=full, stderr=full, env=buffered, timeout=120, check=False)
     assert done.returncode == (code or 1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_command_without_streams(closed: str) -> None:
     """A command whose output nobody wants ends with its own code, and without a word of the interpreter's."""
@@ -119,7 +122,7 @@ def test_a_command_without_streams(closed: str) -> None:
         "main()\n"
     )
     command = ["bash", "-c", f'exec "$@" {closed}', "-", sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (5, b"", b"")
 
 

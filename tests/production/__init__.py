@@ -1,1 +1,1 @@
-"""Deployments on a real Prefect server with a real worker: `make e2e`."""
+"""Deployments on a real Prefect server with a real worker: `make e2e` runs the core, `make nightly` the rest."""

@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TETHER = ROOT / "tests" / "services" / "tether.py"
 BIN = Path(sys.executable).parent
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
-START_S = 90.0
-CANCEL_S = 30.0
+START_S = 180.0
+CANCEL_S = 120.0
 
 
 class House:
@@ -136,7 +136,7 @@ class House:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=300,
         )
 
     def ask(self, method: str, path: str, **body: Any) -> Any:
@@ -170,7 +170,7 @@ class House:
 
     def ended(self, flow_run: str, types: Sequence[str] = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")) -> Any:
         """Wait until a flow run is in a state of these types; gives the run."""
-        self.wait(f"one of {types}", lambda: self.run(flow_run)["state_type"] in types, 90)
+        self.wait(f"one of {types}", lambda: self.run(flow_run)["state_type"] in types, 240)
         return self.run(flow_run)
 
     def artifact(self, key: str) -> dict[str, Any]:
@@ -194,7 +194,7 @@ class House:
         return found[-1]
 
     @staticmethod
-    def wait(what: str, happened: Callable[[], bool], seconds: float = 60.0) -> None:
+    def wait(what: str, happened: Callable[[], bool], seconds: float = 180.0) -> None:
         """Wait until something has happened."""
         until = time.monotonic() + seconds
         while not happened():

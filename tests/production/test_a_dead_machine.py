@@ -13,6 +13,8 @@ from tests.end_to_end.jobs import Jobs
 from tests.production.house import LEASES, ROOT, House, opened_house
 from tests.production.slow_jobs import check_settled, nightly, slow_job
 
+pytestmark = pytest.mark.nightly
+
 MISSED_S = 45  # a heartbeat comes every 30 seconds
 LOOKS_S = 15 + 30 + 15  # how often Prefect looks for ended leases, how long a run waits before it asks again; a margin
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}

@@ -7,9 +7,12 @@ from decimal import Decimal
 
 import orjson
 import pyarrow.compute as pc
+import pytest
 
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import billed_usd
+
+pytestmark = pytest.mark.nightly
 
 
 def test_sums_of_a_hundred_thousand_rows_are_exact(jobs: Jobs) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import House
 from tests.production.slow_jobs import check_settled, nightly, slow_job
+
+pytestmark = pytest.mark.nightly
 
 AWAY_S = 120.0
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.sharing import run_together, settings_of
 from tests.tasks.wire.test_limits_llmock import hold_limits
+
+pytestmark = pytest.mark.nightly
 
 
 def test_a_bucket_that_holds_a_minute(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.end_to_end.test_prefect import Api
 from tests.production.house import House
 from tests.services.losing_proxy import Chosen, losing
 
-WAIT_S = 40
+WAIT_S = 120
 
 
 @pytest.fixture
@@ -71,6 +71,7 @@ LOST: dict[str, Chosen] = {
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("what", LOST)
 def test_an_answer_of_the_server_is_lost(jobs: Jobs, costly: dict[str, Any], prefect_server: str, what: str) -> None:
     """A server that does what it is asked, and is cut off before it says so, leaves no run waiting that nobody can answer."""
@@ -100,6 +101,7 @@ def test_declined_it_ends(jobs: Jobs, costly: dict[str, Any], prefect_server: st
     assert again.wait().exit_code == 0
 
 
+@pytest.mark.nightly
 def test_silence_times_out(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:
     """A run that nobody answers ends with exit 3 after its time, with nothing sent, and its state says why."""
     done = jobs.spawn(costly, environment={"PARQUILL_APPROVAL_TIMEOUT_S": "2"}).wait()
@@ -122,6 +124,7 @@ def test_an_answer_outlives_the_process_that_asked(jobs: Jobs, costly: dict[str,
     assert jobs.service.stats()["billed"] == 10
 
 
+@pytest.mark.nightly
 def test_a_dead_run_does_not_wait(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:
     """A run that was killed while it waited is Crashed by the next, which asks in its place: the job's name means that one alone."""
     spawned = _start(jobs, costly)
@@ -167,6 +170,7 @@ def test_the_command_lists_and_answers(jobs: Jobs, costly: dict[str, Any], capsy
     assert spawned.wait().exit_code == 0
 
 
+@pytest.mark.nightly
 def test_an_answer_that_comes_before_the_question(jobs: Jobs, costly: dict[str, Any]) -> None:
     """A run waits some moments before its question is there: an answer meanwhile is given again, not refused."""
     spawned = _start(jobs, costly)
@@ -188,7 +192,13 @@ def test_an_answer_that_comes_before_the_question(jobs: Jobs, costly: dict[str, 
     assert spawned.wait().exit_code == 0
 
 
-@pytest.mark.parametrize("name", ["shop: texts · nightly", "shop · 12 rows", "a · b · c"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shop: texts · nightly",
+        *(pytest.param(each, marks=pytest.mark.nightly) for each in ("shop · 12 rows", "a · b · c")),
+    ],
+)
 def test_a_job_is_meant_by_whatever_name_it_has(jobs: Jobs, costly: dict[str, Any], name: str) -> None:
     """A job whose name holds a colon or a middle dot is listed with its whole question and answered by its name, and by no part of it."""
     settings = {**costly, "name": f"{costly['name']} {name}"}
@@ -201,6 +211,7 @@ def test_a_job_is_meant_by_whatever_name_it_has(jobs: Jobs, costly: dict[str, An
     assert spawned.wait().exit_code == 0
 
 
+@pytest.mark.nightly
 def test_a_server_that_refuses_the_answer(jobs: Jobs, costly: dict[str, Any]) -> None:
     """An answer that Prefect's server refuses with a conflict is told in one sentence, with what to do."""
     spawned = _start(jobs, costly)
@@ -216,6 +227,7 @@ def test_a_server_that_refuses_the_answer(jobs: Jobs, costly: dict[str, Any]) ->
     assert spawned.wait().exit_code == 3
 
 
+@pytest.mark.nightly
 def test_an_answer_that_says_nothing(jobs: Jobs, costly: dict[str, Any]) -> None:
     """A run that is resumed with neither yes nor no waits on, and takes the answer that is given then."""
     spawned = _start(jobs, costly)
@@ -231,7 +243,9 @@ def test_an_answer_that_says_nothing(jobs: Jobs, costly: dict[str, Any]) -> None
     assert spawned.wait().exit_code == 0
 
 
-@pytest.mark.parametrize("seconds", ["abc", "0", "-5", "1.5", "99999999999"])
+@pytest.mark.parametrize(
+    "seconds", ["abc", *(pytest.param(each, marks=pytest.mark.nightly) for each in ("0", "-5", "1.5", "99999999999"))]
+)
 def test_a_time_that_is_none(jobs: Jobs, costly: dict[str, Any], seconds: str) -> None:
     """A timeout that is no number of seconds is a bad job that names the variable, and nobody is asked."""
     done = jobs.spawn(costly, environment={"PARQUILL_APPROVAL_TIMEOUT_S": seconds}).wait()

@@ -6,11 +6,15 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any
 
+import pytest
+
 from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.job_file import make_job
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import House
 from tests.services.losing_proxy import losing
+
+pytestmark = pytest.mark.nightly
 
 COMPLETE = "complete-prompts/complete"
 

@@ -14,6 +14,8 @@ import pytest
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import ROOT, House
 
+pytestmark = pytest.mark.nightly
+
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
 

@@ -134,6 +134,7 @@ def test_progress_while_it_runs(house: House, made: Jobs, page: Page) -> None:
     assert made.service.stats()["requests"] - sent <= 900 - sent + 4
 
 
+@pytest.mark.nightly
 def test_names_read_as_they_were_written(house: House, made: Jobs, page: Page) -> None:
     """Names of a job and of a model that look like Markdown or HTML are read as they were written, in both of Prefect's UIs and in descriptions too: nothing is fetched from outside, no link is made, nothing in them becomes an element."""
     fetched: list[str] = []
@@ -177,6 +178,7 @@ def _field(page: Page, name: str) -> Locator:
     return page.locator(f"xpath=//div[{whole}][./{label}]").first
 
 
+@pytest.mark.nightly
 def test_a_job_is_started_from_the_form(house: House, made: Jobs, page: Page) -> None:
     """In the form of `complete` each setting has its help; six that are filled in make a job, all others may be left as they are."""
     path = made.write(["a", "b", "c"])
@@ -198,7 +200,7 @@ def test_a_job_is_started_from_the_form(house: House, made: Jobs, page: Page) ->
     assert made.service.stats()["billed"] == 3
 
 
-@pytest.mark.parametrize("is_approved", [True, False])
+@pytest.mark.parametrize("is_approved", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_the_pages_own_button_approves_and_declines(house: House, made: Jobs, page: Page, is_approved: bool) -> None:  # noqa: FBT001 - parametrized
     """A run that waits shows its estimate in the page's own form: submitted it goes on, with the switch off it ends, and nothing is sent before."""
     name = "ask-me" if is_approved else "do-not"

@@ -10,9 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import House
 from tests.production.slow_jobs import check_settled, nightly, slow_job, summary_of
+
+pytestmark = pytest.mark.nightly
 
 IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # a run that gives up at once sees in seconds what takes minutes else
 

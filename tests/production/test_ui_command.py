@@ -20,6 +20,8 @@ from tests.prefect_api import ask_prefect
 from tests.production.house import ROOT, House, _children
 from tests.production.slow_jobs import slow_job, summary_of
 
+pytestmark = pytest.mark.nightly
+
 
 def test_everything_is_there_and_goes_away(tmp_path: Path, made: Jobs) -> None:
     """`make ui` prints the address of a server with every deployment and a worker that is online, and on Ctrl-C, pressed twice, stops the run that is under way as a cancelled one, and leaves no process and no open port."""

@@ -85,7 +85,7 @@ class Kills:
         return seen
 
 
-def wait_for_requests(service: FakeService, spawned: Spawned, requests: int, timeout_s: float = 60) -> None:
+def wait_for_requests(service: FakeService, spawned: Spawned, requests: int, timeout_s: float = 180) -> None:
     """Wait until the service has seen so many requests, or the command has ended."""
     deadline = time.monotonic() + timeout_s
     while service.stats()["requests"] < requests:

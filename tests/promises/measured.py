@@ -76,7 +76,7 @@ def measure(
         cwd=ROOT,
         env={**os.environ, "XDG_STATE_HOME": str(folder / "user-state"), **environment},
         capture_output=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     said = done.stderr.decode(errors="replace")
@@ -115,7 +115,7 @@ def peak_of(code: str) -> int:
         "print(peak_kib() // 1024)",
     ]
     command = [sys.executable, "-c", "\n".join(lines)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=600, check=True)
     return int(done.stdout)
 
 

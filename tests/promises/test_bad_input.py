@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -48,13 +46,11 @@ def _job(folder: Path, service: FakeService, source: Path, **changes: Any) -> di
 
 @pytest.mark.parametrize("name", bad_files.BAD)
 def test_a_bad_file_stops_the_run(tmp_path: Path, service: FakeService, name: str) -> None:
-    """A fault of a file stops the run before any payment: the file and what is wrong are named, no cell is shown, nothing is sent and soon."""
+    """A fault of a file stops the run before any payment: the file and what is wrong are named, no cell is shown, and nothing is sent."""
     make, words = bad_files.BAD[name]
     source = make(tmp_path)
-    began = time.monotonic()
     with pytest.raises((BadInput, BadJob)) as caught:
         run_steps(_job(tmp_path, service, source))
-    assert time.monotonic() - began < 30
     told = str(caught.value)
     assert caught.value.exit_code == 2
     assert [word for word in words if word not in told] == [], told
@@ -348,13 +344,11 @@ YAML_TRAPS = {
 
 @pytest.mark.parametrize("name", YAML_TRAPS)
 def test_a_job_file_that_is_none(tmp_path: Path, name: str) -> None:
-    """A job file that is no mapping of known settings, or a trap for a YAML parser, is refused in a sentence and soon."""
+    """A job file that is no mapping of known settings, or a trap for a YAML parser, is refused in a sentence."""
     path = tmp_path / "job.yaml"
     path.write_text(YAML_TRAPS[name], encoding="latin-1")
-    began = time.process_time()
     with pytest.raises(BadJob) as caught:
         load_job(path)
-    assert time.process_time() - began < 10
     assert len(str(caught.value)) < 2_000
 
 
@@ -374,7 +368,9 @@ _SETTINGS = (
 @settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(_SETTINGS), _value, min_size=1, max_size=3))
 def test_any_setting_is_taken_or_refused(changes: dict[str, Any]) -> None:
-    """Whatever the settings are, a job is made or refused with BadJob: never another error."""
+    """Whatever the settings are, a job is made, and survives being written and read again, or is refused with BadJob in a
+    sentence: never another error.
+    """
     base = {
         "name": "fuzz",
         "input": "in.parquet",
@@ -383,8 +379,12 @@ def test_any_setting_is_taken_or_refused(changes: dict[str, Any]) -> None:
         "model": "gpt-4o-mini",
         "max_output_tokens": 5,
     }
-    with contextlib.suppress(BadJob):
-        make_job({**base, **changes})
+    try:
+        made = make_job({**base, **changes})
+    except BadJob as refused:
+        assert 10 < len(str(refused)) < 5_000  # noqa: PT017 - whether it is raised is what is drawn
+    else:
+        assert make_job(made.model_dump(mode="json")).model_dump(mode="json") == made.model_dump(mode="json")
 
 
 _NAMES = st.sampled_from("text number nothing items none loop self vars x range dict".split())

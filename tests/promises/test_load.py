@@ -30,7 +30,7 @@ BATCH = 100
 THRIFT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_TRIM_THRESHOLD_": "100000", "MALLOC_ARENA_MAX": "2"}
 
 
-@pytest.mark.alone
+@pytest.mark.nightly  # it bounds the time of the processor
 def test_a_million_records_replay_in_twenty_seconds(tmp_path: Path) -> None:
     """A million journal records are replayed in under 20 s of CPU, and indexed in as much: a tenth of them in a tenth."""
     journals = [tmp_path / f"{number}.journal" for number in range(5)]
@@ -99,7 +99,6 @@ def test_runs_leave_nothing_open(service: FakeService, tmp_path: Path, monkeypat
     assert service.stats()["connections_open"] == 1  # the one that asks
 
 
-@pytest.mark.alone
 def test_memory_does_not_grow_with_the_rows(service: FakeService, tmp_path: Path) -> None:
     """Reading, completing and writing ten times the rows takes as much memory: less comes more than their texts alone
     would take; no task, file or thread is left more either.

@@ -28,5 +28,7 @@ def test_a_reference_that_resolves_is_no_fault(reference: str, more: dict[str, A
 
 
 def test_a_value_that_looks_like_a_reference_is_none() -> None:
-    """`const`, `enum`, `default` and `examples` hold values, not schemas."""
-    AnswerFormat({"type": "object", "properties": {"a": {"const": {"$ref": "x"}}}})
+    """`const`, `enum`, `default` and `examples` hold values, not schemas: an answer with just that value fits."""
+    found = AnswerFormat({"type": "object", "properties": {"a": {"const": {"$ref": "x"}}}})
+    assert found.parse('{"a": {"$ref": "x"}}') is not None
+    assert found.parse('{"a": 1}') is None

@@ -38,5 +38,5 @@ def service(shared: FakeService) -> FakeService:
 
 @pytest.fixture(scope="package")
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(trust_env=False, timeout=5) as made:
+    with httpx.Client(trust_env=False, timeout=60) as made:
         yield made

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DRIVER = "psycopg"
-_START_S = 20.0
+_START_S = 120.0
 _STOP_S = 5.0
 # Nobody will want this data after a power cut.
 _FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off", "shared_buffers=16MB")

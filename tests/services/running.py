@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 _TETHER = Path(__file__).with_name("tether.py")
-_START_S = 20.0
+_START_S = 120.0
 _STOP_S = 3.0
 LLMOCK_JOURNAL_SIZE = 10_000  # llmock 0.2.2 keeps no more and has no setting for it
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import httpx
 import orjson
@@ -12,10 +11,6 @@ import pytest
 from .asking import ask, chat
 from .faults import KINDS
 from .running import FakeService, ServiceError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 # What a client sees of a fault where that is not merely an odd answer.
 # fmt: off
@@ -29,10 +24,10 @@ SEEN = {
 # fmt: on
 
 
-def observed(client: httpx.Client, service: FakeService) -> str:
+def observed(client: httpx.Client, service: FakeService, timeout_s: float) -> str:
     """What a client sees, in a word."""
     try:
-        reply = client.post(f"{service.url}/chat/completions", json=chat("x"), timeout=0.5)
+        reply = client.post(f"{service.url}/chat/completions", json=chat("x"), timeout=timeout_s)
         if reply.status_code != 200:
             return str(reply.status_code)
         orjson.loads(reply.content)
@@ -47,7 +42,9 @@ def observed(client: httpx.Client, service: FakeService) -> str:
 def test_fault(service: FakeService, client: httpx.Client, kind: str) -> None:
     """Each fault is seen by the client as what it is, is billed as its table says, and passes."""
     service.configure(faults=[{"kind": kind, "total": 1}])
-    assert observed(client, service) == SEEN.get(kind, "odd")
+    # what never answers is waited for in vain; anything else answers in time on any machine
+    timeout_s = 0.5 if SEEN.get(kind) == "ReadTimeout" else 60.0
+    assert observed(client, service, timeout_s) == SEEN.get(kind, "odd")
     assert service.stats()["billed_requests"] == KINDS.get(kind, False)
     assert service.stats()["faults"] == {kind: 1}
     assert ask(client, service, "after").status_code == 200
@@ -58,18 +55,15 @@ def test_fault(service: FakeService, client: httpx.Client, kind: str) -> None:
 def test_fault_that_never_ends(service: FakeService, client: httpx.Client, kind: str) -> None:
     """A client's timeout for each read does not end these; bytes keep coming."""
     service.configure(faults=[{"kind": kind, "total": 1}])
-    until = time.monotonic() + 0.3
-    with client.stream("POST", f"{service.url}/chat/completions", json=chat("x"), timeout=0.2) as reply:
-        got = sum(len(chunk) for chunk in iter_until(reply, until))
-    assert got > (1_000_000 if kind == "endless_body" else 3)
+    timeout_s, wanted = 1.0, 1_000_000 if kind == "endless_body" else 3
+    began, got = time.monotonic(), 0
+    with client.stream("POST", f"{service.url}/chat/completions", json=chat("x"), timeout=timeout_s) as reply:
+        for chunk in reply.iter_raw():
+            got += len(chunk)
+            if got > wanted and time.monotonic() > began + timeout_s:
+                break
+    assert got > wanted
     assert ask(client, service, "after").status_code == 200
-
-
-def iter_until(reply: httpx.Response, until: float) -> Iterator[bytes]:
-    for chunk in reply.iter_raw():
-        yield chunk
-        if time.monotonic() > until:
-            return
 
 
 def test_fault_contents(service: FakeService, client: httpx.Client) -> None:

@@ -25,6 +25,8 @@ from .running import ROOT, FakeService, ServiceError, busiest_window, fake_opena
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+HANGS_S = 60.0  # for what takes milliseconds
+
 
 def test_billing(service: FakeService, client: httpx.Client) -> None:
     """Each content's bill is known, and one that was billed twice is named."""
@@ -54,9 +56,8 @@ def test_limit_is_strict_in_every_window(service: FakeService, client: httpx.Cli
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
         reply = ask(client, service, "x")
-    while ask(client, service, "x").status_code == 200:
+    while (refused := ask(client, service, "x")).status_code == 200:
         pass
-    refused = ask(client, service, "x")
     assert refused.status_code == 429
     assert refused.json()["error"]["code"] == "rate_limit_exceeded"
     assert refused.headers["retry-after"] == "1"
@@ -111,17 +112,17 @@ def test_key(service: FakeService, client: httpx.Client) -> None:
 
 def test_in_flight(service: FakeService) -> None:
     """Requests wait for their latency side by side, and what a client left open is known."""
-    service.configure(latency_ms=100, latency_sigma=0.3)
+    service.configure(latency_ms=1_000, latency_sigma=0.3)
 
     async def many() -> list[float]:
         limits = httpx.Limits(max_connections=20)
-        async with httpx.AsyncClient(trust_env=False, timeout=5, limits=limits) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60, limits=limits) as client:
             url = f"{service.url}/chat/completions"
             replies = await asyncio.gather(*(client.post(url, json=chat(f"row {number}")) for number in range(20)))
             return [float(reply.headers["openai-processing-ms"]) for reply in replies]
 
     times = asyncio.run(many())
-    assert 80 < statistics.mean(times) < 125
+    assert 800 < statistics.mean(times) < 1_250
     assert len(set(times)) > 10
     assert 10 <= service.stats()["max_in_flight"] <= 20
     service.reset()
@@ -133,22 +134,22 @@ def test_in_flight(service: FakeService) -> None:
     assert figures["billed_requests"] == 1
     service.reset()
     service.configure(latency_ms=0)
-    with closing(raw_request(service)):
+    with closing(raw_request(service)) as connection:
         wait_for(service, lambda figures: figures["billed_requests"] == 1)
-        time.sleep(0.05)
+        connection.recv(1, socket.MSG_PEEK)  # the reply is here, and is left unread
     figures = wait_for(service, lambda figures: figures["cut_by_client"] != {})
     assert figures["cut_by_client"] == {content[0]: "unread"}
 
 
 def raw_request(service: FakeService) -> socket.socket:
     body = orjson.dumps(chat("raw"))
-    connection = socket.create_connection(("127.0.0.1", service.port), timeout=5)
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=60)
     connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
     return connection
 
 
 def wait_for(service: FakeService, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    until = time.monotonic() + 2
+    until = time.monotonic() + HANGS_S
     while not condition(figures := service.stats(full=True)):
         assert time.monotonic() < until, figures
         time.sleep(0.005)
@@ -160,7 +161,7 @@ def test_wire(service: FakeService) -> None:
     body = orjson.dumps(chat("x" * 300_000))
     head = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
     service.configure(latency_ms=20)
-    with socket.create_connection(("127.0.0.1", service.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
         for piece in (head[:10], head[10:], body[:5], body[5:200_000], body[200_000:] + head + body):
             connection.sendall(piece)
             time.sleep(0.01)
@@ -171,7 +172,7 @@ def test_wire(service: FakeService) -> None:
     assert got.count(b"HTTP/1.1 200 OK") == 3
     assert got.endswith(b'connection: close\r\n\r\n{"status":"ok"}')
     for wrong in (b"nonsense\r\n\r\n", b"POST /v1/responses HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"):
-        with socket.create_connection(("127.0.0.1", service.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
             connection.sendall(wrong)
             assert connection.recv(65_536)[9:12] in {b"400", b"411"}
 
@@ -187,7 +188,7 @@ def test_service_dies_with_its_parent() -> None:
         pid = int(parent.stdout.readline())
         assert alive(pid)
         parent.kill()
-    until = time.monotonic() + 3
+    until = time.monotonic() + HANGS_S
     while alive(pid):
         if time.monotonic() > until:
             os.kill(pid, signal.SIGKILL)

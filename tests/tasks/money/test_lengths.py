@@ -17,6 +17,7 @@ from parquill.tasks.records import Usage
 from tests.benchmarks.pilots import PRICE, Population, trial
 
 MOST = 300
+SIGMAS = [0.5, *(pytest.param(sigma, marks=pytest.mark.nightly) for sigma in (0.3, 0.8))]
 
 
 def _night(draw: random.Random, rows: int, sigma: float, most: int = MOST) -> list[tuple[int, int]]:
@@ -36,7 +37,7 @@ def _learn(night: list[tuple[int, int]], most: int = MOST, runs: int = 1) -> His
     return history
 
 
-@pytest.mark.parametrize("sigma", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("sigma", SIGMAS)
 def test_one_night_predicts_the_next(sigma: float) -> None:
     """After one night of 20,000 rows the expected cost of the next is within 3 % of the actual in 95 of 100 seeds."""
     population, counter, good = Population(sigma, 150), TokenCounter("gpt-4o-mini"), 0
@@ -50,7 +51,7 @@ def test_one_night_predicts_the_next(sigma: float) -> None:
     assert good >= 95
 
 
-@pytest.mark.parametrize("sigma", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("sigma", SIGMAS)
 def test_a_pilot_of_100_gives_an_interval_that_holds(sigma: float) -> None:
     """After a pilot of 100 of 20,000 rows, some cut, the 90 % interval holds the actual cost in at least 85 of 100 seeds, and is no wider than 1.3 times the best that anybody could give who knows the law's form."""
     trials = [trial(Population(sigma, 150), seed) for seed in range(100)]

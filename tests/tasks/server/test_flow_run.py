@@ -141,6 +141,18 @@ def test_a_stop_ends_the_asking(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.now == 60
 
 
-def test_a_run_that_is_not_deployed_waits_for_nobody() -> None:
-    """Outside of a deployment's run there is nothing to wait for."""
-    wait_for_server()
+def test_a_run_that_is_not_deployed_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a deployment's run no server is asked and no time passes; in one that is away its time is waited out."""
+    clock, asked = Clock(), list[float]()
+
+    def is_there() -> bool:
+        asked.append(clock.now)
+        return False
+
+    monkeypatch.setattr("parquill.tasks.server.flow_run._answers", is_there)
+    wait_for_server(clock=clock, sleep=clock.sleep)
+    assert (asked, clock.now) == ([], 0)
+    monkeypatch.setattr("parquill.tasks.server.flow_run.is_deployed", lambda: True)
+    wait_for_server(clock=clock, sleep=clock.sleep)
+    assert asked[:2] == [0, KNOCK_S]
+    assert AWAY_S <= clock.now < AWAY_S + KNOCK_S

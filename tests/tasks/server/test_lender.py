@@ -25,6 +25,7 @@ from parquill.tasks.wire.shares import Bucket
 from tests.direct import job_of
 
 _T = TypeVar("_T")
+pytestmark = pytest.mark.integration
 
 
 class Asking(PrefectLender):
@@ -86,7 +87,7 @@ def test_a_bucket_is_made_full_once(prefect_server: str) -> None:
     lend(work)
 
 
-@pytest.mark.alone  # it measures what a real server lends in real time
+@pytest.mark.nightly  # it measures what a real server lends in real time
 def test_a_refused_lease_costs_nothing(prefect_server: str) -> None:
     """Slots are lent as they decay, and asking in vain, however often, does not slow that down."""
     assert prefect_server
@@ -175,11 +176,15 @@ def test_a_server_that_is_away_is_told_as_such() -> None:
 
 
 @pytest.fixture(params=[408, 429, 502, 503])
-def busy_server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a server that is too busy for everything, and says so in one of the ways that its client would sit out."""
+def busy_server(request: pytest.FixtureRequest) -> Iterator[tuple[str, list[str]]]:
+    """The address of a server that is too busy for everything, and says so in one of the ways that its client would sit
+    out; and what it was asked.
+    """
+    asked: list[str] = []
 
     class Busy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            asked.append(self.path)
             self.send_response(request.param)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -193,20 +198,25 @@ def busy_server(request: pytest.FixtureRequest) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/api"
+        yield f"http://127.0.0.1:{server.server_port}/api", asked
         server.shutdown()
         thread.join(5)
 
 
-def test_a_busy_server_is_asked_again_at_once(busy_server: str) -> None:
-    """A server whose database is locked says 503, a proxy other things: told at once, not after the two seconds of Prefect's client, in which a lease would run out."""
+def test_a_busy_server_is_asked_again_at_once(busy_server: tuple[str, list[str]]) -> None:
+    """A server whose database is locked says 503, a proxy other things: that is reported at once, before Prefect's client
+    asks a second time, seconds later, in which a lease would run out.
+    """
+    address, asked = busy_server
 
     async def work(lender: PrefectLender) -> None:
         for question in (lambda: lender.take("requests", 1, 1), lambda: lender.read("requests")):
+            asked.clear()
             with pytest.raises(LenderAwayError, match="status"):
-                await asyncio.wait_for(question(), 1.0)
+                await question()
+            assert len(asked) == len(set(asked)) > 0
 
-    with temporary_settings({PREFECT_API_URL: busy_server}):
+    with temporary_settings({PREFECT_API_URL: address}):
         lend(work, PrefectLender)
 
 

@@ -16,7 +16,7 @@ def test_a_server_that_does_not_answer_holds_up_no_stop(monkeypatch: pytest.Monk
     stopped, has_waited = threading.Event(), []
 
     def show(*_: Any) -> None:
-        has_waited.append(stopped.wait(5))  # a server that answers only after the stop
+        has_waited.append(stopped.wait(60))  # a server that answers only after the stop
 
     monkeypatch.setattr(ui, "create_progress_artifact", lambda **_: None)
     monkeypatch.setattr(ui, "headline", lambda *_: "")

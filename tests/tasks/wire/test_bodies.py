@@ -150,12 +150,12 @@ def test_streams_of_the_other_apis_are_joined() -> None:
     found = _ask("completions", _server_sent(*pieces, last, b"[DONE]"), {"content-type": "text/event-stream"})
     assert found.reply is not None
     assert (found.rule, found.reply.text) == (TABLE["ok"], TEXT)
-    events_of = [
+    events_of: list[dict[str, Any]] = [
         {"type": "response.created", "response": {"status": "in_progress", "output": []}},
         {"type": "response.output_text.delta", "delta": "Grüße"},
         {"type": "response.completed", "response": RESPONSE},
     ]
-    named = b"".join(b"event: %b\n" % e["type"].encode() + _server_sent(e) for e in events_of)  # type: ignore[attr-defined]
+    named = b"".join(b"event: %b\n" % e["type"].encode() + _server_sent(e) for e in events_of)
     found = _ask("responses", named, {})
     assert found.reply is not None
     assert (found.rule, found.reply.text) == (TABLE["ok"], TEXT)

@@ -15,6 +15,8 @@ import pytest
 from parquill.tasks.job_file import make_job
 from parquill.tasks.wire.client import Client, aiohttp_transport
 
+HANGS_S = 60.0  # for what takes milliseconds
+
 
 def _reply(text: bytes) -> bytes:
     body = b'{"choices":[{"message":{"content":"%b"},"finish_reason":"stop"}]}' % text
@@ -31,17 +33,17 @@ class _Forger:
     def forge(self) -> None:
         """Send it; it has reached this machine then."""
         self._told.set()
-        self._sent.wait(5)
+        self._sent.wait(HANGS_S)
 
     def serve(self) -> None:
         """Answer two requests, and close a connection that is used again after the forged reply."""
         first, _ = self._listener.accept()
         first.recv(65_536)
         first.sendall(_reply(b"first"))
-        self._told.wait(5)
+        self._told.wait(HANGS_S)
         first.sendall(_reply(b"forged"))
         self._sent.set()
-        first.settimeout(5)
+        first.settimeout(HANGS_S)
         with first, contextlib.suppress(ConnectionResetError):  # closed with the forged reply unread
             if first.recv(65_536):  # the connection is used again
                 first.sendall(_reply(b"too late"))
@@ -55,7 +57,7 @@ class _Forger:
 @contextmanager
 def _forging() -> Iterator[tuple[str, _Forger]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(5)
+        listener.settimeout(HANGS_S)
         forger = _Forger(listener)
         server = threading.Thread(target=forger.serve)
         server.start()
@@ -68,7 +70,7 @@ def _forging() -> Iterator[tuple[str, _Forger]]:
 
 async def _ask_twice(url: str, between: Callable[[], None]) -> list[str | None]:
     least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
-    job = make_job({**least, "max_output_tokens": 10, "endpoint": {"base_url": url}, "retry": {"timeout_s": 5}})
+    job = make_job({**least, "max_output_tokens": 10, "endpoint": {"base_url": url}, "retry": {"timeout_s": HANGS_S}})
     transport = aiohttp_transport()
     client = Client(job, None, transport)
     first = await client.send("[]", None)
@@ -78,6 +80,7 @@ async def _ask_twice(url: str, between: Callable[[], None]) -> list[str | None]:
     return [result.reply.text for result in (first, second) if result.reply]
 
 
+@pytest.mark.integration
 def test_a_reply_that_waits_unread_is_not_the_next_ones_answer() -> None:
     """A second reply that reached this machine before the next request left, and that the event loop has not seen, is nobody's."""
     with _forging() as (url, forger):
@@ -85,6 +88,7 @@ def test_a_reply_that_waits_unread_is_not_the_next_ones_answer() -> None:
         assert asyncio.run(_ask_twice(url, forger.forge)) == ["first", "second"]
 
 
+@pytest.mark.integration
 def test_a_connection_rests_before_it_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second reply that comes in the moment after the first is nobody's, because no request leaves in that moment."""
     with _forging() as (url, forger):

@@ -290,7 +290,13 @@ def _interrupted_with_large_requests(part: float, processes: int, seed: int) -> 
     return made, [entry for process in made for entry in process.sent]
 
 
-@pytest.mark.parametrize(("part", "processes"), [(0.05, 2), (0.1, 1), (0.1, 3), (0.2, 3), (0.33, 1), (0.33, 3)])
+@pytest.mark.parametrize(
+    ("part", "processes"),
+    [
+        *[(0.1, 3), (0.33, 1)],
+        *(pytest.param(*each, marks=pytest.mark.nightly) for each in [(0.05, 2), (0.1, 1), (0.2, 3), (0.33, 3)]),
+    ],
+)
 def test_large_requests_keep_their_pace_without_a_server(part: float, processes: int) -> None:
     """With leases many seconds apart a run alone has the pace that it had, and no minute is passed, then or afterwards."""
     limit = 30_000
@@ -524,7 +530,10 @@ async def _now_and_then(process: Process, draw: random.Random) -> None:
         await asyncio.sleep(draw.uniform(0.0, 3.0))
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 60.0, 150.0, 178.0, 181.0, 240.0])
+@pytest.mark.parametrize(
+    "pause_s",
+    [0.0, 178.0, *(pytest.param(pause_s, marks=pytest.mark.nightly) for pause_s in (60.0, 150.0, 181.0, 240.0))],
+)
 def test_no_minute_is_passed_whatever_follows_large_requests(pause_s: float) -> None:
     """Runs of any size that begin at any time after one with large requests never pass the limit with it, or together."""
     for seed in range(4):

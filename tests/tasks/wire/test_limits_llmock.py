@@ -10,7 +10,8 @@ from tests.direct import job_of, run_steps
 from tests.services.running import llmock_service
 
 
-@pytest.mark.slow
+@pytest.mark.integration
+@pytest.mark.nightly
 def test_no_429_and_the_limit_is_used(tmp_path: Path) -> None:
     """At a service's limits no request is answered 429 after the first second, and at least 90 % of them is used."""
     hold_limits(tmp_path, None, 120_000, 15)

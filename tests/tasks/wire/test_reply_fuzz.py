@@ -181,7 +181,7 @@ def test_deep_values_are_read_in_every_place(api: str) -> None:
     ids=repr,
 )
 @pytest.mark.parametrize("api", GENUINE)
-@pytest.mark.alone
+@pytest.mark.nightly  # it bounds the time of the processor
 def test_a_megabyte_of_anything_is_read_in_proportion(api: str, piece: bytes) -> None:
     """Four times the bytes take no more than in proportion, and a megabyte of the worst takes under two seconds."""
     name = b"output" if api == "responses" else b"choices"
@@ -215,6 +215,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d
 CHUNKS = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
 
 
+@pytest.mark.integration
 def test_any_bytes_on_the_wire_end_in_an_outcome() -> None:
     """Genuine HTTP replies with bytes replaced, and random bytes, end in a line of the table: the client never raises."""
     import random
@@ -240,7 +241,7 @@ def test_any_bytes_on_the_wire_end_in_an_outcome() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         transport = aiohttp_transport()
-        client = Client(_job("chat", url, retry={"timeout_s": 5}), None, transport)
+        client = Client(_job("chat", url, retry={"timeout_s": 60}), None, transport)
         found = [await client.send('[{"role":"user","content":"x"}]', None) for _ in replies]
         await transport.aclose()
         server.close()

@@ -56,7 +56,13 @@ class NoJournal:
 class Bench:
     """A sender over a service that is a function of the prompt."""
 
-    def __init__(self, answer: Answer, sleep: Callable[[float], Awaitable[None]] | None = None, **retry: Any) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
+        may_send: Callable[[], bool] = lambda: True,
+        **retry: Any,
+    ) -> None:
         self.time, self.sent, self.read = Time(), 0, 0
         self.state = ShardState()
 
@@ -75,7 +81,14 @@ class Bench:
         client = Client(job, None, httpx.MockTransport(handler))
         price = Price("a-model", (Band(0, 0, 0, 0, 0),), None, "a test", "today")
         self.sender = Sender(
-            job, price, client, limits, Budget(None), clock=self.time.clock, sleep=sleep or self.time.sleep
+            job,
+            price,
+            client,
+            limits,
+            Budget(None),
+            clock=self.time.clock,
+            sleep=sleep or self.time.sleep,
+            may_send=may_send,
         )
 
     async def _rows(self, count: int) -> AsyncIterator[SendRow]:
@@ -168,3 +181,16 @@ def test_a_real_journal_takes_what_the_sender_writes(tmp_path: Path) -> None:
     asyncio.run(run())
     assert bench.codes() == ["bad_gateway", "bad_gateway"]
     assert replay_shard(tmp_path / "journal").outcomes.keys() == {0, 2}
+
+
+def test_nothing_is_sent_once_the_leader_is_gone() -> None:
+    """A process that joined a run sends not one request more when its leader is gone, also of rows that it had let
+    through, and keeps no money for them.
+    """
+    bench = Bench(lambda _: (200, {}), may_send=lambda: bench.sent < 7)
+    asyncio.run(bench.complete(100))
+    assert bench.sent == 7
+    assert bench.codes() == [None] * 7
+    assert bench.sender.stopping
+    assert (bench.sender.budget.reserved, bench.sender.budget.in_doubt) == (0, 0)
+    assert [row.in_doubt_requests for row in bench.state.rows.values()] == [0] * len(bench.state.rows)

@@ -15,6 +15,7 @@ from tests.services.running import FakeService
 from tests.tasks.wire.simulated import SimulatedLender
 
 PER_MINUTE = 60_000
+pytestmark = pytest.mark.integration
 
 
 def _lender() -> SimulatedLender:

@@ -1,0 +1,59 @@
+"""A run whose shards are sent by the processes of a pool: `python -m tests.promises.pool JOB FOLDER`.
+
+The process itself leads the run and sends nothing. Each worker leaves a file named as its pid in FOLDER.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from parquill.tasks.disk.state import Folders, hold
+from parquill.tasks.errors import ParquillError
+from parquill.tasks.job_file import load_job
+from parquill.tasks.place import place
+from parquill.tasks.records import ShardRef
+from parquill.tasks.rows import prepare, source_file
+from parquill.tasks.rows.prepare import prepare_run
+from parquill.tasks.wire.open_sendings import sending, sending_of
+
+WORKERS = 2
+SHARD_ROWS = 100
+
+
+def _begin(folder: Path) -> None:
+    (folder / str(os.getpid())).touch()
+
+
+def complete(state: Path, run_id: str, shard: ShardRef) -> bool:
+    """What a worker does with a shard, as the task does."""
+    return sending_of(state, run_id).complete(shard)
+
+
+def main(job_path: Path, folder: Path) -> None:
+    """Lead the run to its end."""
+    prepare.SMALLEST_SHARD = source_file.BATCH_ROWS = SHARD_ROWS
+    job, options = place(load_job(job_path), None, None, ())
+    folders = Folders.of(job)
+    folders.create()
+    with hold(folders, "a pool"):
+        run = prepare_run(job, options)
+        assert run is not None
+        context = multiprocessing.get_context("spawn")
+        with (
+            sending(run),
+            ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_begin, initargs=(folder,)) as pool,
+        ):
+            tasks = [pool.submit(complete, folders.state, run.run_id, shard) for shard in run.shards]
+            for task in tasks:
+                try:
+                    task.result()
+                except ParquillError as error:
+                    sys.stderr.write(f"{error}\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,124 @@
+"""Crash: runs whose shards are sent by several processes. When the process that leads the run is gone, so are they."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from parquill.tasks.disk.run_lock import RunLock, RunMember
+from parquill.tasks.disk.state import Folders
+from parquill.tasks.job_file import make_job
+from parquill.tasks.place import place
+from parquill.tasks.rows.prepare import prepare_run
+from parquill.tasks.wire.sending import Sending
+from tests.direct import job_of, results, run_steps
+from tests.production.house import House
+from tests.promises.answering import Answering
+from tests.promises.pool import WORKERS
+from tests.services.running import ROOT, FakeService
+
+AT_ONCE = 8  # of each worker
+
+
+@contextmanager
+def _pool(folder: Path, settings: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+    """The leader of a run; at the end it is killed, and its workers with it."""
+    (folder / "workers").mkdir()
+    (folder / "job.yaml").write_bytes(orjson.dumps(settings))
+    command = [sys.executable, "-m", "tests.promises.pool", str(folder / "job.yaml"), str(folder / "workers")]
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+    try:
+        yield process
+    finally:
+        for pid in [process.pid, *_workers(folder)]:
+            if _is_running(pid):
+                os.kill(pid, 9)
+        process.wait()
+
+
+def _workers(folder: Path) -> list[int]:
+    return [int(path.name) for path in (folder / "workers").iterdir()]
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def settings(service: FakeService, tmp_path: Path) -> dict[str, Any]:
+    """A job that takes minutes."""
+    service.configure(latency_ms=500)
+    texts = [f"text {number}" for number in range(2_000)]
+    return job_of(tmp_path, texts, service.url, limits={"max_at_once": AT_ONCE}, budget={"run_usd": 1})
+
+
+def test_each_request_asks_for_the_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C7: a process that joined a run sends no request after the leader's lock is gone: it does not wait for its next look."""
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    monkeypatch.setattr("parquill.tasks.wire.sending.LEADER_CHECK_INTERVAL_S", 3_600.0)
+    texts = [f"text {number}" for number in range(200)]
+    limits = {"max_at_once": AT_ONCE}
+    job, options = place(make_job(job_of(tmp_path, texts, "http://127.0.0.1:9/v1", limits=limits)), None, None, ())
+    Folders.of(job).create()
+    run = prepare_run(job, options)
+    assert run is not None
+    leader = RunLock(run.folder)
+
+    def delay_s(_: str) -> float:
+        if service.billed.total() == 50:
+            leader.close()
+        return 0.0
+
+    service = Answering(delay_s)
+    member = RunMember(run.folder)
+    joined = Sending(run, None, service.open, member=member)
+    assert not joined.complete(run.shards[0])
+    joined.close(grace_s=0)
+    assert 50 <= service.billed.total() <= 50 + AT_ONCE
+
+
+def test_workers_stop_when_their_leader_was_killed(
+    service: FakeService, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """C7: after `kill -9` of the process that leads a run, no worker sends another request: what is in flight is kept,
+    the workers end, and the next start resumes the run and pays for nothing that they were answered.
+    """
+    with _pool(tmp_path, settings) as leader:
+        House.wait("requests", lambda: service.stats()["requests"] > 4 * AT_ONCE, 120)
+        leader.kill()
+        leader.wait()
+        sent = service.stats()["requests"]
+        House.wait("the end of the workers", lambda: not any(map(_is_running, _workers(tmp_path))), 120)
+        assert len(_workers(tmp_path)) == WORKERS
+    figures = service.stats()
+    # at most those that had been let through when the lock went; without a leader there would be 2,000
+    assert sent <= figures["requests"] <= sent + WORKERS * AT_ONCE
+    assert figures["billed"] == figures["requests"]
+    service.configure(latency_ms=0)
+    assert run_steps(settings) is not None
+    assert [row["status"] for row in results(settings)] == ["ok"] * 2_000
+    assert service.stats()["billed_twice"] == []
+
+
+def test_workers_do_a_runs_work(service: FakeService, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Workers that joined a run complete its shards while it is led, and end with it."""
+    service.configure(latency_ms=0)
+    with _pool(tmp_path, settings) as leader:
+        assert leader.wait(120) == 0, (tmp_path / "said").read_text()
+        assert not any(map(_is_running, _workers(tmp_path)))
+    assert service.stats()["billed"] == 2_000
+    assert run_steps(settings) is not None  # only writes
+    assert (service.stats()["requests"], service.stats()["billed_twice"]) == (2_000, [])
+    assert [row["status"] for row in results(settings)] == ["ok"] * 2_000
