@@ -173,7 +173,57 @@ def test_what_was_settled_is_never_forgotten(ledger: Ledger) -> None:
         booked = ledger.of_run("fr", LATER)
         assert (booked.settled, booked.in_doubt) == (settled, max(in_doubt, 100 - settled))
         ledger.open_run(entry("fr"), settled, in_doubt, LATER)  # and once more
-        assert ledger.of_run("fr", LATER).settled == settled
+        assert ledger.of_run("fr", LATER) == booked
+        ledger.open_run(entry("fr"), 100, in_doubt, LATER)  # it has paid for those rows again
+        assert ledger.of_run("fr", LATER).settled == 100
+        assert ledger.of_run("fr", LATER).in_doubt == booked.in_doubt
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_what_a_person_has_settled_stays_settled(ledger: Ledger, *, paid: bool) -> None:
+    """M5: whatever a person resolves, the next starts of the run keep it, and what is in doubt after it is in doubt."""
+    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    assert ledger.open_run(entry("fr"), 30, 40, BEGIN) == (30, 40)
+    assert ledger.resolve("2026-11", None, paid=paid, now=BEGIN) == 40
+    by_hand = 40 if paid else 0
+    for _ in range(2):
+        assert ledger.open_run(entry("fr"), 30, 40, LATER) == (30 + by_hand, 0)
+        assert ledger.of_run("fr", LATER) == Booked(30 + by_hand, 0, 0)
+    # the row in doubt was answered at the second try, another one is in doubt now
+    assert ledger.open_run(entry("fr"), 50, 55, LATER) == (50 + by_hand, 15)
+    # another month, another answer
+    december = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    assert ledger.open_run(entry("fr"), 50, 61, december) == (50 + by_hand, 21)
+    assert ledger.resolve("2026-12", None, paid=not paid, now=december) == 6
+    assert ledger.of_run("fr", december, "2026-11") == Booked(50 + by_hand, 15, 0)
+    both = 40 if paid else 6
+    assert ledger.open_run(entry("fr"), 50, 61, december) == (50 + both, 15)
+    assert ledger.spent("fr", 50, 61) == (50 + both, 15)
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_a_resolved_lease_of_the_dead_covers_no_later_doubt(ledger: Ledger, *, paid: bool) -> None:
+    """M5: the lease of a killed process is resolved whole; of it counts what its journals have in doubt, and a doubt that comes later is another one."""
+    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    assert _lease(ledger, "fr", 80) == 80
+    ledger.report("fr", "h", Held(settled=10, in_doubt=0, left=70), BEGIN)
+    assert ledger.resolve("2026-11", None, paid=paid, now=LATER) == 70
+    stand = (35, 0) if paid else (25, 0)
+    assert ledger.spent("fr", 25, 10) == stand
+    assert ledger.open_run(entry("fr"), 25, 10, LATER) == stand
+    assert ledger.of_run("fr", LATER) == Booked(*stand, 0)
+    assert ledger.open_run(entry("fr"), 25, 30, LATER) == (stand[0], 20)
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_a_loss_that_was_resolved_stays_resolved(ledger: Ledger, *, paid: bool) -> None:
+    """M5: what was settled and is in no journal is in doubt until a person resolves it, and then no more."""
+    ledger.open_run(entry("fr"), 100, 0, BEGIN)
+    assert ledger.open_run(entry("fr"), 30, 0, LATER) == (30, 70)
+    assert ledger.resolve("2026-11", None, paid=paid, now=LATER) == 70
+    stand = (100, 0) if paid else (30, 0)
+    assert ledger.open_run(entry("fr"), 30, 0, LATER) == stand
+    assert ledger.open_run(entry("fr"), 45, 5, LATER) == (stand[0] + 15, 5)
 
 
 def test_the_last_cent_is_admitted_once() -> None:
