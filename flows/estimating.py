@@ -15,7 +15,8 @@ from parquill.tasks.money.gate import Verdict, check_largest, judge
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.money.prices import Price, dollars, nano_of, price_of, usd
 from parquill.tasks.records import Estimate, money
-from parquill.tasks.rows.prepare import RunOptions, check_rejected, estimate_job, prepare_run
+from parquill.tasks.rows.base import RunOptions
+from parquill.tasks.rows.prepare import check_rejected, estimate_job, prepare_run
 from parquill.tasks.wire.secrets import read_key
 from parquill.tasks.wire.spending import booked_totals
 

@@ -54,7 +54,7 @@ def run_job(
         # the flow's first step finds this plan and goes on with it
         run = prepare_run(placed, options, work_ahead)
         if run is None:
-            idle = Idle.of(placed)
+            idle = Idle.of(placed, options.redo, options.limit)
             say(idle.sentence)
             if not server.needed:
                 from parquill.tasks.server.leader import settle_last
