@@ -106,7 +106,7 @@ class Planner:
                 if sink is not None:
                     to_send = sum(row.action is Action.SEND for row in rows)
                     sink.write(self._layout.lay_out(given, file, first, rows, kept), to_send)
-            if self.previous is not None and limit is None and self.previous.take(1).num_rows:
+            if self.previous is not None and self.previous.take(1).num_rows:
                 raise OtherRows(NOT_THE_SAME.format("which have more rows"))
             if total.rows == 0 and sink is not None:  # an empty input makes empty results, with all their columns
                 file = self.source.files[0]
