@@ -21,6 +21,7 @@ from parquill.tasks.disk.files import DISK, Disk, damaged, read_json
 from parquill.tasks.disk.own_table import OwnTable
 from parquill.tasks.disk.replay import ShardState, replay_shard
 from parquill.tasks.disk.state import Folders, RunFolder
+from parquill.tasks.elapsed import Moment
 from parquill.tasks.errors import DamagedJournal, DiskFailed
 from parquill.tasks.job import Job
 from parquill.tasks.money.correction import Correction
@@ -54,6 +55,7 @@ class Run:
     started_at: datetime
     input_rows: int
     correction: Correction | None = None  # of an approximate token count, as it was when the plan was made
+    began: Moment | None = None  # when it was planned, by a clock that nobody sets
     keeps_digest: bool = False  # whether the results are of the settings that they were of before it
     known_journals: str = ""  # those of other runs in the state, as they were when the plan was made
 
@@ -164,6 +166,7 @@ def _run_of(run_id: str, plan: dict[str, Any], settings: dict[str, Any]) -> Run:
         started_at=datetime.fromisoformat(plan["started_at"]),
         input_rows=plan["input_rows"],
         correction=Correction.from_json(learned) if (learned := plan.get("correction")) else None,
+        began=Moment(**began) if (began := plan.get("began")) else None,
         keeps_digest=plan.get("keeps_digest", False),
         known_journals=plan.get("known_journals", ""),
     )

@@ -17,6 +17,7 @@ from parquill.tasks.disk.publish import is_published, publish
 from parquill.tasks.disk.run import Run, current_run, digest_of
 from parquill.tasks.disk.shard_files import ShardFiles
 from parquill.tasks.disk.state import Folders, RunFolder, new_run_id
+from parquill.tasks.elapsed import Moment
 from parquill.tasks.errors import BadInput, BadJob, DamagedJournal, DiskFailed, LedgerFailed
 from parquill.tasks.job import Job
 from parquill.tasks.money.correction import Correction
@@ -192,7 +193,7 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
     """Plan a run; None when all rows stay as the results have them."""
     folders = Folders.of(job)
     _discard_unsent(folders, disk)
-    started_at = datetime.now(UTC)
+    started_at, began = datetime.now(UTC), Moment.now()
     price = price_of(job, options.day)
     with contextlib.closing(open_answers(folders)) as answers:
         restore_answers(folders, answers, disk)
@@ -226,6 +227,7 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
         correction=correction,
         known_journals=digest_of_journals(folders.runs(), run_id),
         keeps_digest=base.keeps_digest,
+        began=began,
     )
     run.save(disk)
     if options.redo:  # an earlier one may have been given up when it had paid
