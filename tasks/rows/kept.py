@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -58,19 +59,22 @@ class Kept:
             for name in self._table.column_names
             if name.removeprefix(self._prefix) != "parsed"
         }
-        tokens = [row[f"{kind}_tokens"] for kind in ("prompt", "cached", "completion", "reasoning")]
-        mine = not row["reused"]
-        return Outcome(
-            row=0,
-            key="",
-            status=row["status"],
-            cost_nano=nano_of(row["cost_usd"]),
-            in_doubt_nano=nano_of(row["in_doubt_usd"]),
-            attempts=row["attempts"],
-            usage=(tokens[0], tokens[1] or 0, tokens[2] or 0, tokens[3] or 0)
-            if mine and tokens[0] is not None
-            else None,
-        )
+        return paid_for(row)
+
+
+def paid_for(row: Mapping[str, Any]) -> Outcome:
+    """What a row of the results cost, by its columns without prefix."""
+    tokens = [row[f"{kind}_tokens"] for kind in ("prompt", "cached", "completion", "reasoning")]
+    mine = not row["reused"]
+    return Outcome(
+        row=0,
+        key="",
+        status=row["status"],
+        cost_nano=nano_of(row["cost_usd"]),
+        in_doubt_nano=nano_of(row["in_doubt_usd"]),
+        attempts=row["attempts"],
+        usage=(tokens[0], tokens[1] or 0, tokens[2] or 0, tokens[3] or 0) if mine and tokens[0] is not None else None,
+    )
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

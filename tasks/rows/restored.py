@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -22,7 +21,7 @@ from parquill.tasks.disk.reading import parts_of, prefix_of
 from parquill.tasks.disk.schemas import result_fields
 from parquill.tasks.disk.state import Folders, RunFolder, new_run_id
 from parquill.tasks.records import REUSABLE, Outcome
-from parquill.tasks.rows.kept import Kept
+from parquill.tasks.rows.kept import paid_for
 
 READ_ROWS = 500
 JOURNAL_ROWS, JOURNAL_CHARACTERS = 20_000, 32 << 20  # of one journal, which is in memory as a whole
@@ -79,7 +78,7 @@ def _lacking(folders: Folders, answers: AnswerIndex) -> Iterator[list[Outcome]]:
             has_parsed = names.index(f"{prefix}status") - names.index(f"{prefix}completion") == 2
             parsed = [f"{prefix}parsed"] if has_parsed else []
             for batch in part.batches(READ_ROWS, [*own, *parsed]):
-                for outcome in _of_batch(pa.Table.from_batches([batch]), prefix, folders, answers):
+                for outcome in _of_batch(_bare(batch, prefix), folders, answers):
                     if outcome.key not in found:  # the first of equal rows has the cost
                         found[outcome.key] = outcome
                         size += len(outcome.completion or "")
@@ -90,29 +89,31 @@ def _lacking(folders: Folders, answers: AnswerIndex) -> Iterator[list[Outcome]]:
         yield list(found.values())
 
 
-def _of_batch(table: pa.Table, prefix: str, folders: Folders, answers: AnswerIndex) -> Iterator[Outcome]:
-    keys, statuses = (table.column(prefix + name).to_pylist() for name in ("request_key", "status"))
-    known = answers.find([bytes.fromhex(key) for key in keys if key is not None], folders.named)
-    kept = Kept(table.select([name for name in table.column_names if name != f"{prefix}parsed"]), prefix, frozenset())
-    for place, (key, status) in enumerate(zip(keys, statuses, strict=True)):
+def _bare(batch: pa.RecordBatch, prefix: str) -> pa.Table:
+    table = pa.Table.from_batches([batch])
+    table = table.rename_columns([name.removeprefix(prefix) for name in table.column_names])
+    moments = table.column("finished_at").cast(pa.int64())  # as a journal has them
+    return table.set_column(table.column_names.index("finished_at"), "finished_at", moments)
+
+
+def _of_batch(table: pa.Table, folders: Folders, answers: AnswerIndex) -> Iterator[Outcome]:
+    """The outcomes of rows, by the results' own columns without prefix."""
+    rows = table.to_pylist()
+    keys = [bytes.fromhex(row["request_key"]) for row in rows if row["request_key"] is not None]
+    known = answers.find(keys, folders.named)
+    for row in rows:
+        status, key = row["status"], row["request_key"]
         if key is None or (status not in REUSABLE and status != "failed"):
             continue
         there = known.get(bytes.fromhex(key))
         if there is None or (status in REUSABLE and not there.reusable):
-            yield _outcome(table, prefix, place, kept.carried(place))
-
-
-def _outcome(table: pa.Table, prefix: str, place: int, paid: Outcome) -> Outcome:
-    def cell(name: str) -> Any:
-        return table.column(prefix + name)[place].as_py() if prefix + name in table.column_names else None
-
-    return replace(
-        paid,
-        key=cell("request_key"),
-        parsed=cell("parsed"),
-        latency_s=cell("latency_s"),
-        finished_at=table.column(f"{prefix}finished_at").cast(pa.int64())[place].as_py(),
-        paid_by=cell("run_id"),
-        reused_nano=0 if cell("reused") else None,
-        **{name: cell(name) for name in _TEXTS},
-    )
+            yield replace(
+                paid_for(row),
+                key=key,
+                parsed=row.get("parsed"),
+                latency_s=row["latency_s"],
+                finished_at=row["finished_at"],
+                paid_by=row["run_id"],
+                reused_nano=0 if row["reused"] else None,
+                **{name: row[name] for name in _TEXTS},
+            )

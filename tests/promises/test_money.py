@@ -22,6 +22,7 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from parquill.tasks.disk.files import DISK
+from parquill.tasks.disk.journal import append_groups
 from parquill.tasks.disk.state import Folders
 from parquill.tasks.errors import LedgerFailed, RunTakenOver
 from parquill.tasks.job_file import make_job
@@ -32,7 +33,7 @@ from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import HOLDERS, LEASES, META
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.wire.spending import Spending
+from parquill.tasks.wire.spending import Spending, booked_totals
 from tests.direct import job_of
 from tests.end_to_end.jobs import Jobs
 from tests.promises.ledger_machine import BEGIN, LedgerMachine, empty, entry
@@ -406,6 +407,44 @@ def test_a_process_that_joins_a_run(tmp_path: Path) -> None:
     ledger = Ledger()
     assert ledger.of_run(run.run_id, datetime.now(UTC)) == Booked(2 * part, 0, 0)
     ledger.close()
+
+
+def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
+    """M5: a run that goes on counts what a person has resolved as that person said: the money is there again, or it is spent."""
+    settings = job_of(tmp_path, ["a text", "another"], "http://127.0.0.1:9/v1", budget={"run_usd": 1})
+    job, options = place(make_job(settings), None, None, ())
+    Folders.of(job).create(DISK)
+    run = prepare_run(job, options)
+    assert run is not None
+    doubt, whole = 300_000_000, 1_000_000_000
+    intent = {"type": "intent", "row": 0, "n": 1, "reserved": doubt}
+    append_groups(run.folder.journal(0), {"run_id": run.run_id, "shard": 0}, [[intent]])
+
+    async def begin(threads: ThreadPoolExecutor, amount: int) -> tuple[int, int, bool]:
+        spending = Spending(run, threads)
+        stand = spending.budget.settled, spending.budget.in_doubt
+        fits = await spending.budget.reserve(amount)
+        if fits:
+            spending.budget.release(amount)
+        await spending.close()
+        return *stand, fits
+
+    def resolve(*, paid: bool) -> int:
+        ledger, now = Ledger(), datetime.now(UTC)
+        found = ledger.resolve(f"{now:%Y-%m}", None, paid=paid, now=now)
+        ledger.close()
+        return found
+
+    with ThreadPoolExecutor(2) as threads:
+        assert asyncio.run(begin(threads, whole)) == (0, doubt, False)
+        assert resolve(paid=False) == doubt
+        assert asyncio.run(begin(threads, whole)) == (0, 0, True)
+        more = [{"type": "intent", "row": 1, "n": 1, "reserved": 7}]
+        append_groups(run.folder.journal(0), {"run_id": run.run_id, "shard": 0}, [more])
+        assert asyncio.run(begin(threads, whole - 7)) == (0, 7, True)
+        assert resolve(paid=True) == 7
+        assert asyncio.run(begin(threads, whole - 7)) == (7, 0, True)
+        assert booked_totals(run).settled_nano == 7
 
 
 def test_a_process_whose_run_was_opened_anew(ledger: Ledger) -> None:
