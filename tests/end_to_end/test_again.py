@@ -198,16 +198,20 @@ def test_a_limit_keeps_the_rows_after_it(jobs: Jobs) -> None:
 
 
 def test_a_limit_to_try_another_prompt(jobs: Jobs) -> None:
-    """`--limit` with another prompt pays for the first rows, and keeps the others with their old answers; the run without it completes all of them."""
-    first = jobs.run(jobs.job(TEXTS))
+    """`--limit` with another prompt pays for the first rows, and keeps the others with their old answers; the run without it completes all of them, with either prompt."""
+    settings = jobs.job(TEXTS)
+    first = jobs.run(settings)
     jobs.service.reset()
-    other = jobs.job(TEXTS, prompt={"user": "Say {{ text }}"})
+    other = {**settings, "prompt": {"user": "Say {{ text }}"}}
     some = jobs.run(other, "--limit", "4")
     assert (some.exit_code, _sent(jobs)) == (0, 4)
     assert some.rows[4:] == first.rows[4:]
     assert not set(some.column("request_key")[:4]) & set(first.column("request_key"))
     again = jobs.run(other, "--limit", "4")
     assert (again.exit_code, _sent(jobs)) == (0, 0)
+    back = jobs.run(settings)
+    assert (back.exit_code, _sent(jobs)) == (0, 0)
+    assert back.rows == first.rows
     everything = jobs.run(other)
     assert (everything.exit_code, _sent(jobs)) == (0, 8)
     assert everything.rows[:4] == some.rows[:4]
