@@ -49,7 +49,7 @@ def complete_prompts(
             options = replace(options, redo=())
         run = read_prompts(placed, options)
         if run is None:
-            return end_idle(placed)
+            return end_idle(placed, options)
         take_over(run)
         estimate = estimate_cost(run)
         gate_budget(run, estimate)

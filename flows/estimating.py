@@ -15,8 +15,10 @@ from parquill.tasks.money.gate import Verdict, check_largest, judge
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.money.prices import Price, dollars, nano_of, price_of, usd
 from parquill.tasks.records import Estimate, money
-from parquill.tasks.rows.prepare import RunOptions, check_rejected, estimate_job, prepare_run
+from parquill.tasks.rows.base import RunOptions
+from parquill.tasks.rows.prepare import check_rejected, estimate_job, prepare_run
 from parquill.tasks.wire.secrets import read_key
+from parquill.tasks.wire.spending import booked_totals
 
 if TYPE_CHECKING:
     from parquill.tasks.wire.sending import Sending
@@ -84,7 +86,7 @@ def estimate_with_pilot(
         booked = booked_by_others(run.job, run.run_id)
         left = None
         if run.job.budget.monthly_usd is not None:
-            spent = run.totals()
+            spent = booked_totals(run)
             left = nano_of(run.job.budget.monthly_usd) - (booked or 0) - spent.settled_nano - spent.in_doubt_nano
         pilot = run_pilot(run, rows, month_left=left, sharing=_sharing(run.job), watch=watch)
     totals, estimate = pilot.totals, pilot.run.estimate
@@ -92,7 +94,7 @@ def estimate_with_pilot(
     return Estimated(
         job,
         estimate,
-        judge(run.job, estimate, run.price, totals, booked),
+        judge(run.job, estimate, run.price, booked_totals(pilot.run), booked),
         run.price,
         completed=sum(totals.statuses.values()),
         sentence=f"pilot: {pilot.rows:,} rows have their answer for {dollars(totals.settled_nano)}{doubt}; "

@@ -24,6 +24,7 @@ from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.tolerance import Idle
 from parquill.tasks.wire.secrets import read_key
+from parquill.tasks.wire.spending import booked_totals
 
 AGAIN_S = 0.05  # until it is seen again whether an import is under way
 
@@ -53,7 +54,7 @@ def run_job(
         # the flow's first step finds this plan and goes on with it
         run = prepare_run(placed, options, work_ahead)
         if run is None:
-            idle = Idle.of(placed)
+            idle = Idle.of(placed, options.redo, options.limit)
             say(idle.sentence)
             if not server.needed:
                 from parquill.tasks.server.leader import settle_last
@@ -64,7 +65,7 @@ def run_job(
         verdict = _show(run, month)
         check_largest(run.job, run.estimate)
         if server.needed:
-            pass_gate(run.job, run.estimate, run.price, run.totals(), month)
+            pass_gate(run.job, run.estimate, run.price, booked_totals(run), month)
         if asks_approval(run.job, verdict):
             ask_on_terminal(run, verdict, may_wait=not server.needed)
         server.wait()
@@ -72,7 +73,7 @@ def run_job(
 
 
 def _show(run: Run, month: int | None) -> Verdict:
-    totals = run.totals()
+    totals = booked_totals(run)
     if totals.sent:
         say(f"going on with run {run.run_id}: {totals.sent:,} requests were sent before")
     verdict = judge(run.job, run.estimate, run.price, totals, month)

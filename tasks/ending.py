@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from parquill.tasks.disk.files import DISK, Disk, read_json, remove_folder
+from parquill.tasks.disk.files import DISK, TEMPORARY, Disk, read_json, remove_folder, sweep
 from parquill.tasks.disk.row_sums import RowSums
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.summary import make_summary, write_interrupted, write_running, write_summary
@@ -27,6 +29,8 @@ from parquill.tasks.money.prices import dollars, nano_of
 from parquill.tasks.tolerance import check_not_ok, warn_of_not_ok
 from parquill.tasks.wire.outcomes import TABLE, Retry
 from parquill.tasks.wire.sending import Sending
+
+ROOM_BYTES = 64 << 10  # of several summaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,12 @@ def clear_run(run: Run, disk: Disk = DISK) -> None:
 
 @contextlib.contextmanager
 def stop_early(run: Run, disk: Disk = DISK) -> Iterator[None]:
-    """Say in summary.json that the run is under way, and leave a true one when it is cut off, at whatever step."""
+    """Say in summary.json that the run is under way, and leave a true one when it is cut off, at whatever step.
+
+    Room for that is kept from the beginning: a full disk is one of the reasons why a run is cut off.
+    """
+    room = run.folders.own / f".room{TEMPORARY}"
+    disk.write_whole(room, os.urandom(ROOM_BYTES), 0o600)
     write_running(run, disk)
     try:
         yield
@@ -134,5 +143,19 @@ def stop_early(run: Run, disk: Disk = DISK) -> Iterator[None]:
         with contextlib.suppress(ParquillError):
             # a run that ends with an error of its own has told its end already
             if (read_json(run.folders.output / "summary.json") or {}).get("state") == "running":
-                write_interrupted(run, told, exit_code, disk)
+                _tell_stopped(run, told, exit_code, room, disk)
         raise
+    finally:
+        sweep(run.folders.own)
+
+
+def _tell_stopped(run: Run, told: str, exit_code: int, room: Path, disk: Disk) -> None:
+    try:
+        write_interrupted(run, told, exit_code, disk)
+    except DiskFailed:
+        remove_folder(run.folders.staging)  # results that could not be written whole
+        try:
+            disk.remove(room)
+        except OSError as error:
+            raise DiskFailed(f"cannot remove {room}: {error.strerror}") from None
+        write_interrupted(run, told, exit_code, disk)

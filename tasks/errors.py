@@ -3,6 +3,7 @@
     ParquillError                exit 1    read the sentence
     ├── BadJob                   exit 2    correct the job file or the environment; nothing was sent
     ├── BadInput                 exit 2    correct the input; nothing was sent
+    │   └── OtherRows            exit 2    name another output, or run without --redo and --limit; nothing was sent
     ├── FolderInUse              exit 2    wait for the run that is named, or choose another folder
     ├── RefusedByBudget          exit 3    raise the budget or make the job smaller; nothing was sent
     │   └── NotApproved          exit 3    have it approved, or raise `budget.approval_usd`; nothing was sent
@@ -41,6 +42,10 @@ class BadInput(ParquillError):
     """The input cannot be read, or too many of its rows cannot be sent."""
 
     exit_code = 2
+
+
+class OtherRows(BadInput):
+    """The input is not the one that the results were made from, so their rows cannot be kept."""
 
 
 class FolderInUse(ParquillError):

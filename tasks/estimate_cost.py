@@ -12,6 +12,7 @@ from parquill.tasks.server.events import tell_estimate
 from parquill.tasks.server.ui import show_estimate
 from parquill.tasks.steps import STEP
 from parquill.tasks.unforeseen import tells_no_data
+from parquill.tasks.wire.spending import booked_totals
 
 
 @task(name="estimate", **STEP)
@@ -19,7 +20,7 @@ from parquill.tasks.unforeseen import tells_no_data
 def estimate_cost(run: Run) -> Estimate:
     """Give the estimate that was counted while reading, and show it as an artifact."""
     month = booked_by_others(run.job, run.run_id)
-    verdict = judge(run.job, run.estimate, run.price, run.totals(), month)
+    verdict = judge(run.job, run.estimate, run.price, booked_totals(run), month)
     show_estimate(run.job, run.estimate, verdict, run.price)
     tell_estimate(run.job, run.estimate, verdict, run.run_id)
     return run.estimate

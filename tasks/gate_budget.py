@@ -11,6 +11,7 @@ from parquill.tasks.records import Estimate
 from parquill.tasks.steps import STEP
 from parquill.tasks.unforeseen import tells_no_data
 from parquill.tasks.wire.secrets import read_key
+from parquill.tasks.wire.spending import booked_totals
 
 
 @task(name="gate", **STEP)
@@ -19,7 +20,7 @@ def gate_budget(run: Run, estimate: Estimate) -> None:
     """Let the run pass if its cost fits. Raises RefusedByBudget, BadJob."""
     # a key that is not there is found before the run counts as begun
     read_key(run.job.endpoint)
-    verdict = pass_gate(run.job, estimate, run.price, run.totals(), booked_by_others(run.job, run.run_id))
+    verdict = pass_gate(run.job, estimate, run.price, booked_totals(run), booked_by_others(run.job, run.run_id))
     logger = get_run_logger()
     logger.info(verdict.sentence)
     if verdict.warning:

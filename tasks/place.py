@@ -7,7 +7,7 @@ from datetime import date, datetime
 
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import place_job
-from parquill.tasks.rows.prepare import RunOptions
+from parquill.tasks.rows.base import RunOptions
 
 
 def place(

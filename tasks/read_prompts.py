@@ -6,7 +6,8 @@ from prefect import task
 
 from parquill.tasks.disk.run import Run
 from parquill.tasks.job import Job
-from parquill.tasks.rows.prepare import RunOptions, prepare_run
+from parquill.tasks.rows.base import RunOptions
+from parquill.tasks.rows.prepare import prepare_run
 from parquill.tasks.server.ui import name_run, run_name
 from parquill.tasks.steps import STEP
 from parquill.tasks.unforeseen import tells_no_data

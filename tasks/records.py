@@ -105,7 +105,8 @@ class Outcome:
     """What became of one row: the last record of it in a journal.
 
     `cost_nano`, `in_doubt_nano`, `usage` and `attempts` are this run's; the `carried_` fields are what earlier runs of
-    the same output paid for the row before. Money is in nano-dollars.
+    the same output paid for the row before. `paid_by` is the run that paid for the answer where it is not the journal's
+    own, `reused_nano` what it cost there if this output does not show that. Money is in nano-dollars.
     """
 
     row: int
@@ -132,12 +133,21 @@ class Outcome:
     carried_attempts: int = 0
     carried_usage: Usage | None = None
     resolves: int = 0  # the request whose intent this settles, 0 if a record of its own did
+    paid_by: str | None = None
+    reused_nano: int | None = None
     type: str = "outcome"
 
     @property
     def is_in_doubt(self) -> bool:
         """Whether the row has no answer, but may have been paid for."""
         return self.status == "failed" and self.in_doubt_nano + self.carried_in_doubt_nano > 0
+
+    @property
+    def saved_nano(self) -> int:
+        """What the answer cost, and what a row saves that shares it."""
+        if self.reused_nano is not None:
+            return self.reused_nano
+        return self.cost_nano if self.paid_by is None else self.carried_cost_nano
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Outcome:
@@ -167,6 +177,7 @@ class PlannedRow:
     carries_cost: bool = False
     fault: RowFault | None = None
     carried: Outcome | None = None
+    newer_than: int | None = None  # `--redo`: when the answer that it shows came, in microseconds since 1970
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.job import Job
 from parquill.tasks.place import place
-from parquill.tasks.rows.prepare import RunOptions
+from parquill.tasks.rows.base import RunOptions
 from parquill.tasks.server.leader import settle_last
 from parquill.tasks.server.states import state_of_idle
 from parquill.tasks.server.ui import name_run, run_name
@@ -35,9 +35,9 @@ def hold_job(job: Job) -> Iterator[None]:
         yield
 
 
-def end_idle(job: Job) -> State[Any]:
+def end_idle(job: Job, options: RunOptions) -> State[Any]:
     """The final state of a placed job that has nothing to do; the run is named as any other."""
-    idle = Idle.of(job)
+    idle = Idle.of(job, options.redo, options.limit)
     settle_last(Folders.of(job))
     name_run(run_name(job, idle.rows["total"]))
     return state_of_idle(idle)

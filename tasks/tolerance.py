@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -49,18 +49,24 @@ class Idle:
     error: ParquillError | None
 
     @classmethod
-    def of(cls, job: Job) -> Idle:
-        """Look at the results of a placed job, with what it tolerates now."""
+    def of(cls, job: Job, redo: Sequence[str] = (), limit: int | None = None) -> Idle:
+        """Look at the results of a placed job with what it tolerates now, and with what a start of it asked for."""
         folders = Folders.of(job)
         manifest = read_json(folders.own / "manifest.json") or {}
         rows: dict[str, int] = manifest["rows"]
         by_status = {status: count for status, count in rows.items() if count and status != "total"}
         not_ok = {status: count for status, count in by_status.items() if status != "ok"}
         done = f"all {rows['total']:,} rows have their outcome already ({_listed(by_status)})"
-        told = f"nothing to do: {done if rows['total'] else 'the input has no rows'}"
+        if redo or (limit is not None and limit < rows["total"]):
+            wanted = f"is {' or '.join(redo)}" if redo else "lacks its outcome"
+            first = "" if limit is None else f" of the first {limit:,}"
+            done = f"no row{first} {wanted} ({_listed(by_status)} of {rows['total']:,})"
+        nothing = f"nothing to {'redo' if redo else 'do'}"
+        told = f"{nothing}: {done if rows['total'] else 'the input has no rows'}"
         error = check_not_ok(job, rows, not_ok)
         if error is not None:
-            error = TooManyNotOk(f"nothing to do, and nothing was sent: {error}, --redo completes them anew")
+            help_ = f"; {done}" if redo else ", --redo sends them again"
+            error = TooManyNotOk(f"{nothing}, and nothing was sent: {error}{help_}")
         summary = read_json(folders.output / "summary.json") or {}
         if summary.get("run_id") != manifest.get("run_id"):  # another job's run was cut off here since
             summary = read_json(folders.output / "history" / f"{manifest.get('run_id')}.json") or {}

@@ -60,15 +60,12 @@ def run_steps(
         run = prepare_run(job, options, disk=disk)
         if run is None:
             return None
-        with (
-            stop_early(run, disk),
-            sending(run, transport, disk, sharing) as opened,
-            ThreadPoolExecutor(4) as threads,
-        ):
-            list(threads.map(opened.complete, [shard for shard in run.shards if not run.is_done(shard)]))
-            ending = Ending.of(opened)
-        sums, _ = write_results(run, budget_short=ending.over_budget > 0, disk=disk)
-        finish_run(run, sums, ending, disk)
+        with stop_early(run, disk):
+            with sending(run, transport, disk, sharing) as opened, ThreadPoolExecutor(4) as threads:
+                list(threads.map(opened.complete, [shard for shard in run.shards if not run.is_done(shard)]))
+                ending = Ending.of(opened)
+            sums, _ = write_results(run, budget_short=ending.over_budget > 0, disk=disk)
+            finish_run(run, sums, ending, disk)
         return run, sums
 
 

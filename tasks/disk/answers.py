@@ -8,13 +8,14 @@ from the journals.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sqlite3
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import orjson
 
@@ -83,6 +84,7 @@ class AnswerIndex:
         self._runs = state / "runs"
         self._path = state / "answers.sqlite"
         self._lock = threading.Lock()
+        self._outputs: dict[str, str] = {}  # of the runs that were registered here
         try:
             self._connection = self._open()
         except sqlite3.Error as error:
@@ -122,6 +124,7 @@ class AnswerIndex:
 
     def add_run(self, run_id: str, output: str) -> None:
         """Register a run before its shards are indexed. Raises DiskFailed."""
+        self._outputs[run_id] = output
         with self._transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO outputs (path) VALUES (?)", (output,))
             connection.execute(
@@ -139,6 +142,8 @@ class AnswerIndex:
             for entry in scan.entries()
             if entry.record["type"] == "outcome"
         ]
+        if not self._knows(run_id):  # another process has emptied the index meanwhile
+            self.add_run(run_id, self._outputs[run_id])
         with self._transaction() as connection:
             number, output = connection.execute(
                 "SELECT number, output FROM runs WHERE run_id = ?", (run_id,)
@@ -153,29 +158,41 @@ class AnswerIndex:
             # to the end of the whole groups: what is damaged after it is written anew when the run goes on
             connection.execute("INSERT OR REPLACE INTO indexed_to VALUES (?, ?, ?)", (number, shard, scan.tail.end))
 
-    def _missing(self, run_id: str, journals: Iterable[tuple[int, Path]]) -> list[tuple[int, Path]]:
-        """Which journals of a run are not indexed to their end: an indexed one grows when its run goes on.
-
-        When one is shorter than what was indexed of it (its last group was never synced, and the power was cut), the
-        index knows answers that are gone: it is emptied. Raises DiskFailed.
-        """
+    def _knows(self, run_id: str) -> bool:
         with self._asking() as connection:
-            found = dict(
-                connection.execute(
-                    "SELECT shard, size FROM indexed_to JOIN runs ON run = number WHERE run_id = ?", (run_id,)
-                ).fetchall()
-            )
-        sizes = [(shard, path, path.stat().st_size) for shard, path in journals]
-        if any(found.get(shard, 0) > size for shard, _, size in sizes):
-            with self._asking() as connection:
-                _make_tables(connection, anew=True)
-            raise _Ahead
-        return [(shard, path) for shard, path, size in sizes if found.get(shard) != size]
+            return connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is not None
+
+    def _missing(self, runs: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, list[tuple[int, Path]]]]:
+        """Which journals of each run are not indexed to their end: an indexed one grows when its run goes on.
+
+        When one is gone, or shorter than what was indexed of it (its last group was never synced, and the power was
+        cut), the index knows answers that are gone: it is emptied. Raises DiskFailed, _Ahead.
+        """
+        indexed: dict[str, dict[int, int]] = {}
+        with self._asking() as connection:
+            rows = connection.execute("SELECT run_id, shard, size FROM indexed_to JOIN runs ON run = number")
+            for run_id, shard, size in rows.fetchall():
+                indexed.setdefault(run_id, {})[shard] = size
+        missing = []
+        for run in runs:
+            found = indexed.pop(run.run_id, {})
+            sizes = [(shard, path, path.stat().st_size) for shard, path in journals_of(run.path)]
+            there = {shard: size for shard, _, size in sizes}
+            if any(there.get(shard, -1) < size for shard, size in found.items()):
+                self._empty()
+            missing.append((run, [(shard, path) for shard, path, size in sizes if found.get(shard) != size]))
+        if indexed:  # whole runs are gone
+            self._empty()
+        yield from missing
+
+    def _empty(self) -> NoReturn:
+        with self._asking() as connection:
+            _make_tables(connection, anew=True)
+        raise _Ahead
 
     def catch_up(self, runs: Iterable[RunFolder]) -> None:
         """Index every journal that is not. Raises DamagedJournal, DiskFailed, _Ahead."""
-        for run in runs:
-            missing = self._missing(run.run_id, journals_of(run.path)) if run.plan.exists() else ()
+        for run, missing in self._missing(run for run in runs if run.plan.exists()):
             if missing:
                 settings = read_json(run.path / "job.json") or {}
                 self.add_run(run.run_id, settings.get("output", ""))
@@ -187,16 +204,21 @@ class AnswerIndex:
 
         A paid answer comes before a failed try, that of this output before that of another, a later before an earlier.
         """
-        found: dict[bytes, Place] = {}
+        return {key: places[0] for key, places in self.find_all(keys, output).items()}
+
+    def find_all(self, keys: Sequence[bytes], output: str) -> dict[bytes, list[Place]]:
+        """All outcomes of these keys, one of each output, those first that `find` prefers."""
+        found: dict[bytes, list[Place]] = {}
         for at in range(0, len(keys), 500):
             some = keys[at : at + 500]
             marks = ",".join("?" * len(some))
             with self._asking() as connection:
                 rows = connection.execute(_FIND.replace("?", marks), some).fetchall()
             for key, *rest in rows:
-                place = Place(*rest)
-                if key not in found or _rank(place, output) > _rank(found[key], output):
-                    found[key] = place
+                found.setdefault(key, []).append(Place(*rest))
+        for places in found.values():
+            if len(places) > 1:
+                places.sort(key=lambda place: _rank(place, output), reverse=True)
         return found
 
     def read(self, places: dict[bytes, Place]) -> dict[bytes, Outcome]:
@@ -305,3 +327,13 @@ def journals_of(run: Path) -> Iterator[tuple[int, Path]]:
     """The (number, file) of each journal that a run has."""
     for path in sorted((run / "journals").glob("*.journal")):
         yield int(path.stem), path
+
+
+def digest_of_journals(runs: Iterable[RunFolder], but: str) -> str:
+    """What changes whenever a run writes a journal, or somebody removes one; the run `but` is left out."""
+    found = hashlib.sha256()
+    for run in runs:
+        if run.run_id != but:
+            for shard, path in journals_of(run.path):
+                found.update(f"{run.run_id} {shard} {path.stat().st_size}\n".encode())
+    return found.hexdigest()

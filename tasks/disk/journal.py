@@ -17,7 +17,7 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,6 +146,58 @@ def check_version(path: Path, header: dict[str, Any]) -> None:
         raise DamagedJournal(f"{path} has the version {header.get('journal')!r}, which this Parquill does not know")
 
 
+def _open(path: Path, header: dict[str, Any], disk: Disk) -> tuple[int, int, int]:
+    """Open or create a journal: its descriptor, the number of the next group, how many damaged bytes were cut off."""
+    last, whole, tail = 0, _group(0, orjson.dumps({"journal": VERSION, **header}) + b"\n"), None
+    if path.exists():
+        scan = scan_journal(path)
+        tail = scan.tail
+        if tail.groups:
+            last, whole = tail.last, scan.data[tail.last : tail.end]
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        if tail is not None and tail.torn_bytes:
+            tell_cut(path, tail.torn_bytes)
+            disk.truncate(descriptor, tail.end)
+        # Also a group that is there: the sync of the last one may have failed, after which the kernel takes its
+        # bytes for written, and no later sync writes them. All groups before it were synced before it was begun.
+        os.lseek(descriptor, last, os.SEEK_SET)
+        disk.write(descriptor, whole)
+        disk.sync(descriptor)
+        disk.sync_folder(path.parent)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if tail is None:
+        return descriptor, 1, 0
+    return descriptor, max(1, tail.groups), tail.torn_bytes
+
+
+def append_groups(path: Path, header: dict[str, Any], groups: Iterable[Sequence[Any]], disk: Disk = DISK) -> int:
+    """Append groups of records to a journal, which is made for the first of them; gives how many records that were.
+
+    All of them last then. Raises DamagedJournal, DiskFailed.
+    """
+    count, descriptor, number = 0, None, 0
+    try:
+        try:
+            for records in filter(None, groups):
+                if descriptor is None:
+                    descriptor, number, _ = _open(path, header, disk)
+                disk.write(
+                    descriptor,
+                    _group(number, b"".join(orjson.dumps(each, default=to_json) + b"\n" for each in records)),
+                )
+                disk.sync(descriptor)
+                count, number = count + len(records), number + 1
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+    except OSError as error:
+        raise DiskFailed(f"cannot write the journal {path}: {error.strerror}") from None
+    return count
+
+
 class Journal:
     """Appends records to one file in groups, one unsynced group at a time.
 
@@ -156,7 +208,6 @@ class Journal:
     def __init__(self, path: Path, header: dict[str, Any], executor: Executor, disk: Disk = DISK) -> None:
         """Open or create `path` and cut a damaged last group. Raises DamagedJournal, DiskFailed."""
         self.path = path
-        self.torn_bytes = 0
         self._disk = disk
         self._executor = executor
         self._lines: list[bytes] = []
@@ -164,33 +215,9 @@ class Journal:
         self._writer: asyncio.Task[None] | None = None
         self._failed: DiskFailed | None = None
         try:
-            self._descriptor, self._number = self._open(path, {"journal": VERSION, **header})
+            self._descriptor, self._number, self.torn_bytes = _open(path, header, disk)
         except OSError as error:
             raise DiskFailed(f"cannot open the journal {path}: {error.strerror}") from None
-
-    def _open(self, path: Path, header: dict[str, Any]) -> tuple[int, int]:
-        last, whole, tail = 0, _group(0, orjson.dumps(header) + b"\n"), None
-        if path.exists():
-            scan = scan_journal(path)
-            tail = scan.tail
-            self.torn_bytes = tail.torn_bytes
-            if tail.groups:
-                last, whole = tail.last, scan.data[tail.last : tail.end]
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            if self.torn_bytes and tail is not None:
-                tell_cut(path, self.torn_bytes)
-                self._disk.truncate(descriptor, tail.end)
-            # Also a group that is there: the sync of the last one may have failed, after which the kernel takes its
-            # bytes for written, and no later sync writes them. All groups before it were synced before it was begun.
-            os.lseek(descriptor, last, os.SEEK_SET)
-            self._disk.write(descriptor, whole)
-            self._disk.sync(descriptor)
-            self._disk.sync_folder(path.parent)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor, max(1, tail.groups if tail is not None else 0)
 
     def append(self, record: Any) -> asyncio.Future[None]:
         """Queue one record; the future is done when it lasts. Raises DiskFailed at once after an earlier failure."""

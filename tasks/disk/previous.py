@@ -1,4 +1,4 @@
-"""The results of the run before, row by row in their order, for `--redo`."""
+"""The results of the run before, row by row in their order, for `--redo` and for a `--limit` below their rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parquill.tasks.disk.files import read_json
 from parquill.tasks.disk.own_table import OwnTable
 from parquill.tasks.disk.schemas import parsed_type, result_fields
 from parquill.tasks.disk.state import Folders
-from parquill.tasks.errors import BadInput, DiskFailed
+from parquill.tasks.errors import DiskFailed, OtherRows
 from parquill.tasks.job import Job
 
 
@@ -20,11 +20,11 @@ class PreviousResults:
     def __init__(self, folders: Folders, job: Job, given: Sequence[str]) -> None:
         """`given` are the columns of the input and of `for_each`.
 
-        Raises BadInput when there are no results, or none of this shape.
+        Raises OtherRows when there are no results, or none of this shape.
         """
         manifest = read_json(folders.own / "manifest.json")
         if manifest is None:
-            raise BadInput(f"--redo needs finished results, and {folders.output} has none; run without --redo first")
+            raise OtherRows(f"--redo needs finished results, and {folders.output} has none; run without --redo first")
         # manifests of earlier versions have no checksum
         results = folders.output / "results"
         self._files = [(results / part["file"], part.get("crc32")) for part in manifest["parts"]]
@@ -43,7 +43,7 @@ class PreviousResults:
                     self._check(part.schema)
                     yield from (batch.select(names) for batch in part.batches(1024, names))
             except DiskFailed as error:
-                raise BadInput(
+                raise OtherRows(
                     f"--redo needs the results of the run before, but {error}; run without --redo, which writes them "
                     "anew and pays for nothing again"
                 ) from None
@@ -51,13 +51,13 @@ class PreviousResults:
     def _check(self, found: pa.Schema) -> None:
         for field in self._fields:
             if field.name not in found.names or found.field(field.name).type != field.type:
-                raise BadInput(
+                raise OtherRows(
                     f"--redo: the results have no column {field.name!r} of type {field.type}; the settings have "
                     "changed, run without --redo"
                 )
         for name in self._given:
             if name not in found.names:
-                raise BadInput(
+                raise OtherRows(
                     f"the input is not the one of the results, which have no column {name!r}, so --redo cannot tell "
                     "the rows; run without --redo first, which pays for nothing that is answered"
                 )

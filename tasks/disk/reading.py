@@ -40,7 +40,7 @@ def failed_rows(parts: Iterable[tuple[str, int | None]]) -> Iterator[dict[str, A
     """
     for part, crc32 in parts:
         for batch in _stored(part) if is_uri(part) else _kept(Path(part), crc32):
-            prefix = _prefix(batch.schema.names)
+            prefix = prefix_of(batch.schema.names)
             for row in batch.to_pylist():
                 if row[f"{prefix}status"] != "ok":
                     yield {name: row[prefix + name] for name in _SHOWN}
@@ -62,9 +62,9 @@ def _stored(uri: str) -> Iterator[pa.RecordBatch]:
 
 
 def _shown_columns(names: list[str]) -> list[str]:
-    return [_prefix(names) + name for name in (*_SHOWN, _LAST)]
+    return [prefix_of(names) + name for name in (*_SHOWN, _LAST)]
 
 
-def _prefix(names: list[str]) -> str:
+def prefix_of(names: list[str]) -> str:
     """Whatever stands before the last of Parquill's columns."""
     return next(name.removesuffix(_LAST) for name in reversed(names) if name.endswith(_LAST))

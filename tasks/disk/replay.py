@@ -85,6 +85,8 @@ def replay_shard(journal: Path) -> ShardState:
         elif record["type"] == "outcome":
             row.open.pop(record["resolves"], None)
             row.settle_open()
+            # of an answer that was reused nothing was reserved; it is what the estimate had counted for the row
+            row.reserved_nano = record.get("reserved", row.reserved_nano)
             state.outcomes[record["row"]] = Outcome.from_record(record)
         else:
             raise DamagedJournal(

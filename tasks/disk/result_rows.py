@@ -43,6 +43,8 @@ class ResultRows:
         schema = run.job.response_format
         self._parsed = parsed_type(schema if isinstance(schema, dict) else None)
         self._fields = result_fields(self._parsed)
+        self.held_by: set[str] = set()  # the runs whose journals have the outcomes
+        self.keeps = False  # whether there are rows that stay as they were, whoever has them
 
     def of_shard(self, shard: ShardRef) -> Iterator[pa.Table]:
         """The result rows of one shard, in pieces. Raises DamagedJournal, DiskFailed."""
@@ -82,6 +84,7 @@ class ResultRows:
         for place, action in enumerate(plan["action"]):
             row = {name: column[place] for name, column in plan.items()}
             if action == Action.KEEP:
+                self.keeps = True
                 line = {f.name: row["kept"][self._run.job.column_prefix + f.name] for f in self._fields}
                 line["finished_at"] = _microseconds(line["finished_at"])
             else:
@@ -115,17 +118,33 @@ class ResultRows:
                 self._sums.history.add(counted, usage, self._run.job.max_output_tokens)
                 self._sums.outputs[output_bin(usage.completion)] += 1
                 self._sums.compared.add(counted, usage.prompt, row["source_file"], row["row_number"])
-            return _paid(outcome, self._run.run_id)
+            self.held_by.add(self._run.run_id)
+            return self._own(outcome, self._run.run_id)
         if key not in found:
+            if row["action"] == Action.REUSE:
+                raise DamagedJournal(f"an answer that the run {self._run.run_id} reuses is gone with its journal")
             return self._unfinished(None, row)
-        outcome = found[key]
+        outcome, run_id = found[key], places[key].run_id
+        self.held_by.add(run_id)
         if row["carries_cost"]:  # an answer, or a try that `retry.in_doubt: hold` does not repeat
-            return _paid(outcome, places[key].run_id)
+            return self._own(outcome, run_id)
         if outcome.status not in REUSABLE:
             line = _unpaid(outcome.status, outcome.error_code, outcome.error_message)
             return {**line, "in_doubt": outcome.is_in_doubt}
-        self._sums.saved_nano += outcome.cost_nano
-        return _shared(outcome, places[key].run_id)
+        self._sums.saved_nano += outcome.saved_nano
+        return _shared(outcome, outcome.paid_by or run_id)
+
+    def _own(self, outcome: Outcome, run_id: str) -> dict[str, Any]:
+        """A row with an outcome in the journal of a run of this output, which has paid for it or has reused it."""
+        if outcome.reused_nano is None:
+            # what this run has in doubt is this run's, whoever paid for the answer
+            return _paid(outcome, run_id if outcome.in_doubt_nano else outcome.paid_by or run_id)
+        self._sums.saved_nano += outcome.reused_nano
+        line = _shared(outcome, outcome.paid_by or run_id)
+        paid = _paid(outcome, run_id)
+        if paid["cost_nano"] or paid["in_doubt_nano"]:
+            return {**paid, "reused": True}
+        return {**line, "attempts": paid["attempts"]}
 
     def _unfinished(self, tried: RowState | None, row: dict[str, Any]) -> dict[str, Any]:
         if tried is None or tried.requests == 0:

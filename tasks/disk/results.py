@@ -48,8 +48,8 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
         parts = writer.finish()
     _swap(folders, disk)
     manifest = read_json(folders.own / "manifest.json")
-    # rows that --redo kept may be of other settings: a plain run after it must still see that
-    digest = manifest["digest"] if run.redo and manifest else run.digest
+    held_by = rows.held_by | set((manifest or {}).get("held_by", ()) if rows.keeps else ())
+    digest = manifest["digest"] if run.keeps_digest and manifest else run.digest
     disk.write_own(
         folders.own / "manifest.json",
         {
@@ -58,6 +58,7 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
             "digest": digest,
             "rows": sums.rows,
             "failed_in_doubt": sums.failed_in_doubt,
+            "held_by": sorted(held_by),
             "parts": [asdict(part) for part in parts],
         },
     )

@@ -49,7 +49,8 @@ class RowSums:
 
     def add(self, line: dict[str, Any], each: Each, names: Sequence[str], run_id: str) -> None:
         """Count a line of the results with its values of the `for_each` names; money is that of run `run_id`."""
-        status, is_own = line["status"], line["run_id"] == run_id and not line["reused"]
+        # of a row that reuses an answer too: its own requests before may be in doubt
+        status, is_own = line["status"], line["run_id"] == run_id
         cost_nano = nano_of(line, "cost") if is_own else 0
         self.rows["total"] += 1
         self.rows[status] += 1
@@ -79,7 +80,7 @@ class RowSums:
         if self.price_as is not None and line["prompt_tokens"]:
             usage = Usage(*(line[f"{kind}_tokens"] or 0 for kind in Usage._fields))
             self.price_as_femto += self.price_as.femto(usage)
-        if line["latency_s"] is not None:
+        if line["latency_s"] is not None and not line["reused"]:
             slow = (line["latency_s"], line["source_file"], line["row_number"], each)
             self.slowest = sorted([*self.slowest, slow])[-5:]
 

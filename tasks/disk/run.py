@@ -21,7 +21,8 @@ from parquill.tasks.disk.files import DISK, Disk, damaged, read_json
 from parquill.tasks.disk.own_table import OwnTable
 from parquill.tasks.disk.replay import ShardState, replay_shard
 from parquill.tasks.disk.state import Folders, RunFolder
-from parquill.tasks.errors import DiskFailed
+from parquill.tasks.elapsed import Moment
+from parquill.tasks.errors import DamagedJournal, DiskFailed
 from parquill.tasks.job import Job
 from parquill.tasks.money.correction import Correction
 from parquill.tasks.money.prices import Price
@@ -54,6 +55,9 @@ class Run:
     started_at: datetime
     input_rows: int
     correction: Correction | None = None  # of an approximate token count, as it was when the plan was made
+    began: Moment | None = None  # when it was planned, by a clock that nobody sets
+    keeps_digest: bool = False  # whether the results are of the settings that they were of before it
+    known_journals: str = ""  # those of other runs in the state, as they were when the plan was made
 
     @property
     def folders(self) -> Folders:
@@ -86,8 +90,28 @@ class Run:
         return OwnTable(self.folder.shard(shard.number), shard.crc32, advice)
 
     def state(self, shard: int) -> ShardState:
-        """What the journal of a shard says. Raises DamagedJournal."""
-        return replay_shard(self.folder.journal(shard))
+        """What the journal of a shard says. Raises DamagedJournal, also when it was there and is not any more."""
+        journal = self.folder.journal(shard)
+        if not journal.exists() and (self.folder.begun(shard).exists() or self.folder.done(shard).exists()):
+            raise self._lost(journal)
+        return replay_shard(journal)
+
+    def check_journals(self) -> None:
+        """Refuse to go on without a journal that the run had (DamagedJournal)."""
+        lost = self.folder.lost_journals()
+        if lost:
+            raise self._lost(lost[0])
+
+    def _lost(self, journal: Path) -> DamagedJournal:
+        return DamagedJournal(
+            f"{journal} is missing, with what the run {self.run_id} has paid for. Restore the file from a backup; to "
+            f"pay for its rows again, remove {self.folders.own / 'current.json'}"
+        )
+
+    def mark_begun(self, shard: int, disk: Disk = DISK) -> None:
+        """Note that a shard has its journal, before anything is sent for it. Raises DiskFailed."""
+        if not self.folder.begun(shard).exists():
+            disk.write_own(self.folder.begun(shard), {"shard": shard})
 
     def is_done(self, shard: ShardRef) -> bool:
         """Whether every row of the shard that was to be sent has its outcome."""
@@ -140,6 +164,9 @@ def _run_of(run_id: str, plan: dict[str, Any], settings: dict[str, Any]) -> Run:
         started_at=datetime.fromisoformat(plan["started_at"]),
         input_rows=plan["input_rows"],
         correction=Correction.from_json(learned) if (learned := plan.get("correction")) else None,
+        began=Moment(**began) if (began := plan.get("began")) else None,
+        keeps_digest=plan.get("keeps_digest", False),
+        known_journals=plan.get("known_journals", ""),
     )
 
 

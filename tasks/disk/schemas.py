@@ -29,6 +29,7 @@ PLAN_FIELDS = {
     "carried_in_doubt_nano": pa.int64(),
     "carried_attempts": pa.int32(),
     "carried_usage": pa.list_(pa.int64()),
+    "newer_than": pa.int64(),  # `--redo`: an answer from after this moment (microseconds since 1970) is taken
 }
 
 

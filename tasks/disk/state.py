@@ -6,6 +6,7 @@ STATE/                            (default OUTPUT/.parquill)
   runs/RUN_ID/plan.json           written last when the plan is complete
   runs/RUN_ID/shards/*.parquet    input columns and rendered requests
   runs/RUN_ID/journals/*.journal  intents and outcomes: the truth about money
+  runs/RUN_ID/begun/*.json        which shards had a journal
   runs/RUN_ID/done/*.json         totals of each finished shard
   runs/RUN_ID/leader, workers     while it sends: locked by the process that leads the run, and by those that joined
 OUTPUT/.parquill/
@@ -58,6 +59,10 @@ class RunFolder:
         """Journal of a shard."""
         return self.path / "journals" / f"{number:06d}.journal"
 
+    def begun(self, number: int) -> Path:
+        """Says that a shard had a journal before anything was sent for it: one that is missing is noticed."""
+        return self.path / "begun" / f"{number:06d}.json"
+
     def done(self, number: int) -> Path:
         """Totals of a finished shard."""
         return self.path / "done" / f"{number:06d}.json"
@@ -74,8 +79,18 @@ class RunFolder:
 
     def create(self, disk: Disk = DISK) -> None:
         """Create the folders (0700). Raises DiskFailed."""
-        for folder in (self.path.parent, self.path, *(self.path / n for n in ("shards", "journals", "done"))):
+        for folder in (self.path.parent, self.path, *(self.path / n for n in ("shards", "journals", "begun", "done"))):
             private_folder(folder, disk)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run may have sent something."""
+        return any((self.path / "begun").glob("*.json"))
+
+    def lost_journals(self) -> list[Path]:
+        """The journals that were here and are not any more."""
+        numbers = {int(mark.stem) for name in ("begun", "done") for mark in (self.path / name).glob("*.json")}
+        return [path for number in sorted(numbers) if not (path := self.journal(number)).exists()]
 
     def discard(self, disk: Disk = DISK) -> None:
         """Remove a run that has sent nothing. Its plan goes first: a run without one is no run. Raises DiskFailed."""

@@ -12,6 +12,7 @@ from parquill.tasks.disk.publish import claim, publish, publish_summary
 from parquill.tasks.disk.report import write_report
 from parquill.tasks.disk.row_sums import RowSums
 from parquill.tasks.disk.run import Run
+from parquill.tasks.elapsed import Moment, elapsed_s
 from parquill.tasks.money.correction import compared_json
 from parquill.tasks.money.estimate import estimate_json
 from parquill.tasks.money.prices import to_nano, usd
@@ -66,7 +67,7 @@ def make_summary(
             "throttled": totals.throttled,
             "in_doubt": totals.in_doubt,
         },
-        "duration_s": None if finished_at is None else round((finished_at - run.started_at).total_seconds(), 3),
+        "duration_s": None if finished_at is None else _duration_s(run, finished_at),
         "prices": {"source": run.price.source, "version": run.price.version},
         "errors": sums.errors,
         "groups": {
@@ -85,6 +86,10 @@ def make_summary(
         cost = money(usd(to_nano(sums.price_as_femto)))
         summary["price_as"] = {"model": run.job.price_as, "cost_usd": cost, "prices": sums.price_as.source}
     return summary
+
+
+def _duration_s(run: Run, finished_at: datetime) -> float:
+    return round(elapsed_s(run.began, Moment.now(), run.started_at, finished_at), 3)
 
 
 def write_running(run: Run, disk: Disk = DISK) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from parquill.tasks.money import books
+from parquill.tasks.money import books, resolutions
 from parquill.tasks.money.books import HELD, Booked, Held, day_of, in_month, is_dead, is_of, time_of, total_of
 from parquill.tasks.money.ledger_database import LedgerDatabase
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RUNS
@@ -50,11 +50,12 @@ class Entry:
 class Ledger(LedgerDatabase):
     """The ledger behind a SQLAlchemy URL. Every method raises LedgerFailed, nothing of it done or (rarely) all."""
 
-    def open_run(self, entry: Entry, settled: int, in_doubt: int, now: datetime) -> None:
+    def open_run(self, entry: Entry, settled: int, in_doubt: int, now: datetime) -> tuple[int, int]:
         """Enter a run, or set the books of one that goes on to what its journals say; holders of before are void.
 
-        What was settled and is in no journal was paid all the same (the journals may be those of a backup, restored):
-        it is in doubt then, and stays booked until a person resolves it.
+        What a person has resolved stays resolved. What was settled and is in no journal was paid all the same (the
+        journals may be those of a backup, restored): it is in doubt then, and stays booked until a person resolves it.
+        Gives what is settled and in doubt now.
         """
         with self.transaction() as connection:
             known = connection.execute(sa.select(RUNS.c.run_id).where(RUNS.c.run_id == entry.run_id)).scalar()
@@ -64,7 +65,11 @@ class Ledger(LedgerDatabase):
                 expected = RUNS.update().where(RUNS.c.run_id == entry.run_id).values(expected_nano=entry.expected_nano)
                 connection.execute(expected)
             booked = books.read(connection, now, run_id=entry.run_id, leases=False)
-            in_doubt = max(in_doubt, booked.settled - settled)
+            told = booked.settled - resolutions.settled_by_hand(connection, entry.run_id)
+            if (lost := told - settled - in_doubt) > 0:
+                resolutions.keep(connection, entry.run_id, resolutions.LOST, lost)
+            found = resolutions.resolved(connection, entry.run_id, in_doubt, correct=True)
+            stand = settled, in_doubt = found.apply(settled, in_doubt)
             missing = [settled - booked.settled, in_doubt - booked.in_doubt]
             books.take_back(connection, entry.run_id, missing)
             mine = LEASES.c.run_id == entry.run_id
@@ -77,6 +82,12 @@ class Ledger(LedgerDatabase):
             books.add(connection, entry.run_id, day_of(now), *missing)
             connection.execute(LEASES.delete().where(mine))
             connection.execute(HOLDERS.delete().where(HOLDERS.c.run_id == entry.run_id))
+        return stand
+
+    def spent(self, run_id: str, settled: int, in_doubt: int) -> tuple[int, int]:
+        """What is settled and in doubt of a run whose journals say this, with what a person has resolved."""
+        with self.transaction() as connection:
+            return resolutions.resolved(connection, run_id, in_doubt).apply(settled, in_doubt)
 
     def lease(
         self,
@@ -140,7 +151,7 @@ class Ledger(LedgerDatabase):
     def resolve(self, month: str, job: str | None, *, paid: bool, now: datetime) -> int:
         """Settle what was in doubt in a month as paid, or as not paid; gives the nano-dollars that were in doubt.
 
-        What dead holders had leased is in doubt too.
+        What dead holders had leased is in doubt too. The answer is kept: the next start of a run does not ask again.
         """
         runs = sa.select(RUNS.c.run_id) if job is None else sa.select(RUNS.c.run_id).where(RUNS.c.job == job)
         where = sa.and_(in_month(month), DAYS.c.run_id.in_(runs))
@@ -150,7 +161,12 @@ class Ledger(LedgerDatabase):
                 books.add(connection, lease.run_id, lease.day, 0, lease.amount_nano)
                 this = sa.and_(is_of(LEASES, lease.run_id, lease.holder), LEASES.c.month == month)
                 connection.execute(LEASES.delete().where(this))
-            total = int(connection.execute(sa.select(total_of(DAYS.c.in_doubt_nano)).where(where)).scalar_one())
+            doubts = sa.select(DAYS.c.run_id, sa.func.sum(DAYS.c.in_doubt_nano)).where(where).group_by(DAYS.c.run_id)
+            total, kind = 0, resolutions.PAID if paid else resolutions.UNPAID
+            for run_id, amount in connection.execute(doubts.order_by(DAYS.c.run_id)).all():
+                if amount:
+                    resolutions.keep(connection, run_id, kind, int(amount))
+                    total += int(amount)
             settled = DAYS.c.settled_nano + (DAYS.c.in_doubt_nano if paid else 0)
             connection.execute(DAYS.update().where(where).values(settled_nano=settled, in_doubt_nano=0))
         return total

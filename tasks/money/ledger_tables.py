@@ -49,6 +49,14 @@ LEASES = sa.Table(  # what a holder may spend yet, by month: what was leased in 
     sa.Column("day", sa.String(10), nullable=False),  # of the latest slice
     sa.Column("amount_nano", sa.BigInteger, nullable=False),  # never negative
 )
+RESOLUTIONS = sa.Table(  # see money.resolutions: what a person has settled of a run, in the order of the answers
+    "parquill_resolutions",
+    METADATA,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String(8), nullable=False),
+    sa.Column("amount_nano", sa.BigInteger, nullable=False),
+)
 LENGTHS = sa.Table(  # see money.history: what is kept of a run's answers, to predict those of the next
     "parquill_lengths",
     METADATA,

@@ -51,7 +51,7 @@ def _run_to_compare(job: Job, rows: int, runs: Sequence[RunFolder]) -> tuple[str
     best: tuple[tuple[int, str], str, Mapping[str, Any]] | None = None
     for run in runs:
         settings, plan = read_json(run.path / "job.json"), read_json(run.plan)
-        if settings is None or plan is None or not any(journals_of(run.path)):
+        if settings is None or plan is None or "restored" in plan or not any(journals_of(run.path)):
             continue
         mine = settings.get("name") == job.name
         sent = sum(shard["to_send"] for shard in plan["shards"])

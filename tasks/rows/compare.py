@@ -9,7 +9,8 @@ from parquill.tasks.job import Job
 from parquill.tasks.money.estimate import estimate_json
 from parquill.tasks.money.gate import judge
 from parquill.tasks.money.prices import price_of
-from parquill.tasks.rows.prepare import RunOptions, estimate_job
+from parquill.tasks.rows.base import RunOptions
+from parquill.tasks.rows.prepare import estimate_job
 
 
 def compare_models(job: Job, options: RunOptions, models: Sequence[str]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Layout:
         return self.lay_out(self.give(none), file, 0, [], kept)
 
     def _plan(self, rows: Sequence[PlannedRow], file: SourceFile, first: int) -> dict[str, list[Any]]:
-        carried = [_carried(row.carried) for row in rows]
+        carried = [carried_of(row.carried) for row in rows]
         return {
             "action": [int(row.action) for row in rows],
             "source_file": [file.name] * len(rows),
@@ -80,6 +80,7 @@ class Layout:
             "carried_in_doubt_nano": [in_doubt for _, in_doubt, _, _ in carried],
             "carried_attempts": [attempts for _, _, attempts, _ in carried],
             "carried_usage": [usage for _, _, _, usage in carried],
+            "newer_than": [row.newer_than for row in rows],
         }
 
     def _messages(self, row: PlannedRow) -> str | None:
@@ -88,7 +89,7 @@ class Layout:
         return orjson.dumps(row.messages[-1]["content"] if self._is_bare else row.messages).decode()
 
 
-def _carried(outcome: Outcome | None) -> tuple[int, int, int, list[int] | None]:
+def carried_of(outcome: Outcome | None) -> tuple[int, int, int, list[int] | None]:
     """Nano-dollars, those in doubt, attempts and usage that a row brings along from earlier tries."""
     if outcome is None:
         return 0, 0, 0, None

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from parquill.tasks.disk.answers import AnswerIndex, Place
 from parquill.tasks.disk.schemas import check_names
-from parquill.tasks.errors import BadInput, BadJob, RowFault
+from parquill.tasks.errors import BadInput, BadJob, OtherRows, RowFault
 from parquill.tasks.job import Job
 from parquill.tasks.money.correction import Correction
 from parquill.tasks.money.estimate import EstimateSum
@@ -49,7 +49,7 @@ class Sink(Protocol):
 
 
 class Previous(Protocol):
-    """The results that `--redo` starts from."""
+    """The results of which rows are kept."""
 
     own: list[str]  # the output's own columns; the others are what the rows were given
 
@@ -68,11 +68,14 @@ class Planner:
     answers: AnswerIndex | None = None
     previous: Previous | None = None
     redo: frozenset[str] = frozenset()
+    open_rows: int | None = None  # of `previous` the rows of the input after these are kept, whatever they are
     past: Past | None = None
     other_prices: Sequence[Price] = ()  # at which the same rows are estimated too
     correction: Correction | None = None  # of an approximate token count
     _templates: Templates | None = field(init=False, default=None)
     _layout: Layout = field(init=False)
+    _passed: int = field(init=False, default=0)  # rows of `previous`
+    kept: int = field(init=False, default=0)  # rows that stay as they are in the results
 
     def __post_init__(self) -> None:
         self._layout = Layout(self.job, self.source.schema)
@@ -103,8 +106,8 @@ class Planner:
                 if sink is not None:
                     to_send = sum(row.action is Action.SEND for row in rows)
                     sink.write(self._layout.lay_out(given, file, first, rows, kept), to_send)
-            if self.previous is not None and limit is None and self.previous.take(1).num_rows:
-                raise BadInput(NOT_THE_SAME.format("which have more rows"))
+            if self.previous is not None and self.previous.take(1).num_rows:
+                raise OtherRows(NOT_THE_SAME.format("which have more rows"))
             if total.rows == 0 and sink is not None:  # an empty input makes empty results, with all their columns
                 file = self.source.files[0]
                 sink.write(self._layout.empty(file, self._kept(None, file, 0)), 0)
@@ -236,21 +239,29 @@ class Planner:
     def _decide(self, rows: list[PlannedRow], seen: Seen, kept: Kept | None) -> None:
         found: dict[bytes, Place] = {}
         known: dict[bytes, Outcome] = {}
+        if kept is not None:
+            if not self.redo:
+                kept.open_unsettled(rows, hold=self.job.retry.in_doubt == "hold")
+            if self.open_rows is not None:
+                before = self._passed - len(rows)
+                kept.close_after(max(0, self.open_rows * len(self._layout.combinations) - before))
         if self.answers is not None:
             found = self.answers.find([row.key for row in rows if row.key is not None], self.job.output)
             known = self.answers.read({key: place for key, place in found.items() if not place.reusable})
         for place, row in enumerate(rows):
             if kept is not None and not kept.redo[place]:
                 row.action, row.fault = Action.KEEP, None
+                self.kept += 1
                 continue
             if row.fault is not None or row.key is None:
                 continue
             first = seen.first_key(row.key)
             old, tried = found.get(row.key), known.get(row.key)
             own = old is not None and old.output == self.job.output
-            if kept is not None:
+            if kept is not None and self.redo:
                 row.action = Action.SEND if first else Action.SAME
                 row.carried = kept.carried(place) if first else None
+                row.newer_than = kept.answered_at(place) if first else None
             elif old is not None and (tried is None or self._is_held(tried)):
                 row.action = Action.REUSE
                 row.carries_cost = first and own
@@ -274,9 +285,10 @@ class Planner:
             if numbers != [first + place // count for place in range(given.num_rows)] or set(
                 table.column(f"{prefix}source_file").to_pylist()
             ) != {file.name}:
-                raise BadInput(NOT_THE_SAME.format("in which other rows stand in this order"))
+                raise OtherRows(NOT_THE_SAME.format("in which other rows stand in this order"))
             if (other := other_column(given, table)) is not None:
-                raise BadInput(NOT_THE_SAME.format(f"in which {other!r} has other values"))
+                raise OtherRows(NOT_THE_SAME.format(f"in which {other!r} has other values"))
+        self._passed += table.num_rows
         return Kept(table.select(self.previous.own), prefix, self.redo)
 
 

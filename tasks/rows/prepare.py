@@ -7,43 +7,37 @@ import math
 import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
-from parquill.tasks.disk.answers import journals_of, open_answers
+from parquill.tasks.disk.answers import digest_of_journals, journals_of, open_answers
 from parquill.tasks.disk.files import DISK, Disk, read_json
-from parquill.tasks.disk.previous import PreviousResults
 from parquill.tasks.disk.publish import is_published, publish
 from parquill.tasks.disk.run import Run, current_run, digest_of
 from parquill.tasks.disk.shard_files import ShardFiles
 from parquill.tasks.disk.state import Folders, RunFolder, new_run_id
-from parquill.tasks.errors import BadInput, BadJob, DiskFailed, LedgerFailed
+from parquill.tasks.elapsed import Moment
+from parquill.tasks.errors import BadInput, BadJob, DamagedJournal, DiskFailed, LedgerFailed
 from parquill.tasks.job import Job
 from parquill.tasks.money.correction import Correction
 from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.money.learned import read_correction
+from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.past import read_past
-from parquill.tasks.money.prices import Price, find_price, price_of
+from parquill.tasks.money.prices import Price, dollars, find_price, price_of
 from parquill.tasks.records import ShardRef
+from parquill.tasks.rows.base import Base, RunOptions, find_base
 from parquill.tasks.rows.changed import explain_reuse
 from parquill.tasks.rows.plan import Planner
+from parquill.tasks.rows.restored import restore_answers
+from parquill.tasks.rows.reuse import check_reused, reuse_answers
 from parquill.tasks.rows.source import Source, find_source
 from parquill.tasks.wire.answer import AnswerFormat
 from parquill.tasks.wire.spending import settle_books
 
 SHARDS_WANTED = 200
 SMALLEST_SHARD, LARGEST_SHARD = 500, 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What is chosen for one start of a job: `day` for dates in paths and prices, a row limit, statuses to redo."""
-
-    day: date
-    limit: int | None = None
-    redo: tuple[str, ...] = ()
 
 
 def look(job: Job) -> Source:
@@ -71,6 +65,7 @@ def estimate_job(
     with contextlib.suppress(LedgerFailed):  # an estimate is given without the past where there is no ledger
         past = read_past(past_of or job)
         correction = read_correction(job)
+    base = find_base(job, options, source)
     try:
         with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
             planner = Planner(
@@ -79,12 +74,13 @@ def estimate_job(
                 price_of(job, options.day),
                 Path(scratch),
                 answers,
-                *_redo(job, options, source),
+                *base.kept,
                 past,
                 other_prices,
                 correction,
             )
-            total = planner.plan(None, options.limit)
+            with base.refusals():
+                total = planner.plan(None, base.rows)
     finally:
         if answers is not None:
             answers.close()
@@ -106,22 +102,71 @@ def prepare_run(
     folders.tidy(disk)
     digest = digest_of(job, source.fingerprint, options.limit)
     current = current_run(folders)
+    check_current(folders, current)
     if current is not None and current.digest == digest and _goes_on(current, options):
         work_ahead()
         found = _with(current, job)
+        _look_again(found, disk)
         found.save_job(disk)
         return found
     if not options.redo and _nothing_to_do(folders, digest, hold=job.retry.in_doubt == "hold"):
-        if not is_published(folders):
-            publish(folders)  # the copying was cut off, or somebody has removed something there
+        _keep_told(folders, disk)
         return None
     work_ahead()
-    return _plan(job, options, source, digest, disk)
+    run = _plan(job, options, source, digest, disk)
+    if run is None:
+        _keep_told(folders, disk)
+    return run
+
+
+def check_current(folders: Folders, current: Run | None) -> None:
+    """Refuse to begin anything while what an unfinished run of this output has paid for is gone (DamagedJournal)."""
+    if current is not None:
+        current.check_journals()
+        return
+    named = read_json(folders.own / "current.json")
+    if named is None:
+        return
+    ledger, now = Ledger(), datetime.now(UTC)
+    try:
+        booked = ledger.of_run(named["run_id"], now).total
+    finally:
+        ledger.close()
+    if booked:  # else it was removed since it had sent nothing
+        raise DamagedJournal(
+            f"{folders.run(named['run_id']).path} is missing, with what the run has booked {dollars(booked)} for. "
+            f"Restore it from a backup; to pay for its rows again, remove {folders.own / 'current.json'}"
+        )
+
+
+def _look_again(run: Run, disk: Disk) -> None:
+    """Take what other runs have paid since the plan was made, and see that what it reuses is there yet."""
+    folders = run.folders
+    if digest_of_journals(folders.runs(), run.run_id) != run.known_journals:
+        with contextlib.closing(open_answers(folders)) as answers:
+            restore_answers(folders, answers, disk)
+            check_reused(run, answers)
+            reuse_answers(run, answers, disk)
 
 
 def _goes_on(current: Run, options: RunOptions) -> bool:
     """Whether a start goes on with an unfinished run: the same one, or a `--redo` that has paid and was cut off."""
-    return current.redo == options.redo or (not options.redo and any(journals_of(current.folder.path)))
+    return current.redo == options.redo or (not options.redo and current.folder.has_begun)
+
+
+def _keep_told(folders: Folders, disk: Disk) -> None:
+    """Leave results and summary as they are, and make what somebody has removed of what is told about them."""
+    if read_json(folders.output / "summary.json") is None:
+        told = read_json(_history(folders))
+        if told is not None:
+            disk.write_json(folders.output / "summary.json", told)
+    if not is_published(folders):
+        publish(folders)  # the copying was cut off, or somebody has removed something there
+
+
+def _history(folders: Folders) -> Path:
+    manifest = read_json(folders.own / "manifest.json") or {}
+    return folders.output / "history" / f"{manifest.get('run_id')}.json"
 
 
 def _with(run: Run, job: Job) -> Run:
@@ -135,6 +180,7 @@ def _nothing_to_do(folders: Folders, digest: str, *, hold: bool) -> bool:
         and manifest["digest"] == digest
         and manifest["rows"]["failed"] + manifest["rows"]["not_sent"]
         == (manifest.get("failed_in_doubt", 0) if hold else 0)
+        and ((folders.output / "summary.json").exists() or _history(folders).exists())
         and all(_size(folders.output / "results" / part["file"]) == part.get("bytes") for part in manifest["parts"])
     )
 
@@ -143,17 +189,24 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.exists() else None
 
 
-def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk) -> Run:
+def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk) -> Run | None:
+    """Plan a run; None when all rows stay as the results have them."""
     folders = Folders.of(job)
     _discard_unsent(folders, disk)
-    started_at = datetime.now(UTC)
+    started_at, began = datetime.now(UTC), Moment.now()
     price = price_of(job, options.day)
+    with contextlib.closing(open_answers(folders)) as answers:
+        restore_answers(folders, answers, disk)
+    base = find_base(job, options, source)
     run_id = new_run_id(started_at)
     folder = folders.run(run_id)
     folder.create(disk)
     try:
         correction = read_correction(job)
-        total, shards = _plan_rows(job, options, source, price, folder, correction, disk)
+        total, shards, kept = _plan_rows(job, base, source, price, folder, correction, disk)
+        if base.previous is not None and kept == total.rows:
+            folder.discard(disk)
+            return None
         check_rejected(job, total)
         if not options.redo:
             total.reuse_note = explain_reuse(job, total, folders.runs())
@@ -170,10 +223,16 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
         estimate=total.result(),
         price=price,
         started_at=started_at,
-        input_rows=source.rows if options.limit is None else min(options.limit, source.rows),
+        input_rows=source.rows if base.rows is None else min(base.rows, source.rows),
         correction=correction,
+        known_journals=digest_of_journals(folders.runs(), run_id),
+        keeps_digest=base.keeps_digest,
+        began=began,
     )
     run.save(disk)
+    if options.redo:  # an earlier one may have been given up when it had paid
+        with contextlib.closing(open_answers(folders)) as answers:
+            reuse_answers(run, answers, disk)
     given_up = current_run(folders)
     if given_up is not None and any(journals_of(given_up.folder.path)):
         # nobody else will: its journals know what it paid, the ledger what its process last said
@@ -194,30 +253,30 @@ def _discard_unsent(folders: Folders, disk: Disk) -> None:
 
 def _plan_rows(
     job: Job,
-    options: RunOptions,
+    base: Base,
     source: Source,
     price: Price,
     folder: RunFolder,
     correction: Correction | None,
     disk: Disk,
-) -> tuple[EstimateSum, list[ShardRef]]:
+) -> tuple[EstimateSum, list[ShardRef], int]:
     with contextlib.closing(open_answers(Folders.of(job))) as answers:
         combinations = math.prod(len(values) for values in (job.for_each or {}).values())
         # a shard at least as large as what is under way at once: four that overlap keep every place filled
         smallest = max(SMALLEST_SHARD, job.limits.max_at_once)
         rows = max(smallest, min(LARGEST_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
         sink = ShardFiles(folder, rows, disk)
-        redo = _redo(job, options, source)
-        planner = Planner(job, source, price, folder.path, answers, *redo, read_past(job), correction=correction)
+        planner = Planner(job, source, price, folder.path, answers, *base.kept, read_past(job), correction=correction)
         try:
-            total = planner.plan(sink, options.limit)
+            with base.refusals():
+                total = planner.plan(sink, base.rows)
             sink.close()
         except sqlite3.Error as error:
             raise DiskFailed(f"cannot write into {folder.path}: {error}") from None
         finally:
             sink.abandon()
         answers.add_run(folder.run_id, job.output)
-    return total, sink.shards
+    return total, sink.shards, planner.kept
 
 
 def check_rejected(job: Job, total: EstimateSum) -> None:
@@ -230,10 +289,3 @@ def check_rejected(job: Job, total: EstimateSum) -> None:
             f"{rejected:,} of {total.rows:,} rows cannot be sent ({counts}), more than tolerate.rejected = "
             f"{job.tolerate.rejected} allows; the first: {total.first_rejected}"
         )
-
-
-def _redo(job: Job, options: RunOptions, source: Source) -> tuple[PreviousResults | None, frozenset[str]]:
-    if not options.redo:
-        return None, frozenset()
-    given = [*source.schema.names, *(job.for_each or {})]
-    return PreviousResults(Folders.of(job), job, given), frozenset(options.redo)

@@ -13,8 +13,9 @@ from parquill.tasks.disk.schemas import PLAN
 from parquill.tasks.job import Job
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.records import Action
+from parquill.tasks.rows.base import RunOptions
 from parquill.tasks.rows.plan import Planner
-from parquill.tasks.rows.prepare import RunOptions, look
+from parquill.tasks.rows.prepare import look
 from parquill.tasks.wire.endpoint import APIS
 
 

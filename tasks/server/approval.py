@@ -39,6 +39,7 @@ from parquill.tasks.server.events import tell
 from parquill.tasks.server.flow_run import insist, wait_unless_cancelled
 from parquill.tasks.server.tables import estimate_table
 from parquill.tasks.shown import escape
+from parquill.tasks.wire.spending import booked_totals
 
 KEY = "approval"  # what the keys of all questions begin with
 AGAIN = "Run again to be asked again"
@@ -91,7 +92,7 @@ def wait_for_approval(run: Run) -> None:
     Raises NotApproved when it is declined, or when nobody answers within PARQUILL_APPROVAL_TIMEOUT_S (default a day);
     BadJob when that is no number of seconds; Interrupted when it is cancelled meanwhile.
     """
-    verdict = judge(run.job, run.estimate, run.price, run.totals(), booked_by_others(run.job, run.run_id))
+    verdict = judge(run.job, run.estimate, run.price, booked_totals(run), booked_by_others(run.job, run.run_id))
     if not asks_approval(run.job, verdict) or is_approved(run):
         return
     question, answer = _earlier_answer(run) or _ask(run, verdict, timeout_s())

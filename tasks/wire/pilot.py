@@ -35,6 +35,7 @@ from parquill.tasks.wire.client import aiohttp_transport
 from parquill.tasks.wire.open_sendings import sending
 from parquill.tasks.wire.sending import Sending
 from parquill.tasks.wire.shared_limits import ALONE, Sharing
+from parquill.tasks.wire.spending import booked_totals
 
 AUTO_FIRST, AUTO_MOST = 30, 10_000  # rows
 CLOSE = 0.05  # of the expected cost, to either side: what `auto` wants the interval to reach
@@ -154,7 +155,7 @@ class _Picked:
 
 
 def _check(run: Run, picked: _Picked, month_left: int | None) -> None:
-    spent, worst = run.totals(), picked.worst()
+    spent, worst = booked_totals(run), picked.worst()
     limits = []
     if run.job.budget.run_usd is not None:
         room = nano_of(run.job.budget.run_usd) - spent.settled_nano - spent.in_doubt_nano
@@ -173,7 +174,7 @@ def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
     limit = run.job.budget.approval_usd
     if limit is None or is_approved(run):
         return
-    spent, worst, what = run.totals(), picked.worst(), f"a pilot of {picked.left:,} rows"
+    spent, worst, what = booked_totals(run), picked.worst(), f"a pilot of {picked.left:,} rows"
     booked = spent.settled_nano + spent.in_doubt_nano
     if rows is None:
         worst, what = min(worst, max(0, _most_of_auto(run)[0] - booked)), "--pilot auto"

@@ -213,6 +213,12 @@ class Sending:
         except BaseException:
             self.sender.stop()
             raise
+        try:
+            self._run.mark_begun(shard.number, self._disk)
+        except BaseException:
+            self.sender.stop()
+            await journal.close()
+            raise
         await self.sender.complete(self._rows(shard, only), journal, state)
 
     async def _rows(self, shard: ShardRef, only: Collection[int] | None) -> AsyncIterator[SendRow]:

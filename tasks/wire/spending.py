@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from concurrent.futures import Executor
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from parquill.tasks.disk.run import Run
@@ -15,6 +16,7 @@ from parquill.tasks.money.budget import POLL_S, Budget
 from parquill.tasks.money.ledger import Entry, Ledger
 from parquill.tasks.money.prices import nano_of
 from parquill.tasks.money.soft_limit import SoftLimits
+from parquill.tasks.records import Totals
 
 REPORT_S = 1.0
 
@@ -33,15 +35,17 @@ class Spending:
         self._executor = executor
         self._ledger = ledger or Ledger()
         before = run.totals()
-        self._before = (before.settled_nano, before.in_doubt_nano)
+        told = before.settled_nano, before.in_doubt_nano
         if is_first:
-            self._ledger.open_run(entry_of(run), *self._before, datetime.now(UTC))
+            self._before = self._ledger.open_run(entry_of(run), *told, datetime.now(UTC))
+        else:
+            self._before = self._ledger.spent(run.run_id, *told)
         self._account = Account(self._ledger, run.run_id, run_limit=run_limit, month_limit=month_limit)
         self._patience_s = run.job.retry.timeout_s
         self.budget = Budget(
             sum(self._before) if self._account.limited else None,
-            settled=before.settled_nano,
-            in_doubt=before.in_doubt_nano,
+            settled=self._before[0],
+            in_doubt=self._before[1],
             limit=run_limit,
             more=self._more,
             patient=self._patient,
@@ -119,6 +123,17 @@ def settle_books(run: Run) -> None:
         ledger.open_run(entry_of(run), found.settled_nano, found.in_doubt_nano, datetime.now(UTC))
     finally:
         ledger.close()
+
+
+def booked_totals(run: Run) -> Totals:
+    """What a run has spent so far, as its journals say it and as a person has resolved it. Raises LedgerFailed."""
+    found = run.totals()
+    ledger = Ledger()
+    try:
+        settled, in_doubt = ledger.spent(run.run_id, found.settled_nano, found.in_doubt_nano)
+    finally:
+        ledger.close()
+    return replace(found, settled_nano=settled, in_doubt_nano=in_doubt)
 
 
 def entry_of(run: Run) -> Entry:

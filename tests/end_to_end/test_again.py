@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from decimal import Decimal
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import billed_usd, check_books, files_of, total
+from tests.promises.kills import wait_for_requests
 
 TEXTS = [f"text {n}" for n in range(12)]
 
@@ -159,16 +161,161 @@ def test_a_limit_first_and_then_the_rest(jobs: Jobs) -> None:
 
 
 def test_a_smaller_limit_and_back(jobs: Jobs) -> None:
-    """A limit after a full run shows fewer rows and pays nothing; neither does the full run after it."""
+    """A limit after a full run has nothing to do: all rows, the summary and the report stay as they are; neither has the full run after it."""
     settings = jobs.job(TEXTS)
     everything = jobs.run(settings)
+    before = files_of(jobs.folder / "out")
     some = jobs.run(settings, "--limit", "3")
-    assert (some.exit_code, some.column("text"), some.summary["cost_usd"]) == (0, TEXTS[:3], "0.000000000")
+    assert (some.exit_code, some.table.equals(everything.table)) == (0, True)
+    assert "nothing to do: no row of the first 3 lacks its outcome" in some.stderr
     again = jobs.run(settings)
     assert (again.exit_code, jobs.service.stats()["requests"]) == (0, 12)
-    assert again.table.equals(everything.table)
+    assert files_of(jobs.folder / "out") == before
+
+
+def test_a_limit_keeps_the_rows_after_it(jobs: Jobs) -> None:
+    """`--limit` below the rows of the results completes what the first rows lack, and keeps the others as they are; the run without it completes them too."""
+    jobs.service.configure(faults=[{"kind": "status:400", "match": "bad", "times": 1}])
+    texts = ["bad 0", "fine 1", "fine 2", "bad 3", "fine 4"]
+    each: dict[str, Any] = {"for_each": {"lang": ["fr", "de"]}, "prompt": {"user": "{{ text }} {{ lang }}"}}
+    settings = jobs.job(texts, tolerate={"not_ok": 1}, **each)
+    first = jobs.run(settings)
+    assert (first.column("status").count("failed"), _sent(jobs)) == (4, 10)
+    jobs.service.configure(faults=[])
+    some = jobs.run(settings, "--limit", "2")
+    assert (some.exit_code, _sent(jobs)) == (0, 2), some.stderr
+    assert some.column("text") == [text for text in texts for _ in range(2)]
+    assert some.column("status") == ["ok"] * 6 + ["failed"] * 2 + ["ok"] * 2
+    assert some.rows[2:] == first.rows[2:]
     check_books(some)
+    everything = jobs.run(settings)
+    assert (everything.exit_code, _sent(jobs)) == (0, 2)
+    assert everything.column("status") == ["ok"] * 10
+    check_books(everything)
+    redone = jobs.run(settings, "--redo", "ok", "--limit", "1")
+    assert (redone.exit_code, _sent(jobs)) == (0, 2)
+    assert redone.rows[2:] == everything.rows[2:]
+
+
+def test_a_limit_to_try_another_prompt(jobs: Jobs) -> None:
+    """`--limit` with another prompt pays for the first rows, and keeps the others with their old answers; the run without it completes all of them, with either prompt."""
+    settings = jobs.job(TEXTS)
+    first = jobs.run(settings)
+    jobs.service.reset()
+    other = {**settings, "prompt": {"user": "Say {{ text }}"}}
+    some = jobs.run(other, "--limit", "4")
+    assert (some.exit_code, _sent(jobs)) == (0, 4)
+    assert some.rows[4:] == first.rows[4:]
+    assert not set(some.column("request_key")[:4]) & set(first.column("request_key"))
+    again = jobs.run(other, "--limit", "4")
+    assert (again.exit_code, _sent(jobs)) == (0, 0)
+    back = jobs.run(settings)
+    assert (back.exit_code, _sent(jobs)) == (0, 0)
+    assert back.rows == first.rows
+    everything = jobs.run(other)
+    assert (everything.exit_code, _sent(jobs)) == (0, 8)
+    assert everything.rows[:4] == some.rows[:4]
+    assert not set(everything.column("request_key")) & set(first.column("request_key"))
+    check_books(everything)
+
+
+def test_a_limit_over_the_results_of_another_input(jobs: Jobs) -> None:
+    """`--limit` that would lose rows of another input is refused with exit 2, and says what to do; nothing is sent, nothing is lost."""
+    jobs.run(jobs.job(TEXTS))
+    before, _ = files_of(jobs.folder / "out"), _sent(jobs)
+    for texts in (["another", *TEXTS], TEXTS[:6], list(reversed(TEXTS))):
+        refused = jobs.run(jobs.job(texts), "--limit", "3")
+        assert (refused.exit_code, _sent(jobs)) == (2, 0)
+        assert "has results of 12 rows of another input, and --limit 3 would lose them" in refused.stderr
+        assert files_of(jobs.folder / "out") == before
+    grown = jobs.run(jobs.job([*TEXTS, "one more"]), "--limit", "3")  # the rows that are there are the same
+    assert (grown.exit_code, _sent(jobs)) == (0, 0)
+    assert files_of(jobs.folder / "out") == before
+    assert jobs.run(jobs.job([*TEXTS, "one more"])).table.num_rows == 13
+
+
+def test_redo_with_a_limit_keeps_the_other_rows(jobs: Jobs) -> None:
+    """`--redo failed --limit 5` sends the failed rows among the first five, keeps all others, and the plain run after it completes them."""
+    texts = [f"{'bad' if n % 3 == 0 else 'fine'} {n}" for n in range(20)]
+    jobs.service.configure(faults=[{"kind": "status:400", "match": "bad", "times": 1}])
+    settings = jobs.job(texts, tolerate={"not_ok": 1})
+    first = jobs.run(settings)
+    assert first.column("status").count("failed") == 7
+    _sent(jobs)
+    jobs.service.configure(faults=[])
+    some = jobs.run(settings, "--redo", "failed", "--limit", "5")
+    assert (some.exit_code, _sent(jobs)) == (0, 2), some.stderr
+    assert (some.column("text"), some.column("status").count("failed")) == (texts, 5)
+    assert some.rows[5:] == first.rows[5:]
+    check_books(some)
+    everything = jobs.run(settings)
+    assert (everything.exit_code, _sent(jobs)) == (0, 5)
+    assert everything.column("status") == ["ok"] * 20
+    check_books(everything)
+    again = jobs.run(settings, "--redo", "ok", "--limit", "1")
+    assert (again.exit_code, again.table.num_rows, _sent(jobs)) == (0, 20, 1)
+
+
+def test_a_redo_with_nothing_to_redo(jobs: Jobs) -> None:
+    """`--redo` of a status that no row has leaves every file as it is and says so; it exits as the results deserve."""
+    jobs.service.configure(faults=[{"kind": "length", "match": "text 3"}])
+    settings = jobs.job(TEXTS, tolerate={"not_ok": 1})
+    jobs.run(settings)
+    before, _ = files_of(jobs.folder / "out"), _sent(jobs)
+    for start in (["--redo", "failed"], ["--redo", "truncated", "--limit", "3"], ["--redo", "invalid,refused"]):
+        idle = jobs.run(settings, *start)
+        assert (idle.exit_code, _sent(jobs)) == (0, 0)
+        assert "nothing to redo: no row" in idle.stderr
+        assert files_of(jobs.folder / "out") == before
+    strict = jobs.run({**settings, "tolerate": {"not_ok": 0}}, "--redo", "failed")
+    assert (strict.exit_code, _sent(jobs)) == (5, 0)
+    assert files_of(jobs.folder / "out") == before
+
+
+@pytest.mark.parametrize("removed", [["summary.json"], ["summary.json", "history"]])
+def test_a_summary_that_was_removed_is_made_again(jobs: Jobs, removed: list[str]) -> None:
+    """A finished output whose summary was deleted gets it back at the next start, from its history or by its results; nothing is sent."""
+    settings = jobs.job(TEXTS)
+    first = jobs.run(settings)
+    _sent(jobs)
+    for name in removed:
+        path = jobs.folder / "out" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = jobs.run(settings)
+    assert (again.exit_code, _sent(jobs)) == (0, 0)
+    assert again.table.drop_columns(["run_id"]).equals(first.table.drop_columns(["run_id"]))
+    assert (again.summary["state"], again.summary["rows"]["ok"]) == ("finished", 12)
+    if len(removed) == 1:
+        assert again.summary == first.summary
     check_books(again)
+
+
+def test_a_killed_run_pays_for_nothing_that_another_has_paid(jobs: Jobs) -> None:
+    """Night 1 is killed, night 2 completes its rows into another output over the same state, and night 1 started again sends nothing, exits 0, and shows those rows as reused at no cost."""
+    jobs.service.configure(latency_ms=30)
+    texts = [f"text {n}" for n in range(150)]
+    state = str(jobs.folder / "state")
+    first = jobs.job(texts, state=state, limits={"max_at_once": 8})
+    second = {**first, "output": str(jobs.folder / "out2")}
+    spawned = jobs.spawn(first)
+    wait_for_requests(jobs.service, spawned, 40)
+    spawned.process.kill()
+    spawned.wait()
+    jobs.service.configure(latency_ms=1)
+    completed = jobs.run(second)
+    assert completed.exit_code == 0, completed.stderr
+    stats = jobs.service.stats()
+    paid_there = completed.summary["requests"]["sent"]
+    assert 60 < paid_there < 150
+    again = jobs.run(first)
+    assert again.exit_code == 0, again.stderr
+    assert jobs.service.stats()["requests"] == stats["requests"]
+    assert again.column("completion") == completed.column("completion")
+    assert again.summary["rows"]["reused"] == paid_there
+    assert total(row["cost_usd"] for row in again.rows if row["reused"]) == 0
+    assert len([row for row in again.rows if row["in_doubt_usd"]]) <= 8
+    check_books(again)
+    check_books(completed)
 
 
 def test_rows_move_and_keep_their_answers(jobs: Jobs) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 
 import orjson
+import pytest
 
 from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import billed_usd, check_books
+from tests.end_to_end.truth import billed_usd, check_books, reserved_usd
 
 
 def test_the_ledger_is_the_sum_of_the_summaries(jobs: Jobs) -> None:
@@ -71,3 +72,42 @@ def test_two_jobs_at_once_keep_one_month(jobs: Jobs) -> None:
     for each in done:
         assert each.table.num_rows == 100
         check_books(each)
+
+
+@pytest.mark.parametrize("answer", ["unpaid", "paid"])
+def test_what_a_person_has_settled_stays_settled(jobs: Jobs, answer: str) -> None:
+    """A run whose budget is used up by doubt goes on after `spend --resolve unpaid`; what was resolved, paid or unpaid, stays so at every start."""
+    texts = [f"text {n}" for n in range(8)]
+    jobs.service.configure(
+        prompt_tokens="fixed:20",
+        output_tokens="fixed:10",
+        faults=[{"kind": "disconnect_after", "total": 6, "billed": False}],
+    )
+    reserved = reserved_usd(20)
+    settings = jobs.job(
+        texts,
+        budget={"run_usd": str(reserved * 13 / 2), "when_short": "partial"},
+        limits={"max_at_once": 1},
+        retry={"attempts": 1, "timeout_s": 1},
+        tolerate={"not_ok": 1},
+    )
+    stopped = jobs.run(settings)
+    assert (stopped.exit_code, stopped.column("status").count("failed")) == (4, 6), stopped.stderr
+    doubt = Decimal(stopped.summary["in_doubt_usd"])
+    asking = {**settings, "budget": {**settings["budget"], "when_short": "refuse"}}
+    assert jobs.run(asking).exit_code == 3
+    assert jobs.run(settings).exit_code == 4
+    sent = jobs.service.stats()["requests"]
+    resolved = orjson.loads(jobs.run(settings, "--json", "--resolve", answer, command="spend").stdout)
+    assert Decimal(resolved["resolved_usd"]) == doubt > 5 * reserved
+    by_hand = doubt if answer == "paid" else 0
+    for start in [asking] if answer == "unpaid" else [asking, settings, settings]:
+        done = jobs.run(start)
+        spent = orjson.loads(jobs.run(settings, "--json", command="spend").stdout)
+        assert Decimal(spent["in_doubt_usd"]) == 0
+        assert Decimal(spent["cost_usd"]) == billed_usd(jobs.service) + by_hand
+    if answer == "paid":  # the money is gone
+        assert (done.exit_code, jobs.service.stats()["requests"]) == (4, sent)
+    else:
+        assert (done.exit_code, jobs.service.stats()["requests"]) == (0, sent + 2), done.stderr
+        assert done.column("status").count("ok") == 2

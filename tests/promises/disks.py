@@ -117,6 +117,29 @@ class BrokenDisk(CountingDisk):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+class FullDisk(CountingDisk):
+    """Is full from the first write that `fills` it: a write fails unless what was removed since has made room for it."""
+
+    def __init__(self, fills: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._fills = fills
+        self.room: int | None = None
+
+    def before(self, name: str, target: Any) -> None:
+        if name == "remove" and self.room is not None and target.exists():
+            self.room += target.stat().st_size
+
+    def write(self, descriptor: int, data: bytes) -> None:
+        with self.lock:
+            if self.room is None and self._fills(str(Path(f"/proc/self/fd/{descriptor}").readlink())):
+                self.room = 0
+            if self.room is not None:
+                if len(data) > self.room:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self.room -= len(data)
+        super().write(descriptor, data)
+
+
 class ForgetfulDisk(CountingDisk):
     """Remembers, for everything below `root`, what a power cut would leave: contents and names as of their last sync.
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from parquill.tasks.errors import RunTakenOver
 from parquill.tasks.money.books import Booked, Held
 from parquill.tasks.money.ledger import Entry, Ledger
-from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RUNS
+from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RESOLUTIONS, RUNS
 
 BEGIN = datetime(2026, 11, 28, 20, tzinfo=UTC)
 RUN_LIMITS: dict[str, int | None] = {"fr": 1_000, "de": 700, "ja": None}
@@ -36,7 +36,7 @@ def entry(run: str, job: str = "job", **labels: str) -> Entry:
 def empty(ledger: Ledger) -> None:
     """Forget all runs."""
     with ledger.transaction() as connection:
-        for table in (RUNS, DAYS, LEASES, HOLDERS):
+        for table in (RUNS, DAYS, LEASES, HOLDERS, RESOLUTIONS):
             connection.execute(table.delete())
 
 
@@ -126,7 +126,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.holders = {seat: self.somebody() for seat in SEATS}
         self.shut_out: list[tuple[str, Holder]] = []
         self.over: Counter[str] = Counter()  # deliberate overshoots, of a run and of all months
-        self.resolved: set[str] = set()
+        self.resolved: set[str] = set()  # runs whose processes may not have heard of it
+        self.answers: dict[str, list[tuple[bool, int]]] = {run: [] for run in RUN_LIMITS}  # is it paid, how much
 
     def somebody(self) -> Holder:
         self.names += 1
@@ -217,15 +218,14 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(run=some_run, paid=share, unsure=share, lost=share)
     def go_on(self, run: str, paid: float, unsure: float, lost: float) -> None:
         """Started again after all its processes died: the journals tell what they had spent and not reported."""
-        if run in self.resolved:  # what was in doubt is resolved for runs that will not
-            return
         settled, in_doubt = self.truth[run]
         for key in [key for key in self.books.leases if key[0] == run]:
             amount = self.books.leases.pop(key)
             settled += int(amount * paid)
             in_doubt += int((amount - int(amount * paid)) * unsure)
         # an answer that was reported and whose record was cut off with the journal's last group is in doubt now
-        cut = int(min(settled, self.books.settled[run, self.month]) * lost)
+        by_hand = sum(amount for is_paid, amount in self.answers[run] if is_paid)
+        cut = int(min(settled, max(0, self.books.settled[run, self.month] - by_hand)) * lost)
         self.truth[run] = (settled, in_doubt) = (settled - cut, in_doubt + cut)
         for told in [told for told in self.books.told if told[0] == run]:
             del self.books.told[told]
@@ -233,15 +233,29 @@ class LedgerMachine(RuleBasedStateMachine):
             if self.holders[seat].heard is not None:
                 self.shut_out.append((run, self.holders[seat]))
             self.holders[seat] = self.somebody()
-        self.ledger.open_run(entry(run, JOBS[run]), settled, in_doubt, self.now)
-        self.adopt(run)
+        stand = self.stand(run)
+        assert self.ledger.spent(run, settled, in_doubt) == stand
+        assert self.ledger.open_run(entry(run, JOBS[run]), settled, in_doubt, self.now) == stand
+        self.resolved.discard(run)
+        self.adopt(run, stand)
 
-    def adopt(self, run: str) -> None:
-        """How a run's money lies in the months is the ledger's to say; how much it is was said by the journals."""
+    def stand(self, run: str) -> tuple[int, int]:
+        """What the journals say, less what a person has answered; of a dead lease only what was in doubt."""
+        settled, in_doubt = self.truth[run]
+        answers, self.answers[run] = self.answers[run], []
+        for is_paid, amount in answers:
+            taken = min(amount, in_doubt)
+            in_doubt -= taken
+            settled += taken if is_paid else 0
+            self.answers[run].append((is_paid, taken))
+        return settled, in_doubt
+
+    def adopt(self, run: str, stand: tuple[int, int]) -> None:
+        """How a run's money lies in the months is the ledger's to say; how much it is, the journals and the person."""
         with self.ledger.transaction() as connection:
             rows = connection.execute(sa.select(DAYS).where(DAYS.c.run_id == run)).all()
         assert all(row.settled_nano >= 0 and row.in_doubt_nano >= 0 for row in rows)
-        assert (sum(row.settled_nano for row in rows), sum(row.in_doubt_nano for row in rows)) == self.truth[run]
+        assert (sum(row.settled_nano for row in rows), sum(row.in_doubt_nano for row in rows)) == stand
         for key in [key for key in (*self.books.settled, *self.books.in_doubt) if key[0] == run]:
             self.books.settled[key] = self.books.in_doubt[key] = 0
         for row in rows:
@@ -268,6 +282,8 @@ class LedgerMachine(RuleBasedStateMachine):
                     self.over[place] += amount
         found = {run: self.books.in_doubt.pop((run, month), 0) for run in runs}
         assert self.ledger.resolve(month, job, paid=is_paid, now=self.now) == sum(found.values())
+        for run, amount in found.items():
+            self.answers[run].append((is_paid, amount))
         self.resolved |= {run for run, amount in found.items() if amount}
         if is_paid:
             self.books.settled.update({(run, month): amount for run, amount in found.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import os
 import re
@@ -16,9 +17,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -37,7 +40,16 @@ from parquill.tasks.wire.open_sendings import open_sendings, sending, sending_of
 from parquill.tasks.wire.sending import Sending
 from tests.direct import results
 from tests.promises.answering import Answering
-from tests.promises.disks import BrokenDisk, CountingDisk, FailingDisk, ForgetfulDisk, Image, lay_out, photograph
+from tests.promises.disks import (
+    BrokenDisk,
+    CountingDisk,
+    FailingDisk,
+    ForgetfulDisk,
+    FullDisk,
+    Image,
+    lay_out,
+    photograph,
+)
 from tests.promises.small_job import AT_ONCE, OLD, TEXTS, SmallJob, stripped
 
 HANGS_S = 60.0  # for what takes milliseconds
@@ -136,6 +148,29 @@ def test_a_disk_that_fails_at_any_call(job: SmallJob, number: int, *, for_good: 
         assert for_good or (job.root / "results").exists(), "the results before are gone"
         job.check_resume(service.billed)
     assert noticed >= len(tried) * 0.8
+
+
+@pytest.mark.parametrize("full_at", ["000000.journal", "staging", "history"])
+def test_a_summary_after_a_full_disk(job: SmallJob, full_at: str) -> None:
+    """C5: whatever the disk had no room for, the summary says that the run has stopped, and why; the next start with room goes on, and the summary says that it is finished."""
+    service = Answering()
+    with pytest.raises(DiskFailed, match=os.strerror(errno.ENOSPC)):
+        job.run(service, FullDisk(lambda path: full_at in path and service.billed.total() > 1))
+    told = orjson.loads((job.root / "summary.json").read_bytes())
+    assert (told["state"], told["exit_code"]) == ("stopped", 1)
+    assert os.strerror(errno.ENOSPC) in told["message"]
+    job.check_resume(service.billed)
+    assert orjson.loads((job.root / "summary.json").read_bytes())["state"] == "finished"
+
+
+def test_a_clock_that_is_set_back(job: SmallJob) -> None:
+    """The duration that a summary tells is what passed, also where the clock was set back by an hour since the plan."""
+    run = job.planned()
+    dataclasses.replace(run, started_at=run.started_at + timedelta(hours=1)).save()
+    job.start()
+    told = orjson.loads((job.root / "summary.json").read_bytes())
+    assert told["run_id"] == run.run_id
+    assert 0 < told["duration_s"] < 600
 
 
 def _is_journal(name: str, target: Any) -> bool:

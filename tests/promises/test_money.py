@@ -22,6 +22,7 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from parquill.tasks.disk.files import DISK
+from parquill.tasks.disk.journal import append_groups
 from parquill.tasks.disk.state import Folders
 from parquill.tasks.errors import LedgerFailed, RunTakenOver
 from parquill.tasks.job_file import make_job
@@ -32,7 +33,7 @@ from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import HOLDERS, LEASES, META
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.wire.spending import Spending
+from parquill.tasks.wire.spending import Spending, booked_totals
 from tests.direct import job_of
 from tests.end_to_end.jobs import Jobs
 from tests.promises.ledger_machine import BEGIN, LedgerMachine, empty, entry
@@ -178,7 +179,57 @@ def test_what_was_settled_is_never_forgotten(ledger: Ledger) -> None:
         booked = ledger.of_run("fr", LATER)
         assert (booked.settled, booked.in_doubt) == (settled, max(in_doubt, 100 - settled))
         ledger.open_run(entry("fr"), settled, in_doubt, LATER)  # and once more
-        assert ledger.of_run("fr", LATER).settled == settled
+        assert ledger.of_run("fr", LATER) == booked
+        ledger.open_run(entry("fr"), 100, in_doubt, LATER)  # it has paid for those rows again
+        assert ledger.of_run("fr", LATER).settled == 100
+        assert ledger.of_run("fr", LATER).in_doubt == booked.in_doubt
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_what_a_person_has_settled_stays_settled(ledger: Ledger, *, paid: bool) -> None:
+    """M5: whatever a person resolves, the next starts of the run keep it, and what is in doubt after it is in doubt."""
+    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    assert ledger.open_run(entry("fr"), 30, 40, BEGIN) == (30, 40)
+    assert ledger.resolve("2026-11", None, paid=paid, now=BEGIN) == 40
+    by_hand = 40 if paid else 0
+    for _ in range(2):
+        assert ledger.open_run(entry("fr"), 30, 40, LATER) == (30 + by_hand, 0)
+        assert ledger.of_run("fr", LATER) == Booked(30 + by_hand, 0, 0)
+    # the row in doubt was answered at the second try, another one is in doubt now
+    assert ledger.open_run(entry("fr"), 50, 55, LATER) == (50 + by_hand, 15)
+    # another month, another answer
+    december = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    assert ledger.open_run(entry("fr"), 50, 61, december) == (50 + by_hand, 21)
+    assert ledger.resolve("2026-12", None, paid=not paid, now=december) == 6
+    assert ledger.of_run("fr", december, "2026-11") == Booked(50 + by_hand, 15, 0)
+    both = 40 if paid else 6
+    assert ledger.open_run(entry("fr"), 50, 61, december) == (50 + both, 15)
+    assert ledger.spent("fr", 50, 61) == (50 + both, 15)
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_a_resolved_lease_of_the_dead_covers_no_later_doubt(ledger: Ledger, *, paid: bool) -> None:
+    """M5: the lease of a killed process is resolved whole; of it counts what its journals have in doubt, and a doubt that comes later is another one."""
+    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    assert _lease(ledger, "fr", 80) == 80
+    ledger.report("fr", "h", Held(settled=10, in_doubt=0, left=70), BEGIN)
+    assert ledger.resolve("2026-11", None, paid=paid, now=LATER) == 70
+    stand = (35, 0) if paid else (25, 0)
+    assert ledger.spent("fr", 25, 10) == stand
+    assert ledger.open_run(entry("fr"), 25, 10, LATER) == stand
+    assert ledger.of_run("fr", LATER) == Booked(*stand, 0)
+    assert ledger.open_run(entry("fr"), 25, 30, LATER) == (stand[0], 20)
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_a_loss_that_was_resolved_stays_resolved(ledger: Ledger, *, paid: bool) -> None:
+    """M5: what was settled and is in no journal is in doubt until a person resolves it, and then no more."""
+    ledger.open_run(entry("fr"), 100, 0, BEGIN)
+    assert ledger.open_run(entry("fr"), 30, 0, LATER) == (30, 70)
+    assert ledger.resolve("2026-11", None, paid=paid, now=LATER) == 70
+    stand = (100, 0) if paid else (30, 0)
+    assert ledger.open_run(entry("fr"), 30, 0, LATER) == stand
+    assert ledger.open_run(entry("fr"), 45, 5, LATER) == (stand[0] + 15, 5)
 
 
 def test_the_last_cent_is_admitted_once() -> None:
@@ -361,6 +412,44 @@ def test_a_process_that_joins_a_run(tmp_path: Path) -> None:
     ledger = Ledger()
     assert ledger.of_run(run.run_id, datetime.now(UTC)) == Booked(2 * part, 0, 0)
     ledger.close()
+
+
+def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
+    """M5: a run that goes on counts what a person has resolved as that person said: the money is there again, or it is spent."""
+    settings = job_of(tmp_path, ["a text", "another"], "http://127.0.0.1:9/v1", budget={"run_usd": 1})
+    job, options = place(make_job(settings), None, None, ())
+    Folders.of(job).create(DISK)
+    run = prepare_run(job, options)
+    assert run is not None
+    doubt, whole = 300_000_000, 1_000_000_000
+    intent = {"type": "intent", "row": 0, "n": 1, "reserved": doubt}
+    append_groups(run.folder.journal(0), {"run_id": run.run_id, "shard": 0}, [[intent]])
+
+    async def begin(threads: ThreadPoolExecutor, amount: int) -> tuple[int, int, bool]:
+        spending = Spending(run, threads)
+        stand = spending.budget.settled, spending.budget.in_doubt
+        fits = await spending.budget.reserve(amount)
+        if fits:
+            spending.budget.release(amount)
+        await spending.close()
+        return *stand, fits
+
+    def resolve(*, paid: bool) -> int:
+        ledger, now = Ledger(), datetime.now(UTC)
+        found = ledger.resolve(f"{now:%Y-%m}", None, paid=paid, now=now)
+        ledger.close()
+        return found
+
+    with ThreadPoolExecutor(2) as threads:
+        assert asyncio.run(begin(threads, whole)) == (0, doubt, False)
+        assert resolve(paid=False) == doubt
+        assert asyncio.run(begin(threads, whole)) == (0, 0, True)
+        more = [{"type": "intent", "row": 1, "n": 1, "reserved": 7}]
+        append_groups(run.folder.journal(0), {"run_id": run.run_id, "shard": 0}, [more])
+        assert asyncio.run(begin(threads, whole - 7)) == (0, 7, True)
+        assert resolve(paid=True) == 7
+        assert asyncio.run(begin(threads, whole - 7)) == (7, 0, True)
+        assert booked_totals(run).settled_nano == 7
 
 
 def test_a_process_whose_run_was_opened_anew(ledger: Ledger) -> None:

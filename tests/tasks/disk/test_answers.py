@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from parquill.tasks.disk.answers import AnswerIndex, journals_of
+from parquill.tasks.disk.answers import AnswerIndex
 from parquill.tasks.disk.journal import scan_journal
+from parquill.tasks.disk.state import RunFolder
 from parquill.tasks.errors import DamagedJournal, DiskFailed
 from tests.promises.many_records import write_journal
 
@@ -47,7 +48,8 @@ def test_a_torn_journal_of_the_same_size_is_read_again(tmp_path: Path, journal: 
     index = _index(tmp_path, journal)
     assert len(index.find(KEYS, "out")) == 128
     journal.write_bytes(whole)
-    for number, path in index._missing("r", journals_of(tmp_path / "runs" / "r")):
+    ((_, missing),) = index._missing([RunFolder(tmp_path / "runs" / "r")])
+    for number, path in missing:
         index.add_shard("r", number, path)
     assert len(index.find(KEYS, "out")) == 130
     index.close()

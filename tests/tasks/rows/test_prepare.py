@@ -25,7 +25,8 @@ from parquill.tasks.job import Job
 from parquill.tasks.job_file import make_job
 from parquill.tasks.place import place
 from parquill.tasks.records import Action, Outcome
-from parquill.tasks.rows.prepare import RunOptions, check_rejected, estimate_job, look, prepare_run
+from parquill.tasks.rows.base import RunOptions
+from parquill.tasks.rows.prepare import check_rejected, estimate_job, look, prepare_run
 from parquill.tasks.rows.preview import preview_rows
 from tests.tasks.rows.test_plan import COLUMNS, VIEWS
 
@@ -352,13 +353,14 @@ def test_a_preview_shows_requests_as_they_are_sent(tmp_path: Path) -> None:
 
 
 def _finished(run: Run, **rows: int) -> None:
-    """Leave behind what a finished run leaves: its manifest and its parts, and nothing under way."""
+    """Leave behind what a finished run leaves: its manifest, its parts and its summary, and nothing under way."""
     output = Path(run.job.output)
     (output / "results").mkdir(exist_ok=True)
     (output / "results" / "part.parquet").touch()
     parts = [{"file": "part.parquet", "bytes": 0}]
     manifest = {"digest": run.digest, "rows": {"failed": 0, "not_sent": 0, **rows}, "parts": parts}
     (output / ".parquill" / "manifest.json").write_bytes(orjson.dumps(manifest))
+    (output / "summary.json").write_bytes(b"{}")
     (output / ".parquill" / "current.json").unlink()
 
 
@@ -375,7 +377,9 @@ def test_a_finished_job_has_nothing_to_do(tmp_path: Path) -> None:
     assert begun == ["first", "going on"]
 
 
-@pytest.mark.parametrize("changed", ["failed", "not_sent", "input", "settings", "a part is gone"])
+@pytest.mark.parametrize(
+    "changed", ["failed", "not_sent", "input", "settings", "a part is gone", "the summary is gone"]
+)
 def test_a_finished_job_has_something_to_do_again(tmp_path: Path, changed: str) -> None:
     """Rows that failed or were not sent, other input or settings, and lost results make a new run."""
     job = _job(tmp_path, {"text": ["a"]})
@@ -387,6 +391,8 @@ def test_a_finished_job_has_something_to_do_again(tmp_path: Path, changed: str) 
         job = _job(tmp_path, max_output_tokens=11)
     if changed == "a part is gone":
         (tmp_path / "out/results/part.parquet").unlink()
+    if changed == "the summary is gone":  # and its history with it
+        (tmp_path / "out/summary.json").unlink()
     begun: list[str] = []
     again = prepare_run(job, OPTIONS, lambda: begun.append("again"))
     assert again is not None

@@ -1,0 +1,40 @@
+"""How long a run took, by a clock that nobody can set.
+
+The wall clock may be set back or forward while a run works, or between an interruption and the next start. Linux counts
+the seconds since the machine was started, its sleep included, and each start of it has an id: within one the count is
+right in any process. Where the machine was started again, or is another one, only the wall clock is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Seconds since the machine was started, and the id of that start; None where it has none."""
+
+    boot_id: str | None
+    boot_s: float
+
+    @classmethod
+    def now(cls) -> Moment:
+        """This moment."""
+        boot_id = None
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            boot_id = _BOOT_ID.read_text(encoding="ascii").strip() or None
+        clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+        return cls(boot_id, time.clock_gettime(clock))
+
+
+def elapsed_s(began: Moment | None, ended: Moment, started_at: datetime, finished_at: datetime) -> float:
+    """Seconds from one moment to another, never negative; the times of the wall clock are used where it must be."""
+    if began is not None and began.boot_id is not None and began.boot_id == ended.boot_id:
+        return max(0.0, ended.boot_s - began.boot_s)
+    return max(0.0, (finished_at - started_at).total_seconds())
