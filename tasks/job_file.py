@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from pathlib import Path
@@ -21,7 +22,6 @@ from parquill.tasks.errors import BadJob
 from parquill.tasks.faults import sentences
 from parquill.tasks.job import Job
 
-
 HALF = "holds half of a character (a lone surrogate)"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -33,7 +33,7 @@ class PlainText(str):
 
 
 class _Constructor(SafeConstructor):
-    """Reads the escapes of JSON, of which YAML 1.2 is a superset: `"\\ud83d\\ude42"` is one character, not two halves."""
+    """Reads the escapes of JSON, of which YAML 1.2 is a superset: two escaped halves are one character."""
 
     def construct_scalar(self, node: ScalarNode) -> Any:
         """The value of a scalar, of a key too. Raises ConstructorError for half of a character."""
@@ -179,9 +179,16 @@ def _absolute(path: str, today: date) -> str:
         return expand_dates(path, today)
     try:
         # normalized: `runs/../out` is `out`
-        return os.path.abspath(Path(expand_dates(path, today)).expanduser())  # noqa: PTH100 - links are kept
+        found = os.path.abspath(Path(expand_dates(path, today)).expanduser())  # noqa: PTH100 - links are kept
+        os.fsencode(found)
     except RuntimeError:
         raise BadJob(f"{path} names the home of a user who is not there") from None
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        raise BadJob(
+            f"{path!a} cannot be opened: file names are {encoding} in this environment; set PYTHONUTF8=1"
+        ) from None
+    return found
 
 
 def _read_if_file(name: str, value: Any) -> Any:

@@ -46,9 +46,7 @@ class ResultRows:
             for batch in planned.batches(READ_ROWS, names):
                 table = pa.Table.from_batches([batch]).select(names)
                 plan = {
-                    name.removeprefix(PLAN): table.column(name).to_pylist()
-                    for name in names
-                    if name.startswith(PLAN)
+                    name.removeprefix(PLAN): table.column(name).to_pylist() for name in names if name.startswith(PLAN)
                 }
                 lines = self._lines(plan, state, first, self._each(table))
                 yield self._table(table, own, lines)

@@ -129,13 +129,17 @@ class TokenCounter:
     def count_texts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, counted on all cores (tiktoken releases the GIL)."""
         short = [text if len(text) <= PIECE_CHARACTERS else "" for text in texts]
-        counts: list[int] = []
-        for some in _portions(short):
-            counts += [len(tokens) for tokens in self._encoding.encode_ordinary_batch(some, num_threads=_THREADS)]
+        counts = self._count_batch(short)
         for place, text in enumerate(texts):
             if len(text) > PIECE_CHARACTERS:
                 pieces = [text[i : i + PIECE_CHARACTERS] for i in range(0, len(text), PIECE_CHARACTERS)]
-                counts[place] = sum(len(self._encoding.encode_ordinary(piece)) for piece in pieces)
+                counts[place] = sum(self._count_batch(pieces))
+        return counts
+
+    def _count_batch(self, texts: Sequence[str]) -> list[int]:
+        counts: list[int] = []
+        for some in _portions(texts):
+            counts += [len(tokens) for tokens in self._encoding.encode_ordinary_batch(list(some), num_threads=_THREADS)]
         return counts
 
     def count_chats(self, chats: Sequence[list[dict[str, Any]]]) -> list[int]:

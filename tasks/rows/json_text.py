@@ -65,6 +65,8 @@ def iso_duration(length: timedelta) -> str:
     days, seconds = divmod(seconds, 86_400)
     hours, minutes, seconds = seconds // 3600, seconds // 60 % 60, seconds % 60
     rest = f".{fraction:09d}".rstrip("0") if fraction else ""
-    parts = f"{hours}H" * (hours > 0) + f"{minutes}M" * (minutes > 0) + f"{seconds}{rest}S" * (seconds > 0 or rest != "")
+    parts = (
+        f"{hours}H" * (hours > 0) + f"{minutes}M" * (minutes > 0) + f"{seconds}{rest}S" * (seconds > 0 or rest != "")
+    )
     text = f"{days}D" * (days > 0) + (f"T{parts}" if parts else "")
     return ("-" if total < 0 else "") + "P" + (text or "T0S")

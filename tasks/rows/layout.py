@@ -29,7 +29,7 @@ class Layout:
         self.combinations = list(itertools.product(*self._each.values()))
 
     def give(self, batch: pa.RecordBatch, start: int, count: int) -> pa.RecordBatch:
-        """`count` of the rows that come of some input rows, from `start` on, with their columns and those of `for_each`."""
+        """`count` of the rows that come of some input rows, from `start` on, with the columns of `for_each` too."""
         repeats = len(self.combinations)
         batch = batch.slice(start, count) if repeats == 1 else _repeat(batch, start, count, repeats)
         arrays, fields = list(batch.columns), list(batch.schema)

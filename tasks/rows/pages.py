@@ -16,7 +16,7 @@ from pyarrow.parquet import ColumnChunkMetaData, RowGroupMetaData
 from parquill.tasks.errors import BadInput
 
 # Of all columns together, one page each is in memory at once. Older writers put whole row groups into a page.
-MAX_PAGES_BYTES = 640 << 20
+MAX_PAGES_BYTES = 512 << 20
 # A row is copied several times on its way into the results.
 MAX_ROW_BYTES = 64 << 20
 # Headers are looked at where a footer claims more, or where there are so few chunks that a footer need not be trusted.
@@ -73,7 +73,10 @@ def mean_row_bytes(file: File, told: str, groups: Sequence[RowGroupMetaData], *,
             row_bytes += mean * max(1.0, column.num_values / max(1, group.num_rows))
         if pages_bytes > MAX_PAGES_BYTES or row_bytes > MAX_ROW_BYTES:
             most = max(pages_bytes, int(row_bytes))
-            raise BadInput(f"{told} has values that take {most:,} bytes when they are unpacked: a decompression bomb?")
+            raise BadInput(
+                f"{told} has values that take {most:,} bytes when they are unpacked: a decompression bomb? (If not, write "
+                "it with smaller pages, or leave the column out.)"
+            )
         heaviest = max(heaviest, row_bytes)
     return heaviest
 

@@ -281,9 +281,9 @@ class Planner:
         table = self.previous.take(given.num_rows if given is not None else 0)
         if given is not None and given.num_rows:
             numbers = table.column(f"{prefix}row_number").to_pylist()
-            if numbers != [row.number for row in rows] or set(
-                table.column(f"{prefix}source_file").to_pylist()
-            ) != {file.name}:
+            if numbers != [row.number for row in rows] or set(table.column(f"{prefix}source_file").to_pylist()) != {
+                file.name
+            }:
                 raise BadInput(NOT_THE_SAME.format("in which other rows stand in this order"))
             if (other := other_column(given, table)) is not None:
                 raise BadInput(NOT_THE_SAME.format(f"in which {other!r} has other values"))

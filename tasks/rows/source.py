@@ -80,8 +80,9 @@ def read_batches(
 ) -> Iterator[tuple[SourceFile, int, pa.RecordBatch]]:
     """Yield (file, number of its first row, rows) in input order, at most `limit` rows in all.
 
-    With `columns` the others are not read, but one that is cheap where rows would have none. A batch has at most BATCH_ROWS rows and about BATCH_BYTES. Raises BadInput when a file turns out to be damaged,
-    is no longer the one that was looked at, or contradicts its folder.
+    With `columns` the others are not read, but one that is cheap where rows would have none. A batch has at most
+    BATCH_ROWS rows and about BATCH_BYTES. Raises BadInput when a file turns out to be damaged, is no longer the one
+    that was looked at, or contradicts its folder.
     """
     left = source.rows if limit is None else limit
     schema = source.schema if columns is None else _needed(source, columns)

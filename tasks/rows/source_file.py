@@ -154,7 +154,7 @@ def _stream(path: str) -> contextlib.AbstractContextManager[Any]:
     if is_uri(path):
         from parquill.tasks.disk.store import open_object
 
-        return open_object(path)
+        return contextlib.closing(open_object(path))
     return Path(path).open("rb", buffering=0)
 
 
@@ -192,9 +192,7 @@ def batches_of(file: SourceFile, columns: Collection[str] | None = None) -> Iter
         yield pa.concat_batches(joined)
 
 
-def _portions(
-    file: SourceFile, most_rows: int, columns: Collection[str] | None = None
-) -> Iterator[pa.RecordBatch]:
+def _portions(file: SourceFile, most_rows: int, columns: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
     fewest = 1 if file.rows * file.row_bytes.mean > file.size * TIGHTLY_PACKED else PORTION_ROWS
     size = min(most_rows, max(fewest, PORTION_BYTES // max(1, file.row_bytes.largest)))
     size = min(size, max(1, int(PORTION_BYTES / file.row_bytes.heaviest)))
@@ -222,7 +220,9 @@ def check_unchanged(file: SourceFile) -> None:
     try:
         found = Path(file.path).stat()
         # the hash comes last: of a file that was cut there is no footer
-        same = (found.st_size, found.st_mtime_ns) == (file.size, file.mtime_ns) and _footer_digest(file.path) == file.footer
+        same = (found.st_size, found.st_mtime_ns) == (file.size, file.mtime_ns) and _footer_digest(
+            file.path
+        ) == file.footer
     except OSError:
         raise changed(file) from None
     if not same:

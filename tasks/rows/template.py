@@ -176,7 +176,8 @@ class Templates:
                 ) from None
             except json_text.NotJson as error:
                 raise RowFault(
-                    "template_error", f"prompt.{role} writes a value of type {error} with | tojson, which JSON cannot hold"
+                    "template_error",
+                    f"prompt.{role} writes a value of type {error} with | tojson, which JSON cannot hold",
                 ) from None
             except TooMuchText:
                 raise RowFault("template_error", f"prompt.{role} makes more text than any prompt can hold") from None

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 # Each open row holds its messages, and while it is sent they are held two or three times more.
-MAX_OPEN_BYTES = 96 << 20
+MAX_OPEN_BYTES = 64 << 20
 
 
 class OpenBytes:
@@ -27,11 +27,9 @@ class OpenBytes:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it was let in, and leaves at once
-                self.release(size)
-            else:
-                self._waiting.remove((size, turn))
-                self._wake()
+            if not turn.cancelled():  # it was let in, and leaves at once
+                self._open -= size
+            self._wake()
             raise
 
     def release(self, size: int) -> None:
@@ -43,7 +41,8 @@ class OpenBytes:
         return self._open == 0 or self._open + size <= self._most
 
     def _wake(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][0]):
+        while self._waiting and (self._waiting[0][1].cancelled() or self._fits(self._waiting[0][0])):
             size, turn = self._waiting.popleft()
-            self._open += size
-            turn.set_result(None)
+            if not turn.cancelled():
+                self._open += size
+                turn.set_result(None)

@@ -345,9 +345,7 @@ def test_characters_that_json_escapes_in_two_halves(tmp_path: Path, name: str, e
 
 @pytest.mark.parametrize("half", [r"\ud83d", r"\ude42\ud83d", r"x\udc00", r"\ud83d \ude42"])
 @pytest.mark.parametrize("name", ["v.yaml", "v.json"])
-def test_half_of_a_character_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, half: str
-) -> None:
+def test_half_of_a_character_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, half: str) -> None:
     """Half of a character stands for nothing: the job file, and each file that it refers to, is refused by name."""
     path = tmp_path / name
     path.write_text(f'{{"a": {{"{half}": 1}}}}')
