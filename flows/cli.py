@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job import MOST_ROWS, Job
 from parquill.tasks.job_file import load_job
 from parquill.tasks.records import STATUSES
-from parquill.tasks.shown import clean
+from parquill.tasks.shown import one_line
 from parquill.tasks.unforeseen import replace_error
 
 EXIT_CODES = """\b
@@ -30,7 +31,12 @@ After 4 and 130 the same command goes on where it stopped."""
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # JSON can say it in ASCII
+        text = json.dumps(orjson.loads(text), indent=2)
+    sys.stdout.write(text + "\n")
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -287,12 +293,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.exit(cli.main(words, prog_name="parquill", standalone_mode=False) or 0)
     except _Told as told:
-        click.echo(f"parquill: {clean(told.error)}", err=True)
+        click.echo(f"parquill: {one_line(told.error)}", err=True)
         sys.exit(told.error.exit_code)
     except ParquillError as error:
         if "--json" in words:
             _print_json({"error": str(error), "exit_code": error.exit_code})
-        click.echo(f"parquill: {clean(error)}", err=True)
+        click.echo(f"parquill: {one_line(error)}", err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)

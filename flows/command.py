@@ -9,6 +9,7 @@ had ended well was a segmentation fault to whoever started it.
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ INTERRUPTED = 130  # as errors.Interrupted, which is not imported yet
 
 def main() -> None:
     """Run the command; SIGTERM is what Ctrl-C is. The process ends with the code of the SystemExit."""
+    _use_utf8()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     code = 1
@@ -34,6 +36,20 @@ def main() -> None:
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
         raise
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode where paths are ASCII: in the C locale an é could be neither opened nor shown.
+
+    In other encodings that lack a character it is shown escaped, and a path that has it is refused by `job_file`.
+    """
+    if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode and sys.executable:
+        command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        # for the processes that this one starts
+        os.execve(sys.executable, command, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606 - itself
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

@@ -21,7 +21,7 @@ from parquill.tasks.money.excess import has_excess, money_sentences
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
-from parquill.tasks.shown import clean
+from parquill.tasks.shown import one_line
 
 if TYPE_CHECKING:
     from parquill.tasks.wire.sending import Sending
@@ -33,7 +33,7 @@ console = Console(stderr=True, highlight=False)
 
 def say(text: str) -> None:
     """One plain line; nothing in it is taken for markup, nor obeyed by the terminal."""
-    console.print(escape(clean(text)), soft_wrap=True)
+    console.print(escape(one_line(text)), soft_wrap=True)
 
 
 class _Saying(logging.Handler):
@@ -58,7 +58,7 @@ def _pairs(pairs: dict[str, str]) -> Table:
     table.add_column(style="dim")
     table.add_column(justify="right")
     for name, value in pairs.items():
-        table.add_row(escape(clean(name)), escape(clean(value)))
+        table.add_row(escape(one_line(name)), escape(one_line(value)))
     return table
 
 
@@ -80,9 +80,9 @@ def show_estimate(estimate: Estimate, verdict: Verdict, price: Price, completed:
     if estimate.tokens_note:
         say(f"prompt tokens are {estimate.tokens_note}")
     if estimate.first_rejected:
-        say(f"the first of them: {clean(estimate.first_rejected)}")
+        say(f"the first of them: {estimate.first_rejected}")
     if estimate.reuse_note:
-        say(clean(estimate.reuse_note))
+        say(estimate.reuse_note)
     say(f"{estimate.basis}; prices: {price.source}, {price.version}")
     say(verdict.sentence)
     if verdict.warning:
@@ -116,7 +116,7 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
         pairs["saved by reuse"] = f"${summary['saved_usd']}"
     if (counted := summary.get("counted")) and counted["answers"]:
         pairs["prompt tokens"] = counted_line(counted)
-        pairs |= {"the count farthest off": clean(worst)} if (worst := worst_line(counted)) else {}
+        pairs |= {"the count farthest off": worst} if (worst := worst_line(counted)) else {}
     if "price_as" in summary:
         other = summary["price_as"]
         pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"

@@ -21,7 +21,8 @@ def show_preview(rows: list[dict[str, Any]]) -> None:
             say(row["error"])
         if row["body"] is not None:
             say(f"POST {row['url']}")
-            say(orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode())
+            for line in orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode().split("\n"):
+                say(line)
 
 
 def show_comparison(found: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import calendar
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -14,14 +16,20 @@ from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.prices import nano_of, usd
 from parquill.tasks.records import money
 
+MAX_SHOWN_JOBS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which part of the ledger is asked for; `limit` is monthly_usd in nano-dollars, where a job file tells it."""
+    """Which part of the ledger is asked for; `limit` is monthly_usd in nano-dollars, where a job file has it.
+
+    `is_name` where no file says that there is such a job: then the ledger must know it.
+    """
 
     month: str
     job: str | None
     limit: int | None
+    is_name: bool = False
 
 
 def scope_of(place: str | None, month: str | None, today: date) -> Scope:
@@ -36,15 +44,20 @@ def scope_of(place: str | None, month: str | None, today: date) -> Scope:
         return Scope(chosen, None, None)
     path = Path(place)
     if not path.is_file():
-        return Scope(chosen, place, None)
+        return Scope(chosen, place, None, is_name=True)
     job = load_job(path)
     return Scope(chosen, job.name, None if job.budget.monthly_usd is None else nano_of(job.budget.monthly_usd))
 
 
 def read_spending(scope: Scope, today: date, resolve: str | None = None) -> dict[str, Any]:
-    """The month as one JSON object; with `resolve` (paid or unpaid) what is in doubt is settled first."""
+    """The month as one JSON object; with `resolve` (paid or unpaid) what is in doubt is settled first.
+
+    Raises BadJob for a name that is neither a file nor that of a job with a run, LedgerFailed.
+    """
     ledger, now = Ledger(), datetime.now(UTC)
     try:
+        if scope.is_name and scope.job is not None:
+            _check_known(scope.job, ledger.jobs())
         resolved = None if resolve is None else ledger.resolve(scope.month, scope.job, paid=resolve == "paid", now=now)
         rows = ledger.days(scope.month, now, scope.job)
         month = ledger.of_month(scope.month, now)
@@ -74,6 +87,17 @@ def read_spending(scope: Scope, today: date, resolve: str | None = None) -> dict
     if resolved is not None:
         found["resolved_usd"] = money(usd(resolved))
     return found
+
+
+def _check_known(name: str, jobs: Sequence[str]) -> None:
+    """Refuse a name that no run has: a file that is not there, or a misspelled job, cost nothing only by mistake."""
+    if name in jobs:
+        return
+    near = difflib.get_close_matches(name, jobs, 1)
+    rest = [job for job in jobs if job not in near]
+    shown = ", ".join([*near, *rest][:MAX_SHOWN_JOBS]) + (", …" if len(jobs) > MAX_SHOWN_JOBS else "")
+    known = f"the jobs in the ledger are: {shown}" if jobs else "the ledger has no job yet"
+    raise BadJob(f"{name!r} is neither a job file nor the name of a job that has run; {known}")
 
 
 def _forecast(scope: Scope, mine: int, all_jobs: int, today: date) -> dict[str, Any]:

@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from parquill.tasks.disk.address import check_uri, is_uri
 from parquill.tasks.parameters import own_parameters, refuse_unwritable
@@ -58,7 +68,15 @@ def _look_for_surrogates(value: Any) -> None:
             _look_for_surrogates(inner)
 
 
+def _one_line(value: str) -> str:
+    if any(unicodedata.category(character) in {"Cc", "Zl", "Zp"} for character in value):
+        raise ValueError("holds a line break or another control character")
+    return value
+
+
 Number = BeforeValidator(_no_bool)
+# what stands in tables, in names of runs and in the ledger of all jobs
+OneLine = AfterValidator(_one_line)
 # as pydantic writes it the text branch has no pattern, so that a form would take "ten"
 _DECIMAL = {"type": "string", "pattern": r"^\d{1,7}(\.\d{1,9})?$"}
 _POSITIVE = {"type": "string", "pattern": r"^(?=.*[1-9])\d{1,7}(\.\d{1,9})?$"}
@@ -88,7 +106,7 @@ Status = Literal[
 ]
 Scalar = str | int | float | bool
 MOST_ROWS = 10**12  # of an input; `limit` is part of a plan's digest, which holds no larger numbers
-JobName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"\S")]
+JobName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"\S"), OneLine]
 RowLimit = Annotated[int, Field(ge=1, le=MOST_ROWS), Number]
 
 
@@ -110,7 +128,7 @@ class Endpoint(Settings):
 
     base_url: str = Field(OPENAI_BASE_URL, description="Address that ends before /chat/completions")
     api: Literal["chat", "responses", "completions"] = Field("chat", description="Protocol of the service")
-    name: str | None = Field(
+    name: Annotated[str, OneLine] | None = Field(
         None, min_length=1, description="Stands for the address in request keys, so that it may move"
     )
     api_key_env: str | None = Field(
@@ -288,7 +306,7 @@ class Job(Settings):
     )
     prompt: Prompt | None = Field(None, description="Templates of the request; or name a messages_column")
     messages_column: str | None = Field(None, description="Column of chat messages, in the place of a prompt")
-    model: str = Field(min_length=1, description="The model's name, as the service knows it")
+    model: Annotated[str, OneLine] = Field(min_length=1, description="The model's name, as the service knows it")
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000), Number] = Field(
         description="The longest answer in tokens; it bounds what a row can cost"
     )
@@ -315,7 +333,9 @@ class Job(Settings):
         default_factory=lambda: Tolerate.model_validate({}), description="How many bad or failed rows are borne"
     )
     column_prefix: str = Field("", description="Put before the result columns when an input column has their name")
-    labels: dict[str, str] = Field(default_factory=dict, description="Kept in the ledger and shown, {team: search}")
+    labels: dict[Annotated[str, OneLine], Annotated[str, OneLine]] = Field(
+        default_factory=dict, description="Kept in the ledger and shown, {team: search}"
+    )
 
     @field_validator("*", mode="before")
     @classmethod

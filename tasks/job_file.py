@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from pathlib import Path
@@ -12,12 +13,17 @@ from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import ScalarNode
 
 from parquill.tasks.disk.address import is_uri, mirror_of
 from parquill.tasks.errors import BadJob
 from parquill.tasks.faults import sentences
 from parquill.tasks.job import Job
+
+HALF = "holds half of a character (a lone surrogate)"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class PlainText(str):
@@ -26,9 +32,24 @@ class PlainText(str):
     __slots__ = ()
 
 
+class _Constructor(SafeConstructor):
+    """Reads the escapes of JSON, of which YAML 1.2 is a superset: two escaped halves are one character."""
+
+    def construct_scalar(self, node: ScalarNode) -> Any:
+        """The value of a scalar, of a key too. Raises ConstructorError for half of a character."""
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and _SURROGATE.search(value):
+            try:
+                return value.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError:
+                raise ConstructorError(None, None, HALF, node.start_mark) from None
+        return value
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML with the rules of 1.2 (so `no` is Norwegian). Raises BadJob with the line."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
     yaml.version = (1, 2)
     try:
         return yaml.load(text)
@@ -45,14 +66,22 @@ def read_yaml(path: Path, what: str) -> Any:
     """Read one YAML file; `what` names it in the error (BadJob)."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        # YAML would read the two halves of an emoji that JSON escapes as two characters
-        return json.loads(text) if path.suffix == ".json" else parse_yaml(text, str(path))
+        return _parse_json(text, what, path) if path.suffix == ".json" else parse_yaml(text, str(path))
     except OSError as error:
         raise BadJob(f"cannot read {what} {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BadJob(f"{what} {path} is not UTF-8 text") from None
     except (json.JSONDecodeError, RecursionError):
         raise BadJob(f"{what} {path} is not JSON") from None
+
+
+def _parse_json(text: str, what: str, path: Path) -> Any:
+    value = json.loads(text)
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadJob(f"{what} {path} {HALF}") from None
+    return value
 
 
 def load_job(path: Path, overrides: Iterable[str] = ()) -> Job:
@@ -97,26 +126,35 @@ def make_job(mapping: Mapping[str, Any]) -> Job:
         raise BadJob("; ".join(sentences(error))) from None
 
 
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(date|month)([+-]\d{1,4})?\}|\{[^{}]*\}")
+
+
 def expand_dates(text: str, day: date) -> str:
-    """Replace {date}, {date-1}, {month}, {month-1} by the day or month (ISO 8601). Raises BadJob on other braces."""
+    """Replace {date}, {date-1}, {month}, {month-1} by the day or month (ISO 8601), and doubled braces by single ones.
+
+    Raises BadJob for anything else in braces.
+    """
 
     def value(match: re.Match[str]) -> str:
+        if (found := match.group()) in {"{{", "}}"}:
+            return found[0]
         unit, offset = match.group(1), int(match.group(2) or 0)
+        if unit is None:
+            raise BadJob(
+                f"{found} in a path is unknown: {{date}}, {{date-1}} and {{month}} are; for a name that has these "
+                f"braces write {{{found}}}"
+            )
         if unit == "date":
             try:
                 return (day + timedelta(days=offset)).isoformat()
             except OverflowError:
-                raise BadJob(f"{match.group()} is a day that no calendar has") from None
+                raise BadJob(f"{found} is a day that no calendar has") from None
         months = day.year * 12 + day.month - 1 + offset
         if not 12 <= months < 120_000:
-            raise BadJob(f"{match.group()} is a month that no calendar has")
+            raise BadJob(f"{found} is a month that no calendar has")
         return f"{months // 12:04d}-{months % 12 + 1:02d}"
 
-    expanded = re.sub(r"\{(date|month)([+-]\d{1,4})?\}", value, text)
-    unknown = re.search(r"\{[^{}]*\}", expanded)
-    if unknown:
-        raise BadJob(f"{unknown.group()} in a path is unknown: {{date}}, {{date-1}} and {{month}} are")
-    return expanded
+    return _PLACEHOLDER.sub(value, text)
 
 
 def place_job(job: Job, today: date) -> Job:
@@ -141,9 +179,16 @@ def _absolute(path: str, today: date) -> str:
         return expand_dates(path, today)
     try:
         # normalized: `runs/../out` is `out`
-        return os.path.abspath(Path(expand_dates(path, today)).expanduser())  # noqa: PTH100 - links are kept
+        found = os.path.abspath(Path(expand_dates(path, today)).expanduser())  # noqa: PTH100 - links are kept
+        os.fsencode(found)
     except RuntimeError:
         raise BadJob(f"{path} names the home of a user who is not there") from None
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        raise BadJob(
+            f"{path!a} cannot be opened: file names are {encoding} in this environment; set PYTHONUTF8=1"
+        ) from None
+    return found
 
 
 def _read_if_file(name: str, value: Any) -> Any:

@@ -23,6 +23,11 @@ def clean(text: object) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
+def one_line(text: object) -> str:
+    """`clean` text as one line, for a table or a sentence: its line ends become U+FFFD too."""
+    return clean(text).replace("\n", "\N{REPLACEMENT CHARACTER}")
+
+
 def unescape(line: str) -> str:
     """The text that `escape` was given, but for what `clean` has taken from it."""
     return html.unescape(re.sub(r"\\(.)", r"\1", line.replace(BREAK, "")))

@@ -48,9 +48,14 @@ class OwnTable:
         return self._file.schema_arrow
 
     def batches(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Batches of at most so many rows, with all columns or those named. Raises DiskFailed."""
+        """Batches of at most so many rows, with all columns or those named. Raises DiskFailed.
+
+        None is of more than one row group: each was written as one batch that was not too much for the memory.
+        """
+        names = None if columns is None else list(columns)
         try:
-            yield from self._file.iter_batches(rows, columns=None if columns is None else list(columns))
+            for group in range(self._file.num_row_groups):
+                yield from self._file.iter_batches(rows, row_groups=[group], columns=names)
         except (pa.ArrowException, OSError) as error:
             raise self._failure(error) from None
 

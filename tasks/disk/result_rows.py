@@ -55,12 +55,12 @@ class ResultRows:
             if shard.rows == 0:
                 yield self._table(planned.schema.empty_table(), own, [])
                 return
-            for batch in planned.batches(READ_ROWS):
-                table = pa.Table.from_batches([batch])
+            # the requests are the largest part of a shard, and no part of the results
+            names = [name for name in planned.schema.names if name not in {PLAN + "messages", PLAN + "parameters"}]
+            for batch in planned.batches(READ_ROWS, names):
+                table = pa.Table.from_batches([batch]).select(names)
                 plan = {
-                    name.removeprefix(PLAN): table.column(name).to_pylist()
-                    for name in table.column_names
-                    if name.startswith(PLAN) and name != PLAN + "messages"
+                    name.removeprefix(PLAN): table.column(name).to_pylist() for name in names if name.startswith(PLAN)
                 }
                 lines = self._lines(plan, state, first, self._each(table))
                 yield self._table(table, own, lines)

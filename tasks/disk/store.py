@@ -185,6 +185,12 @@ def open_parquet(uri: str) -> tuple[pq.ParquetFile, str]:
     return parquet, (stream.metadata() or {}).get("ETag", b"").decode(errors="replace")
 
 
+def open_object(uri: str) -> pa.NativeFile:
+    """Open an object, of which ranges are fetched as they are read. Raises OSError."""
+    place = find_place(uri)
+    return place.files.open_input_file(place.path)
+
+
 def read_object(uri: str) -> bytes | None:
     """The bytes of a small object; None when there is none. Raises BadInput, BadJob."""
     place = find_place(uri)

@@ -28,8 +28,9 @@ class Budget:
     ) -> None:
         """Begin with what an interrupted run has spent already.
 
-        `more` asks for at least an amount and gives what was granted, 0 if it does not fit; `patient` tells whether
-        money that others hold may still come back. `limit` is the run's own, for whoever shows it.
+        `more` asks for at least an amount and gives what was granted, 0 if it does not fit. `patient` gives back what
+        is granted and not in use, waits a little, and says whether money that others hold may still come back.
+        `limit` is the run's own, to be shown.
         """
         self.granted = granted
         # what is leased from a ledger, for a month say, is no limit of the run
@@ -38,6 +39,7 @@ class Budget:
         self.in_doubt = in_doubt
         self.reserved = 0
         self.overshoot = 0
+        self.admitted = 0  # reservations so far
         self._more, self._patient = more, patient
         self._asking = asyncio.Lock()
         self._stopped = False
@@ -70,9 +72,10 @@ class Budget:
                 return False
             if self.reserved > 0:
                 await self._change()
-            elif self._patient is None or not await self._patient():
+            elif self._patient is None or (not await self._patient() and not await self._ask(amount)):
                 return False
         # no await between the check above and this line
+        self.admitted += 1
         self.reserved += amount
         return True
 

@@ -197,6 +197,11 @@ class Ledger(LedgerDatabase):
             row = connection.execute(query).first()
         return None if row is None else (int(row[0]), int(row[1]))
 
+    def jobs(self) -> list[str]:
+        """The names of all jobs that have a run, in order."""
+        with self.transaction() as connection:
+            return list(connection.execute(sa.select(RUNS.c.job).distinct().order_by(RUNS.c.job)).scalars())
+
     def days(self, month: str, now: datetime, job: str | None = None) -> list[dict[str, Any]]:
         """Rows of {day, job, model, labels (JSON), settled_nano, in_doubt_nano, runs} of a month, by day.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -27,6 +27,10 @@ from parquill.tasks.money.tools import count_tools
 # tiktoken panics on one run of about a million blanks and slows down on long runs: a longer text is counted in pieces,
 # which can only raise the count (by at most a token or so for each piece).
 PIECE_CHARACTERS = 50_000
+# Tokens are Python integers, ten times the text that they stand for: so much text is encoded in one call.
+MAX_ENCODED_CHARACTERS = 4 << 20
+# Texts that repeat (roles, a constant system prompt) are counted once; so many and so much of them are remembered.
+MAX_SEEN_TEXTS, MAX_SEEN_CHARACTERS = 4_096, 4 << 20
 
 _VOCABULARIES = {  # encoding -> (file, sha256), both as tiktoken's openai_public.py has them
     "o200k_base": (
@@ -116,6 +120,7 @@ class TokenCounter:
         if schema is not None:  # no formula is published: its JSON, and a margin for what wraps it
             self._extra += self.count_text(orjson.dumps(schema).decode()) + 10
         self._seen: dict[str, int] = {}
+        self._seen_characters = 0
 
     def count_text(self, text: str) -> int:
         """Tokens of a text; special tokens in it count as the plain text that they are here."""
@@ -124,11 +129,17 @@ class TokenCounter:
     def count_texts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, counted on all cores (tiktoken releases the GIL)."""
         short = [text if len(text) <= PIECE_CHARACTERS else "" for text in texts]
-        counts = [len(tokens) for tokens in self._encoding.encode_ordinary_batch(short, num_threads=_THREADS)]
+        counts = self._count_batch(short)
         for place, text in enumerate(texts):
             if len(text) > PIECE_CHARACTERS:
                 pieces = [text[i : i + PIECE_CHARACTERS] for i in range(0, len(text), PIECE_CHARACTERS)]
-                counts[place] = sum(len(self._encoding.encode_ordinary(piece)) for piece in pieces)
+                counts[place] = sum(self._count_batch(pieces))
+        return counts
+
+    def _count_batch(self, texts: Sequence[str]) -> list[int]:
+        counts: list[int] = []
+        for some in _portions(texts):
+            counts += [len(tokens) for tokens in self._encoding.encode_ordinary_batch(list(some), num_threads=_THREADS)]
         return counts
 
     def count_chats(self, chats: Sequence[list[dict[str, Any]]]) -> list[int]:
@@ -136,6 +147,7 @@ class TokenCounter:
         texts = {text for messages in chats for message in messages for text in _values(message)}
         new = [text for text in texts if text not in self._seen]
         self._seen.update(zip(new, self.count_texts(new), strict=True))
+        self._seen_characters += sum(map(len, new))
         totals = []
         for messages in chats:
             total = 3 + self._extra
@@ -144,9 +156,10 @@ class TokenCounter:
                 if "name" in message:
                     total += self._named
             totals.append(total)
-        # what repeats (roles, a constant system prompt) stays; what does not must not pile up
-        if len(self._seen) > 4096:
+        # what repeats stays; what does not must not pile up
+        if len(self._seen) > MAX_SEEN_TEXTS or self._seen_characters > MAX_SEEN_CHARACTERS:
             self._seen.clear()
+            self._seen_characters = 0
         return totals
 
     def count_prompts(self, prompts: Sequence[str]) -> list[int]:
@@ -181,6 +194,17 @@ class TokenCounter:
 
 
 _THREADS = max(1, min(8, os.cpu_count() or 1))
+
+
+def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Texts in their order, about MAX_ENCODED_CHARACTERS at once."""
+    first = characters = 0
+    for place, text in enumerate(texts):
+        if characters > MAX_ENCODED_CHARACTERS:
+            yield texts[first:place]
+            first, characters = place, 0
+        characters += len(text)
+    yield texts[first:]
 
 
 def _values(message: dict[str, Any]) -> list[str]:

@@ -28,24 +28,24 @@ class Layout:
         # of the values of `for_each`: an input row makes one row for each
         self.combinations = list(itertools.product(*self._each.values()))
 
-    def give(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows of one input batch with what they are given: its own columns, and those of `for_each`."""
-        rows, repeats = batch.num_rows, len(self.combinations)
-        if repeats != 1:
-            batch = _repeat(batch, repeats)
+    def give(self, batch: pa.RecordBatch, start: int, count: int) -> pa.RecordBatch:
+        """`count` of the rows that come of some input rows, from `start` on, with the columns of `for_each` too."""
+        repeats = len(self.combinations)
+        batch = batch.slice(start, count) if repeats == 1 else _repeat(batch, start, count, repeats)
         arrays, fields = list(batch.columns), list(batch.schema)
+        chosen = [self.combinations[place % repeats] for place in range(start, start + count)]
         for place, (name, values) in enumerate(self._each.items()):
             column = for_each_field(name, values)
-            arrays.append(pa.array([c[place] for c in self.combinations] * rows, column.type))
+            arrays.append(pa.array([combination[place] for combination in chosen], column.type))
             fields.append(column)
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, self._schema.metadata))
 
     def lay_out(
-        self, given: pa.RecordBatch, file: SourceFile, first: int, rows: Sequence[PlannedRow], kept: Kept | None
+        self, given: pa.RecordBatch, file: SourceFile, rows: Sequence[PlannedRow], kept: Kept | None
     ) -> pa.RecordBatch:
-        """The `given` rows of one input batch, which begins with row `first` of its file, with all their columns."""
+        """The `given` rows of a file with all their columns."""
         arrays, fields = list(given.columns), list(given.schema)
-        plan = self._plan(rows, file, first)
+        plan = self._plan(rows, file)
         for name, kind in PLAN_FIELDS.items():
             arrays.append(pa.array(plan[name], kind))
             fields.append(pa.field(PLAN + name, kind))
@@ -58,14 +58,14 @@ class Layout:
         """No rows, with all their columns."""
         batches = self._schema.empty_table().to_batches()
         none = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=self._schema)
-        return self.lay_out(self.give(none), file, 0, [], kept)
+        return self.lay_out(self.give(none, 0, 0), file, [], kept)
 
-    def _plan(self, rows: Sequence[PlannedRow], file: SourceFile, first: int) -> dict[str, list[Any]]:
+    def _plan(self, rows: Sequence[PlannedRow], file: SourceFile) -> dict[str, list[Any]]:
         carried = [carried_of(row.carried) for row in rows]
         return {
             "action": [int(row.action) for row in rows],
             "source_file": [file.name] * len(rows),
-            "row_number": [first + place // len(self.combinations) for place in range(len(rows))],
+            "row_number": [row.number for row in rows],
             "request_key": [row.key for row in rows],
             "messages": [self._messages(row) if row.action is Action.SEND else None for row in rows],
             "parameters": [
@@ -102,13 +102,16 @@ def carried_of(outcome: Outcome | None) -> tuple[int, int, int, list[int] | None
     )
 
 
-def _repeat(batch: pa.RecordBatch, times: int) -> pa.RecordBatch:
-    """Each row `times` times. Arrow cannot take from views, but can put them together."""
-    places = pa.array(np.repeat(np.arange(batch.num_rows), times))
+def _repeat(batch: pa.RecordBatch, start: int, count: int, times: int) -> pa.RecordBatch:
+    """`count` rows from `start` on, where each row comes `times` times.
+
+    Arrow cannot take from views, but can put them together.
+    """
+    places = pa.array(np.arange(start, start + count) // times)
     arrays = []
     for column in batch.columns:
         try:
             arrays.append(column.take(places))
         except pa.ArrowNotImplementedError:
-            arrays.append(pa.concat_arrays([column.slice(place // times, 1) for place in range(len(places))]))
+            arrays.append(pa.concat_arrays([column.slice(place, 1) for place in places.to_pylist()]))
     return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)

@@ -58,10 +58,11 @@ def mark_nulls(value: Any, name: str, null: type[Null] = Null) -> Any:
     return value
 
 
-def json_null(value: Any) -> None:
-    """What JSON writes for what it does not know: inside a document a null is a value, a whole cell must be handled."""
-    if not isinstance(value, _InnerNull):
-        raise TypeError
+def is_json_null(value: Any) -> bool:
+    """Whether JSON writes null for it: inside a document a null is a value. Raises NullValue for a whole cell."""
+    if isinstance(value, Null) and not isinstance(value, _InnerNull):
+        raise NullValue
+    return isinstance(value, _InnerNull)
 
 
 def visible(value: Any) -> Any:

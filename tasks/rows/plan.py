@@ -32,8 +32,8 @@ from parquill.tasks.rows.source import Source, read_batches
 from parquill.tasks.rows.source_file import SourceFile
 from parquill.tasks.rows.template import Templates
 
-# Of rendered text, and of rows of the plan, that are in memory together.
-MOST_AT_ONCE = 32 << 20
+# Of rendered text and what is carried through beside it, and of rows of the plan, that are in memory together.
+MOST_AT_ONCE = 16 << 20
 MOST_ROWS_AT_ONCE = 4_096
 NOT_THE_SAME = (
     "the input is not the one of the results, {}, so --redo cannot tell the rows; run without --redo first, which pays "
@@ -95,22 +95,24 @@ class Planner:
         total = EstimateSum(job, [self.price, *self.other_prices], counter, self.past)
         keys = KeyMaker(job)
         with Seen(self.scratch) as seen:
-            for file, first, batch, rows in self._rendered(seen, limit):
-                given = self._layout.give(batch)
-                kept = self._kept(given, file, first)
+            # without a sink nobody wants the columns that no prompt uses
+            is_whole = sink is not None or self.previous is not None
+            for file, batch, start, rows in self._rendered(seen, limit, is_whole=is_whole):
+                given = self._layout.give(batch, start, len(rows)) if is_whole else None
+                kept = self._kept(given, file, rows)
                 self._count(rows, counter)
                 for row in rows:
                     self._make_key(row, keys)
                 self._decide(rows, seen, kept)
                 total.add(rows)
-                if sink is not None:
+                if sink is not None and given is not None:
                     to_send = sum(row.action is Action.SEND for row in rows)
-                    sink.write(self._layout.lay_out(given, file, first, rows, kept), to_send)
+                    sink.write(self._layout.lay_out(given, file, rows, kept), to_send)
             if self.previous is not None and self.previous.take(1).num_rows:
                 raise OtherRows(NOT_THE_SAME.format("which have more rows"))
             if total.rows == 0 and sink is not None:  # an empty input makes empty results, with all their columns
                 file = self.source.files[0]
-                sink.write(self._layout.empty(file, self._kept(None, file, 0)), 0)
+                sink.write(self._layout.empty(file, self._kept(None, file, [])), 0)
         return total
 
     def _compile(self) -> Templates | None:
@@ -157,28 +159,38 @@ class Planner:
         return faults
 
     def _rendered(
-        self, seen: Seen, limit: int | None
-    ) -> Iterator[tuple[SourceFile, int, pa.RecordBatch, list[PlannedRow]]]:
-        """Input rows beside their rendered rows, as many at once as are not too much for the memory.
+        self, seen: Seen, limit: int | None, *, is_whole: bool
+    ) -> Iterator[tuple[SourceFile, pa.RecordBatch, int, list[PlannedRow]]]:
+        """Rendered rows, as many at once as are not too much for the memory, beside the input rows that they are of.
 
+        `for_each` makes several of an input row; the number is that of the first among those of the input rows given.
         Templates and `for_each` may make far more of a row than it was.
         """
-        for file, first, batch in read_batches(self.source, limit):
-            begin, size = 0, 0
+        repeats = len(self._layout.combinations)
+        for file, first, batch in read_batches(self.source, limit, None if is_whole else self._columns()):
+            begin = size = 0
             rows: list[PlannedRow] = []
-            for place, of_row in enumerate(self._render(batch, file, first, self._bad_ids(batch, seen))):
-                rows += of_row
-                size += sum(_characters(row) for row in of_row)
+            # what is carried through is written with each row that comes of it
+            carried = [batch.slice(i, 1).nbytes for i in range(batch.num_rows)] if is_whole and repeats > 1 else None
+            for place, row in enumerate(self._render(batch, file, first, self._bad_ids(batch, seen)), 1):
+                rows.append(row)
+                size += _characters(row) + (carried[(place - 1) // repeats] if carried else 0)
                 if size > MOST_AT_ONCE or len(rows) > MOST_ROWS_AT_ONCE:
-                    yield file, first + begin, batch.slice(begin, place + 1 - begin), rows
-                    begin, size, rows = place + 1, 0, []
+                    yield file, *_cut(batch, begin, place, repeats), rows
+                    begin, size, rows = place, 0, []
             if rows:
-                yield file, first + begin, batch.slice(begin), rows
+                yield file, *_cut(batch, begin, begin + len(rows), repeats), rows
+
+    def _columns(self) -> set[str]:
+        """The columns that make the requests."""
+        job = self.job
+        wanted = {job.id_column, job.messages_column, job.parameters_column}
+        return {name for name in wanted if name is not None} | set(self._templates.columns if self._templates else ())
 
     def _render(
         self, batch: pa.RecordBatch, file: SourceFile, first: int, ids: list[RowFault | None]
-    ) -> Iterator[list[PlannedRow]]:
-        """What becomes of each input row: a row for each combination of `for_each`."""
+    ) -> Iterator[PlannedRow]:
+        """What becomes of the input rows: a row for each combination of `for_each`."""
         job, names = self.job, set(batch.schema.names)
         wanted = self._templates.columns if self._templates else [str(job.messages_column)]
         columns = {name: cells(batch.column(name)) for name in wanted if name in names}
@@ -186,7 +198,6 @@ class Planner:
         row_ids = cells(batch.column(job.id_column)) if job.id_column else None
         for place in range(batch.num_rows):
             values = {name: column[place] for name, column in columns.items()}
-            rows = []
             for combination in self._layout.combinations:
                 name = [row_ids[place]] if row_ids else [file.name, first + place]
                 identity = [*map(str, name), *combination]
@@ -200,8 +211,7 @@ class Planner:
                         row.parameters = check_parameters(_sound(parameters[place]))
                 except RowFault as fault:
                     row.fault = fault
-                rows.append(row)
-            yield rows
+                yield row
 
     def _messages(self, values: dict[str, Any]) -> list[dict[str, Any]]:
         for value in values.values():
@@ -275,21 +285,27 @@ class Planner:
         """Whether a failed row stays failed: its request may have been paid for, and is not to be paid for again."""
         return self.job.retry.in_doubt == "hold" and tried.is_in_doubt
 
-    def _kept(self, given: pa.RecordBatch | None, file: SourceFile, first: int) -> Kept | None:
+    def _kept(self, given: pa.RecordBatch | None, file: SourceFile, rows: Sequence[PlannedRow]) -> Kept | None:
         if self.previous is None:
             return None
-        prefix, count = self.job.column_prefix, len(self._layout.combinations)
+        prefix = self.job.column_prefix
         table = self.previous.take(given.num_rows if given is not None else 0)
         if given is not None and given.num_rows:
             numbers = table.column(f"{prefix}row_number").to_pylist()
-            if numbers != [first + place // count for place in range(given.num_rows)] or set(
-                table.column(f"{prefix}source_file").to_pylist()
-            ) != {file.name}:
+            if numbers != [row.number for row in rows] or set(table.column(f"{prefix}source_file").to_pylist()) != {
+                file.name
+            }:
                 raise OtherRows(NOT_THE_SAME.format("in which other rows stand in this order"))
             if (other := other_column(given, table)) is not None:
                 raise OtherRows(NOT_THE_SAME.format(f"in which {other!r} has other values"))
         self._passed += table.num_rows
         return Kept(table.select(self.previous.own), prefix, self.redo)
+
+
+def _cut(batch: pa.RecordBatch, begin: int, end: int, repeats: int) -> tuple[pa.RecordBatch, int]:
+    """The input rows of some rows of the plan, and the number of the first of those among all that come of them."""
+    first = begin // repeats
+    return batch.slice(first, -(-end // repeats) - first), begin - first * repeats
 
 
 def _characters(row: PlannedRow) -> int:

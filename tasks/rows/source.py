@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +59,9 @@ def find_source(location: str, output: str | None = None) -> Source:
         schema = pa.schema(
             [f.with_nullable(f.nullable or found.field(f.name).nullable) for f in schema], metadata=schema.metadata
         )
-        # a store's clock may be too coarse to tell two writes of a second apart: its tag does
-        tagged = f"\0{file.tag}" if file.tag else ""
+        # An edit may keep size and time: the footer tells it. A store's clock may be too coarse to tell two writes of a
+        # second apart: its tag does.
+        tagged = f"\0{file.tag or file.footer}"
         stamp.update(f"{file.name}\0{file.size}\0{file.mtime_ns}\0{file.rows}{tagged}\n".encode())
         look_through(file)
         files.append(file)
@@ -74,20 +75,24 @@ def find_source(location: str, output: str | None = None) -> Source:
     return Source(tuple(files), schema, stamp.hexdigest())
 
 
-def read_batches(source: Source, limit: int | None = None) -> Iterator[tuple[SourceFile, int, pa.RecordBatch]]:
+def read_batches(
+    source: Source, limit: int | None = None, columns: Collection[str] | None = None
+) -> Iterator[tuple[SourceFile, int, pa.RecordBatch]]:
     """Yield (file, number of its first row, rows) in input order, at most `limit` rows in all.
 
-    A batch has at most BATCH_ROWS rows and about BATCH_BYTES. Raises BadInput when a file turns out to be damaged,
-    is no longer the one that was looked at, or contradicts its folder.
+    With `columns` the others are not read, but one that is cheap where rows would have none. A batch has at most
+    BATCH_ROWS rows and about BATCH_BYTES. Raises BadInput when a file turns out to be damaged, is no longer the one
+    that was looked at, or contradicts its folder.
     """
     left = source.rows if limit is None else limit
+    schema = source.schema if columns is None else _needed(source, columns)
     for file in source.files:
         first = 0
         if left <= 0:
             return
         try:
-            for batch in batches_of(file):
-                taken = _complete(batch.slice(0, left), file, source.schema)
+            for batch in batches_of(file, None if columns is None else schema.names):
+                taken = _complete(batch.slice(0, left), file, schema)
                 yield file, first, taken
                 first += taken.num_rows
                 left -= taken.num_rows
@@ -99,6 +104,17 @@ def read_batches(source: Source, limit: int | None = None) -> Iterator[tuple[Sou
             raise BadInput(
                 f"{shown(file.path)}: row {first} or later cannot be read: {reason_of(file.path, error)}"
             ) from None
+
+
+def _needed(source: Source, columns: Collection[str]) -> pa.Schema:
+    """The fields of some columns, and of those that folders name too: what a file says of them is compared."""
+    keys = {key for file in source.files for key, _ in file.partitions}
+    found = [field for field in source.schema if field.name in columns or field.name in keys]
+    if keys.issuperset(field.name for field in found):
+        # a file that is read in no column has no rows
+        stored = [field for field in source.schema if field.name not in keys]
+        found += sorted(stored, key=lambda field: not pa.types.is_primitive(field.type))[:1]
+    return pa.schema(found, source.schema.metadata)
 
 
 def _same(first: pa.Schema, other: pa.Schema) -> bool:

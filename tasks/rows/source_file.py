@@ -7,11 +7,13 @@ that way and 892 MiB the other way.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +21,7 @@ import pyarrow.parquet as pq
 from parquill.tasks.disk.address import is_uri, shown
 from parquill.tasks.errors import BadInput
 from parquill.tasks.rows.listing import Place
+from parquill.tasks.rows.pages import mean_row_bytes
 
 BUFFER_BYTES = 1 << 20
 BATCH_BYTES = 8 << 20
@@ -38,11 +41,19 @@ MOST_GROUPS = 10_000  # of a footer that are looked at
 FOOTERS_AT_ONCE = 16  # of a store
 
 
+class RowBytes(NamedTuple):
+    """What rows of a file take, unpacked: on average as written, at most in memory, and in its heaviest pages."""
+
+    mean: float
+    largest: int
+    heaviest: float
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """One input file; `name` is its path below the input, `partitions` its key=value folders, `tag` its store's ETag.
 
-    `row_bytes` is what a row takes in the file, unpacked; `largest_row_bytes` what one may take in memory.
+    `footer` is the hash of its footer, which has offsets, sizes and statistics; "" where the store's tag is enough.
     """
 
     path: str
@@ -50,9 +61,9 @@ class SourceFile:
     size: int
     mtime_ns: int
     tag: str
+    footer: str
     rows: int
-    row_bytes: float
-    largest_row_bytes: int
+    row_bytes: RowBytes
     partitions: tuple[tuple[str, Any], ...]
 
     @property
@@ -61,16 +72,26 @@ class SourceFile:
         return max(EXPANSION_FLOOR_BYTES, self.size * MAX_EXPANSION)
 
 
+class _Found(NamedTuple):
+    """What one look at a file finds."""
+
+    footer: pq.FileMetaData
+    schema: pa.Schema
+    tag: str
+    digest: str
+    row_bytes: RowBytes
+
+
 def look_at(
     places: Sequence[Place], partitions: Iterable[tuple[tuple[str, Any], ...]]
 ) -> Iterator[tuple[SourceFile, pa.Schema]]:
     """Read the footers of files in order, which have these key=value folders. Raises BadInput."""
-    for place, keys, (footer, schema, tag) in zip(places, partitions, _footers(places), strict=True):
-        sizes = _row_bytes(footer)
-        yield SourceFile(place.path, place.name, place.size, place.mtime_ns, tag, footer.num_rows, *sizes, keys), schema
+    for place, keys, found in zip(places, partitions, _footers(places), strict=True):
+        about = (place.path, place.name, place.size, place.mtime_ns, found.tag, found.digest)
+        yield SourceFile(*about, found.footer.num_rows, found.row_bytes, keys), found.schema
 
 
-def _footers(places: Sequence[Place]) -> Iterator[tuple[pq.FileMetaData, pa.Schema, str]]:
+def _footers(places: Sequence[Place]) -> Iterator[_Found]:
     """The footers in order; those of a store several at once, since each is a few round trips. Raises BadInput."""
     if not is_uri(places[0].path):
         yield from map(_footer, places)
@@ -81,7 +102,7 @@ def _footers(places: Sequence[Place]) -> Iterator[tuple[pq.FileMetaData, pa.Sche
             yield from threads.map(_footer, places[first : first + FOOTERS_AT_ONCE])
 
 
-def _footer(place: Place) -> tuple[pq.FileMetaData, pa.Schema, str]:
+def _footer(place: Place) -> _Found:
     path, size, told = place.path, place.size, shown(place.path)
     if size == 0:
         raise BadInput(f"{told} is empty (0 bytes)")
@@ -89,6 +110,7 @@ def _footer(place: Place) -> tuple[pq.FileMetaData, pa.Schema, str]:
         parquet, tag = _open(path)
         with parquet:
             footer, schema = parquet.metadata, parquet.schema_arrow
+        digest = "" if is_uri(path) else _footer_digest(path)
     except PermissionError:
         raise BadInput(f"{told} cannot be opened: permission denied") from None
     except pa.ArrowInvalid as error:
@@ -103,15 +125,37 @@ def _footer(place: Place) -> tuple[pq.FileMetaData, pa.Schema, str]:
     claimed = sum(footer.row_group(i).total_byte_size for i in range(min(footer.num_row_groups, MOST_GROUPS)))
     if claimed > EXPANSION_FLOOR_BYTES and claimed > size * MAX_EXPANSION:
         raise BadInput(f"{told} would grow from {size:,} to {claimed:,} bytes: a decompression bomb?")
-    return footer, schema, tag
+    try:
+        return _Found(footer, schema, tag, digest, _row_bytes(path, footer))
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{told} cannot be read: {reason_of(path, error)}") from None
 
 
-def _row_bytes(footer: pq.FileMetaData) -> tuple[float, int]:
-    """Bytes of a row: on average as written, and at most in memory, as no value is longer than its column's chunk."""
+def _footer_digest(path: str) -> str:
+    """The hash of a file's footer; an edit that keeps size and time changes what stands there. Raises OSError."""
+    with Path(path).open("rb") as file:
+        end = file.seek(-8, os.SEEK_END)
+        size = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, end - size))
+        return hashlib.sha256(file.read(size + 8)).hexdigest()
+
+
+def _row_bytes(path: str, footer: pq.FileMetaData) -> RowBytes:
+    """Bytes of a row; no value is longer than its column's chunk. Raises BadInput for pages too large to unpack."""
     groups = [footer.row_group(i) for i in range(min(footer.num_row_groups, MOST_GROUPS))]
     rows = sum(group.num_rows for group in groups)
-    average = sum(group.total_byte_size for group in groups) / rows if rows else 1.0
-    return average, max((group.total_byte_size for group in groups), default=1)
+    mean = sum(group.total_byte_size for group in groups) / rows if rows else 1.0
+    with _stream(path) as file:
+        heaviest = mean_row_bytes(file, shown(path), groups, is_remote=is_uri(path))
+    return RowBytes(mean, max((group.total_byte_size for group in groups), default=1), max(mean, heaviest))
+
+
+def _stream(path: str) -> contextlib.AbstractContextManager[Any]:
+    if is_uri(path):
+        from parquill.tasks.disk.store import open_object
+
+        return contextlib.closing(open_object(path))
+    return Path(path).open("rb", buffering=0)
 
 
 def _open(path: str) -> tuple[pq.ParquetFile, str]:
@@ -125,7 +169,7 @@ def _open(path: str) -> tuple[pq.ParquetFile, str]:
 
 def look_through(file: SourceFile) -> None:
     """Unpack a small file that may be a decompression bomb, before the tokens of what it holds are counted."""
-    if file.size > LOOKED_THROUGH_BYTES or file.rows * file.largest_row_bytes <= file.most_bytes:
+    if file.size > LOOKED_THROUGH_BYTES or file.rows * file.row_bytes.largest <= file.most_bytes:
         return
     # damage is told with its row when the rows are read
     with contextlib.suppress(pa.ArrowException, OSError):
@@ -133,13 +177,13 @@ def look_through(file: SourceFile) -> None:
             pass
 
 
-def batches_of(file: SourceFile) -> Iterator[pa.RecordBatch]:
-    """Read a file in small portions, and join them. Raises BadInput for a decompression bomb."""
-    most_rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, file.row_bytes))))
+def batches_of(file: SourceFile, columns: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Read a file, or these columns of it, in small portions, and join them. Raises BadInput for a bomb."""
+    most_rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, file.row_bytes.mean))))
     joined: list[pa.RecordBatch] = []
     rows = held = 0
-    for portion in _portions(file, most_rows):
-        if joined and (rows + portion.num_rows > most_rows or held + portion.nbytes > BATCH_BYTES):
+    for portion in _portions(file, BATCH_ROWS if columns is not None else most_rows, columns):
+        if joined and (rows + portion.num_rows > BATCH_ROWS or held + portion.nbytes > BATCH_BYTES):
             yield pa.concat_batches(joined)
             joined, rows, held = [], 0, 0
         joined.append(portion)
@@ -148,15 +192,16 @@ def batches_of(file: SourceFile) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(joined)
 
 
-def _portions(file: SourceFile, most_rows: int) -> Iterator[pa.RecordBatch]:
-    fewest = 1 if file.rows * file.row_bytes > file.size * TIGHTLY_PACKED else PORTION_ROWS
-    size = min(most_rows, max(fewest, PORTION_BYTES // max(1, file.largest_row_bytes)))
+def _portions(file: SourceFile, most_rows: int, columns: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
+    fewest = 1 if file.rows * file.row_bytes.mean > file.size * TIGHTLY_PACKED else PORTION_ROWS
+    size = min(most_rows, max(fewest, PORTION_BYTES // max(1, file.row_bytes.largest)))
+    size = min(size, max(1, int(PORTION_BYTES / file.row_bytes.heaviest)))
     unpacked = 0
     parquet, tag = _open(file.path)
     with parquet:
         if (parquet.metadata.num_rows, tag) != (file.rows, file.tag):
             raise changed(file)
-        for portion in parquet.iter_batches(batch_size=size):
+        for portion in parquet.iter_batches(batch_size=size, columns=None if columns is None else list(columns)):
             unpacked += portion.nbytes
             if unpacked > file.most_bytes:
                 raise BadInput(
@@ -174,9 +219,12 @@ def check_unchanged(file: SourceFile) -> None:
         return
     try:
         found = Path(file.path).stat()
+        same = (found.st_size, found.st_mtime_ns) == (file.size, file.mtime_ns)
+        if same:  # a file that was cut has no footer
+            same = _footer_digest(file.path) == file.footer
     except OSError:
         raise changed(file) from None
-    if (found.st_size, found.st_mtime_ns) != (file.size, file.mtime_ns):
+    if not same:
         raise changed(file)
 
 

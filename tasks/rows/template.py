@@ -23,7 +23,8 @@ from jinja2 import (
 from jinja2.visitor import NodeTransformer
 
 from parquill.tasks.errors import BadJob, RowFault
-from parquill.tasks.rows.nulls import FOR_NULLS, Null, NullValue, ShownAsPython, json_null, mark_nulls, null_of, visible
+from parquill.tasks.rows import json_text
+from parquill.tasks.rows.nulls import FOR_NULLS, Null, NullValue, ShownAsPython, mark_nulls, null_of, visible
 from parquill.tasks.rows.sandbox import Sandbox, TooMuchText, check_size
 
 ROW = "row"
@@ -32,8 +33,8 @@ OWN_NAMES = frozenset({"self", "vars"})
 
 def _environment() -> Sandbox:
     env = Sandbox(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=visible)
-    # JSON has a word for a null
-    env.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": json_null}
+    env.policies["json.dumps_function"] = json_text.dumps
+    env.policies["json.dumps_kwargs"] = {}
     env.tests["none"] = lambda value: value is None or isinstance(value, Null)
     env.tests["defined"] = lambda value: isinstance(value, Null) or not isinstance(value, StrictUndefined)
     env.tests["undefined"] = lambda value: isinstance(value, StrictUndefined) and not isinstance(value, Null)
@@ -172,6 +173,11 @@ class Templates:
                 raise RowFault(
                     "template_error",
                     f"prompt.{role} shows a {error}; say how, with | join(', '), | tojson or a field of it",
+                ) from None
+            except json_text.NotJson as error:
+                raise RowFault(
+                    "template_error",
+                    f"prompt.{role} writes a value of type {error} with | tojson, which JSON cannot hold",
                 ) from None
             except TooMuchText:
                 raise RowFault("template_error", f"prompt.{role} makes more text than any prompt can hold") from None

@@ -29,6 +29,7 @@ from parquill.tasks.wire.answer import AnswerFormat
 from parquill.tasks.wire.booking import Booking, SendRow
 from parquill.tasks.wire.client import Client, Result
 from parquill.tasks.wire.limits import Limits, Slot, Stopped
+from parquill.tasks.wire.open_bytes import OpenBytes
 from parquill.tasks.wire.outcomes import TABLE, Money, Retry, Rule
 from parquill.tasks.wire.progress import Progress
 from parquill.tasks.wire.retry import backoff_s
@@ -81,6 +82,7 @@ class Sender:
         self._hold = job.retry.in_doubt == "hold"
         self._tasks: set[asyncio.Task[None]] = set()
         self._resting: set[asyncio.Future[None]] = set()
+        self._open_bytes = OpenBytes()
         self._open_rows = asyncio.Semaphore(max(FEWEST_OPEN_ROWS, OPEN_ROWS_A_PLACE * job.limits.max_at_once))
 
     def _warn(self, text: str) -> None:
@@ -162,7 +164,7 @@ class Sender:
             self.over_budget += 1
             return None
         task = asyncio.create_task(self._complete_row(row, slot, journal, state))
-        task.add_done_callback(lambda _: self._open_rows.release())
+        task.add_done_callback(lambda _: self._close(row))
         self._tasks.add(task)
         return task
 
@@ -170,10 +172,19 @@ class Sender:
         """Begin a row once few enough are open. Raises OverBudget, Stopped."""
         await self._open_rows.acquire()
         try:
-            return await self._admit(row)
+            await self._open_bytes.acquire(len(row.messages))
         except BaseException:
             self._open_rows.release()
             raise
+        try:
+            return await self._admit(row)
+        except BaseException:
+            self._close(row)
+            raise
+
+    def _close(self, row: SendRow) -> None:
+        self._open_bytes.release(len(row.messages))
+        self._open_rows.release()
 
     async def _admit(self, row: SendRow) -> Slot:
         """Reserve the row's worst case, then wait for its turn. Raises OverBudget, Stopped."""

@@ -228,7 +228,11 @@ class Sending:
             batches = planned.batches(READ_ROWS, _COLUMNS)
             number = -1
             while (batch := await loop.run_in_executor(self._disk_threads, next, batches, None)) is not None:
-                columns = (batch.column(name).to_pylist() for name in _COLUMNS)
+                # the messages one by one: together they may take much memory, as Arrow and as Python has them
+                columns = (
+                    batch.column(name) if name == PLAN + "messages" else batch.column(name).to_pylist()
+                    for name in _COLUMNS
+                )
                 for action, key, messages, parameters, tokens, cost, in_doubt, attempts, usage in zip(
                     *columns, strict=True
                 ):
@@ -239,7 +243,7 @@ class Sending:
                     yield SendRow(
                         number,
                         key.hex(),
-                        messages,
+                        messages.as_py(),
                         parameters,
                         reserved + job.max_output_tokens,
                         price.worst_nano(reserved, job.max_output_tokens),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +25,15 @@ REPORT_S = 1.0
 class Spending:
     """Opens a run's account with what its journals say, and keeps the ledger up to date."""
 
-    def __init__(self, run: Run, executor: Executor, ledger: Ledger | None = None, *, is_first: bool = True) -> None:
+    def __init__(
+        self,
+        run: Run,
+        executor: Executor,
+        ledger: Ledger | None = None,
+        *,
+        is_first: bool = True,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         """Raises ParquillError when the ledger cannot be opened.
 
         `is_first` is false for a process that joins others in a run that is open: their leases stay what they are.
@@ -53,6 +62,8 @@ class Spending:
         self.soft_limits = SoftLimits(budget, before=sum(self._before), others=self._month_of_others(run.run_id))
         self._reporter: asyncio.Task[None] | None = None
         self._returned = 0
+        self._admitted = 0  # when it was last looked at
+        self._sleep = sleep
 
     def _month_of_others(self, run_id: str) -> int:
         now = datetime.now(UTC)
@@ -65,12 +76,20 @@ class Spending:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._account.lease, amount)
 
     async def _patient(self) -> bool:
-        """Wait a little for money that others hold; False when they hold none or patience is used up."""
+        """Wait a little for money that others hold; False when they hold none or patience is used up.
+
+        A run that waits can use nothing of what it has leased, so it gives that back first: of two runs that wait for
+        each other one gets all, or both see that nothing is to be waited for.
+        """
         loop = asyncio.get_running_loop()
-        if self._patience_s <= 0 or not await loop.run_in_executor(self._executor, self._account.others_hold):
+        if self._patience_s <= 0:
+            return False
+        with contextlib.suppress(LedgerFailed):  # to ask what others hold waits for a ledger that is away
+            await self._report(keep=0)
+        if not await loop.run_in_executor(self._executor, self._account.others_hold):
             return False
         self._patience_s -= POLL_S
-        await asyncio.sleep(POLL_S)
+        await self._sleep(POLL_S)
         return True
 
     def begin(self) -> None:
@@ -78,19 +97,28 @@ class Spending:
         self._reporter = asyncio.get_running_loop().create_task(self._report_on())
 
     async def _report_on(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(REPORT_S)
-            self._returned += self.budget.trim(self._account.slice)
+            await self._sleep(REPORT_S)
+            # a run that has admitted nothing since may have nothing left to admit, and others may wait for its lease
+            is_idle, self._admitted = self._admitted == self.budget.admitted, self.budget.admitted
             try:
-                told = *self._spent(), self._returned
-                self.budget.lose(await loop.run_in_executor(self._executor, self._account.report, *told))
-            except RunTakenOver as error:
-                self.budget.fail(error)
+                await self._report(keep=0 if is_idle else self._account.slice)
+            except RunTakenOver:
                 return
             except LedgerFailed:
                 # a ledger that is away for a while delays the report; the lease stays booked there meanwhile
                 continue
+
+    async def _report(self, keep: int) -> None:
+        """Report what was spent, and give back what is leased beyond `keep`. Raises LedgerFailed."""
+        self._returned += self.budget.trim(keep)
+        told = *self._spent(), self._returned
+        try:
+            lost = await asyncio.get_running_loop().run_in_executor(self._executor, self._account.report, *told)
+        except RunTakenOver as error:
+            self.budget.fail(error)
+            raise
+        self.budget.lose(lost)
 
     def _spent(self) -> tuple[int, int]:
         return self.budget.settled - self._before[0], self.budget.in_doubt - self._before[1]

@@ -64,7 +64,11 @@ def hell() -> Iterator[Hell]:
 
 
 def measure(
-    folder: Path, jobs: Sequence[Mapping[str, Any]], environment: Mapping[str, str], batch_rows: int = 0
+    folder: Path,
+    jobs: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, str],
+    batch_rows: int = 0,
+    timeout_s: float = 600,
 ) -> tuple[list[dict[str, float]], str]:
     """Run jobs in one process of their own; its lines, and what it said beside them."""
     paths = []
@@ -76,7 +80,7 @@ def measure(
         cwd=ROOT,
         env={**os.environ, "XDG_STATE_HOME": str(folder / "user-state"), **environment},
         capture_output=True,
-        timeout=600,
+        timeout=timeout_s,
         check=False,
     )
     said = done.stderr.decode(errors="replace")

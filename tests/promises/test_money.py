@@ -452,6 +452,76 @@ def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
         assert booked_totals(run).settled_nano == 7
 
 
+class Polled:
+    """Sleeps a hundredth of what it is asked for, and knows how much that was."""
+
+    def __init__(self) -> None:
+        self.asked_s = 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        self.asked_s += seconds
+        await asyncio.sleep(seconds / 100)
+
+
+def _spending(folder: Path, threads: ThreadPoolExecutor, monthly_usd: float) -> tuple[Spending, Polled]:
+    """The money of a run that shares a month with others."""
+    settings = job_of(folder, ["a text"], "http://127.0.0.1:9/v1", budget={"monthly_usd": monthly_usd})
+    job, options = place(make_job(settings), None, None, ())
+    Folders.of(job).create(DISK)
+    run = prepare_run(job, options)
+    assert run is not None
+    polled = Polled()
+    return Spending(run, threads, sleep=polled.sleep), polled
+
+
+@pytest.mark.parametrize(("wanted", "admitted"), [(200_000_000, 1), (300_000_000, 0)])
+def test_runs_that_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int, admitted: int
+) -> None:
+    """Two runs that each lack what the other has leased and does not use give it back: one of them gets it all if that is enough, and both end within seconds."""
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+
+    async def finish(spending: Spending) -> bool:
+        got = await spending.budget.reserve(wanted)
+        if got:
+            spending.budget.settle(wanted, wanted)
+        await spending.close()
+        return got
+
+    async def race(threads: ThreadPoolExecutor) -> None:
+        first, second = (_spending(tmp_path / name, threads, 1) for name in ("a", "b"))
+        assert await first[0].budget.reserve(700_000_000)
+        first[0].budget.settle(700_000_000, 700_000_000)
+        for spending, _ in (first, second):  # a slice each, of which little is used
+            assert await spending.budget.reserve(4_000_000)
+            spending.budget.settle(4_000_000, 4_000_000)
+            assert not spending.budget.fits(wanted)
+        assert sum(await asyncio.gather(finish(first[0]), finish(second[0]))) == admitted
+        assert first[1].asked_s + second[1].asked_s < 5
+
+    with ThreadPoolExecutor(4) as threads:
+        asyncio.run(race(threads))
+
+
+def test_a_run_with_nothing_left_to_admit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that admits nothing more gives back all that it has leased and does not use, while its last request is under way; one that waits for it gets it."""
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+
+    async def race(threads: ThreadPoolExecutor) -> None:
+        (first, _), (second, polled) = (_spending(tmp_path / name, threads, 1) for name in ("a", "b"))
+        assert await first.budget.reserve(4_000_000)
+        first.begin()
+        assert await second.budget.reserve(996_000_000)
+        assert polled.asked_s < 10
+        first.budget.settle(4_000_000, 4_000_000)
+        second.budget.settle(996_000_000, 996_000_000)
+        await first.close()
+        await second.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        asyncio.run(race(threads))
+
+
 def test_a_process_whose_run_was_opened_anew(ledger: Ledger) -> None:
     """A process whose run another has opened anew is told so at its next word, admits nothing more and books nothing."""
     ledger.open_run(entry("fr"), 0, 0, BEGIN)

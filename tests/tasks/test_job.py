@@ -436,6 +436,15 @@ def test_names_that_a_server_cannot_keep_are_refused(name: str) -> None:
     assert "limits.shared" in _refusal(limits={"shared": name, "requests_per_minute": 10})
 
 
+@pytest.mark.parametrize("text", ["a\nb", "a\r", "\tb", "a\x1b[2Jb", "\x7f", "a\u2028b", "a\u0085"])
+def test_names_are_one_line(text: str) -> None:
+    """What stands in tables and in the ledger of all jobs holds no line break and no other control character."""
+    for changes in ({"name": text}, {"model": text}, {"labels": {text: "a"}}, {"labels": {"a": text}}):
+        assert "holds a line break or another control character" in _refusal(**changes)
+    assert "control character" in _refusal(endpoint={"name": text})
+    assert _job(name="caf\u00e9 \N{FAMILY}\u200d\N{GIRL} {x}").name == "caf\u00e9 \N{FAMILY}\u200d\N{GIRL} {x}"
+
+
 @pytest.mark.parametrize("uri", ["s3://bucket/x", "gs://bucket/x", "abfs://container@account/x"])
 def test_addresses_of_stores(uri: str) -> None:
     """An input and an output may be in a store; a state may not, and what is no store is refused by name."""

@@ -200,10 +200,16 @@ def test_impossible_overrides_are_refused(tmp_path: Path, override: str, told: s
         ("{month-13}", "2026-01-15", "2024-12"),
         ("dt={date-1}/m={month}/{date}", "2026-01-01", "dt=2025-12-31/m=2026-01/2026-01-01"),
         ("plain/*.parquet", "2026-01-01", "plain/*.parquet"),
+        ("{{x}}/in", "2026-01-01", "{x}/in"),
+        ("{{date}}/{date}", "2026-01-01", "{date}/2026-01-01"),
+        ("{{{date}}}", "2026-01-01", "{2026-01-01}"),
+        ("{{}}/{{a b}}", "2026-01-01", "{}/{a b}"),
+        ("a{b/c", "2026-01-01", "a{b/c"),
+        ("a}b/{date}}}", "2026-01-01", "a}b/2026-01-01}"),
     ],
 )
 def test_dates_in_paths(text: str, day: str, expanded: str) -> None:
-    """{date} and {month}, with days or months before or after, are right over the ends of months and years."""
+    """{date} and {month}, with days or months before or after, are right over the ends of months and years; doubled braces are the single ones of a name."""
     assert expand_dates(text, date.fromisoformat(day)) == expanded
 
 
@@ -222,9 +228,22 @@ def test_date_arithmetic_agrees_with_the_calendar(day: date, offset: int) -> Non
     "text", ["{day}", "{Date}", "{date -1}", "{}", "x/{year}/y", "{date-1d}", "{date--1}", "{month.1}"]
 )
 def test_unknown_braces_are_refused(text: str) -> None:
-    """Braces that mean nothing are refused: a folder called {day} helps nobody."""
-    with pytest.raises(BadJob, match="in a path is unknown"):
+    """Braces that mean nothing are refused, and the refusal says how a name that has them is written."""
+    with pytest.raises(BadJob, match="in a path is unknown") as caught:
         expand_dates(text, DAY)
+    assert expand_dates(str(caught.value).rpartition(" write ")[2], DAY) in text
+
+
+@given(st.text(st.sampled_from("{}datemonth-1x/")))
+def test_any_name_can_be_written(name: str) -> None:
+    """A path with its braces doubled is the path itself, whatever its names are."""
+    assert expand_dates(name.replace("{", "{{").replace("}", "}}"), DAY) == name
+
+
+@pytest.mark.parametrize("setting", ["input", "output", "state"])
+def test_a_folder_with_braces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    """Input, output and state can lie in a folder whose name has braces."""
+    assert getattr(_place(tmp_path, monkeypatch, **{setting: "{{x}}/a"}), setting) == str(tmp_path / "{x}/a")
 
 
 def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Job:
@@ -302,3 +321,36 @@ def test_the_home_of_nobody_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         _place(tmp_path, monkeypatch, **{setting: "~nobody-of-that-name/x"})
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert getattr(_place(tmp_path, monkeypatch, **{setting: "~/x"}), setting) == str(tmp_path / "home" / "x")
+
+
+@pytest.mark.parametrize(
+    ("escaped", "text"),
+    [
+        (r"\ud83d\ude42", "\U0001f642"),
+        (r"a\uD83D\uDE42b\ud83d\ude43", "a\U0001f642b\U0001f643"),
+        (r"\u00e9\ud834\udd1e", "\u00e9\U0001d11e"),
+        (r"\ud7ff\ue000", "\ud7ff\ue000"),
+    ],
+)
+@pytest.mark.parametrize("name", ["job.yaml", "job.json"])
+def test_characters_that_json_escapes_in_two_halves(tmp_path: Path, name: str, escaped: str, text: str) -> None:
+    """A job file in JSON is read as JSON says, whatever its name is: the two escaped halves of a character are joined, in values and in names."""
+    whole = json.dumps({**parse_yaml(FILE, "here"), "labels": {"HERE": "HERE"}, "vars": {"v": ["HERE"]}})
+    path = tmp_path / name
+    path.write_text(whole.replace("HERE", escaped))
+    job = load_job(path)
+    assert (job.labels, job.vars) == ({text: text}, {"v": [text]})
+    assert _load(tmp_path, f'labels.a="{escaped}"').labels == {"a": text}
+
+
+@pytest.mark.parametrize("half", [r"\ud83d", r"\ude42\ud83d", r"x\udc00", r"\ud83d \ude42"])
+@pytest.mark.parametrize("name", ["v.yaml", "v.json"])
+def test_half_of_a_character_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, half: str) -> None:
+    """Half of a character stands for nothing: the job file, and each file that it refers to, is refused by name."""
+    path = tmp_path / name
+    path.write_text(f'{{"a": {{"{half}": 1}}}}')
+    with pytest.raises(BadJob, match=rf"{name}.* holds half of a character"):
+        _place(tmp_path, monkeypatch, vars=str(path))
+    path.write_text(f'{{"a": ["{half}"]}}')
+    with pytest.raises(BadJob, match=rf"{name}.* holds half of a character"):
+        load_job(path)

@@ -232,3 +232,23 @@ def test_memory_does_not_grow_with_the_rows() -> None:
     for batch in range(12):
         counted.count_chats([[{"role": "user", "content": f"row {batch} {n}"}] for n in range(1_000)])
         assert len(counted._seen) <= 5_100
+
+
+def test_long_texts_are_not_kept(counter: TokenCounter) -> None:
+    """A counter remembers texts that repeat, but never more than a few MB of them, and counts the same either way."""
+    texts = [f"{number} " + "word " * 300_000 for number in range(4)]
+    chats = [[{"role": "user", "content": text}] for text in texts]
+    apart = [counter.count_chats([chat])[0] for chat in chats]
+    assert counter.count_chats(chats) == apart
+    assert sum(map(len, counter._seen)) <= tokens.MAX_SEEN_CHARACTERS
+    assert apart == [counter.count_text(text) + 3 + 3 + 1 for text in texts]
+
+
+def test_texts_are_counted_in_their_order(counter: TokenCounter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few texts are encoded at once, each has its own count."""
+    texts = ["word " * number for number in (0, 5, 1, 40, 2, 0, 7)]
+    whole = counter.count_texts(texts)
+    for most in (0, 1, 30, 200):
+        monkeypatch.setattr(tokens, "MAX_ENCODED_CHARACTERS", most)
+        assert counter.count_texts(texts) == whole
+    assert counter.count_texts([]) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -332,6 +333,27 @@ def test_a_changed_input_has_another_fingerprint(tmp_path: Path) -> None:
     _write(tmp_path / "c.parquet", "z")
     seen.add(find_source(str(tmp_path)).fingerprint)
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_an_edit_that_keeps_size_and_time(tmp_path: Path, compression: str) -> None:
+    """An edit that keeps a file's size and time is another input, and one that is made while the file is read stops the run: the footer has other statistics."""
+    path = tmp_path / "a.parquet"
+
+    def write(text: str) -> None:
+        pq.write_table(pa.table({"text": [text, "b"]}), path, compression=compression)
+
+    write("old")
+    stat, source = path.stat(), find_source(str(path))
+    write("new")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert find_source(str(path)).fingerprint != source.fingerprint
+    with pytest.raises(BadInput, match=r"a\.parquet was changed while it was read"):
+        list(read_batches(source))
+    write("old")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert find_source(str(path)).fingerprint == source.fingerprint
 
 
 def _claim(path: Path, size: int) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import uuid
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -386,3 +391,82 @@ def test_letters_that_python_takes_for_others() -> None:
     columns = {"\N{LATIN SMALL LIGATURE FI}": "A", "fi": "B"}
     assert _render("{{ \N{LATIN SMALL LIGATURE FI} }}|{{ fi }}", columns) == "A|B"
     assert [_render(column_template(name), columns) for name in columns] == ["A", "B"]
+
+
+_UUID = "0189d2f4-5c8a-7b3e-9f10-2a4b6c8d0e1f"
+_NS = 1_700_000_000_000_000_005
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (date(2024, 2, 29), '"2024-02-29"'),
+        (datetime(2024, 2, 29, 23, 59, 1), '"2024-02-29T23:59:01"'),  # noqa: DTZ001 - a column without a time zone
+        (datetime(2024, 2, 29, 23, 59, 1, 5, tzinfo=UTC), '"2024-02-29T23:59:01.000005+00:00"'),
+        (pa.scalar(_NS, pa.timestamp("ns", "UTC")).as_py(), '"2023-11-14T22:13:20.000000005+00:00"'),
+        (time(7, 5), '"07:05:00"'),
+        (time(7, 5, 1, 250_000), '"07:05:01.250000"'),
+        (timedelta(0), '"PT0S"'),
+        (timedelta(days=2, hours=3, microseconds=500_000), '"P2DT3H0.5S"'),
+        (timedelta(days=400), '"P400D"'),
+        (timedelta(minutes=61), '"PT1H1M"'),
+        (-timedelta(seconds=3), '"-PT3S"'),
+        (pa.scalar(3_000_000_005, pa.duration("ns")).as_py(), '"PT3.000000005S"'),
+        (Decimal("1.50"), "1.50"),
+        (Decimal("-0.000000001"), "-0.000000001"),
+        (Decimal("1E+5"), "100000"),
+        (Decimal("12345678901234567890123456789.123456789"), "12345678901234567890123456789.123456789"),
+        (uuid.UUID(_UUID), f'"{_UUID}"'),
+    ],
+)
+def test_json_of_dates_and_decimals(value: Any, text: str) -> None:
+    """`tojson` writes dates, times and durations as ISO 8601, a UUID as its string and a decimal as a number with all its digits, alone, in a list and in a struct."""
+    assert _render("{{ v | tojson }}", {"v": value}) == text
+    assert _render("{{ v | tojson }}", {"v": [value, value]}) == f"[{text}, {text}]"
+    assert _render("{{ v | tojson }}", {"v": {"b": [value], "a": None}}) == f'{{"a": null, "b": [{text}]}}'
+    assert json.loads(_render("{{ v | tojson(indent=2) }}", {"v": [value]})) == [json.loads(text)]
+
+
+def test_json_of_many_decimals() -> None:
+    """Each decimal of a document stands in its own place, and a text that looks like one stays text."""
+    values = [Decimal(number).scaleb(-2) for number in range(2_000)]
+    text = _render("{{ v | tojson }}", {"v": [*values, "0.01", "<b>"]})
+    assert json.loads(text, parse_float=Decimal) == [*values, "0.01", "<b>"]
+    assert text.endswith('"0.01", "\\u003cb\\u003e"]')
+
+
+def test_json_of_arrow_columns() -> None:
+    """What pyarrow makes of a column of each of these types can be written as JSON."""
+    moment = datetime(2024, 2, 29, 12, tzinfo=UTC)
+    columns = {
+        pa.date32(): moment.date(),
+        pa.date64(): moment.date(),
+        pa.timestamp("s"): moment.replace(tzinfo=None),
+        pa.timestamp("ns", "Europe/Paris"): moment,
+        pa.time32("s"): time(1, 2, 3),
+        pa.time64("ns"): time(1, 2, 3),
+        pa.duration("ms"): timedelta(seconds=1),
+        pa.decimal128(38, 10): Decimal("1.5"),
+        pa.decimal256(60, 30): Decimal("1.5"),
+        pa.uuid(): uuid.UUID(_UUID).bytes,
+    }
+    for kind, value in columns.items():
+        (cell,) = pa.array([value], kind).to_pylist()
+        assert json.loads(_render("{{ v | tojson }}", {"v": {"x": cell}}))["x"] not in {None, ""}, kind
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (b"\xff", "invalid_utf8"),
+        ({"a": b"\xff"}, "invalid_utf8"),
+        (None, "null_value"),
+        (complex(1, 2), "type complex"),
+        (Decimal("NaN"), "type Decimal"),
+    ],
+)
+def test_what_json_cannot_hold_rejects_its_row(value: Any, fault: str) -> None:
+    """Bytes that are no text, a whole cell that is null and other types reject the row, and the fault says what it was."""
+    found = _fault("{{ v | tojson }}", {"v": value})
+    assert fault in f"{found.code}: {found}"
+    assert "TypeError" not in str(found)

@@ -19,6 +19,7 @@ from parquill.tasks.money.prices import Band, Price
 from parquill.tasks.wire.booking import SendRow
 from parquill.tasks.wire.client import Client
 from parquill.tasks.wire.limits import Limits
+from parquill.tasks.wire.open_bytes import OpenBytes
 from parquill.tasks.wire.sender import FEWEST_OPEN_ROWS, Sender
 
 GOOD = b'{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]}'
@@ -133,6 +134,23 @@ def test_rows_that_wait_to_be_tried_again_are_bounded_in_number() -> None:
 
     asyncio.run(run())
     assert FEWEST_OPEN_ROWS <= bench.read <= FEWEST_OPEN_ROWS + 1
+
+
+def test_open_rows_are_bounded_by_their_bytes() -> None:
+    """Rows of long prompts are open in a bounded number, by what they hold: the input is not drawn into memory."""
+    bench = Bench(lambda _: (500, {}), _for_ever)
+    bench.sender._open_bytes = OpenBytes(1_000)
+
+    async def run() -> None:
+        completing = asyncio.create_task(bench.complete(500))
+        for _ in range(2_000):
+            await asyncio.sleep(0)
+        assert 20 <= bench.sent <= 28  # a row holds 37 to 39 bytes
+        assert bench.read <= bench.sent + 1
+        bench.sender.stop()
+        await asyncio.wait_for(completing, 5)
+
+    asyncio.run(run())
 
 
 def test_one_row_that_is_always_throttled_does_not_hold_up_the_others() -> None:

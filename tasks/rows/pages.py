@@ -1,0 +1,176 @@
+"""How large the pages of a Parquet file become when they are unpacked, from their headers alone.
+
+A footer says how large a column's chunk is, and not how large its pages are: a page is unpacked whole, however few of
+its rows are wanted. Each page begins with a small header (Thrift's compact protocol, `parquet.thrift`); the pages
+themselves are skipped.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from pyarrow.parquet import ColumnChunkMetaData, RowGroupMetaData
+
+from parquill.tasks.errors import BadInput
+
+# Of all columns together, one page each is in memory at once. Older writers put whole row groups into a page.
+MAX_PAGES_BYTES = 512 << 20
+# A row is copied several times on its way into the results.
+MAX_ROW_BYTES = 64 << 20
+# Headers are looked at where a footer claims more, or where there are so few chunks that a footer need not be trusted.
+CLAIMED_BYTES = 64 << 20
+MAX_CHUNKS = 10_000
+# In a store each header would be a round trip: there only tightly packed chunks are looked at, and read whole.
+REMOTE_PACKED = 20
+MAX_REMOTE_BYTES = 64 << 20
+HEADER_BYTES = 512
+MAX_HEADER_BYTES = 1 << 24  # statistics in a header may hold two values
+_STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
+_UNPACKED, _PACKED, _VALUES = (2,), (3,), ((5, 1), (7, 1), (8, 1))  # fields of a PageHeader, and of what is in it
+
+
+class File(Protocol):
+    """What is read: a file that seeks."""
+
+    def seek(self, offset: int, /) -> Any:
+        """Go to a byte."""
+
+    def read(self, size: int, /) -> bytes:
+        """Give up to `size` bytes."""
+
+
+class NotAPage(ValueError):
+    """What stands where a page should begin is no page header."""
+
+
+class Page(NamedTuple):
+    """One page: the bytes that it takes unpacked, and its values."""
+
+    unpacked: int
+    values: int
+
+
+def mean_row_bytes(file: File, told: str, groups: Sequence[RowGroupMetaData], *, is_remote: bool = False) -> float:
+    """The most that a row takes on average over a page, unpacked; 0 where no headers were looked at.
+
+    `told` names the file. Raises BadInput for pages that are too large to be unpacked.
+    """
+    heaviest = 0.0
+    few = sum(group.num_columns for group in groups) <= MAX_CHUNKS
+    for group in groups:
+        columns = [group.column(i) for i in range(group.num_columns)]
+        packed = sum(column.total_compressed_size for column in columns)
+        suspicious = max(CLAIMED_BYTES, packed * REMOTE_PACKED) if is_remote else CLAIMED_BYTES
+        if group.total_byte_size <= suspicious and (is_remote or not few):
+            continue
+        pages_bytes, row_bytes = 0, 0.0
+        for column in columns:
+            unpacked, mean = _heaviest(file, column, is_remote=is_remote)
+            pages_bytes += unpacked
+            # a row of a list has many values
+            row_bytes += mean * max(1.0, column.num_values / max(1, group.num_rows))
+        if pages_bytes > MAX_PAGES_BYTES or row_bytes > MAX_ROW_BYTES:
+            most = max(pages_bytes, int(row_bytes))
+            raise BadInput(
+                f"{told} has values that take {most:,} bytes when they are unpacked: a decompression bomb? (If not, "
+                "write it with smaller pages, or leave the column out.)"
+            )
+        heaviest = max(heaviest, row_bytes)
+    return heaviest
+
+
+def _heaviest(file: File, column: ColumnChunkMetaData, *, is_remote: bool) -> tuple[int, float]:
+    """The largest page of a chunk, and the most that a value takes on average over one of its pages."""
+    start = column.data_page_offset
+    if column.has_dictionary_page and column.dictionary_page_offset:
+        start = min(start, column.dictionary_page_offset)
+    end = start + column.total_compressed_size
+    largest, mean = 0, 0.0
+    if is_remote and end - start > MAX_REMOTE_BYTES:
+        return largest, mean
+    try:
+        if is_remote:
+            file.seek(start)
+            file, start, end = io.BytesIO(file.read(end - start)), 0, end - start
+        for page in read_pages(file, start, end):
+            largest, mean = max(largest, page.unpacked), max(mean, page.unpacked / max(1, page.values))
+    except (OSError, ValueError):  # NotAPage too: damage is reported with its row when the rows are read
+        pass
+    return largest, mean
+
+
+def read_pages(file: File, start: int, end: int) -> Iterator[Page]:
+    """Yield the pages of a chunk between two offsets. Raises NotAPage, OSError."""
+    at = start
+    while at < end:
+        fields, size = _header(file, at, min(end - at, MAX_HEADER_BYTES))
+        packed, unpacked = fields.get(_PACKED, -1), fields.get(_UNPACKED, -1)
+        if packed < 0 or unpacked < 0:
+            raise NotAPage
+        yield Page(unpacked, next((fields[name] for name in _VALUES if name in fields), 1))
+        at += size + packed
+
+
+def _header(file: File, at: int, most: int) -> tuple[dict[tuple[int, ...], int], int]:
+    """The whole numbers of a page's header by their fields, and its bytes."""
+    size = min(most, HEADER_BYTES)
+    while True:
+        file.seek(at)
+        data = file.read(size)
+        found: dict[tuple[int, ...], int] = {}
+        try:
+            return found, _read_struct(data, 0, (), found)
+        except IndexError:
+            if size >= most or len(data) < size:
+                raise NotAPage from None
+            size = min(most, size * 16)
+
+
+def _read_struct(data: bytes, at: int, path: tuple[int, ...], found: dict[tuple[int, ...], int]) -> int:
+    """Collect the whole numbers of a struct; gives where it ends. Raises IndexError where the data ends before."""
+    if len(path) > 8:
+        raise NotAPage
+    field = 0
+    while (byte := data[at]) != _STOP:
+        at += 1
+        kind, delta = byte & 15, byte >> 4
+        if delta:
+            field += delta
+        else:
+            raw, at = _varint(data, at)
+            field = _unzigzag(raw)
+        if kind in {_I16, _I32, _I64}:
+            raw, at = _varint(data, at)
+            found[*path, field] = _unzigzag(raw)
+        elif kind == _STRUCT:
+            at = _read_struct(data, at, (*path, field), found)
+        elif kind == _BINARY:
+            size, at = _varint(data, at)
+            at += size
+        elif kind in _FIXED:
+            at += _FIXED[kind]
+        else:  # no header has a list, a set or a map
+            raise NotAPage
+    return at + 1
+
+
+_FIXED = {_TRUE: 0, _FALSE: 0, _BYTE: 1, _DOUBLE: 8}
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise NotAPage
+
+
+def _unzigzag(value: int) -> int:
+    return (value >> 1) ^ -(value & 1)

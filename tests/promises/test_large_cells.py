@@ -1,0 +1,154 @@
+"""Bad input: cells of megabytes. Every batch is bounded by bytes, wherever the cells go, and a bomb is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from parquill.tasks.errors import BadInput
+from parquill.tasks.rows.source import find_source, read_batches
+from tests.direct import job_of, results, run_steps
+from tests.large_cells import write_large_cells, write_map_bomb
+from tests.promises.measured import ROOT, measure
+from tests.services.running import FakeService
+
+REJECTED = {"tolerate": {"rejected": 1, "not_ok": 1}}
+FREE = {"price": {"usd_per_mtok_input": 0.1, "usd_per_mtok_output": 0.1}, "model": "a-model"}
+PEAK_MIB = (520, 950)  # a request is held several times while it is under way
+SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "passed through": ("text", "{{ text }}", {}),
+    "rejected as too long": ("text", "{{ blob }}", REJECTED),
+    "sent": ("text", "{{ blob }}", FREE),
+    "a list": ("list", "{{ blob | join(' ') }}", REJECTED),
+    "a struct": ("struct", "{{ blob.body }}", REJECTED),
+    "a map passed through": ("map", "{{ text }}", {}),
+    "for each of ten languages": ("text", "{{ text }} {{ language }}", {"for_each": {"language": [*"abcdefghij"]}}),
+}
+
+
+def _job(folder: Path, service: FakeService, source: Path, prompt: str, **settings: Any) -> dict[str, Any]:
+    found = job_of(folder, [], service.url, **{"model": "gpt-4o-mini", **settings})
+    return {**found, "input": str(source), "prompt": {"user": prompt}, "id_column": None}
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("shape", SHAPES)
+def test_large_cells_take_little_memory(tmp_path: Path, service: FakeService, shape: str) -> None:
+    """80 cells of 5 MB (for ten languages 8), 400 MB in all, are planned and written within 520 MiB, and sent within 950, whether they are passed through, rejected, sent, or parts of a list, struct or map."""
+    kind, prompt, settings = SHAPES[shape]
+    source = write_large_cells(tmp_path / "in.parquet", kind, rows=8 if "for_each" in settings else 80)
+    job = _job(tmp_path / "job", service, source, prompt, **settings)
+    lines, _ = measure(tmp_path, [job], {}, timeout_s=400)
+    assert lines[0]["peak_kib"] < PEAK_MIB[shape == "sent"] << 10
+
+
+def _estimate(job: dict[str, Any], code: str = "estimate_job(job, options)") -> int:
+    """The most memory (MB) of a process that plans a job and writes nothing."""
+    lines = [
+        "import sys, orjson",
+        "from parquill.tasks.job_file import make_job",
+        "from parquill.tasks.place import place",
+        "from parquill.tasks.rows.prepare import estimate_job",
+        "from tests.peak import peak_kib",
+        "job, options = place(make_job(orjson.loads(sys.argv[1])), None, None, ())",
+        code,
+        "print(peak_kib() >> 10)",
+    ]
+    import orjson
+
+    command = [sys.executable, "-c", "\n".join(lines), orjson.dumps(job).decode()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return int(done.stdout)
+
+
+@pytest.mark.alone
+def test_an_estimate_of_large_cells(tmp_path: Path, service: FakeService) -> None:
+    """An estimate keeps none of the texts that it has counted, and does not read columns that no request uses."""
+    source = write_large_cells(tmp_path / "in.parquet")
+    assert _estimate(_job(tmp_path / "job", service, source, "{{ blob }}", **REJECTED)) < 450
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("prompt", ["{{ text }}", "{{ blob }}"])
+def test_one_page_of_large_cells(tmp_path: Path, service: FakeService, prompt: str) -> None:
+    """Cells that a writer has put into one page of 500 MB, which is unpacked whole, are read within 1 GB."""
+    source = write_large_cells(tmp_path / "in.parquet", rows=100, in_one_page=True)
+    job = _job(tmp_path / "job", service, source, prompt, **REJECTED)
+    lines, _ = measure(tmp_path, [job], {}, timeout_s=400)
+    assert lines[0]["peak_kib"] < 1_000_000_000 >> 10
+
+
+@pytest.mark.alone
+def test_a_bomb_of_two_cells(tmp_path: Path, service: FakeService) -> None:
+    """Two map keys of 1 GiB from 4 KB are refused by name, by an estimate too and without being unpacked, whether or not a prompt uses them."""
+    source = write_map_bomb(tmp_path / "in.parquet")
+    assert source.stat().st_size < 8_000
+    job = _job(tmp_path / "job", service, source, "Hello", **REJECTED)
+    with pytest.raises(BadInput, match=r"in\.parquet .* decompression bomb"):
+        run_steps(job)
+    refused = (
+        "from parquill.tasks.errors import BadInput\n"
+        "try:\n    estimate_job(job, options)\nexcept BadInput:\n    pass\nelse:\n    raise AssertionError"
+    )
+    assert _estimate(job, refused) < 300
+    assert service.stats()["requests"] == 0
+
+
+def test_a_row_of_ten_megabytes(tmp_path: Path, service: FakeService) -> None:
+    """Cells of 10 MB are passed through byte for byte; a prompt of them is rejected with its row."""
+    table = pa.table({"text": ["a", "b"], "blob": ["x" * 10_000_000, "word " * 2_000_000]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    job = _job(
+        tmp_path / "job",
+        service,
+        tmp_path / "in.parquet",
+        "{{ text }}{% if text == 'b' %}{{ blob }}{% endif %}",
+        **REJECTED,
+    )
+    run_steps(job)
+    found = results(job)
+    assert [row["blob"] for row in found] == table.column("blob").to_pylist()
+    assert [(row["status"], row["error_code"]) for row in found] == [("ok", None), ("rejected", "too_long")]
+
+
+def test_for_each_is_cut_within_a_row(tmp_path: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows `for_each` makes of an input row, few are in memory at once, and each has its own values."""
+    monkeypatch.setattr("parquill.tasks.rows.plan.MOST_AT_ONCE", 25_000)
+    names = [f"n{number}" for number in range(7)]
+    table = pa.table({"text": ["a", "b", "c"], "blob": ["x" * 10_000, "y" * 10_000, "z" * 10]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    job = _job(tmp_path / "job", service, tmp_path / "in.parquet", "{{ text }} {{ n }}", for_each={"n": names})
+    run_steps(job)
+    found = results(job)
+    assert [(row["row_number"], row["text"], row["n"]) for row in found] == [
+        (number, text, name) for number, text in enumerate("abc") for name in names
+    ]
+    assert [row["blob"] for row in found] == [blob for blob in table.column("blob").to_pylist() for _ in names]
+    run_steps(job, redo=["ok"])
+    assert [row["blob"][:1] for row in results(job)] == [*"xxxxxxxyyyyyyyzzzzzzz"]
+
+
+@pytest.mark.parametrize("columns", [["text"], ["list"], ["a.b"], [], ["nothing"]])
+def test_only_some_columns_are_read(tmp_path: Path, columns: list[str]) -> None:
+    """With columns named the others are not read, in nested ones and in those with dots in their names too; every row comes all the same."""
+    rows = 3_000
+    table = pa.table(
+        {"blob": ["x" * 100] * rows, "text": [*map(str, range(rows))], "list": [[{"v": "y"}]] * rows, "a.b": [1] * rows}
+    )
+    pq.write_table(table, tmp_path / "in.parquet")
+    batches = [batch for _, _, batch in read_batches(find_source(str(tmp_path / "in.parquet")), None, columns)]
+    assert sum(batch.num_rows for batch in batches) == rows
+    assert {name for batch in batches for name in batch.schema.names} == set(columns) & set(table.column_names) or {
+        "a.b"
+    }
+    for name in set(columns) & set(table.column_names):
+        assert [value for batch in batches for value in batch.column(name).to_pylist()] == table.column(
+            name
+        ).to_pylist()
