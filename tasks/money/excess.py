@@ -23,15 +23,14 @@ def has_excess(summary: Mapping[str, Any]) -> bool:
 def money_sentences(summary: Mapping[str, Any]) -> list[str]:
     """Sentences about a summary: billed beyond the reservations, usage that does not add up or cannot be used."""
     sentences = [OVER_RESERVED.format(usd=summary["over_reserved_usd"])] if has_excess(summary) else []
-    flags = summary["usage_flags"]
+    flags = summary.get("usage_flags")
     if flags:
         reasons = ", ".join(f"{FLAGS.get(flag, flag)} ({rows:,})" for flag, rows in sorted(flags.items()))
         sentences.append(
             f"the usage of {sum(flags.values()):,} replies does not add up: {reasons}; the larger figures are booked"
         )
-    if summary["usage_unknown"]:
+    if unknown := summary.get("usage_unknown"):
         sentences.append(
-            f"the usage of {summary['usage_unknown']:,} replies is missing or cannot be true; what was reserved "
-            "for them is booked"
+            f"the usage of {unknown:,} replies is missing or cannot be true; what was reserved for them is booked"
         )
     return sentences

@@ -52,11 +52,16 @@ def look(job: Job) -> Source:
 
 
 def estimate_job(
-    job: Job, options: RunOptions, *, past_of: Job | None = None, other_prices: Sequence[Price] = ()
+    job: Job,
+    options: RunOptions,
+    *,
+    past_of: Job | None = None,
+    price: Price | None = None,
+    other_prices: Sequence[Price] = (),
 ) -> EstimateSum:
     """Plan a placed job without writing anything into its folders. Raises BadJob, BadInput.
 
-    `past_of` is the job whose past predicts the answers, if it is not this one.
+    `past_of` is the job whose past predicts the answers, if it is not this one; `price` is by default the job's.
     """
     source = look(job)
     folders = Folders.of(job)
@@ -71,7 +76,7 @@ def estimate_job(
             planner = Planner(
                 job,
                 source,
-                price_of(job, options.day),
+                price or price_of(job, options.day),
                 Path(scratch),
                 answers,
                 *base.kept,

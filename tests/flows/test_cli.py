@@ -399,6 +399,7 @@ def _finish(folder: Path) -> dict[str, Any]:
         "cost_usd": "0.001802400",
         "paid_usd": "0.001802400",
         "in_doubt_usd": "0.000001000",
+        "over_reserved_usd": "0.000000000",
         "saved_usd": "0.000000000",
         "requests": {"sent": 1003, "retried": 1, "throttled": 0, "in_doubt": 1},
         "duration_s": 12.5,
@@ -509,6 +510,8 @@ def test_a_comparison_has_batch_prices_and_windows(shell: Shell) -> None:
     small = entries["gpt-3.5-turbo", "standard"]
     assert (small["fits_window"], small["rows_too_long"]) == (False, 1)
     assert standard["prompt_tokens_note"] is None
+    # nothing is sent at this price, so a model that the job's address does not sell is compared at its maker's
+    assert entries["claude-sonnet-4-5", "standard"]["prices"]["source"] == "genai-prices, anthropic"
     assert entries["claude-sonnet-4-5", "standard"]["prompt_tokens_note"].startswith("approximate")
     told = shell("estimate", "job.yaml", "--compare", wanted).err
     assert "gpt-4o-mini (batch)" in told

@@ -17,6 +17,8 @@ from parquill.tasks.job_file import make_job, place_job
 from tests.direct import run_steps
 from tests.end_to_end.jobs import PARQUILL
 
+pytestmark = pytest.mark.integration
+
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 LATIN = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "latin-1"}
 

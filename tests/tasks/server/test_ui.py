@@ -24,6 +24,7 @@ def test_a_server_that_does_not_answer_holds_up_no_stop(monkeypatch: pytest.Monk
     opened: Any = SimpleNamespace(
         request_stop=stopped.set,
         soft_limits=SimpleNamespace(look=lambda _: []),
+        sender=SimpleNamespace(told=[]),
         budget=SimpleNamespace(settled=0, in_doubt=0),
     )
     run: Any = SimpleNamespace(job=SimpleNamespace(name="shown"))
