@@ -74,8 +74,8 @@ def mean_row_bytes(file: File, told: str, groups: Sequence[RowGroupMetaData], *,
         if pages_bytes > MAX_PAGES_BYTES or row_bytes > MAX_ROW_BYTES:
             most = max(pages_bytes, int(row_bytes))
             raise BadInput(
-                f"{told} has values that take {most:,} bytes when they are unpacked: a decompression bomb? (If not, write "
-                "it with smaller pages, or leave the column out.)"
+                f"{told} has values that take {most:,} bytes when they are unpacked: a decompression bomb? (If not, "
+                "write it with smaller pages, or leave the column out.)"
             )
         heaviest = max(heaviest, row_bytes)
     return heaviest

@@ -219,10 +219,8 @@ def check_unchanged(file: SourceFile) -> None:
         return
     try:
         found = Path(file.path).stat()
-        # the hash comes last: of a file that was cut there is no footer
-        same = (found.st_size, found.st_mtime_ns) == (file.size, file.mtime_ns) and _footer_digest(
-            file.path
-        ) == file.footer
+        same = (found.st_size, found.st_mtime_ns) == (file.size, file.mtime_ns)
+        same = same and _footer_digest(file.path) == file.footer
     except OSError:
         raise changed(file) from None
     if not same:
