@@ -220,8 +220,7 @@ def check_unchanged(file: SourceFile) -> None:
     try:
         found = Path(file.path).stat()
         same = (found.st_size, found.st_mtime_ns) == (file.size, file.mtime_ns)
-        if same:  # a file that was cut has no footer
-            same = _footer_digest(file.path) == file.footer
+        same = same and _footer_digest(file.path) == file.footer
     except OSError:
         raise changed(file) from None
     if not same:

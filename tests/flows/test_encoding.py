@@ -41,7 +41,11 @@ def _job(folder: Path) -> dict[str, object]:
 
 
 def _run(folder: Path, locale: dict[str, str], *words: str) -> tuple[int, bytes, bytes]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LC_", "LANG", "PYTHONUTF8", "PYTHONIO"))
+    }
     command = [PARQUILL, *words]
     done = subprocess.run(
         command, cwd=folder, env={**environment, **locale}, capture_output=True, check=False, timeout=90
@@ -74,6 +78,8 @@ def test_the_c_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_stream_that_lacks_a_letter(tmp_path: Path) -> None:
     """What a stream's encoding lacks is shown escaped, in JSON as JSON escapes it."""
+    code, out, _ = _run(tmp_path, {"PYTHONUTF8": "1", "PYTHONIOENCODING": "iso8859-5"}, "--help")
+    assert (code, b"0 done \\xb7 2 bad job" in b" ".join(out.split())) == (0, True)
     settings = _job(tmp_path)
     (tmp_path / "job.json").write_bytes(orjson.dumps(settings))
     code, _, told = _run(tmp_path, LATIN, "preview", "job.json")
