@@ -192,7 +192,7 @@ class AnswerIndex:
 
     def catch_up(self, runs: Iterable[RunFolder]) -> None:
         """Index every journal that is not. Raises DamagedJournal, DiskFailed, _Ahead."""
-        for run, missing in self._missing(run for run in runs if run.plan.exists()):
+        for run, missing in self._missing(runs):
             if missing:
                 settings = read_json(run.path / "job.json") or {}
                 self.add_run(run.run_id, settings.get("output", ""))

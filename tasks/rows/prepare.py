@@ -132,6 +132,10 @@ def check_current(folders: Folders, current: Run | None) -> None:
     named = read_json(folders.own / "current.json")
     if named is None:
         return
+    folder = folders.run(named["run_id"])
+    lost = folder.lost_journals()
+    if not lost and any(journals_of(folder.path)):  # only its plan is gone: what it has answered is reused
+        return
     ledger, now = Ledger(), datetime.now(UTC)
     try:
         booked = ledger.of_run(named["run_id"], now).total
@@ -139,7 +143,7 @@ def check_current(folders: Folders, current: Run | None) -> None:
         ledger.close()
     if booked:  # else it was removed since it had sent nothing
         raise DamagedJournal(
-            f"{folders.run(named['run_id']).path} is missing, with what the run has booked {dollars(booked)} for. "
+            f"{lost[0] if lost else folder.path} is missing, with what the run has booked {dollars(booked)} for. "
             f"Restore it from a backup; to pay for its rows again, remove {folders.own / 'current.json'}"
         )
 
