@@ -186,6 +186,8 @@ class Sending:
             raise
 
     def _complete_shard(self, shard: ShardRef, only: Collection[int] | None) -> bool:
+        if shard.to_send == 0:  # it has no journal, and needs no mark that it is done
+            return True
         run = self._run
         state = run.state(shard.number)
         if only is None:

@@ -88,7 +88,7 @@ def test_as_many_rows_as_it_takes(jobs: Jobs, service: FakeService) -> None:
 
 def test_at_most_a_hundredth_of_the_budget(jobs: Jobs, service: FakeService) -> None:
     """`--pilot auto` never books more than 1 % of the budget, and says that this is why it ended."""
-    service.configure(output_tokens="proportional:0.5:1.2")
+    service.configure(output_tokens="proportional:0.5:1.2", prompt_tokens="tiktoken:o200k_base")
     settings = jobs.job(_texts(2_000), max_output_tokens=100, budget={"run_usd": "0.20"})
     done, told = _pilot(jobs, settings, "auto")
     assert done.exit_code == 0

@@ -31,14 +31,17 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "for each of ten languages": ("text", "{{ text }} {{ language }}", {"for_each": {"language": [*"abcdefghij"]}}),
 }
 
+IN_CI = "rejected as too long"
+
 
 def _job(folder: Path, service: FakeService, source: Path, prompt: str, **settings: Any) -> dict[str, Any]:
     found = job_of(folder, [], service.url, **{"model": "gpt-4o-mini", **settings})
     return {**found, "input": str(source), "prompt": {"user": prompt}, "id_column": None}
 
 
-@pytest.mark.alone
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", [IN_CI, *(pytest.param(shape, marks=pytest.mark.nightly) for shape in SHAPES if shape != IN_CI)]
+)
 def test_large_cells_take_little_memory(tmp_path: Path, service: FakeService, shape: str) -> None:
     """80 cells of 5 MB (for ten languages 8), 400 MB in all, are planned and written within 520 MiB, and sent within 950, whether they are passed through, rejected, sent, or parts of a list, struct or map."""
     kind, prompt, settings = SHAPES[shape]
@@ -68,14 +71,13 @@ def _estimate(job: dict[str, Any], code: str = "estimate_job(job, options)") -> 
     return int(done.stdout)
 
 
-@pytest.mark.alone
 def test_an_estimate_of_large_cells(tmp_path: Path, service: FakeService) -> None:
     """An estimate keeps none of the texts that it has counted, and does not read columns that no request uses."""
     source = write_large_cells(tmp_path / "in.parquet")
     assert _estimate(_job(tmp_path / "job", service, source, "{{ blob }}", **REJECTED)) < 450
 
 
-@pytest.mark.alone
+@pytest.mark.nightly
 @pytest.mark.parametrize("prompt", ["{{ text }}", "{{ blob }}"])
 def test_one_page_of_large_cells(tmp_path: Path, service: FakeService, prompt: str) -> None:
     """Cells that a writer has put into one page of 500 MB, which is unpacked whole, are read within 1 GB."""
@@ -85,7 +87,6 @@ def test_one_page_of_large_cells(tmp_path: Path, service: FakeService, prompt: s
     assert lines[0]["peak_kib"] < 1_000_000_000 >> 10
 
 
-@pytest.mark.alone
 def test_a_bomb_of_two_cells(tmp_path: Path, service: FakeService) -> None:
     """Two map keys of 1 GiB from 4 KB are refused by name, by an estimate too and without being unpacked, whether or not a prompt uses them."""
     source = write_map_bomb(tmp_path / "in.parquet")
