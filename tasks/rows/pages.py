@@ -16,7 +16,7 @@ from pyarrow.parquet import ColumnChunkMetaData, RowGroupMetaData
 from parquill.tasks.errors import BadInput
 
 # Of all columns together, one page each is in memory at once. Older writers put whole row groups into a page.
-MAX_PAGES_BYTES = 512 << 20
+MAX_PAGES_BYTES = 448 << 20
 # A row is copied several times on its way into the results.
 MAX_ROW_BYTES = 64 << 20
 # Headers are looked at where a footer claims more, or where there are so few chunks that a footer need not be trusted.

@@ -175,6 +175,8 @@ def look_through(file: SourceFile) -> None:
     with contextlib.suppress(pa.ArrowException, OSError):
         for _ in _portions(file, BATCH_ROWS):
             pass
+    # its largest page may have been half a gigabyte, and is not kept for the next
+    pa.default_memory_pool().release_unused()
 
 
 def batches_of(file: SourceFile, columns: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
