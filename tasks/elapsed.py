@@ -1,4 +1,4 @@
-"""How long a run took, by a clock that nobody can set.
+"""How long a run took, by a clock that cannot be set.
 
 The wall clock may be set back or forward while a run works, or between an interruption and the next start. Linux counts
 the seconds since the machine was started, its sleep included, and each start of it has an id: within one the count is

@@ -78,7 +78,7 @@ def end_of(run: Run, sums: RowSums, ending: Ending) -> ParquillError | None:
         limits = {"run_usd": job.budget.run_usd, "monthly_usd": job.budget.monthly_usd}
         told = " or ".join(f"{name} = {dollars(nano_of(usd))}" for name, usd in limits.items() if usd is not None)
         return StoppedByBudget(f"the budget is used up ({told}); {left}. Raise it and run again to go on")
-    return check_not_ok(job, rows, sums.errors)
+    return check_not_ok(job, rows, sums.errors, next(iter(sums.first_errors), None))
 
 
 def finish_run(

@@ -14,14 +14,22 @@ from parquill.tasks.errors import ParquillError, TooManyNotOk
 from parquill.tasks.job import Job
 
 
-def check_not_ok(job: Job, rows: Mapping[str, int], counts: Mapping[str, int]) -> TooManyNotOk | None:
-    """The error of a finished run with more rows that are not ok than tolerated; `counts` tell which they are."""
+def check_not_ok(
+    job: Job, rows: Mapping[str, int], counts: Mapping[str, int], first: Mapping[str, Any] | None = None
+) -> TooManyNotOk | None:
+    """The error of a finished run with more rows that are not ok than tolerated.
+
+    `counts` has their number by status or code. `first` is one of them, whose reason is shown.
+    """
     not_ok = rows["total"] - rows["ok"]
     if not_ok <= Decimal(str(job.tolerate.not_ok)) * rows["total"]:
         return None
+    reason = ""
+    if first is not None:
+        reason = f". The first is row {first['row_number']:,} of {first['source_file']}: {first['error_message']}"
     return TooManyNotOk(
         f"{not_ok:,} of {rows['total']:,} rows are not ok ({_listed(counts)}), more than tolerate.not_ok = "
-        f"{job.tolerate.not_ok} allows; `parquill report --failed {shlex.quote(job.output)}` lists them"
+        f"{job.tolerate.not_ok} allows; `parquill report --failed {shlex.quote(job.output)}` lists them{reason}"
     )
 
 

@@ -44,7 +44,7 @@ class ResultRows:
         self._parsed = parsed_type(schema if isinstance(schema, dict) else None)
         self._fields = result_fields(self._parsed)
         self.held_by: set[str] = set()  # the runs whose journals have the outcomes
-        self.keeps = False  # whether there are rows that stay as they were, whoever has them
+        self.keeps = False  # whether rows stay as they were, of any run
 
     def of_shard(self, shard: ShardRef) -> Iterator[pa.Table]:
         """The result rows of one shard, in pieces. Raises DamagedJournal, DiskFailed."""
@@ -137,7 +137,7 @@ class ResultRows:
     def _own(self, outcome: Outcome, run_id: str) -> dict[str, Any]:
         """A row with an outcome in the journal of a run of this output, which has paid for it or has reused it."""
         if outcome.reused_nano is None:
-            # what this run has in doubt is this run's, whoever paid for the answer
+            # what this run has in doubt belongs to this run, also if another run paid for the answer
             return _paid(outcome, run_id if outcome.in_doubt_nano else outcome.paid_by or run_id)
         self._sums.saved_nano += outcome.reused_nano
         line = _shared(outcome, outcome.paid_by or run_id)

@@ -55,7 +55,7 @@ class Run:
     started_at: datetime
     input_rows: int
     correction: Correction | None = None  # of an approximate token count, as it was when the plan was made
-    began: Moment | None = None  # when it was planned, by a clock that nobody sets
+    began: Moment | None = None  # when it was planned, by a clock that cannot be set
     keeps_digest: bool = False  # whether the results are of the settings that they were of before it
     known_journals: str = ""  # those of other runs in the state, as they were when the plan was made
 

@@ -4,8 +4,8 @@ RUN/leader    locked by the process that leads the run while it sends; holds a t
 RUN/workers   locked, shared, by each process that joined, until it has closed its last journal
 
 The locks are the kernel's (flock): `kill -9` releases them, and on a folder that machines share they hold across
-machines, as those of the output and state folders do. The parent process would not do: the workers of Dask or Ray are
-nobody's children, and PR_SET_PDEATHSIG is bound to the thread that started a process.
+machines, as those of the output and state folders do. Watching the parent process is not enough: workers of Dask
+and Ray have other parents, and PR_SET_PDEATHSIG is bound to the thread that started a process.
 
 A leader waits for the workers of the leader before it: they may still write answers into journals that it is to read.
 """
@@ -104,7 +104,7 @@ class RunMember:
         except (
             OSError,
             ValueError,
-        ):  # closed already, or the shared folder is gone: then nobody can say, and nothing is sent
+        ):  # closed already, or the shared folder is gone: the leader is not known, so nothing is sent
             pass
         return False
 

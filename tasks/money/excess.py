@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from parquill.tasks.money.prices import dollars, nano_of
 from parquill.tasks.money.usage import FLAGS
 
 OVER_RESERVED = (
-    "the service billed ${usd} beyond what was reserved: answers longer than max_output_tokens, as of a model whose "
+    "the service billed {usd} beyond what was reserved: answers longer than max_output_tokens, as of a model whose "
     "reasoning ignores it, prompts longer than counted, or another service tier. The true figures are booked; raise "
     "max_output_tokens or choose another model"
 )
@@ -22,7 +23,11 @@ def has_excess(summary: Mapping[str, Any]) -> bool:
 
 def money_sentences(summary: Mapping[str, Any]) -> list[str]:
     """Sentences about a summary: billed beyond the reservations, usage that does not add up or cannot be used."""
-    sentences = [OVER_RESERVED.format(usd=summary["over_reserved_usd"])] if has_excess(summary) else []
+    sentences = (
+        [OVER_RESERVED.format(usd=dollars(nano_of(Decimal(summary["over_reserved_usd"]))))]
+        if has_excess(summary)
+        else []
+    )
     flags = summary.get("usage_flags")
     if flags:
         reasons = ", ".join(f"{FLAGS.get(flag, flag)} ({rows:,})" for flag, rows in sorted(flags.items()))

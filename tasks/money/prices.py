@@ -6,7 +6,7 @@ price has more than nine decimals; sums are integers, and a row's cost is rounde
 Every kind of token has its price: input, cached input, input that is written to a cache, output (reasoning is output).
 Some services also take a fee for each request. A price counts for a whole request: the number of its prompt tokens
 chooses the band, the service tier that the reply names chooses between the tiers. A service whose prices depend on the
-hour is priced at its highest of the day: nobody knows when a row will be answered.
+hour is priced at its highest of the day, since the hour of an answer is not known beforehand.
 """
 
 from __future__ import annotations

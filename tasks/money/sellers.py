@@ -69,7 +69,7 @@ def is_openai(base_url: str | None) -> bool:
 
 
 def seller_of(base_url: str | None) -> Any:
-    """The provider of genai-prices whom an address belongs to; None for an address of nobody, or an unlisted seller."""
+    """The provider of genai-prices that an address belongs to; None where no listed seller owns the address."""
     providers = _providers()
     if is_openai(base_url):
         return providers["openai"]

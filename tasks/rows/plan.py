@@ -95,7 +95,7 @@ class Planner:
         total = EstimateSum(job, [self.price, *self.other_prices], counter, self.past)
         keys = KeyMaker(job)
         with Seen(self.scratch) as seen:
-            # without a sink nobody wants the columns that no prompt uses
+            # without a sink, columns that no prompt uses are not needed
             is_whole = sink is not None or self.previous is not None
             for file, batch, start, rows in self._rendered(seen, limit, is_whole=is_whole):
                 given = self._layout.give(batch, start, len(rows)) if is_whole else None

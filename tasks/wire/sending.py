@@ -146,7 +146,7 @@ class Sending:
     def _leave(self) -> None:
         self.close(grace_s=GRACE_S)
         parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():  # a worker of a pool that nobody can ask for anything
+        if parent is not None and not parent.is_alive():  # a worker of a pool whose parent is gone gets no more work
             os._exit(Interrupted.exit_code)
 
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:

@@ -16,6 +16,7 @@ from parquill.tasks.disk.state import Folders
 from parquill.tasks.disk.summary import write_interrupted
 from parquill.tasks.job_file import make_job
 from parquill.tasks.money.excess import money_sentences
+from parquill.tasks.money.prices import dollars, nano_of
 from parquill.tasks.place import place
 from parquill.tasks.server.tables import money_table
 from tests.direct import job_of, results, run_steps
@@ -98,7 +99,7 @@ def test_what_is_billed_beyond_the_reservations_is_shown(tmp_path: Path) -> None
     summary = _summary(settings)
     excess = summary["over_reserved_usd"]
     (sentence,) = money_sentences(summary)
-    assert sentence.startswith(f"the service billed ${excess} beyond what was reserved")
+    assert sentence.startswith(f"the service billed {dollars(nano_of(Decimal(excess)))} beyond what was reserved")
     assert "raise max_output_tokens or choose another model" in sentence
     report = (Path(settings["output"]) / "report.html").read_text()
     assert f'<th>beyond the reservations<td class="n">${excess}' in report
