@@ -139,11 +139,11 @@ class Breaker:
         return int(min(self._max, FIRST_AT_ONCE * 2 ** min(20, age // FIRST_GROWTH_INTERVAL_S)))
 
     def arrive(self) -> None:
-        """A request waits for its permit: it may bring evidence."""
+        """A row is being read, or a request waits for its permit: it may bring evidence."""
         self._waiting += 1
 
     def depart(self) -> None:
-        """It has its permit, or goes without."""
+        """The row is read, or the request has its permit or goes without."""
         self._waiting -= 1
         self._judge_if_idle()
 
@@ -261,9 +261,18 @@ class Breaker:
             count = len(self._refusals)
             self.stop_run(rule, f"{count:,} requests in a row were refused for the same reason: {message}")
 
+    @property
+    def _is_idle(self) -> bool:
+        return bool(self._pending) and not (self._under_way or self._waiting)
+
     def _judge_if_idle(self) -> None:
+        """Judge soon: a row that was just read, or has just ended, may be on its way to the next step."""
+        if self._is_idle:
+            asyncio.get_running_loop().call_soon(self._judge_idle)
+
+    def _judge_idle(self) -> None:
         """Nothing is under way that could bring evidence: a failure counts as the row's own."""
-        if self._under_way or self._waiting or not self._pending:
+        if not self._is_idle:
             return
         if self._refusals and self._last_refusal is not None:
             of_all_rows = self._last_refusal[0].code in _OF_ALL_ROWS and not self._has_answered

@@ -129,7 +129,7 @@ class Sender:
         """
         passed: deque[SendRow] = deque()
         passed_characters = stride = 0
-        async for row in rows:
+        async for row in self._read(rows):
             if row.number in state.outcomes:
                 continue
             if self.limits.breaker.is_probing and len(passed) < stride and passed_characters < MAX_PASSED_CHARACTERS:
@@ -145,6 +145,18 @@ class Sender:
             passed_characters, stride = sum(len(row.messages) for row in passed), len(passed)
         while passed:
             yield passed.popleft()
+
+    async def _read(self, rows: AsyncIterator[SendRow]) -> AsyncIterator[SendRow]:
+        """The rows as they come from the disk. While one is read the breaker waits for it with its verdicts."""
+        while True:
+            self.limits.breaker.arrive()
+            try:
+                row = await anext(rows, None)
+            finally:
+                self.limits.breaker.depart()
+            if row is None:
+                return
+            yield row
 
     async def _begin(self, row: SendRow, journal: Journal, state: ShardState) -> asyncio.Task[None] | None:
         """Begin a row once there is room for it; None for one that is not to be sent. Raises Stopped, LedgerFailed."""
