@@ -47,10 +47,10 @@ check: install ## Run the linter, the formatter and the type checker (40 s).
 nightly: nightly-tests crash fuzz mutants ## Run everything that CI leaves out; needs a machine to itself (2 h).
 
 nightly-tests: install chromium ## Run long tests, tests that bound time, and all examples; one after another (40 min).
-	$(BIN)/python -m pytest -m nightly --ignore=tests/promises/test_crash_processes.py
+	TIMED_TESTS=1 $(BIN)/python -m pytest -m "nightly or timed" --ignore=tests/promises/test_crash_processes.py
 
 crash: install ## Kill a run KILLS times (100) and fail every disk call in every way (15 min).
-	LONG_CRASH=$(KILLS) $(BIN)/python -m pytest -s tests/promises/test_crash.py tests/promises/test_crash_processes.py
+	TIMED_TESTS=1 LONG_CRASH=$(KILLS) $(BIN)/python -m pytest -s tests/promises/test_crash.py tests/promises/test_crash_processes.py
 
 fuzz: install ## Look for bytes that break a reader, one minute for each kind (5 min).
 	$(BIN)/python -m tests.promises.fuzz

@@ -273,7 +273,7 @@ class Retry(Settings):
         "resend", description="A request that may have been billed: send it again, or hold the row as failed"
     )
     patience_s: Annotated[float, Field(gt=0, le=604_800), Number] = Field(
-        1800, description="Seconds that an outage of the service is waited out before the run stops, to be resumed"
+        1800, description="Seconds that a run waits while every request fails or meets 429; then it stops"
     )
 
 

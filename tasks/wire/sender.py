@@ -77,7 +77,8 @@ class Sender:
         self._sleep, self._may_send = sleep, may_send
         self.told: list[str] = []  # what was said of the service, for people who see no log
         self._attempts = job.retry.attempts
-        self._throttle_patience_s = job.retry.timeout_s * job.retry.attempts
+        self._patience_s = job.retry.patience_s
+        self._row_patience_s = job.retry.timeout_s * job.retry.attempts  # what its attempts may take
         limits.breaker.warn, limits.breaker.stop_run = self._warn, self.stop
         self._hold = job.retry.in_doubt == "hold"
         self._tasks: set[asyncio.Task[None]] = set()
@@ -308,11 +309,11 @@ class Sender:
         self.progress.throttled += 1
         pause = result.retry_after if result.retry_after is not None else backoff_s(gate.waves + 1)
         gate.slow_down(now, slot.sent_at, pause)
-        if gate.throttled_s(now) > self._throttle_patience_s:
+        if gate.throttled_s(now) > self._patience_s:
             self.stop(result.rule, result.sentence)
             raise Stopped
         row.throttled_since = now if row.throttled_since is None else row.throttled_since
-        if now - row.throttled_since > self._throttle_patience_s:  # others get through: it is this row
+        if now - row.throttled_since > self._row_patience_s:  # others get through: it is this row
             await self._booking.fail(row, result.rule, result.sentence, journal, state)
             return None
         return 0.0

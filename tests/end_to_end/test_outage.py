@@ -14,7 +14,9 @@ from tests.end_to_end.truth import billed_usd, check_books, total
 OUTAGE_S = 4
 
 
-@pytest.mark.parametrize("kind", ["status:500", "status:529", "status:503"])
+@pytest.mark.parametrize(
+    "kind", ["status:503", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("status:500", "status:529"))]
+)
 def test_an_outage_costs_time_and_no_row(jobs: Jobs, kind: str) -> None:
     """While the service fails at everything the run waits: every row is completed, nothing stays in doubt, exit 0."""
     jobs.service.configure(latency_ms=20, faults=[{"kind": kind, "after": 100}])

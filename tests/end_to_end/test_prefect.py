@@ -18,6 +18,7 @@ from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import billed_usd
 from tests.prefect_api import ask_prefect
 from tests.promises.kills import wait_for_requests
+from tests.timing import within
 
 
 class Api:
@@ -397,6 +398,7 @@ def test_a_months_budget_is_no_budget_of_the_run(jobs: Jobs, prefect_server: str
     assert "is spent" not in done.stderr
 
 
+@pytest.mark.timed
 def test_ctrl_c_at_a_terminal(jobs: Jobs) -> None:
     """Ctrl-C goes to all that a terminal runs, and yet the run has its embedded server to tell its end to, whatever the environment has for other servers: it ends with 130 and not a word of errors, and its summary knows where every row is."""
     jobs.service.configure(latency_ms=200)
@@ -424,7 +426,8 @@ def test_ctrl_c_at_a_terminal(jobs: Jobs) -> None:
         assert spawned.process.poll() is None, spawned.read("err")
         time.sleep(0.1)  # the server is a process of its own
     os.killpg(spawned.process.pid, signal.SIGINT)
-    done = spawned.wait()
+    with within(15):
+        done = spawned.wait()
     assert done.exit_code == 130, done.stderr
     assert "Error" not in done.stderr
     assert "did not take" not in done.stderr

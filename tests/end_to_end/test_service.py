@@ -10,6 +10,7 @@ import pytest
 from parquill.tasks.money.prices import dollars, nano_of
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import PRICES, billed_usd, check_books, reserved_usd, row_usd, total
+from tests.timing import within
 
 # Kind of fault -> what it makes of a row that meets it twice (retry.attempts is 2):
 # status, error_code, requests sent for it, how many of them are in doubt, whether the service billed the answer.
@@ -208,6 +209,7 @@ def test_a_service_that_refuses_everything_stops_the_run(jobs: Jobs, fault: dict
     check_books(settled)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("headers", ["0.4", "30\r\nretry-after-ms: 400"], ids=["seconds", "milliseconds"])
 def test_throttling_costs_no_row_an_attempt(jobs: Jobs, headers: str) -> None:
     """After a 429 everybody waits as long as it says: the run recovers, no row fails even with one attempt allowed."""
@@ -215,7 +217,8 @@ def test_throttling_costs_no_row_an_attempt(jobs: Jobs, headers: str) -> None:
         faults=[{"kind": "status:429", "retry_after": headers, "after": 10, "total": 6}], latency_ms=20
     )
     texts = [f"text {n}" for n in range(40)]
-    done = jobs.run(jobs.job(texts, retry={"attempts": 1}, limits={"max_at_once": 8}))
+    with within(10):
+        done = jobs.run(jobs.job(texts, retry={"attempts": 1}, limits={"max_at_once": 8}))
     assert done.exit_code == 0, done.stderr
     assert done.column("status") == ["ok"] * 40
     stats = jobs.service.stats()
@@ -227,13 +230,14 @@ def test_throttling_costs_no_row_an_attempt(jobs: Jobs, headers: str) -> None:
     check_books(done)
 
 
+@pytest.mark.timed
 def test_a_limit_that_is_known_is_kept(jobs: Jobs) -> None:
     """With the service's own limits set, the run uses them without a single 429, also when only few fit at once."""
     jobs.service.configure(rpm=900, tpm=60_000)
     texts = [f"text {n}" for n in range(60)]
-    done = jobs.run(
-        jobs.job(texts, retry={"attempts": 1}, limits={"requests_per_minute": 900, "tokens_per_minute": 60_000})
-    )
+    limits = {"requests_per_minute": 900, "tokens_per_minute": 60_000}
+    with within(8):
+        done = jobs.run(jobs.job(texts, retry={"attempts": 1}, limits=limits))
     assert done.exit_code == 0, done.stderr
     assert jobs.service.stats()["statuses"] == {"200": 60}
 
@@ -248,16 +252,17 @@ def test_a_limit_that_nobody_told_is_found(jobs: Jobs) -> None:
     assert jobs.service.stats()["statuses"].get("429", 0) <= 16
 
 
+@pytest.mark.timed
 def test_throttling_for_ever_ends(jobs: Jobs) -> None:
-    """A service that answers nothing but 429 stops the run after attempts times timeout, exit 1; every row has its line."""
+    """A service that answers nothing but 429 stops the run after retry.patience_s, exit 1; every row has its line."""
     jobs.service.configure(faults=[{"kind": "status:429", "retry_after": "0.2", "after": 5}], latency_ms=5)
     texts = [f"text {n}" for n in range(30)]
-    settings = jobs.job(texts, retry={"attempts": 1, "timeout_s": 6}, limits={"max_at_once": 4})
+    settings = jobs.job(texts, retry={"attempts": 1, "patience_s": 3}, limits={"max_at_once": 4})
     done = jobs.run(settings)
     assert (done.exit_code, done.summary["state"]) == (1, "stopped")
     assert done.table.num_rows == 30
     assert done.column("status").count("ok") == 5
-    assert jobs.service.stats()["statuses"]["429"] < 240
+    assert jobs.service.stats()["statuses"]["429"] < 120
     assert total(done.column("in_doubt_usd")) == 0
     check_books(done)
     jobs.service.configure(faults=[])

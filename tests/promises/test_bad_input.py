@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -38,18 +39,20 @@ from tests.promises.bad_files import CANARY, good
 from tests.promises.flips import flipped
 from tests.promises.measured import peak_of
 from tests.services.running import FakeService
+from tests.timing import within
 
 
 def _job(folder: Path, service: FakeService, source: Path, **changes: Any) -> dict[str, Any]:
     return {**job_of(folder, ["unused"], service.url), "id_column": None, "input": str(source), **changes}
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("name", bad_files.BAD)
 def test_a_bad_file_stops_the_run(tmp_path: Path, service: FakeService, name: str) -> None:
     """A fault of a file stops the run before any payment: the file and what is wrong are named, no cell is shown, and nothing is sent."""
     make, words = bad_files.BAD[name]
     source = make(tmp_path)
-    with pytest.raises((BadInput, BadJob)) as caught:
+    with within(30), pytest.raises((BadInput, BadJob)) as caught:
         run_steps(_job(tmp_path, service, source))
     told = str(caught.value)
     assert caught.value.exit_code == 2
@@ -343,12 +346,13 @@ YAML_TRAPS = {
 }
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("name", YAML_TRAPS)
 def test_a_job_file_that_is_none(tmp_path: Path, name: str) -> None:
     """A job file that is no mapping of known settings, or a trap for a YAML parser, is refused in a sentence."""
     path = tmp_path / "job.yaml"
     path.write_text(YAML_TRAPS[name], encoding="latin-1")
-    with pytest.raises(BadJob) as caught:
+    with within(10, time.process_time), pytest.raises(BadJob) as caught:
         load_job(path)
     assert len(str(caught.value)) < 2_000
 

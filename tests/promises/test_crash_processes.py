@@ -22,6 +22,7 @@ from parquill.flows.complete_prompts import complete_prompts
 from tests.end_to_end.jobs import Done, Jobs
 from tests.end_to_end.truth import billed_usd, check_books, reserved_usd, total
 from tests.promises.kills import Kills, wait_for_requests
+from tests.timing import within
 
 AT_ONCE = 16
 SAME = 20  # rows that ask what an earlier row asks
@@ -103,6 +104,7 @@ def test_a_kill_while_results_are_written(jobs: Jobs) -> None:
     check_books(done)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     "number",
     [signal.SIGINT, pytest.param(signal.SIGTERM, marks=ONLY_LONG)],
@@ -117,7 +119,8 @@ def test_a_signal_stops_gently(jobs: Jobs, number: signal.Signals) -> None:
     wait_for_requests(jobs.service, spawned, 20)
     at_signal = jobs.service.stats()["requests"]
     spawned.process.send_signal(number)
-    stopped = spawned.wait()
+    with within(15):
+        stopped = spawned.wait()
     assert stopped.exit_code == 130, stopped.stderr
     sent = jobs.service.stats()["requests"]
     assert sent <= at_signal + 2 * AT_ONCE

@@ -71,6 +71,7 @@ def _estimate(job: dict[str, Any], code: str = "estimate_job(job, options)") -> 
     return int(done.stdout)
 
 
+@pytest.mark.nightly
 def test_an_estimate_of_large_cells(tmp_path: Path, service: FakeService) -> None:
     """An estimate keeps none of the texts that it has counted, and does not read columns that no request uses."""
     source = write_large_cells(tmp_path / "in.parquet")

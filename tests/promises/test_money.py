@@ -38,6 +38,7 @@ from tests.direct import job_of
 from tests.end_to_end.jobs import Jobs
 from tests.promises.ledger_machine import BEGIN, LedgerMachine, empty, entry
 from tests.services.postgres import NoPostgresError, Postgres, postgres
+from tests.timing import within
 
 WORST = 10  # nano-dollars that a request may cost
 LIMIT = 40 * WORST
@@ -675,10 +676,12 @@ def test_a_ledger_of_version_1(ledger: Ledger, address: str) -> None:
     Ledger(address).close()
 
 
+@pytest.mark.timed
 def test_a_lock_that_nobody_lets_go(address: str) -> None:
     """A process that stopped with the ledger's lock in its hands hangs nobody: a call fails in bounded time, and works again later."""
     ledger, stuck = Ledger(address, lock_s=0.2), Ledger(address)
-    with stuck.transaction(), pytest.raises(LedgerFailed):  # without a bound this waits for ever
+    # without a bound this waits for ever
+    with stuck.transaction(), within(5), pytest.raises(LedgerFailed):
         ledger.of_run("fr", BEGIN)
     assert ledger.of_run("fr", BEGIN) == Booked(0, 0, 0)
     ledger.close()

@@ -163,7 +163,7 @@ def test_one_row_that_is_always_throttled_does_not_hold_up_the_others() -> None:
 
 def test_endless_429_is_asked_less_and_less_often() -> None:
     """Without Retry-After the pauses grow, so that a service which answers nothing but 429 is not hammered."""
-    bench = Bench(lambda _: (429, {}), attempts=6, timeout_s=120)
+    bench = Bench(lambda _: (429, {}), attempts=6, timeout_s=120, patience_s=720)
     asyncio.run(bench.complete(50))
     assert bench.sender.stop_rule is not None
     assert bench.sender.stop_rule.code == "rate_limited"
