@@ -15,8 +15,10 @@ from parquill.tasks.disk.row_sums import Each, RowSums, nano_of
 from parquill.tasks.disk.run import Run
 from parquill.tasks.disk.schemas import PLAN, USD, fit, parsed_type, result_fields
 from parquill.tasks.errors import BadJob, DamagedJournal
+from parquill.tasks.money.excess import causes_of
 from parquill.tasks.money.history import output_bin
 from parquill.tasks.money.prices import Price, find_price
+from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import REUSABLE, Action, Outcome, ShardRef, Usage, add_usage
 from parquill.tasks.wire.outcomes import NOT_SENT_CODES, TABLE
 
@@ -39,6 +41,7 @@ class ResultRows:
     def __init__(self, run: Run, answers: AnswerIndex, sums: RowSums, not_sent: str) -> None:
         self._run, self._answers, self._sums, self._not_sent = run, answers, sums, not_sent
         sums.price_as = price_of_price_as(run)
+        self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
         self._each_names = tuple(run.job.for_each or {})
         schema = run.job.response_format
         self._parsed = parsed_type(schema if isinstance(schema, dict) else None)
@@ -113,11 +116,7 @@ class ResultRows:
                 return self._unfinished(state.rows.get(number), row)
             if outcome.key != key.hex():
                 raise DamagedJournal(f"the journal of shard rows at {number} answers another request than the plan has")
-            usage, counted = outcome.usage, row["prompt_tokens"]
-            if usage is not None and counted is not None:
-                self._sums.history.add(counted, usage, self._run.job.max_output_tokens)
-                self._sums.outputs[output_bin(usage.completion)] += 1
-                self._sums.compared.add(counted, usage.prompt, row["source_file"], row["row_number"])
+            self._add_answer(row, outcome, state.rows.get(number))
             self.held_by.add(self._run.run_id)
             return self._own(outcome, self._run.run_id)
         if key not in found:
@@ -133,6 +132,16 @@ class ResultRows:
             return {**line, "in_doubt": outcome.is_in_doubt}
         self._sums.saved_nano += outcome.saved_nano
         return _shared(outcome, outcome.paid_by or run_id)
+
+    def _add_answer(self, row: dict[str, Any], outcome: Outcome, tried: RowState | None) -> None:
+        """Learn from an answer that this run paid for."""
+        usage, counted, most = outcome.usage, row["prompt_tokens"], self._run.job.max_output_tokens
+        if usage is not None and counted is not None:
+            self._sums.history.add(counted, usage, most)
+            self._sums.outputs[output_bin(usage.completion)] += 1
+            self._sums.compared.add(counted, usage.prompt, row["source_file"], row["row_number"])
+        if tried is not None and outcome.cost_nano > tried.reserved_nano:
+            self._sums.over_reserved.update(causes_of(usage, self._counter.reserved(counted or 0), most))
 
     def _own(self, outcome: Outcome, run_id: str) -> dict[str, Any]:
         """A row with an outcome in the journal of a run of this output, which has paid for it or has reused it."""

@@ -36,6 +36,7 @@ class RowSums:
     saved_nano: int = 0
     usage_unknown: int = 0
     usage_flags: dict[str, int] = field(default_factory=dict)  # why the figures of a reply do not add up -> rows
+    over_reserved: Counter[str] = field(default_factory=Counter)  # why replies cost more than reserved -> rows
     price_as: Price | None = None
     price_as_femto: int = 0  # what the same rows would have cost at the price of `price_as`
     failed_in_doubt: int = 0  # rows that `retry.in_doubt: hold` does not try again

@@ -79,6 +79,7 @@ def make_summary(
         },
         "usage_unknown": sums.usage_unknown,
         "usage_flags": sums.usage_flags,
+        "over_reserved_rows": dict(sums.over_reserved),
         "started_at": run.started_at.isoformat(timespec="seconds"),
         "finished_at": None if finished_at is None else finished_at.isoformat(timespec="seconds"),
     }

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
 from parquill.tasks.money.prices import dollars, nano_of
 from parquill.tasks.money.usage import FLAGS
+from parquill.tasks.records import Usage
 
-OVER_RESERVED = (
-    "the service billed {usd} beyond what was reserved: answers longer than max_output_tokens, as of a model whose "
-    "reasoning ignores it, prompts longer than counted, or another service tier. The true figures are booked; raise "
-    "max_output_tokens or choose another model"
-)
+OVER_RESERVED = "the service billed {usd} beyond what was reserved, and the true figures are booked"
+CAUSES = {
+    "answers": (
+        "answers longer than max_output_tokens ({rows}), as of a model whose reasoning ignores it: raise "
+        "max_output_tokens or choose another model"
+    ),
+    "prompts": (
+        "prompts longer than counted ({rows}): the next estimate is corrected by it; `tokenizer` can name another "
+        "encoding"
+    ),
+    "prices": (
+        "another price than reserved ({rows}), as of a faster service tier, which the settings of the project choose"
+    ),
+}
+
+
+def causes_of(usage: Usage | None, reserved_tokens: int, max_output_tokens: int) -> Iterator[str]:
+    """The keys of CAUSES for a reply that cost more than its reservation; `reserved_tokens` are those of its prompt."""
+    is_longer = usage is not None and usage.completion > max_output_tokens
+    is_more = usage is not None and usage.prompt > reserved_tokens
+    if is_longer:
+        yield "answers"
+    if is_more:
+        yield "prompts"
+    if not is_longer and not is_more:
+        yield "prices"
 
 
 def has_excess(summary: Mapping[str, Any]) -> bool:
@@ -23,11 +45,12 @@ def has_excess(summary: Mapping[str, Any]) -> bool:
 
 def money_sentences(summary: Mapping[str, Any]) -> list[str]:
     """Sentences about a summary: billed beyond the reservations, usage that does not add up or cannot be used."""
-    sentences = (
-        [OVER_RESERVED.format(usd=dollars(nano_of(Decimal(summary["over_reserved_usd"]))))]
-        if has_excess(summary)
-        else []
-    )
+    sentences = []
+    if has_excess(summary):
+        parts = [OVER_RESERVED.format(usd=dollars(nano_of(Decimal(summary["over_reserved_usd"]))))]
+        rows_of = summary.get("over_reserved_rows") or {}
+        parts += [text.format(rows=f"{rows_of[cause]:,}") for cause, text in CAUSES.items() if rows_of.get(cause)]
+        sentences.append("; ".join(parts))
     flags = summary.get("usage_flags")
     if flags:
         reasons = ", ".join(f"{FLAGS.get(flag, flag)} ({rows:,})" for flag, rows in sorted(flags.items()))

@@ -30,7 +30,7 @@ from parquill.tasks.records import ShardRef
 from parquill.tasks.rows.base import Base, RunOptions, find_base
 from parquill.tasks.rows.changed import explain_reuse
 from parquill.tasks.rows.plan import Planner
-from parquill.tasks.rows.restored import restore_answers
+from parquill.tasks.rows.restored import LOST_JOURNALS, lacks_answers, restore_answers
 from parquill.tasks.rows.reuse import check_reused, reuse_answers
 from parquill.tasks.rows.source import Source, find_source
 from parquill.tasks.wire.answer import AnswerFormat
@@ -86,10 +86,13 @@ def estimate_job(
             )
             with base.refusals():
                 total = planner.plan(None, base.rows)
+        is_lacking = lacks_answers(folders, answers)
     finally:
         if answers is not None:
             answers.close()
-    if not options.redo:
+    if is_lacking:
+        total.reuse_note = LOST_JOURNALS
+    elif not options.redo:
         total.reuse_note = explain_reuse(job, total, folders.runs())
     return total
 

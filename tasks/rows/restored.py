@@ -23,6 +23,10 @@ from parquill.tasks.disk.state import Folders, RunFolder, new_run_id
 from parquill.tasks.records import REUSABLE, Outcome
 from parquill.tasks.rows.kept import paid_for
 
+LOST_JOURNALS = (
+    "the journals of earlier answers were removed, so this estimate counts their rows as open; `run` takes the answers "
+    "from the results and pays only for what they lack"
+)
 READ_ROWS = 500
 JOURNAL_ROWS, JOURNAL_CHARACTERS = 20_000, 32 << 20  # of one journal, which is in memory as a whole
 _TEXTS = ("status", "completion", "error_code", "error_message", "finish_reason", "model_used", "request_id")
@@ -51,6 +55,11 @@ def needs_results(folders: Folders) -> bool:
     manifest = read_json(folders.own / "manifest.json")
     runs = [folders.run(run_id) for run_id in (manifest or {}).get("held_by", ())]
     return any(not run.plan.exists() or not any(journals_of(run.path)) or run.lost_journals() for run in runs)
+
+
+def lacks_answers(folders: Folders, answers: AnswerIndex | None) -> bool:
+    """Whether the latest results show answers that no journal has, so that only a run can reuse them."""
+    return needs_results(folders) and (answers is None or any(_lacking(folders, answers)))
 
 
 def _begin(run: RunFolder, folders: Folders, answers: AnswerIndex, disk: Disk) -> None:

@@ -15,9 +15,10 @@ from parquill.tasks.disk.run import load_run
 from parquill.tasks.disk.state import Folders
 from parquill.tasks.disk.summary import write_interrupted
 from parquill.tasks.job_file import make_job
-from parquill.tasks.money.excess import money_sentences
+from parquill.tasks.money.excess import causes_of, money_sentences
 from parquill.tasks.money.prices import dollars, nano_of
 from parquill.tasks.place import place
+from parquill.tasks.records import Usage
 from parquill.tasks.server.tables import money_table
 from tests.direct import job_of, results, run_steps
 
@@ -27,6 +28,7 @@ GROK["completion_tokens_details"] = {"reasoning_tokens": 2_800}  # type: ignore[
 GEMINI = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 2_814}
 DEEPSEEK = {"prompt_tokens": 10_000, "completion_tokens": 2, "total_tokens": 10_002, "prompt_cache_hit_tokens": 9_000}
 DEEPSEEK["prompt_cache_miss_tokens"] = 1_000
+BOTH = {"prompt_tokens": 2_000, "completion_tokens": 600}
 WRITES = {"prompt_tokens": 2_000, "completion_tokens": 2, "prompt_tokens_details": {"cache_write_tokens": 1_500}}
 
 
@@ -68,17 +70,20 @@ def _summary(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("usage", "tokens", "nano"),
+    ("usage", "tokens", "nano", "causes"),
     [
-        (GROK, (12, 0, 0, 2_802, 2_800), 12 * 1_000 + 2_802 * 10_000),
-        (GEMINI, (12, 0, 0, 2_802, 0), 12 * 1_000 + 2_802 * 10_000),
-        (DEEPSEEK, (10_000, 9_000, 0, 2, 0), 1_000 * 1_000 + 9_000 * 100 + 2 * 10_000),
-        (WRITES, (2_000, 0, 1_500, 2, 0), 500 * 1_000 + 1_500 * 2_000 + 2 * 10_000),
+        (GROK, (12, 0, 0, 2_802, 2_800), 12 * 1_000 + 2_802 * 10_000, ["answers"]),
+        (GEMINI, (12, 0, 0, 2_802, 0), 12 * 1_000 + 2_802 * 10_000, ["answers"]),
+        (DEEPSEEK, (10_000, 9_000, 0, 2, 0), 1_000 * 1_000 + 9_000 * 100 + 2 * 10_000, ["prompts"]),
+        (WRITES, (2_000, 0, 1_500, 2, 0), 500 * 1_000 + 1_500 * 2_000 + 2 * 10_000, ["prompts"]),
+        (BOTH, (2_000, 0, 0, 600, 0), 2_000 * 1_000 + 600 * 10_000, ["answers", "prompts"]),
     ],
-    ids=["xai", "gemini", "deepseek", "cache-writes"],
+    ids=["xai", "gemini", "deepseek", "cache-writes", "both"],
 )
-def test_the_true_figure_is_booked(tmp_path: Path, usage: Any, tokens: tuple[int, ...], nano: int) -> None:
-    """M3, M6: each kind of token is booked at its price, also where that is more than was reserved, and the row shows it."""
+def test_the_true_figure_is_booked(
+    tmp_path: Path, usage: Any, tokens: tuple[int, ...], nano: int, causes: Sequence[str]
+) -> None:
+    """M3, M6: each kind of token is booked at its price, also where that is more than was reserved; the row shows it, and the summary says why."""
     settings = _job(tmp_path, ["Translate: good day"])
     assert run_steps(settings, transport=Service(lambda _: usage).open) is not None
     row = results(settings)[0]
@@ -90,6 +95,7 @@ def test_the_true_figure_is_booked(tmp_path: Path, usage: Any, tokens: tuple[int
     assert (summary["cost_usd"], summary["usage_unknown"], summary["usage_flags"]) == (str(row["cost_usd"]), 0, {})
     worst = Decimal(summary["estimate"]["cost_usd_worst"])
     assert Decimal(summary["over_reserved_usd"]) == max(0, row["cost_usd"] - worst) > 0
+    assert summary["over_reserved_rows"] == dict.fromkeys(causes, 1)
 
 
 def test_what_is_billed_beyond_the_reservations_is_shown(tmp_path: Path) -> None:
@@ -100,6 +106,8 @@ def test_what_is_billed_beyond_the_reservations_is_shown(tmp_path: Path) -> None
     excess = summary["over_reserved_usd"]
     (sentence,) = money_sentences(summary)
     assert sentence.startswith(f"the service billed {dollars(nano_of(Decimal(excess)))} beyond what was reserved")
+    assert "answers longer than max_output_tokens (1)" in sentence
+    assert "prompts" not in sentence
     assert "raise max_output_tokens or choose another model" in sentence
     report = (Path(settings["output"]) / "report.html").read_text()
     assert f'<th>beyond the reservations<td class="n">${excess}' in report
@@ -114,6 +122,21 @@ def test_what_is_billed_beyond_the_reservations_is_shown(tmp_path: Path) -> None
     assert money_sentences(summary) == []
     for text in ((Path(tame["output"]) / "report.html").read_text(), money_table(summary)):
         assert "beyond" not in text
+
+
+@pytest.mark.parametrize(
+    ("usage", "causes"),
+    [
+        (Usage(prompt=10, completion=50), ["prices"]),
+        (Usage(prompt=11, completion=50), ["prompts"]),
+        (Usage(prompt=10, completion=51), ["answers"]),
+        (Usage(prompt=11, completion=51), ["answers", "prompts"]),
+        (None, ["prices"]),
+    ],
+)
+def test_the_causes_of_an_excess(usage: Usage | None, causes: list[str]) -> None:
+    """A reply that cost more than reserved has a longer answer, a longer prompt, or, with neither, another price."""
+    assert list(causes_of(usage, 10, 50)) == causes
 
 
 @pytest.mark.parametrize("rows", [3, 4, 20])

@@ -19,7 +19,8 @@ from parquill.tasks.job_file import make_job
 from parquill.tasks.money.gate import judge
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.place import place
-from parquill.tasks.rows.prepare import prepare_run
+from parquill.tasks.rows.prepare import estimate_job, prepare_run
+from parquill.tasks.rows.restored import LOST_JOURNALS
 from parquill.tasks.wire.open_sendings import open_sendings
 from parquill.tasks.wire.pilot import run_pilot
 from parquill.tasks.wire.spending import booked_totals
@@ -276,9 +277,12 @@ def test_the_results_of_a_finished_run_are_enough(tmp_path: Path, remove: Callab
     before = results(grown)
     more_rows = ["new 1", *texts, "new 2"]
     remove(tmp_path / "state")
+    job, options = place(make_job(grown), None, None, ())
+    assert estimate_job(job, options).reuse_note == LOST_JOURNALS
     assert _run(grown) == Counter()
     last = _night(tmp_path, "night", more_rows, **more)
     assert _run(last) == Counter(f"new {n} in {language}" for n in (1, 2) for language in ("fr", "de"))
+    assert estimate_job(job, options).reuse_note is None
     rows = results(last)
     by_text = {(row["text"], row["language"], row["id"][:0]): row for row in before}
     for row in rows:
