@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from parquill.tasks.endpoint_settings import Endpoint
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job import Endpoint
 
 # What local models are given in the place of a key ("none", "not-needed") may be words of an answer.
 SHORTEST_SECRET, SHORTEST_WITHOUT_DIGITS = 12, 20

@@ -14,8 +14,8 @@ import httpx
 import orjson
 import pytest
 
+from parquill.tasks.endpoint_settings import Endpoint
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job import Endpoint
 from parquill.tasks.job_file import make_job
 from parquill.tasks.wire.client import Client
 from parquill.tasks.wire.secrets import Key, read_key
