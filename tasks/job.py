@@ -18,6 +18,7 @@ from pydantic import Field, WithJsonSchema, field_validator, model_validator
 from parquill.tasks.disk.address import check_uri, is_uri
 from parquill.tasks.endpoint_settings import Endpoint
 from parquill.tasks.parameters import own_parameters, refuse_unwritable
+from parquill.tasks.response_format import one_form
 from parquill.tasks.settings import Number, OneLine, Settings, refuse_surrogates
 
 CHEAPEST_USD_PER_MTOK = Decimal("0.0001")
@@ -177,7 +178,11 @@ class Job(Settings):
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000), Number] = Field(
         description="The longest answer in tokens; it bounds what a row can cost"
     )
-    response_format: dict[str, Any] | str | None = Field(None, description="JSON schema, or a file that holds one")
+    response_format: dict[str, Any] | str | None = Field(
+        None,
+        description="JSON schema, or a file that holds one; {type: json_schema, strict: false, schema: ...}; or "
+        "{type: json_object}",
+    )
     parameters: dict[str, Any] = Field(default_factory=dict, description="Passed on, for example {temperature: 0}")
     parameters_column: str | None = Field(None, description="Column of parameters for single rows")
     endpoint: Endpoint = Field(
@@ -232,9 +237,9 @@ class Job(Settings):
 
     @field_validator("response_format")
     @classmethod
-    def _writable(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
+    def _one_form(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
         refuse_unwritable(value)
-        return value
+        return one_form(value) if isinstance(value, dict) else value
 
     @field_validator("for_each")
     @classmethod

@@ -23,6 +23,7 @@ from parquill.tasks.money.past import Past
 from parquill.tasks.money.prices import Price
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Action, Outcome, PlannedRow
+from parquill.tasks.response_format import schema_of
 from parquill.tasks.rows.cells import cells
 from parquill.tasks.rows.kept import Kept, other_column
 from parquill.tasks.rows.layout import Layout
@@ -88,7 +89,7 @@ class Planner:
         counter = TokenCounter(
             job.model,
             job.tokenizer,
-            schema=job.response_format,
+            schema=schema_of(job.response_format),
             tools=job.parameters.get("tools", ()),
             correction=self.correction,
         )

@@ -14,6 +14,7 @@ from parquill.tasks.job import Job
 from parquill.tasks.money.sellers import is_openai
 from parquill.tasks.money.usage import read_usage
 from parquill.tasks.records import Usage
+from parquill.tasks.response_format import ResponseFormat, read_format
 from parquill.tasks.wire.bodies import events
 
 # These take max_completion_tokens and refuse max_tokens (OpenAI, "Reasoning models").
@@ -50,7 +51,7 @@ class ChatApi:
         self._fixed = {
             "model": job.model,
             self.limit_name(job.model): job.max_output_tokens,
-            **self.format(job.response_format),
+            **self.format(read_format(job.response_format)),
             **self._tier(job.endpoint.base_url),
         }
         self._parameters = job.parameters
@@ -61,12 +62,13 @@ class ChatApi:
         """The name under which this API and model want max_output_tokens."""
         return "max_completion_tokens" if _REASONING.search(model) else "max_tokens"
 
-    def format(self, schema: Any) -> dict[str, Any]:
-        """The request's members for a JSON schema."""
-        if schema is None:
+    def format(self, asked: ResponseFormat | None) -> dict[str, Any]:
+        """The request's members for a response_format."""
+        if asked is None:
             return {}
-        inner = {"name": "answer", "schema": schema, "strict": True}
-        return {"response_format": {"type": "json_schema", "json_schema": inner}}
+        if asked.schema is None:
+            return {"response_format": {"type": "json_object"}}
+        return {"response_format": {"type": "json_schema", "json_schema": asked.members()}}
 
     def _tier(self, base_url: str) -> dict[str, Any]:
         """The standard tier by name, at OpenAI's address: a project's default may be `priority`, at twice the price."""
@@ -194,12 +196,14 @@ class ResponsesApi(ChatApi):
         """Always max_output_tokens."""
         return "max_output_tokens"
 
-    def format(self, schema: Any) -> dict[str, Any]:
-        """The schema goes under text.format; `store` is off, since answers are kept here and nowhere else."""
+    def format(self, asked: ResponseFormat | None) -> dict[str, Any]:
+        """The format goes under text.format; `store` is off, since answers are kept here and nowhere else."""
         off: dict[str, Any] = {"store": False}
-        if schema is None:
+        if asked is None:
             return off
-        return {**off, "text": {"format": {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}}}
+        if asked.schema is None:
+            return {**off, "text": {"format": {"type": "json_object"}}}
+        return {**off, "text": {"format": {"type": "json_schema", **asked.members()}}}
 
     def _answer(self, reply: dict[str, Any]) -> tuple[str | None, str | None, Any]:
         items = reply.get("output")
