@@ -182,7 +182,7 @@ def identity_of(name: str | None, base_url: str | None, query: Mapping[str, str]
 def _without_query(host: str, query: str) -> str:
     names = [name for name, _ in parse_qsl(query, keep_blank_values=True)] or ["..."]
     advice = ", ".join(f"{name}: ..." for name in names[:5] if re.fullmatch(r"[\w.-]{1,40}", name)) or "..."
-    told = f"must be an address without a query: put it into `query: {{{advice}}}`"
+    told = f"must be an address without a query: put it into `endpoint.query: {{{advice}}}`"
     if host.endswith(".azure.com"):
         told += f". Azure also takes https://{host}/openai/v1 without one, with the deployment's name as `model`"
     return told

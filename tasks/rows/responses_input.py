@@ -151,4 +151,4 @@ def _refuse_others(number: int, found: Mapping[str, Any], known: set[str]) -> No
 
 
 def _fault(number: int, what: str) -> RowFault:
-    return RowFault("bad_messages", f"message {number} has a {what}: the Responses API has no such thing")
+    return RowFault("bad_messages", f"message {number} has a {what}: the Responses API has no place for it")

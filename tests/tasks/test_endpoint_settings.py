@@ -132,9 +132,9 @@ def test_values_of_headers_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("endpoint", "told"),
     [
-        ({"base_url": f"{AZURE}?api-version=2024-10-21"}, "`query: {api-version: ...}`"),
+        ({"base_url": f"{AZURE}?api-version=2024-10-21"}, "`endpoint.query: {api-version: ...}`"),
         ({"base_url": f"{AZURE}?api-version=2024-10-21"}, "https://acme.openai.azure.com/openai/v1"),
-        ({"base_url": "https://gw.example/v1?tenant=a&region=b"}, "`query: {tenant: ..., region: ...}`"),
+        ({"base_url": "https://gw.example/v1?tenant=a&region=b"}, "`endpoint.query: {tenant: ..., region: ...}`"),
         ({"base_url": "https://gw.example/v1?"}, "without a query"),
         ({"base_url": "https://gw.example/v1#x"}, "without a query, fragment or blanks"),
         ({"auth": "azure"}, "`auth: api-key`"),
