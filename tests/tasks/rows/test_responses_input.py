@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.tasks.errors import RowFault
+from parquill.tasks.errors import BadJob, RowFault
 from parquill.tasks.job_file import make_job
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.rows.base import RunOptions
+from parquill.tasks.rows.prepare import look
 from parquill.tasks.rows.preview import preview_rows
 from parquill.tasks.rows.request import check_messages
 from parquill.tasks.rows.responses_input import as_items, as_messages
@@ -188,3 +189,14 @@ def test_json_mode_at_openai_needs_the_word(
     row = preview_rows(job, RunOptions(DAY), 1)[0]
     assert (row["body"] is not None) == is_sent
     assert is_sent or "the word JSON" in row["error"]
+
+
+def test_a_strict_schema_is_checked_before_reading(tmp_path: Path) -> None:
+    """A schema that OpenAI would refuse for every row stops the job before its input is looked at."""
+    job = make_job({
+        "name": "x", "input": str(tmp_path / "none.parquet"), "output": str(tmp_path / "out"), "prompt": {"user": "x"},
+        "model": "gpt-4o-mini", "max_output_tokens": 7,
+        "response_format": {"type": "object", "properties": {"a": {"type": "string"}}},
+    })  # fmt: skip
+    with pytest.raises(BadJob, match="OpenAI refuses this schema"):
+        look(job)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from parquill.tasks.wire.answer import AnswerFormat
+from parquill.tasks.wire.wrapping import MOST_LEVELS, NotJson, find_object
 
 SCHEMA = {
     "type": "object",
@@ -173,3 +174,16 @@ def test_a_hostile_megabyte_costs_little(answers: AnswerFormat, name: str) -> No
     began = time.process_time()
     answers.parse(HOSTILE[name])
     assert time.process_time() - began < 5
+
+
+def test_deep_brackets_are_given_up() -> None:
+    """Brackets are followed to a depth that no answer has, and no further."""
+
+    def read(text: str) -> Any:
+        if text[0] == "x":
+            raise NotJson
+        return {}
+
+    assert find_object("x" + "{" * MOST_LEVELS + "}" * MOST_LEVELS, read, lambda _: True) == {}
+    with pytest.raises(NotJson):
+        find_object("x" + "{" * (MOST_LEVELS + 1) + "}" * (MOST_LEVELS + 1), read, lambda _: True)
