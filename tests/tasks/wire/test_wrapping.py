@@ -93,6 +93,8 @@ def test_what_is_around_an_answer_is_taken_off(answers: AnswerFormat, text: str)
         f'Sure: {{"answer": {ANSWER}, "more": ',
         f"Sure: [{ANSWER}, ",
         f"{{broken {ANSWER}}}",
+        f'{ANSWER} or {{"label":"neg"',
+        f"{ANSWER} or [",
         f"[see {ANSWER}]",
         f'{{"text": "Example:\n```json\n{ANSWER}\n```"\n}}',
         f'{{\n"text":\n```json\n{ANSWER}\n```',
