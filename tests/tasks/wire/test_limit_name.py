@@ -35,7 +35,7 @@ def _error(message: str, **more: Any) -> dict[str, Any]:
 # The wording of the service, what it was sent, what it wants.
 WORDINGS: dict[str, tuple[Any, str, str | None]] = {
     "openai": (_openai(OLD, NEW), OLD, NEW),
-    "openai, the reverse": (_openai(NEW, OLD), NEW, OLD),
+    "openai-the-reverse": (_openai(NEW, OLD), NEW, OLD),
     "copilot": (_error("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."), OLD, NEW),
     "azure": (_error("Unrecognized request argument supplied: max_completion_tokens", param=None), NEW, OLD),
     "mistral": (
@@ -50,18 +50,18 @@ WORDINGS: dict[str, tuple[Any, str, str | None]] = {
     "deprecated": (_error("`max_tokens` is deprecated, please use `max_completion_tokens`."), OLD, NEW),
     "required": (_error("max_tokens: Field required"), NEW, OLD),
     "missing": ({"detail": [{"type": "missing", "loc": ["body", OLD], "msg": "Field required"}]}, NEW, OLD),
-    "text generation": (_error("max_tokens is not supported; use max_new_tokens"), OLD, "max_new_tokens"),
-    "completions at a server": (_error("Unknown field max_tokens, did you mean n_predict?"), OLD, "n_predict"),
+    "text-generation": (_error("max_tokens is not supported; use max_new_tokens"), OLD, "max_new_tokens"),
+    "llamacpp": (_error("Unknown field max_tokens, did you mean n_predict?"), OLD, "n_predict"),
     # about something else
-    "too large": (_error("max_tokens is too large: 5000. This model supports at most 4096 completion tokens.", param=OLD), OLD, None),
-    "too large by another name": (_error("max_tokens (9000) must be less than max_completion_tokens"), OLD, None),
+    "too-large": (_error("max_tokens is too large: 5000. This model supports at most 4096 completion tokens.", param=OLD), OLD, None),
+    "too-large-by-another-name": (_error("max_tokens (9000) must be less than max_completion_tokens"), OLD, None),
     "value": (_error("Unsupported value: 'max_tokens' must be at least 16", code="unsupported_value"), OLD, None),
     "temperature": (_error("Unsupported parameter: 'temperature' is not supported with this model."), OLD, None),
     "context": (_error("This model's maximum context length is 8192 tokens, however you requested 9000 tokens"), OLD, None),
     "model": (_error("The model does not exist"), OLD, None),
-    "use something else": (_error("Unsupported parameter: 'functions'. Use 'tools' instead."), OLD, None),
-    "an unknown name": (_error("Unsupported parameter: 'max_tokens'. Use 'output_cap' instead."), OLD, NEW),
-    "no reason": ({"error": {"code": 400}}, OLD, None),
+    "use-something-else": (_error("Unsupported parameter: 'functions'. Use 'tools' instead."), OLD, None),
+    "an-unknown-name": (_error("Unsupported parameter: 'max_tokens'. Use 'output_cap' instead."), OLD, NEW),
+    "no-reason": ({"error": {"code": 400}}, OLD, None),
     "nothing": ({}, OLD, None),
 }  # fmt: skip
 
