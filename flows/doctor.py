@@ -18,7 +18,7 @@ from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import look
 from parquill.tasks.wire.endpoint import parse_json
-from parquill.tasks.wire.secrets import Key, read_key
+from parquill.tasks.wire.secrets import Key, header_names, read_key
 
 TIMEOUT_S = 10.0
 
@@ -109,12 +109,13 @@ def _tokenizer(job: Job) -> str:
 
 def _key(job: Job, found: list[Key | None]) -> str:
     found.append(read_key(job.endpoint))
-    return job.endpoint.api_key_env or job.endpoint.api_key_block or "none is needed"
+    told = [f"{name} from {variable}" for name, variable in header_names(job.endpoint).items()]
+    return ", ".join(told) or "none is needed"
 
 
 def _endpoint(job: Job, key: Key | None, found: list[httpx.Response]) -> str:
-    url = f"{job.endpoint.base_url}/models"
-    headers = {"Authorization": key.header()} if key else {}
+    url = job.endpoint.url("/models")
+    headers = key.headers() if key else {}
     try:
         reply = httpx.get(url, headers=headers, timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
     except Exception:  # noqa: BLE001 - whatever it is, it may hold the header

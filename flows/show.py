@@ -21,6 +21,8 @@ def show_preview(rows: list[dict[str, Any]]) -> None:
             say(row["error"])
         if row["body"] is not None:
             say(f"POST {row['url']}")
+            for name, variable in row["headers"].items():
+                say(f"{name}: (from {variable})")
             for line in orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode().split("\n"):
                 say(line)
 

@@ -20,12 +20,17 @@ prompt:                             # or messages_column: a column of chat messa
 model: gpt-4o-mini
 max_output_tokens: 120              # bounds the cost; a longer answer is cut, and its row is `truncated`
 parameters: {temperature: 0}        # passed on to the service
-# response_format: schema.json      # a JSON schema; the validated answer is in the column `parsed`
+# response_format: schema.json      # a JSON schema; the validated answer is in the column `parsed`. For services that
+                                    # know no schema: {type: json_object}
 
 endpoint:
   base_url: https://api.openai.com/v1
   api: chat                         # chat, responses or completions
   api_key_env: OPENAI_API_KEY       # the NAME of the variable; a key never stands in a job file
+  # auth: api-key                   # the key's header, for Azure and gateways that take no Authorization: Bearer
+  # headers_env: {X-Tenant: TENANT} # more headers, each with the NAME of the variable of its value
+  # query: {api-version: 2024-10-21}
+  # limit_name: max_completion_tokens   # how the service calls max_output_tokens; by default it is found out
 # price: {usd_per_mtok_input: 0, usd_per_mtok_output: 0}   # for a model without a public price
 
 budget:

@@ -9,74 +9,23 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from parquill.tasks.disk.address import check_uri, is_uri
+from parquill.tasks.endpoint_settings import Endpoint
 from parquill.tasks.parameters import own_parameters, refuse_unwritable
+from parquill.tasks.response_format import one_form
+from parquill.tasks.settings import Number, OneLine, Settings, refuse_surrogates
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-OPENAI_BASE_URL = "https://api.openai.com/v1"
 CHEAPEST_USD_PER_MTOK = Decimal("0.0001")
 # Of one input row by `for_each`: they are in memory together.
 MOST_ROWS_OF_A_ROW = 10_000
 
 
-def _no_bool(value: Any) -> Any:
-    # bool is an int in Python: `max_at_once: yes` must not become 1
-    if isinstance(value, bool):
-        raise ValueError("a number is needed, not true or false")  # noqa: TRY004 - pydantic reads ValueError
-    return value
-
-
-def refuse_surrogates(value: Any) -> Any:
-    """Raise ValueError for text that no UTF-8 holds, anywhere in settings; JSON can bring it in by an escape."""
-    try:
-        _look_for_surrogates(value)
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
-    return value
-
-
-def _look_for_surrogates(value: Any) -> None:
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError("holds half of a character (a lone surrogate)") from None
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            _look_for_surrogates(name)
-            _look_for_surrogates(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _look_for_surrogates(inner)
-
-
-def _one_line(value: str) -> str:
-    if any(unicodedata.category(character) in {"Cc", "Zl", "Zp"} for character in value):
-        raise ValueError("holds a line break or another control character")
-    return value
-
-
-Number = BeforeValidator(_no_bool)
-# what stands in tables, in names of runs and in the ledger of all jobs
-OneLine = AfterValidator(_one_line)
 # as pydantic writes it the text branch has no pattern, so that a form would take "ten"
 _DECIMAL = {"type": "string", "pattern": r"^\d{1,7}(\.\d{1,9})?$"}
 _POSITIVE = {"type": "string", "pattern": r"^(?=.*[1-9])\d{1,7}(\.\d{1,9})?$"}
@@ -110,92 +59,11 @@ JobName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"\S"), OneL
 RowLimit = Annotated[int, Field(ge=1, le=MOST_ROWS), Number]
 
 
-class Settings(BaseModel):
-    """Frozen, keyword-only, and closed: an unknown name is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
 class Prompt(Settings):
     """Jinja2 templates over the columns, the `for_each` values and `vars`."""
 
     system: str | None = Field(None, description="Instruction that goes before every row's text")
     user: str = Field(description="The row's own text, for example {{ text }}")
-
-
-class Endpoint(Settings):
-    """Where requests go, and under which protocol."""
-
-    base_url: str = Field(OPENAI_BASE_URL, description="Address that ends before /chat/completions")
-    api: Literal["chat", "responses", "completions"] = Field("chat", description="Protocol of the service")
-    name: Annotated[str, OneLine] | None = Field(
-        None, min_length=1, description="Stands for the address in request keys, so that it may move"
-    )
-    api_key_env: str | None = Field(
-        None, description="NAME of the environment variable that holds the key, or else api_key_block"
-    )
-    api_key_block: str | None = Field(
-        None, description="NAME of the Prefect Secret block that holds the key, or else api_key_env"
-    )
-    allow_http: bool = Field(False, description="Allow plain http to another host than this one")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_key(cls, data: Any) -> Any:
-        # OPENAI_API_KEY is for OpenAI alone: another host is never offered it unless the job says so. The form of
-        # Prefect's UI sends null for what nobody has filled in, and OpenAI answers nobody without a key.
-        if isinstance(data, dict) and data.get("api_key_env") is None and data.get("api_key_block") is None:
-            host = urlsplit(str(data.get("base_url", OPENAI_BASE_URL))).hostname
-            if host == urlsplit(OPENAI_BASE_URL).hostname:
-                return {**data, "api_key_env": "OPENAI_API_KEY"}
-        return data
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _variable(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", value):
-            raise ValueError("must be the name of a variable, never the key itself")
-        return value
-
-    @field_validator("api_key_block")
-    @classmethod
-    def _block(cls, value: str | None) -> str | None:
-        # Prefect's own rule for names of blocks; keys begin with sk- and have capitals
-        if value is not None and not re.fullmatch(r"(?!sk-)[a-z][a-z0-9-]{0,127}", value):
-            raise ValueError("must be the name of a Secret block (lower case and dashes), never the key itself")
-        return value
-
-    @field_validator("base_url")
-    @classmethod
-    def _plain_url(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            _ = parts.port
-        except ValueError:
-            raise ValueError("is not a URL") from None
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("must start with https:// (or http:// on this machine)")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("must not hold a user or password: name a variable in `api_key_env`")
-        try:
-            parts.hostname.encode("idna")
-        except UnicodeError:
-            raise ValueError("has a host name that no host can have") from None
-        if parts.query or parts.fragment or re.search(r"[\s\x00-\x1f]", value):
-            raise ValueError("must be an address without a query, fragment or blanks")
-        return value.rstrip("/")
-
-    @model_validator(mode="after")
-    def _safe(self) -> Self:
-        parts = urlsplit(self.base_url)
-        if parts.scheme == "http" and parts.hostname not in LOOPBACK and not self.allow_http:
-            raise ValueError(
-                f"base_url is plain http to {parts.hostname}: prompts and key would be readable on the way; "
-                "use https, or set `allow_http: true`"
-            )
-        if self.api_key_env and self.api_key_block:
-            raise ValueError("set api_key_env or api_key_block, not both")
-        return self
 
 
 class Price(Settings):
@@ -310,7 +178,11 @@ class Job(Settings):
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000), Number] = Field(
         description="The longest answer in tokens; it bounds what a row can cost"
     )
-    response_format: dict[str, Any] | str | None = Field(None, description="JSON schema, or a file that holds one")
+    response_format: dict[str, Any] | str | None = Field(
+        None,
+        description="JSON schema, or a file that holds one; {type: json_schema, strict: false, schema: ...}; or "
+        "{type: json_object}",
+    )
     parameters: dict[str, Any] = Field(default_factory=dict, description="Passed on, for example {temperature: 0}")
     parameters_column: str | None = Field(None, description="Column of parameters for single rows")
     endpoint: Endpoint = Field(
@@ -365,9 +237,9 @@ class Job(Settings):
 
     @field_validator("response_format")
     @classmethod
-    def _writable(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
+    def _one_form(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
         refuse_unwritable(value)
-        return value
+        return one_form(value) if isinstance(value, dict) else value
 
     @field_validator("for_each")
     @classmethod

@@ -21,6 +21,7 @@ from parquill.tasks.disk.address import is_uri, mirror_of
 from parquill.tasks.errors import BadJob
 from parquill.tasks.faults import sentences
 from parquill.tasks.job import Job
+from parquill.tasks.response_format import one_form
 
 HALF = "holds half of a character (a lone surrogate)"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -169,9 +170,20 @@ def place_job(job: Job, today: date) -> Job:
     if job.vars is not None:
         variables = _mapping(job.vars, "vars") if isinstance(job.vars, str) else job.vars
         changes["vars"] = {name: _read_if_file(name, value) for name, value in variables.items()}
-    if isinstance(job.response_format, str):
-        changes["response_format"] = _mapping(job.response_format, "response_format")
+    if job.response_format is not None:
+        changes["response_format"] = _response_format(job.response_format)
     return job.model_copy(update=changes)
+
+
+def _response_format(value: dict[str, Any] | str) -> dict[str, Any]:
+    """Read the file that holds a response_format, and the one that holds the schema in its wrapper."""
+    try:
+        found = one_form(_mapping(value, "response_format") if isinstance(value, str) else value)
+        if found.get("type") == "json_schema" and isinstance(found["schema"], str):
+            found = one_form({**found, "schema": _mapping(found["schema"], "response_format.schema")})
+    except ValueError as error:
+        raise BadJob(f"`response_format`: {error}") from None
+    return found
 
 
 def _absolute(path: str, today: date) -> str:

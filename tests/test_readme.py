@@ -7,7 +7,8 @@ from pathlib import Path
 
 from parquill.flows.cli import cli
 from parquill.flows.starter import STARTER
-from parquill.tasks.job import Budget, Endpoint, Job, Limits, Prompt, Retry
+from parquill.tasks.endpoint_settings import Endpoint
+from parquill.tasks.job import Budget, Job, Limits, Prompt, Retry
 from parquill.tasks.job_file import make_job, parse_yaml
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -34,7 +34,7 @@ _OPERATIONAL = {"name", "output", "state", "timezone", "budget", "limits", "retr
 def digest_of(job: Job, fingerprint: str, limit: int | None) -> str:
     """What a plan depends on: the input's files and every setting that changes a request, its price or the output."""
     settings = job.model_dump(mode="json", exclude=_OPERATIONAL)
-    settings["endpoint"] = {"name": job.endpoint.name or job.endpoint.base_url, "api": job.endpoint.api}
+    settings["endpoint"] = {"name": job.endpoint.identity, "api": job.endpoint.api}
     # orjson first: it refuses what JSON cannot hold with a clear error, and makes dates and the like text
     whole = orjson.loads(orjson.dumps({"settings": settings, "input": fingerprint, "limit": limit}, default=str))
     return hashlib.sha256(rfc8785.dumps(whole)).hexdigest()

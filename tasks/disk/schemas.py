@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
@@ -9,6 +11,7 @@ import orjson
 import pyarrow as pa
 
 from parquill.tasks.errors import BadInput, BadJob
+from parquill.tasks.response_format import read_format
 
 USD = pa.decimal128(18, 9)
 
@@ -83,10 +86,14 @@ def for_each_field(name: str, values: list[Any]) -> pa.Field:
     return pa.field(name, kinds.get(type(values[0]), pa.string()))
 
 
-def parsed_type(schema: dict[str, Any] | None) -> pa.DataType | None:
-    """The Arrow struct for answers of a JSON schema. Raises BadJob unless the schema describes an object."""
-    if schema is None:
+def parsed_type(response_format: dict[str, Any] | None) -> pa.DataType | None:
+    """The Arrow struct for answers of a schema, text for those of JSON mode. Raises BadJob for what is no object."""
+    asked = read_format(response_format)
+    if asked is None:
         return None
+    schema = asked.schema
+    if schema is None:
+        return pa.string()
     found = _arrow_type(schema, schema, frozenset())
     if not pa.types.is_struct(found):
         raise BadJob("`response_format` must describe an object with properties")
@@ -167,7 +174,7 @@ def check_references(schema: Any, root: dict[str, Any]) -> None:
 
 
 def fit(value: Any, kind: pa.DataType) -> Any:  # noqa: PLR0911 - a line for each kind
-    """Shape a JSON value for its Arrow type. Raises OverflowError for a whole number over 64 bits."""
+    """Shape a JSON value for its Arrow type. Raises OverflowError for a number that is too large for it."""
     if value is None:
         return None
     if pa.types.is_struct(kind):
@@ -181,7 +188,17 @@ def fit(value: Any, kind: pa.DataType) -> Any:  # noqa: PLR0911 - a line for eac
             raise OverflowError
         return whole
     if pa.types.is_floating(kind):
-        return float(value)
+        number = float(value)
+        if math.isinf(number):  # 1e400 as a decimal
+            raise OverflowError
+        return number
     if pa.types.is_boolean(kind) or isinstance(value, str):
         return value
-    return orjson.dumps(value).decode()
+    return orjson.dumps(value, default=_digits).decode()
+
+
+def _digits(value: Any) -> orjson.Fragment:
+    """A number of an answer as it was written."""
+    if not isinstance(value, Decimal):
+        raise TypeError
+    return orjson.Fragment(str(value))

@@ -59,5 +59,5 @@ def keep_counts(job: Job, run_id: str, classes: dict[int, Tally]) -> None:
 
 def _about(job: Job, encoding: str) -> dict[str, str]:
     """What a service's count depends on: each API wraps a prompt in another way."""
-    endpoint = job.endpoint.name or job.endpoint.base_url
+    endpoint = job.endpoint.identity
     return {"model": job.model, "endpoint": endpoint, "api": job.endpoint.api, "encoding": encoding}

@@ -49,6 +49,7 @@ _ALIASES = {"api.together.ai": "together"}
 # https://developers.openai.com/api/docs/guides/data-residency: addresses of a region cost a tenth more for models
 # released from 2026-03-05 on. Those before:
 _OPENAI_REGION = re.compile(r"[a-z]{2}\.api\.openai\.com", re.IGNORECASE)
+_AZURE = re.compile(r"[\w-]+\.(?:openai|cognitiveservices|services\.ai)\.azure\.(?:com|us|cn)", re.IGNORECASE)
 _NO_UPLIFT = re.compile(r"(?:ft:)?(?:gpt-3|gpt-4|chatgpt|davinci|babbage|o\d|gpt-5(?:\.[0-3])?(?:-|$))")
 _REGIONAL_PERCENT = 10
 _VERSION_TAG = re.compile(r"-v\d+:\d+")  # amazon's: anthropic.claude-...-v1:0
@@ -66,6 +67,12 @@ def is_openai(base_url: str | None) -> bool:
     """Whether an address is OpenAI's own, of a region or not."""
     host = _host(base_url)
     return host == "api.openai.com" or _OPENAI_REGION.fullmatch(host) is not None
+
+
+def is_azure(base_url: str | None) -> bool:
+    """Whether an address is that of OpenAI's models at Azure."""
+    path = urlsplit(base_url).path if base_url else ""
+    return _AZURE.fullmatch(_host(base_url)) is not None and path.startswith("/openai")
 
 
 def seller_of(base_url: str | None) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from parquill.tasks.disk.answers import journals_of
 from parquill.tasks.disk.files import read_json
 from parquill.tasks.disk.state import RunFolder
+from parquill.tasks.endpoint_settings import identity_of
 from parquill.tasks.job import Job
 from parquill.tasks.money.estimate import EstimateSum
 
@@ -83,7 +84,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _address(endpoint: Mapping[str, Any]) -> Any:
-    return endpoint.get("name") or endpoint.get("base_url")
+    return identity_of(endpoint.get("name"), endpoint.get("base_url"), endpoint.get("query") or {})
 
 
 def _inside(setting: str, old: Mapping[str, Any], new: Mapping[str, Any], *, shown: bool) -> Iterator[str]:

@@ -23,10 +23,13 @@ from parquill.tasks.money.past import Past
 from parquill.tasks.money.prices import Price
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Action, Outcome, PlannedRow
+from parquill.tasks.response_format import schema_of
 from parquill.tasks.rows.cells import cells
+from parquill.tasks.rows.json_mode import check_says_json, must_say_json
 from parquill.tasks.rows.kept import Kept, other_column
 from parquill.tasks.rows.layout import Layout
 from parquill.tasks.rows.request import KeyMaker, check_messages, check_parameters, check_prompt
+from parquill.tasks.rows.responses_input import as_items, as_messages
 from parquill.tasks.rows.seen import Seen
 from parquill.tasks.rows.source import Source, read_batches
 from parquill.tasks.rows.source_file import SourceFile
@@ -74,11 +77,13 @@ class Planner:
     correction: Correction | None = None  # of an approximate token count
     _templates: Templates | None = field(init=False, default=None)
     _layout: Layout = field(init=False)
+    _must_say_json: bool = field(init=False)
     _passed: int = field(init=False, default=0)  # rows of `previous`
     kept: int = field(init=False, default=0)  # rows that stay as they are in the results
 
     def __post_init__(self) -> None:
         self._layout = Layout(self.job, self.source.schema)
+        self._must_say_json = must_say_json(self.job)
 
     def plan(self, sink: Sink | None, limit: int | None = None) -> EstimateSum:
         """Plan at most `limit` input rows; without a sink they are only counted. Raises BadJob, BadInput."""
@@ -88,7 +93,7 @@ class Planner:
         counter = TokenCounter(
             job.model,
             job.tokenizer,
-            schema=job.response_format,
+            schema=schema_of(job.response_format),
             tools=job.parameters.get("tools", ()),
             correction=self.correction,
         )
@@ -217,10 +222,19 @@ class Planner:
         for value in values.values():
             _sound(value)
         if self._templates is None:
-            return check_messages(values[str(self.job.messages_column)])
-        messages = self._templates.render(values)
-        check_prompt(messages)
+            messages = self._given(values[str(self.job.messages_column)])
+        else:
+            messages = self._templates.render(values)
+            check_prompt(messages)
+        if self._must_say_json:
+            check_says_json(messages)
         return messages
+
+    def _given(self, value: Any) -> list[dict[str, Any]]:
+        """The messages of a cell, as the job's API takes them."""
+        if self.job.endpoint.api != "responses":
+            return check_messages(value)
+        return as_items(check_messages(as_messages(value)))
 
     def _count(self, rows: list[PlannedRow], counter: TokenCounter) -> None:
         good = [row for row in rows if row.fault is None and row.messages is not None]

@@ -35,6 +35,7 @@ from parquill.tasks.rows.reuse import check_reused, reuse_answers
 from parquill.tasks.rows.source import Source, find_source
 from parquill.tasks.wire.answer import AnswerFormat
 from parquill.tasks.wire.spending import settle_books
+from parquill.tasks.wire.strict_schema import check_strict
 
 SHARDS_WANTED = 200
 SMALLEST_SHARD, LARGEST_SHARD = 500, 20_000
@@ -46,6 +47,7 @@ def look(job: Job) -> Source:
         if not isinstance(job.response_format, dict):
             raise BadJob("`response_format` names a file that was not read")
         AnswerFormat(job.response_format)
+        check_strict(job)
     if job.price_as is not None:
         find_price(job.price_as, None, date.today())  # noqa: DTZ011 - only whether there is one
     return find_source(job.input, job.output)

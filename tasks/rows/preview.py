@@ -17,6 +17,7 @@ from parquill.tasks.rows.base import RunOptions
 from parquill.tasks.rows.plan import Planner
 from parquill.tasks.rows.prepare import look
 from parquill.tasks.wire.endpoint import APIS
+from parquill.tasks.wire.secrets import header_names
 
 
 class _Rows:
@@ -28,7 +29,7 @@ class _Rows:
 
 
 def preview_rows(job: Job, options: RunOptions, rows: int) -> list[dict[str, Any]]:
-    """The requests of the first rows: where each row is, its body, its counted tokens, or why it is rejected.
+    """The requests of the first rows: place, address, names of headers, body, tokens, or why a row is rejected.
 
     Raises BadJob, BadInput. Sends nothing, needs no key.
     """
@@ -36,6 +37,7 @@ def preview_rows(job: Job, options: RunOptions, rows: int) -> list[dict[str, Any
     with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
         Planner(job, look(job), price_of(job, options.day), Path(scratch)).plan(found, rows)
     api = APIS[job.endpoint.api](job)
+    headers = header_names(job.endpoint)
     shown = []
     for batch in found.batches:
         for row in batch.select([name for name in batch.schema.names if name.startswith(PLAN)]).to_pylist():
@@ -44,7 +46,8 @@ def preview_rows(job: Job, options: RunOptions, rows: int) -> list[dict[str, Any
                 {
                     "source_file": plan["source_file"],
                     "row_number": plan["row_number"],
-                    "url": job.endpoint.base_url + api.path,
+                    "url": job.endpoint.url(api.path),
+                    "headers": headers,
                     "prompt_tokens": plan["prompt_tokens"],
                     "body": orjson.loads(api.body(plan["messages"], plan["parameters"])) if plan["messages"] else None,
                     "error": plan["error_message"]

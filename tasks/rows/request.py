@@ -29,7 +29,7 @@ class KeyMaker:
         """`job` is placed: its `response_format` is a schema, no longer a file's name."""
         self._rest: dict[str, Any] = {
             "v": KEY_VERSION,
-            "endpoint": job.endpoint.name or job.endpoint.base_url,
+            "endpoint": job.endpoint.identity,
             "api": job.endpoint.api,
             "model": job.model,
             "max_output_tokens": job.max_output_tokens,

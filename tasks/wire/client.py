@@ -10,6 +10,7 @@ connection that never stood (DNS, refused, TLS) counts as not sent; everything e
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from parquill.tasks.job import Job
 from parquill.tasks.wire.bodies import is_stream, unwrap
 from parquill.tasks.wire.connections import Connections, ReplyTooLarge
 from parquill.tasks.wire.endpoint import APIS, Reply, clean_label, parse_json
+from parquill.tasks.wire.limit_name import other_limit_name
 from parquill.tasks.wire.outcomes import TABLE, Retry, Rule, error_of_body, rule_for_status
 from parquill.tasks.wire.reasons import reason_of
 from parquill.tasks.wire.retry import retry_after_s
@@ -35,6 +37,10 @@ LARGEST_CAP_BYTES = 16 << 20
 ERROR_BODY_BYTES = 64 << 10
 # A connection that does not stand by then is tried anew: nothing was sent, so nothing is in doubt.
 CONNECT_S = 15.0
+# Requests that were refused under both names of max_output_tokens: the name is not at fault.
+MAX_MISSED_NAMES = 5
+
+_log = logging.getLogger("parquill.service")
 
 
 class Result(NamedTuple):
@@ -49,6 +55,7 @@ class Result(NamedTuple):
     headers: httpx.Headers
     retry_after: float | None
     signature: object = None
+    limit_name: str | None = None  # the name of max_output_tokens that a refusal asks for
 
 
 class Client:
@@ -63,7 +70,7 @@ class Client:
     ) -> None:
         self.api = APIS[job.endpoint.api](job)
         self._transport = transport
-        self._url = httpx.URL(job.endpoint.base_url + self.api.path)
+        self._url = httpx.URL(job.endpoint.url(self.api.path))
         headers = {
             "Host": self._url.netloc.decode(),
             "Content-Type": "application/json",
@@ -72,7 +79,7 @@ class Client:
             "User-Agent": "parquill",
         }
         if key is not None:
-            headers["Authorization"] = key.header()
+            headers |= key.headers()
         self._key = key
         self._headers = headers
         self._timeout_s = job.retry.timeout_s
@@ -81,10 +88,33 @@ class Client:
         self._cap = max(SMALLEST_CAP_BYTES, min(LARGEST_CAP_BYTES, job.max_output_tokens * BYTES_PER_TOKEN))
         self._now = now
         self._names = self.api.names
+        self._may_rename = job.endpoint.limit_name is None
+        self._misses = 0
 
     async def send(self, messages: str, parameters: str | None) -> Result:
-        """Send one request and classify how it ended. Never raises but for cancellation."""
-        body = self.api.body(messages, parameters)
+        """Send one request and classify how it ended. Never raises but for cancellation.
+
+        A refusal of the name of max_output_tokens, which costs nothing, is answered with the other name at once; later
+        requests have it from the start. So the row is charged one attempt, and no refusal is told of that all rows met.
+        """
+        used = self.api.limit
+        result = await self._send(messages, parameters, used)
+        if result.limit_name is None or self._misses >= MAX_MISSED_NAMES:
+            return result
+        again = await self._send(messages, parameters, result.limit_name)
+        if again.limit_name is not None:  # neither: the first refusal says more
+            self._misses += 1
+            return result
+        if (again.reply is not None or again.rule.retry is Retry.REFUSAL) and self.api.limit != result.limit_name:
+            self.api.limit = result.limit_name
+            _log.warning(
+                "the service wants max_output_tokens as %s; set endpoint.limit_name to it to save the first refusals",
+                self.api.limit,
+            )
+        return again
+
+    async def _send(self, messages: str, parameters: str | None, limit: str) -> Result:
+        body = self.api.body(messages, parameters, limit)
         request = httpx.Request("POST", self._url, headers=self._headers, content=body, extensions=self._extensions)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -93,7 +123,7 @@ class Client:
                     data = await self._read(response, len(body))
                 finally:
                     await response.aclose()
-                return self._classify(response, data, len(body), messages + (parameters or ""))
+                return self._classify(response, data, len(body), messages + (parameters or ""), limit)
         except TimeoutError:
             return _ended("timeout")
         except httpx.TransportError as error:
@@ -112,7 +142,7 @@ class Client:
                 return None
         return bytes(data)
 
-    def _classify(self, response: httpx.Response, data: bytes | None, sent_bytes: int, sent: str) -> Result:
+    def _classify(self, response: httpx.Response, data: bytes | None, sent_bytes: int, sent: str, limit: str) -> Result:
         headers, status = response.headers, response.status_code
         if response.is_success:
             return self._classify_reply(headers, status, data, self._cap + sent_bytes)
@@ -123,8 +153,11 @@ class Client:
         if rule.retry in {Retry.NEVER, Retry.REFUSAL}:
             wait = None
         signature = (rule.code, status, sentence)
-        reason = reason_of(error_of_body(document), sent, self._names, self._key)
-        return Result(rule, f"{sentence}: {reason}" if reason else sentence, None, headers, wait, signature)
+        error = error_of_body(document)
+        reason = reason_of(error, sent, self._names, self._key)
+        told = f"{sentence}: {reason}" if reason else sentence
+        other = other_limit_name(error, limit) if rule.retry is Retry.REFUSAL and self._may_rename else None
+        return Result(rule, told, None, headers, wait, signature, other)
 
     def _classify_reply(self, headers: httpx.Headers, status: int, data: bytes | None, max_bytes: int) -> Result:
         if data is None:

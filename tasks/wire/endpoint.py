@@ -14,10 +14,12 @@ from parquill.tasks.job import Job
 from parquill.tasks.money.sellers import is_openai
 from parquill.tasks.money.usage import read_usage
 from parquill.tasks.records import Usage
+from parquill.tasks.response_format import ResponseFormat, read_format
 from parquill.tasks.wire.bodies import events
+from parquill.tasks.wire.limit_name import NAMES
 
-# These take max_completion_tokens and refuse max_tokens (OpenAI, "Reasoning models").
-_REASONING = re.compile(r"(?:^|/)(?:o\d|gpt-[5-9])")
+# These take max_completion_tokens and refuse max_tokens (OpenAI, "Reasoning models"): fine-tuned and resold ones too.
+_REASONING = re.compile(r"(?:^|[/:.])(?:o\d+(?=[-:@]|$)|gpt-[5-9]|codex-)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,36 +51,47 @@ class ChatApi:
         """`job` is placed: its response_format is a schema."""
         self._fixed = {
             "model": job.model,
-            self.limit_name(job.model): job.max_output_tokens,
-            **self.format(job.response_format),
+            **self.format(read_format(job.response_format)),
             **self._tier(job.endpoint.base_url),
         }
         self._parameters = job.parameters
-        self._head = self._open(None)
-        self.names = frozenset({self.field, *self._fixed, *self._parameters})  # the request's own members
+        self._most = job.max_output_tokens
+        self.limit = job.endpoint.limit_name or self.limit_name(job.model)  # another one, once it is learned
+        self._heads = {self.limit: self._open(None, self.limit)}
+        self.names = frozenset({self.field, *self._fixed, *self._parameters, *NAMES})  # the request's own members
 
     def limit_name(self, model: str) -> str:
         """The name under which this API and model want max_output_tokens."""
         return "max_completion_tokens" if _REASONING.search(model) else "max_tokens"
 
-    def format(self, schema: Any) -> dict[str, Any]:
-        """The request's members for a JSON schema."""
-        if schema is None:
+    def format(self, asked: ResponseFormat | None) -> dict[str, Any]:
+        """The request's members for a response_format."""
+        if asked is None:
             return {}
-        inner = {"name": "answer", "schema": schema, "strict": True}
-        return {"response_format": {"type": "json_schema", "json_schema": inner}}
+        if asked.schema is None:
+            return {"response_format": {"type": "json_object"}}
+        return {"response_format": {"type": "json_schema", "json_schema": asked.members()}}
 
     def _tier(self, base_url: str) -> dict[str, Any]:
         """The standard tier by name, at OpenAI's address: a project's default may be `priority`, at twice the price."""
         return {"service_tier": "default"} if is_openai(base_url) else {}
 
-    def _open(self, parameters: dict[str, Any] | None) -> bytes:
-        whole = orjson.dumps({**self._parameters, **(parameters or {}), **self._fixed})
+    def _open(self, parameters: dict[str, Any] | None, limit: str) -> bytes:
+        whole = orjson.dumps({**self._parameters, **(parameters or {}), **self._fixed, limit: self._most})
         return whole[:-1] + b',"' + self.field.encode() + b'":'
 
-    def body(self, messages: str, parameters: str | None) -> bytes:
-        """The request's JSON; `messages` and the row's own `parameters` are JSON already."""
-        head = self._head if parameters is None else self._open(orjson.loads(parameters))
+    def body(self, messages: str, parameters: str | None, limit: str | None = None) -> bytes:
+        """The request's JSON; `messages` and the row's own `parameters` are JSON already.
+
+        `limit` is the name of max_output_tokens, by default `self.limit`.
+        """
+        limit = limit or self.limit
+        if parameters is not None:
+            head = self._open(orjson.loads(parameters), limit)
+        elif (known := self._heads.get(limit)) is not None:
+            head = known
+        else:
+            head = self._heads[limit] = self._open(None, limit)
         return head + messages.encode() + b"}"
 
     def read(self, data: bytes) -> Reply | None:
@@ -194,12 +207,14 @@ class ResponsesApi(ChatApi):
         """Always max_output_tokens."""
         return "max_output_tokens"
 
-    def format(self, schema: Any) -> dict[str, Any]:
-        """The schema goes under text.format; `store` is off, since answers are kept here and nowhere else."""
+    def format(self, asked: ResponseFormat | None) -> dict[str, Any]:
+        """The format goes under text.format; `store` is off, since answers are kept here and nowhere else."""
         off: dict[str, Any] = {"store": False}
-        if schema is None:
+        if asked is None:
             return off
-        return {**off, "text": {"format": {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}}}
+        if asked.schema is None:
+            return {**off, "text": {"format": {"type": "json_object"}}}
+        return {**off, "text": {"format": {"type": "json_schema", **asked.members()}}}
 
     def _answer(self, reply: dict[str, Any]) -> tuple[str | None, str | None, Any]:
         items = reply.get("output")

@@ -4,39 +4,51 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Mapping
 
+from parquill.tasks.endpoint_settings import Endpoint
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job import Endpoint
 
 # What local models are given in the place of a key ("none", "not-needed") may be words of an answer.
 SHORTEST_SECRET, SHORTEST_WITHOUT_DIGITS = 12, 20
 
 
 class Key:
-    """A secret that prints itself masked and cannot be pickled."""
+    """What proves to a service who asks: its key, and the values of its other headers.
 
-    __slots__ = ("_is_secret", "_value")
+    It prints itself masked and cannot be pickled.
+    """
 
-    def __init__(self, value: str) -> None:
-        self._value = value
-        has_digits = any(letter.isdigit() for letter in value)
-        self._is_secret = len(value) >= (SHORTEST_SECRET if has_digits else SHORTEST_WITHOUT_DIGITS)
+    __slots__ = ("_headers", "_secrets", "_values")
 
-    def header(self) -> str:
-        """The value of the Authorization header."""
-        return f"Bearer {self._value}"
+    def __init__(self, value: str | None, auth: str = "bearer", headers: Mapping[str, str] | None = None) -> None:
+        """`value` is None where the headers alone say who asks."""
+        self._headers = dict(headers or {})
+        if value is not None:
+            name, told = ("Authorization", f"Bearer {value}") if auth == "bearer" else ("api-key", value)
+            self._headers[name] = told
+        self._values = [found for found in (value, *(headers or {}).values()) if found is not None]
+        self._secrets = sorted(filter(_is_secret, _with_parts(self._values)), key=len, reverse=True)
+
+    def headers(self) -> dict[str, str]:
+        """The headers of a request that say who asks."""
+        return dict(self._headers)
 
     def hide_in(self, text: str | None) -> str | None:
-        """Text of a reply without the key, unless the key is none but a word."""
-        return text.replace(self._value, "***") if text is not None and self._is_secret else text
+        """Text of a reply without the secrets, unless a secret is none but a word."""
+        for secret in self._secrets if text is not None else ():
+            text = text.replace(secret, "***") if text is not None else None
+        return text
 
     def hide_in_bytes(self, data: bytes) -> bytes:
-        """`hide_in` of what is not yet read, so that no cut of it leaves a part of the key."""
-        return data.replace(self._value.encode(), b"***") if self._is_secret else data
+        """`hide_in` of what is not yet read, so that no cut of it leaves a part of a secret."""
+        for secret in self._secrets:
+            data = data.replace(secret.encode(), b"***")
+        return data
 
     def has_part(self, text: str) -> bool:
-        """Whether a text is a part of the key, in whatever case."""
-        return text.casefold() in self._value.casefold()
+        """Whether a text is a part of a secret, in whatever case."""
+        return any(text.casefold() in value.casefold() for value in self._values)
 
     def __repr__(self) -> str:
         return "Key(***)"
@@ -45,8 +57,47 @@ class Key:
         raise TypeError("a key is not pickled")
 
 
+def _is_secret(value: str) -> bool:
+    has_digits = any(letter.isdigit() for letter in value)
+    return len(value) >= (SHORTEST_SECRET if has_digits else SHORTEST_WITHOUT_DIGITS)
+
+
+def _with_parts(values: Iterable[str]) -> set[str]:
+    """The values, and the words of those that have several: `Basic dXNlcjpwYXNz` may come back without its scheme."""
+    return {part for value in values for part in (value, *value.split())}
+
+
 def read_key(endpoint: Endpoint) -> Key | None:
-    """Read the key that an endpoint names; None if it names none. Raises BadJob, which names the variable only."""
+    """Read the key and the headers that an endpoint names; None if it names none.
+
+    Raises BadJob, which names a variable only.
+    """
+    value = _read_value(endpoint)
+    headers = {name: _read_header(name, variable) for name, variable in endpoint.headers_env.items()}
+    return Key(value, endpoint.auth, headers) if value is not None or headers else None
+
+
+def header_names(endpoint: Endpoint) -> dict[str, str]:
+    """The headers that say who asks, each with the name of the variable or block of its value; nothing is read."""
+    named = endpoint.api_key_env or endpoint.api_key_block
+    own = {"Authorization" if endpoint.auth == "bearer" else "api-key": named} if named else {}
+    return {**endpoint.headers_env, **own}
+
+
+def _read_header(name: str, variable: str) -> str:
+    where = f"the environment variable {variable} (of the header {name})"
+    value = os.environ.get(variable)
+    if value is None:
+        raise BadJob(f"{where} is not set")
+    value = value.strip()
+    if not value:
+        raise BadJob(f"{where} is blank")
+    if value[0] in "\"'" or not re.fullmatch(r"[\x20-\x7e]+", value):
+        raise BadJob(f"{where} holds quotes, a line break or characters that no header has; set it again")
+    return value
+
+
+def _read_value(endpoint: Endpoint) -> str | None:
     if endpoint.api_key_env:
         where = f"the environment variable {endpoint.api_key_env}"
         value = os.environ.get(endpoint.api_key_env)
@@ -62,7 +113,7 @@ def read_key(endpoint: Endpoint) -> Key | None:
         raise BadJob(f"{where} is blank")
     if value[0] in "\"'" or not re.fullmatch(r"[\x21-\x7e]+", value):
         raise BadJob(f"{where} holds quotes, blanks or characters that no key has; set it anew")
-    return Key(value)
+    return value
 
 
 def _read_block(name: str, where: str) -> str:

@@ -171,7 +171,7 @@ def entry_of(run: Run) -> Entry:
         run_id=run.run_id,
         job=job.name,
         model=job.model,
-        endpoint=job.endpoint.name or job.endpoint.base_url,
+        endpoint=job.endpoint.identity,
         labels=job.labels,
         output=job.output,
         state=job.state or "",

@@ -91,7 +91,7 @@ def trap() -> Iterator[Trap]:
 
 def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, tmp_path: Path) -> None:
     """After errors of every kind, a 401 and a Ctrl-C, with logs on DEBUG, the key was in the header and is nowhere; cells are in output and state only; Parquill's files are private whatever the umask."""
-    good, wrong, cell = _canary("key"), _canary("wrong"), _canary("cell")
+    good, wrong, cell, header = (_canary(kind) for kind in ("key", "wrong", "cell", "header"))
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     faults: list[dict[str, Any]] = [{"kind": kind, "match": f"<{kind}>"} for kind in KINDS]
@@ -99,10 +99,10 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, 
     jobs.service.configure(require_key=good, faults=faults, log=100, log_bodies=True)
     loud = {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG"}
     loud |= {"PREFECT_LOGGING_ROOT_LEVEL": "DEBUG", "PREFECT_LOGGING_EXTRA_LOGGERS": "parquill,aiohttp,sqlalchemy"}
-    loud |= {"PARQUILL_TRACEBACK": "1", "PYTHONASYNCIODEBUG": "1", "TMPDIR": str(temporary)}
+    loud |= {"E2E_HEADER": header, "PARQUILL_TRACEBACK": "1", "PYTHONASYNCIODEBUG": "1", "TMPDIR": str(temporary)}
     settings = jobs.job(
         [f"{cell} fine", *(f"{cell} <{kind}>" for kind in KINDS)],
-        endpoint={"api_key_env": "E2E_KEY"},
+        endpoint={"api_key_env": "E2E_KEY", "headers_env": {"X-Canary": "E2E_HEADER"}},
         retry={"attempts": 1, "timeout_s": 8},
         tolerate={"not_ok": 1},
         id_column="text",
@@ -123,6 +123,7 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, 
     assert cell in done.column("completion")[0]
     heard = [entry["headers"] for entry in jobs.service.log()]
     assert any(good in str(headers) for headers in heard), "the search is for a key that was never sent"
+    assert any(header in str(headers) for headers in heard), "the search is for a header that was never sent"
     assert not [entry for entry in jobs.service.log() if good in entry["body"] or good in entry["target"]]
     assert trap.heard == []
     _settle(os.environ["PREFECT_API_URL"])
@@ -130,8 +131,8 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, 
     said = [(f"{name} {n}", text) for n, d in enumerate((done, stopped, interrupted)) for name, text in _said(d)]
     said.append(("Prefect's API", _all_of_prefect(os.environ["PREFECT_API_URL"])))
     outputs = [Path(each["output"]) for each in (settings, cut, refused)]
-    assert where((good, wrong, cell), [home, temporary, tmp_path / "user-state"], said) == []
-    assert where((good, wrong), outputs) == []
+    assert where((good, wrong, header, cell), [home, temporary, tmp_path / "user-state"], said) == []
+    assert where((good, wrong, header), outputs) == []
     for output in outputs:
         shown = [output / name for name in ("summary.json", "report.html", "history") if (output / name).exists()]
         assert where(cell, shown) == []

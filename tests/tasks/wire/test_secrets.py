@@ -14,8 +14,8 @@ import httpx
 import orjson
 import pytest
 
+from parquill.tasks.endpoint_settings import Endpoint
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job import Endpoint
 from parquill.tasks.job_file import make_job
 from parquill.tasks.wire.client import Client
 from parquill.tasks.wire.secrets import Key, read_key
@@ -42,9 +42,9 @@ def _refusal(monkeypatch: pytest.MonkeyPatch, value: str) -> str:
 
 def test_a_key_is_sent_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """A good key goes into the Authorization header unchanged, whatever printable ASCII it is made of."""
-    assert _read(monkeypatch, CANARY).header() == f"Bearer {CANARY}"
+    assert _read(monkeypatch, CANARY).headers() == {"Authorization": f"Bearer {CANARY}"}
     printable = "".join(map(chr, range(0x23, 0x7F)))
-    assert _read(monkeypatch, printable).header() == f"Bearer {printable}"
+    assert _read(monkeypatch, printable).headers() == {"Authorization": f"Bearer {printable}"}
 
 
 @pytest.mark.parametrize("escaped", [False, True])
@@ -78,7 +78,7 @@ def test_a_key_that_is_a_word_is_left_in_answers(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("white", ["\n", "\r\n", " ", "\t", " \n "])
 def test_white_space_around_a_key_is_stripped(monkeypatch: pytest.MonkeyPatch, white: str) -> None:
     """A line end that came with `cat key.txt` is no part of the key."""
-    assert _read(monkeypatch, f"{white}{CANARY}{white}").header() == f"Bearer {CANARY}"
+    assert _read(monkeypatch, f"{white}{CANARY}{white}").headers()["Authorization"] == f"Bearer {CANARY}"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_key_from_a_prefect_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Secret block's value is a key like any other: by its name, stripped, checked."""
     key = _block(monkeypatch, lambda name: SimpleNamespace(get=lambda: f"{CANARY}-{name}\n"))
     assert key is not None
-    assert key.header() == f"Bearer {CANARY}-my-key"
+    assert key.headers()["Authorization"] == f"Bearer {CANARY}-my-key"
     with pytest.raises(BadJob, match="the Prefect Secret block my-key holds quotes") as caught:
         _block(monkeypatch, lambda _: SimpleNamespace(get=lambda: f"{CANARY} two"))
     assert CANARY not in str(caught.value)

@@ -65,13 +65,14 @@ class Bench:
         **retry: Any,
     ) -> None:
         self.time, self.sent, self.read = Time(), 0, 0
+        self.refusal = b""
         self.state = ShardState()
 
         async def handler(request: httpx.Request) -> httpx.Response:
             self.sent += 1
             self.time.now += 0.01
             status, headers = answer(request.content.decode())
-            return httpx.Response(status, content=GOOD if status == 200 else b"", headers=headers)
+            return httpx.Response(status, content=GOOD if status == 200 else self.refusal, headers=headers)
 
         job = make_job({
             "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini",
@@ -220,3 +221,14 @@ def test_nothing_is_sent_once_the_leader_is_gone() -> None:
     assert bench.sender.stopping
     assert (bench.sender.budget.reserved, bench.sender.budget.in_doubt) == (0, 0)
     assert [row.in_doubt_requests for row in bench.state.rows.values()] == [0] * len(bench.state.rows)
+
+
+def test_the_name_of_the_limit_costs_no_row_and_no_run() -> None:
+    """When every request of the start is refused for the limit's name, no row is charged and the run goes on."""
+    bench = Bench(lambda body: (200 if '"max_completion_tokens":10' in body else 400, {}), attempts=1)
+    bench.refusal = b"""{"error":{"message":"Use 'max_completion_tokens' instead of 'max_tokens'.","param":"max_tokens","code":"unsupported_parameter"}}"""
+    asyncio.run(bench.complete(100))
+    assert bench.codes() == [None] * 100
+    assert bench.sent <= 104
+    assert {outcome.attempts for outcome in bench.state.outcomes.values()} == {1}
+    assert bench.sender.stop_rule is None

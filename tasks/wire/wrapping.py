@@ -1,0 +1,168 @@
+"""Finds the JSON of an answer that has something around it: fences, thoughts, byte order marks, a sentence.
+
+Services that do not enforce a schema wrap their answers. The whole text comes first; then what follows the thoughts;
+then the one fenced block that is an object; then the one outermost object. A part of something larger is never taken:
+an object within brackets that do not close, or between two objects that differ, is no answer. Each text is looked
+through a fixed number of times, however hostile it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+MOST_PIECES = 200  # fenced blocks, or bracketed pieces of a sentence
+MOST_LEVELS = 500  # of brackets
+
+_AROUND = " \t\r\n\f\v\u00a0\ufeff\u200b\u2060"
+_TAG = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning)"
+_OPENING = re.compile(rf"<{_TAG}>|\[THINK\]", re.IGNORECASE)
+_CLOSING = re.compile(rf"</{_TAG}>|\[/THINK\]", re.IGNORECASE)
+_FENCE = re.compile(r"`{3,}|~{3,}")
+_LANGUAGE = re.compile(r"[A-Za-z0-9_+.#-]{0,20}(?=[\s{])")
+_END_OF_LINE = re.compile(r"[ \t]*(?:\r?\n|\Z)")
+_BRACKET = re.compile(r'[{}\[\]"]|\\.', re.DOTALL)
+_CLOSES = {"{": "}", "[": "]"}
+
+
+class NotJson(ValueError):
+    """A text is no JSON, or none that can be told."""
+
+
+def find_object(text: str, read: Callable[[str], Any], matches: Callable[[Any], bool]) -> Any:
+    """The JSON of an answer.
+
+    Args:
+        text: What the service sent.
+        read: Reads one JSON text; raises NotJson.
+        matches: Whether a value is what was asked for. It only decides which objects outside a fence are rivals.
+
+    Raises:
+        NotJson: There is none, or more than one that it could be.
+    """
+    text = text.strip(_AROUND)
+    try:
+        return read(text)
+    except NotJson:
+        pass
+    rest = _without_thoughts(text)
+    if rest != text:
+        try:
+            return read(rest)
+        except NotJson:
+            pass
+    if _OPENING.search(rest):  # thoughts that do not end, or a text that speaks of them
+        raise NotJson
+    fenced = _different(_fenced(rest, read))
+    if not fenced:
+        return _only(_different(_objects(rest, read)))
+    found = _only(fenced)
+    try:
+        outside = _different(_objects(rest, read))
+    except NotJson:  # brackets of the sentence
+        outside = {}
+    if any(text not in fenced and matches(value) for text, value in outside.items()):
+        raise NotJson
+    return found
+
+
+def _without_thoughts(text: str) -> str:
+    """What follows the thoughts, which have lost their opening tag in some services; the text itself without any."""
+    last = None
+    for found in _CLOSING.finditer(text):
+        last = found
+    return text if last is None else text[last.end() :].strip(_AROUND)
+
+
+def _different(values: Iterator[Any]) -> dict[str, Any]:
+    """The values that differ, by their text in one order of members."""
+    return {json.dumps(value, sort_keys=True, default=str): value for value in values}
+
+
+def _only(values: dict[str, Any]) -> Any:
+    if len(values) != 1:
+        raise NotJson
+    return next(iter(values.values()))
+
+
+def _fenced(text: str, read: Callable[[str], Any]) -> Iterator[Any]:
+    """The objects that fill a fenced block."""
+    for block in _blocks(text):
+        inner = block.strip(_AROUND)
+        if inner.startswith("{"):
+            try:
+                yield read(inner)
+            except NotJson:
+                continue
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """The contents of fenced blocks; the last one may lack its end. Raises NotJson where there are too many.
+
+    A fence opens outside of brackets, and closes at the end of a line, or anywhere in the line in which it was opened:
+    a string of the JSON may hold fences of its own.
+    """
+    mark, begin, looked, count = "", 0, 0, 0
+    level, is_one_line = 0, True  # open brackets before the fence; whether the block has one line so far
+    for found in _FENCE.finditer(text):
+        between = text[looked : found.start()]
+        looked = found.end()
+        if not mark:
+            level += sum(between.count(bracket) for bracket in "{[") - sum(map(between.count, "}]"))
+            if level <= 0:
+                mark, is_one_line = found.group(), True
+                language = _LANGUAGE.match(text, found.end())
+                begin = language.end() if language else found.end()
+            continue
+        is_one_line = is_one_line and "\n" not in between
+        run = found.group()
+        is_long = run[0] == mark[0] and len(run) >= len(mark)
+        if is_long and (is_one_line or _END_OF_LINE.match(text, found.end())):
+            yield text[begin : found.start()]
+            mark = ""
+            count += 1
+            if count > MOST_PIECES:
+                raise NotJson
+    if mark:
+        yield text[begin:]
+
+
+def _objects(text: str, read: Callable[[str], Any]) -> Iterator[Any]:
+    """The outermost objects, and lists that hold objects or lists. Raises NotJson where brackets do not close.
+
+    What stands in brackets and is no JSON, or a list of plain values, belongs to the sentence: [1], {name}.
+    """
+    for count, piece in enumerate(_pieces(text)):
+        if count > MOST_PIECES:
+            raise NotJson
+        try:
+            value = read(piece)
+        except NotJson:
+            continue
+        if isinstance(value, dict) or any(isinstance(item, dict | list) for item in value):
+            yield value
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The outermost bracketed pieces. Raises NotJson for brackets that do not match."""
+    awaited: list[str] = []  # the closing brackets
+    begin, in_string = 0, False
+    for found in _BRACKET.finditer(text):
+        mark = found.group()
+        if mark == '"':
+            in_string = bool(awaited) and not in_string
+        elif in_string or len(mark) > 1:
+            continue
+        elif mark in _CLOSES:
+            begin = begin if awaited else found.start()
+            awaited.append(_CLOSES[mark])
+            if len(awaited) > MOST_LEVELS:
+                raise NotJson
+        elif not awaited or awaited.pop() != mark:  # also the end of something that began before the text
+            raise NotJson
+        elif not awaited:
+            yield text[begin : found.end()]
+    if awaited:
+        raise NotJson
