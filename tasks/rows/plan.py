@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from parquill.tasks.disk.address import shown
 from parquill.tasks.disk.answers import AnswerIndex, Place
 from parquill.tasks.disk.schemas import check_names
 from parquill.tasks.errors import BadInput, BadJob, OtherRows, RowFault
@@ -85,6 +86,7 @@ class Planner:
         job = self.job
         self._check_columns()
         self._templates = self._compile()
+        self._check_without()
         counter = TokenCounter(
             job.model,
             job.tokenizer,
@@ -93,6 +95,7 @@ class Planner:
             correction=self.correction,
         )
         total = EstimateSum(job, [self.price, *self.other_prices], counter, self.past)
+        total.notes = list(self.source.notes)
         keys = KeyMaker(job)
         with Seen(self.scratch) as seen:
             # without a sink, columns that no prompt uses are not needed
@@ -142,6 +145,16 @@ class Planner:
                 same = next((n for n in names if n.casefold() == name.casefold()), None)
                 hint = f"it is written {same!r}" if same else f"the columns are {', '.join(names[:20])}"
                 raise BadInput(f"`{setting}`: the input has no column {name!r}; {hint}")
+
+    def _check_without(self) -> None:
+        """Refuse a column that makes the requests and that some file does not have: its rows would be without it."""
+        for name in sorted(self._columns() & self.source.without.keys()):
+            path = self.source.without[name]
+            there = next(file.columns for file in self.source.files if file.path == path)
+            same = next((other for other in there if other.casefold() == name.casefold()), None)
+            advice = "write it there (nulls are enough), or leave the file out"
+            hint = f"it is written {same!r} there" if same else advice
+            raise BadInput(f"{shown(path)} has no column {name!r}, which the job uses and other files have; {hint}")
 
     def _bad_ids(self, batch: pa.RecordBatch, seen: Seen) -> list[RowFault | None]:
         if self.job.id_column is None:
