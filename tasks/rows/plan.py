@@ -27,6 +27,7 @@ from parquill.tasks.records import Action, Outcome, PlannedRow
 from parquill.tasks.rows.cells import cells
 from parquill.tasks.rows.kept import Kept, other_column
 from parquill.tasks.rows.layout import Layout
+from parquill.tasks.rows.nulls import is_missing
 from parquill.tasks.rows.request import KeyMaker, check_messages, check_parameters, check_prompt
 from parquill.tasks.rows.seen import Seen
 from parquill.tasks.rows.source import Source, read_batches
@@ -163,7 +164,7 @@ class Planner:
         for value in cells(batch.column(self.job.id_column)):
             if isinstance(value, RowFault):
                 faults.append(value)
-            elif value is None:
+            elif is_missing(value):
                 faults.append(RowFault("bad_id", f"{self.job.id_column} is null"))
             elif not seen.first_id(repr(value)):
                 faults.append(RowFault("bad_id", f"{self.job.id_column} is that of an earlier row"))
