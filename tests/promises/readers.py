@@ -10,16 +10,13 @@ import importlib
 import json
 import os
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 IDS = [7, 3, 9]  # no range, which pandas would not write as a column
 TEXTS = ["Rotes Kleid", "Blaue Jacke", "Grüner Hut"]
-TIMES = [
-    datetime(*day, tzinfo=UTC).replace(tzinfo=None)
-    for day in ((2024, 5, 1, 12), (9999, 12, 31, 23, 59, 59), (1900, 1, 1))
-]
+TIMES = [*map(datetime.fromisoformat, ("2024-05-01T12:00:00", "9999-12-31T23:59:59", "1900-01-01T00:00:00"))]
 STARS = [5, None, 3]
 TOOLS = ("spark", "duckdb", "polars", "datasets", "pandas")
 INPUTS = (*TOOLS, "pandas with levels", "pandas with an index")

@@ -14,16 +14,8 @@ import pytest
 from parquill.tasks.errors import BadInput
 from parquill.tasks.rows.source import find_source, read_batches
 
-TIMES = [
-    datetime(*day, tzinfo=UTC).replace(tzinfo=None)
-    for day in (
-        (2024, 5, 1, 12),
-        (9999, 12, 31, 23, 59, 59, 999999),
-        (1, 1, 1),
-        (1582, 10, 4),
-        (1969, 12, 31, 23, 59, 59, 1),
-    )
-]
+TEXTS = ("2024-05-01", "9999-12-31T23:59:59.999999", "0001-01-01", "1582-10-04", "1969-12-31T23:59:59.000001")
+TIMES = [datetime.fromisoformat(text) for text in TEXTS]
 US = pa.timestamp("us")
 SHAPES: dict[str, tuple[list[Any], pa.DataType]] = {
     "a column": ([*TIMES, None], US),
