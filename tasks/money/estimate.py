@@ -195,7 +195,7 @@ def flat_estimate(job: Job, estimate: Estimate, price: Price, *, fits: bool) -> 
         "prompt_tokens_note": estimate.tokens_note or None,
         "rows_reused": estimate.reused,
         "reuse_note": estimate.reuse_note,
-        "input_notes": estimate.input_notes,
+        "input_note": ". ".join(estimate.input_notes) or None,
         "rows_rejected": sum(estimate.rejected.values()),
         "first_rejected": estimate.first_rejected,
         "prices_source": price.source,

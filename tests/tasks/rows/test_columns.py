@@ -82,9 +82,8 @@ def test_notes_are_part_of_the_estimate(tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("no rows")
     job, options = _job(tmp_path, "{{ text }}"), RunOptions(date(2026, 11, 1))
     estimate, price = estimate_job(job, options).result(), price_of(_job(tmp_path, "{{ text }}"), options.day)
-    left_out, as_double = flat_estimate(job, estimate, price, fits=judge(job, estimate, price, None, None).fits)[
-        "input_notes"
-    ]
+    note = flat_estimate(job, estimate, price, fits=judge(job, estimate, price, None, None).fits)["input_note"]
+    left_out, as_double = note.split(". ")
     assert left_out == "files of the input that are not Parquet and are left out: 1 (notes.txt)"
     assert as_double.startswith(
         "the column 'n' is int64 in some files and floating point in others, and is read as double"
