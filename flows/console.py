@@ -81,6 +81,8 @@ def show_estimate(estimate: Estimate, verdict: Verdict, price: Price, completed:
         say(f"prompt tokens are {estimate.tokens_note}")
     if estimate.first_rejected:
         say(f"the first of them: {estimate.first_rejected}")
+    for note in estimate.input_notes:
+        say(f"warning: {note}")
     if estimate.reuse_note:
         say(estimate.reuse_note)
     say(f"{estimate.basis}; prices: {price.source}, {price.version}")

@@ -98,6 +98,7 @@ class Estimate:
     tokens_note: str = ""  # what to say beside prompt_tokens where they are not exact
     reused: int = 0  # rows whose answer an earlier run has
     reuse_note: str | None = None  # why nearly none of them has
+    input_notes: list[str] = field(default_factory=list)  # files that are left out, columns that differ
 
 
 @dataclass(slots=True)

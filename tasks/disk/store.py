@@ -7,10 +7,12 @@ or absent, a folder is only names, so what belongs together is said by a manifes
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -23,12 +25,14 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from parquill.tasks.disk.address import fixed_part, is_wild, join, shown
+from parquill.tasks.disk.table_formats import ICEBERG_FOLDER, MARKERS, table_among
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed
 
 CONNECT_S, REQUEST_S, ATTEMPTS = 10, 60, 4
 RETRY_S = 60  # gs://, whose default is a quarter of an hour
 BUFFER_BYTES = 1 << 20
 CHUNK_BYTES = 8 << 20
+PEEKS_AT_ONCE = 16
 _S3_WORDS = {
     "ACCESS_DENIED": "access denied",
     "INVALID_ACCESS_KEY_ID": "access denied",
@@ -162,6 +166,44 @@ def _matching(files: pafs.FileSystem, folder: str, pattern: Sequence[str]) -> li
     return [info for each in folders for info in _matching(files, each, pattern[1:])]
 
 
+def peek(uris: Sequence[str], size: int) -> list[bytes]:
+    """The first bytes of objects, several at once. Raises BadInput, BadJob."""
+
+    def begin(uri: str) -> bytes:
+        try:
+            with open_object(uri) as stream:
+                data: bytes = stream.read(size)
+        except (pa.ArrowException, OSError) as error:
+            raise BadInput(f"{shown(uri)} cannot be read: {reason(error)}") from None
+        return data
+
+    with ThreadPoolExecutor(PEEKS_AT_ONCE) as threads:
+        return list(threads.map(begin, uris))
+
+
+def find_marked(uri: str, folders_of: Callable[[str], Iterable[str]]) -> tuple[str, str] | None:
+    """The first of some folders, at or above the files of an address, that is a table: its format, and where it is.
+
+    `folders_of` gives them for the path of the address. What may not be listed is left alone.
+    """
+    place = find_place(uri)
+    scheme = uri.partition("://")[0]
+
+    def look(folder: str) -> tuple[str, str] | None:
+        with contextlib.suppress(pa.ArrowException, OSError):
+            infos = place.files.get_file_info([f"{folder}/{marker}" for marker in MARKERS])
+            marked = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
+            names = [f"{marker}/x" for marker in marked]
+            if ICEBERG_FOLDER in marked:
+                inside = place.files.get_file_info(pafs.FileSelector(f"{folder}/{ICEBERG_FOLDER}"))
+                names = [*names, *(f"{ICEBERG_FOLDER}/{info.base_name}" for info in inside)]
+            return table_among(f"{scheme}://{folder}", names)
+        return None
+
+    with ThreadPoolExecutor(PEEKS_AT_ONCE) as threads:
+        return next((found for found in threads.map(look, folders_of(place.path)) if found is not None), None)
+
+
 def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether the parts of a path match those of a glob, as those of files do: no wildcard is a dot in front."""
     if not pattern:
@@ -177,11 +219,17 @@ def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
 
 
-def open_parquet(uri: str) -> tuple[pq.ParquetFile, str]:
+def open_parquet(uri: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]:
     """Open a Parquet object for streaming (pages are fetched as they are read), with its ETag. Raises OSError."""
     place = find_place(uri)
     stream = place.files.open_input_file(place.path)
-    parquet = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+    parquet = pq.ParquetFile(
+        stream,
+        buffer_size=BUFFER_BYTES,
+        pre_buffer=False,
+        page_checksum_verification=True,
+        coerce_int96_timestamp_unit=int96_unit,
+    )
     return parquet, (stream.metadata() or {}).get("ETag", b"").decode(errors="replace")
 
 

@@ -108,6 +108,7 @@ class EstimateSum:
         self.rejected: dict[str, int] = {}
         self.first_rejected: str | None = None
         self.reuse_note: str | None = None
+        self.notes: list[str] = []  # of the input
         self.reused = 0
         self._lengths: Counter[int] = Counter()  # prompt tokens -> rows to send
 
@@ -149,6 +150,7 @@ class EstimateSum:
             tokens_note=self._counter.note(counted, prompt_tokens),
             reused=self.reused,
             reuse_note=self.reuse_note,
+            input_notes=self.notes,
         )
 
 
@@ -193,6 +195,7 @@ def flat_estimate(job: Job, estimate: Estimate, price: Price, *, fits: bool) -> 
         "prompt_tokens_note": estimate.tokens_note or None,
         "rows_reused": estimate.reused,
         "reuse_note": estimate.reuse_note,
+        "input_note": ". ".join(estimate.input_notes) or None,
         "rows_rejected": sum(estimate.rejected.values()),
         "first_rejected": estimate.first_rejected,
         "prices_source": price.source,

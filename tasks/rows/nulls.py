@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,9 +43,14 @@ class _InnerNull(Null):
     """A null field of a struct or item of a list: as a null cell, but JSON may hold it."""
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a cell is null; pandas writes a missing value, also one among texts, as NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def mark_nulls(value: Any, name: str, null: type[Null] = Null) -> Any:
     """A cell whose nulls, also those in structs and lists, cannot become text. Raises RowFault."""
-    if value is None:
+    if is_missing(value):
         return null(name=name)
     if isinstance(value, dict):
         return {key: mark_nulls(inner, f"{name}.{key}", _InnerNull) for key, inner in value.items()}
@@ -67,7 +73,7 @@ def is_json_null(value: Any) -> bool:
 
 def visible(value: Any) -> Any:
     """What every {{ ... }} shows: "None" must never be sent to a model as text. Raises NullValue, ShownAsPython."""
-    if value is None:
+    if is_missing(value):  # also one that a template makes itself
         raise NullValue
     if isinstance(value, list | tuple | dict):
         raise ShownAsPython("struct" if isinstance(value, dict) else "list")
@@ -79,6 +85,6 @@ def null_of(message: str, values: Mapping[str, Any]) -> str | None:
     name, _, undefined = message.rpartition(" is ")
     if undefined != "undefined":
         return None
-    nulls = {repr(column) for column, value in values.items() if value is None}
+    nulls = {repr(column) for column, value in values.items() if is_missing(value)}
     within = tuple(repr(column)[1:-1] + inner for column in values for inner in (".", "[]"))
     return name if name in nulls or name[1:].startswith(within) else None

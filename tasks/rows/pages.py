@@ -27,6 +27,9 @@ REMOTE_PACKED = 20
 MAX_REMOTE_BYTES = 64 << 20
 HEADER_BYTES = 512
 MAX_HEADER_BYTES = 1 << 24  # statistics in a header may hold two values
+TIGHTLY_PACKED = 20  # as no text is
+LEVELS_BYTES, MIN_WIDTH = 4, 4
+_WIDTHS = {"INT64": 8, "DOUBLE": 8, "INT96": 8, "BOOLEAN": 1}
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
 _UNPACKED, _PACKED, _VALUES = (2,), (3,), ((5, 1), (7, 1), (8, 1))  # fields of a PageHeader, and of what is in it
 
@@ -46,9 +49,10 @@ class NotAPage(ValueError):
 
 
 class Page(NamedTuple):
-    """One page: the bytes that it takes unpacked, and its values."""
+    """One page: the bytes that it takes unpacked and as it is stored, and its values."""
 
     unpacked: int
+    packed: int
     values: int
 
 
@@ -70,7 +74,8 @@ def mean_row_bytes(file: File, told: str, groups: Sequence[RowGroupMetaData], *,
             unpacked, mean = _heaviest(file, column, is_remote=is_remote)
             pages_bytes += unpacked
             # a row of a list has many values
-            row_bytes += mean * max(1.0, column.num_values / max(1, group.num_rows))
+            items = column.num_values / max(1, group.num_rows)
+            row_bytes += mean if items <= 1 else items * max(mean, _width(column))
         if pages_bytes > MAX_PAGES_BYTES or row_bytes > MAX_ROW_BYTES:
             most = max(pages_bytes, int(row_bytes))
             raise BadInput(
@@ -81,6 +86,11 @@ def mean_row_bytes(file: File, told: str, groups: Sequence[RowGroupMetaData], *,
     return heaviest
 
 
+def _width(column: ColumnChunkMetaData) -> int:
+    """The bytes of a value of a list in memory, with its levels; runs of one value or of nulls take none in a file."""
+    return LEVELS_BYTES + _WIDTHS.get(column.physical_type, MIN_WIDTH)
+
+
 def _heaviest(file: File, column: ColumnChunkMetaData, *, is_remote: bool) -> tuple[int, float]:
     """The largest page of a chunk, and the most that a value takes on average over one of its pages."""
     start = column.data_page_offset
@@ -88,6 +98,7 @@ def _heaviest(file: File, column: ColumnChunkMetaData, *, is_remote: bool) -> tu
         start = min(start, column.dictionary_page_offset)
     end = start + column.total_compressed_size
     largest, mean = 0, 0.0
+    is_shared = "DELTA_BYTE_ARRAY" in column.encodings
     if is_remote and end - start > MAX_REMOTE_BYTES:
         return largest, mean
     try:
@@ -95,7 +106,10 @@ def _heaviest(file: File, column: ColumnChunkMetaData, *, is_remote: bool) -> tu
             file.seek(start)
             file, start, end = io.BytesIO(file.read(end - start)), 0, end - start
         for page in read_pages(file, start, end):
-            largest, mean = max(largest, page.unpacked), max(mean, page.unpacked / max(1, page.values))
+            # a value that begins as the one before it is stored without its beginning: each may be as long as the page
+            shares = is_shared and page.unpacked > page.packed * TIGHTLY_PACKED
+            value = page.unpacked if shares else page.unpacked / max(1, page.values)
+            largest, mean = max(largest, page.unpacked), max(mean, value)
     except (OSError, ValueError):  # NotAPage too: damage is reported with its row when the rows are read
         pass
     return largest, mean
@@ -109,7 +123,7 @@ def read_pages(file: File, start: int, end: int) -> Iterator[Page]:
         packed, unpacked = fields.get(_PACKED, -1), fields.get(_UNPACKED, -1)
         if packed < 0 or unpacked < 0:
             raise NotAPage
-        yield Page(unpacked, next((fields[name] for name in _VALUES if name in fields), 1))
+        yield Page(unpacked, packed, next((fields[name] for name in _VALUES if name in fields), 1))
         at += size + packed
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from parquill.tasks.disk.address import shown
 from parquill.tasks.disk.answers import AnswerIndex, Place
 from parquill.tasks.disk.schemas import check_names
 from parquill.tasks.errors import BadInput, BadJob, OtherRows, RowFault
@@ -28,6 +29,7 @@ from parquill.tasks.rows.cells import cells
 from parquill.tasks.rows.json_mode import check_says_json, must_say_json
 from parquill.tasks.rows.kept import Kept, other_column
 from parquill.tasks.rows.layout import Layout
+from parquill.tasks.rows.nulls import is_missing
 from parquill.tasks.rows.request import KeyMaker, check_messages, check_parameters, check_prompt
 from parquill.tasks.rows.responses_input import as_items, as_messages
 from parquill.tasks.rows.seen import Seen
@@ -90,6 +92,7 @@ class Planner:
         job = self.job
         self._check_columns()
         self._templates = self._compile()
+        self._check_without()
         counter = TokenCounter(
             job.model,
             job.tokenizer,
@@ -98,6 +101,7 @@ class Planner:
             correction=self.correction,
         )
         total = EstimateSum(job, [self.price, *self.other_prices], counter, self.past)
+        total.notes = list(self.source.notes)
         keys = KeyMaker(job)
         with Seen(self.scratch) as seen:
             # without a sink, columns that no prompt uses are not needed
@@ -148,6 +152,16 @@ class Planner:
                 hint = f"it is written {same!r}" if same else f"the columns are {', '.join(names[:20])}"
                 raise BadInput(f"`{setting}`: the input has no column {name!r}; {hint}")
 
+    def _check_without(self) -> None:
+        """Refuse a column that makes the requests and that some file does not have: its rows would be without it."""
+        for name in sorted(self._columns() & self.source.without.keys()):
+            path = self.source.without[name]
+            there = next(file.columns for file in self.source.files if file.path == path)
+            same = next((other for other in there if other.casefold() == name.casefold()), None)
+            advice = "write it there (nulls are enough), or leave the file out"
+            hint = f"it is written {same!r} there" if same else advice
+            raise BadInput(f"{shown(path)} has no column {name!r}, which the job uses and other files have; {hint}")
+
     def _bad_ids(self, batch: pa.RecordBatch, seen: Seen) -> list[RowFault | None]:
         if self.job.id_column is None:
             return [None] * batch.num_rows
@@ -155,7 +169,7 @@ class Planner:
         for value in cells(batch.column(self.job.id_column)):
             if isinstance(value, RowFault):
                 faults.append(value)
-            elif value is None:
+            elif is_missing(value):
                 faults.append(RowFault("bad_id", f"{self.job.id_column} is null"))
             elif not seen.first_id(repr(value)):
                 faults.append(RowFault("bad_id", f"{self.job.id_column} is that of an earlier row"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 
 from parquill.tasks.disk.address import shown
 from parquill.tasks.errors import BadInput
+from parquill.tasks.rows.columns import Columns
 from parquill.tasks.rows.listing import check_apart, list_files, partitions_of
+from parquill.tasks.rows.promote import adapt
 from parquill.tasks.rows.source_file import (
     SourceFile,
     batches_of,
@@ -26,11 +28,17 @@ from parquill.tasks.rows.source_file import (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The whole input, as it was when it was looked at."""
+    """The whole input, as it was when it was looked at.
+
+    `without` names a file for each column that not all files have; `notes` are what to say of files that are left out
+    and of columns that differ.
+    """
 
     files: tuple[SourceFile, ...]
     schema: pa.Schema
     fingerprint: str
+    without: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -43,36 +51,31 @@ def find_source(location: str, output: str | None = None) -> Source:
 
     Raises BadInput (the file and what is wrong with it named).
     """
-    places = list_files(location)
+    places, left_out = list_files(location)
     paths = [place.path for place in places]
     check_apart(location, paths, output)
     stamp = hashlib.sha256()
     files: list[SourceFile] = []
-    schema: pa.Schema | None = None
+    columns = Columns()
     for file, found in look_at(places, partitions_of(paths)):
-        if schema is None:
-            schema = found
-        elif not _same(schema, found):
-            told = f"its columns differ from those of {shown(files[0].path)}: {_difference(schema, found)}"
-            raise BadInput(f"{shown(file.path)}: {told}")
-        # whether a column may hold nulls is no difference of type, but a column that may in one file may in all
-        schema = pa.schema(
-            [f.with_nullable(f.nullable or found.field(f.name).nullable) for f in schema], metadata=schema.metadata
-        )
+        columns.add(file.path, found)
         # An edit may keep size and time: the footer tells it. A store's clock may be too coarse to tell two writes of a
         # second apart: its tag does.
         tagged = f"\0{file.tag or file.footer}"
         stamp.update(f"{file.name}\0{file.size}\0{file.mtime_ns}\0{file.rows}{tagged}\n".encode())
         look_through(file)
         files.append(file)
-    if schema is None:
+    if not files:
         raise BadInput(f"no Parquet file in {shown(location)}")
-    for key, _ in files[0].partitions:
+    keys = [key for key, _ in files[0].partitions]
+    schema = columns.schema(keys)
+    for key in keys:
         if key not in schema.names:
             values = [dict(file.partitions)[key] for file in files]
             kind = pa.int64() if any(isinstance(v, int) for v in values) else pa.string()
             schema = schema.append(pa.field(key, kind))
-    return Source(tuple(files), schema, stamp.hexdigest())
+    notes = (*left_out, *columns.notes(keys))
+    return Source(tuple(files), schema, stamp.hexdigest(), columns.without(keys), notes)
 
 
 def read_batches(
@@ -99,6 +102,9 @@ def read_batches(
                 if left <= 0:
                     break
             check_unchanged(file)
+            if left > 0 and first != file.rows:
+                told = f"it has {first:,} rows, and its footer says {file.rows:,}"
+                raise BadInput(f"{shown(file.path)} is damaged: {told}")
         except (pa.ArrowException, OSError) as error:
             check_unchanged(file)  # then this is why
             raise BadInput(
@@ -117,34 +123,31 @@ def _needed(source: Source, columns: Collection[str]) -> pa.Schema:
     return pa.schema(found, source.schema.metadata)
 
 
-def _same(first: pa.Schema, other: pa.Schema) -> bool:
-    return len(first) == len(other) and all(
-        field.name in other.names and other.field(field.name).type == field.type for field in first
-    )
-
-
-def _difference(first: pa.Schema, other: pa.Schema) -> str:
-    for field in first:
-        if field.name not in other.names:
-            return f"{field.name!r} is missing"
-        if other.field(field.name).type != field.type:
-            return f"{field.name!r} is {other.field(field.name).type} instead of {field.type}"
-    return f"{next(name for name in other.names if name not in first.names)!r} is new"
-
-
 def _complete(batch: pa.RecordBatch, file: SourceFile, schema: pa.Schema) -> pa.RecordBatch:
-    keys = dict(file.partitions)
-    if not set(schema.names) <= {*batch.schema.names, *keys}:
+    keys, names = dict(file.partitions), set(batch.schema.names)
+    if not set(schema.names) & set(file.columns) <= names:
         raise changed(file)
-    for name in keys.keys() & set(batch.schema.names):
+    for name in keys.keys() & names:
         _check_agreement(batch.column(name), name, keys[name], file)
-    columns = [
-        batch.column(field.name)
-        if field.name in batch.schema.names
-        else pa.array([keys[field.name]] * batch.num_rows, field.type)
-        for field in schema
-    ]
+    columns = []
+    for field_ in schema:
+        if field_.name in names:
+            columns.append(_adapted(batch.column(field_.name), field_, file))
+        elif field_.name in keys:
+            columns.append(pa.array([keys[field_.name]] * batch.num_rows).cast(field_.type))
+        else:
+            columns.append(pa.nulls(batch.num_rows, field_.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _adapted(column: pa.Array, field_: pa.Field, file: SourceFile) -> pa.Array:
+    try:
+        return adapt(column, field_.type)
+    except pa.ArrowInvalid:
+        raise BadInput(
+            f"{shown(file.path)}: the column {field_.name!r} is {column.type} here, is read as {field_.type} because "
+            "of other files, and has a value that this cannot hold; write all files with one type for it"
+        ) from None
 
 
 def _check_agreement(column: pa.Array, name: str, value: Any, file: SourceFile) -> None:

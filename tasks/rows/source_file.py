@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 
 from parquill.tasks.disk.address import is_uri, shown
 from parquill.tasks.errors import BadInput
+from parquill.tasks.rows.int96 import ExactTimes, Inexact, int96_columns
 from parquill.tasks.rows.listing import Place
-from parquill.tasks.rows.pages import mean_row_bytes
+from parquill.tasks.rows.pages import MAX_CHUNKS, mean_row_bytes
+from parquill.tasks.rows.unpacked import unpacked_bytes
 
 BUFFER_BYTES = 1 << 20
 BATCH_BYTES = 8 << 20
@@ -65,6 +67,7 @@ class SourceFile:
     rows: int
     row_bytes: RowBytes
     partitions: tuple[tuple[str, Any], ...]
+    columns: tuple[str, ...]
 
     @property
     def most_bytes(self) -> int:
@@ -86,9 +89,12 @@ def look_at(
     places: Sequence[Place], partitions: Iterable[tuple[tuple[str, Any], ...]]
 ) -> Iterator[tuple[SourceFile, pa.Schema]]:
     """Read the footers of files in order, which have these key=value folders. Raises BadInput."""
+    last: tuple[str, ...] = ()
     for place, keys, found in zip(places, partitions, _footers(places), strict=True):
         about = (place.path, place.name, place.size, place.mtime_ns, found.tag, found.digest)
-        yield SourceFile(*about, found.footer.num_rows, found.row_bytes, keys), found.schema
+        names = tuple(found.schema.names)
+        last = names if names != last else last  # files of the same columns share them
+        yield SourceFile(*about, found.footer.num_rows, found.row_bytes, keys, last), found.schema
 
 
 def _footers(places: Sequence[Place]) -> Iterator[_Found]:
@@ -122,6 +128,7 @@ def _footer(place: Place) -> _Found:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise BadInput(f"{told} has the column {twice[0]!r} more than once")
+    _check_counts(told, footer)
     claimed = sum(footer.row_group(i).total_byte_size for i in range(min(footer.num_row_groups, MOST_GROUPS)))
     if claimed > EXPANSION_FLOOR_BYTES and claimed > size * MAX_EXPANSION:
         raise BadInput(f"{told} would grow from {size:,} to {claimed:,} bytes: a decompression bomb?")
@@ -129,6 +136,24 @@ def _footer(place: Place) -> _Found:
         return _Found(footer, schema, tag, digest, _row_bytes(path, footer))
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{told} cannot be read: {reason_of(path, error)}") from None
+
+
+def _check_counts(told: str, footer: pq.FileMetaData) -> None:
+    """Refuse a footer that contradicts itself: rows would be left out in silence. Raises BadInput."""
+    counted = sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+    if counted != footer.num_rows:
+        raise BadInput(
+            f"{told} says that it has {footer.num_rows:,} rows, and its row groups have {counted:,}: write it again"
+        )
+    flat = [i for i in range(footer.num_columns) if footer.schema.column(i).max_repetition_level == 0]
+    # of a file with more chunks it is seen when the rows are read that there are too few
+    for group in map(footer.row_group, range(min(footer.num_row_groups, MAX_CHUNKS // max(1, len(flat))))):
+        odd = next((column for column in map(group.column, flat) if column.num_values != group.num_rows), None)
+        if odd is not None:
+            raise BadInput(
+                f"{told} says that a row group has {group.num_rows:,} rows, and its column {odd.path_in_schema!r} "
+                f"{odd.num_values:,}: write it again"
+            )
 
 
 def _footer_digest(path: str) -> str:
@@ -158,13 +183,19 @@ def _stream(path: str) -> contextlib.AbstractContextManager[Any]:
     return Path(path).open("rb", buffering=0)
 
 
-def _open(path: str) -> tuple[pq.ParquetFile, str]:
-    """Open a file, with a tag of its content if its store has one."""
+def _open(path: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]:
+    """Open a file, with a tag of its content if its store has one; INT96 timestamps are read in a unit."""
     if is_uri(path):
         from parquill.tasks.disk.store import open_parquet
 
-        return open_parquet(path)
-    return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True), ""
+        return open_parquet(path, int96_unit)
+    return pq.ParquetFile(
+        path,
+        buffer_size=BUFFER_BYTES,
+        pre_buffer=False,
+        page_checksum_verification=True,
+        coerce_int96_timestamp_unit=int96_unit,
+    ), ""
 
 
 def look_through(file: SourceFile) -> None:
@@ -185,11 +216,12 @@ def batches_of(file: SourceFile, columns: Collection[str] | None = None) -> Iter
     joined: list[pa.RecordBatch] = []
     rows = held = 0
     for portion in _portions(file, BATCH_ROWS if columns is not None else most_rows, columns):
-        if joined and (rows + portion.num_rows > BATCH_ROWS or held + portion.nbytes > BATCH_BYTES):
+        size = unpacked_bytes(portion)
+        if joined and (rows + portion.num_rows > BATCH_ROWS or held + size > BATCH_BYTES):
             yield pa.concat_batches(joined)
             joined, rows, held = [], 0, 0
         joined.append(portion)
-        rows, held = rows + portion.num_rows, held + portion.nbytes
+        rows, held = rows + portion.num_rows, held + size
     if joined:
         yield pa.concat_batches(joined)
 
@@ -203,13 +235,22 @@ def _portions(file: SourceFile, most_rows: int, columns: Collection[str] | None 
     with parquet:
         if (parquet.metadata.num_rows, tag) != (file.rows, file.tag):
             raise changed(file)
-        for portion in parquet.iter_batches(batch_size=size, columns=None if columns is None else list(columns)):
-            unpacked += portion.nbytes
-            if unpacked > file.most_bytes:
-                raise BadInput(
-                    f"{shown(file.path)} grows from {file.size:,} to over {unpacked:,} bytes: a decompression bomb?"
-                )
-            yield portion
+        times = [name for name in int96_columns(parquet) if columns is None or name in columns]
+        with ExactTimes(times, size, lambda unit: _open(file.path, unit)[0]) as exact:
+            for portion in parquet.iter_batches(batch_size=size, columns=None if columns is None else list(columns)):
+                unpacked += unpacked_bytes(portion)
+                if unpacked > file.most_bytes:
+                    raise BadInput(
+                        f"{shown(file.path)} grows from {file.size:,} to over {unpacked:,} bytes: a decompression bomb?"
+                    )
+                try:
+                    exact.check(portion.num_rows)
+                except Inexact as error:
+                    raise BadInput(
+                        f"{shown(file.path)}: {error.place} has a timestamp in the column {error.column!r} that "
+                        "microseconds cannot hold, in which INT96 is read; write the column as a timestamp of 64 bits"
+                    ) from None
+                yield portion
 
 
 def check_unchanged(file: SourceFile) -> None:

@@ -97,6 +97,7 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) 
         escape(verdict.warning or ""),
         estimate_table(estimate),
         escape(f"Rows that cannot be sent: {rejected}. The first: {estimate.first_rejected}.") if rejected else "",
+        *(escape(f"Warning: {note}.") for note in estimate.input_notes),
         escape(estimate.reuse_note or ""),
         escape(f"{estimate.basis}. Prices: {price.source}, {price.version}."),
     ]

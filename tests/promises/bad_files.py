@@ -138,6 +138,21 @@ def _own_results(folder: Path) -> Path:
     return folder / "out"
 
 
+def _lake(folder: Path, marker: str) -> Path:
+    """A folder of Parquet files that belongs to a table of another format."""
+    good(folder / "in" / "k=1" / "a.parquet")
+    (folder / "in" / marker).parent.mkdir()
+    (folder / "in" / marker).write_text("{}")
+    return folder / "in"
+
+
+def _nanoseconds(folder: Path) -> Path:
+    """INT96 as Hive and Impala may write it."""
+    at = pa.array([0, 1_000, 2_000, 3_001, 4_000, 5_000, 6_000, 7_000], pa.timestamp("ns"))
+    pq.write_table(_table(at=at), folder / "in.parquet", use_deprecated_int96_timestamps=True)
+    return folder / "in.parquet"
+
+
 def _table(**columns: pa.Array | list[object]) -> pa.Table:
     return pa.table({"text": TEXTS, **columns})
 
@@ -172,9 +187,21 @@ BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         lambda folder: _folder(folder, a=_table(), b=pa.table({"text": [1, 2]})),
         ["b/part.parquet", "int64 instead of string"],
     ),
-    "a column less in the second file": (
-        lambda folder: _folder(folder, a=_table(more=TEXTS), b=_table()),
-        ["b/part.parquet", "'more' is missing"],
+    "a prompt's column less in the second file": (
+        lambda folder: _folder(folder, a=_table(more=TEXTS), b=pa.table({"more": TEXTS})),
+        ["b/part.parquet", "has no column 'text'", "leave the file out"],
+    ),
+    "a value that the common type cannot hold": (
+        lambda folder: _folder(folder, a=_table(n=[2**53 + 1] * 8), b=_table(n=[0.5] * 8)),
+        ["a/part.parquet", "'n'", "cannot hold"],
+    ),
+    "a timestamp that microseconds cannot hold": (_nanoseconds, ["in.parquet", "row 3", "'at'", "microseconds"]),
+    "a table of Delta": (lambda folder: _lake(folder, "_delta_log/0.json"), ["table of Delta", "export"]),
+    "a table of Iceberg": (lambda folder: _lake(folder, "metadata/1.metadata.json"), ["table of Iceberg", "export"]),
+    "a table of Hudi": (lambda folder: _lake(folder, ".hoodie/hoodie.properties"), ["table of Hudi", "export"]),
+    "a partition of a table of Delta": (
+        lambda folder: _lake(folder, "_delta_log/0.json") / "k=1",
+        ["table of Delta", "export"],
     ),
     "folders with other keys": (
         lambda folder: _folder(folder, dt_is_1=_table(), day_is_1=_table()),
@@ -242,6 +269,13 @@ def _groups(folder: Path, groups: int) -> Path:
     return path
 
 
+def _other_names(folder: Path) -> Path:
+    for name in ("1.PARQUET", "2.parq", "part-00003", "4.snappy.parquet"):
+        good(folder / "in" / name)
+    (folder / "in" / "notes.txt").write_text("no rows")
+    return folder / "in"
+
+
 def _metadata(folder: Path) -> Path:
     return _folder(folder, a=_table().replace_schema_metadata({"pandas": "x" * 5_000_000}))
 
@@ -271,6 +305,23 @@ GOOD: dict[str, tuple[Callable[[Path], Path], int]] = {
     "bool": (_one_column(pa.array([True, False] * 4)), 8),
     "much metadata": (_metadata, 8),
     "brotli": (_brotli, 8),
+    "files of other names": (_other_names, 32),
+    "a column less in the second file": (lambda folder: _folder(folder, a=_table(more=TEXTS), b=_table()), 16),
+    "a column of nulls in one file": (
+        lambda folder: _folder(folder, a=_table(more=pa.nulls(8)), b=_table(more=[{"a": 1}] * 8)),
+        16,
+    ),
+    "text of four kinds": (
+        lambda folder: _folder(
+            folder,
+            a=_table(),
+            b=pa.table({"text": pa.array(TEXTS, pa.large_string())}),
+            c=pa.table({"text": pa.array(TEXTS, pa.string_view())}),
+            d=pa.table({"text": pa.array(TEXTS).dictionary_encode()}),
+        ),
+        32,
+    ),
+    "numbers of two kinds": (lambda folder: _folder(folder, a=_table(n=[1] * 8), b=_table(n=[0.5] * 8)), 16),
     "links to folders": (_linked_folders, 16),
     "a name with blanks, quotes and a percent": (lambda folder: good(folder / "a 'b' %s [é].parquet"), 8),
     "columns that their folders repeat": (

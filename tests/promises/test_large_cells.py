@@ -15,7 +15,7 @@ from parquill.tasks.errors import BadInput
 from parquill.tasks.rows.source import find_source, read_batches
 from tests.direct import job_of, results, run_steps
 from tests.large_cells import write_large_cells, write_map_bomb
-from tests.promises.measured import ROOT, measure
+from tests.promises.measured import ROOT, measure, peak_of
 from tests.services.running import FakeService
 
 REJECTED = {"tolerate": {"rejected": 1, "not_ok": 1}}
@@ -101,6 +101,40 @@ def test_a_bomb_of_two_cells(tmp_path: Path, service: FakeService) -> None:
     )
     assert _estimate(job, refused) < 300
     assert service.stats()["requests"] == 0
+
+
+HIDDEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "a run of nulls": ("pa.nulls(1 << 27, pa.int8())", {}),
+    "a run of one number": ("pa.array(bytes(1 << 27), pa.uint8())", {}),
+    "values that share their beginning": (
+        "pa.array(['x' * 1_000_000] * 800)",
+        {"use_dictionary": False, "column_encoding": {"list.list.element": "DELTA_BYTE_ARRAY"}},
+    ),
+    "a dictionary's value": (
+        "pa.DictionaryArray.from_arrays(pa.array(bytes(6_000), pa.uint8()), ['x' * 1_000_000])",
+        {},
+    ),
+}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", HIDDEN)
+def test_lists_that_a_file_hides(tmp_path: Path, name: str) -> None:
+    """Lists of gigabytes that take some kilobytes in the file are refused within 300 MB."""
+    items, options = HIDDEN[name]
+    path = str(tmp_path / "in.parquet")
+    write = [
+        "import pyarrow as pa, pyarrow.parquet as pq",
+        f"items = {items}",
+        "lists = pa.ListArray.from_arrays(pa.array([0, len(items), len(items)], pa.int32()), items)",
+        f"options = {options!r} | {{'compression': 'zstd', 'write_statistics': False}}",
+        f"pq.write_table(pa.table({{'list': lists}}), {path!r}, **options)",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(write)], check=True, timeout=300)
+    assert Path(path).stat().st_size < 20_000
+    with pytest.raises(BadInput, match=r"in\.parquet .* decompression bomb"):
+        list(read_batches(find_source(path)))
+    assert peak_of(f"list(read_batches(find_source({path!r})))") < 300
 
 
 def test_a_row_of_ten_megabytes(tmp_path: Path, service: FakeService) -> None:

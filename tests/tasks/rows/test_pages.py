@@ -74,6 +74,40 @@ def test_pages_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         find_source(str(_bomb(tmp_path / "in.parquet", ["x" * 200_000] * 9, data_page_size=1)))
 
 
+LISTS: dict[str, tuple[pa.Array, dict[str, Any]]] = {
+    "a run of nulls": (pa.nulls(200_000, pa.int8()), {}),
+    "a run of one number": (pa.array([7] * 200_000), {}),
+    "a run of truth": (pa.array([True] * 200_000), {}),
+    "values that share their beginning": (
+        pa.array(["x" * 20_000] * 100),
+        {"use_dictionary": False, "column_encoding": {"list.list.element": "DELTA_BYTE_ARRAY"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_that_takes_nothing_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A row with a list that is a run of one value, or of values that share their beginning, is weighed by what it takes in memory."""
+    items, options = LISTS[name]
+    path, length = tmp_path / "in.parquet", len(items)
+    lists = pa.ListArray.from_arrays(pa.array([0, length, length], pa.int32()), items)
+    pq.write_table(pa.table({"list": lists}), path, compression="zstd", write_statistics=False, **options)
+    assert path.stat().st_size < 3_000
+    assert find_source(str(path)).rows == 2
+    monkeypatch.setattr(pages, "MAX_ROW_BYTES", 400_000)
+    with pytest.raises(BadInput, match=r"in\.parquet has values that take .* bytes when they are unpacked"):
+        find_source(str(path))
+
+
+def test_lists_of_the_usual_length_are_no_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows with a mask of 512 ones each, which a file holds in some bytes, are read: no row is large."""
+    monkeypatch.setattr(pages, "MAX_ROW_BYTES", 400_000)
+    masks = pa.FixedSizeListArray.from_arrays(pa.array([1] * 512 * 2_000), 512)
+    pq.write_table(pa.table({"mask": masks.cast(pa.list_(pa.int64()))}), tmp_path / "in.parquet", compression="zstd")
+    assert (tmp_path / "in.parquet").stat().st_size < 10_000
+    assert find_source(str(tmp_path / "in.parquet")).rows == 2_000
+
+
 def test_a_footer_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the headers of pages say counts, where a footer claims less."""
     monkeypatch.setattr(pages, "MAX_PAGES_BYTES", 300_000)

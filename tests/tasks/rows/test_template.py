@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from parquill.tasks.errors import BadJob, RowFault
 from parquill.tasks.rows.template import Templates, column_template
 
+NULLS = [pytest.param(None, id="null"), pytest.param(float("nan"), id="NaN")]  # pandas writes NaN for what is missing
+
 
 def _render(user: str, values: dict[str, Any] | None = None, variables: dict[str, Any] | None = None) -> str:
     values = values or {}
@@ -79,6 +81,7 @@ def test_any_value_comes_through(value: str) -> None:
     assert _render("{{ v }}", {"v": value}).encode("utf-8", "surrogatepass") == value.encode("utf-8", "surrogatepass")
 
 
+@pytest.mark.parametrize("null", NULLS)
 @pytest.mark.parametrize(
     "template",
     [
@@ -123,20 +126,22 @@ def test_any_value_comes_through(value: str) -> None:
         "{{ v | default(none) }}",
     ],
 )
-def test_a_null_that_is_not_handled_rejects_its_row(template: str) -> None:
+def test_a_null_that_is_not_handled_rejects_its_row(template: str, null: Any) -> None:
     """Wherever a null would become text, the row is rejected: "None" is never sent to a model."""
-    fault = _fault(template, {"v": None, "other": "yes"})
+    fault = _fault(template, {"v": null, "other": "yes"})
     assert fault.code in {"null_value", "template_error"}
 
 
+@pytest.mark.parametrize("null", NULLS)
 @pytest.mark.parametrize("template", ["{{ v }}", "{{ v ~ 'x' }}", "{{ v | upper }}", "{{ v | trim }}", "{{ v.inner }}"])
-def test_a_null_is_named(template: str) -> None:
+def test_a_null_is_named(template: str, null: Any) -> None:
     """The fault says which column is null, or where, and how to handle it."""
-    fault = _fault(template, {"v": None})
+    fault = _fault(template, {"v": null})
     assert fault.code == "null_value"
     assert "default('', true)" in fault.message
 
 
+@pytest.mark.parametrize("null", NULLS)
 @pytest.mark.parametrize(
     ("template", "text"),
     [
@@ -163,16 +168,17 @@ def test_a_null_is_named(template: str) -> None:
         ("{{ 'a' if w is none else 'b' }}", "b"),
     ],
 )
-def test_a_null_can_be_handled(template: str, text: str) -> None:
+def test_a_null_can_be_handled(template: str, text: str, null: Any) -> None:
     """`default`, `if`, `or` and the tests for none take a null as one expects."""
-    assert _render(template, {"v": None, "w": "else", "s": {"inner": None}}) == text
+    assert _render(template, {"v": null, "w": "else", "s": {"inner": null}}) == text
 
 
-def test_nulls_inside_a_struct() -> None:
+@pytest.mark.parametrize("null", NULLS)
+def test_nulls_inside_a_struct(null: Any) -> None:
     """A null field that is shown rejects the row, one that is handled does not."""
-    assert _fault("{{ s.a }}", {"s": {"a": None}}).code == "null_value"
-    assert _render("{{ s.a | default('x', true) }}", {"s": {"a": None}}) == "x"
-    assert _fault("{% for x in l %}{{ x }}{% endfor %}", {"l": ["a", None]}).code == "null_value"
+    assert _fault("{{ s.a }}", {"s": {"a": null}}).code == "null_value"
+    assert _render("{{ s.a | default('x', true) }}", {"s": {"a": null}}) == "x"
+    assert _fault("{% for x in l %}{{ x }}{% endfor %}", {"l": ["a", null]}).code == "null_value"
 
 
 def test_what_is_not_there_rejects_the_row() -> None:

@@ -1,0 +1,44 @@
+"""Results are read back by Spark, DuckDB, Polars, datasets and pandas, from inputs that each of them has written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.direct import job_of, results, run_steps
+from tests.promises.readers import IDS, INPUTS, STARS, TEXTS, TIMES, TOOLS
+from tests.services.running import FakeService
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = ROOT / "build" / "readers" / "bin" / "python"
+
+
+def _call(command: str, folder: Path) -> str:
+    assert PYTHON.exists(), "this test needs `make readers`, which installs the other tools into build/readers"
+    script = ROOT / "tests" / "promises" / "readers.py"
+    done = subprocess.run([PYTHON, script, command, folder], capture_output=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    return done.stdout.decode()
+
+
+@pytest.mark.nightly
+def test_other_tools_read_the_results(tmp_path: Path, service: FakeService) -> None:
+    """Whichever tool has written the input, each of the five finds all columns, dates and nulls of it in the results, beside the answers."""
+    _call("write", tmp_path)
+    answers: dict[str, list[str]] = {}
+    for name in INPUTS:
+        text = "row[\"('text', 'x')\"]" if "levels" in name else "text"
+        folders = {"input": str(tmp_path / name / "in"), "output": str(tmp_path / name / "out")}
+        job = {**job_of(tmp_path / "job", [], service.url), **folders, "id_column": None}
+        run_steps({**job, "prompt": {"user": f"{{{{ {text} }}}}"}})
+        answers[name] = [row["completion"] for row in results(job)]
+    found = json.loads(_call("read", tmp_path).splitlines()[-1])
+    for name in INPUTS:
+        rows = [list(row) for row in zip(IDS, TEXTS, map(str, TIMES), STARS, answers[name], strict=True)]
+        assert len(set(answers[name])) == len(rows)
+        for tool in TOOLS:
+            assert found[name][tool] == rows, f"{tool} reads results of an input of {name}"
+        assert found[name]["index of pandas"] == ("id" if "index" in name else None)
