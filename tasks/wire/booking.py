@@ -13,9 +13,9 @@ from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import Price, to_nano
 from parquill.tasks.records import Outcome, Usage
 from parquill.tasks.wire.answer import AnswerFormat
-from parquill.tasks.wire.endpoint import Reply
 from parquill.tasks.wire.outcomes import TABLE, Money, Retry, Rule
 from parquill.tasks.wire.progress import Progress
+from parquill.tasks.wire.replies import Reply
 
 
 @dataclass(slots=True)

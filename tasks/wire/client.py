@@ -21,9 +21,10 @@ import httpx
 from parquill.tasks.job import Job
 from parquill.tasks.wire.bodies import is_stream, unwrap
 from parquill.tasks.wire.connections import Connections, ReplyTooLarge
-from parquill.tasks.wire.endpoint import APIS, Reply, clean_label, parse_json
+from parquill.tasks.wire.endpoint import APIS
 from parquill.tasks.wire.outcomes import TABLE, Retry, Rule, error_of_body, rule_for_status
 from parquill.tasks.wire.reasons import reason_of
+from parquill.tasks.wire.replies import Reply, clean_label, parse_json
 from parquill.tasks.wire.retry import retry_after_s
 from parquill.tasks.wire.secrets import Key
 

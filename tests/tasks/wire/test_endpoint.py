@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import make_job
 from parquill.tasks.records import Usage
-from parquill.tasks.wire.endpoint import APIS, Reply, parse_json
+from parquill.tasks.wire.endpoint import APIS
 from parquill.tasks.wire.outcomes import TABLE
+from parquill.tasks.wire.replies import Reply, parse_json
 
 MESSAGES = '[{"role":"user","content":"{{ 7*7 }}"}]'
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
