@@ -6,7 +6,7 @@ with the same round figure, far below what was counted, and no prompt with more.
 - its prompt tokens are at most FAR_BELOW of what was expected of the prompt,
 - no reply before reported more, and
 - the figure is a power of two (with one token or the output limit left free, too), or any other round figure that came
-  CERTAIN_ROWS times: a context length that a person has set.
+  CERTAIN_ROWS times, for prompts of different lengths: a context length that a person has set.
 
 A figure that is no power of two is certain from the third row on, so up to two rows stay `ok`. By chance a prompt whose
 count is a fifth too high has just such a length once in thousands of rows, and only among the longest of its run.
@@ -14,12 +14,11 @@ count is a fifth too high has just such a length once in thousands of rows, and 
 
 from __future__ import annotations
 
-from collections import Counter
-
 FAR_BELOW = 0.8
 LEAST_TOKENS = 256  # no server has a smaller context
 ROUND = (256, 500)
 CERTAIN_ROWS = 3
+DIFFERENT = 1.02  # prompts of one length may well have the same figure
 MAX_FIGURES = 1_000
 
 
@@ -29,7 +28,7 @@ class PromptCuts:
     def __init__(self, max_output_tokens: int) -> None:
         self._free = (0, 1, max_output_tokens)  # tokens of the context that a server may leave out of the prompt
         self._most = 0
-        self._rows: Counter[int] = Counter()
+        self._rows: dict[int, tuple[int, float, float]] = {}  # figure -> rows, least and most that was expected
 
     def is_cut(self, expected: float, reported: int) -> bool:
         """Whether the server cut a prompt of which so many tokens were expected, and are reported."""
@@ -44,8 +43,10 @@ class PromptCuts:
             return False
         if len(self._rows) >= MAX_FIGURES:
             self._rows.clear()
-        self._rows[reported] += 1
-        return self._rows[reported] >= CERTAIN_ROWS
+        rows, least, most = self._rows.get(reported, (0, expected, expected))
+        rows, least, most = rows + 1, min(least, expected), max(most, expected)
+        self._rows[reported] = rows, least, most
+        return rows >= CERTAIN_ROWS and most >= DIFFERENT * least
 
 
 def cut_sentence(expected: float, reported: int) -> str:
