@@ -339,3 +339,14 @@ def test_cut_prompts_teach_nothing(tmp_path: Path) -> None:
     second = _summary(again)["estimate"]
     assert second["prompt_tokens"] == pytest.approx(first["prompt_tokens"], rel=0.01)
     assert second["completion_tokens_expected"] == first["completion_tokens_expected"]
+
+
+def test_billed_failures_use_up_the_budget(tmp_path: Path) -> None:
+    """M1: failures that are billed count against the budget, and what does not fit any more is not sent."""
+    settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 4}, max_output_tokens=5)
+    settings["budget"] = {"run_usd": 0.0002}
+    service = Stumbling(HALF)
+    run_steps(settings, transport=service.open)
+    summary = _summary(settings)
+    assert service.asked == 2  # $0.00007 each: the worst case of a third does not fit
+    assert (summary["exit_code"], Decimal(summary["paid_usd"])) == (4, 2 * Decimal(20 * 1_000 + 5 * 10_000).scaleb(-9))
