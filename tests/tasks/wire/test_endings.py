@@ -142,7 +142,7 @@ def test_the_finish_reasons_of_a_service(service: str) -> None:
     """Each documented reason decides the status, in every spelling; the text of a cut or filtered answer is kept."""
     for name, code in ENDINGS_OF[service].items():
         for reason in _spellings(name):
-            replies = {
+            replies: dict[str, Any] = {
                 "chat": {"choices": [{"message": {"content": TEXT}, "finish_reason": reason}]},
                 "completions": {"choices": [{"text": TEXT, "finish_reason": reason}]},
             }
