@@ -138,7 +138,7 @@ class ResultRows:
         """A row with an outcome in the journal of a run of this output, which has paid for it or has reused it."""
         if outcome.reused_nano is None:
             # what this run has paid or has in doubt belongs to it, also if another run paid for the answer
-            is_ours = outcome.in_doubt_nano or outcome.cost_nano
+            is_ours = outcome.in_doubt_nano or outcome.failed_usage is not None
             return _paid(outcome, run_id if is_ours else outcome.paid_by or run_id)
         self._sums.saved_nano += outcome.reused_nano
         line = _shared(outcome, outcome.paid_by or run_id)
