@@ -22,6 +22,7 @@ from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import Price, dollars
 from parquill.tasks.records import Estimate
 from parquill.tasks.shown import one_line
+from parquill.tasks.wire.reply_warnings import reply_sentences
 
 if TYPE_CHECKING:
     from parquill.tasks.wire.sending import Sending
@@ -135,7 +136,7 @@ def show_summary(summary: dict[str, Any], output: Path | None, named: str) -> No
     counted = summary.get("counted")
     if counted and counted["meaning"]:
         say(counted["meaning"])
-    for sentence in money_sentences(summary):
+    for sentence in [*reply_sentences(summary), *money_sentences(summary)]:
         say(sentence)
     if summary["exit_code"] == 0 and summary["message"]:
         say(summary["message"])

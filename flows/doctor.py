@@ -17,7 +17,7 @@ from parquill.tasks.money.prices import find_price, price_of
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import look
-from parquill.tasks.wire.endpoint import parse_json
+from parquill.tasks.wire.replies import parse_json
 from parquill.tasks.wire.secrets import Key, header_names, read_key
 
 TIMEOUT_S = 10.0

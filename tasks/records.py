@@ -121,6 +121,7 @@ class Outcome:
     model_used: str | None = None
     request_id: str | None = None
     usage: Usage | None = None
+    failed_usage: Usage | None = None  # of requests before that failed and were billed; their cost is in `cost_nano`
     cost_nano: int = 0
     in_doubt_nano: int = 0
     attempts: int = 0
@@ -144,6 +145,11 @@ class Outcome:
         return self.status == "failed" and self.in_doubt_nano + self.carried_in_doubt_nano > 0
 
     @property
+    def lesson(self) -> Usage | None:
+        """The usage that tells how many tokens prompts and answers have; None where it tells nothing of that."""
+        return None if self.error_code == "prompt_cut" else self.usage
+
+    @property
     def saved_nano(self) -> int:
         """What the answer cost, and what a row saves that shares it."""
         if self.reused_nano is not None:
@@ -154,7 +160,7 @@ class Outcome:
     def from_record(cls, record: dict[str, Any]) -> Outcome:
         """Rebuild from a journal's record; fields of a later version are left out."""
         given = {name: value for name, value in record.items() if name in _OUTCOME_FIELDS}
-        for name in ("usage", "carried_usage"):
+        for name in ("usage", "failed_usage", "carried_usage"):
             if given.get(name) is not None:
                 given[name] = Usage.of(given[name])
         return cls(**given)

@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.tasks.money.test_usage import LAYOUTS, ODD
 
 README = Path(__file__).with_name("README.md")
+TEXT = README.read_text(encoding="utf-8").split("## Usage by provider")[1].split("\n## ")[0]
 # Providers that the table has to have.
 PROVIDERS = (
     "OpenAI chat|OpenAI responses|Azure|OpenRouter|Gemini|xAI|DeepSeek|Moonshot|Mistral|Groq|vLLM|SGLang|Ollama|"
@@ -17,7 +18,7 @@ PROVIDERS = (
 
 def test_every_test_of_the_table_exists() -> None:
     """Each id of the table is one of the parametrized tests of test_usage.py, and each of those is in the table."""
-    named = re.findall(r"`((?:layout|odd)-[a-z0-9-]+)`", README.read_text(encoding="utf-8"))
+    named = re.findall(r"`((?:layout|odd)-[a-z0-9-]+)`", TEXT)
     named = [name for name in named if name not in {"layout-x", "odd-x"}]
     assert len(named) == len(set(named))
     assert set(named) == {f"layout-{name}" for name in LAYOUTS} | {f"odd-{name}" for name in ODD}
@@ -25,9 +26,7 @@ def test_every_test_of_the_table_exists() -> None:
 
 def test_every_provider_is_in_the_table() -> None:
     """The table has a line for each service that Parquill promises to understand, with at least one test."""
-    lines = {
-        line.split("|")[1].strip(): line for line in README.read_text(encoding="utf-8").splitlines() if "|" in line
-    }
+    lines = {line.split("|")[1].strip(): line for line in TEXT.splitlines() if "|" in line}
     for provider in PROVIDERS:
         found = [line for name, line in lines.items() if name.startswith(provider)]
         assert found, provider

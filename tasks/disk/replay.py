@@ -7,7 +7,7 @@ from pathlib import Path
 
 from parquill.tasks.disk.journal import read_journal
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.records import Outcome, Totals, Usage
+from parquill.tasks.records import Outcome, Totals, Usage, add_usage
 
 
 @dataclass(slots=True)
@@ -21,7 +21,16 @@ class RowState:
     in_doubt_nano: int = 0
     reserved_nano: int = 0
     last_code: str | None = None
+    cost_nano: int = 0  # of failures that were billed, with their usage and what they cost beyond their reservations
+    usage: Usage | None = None
+    over_reserved_nano: int = 0
     open: dict[int, int] = field(default_factory=dict)  # number of a request -> its reservation
+
+    def add_billed(self, cost_nano: int, usage: Usage, reserved_nano: int) -> None:
+        """A request of the row failed and was billed."""
+        self.cost_nano += cost_nano
+        self.usage = add_usage(self.usage, usage)
+        self.over_reserved_nano += max(0, cost_nano - reserved_nano)
 
     def settle_open(self) -> None:
         """Requests that were under way when the run was cut off: nobody knows whether they were paid."""
@@ -43,7 +52,11 @@ class ShardState:
     def totals(self) -> Totals:
         """Requests, money and tokens of the shard."""
         total, usage = Totals(), Usage()
-        for row in self.rows.values():
+        for number, row in self.rows.items():
+            if number not in self.outcomes:  # an outcome counts them itself
+                total.settled_nano += row.cost_nano
+                usage = usage + row.usage if row.usage is not None else usage
+            total.over_reserved_nano += row.over_reserved_nano
             total.sent += row.requests
             total.throttled += row.throttled
             total.retried += max(0, row.requests - row.throttled - 1)
@@ -52,10 +65,10 @@ class ShardState:
         for number, outcome in self.outcomes.items():
             total.settled_nano += outcome.cost_nano
             total.statuses[outcome.status] = total.statuses.get(outcome.status, 0) + 1
-            reserved = self.rows[number].reserved_nano if number in self.rows else 0
-            total.worst_nano += reserved
-            total.over_reserved_nano += max(0, outcome.cost_nano - reserved)
-            usage = usage + outcome.usage if outcome.usage is not None else usage
+            row = self.rows.get(number, RowState())
+            total.worst_nano += row.reserved_nano
+            total.over_reserved_nano += max(0, outcome.cost_nano - row.cost_nano - row.reserved_nano)
+            usage = add_usage(usage, outcome.usage, outcome.failed_usage) or usage
         for kind, tokens in zip(Usage._fields, usage, strict=True):
             setattr(total, f"{kind}_tokens", tokens)
         return total
@@ -78,6 +91,8 @@ def replay_shard(journal: Path) -> ShardState:
             if record["fate"] == "in_doubt":
                 row.in_doubt_requests += 1
                 row.in_doubt_nano += reserved
+            elif record["fate"] == "billed":
+                row.add_billed(record["cost"], Usage.of(record["usage"]), reserved)
             row.throttled += record["code"] == "rate_limited"
             row.failures += record["code"] != "rate_limited"
         elif record["type"] == "uncharge":

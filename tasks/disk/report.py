@@ -14,6 +14,7 @@ from parquill.tasks.disk.picture import draw_cost, draw_lengths
 from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.money.excess import has_excess, money_sentences
 from parquill.tasks.shown import clean
+from parquill.tasks.wire.reply_warnings import reply_sentences
 
 if TYPE_CHECKING:
     from parquill.tasks.disk.row_sums import RowSums
@@ -95,7 +96,7 @@ def write_report(
         s=summary,
         counted_line=counted_line,
         has_excess=has_excess(summary),
-        sentences=money_sentences(summary),
+        sentences=[*reply_sentences(summary), *money_sentences(summary)],
         worst=worst_line(summary["counted"]),
         for_each=list(sums.groups),
         errors=sums.first_errors,

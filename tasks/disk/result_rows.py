@@ -135,19 +135,20 @@ class ResultRows:
 
     def _add_answer(self, row: dict[str, Any], outcome: Outcome, tried: RowState | None) -> None:
         """Learn from an answer that this run paid for."""
-        usage, counted, most = outcome.usage, row["prompt_tokens"], self._run.job.max_output_tokens
-        if usage is not None and counted is not None:
-            self._sums.history.add(counted, usage, most)
-            self._sums.outputs[output_bin(usage.completion)] += 1
-            self._sums.compared.add(counted, usage.prompt, row["source_file"], row["row_number"])
-        if tried is not None and outcome.cost_nano > tried.reserved_nano:
-            self._sums.over_reserved.update(causes_of(usage, self._counter.reserved(counted or 0), most))
+        lesson, counted, most = outcome.lesson, row["prompt_tokens"], self._run.job.max_output_tokens
+        if lesson is not None and counted is not None:
+            self._sums.history.add(counted, lesson, most)
+            self._sums.outputs[output_bin(lesson.completion)] += 1
+            self._sums.compared.add(counted, lesson.prompt, row["source_file"], row["row_number"])
+        if tried is not None and outcome.cost_nano - tried.cost_nano > tried.reserved_nano:
+            self._sums.over_reserved.update(causes_of(outcome.usage, self._counter.reserved(counted or 0), most))
 
     def _own(self, outcome: Outcome, run_id: str) -> dict[str, Any]:
         """A row with an outcome in the journal of a run of this output, which has paid for it or has reused it."""
         if outcome.reused_nano is None:
-            # what this run has in doubt belongs to this run, also if another run paid for the answer
-            return _paid(outcome, run_id if outcome.in_doubt_nano else outcome.paid_by or run_id)
+            # what this run has paid or has in doubt belongs to it, also if another run paid for the answer
+            is_ours = outcome.in_doubt_nano or outcome.failed_usage is not None
+            return _paid(outcome, run_id if is_ours else outcome.paid_by or run_id)
         self._sums.saved_nano += outcome.reused_nano
         line = _shared(outcome, outcome.paid_by or run_id)
         paid = _paid(outcome, run_id)
@@ -164,7 +165,9 @@ class ResultRows:
             line["run_id"] = self._run.run_id
         line["attempts"] = (tried.requests if tried else 0) + (row["carried_attempts"] or 0)
         line["in_doubt_nano"] = (tried.in_doubt_nano if tried else 0) + (row["carried_in_doubt_nano"] or 0)
-        line["cost_nano"] = row["carried_cost_nano"] or 0
+        line["cost_nano"] = (tried.cost_nano if tried else 0) + (row["carried_cost_nano"] or 0)
+        if tried is not None and tried.usage is not None:
+            line.update(zip(_TOKENS, tried.usage, strict=True))
         return line
 
     def _table(self, table: pa.Table, own: list[str], lines: Sequence[dict[str, Any]]) -> pa.Table:
@@ -250,7 +253,13 @@ def _shared(outcome: Outcome, run_id: str) -> dict[str, Any]:
 def _paid(outcome: Outcome, run_id: str) -> dict[str, Any]:
     """The row that paid, with what earlier runs of this output had paid for it already."""
     line = _shared(outcome, run_id)
-    line.update(zip(_TOKENS, add_usage(outcome.usage, outcome.carried_usage) or [None] * len(_TOKENS), strict=True))
+    line.update(
+        zip(
+            _TOKENS,
+            add_usage(outcome.usage, outcome.failed_usage, outcome.carried_usage) or [None] * len(_TOKENS),
+            strict=True,
+        )
+    )
     line.update(
         cost_nano=outcome.cost_nano + outcome.carried_cost_nano,
         in_doubt_nano=outcome.in_doubt_nano + outcome.carried_in_doubt_nano,
@@ -259,5 +268,6 @@ def _paid(outcome: Outcome, run_id: str) -> dict[str, Any]:
         usage_unknown=outcome.usage_unknown,
         usage_flag=outcome.usage_flag,
         in_doubt=outcome.is_in_doubt,
+        read_tokens=None if outcome.usage is None else outcome.usage.prompt,  # of the last request alone
     )
     return line

@@ -11,6 +11,7 @@ from parquill.tasks.money.correction import Comparison
 from parquill.tasks.money.history import History
 from parquill.tasks.money.prices import Price
 from parquill.tasks.records import STATUSES, Usage
+from parquill.tasks.wire.endings import unknown_name
 
 LISTED = 20
 Each = tuple[str, ...]  # a row's values of the `for_each` names, in the job's order
@@ -37,6 +38,8 @@ class RowSums:
     usage_unknown: int = 0
     usage_flags: dict[str, int] = field(default_factory=dict)  # why the figures of a reply do not add up -> rows
     over_reserved: Counter[str] = field(default_factory=Counter)  # why replies cost more than reserved -> rows
+    prompts_cut_at: dict[str, int] = field(default_factory=dict)  # tokens that the server read of a prompt -> rows
+    unknown_finish_reasons: dict[str, int] = field(default_factory=dict)  # of rows that are ok -> rows
     price_as: Price | None = None
     price_as_femto: int = 0  # what the same rows would have cost at the price of `price_as`
     failed_in_doubt: int = 0  # rows that `retry.in_doubt: hold` does not try again
@@ -59,6 +62,8 @@ class RowSums:
         if is_own:
             self._add_paid(line, each, cost_nano)
         self.failed_in_doubt += line.get("in_doubt", False)
+        if status == "ok" and (name := unknown_name(line["finish_reason"])) is not None:
+            _count(self.unknown_finish_reasons, name)
         if status != "ok":
             self.errors[line["error_code"]] = self.errors.get(line["error_code"], 0) + 1
             if len(self.first_errors) < LISTED:
@@ -78,12 +83,21 @@ class RowSums:
         self.usage_unknown += line.get("usage_unknown", False)
         if (flag := line.get("usage_flag")) is not None:
             self.usage_flags[flag] = self.usage_flags.get(flag, 0) + 1
+        if line["error_code"] == "prompt_cut" and (read := line.get("read_tokens")) is not None:
+            _count(self.prompts_cut_at, str(read))
         if self.price_as is not None and line["prompt_tokens"]:
             usage = Usage(*(line[f"{kind}_tokens"] or 0 for kind in Usage._fields))
             self.price_as_femto += self.price_as.femto(usage)
         if line["latency_s"] is not None and not line["reused"]:
             slow = (line["latency_s"], line["source_file"], line["row_number"], each)
             self.slowest = sorted([*self.slowest, slow])[-5:]
+
+
+def _count(names: dict[str, int], name: str) -> None:
+    """Count a name that the service chose: only so many of them."""
+    if name not in names and len(names) >= LISTED:
+        name = "others"
+    names[name] = names.get(name, 0) + 1
 
 
 def nano_of(line: dict[str, Any], name: str) -> int:

@@ -80,6 +80,8 @@ def make_summary(
         "usage_unknown": sums.usage_unknown,
         "usage_flags": sums.usage_flags,
         "over_reserved_rows": dict(sums.over_reserved),
+        "prompts_cut_at": sums.prompts_cut_at,
+        "unknown_finish_reasons": sums.unknown_finish_reasons,
         "started_at": run.started_at.isoformat(timespec="seconds"),
         "finished_at": None if finished_at is None else finished_at.isoformat(timespec="seconds"),
     }

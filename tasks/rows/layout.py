@@ -93,7 +93,7 @@ def carried_of(outcome: Outcome | None) -> tuple[int, int, int, list[int] | None
     """Nano-dollars, those in doubt, attempts and usage that a row brings along from earlier tries."""
     if outcome is None:
         return 0, 0, 0, None
-    usage = add_usage(outcome.usage, outcome.carried_usage)
+    usage = add_usage(outcome.usage, outcome.failed_usage, outcome.carried_usage)
     return (
         outcome.cost_nano + outcome.carried_cost_nano,
         outcome.in_doubt_nano + outcome.carried_in_doubt_nano,

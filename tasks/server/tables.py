@@ -14,6 +14,7 @@ from parquill.tasks.money.excess import has_excess, money_sentences
 from parquill.tasks.money.prices import dollars
 from parquill.tasks.records import Estimate
 from parquill.tasks.shown import escape
+from parquill.tasks.wire.reply_warnings import reply_sentences
 
 if TYPE_CHECKING:
     from parquill.tasks.disk.row_sums import RowSums
@@ -100,7 +101,8 @@ def money_table(summary: dict[str, Any]) -> str:
         other = summary["price_as"]
         pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"
     table = "## Cost\n\n" + _markdown(pd.DataFrame({"": list(pairs), "value": list(pairs.values())}))
-    sentences = [*([meaning] if (meaning := summary["counted"]["meaning"]) else []), *money_sentences(summary)]
+    meaning = summary["counted"]["meaning"]
+    sentences = [*([meaning] if meaning else []), *reply_sentences(summary), *money_sentences(summary)]
     return "\n\n".join([table, *map(escape, sentences)])
 
 

@@ -13,9 +13,13 @@ from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import Price, to_nano
 from parquill.tasks.records import Outcome, Usage
 from parquill.tasks.wire.answer import AnswerFormat
-from parquill.tasks.wire.endpoint import Reply
+from parquill.tasks.wire.failures import Failure
 from parquill.tasks.wire.outcomes import TABLE, Money, Retry, Rule
 from parquill.tasks.wire.progress import Progress
+from parquill.tasks.wire.prompt_cuts import PromptCuts, cut_sentence
+from parquill.tasks.wire.replies import Reply
+
+_ANSWERED = frozenset({"ok", "truncated"})  # where a cut prompt says more than what else is said of the answer
 
 
 @dataclass(slots=True)
@@ -28,6 +32,7 @@ class SendRow:
     parameters: str | None
     tokens: int
     reserve_nano: int
+    expected_tokens: float = 0.0  # of the prompt, as the service is expected to report it
     carried_cost_nano: int = 0
     carried_in_doubt_nano: int = 0
     carried_attempts: int = 0
@@ -55,9 +60,16 @@ class SendRow:
 class Booking:
     """Of the rows of one run. What was reserved for a request is settled, held or released here, once."""
 
-    def __init__(self, price: Price, budget: Budget, progress: Progress, answer_format: AnswerFormat | None) -> None:
+    def __init__(
+        self,
+        price: Price,
+        budget: Budget,
+        progress: Progress,
+        answer_format: AnswerFormat | None,
+        cuts: PromptCuts,
+    ) -> None:
         self._price, self._budget, self._format = price, budget, answer_format
-        self._progress = progress
+        self._progress, self._cuts = progress, cuts
 
     async def intend(self, row: SendRow, journal: Journal) -> None:
         """Have it last that the row is sent once more, for which its worst case is reserved."""
@@ -81,16 +93,19 @@ class Booking:
         if usage is None:
             cost = max(cost, row.reserve_nano)
         self._budget.settle(row.reserve_nano, cost)
-        parsed = None
-        if rule.status == "ok" and self._format is not None:
+        parsed, sentence = None, reply.sentence(rule)
+        if usage is not None and self._cuts.is_cut(row.expected_tokens, usage.prompt) and rule.status in _ANSWERED:
+            rule, sentence = TABLE["prompt_cut"], cut_sentence(row.expected_tokens, usage.prompt)
+        elif rule.status == "ok" and self._format is not None:
             parsed = self._format.parse(reply.text)
-            rule = rule if parsed is not None else TABLE["schema_mismatch"]
+            if parsed is None:
+                rule, sentence = TABLE["schema_mismatch"], TABLE["schema_mismatch"].sentence
         outcome = self._outcome(
             row,
             rule,
             completion=reply.text if rule.status != "failed" else None,
             parsed=parsed,
-            error_message=None if rule.code is None else rule.sentence,
+            error_message=None if rule.code is None else sentence,
             finish_reason=reply.finish_reason,
             model_used=reply.model,
             request_id=reply.request_id,
@@ -109,10 +124,17 @@ class Booking:
         outcome = self._outcome(row, rule, error_message=sentence)
         await self._record(row, outcome, journal, state)
 
-    async def book_failure(self, row: SendRow, rule: Rule, journal: Journal) -> None:
-        """Book what a failure of the row's latest request costs: nothing, or perhaps all that was reserved."""
+    async def book_failure(self, row: SendRow, rule: Rule, journal: Journal, failure: Failure | None = None) -> None:
+        """Book what a failure of the row's latest request costs: nothing, its usage, or perhaps the reservation."""
         row.state.last_code = rule.code
-        if rule.money is Money.IN_DOUBT:
+        money = rule.money if failure is None else failure.money(rule)
+        record = {"type": "attempt", "row": row.number, "n": row.state.requests, "fate": money.value, "code": rule.code}
+        if failure is not None and failure.usage is not None:
+            billed = to_nano(self._price.femto(failure.usage, failure.service_tier))
+            self._budget.settle(row.reserve_nano, billed)
+            row.state.add_billed(billed, failure.usage, row.reserve_nano)
+            record |= {"cost": billed, "usage": list(failure.usage)}
+        elif money is Money.IN_DOUBT:
             row.state.in_doubt_requests += 1
             row.state.in_doubt_nano += row.reserve_nano
             self._budget.hold(row.reserve_nano)
@@ -120,9 +142,7 @@ class Booking:
             self._budget.release(row.reserve_nano)
         if rule.retry is Retry.THROTTLE:
             row.state.throttled += 1
-        await journal.append(
-            {"type": "attempt", "row": row.number, "n": row.state.requests, "fate": rule.money.value, "code": rule.code}
-        )
+        await journal.append(record)
 
     async def _record(self, row: SendRow, outcome: Outcome, journal: Journal, state: ShardState) -> None:
         state.outcomes[row.number] = outcome
@@ -131,12 +151,14 @@ class Booking:
         self._progress.not_ok += outcome.status != "ok"
         await journal.append(outcome)
 
-    def _outcome(self, row: SendRow, rule: Rule, **of_reply: object) -> Outcome:
+    def _outcome(self, row: SendRow, rule: Rule, cost_nano: int = 0, **of_reply: object) -> Outcome:
         return Outcome(
             row=row.number,
             key=row.key,
             status=rule.status,
             error_code=rule.code,
+            cost_nano=row.state.cost_nano + cost_nano,
+            failed_usage=row.state.usage,
             in_doubt_nano=row.state.in_doubt_nano,
             attempts=row.state.requests,
             finished_at=time.time_ns() // 1000,

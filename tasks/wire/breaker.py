@@ -8,7 +8,8 @@ A circuit breaker with three causes. All of them look at what comes in a row, wi
 - **Refusals.** MAX_REFUSALS requests are refused alike (a parameter, the model, the key's rights). Then a few rows from
   farther on are probed, since a block of rows may be at fault; when these are refused too, the run stops. Until an
   answer shows that the refusals were the rows' own, the refused rows have no outcome.
-- **Unreadable replies.** Several replies cannot be read, each of which may be paid for: the run stops.
+- **Unreadable replies.** Several replies cannot be read or hold no answer yet, each of which may be paid for: the run
+  stops.
 
 Until the first answer only FIRST_AT_ONCE requests are under way, so that what every row meets is met by few of them.
 A row that is tried again is no evidence (a start that only tries the failed rows of the last one must end), nor is a
@@ -208,11 +209,11 @@ class Breaker:
             self._probing_since, self._probes = self._clock(), 0
 
     def unreadable(self, rule: Rule, message: str, sent_at: float) -> None:
-        """A 2xx reply could not be read."""
+        """A 2xx reply could not be read, or holds no answer that Parquill knows."""
         self._end_outage(sent_at)
         self._unreadable += 1
         if self._unreadable >= (MAX_UNREADABLE if self._has_answered else MAX_FIRST_UNREADABLE):
-            self.stop_run(rule, f"{self._unreadable} replies in a row could not be read: {message}")
+            self.stop_run(rule, f"{self._unreadable} replies in a row hold no answer: {message}")
 
     async def is_own(self, retry: Retry, sent_at: float) -> bool:
         """Wait until it is known whether a failure by a rule of this kind is the row's own; False if every row's."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -22,10 +22,12 @@ import httpx
 from parquill.tasks.job import Job
 from parquill.tasks.wire.bodies import is_stream, unwrap
 from parquill.tasks.wire.connections import Connections, ReplyTooLarge
-from parquill.tasks.wire.endpoint import APIS, Reply, clean_label, parse_json
+from parquill.tasks.wire.endpoint import APIS
+from parquill.tasks.wire.failures import Failure, retry_after_of
 from parquill.tasks.wire.limit_name import other_limit_name
-from parquill.tasks.wire.outcomes import TABLE, Retry, Rule, error_of_body, rule_for_status
+from parquill.tasks.wire.outcomes import TABLE, Money, Retry, Rule, error_of_body, rule_for_status
 from parquill.tasks.wire.reasons import reason_of
+from parquill.tasks.wire.replies import Reply, clean_label, parse_json
 from parquill.tasks.wire.retry import retry_after_s
 from parquill.tasks.wire.secrets import Key
 
@@ -44,9 +46,9 @@ _log = logging.getLogger("parquill.service")
 
 
 class Result(NamedTuple):
-    """How one request ended; `reply` only where the service answered 2xx with something readable.
+    """How one request ended; `reply` only where the service answered 2xx with an answer.
 
-    `signature` is equal for refusals that are alike, whatever row they are of.
+    `signature` is equal for refusals that are alike, whatever row they are of. `failure` is what a 2xx reply tells of.
     """
 
     rule: Rule
@@ -55,7 +57,13 @@ class Result(NamedTuple):
     headers: httpx.Headers
     retry_after: float | None
     signature: object = None
+    failure: Failure | None = None
     limit_name: str | None = None  # the name of max_output_tokens that a refusal asks for
+
+    @property
+    def money(self) -> Money:
+        """What the request did to the budget."""
+        return self.rule.money if self.failure is None else self.failure.money(self.rule)
 
 
 class Client:
@@ -145,21 +153,40 @@ class Client:
     def _classify(self, response: httpx.Response, data: bytes | None, sent_bytes: int, sent: str, limit: str) -> Result:
         headers, status = response.headers, response.status_code
         if response.is_success:
-            return self._classify_reply(headers, status, data, self._cap + sent_bytes)
+            return self._classify_reply(headers, status, data, self._cap + sent_bytes, sent)
         plain = unwrap(headers, data, ERROR_BODY_BYTES) if data else None
         document = parse_json(plain) if plain else None
-        wait = retry_after_s(headers, self._now())
-        rule, sentence = rule_for_status(status, retry_after=wait is not None, document=document)
-        if rule.retry in {Retry.NEVER, Retry.REFUSAL}:
-            wait = None
-        signature = (rule.code, status, sentence)
         error = error_of_body(document)
+        wait = self._wait_s(headers, error)
+        found = rule_for_status(status, retry_after=wait is not None, document=document)
+        result = self._failed(*found, headers, wait, error, sent)
+        if result.rule.retry is Retry.REFUSAL and self._may_rename:
+            return result._replace(limit_name=other_limit_name(error, limit))
+        return result
+
+    def _wait_s(self, headers: httpx.Headers, error: Mapping[str, Any] | None) -> float | None:
+        """Seconds that a failure asks to wait, by its headers or else by its body."""
+        wait = retry_after_s(headers, self._now())
+        return retry_after_of(error) if wait is None else wait
+
+    def _failed(
+        self,
+        rule: Rule,
+        sentence: str,
+        headers: httpx.Headers,
+        wait: float | None,
+        error: Mapping[str, Any] | None,
+        sent: str,
+        failure: Failure | None = None,
+    ) -> Result:
+        wait = None if rule.retry in {Retry.NEVER, Retry.REFUSAL} else wait
         reason = reason_of(error, sent, self._names, self._key)
         told = f"{sentence}: {reason}" if reason else sentence
-        other = other_limit_name(error, limit) if rule.retry is Retry.REFUSAL and self._may_rename else None
-        return Result(rule, told, None, headers, wait, signature, other)
+        return Result(rule, told, None, headers, wait, (rule.code, sentence), failure)
 
-    def _classify_reply(self, headers: httpx.Headers, status: int, data: bytes | None, max_bytes: int) -> Result:
+    def _classify_reply(
+        self, headers: httpx.Headers, status: int, data: bytes | None, max_bytes: int, sent: str
+    ) -> Result:
         if data is None:
             return _ended("reply_too_large")
         plain = unwrap(headers, data, max_bytes)
@@ -168,16 +195,21 @@ class Client:
             rule = TABLE["bad_reply"]
             kind = clean_label(headers.get("content-type", "")) or "no content type"
             return Result(rule, f"{rule.sentence} (HTTP {status}, {kind}, {len(data):,} bytes)", None, headers, None)
+        if isinstance(reply, Failure):
+            wait = self._wait_s(headers, reply.error)
+            return self._failed(
+                *reply.rule(retry_after=wait is not None), headers, wait, reply.error, sent, failure=reply
+            )
         rule = TABLE[reply.code]
-        return Result(rule, rule.sentence, reply, headers, None)
+        return Result(rule, reply.sentence(rule), reply, headers, None)
 
-    def _read_reply(self, data: bytes, *, is_stream: bool) -> Reply | None:
+    def _read_reply(self, data: bytes, *, is_stream: bool) -> Reply | Failure | None:
         """Read a reply; a service that echoes the key does not get it into the results."""
-        key, read = self._key, self.api.read_stream if is_stream else self.api.read
+        key = self._key
         if key is None:
-            return read(data)
-        reply = read(key.hide_in_bytes(data))
-        if reply is None or b"\\u00" not in data:
+            return self.api.read(data, is_stream=is_stream)
+        reply = self.api.read(key.hide_in_bytes(data), is_stream=is_stream)
+        if not isinstance(reply, Reply) or b"\\u00" not in data:
             return reply
         return replace(  # JSON can write any letter as an escape
             reply,

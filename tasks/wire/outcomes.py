@@ -5,6 +5,9 @@ A request is surely unpaid if the connection never stood, if the service refused
 and a lost connection say nothing of the answer: the request is in doubt and stays booked at its full reservation. So
 does a 2xx reply that cannot be read. A billed answer is never asked for again within a run, however useless it is.
 
+A 2xx reply may tell of a failure (see `failures`): its code counts as if it were the status. Where such a reply reports
+usage, that is billed whatever the line says, and the row is tried again as the line says.
+
 Exit codes follow from the table: a row whose status is not `ok` counts for exit 5, and a stop (STOP, or REFUSAL,
 UNREADABLE, OUTAGE and THROTTLE once the run gives up) ends with exit 1.
 """
@@ -30,7 +33,7 @@ class Retry(Enum):
     NEVER = "never"  # the row has its outcome
     REFUSAL = "refusal"  # the row has its outcome, unless every row is refused alike: then the run stops
     AGAIN = "again"  # costs an attempt
-    UNREADABLE = "unreadable"  # one more try; several rows in a row stop the run, since each may be paid for
+    UNREADABLE = "unreadable"  # one more try; several of them without an answer between stop the run: each may be paid
     OUTAGE = "outage"  # costs an attempt, unless the service fails at everything: then the run waits
     THROTTLE = "throttle"  # everybody slows down; costs no attempt
     STOP = "stop"  # the run stops: no request can succeed
@@ -58,15 +61,23 @@ TABLE = _rules(
     # answers
     Rule(None, B, NEVER, "ok", "answered"),
     Rule("max_output_tokens", B, NEVER, "truncated", "the answer was cut at max_output_tokens"),
+    Rule("context_window", B, NEVER, "truncated", "the answer was cut where the model's context window ends"),
+    Rule("cut_off", B, NEVER, "truncated", "the service cut the answer before its end"),
+    Rule("prompt_cut", B, NEVER, "truncated", "the server cut the prompt, and answered the rest of it"),
     Rule("content_filter", B, NEVER, "refused", "the service's content filter stopped the answer"),
     Rule("refusal", B, NEVER, "refused", "the model declined to answer"),
     Rule("schema_mismatch", B, NEVER, "invalid", "the answer does not match response_format"),
     Rule("no_answer", B, NEVER, "failed", "the reply was billed but holds no text"),
+    Rule("empty", B, NEVER, "failed", "the answer was billed but is empty"),
+    Rule("unusable_answer", B, NEVER, "failed", "the service says that the model's answer is of no use"),
     # replies that cannot be read: paid, perhaps
     Rule("bad_reply", D, UNREADABLE, "failed", "the reply could not be read"),
+    Rule("failed_reply", D, UNREADABLE, "failed", "the reply tells of a failure without a known code"),
+    Rule("not_ready", D, UNREADABLE, "failed", "the service replied before its answer was ready"),
     Rule("reply_too_large", D, NEVER, "failed", "the reply is larger than any answer can be"),
     Rule("redirect", D, REFUSAL, "failed", "the service redirects; Parquill does not follow, to keep the key safe"),
     # nothing is known of the answer
+    Rule("broken_answer", D, OUTAGE, "failed", "the service broke the answer off"),
     Rule("request_timeout", D, OUTAGE, "failed", "the service or a proxy gave up waiting"),
     Rule("bad_gateway", D, OUTAGE, "failed", "the service failed without an error body of its own"),
     Rule("timeout", D, OUTAGE, "failed", "no answer within retry.timeout_s"),
@@ -182,8 +193,11 @@ def error_of_body(document: Any) -> Mapping[str, Any] | None:
     return None
 
 
-def rule_for_status(status: int, *, retry_after: bool, document: Any) -> tuple[Rule, str]:
-    """The rule for an HTTP status that is not 2xx, and the sentence for the row. `document` is the parsed body."""
+def rule_for_status(status: int, *, retry_after: bool, document: Any, where: str = "HTTP") -> tuple[Rule, str]:
+    """The rule for an HTTP status that is not 2xx, and the sentence for the row.
+
+    `document` is the parsed body, `where` says where the status stood.
+    """
     error = error_of_body(document)
     known = [
         value
@@ -191,7 +205,7 @@ def rule_for_status(status: int, *, retry_after: bool, document: Any) -> tuple[R
         if error is not None and isinstance(value := error.get(name), str) and value in _KNOWN_CODES
     ]
     rule = TABLE[_code_of(status, set(known), error, retry_after=retry_after)]
-    told = f"HTTP {status}" + (f", {known[0]}" if known else "")
+    told = f"{where} {status}" + (f", {known[0]}" if known else "")
     return rule, f"{rule.sentence} ({told})"
 
 

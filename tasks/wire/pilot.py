@@ -223,9 +223,9 @@ def _learn(run: Run, counter: TokenCounter) -> _Learned:
             length = dict(zip(numbers.tolist(), tokens.tolist(), strict=True))
             for number, outcome in state.outcomes.items():
                 left[length[number]] -= 1
-                if outcome.usage is not None:
-                    history.add(length[number], outcome.usage, room)
-                    output += outcome.usage.completion
+                if (usage := outcome.lesson) is not None:
+                    history.add(length[number], usage, room)
+                    output += usage.completion
         rest.update(+left)
     model = LengthModel(history, room) if history.count else None
     figures = figure(rest, room, run.price, counter, model)

@@ -32,6 +32,7 @@ from parquill.tasks.wire.limits import Limits, Slot, Stopped
 from parquill.tasks.wire.open_bytes import OpenBytes
 from parquill.tasks.wire.outcomes import TABLE, Money, Retry, Rule
 from parquill.tasks.wire.progress import Progress
+from parquill.tasks.wire.prompt_cuts import PromptCuts
 from parquill.tasks.wire.retry import backoff_s
 
 # Rows that have begun and have no outcome yet, those that wait to be tried again included.
@@ -69,7 +70,7 @@ class Sender:
         self._client, self._clock = client, clock
         self.limits, self.budget = limits, budget
         self.progress = Progress()
-        self._booking = Booking(price, budget, self.progress, answer_format)
+        self._booking = Booking(price, budget, self.progress, answer_format, PromptCuts(job.max_output_tokens))
         self.stop_rule: Rule | None = None
         self.stop_message: str | None = None
         self.stopping = False
@@ -246,7 +247,9 @@ class Sender:
                 await self._booking.settle(row, result.rule, reply, self._clock() - began, journal, state)
                 return None
             is_outage = self._tell_breaker(row, slot.sent_at, result)
-            await self._booking.book_failure(row, result.rule, journal)
+            if (failure := result.failure) is not None and failure.usage is not None:
+                slot.settle(failure.usage.prompt + failure.usage.completion)
+            await self._booking.book_failure(row, result.rule, journal, failure)
         finally:
             slot.release()
         return await self._after_failure(row, slot, result, journal, state, is_outage=is_outage)
@@ -289,7 +292,7 @@ class Sender:
             row.uncharge()
             raise Stopped
         is_final = rule.retry in {Retry.NEVER, Retry.REFUSAL} or row.unreadable >= MAX_UNREADABLE_OF_A_ROW
-        if is_final or (self._hold and rule.money is Money.IN_DOUBT):
+        if is_final or (self._hold and result.money is Money.IN_DOUBT):
             await self._booking.fail(row, rule, result.sentence, journal, state)
             return None
         if (

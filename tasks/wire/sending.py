@@ -249,6 +249,7 @@ class Sending:
                         parameters,
                         reserved + job.max_output_tokens,
                         price.worst_nano(reserved, job.max_output_tokens),
+                        self._counter.expected(tokens),
                         cost,
                         in_doubt,
                         attempts,

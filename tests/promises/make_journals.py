@@ -21,7 +21,7 @@ from parquill.tasks.records import Outcome, Usage, to_json
 FOLDER = Path(__file__).with_name("journals")
 HEADER = {"run_id": "20261123-051448-k3fq", "shard": 7}
 RESERVED = 41_250
-CHANGE = "-cache-writes"  # what is new in the records since the last stored journals
+CHANGE = "-billed-failures"  # what is new in the records since the last stored journals
 
 
 def _intent(row: int, number: int) -> dict[str, Any]:
@@ -69,6 +69,13 @@ WHOLE: list[Any] = [
     _answer(7, carried_cost_nano=9, carried_in_doubt_nano=8, carried_attempts=3, carried_usage=Usage(4, 1, 2, 3, 2)),
     _intent(8, 1),  # under way when the run was cut off
     *(_intent(9, 1), _attempt(9, 1, "in_doubt", "server_error"), _intent(9, 2)),
+    *(
+        _intent(11, 1),
+        {**_attempt(11, 1, "billed", "server_error"), "cost": 7, "usage": [20, 0, 0, 5, 0]},
+        _intent(11, 2),
+    ),
+    _answer(11, attempts=2, resolves=2, cost_nano=31_507, failed_usage=Usage(20, 0, 0, 5, 0)),
+    *(_intent(12, 1), {**_attempt(12, 1, "billed", "broken_answer"), "cost": RESERVED + 9, "usage": [20, 0, 0, 50, 0]}),
 ]
 
 

@@ -38,7 +38,9 @@ ROWS = {
     "reserved": ("ok", (None,), 1, 0, "reserved"),
     "no_answer": ("failed", ("no_answer",), 1, 0, "usage"),
     "refused": ("refused", ("content_filter",), 1, 0, "usage"),
+    "empty": ("failed", ("empty",), 1, 0, "usage"),
     "bad": ("failed", ("bad_reply",), 2, 2, "no"),
+    "failed_reply": ("failed", ("failed_reply",), 2, 2, "no"),
     "large": ("failed", ("reply_too_large",), 1, 1, "no"),
     "lost": ("failed", ("connection_lost",), 2, 2, "no"),
     "slow": ("failed", ("timeout",), 2, 2, "no"),
@@ -176,7 +178,6 @@ sends(
     json_list=lambda _: reply(b"[]"),
     json_text=lambda _: reply(b'"choices"'),
     json_number=lambda _: reply(b"1" * 100_000),
-    json_error=lambda _: reply(b'{"error":{"message":"overloaded"}}'),
     choices_of_another_kind=lambda talk: reply(talk.good(choices={"0": {}})),
     two_documents=lambda talk: reply(talk.good() + talk.good()),
     cut_without_length=lambda talk: b"HTTP/1.0 200 OK\r\n\r\n" + talk.good()[:-9],
@@ -310,6 +311,9 @@ sends(
     error_nested=lambda _: reply(b'{"error":' * 7_000, status=b"400 No"),
 )
 sends("gateway", status_599=lambda _: reply(b"", status=b"599 No"))
+sends("failed_reply", json_error=lambda _: reply(b'{"error":{"message":"overloaded"}}'))
+sends("server", json_502=lambda _: reply(b'{"error":{"message":"no provider","code":502}}'))
+sends("empty", blank=lambda talk: reply(talk.good(choices=[{"message": {"content": " "}, "finish_reason": "stop"}])))
 sends("bad", status_999=lambda _: reply(b"", status=b"999 No"))
 sends(
     "server",

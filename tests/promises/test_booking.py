@@ -244,3 +244,132 @@ def test_an_estimate_expects_the_shares_that_were_seen(tmp_path: Path) -> None:
     assert Decimal(summary["estimate"]["cost_usd_expected"]) == pytest.approx(
         Decimal(summary["cost_usd"]), rel=Decimal("0.01")
     )
+
+
+class Stumbling(httpx.AsyncBaseTransport):
+    """Answers the requests of a run with these replies in turn, the last one for ever."""
+
+    def __init__(self, *replies: dict[str, Any]) -> None:
+        self.replies, self.asked = list(replies), 0
+
+    def open(self) -> Stumbling:
+        """Itself, for whoever opens a transport."""
+        return self
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        reply = self.replies[min(self.asked, len(self.replies) - 1)]
+        self.asked += 1
+        return httpx.Response(200, content=orjson.dumps(reply), request=request)
+
+
+HALF = {
+    "choices": [{"message": {"content": "Guten"}, "finish_reason": "error", "error": {"code": 502, "message": "lost"}}],
+    "usage": {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25},
+}
+WHOLE = {
+    "choices": [{"message": {"content": "Guten Tag"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 20, "completion_tokens": 7, "total_tokens": 27},
+}
+
+
+def test_a_failure_that_was_billed_is_booked_and_tried_again(tmp_path: Path) -> None:
+    """M4, M5: a row shows the sum of all its billed requests, and the summary and the ledger have the same."""
+    settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 3})
+    service = Stumbling(HALF, WHOLE)
+    run_steps(settings, transport=service.open)
+    row, summary = results(settings)[0], _summary(settings)
+    assert (service.asked, row["status"], row["completion"], row["attempts"]) == (2, "ok", "Guten Tag", 2)
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (40, 12)
+    assert row["cost_usd"] == Decimal(40 * 1_000 + 12 * 10_000).scaleb(-9)
+    assert row["in_doubt_usd"] == 0
+    assert summary["cost_usd"] == summary["paid_usd"] == str(row["cost_usd"])
+    assert (summary["tokens"]["prompt"], summary["tokens"]["completion"]) == (40, 12)
+    # what is learned is of the answer alone
+    assert (summary["counted"]["answers"], summary["counted"]["prompt_tokens_reported"]) == (1, 20)
+
+
+def test_a_row_whose_failures_were_all_billed_shows_them(tmp_path: Path) -> None:
+    """M4, M7: with no answer after all attempts the row is failed and carries what was paid; a later run adds to it."""
+    settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 3})
+    run_steps(settings, transport=Stumbling(HALF).open)
+    row = results(settings)[0]
+    each = 20 * 1_000 + 5 * 10_000
+    assert (row["status"], row["error_code"], row["attempts"]) == ("failed", "server_error", 3)
+    assert row["completion"] is None
+    assert (row["cost_usd"], row["in_doubt_usd"]) == (Decimal(3 * each).scaleb(-9), 0)
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (60, 15)
+    assert _summary(settings)["paid_usd"] == str(row["cost_usd"])
+    run_steps(settings, transport=Stumbling(WHOLE).open)
+    row = results(settings)[0]
+    assert (row["status"], row["attempts"]) == ("ok", 4)
+    assert row["cost_usd"] == Decimal(3 * each + 20 * 1_000 + 7 * 10_000).scaleb(-9)
+
+
+def test_billed_failures_survive_a_stop(tmp_path: Path) -> None:
+    """M1, M4: what a row without an outcome has paid is in the books of the stopped run, in its results, and at the end."""
+    settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 3})
+    broke = {"error": {"code": 402, "message": "credits"}}
+    run_steps(settings, transport=Stumbling(HALF, broke).open)
+    each = Decimal(20 * 1_000 + 5 * 10_000).scaleb(-9)
+    row, summary = results(settings)[0], _summary(settings)
+    assert (summary["state"], summary["exit_code"]) == ("stopped", 1)
+    assert (row["status"], row["error_code"], row["cost_usd"]) == ("failed", "quota_exhausted", each)
+    assert summary["cost_usd"] == summary["paid_usd"] == str(each)
+    assert (row["prompt_tokens"], summary["tokens"]["prompt"]) == (20, 20)
+    run_steps(settings, transport=Stumbling(WHOLE).open)
+    row, summary = results(settings)[0], _summary(settings)
+    assert (row["status"], row["cost_usd"]) == ("ok", each + Decimal(20 * 1_000 + 7 * 10_000).scaleb(-9))
+    assert summary["cost_usd"] == summary["paid_usd"] == str(row["cost_usd"])
+
+
+@pytest.mark.parametrize(
+    ("first", "status", "doubt"),
+    [
+        ({"error": {"code": 502, "message": "down"}}, "ok", False),
+        ({"choices": [{"message": {"content": "Gu"}, "finish_reason": "abort"}]}, "ok", True),
+        ({"error": {"code": 400, "message": "no"}}, "failed", False),
+        ({"error": {"message": "who knows"}}, "ok", True),
+    ],
+)
+def test_failures_without_usage(tmp_path: Path, first: dict[str, Any], status: str, *, doubt: bool) -> None:
+    """M5: what the service itself calls a failure is unpaid; half an answer, and an unknown failure, may be paid."""
+    settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 3})
+    run_steps(settings, transport=Stumbling(first, WHOLE).open)
+    row = results(settings)[0]
+    assert (row["status"], row["in_doubt_usd"] > 0) == (status, doubt)
+    assert row["cost_usd"] == (Decimal(20 * 1_000 + 7 * 10_000).scaleb(-9) if status == "ok" else 0)
+
+
+def test_cut_prompts_teach_nothing(tmp_path: Path) -> None:
+    """The rows are marked and counted, their usage is paid, and the next estimate is what it was before."""
+    texts = [f"Summarize {number}: " + "chapter " * 7_000 for number in range(12)]
+    settings = _job(tmp_path, texts)
+    usage = {"prompt_tokens": 4_096, "completion_tokens": 5, "total_tokens": 4_101}
+    run_steps(settings, transport=Service(lambda _: usage).open)
+    summary, rows = _summary(settings), results(settings)
+    assert {(row["status"], row["error_code"], row["completion"]) for row in rows} == {
+        ("truncated", "prompt_cut", "No")
+    }
+    assert (summary["prompts_cut_at"], summary["errors"]) == ({"4096": 12}, {"prompt_cut": 12})
+    assert summary["counted"]["answers"] == 0
+    assert Decimal(summary["cost_usd"]) == 12 * Decimal(4_096 * 1_000 + 5 * 10_000).scaleb(-9)
+    assert "the server cut the prompts of 12 rows" in (Path(settings["output"]) / "report.html").read_text()
+    assert "the server cut the prompts of 12 rows" in money_table(summary).replace("\\", "")
+    first = summary["estimate"]
+    again = _job(tmp_path, [f"{text} again" for text in texts])
+    run_steps(again, transport=Service(lambda _: usage).open)
+    second = _summary(again)["estimate"]
+    assert second["prompt_tokens"] == pytest.approx(first["prompt_tokens"], rel=0.01)
+    assert second["completion_tokens_expected"] == first["completion_tokens_expected"]
+
+
+def test_billed_failures_use_up_the_budget(tmp_path: Path) -> None:
+    """M1: failures that are billed count against the budget, and what does not fit any more is not sent."""
+    settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 4}, max_output_tokens=5)
+    settings["budget"] = {"run_usd": 0.0002}
+    service = Stumbling(HALF)
+    run_steps(settings, transport=service.open)
+    summary = _summary(settings)
+    assert service.asked == 2  # $0.00007 each: the worst case of a third does not fit
+    assert (summary["exit_code"], Decimal(summary["paid_usd"])) == (4, 2 * Decimal(20 * 1_000 + 5 * 10_000).scaleb(-9))

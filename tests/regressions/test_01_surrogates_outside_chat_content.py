@@ -10,6 +10,7 @@ import pytest
 
 from parquill.tasks.job_file import make_job
 from parquill.tasks.wire.endpoint import APIS
+from parquill.tasks.wire.replies import Reply
 
 LEAST = {
     "name": "x",
@@ -33,6 +34,6 @@ LONE = "a\ud800b"
 def test_lone_surrogates_are_repaired_wherever_text_comes_from(api: str, reply: dict[str, Any]) -> None:
     """Whatever text a service answers can be written as UTF-8 into journal and Parquet."""
     found = APIS[api](make_job({**LEAST, "endpoint": {"api": api}})).read(json.dumps(reply).encode())
-    assert found is not None
+    assert isinstance(found, Reply)
     assert found.text == "a\N{REPLACEMENT CHARACTER}b"
     orjson.dumps(found.text)  # what the journal does: TypeError today

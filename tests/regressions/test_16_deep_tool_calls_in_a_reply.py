@@ -6,6 +6,7 @@ import pytest
 
 from parquill.tasks.job_file import make_job
 from parquill.tasks.wire.endpoint import APIS
+from parquill.tasks.wire.replies import Reply
 
 LEAST = {
     "name": "x",
@@ -28,5 +29,5 @@ DEEP = b"[" * 1000 + b"]" * 1000
 def test_reading_a_reply_never_raises(api: str, data: bytes) -> None:
     """A hostile reply gives its row the status of one without an answer, and the run continues."""
     reply = APIS[api](make_job({**LEAST, "endpoint": {"api": api}})).read(data)
-    assert reply is not None
+    assert isinstance(reply, Reply)
     assert (reply.code, reply.text) == ("no_answer", None)

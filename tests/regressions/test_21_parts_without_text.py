@@ -6,6 +6,7 @@ import json
 
 from parquill.tasks.job_file import make_job
 from parquill.tasks.wire.endpoint import APIS
+from parquill.tasks.wire.replies import Reply
 
 LEAST = {
     "name": "x",
@@ -25,5 +26,5 @@ def test_an_answer_without_text_is_no_answer() -> None:
         ]
     }
     found = APIS["chat"](make_job(LEAST)).read(json.dumps(reply).encode())
-    assert found is not None
+    assert isinstance(found, Reply)
     assert (found.code, found.text) == ("no_answer", None)

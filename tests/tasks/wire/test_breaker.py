@@ -313,6 +313,47 @@ def test_a_reply_that_cannot_be_read_is_asked_for_once_more() -> None:
     assert night.statuses == {"ok": 99, "failed": 1}
 
 
+def inside(code: Any, **more: Any) -> tuple[int, bytes]:
+    """HTTP 200 with an error inside."""
+    return 200, orjson.dumps({"error": {"code": code, "message": "no provider"}, **more})
+
+
+@pytest.mark.parametrize("how", [inside(502), inside("overloaded_error"), inside(503, choices=[])])
+def test_an_outage_that_comes_with_200_is_an_outage(how: tuple[int, bytes]) -> None:
+    """M5: failures inside a 200 count like the status: the run waits, no row loses an attempt, and no money is used up."""
+    night = Night(down_between(1, 61, how), rows=600, attempts=2).run()
+    assert night.statuses == {"ok": 600}
+    assert night.between(3, 60) <= 20
+    assert (night.budget.in_doubt, night.budget.reserved) == (0, 0)
+
+
+def test_a_429_inside_a_200_is_waited_out() -> None:
+    """It slows everybody down and costs no row an attempt, for as long as the body asks."""
+    body = orjson.dumps({"error": {"code": 429, "message": "slow down", "metadata": {"retry_after_seconds": 20}}})
+    night = Night(down_between(1, 2, (200, body)), rows=600, attempts=1).run()
+    assert night.statuses == {"ok": 600}
+    assert night.between(2.5, 20) == 0
+
+
+@pytest.mark.parametrize(("code", "rule"), [(402, "quota_exhausted"), (401, "not_authorized")])
+def test_a_failure_inside_a_200_that_no_request_escapes_stops_the_run(code: int, rule: str) -> None:
+    """No money left, or a rejected key: the run stops at once and can be resumed."""
+    night = Night(lambda *_: inside(code), rows=1_000).run()
+    assert night.sender.stop_rule is not None
+    assert night.sender.stop_rule.code == rule
+    assert len(night.sent) <= FIRST_AT_ONCE
+    assert night.state.outcomes == {}
+
+
+@pytest.mark.parametrize("body", [b'{"error": {"message": "who knows"}}', b'{"error": "busy"}'])
+def test_failures_that_nobody_knows_stop_the_run_before_they_are_paid_for_again(body: bytes) -> None:
+    """A failure without a known code may be paid: the run stops after a handful, and says the service's reason."""
+    night = Night(lambda *_: (200, body), rows=1_000).run()
+    assert len(night.sent) <= FIRST_AT_ONCE + MAX_FIRST_UNREADABLE
+    assert night.sender.stop_message is not None
+    assert "replies in a row hold no answer: the reply tells of a failure" in night.sender.stop_message
+
+
 def test_a_slow_first_answer_holds_up_nothing_for_long() -> None:
     """Before the first answer few requests leave, and more as seconds pass: a slow service is used in full."""
     night = Night(lambda *_: (200, GOOD), rows=200, latency_s=60).run()

@@ -77,6 +77,16 @@ WAYS: dict[str, Callable[[], Result]] = {
     "content_filter": lambda: _answer(200, _chat({"content": None}, "content_filter")),
     "refusal": lambda: _answer(200, _chat({"content": None, "refusal": "I cannot"})),
     "no_answer": lambda: _answer(200, {"choices": []}),
+    "empty": lambda: _answer(200, _chat({"content": " \n"})),
+    "context_window": lambda: _answer(200, _chat({"content": "H"}, "model_length")),
+    "cut_off": lambda: _answer(200, _chat({"content": "H"}, "time_limit")),
+    "unusable_answer": lambda: _answer(200, _chat({"content": "H"}, "MALFORMED_FUNCTION_CALL")),
+    "broken_answer": lambda: _answer(200, _chat({"content": "H"}, "abort")),
+    "failed_reply": lambda: _answer(200, {"error": {"message": f"{CANARY}, PROMPT"}}),
+    "not_ready": lambda: _send(
+        lambda _: httpx.Response(200, content=b'{"status": "queued"}'),
+        endpoint={"base_url": "http://localhost:1/v1", "api": "responses"},
+    ),
     "bad_reply": lambda: _answer(200, b"<html>"),
     "reply_too_large": lambda: _answer(200, b" " * (5 << 20)),
     "redirect": lambda: _answer(307, b"", {"location": "http://elsewhere.example/"}),
@@ -106,10 +116,10 @@ def test_every_line_can_happen(code: str) -> None:
 
 
 def test_no_line_is_left_out() -> None:
-    """Each line of the table is reached: all but a schema's by a reply, and that one by the answer that is booked (in
-    tests/end_to_end/test_answers.py).
+    """Each line of the table is reached: all but two by a reply, and these by the answer that is booked (in
+    tests/end_to_end/test_answers.py and test_prompt_cuts.py).
     """
-    assert TABLE.keys() - WAYS.keys() == {"schema_mismatch"}
+    assert TABLE.keys() - WAYS.keys() == {"schema_mismatch", "prompt_cut"}
 
 
 @pytest.mark.parametrize("code", WAYS)

@@ -18,6 +18,7 @@ from parquill.tasks.job_file import make_job
 from parquill.tasks.money.usage import MAX_TOKENS
 from parquill.tasks.wire.client import Client, aiohttp_transport
 from parquill.tasks.wire.endpoint import APIS, ChatApi
+from parquill.tasks.wire.failures import Failure
 from parquill.tasks.wire.limits import Limits
 from parquill.tasks.wire.outcomes import TABLE, Money
 
@@ -98,6 +99,13 @@ def check_reply(api: str, data: bytes) -> None:
     """Read a reply, and hold what was read against what an answer may be."""
     reply = _api(api).read(data)
     if reply is None:
+        return
+    if isinstance(reply, Failure):
+        rule, _ = reply.rule(retry_after=False)
+        assert rule in TABLE.values()
+        assert rule.status != "ok"
+        assert reply.money(rule) is not Money.UNPAID or not (reply.has_text or reply.usage)
+        assert reply.retry_after_s is None or 0 <= reply.retry_after_s <= 60
         return
     assert TABLE[reply.code].money is Money.BILLED
     if reply.text is not None:
