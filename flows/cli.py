@@ -52,7 +52,7 @@ def cli() -> None:
 @click.argument("path", type=click.Path(path_type=Path), default=Path("job.yaml"))
 def init(path: Path) -> None:
     """Write a commented job file to start from (default: job.yaml)."""
-    from parquill.flows.starter import STARTER
+    from parquill.flows.starter import STARTER, warn_of_starter
 
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -62,6 +62,8 @@ def init(path: Path) -> None:
     except OSError as error:
         raise ParquillError(f"cannot write {path}: {error.strerror}") from None
     click.echo(f"{path} is written; set input, prompt and budget, then: parquill preview {path}", err=True)
+    for told in warn_of_starter(datetime.now(UTC).date()):
+        click.echo(f"warning: {told}", err=True)
 
 
 @cli.command()

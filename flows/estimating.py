@@ -45,7 +45,8 @@ class Estimated:
         """One flat mapping; after a pilot the figures are of the whole run, with what of it is paid already."""
         flat = flat_estimate(self.job, self.estimate, self.price, fits=self.verdict.fits)
         told = {"error": str(self.error), "exit_code": self.error.exit_code} if self.error is not None else {}
-        return {**flat, "rows_to_send": self.estimate.to_send - self.completed, **self.pilot, **told}
+        rows = self.estimate.to_send - self.completed
+        return {**flat, "rows_to_send": rows, "warning": self.verdict.warning, **self.pilot, **told}
 
 
 def estimate_placed(job: Job, options: RunOptions) -> Estimated:

@@ -52,6 +52,7 @@ def show_failed(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def show_checks(checks: Iterable[Check]) -> None:
-    """Each check: ok, or what to do."""
+    """Each check: ok, what to look at, or what to do."""
     for check in checks:
-        say(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.told}")
+        word = "FAIL" if not check.ok else "warn" if check.warns else "ok  "
+        say(f"{word} {check.name}: {check.told}")

@@ -32,6 +32,8 @@ from parquill.tasks.parameters import own_parameters, refuse_unwritable
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPENAI_BASE_URL = "https://api.openai.com/v1"
+# Paths that are added to a base_url: of requests, and of the list of models.
+_OPERATION = re.compile(r"/(?:chat/completions|completions|chat|responses|messages|embeddings|models)$", re.IGNORECASE)
 CHEAPEST_USD_PER_MTOK = Decimal("0.0001")
 # Of one input row by `for_each`: they are in memory together.
 MOST_ROWS_OF_A_ROW = 10_000
@@ -183,7 +185,13 @@ class Endpoint(Settings):
             raise ValueError("has a host name that no host can have") from None
         if parts.query or parts.fragment or re.search(r"[\s\x00-\x1f]", value):
             raise ValueError("must be an address without a query, fragment or blanks")
-        return value.rstrip("/")
+        value = value.rstrip("/")
+        if operation := _OPERATION.search(value):
+            raise ValueError(
+                f"must end before {operation.group()}, which is added to it: write "
+                f"`base_url: {value[: operation.start()]}`"
+            )
+        return value
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
@@ -311,7 +319,9 @@ class Job(Settings):
         description="The longest answer in tokens; it bounds what a row can cost"
     )
     response_format: dict[str, Any] | str | None = Field(None, description="JSON schema, or a file that holds one")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="Passed on, for example {temperature: 0}")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="Passed on, for example {reasoning_effort: none}"
+    )
     parameters_column: str | None = Field(None, description="Column of parameters for single rows")
     endpoint: Endpoint = Field(
         default_factory=lambda: Endpoint.model_validate({}), description="Where requests go; default OpenAI"
