@@ -14,7 +14,7 @@ from parquill.tasks.job import Job
 
 # Below this a thinking model may well end before its answer begins.
 SMALL_OUTPUT_TOKENS = 1_000
-# Those that think unless they are asked not to; the names are as services write them, behind the name of a maker or not.
+# Those that think unless they are asked not to, by the names that services have, behind that of a maker or not.
 _THINKS = re.compile(
     r"""(?:^|[/.:])(?:
       o[1-9](?:-|$)                       # OpenAI
