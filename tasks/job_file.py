@@ -21,6 +21,7 @@ from parquill.tasks.disk.address import is_uri, mirror_of
 from parquill.tasks.errors import BadJob
 from parquill.tasks.faults import sentences
 from parquill.tasks.job import Job
+from parquill.tasks.job_size import check_size
 
 HALF = "holds half of a character (a lone surrogate)"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -91,7 +92,9 @@ def load_job(path: Path, overrides: Iterable[str] = ()) -> Job:
         raise BadJob(f"{path}: a job file is a mapping of settings; `parquill init` writes one to start from")
     for override in overrides:
         _set(mapping, override)
-    return make_job(mapping)
+    job = make_job(mapping)
+    check_size(job)
+    return job
 
 
 def _set(mapping: dict[str, Any], override: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from jinja2 import (
@@ -64,11 +64,12 @@ def column_expression(name: str) -> str:
 class _Lookups(NodeTransformer):
     """Makes `row["a column"]` and `row.column` names, so that what a template needs is known as it is of any other.
 
-    A column `row` keeps its own fields: then only columns whose names are no words are looked up.
+    A column `row` keeps its own `fields` (None where they are not known: then only columns whose names are no words are
+    looked up).
     """
 
-    def __init__(self, known: list[str], *, is_own: bool) -> None:
-        self._known, self._is_own = known, is_own
+    def __init__(self, known: list[str], fields: Collection[str] | None, *, is_own: bool) -> None:
+        self._known, self._fields, self._is_own = known, fields, is_own
         self.columns: dict[str, str] = {}
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802 - the visitor's name
@@ -90,11 +91,14 @@ class _Lookups(NodeTransformer):
     def _column(self, node: nodes.Getitem | nodes.Getattr, name: Any) -> nodes.Node:
         if self._is_own or not (isinstance(node.node, nodes.Name) and node.node.name == ROW):
             return node
-        if ROW in self._known and (name not in self._known or str(name).isidentifier()):
+        if ROW in self._known and (name not in self._known or self._is_of_the_column(str(name))):
             return node
         if name not in self._known:
             raise BadJob(f"looks up {name!r} in `row`, {_hint(str(name), self._known)}")
         return self._name(name, node.lineno)
+
+    def _is_of_the_column(self, name: str) -> bool:
+        return name.isidentifier() and (self._fields is None or name in self._fields)
 
     def _name(self, column: str, line: int) -> nodes.Name:
         alias = f"{self._known.index(column)}_of_row"  # no name in a template begins with a digit
@@ -102,13 +106,13 @@ class _Lookups(NodeTransformer):
         return nodes.Name(alias, "load", lineno=line)
 
 
-def _look_up(tree: nodes.Template, env: Sandbox, known: list[str]) -> dict[str, str]:
+def _look_up(tree: nodes.Template, env: Sandbox, known: list[str], fields: Collection[str] | None) -> dict[str, str]:
     """Let a template look up columns in `row`, unless that is a variable of its own; gives names and columns.
 
     Raises BadJob.
     """
     is_own = any(node.name == ROW and node.ctx != "load" for node in tree.find_all(nodes.Name))
-    lookups = _Lookups(known, is_own=is_own)
+    lookups = _Lookups(known, fields, is_own=is_own)
     lookups.visit(tree)
     tree.set_environment(env)
     return lookups.columns
@@ -121,9 +125,17 @@ class Templates:
     """
 
     def __init__(
-        self, system: str | None, user: str, names: Iterable[str], variables: Mapping[str, Any] | None
+        self,
+        system: str | None,
+        user: str,
+        names: Iterable[str],
+        variables: Mapping[str, Any] | None,
+        fields_of_row: Collection[str] | None = None,
     ) -> None:
-        """Compile; raises BadJob for a syntax error or a name that no column, `for_each` or `vars` gives."""
+        """Compile; raises BadJob for a syntax error or a name that no column, `for_each` or `vars` gives.
+
+        `fields_of_row` are those of a column that is called `row`, where they are known.
+        """
         env = _environment()
         known = list(names)
         # where a job gives `vars` they are what the name means; a column of this name is `row["vars"]`
@@ -138,7 +150,7 @@ class Templates:
                 continue
             try:
                 tree = env.parse(text)
-                self._lookups |= _look_up(tree, env, known)
+                self._lookups |= _look_up(tree, env, known, fields_of_row)
                 self._parts.append((role, env.from_string(tree)))
             except BadJob as error:
                 raise BadJob(f"`prompt.{role}` {error}") from None

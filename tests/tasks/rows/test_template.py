@@ -386,6 +386,23 @@ def test_a_row_of_ones_own_is_no_lookup() -> None:
     assert _render('{% for row in rows %}{{ row["a"] }}{% endfor %}', {"rows": [{"a": "x"}], "a": "y"}) == "x"
 
 
+@pytest.mark.parametrize(
+    ("template", "fields", "shown"),
+    [
+        ('{{ row["a"] }}', None, "of the column"),  # what it holds is not known
+        ('{{ row["a"] }}', {"a"}, "of the column"),
+        ('{{ row["a"] }}', {"b"}, "y"),
+        ("{{ row.a }}", {"b"}, "y"),
+        ('{{ row["b"] }}', {"b"}, "of b"),
+        ('{{ row["a"] }}', (), "y"),
+    ],
+)
+def test_a_column_called_row_beside_a_lookup(template: str, fields: Any, shown: str) -> None:
+    """Where a column `row` has no field of a name, `row[...]` looks up the column of that name."""
+    values = {"row": {"a": "of the column", "b": "of b"}, "a": "y"}
+    assert Templates(None, template, values, None, fields).render(values)[0]["content"] == shown
+
+
 def test_letters_that_python_takes_for_others() -> None:
     """Columns whose names become one name by Unicode's compatibility forms are kept apart, however they are written."""
     columns = {"\N{LATIN SMALL LIGATURE FI}": "A", "fi": "B"}
