@@ -10,9 +10,11 @@ from typing import Any
 
 import httpx
 
-from parquill.flows.engine import named_server
+from parquill.flows.engine import check_home, check_patience, named_server
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job import Job
+from parquill.tasks.money.ledger import Ledger
+from parquill.tasks.money.ledger_database import ledger_url
 from parquill.tasks.money.prices import find_price, price_of
 from parquill.tasks.money.shutdowns import find_shutdown, listed_shutdown
 from parquill.tasks.money.tokens import TokenCounter
@@ -47,7 +49,8 @@ class Check:
 
 def examine(job: Job | None, today: date | None = None) -> list[Check]:
     """Check the installation, and the job if one is given; `today` is by default the day of the clock (UTC)."""
-    checks = [_check("tokenizer files", _vocabularies), _check("prices", _prices), _check("Prefect", _prefect)]
+    installed = {"tokenizer files": _vocabularies, "prices": _prices, "ledger": _ledger, "Prefect": _prefect}
+    checks = [_check(name, look_at) for name, look_at in installed.items()]
     return [*checks, *_examine_job(job, today or datetime.now(UTC).date())] if job is not None else checks
 
 
@@ -71,13 +74,22 @@ def _prices() -> str:
     return f"{price.source}, {price.version}"
 
 
+def _ledger() -> str:
+    Ledger().close()
+    url = ledger_url()
+    return url.database or "" if url.get_backend_name() == "sqlite" else "the database in PARQUILL_LEDGER_URL"
+
+
 def _prefect() -> str:
     version = importlib.metadata.version("prefect")
     if version != "3.8.8":
         raise ParquillError(f"Prefect {version} is installed; pip install 'prefect==3.8.8' 'fastapi<0.151'")
+    check_patience()
     address = named_server()
     if not address:
-        return f"{version}, with its embedded server (PREFECT_API_URL is not set)"
+        return (
+            f"{version}, with its embedded server (PREFECT_API_URL is not set), which keeps its files in {check_home()}"
+        )
     from parquill.tasks.server.client import reaching, without_password  # Prefect takes 1.3 s to import
 
     told = without_password(address)
@@ -86,6 +98,8 @@ def _prefect() -> str:
             reply = client.get(f"{address.rstrip('/')}/health")
     except (httpx.HTTPError, httpx.InvalidURL):
         raise ParquillError(f"no server answers at PREFECT_API_URL={told}; start it or unset the variable") from None
+    if reply.status_code == 404 and not told.rstrip("/").endswith("/api"):
+        raise ParquillError(f"no API is at PREFECT_API_URL={told}; does it lack /api at its end?")
     if reply.status_code != 200:
         raise ParquillError(f"the server at PREFECT_API_URL={told} answers {reply.status_code}")
     return f"{version}, server {told}"

@@ -19,6 +19,7 @@ from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.errors import Interrupted, NotApproved, ParquillError, error_of
 from parquill.tasks.job import Job, Status
 from parquill.tasks.money.gate import Verdict, asks_approval, check_largest, judge, pass_gate
+from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
@@ -39,6 +40,7 @@ def run_job(
     placed, options = place(job, day, limit, redo)
     folders = Folders.of(placed)
     read_key(placed.endpoint)  # a missing key is found now, and not after an hour of reading
+    Ledger().close()  # and so is a ledger that cannot be written
     folders.create()
     with (
         interrupted_by_signals() as refuse_if_asked,
@@ -90,17 +92,20 @@ def _run_flow(
     folders: Folders,
     refuse_if_asked: Callable[[], None],
 ) -> tuple[dict[str, Any] | None, ParquillError | None]:
+    from prefect import tags
     from prefect.exceptions import FailedRun, TerminationSignal
 
     from parquill.flows.complete_prompts import complete_prompts
     from parquill.tasks.server.approval import silence
+    from parquill.tasks.server.states import TAG
 
     refuse_if_asked()
     error: ParquillError | None = None
     try:
         with stop_on_signal(), show_bar():
             refuse_if_asked()
-            complete_prompts(job=job, date=day, limit=limit, redo=list(redo) or None)
+            with tags(TAG):
+                complete_prompts(job=job, date=day, limit=limit, redo=list(redo) or None)
     except ParquillError as raised:
         if raised.exit_code in {2, 3}:
             raise  # nothing was sent: the summary that is there is that of an earlier run

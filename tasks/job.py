@@ -352,6 +352,12 @@ class Job(Settings):
     def _text(cls, value: Any) -> Any:
         return refuse_surrogates(value)
 
+    @field_validator("prompt", mode="before", json_schema_input_type=Prompt | str | None)
+    @classmethod
+    def _user_alone(cls, value: Any) -> Any:
+        # one text is what the row asks
+        return {"user": value} if isinstance(value, str) else value
+
     @field_validator("input", "output", "state")
     @classmethod
     def _path(cls, value: str | None) -> str | None:

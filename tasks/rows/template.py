@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -28,6 +29,8 @@ from parquill.tasks.rows.nulls import FOR_NULLS, Null, NullValue, ShownAsPython,
 from parquill.tasks.rows.sandbox import Sandbox, TooMuchText, check_size
 
 ROW = "row"
+# {text}, { text }, ${text}, {text!r}, {text:>5}, %(text)s
+_BRACES = re.compile(r"\$?\{([^{}!:\n\"']{1,80})(?:![rsa])?(?::[^{}\n]{0,20})?\}|%\(([^()\n\"']{1,80})\)[sdr]")
 OWN_NAMES = frozenset({"self", "vars"})
 
 
@@ -144,6 +147,7 @@ class Templates:
             env.globals.pop(name, None)  # a column called `range` or `dict` is the column
         used: set[str] = set()
         self._parts = []
+        trees: dict[str, nodes.Template] = {}
         self._lookups: dict[str, str] = {}
         for role, text in (("system", system), ("user", user)):
             if text is None:
@@ -152,6 +156,7 @@ class Templates:
                 tree = env.parse(text)
                 self._lookups |= _look_up(tree, env, known, fields_of_row)
                 self._parts.append((role, env.from_string(tree)))
+                trees[role] = tree
             except BadJob as error:
                 raise BadJob(f"`prompt.{role}` {error}") from None
             except TemplateSyntaxError as error:
@@ -168,6 +173,8 @@ class Templates:
             used |= wanted
         used |= set(self._lookups.values())
         self.columns = [name for name in known if name in used]
+        if not self.columns:
+            _refuse_other_braces(trees, known)
         self._vars = dict(variables or {})
 
     def render(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -211,6 +218,20 @@ class Templates:
                 raise RowFault("template_error", f"prompt.{role}: {type(error).__name__} for this row") from None
             messages.append({"role": role, "content": text})
         return messages
+
+
+def _refuse_other_braces(trees: Mapping[str, nodes.Template], known: list[str]) -> None:
+    """Refuse a prompt that names a column as other languages do, {text}, and none as a template does. Raises BadJob."""
+    for role, tree in trees.items():
+        for data in tree.find_all(nodes.TemplateData):
+            for match in _BRACES.finditer(data.data):
+                name = (match.group(1) or match.group(2)).strip()
+                if name in known:
+                    written = column_template(name)
+                    raise BadJob(
+                        f"`prompt.{role}` has {match.group()}, which is plain text: did you mean {written}? To send "
+                        f'these characters themselves, write {{{{ "{match.group()}" }}}}'
+                    )
 
 
 def _join(pieces: Iterable[str]) -> str:

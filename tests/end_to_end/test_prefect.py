@@ -142,7 +142,7 @@ def test_a_run_that_ends_badly_says_why(
         (
             "idle-bad",
             0.0,
-            ("FAILED", "Completed with failed rows"),
+            ("FAILED", "Too many failed rows"),
             5,
             "nothing was sent: 1 of 20 rows are not ok (trunc",
         ),

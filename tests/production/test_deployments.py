@@ -122,7 +122,7 @@ def test_a_state_says_what_happened(house: House, made: Jobs) -> None:
         _check_log(house, run)
     assert told == {
         "tolerated": ("COMPLETED", "Completed with failed rows"),
-        "failing": ("FAILED", "Completed with failed rows"),
+        "failing": ("FAILED", "Too many failed rows"),
         "refused": ("FAILED", "Refused by budget"),
     }
 

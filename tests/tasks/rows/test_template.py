@@ -487,3 +487,36 @@ def test_what_json_cannot_hold_rejects_its_row(value: Any, fault: str) -> None:
     found = _fault("{{ v | tojson }}", {"v": value})
     assert fault in f"{found.code}: {found}"
     assert "TypeError" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "written"),
+    [
+        ("Summarize: {text}", "{text}", "{{ text }}"),
+        ("{ text }", "{ text }", "{{ text }}"),
+        ("${text}", "${text}", "{{ text }}"),
+        ("{text!r}", "{text!r}", "{{ text }}"),
+        ("{text:>20}", "{text:>20}", "{{ text }}"),
+        ("%(text)s", "%(text)s", "{{ text }}"),
+        ("{product title}", "{product title}", '{{ row["product title"] }}'),
+        ("{other} {text}", "{text}", "{{ text }}"),
+        ("{{ vars.x }} {text}", "{text}", "{{ text }}"),
+    ],
+)
+def test_a_column_in_the_braces_of_another_language(text: str, found: str, written: str) -> None:
+    """A prompt that names a column as Python or a shell would, and none as a template does, is refused with how to write it."""
+    with pytest.raises(BadJob) as caught:
+        Templates(None, text, ["text", "product title"], {"x": 1})
+    assert f"`prompt.user` has {found}, which is plain text: did you mean {written}?" in str(caught.value)
+    escaped = f'{{{{ "{found}" }}}}'
+    assert escaped in str(caught.value)
+    assert Templates(None, escaped, ["text"], {}).render({})[0]["content"] == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{other}", "{}", "{0}", '{"text": 1}', "{{ text }} and {title}", "{# {text} #}x", "text", "{text", "[text]"],
+)
+def test_braces_that_are_no_column(text: str) -> None:
+    """Braces around anything else, and those of a prompt that uses a column, are text."""
+    Templates(None, text, ["text", "title"], None)
