@@ -87,7 +87,7 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
     help="Complete N rows first, or `auto`: as many as ±5 % takes, for at most 1 % of the budget. They are paid, and "
     "`run` goes on from them.",
 )
-@click.option("--compare", metavar="MODEL,...", help="Price the same rows for these models too, and for batch.")
+@click.option("--compare", metavar="MODEL,...", help="Price the same rows for these models too.")
 @click.option("--prices-on", type=Day(), help="Use the prices of another day.")
 def estimate(
     job: Path,
@@ -118,7 +118,8 @@ def estimate(
         from parquill.flows.show import show_comparison
         from parquill.tasks.rows.compare import compare_models
 
-        table = compare_models(placed, options, [name.strip() for name in compare.split(",") if name.strip()])
+        models = [name.strip() for name in compare.split(",") if name.strip()]
+        table = compare_models(placed, options, models, datetime.now(UTC).date())
         _print_json(table) if as_json else show_comparison(table)
         return
     found = found or estimate_placed(placed, options)
