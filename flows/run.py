@@ -79,7 +79,8 @@ def _show(run: Run, month: int | None) -> Verdict:
     if totals.sent:
         say(f"going on with run {run.run_id}: {totals.sent:,} requests were sent before")
     verdict = judge(run.job, run.estimate, run.price, totals, month)
-    show_estimate(run.estimate, verdict, run.price, sum(totals.statuses.values()))
+    is_refused = not verdict.fits and run.job.budget.when_short == "refuse" and run.estimate.to_send > 0
+    show_estimate(run.estimate, verdict, run.price, sum(totals.statuses.values()), is_refused=is_refused)
     return verdict
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.flows.cli import main
+from parquill.flows.cli import cli, main
 from parquill.flows.show import comparison_lines, rounded
 from parquill.tasks.job_file import load_job
 
@@ -564,3 +564,41 @@ def test_ctrl_c_exits_130(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("parquill.flows.cli.load_job", interrupt)
     assert shell("estimate", "job.yaml").code == 130
+
+
+@pytest.mark.parametrize("value", ["ten", "0", "-1", "1.5", "1e3", "", "9" * 30])
+def test_a_limit_that_is_no_number(shell: Shell, value: str) -> None:
+    """What is no number of rows is refused with the range, in plain words."""
+    shell.write(["one"])
+    ended = shell("estimate", "job.yaml", "--limit", value)
+    assert ended.code == 2
+    assert f"{value!r} is not a whole number from 1 to 1,000,000,000,000" in ended.err
+
+
+def test_the_help_of_each_command_is_one_sentence() -> None:
+    """The list of commands shows the first sentence of each whole: it has fewer than 60 characters."""
+    for name, command in cli.commands.items():
+        first = (command.help or "").split("\n\n")[0]
+        assert len(first) < 60, name
+        assert not command.get_short_help_str(60).endswith("..."), name
+
+
+def test_a_refusal_is_said_once(shell: Shell) -> None:
+    """What an estimate refuses is told once, and nothing is said to fit just before it."""
+    shell.write(["one", None, None, None])
+    ended = shell("estimate", "job.yaml")
+    assert ended.code == 2
+    assert ended.err.count("in.parquet, row 1") == 1
+    assert "fits into" not in ended.err
+    assert "no budget is set" not in ended.err
+
+
+def test_an_estimate_tells_that_a_run_would_wait(shell: Shell) -> None:
+    """Above budget.approval_usd the estimate says that a run waits for a person."""
+    shell.write(["one", "two"])
+    words = ("estimate", "job.yaml", "--set", "budget.run_usd=1", "--set")
+    above = shell(*words, "budget.approval_usd=0.000001")
+    assert "is above budget.approval_usd = $0.000001: a run waits until a person approves it" in above.err
+    found = shell(*words, "budget.approval_usd=0.000001", "--json").json
+    assert "a run waits until a person approves it" in found["warning"]
+    assert "approves it" not in shell(*words, "budget.approval_usd=0.9").err
