@@ -137,11 +137,23 @@ def _ended_without_server(run_id: str, folders: Folders, raised: Exception) -> P
     """How a run ended whose last state Prefect's server did not take: the files are whole, and say it."""
     summary = _summary_of(run_id, folders)
     if summary is None or summary["state"] == "running":
-        raise raised
+        raise _of_server(raised) from None
     say(
         f"warning: Prefect's server did not take the run's end ({type(raised).__name__}); results and summary are whole"
     )
     return error_of(summary["exit_code"], summary["message"] or "")
+
+
+def _of_server(raised: Exception) -> Exception:
+    """What to raise for an error in the middle of a run: one of Prefect's connections has its own sentence."""
+    import httpx
+
+    if not isinstance(raised, httpx.TransportError):
+        return raised
+    return ParquillError(
+        f"Prefect's server did not answer ({type(raised).__name__}); see that it runs, and set "
+        "PREFECT_API_REQUEST_TIMEOUT higher if it is slow. What was answered is kept; run again to resume"
+    )
 
 
 @contextlib.contextmanager
