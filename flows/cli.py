@@ -16,7 +16,7 @@ import click
 import orjson
 
 from parquill.flows.engine import configure
-from parquill.flows.options import Day, PilotRows, job_options
+from parquill.flows.options import Day, PilotRows, Whole, job_options
 from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job import MOST_ROWS, Job
 from parquill.tasks.job_file import load_job
@@ -27,7 +27,7 @@ from parquill.tasks.unforeseen import replace_error
 EXIT_CODES = """\b
 Exit codes: 0 done · 2 bad job or input, nothing sent · 3 refused by the budget, nothing sent · 4 stopped by a budget
 on the way · 5 finished, more rows not ok than tolerated · 130 interrupted · 1 anything else.
-After 4 and 130 the same command goes on where it stopped."""
+After 4 and 130 the same command resumes where it stopped."""
 
 
 def _print_json(value: Any) -> None:
@@ -51,8 +51,11 @@ def cli() -> None:
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("job.yaml"))
 def init(path: Path) -> None:
-    """Write a commented job file to start from (default: job.yaml)."""
-    from parquill.flows.starter import STARTER
+    """Write a commented job file to start from.
+
+    PATH is job.yaml if it is left out.
+    """
+    from parquill.flows.starter import STARTER, warn_of_starter
 
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -62,13 +65,18 @@ def init(path: Path) -> None:
     except OSError as error:
         raise ParquillError(f"cannot write {path}: {error.strerror}") from None
     click.echo(f"{path} is written; set input, prompt and budget, then: parquill preview {path}", err=True)
+    for told in warn_of_starter(datetime.now(UTC).date()):
+        click.echo(f"warning: {told}", err=True)
 
 
 @cli.command()
 @job_options
-@click.option("--rows", type=click.IntRange(1, 1000), default=3, show_default=True, help="How many requests to show.")
+@click.option("--rows", type=Whole(1, 1000), default=3, show_default=True, help="How many requests to show.")
 def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool, rows: int) -> None:
-    """Show the requests of the first rows as they would be sent; nothing is sent."""
+    """Show the first requests as they would be sent.
+
+    Nothing is sent, and no key is needed.
+    """
     from parquill.flows.show import show_preview
     from parquill.tasks.rows.preview import preview_rows
 
@@ -78,14 +86,14 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
 
 @cli.command()
 @job_options
-@click.option("--limit", type=click.IntRange(1, MOST_ROWS), help="Only the first N rows of the input.")
+@click.option("--limit", type=Whole(1, MOST_ROWS), help="Only the first N rows of the input.")
 @click.option(
     "--pilot",
     type=PilotRows(),
     help="Complete N rows first, or `auto`: as many as ±5 % takes, for at most 1 % of the budget. They are paid, and "
     "`run` goes on from them.",
 )
-@click.option("--compare", metavar="MODEL,...", help="Price the same rows for these models too, and for batch.")
+@click.option("--compare", metavar="MODEL,...", help="Price the same rows for these models too.")
 @click.option("--prices-on", type=Day(), help="Use the prices of another day.")
 def estimate(
     job: Path,
@@ -97,9 +105,9 @@ def estimate(
     compare: str | None,
     prices_on: date | None,
 ) -> None:
-    """Count what the job would cost; exit 3 when it does not fit the budget.
+    """Count what the job would cost; send nothing.
 
-    Nothing is sent and no key is needed, but with `--pilot`.
+    Exit 3 when it does not fit the budget. Only `--pilot` sends requests and needs a key.
     """
     from parquill.flows.console import say, show_estimate
     from parquill.flows.estimating import estimate_placed
@@ -116,14 +124,15 @@ def estimate(
         from parquill.flows.show import show_comparison
         from parquill.tasks.rows.compare import compare_models
 
-        table = compare_models(placed, options, [name.strip() for name in compare.split(",") if name.strip()])
+        models = [name.strip() for name in compare.split(",") if name.strip()]
+        table = compare_models(placed, options, models, datetime.now(UTC).date())
         _print_json(table) if as_json else show_comparison(table)
         return
     found = found or estimate_placed(placed, options)
     if as_json:
         _print_json(found.as_dict())
     else:
-        show_estimate(found.estimate, found.verdict, found.price, found.completed)
+        show_estimate(found.estimate, found.verdict, found.price, found.completed, error=found.error)
     if found.error is not None:
         raise _Told(found.error)
     if not found.verdict.fits:
@@ -144,14 +153,15 @@ def _pilot(job: Job, options: Any, rows: int) -> Any:
 
 @cli.command()
 @job_options
-@click.option("--limit", type=click.IntRange(1, MOST_ROWS), help="Only the first N rows of the input.")
+@click.option("--limit", type=Whole(1, MOST_ROWS), help="Only the first N rows of the input.")
 @click.option("--redo", metavar="STATUS,...", help=f"Complete rows of these statuses anew: {', '.join(STATUSES)}.")
 def run(
     job: Path, overrides: Sequence[str], day: date | None, as_json: bool, limit: int | None, redo: str | None
 ) -> None:
-    """Complete the job: estimate, then send within budget and limits, then write results and summary.
+    """Complete the job within its budget, or resume it.
 
-    Started again it goes on where it stopped; when nothing is left to do it sends nothing.
+    It estimates, sends within budget and limits, and writes results and summary. The same command resumes a run that
+    was stopped, and sends nothing when nothing is left to do.
     """
     from parquill.flows.run import run_job
 
@@ -173,7 +183,7 @@ def run(
 @click.option("--failed", is_flag=True, help="List the rows that are not ok.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def report(place: str, overrides: Sequence[str], day: date | None, failed: bool, as_json: bool) -> None:
-    """Show the latest run of a job, or of an output folder or address, again."""
+    """Show the latest run of a job or an output again."""
     from parquill.flows.console import show_summary
     from parquill.flows.reporting import find_latest
     from parquill.flows.show import show_failed
@@ -201,7 +211,10 @@ def report(place: str, overrides: Sequence[str], day: date | None, failed: bool,
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def spend(job: str | None, month: str | None, resolve: str | None, as_json: bool) -> None:
-    """Show what a month has cost by day, job and model, and where it is going. JOB is a job file or a job's name."""
+    """Show what a month has cost by day, job and model.
+
+    It also shows where the month is going. JOB is a job file or a job's name.
+    """
     from parquill.flows.console import say
     from parquill.flows.spend import read_spending, scope_of, show_spending
 
@@ -219,7 +232,10 @@ def spend(job: str | None, month: str | None, resolve: str | None, as_json: bool
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def doctor(job: Path | None, overrides: Sequence[str], as_json: bool) -> None:
-    """Check key, endpoint, model, price, tokenizer, input and Prefect; each is ok or says what to do."""
+    """Check what a run needs: key, endpoint, model, Prefect.
+
+    Price, tokenizer, input and ledger too. Each is ok, warns, or says what to do.
+    """
     from parquill.flows.doctor import examine
     from parquill.flows.show import show_checks
 
@@ -237,9 +253,10 @@ def doctor(job: Path | None, overrides: Sequence[str], as_json: bool) -> None:
 @click.option("--decline", is_flag=True, help="Say no: the run ends, and nothing is sent.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def approve(run: str | None, decline: bool, as_json: bool) -> None:
-    """Approve a run that waits because of `budget.approval_usd`; without RUN, list those that wait.
+    """Approve a run that waits for it, or list those.
 
-    RUN is the flow run's id or name, or the name of its job.
+    A run waits whose expected cost is above `budget.approval_usd`. RUN is the flow run's id or name, or the name of
+    its job.
     """
     from parquill.flows.approve import answer, question_of, waiting
     from parquill.flows.console import say
@@ -259,13 +276,13 @@ def approve(run: str | None, decline: bool, as_json: bool) -> None:
 
 
 @cli.command("serve-model", context_settings={"ignore_unknown_options": True})
-@click.option("--port", type=click.IntRange(0, 65535), default=8089, show_default=True, help="0 picks a free one.")
-@click.option("--slots", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
+@click.option("--port", type=Whole(0, 65535), default=8089, show_default=True, help="0 picks a free one.")
+@click.option("--slots", type=Whole(1, 64), default=4, show_default=True, help="Requests at once.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def serve_model(port: int, slots: int, command: Sequence[str]) -> None:
-    """Serve the small local model (no key, no cost) until Ctrl-C, or while COMMAND runs.
+    """Serve a small local model; no key, no cost.
 
-    {url} in COMMAND is its address. For example:
+    It runs until Ctrl-C, or while COMMAND runs. {url} in COMMAND is its address. For example:
 
     parquill serve-model -- parquill run job.yaml --set endpoint.base_url={url} --set endpoint.api_key_env=null
     """

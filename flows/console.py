@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from parquill.tasks.disk.address import join
+from parquill.tasks.errors import ParquillError
 from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.money.excess import has_excess, money_sentences
 from parquill.tasks.money.gate import Verdict
@@ -63,8 +64,19 @@ def _pairs(pairs: dict[str, str]) -> Table:
     return table
 
 
-def show_estimate(estimate: Estimate, verdict: Verdict, price: Price, completed: int = 0) -> None:
-    """The estimate; `completed` rows of it have their outcome already."""
+def show_estimate(
+    estimate: Estimate,
+    verdict: Verdict,
+    price: Price,
+    completed: int = 0,
+    *,
+    error: ParquillError | None = None,
+    is_refused: bool = False,
+) -> None:
+    """The estimate; `completed` rows of it have their outcome already.
+
+    What a refusal says right after it is not said here too: that of an `error`, or, if it `is_refused`, of the budget.
+    """
     pairs = {
         "rows": f"{estimate.rows:,}",
         "rows to send": f"{estimate.to_send - completed:,}" + (f" ({completed:,} are completed)" if completed else ""),
@@ -80,14 +92,15 @@ def show_estimate(estimate: Estimate, verdict: Verdict, price: Price, completed:
     console.print(_pairs(pairs))
     if estimate.tokens_note:
         say(f"prompt tokens are {estimate.tokens_note}")
-    if estimate.first_rejected:
+    if estimate.first_rejected and error is None:
         say(f"the first of them: {estimate.first_rejected}")
     for note in estimate.input_notes:
         say(f"warning: {note}")
     if estimate.reuse_note:
         say(estimate.reuse_note)
     say(f"{estimate.basis}; prices: {price.source}, {price.version}")
-    say(verdict.sentence)
+    if error is None and not is_refused:
+        say(verdict.sentence)
     if verdict.warning:
         say(f"warning: {verdict.warning}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import errno
 import logging
 import os
 import signal
@@ -29,6 +30,7 @@ _OWN_SETTINGS = {  # of the embedded server
     "PREFECT_SERVER_API_BASE_PATH": "/api",  # where the user's own server has it is another matter
 }
 START_S = 90.0
+SHORTEST_TIMEOUT_S = 1.0
 AWAY_S = 60.0  # a server that is being restarted when a nightly command begins must not cost the night
 
 
@@ -60,6 +62,7 @@ class EmbeddedServer:
         """Begin to start it, if it is needed; True if it was begun. Call it in the main thread."""
         if not self.needed or self._process is not None:
             return False
+        check_home()
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             port = probe.getsockname()[1]
@@ -89,6 +92,7 @@ class EmbeddedServer:
 
         from parquill.tasks.server.client import reaching, without_password
 
+        check_patience()
         if self._process is not None:
             from parquill.tasks.server.lender import EMBEDDED
 
@@ -122,6 +126,8 @@ class EmbeddedServer:
                 f"what answers at PREFECT_API_URL={address} sends on to {answer.moved_to}, which is not followed, for "
                 "it would be given the credentials; set PREFECT_API_URL to where the server is"
             )
+        if answer.is_at is not None:
+            return f"PREFECT_API_URL={address} lacks the end of the address: write PREFECT_API_URL={answer.is_at}"
         if self._process is None:
             way = ", by the proxy that the environment names (NO_PROXY goes past it)" if _has_proxy(address) else ""
             return (
@@ -149,6 +155,7 @@ class _Answer(NamedTuple):
     is_wrong: bool = False
     refusal: int | None = None  # the HTTP status that says so, of one that does not know who asks
     moved_to: str | None = None  # of one that says that it is elsewhere
+    is_at: str | None = None  # of one that is at /api of this address
 
 
 def _ask(client: httpx.Client, address: str) -> _Answer:
@@ -163,7 +170,48 @@ def _ask(client: httpx.Client, address: str) -> _Answer:
     if reply.next_request is not None:
         return _Answer(is_there=False, is_wrong=True, moved_to=_as_told(reply.next_request.url))
     refusal = reply.status_code if reply.status_code in {401, 403} else None
+    # Prefect's pages answer any path with a page of their own, and its API with `true`
+    is_page = reply.is_success and "html" in reply.headers.get("content-type", "")
+    if (is_page or reply.status_code == 404) and not address.endswith("/api") and _is_api(client, f"{address}/api"):
+        return _Answer(is_there=False, is_wrong=True, is_at=_as_told(httpx.URL(f"{address}/api")))
     return _Answer(is_there=reply.is_success, is_wrong=reply.is_client_error, refusal=refusal)
+
+
+def _is_api(client: httpx.Client, address: str) -> bool:
+    import httpx
+
+    try:
+        reply = client.get(f"{address}/health")
+    except httpx.HTTPError:
+        return False
+    return reply.status_code in {200, 401, 403} and "html" not in reply.headers.get("content-type", "")
+
+
+def check_patience() -> None:
+    """Refuse a time in which no server answers: Prefect would end the run with an error of its own (ParquillError)."""
+    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT
+
+    seconds = float(PREFECT_API_REQUEST_TIMEOUT.value())
+    if seconds < SHORTEST_TIMEOUT_S:
+        raise ParquillError(
+            f"PREFECT_API_REQUEST_TIMEOUT = {seconds:g} is too short for any answer of a Prefect server; unset it, or "
+            f"set it to {SHORTEST_TIMEOUT_S:g} second or more (Prefect's default is 60)"
+        )
+
+
+def check_home() -> str:
+    """The folder of the embedded server's database. Raises ParquillError if it cannot be written."""
+    home = os.environ.get("PREFECT_HOME") or os.path.expanduser("~/.prefect")  # noqa: PTH111 - without HOME Path raises
+    try:
+        os.makedirs(home, exist_ok=True)  # noqa: PTH103
+        if not os.access(home, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ParquillError(
+            f"Prefect's folder {home} cannot be written: {error.strerror}; set PREFECT_HOME to a folder that can, or "
+            "PREFECT_API_URL to a server"
+        ) from None
+    return home
 
 
 def _as_told(url: httpx.URL) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job import Job
 from parquill.tasks.money.estimate import flat_estimate
-from parquill.tasks.money.gate import Verdict, check_largest, judge
+from parquill.tasks.money.gate import Verdict, asks_approval, check_largest, judge
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.money.prices import Price, dollars, nano_of, price_of, usd
 from parquill.tasks.records import Estimate, money
@@ -45,7 +45,8 @@ class Estimated:
         """One flat mapping; after a pilot the figures are of the whole run, with what of it is paid already."""
         flat = flat_estimate(self.job, self.estimate, self.price, fits=self.verdict.fits)
         told = {"error": str(self.error), "exit_code": self.error.exit_code} if self.error is not None else {}
-        return {**flat, "rows_to_send": self.estimate.to_send - self.completed, **self.pilot, **told}
+        rows = self.estimate.to_send - self.completed
+        return {**flat, "rows_to_send": rows, "warning": self.verdict.warning, **self.pilot, **told}
 
 
 def estimate_placed(job: Job, options: RunOptions) -> Estimated:
@@ -58,7 +59,17 @@ def estimate_placed(job: Job, options: RunOptions) -> Estimated:
         check_largest(job, estimate)
     except ParquillError as found:
         error = found
-    return Estimated(job, estimate, judge(job, estimate, price, None, booked_by_others(job)), price, error)
+    verdict = _with_approval(job, judge(job, estimate, price, None, booked_by_others(job)))
+    return Estimated(job, estimate, verdict, price, error)
+
+
+def _with_approval(job: Job, verdict: Verdict) -> Verdict:
+    """A verdict that also says that the run will wait for a person, if it will."""
+    if job.budget.approval_usd is None or not asks_approval(job, verdict):
+        return verdict
+    limit = dollars(nano_of(job.budget.approval_usd))
+    told = f"{dollars(verdict.expected)} is above budget.approval_usd = {limit}: a run waits until a person approves it"
+    return replace(verdict, warning="; ".join(filter(None, [verdict.warning, told])))
 
 
 def estimate_with_pilot(
@@ -94,7 +105,7 @@ def estimate_with_pilot(
     return Estimated(
         job,
         estimate,
-        judge(run.job, estimate, run.price, booked_totals(pilot.run), booked),
+        _with_approval(run.job, judge(run.job, estimate, run.price, booked_totals(pilot.run), booked)),
         run.price,
         completed=sum(totals.statuses.values()),
         sentence=f"pilot: {pilot.rows:,} rows have their answer for {dollars(totals.settled_nano)}{doubt}; "

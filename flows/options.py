@@ -23,6 +23,25 @@ class Day(click.ParamType[date]):
             self.fail(f"{value!r} is not a day such as 2026-11-23", param, ctx)
 
 
+class Whole(click.ParamType[int]):
+    """A whole number in a range."""
+
+    name = "N"
+
+    def __init__(self, least: int, most: int) -> None:
+        """Both are included."""
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See click.ParamType."""
+        text = str(value)
+        # more digits than any of them has are not counted
+        number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+        if number is None or not self._least <= number <= self._most:
+            self.fail(f"{text!r} is not a whole number from {self._least:,} to {self._most:,}", param, ctx)
+        return number
+
+
 class PilotRows(click.ParamType[int]):
     """A number of rows; `auto` is 0."""
 

@@ -19,6 +19,7 @@ from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.errors import Interrupted, NotApproved, ParquillError, error_of
 from parquill.tasks.job import Job, Status
 from parquill.tasks.money.gate import Verdict, asks_approval, check_largest, judge, pass_gate
+from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.place import place
 from parquill.tasks.rows.prepare import prepare_run
@@ -39,6 +40,7 @@ def run_job(
     placed, options = place(job, day, limit, redo)
     folders = Folders.of(placed)
     read_key(placed.endpoint)  # a missing key is found now, and not after an hour of reading
+    Ledger().close()  # and so is a ledger that cannot be written
     folders.create()
     with (
         interrupted_by_signals() as refuse_if_asked,
@@ -77,7 +79,8 @@ def _show(run: Run, month: int | None) -> Verdict:
     if totals.sent:
         say(f"going on with run {run.run_id}: {totals.sent:,} requests were sent before")
     verdict = judge(run.job, run.estimate, run.price, totals, month)
-    show_estimate(run.estimate, verdict, run.price, sum(totals.statuses.values()))
+    is_refused = not verdict.fits and run.job.budget.when_short == "refuse" and run.estimate.to_send > 0
+    show_estimate(run.estimate, verdict, run.price, sum(totals.statuses.values()), is_refused=is_refused)
     return verdict
 
 
@@ -90,17 +93,20 @@ def _run_flow(
     folders: Folders,
     refuse_if_asked: Callable[[], None],
 ) -> tuple[dict[str, Any] | None, ParquillError | None]:
+    from prefect import tags
     from prefect.exceptions import FailedRun, TerminationSignal
 
     from parquill.flows.complete_prompts import complete_prompts
     from parquill.tasks.server.approval import silence
+    from parquill.tasks.server.states import TAG
 
     refuse_if_asked()
     error: ParquillError | None = None
     try:
         with stop_on_signal(), show_bar():
             refuse_if_asked()
-            complete_prompts(job=job, date=day, limit=limit, redo=list(redo) or None)
+            with tags(TAG):
+                complete_prompts(job=job, date=day, limit=limit, redo=list(redo) or None)
     except ParquillError as raised:
         if raised.exit_code in {2, 3}:
             raise  # nothing was sent: the summary that is there is that of an earlier run
@@ -131,11 +137,23 @@ def _ended_without_server(run_id: str, folders: Folders, raised: Exception) -> P
     """How a run ended whose last state Prefect's server did not take: the files are whole, and say it."""
     summary = _summary_of(run_id, folders)
     if summary is None or summary["state"] == "running":
-        raise raised
+        raise _of_server(raised) from None
     say(
         f"warning: Prefect's server did not take the run's end ({type(raised).__name__}); results and summary are whole"
     )
     return error_of(summary["exit_code"], summary["message"] or "")
+
+
+def _of_server(raised: Exception) -> Exception:
+    """What to raise for an error in the middle of a run: one of Prefect's connections has its own sentence."""
+    import httpx
+
+    if not isinstance(raised, httpx.TransportError):
+        return raised
+    return ParquillError(
+        f"Prefect's server did not answer ({type(raised).__name__}); see that it runs, and set "
+        "PREFECT_API_REQUEST_TIMEOUT higher if it is slow. What was answered is kept; run again to resume"
+    )
 
 
 @contextlib.contextmanager

@@ -1,5 +1,13 @@
 """The job file that `parquill init` writes."""
 
+from __future__ import annotations
+
+from datetime import date
+
+from parquill.tasks.job_file import make_job, parse_yaml
+from parquill.tasks.money.shutdowns import find_shutdown
+from parquill.tasks.thinking import warn_of_thinking
+
 STARTER = """\
 # A Parquill job. Commented lines show what else can be set, with its default or an example.
 # Look at it before you pay: parquill preview job.yaml, parquill estimate job.yaml
@@ -17,9 +25,9 @@ prompt:                             # or messages_column: a column of chat messa
   system: Summarize the text in one sentence.
   user: "{{ text }}"                # {{ column | default('', true) }} where a null is fine
 
-model: gpt-4o-mini
+model: gpt-6-luna
 max_output_tokens: 120              # bounds the cost; a longer answer is cut, and its row is `truncated`
-parameters: {temperature: 0}        # passed on to the service
+parameters: {reasoning_effort: none}   # passed on to the service; this model would think first, within the 120 tokens
 # response_format: schema.json      # a JSON schema; the validated answer is in the column `parsed`. For services that
                                     # know no schema: {type: json_object}
 
@@ -48,3 +56,11 @@ limits:
 # column_prefix: ""
 # labels: {team: search}
 """
+
+
+def warn_of_starter(today: date, text: str = STARTER) -> list[str]:
+    """What to change in a job file that was just written: an old release names a model that may be gone by now."""
+    job = make_job(parse_yaml(text, "the starter"))
+    shutdown = find_shutdown(job.model, job.endpoint.base_url)
+    told = (shutdown.sentence(today) if shutdown is not None else None, warn_of_thinking(job))
+    return [sentence for sentence in told if sentence is not None]

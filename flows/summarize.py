@@ -33,7 +33,7 @@ def summarize(
     length: Words = "two sentences",
     style: Words | None = None,
     language: Words | None = None,
-    model: str = "gpt-4o-mini",
+    model: str = "gpt-6-luna",
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 150,
     run_usd: Usd | None = None,
     settings: dict[str, Any] | None = None,
@@ -49,7 +49,8 @@ def summarize(
         length: How long, in words that a person would use, for example two sentences, or 50 words.
         style: For example neutral, or headlines.
         language: The language to write in; default that of the text.
-        model: The model's name, as the service knows it.
+        model: The model's name, as the service knows it. One that can answer without thinking first is asked to, unless
+            `settings` has parameters.
         max_output_tokens: The longest summary in tokens; it bounds what a row can cost.
         run_usd: The most that one run may cost, in dollars; left out there is no limit.
         settings: Any other setting of a job, for example {endpoint: {...}, limits: {...}, id_column: id}.
@@ -65,7 +66,6 @@ def summarize(
         "prompt": {"system": system, "user": column_template(text_column)},
         "model": model,
         "max_output_tokens": max_output_tokens,
-        "parameters": {"temperature": 0},
         "budget": {"run_usd": run_usd},
     }
     return complete_prompts.fn(make_ready_job(job, settings or {}, GIVEN), date)

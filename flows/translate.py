@@ -35,7 +35,7 @@ def translate(
     language_column: Annotated[str, Field(pattern=r"^[^\W\d]\w*$")] = "language",
     glossary: dict[str, dict[str, str]] | Words | None = None,
     tone: Words | None = None,
-    model: str = "gpt-4o-mini",
+    model: str = "gpt-6-luna",
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 500,
     run_usd: Usd | None = None,
     settings: dict[str, Any] | None = None,
@@ -53,7 +53,8 @@ def translate(
             a column of this one.
         glossary: Terms by language, {fr: {basket: panier}}, or a YAML or JSON file that holds them.
         tone: How it should sound, for example friendly, informal address.
-        model: The model's name, as the service knows it.
+        model: The model's name, as the service knows it. One that can answer without thinking first is asked to, unless
+            `settings` has parameters.
         max_output_tokens: The longest translation in tokens; it bounds what a row can cost.
         run_usd: The most that one run may cost, in dollars; left out there is no limit.
         settings: Any other setting of a job, for example {endpoint: {...}, limits: {...}, id_column: id}.
@@ -77,7 +78,6 @@ def translate(
         },
         "model": model,
         "max_output_tokens": max_output_tokens,
-        "parameters": {"temperature": 0},
         "budget": {"run_usd": run_usd},
     }
     given = {**GIVEN, f"for_each.{language_column}": "languages"}

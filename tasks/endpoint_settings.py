@@ -18,6 +18,8 @@ OPENAI_BASE_URL = "https://api.openai.com/v1"
 # The names that services have for max_output_tokens.
 LimitName = Literal["max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"]
 
+# Paths of requests, which are added to a base_url; Azure has an address that ends in /models.
+_OPERATION = re.compile(r"/(?:chat/completions|completions|chat|responses|messages|embeddings)$", re.IGNORECASE)
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
 _OWN_HEADERS = frozenset(
     (
@@ -146,7 +148,13 @@ class Endpoint(Settings):
             raise ValueError(_without_query(parts.hostname, parts.query))
         if parts.fragment or re.search(r"[?\s\x00-\x1f]", value):
             raise ValueError("must be an address without a query, fragment or blanks")
-        return value.rstrip("/")
+        value = value.rstrip("/")
+        if operation := _OPERATION.search(value):
+            raise ValueError(
+                f"must end before {operation.group()}, which is added to it: write "
+                f"`base_url: {value[: operation.start()]}`"
+            )
+        return value
 
     @model_validator(mode="after")
     def _safe(self) -> Self:

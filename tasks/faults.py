@@ -11,6 +11,16 @@ from pydantic import BaseModel, ValidationError
 
 from parquill.tasks.job import Job
 
+# What a group of settings looks like, for whoever wrote a value in its place.
+EXAMPLES = {
+    "budget": "{run_usd: 5}",
+    "prompt": '{user: "{{ text }}"}',
+    "endpoint": "{base_url: https://api.openai.com/v1}",
+    "price": "{usd_per_mtok_input: 0.10, usd_per_mtok_output: 0.50}",
+    "limits": "{max_at_once: 64}",
+    "retry": "{attempts: 6}",
+    "tolerate": "{not_ok: 0.01}",
+}
 # what pydantic puts into the place of a fault for each type that a value may have
 _TYPE = re.compile(r"str|int|float|bool|constrained-\w+|(dict|list|literal)\[.*\]")
 
@@ -50,9 +60,13 @@ def _sentence(path: list[Any], fault: Any, text: str) -> str:
         return f"unknown setting `{name}`" + (f"; did you mean `{near}`?" if near else "")
     if kind == "missing":
         return f"the setting `{name}` is missing"
+    if kind == "model_type" and path and name in EXAMPLES:
+        return f"`{name}` is a group of settings; write for example `{name}: {EXAMPLES[name]}`"
     message = text.removeprefix("Value error, ").replace(", or Input", ", or input")
     if name == "the job":
         return "a job is a mapping of settings" if kind == "model_type" else message
+    if kind == "decimal_parsing":
+        message = "a number is needed, in digits and without a sign of a currency, for example 5.00"
     shown = fault.get("input")
     # a number that does not fit is shown; anything else may be long or private
     told = f" (it is {shown})" if isinstance(shown, int | float) and kind != "value_error" else ""

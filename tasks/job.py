@@ -183,7 +183,9 @@ class Job(Settings):
         description="JSON schema, or a file that holds one; {type: json_schema, strict: false, schema: ...}; or "
         "{type: json_object}",
     )
-    parameters: dict[str, Any] = Field(default_factory=dict, description="Passed on, for example {temperature: 0}")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="Passed on, for example {reasoning_effort: none}"
+    )
     parameters_column: str | None = Field(None, description="Column of parameters for single rows")
     endpoint: Endpoint = Field(
         default_factory=lambda: Endpoint.model_validate({}), description="Where requests go; default OpenAI"
@@ -213,6 +215,12 @@ class Job(Settings):
     @classmethod
     def _text(cls, value: Any) -> Any:
         return refuse_surrogates(value)
+
+    @field_validator("prompt", mode="before", json_schema_input_type=Prompt | str | None)
+    @classmethod
+    def _user_alone(cls, value: Any) -> Any:
+        # one text is what the row asks
+        return {"user": value} if isinstance(value, str) else value
 
     @field_validator("input", "output", "state")
     @classmethod

@@ -21,6 +21,8 @@ from parquill.tasks.disk.address import is_uri, mirror_of
 from parquill.tasks.errors import BadJob
 from parquill.tasks.faults import sentences
 from parquill.tasks.job import Job
+from parquill.tasks.job_advice import refuse_data, tell_fault
+from parquill.tasks.job_size import check_size
 from parquill.tasks.response_format import one_form
 
 HALF = "holds half of a character (a lone surrogate)"
@@ -58,7 +60,8 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = str(getattr(error, "problem", None) or "is not YAML").strip()
-        raise BadJob(f"{where}{line}: {problem}") from None
+        told = tell_fault(text, problem, None if mark is None else mark.line)
+        raise BadJob(f"{where}{line}: {told}") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise BadJob(f"{where}: is not YAML") from None
 
@@ -87,12 +90,15 @@ def _parse_json(text: str, what: str, path: Path) -> Any:
 
 def load_job(path: Path, overrides: Iterable[str] = ()) -> Job:
     """Read a job file and apply `a.b=VALUE` overrides. Raises BadJob."""
+    refuse_data(path)
     mapping = read_yaml(path, "the job file")
     if not isinstance(mapping, dict):
         raise BadJob(f"{path}: a job file is a mapping of settings; `parquill init` writes one to start from")
     for override in overrides:
         _set(mapping, override)
-    return make_job(mapping)
+    job = make_job(mapping)
+    check_size(job)
+    return job
 
 
 def _set(mapping: dict[str, Any], override: str) -> None:

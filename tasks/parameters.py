@@ -7,7 +7,10 @@ it costs money at another.
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import rfc8785
@@ -104,6 +107,23 @@ _CACHES = ("cache_control", "prompt_cache_options")
 _USUAL_TTLS = frozenset({"5m", "30m"})
 
 
+# Names that services take; one that is nearly one of them, and none itself, is a slip of the pen, and is sent in vain.
+KNOWN = frozenset(
+    "temperature top_p top_k top_a min_p typical typical_p tfs_z repetition_penalty_range presence_penalty "
+    "frequency_penalty repetition_penalty repeat_penalty repeat_last_n length_penalty no_repeat_ngram_size stop "
+    "stop_token_ids include_stop_str_in_output ignore_eos min_tokens seed random_seed logit_bias logprobs "
+    "top_logprobs prompt_logprobs reasoning reasoning_effort reasoning_format include_reasoning thinking "
+    "thinking_budget enable_thinking think verbosity user metadata tools tool_choice parallel_tool_calls "
+    "safety_identifier prompt_cache_key prompt_cache_retention prompt_cache_options cache_control "
+    "chat_template_kwargs chat_template add_generation_prompt skip_special_tokens spaces_between_special_tokens "
+    "guided_json guided_regex guided_choice guided_grammar structured_outputs grammar json_schema safe_prompt "
+    "safety_settings prompt_mode mirostat mirostat_tau mirostat_eta dry_multiplier xtc_threshold dynatemp_range "
+    "samplers num_ctx keep_alive truncation truncate_prompt_tokens top_n_sigma use_cache".split()
+)
+_SIGNS = re.compile("[-_]")
+LIKENESS = 0.85  # of two names, from which on one is taken for a slip of the other
+
+
 def own_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that are to be sent. Raises ValueError for the first that is not the user's to set."""
     kept = {
@@ -132,11 +152,28 @@ def _refuse(parameters: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{name!r} keeps a cache for longer, at a higher price than is reserved; leave its ttl out"
             )
-        low, high = RANGES.get(name, (None, None))
-        if low is None or high is None or value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ValueError(f"{name} is not a number from {low} to {high}")
+        if near := near_miss(name):
+            raise ValueError(f"{name!r} is unknown; did you mean {near!r}?")
+        _refuse_range(name, value)
+
+
+def _refuse_range(name: str, value: Any) -> None:
+    low, high = RANGES.get(name, (None, None))
+    if low is None or high is None or value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{name} is not a number from {low} to {high}")
+
+
+@lru_cache(maxsize=1024)  # rows may have parameters of their own
+def near_miss(name: str) -> str | None:
+    """The known parameter that a name was meant to be; None for one that is known, and for one that is like none."""
+    if name in KNOWN or name in REFUSED or len(name) < 4:
+        return None
+    bare = _SIGNS.sub("", name).lower()
+    same = next((known for known in KNOWN if _SIGNS.sub("", known) == bare), None)
+    near = difflib.get_close_matches(name.lower(), KNOWN, 1, LIKENESS)
+    return same or (near[0] if near else None)
 
 
 def refuse_unwritable(value: Any) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import make_job, merge
+from parquill.tasks.thinking import answers_at_once
 
 # What the prompt says in a sentence; a blank would leave a hole in it, and be paid for.
 Words = Annotated[str, Field(pattern=r"\S")]
@@ -30,11 +31,18 @@ def make_ready_job(job: Mapping[str, Any], settings: Mapping[str, Any], paramete
     for name in MADE:
         if name in settings:
             raise BadJob(f"`settings.{name}`: this flow makes its own prompt; the flow `complete-prompts` takes any")
+    job = {"parameters": {}, **job}
     for name, value in settings.items():
         # whatever else stands there would replace the flow's whole group, with what parameters have given of it
         if isinstance(job.get(name), dict) and not isinstance(value, dict):
             raise BadJob(f"`settings.{name}` must be a mapping: this flow adds to it")
-    return make_job(merge(job, settings))
+    made = merge(job, settings)
+    if "parameters" not in settings and isinstance(made["model"], str):
+        # translations and summaries are short: what a model thinks before them would use up max_output_tokens
+        endpoint = made.get("endpoint")
+        api = endpoint.get("api", "chat") if isinstance(endpoint, Mapping) else "chat"
+        made["parameters"] = answers_at_once(made["model"], api)
+    return make_job(made)
 
 
 def _has(settings: Any, path: str) -> bool:

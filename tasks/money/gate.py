@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 
 from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job import Job
 from parquill.tasks.money.prices import Price, dollars, nano_of, usd
+from parquill.tasks.money.shutdowns import find_shutdown
 from parquill.tasks.records import Estimate, Totals
+from parquill.tasks.thinking import warn_of_thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +28,17 @@ class Verdict:
 
 
 def judge(
-    job: Job, estimate: Estimate, price: Price, totals: Totals | None = None, month_booked: int | None = None
+    job: Job,
+    estimate: Estimate,
+    price: Price,
+    totals: Totals | None = None,
+    month_booked: int | None = None,
+    today: date | None = None,
 ) -> Verdict:
     """Hold an estimate against the budgets of a job.
 
     `totals` is what an interrupted run has spent already, `month_booked` what all other runs of the month have.
+    `today` is by default the day of the clock: models are shut down by it, whatever day the prices are of.
     """
     spent = totals or Totals()
     booked = spent.settled_nano + spent.in_doubt_nano
@@ -40,7 +49,7 @@ def judge(
     expected = booked + (open_expected * left // open_worst if open_worst else 0)
     rows = estimate.to_send - sum(spent.statuses.values())
     facts = f"({rows:,} rows to send, {job.model}, prices of {price.version})"
-    odd = _warn_of_one_prompt(job, estimate)
+    odd = "; ".join(_warnings(job, estimate, today or datetime.now(UTC).date())) or None
     limits = []
     if job.budget.run_usd is not None:
         limits.append((nano_of(job.budget.run_usd), f"the budget of {dollars(nano_of(job.budget.run_usd))}"))
@@ -61,6 +70,17 @@ def judge(
     may_stop = f"the worst case of {dollars(worst)} exceeds {name}: the run may stop on the way"
     warning = "; ".join(told for told in (odd, may_stop if worst > limit else None) if told) or None
     return Verdict(True, f"expected {dollars(expected)} fits into {name} {facts}", warning, expected, rows)
+
+
+def _warnings(job: Job, estimate: Estimate, today: date) -> list[str]:
+    """What to say before the first payment of a job that may be run, but should be looked at."""
+    if not estimate.rows:
+        return ["the input has no rows: the results will be empty"]
+    found = [_warn_of_one_prompt(job, estimate)]
+    if estimate.to_send:
+        shutdown = find_shutdown(job.model, job.endpoint.base_url)
+        found += [shutdown.sentence(today) if shutdown is not None else None, warn_of_thinking(job)]
+    return [told for told in found if told is not None]
 
 
 def _warn_of_one_prompt(job: Job, estimate: Estimate) -> str | None:

@@ -36,7 +36,10 @@ def ledger_url() -> sa.URL:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise LedgerFailed(f"the ledger's folder {folder} cannot be made: {error.strerror}") from None
+            raise LedgerFailed(
+                f"the ledger's folder {folder} cannot be made: {error.strerror}; set XDG_STATE_HOME to a folder that "
+                "can be written, or PARQUILL_LEDGER_URL to a database"
+            ) from None
         return sa.URL.create("sqlite", database=str(folder / "ledger.sqlite"))
     try:
         found = sa.make_url(url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url)
@@ -66,6 +69,7 @@ class LedgerDatabase:
         except (SQLAlchemyError, OSError, ValueError) as error:
             raise LedgerFailed(f"PARQUILL_LEDGER_URL cannot be used ({type(error).__name__})") from None
         if self.is_sqlite:
+            _check_folder(address.database)
             sa.event.listen(self.engine, "connect", lambda connection, _: _set_up_sqlite(connection, lock_s))
             sa.event.listen(self.engine, "begin", _begin_immediate)
         elif self.engine.dialect.name != "postgresql":
@@ -107,6 +111,21 @@ class LedgerDatabase:
                 yield connection
         except SQLAlchemyError as error:
             raise LedgerFailed(f"the ledger's database does not answer ({type(error).__name__})") from None
+
+
+def _check_folder(database: str | None) -> None:
+    """Name the folder of an SQLite file that could not be made or written. Raises LedgerFailed."""
+    if not database or database == ":memory:" or database.startswith("file:"):
+        return
+    file = Path(database).absolute()
+    if not file.parent.is_dir():
+        raise LedgerFailed(f"the ledger's folder {file.parent} is not there; make it, or change PARQUILL_LEDGER_URL")
+    # SQLite puts its own files beside it
+    if not os.access(file.parent, os.W_OK) or (file.exists() and not os.access(file, os.W_OK)):
+        raise LedgerFailed(
+            f"the ledger {file} cannot be written; set XDG_STATE_HOME to a folder that can be written, or "
+            "PARQUILL_LEDGER_URL to a database"
+        )
 
 
 def _from_version_1(connection: sa.Connection) -> None:

@@ -85,7 +85,9 @@ def check_apart(location: str, paths: list[str], output: str | None) -> None:
         folder = Path(output).resolve()
         inside = Path(location).is_dir() and folder.is_relative_to(Path(location).resolve())
         recursive = "**" in location and fnmatch.fnmatch(str(folder / "results" / "x.parquet"), location)
-        is_in = inside or recursive or any(Path(path).resolve().is_relative_to(folder) for path in paths)
+        is_in = inside or recursive
+        if not is_in and any(Path(path).resolve().is_relative_to(folder) for path in paths):
+            raise BadInput(f"the input {location} lies inside the output {output}; choose an `output` of its own")
     if is_in:
         told = shown(output), shown(location)
         raise BadInput(f"the output {told[0]} lies inside the input {told[1]}: results would be read as prompts")

@@ -35,7 +35,7 @@ from parquill.tasks.rows.responses_input import as_items, as_messages
 from parquill.tasks.rows.seen import Seen
 from parquill.tasks.rows.source import Source, read_batches
 from parquill.tasks.rows.source_file import SourceFile
-from parquill.tasks.rows.template import Templates
+from parquill.tasks.rows.template import ROW, Templates
 
 # Of rendered text and what is carried through beside it, and of rows of the plan, that are in memory together.
 MOST_AT_ONCE = 16 << 20
@@ -129,7 +129,9 @@ class Planner:
             return None
         names = [*self.source.schema.names, *(self.job.for_each or {})]
         variables = self.job.vars if isinstance(self.job.vars, dict) else None
-        templates = Templates(self.job.prompt.system, self.job.prompt.user, names, variables)
+        templates = Templates(
+            self.job.prompt.system, self.job.prompt.user, names, variables, _fields_of_row(self.source.schema)
+        )
         for name in templates.columns:
             kind = self.source.schema.field(name).type if name in self.source.schema.names else pa.string()
             if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
@@ -328,6 +330,13 @@ class Planner:
                 raise OtherRows(NOT_THE_SAME.format(f"in which {other!r} has other values"))
         self._passed += table.num_rows
         return Kept(table.select(self.previous.own), prefix, self.redo)
+
+
+def _fields_of_row(schema: pa.Schema) -> frozenset[str]:
+    """The fields of a column that is called `row`: only a struct has any that a template reaches by name."""
+    kind = schema.field(ROW).type if ROW in schema.names else pa.null()
+    places = range(kind.num_fields) if pa.types.is_struct(kind) else ()
+    return frozenset(kind.field(place).name for place in places)
 
 
 def _cut(batch: pa.RecordBatch, begin: int, end: int, repeats: int) -> tuple[pa.RecordBatch, int]:

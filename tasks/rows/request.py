@@ -16,10 +16,10 @@ import rfc8785
 from parquill.tasks.errors import RowFault
 from parquill.tasks.job import Job
 from parquill.tasks.parameters import own_parameters, refuse_unwritable
+from parquill.tasks.rows.chat_fields import DROPPED, SENT, tell_mapping, tell_role, tell_unknown
 
 KEY_VERSION = 1
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal"})
 
 
 class KeyMaker:
@@ -73,6 +73,8 @@ def check_messages(value: Any) -> list[dict[str, Any]]:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
             raise RowFault("bad_messages", "the messages are not JSON") from None
+    if isinstance(value, dict):
+        raise RowFault("bad_messages", tell_mapping(set(value)))
     if not isinstance(value, list) or not value:
         raise RowFault("bad_messages", "the messages are not a list of at least one message")
     messages = [_check_message(number, item) for number, item in enumerate(value)]
@@ -91,17 +93,29 @@ def _check_message(number: int, item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise RowFault("bad_messages", f"message {number} is not a mapping")
     # Arrow gives every struct every field: a null field is one that is not there
-    message = {name: field for name, field in item.items() if field is not None}
-    unknown = sorted(message.keys() - FIELDS)
+    message = {name: field for name, field in item.items() if field is not None and name not in DROPPED}
+    if message.get("tool_calls") == []:
+        del message["tool_calls"]  # an Arrow list that is not null; services refuse an empty one
+    unknown = message.keys() - SENT
     if unknown:
-        raise RowFault("bad_messages", f"message {number} has a field that no chat message has")
-    if not isinstance(message.get("role"), str) or message["role"] not in ROLES:
-        raise RowFault("bad_messages", f"message {number} has no known role")
+        raise RowFault("bad_messages", tell_unknown(number, unknown))
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise RowFault("bad_messages", tell_role(number, role))
     if isinstance(message.get("content"), list):
         message["content"] = [_check_part(number, part) for part in message["content"]]
-    elif not isinstance(message.get("content"), str) and not message.get("tool_calls"):
-        raise RowFault("bad_messages", f"message {number} has no text")
+    elif not isinstance(message.get("content"), str) and not (message.get("tool_calls") or message.get("refusal")):
+        raise RowFault("bad_messages", _tell_no_text(number, role))
     return message
+
+
+def _tell_no_text(number: int, role: str) -> str:
+    if role == "assistant":
+        return (
+            f"message {number} has no text: the `content` of this assistant is null, without tool_calls; leave the "
+            "message out"
+        )
+    return f"message {number} has no text: its `content` is null or no text"
 
 
 def _check_part(number: int, part: Any) -> dict[str, Any]:

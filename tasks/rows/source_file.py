@@ -22,6 +22,7 @@ from parquill.tasks.disk.address import is_uri, shown
 from parquill.tasks.errors import BadInput
 from parquill.tasks.rows.int96 import ExactTimes, Inexact, int96_columns
 from parquill.tasks.rows.listing import Place
+from parquill.tasks.rows.other_formats import tell_format
 from parquill.tasks.rows.pages import MAX_CHUNKS, mean_row_bytes
 from parquill.tasks.rows.unpacked import unpacked_bytes
 
@@ -120,7 +121,8 @@ def _footer(place: Place) -> _Found:
     except PermissionError:
         raise BadInput(f"{told} cannot be opened: permission denied") from None
     except pa.ArrowInvalid as error:
-        raise BadInput(f"{told} is not a readable Parquet file: {_first_line(error)}") from None
+        why = tell_format(path) or _first_line(error)
+        raise BadInput(f"{told} is not a readable Parquet file: {why}") from None
     except (pa.ArrowException, OSError) as error:
         kind = "cannot be read" if is_uri(path) else "is not a readable Parquet file"
         raise BadInput(f"{told} {kind}: {reason_of(path, error)}") from None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from jinja2 import (
@@ -28,6 +29,8 @@ from parquill.tasks.rows.nulls import FOR_NULLS, Null, NullValue, ShownAsPython,
 from parquill.tasks.rows.sandbox import Sandbox, TooMuchText, check_size
 
 ROW = "row"
+# {text}, { text }, ${text}, {text!r}, {text:>5}, %(text)s
+_BRACES = re.compile(r"\$?\{([^{}!:\n\"']{1,80})(?:![rsa])?(?::[^{}\n]{0,20})?\}|%\(([^()\n\"']{1,80})\)[sdr]")
 OWN_NAMES = frozenset({"self", "vars"})
 
 
@@ -64,11 +67,12 @@ def column_expression(name: str) -> str:
 class _Lookups(NodeTransformer):
     """Makes `row["a column"]` and `row.column` names, so that what a template needs is known as it is of any other.
 
-    A column `row` keeps its own fields: then only columns whose names are no words are looked up.
+    A column `row` keeps its own `fields` (None where they are not known: then only columns whose names are no words are
+    looked up).
     """
 
-    def __init__(self, known: list[str], *, is_own: bool) -> None:
-        self._known, self._is_own = known, is_own
+    def __init__(self, known: list[str], fields: Collection[str] | None, *, is_own: bool) -> None:
+        self._known, self._fields, self._is_own = known, fields, is_own
         self.columns: dict[str, str] = {}
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802 - the visitor's name
@@ -90,11 +94,14 @@ class _Lookups(NodeTransformer):
     def _column(self, node: nodes.Getitem | nodes.Getattr, name: Any) -> nodes.Node:
         if self._is_own or not (isinstance(node.node, nodes.Name) and node.node.name == ROW):
             return node
-        if ROW in self._known and (name not in self._known or str(name).isidentifier()):
+        if ROW in self._known and (name not in self._known or self._is_of_the_column(str(name))):
             return node
         if name not in self._known:
             raise BadJob(f"looks up {name!r} in `row`, {_hint(str(name), self._known)}")
         return self._name(name, node.lineno)
+
+    def _is_of_the_column(self, name: str) -> bool:
+        return name.isidentifier() and (self._fields is None or name in self._fields)
 
     def _name(self, column: str, line: int) -> nodes.Name:
         alias = f"{self._known.index(column)}_of_row"  # no name in a template begins with a digit
@@ -102,13 +109,13 @@ class _Lookups(NodeTransformer):
         return nodes.Name(alias, "load", lineno=line)
 
 
-def _look_up(tree: nodes.Template, env: Sandbox, known: list[str]) -> dict[str, str]:
+def _look_up(tree: nodes.Template, env: Sandbox, known: list[str], fields: Collection[str] | None) -> dict[str, str]:
     """Let a template look up columns in `row`, unless that is a variable of its own; gives names and columns.
 
     Raises BadJob.
     """
     is_own = any(node.name == ROW and node.ctx != "load" for node in tree.find_all(nodes.Name))
-    lookups = _Lookups(known, is_own=is_own)
+    lookups = _Lookups(known, fields, is_own=is_own)
     lookups.visit(tree)
     tree.set_environment(env)
     return lookups.columns
@@ -121,9 +128,17 @@ class Templates:
     """
 
     def __init__(
-        self, system: str | None, user: str, names: Iterable[str], variables: Mapping[str, Any] | None
+        self,
+        system: str | None,
+        user: str,
+        names: Iterable[str],
+        variables: Mapping[str, Any] | None,
+        fields_of_row: Collection[str] | None = None,
     ) -> None:
-        """Compile; raises BadJob for a syntax error or a name that no column, `for_each` or `vars` gives."""
+        """Compile; raises BadJob for a syntax error or a name that no column, `for_each` or `vars` gives.
+
+        `fields_of_row` are those of a column that is called `row`, where they are known.
+        """
         env = _environment()
         known = list(names)
         # where a job gives `vars` they are what the name means; a column of this name is `row["vars"]`
@@ -132,14 +147,16 @@ class Templates:
             env.globals.pop(name, None)  # a column called `range` or `dict` is the column
         used: set[str] = set()
         self._parts = []
+        trees: dict[str, nodes.Template] = {}
         self._lookups: dict[str, str] = {}
         for role, text in (("system", system), ("user", user)):
             if text is None:
                 continue
             try:
                 tree = env.parse(text)
-                self._lookups |= _look_up(tree, env, known)
+                self._lookups |= _look_up(tree, env, known, fields_of_row)
                 self._parts.append((role, env.from_string(tree)))
+                trees[role] = tree
             except BadJob as error:
                 raise BadJob(f"`prompt.{role}` {error}") from None
             except TemplateSyntaxError as error:
@@ -156,6 +173,8 @@ class Templates:
             used |= wanted
         used |= set(self._lookups.values())
         self.columns = [name for name in known if name in used]
+        if not self.columns:
+            _refuse_other_braces(trees, known)
         self._vars = dict(variables or {})
 
     def render(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -199,6 +218,20 @@ class Templates:
                 raise RowFault("template_error", f"prompt.{role}: {type(error).__name__} for this row") from None
             messages.append({"role": role, "content": text})
         return messages
+
+
+def _refuse_other_braces(trees: Mapping[str, nodes.Template], known: list[str]) -> None:
+    """Refuse a prompt that names a column as other languages do, {text}, and none as a template does. Raises BadJob."""
+    for role, tree in trees.items():
+        for data in tree.find_all(nodes.TemplateData):
+            for match in _BRACES.finditer(data.data):
+                name = (match.group(1) or match.group(2)).strip()
+                if name in known:
+                    written = column_template(name)
+                    raise BadJob(
+                        f"`prompt.{role}` has {match.group()}, which is plain text: did you mean {written}? To send "
+                        f'these characters themselves, write {{{{ "{match.group()}" }}}}'
+                    )
 
 
 def _join(pieces: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
+from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
@@ -34,6 +35,14 @@ def bearable(what: str) -> Iterator[None]:
             yield
     except Exception as error:  # noqa: BLE001 - whatever the server does, the run goes on
         _log.warning("%s could not be shown in Prefect (%s)", what, type(error).__name__)
+
+
+def add_tag(tag: str) -> None:
+    """Give the flow run a tag, if it has none of that name: a run that a function call began has no tags at all."""
+    if flow_run.id is None or tag in flow_run.tags:
+        return
+    with bearable("the tag"), get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, tags=[*flow_run.tags, tag])
 
 
 def tell(name: str, job: Job, *, told: Mapping[str, str] | None = None, **payload: Any) -> None:

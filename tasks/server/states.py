@@ -32,18 +32,21 @@ from parquill.tasks.errors import (
 )
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.server import process
+from parquill.tasks.server.events import add_tag
 from parquill.tasks.server.flow_run import make_ready_to_end
 from parquill.tasks.tolerance import Idle
 from parquill.tasks.unforeseen import replace_error
 
+TAG = "parquill"  # of every flow run: what automations match
 FAILED_ROWS = "Completed with failed rows"
+TOO_MANY_FAILED_ROWS = "Too many failed rows"
 DOES_NOT_FIT = "Does not fit the budget"
 NAMES: dict[type[ParquillError], str] = {
     NotApproved: "Not approved",
     RefusedByBudget: "Refused by budget",
     StoppedByBudget: "Stopped by budget",
     ServiceStopped: "Stopped by the service",
-    TooManyNotOk: FAILED_ROWS,
+    TooManyNotOk: TOO_MANY_FAILED_ROWS,
     BadJob: "Refused: bad job",
     BadInput: "Refused: bad input",
     FolderInUse: "Refused: folder in use",
@@ -99,6 +102,7 @@ def ends_with_state(
     def told(*args: Given.args, **kwargs: Given.kwargs) -> Any:
         given = arguments.signature.bind(*args, **kwargs)
         process.begin()
+        add_tag(TAG)
         try:
             arguments.validate(given)
             ended = body(*given.args, **given.kwargs)

@@ -69,6 +69,7 @@ def test_a_run_can_be_read_at_a_glance(jobs: Jobs, prefect_server: str) -> None:
     assert done.exit_code == 0, done.stderr
     (run,) = api.flow_runs()
     assert run["name"] == "glance · 1,200 rows · gpt-4o-mini"
+    assert run["tags"] == ["parquill"]  # what automations match
     assert run["state_type"] == "COMPLETED"
     estimate, summary, progress = (api.artifact(kind) for kind in ("estimate", "summary", "progress"))
     assert {each["flow_run_id"] for each in (estimate, summary, progress)} == {run["id"]}
@@ -120,6 +121,7 @@ def test_a_run_that_ends_badly_says_why(
     assert raised.value.exit_code == exit_code
     (run,) = Api(prefect_server, f"ends-badly-{name}").flow_runs()
     assert run["state_type"] == "FAILED"
+    assert run["tags"] == ["parquill"]
     assert words in run["state"]["message"]
 
 
@@ -143,7 +145,7 @@ def test_a_run_that_ends_badly_says_why(
         (
             "idle-bad",
             0.0,
-            ("FAILED", "Completed with failed rows"),
+            ("FAILED", "Too many failed rows"),
             5,
             "nothing was sent: 1 of 20 rows are not ok (trunc",
         ),

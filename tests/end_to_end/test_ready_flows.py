@@ -106,7 +106,7 @@ def test_a_bad_job_is_refused_by_its_state(jobs: Jobs, prefect_server: str) -> N
         (complete_prompts, {"job": {**settings, "modell": "x"}}, "bad-job · gpt-4o-mini", "did you mean `model`?"),
         (complete_prompts, {"job": settings, "date": "yesterday"}, "bad-job · gpt-4o-mini", "`date`: input should be"),
         (complete_prompts, {"job": {"name": "bad-job"}}, "bad-job · no model", "the setting `model` is missing"),
-        (translate, {**ready, "languages": ["fr"], "run_usd": 1e-12}, "bad-job · gpt-4o-mini", "`run_usd`: decimal"),
+        (translate, {**ready, "languages": ["fr"], "run_usd": 1e-12}, "bad-job · gpt-6-luna", "`run_usd`: decimal"),
         (summarize, {**ready, "model": ["bad"]}, "bad-job · no model", "`model`: input should be a valid string"),
     ]
     for flow, parameters, name, words in calls:

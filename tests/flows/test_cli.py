@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.flows.cli import main
+from parquill.flows.cli import cli, main
+from parquill.flows.show import comparison_lines, rounded
 from parquill.tasks.job_file import load_job
 
 COMMANDS = ("approve", "doctor", "estimate", "init", "preview", "report", "run", "serve-model", "spend")
@@ -496,26 +497,43 @@ def test_comparing_models(shell: Shell) -> None:
     assert shell("estimate", "job.yaml", "--compare", "gpt-4o-mni").code == 2
 
 
-def test_a_comparison_has_batch_prices_and_windows(shell: Shell) -> None:
-    """`--compare` has the batch price too, counts rows too long for each window, and flags approximate counts."""
+def test_a_comparison_has_windows_and_notes(shell: Shell) -> None:
+    """`--compare` prices the lane that a run can buy, counts rows too long for each window, and says what is to be known of a model."""
     shell.write(["one", "word " * 20_000])
-    wanted = "gpt-3.5-turbo,claude-sonnet-4-5"
+    wanted = "gpt-3.5-turbo,claude-sonnet-4-5,gpt-6-luna"
     found = shell("estimate", "job.yaml", "--json", "--compare", wanted).json
-    entries = {(entry["model"], entry["processing"]): entry for entry in found["models"]}
+    entries = {entry["model"]: entry for entry in found["models"]}
+    assert {entry["lane"] for entry in found["models"]} == {"live"}
     costs = [Decimal(entry["estimate"]["cost_usd_expected"]) for entry in found["models"]]
     assert costs == sorted(costs)
-    standard, batch = entries["gpt-4o-mini", "standard"], entries["gpt-4o-mini", "batch"]
-    assert Decimal(batch["estimate"]["cost_usd_worst"]) * 2 == Decimal(standard["estimate"]["cost_usd_worst"])
-    assert (standard["fits_window"], standard["rows_too_long"]) == (True, 0)
-    small = entries["gpt-3.5-turbo", "standard"]
+    own, small, luna = entries["gpt-4o-mini"], entries["gpt-3.5-turbo"], entries["gpt-6-luna"]
+    assert (own["fits_window"], own["rows_too_long"]) == (True, 0)
     assert (small["fits_window"], small["rows_too_long"]) == (False, 1)
-    assert standard["prompt_tokens_note"] is None
+    assert (own["prompt_tokens_note"], own["thinking_note"]) == (None, None)
+    assert "thinks before it answers" in luna["thinking_note"]
     # nothing is sent at this price, so a model that the job's address does not sell is compared at its maker's
-    assert entries["claude-sonnet-4-5", "standard"]["prices"]["source"] == "genai-prices, anthropic"
-    assert entries["claude-sonnet-4-5", "standard"]["prompt_tokens_note"].startswith("approximate")
+    assert entries["claude-sonnet-4-5"]["prices"]["source"] == "genai-prices, anthropic"
+    assert entries["claude-sonnet-4-5"]["prompt_tokens_note"].startswith("approximate")
     told = shell("estimate", "job.yaml", "--compare", wanted).err
-    assert "gpt-4o-mini (batch)" in told
-    assert "1 rows too long for its window" in told
+    assert "gpt-3.5-turbo: 1 rows are too long for its window" in told
+    lines = list(comparison_lines(found))
+    assert lines[0].startswith("2 rows")
+    table = lines[1:6]
+    assert table[0].split() == "model lane expected p90 worst case prompt tokens".split()
+    assert all("  live  " in line for line in table[1:])
+    assert {len(line) for line in table} == {len(table[0])}  # the columns are aligned
+
+
+@pytest.mark.parametrize(
+    ("usd", "shown"),
+    [
+        ("0", "$0.00"), ("0.000000000", "$0.00"), ("0.002472000", "$0.0025"), ("0.000000012", "$0.000000012"),
+        ("0.5", "$0.50"), ("0.999", "$1.00"), ("6.999747", "$7.00"), ("1234.5", "$1,234.50"), ("0.05", "$0.050"),
+    ],
+)  # fmt: skip
+def test_money_to_compare_is_rounded(usd: str, shown: str) -> None:
+    """Dollars have cents, and below a dollar two digits that tell something; they are never rounded to nothing."""
+    assert rounded(usd) == shown
 
 
 def test_an_estimate_names_what_cannot_be_sent(shell: Shell) -> None:
@@ -546,3 +564,41 @@ def test_ctrl_c_exits_130(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("parquill.flows.cli.load_job", interrupt)
     assert shell("estimate", "job.yaml").code == 130
+
+
+@pytest.mark.parametrize("value", ["ten", "0", "-1", "1.5", "1e3", "", "9" * 30])
+def test_a_limit_that_is_no_number(shell: Shell, value: str) -> None:
+    """What is no number of rows is refused with the range, in plain words."""
+    shell.write(["one"])
+    ended = shell("estimate", "job.yaml", "--limit", value)
+    assert ended.code == 2
+    assert f"{value!r} is not a whole number from 1 to 1,000,000,000,000" in ended.err
+
+
+def test_the_help_of_each_command_is_one_sentence() -> None:
+    """The list of commands shows the first sentence of each whole: it has fewer than 60 characters."""
+    for name, command in cli.commands.items():
+        first = (command.help or "").split("\n\n")[0]
+        assert len(first) < 60, name
+        assert not command.get_short_help_str(60).endswith("..."), name
+
+
+def test_a_refusal_is_said_once(shell: Shell) -> None:
+    """What an estimate refuses is told once, and nothing is said to fit just before it."""
+    shell.write(["one", None, None, None])
+    ended = shell("estimate", "job.yaml")
+    assert ended.code == 2
+    assert ended.err.count("in.parquet, row 1") == 1
+    assert "fits into" not in ended.err
+    assert "no budget is set" not in ended.err
+
+
+def test_an_estimate_tells_that_a_run_would_wait(shell: Shell) -> None:
+    """Above budget.approval_usd the estimate says that a run waits for a person."""
+    shell.write(["one", "two"])
+    words = ("estimate", "job.yaml", "--set", "budget.run_usd=1", "--set")
+    above = shell(*words, "budget.approval_usd=0.000001")
+    assert "is above budget.approval_usd = $0.000001: a run waits until a person approves it" in above.err
+    found = shell(*words, "budget.approval_usd=0.000001", "--json").json
+    assert "a run waits until a person approves it" in found["warning"]
+    assert "approves it" not in shell(*words, "budget.approval_usd=0.9").err

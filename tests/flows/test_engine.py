@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_KEY,
+    PREFECT_API_REQUEST_TIMEOUT,
     PREFECT_API_SSL_CERT_FILE,
     PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
     PREFECT_API_URL,
@@ -28,7 +30,7 @@ from prefect.settings import (
 )
 
 from parquill.flows.doctor import examine
-from parquill.flows.engine import AWAY_S, EmbeddedServer
+from parquill.flows.engine import AWAY_S, EmbeddedServer, _ask, check_home, check_patience
 from parquill.tasks.errors import ParquillError
 from tests.clock import Clock
 from tests.end_to_end.jobs import PARQUILL
@@ -320,3 +322,52 @@ def test_a_server_is_named_in_a_file(tmp_path: Path, file: str, text: str) -> No
     )
     assert f"no server answers at PREFECT_API_URL={address}" in done.stdout + done.stderr
     assert done.returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("address", "at_health", "at_api", "found"),
+    [
+        ("http://h:4200", 404, (200, "application/json"), "http://h:4200/api"),
+        ("http://h:4200", 200, (200, "application/json"), "http://h:4200/api"),  # the page of the UI answers any path
+        ("http://h:4200", 404, (401, "application/json"), "http://h:4200/api"),
+        ("http://u:secret@h:4200/prefect", 404, (200, "application/json"), "http://h:4200/prefect/api"),
+        ("http://h:4200", 404, (404, "text/plain"), None),
+        ("http://h:4200", 200, (200, "text/html"), None),
+        ("http://h:4200/api", 404, (200, "application/json"), None),
+    ],
+)
+def test_an_address_that_lacks_api(address: str, at_health: int, at_api: tuple[int, str], found: str | None) -> None:
+    """A server whose address was given without /api is found there, and the address to write is told."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/api/health"):
+            status, kind = at_api if not address.endswith("/api") else (404, "text/plain")
+            return httpx.Response(status, headers={"content-type": kind})
+        return httpx.Response(at_health, headers={"content-type": "text/html"})
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+        asked = _ask(client, address)
+    assert asked.is_at == found
+    if found is not None:
+        assert asked.is_wrong
+        told = EmbeddedServer()._away("http://h:4200", asked)
+        assert told.endswith(f"write PREFECT_API_URL={found}")
+
+
+def test_a_time_in_which_no_server_answers_is_refused() -> None:
+    """PREFECT_API_REQUEST_TIMEOUT below a second is refused by its name; a second is borne."""
+    with temporary_settings({PREFECT_API_REQUEST_TIMEOUT: 0.001}), pytest.raises(ParquillError) as caught:
+        check_patience()
+    assert str(caught.value).startswith("PREFECT_API_REQUEST_TIMEOUT = 0.001 is too short")
+    with temporary_settings({PREFECT_API_REQUEST_TIMEOUT: 1}):
+        check_patience()
+
+
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the embedded server starts, a folder of Prefect's that cannot be made is named with what to set."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "prefect"))
+    with pytest.raises(ParquillError, match=r"Prefect's folder .*file/prefect cannot be written: .*set PREFECT_HOME"):
+        check_home()
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    assert check_home() == str(tmp_path / "prefect")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ from prefect import Flow
 
 from parquill.flows.summarize import summarize
 from parquill.flows.translate import translate
+from parquill.tasks.endpoint_settings import OPENAI_BASE_URL
+from parquill.tasks.money.shutdowns import find_shutdown
+from parquill.tasks.ready import make_ready_job
+from parquill.tasks.thinking import warn_of_thinking
 
 FOLDER = Path("/nonexistent")
 
@@ -153,3 +158,24 @@ def test_what_the_prompt_says_is_not_blank(flow: Flow[..., Any], name: str, blan
 def test_a_glossary_is_of_this_machine() -> None:
     """An address is told to be one, as it was given."""
     assert "`glossary`: s3://bucket/terms.yaml is an address" in _refused(translate, glossary="s3://bucket/terms.yaml")
+
+
+@pytest.mark.parametrize("flow", OWN, ids=lambda flow: flow.name)
+def test_the_default_model_answers_at_once(flow: Flow[..., Any]) -> None:
+    """A ready flow's own model is alive on the day of the table, is asked not to think, and gets no temperature."""
+    model = inspect.signature(flow.fn).parameters["model"].default
+    assert find_shutdown(model, OPENAI_BASE_URL) is None
+    base = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": model, "max_output_tokens": 9}
+    assert warn_of_thinking(make_ready_job(base, {}, {})) is None
+    assert make_ready_job(base, {}, {}).parameters == {"reasoning_effort": "none"}
+
+
+def test_a_ready_flow_has_no_parameters_of_its_own_beside_yours() -> None:
+    """Parameters in `settings`, even none, replace what a ready flow would set; another model is given none at all."""
+    base = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "max_output_tokens": 9}
+    luna, other = {**base, "model": "gpt-6-luna"}, {**base, "model": "gpt-4o-mini"}
+    assert make_ready_job(luna, {"parameters": {}}, {}).parameters == {}
+    assert make_ready_job(luna, {"parameters": {"seed": 1}}, {}).parameters == {"seed": 1}
+    assert make_ready_job(other, {}, {}).parameters == {}
+    responses = make_ready_job(luna, {"endpoint": {"api": "responses"}}, {})
+    assert responses.parameters == {"reasoning": {"effort": "none"}}

@@ -73,7 +73,7 @@ def test_a_scheduled_translation(house: House, made: Jobs) -> None:
     # 23:30 UTC is half past one of the next day in Paris, in the night in which its clocks go forward
     first = house.ended(house.start_run("translate/translate-nightly", parameters, "2026-03-28T23:30:00Z"))
     assert (first["state_type"], first["state_name"]) == ("COMPLETED", "Completed"), first["state"]["message"]
-    assert first["name"] == "nights · 4 rows · gpt-4o-mini"
+    assert first["name"] == "nights · 4 rows · gpt-6-luna"
     table = read_results(folder / "out" / "dt=2026-03-29")
     assert table.column("language").to_pylist() == ["fr", "de"] * 2
     bodies = [entry["body"] for entry in made.service.log()]
@@ -122,7 +122,7 @@ def test_a_state_says_what_happened(house: House, made: Jobs) -> None:
         _check_log(house, run)
     assert told == {
         "tolerated": ("COMPLETED", "Completed with failed rows"),
-        "failing": ("FAILED", "Completed with failed rows"),
+        "failing": ("FAILED", "Too many failed rows"),
         "refused": ("FAILED", "Refused by budget"),
     }
 

@@ -30,7 +30,12 @@ def _scheduled(house: House, deployment: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("deployment", HOURS)
 def test_the_nights_ahead_are_scheduled(house: House, deployment: str) -> None:
-    """As soon as it is deployed, a nightly flow has runs ahead of it, one a night at its hour in its time zone."""
+    """A deployed sample runs by itself only when its schedule is activated; then it has runs ahead, one a night at its hour in its time zone."""
+    found = house.ask("GET", f"/deployments/name/{deployment}")
+    (schedule,) = found["schedules"]
+    assert schedule["active"] is False
+    assert not _scheduled(house, deployment)
+    house.ask("PATCH", f"/deployments/{found['id']}/schedules/{schedule['id']}", active=True)
     House.wait("scheduled runs", lambda: len(_scheduled(house, deployment)) >= 3)
     times = [datetime.fromisoformat(run["expected_start_time"]) for run in _scheduled(house, deployment)]
     local = [time.astimezone(ZoneInfo("Europe/Paris")) for time in times]

@@ -39,6 +39,13 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"endpoint": {"base_url": "http://example.com/v1"}}, ["http", "allow_http"]),
     ({"endpoint": {"base_url": "https://user:pass@example.com/v1"}}, ["base_url"]),
     ({"endpoint": {"base_url": "file:///etc/passwd"}}, ["base_url"]),
+    ({"endpoint": {"base_url": "https://example.com/v1/chat/completions"}}, ["base_url: https://example.com/v1`"]),
+    (
+        {"endpoint": {"base_url": "https://example.com/v1/responses/"}},
+        ["/responses", "base_url: https://example.com/v1`"],
+    ),
+    ({"endpoint": {"base_url": "https://example.com/v1/completions"}}, ["/completions", "https://example.com/v1`"]),
+    ({"endpoint": {"base_url": "https://example.com/v1/models"}}, ["/models", "https://example.com/v1`"]),
     ({"endpoint": {"api_key": "sk-123"}}, ["endpoint.api_key"]),
     ({"endpoint": {"api_key_env": "sk-proj-123/456"}}, ["endpoint.api_key_env"]),
     ({"tolerate": {"not_ok": 2}}, ["tolerate.not_ok"]),

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import make_job
-from parquill.tasks.parameters import OUTPUT_LIMITS, OWNED, REFUSED
+from parquill.tasks.parameters import KNOWN, OUTPUT_LIMITS, OWNED, REFUSED, near_miss
 
 LEAST: dict[str, Any] = {
     "name": "translate",
@@ -564,3 +564,27 @@ def test_values_are_not_repeated_in_refusals(value: str) -> None:
     ]
     for change in changes:
         assert value not in _refusal(**change)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("temprature", "temperature"),
+        ("Temperature", "temperature"),
+        ("top-p", "top_p"),
+        ("topP", "top_p"),
+        ("frequencyPenalty", "frequency_penalty"),
+        ("reasoning_efort", "reasoning_effort"),
+        ("reasoningEffort", "reasoning_effort"),
+        ("tool_choise", "tool_choice"),
+    ],
+)
+def test_a_parameter_that_is_nearly_one(name: str, meant: str) -> None:
+    """A parameter that is nearly a known one would be ignored or refused by the service: it is named with what was meant."""
+    assert f"{name!r} is unknown; did you mean {meant!r}?" in _refusal(parameters={name: 1})
+
+
+@pytest.mark.parametrize("name", [*sorted(KNOWN), "foo", "my_gateways_own_setting", "x", "t"])
+def test_other_parameters_are_passed_on(name: str) -> None:
+    """A known parameter, and one that is like none, is the user's to set."""
+    assert near_miss(name) is None

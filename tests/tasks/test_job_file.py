@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job import Job
+from parquill.tasks.faults import EXAMPLES
+from parquill.tasks.job import Job, Prompt
 from parquill.tasks.job_file import expand_dates, load_job, make_job, parse_yaml, place_job
 
 FILE = """\
@@ -354,3 +355,80 @@ def test_half_of_a_character_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     path.write_text(f'{{"a": ["{half}"]}}')
     with pytest.raises(BadJob, match=rf"{name}.* holds half of a character"):
         load_job(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: a\nprompt:\n  user: {{ text }}\n",
+        "prompt: {user: {{ text }}}\n",
+        "prompt:\n  user: {{ title }} in {{ language }}\n",
+        "prompt:\n  user: Translate: {{ text }}\n",
+        "prompt:\n  user: {% if a %}x{% endif %}\n",
+    ],
+)
+def test_a_template_without_quotes_is_told(tmp_path: Path, text: str) -> None:
+    """YAML takes braces for a mapping: a template without quotes is refused with how to write it, and with its line."""
+    with pytest.raises(BadJob, match=r'line \d: .*a template needs quotes: user: "\{\{ text \}\}"'):
+        load_job(_write(tmp_path, text))
+    with pytest.raises(BadJob, match="a template needs quotes"):
+        load_job(_write(tmp_path, FILE), ["prompt.user={{ title }}"])
+
+
+@pytest.mark.parametrize("text", ["name: a\n---\nname: b\n", "---\nname: a\n---\nname: b\n", "--- a\n--- b\n"])
+def test_a_second_document_is_told(tmp_path: Path, text: str) -> None:
+    """A file with two documents is refused with what to remove."""
+    with pytest.raises(BadJob, match="remove what stands from the second `---` on"):
+        load_job(_write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("in.parquet", b"PAR1...", "Parquet data"),
+        ("in.bin", b"PAR1\xff\xfe", "Parquet data"),
+        ("in.csv", b"id,text\n1,a\n", "CSV data"),
+        ("in.JSONL", b'{"id": 1}\n{"id": 2}\n', "JSON lines"),
+    ],
+)
+def test_data_in_the_place_of_a_job_file(tmp_path: Path, name: str, data: bytes, kind: str) -> None:
+    """A file of data is no job file, and is told to be named in one."""
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(BadJob, match=f"{name} is {kind}, not a job file. .*name the data in its `input`"):
+        load_job(tmp_path / name)
+
+
+def test_a_prompt_of_one_text(tmp_path: Path) -> None:
+    """A plain text in the place of the prompt is `prompt.user`, in a file, by --set, and in a job that a flow is given."""
+    job = load_job(_write(tmp_path, FILE), ['prompt="Hello {{ title }}"'])
+    assert job.prompt == Prompt(user="Hello {{ title }}", system=None)
+    assert make_job({**job.model_dump(mode="json"), "prompt": "x"}).prompt == Prompt(user="x", system=None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"budget": 5}, "`budget` is a group of settings; write for example `budget: {run_usd: 5}`"),
+        ({"limits": 5}, "`limits: {max_at_once: 64}`"),
+        ({"retry": 5}, "`retry: {attempts: 6}`"),
+        ({"tolerate": 0.5}, "`tolerate: {not_ok: 0.01}`"),
+        ({"price": 0.15}, "`price: {usd_per_mtok_input: "),
+        ({"endpoint": "https://x/v1"}, "`endpoint: {base_url: "),
+        ({"prompt": 5}, "`prompt: {user: "),
+        ({"budget": {"run_usd": "$5"}}, "`budget.run_usd`: a number is needed, in digits"),
+    ],
+)
+def test_a_value_in_the_place_of_a_group(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    """A value where settings belong is refused with an example that is a job, and without pydantic's words."""
+    mapping = load_job(_write(tmp_path, FILE)).model_dump(mode="json")
+    with pytest.raises(BadJob) as caught:
+        make_job({**mapping, **changes})
+    assert words in str(caught.value)
+    assert "instance of" not in str(caught.value)
+
+
+@pytest.mark.parametrize("group", EXAMPLES)
+def test_the_examples_are_settings(tmp_path: Path, group: str) -> None:
+    """What a refusal gives as an example is taken."""
+    mapping = load_job(_write(tmp_path, FILE)).model_dump(mode="json")
+    make_job({**mapping, group: parse_yaml(EXAMPLES[group], "the example")})

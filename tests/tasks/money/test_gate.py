@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -16,13 +17,13 @@ from parquill.tasks.money.prices import Band, Price
 from parquill.tasks.records import Estimate, Totals
 
 USD = 1_000_000_000
-PRICE = Price("gpt-4o-mini", (Band(0, 1, 1, 1, 1),), None, "a test", "2026-08-01")
+PRICE = Price("gpt-6-luna", (Band(0, 1, 1, 1, 1),), None, "a test", "2026-08-01")
 
 
 def _job(**budget: Any) -> Job:
-    least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "{{ x }}"}, "model": "gpt-4o-mini"}
+    least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "{{ x }}"}, "model": "gpt-6-luna"}
     limits = {"tokens_per_minute": budget.pop("tokens_per_minute", None)}
-    return make_job({**least, "max_output_tokens": 100, "budget": budget, "limits": limits})
+    return make_job({**least, "max_output_tokens": 1_000, "budget": budget, "limits": limits})
 
 
 def _estimate(expected: int, worst: int | None = None, to_send: int = 12_000, largest: int = 500) -> Estimate:
@@ -46,7 +47,7 @@ def test_a_refusal_shows_both_numbers() -> None:
         pass_gate(_job(run_usd=40), _estimate(41_200_000_000), PRICE)
     told = str(caught.value)
     assert told.startswith(
-        "expected $41.20 exceeds the budget of $40.00 (12,000 rows to send, gpt-4o-mini, prices of 2026-08-01)"
+        "expected $41.20 exceeds the budget of $40.00 (12,000 rows to send, gpt-6-luna, prices of 2026-08-01)"
     )
     assert "from a test" in told
     assert "when_short: partial" in told
@@ -89,6 +90,26 @@ def test_a_prompt_without_a_column_is_warned_of() -> None:
     both = str(judge(job, _estimate(5, 10**10), PRICE).warning)
     assert "uses no column" in both
     assert "may stop on the way" in both
+
+
+def test_what_is_wrong_with_the_model_is_warned_of() -> None:
+    """A model that is shut down, before or after its day, and one that thinks within few tokens are warned of; not when nothing is left to send."""
+    for model, parameters, warned in (
+        ("gpt-4o-mini", {}, "shuts down on 2027-01-14"),
+        ("gpt-3.5-turbo", {}, "was shut down on 2026-10-23"),
+        ("gpt-6-luna", {}, "thinks before it answers"),
+        ("gpt-6-luna", {"reasoning_effort": "none"}, None),
+    ):
+        changes = {"model": model, "parameters": parameters, "max_output_tokens": 100}
+        job = make_job({**_job(run_usd=1).model_dump(mode="json"), **changes})
+        warning = judge(job, _estimate(5), PRICE, today=date(2026, 11, 29)).warning
+        assert warning is None if warned is None else warned in str(warning)
+        assert judge(job, _estimate(5, to_send=0), PRICE, today=date(2026, 11, 29)).warning != warning or not warned
+
+
+def test_an_input_without_rows_is_warned_of() -> None:
+    """An input without rows empties the results, which is told before."""
+    assert "the input has no rows" in str(judge(_job(run_usd=1), _estimate(0, to_send=0), PRICE).warning)
 
 
 def test_the_worst_case_only_warns() -> None:

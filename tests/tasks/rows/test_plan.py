@@ -294,6 +294,24 @@ def test_for_each_makes_every_product_in_order(tmp_path: Path) -> None:
     assert (estimate.rows, rows.to_send) == (24, 24)
 
 
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        (pa.array([7]), "y"),
+        (pa.array(["x"]), "y"),
+        (pa.array([{"b": "x"}]), "y"),
+        (pa.array([{"a": "x"}]), "x"),
+        (pa.array([[("a", "x")]], pa.map_(pa.string(), pa.string())), "y"),  # a list of pairs
+        (pa.array(["x"]).dictionary_encode(), "y"),
+    ],
+    ids=lambda value: str(getattr(value, "type", value)),
+)
+def test_a_column_called_row_beside_a_lookup(tmp_path: Path, column: pa.Array, text: str) -> None:
+    """`row["a"]` is the column `a` unless a column called `row` has such a field."""
+    rows, _ = _plan(tmp_path, pa.table({"row": column, "a": ["y"]}), prompt={"user": '{{ row["a"] }}'})
+    assert rows.texts == [text]
+
+
 def test_a_rejected_row_is_rejected_for_each_value(tmp_path: Path) -> None:
     """There is one row for each input row and value, also where the input row is bad."""
     rows, estimate = _plan(

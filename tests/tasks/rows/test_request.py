@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -15,6 +17,7 @@ from parquill.tasks.errors import RowFault
 from parquill.tasks.job import Job
 from parquill.tasks.job_file import make_job
 from parquill.tasks.parameters import OUTPUT_LIMITS, OWNED, REFUSED, own_parameters
+from parquill.tasks.rows.chat_fields import DROPPED, SENT
 from parquill.tasks.rows.request import (
     KeyMaker,
     canonical_messages,
@@ -361,3 +364,81 @@ def test_text_that_is_no_json_is_told_from_other_json() -> None:
             check("{")
         with pytest.raises(RowFault, match=f"^{what} a (mapping|list)"):
             check("5")
+
+
+def _refused(*messages: Any) -> str:
+    with pytest.raises(RowFault) as caught:
+        check_messages(list(messages))
+    assert caught.value.code == "bad_messages"
+    return caught.value.message
+
+
+@pytest.mark.parametrize("name", sorted(DROPPED))
+def test_fields_that_say_nothing_to_the_model_are_dropped(name: str) -> None:
+    """What data sets hold of a message beside it is not sent, whatever its value."""
+    for value in (1, 0.5, "x", [1], {"a": 1}, True):
+        assert check_messages([{**HELLO[0], name: value}]) == HELLO
+
+
+def test_the_dropped_fields_are_told() -> None:
+    """The page names every field of a message that is sent and every one that is dropped."""
+    page = (Path(__file__).parents[3] / "data" / "README.md").read_text(encoding="utf-8")
+    text = page.split("## Chat messages")[1].split("Any other field")[0]
+    names = set(re.findall(r"`([a-z_]+)`", text))
+    assert names - {"messages_column"} == DROPPED | SENT
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"from": "human", "value": "hi"}, ["the field `from`", "ShareGPT", "human is user"]),
+        ({"from": "gpt", "value": "hi", "weight": 1}, ["the field `from`", "ShareGPT"]),
+        ({"role": "user", "value": "hi"}, ["the field `value`", "ShareGPT"]),
+        ({"role": "user", "parts": [{"text": "hi"}]}, ["the field `parts`", "Gemini"]),
+        ({"role": "user", "text": "hi"}, ["the field `text`", "write it as `content`"]),
+        ({"role": "user", "content": "hi", "zebra": 1}, ["the field `zebra`", "a message has content"]),
+        ({"role": "assistant", "function_call": {"name": "f"}}, ["`function_call`", "older form of `tool_calls`"]),
+        ({"role": "human", "content": "hi"}, ["the role human", "write it as user"]),
+        ({"role": "GPT", "content": "hi"}, ["the role gpt", "write it as assistant"]),
+        ({"content": "hi"}, ["no known role", "assistant"]),
+        ({"role": "assistant", "content": None}, ["no text", "leave the message out"]),
+        ({"role": "user", "content": None}, ["no text"]),
+        ({"role": "user", "content": 5}, ["no text"]),
+    ],
+)
+def test_a_refusal_names_the_field(message: dict[str, Any], words: list[str]) -> None:
+    """A message that cannot be sent is named by its number and by the field or role that is wrong, with what to do."""
+    told = _refused({"role": "system", "content": "be short"}, message)
+    assert told.startswith("message 1 has ")
+    assert all(word in told for word in words), told
+
+
+def test_a_refusal_shows_no_cell() -> None:
+    """A name that is no word, and a role that no known data set has, may be of a cell and are not shown."""
+    for told in (
+        _refused({"role": "user", "content": "x", "secret words of a cell": 1}),
+        _refused({"role": "user", "content": "x", "s" * 41: 1}),
+        _refused({"role": "secret", "content": "x"}),
+    ):
+        assert "secret" not in told
+        assert "sssss" not in told
+
+
+def test_a_mapping_in_the_place_of_messages() -> None:
+    """A cell that holds the list under a name says which."""
+    for name in ("messages", "conversations", "conversation"):
+        with pytest.raises(RowFault, match=f"what its `{name}` holds"):
+            check_messages(orjson.dumps({name: HELLO}).decode())
+    with pytest.raises(RowFault, match="a mapping, not a list"):
+        check_messages({"role": "user", "content": "x"})
+
+
+def test_messages_without_text_that_can_be_sent() -> None:
+    """An assistant that called tools or refused has no text; a list of no tool calls is left out, for services refuse it."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    assert check_messages([*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}])[1] == {
+        "role": "assistant",
+        "tool_calls": [call],
+    }
+    assert check_messages([*HELLO, {"role": "assistant", "refusal": "no"}])[1] == {"role": "assistant", "refusal": "no"}
+    assert check_messages([{**HELLO[0], "tool_calls": []}]) == HELLO

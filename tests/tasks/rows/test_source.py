@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,15 @@ def test_results_are_not_read_as_prompts(tmp_path: Path) -> None:
         find_source(str(tmp_path), str(tmp_path / "out"))
     with pytest.raises(BadInput, match="lies inside the input"):
         find_source(f"{tmp_path}/**/*.parquet", str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("given", ["in.parquet", "in/*.parquet"])
+def test_an_input_inside_the_output(tmp_path: Path, given: str) -> None:
+    """A file below the output folder is refused as what it is, and the folder is not said to lie inside the file."""
+    _write(tmp_path / "in.parquet", "x")
+    _write(tmp_path / "in" / "a.parquet", "x")
+    with pytest.raises(BadInput, match=rf"the input {re.escape(str(tmp_path / given))} lies inside the output"):
+        find_source(str(tmp_path / given), str(tmp_path))
 
 
 def test_an_output_beside_the_input_is_no_fault(tmp_path: Path) -> None:

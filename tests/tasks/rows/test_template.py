@@ -392,6 +392,23 @@ def test_a_row_of_ones_own_is_no_lookup() -> None:
     assert _render('{% for row in rows %}{{ row["a"] }}{% endfor %}', {"rows": [{"a": "x"}], "a": "y"}) == "x"
 
 
+@pytest.mark.parametrize(
+    ("template", "fields", "shown"),
+    [
+        ('{{ row["a"] }}', None, "of the column"),  # what it holds is not known
+        ('{{ row["a"] }}', {"a"}, "of the column"),
+        ('{{ row["a"] }}', {"b"}, "y"),
+        ("{{ row.a }}", {"b"}, "y"),
+        ('{{ row["b"] }}', {"b"}, "of b"),
+        ('{{ row["a"] }}', (), "y"),
+    ],
+)
+def test_a_column_called_row_beside_a_lookup(template: str, fields: Any, shown: str) -> None:
+    """Where a column `row` has no field of a name, `row[...]` looks up the column of that name."""
+    values = {"row": {"a": "of the column", "b": "of b"}, "a": "y"}
+    assert Templates(None, template, values, None, fields).render(values)[0]["content"] == shown
+
+
 def test_letters_that_python_takes_for_others() -> None:
     """Columns whose names become one name by Unicode's compatibility forms are kept apart, however they are written."""
     columns = {"\N{LATIN SMALL LIGATURE FI}": "A", "fi": "B"}
@@ -476,3 +493,36 @@ def test_what_json_cannot_hold_rejects_its_row(value: Any, fault: str) -> None:
     found = _fault("{{ v | tojson }}", {"v": value})
     assert fault in f"{found.code}: {found}"
     assert "TypeError" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "written"),
+    [
+        ("Summarize: {text}", "{text}", "{{ text }}"),
+        ("{ text }", "{ text }", "{{ text }}"),
+        ("${text}", "${text}", "{{ text }}"),
+        ("{text!r}", "{text!r}", "{{ text }}"),
+        ("{text:>20}", "{text:>20}", "{{ text }}"),
+        ("%(text)s", "%(text)s", "{{ text }}"),
+        ("{product title}", "{product title}", '{{ row["product title"] }}'),
+        ("{other} {text}", "{text}", "{{ text }}"),
+        ("{{ vars.x }} {text}", "{text}", "{{ text }}"),
+    ],
+)
+def test_a_column_in_the_braces_of_another_language(text: str, found: str, written: str) -> None:
+    """A prompt that names a column as Python or a shell would, and none as a template does, is refused with how to write it."""
+    with pytest.raises(BadJob) as caught:
+        Templates(None, text, ["text", "product title"], {"x": 1})
+    assert f"`prompt.user` has {found}, which is plain text: did you mean {written}?" in str(caught.value)
+    escaped = f'{{{{ "{found}" }}}}'
+    assert escaped in str(caught.value)
+    assert Templates(None, escaped, ["text"], {}).render({})[0]["content"] == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{other}", "{}", "{0}", '{"text": 1}', "{{ text }} and {title}", "{# {text} #}x", "text", "{text", "[text]"],
+)
+def test_braces_that_are_no_column(text: str) -> None:
+    """Braces around anything else, and those of a prompt that uses a column, are text."""
+    Templates(None, text, ["text", "title"], None)
