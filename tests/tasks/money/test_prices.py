@@ -316,6 +316,7 @@ def test_a_model_with_several_prices_is_refused() -> None:
         find_price("Gryphe/MythoMax-L2-13b", LOCAL, DAY)
 
 
+@pytest.mark.nightly  # it bounds time
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "gemini-2.5-pro"])
 def test_pricing_a_row_is_fast(model: str) -> None:
     """A row is priced in under 5 microseconds, with one price as with tiers: prices are compiled once a model."""
