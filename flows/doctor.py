@@ -64,7 +64,7 @@ def _prices() -> str:
 def _prefect() -> str:
     version = importlib.metadata.version("prefect")
     if version != "3.9.1":
-        raise ParquillError(f"Prefect {version} is installed; pip install 'prefect==3.9.1' 'fastapi<0.151'")
+        raise ParquillError(f"Prefect {version} is installed; pip install 'prefect==3.9.1'")
     address = named_server()
     if not address:
         return f"{version}, with its embedded server (PREFECT_API_URL is not set)"
