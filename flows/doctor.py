@@ -82,8 +82,8 @@ def _ledger() -> str:
 
 def _prefect() -> str:
     version = importlib.metadata.version("prefect")
-    if version != "3.8.8":
-        raise ParquillError(f"Prefect {version} is installed; pip install 'prefect==3.8.8' 'fastapi<0.151'")
+    if version != "3.9.1":
+        raise ParquillError(f"Prefect {version} is installed; pip install 'prefect==3.9.1'")
     check_patience()
     address = named_server()
     if not address:

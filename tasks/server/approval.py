@@ -7,17 +7,20 @@ on with that plan finds the answer by it, and a plan that was made anew, or has 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from functools import partial
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.exceptions import FlowPauseTimeout, PrefectHTTPStatusError
+from prefect.exceptions import FlowPauseTimeout, Pause, PrefectHTTPStatusError
 from prefect.flow_runs import apause_flow_run, suspend_flow_run
 from prefect.input import RunInput
+from prefect.input.actions import acreate_flow_run_input, create_flow_run_input
 from prefect.input.run_input import Keyset, keyset_from_base_key
 from pydantic import ConfigDict, Field
 
@@ -57,19 +60,31 @@ class Approval(RunInput):
     model_config = ConfigDict(json_schema_extra={"required": ["approve"]})
     approve: bool = Field(default=True, description="Spend the money; switch it off to decline")
 
-    @classmethod
-    def store(cls, keyset: Keyset) -> None:
-        """Have the server keep the form and what it says about it."""
-        super().save(keyset)
-
-    # Prefect saves it once the run waits: what goes wrong in between would leave a run that nobody can answer
+    # Prefect stores the form and then its text, and refuses what it has already. After a lost answer both are tried.
     @classmethod
     def save(cls, keyset: Keyset, flow_run_id: UUID | None = None) -> None:
-        """Nothing: it is stored before the run waits."""
+        """Store the form and its text, in whichever part the server lacks them."""
+        with _unless_stored():
+            super().save(keyset, flow_run_id)
+        with _unless_stored():
+            create_flow_run_input(keyset["description"], cls._description, flow_run_id)
 
     @classmethod
     async def asave(cls, keyset: Keyset, flow_run_id: UUID | None = None) -> None:
-        """Nothing, likewise."""
+        """Store the form and its text, in whichever part the server lacks them."""
+        with _unless_stored():
+            await super().asave(keyset, flow_run_id)
+        with _unless_stored():
+            await acreate_flow_run_input(keyset["description"], cls._description, flow_run_id)
+
+
+@contextlib.contextmanager
+def _unless_stored() -> Iterator[None]:
+    try:
+        yield
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != httpx.codes.CONFLICT:
+            raise
 
 
 def timeout_s() -> int:
@@ -116,17 +131,18 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
     text = f"**{escape(run.job.name)}** {ASKS}{escape(_expected(run, verdict))}.\n\n"
     asking = Approval.with_initial_data(description=text + estimate_table(run.estimate))
     waits = "suspended" if deployed else "paused"
+    # Prefect gives a second question with the same key the answer to the first, or refuses it
+    key = f"{KEY}-{run.run_id}-{secrets.token_hex(4)}"
+    keyset = keyset_from_base_key(f"{waits}-{key}")
+    question = Question(str(context.flow_run.id), waits, key, run.estimate.cost_expected, now())
+    note_question(run, question)
+    tell("approval.requested", run.job, run_id=run.run_id, message=_expected(run, verdict))
     try:
-        key = insist(lambda: _store(asking, f"{KEY}-{run.run_id}", waits))
-        question = Question(str(context.flow_run.id), waits, key, run.estimate.cost_expected, now())
-        note_question(run, question)
-        tell("approval.requested", run.job, run_id=run.run_id, message=_expected(run, verdict))
         if deployed:
-            # it ends the process; one that was suspended already, as the answer to it was lost, has Prefect raise Pause
-            insist(lambda: suspend_flow_run(wait_for_input=asking, timeout=seconds, key=key))
+            _suspend(asking, keyset, seconds, key)
         else:
             pause = partial(apause_flow_run, wait_for_input=asking, timeout=seconds, poll_interval=POLL_S, key=key)
-            wait_unless_cancelled(pause)
+            wait_unless_cancelled(pause, partial(asking.asave, keyset))
     except FlowPauseTimeout:
         raise NotApproved(silence(_expected(run, verdict))) from None
     except httpx.HTTPError:
@@ -138,20 +154,17 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
     return question, answer
 
 
-def _store(asking: type[Approval], key: str, waits: str) -> str:
-    """Store a question, and give its key: always another one.
+def _suspend(asking: type[Approval], keyset: Keyset, seconds: int, key: str) -> None:
+    """Suspend the run, which ends its process: raises Pause once the server has the question.
 
-    Prefect gives a second question with the same key the answer to the first, or refuses it; and it refuses what it has
-    stored already, when the answer to that was lost.
+    The server drops what it has under a question's keys as the run is suspended, so the form is stored after that. If
+    the server's answer to the suspension is lost, Prefect raises Pause without storing the form.
     """
-    key = f"{key}-{secrets.token_hex(4)}"
     try:
-        asking.store(keyset_from_base_key(f"{waits}-{key}"))
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code != httpx.codes.CONFLICT:
-            raise
-        return _store(asking, key, waits)
-    return key
+        insist(lambda: suspend_flow_run(wait_for_input=asking, timeout=seconds, key=key))
+    except Pause:
+        insist(lambda: asking.save(keyset))
+        raise
 
 
 def _earlier_answer(run: Run) -> tuple[Question, Approval] | None:

@@ -122,16 +122,19 @@ def heed_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def wait_unless_cancelled(pausing: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+def wait_unless_cancelled(
+    pausing: Callable[[], Coroutine[Any, Any, Any]], store: Callable[[], Coroutine[Any, Any, None]]
+) -> Any:
     """Pause the flow run, and give what it is resumed with; None if that has to be read, because the server was away.
 
+    `store` gives the server the question, which `pausing` does not if the server's answer to the pause is lost.
     Raises Interrupted as soon as the flow run is cancelled, or this process is asked to stop; FlowPauseTimeout.
     """
     context = FlowRunContext.get()
     assert context is not None  # noqa: S101 - only a flow run waits
     assert context.flow_run is not None  # noqa: S101
     over = threading.Event()
-    wait = _wait(pausing, context.flow_run.id, over)
+    wait = _wait(pausing, store, context.flow_run.id, over)
     # in a thread of its own: the flow may have been called where a loop runs already
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         try:
@@ -141,8 +144,13 @@ def wait_unless_cancelled(pausing: Callable[[], Coroutine[Any, Any, Any]]) -> An
             raise
 
 
-async def _wait(pausing: Callable[[], Coroutine[Any, Any, Any]], run: UUID, over: threading.Event) -> Any:
-    paused = asyncio.ensure_future(pausing())
+async def _wait(
+    pausing: Callable[[], Coroutine[Any, Any, Any]],
+    store: Callable[[], Coroutine[Any, Any, None]],
+    run: UUID,
+    over: threading.Event,
+) -> Any:
+    paused, is_stored = asyncio.ensure_future(pausing()), False
     async with get_client(httpx_settings={"timeout": LOOK_TIMEOUT_S}) as client:
         while not paused.done() or isinstance(paused.exception(), httpx.TransportError | httpx.HTTPStatusError | Pause):
             # Prefect's own waiting ends when the server is away, and never begins when the server's answer to the pause
@@ -152,6 +160,10 @@ async def _wait(pausing: Callable[[], Coroutine[Any, Any, Any]], run: UUID, over
             if over.is_set() or stop_requested.is_set() or _is_cancelled(state):
                 paused.cancel()
                 raise Interrupted("cancelled while it waited for approval; nothing was sent")
+            if paused.done() and state is not None and state.is_paused() and not is_stored:
+                with contextlib.suppress(httpx.HTTPError):  # at the next look
+                    await store()
+                    is_stored = True
             if paused.done() and state is not None and state.is_running():
                 return None
             if paused.done() and state is not None and state.is_final():

@@ -68,6 +68,7 @@ def test_approved_it_goes_on(jobs: Jobs, costly: dict[str, Any], prefect_server:
 LOST: dict[str, Chosen] = {
     "the pause": lambda _method, path, body: path.endswith("/set_state") and b'"PAUSED"' in body,
     "the question": lambda method, path, body: method == "POST" and path.endswith("/input") and b"-schema" in body,
+    "its text": lambda method, path, body: method == "POST" and path.endswith("/input") and b"-description" in body,
 }
 
 

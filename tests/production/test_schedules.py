@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
+from prefect.server.schemas.schedules import CronSchedule
 
 from tests.end_to_end.jobs import Jobs, read_results
 from tests.production.house import House
@@ -42,6 +44,16 @@ def test_the_nights_ahead_are_scheduled(house: House, deployment: str) -> None:
     assert [(time.hour, time.minute) for time in local] == [HOURS[deployment]] * len(local)
     days = [time.date() for time in local]
     assert days == [days[0] + timedelta(night) for night in range(len(days))]
+
+
+@pytest.mark.parametrize("cron", ["0 0 * * *", "30 0 * * *"])
+@pytest.mark.parametrize(("zone", "eve"), [("Africa/Cairo", (2026, 4, 23)), ("America/Santiago", (2026, 9, 5))])
+def test_a_night_without_midnight_has_its_own_day(cron: str, zone: str, eve: tuple[int, int, int]) -> None:
+    """Where the clocks leave out the hour of a schedule, Prefect still gives each night its own day, and {date} is right."""
+    schedule = CronSchedule(cron=cron, timezone=zone)
+    times = asyncio.run(schedule.get_dates(3, start=datetime(*eve, tzinfo=ZoneInfo(zone))))
+    days = [time.astimezone(ZoneInfo(zone)).date() for time in times]
+    assert days == [date(*eve) + timedelta(night) for night in range(3)]
 
 
 @pytest.fixture

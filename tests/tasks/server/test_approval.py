@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prefect.exceptions import Pause
+from prefect.input.run_input import Keyset, keyset_from_base_key
 
 from parquill.tasks.disk.approvals import Question, is_approved, note_question, questions_about
 from parquill.tasks.disk.run import Run
@@ -25,15 +27,9 @@ class Server:
         self.answers: dict[str, bool] = {}
         self.asked: list[str] = []
         self.next: bool | None = None
-        self.stored: list[str] = []
-
-    def store(self, _: type[Approval], key: str, waits: str) -> str:
-        assert waits == "suspended"
-        self.stored.append(f"{key}-{len(self.stored)}")
-        return self.stored[-1]
 
     def suspend(self, *, key: str, **_: Any) -> None:
-        assert key in self.stored, "nobody could answer it"
+        assert key not in self.asked, "Prefect would refuse it"
         self.asked.append(key)
         if self.next is not None:
             self.answers[key] = self.next
@@ -50,7 +46,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     context = SimpleNamespace(flow_run=SimpleNamespace(id=MINE, deployment_id="d"))
     monkeypatch.setattr(approval, "FlowRunContext", SimpleNamespace(get=lambda: context))
     monkeypatch.setattr(approval, "suspend_flow_run", made.suspend)
-    monkeypatch.setattr(approval, "_store", made.store)
     monkeypatch.setattr(approval, "_answer_to", made.answer_to)
     monkeypatch.setattr(approval, "tell", lambda *_, **__: None)
     return made
@@ -122,3 +117,20 @@ def test_an_answer_for_less_is_none(run: Run, server: Server) -> None:
     with pytest.raises(NotApproved, match="has no answer"):
         wait_for_approval(dearer(run))
     assert len(server.asked) == 1
+
+
+def test_a_suspension_whose_answer_is_lost(run: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked a second time to suspend a run, Prefect raises Pause and stores no form: it is stored before the process ends."""
+    stored: list[tuple[str, Keyset]] = []
+
+    def suspend(**given: Any) -> None:
+        server.suspend(**given)
+        raise Pause
+
+    monkeypatch.setattr(approval, "suspend_flow_run", suspend)
+    monkeypatch.setattr(Approval, "save", classmethod(lambda cls, keyset: stored.append((cls._description, keyset))))
+    with pytest.raises(Pause):
+        wait_for_approval(run)
+    ((text, keyset),) = stored
+    assert "waits for your approval" in text
+    assert keyset == keyset_from_base_key(f"suspended-{server.asked[0]}")
