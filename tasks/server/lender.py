@@ -1,6 +1,6 @@
 """Prefect's global concurrency limits as buckets to lease from (see `wire.leases`).
 
-What Prefect 3.8.8 does, and what follows from it:
+What Prefect 3.9.1 does, and what follows from it:
 
 - An acquire is granted if `active_slots - floor(slot_decay_per_second * seconds since the last change)` and the new
   slots are within `limit`, in one UPDATE on the clock of the database, so processes and servers may race. The fraction

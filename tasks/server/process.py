@@ -1,6 +1,6 @@
 """The process of a deployed run: how its run ends when the process cannot go on, or never began.
 
-What Prefect 3.8.8 does, and what follows from it:
+What Prefect 3.9.1 does, and what follows from it:
 
 - A run that is cancelled while its process starts is never called: the engine is answered "Cancelling" where it asks
   for "Running", and ends with an error. The worker, which saw no running process to stop, does nothing, and the server

@@ -1,6 +1,6 @@
 """The concurrency slot of a deployed run: a lease from Prefect's server, renewed while the run lives.
 
-A deployment's concurrency limit gives each run a lease of a slot. Prefect 3.8.8 renews it for five minutes every four,
+A deployment's concurrency limit gives each run a lease of a slot. Prefect 3.9.1 renews it for five minutes every four,
 gives up after three failures in a row, and ends the run then: after it has paid for all its rows, since nothing can be
 thrown into a thread that waits. Here
 

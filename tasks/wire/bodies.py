@@ -34,7 +34,7 @@ def unwrap(headers: Mapping[str, str], data: bytes, max_bytes: int) -> bytes | N
         return plain
     try:
         return plain.decode(charset).encode("utf-8", "surrogatepass")
-    except (LookupError, UnicodeError):
+    except (LookupError, ValueError):  # of an unknown name, one with a NUL, or other bytes
         return plain
 
 

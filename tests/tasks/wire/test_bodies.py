@@ -74,6 +74,7 @@ WRAPPINGS: dict[str, tuple[Any, dict[str, str]]] = {
     ),
     "text/plain": (lambda d: d, {"content-type": "text/plain"}),
     "an unknown charset": (lambda d: d, {"content-type": "application/json; charset=klingon"}),
+    "a charset with a NUL": (lambda d: d, {"content-type": "application/json; charset=\x00"}),
     "gzip and utf-16": (
         lambda d: gzip.compress(d.decode().encode("utf-16")),
         {"content-encoding": "gzip", "content-type": "application/json; charset=utf-16"},
