@@ -16,6 +16,7 @@ out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -181,13 +182,13 @@ class Ledger(LedgerDatabase):
         with self.transaction() as connection:
             return books.read(connection, now, month=month)
 
-    def last_run(self, job: str, but: str | None = None) -> tuple[int, int] | None:
-        """(expected, settled) nano-dollars of a job's latest finished run that paid anything; None if there is none."""
+    def last_run(self, runs: Iterable[str]) -> tuple[int, int] | None:
+        """(expected, settled) nano-dollars of the latest of these runs that is finished and paid anything."""
         paid = sa.func.sum(DAYS.c.settled_nano)
         query = (
             sa.select(RUNS.c.expected_nano, paid)
             .join(DAYS, DAYS.c.run_id == RUNS.c.run_id)
-            .where(RUNS.c.job == job, RUNS.c.finished_at.is_not(None), RUNS.c.run_id != (but or ""))
+            .where(RUNS.c.run_id.in_(runs), RUNS.c.finished_at.is_not(None))
             .group_by(RUNS.c.run_id, RUNS.c.expected_nano)
             .having(paid > 0)
             .order_by(RUNS.c.run_id.desc())

@@ -42,11 +42,14 @@ def prompt_digest(job: Job) -> str:
 
 
 def read_past(job: Job, run_id: str | None = None) -> Past:
-    """Read the past of a job, its run `run_id` left out of `last`. Raises LedgerFailed."""
+    """Read the past of a job: of runs with the same prompt and output settings. Raises LedgerFailed.
+
+    The run `run_id` is left out of `last`.
+    """
     ledger = Ledger()
     try:
-        history = read_history(ledger, prompt_digest(job))
-        last = ledger.last_run(job.name, run_id)
+        history, runs = read_history(ledger, prompt_digest(job))
+        last = ledger.last_run(set(runs) - {run_id})
     finally:
         ledger.close()
     return Past(LengthModel(history, job.max_output_tokens) if history.count else None, last)
@@ -80,8 +83,8 @@ def keep_history(ledger: Ledger, run_id: str, digest: str, history: History) -> 
             connection.execute(LENGTHS.insert(), rows)
 
 
-def read_history(ledger: Ledger, digest: str) -> History:
-    """The lengths of the answers of the latest runs with this digest. Raises LedgerFailed."""
+def read_history(ledger: Ledger, digest: str) -> tuple[History, list[str]]:
+    """The lengths of the answers of the latest runs with this digest, and these runs' ids. Raises LedgerFailed."""
     with ledger.transaction() as connection:
         latest = (
             sa.select(LENGTHS.c.run_id)
@@ -98,4 +101,4 @@ def read_history(ledger: Ledger, digest: str) -> History:
         sums = {name: int(row[name]) for name in _SUMS}
         seen = Seen(**sums, logs=float(row["logs"]), log_squares=float(row["log_squares"]))
         whole.classes.setdefault(int(row["class"]), Seen()).merge(seen)
-    return whole
+    return whole, names

@@ -1,4 +1,4 @@
-"""Why nearly nothing can be reused: which setting that goes into a request changed since the run that paid.
+"""Why nearly nothing can be reused: which setting that rows or requests depend on changed since the run that paid.
 
 Only settings are told, and of texts and schemas only that they changed: a value of `vars`, a cell or an answer is in
 none of these sentences.
@@ -17,7 +17,7 @@ from parquill.tasks.job import Job
 from parquill.tasks.money.estimate import EstimateSum
 
 FEW = 0.05  # under this part of the rows the reason is told
-_PLAIN = ("model", "max_output_tokens", "parameters_column", "messages_column", "dedupe")
+_PLAIN = ("input", "model", "max_output_tokens", "parameters_column", "messages_column", "dedupe")
 _LONGEST = 60  # characters of a value that is shown
 
 
@@ -40,7 +40,9 @@ def explain_reuse(job: Job, total: EstimateSum, runs: Sequence[RunFolder]) -> st
     told = f"{count} of {rows:,} rows can be reused"
     changes = list(_changes(before, job.model_dump(mode="json")))
     if changes:
-        return f"{told}: {', '.join(changes)} {since}"
+        told = f"{told}: {', '.join(changes)} {since}"
+        is_replaced = before.get("output") == job.output and before.get("input") != job.input
+        return f"{told}, whose results this run replaces" if is_replaced else told
     told += f": no setting that goes into a request changed {since}, which has no answers to these rows"
     if not job.dedupe and job.id_column is None:
         told += " (with `dedupe: false` and no `id_column` a row is also told by its file and number)"
@@ -64,7 +66,7 @@ def _run_to_compare(job: Job, rows: int, runs: Sequence[RunFolder]) -> tuple[str
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """Each setting that goes into a request key and differs, with both values where they are short and plain."""
+    """The input, and each setting that goes into a request key, if it differs; with both values if short and plain."""
     before, after = old.get("endpoint") or {}, new["endpoint"]
     if _address(before) != _address(after):
         yield _told("endpoint.name" if after.get("name") else "endpoint.base_url", _address(before), _address(after))

@@ -94,6 +94,18 @@ def test_the_setting_is_named_with_both_values(runs: Runs, changes: dict[str, An
     )
 
 
+@pytest.mark.parametrize("output", ["out", "elsewhere"])
+def test_another_input_is_told(runs: Runs, output: str) -> None:
+    """Another input is named as the reason, and that its results take the place of the earlier ones if they do."""
+    run_id = runs.add(_job())
+    job = _job(input="other.parquet", output=output, max_output_tokens=60)
+    told = explain_reuse(job, _sum(job, reused=0), runs.all)
+    assert told is not None
+    assert "rows can be reused: input changed" in told
+    assert "max_output_tokens changed from 50 to 60" in told
+    assert told.endswith(f"since run {run_id}" + ", whose results this run replaces" * (output == "out"))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
