@@ -198,11 +198,11 @@ def test_a_run_that_cannot_begin_has_its_name(jobs: Jobs, prefect_server: str) -
     calls: list[tuple[Any, dict[str, Any], str]] = [
         (complete_prompts, {"job": {**settings, "input": missing}}, "without-input · gpt-4o-mini"),
         (estimate_cost, {"job": {**settings, "input": missing}}, "without-input · estimate · gpt-4o-mini"),
-        (summarize, {"input": missing, "output": output, "name": "without-input"}, "without-input · gpt-4o-mini"),
+        (summarize, {"input": missing, "output": output, "name": "without-input"}, "without-input · gpt-6-luna"),
         (
             translate,
             {"input": missing, "output": output, "name": "without-input", "languages": ["fr"]},
-            "without-input · gpt-4o-mini",
+            "without-input · gpt-6-luna",
         ),
     ]
     for flow, parameters, name in calls:

@@ -45,7 +45,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
         ["/responses", "base_url: https://example.com/v1`"],
     ),
     ({"endpoint": {"base_url": "https://example.com/v1/completions"}}, ["/completions", "https://example.com/v1`"]),
-    ({"endpoint": {"base_url": "https://example.com/v1/models"}}, ["/models", "https://example.com/v1`"]),
+    ({"endpoint": {"base_url": "https://example.com/v1/messages"}}, ["/messages", "https://example.com/v1`"]),
     ({"endpoint": {"api_key": "sk-123"}}, ["endpoint.api_key"]),
     ({"endpoint": {"api_key_env": "sk-proj-123/456"}}, ["endpoint.api_key_env"]),
     ({"tolerate": {"not_ok": 2}}, ["tolerate.not_ok"]),
