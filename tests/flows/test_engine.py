@@ -302,8 +302,11 @@ def test_no_password_of_an_address_is_told(monkeypatch: pytest.MonkeyPatch, caps
     ("file", "text"),
     [
         (".env", "PREFECT_API_URL={}"),
-        ("pyproject.toml", '[tool.prefect.api]\nurl = "{}"'),
-        ("home/profiles.toml", 'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "{}"'),
+        pytest.param("pyproject.toml", '[tool.prefect.api]\nurl = "{}"', marks=pytest.mark.nightly),
+        pytest.param(
+            *("home/profiles.toml", 'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "{}"'),
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_a_server_is_named_in_a_file(tmp_path: Path, file: str, text: str) -> None:

@@ -235,6 +235,7 @@ def test_an_output_belongs_to_one_run_at_a_time(jobs: Jobs) -> None:
     check_books(done)
 
 
+@ONLY_LONG
 def test_a_killed_run_is_given_up_for_another(jobs: Jobs) -> None:
     """A run that was killed, and whose input is another by the next start, is settled by its journals: rows and ledger say the same, to the last digit, and what was under way stays in doubt."""
     jobs.service.configure(prompt_tokens="tiktoken:o200k_base", latency_ms=1_000)
@@ -259,7 +260,7 @@ def test_a_killed_run_is_given_up_for_another(jobs: Jobs) -> None:
     )
 
 
-@pytest.mark.parametrize("shared", ["output", "state"])
+@pytest.mark.parametrize("shared", ["output", pytest.param("state", marks=ONLY_LONG)])
 def test_a_folder_belongs_to_one_flow_of_a_process(jobs: Jobs, shared: str) -> None:
     """Flows that one process calls at once, from threads or tasks of its own, are as far apart as processes: one holds the folder, the other is refused, and no row is paid twice."""
     jobs.service.configure(latency_ms=1_000)

@@ -100,7 +100,7 @@ def worst_night(fiend: Hell, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {"rows": rows, "figures": figures, "said": said, "seen": fiend.seen()}
 
 
-def test_every_misdeed_has_its_row(worst_night: dict[str, Any]) -> None:
+def _check_rows(worst_night: dict[str, Any]) -> None:
     """Whatever a service does, the row has status, code, attempts and money of the one table, and no other row is harmed."""
     assert len(worst_night["rows"]) == 3 * (len(MISDEEDS) - 1)  # but the LATE one
     wrong = []
@@ -112,10 +112,42 @@ def test_every_misdeed_has_its_row(worst_night: dict[str, Any]) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_memory_stays_bounded(worst_night: dict[str, Any]) -> None:
+def _check_memory(worst_night: dict[str, Any]) -> None:
     """All misdeeds at once take a bounded share of memory beyond a good night's."""
     tame, _, waiting = worst_night["figures"]
     assert waiting["peak_kib"] - tame["peak_kib"] < 160 << 10  # a process' peak is of all that it has done
+
+
+def _check_leftovers(worst_night: dict[str, Any]) -> None:
+    """After a hostile night no file, socket, thread or task is left that a good one does not leave."""
+    tame, *hostile = worst_night["figures"]
+    for night in hostile:
+        for kind in ("files", "threads", "tasks"):
+            assert night[kind] <= tame[kind], kind
+
+
+def _check_silence(worst_night: dict[str, Any]) -> None:
+    """No library says a word about what came: no key, no prompt, no warning, no traceback."""
+    assert worst_night["said"] == ""
+
+
+def _check_redirects_and_cookies(worst_night: dict[str, Any]) -> None:
+    """Redirects lead nowhere and cookies are not sent back."""
+    assert not {"strange_path", "cookie"} & worst_night["seen"].keys()
+
+
+def test_the_worst_night(worst_night: dict[str, Any]) -> None:
+    """Each misdeed has its row, memory stays bounded, nothing is left behind or said, no redirect is followed and no cookie kept.
+
+    One test, so that the night is run once and not once for each worker of pytest.
+    """
+    wrong = []
+    for check in (_check_rows, _check_memory, _check_leftovers, _check_silence, _check_redirects_and_cookies):
+        try:
+            check(worst_night)
+        except AssertionError as error:
+            wrong.append(f"{check.__name__}: {error}")
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.nightly
@@ -125,24 +157,6 @@ def test_time_stays_bounded(worst_night: dict[str, Any]) -> None:
     # two deadlines, and the wait between
     assert at_work["seconds"] + waiting["seconds"] - tame["seconds"] < 2 * SHORT_TIMEOUT_S + 14
     assert at_work["cpu_s"] + waiting["cpu_s"] - tame["cpu_s"] < 10
-
-
-def test_nothing_is_left_behind(worst_night: dict[str, Any]) -> None:
-    """After a hostile night no file, socket, thread or task is left that a good one does not leave."""
-    tame, *hostile = worst_night["figures"]
-    for night in hostile:
-        for kind in ("files", "threads", "tasks"):
-            assert night[kind] <= tame[kind], kind
-
-
-def test_nothing_of_it_is_told(worst_night: dict[str, Any]) -> None:
-    """No library says a word about what came: no key, no prompt, no warning, no traceback."""
-    assert worst_night["said"] == ""
-
-
-def test_nobody_is_followed_and_no_cookie_is_kept(worst_night: dict[str, Any]) -> None:
-    """Redirects lead nowhere and cookies are not sent back."""
-    assert not {"strange_path", "cookie"} & worst_night["seen"].keys()
 
 
 @pytest.mark.parametrize("at_once", [1, 3])

@@ -37,7 +37,8 @@ def _learn(night: list[tuple[int, int]], most: int = MOST, runs: int = 1) -> His
     return history
 
 
-@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.nightly
+@pytest.mark.parametrize("sigma", [0.3, 0.5, 0.8])
 def test_one_night_predicts_the_next(sigma: float) -> None:
     """After one night of 20,000 rows the expected cost of the next is within 3 % of the actual in 95 of 100 seeds."""
     population, counter, good = Population(sigma, 150), TokenCounter("gpt-4o-mini"), 0
