@@ -260,7 +260,7 @@ class Breaker:
         if self._last_refusal is not None:
             rule, message = self._last_refusal
             count = len(self._refusals)
-            self.stop_run(rule, f"{count:,} requests in a row were refused for the same reason: {message}")
+            self.stop_run(rule, f"{count:,} requests in a row were refused for the same reason: {message.rstrip('.')}")
 
     @property
     def _is_idle(self) -> bool:

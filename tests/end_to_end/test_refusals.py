@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
@@ -9,6 +11,7 @@ from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import check_books
 
 TEXTS = ["one", "two", "three"]
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", '"sk-quoted"', "sk-with blank", "sk-h\u00e9"], ids=repr)
@@ -99,3 +102,23 @@ def test_tolerate_decides_the_exit_code(jobs: Jobs, not_ok: float, exit_code: in
     assert "bad_request 1" in done.stderr
     assert "max_output_tokens 1" in done.stderr
     check_books(done)
+
+
+def test_a_refused_parameter_is_shown_as_in_the_readme(jobs: Jobs) -> None:
+    """A parameter that the service refuses stops the run after a few free requests; the README shows what is said."""
+    block = (
+        README.read_text(encoding="utf-8").split("Here 600 rows\n", 1)[1].split("```text\n", 1)[1].split("```", 1)[0]
+    )
+    texts = [f"t{number}" for number in range(600)]
+    done = jobs.run(jobs.job(texts, model="o4-mini", parameters={"temperature": 0}))
+    assert done.exit_code == 1
+    assert jobs.service.stats()["requests"] == 30
+    assert " ".join(block.split()) in " ".join(_without_unshown(done.stderr).split())
+    again = jobs.run(jobs.job(texts, model="o4-mini"))
+    assert again.column("status") == ["ok"] * 600
+
+
+def _without_unshown(stderr: str) -> str:
+    """The lines of an end that the README has: rows, cost, and the sentence."""
+    lines = [line for line in stderr.splitlines() if line.startswith(("rows  ", "cost  ", "parquill: "))]
+    return "\n".join(lines)

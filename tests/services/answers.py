@@ -88,6 +88,12 @@ def read_call(api: str, body: bytes, options: Options) -> Call:
         raise BadRequestError(message, param="model", code="model_not_found", status=404)
     if payload.get("stream") or payload.get("n", 1) != 1:
         raise BadRequestError("This service answers whole, and once: no stream, n is 1.", param="stream")
+    if model.startswith(_REASONING_MODELS) and payload.get("temperature", 1) != 1:
+        message = (
+            f"Unsupported value: 'temperature' does not support {payload['temperature']} with this model. "
+            "Only the default (1) value is supported."
+        )
+        raise BadRequestError(message, param="temperature", code="unsupported_value")
     contents, last_user = _CONTENTS[api](payload)
     digest = sha256(orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)).digest()
     maximum = _maximum(api, model, payload)
