@@ -101,6 +101,7 @@ def test_a_changed_request_pays_for_all(jobs: Jobs, change: dict[str, Any]) -> N
     check_books(second)
 
 
+@pytest.mark.nightly
 def test_outputs_that_share_state_share_answers(jobs: Jobs) -> None:
     """A second output over the same state sends nothing: its rows are reused, cost 0, and what they save is told."""
     state = str(jobs.folder / "state")
@@ -177,6 +178,7 @@ def test_a_smaller_limit_and_back(jobs: Jobs) -> None:
     assert files_of(jobs.folder / "out") == before
 
 
+@pytest.mark.nightly
 def test_a_limit_keeps_the_rows_after_it(jobs: Jobs) -> None:
     """`--limit` below the rows of the results completes what the first rows lack, and keeps the others as they are; the run without it completes them too."""
     jobs.service.configure(faults=[{"kind": "status:400", "match": "bad", "times": 1}])
@@ -223,6 +225,7 @@ def test_a_limit_to_try_another_prompt(jobs: Jobs) -> None:
     check_books(everything)
 
 
+@pytest.mark.nightly
 def test_a_limit_over_the_results_of_another_input(jobs: Jobs) -> None:
     """`--limit` that would lose rows of another input is refused with exit 2, and says what to do; nothing is sent, nothing is lost."""
     jobs.run(jobs.job(TEXTS))
@@ -294,6 +297,7 @@ def test_a_summary_that_was_removed_is_made_again(jobs: Jobs, removed: list[str]
     check_books(again)
 
 
+@pytest.mark.nightly
 def test_a_killed_run_pays_for_nothing_that_another_has_paid(jobs: Jobs) -> None:
     """Night 1 is killed, night 2 completes its rows into another output over the same state, and night 1 started again sends nothing, exits 0, and shows those rows as reused at no cost."""
     jobs.service.configure(latency_ms=30)
@@ -334,6 +338,7 @@ def test_rows_move_and_keep_their_answers(jobs: Jobs) -> None:
     assert total(second.column("cost_usd")) == billed_usd(jobs.service)
 
 
+@pytest.mark.nightly
 def test_redo_of_truncated_rows(jobs: Jobs) -> None:
     """`--redo truncated` sends only those rows; their cost counts both attempts, all other rows stay as they are."""
     texts = ["fine 0", "cut 1", "fine 2", "cut 3", "fine 4"]
@@ -361,6 +366,7 @@ def test_redo_of_truncated_rows(jobs: Jobs) -> None:
     assert files_of(jobs.folder / "out") == before
 
 
+@pytest.mark.nightly
 def test_redo_of_another_input(jobs: Jobs) -> None:
     """An input in another order, other values of `for_each` or another night's rows are refused with exit 2: no row is given the answer of another. The same cells written anew are the same input."""
     texts = ["apple", "cut pear", "plum"]
@@ -390,6 +396,7 @@ def test_redo_of_another_input(jobs: Jobs) -> None:
     assert sent == 6
 
 
+@pytest.mark.nightly
 def test_redo_of_rows_that_share_a_key(jobs: Jobs) -> None:
     """Of equal rows that are redone one request is sent, and all of them show the new answer."""
     jobs.service.configure(faults=[{"kind": "length", "match": "cut", "times": 1}])
@@ -443,6 +450,7 @@ def test_failed_rows_are_tried_again_without_redo(jobs: Jobs) -> None:
     check_books(second)
 
 
+@pytest.mark.nightly
 def test_equal_rows_that_failed_are_tried_once_more(jobs: Jobs) -> None:
     """Equal rows whose request failed are all `failed`; run again, one request is sent for them, and all get its answer."""
     jobs.service.configure(faults=[{"kind": "status:400", "match": "bad", "times": 1}])

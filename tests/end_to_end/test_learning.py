@@ -79,6 +79,7 @@ def test_what_was_seen_is_reserved_for(jobs: Jobs) -> None:
     assert total(done.column("cost_usd")) == _billed(jobs) + Decimal(small.summary["cost_usd"])
 
 
+@pytest.mark.nightly
 def test_longer_texts_than_learned_from(jobs: Jobs) -> None:
     """The fixed tokens of a template are not taken for a part of the text: much longer texts cost what was expected."""
     jobs.service.configure(prompt_tokens="scaled:1.1:200:o200k_base", output_tokens="fixed:5")
@@ -92,6 +93,7 @@ def test_longer_texts_than_learned_from(jobs: Jobs) -> None:
     assert float(expected["cost_usd_expected"]) == pytest.approx(float(done.summary["cost_usd"]), rel=0.02)
 
 
+@pytest.mark.nightly
 def test_a_count_of_ones_own_encoding_is_told_when_it_is_off(jobs: Jobs) -> None:
     """A service that bills more prompt tokens than the model's own encoding counts is told of, and no estimate bends."""
     jobs.service.configure(prompt_tokens="scaled:1.05:0:o200k_base")

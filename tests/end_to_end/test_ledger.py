@@ -74,7 +74,7 @@ def test_two_jobs_at_once_keep_one_month(jobs: Jobs) -> None:
         check_books(each)
 
 
-@pytest.mark.parametrize("answer", ["unpaid", "paid"])
+@pytest.mark.parametrize("answer", [pytest.param("unpaid", marks=pytest.mark.nightly), "paid"])
 def test_what_a_person_has_settled_stays_settled(jobs: Jobs, answer: str) -> None:
     """A run whose budget is used up by doubt goes on after `spend --resolve unpaid`; what was resolved, paid or unpaid, stays so at every start."""
     texts = [f"text {n}" for n in range(8)]

@@ -259,7 +259,14 @@ def test_a_dead_run_is_crashed_by_the_next(jobs: Jobs, prefect_server: str) -> N
     assert [run["state_type"] for run in api.flow_runs()] == ["CRASHED", "COMPLETED", "COMPLETED"]
 
 
-@pytest.mark.parametrize("next_start", ["nothing to do", "another run", "the same run"])
+@pytest.mark.parametrize(
+    "next_start",
+    [
+        pytest.param("nothing to do", marks=pytest.mark.nightly),
+        pytest.param("another run", marks=pytest.mark.nightly),
+        "the same run",
+    ],
+)
 def test_an_end_that_the_server_did_not_take(jobs: Jobs, prefect_server: str, next_start: str) -> None:
     """A run that ended while its server was away seems to run; the next start, whatever it finds to do, has the server take the end that it had."""
     name = "unheard-" + next_start.replace(" ", "-")
@@ -440,6 +447,7 @@ def test_ctrl_c_at_a_terminal(jobs: Jobs) -> None:
     assert min(tokens["prompt"], tokens["completion"]) > 0
 
 
+@pytest.mark.nightly
 def test_retries_of_flows_are_off(jobs: Jobs, prefect_server: str) -> None:
     """Prefect's own retries, set in the environment for other flows, neither repeat a refusal nor change its exit code or state."""
     settings = jobs.job(["a", "b"], name="no-retries", budget={"run_usd": 0.000001})
@@ -460,6 +468,7 @@ def test_more_at_once_than_files(jobs: Jobs) -> None:
     assert 64 < jobs.service.stats()["max_in_flight"] < 192
 
 
+@pytest.mark.nightly
 def test_a_redo_is_not_dearer_than_expected(jobs: Jobs, prefect_server: str) -> None:
     """Rows that are done anew carry what they had cost before; automations, and people who look at the UI or a terminal, compare what this run paid with what was expected of it."""
     jobs.service.configure(output_tokens="fixed:30")

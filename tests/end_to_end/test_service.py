@@ -210,7 +210,13 @@ def test_a_service_that_refuses_everything_stops_the_run(jobs: Jobs, fault: dict
 
 
 @pytest.mark.timed
-@pytest.mark.parametrize("headers", ["0.4", "30\r\nretry-after-ms: 400"], ids=["seconds", "milliseconds"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param("0.4", id="seconds"),
+        pytest.param("30\r\nretry-after-ms: 400", id="milliseconds", marks=pytest.mark.nightly),
+    ],
+)
 def test_throttling_costs_no_row_an_attempt(jobs: Jobs, headers: str) -> None:
     """After a 429 everybody waits as long as it says: the run recovers, no row fails even with one attempt allowed."""
     jobs.service.configure(
@@ -230,6 +236,7 @@ def test_throttling_costs_no_row_an_attempt(jobs: Jobs, headers: str) -> None:
     check_books(done)
 
 
+@pytest.mark.nightly
 @pytest.mark.timed
 def test_a_limit_that_is_known_is_kept(jobs: Jobs) -> None:
     """With the service's own limits set, the run uses them without a single 429, also when only few fit at once."""

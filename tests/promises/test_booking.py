@@ -57,6 +57,7 @@ class Service(httpx.AsyncBaseTransport):
 @pytest.fixture(autouse=True)
 def _ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    monkeypatch.setattr("parquill.tasks.wire.retry.FIRST_WAIT_S", 0.01)
 
 
 def _job(folder: Path, texts: Sequence[str], **settings: Any) -> dict[str, Any]:
