@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,13 +113,18 @@ def test_a_refused_parameter_is_shown_as_in_the_readme(jobs: Jobs) -> None:
     texts = [f"t{number}" for number in range(600)]
     done = jobs.run(jobs.job(texts, model="o4-mini", parameters={"temperature": 0}))
     assert done.exit_code == 1
-    assert jobs.service.stats()["requests"] == 30
-    assert " ".join(block.split()) in " ".join(_without_unshown(done.stderr).split())
+    assert 30 <= jobs.service.stats()["requests"] <= 40
+    assert _plain(block) in _plain(_shown(done.stderr))
     again = jobs.run(jobs.job(texts, model="o4-mini"))
     assert again.column("status") == ["ok"] * 600
 
 
-def _without_unshown(stderr: str) -> str:
+def _plain(text: str) -> str:
+    """Without line ends, and without the counts that depend on how many requests were under way at the verdict."""
+    return re.sub(r"(?<=failed )\d+|(?<=not_sent )\d+|\d+(?= requests in a row)", "N", " ".join(text.split()))
+
+
+def _shown(stderr: str) -> str:
     """The lines of an end that the README has: rows, cost, and the sentence."""
     lines = [line for line in stderr.splitlines() if line.startswith(("rows  ", "cost  ", "parquill: "))]
     return "\n".join(lines)
