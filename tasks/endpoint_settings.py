@@ -61,7 +61,7 @@ class Endpoint(Settings):
     @classmethod
     def _default_key(cls, data: Any) -> Any:
         # OPENAI_API_KEY is for OpenAI alone: another host is never offered it unless the job says so. The form of
-        # Prefect's UI sends null for what nobody has filled in, and OpenAI answers nobody without a key.
+        # The form in Prefect's UI sends null for an empty field. OpenAI answers no request without a key.
         if isinstance(data, dict) and data.get("api_key_env") is None and data.get("api_key_block") is None:
             host = urlsplit(str(data.get("base_url", OPENAI_BASE_URL))).hostname
             if host == urlsplit(OPENAI_BASE_URL).hostname:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from parquill.tasks.job import Job
 
-# What a group of settings looks like, for whoever wrote a value in its place.
+# The form of a group of settings, which a refusal shows to a user who wrote one value in its place.
 EXAMPLES = {
     "budget": "{run_usd: 5}",
     "prompt": '{user: "{{ text }}"}',

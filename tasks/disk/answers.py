@@ -187,7 +187,7 @@ class AnswerIndex:
 
     def _empty(self) -> NoReturn:
         with self._asking() as connection:
-            _make_tables(connection, anew=True)
+            _make_tables(connection, from_scratch=True)
         raise _Ahead
 
     def catch_up(self, runs: Iterable[RunFolder]) -> None:
@@ -272,11 +272,11 @@ class AnswerIndex:
             connection.execute("COMMIT")
 
 
-def _make_tables(connection: sqlite3.Connection, *, anew: bool = False) -> None:
-    if not anew and _version_of(connection) == VERSION:
+def _make_tables(connection: sqlite3.Connection, *, from_scratch: bool = False) -> None:
+    if not from_scratch and _version_of(connection) == VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")  # rolled back with the connection
-    if anew or _version_of(connection) != VERSION:  # another process may have made them meanwhile, and filled them
+    if from_scratch or _version_of(connection) != VERSION:  # another process may have made and filled them meanwhile
         for name in ("answers", "indexed_to", "runs", "outputs"):
             connection.execute(f"DROP TABLE IF EXISTS {name}")
         for statement in _SCHEMA.split(";"):

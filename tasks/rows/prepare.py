@@ -169,7 +169,7 @@ def _goes_on(current: Run, options: RunOptions) -> bool:
 
 
 def _keep_told(folders: Folders, disk: Disk) -> None:
-    """Leave results and summary as they are, and make what somebody has removed of what is told about them."""
+    """Leave results and summary as they are. If the summary or the report was removed, write it again."""
     if read_json(folders.output / "summary.json") is None:
         told = read_json(_history(folders))
         if told is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 MAX_EVENTS = 1_000_000
+END = "[DONE]"
 _GZIP = b"\x1f\x8b"
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
@@ -82,7 +83,9 @@ def is_stream(headers: Mapping[str, str], data: bytes) -> bool:
 
 
 def events(data: bytes) -> Iterator[Any]:
-    """The JSON documents of a stream of server-sent events, in order; what is no JSON (`[DONE]`, comments) is left out.
+    """The JSON documents of a stream of server-sent events, in order, and END for the mark of its end.
+
+    What is no JSON, as comments, is left out.
 
     Lines end as the standard says: by a line feed, a carriage return or both. Lines of one event are joined.
     """
@@ -99,6 +102,9 @@ def events(data: bytes) -> Iterator[Any]:
             return
         document = b"\n".join(lines)
         lines = []
+        if document.strip() == END.encode():
+            yield END
+            continue
         try:
             found = orjson.loads(document)
         except orjson.JSONDecodeError:

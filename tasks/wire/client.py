@@ -103,7 +103,7 @@ class Client:
         """Send one request and classify how it ended. Never raises but for cancellation.
 
         A refusal of the name of max_output_tokens, which costs nothing, is answered with the other name at once; later
-        requests have it from the start. So the row is charged one attempt, and no refusal is told of that all rows met.
+        requests have it from the start. So the row is charged one attempt, and the breaker sees no refusal.
         """
         used = self.api.limit
         result = await self._send(messages, parameters, used)

@@ -77,7 +77,7 @@ TABLE = _rules(
     Rule("reply_too_large", D, NEVER, "failed", "the reply is larger than any answer can be"),
     Rule("redirect", D, REFUSAL, "failed", "the service redirects; Parquill does not follow, to keep the key safe"),
     # nothing is known of the answer
-    Rule("broken_answer", D, OUTAGE, "failed", "the service broke the answer off"),
+    Rule("broken_answer", D, UNREADABLE, "failed", "the service broke the answer off"),
     Rule("request_timeout", D, OUTAGE, "failed", "the service or a proxy gave up waiting"),
     Rule("bad_gateway", D, OUTAGE, "failed", "the service failed without an error body of its own"),
     Rule("timeout", D, OUTAGE, "failed", "no answer within retry.timeout_s"),

@@ -22,7 +22,7 @@ import orjson
 
 from parquill.tasks.money.usage import read_usage
 from parquill.tasks.records import Usage
-from parquill.tasks.wire.bodies import events
+from parquill.tasks.wire.bodies import END, events
 from parquill.tasks.wire.endings import ending_of, named_reason
 from parquill.tasks.wire.failures import Failure, failure_of
 from parquill.tasks.wire.outcomes import Rule
@@ -168,8 +168,10 @@ class ChatReplies:
         choice: dict[str, Any] = {}
         texts: dict[str, list[str]] = {}
         calls: dict[int, dict[str, Any]] = {}
+        is_whole = False
         for part in parts:
             if not isinstance(part, dict):
+                is_whole |= part == END
                 continue
             joined |= {name: value for name, value in part.items() if name != "choices" and value is not None}
             for found in _first_choices(part):
@@ -185,7 +187,7 @@ class ChatReplies:
         message: dict[str, Any] = {name: "".join(pieces) for name, pieces in texts.items()}
         if calls:
             message["tool_calls"] = [calls[index] for index in sorted(calls)]
-        if choice.get("finish_reason") is None and "usage" not in joined:
+        if choice.get("finish_reason") is None and "usage" not in joined and not is_whole:
             choice["finish_reason"] = "aborted"  # a stream without its end
         whole = choice.get("message")
         choice |= {"message": whole if isinstance(whole, dict) else message, "text": message.get("text")}

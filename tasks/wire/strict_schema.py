@@ -126,7 +126,7 @@ def _faults_of_object(place: _Place) -> Iterator[_Fault]:
 
 
 class _Sizes:
-    """What is limited over the whole schema; each limit is told once."""
+    """Check what is limited over the whole schema. Each limit is reported once."""
 
     def __init__(self) -> None:
         self._properties = self._values = self._characters = 0

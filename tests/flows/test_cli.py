@@ -584,7 +584,7 @@ def test_the_help_of_each_command_is_one_sentence() -> None:
 
 
 def test_a_refusal_is_said_once(shell: Shell) -> None:
-    """What an estimate refuses is told once, and nothing is said to fit just before it."""
+    """An estimate shows its refusal once, and does not say just before it that the cost fits."""
     shell.write(["one", None, None, None])
     ended = shell("estimate", "job.yaml")
     assert ended.code == 2

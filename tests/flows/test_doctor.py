@@ -30,7 +30,7 @@ def _list(*names: str, base_url: str = "https://api.openai.com/v1", **more: Any)
 
 
 def test_a_listed_model_is_ok() -> None:
-    """A model that is listed, under its name or another spelling of it, is ok, and the spelling is told."""
+    """A model that is listed, under its name or another spelling of it, is ok, and the spelling is shown."""
     assert doctor._model(_job("a"), _list("a", "b")) == "a"
     told = doctor._model(_job("gemini-2.5-flash"), _list("models/gemini-2.5-flash"))
     assert told == "gemini-2.5-flash (the service lists it as models/gemini-2.5-flash)"

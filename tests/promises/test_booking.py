@@ -365,6 +365,18 @@ def test_cut_prompts_teach_nothing(tmp_path: Path) -> None:
     assert second["completion_tokens_expected"] == first["completion_tokens_expected"]
 
 
+def test_a_broken_answer_is_paid_twice_at_most(tmp_path: Path) -> None:
+    """An answer that the service broke off is asked for once more and no further, since each request is billed."""
+    choice = {"message": {"content": "Guten Ta"}, "finish_reason": "network_error"}
+    service = Service(lambda _: {"prompt_tokens": 20, "completion_tokens": 5}, choices=[choice])
+    settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 6})
+    run_steps(settings, transport=service.open)
+    (row,) = results(settings)
+    assert len(service.asked) == row["attempts"] == 2
+    assert (row["status"], row["error_code"]) == ("failed", "broken_answer")
+    assert row["cost_usd"] == 2 * Decimal(20 * 1_000 + 5 * 10_000).scaleb(-9)
+
+
 def test_billed_failures_use_up_the_budget(tmp_path: Path) -> None:
     """M1: failures that are billed count against the budget, and what does not fit any more is not sent."""
     settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 4}, max_output_tokens=5)

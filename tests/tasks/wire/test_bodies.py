@@ -129,6 +129,26 @@ def test_a_chat_stream_that_was_not_asked_for_is_joined(end: bytes, headers: dic
     assert found.reply.usage.completion == 4
 
 
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        ([b"[DONE]"], "ok"),
+        ([b" [DONE] "], "ok"),
+        ([{"choices": [], "usage": USAGE}], "ok"),
+        ([_chunk() | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}], "ok"),
+        ([], "broken_answer"),
+        ([b": the connection is kept"], "broken_answer"),
+    ],
+    ids=["mark", "mark with blanks", "usage", "reason", "nothing", "a comment"],
+)
+def test_the_end_of_a_stream(ends: list[Any], code: str) -> None:
+    """A stream is whole with its mark, its usage or its finish reason; without all three it was cut off on the way."""
+    stream = [{"choices": [{"delta": {"content": "Guten Tag"}}]}, *ends]
+    found = _ask("chat", _server_sent(*stream), {"content-type": "text/event-stream"})
+    assert found.rule is TABLE[code]
+    assert (found.reply is not None and found.reply.text == "Guten Tag") == (code == "ok")
+
+
 def test_a_stream_of_tool_calls_is_joined() -> None:
     """Names come once and arguments in pieces."""
     stream = [
