@@ -11,7 +11,8 @@ A circuit breaker with three causes. All of them look at what comes in a row, wi
 - **Unreadable replies.** Several replies cannot be read or hold no answer yet, each of which may be paid for: the run
   stops.
 
-Until the first answer only FIRST_AT_ONCE requests are under way, so that what every row meets is met by few of them.
+Until the first answer only FIRST_AT_ONCE requests are under way, so that what every row meets is met by few of them;
+more only while the service sends no reply at all.
 A row that is tried again is no evidence (a start that only tries the failed rows of the last one must end), nor is a
 request after which another one left and was answered (the slow rows at the end of a run must end too).
 """
@@ -86,7 +87,7 @@ class Breaker:
         self._under_way = self._waiting = 0
         self._has_answered = False
         self._last_answered = -math.inf  # when the latest request left that was answered
-        self._began: float | None = None
+        self._quiet_since: float | None = None  # when a reply last came, or the first request left
         self._allowed = max_at_once
         self._pending: list[_Pending] = []
         self._streak: deque[_Failure] = deque(maxlen=MAX_STREAK)
@@ -111,7 +112,7 @@ class Breaker:
 
     def take(self, now: float, tokens: int) -> None:  # noqa: ARG002 - a meter like the others
         """A request leaves."""
-        self._began = now if self._began is None else self._began
+        self._quiet_since = now if self._quiet_since is None else self._quiet_since
         self._under_way += 1
 
     def leave(self) -> None:
@@ -136,8 +137,8 @@ class Breaker:
         if self._has_answered:
             return self._allowed
         # a service that takes long for its first answer is no reason to wait
-        age = 0.0 if self._began is None else now - self._began
-        return int(min(self._max, FIRST_AT_ONCE * 2 ** min(20, age // FIRST_GROWTH_INTERVAL_S)))
+        quiet_s = 0.0 if self._quiet_since is None else now - self._quiet_since
+        return int(min(self._max, FIRST_AT_ONCE * 2 ** min(20, quiet_s // FIRST_GROWTH_INTERVAL_S)))
 
     def arrive(self) -> None:
         """A row is being read, or a request waits for its permit: it may bring evidence."""
@@ -169,6 +170,7 @@ class Breaker:
     def failed(self, row: Attempted, rule: Rule, message: str, sent_at: float) -> bool:
         """A request failed by an OUTAGE rule; gives whether the failure is the outage's, and was taken off the row."""
         now = self._clock()
+        self._quiet_since = now
         self._failing_since = now if self._failing_since is None else self._failing_since
         if not self.is_open:
             # a request that left later was answered: this one was slow or bad by itself
@@ -190,6 +192,7 @@ class Breaker:
 
     def refused(self, row: Attempted, rule: Rule, signature: object, message: str, sent_at: float) -> None:
         """A request was refused by a REFUSAL rule. `signature` is equal for refusals that are alike."""
+        self._quiet_since = self._clock()
         self._end_outage(sent_at)  # a service that refuses is there
         self._judge(own=True, only=Retry.OUTAGE, until=sent_at)
         if not row.is_first_try or sent_at <= self._last_answered:
@@ -210,6 +213,7 @@ class Breaker:
 
     def unreadable(self, rule: Rule, message: str, sent_at: float) -> None:
         """A 2xx reply could not be read, or holds no answer that Parquill knows."""
+        self._quiet_since = self._clock()
         self._end_outage(sent_at)
         self._unreadable += 1
         if self._unreadable >= (MAX_UNREADABLE if self._has_answered else MAX_FIRST_UNREADABLE):

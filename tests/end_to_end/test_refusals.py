@@ -113,7 +113,7 @@ def test_a_refused_parameter_is_shown_as_in_the_readme(jobs: Jobs) -> None:
     texts = [f"t{number}" for number in range(600)]
     done = jobs.run(jobs.job(texts, model="o4-mini", parameters={"temperature": 0}))
     assert done.exit_code == 1
-    assert 30 <= jobs.service.stats()["requests"] <= 40
+    assert 30 <= jobs.service.stats()["requests"] < 100
     assert _plain(block) in _plain(_shown(done.stderr))
     again = jobs.run(jobs.job(texts, model="o4-mini"))
     assert again.column("status") == ["ok"] * 600

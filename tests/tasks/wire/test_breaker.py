@@ -246,6 +246,13 @@ def test_a_systematic_refusal_stops_the_run_early() -> None:
     assert all(state.failures == 0 for state in night.state.rows.values())
 
 
+def test_a_service_that_refuses_slowly_is_sent_no_more() -> None:
+    """Before the first answer more requests leave only while no reply comes at all: a refusal is a reply."""
+    night = Night(lambda *_: REFUSED, rows=5_000, latency_s=1.5).run()
+    assert len(night.sent) <= MAX_REFUSALS + MAX_REFUSAL_PROBES
+    assert str(night.sender.stop_message).startswith("30 requests in a row were refused for the same reason")
+
+
 def test_a_small_job_that_is_refused_as_a_whole_stops_too() -> None:
     """Where fewer rows than that are left and all are refused for the key or the model, the run stops."""
     night = Night(lambda *_: (404, b'{"error": {"code": "model_not_found"}}'), rows=5).run()
