@@ -11,22 +11,22 @@ from prefect import flow, unmapped
 from prefect.client.schemas.objects import State
 
 from parquill.tasks.complete_shard import complete_shard
-from parquill.tasks.disk.state import Folders
-from parquill.tasks.ending import Ending, stop_early
 from parquill.tasks.estimate_cost import estimate_cost
 from parquill.tasks.gate_budget import gate_budget
-from parquill.tasks.job import Job, RowLimit, Status
+from parquill.tasks.job.settings import Job, RowLimit, Status
+from parquill.tasks.llm.open_senders import sending
+from parquill.tasks.orchestration.approval import wait_for_approval
+from parquill.tasks.orchestration.flow_run import heed_cancelling, heed_sigterm
+from parquill.tasks.orchestration.flow_start import end_idle, hold_job, place_flow
+from parquill.tasks.orchestration.limit_store import sharing_of
+from parquill.tasks.orchestration.options import FLOW
+from parquill.tasks.orchestration.states import ends_with_state
+from parquill.tasks.orchestration.takeover import has_redone, take_over
+from parquill.tasks.orchestration.ui import called, show_progress
 from parquill.tasks.read_prompts import read_prompts
-from parquill.tasks.server.approval import wait_for_approval
-from parquill.tasks.server.flow_run import heed_cancelling, heed_sigterm
-from parquill.tasks.server.leader import has_redone, take_over
-from parquill.tasks.server.lender import sharing_of
-from parquill.tasks.server.states import ends_with_state
-from parquill.tasks.server.ui import called, show_progress
-from parquill.tasks.start import end_idle, hold_job, place_flow
-from parquill.tasks.steps import FLOW
+from parquill.tasks.results.finish import Ending, stop_early
+from parquill.tasks.storage.folders import Folders
 from parquill.tasks.summarize_run import summarize_run
-from parquill.tasks.wire.open_sendings import sending
 from parquill.tasks.write_results import write_results
 
 

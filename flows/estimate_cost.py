@@ -9,14 +9,14 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from parquill.flows.estimating import estimate_placed, estimate_with_pilot
-from parquill.tasks.job import Job, RowLimit
-from parquill.tasks.server.events import tell_estimate
-from parquill.tasks.server.flow_run import heed_cancelling
-from parquill.tasks.server.states import ends_with_state, state_of_estimate
-from parquill.tasks.server.ui import called, name_run, run_name, show_estimate
-from parquill.tasks.start import place_flow
-from parquill.tasks.steps import FLOW
+from parquill.tasks.job.settings import Job, RowLimit
+from parquill.tasks.llm.dry_run import estimate_placed, estimate_with_pilot
+from parquill.tasks.orchestration.events import tell_estimate
+from parquill.tasks.orchestration.flow_run import heed_cancelling
+from parquill.tasks.orchestration.flow_start import place_flow
+from parquill.tasks.orchestration.options import FLOW
+from parquill.tasks.orchestration.states import ends_with_state, state_of_estimate
+from parquill.tasks.orchestration.ui import called, name_run, run_name, show_estimate
 
 
 @flow(name="estimate-cost", flow_run_name=called("estimate"), **FLOW)

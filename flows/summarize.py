@@ -9,13 +9,13 @@ from prefect import flow
 from pydantic import Field
 
 from parquill.flows.complete_prompts import complete_prompts
-from parquill.tasks.job import JobName, Usd
-from parquill.tasks.job_file import PlainText
-from parquill.tasks.ready import Words, make_ready_job
-from parquill.tasks.rows.template import column_template
-from parquill.tasks.server.states import ends_with_state
-from parquill.tasks.server.ui import called
-from parquill.tasks.steps import FLOW
+from parquill.tasks.job.load import PlainText
+from parquill.tasks.job.presets import Words, make_ready_job
+from parquill.tasks.job.settings import JobName, Usd
+from parquill.tasks.orchestration.options import FLOW
+from parquill.tasks.orchestration.states import ends_with_state
+from parquill.tasks.orchestration.ui import called
+from parquill.tasks.prompts.template import column_template
 
 SYSTEM = "Summarize the user's text in {{ vars.length }}; answer with the summary alone."
 STYLE = " Style: {{ vars.style }}."

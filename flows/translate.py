@@ -9,14 +9,14 @@ from prefect import flow
 from pydantic import Field
 
 from parquill.flows.complete_prompts import complete_prompts
-from parquill.tasks.glossary import read_glossary
-from parquill.tasks.job import JobName, Usd
-from parquill.tasks.job_file import PlainText
-from parquill.tasks.ready import Words, make_ready_job
-from parquill.tasks.rows.template import column_expression, column_template
-from parquill.tasks.server.states import ends_with_state
-from parquill.tasks.server.ui import called
-from parquill.tasks.steps import FLOW
+from parquill.tasks.job.glossary import read_glossary
+from parquill.tasks.job.load import PlainText
+from parquill.tasks.job.presets import Words, make_ready_job
+from parquill.tasks.job.settings import JobName, Usd
+from parquill.tasks.orchestration.options import FLOW
+from parquill.tasks.orchestration.states import ends_with_state
+from parquill.tasks.orchestration.ui import called
+from parquill.tasks.prompts.template import column_expression, column_template
 
 SYSTEM = "You are a translator. Translate the user's text into {{ LANGUAGE }}; answer with the translation alone."
 TERMS = "{% if vars.glossary.get(LANGUAGE) %} Use these terms: {{ vars.glossary[LANGUAGE] | tojson }}.{% endif %}"

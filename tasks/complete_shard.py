@@ -6,11 +6,11 @@ from pathlib import Path
 
 from prefect import task
 
+from parquill.tasks.llm.open_senders import sending_of
+from parquill.tasks.orchestration.limit_store import sharing_of
+from parquill.tasks.orchestration.options import STEP
+from parquill.tasks.orchestration.redaction import tells_no_data
 from parquill.tasks.records import ShardRef
-from parquill.tasks.server.lender import sharing_of
-from parquill.tasks.steps import STEP
-from parquill.tasks.unforeseen import tells_no_data
-from parquill.tasks.wire.open_sendings import sending_of
 
 
 @task(name="complete", task_run_name="complete-{shard.number}", **STEP)

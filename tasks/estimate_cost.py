@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from prefect import task
 
-from parquill.tasks.disk.run import Run
 from parquill.tasks.money.gate import judge
 from parquill.tasks.money.month import booked_by_others
+from parquill.tasks.money.spending import booked_totals
+from parquill.tasks.orchestration.events import tell_estimate
+from parquill.tasks.orchestration.options import STEP
+from parquill.tasks.orchestration.redaction import tells_no_data
+from parquill.tasks.orchestration.ui import show_estimate
+from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Estimate
-from parquill.tasks.server.events import tell_estimate
-from parquill.tasks.server.ui import show_estimate
-from parquill.tasks.steps import STEP
-from parquill.tasks.unforeseen import tells_no_data
-from parquill.tasks.wire.spending import booked_totals
 
 
 @task(name="estimate", **STEP)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from prefect import get_run_logger, task
 
-from parquill.tasks.disk.run import Run
+from parquill.tasks.job.api_key import read_key
 from parquill.tasks.money.gate import pass_gate
 from parquill.tasks.money.month import booked_by_others
+from parquill.tasks.money.spending import booked_totals
+from parquill.tasks.orchestration.options import STEP
+from parquill.tasks.orchestration.redaction import tells_no_data
+from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Estimate
-from parquill.tasks.steps import STEP
-from parquill.tasks.unforeseen import tells_no_data
-from parquill.tasks.wire.secrets import read_key
-from parquill.tasks.wire.spending import booked_totals
 
 
 @task(name="gate", **STEP)

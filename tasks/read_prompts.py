@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from prefect import task
 
-from parquill.tasks.disk.run import Run
-from parquill.tasks.job import Job
-from parquill.tasks.rows.base import RunOptions
-from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.server.ui import name_run, run_name
-from parquill.tasks.steps import STEP
-from parquill.tasks.unforeseen import tells_no_data
+from parquill.tasks.job.settings import Job
+from parquill.tasks.orchestration.options import STEP
+from parquill.tasks.orchestration.redaction import tells_no_data
+from parquill.tasks.orchestration.ui import name_run, run_name
+from parquill.tasks.prompts.base import RunOptions
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.run import Run
 
 
 @task(name="read", **STEP)

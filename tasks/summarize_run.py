@@ -6,15 +6,15 @@ from typing import Any
 
 from prefect import task
 
-from parquill.tasks.disk.row_sums import RowSums
-from parquill.tasks.disk.run import Run
-from parquill.tasks.ending import Ending, finish_run
 from parquill.tasks.errors import StoppedByBudget
-from parquill.tasks.server.events import tell_end
-from parquill.tasks.server.flow_run import wait_for_server
-from parquill.tasks.server.ui import name_run, run_name, show_summary
-from parquill.tasks.steps import STEP
-from parquill.tasks.unforeseen import tells_no_data
+from parquill.tasks.orchestration.events import tell_end
+from parquill.tasks.orchestration.flow_run import wait_for_server
+from parquill.tasks.orchestration.options import STEP
+from parquill.tasks.orchestration.redaction import tells_no_data
+from parquill.tasks.orchestration.ui import name_run, run_name, show_summary
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.results.finish import Ending, finish_run
+from parquill.tasks.results.totals import RowSums
 
 
 @task(name="summarize", **STEP)

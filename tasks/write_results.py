@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefect import task
 
-from parquill.tasks.disk.results import write_results as write_parts
-from parquill.tasks.disk.row_sums import RowSums
-from parquill.tasks.disk.run import Run
-from parquill.tasks.steps import STEP
-from parquill.tasks.unforeseen import tells_no_data
+from parquill.tasks.orchestration.options import STEP
+from parquill.tasks.orchestration.redaction import tells_no_data
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.results.totals import RowSums
+from parquill.tasks.results.writer import write_results as write_parts
 
 
 @task(name="write", **STEP)

@@ -11,18 +11,18 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquill.tasks.disk.files import DISK, Disk
-from parquill.tasks.disk.results import write_results
-from parquill.tasks.disk.row_sums import RowSums
-from parquill.tasks.disk.run import Run
-from parquill.tasks.disk.state import Folders, hold
-from parquill.tasks.ending import Ending, finish_run, stop_early
-from parquill.tasks.job_file import make_job
-from parquill.tasks.place import place
-from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.wire.client import aiohttp_transport
-from parquill.tasks.wire.open_sendings import sending
-from parquill.tasks.wire.shared_limits import ALONE, Sharing
+from parquill.tasks.job.load import make_job
+from parquill.tasks.limits.shared import ALONE, Sharing
+from parquill.tasks.llm.client import aiohttp_transport
+from parquill.tasks.llm.open_senders import sending
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.results.finish import Ending, finish_run, stop_early
+from parquill.tasks.results.totals import RowSums
+from parquill.tasks.results.writer import write_results
+from parquill.tasks.storage.disk import DISK, Disk
+from parquill.tasks.storage.folders import Folders, hold
 
 
 def job_of(folder: Path, texts: Sequence[str], url: str, **settings: Any) -> dict[str, Any]:

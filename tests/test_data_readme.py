@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 
-from parquill.tasks.wire.outcomes import NOT_SENT_CODES, ROW_CODES, TABLE
+from parquill.tasks.llm.outcomes import NOT_SENT_CODES, ROW_CODES, TABLE
 from tests.end_to_end.jobs import Jobs
 
 TEXT = (Path(__file__).parents[1] / "data" / "README.md").read_text(encoding="utf-8")

@@ -49,7 +49,7 @@ SOON = "assert time.process_time() - began < 2.0"
 def test_an_estimate_answers_at_once(what: str) -> None:
     """`estimate` on the sample starts no server and does not even import Prefect, so that it answers in two seconds."""
     program = (
-        "import sys, time; began = time.process_time(); from parquill.flows.cli import main\n"
+        "import sys, time; began = time.process_time(); from parquill.flows.cli.commands import main\n"
         f"try: main(['estimate', '{JOB}', '--json'])\n"
         f"except SystemExit as ended: assert ended.code == 0\n{what}"
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.tasks.wire.test_endings import ENDINGS_OF
-from tests.tasks.wire.test_failures import FAILURES
+from tests.tasks.llm.test_failures import FAILURES
+from tests.tasks.llm.test_finish_reasons import ENDINGS_OF
 
 TEXT = (
     (Path(__file__).with_name("README.md")).read_text(encoding="utf-8").split("## Finish reasons")[1].split("\n## ")[0]

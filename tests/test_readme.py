@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from parquill.flows.cli import cli
-from parquill.flows.starter import STARTER
-from parquill.tasks.endpoint_settings import Endpoint
-from parquill.tasks.job import Budget, Job, Limits, Prompt, Retry
-from parquill.tasks.job_file import make_job, parse_yaml
+from parquill.flows.cli.commands import cli
+from parquill.flows.cli.starter import STARTER
+from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.load import make_job, parse_yaml
+from parquill.tasks.job.settings import Budget, Job, Limits, Prompt, Retry
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

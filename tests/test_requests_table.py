@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.tasks.wire.test_limit_name import WORDINGS
+from tests.tasks.llm.test_limit_name import WORDINGS
 
 ROOT = Path(__file__).parents[1]
 TABLE = (ROOT / "tests" / "README.md").read_text(encoding="utf-8").split("## Requests and JSON answers")[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.tasks.money.test_usage import LAYOUTS, ODD
+from tests.tasks.llm.test_usage import LAYOUTS, ODD
 
 README = Path(__file__).with_name("README.md")
 TEXT = README.read_text(encoding="utf-8").split("## Usage by provider")[1].split("\n## ")[0]

@@ -23,7 +23,7 @@ from parquill.tasks.money.prices import dollars, to_nano, usd
 from parquill.tasks.records import Action, Estimate, PlannedRow, money
 
 if TYPE_CHECKING:
-    from parquill.tasks.job import Job
+    from parquill.tasks.job.settings import Job
     from parquill.tasks.money.lengths import LengthModel
     from parquill.tasks.money.prices import Price
     from parquill.tasks.money.tokens import TokenCounter

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from parquill.tasks.errors import BadJob, RefusedByBudget
-from parquill.tasks.job import Job
+from parquill.tasks.job.reasoning import warn_of_thinking
+from parquill.tasks.job.settings import Job
 from parquill.tasks.money.prices import Price, dollars, nano_of, usd
 from parquill.tasks.money.shutdowns import find_shutdown
 from parquill.tasks.records import Estimate, Totals
-from parquill.tasks.thinking import warn_of_thinking
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from parquill.tasks.job import Job
+from parquill.tasks.job.settings import Job
 from parquill.tasks.money.correction import Correction, Tally
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import COUNTS

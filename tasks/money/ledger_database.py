@@ -17,9 +17,9 @@ import platformdirs
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from parquill.tasks.disk.wal import use_wal
 from parquill.tasks.errors import LedgerFailed
 from parquill.tasks.money.ledger_tables import COUNTS, DAYS, HOLDERS, LEASES, LENGTHS, META, METADATA, VERSION
+from parquill.tasks.storage.sqlite import use_wal
 
 CONNECT_S = 10
 LOCK_S = 10  # a transaction takes milliseconds

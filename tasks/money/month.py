@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from parquill.tasks.job import Job
+from parquill.tasks.job.settings import Job
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.prices import usd
 

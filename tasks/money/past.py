@@ -9,7 +9,7 @@ from datetime import datetime
 import orjson
 import sqlalchemy as sa
 
-from parquill.tasks.job import Job
+from parquill.tasks.job.settings import Job
 from parquill.tasks.money.history import History, Seen
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import LENGTHS, RUNS

@@ -22,9 +22,9 @@ from typing import Any, Self
 
 from parquill.data import FOLDER
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job import Job
-from parquill.tasks.money.beside_tokens import refuse_model
-from parquill.tasks.money.sellers import find_model, is_openai, seller_of
+from parquill.tasks.job.providers import find_model, is_openai, seller_of
+from parquill.tasks.job.settings import Job
+from parquill.tasks.money.unpriced import refuse_model
 from parquill.tasks.records import Usage
 
 FEMTO_PER_NANO = 1_000_000

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from parquill.data import FOLDER
-from parquill.tasks.money.sellers import seller_of
+from parquill.tasks.job.providers import seller_of
 
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 

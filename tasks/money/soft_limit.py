@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from parquill.tasks.job import Budget
+from parquill.tasks.job.settings import Budget
 from parquill.tasks.money.prices import dollars, nano_of
 
 

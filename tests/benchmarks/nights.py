@@ -15,11 +15,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from parquill.tasks.disk.state import Folders, hold
-from parquill.tasks.job_file import make_job
-from parquill.tasks.place import place
-from parquill.tasks.rows.prepare import estimate_job, prepare_run
-from parquill.tasks.wire.pilot import run_pilot
+from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.pilot import run_pilot
+from parquill.tasks.prompts.prepare import estimate_job, prepare_run
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.storage.folders import Folders, hold
 from tests.direct import job_of, run_steps
 from tests.services.running import FakeService, fake_openai
 

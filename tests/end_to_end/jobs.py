@@ -92,7 +92,7 @@ class Jobs:
 
     def run(self, settings: Mapping[str, Any], *arguments: str, command: str = "run") -> Done:
         """Run a command on a job in this process."""
-        from parquill.flows.cli import main
+        from parquill.flows.cli.commands import main
 
         out, err = io.StringIO(), io.StringIO()
         code: Any = 0

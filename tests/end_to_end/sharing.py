@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from parquill.tasks.wire.shares import GUARD_S, REQUEST_SLOTS, Share
+from parquill.tasks.limits.shares import GUARD_S, REQUEST_SLOTS, Share
 from tests.end_to_end.jobs import Done, Jobs
 
 

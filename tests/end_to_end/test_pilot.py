@@ -11,11 +11,11 @@ from typing import Any
 import orjson
 import pytest
 
-from parquill.tasks.disk.approvals import approve_run
-from parquill.tasks.disk.run import current_run
-from parquill.tasks.disk.state import Folders
 from parquill.tasks.errors import NotApproved
-from parquill.tasks.job_file import make_job
+from parquill.tasks.job.load import make_job
+from parquill.tasks.prompts.approvals import approve_run
+from parquill.tasks.prompts.run import current_run
+from parquill.tasks.storage.folders import Folders
 from tests.end_to_end.jobs import Done, Jobs
 from tests.services.running import FakeService
 

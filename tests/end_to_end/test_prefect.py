@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.server.events import shares_of
+from parquill.tasks.orchestration.events import shares_of
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import billed_usd
 from tests.prefect_api import ask_prefect

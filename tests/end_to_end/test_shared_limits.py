@@ -21,4 +21,4 @@ def test_two_processes_share_a_limit(jobs: Jobs) -> None:
     assert len(shared.arrivals) == 440
     for window_s in (1.0, 5.0, 10.0):
         assert shared.busiest(window_s) <= allowed(PER_MINUTE, window_s)
-    # that 90 % of it is used takes a whole minute of both: tests/production, and tests/tasks/wire in simulated time
+    # that 90 % of it is used takes a whole minute of both: tests/production, and tests/tasks/limits in simulated time

@@ -19,16 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from parquill.flows.cli import cli
-from parquill.tasks.disk import publish as publishing
-from parquill.tasks.disk.address import join, shown
-from parquill.tasks.disk.state import Folders
-from parquill.tasks.disk.store import put_file, remove_object
+from parquill.flows.cli.commands import cli
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, FolderInUse
-from parquill.tasks.job_file import make_job
-from parquill.tasks.place import place
-from parquill.tasks.rows.listing import list_files
-from parquill.tasks.rows.source import find_source, read_batches
+from parquill.tasks.job.load import make_job
+from parquill.tasks.prompts.input_files import list_files
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.source import find_source, read_batches
+from parquill.tasks.storage import publish as publishing
+from parquill.tasks.storage.folders import Folders
+from parquill.tasks.storage.object_store import put_file, remove_object
+from parquill.tasks.storage.uri import join, shown
 from tests.direct import run_steps
 from tests.end_to_end.jobs import Jobs
 from tests.services.running import ROOT, FakeService
@@ -263,7 +263,7 @@ def test_an_interrupted_upload_leaves_no_half(shop: S3, tmp_path: Path) -> None:
 _UPLOAD = """
 import sys
 from pathlib import Path
-from parquill.tasks.disk.store import put_file
+from parquill.tasks.storage.object_store import put_file
 from tests.peak import peak_kib
 folder, uri = sys.argv[1:]
 put_file(Path(folder, "small"), uri)
@@ -389,11 +389,11 @@ def test_two_that_claim_at_once(
         remove_object(join(job["output"], publishing.OWNER))
         publishing.claim(other, "run-of-elsewhere")
 
-    monkeypatch.setattr("parquill.tasks.disk.summary.publish_summary", overtaken)
+    monkeypatch.setattr("parquill.tasks.results.summary.publish_summary", overtaken)
     with pytest.raises(DiskFailed, match="run-of-elsewhere"):
         run_steps(job)
     assert _names(shop, "out/results") == []
-    monkeypatch.setattr("parquill.tasks.disk.summary.publish_summary", announce)
+    monkeypatch.setattr("parquill.tasks.results.summary.publish_summary", announce)
     remove_object(join(job["output"], publishing.OWNER))
     run_steps(job)
     assert _results(shop, "out").num_rows == 12

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import orjson
 import pytest
 
-from parquill.flows.cli import main
+from parquill.flows.cli.commands import main
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import SUMMARY_KEYS, SUMMARY_NAMES, billed_usd, check_books
 from tests.prefect_api import ask_prefect

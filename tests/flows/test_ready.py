@@ -11,10 +11,10 @@ from prefect import Flow
 
 from parquill.flows.summarize import summarize
 from parquill.flows.translate import translate
-from parquill.tasks.endpoint_settings import OPENAI_BASE_URL
+from parquill.tasks.job.endpoint import OPENAI_BASE_URL
+from parquill.tasks.job.presets import make_ready_job
+from parquill.tasks.job.reasoning import warn_of_thinking
 from parquill.tasks.money.shutdowns import find_shutdown
-from parquill.tasks.ready import make_ready_job
-from parquill.tasks.thinking import warn_of_thinking
 
 FOLDER = Path("/nonexistent")
 

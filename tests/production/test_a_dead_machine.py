@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.server.slot import LEASE_S
+from parquill.tasks.orchestration.slot_lease import LEASE_S
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import LEASES, ROOT, House, opened_house
 from tests.production.slow_jobs import check_settled, nightly, slow_job

@@ -8,7 +8,7 @@ import pytest
 
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.sharing import run_together, settings_of
-from tests.tasks.wire.test_limits_llmock import hold_limits
+from tests.tasks.limits.test_limiter_llmock import hold_limits
 
 pytestmark = pytest.mark.nightly
 

@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.input.run_input import keyset_from_paused_state
 
-from parquill.flows.approve import answer, question_of, waiting
+from parquill.flows.cli.approve import answer, question_of, waiting
 from parquill.tasks.errors import ParquillError
 from tests.end_to_end.jobs import PARQUILL, Jobs, Spawned
 from tests.end_to_end.test_prefect import Api
@@ -156,7 +156,7 @@ def test_nobody_to_ask(jobs: Jobs, costly: dict[str, Any], monkeypatch: pytest.M
 
 def test_the_command_lists_and_answers(jobs: Jobs, costly: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     """`parquill approve` lists what waits, what each asks and until when, and `parquill approve JOB` answers."""
-    from parquill.flows.cli import main
+    from parquill.flows.cli.commands import main
 
     spawned = _start(jobs, costly)
     with pytest.raises(SystemExit):

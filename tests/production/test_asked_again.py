@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.disk.state import Folders, hold
-from parquill.tasks.job_file import make_job
+from parquill.tasks.job.load import make_job
+from parquill.tasks.storage.folders import Folders, hold
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import House
 from tests.services.losing_proxy import losing

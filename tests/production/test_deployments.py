@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.tasks.job_file import parse_yaml
+from parquill.tasks.job.load import parse_yaml
 from tests.end_to_end.jobs import Jobs, read_results
 from tests.production.house import ROOT, House
 from tests.production.slow_jobs import check_settled, nightly, slow_job, summary_of

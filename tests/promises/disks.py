@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from parquill.tasks.disk.files import Disk
+from parquill.tasks.storage.disk import Disk
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9]+")
 Image = dict[str, bytes | None]  # path below the root -> content of a file, None for a folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from parquill.tasks.disk.files import CHECKSUM
+from parquill.tasks.storage.disk import CHECKSUM
 
 FLIPS = 12
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["parquill", "tests"]):
-    from parquill.tasks.disk.replay import replay_shard
     from parquill.tasks.errors import BadJob, DamagedJournal, RowFault
-    from parquill.tasks.job_file import load_job
-    from parquill.tasks.rows.request import check_messages, check_parameters
-    from parquill.tasks.rows.template import Templates
-    from tests.tasks.wire.test_reply_fuzz import GENUINE, check_reply
+    from parquill.tasks.job.load import load_job
+    from parquill.tasks.prompts.request import check_messages, check_parameters
+    from parquill.tasks.prompts.template import Templates
+    from parquill.tasks.storage.replay import replay_shard
+    from tests.tasks.llm.test_reply_fuzz import GENUINE, check_reply
 
 import orjson
 

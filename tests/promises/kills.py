@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from parquill.tasks.disk.replay import replay_shard
+from parquill.tasks.storage.replay import replay_shard
 from tests.end_to_end.jobs import Jobs, Spawned
 from tests.services.running import FakeService
 

@@ -1,6 +1,6 @@
 """Makes the stored journals of the present version: `python -m tests.promises.make_journals`.
 
-Journals are made once and kept for ever: run this only after `VERSION` of tasks/disk/journal.py has changed, or what a
+Journals are made once and kept for ever: run this only after `VERSION` of tasks/storage/journal.py has changed, or what a
 record says, with another `CHANGE`. (Those of version 1 without one have four figures of usage, before cache writes.) Beside each journal lies what it says, to be read by a person before it is committed.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 
 import orjson
 
-from parquill.tasks.disk.journal import VERSION, Journal
-from parquill.tasks.disk.replay import ShardState, replay_shard
 from parquill.tasks.records import Outcome, Usage, to_json
+from parquill.tasks.storage.journal import VERSION, Journal
+from parquill.tasks.storage.replay import ShardState, replay_shard
 
 FOLDER = Path(__file__).with_name("journals")
 HEADER = {"run_id": "20261123-051448-k3fq", "shard": 7}

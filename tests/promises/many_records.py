@@ -8,9 +8,9 @@ from pathlib import Path
 
 import orjson
 
-from parquill.tasks.disk.journal import VERSION, _group
-from parquill.tasks.disk.replay import replay_shard
 from parquill.tasks.records import Outcome, Usage, to_json
+from parquill.tasks.storage.journal import VERSION, _group
+from parquill.tasks.storage.replay import replay_shard
 from tests.peak import peak_kib
 
 AT_ONCE = 64  # rows in a group

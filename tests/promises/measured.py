@@ -23,16 +23,17 @@ from typing import Any
 import httpx
 import orjson
 
-from parquill.tasks.disk import result_rows
-from parquill.tasks.disk.results import write_results
-from parquill.tasks.disk.state import Folders, hold
-from parquill.tasks.ending import Ending, clear_run
-from parquill.tasks.job_file import load_job
-from parquill.tasks.place import place
-from parquill.tasks.rows import prepare, source_file
-from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.wire import sending as wire_sending
-from parquill.tasks.wire.open_sendings import sending
+from parquill.tasks.job.load import load_job
+from parquill.tasks.llm import run_sender as wire_sending
+from parquill.tasks.llm.open_senders import sending
+from parquill.tasks.prompts import input_parquet as source_file
+from parquill.tasks.prompts import prepare
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.results import rows as result_rows
+from parquill.tasks.results.finish import Ending, clear_run
+from parquill.tasks.results.writer import write_results
+from parquill.tasks.storage.folders import Folders, hold
 from tests.peak import peak_kib
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,7 +113,7 @@ def peak_of(code: str) -> int:
     lines = [
         "import contextlib",
         "from parquill.tasks.errors import BadInput",
-        "from parquill.tasks.rows.source import find_source, read_batches",
+        "from parquill.tasks.prompts.source import find_source, read_batches",
         "with contextlib.suppress(BadInput):",
         f"    {code}",
         "from tests.peak import peak_kib",

@@ -11,14 +11,15 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.errors import ParquillError
-from parquill.tasks.job_file import load_job
-from parquill.tasks.place import place
+from parquill.tasks.job.load import load_job
+from parquill.tasks.llm.open_senders import sending, sending_of
+from parquill.tasks.prompts import input_parquet as source_file
+from parquill.tasks.prompts import prepare
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.resolve import place
 from parquill.tasks.records import ShardRef
-from parquill.tasks.rows import prepare, source_file
-from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.wire.open_sendings import sending, sending_of
+from parquill.tasks.storage.folders import Folders, hold
 
 WORKERS = 2
 SHARD_ROWS = 100

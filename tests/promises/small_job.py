@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from parquill.tasks.disk.files import DISK, Disk
-from parquill.tasks.disk.run import Run
-from parquill.tasks.disk.state import Folders
-from parquill.tasks.job_file import make_job
-from parquill.tasks.place import place
-from parquill.tasks.rows.prepare import prepare_run
+from parquill.tasks.job.load import make_job
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.storage.disk import DISK, Disk
+from parquill.tasks.storage.folders import Folders
 from tests.direct import job_of, results, run_steps
 from tests.promises.answering import Answering
 from tests.promises.disks import Image, lay_out, photograph

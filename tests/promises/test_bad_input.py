@@ -19,18 +19,18 @@ import rfc8785
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from parquill.tasks.disk.reading import failed_rows, parts_of
-from parquill.tasks.disk.run import Run
-from parquill.tasks.disk.state import Folders
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, RowFault
-from parquill.tasks.job_file import load_job, make_job
-from parquill.tasks.parameters import OUTPUT_LIMITS, OWNED, RANGES, REFUSED
-from parquill.tasks.place import place
-from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.rows.request import check_parameters
-from parquill.tasks.rows.source import find_source, read_batches
-from parquill.tasks.rows.template import Templates
-from parquill.tasks.wire.open_sendings import sending
+from parquill.tasks.job.load import load_job, make_job
+from parquill.tasks.job.parameters import OUTPUT_LIMITS, OWNED, RANGES, REFUSED
+from parquill.tasks.llm.open_senders import sending
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.request import check_parameters
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.prompts.source import find_source, read_batches
+from parquill.tasks.prompts.template import Templates
+from parquill.tasks.storage.folders import Folders
+from parquill.tasks.storage.published import failed_rows, parts_of
 from tests.direct import job_of, results, run_steps
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import check_books, request_key

@@ -11,15 +11,15 @@ import httpx
 import orjson
 import pytest
 
-from parquill.tasks.disk.run import load_run
-from parquill.tasks.disk.state import Folders
-from parquill.tasks.disk.summary import write_interrupted
-from parquill.tasks.job_file import make_job
-from parquill.tasks.money.excess import causes_of, money_sentences
+from parquill.tasks.job.load import make_job
 from parquill.tasks.money.prices import dollars, nano_of
-from parquill.tasks.place import place
+from parquill.tasks.orchestration.artifacts import money_table
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.run import load_run
 from parquill.tasks.records import Usage
-from parquill.tasks.server.tables import money_table
+from parquill.tasks.results.excess import causes_of, money_sentences
+from parquill.tasks.results.summary import write_interrupted
+from parquill.tasks.storage.folders import Folders
 from tests.direct import job_of, results, run_steps
 
 OWN = {"usd_per_mtok_input": 1, "usd_per_mtok_cached": "0.1", "usd_per_mtok_cache_write": 2, "usd_per_mtok_output": 10}
@@ -57,7 +57,7 @@ class Service(httpx.AsyncBaseTransport):
 @pytest.fixture(autouse=True)
 def _ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    monkeypatch.setattr("parquill.tasks.wire.retry.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("parquill.tasks.llm.retry.FIRST_WAIT_S", 0.01)
 
 
 def _job(folder: Path, texts: Sequence[str], **settings: Any) -> dict[str, Any]:

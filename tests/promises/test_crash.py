@@ -26,18 +26,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.tasks.disk.files import Disk, remove_folder
-from parquill.tasks.disk.journal import Journal, read_journal, scan_journal
-from parquill.tasks.disk.own_table import OwnTable
-from parquill.tasks.disk.run import Run
-from parquill.tasks.disk.state import Folders
 from parquill.tasks.errors import DiskFailed, Interrupted
-from parquill.tasks.job_file import make_job
-from parquill.tasks.place import place
+from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.open_senders import open_sendings, sending, sending_of
+from parquill.tasks.llm.run_sender import Sending
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import ShardRef
-from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.wire.open_sendings import open_sendings, sending, sending_of
-from parquill.tasks.wire.sending import Sending
+from parquill.tasks.storage.disk import Disk, remove_folder
+from parquill.tasks.storage.folders import Folders
+from parquill.tasks.storage.journal import Journal, read_journal, scan_journal
+from parquill.tasks.storage.parquet_reader import OwnTable
 from tests.direct import results
 from tests.promises.answering import Answering
 from tests.promises.disks import (
@@ -68,8 +68,8 @@ def memory() -> Iterator[Path]:
 @pytest.fixture
 def job(memory: Path, monkeypatch: pytest.MonkeyPatch) -> SmallJob:
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{memory / 'ledger.sqlite'}")
-    for setting in ("prepare.SMALLEST_SHARD", "source_file.BATCH_ROWS"):  # several shards of a few rows
-        monkeypatch.setattr(f"parquill.tasks.rows.{setting}", 6)
+    for setting in ("prepare.SMALLEST_SHARD", "input_parquet.BATCH_ROWS"):  # several shards of a few rows
+        monkeypatch.setattr(f"parquill.tasks.prompts.{setting}", 6)
     return SmallJob.make(memory / "job")
 
 
@@ -219,7 +219,7 @@ def test_a_task_that_comes_after_the_stop_sends_nothing(job: SmallJob) -> None:
 
 def test_a_shard_that_is_being_read_at_the_stop_ends(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """C7: a shard that has not come to its first request when the run is stopped ends, however long its disk takes."""
-    monkeypatch.setattr("parquill.tasks.wire.sending.FINISH_S", 0.05)
+    monkeypatch.setattr("parquill.tasks.llm.run_sender.FINISH_S", 0.05)
     run, service = job.planned(), Answering()
     reading, may_end, ended = threading.Event(), threading.Event(), threading.Event()
     open_shard = Run.open_shard
@@ -295,7 +295,7 @@ def test_a_second_interrupt_cuts_the_grace_short(job: SmallJob, monkeypatch: pyt
     ends the run at once: what hangs is cut off, and nothing is left running.
     """
     # the answers and the grace take an hour, and a request has a deadline of two minutes: the run ends before
-    monkeypatch.setattr("parquill.tasks.wire.open_sendings.GRACE_S", 3_600.0)
+    monkeypatch.setattr("parquill.tasks.llm.open_senders.GRACE_S", 3_600.0)
     service = Answering(lambda _: 3_600.0)
     run = job.planned()
     main_thread = threading.get_ident()
@@ -354,7 +354,7 @@ def _left_at_removal(job: SmallJob, monkeypatch: pytest.MonkeyPatch, remover: st
 
 def test_old_results_go_when_the_new_ones_last(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """C3: the parts of the run before are removed only when a power cut would leave the new ones in their place."""
-    left = _left_at_removal(job, monkeypatch, "parquill.tasks.disk.results.remove_folder")
+    left = _left_at_removal(job, monkeypatch, "parquill.tasks.results.writer.remove_folder")
     now = photograph(job.root)
     assert {name: left[name] for name in left if name.startswith("results/")} == {
         name: now[name] for name in now if name.startswith("results/")
@@ -363,7 +363,7 @@ def test_old_results_go_when_the_new_ones_last(job: SmallJob, monkeypatch: pytes
 
 def test_shards_go_when_their_run_is_forgotten_for_good(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """C4: the shards of a finished run are removed only when a power cut would not make it the current run again."""
-    left = _left_at_removal(job, monkeypatch, "parquill.tasks.ending.remove_folder")
+    left = _left_at_removal(job, monkeypatch, "parquill.tasks.results.finish.remove_folder")
     assert ".parquill/manifest.json" in left
     assert ".parquill/current.json" not in left
 
@@ -404,7 +404,7 @@ def test_a_plan_that_was_half_removed_is_no_plan(job: SmallJob, monkeypatch: pyt
             shutil.rmtree(path / "shards")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("parquill.tasks.disk.state.remove_folder", killed)
+    monkeypatch.setattr("parquill.tasks.storage.folders.remove_folder", killed)
     longer, options = place(make_job({**refused, "max_output_tokens": 60}), None, None, None)
     with monkeypatch.context() as no_tidy, pytest.raises(KeyboardInterrupt):
         no_tidy.setattr(Folders, "tidy", lambda *_: None)
@@ -483,7 +483,7 @@ def test_an_error_that_nobody_foresaw_is_told(job: SmallJob, monkeypatch: pytest
         settled.append(femto)
         return femto // 1_000_000 if len(settled) > 1 else femto // 0
 
-    monkeypatch.setattr("parquill.tasks.wire.booking.to_nano", fail_once)
+    monkeypatch.setattr("parquill.tasks.llm.settlement.to_nano", fail_once)
     service = Answering(lambda prompt: 0 if prompt == "new 0" else 0.05)
     with pytest.raises(ZeroDivisionError):
         job.run(service)

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.tasks.disk.journal import VERSION, scan_journal
-from parquill.tasks.disk.replay import replay_shard
 from parquill.tasks.errors import DamagedJournal, DiskFailed
+from parquill.tasks.storage.journal import VERSION, scan_journal
+from parquill.tasks.storage.replay import replay_shard
 from tests.direct import results
 from tests.promises.answering import Answering
 from tests.promises.disks import BrokenDisk, lay_out, photograph
@@ -26,8 +26,8 @@ from tests.promises.small_job import SmallJob, stripped
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallJob:
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    for setting in ("prepare.SMALLEST_SHARD", "source_file.BATCH_ROWS"):
-        monkeypatch.setattr(f"parquill.tasks.rows.{setting}", 6)
+    for setting in ("prepare.SMALLEST_SHARD", "input_parquet.BATCH_ROWS"):
+        monkeypatch.setattr(f"parquill.tasks.prompts.{setting}", 6)
     return SmallJob.make(tmp_path / "job")
 
 

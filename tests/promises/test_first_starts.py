@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from parquill.tasks.disk.answers import AnswerIndex
 from parquill.tasks.money.ledger_database import LedgerDatabase
+from parquill.tasks.storage.answer_index import AnswerIndex
 
 AT_ONCE = 8
 TRIES = 60  # one in ten met the fault, with as many at once

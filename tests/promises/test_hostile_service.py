@@ -163,7 +163,7 @@ def test_time_stays_bounded(worst_night: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "name",
     # whether a request leaves before a late forgery comes depends on the machine; that a connection rests for a moment
-    # is tested in tests/tasks/wire/test_connections.py
+    # is tested in tests/tasks/llm/test_connections.py
     [pytest.param(name, marks=pytest.mark.nightly if name == LATE else ()) for name in FORGERIES],
 )
 def test_an_answer_never_lands_on_another_row(fiend: Hell, tmp_path: Path, name: str, at_once: int) -> None:

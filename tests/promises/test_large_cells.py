@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquill.tasks.errors import BadInput
-from parquill.tasks.rows.source import find_source, read_batches
+from parquill.tasks.prompts.source import find_source, read_batches
 from tests.direct import job_of, results, run_steps
 from tests.large_cells import write_large_cells, write_map_bomb
 from tests.promises.measured import ROOT, measure, peak_of
@@ -52,9 +52,9 @@ def _estimate(job: dict[str, Any], code: str = "estimate_job(job, options)") -> 
     """The most memory (MB) of a process that plans a job and writes nothing."""
     lines = [
         "import sys, orjson",
-        "from parquill.tasks.job_file import make_job",
-        "from parquill.tasks.place import place",
-        "from parquill.tasks.rows.prepare import estimate_job",
+        "from parquill.tasks.job.load import make_job",
+        "from parquill.tasks.prompts.resolve import place",
+        "from parquill.tasks.prompts.prepare import estimate_job",
         "from tests.peak import peak_kib",
         "job, options = place(make_job(orjson.loads(sys.argv[1])), None, None, ())",
         code,
@@ -153,7 +153,7 @@ def test_a_row_of_ten_megabytes(tmp_path: Path, service: FakeService) -> None:
 
 def test_for_each_is_cut_within_a_row(tmp_path: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many rows `for_each` makes of an input row, few are in memory at once, and each has its own values."""
-    monkeypatch.setattr("parquill.tasks.rows.plan.MOST_AT_ONCE", 25_000)
+    monkeypatch.setattr("parquill.tasks.prompts.planner.MOST_AT_ONCE", 25_000)
     names = [f"n{number}" for number in range(7)]
     table = pa.table({"text": ["a", "b", "c"], "blob": ["x" * 10_000, "y" * 10_000, "z" * 10]})
     pq.write_table(table, tmp_path / "in.parquet")

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.tasks.disk.answers import AnswerIndex
-from parquill.tasks.disk.replay import replay_shard
-from parquill.tasks.rows.source import find_source, read_batches
+from parquill.tasks.prompts.source import find_source, read_batches
+from parquill.tasks.storage.answer_index import AnswerIndex
+from parquill.tasks.storage.replay import replay_shard
 from tests.direct import job_of, run_steps
 from tests.promises.many_records import write_journal
 from tests.promises.measured import measure, peak_of

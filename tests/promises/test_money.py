@@ -21,19 +21,19 @@ import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from parquill.tasks.disk.files import DISK
-from parquill.tasks.disk.journal import append_groups
-from parquill.tasks.disk.state import Folders
 from parquill.tasks.errors import LedgerFailed, RunTakenOver
-from parquill.tasks.job_file import make_job
+from parquill.tasks.job.load import make_job
 from parquill.tasks.money.account import Account
 from parquill.tasks.money.books import DEAD_S, Booked, Held
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import HOLDERS, LEASES, META
-from parquill.tasks.place import place
-from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.wire.spending import Spending, booked_totals
+from parquill.tasks.money.spending import Spending, booked_totals
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.storage.disk import DISK
+from parquill.tasks.storage.folders import Folders
+from parquill.tasks.storage.journal import append_groups
 from tests.direct import job_of
 from tests.end_to_end.jobs import Jobs
 from tests.promises.ledger_machine import BEGIN, LedgerMachine, empty, entry
@@ -770,6 +770,6 @@ def test_a_ledger_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_dead_are_dead_later_than_the_silent() -> None:
     """A holder counts as dead only long after it would have renewed its lease many times."""
-    from parquill.tasks.wire.spending import REPORT_S
+    from parquill.tasks.money.spending import REPORT_S
 
     assert DEAD_S >= 100 * REPORT_S

@@ -13,12 +13,12 @@ from typing import Any
 import orjson
 import pytest
 
-from parquill.tasks.disk.run_lock import RunLock, RunMember
-from parquill.tasks.disk.state import Folders
-from parquill.tasks.job_file import make_job
-from parquill.tasks.place import place
-from parquill.tasks.rows.prepare import prepare_run
-from parquill.tasks.wire.sending import Sending
+from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.run_sender import Sending
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.storage.folders import Folders
+from parquill.tasks.storage.run_lock import RunLock, RunMember
 from tests.direct import job_of, results, run_steps
 from tests.production.house import House
 from tests.promises.answering import Answering
@@ -67,7 +67,7 @@ def settings(service: FakeService, tmp_path: Path) -> dict[str, Any]:
 def test_each_request_asks_for_the_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """C7: a process that joined a run sends no request after the leader's lock is gone: it does not wait for its next look."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    monkeypatch.setattr("parquill.tasks.wire.sending.LEADER_CHECK_INTERVAL_S", 3_600.0)
+    monkeypatch.setattr("parquill.tasks.llm.run_sender.LEADER_CHECK_INTERVAL_S", 3_600.0)
     texts = [f"text {number}" for number in range(200)]
     limits = {"max_at_once": AT_ONCE}
     job, options = place(make_job(job_of(tmp_path, texts, "http://127.0.0.1:9/v1", limits=limits)), None, None, ())

@@ -12,18 +12,18 @@ from typing import Any
 import orjson
 import pytest
 
-from parquill.tasks.disk.journal import read_journal
-from parquill.tasks.disk.state import Folders, hold
 from parquill.tasks.errors import DamagedJournal, Interrupted
-from parquill.tasks.job_file import make_job
+from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.open_senders import open_sendings
+from parquill.tasks.llm.pilot import run_pilot
 from parquill.tasks.money.gate import judge
 from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.place import place
-from parquill.tasks.rows.prepare import estimate_job, prepare_run
-from parquill.tasks.rows.restored import LOST_JOURNALS
-from parquill.tasks.wire.open_sendings import open_sendings
-from parquill.tasks.wire.pilot import run_pilot
-from parquill.tasks.wire.spending import booked_totals
+from parquill.tasks.money.spending import booked_totals
+from parquill.tasks.prompts.prepare import estimate_job, prepare_run
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.restore import LOST_JOURNALS
+from parquill.tasks.storage.folders import Folders, hold
+from parquill.tasks.storage.journal import read_journal
 from tests.direct import job_of, results, run_steps
 from tests.promises.answering import Answering
 from tests.promises.small_job import stripped
@@ -35,8 +35,8 @@ TEXTS = [f"text {n}" for n in range(20)]
 @pytest.fixture(autouse=True)
 def small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    for setting in ("prepare.SMALLEST_SHARD", "source_file.BATCH_ROWS"):
-        monkeypatch.setattr(f"parquill.tasks.rows.{setting}", 6)
+    for setting in ("prepare.SMALLEST_SHARD", "input_parquet.BATCH_ROWS"):
+        monkeypatch.setattr(f"parquill.tasks.prompts.{setting}", 6)
 
 
 class CutOff(Answering):

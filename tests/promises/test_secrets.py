@@ -27,15 +27,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from parquill.tasks.disk import run
-from parquill.tasks.disk.replay import replay_shard
-from parquill.tasks.ending import Ending
 from parquill.tasks.errors import BadJob, DamagedJournal
-from parquill.tasks.job_file import make_job
-from parquill.tasks.shown import BREAK, clean, escape
-from parquill.tasks.wire.booking import Booking
-from parquill.tasks.wire.client import Client, aiohttp_transport
-from parquill.tasks.wire.secrets import Key, read_key
+from parquill.tasks.job.api_key import Key, read_key
+from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.client import Client, aiohttp_transport
+from parquill.tasks.llm.settlement import Booking
+from parquill.tasks.prompts import run
+from parquill.tasks.results.escaping import BREAK, clean, escape
+from parquill.tasks.results.finish import Ending
+from parquill.tasks.storage.replay import replay_shard
 from tests.direct import job_of, run_steps
 from tests.end_to_end.jobs import Jobs
 from tests.prefect_api import ask_prefect
@@ -403,7 +403,7 @@ def test_any_text_can_be_shown(text: str) -> None:
 @given(data=st.data())
 def test_a_mutated_journal_gives_its_beginning_or_stops(data: st.DataObject) -> None:
     """A journal with any bytes changed, cut or added gives the records before the damage, or DamagedJournal: never another error, never a record of the middle left out."""
-    from parquill.tasks.disk.journal import _group
+    from parquill.tasks.storage.journal import _group
 
     groups = [_group(0, b'{"journal": 1, "run_id": "r", "shard": 0}\n')]
     for number in range(1, 6):

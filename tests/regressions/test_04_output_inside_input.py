@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquill.tasks.errors import BadInput
-from parquill.tasks.rows.source import find_source
+from parquill.tasks.prompts.source import find_source
 
 
 @pytest.mark.parametrize("location", ["{}", "{}/**/*.parquet"])

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.tasks.job_file import make_job
+from parquill.tasks.job.load import make_job
 from parquill.tasks.money.prices import price_of
-from parquill.tasks.rows.plan import Planner
-from parquill.tasks.rows.source import find_source
+from parquill.tasks.prompts.planner import Planner
+from parquill.tasks.prompts.source import find_source
 
 VIEWS = {
     "string_view": pa.array(["a text longer than twelve bytes", None, ""], pa.string_view()),

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from parquill.tasks.errors import RowFault
-from parquill.tasks.rows.cells import cells
+from parquill.tasks.prompts.cells import cells
 
 FAR = 253_402_300_800_000_000  # 10000-01-01 in microseconds
 

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 import pytest
 from genai_prices.data_snapshot import get_snapshot
 
-from parquill.tasks.job_file import make_job
+from parquill.tasks.job.load import make_job
 from parquill.tasks.money.prices import Price, _bands, price_of, to_nano
 from parquill.tasks.records import Usage
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from parquill.tasks.errors import RowFault
-from parquill.tasks.job_file import make_job, place_job
-from parquill.tasks.rows.request import KeyMaker
+from parquill.tasks.job.load import make_job, place_job
+from parquill.tasks.prompts.request import KeyMaker
 
 LEAST = {
     "name": "x",

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from parquill.tasks.errors import BadJob, RowFault
-from parquill.tasks.job_file import make_job
-from parquill.tasks.rows.request import KeyMaker
+from parquill.tasks.job.load import make_job
+from parquill.tasks.prompts.request import KeyMaker
 
 LEAST = {
     "name": "x",

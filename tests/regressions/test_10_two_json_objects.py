@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.flows.cli import main
+from parquill.flows.cli.commands import main
 
 
 @pytest.mark.parametrize("override", ["name=x", "limits.tokens_per_minute=5"])

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from parquill.tasks.job_file import make_job
+from parquill.tasks.job.load import make_job
 from parquill.tasks.money.gate import judge
 from parquill.tasks.money.prices import Band, Price, dollars
 from parquill.tasks.records import Estimate

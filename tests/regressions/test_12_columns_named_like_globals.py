@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.rows.template import Templates
+from parquill.tasks.prompts.template import Templates
 
 
 @pytest.mark.parametrize("name", ["range", "dict", "cycler", "joiner", "namespace", "self", "vars"])

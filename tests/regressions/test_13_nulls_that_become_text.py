@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from parquill.tasks.errors import RowFault
-from parquill.tasks.rows.template import Templates
+from parquill.tasks.prompts.template import Templates
 
 VALUES: dict[str, Any] = {"v": None, "s": {"a": None}, "l": ["x", None]}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from parquill.tasks.job_file import make_job
-from parquill.tasks.wire.endpoint import APIS
-from parquill.tasks.wire.replies import Reply
+from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.protocol import APIS
+from parquill.tasks.llm.replies import Reply
 
 LEAST = {
     "name": "x",

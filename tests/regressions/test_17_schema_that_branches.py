@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.disk import schemas
+from parquill.tasks.storage import columns as schemas
 
 TREE = {
     "$ref": "#/$defs/node",

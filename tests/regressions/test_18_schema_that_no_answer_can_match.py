@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.wire.answer import AnswerFormat
+from parquill.tasks.llm.answer_format import AnswerFormat
 
 
 @pytest.mark.parametrize(

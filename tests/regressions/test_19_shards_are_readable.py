@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.tasks.disk.state import Folders
-from parquill.tasks.job_file import make_job
-from parquill.tasks.place import place
-from parquill.tasks.rows.prepare import prepare_run
+from parquill.tasks.job.load import make_job
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.storage.folders import Folders
 
 
 def test_files_of_prompts_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

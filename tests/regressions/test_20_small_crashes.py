@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job_file import expand_dates, make_job, parse_yaml, place_job
+from parquill.tasks.job.load import expand_dates, make_job, parse_yaml, place_job
 from parquill.tasks.money.prices import price_of
-from parquill.tasks.rows.plan import Planner
-from parquill.tasks.rows.source import find_source
+from parquill.tasks.prompts.planner import Planner
+from parquill.tasks.prompts.source import find_source
 
 LEAST = {
     "name": "x",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parquill.tasks.errors import RowFault
-from parquill.tasks.rows.template import Templates
+from parquill.tasks.prompts.template import Templates
 
 
 def test_bytes_are_no_text() -> None:

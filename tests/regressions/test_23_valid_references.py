@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.wire.answer import AnswerFormat
+from parquill.tasks.llm.answer_format import AnswerFormat
 
 NUMBER = {"type": "integer"}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.rows.template import Templates
+from parquill.tasks.prompts.template import Templates
 
 
 @pytest.mark.parametrize(

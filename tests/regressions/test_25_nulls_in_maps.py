@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parquill.tasks.errors import RowFault
-from parquill.tasks.rows.template import Templates
+from parquill.tasks.prompts.template import Templates
 
 
 @pytest.mark.parametrize("template", ["{{ m }}", "{{ m[0][1] | upper }}", "{{ m[0][1] ~ 'x' }}"])

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.errors import BadJob, RefusedByBudget
-from parquill.tasks.job import Job
-from parquill.tasks.job_file import make_job
+from parquill.tasks.job.load import make_job
+from parquill.tasks.job.settings import Job
 from parquill.tasks.money.gate import asks_approval, judge, pass_gate
 from parquill.tasks.money.prices import Band, Price
 from parquill.tasks.records import Estimate, Totals

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.job import Job
-from parquill.tasks.job_file import make_job
+from parquill.tasks.job.load import make_job
+from parquill.tasks.job.settings import Job
 from parquill.tasks.money.history import History
 from parquill.tasks.money.ledger import Entry, Ledger
 from parquill.tasks.money.past import keep_past, read_past

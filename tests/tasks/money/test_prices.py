@@ -16,8 +16,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job import CHEAPEST_USD_PER_MTOK, Job
-from parquill.tasks.job_file import make_job
+from parquill.tasks.job.load import make_job
+from parquill.tasks.job.settings import CHEAPEST_USD_PER_MTOK, Job
 from parquill.tasks.money.prices import (
     Band,
     Price,

@@ -8,7 +8,7 @@ from datetime import date
 import pytest
 
 from parquill.data import FOLDER
-from parquill.tasks.money.sellers import _providers
+from parquill.tasks.job.providers import _providers
 from parquill.tasks.money.shutdowns import find_shutdown, listed_shutdown
 
 OPENAI = "https://api.openai.com/v1"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.job import Budget
+from parquill.tasks.job.settings import Budget
 from parquill.tasks.money.soft_limit import SoftLimits
 
 USD = 1_000_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job_file import make_job
+from parquill.tasks.job.load import make_job
 from parquill.tasks.money.tokens import TokenCounter
 
 # OpenAI cookbook, How_to_count_tokens_with_tiktoken.ipynb: the example of section 6 and the counts of the API

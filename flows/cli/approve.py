@@ -1,0 +1,154 @@
+"""Asking and answering on the terminal for what `budget.approval_usd` holds back."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+import tenacity
+
+from parquill.flows.cli.console import say
+from parquill.tasks.errors import NotApproved, ParquillError
+from parquill.tasks.money.gate import Verdict
+from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.prompts.approvals import approve_run, is_approved
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.results.escaping import unescape
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+QUESTION_TRIES = 20  # half a second apart, for a question to be there after its run waits
+
+
+def ask_on_terminal(run: Run, verdict: Verdict, *, may_wait: bool) -> None:
+    """Ask the person at the terminal; without one the run may wait in Prefect, if a server of its own lets it.
+
+    Raises NotApproved when the answer is no or none, or when there is nobody to ask; BadJob when it would wait for what
+    is no time.
+    """
+    from parquill.tasks.orchestration.approval import timeout_s
+
+    limit = run.job.budget.approval_usd
+    if is_approved(run) or limit is None:
+        return
+    told = f"expected {dollars(verdict.expected)} is above budget.approval_usd = {dollars(nano_of(limit))}"
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        try:
+            is_yes = click.confirm(f"{told}. Spend it?", default=False, err=True)
+        except click.Abort:  # Ctrl-D; of Ctrl-C the caller knows
+            say("")  # the question's line is open still
+            raise NotApproved(f"not approved, the question was not answered: {told}") from None
+        if not is_yes:
+            raise NotApproved(f"declined: {told}")
+        approve_run(run, "terminal")
+    elif may_wait:
+        timeout_s()
+        say(f"{told}: waiting for approval in Prefect's UI, or by `parquill approve {run.job.name}`")
+    else:
+        raise NotApproved(
+            f"{told}, and nobody can be asked here: run it at a terminal, or with a Prefect server in PREFECT_API_URL"
+        )
+
+
+def waiting() -> list[FlowRun]:
+    """The flow runs that wait for approval, the latest first. Raises ParquillError when no server answers."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    from parquill.tasks.orchestration.approval import KEY
+
+    paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
+    with _served(), get_client(sync_client=True) as client:
+        found = client.read_flow_runs(flow_run_filter=paused, sort=FlowRunSort.START_TIME_DESC, limit=200)
+    return [each for each in found if each.state is not None and str(_key(each)).startswith(KEY)]
+
+
+def question_of(run: FlowRun) -> dict[str, str | None]:
+    """What a run that waits asks, in one sentence, and until when it waits (ISO 8601); None where nobody says."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.input.run_input import keyset_from_paused_state
+
+    from parquill.tasks.orchestration.approval import ASKS
+
+    assert run.state is not None  # noqa: S101 - it waits
+    until, asked = run.state.state_details.pause_timeout, None
+    with _served(), get_client(sync_client=True) as client, contextlib.suppress(PrefectHTTPStatusError):
+        # it is not there yet in the first moments
+        told = client.read_flow_run_input(run.id, keyset_from_paused_state(run.state)["description"])
+        asked = unescape(orjson.loads(told).partition("\n")[0].rpartition(ASKS)[2])
+    return {"question": asked, "until": until.isoformat(timespec="seconds") if until is not None else None}
+
+
+def answer(name: str, *, approve: bool, sleep: Callable[[float], None] = time.sleep) -> str:
+    """Answer for the flow run with this id or name, or for the only one of a job; gives its name.
+
+    Raises ParquillError when none, or more than one, is meant, or when it no longer waits.
+    """
+    from prefect.exceptions import FlowPauseTimeout, NotPausedError
+    from prefect.flow_runs import resume_flow_run
+
+    found = waiting()
+    meant = [each for each in found if name in {str(each.id), each.name} or _is_of(each, name)]
+    if not meant:
+        names = ", ".join(str(each.name) for each in found[:5]) or "none"
+        raise ParquillError(f"no run {name!r} waits for approval; those that do: {names}")
+    if len(meant) > 1:
+        raise ParquillError(
+            f"{len(meant)} runs are called {name!r}; name one by its id: {', '.join(str(e.id) for e in meant)}"
+        )
+    # a run waits some moments before its question is there to be answered, two seconds if the server is busy
+    resuming = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(RuntimeError),
+        stop=tenacity.stop_after_attempt(QUESTION_TRIES),
+        wait=tenacity.wait_fixed(0.5),
+        sleep=sleep,
+        reraise=True,
+    )
+    try:
+        with _served():
+            resuming(resume_flow_run, meant[0].id, run_input={"approve": approve})
+    except (NotPausedError, FlowPauseTimeout):
+        raise ParquillError(f"the run {meant[0].name} does not wait any more") from None
+    except RuntimeError as error:  # its process died in these moments
+        raise ParquillError(f"the run {meant[0].name} takes no answer ({error}); start its job again") from None
+    return str(meant[0].name)
+
+
+def _is_of(run: FlowRun, job: str) -> bool:
+    """Whether a run is of the job with this name: runs are called `JOB · 3 rows · MODEL`, and JOB may hold dots too."""
+    return re.fullmatch(re.escape(job) + r" · (?:[\d,]+ rows? · )?(?:(?! · ).)+", run.name or "") is not None
+
+
+def _key(run: FlowRun) -> Any:
+    return run.state.state_details.pause_key if run.state is not None else None
+
+
+class _served:  # noqa: N801 - reads as what it is: with a server
+    """Turn a server that does not answer, or refuses, into one sentence."""
+
+    def __enter__(self) -> None:
+        from prefect.settings import PREFECT_API_URL
+
+        if not PREFECT_API_URL.value():
+            raise ParquillError("set PREFECT_API_URL to the server on which the run waits")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        import httpx
+
+        if isinstance(error, httpx.TransportError):
+            raise ParquillError("no Prefect server answers at PREFECT_API_URL") from None
+        if isinstance(error, httpx.HTTPStatusError):  # Prefect's own among them
+            code = error.response.status_code
+            raise ParquillError(
+                f"Prefect's server refuses that ({code}); `parquill approve` lists what waits"
+            ) from None

@@ -1,0 +1,334 @@
+"""The `parquill` command. It parses, calls and shows; what it shows is computed elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from parquill.flows.cli.options import Day, PilotRows, Whole, job_options
+from parquill.flows.cli.prefect_server import configure
+from parquill.tasks.errors import Interrupted, ParquillError
+from parquill.tasks.job.load import load_job
+from parquill.tasks.job.settings import MOST_ROWS, Job
+from parquill.tasks.orchestration.redaction import replace_error
+from parquill.tasks.records import STATUSES
+from parquill.tasks.results.escaping import one_line
+
+EXIT_CODES = """\b
+Exit codes: 0 done · 2 bad job or input, nothing sent · 3 refused by the budget, nothing sent · 4 stopped by a budget
+on the way · 5 finished, more rows not ok than tolerated · 130 interrupted · 1 anything else.
+After 4 and 130 the same command resumes where it stopped."""
+
+
+def _print_json(value: Any) -> None:
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # JSON can say it in ASCII
+        text = json.dumps(orjson.loads(text), indent=2)
+    sys.stdout.write(text + "\n")
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="parquill")
+def cli() -> None:
+    """Bulk LLM completions from Parquet to Parquet, on budget, run by Prefect.
+
+    Start with `parquill init job.yaml`, look at `preview` and `estimate`, then `run`.
+    """
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path("job.yaml"))
+def init(path: Path) -> None:
+    """Write a commented job file to start from.
+
+    PATH is job.yaml if it is left out.
+    """
+    from parquill.flows.cli.starter import STARTER, warn_of_starter
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(STARTER)
+    except FileExistsError:
+        raise ParquillError(f"{path} is there already; name another file") from None
+    except OSError as error:
+        raise ParquillError(f"cannot write {path}: {error.strerror}") from None
+    click.echo(f"{path} is written; set input, prompt and budget, then: parquill preview {path}", err=True)
+    for told in warn_of_starter(datetime.now(UTC).date()):
+        click.echo(f"warning: {told}", err=True)
+
+
+@cli.command()
+@job_options
+@click.option("--rows", type=Whole(1, 1000), default=3, show_default=True, help="How many requests to show.")
+def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool, rows: int) -> None:
+    """Show the first requests as they would be sent.
+
+    Nothing is sent, and no key is needed.
+    """
+    from parquill.flows.cli.lists import show_preview
+    from parquill.flows.cli.preview import preview_rows
+
+    found = preview_rows(*_place(load_job(job, overrides), day), rows)
+    _print_json({"rows": found}) if as_json else show_preview(found)
+
+
+@cli.command()
+@job_options
+@click.option("--limit", type=Whole(1, MOST_ROWS), help="Only the first N rows of the input.")
+@click.option(
+    "--pilot",
+    type=PilotRows(),
+    help="Complete N rows first, or `auto`: as many as ±5 % takes, for at most 1 % of the budget. They are paid, and "
+    "`run` goes on from them.",
+)
+@click.option("--compare", metavar="MODEL,...", help="Price the same rows for these models too.")
+@click.option("--prices-on", type=Day(), help="Use the prices of another day.")
+def estimate(
+    job: Path,
+    overrides: Sequence[str],
+    day: date | None,
+    as_json: bool,
+    limit: int | None,
+    pilot: int | None,
+    compare: str | None,
+    prices_on: date | None,
+) -> None:
+    """Count what the job would cost; send nothing.
+
+    Exit 3 when it does not fit the budget. Only `--pilot` sends requests and needs a key.
+    """
+    from parquill.flows.cli.console import say, show_estimate
+    from parquill.tasks.llm.dry_run import estimate_placed
+
+    if pilot is not None and prices_on is not None:
+        raise click.UsageError("--pilot pays today's prices; look at those of --prices-on without it")
+    placed, options = _place(load_job(job, overrides), day, limit)
+    if prices_on is not None:
+        options = replace(options, day=prices_on)
+    found = _pilot(placed, options, pilot) if pilot is not None else None
+    if found is not None and found.sentence:
+        say(found.sentence)
+    if compare:
+        from parquill.flows.cli.compare import compare_models
+        from parquill.flows.cli.lists import show_comparison
+
+        models = [name.strip() for name in compare.split(",") if name.strip()]
+        table = compare_models(placed, options, models, datetime.now(UTC).date())
+        _print_json(table) if as_json else show_comparison(table)
+        return
+    found = found or estimate_placed(placed, options)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        show_estimate(found.estimate, found.verdict, found.price, found.completed, error=found.error)
+    if found.error is not None:
+        raise _Told(found.error)
+    if not found.verdict.fits:
+        sys.exit(3)
+
+
+def _pilot(job: Job, options: Any, rows: int) -> Any:
+    from parquill.flows.cli.console import say, show_bar
+    from parquill.flows.cli.run import interrupted_by_signals, stop_on_signal
+    from parquill.tasks.llm.dry_run import estimate_with_pilot
+
+    with interrupted_by_signals(), stop_on_signal(), show_bar():
+        found = estimate_with_pilot(job, options, rows or None)
+    if found is None:
+        say("no pilot: every row has its answer already")
+    return found
+
+
+@cli.command()
+@job_options
+@click.option("--limit", type=Whole(1, MOST_ROWS), help="Only the first N rows of the input.")
+@click.option("--redo", metavar="STATUS,...", help=f"Complete rows of these statuses anew: {', '.join(STATUSES)}.")
+def run(
+    job: Path, overrides: Sequence[str], day: date | None, as_json: bool, limit: int | None, redo: str | None
+) -> None:
+    """Complete the job within its budget, or resume it.
+
+    It estimates, sends within budget and limits, and writes results and summary. The same command resumes a run that
+    was stopped, and sends nothing when nothing is left to do.
+    """
+    from parquill.flows.cli.run import run_job
+
+    statuses: list[Any] = [name.strip() for name in redo.split(",")] if redo else []
+    unknown = [name for name in statuses if name not in STATUSES]
+    if unknown:
+        raise click.BadParameter(f"{unknown[0]!r} is no status; they are {', '.join(STATUSES)}", param_hint="--redo")
+    summary, error = run_job(load_job(job, overrides), day, limit, statuses)
+    if as_json and summary is not None:
+        _print_json(summary)
+    if error is not None:
+        raise _Told(error) if as_json and summary is not None else error
+
+
+@cli.command()
+@click.argument("place", metavar="JOB|OUTPUT")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value).")
+@click.option("--date", "day", type=Day(), help="Day for {date} in paths.")
+@click.option("--failed", is_flag=True, help="List the rows that are not ok.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def report(place: str, overrides: Sequence[str], day: date | None, failed: bool, as_json: bool) -> None:
+    """Show the latest run of a job or an output again."""
+    from parquill.flows.cli.console import show_summary
+    from parquill.flows.cli.lists import show_failed
+    from parquill.flows.cli.report import find_latest
+    from parquill.tasks.storage.published import failed_rows
+
+    latest = find_latest(place, overrides, day)
+    rows = failed_rows(latest.parts) if failed else None
+    if as_json:
+        _print_json({**latest.summary, **({"failed": list(rows)} if rows is not None else {})})
+        return
+    show_summary(latest.summary, latest.output, latest.named)
+    if rows is not None:
+        show_failed(rows)
+
+
+@cli.command()
+@click.argument("job", required=False)
+@click.option("--month", metavar="YYYY-MM", help="Default: this month (UTC).")
+@click.option(
+    "--resolve",
+    type=click.Choice(["paid", "unpaid"]),
+    is_flag=False,
+    flag_value="paid",
+    help="Settle what is in doubt: as paid (default), or unpaid where the service's bill shows it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def spend(job: str | None, month: str | None, resolve: str | None, as_json: bool) -> None:
+    """Show what a month has cost by day, job and model.
+
+    It also shows where the month is going. JOB is a job file or a job's name.
+    """
+    from parquill.flows.cli.console import say
+    from parquill.flows.cli.spend import read_spending, scope_of, show_spending
+
+    today = datetime.now(UTC).date()
+    found = read_spending(scope_of(job, month, today), today, resolve)
+    if as_json:
+        _print_json(found)
+    else:
+        for line in show_spending(found):
+            say(line)
+
+
+@cli.command()
+@click.argument("job", required=False, type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def doctor(job: Path | None, overrides: Sequence[str], as_json: bool) -> None:
+    """Check what a run needs: key, endpoint, model, Prefect.
+
+    Price, tokenizer, input and ledger too. Each is ok, warns, or says what to do.
+    """
+    from parquill.flows.cli.doctor import examine
+    from parquill.flows.cli.lists import show_checks
+
+    checks = examine(load_job(job, overrides) if job else None)
+    if as_json:
+        _print_json({"ok": all(check.ok for check in checks), "checks": [check.as_dict() for check in checks]})
+    else:
+        show_checks(checks)
+    if not all(check.ok for check in checks):
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("run", required=False)
+@click.option("--decline", is_flag=True, help="Say no: the run ends, and nothing is sent.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def approve(run: str | None, decline: bool, as_json: bool) -> None:
+    """Approve a run that waits for it, or list those.
+
+    A run waits whose expected cost is above `budget.approval_usd`. RUN is the flow run's id or name, or the name of
+    its job.
+    """
+    from parquill.flows.cli.approve import answer, question_of, waiting
+    from parquill.flows.cli.console import say
+
+    if run is None:
+        found = [{"id": str(each.id), "name": each.name, **question_of(each)} for each in waiting()]
+        if as_json:
+            _print_json({"waiting": found})
+        for each in found if not as_json else ():
+            say(f"{each['id']}  {each['name']}: {each['question']} (until {each['until']})")
+        if not found and not as_json:
+            say("no run waits for approval")
+        return
+    name = answer(run, approve=not decline)
+    word = "declined" if decline else "approved"
+    _print_json({"run": name, "answer": word}) if as_json else say(f"{name} is {word}")
+
+
+@cli.command("serve-model", context_settings={"ignore_unknown_options": True})
+@click.option("--port", type=Whole(0, 65535), default=8089, show_default=True, help="0 picks a free one.")
+@click.option("--slots", type=Whole(1, 64), default=4, show_default=True, help="Requests at once.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def serve_model(port: int, slots: int, command: Sequence[str]) -> None:
+    """Serve a small local model; no key, no cost.
+
+    It runs until Ctrl-C, or while COMMAND runs. {url} in COMMAND is its address. For example:
+
+    parquill serve-model -- parquill run job.yaml --set endpoint.base_url={url} --set endpoint.api_key_env=null
+    """
+    from parquill.flows.cli.serve_model import serve_while
+
+    sys.exit(serve_while(port, slots, command))
+
+
+def _place(job: Job, day: date | None, limit: int | None = None) -> tuple[Job, Any]:
+    from parquill.tasks.prompts.resolve import place
+
+    return place(job, day, limit, ())
+
+
+class _Told(Exception):
+    def __init__(self, error: ParquillError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with the contract's codes; errors are one sentence on stderr."""
+    configure()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(cli.main(words, prog_name="parquill", standalone_mode=False) or 0)
+    except _Told as told:
+        click.echo(f"parquill: {one_line(told.error)}", err=True)
+        sys.exit(told.error.exit_code)
+    except ParquillError as error:
+        if "--json" in words:
+            _print_json({"error": str(error), "exit_code": error.exit_code})
+        click.echo(f"parquill: {one_line(error)}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as ended:
+        sys.exit(ended.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(Interrupted.exit_code)
+    except BrokenPipeError:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("PARQUILL_TRACEBACK"):
+            raise
+        click.echo(f"parquill: {replace_error(error)}", err=True)
+        sys.exit(1)

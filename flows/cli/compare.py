@@ -1,0 +1,66 @@
+"""The same rows at several models' prices, in the lanes that a run can buy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+from parquill.tasks.errors import BadJob
+from parquill.tasks.job.reasoning import thinks
+from parquill.tasks.job.settings import Job
+from parquill.tasks.money.estimate import estimate_json
+from parquill.tasks.money.gate import judge
+from parquill.tasks.money.prices import Price, find_price, price_of
+from parquill.tasks.money.shutdowns import find_shutdown
+from parquill.tasks.prompts.base import RunOptions
+from parquill.tasks.prompts.prepare import estimate_job
+
+THINKS = "thinks before it answers, so its answers may cost more than is predicted from this model's"
+
+
+def compare_models(job: Job, options: RunOptions, models: Sequence[str], today: date) -> dict[str, Any]:
+    """Estimate a placed job for its own model and for others; the cheapest first.
+
+    Models that are shut down by `today` have a note. Lengths of answers are predicted from the job's own past for every
+    model: what differs is tokens, price and window.
+    Raises BadJob for a model without a price, BadInput.
+    """
+    entries: list[dict[str, Any]] = []
+    rows = 0
+    for model in dict.fromkeys([job.model, *models]):
+        # own price and tokenizer are those of the job's own model
+        other = job if model == job.model else job.model_copy(update={"model": model, "price": None, "tokenizer": None})
+        price = _price_of(job, other, options.day)
+        total = estimate_job(other, options, past_of=job, price=price)
+        rows, estimate = total.rows, total.result()
+        shutdown = find_shutdown(model, job.endpoint.base_url)
+        entries.append(
+            {
+                "model": model,
+                "lane": "live",
+                "estimate": estimate_json(estimate),
+                "prices": {"source": price.source, "version": price.version},
+                "prompt_tokens_note": estimate.tokens_note or None,
+                "thinking_note": THINKS if thinks(other) and not thinks(job) else None,
+                "shutdown_note": shutdown.sentence(today) if shutdown is not None else None,
+                "fits_window": "too_long" not in estimate.rejected,
+                "rows_too_long": estimate.rejected.get("too_long", 0),
+                "fits_budget": judge(other, estimate, price).fits,
+            }
+        )
+    entries.sort(key=lambda entry: float(entry["estimate"]["cost_usd_expected"]))
+    return {"rows": rows, "models": entries}
+
+
+def _price_of(job: Job, other: Job, day: date) -> Price:
+    """The price at the job's address; that of its own seller for another model that the address does not sell.
+
+    Nothing is sent at such a price, and `prices.source` names the seller. Raises BadJob.
+    """
+    try:
+        return price_of(other, day)
+    except BadJob:
+        if other.model == job.model:
+            raise
+        return find_price(other.model, None, day)

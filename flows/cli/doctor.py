@@ -1,0 +1,178 @@
+"""`parquill doctor`: what stands between a job and its first completion, and what to do about it. Nothing is paid."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime
+from typing import Any
+
+import httpx
+
+from parquill.flows.cli.prefect_server import check_home, check_patience, named_server
+from parquill.tasks.errors import ParquillError
+from parquill.tasks.job.api_key import Key, header_names, read_key
+from parquill.tasks.job.reasoning import warn_of_thinking
+from parquill.tasks.job.settings import Job
+from parquill.tasks.llm.address_check import Service, ask_for_models
+from parquill.tasks.llm.model_list import ModelList
+from parquill.tasks.llm.protocol import APIS
+from parquill.tasks.money.ledger import Ledger
+from parquill.tasks.money.ledger_database import ledger_url
+from parquill.tasks.money.prices import find_price, price_of
+from parquill.tasks.money.shutdowns import find_shutdown, listed_shutdown
+from parquill.tasks.money.tokens import TokenCounter
+from parquill.tasks.prompts.prepare import look
+from parquill.tasks.prompts.resolve import place
+
+
+class Hint(str):
+    """What a check says of something that should be looked at, but is no failure."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. A check that is ok may still warn."""
+
+    name: str
+    ok: bool
+    told: str
+    warns: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
+
+
+def examine(job: Job | None, today: date | None = None) -> list[Check]:
+    """Check the installation, and the job if one is given; `today` is by default the day of the clock (UTC)."""
+    installed = {"tokenizer files": _vocabularies, "prices": _prices, "ledger": _ledger, "Prefect": _prefect}
+    checks = [_check(name, look_at) for name, look_at in installed.items()]
+    return [*checks, *_examine_job(job, today or datetime.now(UTC).date())] if job is not None else checks
+
+
+def _check(name: str, look_at: Callable[[], str]) -> Check:
+    try:
+        told = look_at()
+        return Check(name, True, str(told), isinstance(told, Hint))
+    except ParquillError as error:
+        return Check(name, False, str(error))
+
+
+def _vocabularies() -> str:
+    names = ("o200k_base", "cl100k_base", "p50k_base", "r50k_base")
+    for name in names:
+        TokenCounter("-", name)
+    return ", ".join(names)
+
+
+def _prices() -> str:
+    price = find_price("gpt-6-luna", None, datetime.now(UTC).date())
+    return f"{price.source}, {price.version}"
+
+
+def _ledger() -> str:
+    Ledger().close()
+    url = ledger_url()
+    return url.database or "" if url.get_backend_name() == "sqlite" else "the database in PARQUILL_LEDGER_URL"
+
+
+def _prefect() -> str:
+    version = importlib.metadata.version("prefect")
+    if version != "3.9.1":
+        raise ParquillError(f"Prefect {version} is installed; pip install 'prefect==3.9.1'")
+    check_patience()
+    address = named_server()
+    if not address:
+        return (
+            f"{version}, with its embedded server (PREFECT_API_URL is not set), which keeps its files in {check_home()}"
+        )
+    from parquill.tasks.orchestration.api_client import reaching, without_password  # Prefect takes 1.3 s to import
+
+    told = without_password(address)
+    try:
+        with reaching(address) as client:
+            reply = client.get(f"{address.rstrip('/')}/health")
+    except (httpx.HTTPError, httpx.InvalidURL):
+        raise ParquillError(f"no server answers at PREFECT_API_URL={told}; start it or unset the variable") from None
+    if reply.status_code == 404 and not told.rstrip("/").endswith("/api"):
+        raise ParquillError(f"no API is at PREFECT_API_URL={told}; does it lack /api at its end?")
+    if reply.status_code != 200:
+        raise ParquillError(f"the server at PREFECT_API_URL={told} answers {reply.status_code}")
+    return f"{version}, server {told}"
+
+
+def _examine_job(job: Job, today: date) -> Iterator[Check]:
+    day = datetime.now(job.zone).date()
+    placed, _ = place(job, day, None, ())
+    yield _check("input", lambda: f"{look(placed).rows:,} rows in {placed.input}")
+    yield _check("price", lambda: _told_price(placed))
+    yield _check("tokenizer", lambda: _tokenizer(placed))
+    yield _check("max_output_tokens", lambda: _output_tokens(placed))
+    key: list[Key | None] = []
+    yield _check("key", lambda: _key(placed, key))
+    service: list[Service] = []
+    if key:
+        yield _check("endpoint", lambda: _endpoint(placed, key[0], service))
+    models = service[0].models if service else None
+    if models is not None:
+        yield _check("model", lambda: _model(placed, models))
+    yield _check("shutdown", lambda: _shutdown(placed, models, today))
+
+
+def _told_price(job: Job) -> str:
+    price = price_of(job, datetime.now(job.zone).date())
+    band = price.bands[0]
+    return f"${band.input / 1e9:g} input, ${band.output / 1e9:g} output per million tokens ({price.source})"
+
+
+def _tokenizer(job: Job) -> str:
+    counter = TokenCounter(job.model, job.tokenizer)
+    return counter.name + ("" if counter.exact else ", as an approximation: the model's own is not public")
+
+
+def _key(job: Job, found: list[Key | None]) -> str:
+    found.append(read_key(job.endpoint))
+    told = [f"{name} from {variable}" for name, variable in header_names(job.endpoint).items()]
+    return ", ".join(told) or "none is needed"
+
+
+def _endpoint(job: Job, key: Key | None, found: list[Service]) -> str:
+    service = ask_for_models(job.endpoint, APIS[job.endpoint.api].path, key)
+    found.append(service)
+    told = f"{job.endpoint.base_url} answers"
+    if service.models is not None:
+        return told
+    return Hint(f"{told}, but gives no list of models ({service.without}), so the name {job.model!r} was not checked")
+
+
+def _output_tokens(job: Job) -> str:
+    warning = warn_of_thinking(job)
+    return f"{job.max_output_tokens:,}" if warning is None else Hint(warning)
+
+
+def _model(job: Job, models: ModelList) -> str:
+    name = models.name_of(job.model)
+    if name is not None:
+        return job.model if name == job.model else f"{job.model} (the service lists it as {name})"
+    told = f"the service does not list {job.model!r}; it lists {', '.join(models.nearest(job.model))}"
+    if models.why_partial is not None:
+        return Hint(f"{told}. It may still serve the model: {models.why_partial}")
+    raise ParquillError(f"{told}. Correct `model`")
+
+
+def _shutdown(job: Job, models: ModelList | None, today: date) -> str:
+    name = models.name_of(job.model) if models is not None else None
+    listed = listed_shutdown(job.model, models.names[name]) if models is not None and name is not None else None
+    known = find_shutdown(job.model, job.endpoint.base_url)
+    if listed is not None and known is not None:
+        listed = replace(listed, instead=known.instead)
+    found = listed or known
+    if found is None:
+        return f"none is known for {job.model}"
+    if found.is_past(today):
+        raise ParquillError(found.sentence(today))
+    return Hint(found.sentence(today))

@@ -1,0 +1,91 @@
+"""Lists in the terminal: requests, rows that are not ok, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from parquill.flows.cli.console import say
+
+if TYPE_CHECKING:
+    from parquill.flows.cli.doctor import Check
+
+
+def show_preview(rows: list[dict[str, Any]]) -> None:
+    """Each request: where its row is, its tokens, its body."""
+    for row in rows:
+        say(f"--- {row['source_file']}, row {row['row_number']}: {row['prompt_tokens'] or 0:,} prompt tokens")
+        if row["error"]:
+            say(row["error"])
+        if row["body"] is not None:
+            say(f"POST {row['url']}")
+            for name, variable in row["headers"].items():
+                say(f"{name}: (from {variable})")
+            for line in orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode().split("\n"):
+                say(line)
+
+
+def show_comparison(found: dict[str, Any]) -> None:
+    """Each model's estimate in a table, the cheapest first, and below it what is to be known of each."""
+    for line in comparison_lines(found):
+        say(line)
+
+
+def comparison_lines(found: dict[str, Any]) -> Iterator[str]:
+    """The lines of a comparison: a head, a line for each model with aligned columns, and notes."""
+    yield f"{found['rows']:,} rows, the cheapest model first; nothing was sent"
+    head = ("model", "lane", "expected", "p90", "worst case", "prompt tokens")
+    lines = [head, *(_compared(entry) for entry in found["models"])]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
+    for line in lines:
+        sized = list(zip(line, widths, strict=True))
+        words = [cell.ljust(width) for cell, width in sized[:2]]
+        yield "  ".join([*words, *(cell.rjust(width) for cell, width in sized[2:])])
+    for entry in found["models"]:
+        yield from (f"{entry['model']}: {note}" for note in _notes(entry))
+
+
+def _compared(entry: dict[str, Any]) -> tuple[str, ...]:
+    estimate = entry["estimate"]
+    costs = (rounded(estimate[f"cost_usd_{name}"]) for name in ("expected", "p90", "worst"))
+    return (entry["model"], entry["lane"], *costs, f"{estimate['prompt_tokens']:,}")
+
+
+def _notes(entry: dict[str, Any]) -> Iterator[str]:
+    if not entry["fits_budget"]:
+        yield "exceeds the budget"
+    if not entry["fits_window"]:
+        yield f"{entry['rows_too_long']:,} rows are too long for its window"
+    if entry["prompt_tokens_note"]:
+        yield f"prompt tokens are {entry['prompt_tokens_note']}"
+    for name in ("thinking_note", "shutdown_note"):
+        if entry[name]:
+            yield entry[name]
+
+
+def rounded(usd: str) -> str:
+    """Dollars that a person compares: cents, and below a dollar two digits that tell something."""
+    amount = Decimal(usd)
+    places = 2 if amount >= 1 or not amount else max(2, 1 - amount.adjusted())
+    return f"${amount:,.{places}f}"
+
+
+def show_failed(rows: Iterable[dict[str, Any]]) -> None:
+    """Each row that is not ok."""
+    count = 0
+    for count, row in enumerate(rows, 1):  # noqa: B007 - counted for the last line
+        say(
+            f"{row['source_file']}, row {row['row_number']}: {row['status']}, {row['error_code']}: "
+            f"{row['error_message']}"
+        )
+    say(f"{count:,} rows are not ok")
+
+
+def show_checks(checks: Iterable[Check]) -> None:
+    """Each check: ok, what to look at, or what to do."""
+    for check in checks:
+        word = "FAIL" if not check.ok else "warn" if check.warns else "ok  "
+        say(f"{word} {check.name}: {check.told}")

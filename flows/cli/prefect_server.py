@@ -1,0 +1,267 @@
+"""Prefect on the command line: quiet, and with its embedded server started while something else goes on."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import errno
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from parquill.flows.cli.console import say
+from parquill.tasks.errors import ParquillError
+
+if TYPE_CHECKING:
+    import httpx
+
+HOST = "127.0.0.1"
+_OWN_SETTINGS = {  # of the embedded server
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT_SERVER_API_BASE_PATH": "/api",  # where the user's own server has it is another matter
+}
+START_S = 90.0
+SHORTEST_TIMEOUT_S = 1.0
+AWAY_S = 60.0  # a server that is being restarted when a nightly command begins must not cost the night
+
+
+def configure() -> None:
+    """Set what must be set before Prefect is imported; what the user has set stays."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # one sentence at the end tells what Prefect's tracebacks tell in fifty lines; its own log has them
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # nor are the remains of its services of use, which print whole events and logs that a server did not take
+    os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
+    logging.raiseExceptions = False
+    # a server that is gone is knocked at for seconds, not for minutes: it costs a run no more than its report
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "2")
+
+
+class EmbeddedServer:
+    """Prefect's server as a process of this run's own, unless PREFECT_API_URL names a running one.
+
+    Prefect can start such a server too, but only after importing all of it (2 s of CPU, in a thread beside our own
+    imports), and leaves it behind when this process is killed.
+    """
+
+    def __init__(self) -> None:
+        self.needed = not named_server()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._url = ""
+
+    def begin(self) -> bool:
+        """Begin to start it, if it is needed; True if it was begun. Call it in the main thread."""
+        if not self.needed or self._process is not None:
+            return False
+        check_home()
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = probe.getsockname()[1]
+        self._url = f"http://{HOST}:{port}/api"
+        # -P: what lies in the current folder is not the server's code, whatever its name
+        command = [sys.executable, "-P", "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+        command += ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("UVICORN_")}
+        environment = {**inherited, **_OWN_SETTINGS}
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # the terminal's Ctrl-C is for the run, which still needs its server (whose own handler would heed it)
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into libc
+        )
+        # registered before Prefect is imported, so it runs after Prefect has sent its last logs and events
+        atexit.register(self._stop)
+        return True
+
+    def wait(self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Wait until a server answers, and have Prefect use it. Raises ParquillError if none does."""
+        from prefect.context import refresh_global_settings_context
+        from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
+
+        from parquill.tasks.orchestration.api_client import reaching, without_password
+
+        check_patience()
+        if self._process is not None:
+            from parquill.tasks.orchestration.limit_store import EMBEDDED
+
+            os.environ["PREFECT_API_URL"] = os.environ[EMBEDDED] = self._url
+            if PREFECT_SERVER_API_AUTH_STRING.value():  # what the user's own server wants, this one wants too
+                os.environ["PREFECT_API_AUTH_STRING"] = PREFECT_SERVER_API_AUTH_STRING.value()
+            _go_past_proxies(HOST)
+            refresh_global_settings_context()
+        address = str(PREFECT_API_URL.value()).rstrip("/")
+        named = without_password(address)
+        is_told = self._process is not None
+        until = clock() + (START_S if self._process is not None else AWAY_S)
+        with reaching(address) as client:
+            while not (answer := _ask(client, address)).is_there:
+                ended = self._process is not None and self._process.poll() is not None
+                if answer.is_wrong or ended or clock() >= until:
+                    raise ParquillError(self._away(named, answer))
+                if not is_told:
+                    say(f"no Prefect server answers at PREFECT_API_URL={named}; waiting {AWAY_S:.0f} s for it at most")
+                    is_told = True
+                sleep(0.1)
+
+    def _away(self, address: str, answer: _Answer) -> str:
+        if answer.refusal is not None:
+            return (
+                f"the Prefect server at PREFECT_API_URL={address} does not know who asks (HTTP {answer.refusal}); set "
+                "PREFECT_API_AUTH_STRING or PREFECT_API_KEY as it wants them"
+            )
+        if answer.moved_to is not None:
+            return (
+                f"what answers at PREFECT_API_URL={address} sends on to {answer.moved_to}, which is not followed, for "
+                "it would be given the credentials; set PREFECT_API_URL to where the server is"
+            )
+        if answer.is_at is not None:
+            return f"PREFECT_API_URL={address} lacks the end of the address: write PREFECT_API_URL={answer.is_at}"
+        if self._process is None:
+            way = ", by the proxy that the environment names (NO_PROXY goes past it)" if _has_proxy(address) else ""
+            return (
+                f"no Prefect server answers at PREFECT_API_URL={address}{way}; start it, or unset it to use the "
+                "embedded one"
+            )
+        return (
+            "Prefect's embedded server did not start; `prefect server start` shows why, PREFECT_API_URL names another"
+        )
+
+    def _stop(self) -> None:
+        os.environ.pop("PREFECT_API_URL", None)
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+
+class _Answer(NamedTuple):
+    """Of a server that is asked whether it is well; `is_wrong` if it never will be, at this address."""
+
+    is_there: bool
+    is_wrong: bool = False
+    refusal: int | None = None  # the HTTP status that says so, of one that does not know who asks
+    moved_to: str | None = None  # of one that says that it is elsewhere
+    is_at: str | None = None  # of one that is at /api of this address
+
+
+def _ask(client: httpx.Client, address: str) -> _Answer:
+    import httpx
+
+    try:
+        reply = client.get(f"{address}/health")
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        return _Answer(is_there=False, is_wrong=True)
+    except httpx.HTTPError:
+        return _Answer(is_there=False)
+    if reply.next_request is not None:
+        return _Answer(is_there=False, is_wrong=True, moved_to=_as_told(reply.next_request.url))
+    refusal = reply.status_code if reply.status_code in {401, 403} else None
+    # Prefect's pages answer any path with a page of their own, and its API with `true`
+    is_page = reply.is_success and "html" in reply.headers.get("content-type", "")
+    if (is_page or reply.status_code == 404) and not address.endswith("/api") and _is_api(client, f"{address}/api"):
+        return _Answer(is_there=False, is_wrong=True, is_at=_as_told(httpx.URL(f"{address}/api")))
+    return _Answer(is_there=reply.is_success, is_wrong=reply.is_client_error, refusal=refusal)
+
+
+def _is_api(client: httpx.Client, address: str) -> bool:
+    import httpx
+
+    try:
+        reply = client.get(f"{address}/health")
+    except httpx.HTTPError:
+        return False
+    return reply.status_code in {200, 401, 403} and "html" not in reply.headers.get("content-type", "")
+
+
+def check_patience() -> None:
+    """Refuse a time in which no server answers: Prefect would end the run with an error of its own (ParquillError)."""
+    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT
+
+    seconds = float(PREFECT_API_REQUEST_TIMEOUT.value())
+    if seconds < SHORTEST_TIMEOUT_S:
+        raise ParquillError(
+            f"PREFECT_API_REQUEST_TIMEOUT = {seconds:g} is too short for any answer of a Prefect server; unset it, or "
+            f"set it to {SHORTEST_TIMEOUT_S:g} second or more (Prefect's default is 60)"
+        )
+
+
+def check_home() -> str:
+    """The folder of the embedded server's database. Raises ParquillError if it cannot be written."""
+    home = os.environ.get("PREFECT_HOME") or os.path.expanduser("~/.prefect")  # noqa: PTH111 - without HOME Path raises
+    try:
+        os.makedirs(home, exist_ok=True)  # noqa: PTH103
+        if not os.access(home, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ParquillError(
+            f"Prefect's folder {home} cannot be written: {error.strerror}; set PREFECT_HOME to a folder that can, or "
+            "PREFECT_API_URL to a server"
+        ) from None
+    return home
+
+
+def _as_told(url: httpx.URL) -> str:
+    from parquill.tasks.orchestration.api_client import without_password
+
+    return without_password(str(url.copy_with(query=None))).removesuffix("/health")
+
+
+def _has_proxy(address: str) -> bool:
+    parts = urlsplit(address)
+    return bool({parts.scheme, "all"} & getproxies().keys()) and not proxy_bypass(parts.hostname or "")
+
+
+def _go_past_proxies(host: str) -> None:
+    """Have nobody of this process look for a proxy on the way to a host, which is this machine."""
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = ",".join(filter(None, [known, host]))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = hosts
+
+
+def _die_with_parent() -> None:
+    # a server must not outlive a killed run
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def named_server() -> str:
+    """The address of the server that the user has named, in the environment or in a file of Prefect's; none if empty.
+
+    Prefect takes 1.3 s to import, and is asked only if there is a file that may name one.
+    """
+    if address := os.environ.get("PREFECT_API_URL"):
+        return address
+    if not os.environ.get("PREFECT_PROFILES_PATH") and not any(_has(*each) for each in _files_of_prefect()):
+        return ""
+    from prefect.settings import PREFECT_API_URL
+
+    return str(PREFECT_API_URL.value() or "")
+
+
+def _files_of_prefect() -> Iterator[tuple[str, str]]:
+    """Files in which Prefect may find a server, with what such a file has in it."""
+    home = os.environ.get("PREFECT_HOME") or os.path.expanduser("~/.prefect")  # noqa: PTH111 - without HOME Path raises
+    yield os.path.join(home, "profiles.toml"), ""  # noqa: PTH118
+    yield from (("prefect.toml", ""), (".env", "PREFECT_"), ("pyproject.toml", "tool.prefect"))
+
+
+def _has(file: str, word: str) -> bool:
+    try:
+        with open(file, encoding="utf-8", errors="replace") as found:  # noqa: PTH123
+            return word in found.read()
+    except OSError:  # none, or in a folder that may not be entered
+        return False

@@ -1,0 +1,57 @@
+"""The first rows as they would be sent."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from parquill.tasks.job.api_key import header_names
+from parquill.tasks.job.settings import Job
+from parquill.tasks.llm.protocol import APIS
+from parquill.tasks.money.prices import price_of
+from parquill.tasks.prompts.base import RunOptions
+from parquill.tasks.prompts.planner import Planner
+from parquill.tasks.prompts.prepare import look
+from parquill.tasks.records import Action
+from parquill.tasks.storage.columns import PLAN
+
+
+class _Rows:
+    def __init__(self) -> None:
+        self.batches: list[pa.RecordBatch] = []
+
+    def write(self, batch: pa.RecordBatch, to_send: int) -> None:  # noqa: ARG002 - a Sink
+        self.batches.append(batch)
+
+
+def preview_rows(job: Job, options: RunOptions, rows: int) -> list[dict[str, Any]]:
+    """The requests of the first rows: place, address, names of headers, body, tokens, or why a row is rejected.
+
+    Raises BadJob, BadInput. Sends nothing, needs no key.
+    """
+    found = _Rows()
+    with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
+        Planner(job, look(job), price_of(job, options.day), Path(scratch)).plan(found, rows)
+    api = APIS[job.endpoint.api](job)
+    headers = header_names(job.endpoint)
+    shown = []
+    for batch in found.batches:
+        for row in batch.select([name for name in batch.schema.names if name.startswith(PLAN)]).to_pylist():
+            plan = {name.removeprefix(PLAN): value for name, value in row.items()}
+            shown.append(
+                {
+                    "source_file": plan["source_file"],
+                    "row_number": plan["row_number"],
+                    "url": job.endpoint.url(api.path),
+                    "headers": headers,
+                    "prompt_tokens": plan["prompt_tokens"],
+                    "body": orjson.loads(api.body(plan["messages"], plan["parameters"])) if plan["messages"] else None,
+                    "error": plan["error_message"]
+                    or ("the same request as an earlier row" if plan["action"] == Action.SAME else None),
+                }
+            )
+    return shown[:rows]

@@ -1,0 +1,54 @@
+"""`parquill report`: where the latest run of a job or an output has left what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from parquill.tasks.errors import BadJob
+from parquill.tasks.job.load import load_job
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.storage.folders import Folders
+from parquill.tasks.storage.published import latest_summary, parts_of
+from parquill.tasks.storage.uri import check_uri, is_uri
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The latest run of an output: its summary, its parts with their checksums, and where people look.
+
+    `output` is its local folder.
+    """
+
+    summary: dict[str, Any]
+    parts: Sequence[tuple[str, int | None]]
+    named: str
+    output: Path | None
+
+
+def find_latest(where: str, overrides: Sequence[str], day: date | None) -> Latest:
+    """Find it by a job file, an output folder or an address. Raises BadJob, BadInput."""
+    if is_uri(where):
+        try:
+            check_uri(where)
+        except ValueError as error:
+            raise BadJob(f"the address {error}") from None
+        return _stored(where)
+    if Path(where).is_dir():
+        folder = Path(where)
+        return Latest(latest_summary(folder), parts_of(folder), where, folder)
+    placed, _ = place(load_job(Path(where), overrides), day, None, ())
+    folders = Folders.of(placed)
+    if is_uri(folders.named) and not (folders.output / "summary.json").exists():
+        return _stored(folders.named)
+    return Latest(latest_summary(folders.output), parts_of(folders.output), folders.named, folders.output)
+
+
+def _stored(named: str) -> Latest:
+    """Of an output in a store, whatever machine its runs are on."""
+    from parquill.tasks.storage.publish import stored_parts, stored_summary  # the store's libraries take a while
+
+    return Latest(stored_summary(named), stored_parts(named), named, None)

@@ -1,0 +1,221 @@
+"""`parquill run`: plan while Prefect's server starts, show the estimate, run the flow, show the summary."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from types import FrameType
+from typing import Any
+
+from parquill.flows.cli.approve import ask_on_terminal
+from parquill.flows.cli.console import journals_are_heard, say, show_bar, show_estimate, show_summary
+from parquill.flows.cli.prefect_server import EmbeddedServer
+from parquill.tasks.errors import Interrupted, NotApproved, ParquillError, error_of
+from parquill.tasks.job.api_key import read_key
+from parquill.tasks.job.settings import Job, Status
+from parquill.tasks.money.gate import Verdict, asks_approval, check_largest, judge, pass_gate
+from parquill.tasks.money.ledger import Ledger
+from parquill.tasks.money.month import booked_by_others
+from parquill.tasks.money.spending import booked_totals
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.results.tolerance import Idle
+from parquill.tasks.storage.disk import read_json
+from parquill.tasks.storage.folders import Folders, hold
+from parquill.tasks.storage.published import latest_summary
+
+AGAIN_S = 0.05  # until it is seen again whether an import is under way
+
+
+def run_job(
+    job: Job, day: date | None, limit: int | None, redo: Sequence[Status]
+) -> tuple[dict[str, Any] | None, ParquillError | None]:
+    """Run a job to its end; gives the summary, if there is one, and the error that decides the exit code.
+
+    Raises BadJob, BadInput, FolderInUse and RefusedByBudget before anything is sent.
+    """
+    placed, options = place(job, day, limit, redo)
+    folders = Folders.of(placed)
+    read_key(placed.endpoint)  # a missing key is found now, and not after an hour of reading
+    Ledger().close()  # and so is a ledger that cannot be written
+    folders.create()
+    with (
+        interrupted_by_signals() as refuse_if_asked,
+        journals_are_heard(),
+        hold(folders, f"the job {job.name}"),
+    ):
+        server = EmbeddedServer()
+
+        def work_ahead() -> None:
+            if server.begin():
+                say("starting Prefect's embedded server while the input is read")
+
+        # the flow's first step finds this plan and goes on with it
+        run = prepare_run(placed, options, work_ahead)
+        if run is None:
+            idle = Idle.of(placed, options.redo, options.limit)
+            say(idle.sentence)
+            if not server.needed:
+                from parquill.tasks.orchestration.takeover import settle_last
+
+                settle_last(folders)
+            return idle.summary or None, idle.error
+        month = booked_by_others(run.job, run.run_id)
+        verdict = _show(run, month)
+        check_largest(run.job, run.estimate)
+        if server.needed:
+            pass_gate(run.job, run.estimate, run.price, booked_totals(run), month)
+        if asks_approval(run.job, verdict):
+            ask_on_terminal(run, verdict, may_wait=not server.needed)
+        server.wait()
+        return _run_flow(run.run_id, job, options.day, limit, redo, folders, refuse_if_asked)
+
+
+def _show(run: Run, month: int | None) -> Verdict:
+    totals = booked_totals(run)
+    if totals.sent:
+        say(f"going on with run {run.run_id}: {totals.sent:,} requests were sent before")
+    verdict = judge(run.job, run.estimate, run.price, totals, month)
+    is_refused = not verdict.fits and run.job.budget.when_short == "refuse" and run.estimate.to_send > 0
+    show_estimate(run.estimate, verdict, run.price, sum(totals.statuses.values()), is_refused=is_refused)
+    return verdict
+
+
+def _run_flow(
+    run_id: str,
+    job: Job,
+    day: date,
+    limit: int | None,
+    redo: Sequence[Status],
+    folders: Folders,
+    refuse_if_asked: Callable[[], None],
+) -> tuple[dict[str, Any] | None, ParquillError | None]:
+    from prefect import tags
+    from prefect.exceptions import FailedRun, TerminationSignal
+
+    from parquill.flows.complete_prompts import complete_prompts
+    from parquill.tasks.orchestration.approval import silence
+    from parquill.tasks.orchestration.states import TAG
+
+    refuse_if_asked()
+    error: ParquillError | None = None
+    try:
+        with stop_on_signal(), show_bar():
+            refuse_if_asked()
+            with tags(TAG):
+                complete_prompts(job=job, date=day, limit=limit, redo=list(redo) or None)
+    except ParquillError as raised:
+        if raised.exit_code in {2, 3}:
+            raise  # nothing was sent: the summary that is there is that of an earlier run
+        error = raised
+    except FailedRun as raised:
+        # a pause that has timed out is ended by the server, in its own words
+        if "never resumed" not in str(raised):
+            raise
+        raise NotApproved(silence("budget.approval_usd asks for it")) from None
+    except (KeyboardInterrupt, TerminationSignal):
+        error = Interrupted("interrupted; run again to go on")
+    except Exception as raised:  # noqa: BLE001 - whatever the server does, what is on disk says how it ended
+        error = _ended_without_server(run_id, folders, raised)
+    summary = _summary_of(run_id, folders)
+    if summary is None and error is not None:
+        raise error  # before anything was sent: what is there is of an earlier run
+    summary = summary or latest_summary(folders.output)
+    show_summary(summary, folders.output, folders.named)
+    return summary, error
+
+
+def _summary_of(run_id: str, folders: Folders) -> dict[str, Any] | None:
+    summary: dict[str, Any] | None = read_json(folders.output / "summary.json")
+    return summary if summary is not None and summary["run_id"] == run_id else None
+
+
+def _ended_without_server(run_id: str, folders: Folders, raised: Exception) -> ParquillError | None:
+    """How a run ended whose last state Prefect's server did not take: the files are whole, and say it."""
+    summary = _summary_of(run_id, folders)
+    if summary is None or summary["state"] == "running":
+        raise _of_server(raised) from None
+    say(
+        f"warning: Prefect's server did not take the run's end ({type(raised).__name__}); results and summary are whole"
+    )
+    return error_of(summary["exit_code"], summary["message"] or "")
+
+
+def _of_server(raised: Exception) -> Exception:
+    """What to raise for an error in the middle of a run: one of Prefect's connections has its own sentence."""
+    import httpx
+
+    if not isinstance(raised, httpx.TransportError):
+        return raised
+    return ParquillError(
+        f"Prefect's server did not answer ({type(raised).__name__}); see that it runs, and set "
+        "PREFECT_API_REQUEST_TIMEOUT higher if it is slow. What was answered is kept; run again to resume"
+    )
+
+
+@contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[Callable[[], None]]:
+    """Before anything is sent Ctrl-C and SIGTERM remove half a plan, and the exit code is 130.
+
+    Gives what is to be called before anything is sent: it raises Interrupted if there was such a signal. Its exception
+    alone does not tell, since it may come up inside a library that takes it for a fault of its own, and goes on. While
+    something is imported it waits: Prefect prints a traceback where it is interrupted at that, and is left half made.
+    """
+    asked = False
+
+    def stop(_number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        if _is_importing(frame):
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+            return
+        raise KeyboardInterrupt
+
+    def refuse_if_asked() -> None:
+        if asked:
+            raise Interrupted("interrupted before anything was sent")
+
+    before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    try:
+        yield refuse_if_asked
+    except (Exception, KeyboardInterrupt):
+        refuse_if_asked()  # whatever a library made of it
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops gently, the second at once."""
+    from parquill.tasks.llm.open_senders import request_stop_all
+    from parquill.tasks.orchestration.flow_run import answer_sigterm
+
+    before: dict[signal.Signals, Any] = {}
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+        say("stopping: waiting for the requests under way; once more to stop at once")
+        request_stop_all()
+        del number
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        before[name] = signal.signal(name, stop)
+    try:
+        with answer_sigterm(stop):
+            yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

@@ -1,0 +1,140 @@
+"""`parquill spend`: what the ledger says of a month, by day, job and model, and where the month is going."""
+
+from __future__ import annotations
+
+import calendar
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from parquill.tasks.errors import BadJob
+from parquill.tasks.job.load import load_job
+from parquill.tasks.money.ledger import Ledger
+from parquill.tasks.money.prices import nano_of, usd
+from parquill.tasks.records import money
+
+MAX_SHOWN_JOBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which part of the ledger is asked for; `limit` is monthly_usd in nano-dollars, where a job file has it.
+
+    `is_name` where no file says that there is such a job: then the ledger must know it.
+    """
+
+    month: str
+    job: str | None
+    limit: int | None
+    is_name: bool = False
+
+
+def scope_of(place: str | None, month: str | None, today: date) -> Scope:
+    """Read a job file or a job's name, and a month such as 2026-11 (default: this one). Raises BadJob."""
+    if month is not None:
+        try:
+            datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
+        except ValueError:
+            raise BadJob(f"{month!r} is not a month such as 2026-11") from None
+    chosen = month or f"{today:%Y-%m}"
+    if place is None:
+        return Scope(chosen, None, None)
+    path = Path(place)
+    if not path.is_file():
+        return Scope(chosen, place, None, is_name=True)
+    job = load_job(path)
+    return Scope(chosen, job.name, None if job.budget.monthly_usd is None else nano_of(job.budget.monthly_usd))
+
+
+def read_spending(scope: Scope, today: date, resolve: str | None = None) -> dict[str, Any]:
+    """The month as one JSON object; with `resolve` (paid or unpaid) what is in doubt is settled first.
+
+    Raises BadJob for a name that is neither a file nor that of a job with a run, LedgerFailed.
+    """
+    ledger, now = Ledger(), datetime.now(UTC)
+    try:
+        if scope.is_name and scope.job is not None:
+            _check_known(scope.job, ledger.jobs())
+        resolved = None if resolve is None else ledger.resolve(scope.month, scope.job, paid=resolve == "paid", now=now)
+        rows = ledger.days(scope.month, now, scope.job)
+        month = ledger.of_month(scope.month, now)
+    finally:
+        ledger.close()
+    settled = sum(row["settled_nano"] for row in rows)
+    in_doubt = sum(row["in_doubt_nano"] for row in rows)
+    found: dict[str, Any] = {
+        "month": scope.month,
+        "job": scope.job,
+        "cost_usd": money(usd(settled)),
+        "in_doubt_usd": money(usd(in_doubt)),
+        "booked_usd_all_jobs": money(usd(month.total)),
+        "rows": [
+            {
+                "day": row["day"],
+                "job": row["job"],
+                "model": row["model"],
+                "runs": row["runs"],
+                "cost_usd": money(usd(row["settled_nano"])),
+                "in_doubt_usd": money(usd(row["in_doubt_nano"])),
+            }
+            for row in rows
+        ],
+        **_forecast(scope, settled + in_doubt, month.total, today),
+    }
+    if resolved is not None:
+        found["resolved_usd"] = money(usd(resolved))
+    return found
+
+
+def _check_known(name: str, jobs: Sequence[str]) -> None:
+    """Refuse a name that no run has: a file that is not there, or a misspelled job, cost nothing only by mistake."""
+    if name in jobs:
+        return
+    near = difflib.get_close_matches(name, jobs, 1)
+    rest = [job for job in jobs if job not in near]
+    shown = ", ".join([*near, *rest][:MAX_SHOWN_JOBS]) + (", …" if len(jobs) > MAX_SHOWN_JOBS else "")
+    known = f"the jobs in the ledger are: {shown}" if jobs else "the ledger has no job yet"
+    raise BadJob(f"{name!r} is neither a job file nor the name of a job that has run; {known}")
+
+
+def _forecast(scope: Scope, mine: int, all_jobs: int, today: date) -> dict[str, Any]:
+    """Where the month ends at the pace so far: spent a day, times the days that the month has."""
+    year, month = map(int, scope.month.split("-"))
+    days = calendar.monthrange(year, month)[1]
+    if (today.year, today.month) > (year, month):
+        past = days
+    elif (today.year, today.month) < (year, month):
+        past = 0
+    else:
+        past = today.day
+    forecast = mine if past == 0 else mine * days // past
+    met: str | None = None
+    if scope.limit is not None and past and all_jobs:
+        day = -(-scope.limit * past // all_jobs)  # the first day whose end is at or over the limit
+        met = date(year, month, day).isoformat() if day <= days else None
+    limit = None if scope.limit is None else money(usd(scope.limit))
+    return {"forecast_usd": money(usd(forecast)), "monthly_usd": limit, "limit_met_on": met}
+
+
+def show_spending(found: dict[str, Any]) -> list[str]:
+    """Lines for a person."""
+    lines = [
+        f"{row['day']}  {row['job']}  {row['model']}  {row['runs']} runs  ${row['cost_usd']}"
+        + (f"  in doubt ${row['in_doubt_usd']}" if row["in_doubt_usd"].strip("0") != "." else "")
+        for row in found["rows"]
+    ]
+    lines.append(f"{found['month']}: ${found['cost_usd']}, in doubt ${found['in_doubt_usd']}")
+    if "resolved_usd" in found:
+        lines.append(f"settled ${found['resolved_usd']} that were in doubt")
+    lines.append(f"at this pace the month ends at ${found['forecast_usd']}")
+    if found["monthly_usd"] is not None:
+        when = found["limit_met_on"]
+        lines.append(
+            f"the limit of ${found['monthly_usd']} is met on {when}"
+            if when
+            else f"the limit of ${found['monthly_usd']} is not met this month"
+        )
+    return lines

@@ -1,0 +1,125 @@
+"""The key: read by the name of its variable or block, checked before use, never shown."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+
+from parquill.tasks.errors import BadJob
+from parquill.tasks.job.endpoint import Endpoint
+
+# What local models are given in the place of a key ("none", "not-needed") may be words of an answer.
+SHORTEST_SECRET, SHORTEST_WITHOUT_DIGITS = 12, 20
+
+
+class Key:
+    """What proves to a service who asks: its key, and the values of its other headers.
+
+    It prints itself masked and cannot be pickled.
+    """
+
+    __slots__ = ("_headers", "_secrets", "_values")
+
+    def __init__(self, value: str | None, auth: str = "bearer", headers: Mapping[str, str] | None = None) -> None:
+        """`value` is None where the headers alone say who asks."""
+        self._headers = dict(headers or {})
+        if value is not None:
+            name, told = ("Authorization", f"Bearer {value}") if auth == "bearer" else ("api-key", value)
+            self._headers[name] = told
+        self._values = [found for found in (value, *(headers or {}).values()) if found is not None]
+        self._secrets = sorted(filter(_is_secret, _with_parts(self._values)), key=len, reverse=True)
+
+    def headers(self) -> dict[str, str]:
+        """The headers of a request that say who asks."""
+        return dict(self._headers)
+
+    def hide_in(self, text: str | None) -> str | None:
+        """Text of a reply without the secrets, unless a secret is none but a word."""
+        for secret in self._secrets if text is not None else ():
+            text = text.replace(secret, "***") if text is not None else None
+        return text
+
+    def hide_in_bytes(self, data: bytes) -> bytes:
+        """`hide_in` of what is not yet read, so that no cut of it leaves a part of a secret."""
+        for secret in self._secrets:
+            data = data.replace(secret.encode(), b"***")
+        return data
+
+    def has_part(self, text: str) -> bool:
+        """Whether a text is a part of a secret, in whatever case."""
+        return any(text.casefold() in value.casefold() for value in self._values)
+
+    def __repr__(self) -> str:
+        return "Key(***)"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a key is not pickled")
+
+
+def _is_secret(value: str) -> bool:
+    has_digits = any(letter.isdigit() for letter in value)
+    return len(value) >= (SHORTEST_SECRET if has_digits else SHORTEST_WITHOUT_DIGITS)
+
+
+def _with_parts(values: Iterable[str]) -> set[str]:
+    """The values, and the words of those that have several: `Basic dXNlcjpwYXNz` may come back without its scheme."""
+    return {part for value in values for part in (value, *value.split())}
+
+
+def read_key(endpoint: Endpoint) -> Key | None:
+    """Read the key and the headers that an endpoint names; None if it names none.
+
+    Raises BadJob, which names a variable only.
+    """
+    value = _read_value(endpoint)
+    headers = {name: _read_header(name, variable) for name, variable in endpoint.headers_env.items()}
+    return Key(value, endpoint.auth, headers) if value is not None or headers else None
+
+
+def header_names(endpoint: Endpoint) -> dict[str, str]:
+    """The headers that say who asks, each with the name of the variable or block of its value; nothing is read."""
+    named = endpoint.api_key_env or endpoint.api_key_block
+    own = {"Authorization" if endpoint.auth == "bearer" else "api-key": named} if named else {}
+    return {**endpoint.headers_env, **own}
+
+
+def _read_header(name: str, variable: str) -> str:
+    where = f"the environment variable {variable} (of the header {name})"
+    value = os.environ.get(variable)
+    if value is None:
+        raise BadJob(f"{where} is not set")
+    value = value.strip()
+    if not value:
+        raise BadJob(f"{where} is blank")
+    if value[0] in "\"'" or not re.fullmatch(r"[\x20-\x7e]+", value):
+        raise BadJob(f"{where} holds quotes, a line break or characters that no header has; set it again")
+    return value
+
+
+def _read_value(endpoint: Endpoint) -> str | None:
+    if endpoint.api_key_env:
+        where = f"the environment variable {endpoint.api_key_env}"
+        value = os.environ.get(endpoint.api_key_env)
+        if value is None:
+            raise BadJob(f"{where} is not set: it must hold the key for {endpoint.base_url}")
+    elif endpoint.api_key_block:
+        where = f"the Prefect Secret block {endpoint.api_key_block}"
+        value = _read_block(endpoint.api_key_block, where)
+    else:
+        return None
+    value = value.strip()
+    if not value:
+        raise BadJob(f"{where} is blank")
+    if value[0] in "\"'" or not re.fullmatch(r"[\x21-\x7e]+", value):
+        raise BadJob(f"{where} holds quotes, blanks or characters that no key has; set it anew")
+    return value
+
+
+def _read_block(name: str, where: str) -> str:
+    from prefect.blocks.system import Secret
+
+    try:
+        return str(Secret.load(name).get())  # type: ignore[union-attr]
+    except Exception:  # noqa: BLE001 - whatever Prefect raises may hold the value
+        raise BadJob(f"{where} cannot be read") from None

@@ -1,0 +1,196 @@
+"""Where requests go, under which protocol, and what the service wants in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from parquill.tasks.job.base import OneLine, Settings
+from parquill.tasks.job.parameters import SECRETS
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+OPENAI_BASE_URL = "https://api.openai.com/v1"
+# The names that services have for max_output_tokens.
+LimitName = Literal["max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"]
+
+# Paths of requests, which are added to a base_url; Azure has an address that ends in /models.
+_OPERATION = re.compile(r"/(?:chat/completions|completions|chat|responses|messages|embeddings)$", re.IGNORECASE)
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
+_OWN_HEADERS = frozenset(
+    (
+        "host content-length content-type content-encoding transfer-encoding connection keep-alive te trailer upgrade "
+        "expect accept accept-encoding cookie"
+    ).split()
+)
+_SECRET_NAME = re.compile(r"key|secret|token|password|credential|^(?:sig|signature|code|auth)$", re.IGNORECASE)
+
+
+class Endpoint(Settings):
+    """Where requests go, and under which protocol."""
+
+    base_url: str = Field(OPENAI_BASE_URL, description="Address that ends before /chat/completions")
+    api: Literal["chat", "responses", "completions"] = Field("chat", description="Protocol of the service")
+    name: Annotated[str, OneLine] | None = Field(
+        None, min_length=1, description="Stands for the address in request keys, so that it may move"
+    )
+    api_key_env: str | None = Field(
+        None, description="NAME of the environment variable that holds the key, or else api_key_block"
+    )
+    api_key_block: str | None = Field(
+        None, description="NAME of the Prefect Secret block that holds the key, or else api_key_env"
+    )
+    auth: Literal["bearer", "api-key"] = Field(
+        "bearer", description="Header of the key: `Authorization: Bearer`, or `api-key` (Azure, many gateways)"
+    )
+    headers_env: dict[str, str] = Field(
+        default_factory=dict,
+        description="More headers, each with the NAME of the environment variable that holds its value",
+    )
+    query: dict[str, str] = Field(default_factory=dict, description="Query of the address, {api-version: 2024-10-21}")
+    limit_name: LimitName | None = Field(
+        None, description="Name of max_output_tokens in the request; default: as API and model want it"
+    )
+    allow_http: bool = Field(False, description="Allow plain http to another host than this one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_key(cls, data: Any) -> Any:
+        # OPENAI_API_KEY is for OpenAI alone: another host is never offered it unless the job says so. The form of
+        # The form in Prefect's UI sends null for an empty field. OpenAI answers no request without a key.
+        if isinstance(data, dict) and data.get("api_key_env") is None and data.get("api_key_block") is None:
+            host = urlsplit(str(data.get("base_url", OPENAI_BASE_URL))).hostname
+            if host == urlsplit(OPENAI_BASE_URL).hostname:
+                return {**data, "api_key_env": "OPENAI_API_KEY"}
+        return data
+
+    @field_validator("auth", mode="before")
+    @classmethod
+    def _known_auth(cls, value: Any) -> Any:
+        if value == "azure":
+            raise ValueError(
+                "azure (tokens of Azure's identity service) is not supported yet: use a key of the resource with "
+                "`auth: api-key`"
+            )
+        return value
+
+    @field_validator("headers_env")
+    @classmethod
+    def _headers(cls, value: dict[str, str]) -> dict[str, str]:
+        for header, variable in value.items():
+            if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", header):
+                raise ValueError("has a name that no header can have")
+            if header.casefold() in _OWN_HEADERS or header.casefold().startswith("proxy-"):
+                raise ValueError(f"{header!r} is a header of the protocol, which is not to be set")
+            if not re.fullmatch(_VARIABLE, variable):
+                raise ValueError(f"{header!r} must have the name of a variable, never the value itself")
+        if len({header.casefold() for header in value}) < len(value):
+            raise ValueError("has a header twice, in upper and lower case")
+        return value
+
+    @field_validator("query", mode="before")
+    @classmethod
+    def _text_of_query(cls, value: Any) -> Any:
+        # YAML makes a date of `api-version: 2024-10-21`
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            name: str(told) if isinstance(told, date | int | float) and not isinstance(told, bool) else told
+            for name, told in value.items()
+        }
+
+    @field_validator("query")
+    @classmethod
+    def _plain_query(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, told in value.items():
+            if not re.fullmatch(r"[\x21-\x7e]{1,128}", name) or not re.fullmatch(r"[\x20-\x7e]{0,1000}", told):
+                raise ValueError("holds characters that no query has")
+            if name.casefold() in SECRETS or _SECRET_NAME.search(name):
+                raise ValueError(f"{name!r} is a secret, which never stands in an address: use `auth` or `headers_env`")
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _variable(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(_VARIABLE, value):
+            raise ValueError("must be the name of a variable, never the key itself")
+        return value
+
+    @field_validator("api_key_block")
+    @classmethod
+    def _block(cls, value: str | None) -> str | None:
+        # Prefect's own rule for names of blocks; keys begin with sk- and have capitals
+        if value is not None and not re.fullmatch(r"(?!sk-)[a-z][a-z0-9-]{0,127}", value):
+            raise ValueError("must be the name of a Secret block (lower case and dashes), never the key itself")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            _ = parts.port
+        except ValueError:
+            raise ValueError("is not a URL") from None
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("must start with https:// (or http:// on this machine)")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("must not hold a user or password: name a variable in `api_key_env`")
+        try:
+            parts.hostname.encode("idna")
+        except UnicodeError:
+            raise ValueError("has a host name that no host can have") from None
+        if parts.query:
+            raise ValueError(_without_query(parts.hostname, parts.query))
+        if parts.fragment or re.search(r"[?\s\x00-\x1f]", value):
+            raise ValueError("must be an address without a query, fragment or blanks")
+        value = value.rstrip("/")
+        if operation := _OPERATION.search(value):
+            raise ValueError(
+                f"must end before {operation.group()}, which is added to it: write "
+                f"`base_url: {value[: operation.start()]}`"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        parts = urlsplit(self.base_url)
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK and not self.allow_http:
+            raise ValueError(
+                f"base_url is plain http to {parts.hostname}: prompts and key would be readable on the way; "
+                "use https, or set `allow_http: true`"
+            )
+        if self.api_key_env and self.api_key_block:
+            raise ValueError("set api_key_env or api_key_block, not both")
+        own = "authorization" if self.auth == "bearer" else "api-key"
+        if (self.api_key_env or self.api_key_block) and own in {name.casefold() for name in self.headers_env}:
+            raise ValueError(f"`headers_env` has {own!r}, which is the header of the key; set one of the two")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """What stands for the service in request keys: its name, or its address."""
+        return identity_of(self.name, self.base_url, self.query)
+
+    def url(self, path: str) -> str:
+        """The address of one path of the service, with its query."""
+        return f"{self.base_url}{path}{'?' if self.query else ''}{urlencode(self.query)}"
+
+
+def identity_of(name: str | None, base_url: str | None, query: Mapping[str, str]) -> str:
+    """The name, or else the address with what of its query may choose who answers; versions of an API answer alike."""
+    chosen = {member: told for member, told in sorted(query.items()) if member.casefold() != "api-version"}
+    return name or f"{base_url or ''}{'?' if chosen else ''}{urlencode(chosen)}"
+
+
+def _without_query(host: str, query: str) -> str:
+    names = [name for name, _ in parse_qsl(query, keep_blank_values=True)] or ["..."]
+    advice = ", ".join(f"{name}: ..." for name in names[:5] if re.fullmatch(r"[\w.-]{1,40}", name)) or "..."
+    told = f"must be an address without a query: put it into `endpoint.query: {{{advice}}}`"
+    if host.endswith(".azure.com"):
+        told += f". Azure also takes https://{host}/openai/v1 without one, with the deployment's name as `model`"
+    return told

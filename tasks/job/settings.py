@@ -1,0 +1,293 @@
+"""The settings of a job, validated once at the border; inside, types are true.
+
+The same mapping is the YAML job file, the `job` parameter of the flows and the form that Prefect's UI draws. A secret
+is never a setting: only the name of an environment variable or of a Prefect Secret block is. How a file becomes this
+model (YAML 1.2, `--set`, dates, one-sentence errors) is in `job_file`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
+
+from parquill.tasks.job.base import Number, OneLine, Settings, refuse_surrogates
+from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.parameters import own_parameters, refuse_unwritable
+from parquill.tasks.job.response_format import one_form
+from parquill.tasks.storage.uri import check_uri, is_uri
+
+CHEAPEST_USD_PER_MTOK = Decimal("0.0001")
+# Of one input row by `for_each`: they are in memory together.
+MOST_ROWS_OF_A_ROW = 10_000
+
+
+# as pydantic writes it the text branch has no pattern, so that a form would take "ten"
+_DECIMAL = {"type": "string", "pattern": r"^\d{1,7}(\.\d{1,9})?$"}
+_POSITIVE = {"type": "string", "pattern": r"^(?=.*[1-9])\d{1,7}(\.\d{1,9})?$"}
+_USD = {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 10_000_000}, _POSITIVE]}
+_USD_PER_MTOK = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 10_000}, _DECIMAL]}
+Usd = Annotated[
+    Decimal,
+    Field(gt=0, le=Decimal(10_000_000), allow_inf_nan=False, decimal_places=9),
+    Number,
+    WithJsonSchema(_USD),
+]
+UsdPerMtok = Annotated[
+    Decimal,
+    Field(ge=0, le=Decimal(10_000), allow_inf_nan=False, decimal_places=9),
+    Number,
+    WithJsonSchema(_USD_PER_MTOK),
+]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Number]
+Status = Literal[
+    "ok",
+    "truncated",
+    "invalid",
+    "refused",
+    "failed",
+    "rejected",
+    "not_sent",
+]
+Scalar = str | int | float | bool
+MOST_ROWS = 10**12  # of an input; `limit` is part of a plan's digest, which holds no larger numbers
+JobName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"\S"), OneLine]
+RowLimit = Annotated[int, Field(ge=1, le=MOST_ROWS), Number]
+
+
+class Prompt(Settings):
+    """Jinja2 templates over the columns, the `for_each` values and `vars`."""
+
+    system: str | None = Field(None, description="Instruction that goes before every row's text")
+    user: str = Field(description="The row's own text, for example {{ text }}")
+
+
+class Price(Settings):
+    """Dollars for a million tokens; 0 is written down on purpose."""
+
+    usd_per_mtok_input: UsdPerMtok = Field(description="Dollars for a million tokens of input")
+    usd_per_mtok_cached: UsdPerMtok | None = Field(None, description="Input read from a cache; default: as input")
+    usd_per_mtok_cache_write: UsdPerMtok | None = Field(
+        None, description="Input that is written to a cache; default: as input"
+    )
+    usd_per_mtok_output: UsdPerMtok = Field(description="Dollars for a million tokens of output")
+
+    @model_validator(mode="after")
+    def _per_million(self) -> Self:
+        highest = max(
+            self.usd_per_mtok_input,
+            self.usd_per_mtok_cached or 0,
+            self.usd_per_mtok_cache_write or 0,
+            self.usd_per_mtok_output,
+        )
+        # no service is so cheap; with dollars for one token a budget would hold nothing
+        if 0 < highest < CHEAPEST_USD_PER_MTOK:
+            raise ValueError(
+                f"is nowhere above ${CHEAPEST_USD_PER_MTOK} for a million tokens: are these dollars for one token?"
+            )
+        return self
+
+
+class Budget(Settings):
+    """What a run may cost; left out means no limit."""
+
+    run_usd: Usd | None = Field(None, description="The most that one run may cost, in dollars")
+    soft_fraction: Annotated[float, Field(gt=0, le=1), Number] = Field(
+        0.8, description="A warning, an artifact and an event once more than this fraction of a budget is spent"
+    )
+    monthly_usd: Usd | None = Field(None, description="The most that all jobs may cost in a month (UTC), in dollars")
+    approval_usd: Usd | None = Field(None, description="Above this expected cost, in dollars, a person is asked first")
+    when_short: Literal["refuse", "partial"] = Field(
+        "refuse", description="At the gate: refuse the run, or complete what fits"
+    )
+
+
+class Limits(Settings):
+    """How fast requests may leave."""
+
+    max_at_once: Annotated[int, Field(ge=1, le=4096), Number] = Field(64, description="Requests under way at once")
+    requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000), Number] | None = Field(
+        None, description="The service's limit of requests in any minute"
+    )
+    tokens_per_minute: Annotated[int, Field(ge=1, le=100_000_000_000), Number] | None = Field(
+        None, description="The service's limit of tokens in any minute"
+    )
+    count_output: Literal["reserved", "actual"] = Field(
+        "reserved", description="How the service counts output against its limit: max_output_tokens, or what came"
+    )
+    shared: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
+        None, description="NAME under which concurrent runs share these limits by Prefect"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_share(self) -> Self:
+        if self.shared is not None and self.requests_per_minute is None and self.tokens_per_minute is None:
+            raise ValueError("`shared` needs a requests_per_minute or a tokens_per_minute that is shared")
+        return self
+
+
+class Retry(Settings):
+    """What happens to a request that fails."""
+
+    attempts: Annotated[int, Field(ge=1, le=100), Number] = Field(
+        6, description="Requests for one row in total, across restarts"
+    )
+    timeout_s: Annotated[float, Field(gt=0, le=3600), Number] = Field(120, description="Seconds for one request")
+    in_doubt: Literal["resend", "hold"] = Field(
+        "resend", description="A request that may have been billed: send it again, or hold the row as failed"
+    )
+    patience_s: Annotated[float, Field(gt=0, le=604_800), Number] = Field(
+        1800, description="Seconds that a run waits while every request fails or meets 429; then it stops"
+    )
+
+
+class Tolerate(Settings):
+    """Fractions of the rows."""
+
+    rejected: Fraction = Field(0.01, description="More bad rows than this stop the run before any payment")
+    not_ok: Fraction = Field(0.0, description="Up to so many rows that are not ok the run counts as a success")
+
+
+class Job(Settings):
+    """One job: prompts in Parquet, completions in Parquet, within a budget."""
+
+    name: JobName = Field(description="Names the job in the UI and in the ledger")
+    input: str = Field(
+        min_length=1,
+        description="Parquet file, folder, glob or URI; {date}, {date-1}, {month} are those scheduled",
+    )
+    output: str = Field(min_length=1, description="Folder or URI of results, summary and report; {date} as in input")
+    state: str | None = Field(None, min_length=1, description="Folder for journals; default OUTPUT/.parquill")
+    timezone: str = Field("UTC", description="Time zone of {date} in paths, for example Europe/Paris")
+    id_column: str | None = Field(None, description="Column that identifies a row; unique and never null")
+    for_each: dict[str, Annotated[list[Scalar], Field(min_length=1)]] | None = Field(
+        None, description="One row of output for each value, for example {language: [fr, de]}"
+    )
+    vars: dict[str, Any] | str | None = Field(
+        None,
+        description="A mapping for the templates, or a file that holds one; a value that ends in .yaml, .yml or .json "
+        "is what that file holds",
+    )
+    prompt: Prompt | None = Field(None, description="Templates of the request; or name a messages_column")
+    messages_column: str | None = Field(None, description="Column of chat messages, in the place of a prompt")
+    model: Annotated[str, OneLine] = Field(min_length=1, description="The model's name, as the service knows it")
+    max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000), Number] = Field(
+        description="The longest answer in tokens; it bounds what a row can cost"
+    )
+    response_format: dict[str, Any] | str | None = Field(
+        None,
+        description="JSON schema, or a file that holds one; {type: json_schema, strict: false, schema: ...}; or "
+        "{type: json_object}",
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="Passed on, for example {reasoning_effort: none}"
+    )
+    parameters_column: str | None = Field(None, description="Column of parameters for single rows")
+    endpoint: Endpoint = Field(
+        default_factory=lambda: Endpoint.model_validate({}), description="Where requests go; default OpenAI"
+    )
+    price: Price | None = Field(None, description="For models without a public price; 0 on purpose")
+    price_as: str | None = Field(None, description="A model at whose price the summary also shows the usage")
+    tokenizer: str | None = Field(
+        None, min_length=1, description="An encoding's name, where the model's own is not public"
+    )
+    budget: Budget = Field(
+        default_factory=lambda: Budget.model_validate({}), description="What a run and a month may cost"
+    )
+    limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="How fast requests may leave")
+    retry: Retry = Field(
+        default_factory=lambda: Retry.model_validate({}), description="What happens to a request that fails"
+    )
+    dedupe: bool = Field(True, description="Pay identical requests once; switch it off to sample")
+    tolerate: Tolerate = Field(
+        default_factory=lambda: Tolerate.model_validate({}), description="How many bad or failed rows are borne"
+    )
+    column_prefix: str = Field("", description="Put before the result columns when an input column has their name")
+    labels: dict[Annotated[str, OneLine], Annotated[str, OneLine]] = Field(
+        default_factory=dict, description="Kept in the ledger and shown, {team: search}"
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return refuse_surrogates(value)
+
+    @field_validator("prompt", mode="before", json_schema_input_type=Prompt | str | None)
+    @classmethod
+    def _user_alone(cls, value: Any) -> Any:
+        # one text is what the row asks
+        return {"user": value} if isinstance(value, str) else value
+
+    @field_validator("input", "output", "state")
+    @classmethod
+    def _path(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError("holds a NUL, which no path can")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError(f"{value!r} is no time zone; for example Europe/Paris or UTC")
+        return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _own_parameters(cls, value: dict[str, Any]) -> dict[str, Any]:
+        kept = own_parameters(value)
+        refuse_unwritable(kept)
+        return kept
+
+    @field_validator("response_format")
+    @classmethod
+    def _one_form(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
+        refuse_unwritable(value)
+        return one_form(value) if isinstance(value, dict) else value
+
+    @field_validator("for_each")
+    @classmethod
+    def _distinct(cls, value: dict[str, list[Scalar]] | None) -> dict[str, list[Scalar]] | None:
+        for name, values in (value or {}).items():
+            if not re.fullmatch(r"[^\W\d]\w*", name):
+                raise ValueError(f"{name!r} is not usable as a column and template name")
+            if len({(type(v), v) for v in values}) != len(values):
+                raise ValueError(f"{name!r} has a value twice, which would pay twice")
+            if any(isinstance(v, int) and not -(2**63) <= v < 2**63 for v in values):
+                raise ValueError(f"{name!r} has a number that no 64-bit column holds")
+            if any(isinstance(v, float) and not math.isfinite(v) for v in values):
+                raise ValueError(f"{name!r} has a value that is no number")
+            if len({type(v) for v in values}) != 1:
+                raise ValueError(f"{name!r} mixes types; a column has one (quote the values to make them text)")
+        rows = math.prod(len(values) for values in (value or {}).values())
+        if rows > MOST_ROWS_OF_A_ROW:
+            raise ValueError(f"makes {rows:,} rows of each input row; at most {MOST_ROWS_OF_A_ROW:,} are possible")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.prompt is None) == (self.messages_column is None):
+            raise ValueError("set `prompt` or `messages_column`, one of the two")
+        if self.endpoint.api == "completions":
+            if self.prompt is None or self.prompt.system is not None:
+                raise ValueError("`api: completions` takes one text: use `prompt.user` alone")
+            if self.response_format is not None:
+                raise ValueError("`api: completions` knows no response_format")
+        for name in ("input", "output"):
+            if is_uri(value := getattr(self, name)):
+                try:
+                    check_uri(value)
+                except ValueError as error:
+                    raise ValueError(f"`{name}` {error}") from None
+        if self.state and is_uri(self.state):
+            raise ValueError("`state` is a local folder: journals are synced and locked, which no store can do")
+        return self
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone of `{date}` and of schedules."""
+        return ZoneInfo(self.timezone)

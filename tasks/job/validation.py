@@ -1,0 +1,94 @@
+"""What pydantic finds wrong with settings, in one sentence a fault, without the values."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from parquill.tasks.job.settings import Job
+
+# The form of a group of settings, which a refusal shows to a user who wrote one value in its place.
+EXAMPLES = {
+    "budget": "{run_usd: 5}",
+    "prompt": '{user: "{{ text }}"}',
+    "endpoint": "{base_url: https://api.openai.com/v1}",
+    "price": "{usd_per_mtok_input: 0.10, usd_per_mtok_output: 0.50}",
+    "limits": "{max_at_once: 64}",
+    "retry": "{attempts: 6}",
+    "tolerate": "{not_ok: 0.01}",
+}
+# what pydantic puts into the place of a fault for each type that a value may have
+_TYPE = re.compile(r"str|int|float|bool|constrained-\w+|(dict|list|literal)\[.*\]")
+
+
+def sentences(error: ValidationError, within: str | None = None) -> list[str]:
+    """One sentence for each fault, none twice; `within` names what was validated, if it was not a whole job."""
+    before = [] if within is None else [within]
+    groups: dict[tuple[Any, ...], list[tuple[list[Any], Any]]] = {}
+    for fault in error.errors(include_url=False):
+        path = before + [part for part in fault["loc"] if not str(part).startswith("function-")]
+        tried = next((place for place, part in enumerate(path) if place and _TYPE.fullmatch(str(part))), len(path))
+        groups.setdefault(tuple(path[:tried]), []).append((path, fault))
+    told = [sentence for value, faults in groups.items() for sentence in _of_value(list(value), faults)]
+    return list(dict.fromkeys(told))
+
+
+def _of_value(value: list[Any], faults: Sequence[tuple[list[Any], Any]]) -> Iterator[str]:
+    """The faults of one value: of the types that it may have, those in which most of it was sound are told."""
+    texts = [str(fault["msg"]) for _, fault in faults]
+    deepest = max(len(path) for path, _ in faults)
+    if deepest > len(value) + 1 and len(faults) > 1:
+        for (path, fault), text in zip(faults, texts, strict=True):
+            if len(path) == deepest:
+                yield _sentence([*value, *path[len(value) + 1 :]], fault, text)
+    elif len(set(texts)) == len(texts) > 1:
+        yield _sentence(value, faults[0][1], ", or ".join(texts))
+    else:  # names of the user's own that are also those of types
+        for (path, fault), text in zip(faults, texts, strict=True):
+            yield _sentence(path, fault, text)
+
+
+def _sentence(path: list[Any], fault: Any, text: str) -> str:
+    name = ".".join(str(part) for part in path) or "the job"
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        near = _nearest(path)
+        return f"unknown setting `{name}`" + (f"; did you mean `{near}`?" if near else "")
+    if kind == "missing":
+        return f"the setting `{name}` is missing"
+    if kind == "model_type" and path and name in EXAMPLES:
+        return f"`{name}` is a group of settings; write for example `{name}: {EXAMPLES[name]}`"
+    message = text.removeprefix("Value error, ").replace(", or Input", ", or input")
+    if name == "the job":
+        return "a job is a mapping of settings" if kind == "model_type" else message
+    if kind == "decimal_parsing":
+        message = "a number is needed, in digits and without a sign of a currency, for example 5.00"
+    shown = fault.get("input")
+    # a number that does not fit is shown; anything else may be long or private
+    told = f" (it is {shown})" if isinstance(shown, int | float) and kind != "value_error" else ""
+    return f"`{name}`: {message[0].lower()}{message[1:]}{told}"
+
+
+def _nearest(path: list[Any]) -> str | None:
+    model: Any = Job
+    for part in path[:-1]:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        if field is None:
+            return None
+        options = (field.annotation, *get_args(field.annotation))
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    if model is None:
+        return None
+    near = difflib.get_close_matches(str(path[-1]), model.model_fields, 1, 0.6)
+    if not near:  # a setting at the wrong level: `run_usd` belongs under `budget`
+        for group, field in Job.model_fields.items():
+            options = (field.annotation, *get_args(field.annotation))
+            inner = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+            if inner is not None and str(path[-1]) in inner.model_fields:
+                return f"{group}.{path[-1]}"
+        return None
+    return ".".join([*map(str, path[:-1]), near[0]])

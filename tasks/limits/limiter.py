@@ -1,0 +1,138 @@
+"""How fast requests may leave: meters of one interface (see `meters`), composed in a list.
+
+The sender knows only `slot = await limits.acquire(tokens)` and `slot.release()`. Whoever comes first is served first:
+one request at a time stands at the turnstile until every meter has room for it, so a large one is never starved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from parquill.tasks.limits.meters import Gate, Meter, RateMeter, ServiceMirror
+from parquill.tasks.llm.breaker import FIRST_GROWTH_INTERVAL_S, Breaker
+
+
+class Stopped(Exception):
+    """Nothing may be sent any more."""
+
+
+class Slot:
+    """The right to have one request under way; `sent_at` is when it was given."""
+
+    __slots__ = ("_limits", "sent_at", "tokens")
+
+    def __init__(self, limits: Limits, tokens: int, sent_at: float) -> None:
+        self._limits = limits
+        self.tokens = tokens
+        self.sent_at = sent_at
+
+    def release(self) -> None:
+        """Let the next one come."""
+        self._limits.give_slot()
+
+    def settle(self, tokens: int | None) -> None:
+        """Tell how many tokens the request really used (`count_output: actual`)."""
+        if tokens is not None and tokens < self.tokens:
+            self._limits.give_back(self.tokens - tokens)
+
+
+class Limits:
+    """All limits of one run; lives on one event loop."""
+
+    def __init__(
+        self,
+        max_at_once: int,
+        *,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        actual_output: bool = False,
+        leased: Sequence[Meter] = (),
+        patience_s: float = math.inf,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        now = clock()
+        self._clock, self._sleep = clock, sleep
+        self._free = max_at_once
+        self._freed: asyncio.Future[None] | None = None
+        self._stopped = False
+        self._turnstile = asyncio.Lock()
+        self._actual = actual_output
+        rates = []
+        if requests_per_minute:
+            rates.append(RateMeter(requests_per_minute, by_tokens=False, now=now, is_shared=bool(leased)))
+        if tokens_per_minute:
+            rates.append(RateMeter(tokens_per_minute, by_tokens=True, now=now, is_shared=bool(leased)))
+        self._token_meters = [meter for meter in rates if meter.by_tokens]
+        self._mirrors = [ServiceMirror("requests", by_tokens=False), ServiceMirror("tokens", by_tokens=True)]
+        self.gate = Gate(rates)
+        self.breaker = Breaker(max_at_once, patience_s=patience_s, clock=clock)
+        self.meters: list[Meter] = [self.breaker, self.gate, *rates, *leased, *self._mirrors]
+
+    async def acquire(self, tokens: int) -> Slot:
+        """Wait for a place and for room in every meter. Raises Stopped."""
+        self.breaker.arrive()
+        try:
+            return await self._acquire(tokens)
+        finally:
+            self.breaker.depart()
+
+    async def _acquire(self, tokens: int) -> Slot:
+        async with self._turnstile:
+            while not self._stopped:
+                now = self._clock()
+                if self._free <= 0 or self.breaker.is_full(now):
+                    await self._change()
+                    continue
+                wait = 0.0
+                for meter in self.meters:
+                    wait = max(wait, meter.wait_s(now, tokens))
+                if wait <= 0:
+                    break
+                await self._sleep(min(wait, 1.0))  # at most a second, so that a stop is noticed
+            if self._stopped:
+                raise Stopped
+            for meter in self.meters:
+                meter.take(now, tokens)
+            self._free -= 1
+            return Slot(self, tokens, now)
+
+    async def _change(self) -> None:
+        """Wait until a request has ended, or for a moment where time alone may make room."""
+        self._freed = asyncio.get_running_loop().create_future()
+        if self._free <= 0 or not self.breaker.grows:
+            await self._freed
+            return
+        moment = asyncio.ensure_future(self._sleep(FIRST_GROWTH_INTERVAL_S))
+        try:
+            await asyncio.wait({self._freed, moment}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            moment.cancel()
+
+    def give_slot(self) -> None:
+        """One request less is under way."""
+        self._free += 1
+        self.breaker.leave()
+        if self._freed is not None and not self._freed.done():
+            self._freed.set_result(None)
+
+    def give_back(self, tokens: int) -> None:
+        """Tokens that were reserved and not used, where the service counts actual output."""
+        if self._actual:
+            for meter in self._token_meters:
+                meter.give_back(tokens)
+
+    def learn(self, sent_at: float, headers: Mapping[str, str]) -> None:
+        """Correct the meters by the headers of a reply."""
+        if "x-ratelimit-limit-requests" in headers or "x-ratelimit-limit-tokens" in headers:
+            now = self._clock()
+            for mirror in self._mirrors:
+                mirror.correct(now, sent_at, headers)
+
+    def stop(self) -> None:
+        """Let nobody through any more; those who wait get Stopped."""
+        self._stopped = True
+        if self._freed is not None and not self._freed.done():
+            self._freed.set_result(None)

@@ -1,0 +1,1 @@
+"""Requests and replies: protocol, client, outcomes, sender, pilot."""

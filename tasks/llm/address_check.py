@@ -1,0 +1,96 @@
+"""Whether a service answers at a job's address, and which models it lists there; nothing is sent that could be paid.
+
+A wrong address often answers too: with 404 to everything. So where GET /models finds nothing, the usual address nearby
+is asked, and the operation's own path is looked at, by a GET that no service completes anything for: a path that is
+there refuses the method (405) or the request, and one that is not is 404 again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from parquill.tasks.errors import ParquillError
+from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.llm.model_list import ModelList, read_model_list
+from parquill.tasks.llm.replies import parse_json
+
+TIMEOUT_S = 10.0
+_VERSION = re.compile(r"/(?:v\d+\w*|openai)(?:/|$)")  # in an address that says which version of an API it is of
+Get = Callable[[str, dict[str, str]], httpx.Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What answers at an address: its models, or, `without` a list of them, what came in its place."""
+
+    models: ModelList | None
+    without: str = ""
+
+
+def get(url: str, headers: dict[str, str]) -> httpx.Response:
+    """Ask once, past proxies, without following a redirect."""
+    return httpx.get(url, headers=headers, timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
+
+
+def ask_for_models(endpoint: Endpoint, path: str, key: Key | None, ask: Get = get) -> Service:
+    """Ask for the models at a job's address; `path` is that of its requests.
+
+    Raises ParquillError for no answer, a refused key, a server's failure, and an address that is not that of an API.
+    """
+    base = endpoint.base_url
+    headers = key.headers() if key else {}
+
+    def look(at: str, below: str) -> tuple[int, object]:
+        return _ask(ask, endpoint.model_copy(update={"base_url": at}).url(below), headers, base)
+
+    status, document = look(base, "/models")
+    if status in {401, 403}:
+        raise ParquillError(f"{base} refuses the key (HTTP {status})")
+    if 300 <= status < 400:
+        raise ParquillError(
+            f"{base} sends on to another address (HTTP {status}), which is not followed; write that one as `base_url`"
+        )
+    if status == 429 or (status >= 500 and status != 501):
+        raise ParquillError(f"{base} answers HTTP {status} to a request for its models; try again later")
+    models = read_model_list(document, base) if status == 200 else None
+    if models is not None:
+        return Service(models)
+    _check_path(look, base, path, status)
+    return Service(None, "an answer of another shape" if status == 200 else f"HTTP {status}")
+
+
+def _check_path(look: Callable[[str, str], tuple[int, object]], base: str, path: str, status: int) -> None:
+    """Raise ParquillError unless something is there to send requests to."""
+    found = f"{base}/models gives no list of models (HTTP {status})"
+    for other in _others(base):
+        answer, document = look(other, "/models")
+        if answer in {401, 403} or (answer == 200 and read_model_list(document, other) is not None):
+            raise ParquillError(f"{found}, but {other}/models is there: write `base_url: {other}`")
+    at_path, _ = look(base, path)
+    if at_path != 404:
+        return
+    found += f", and {base}{path} is not there (HTTP 404)"
+    advice = "check the address in the service's documentation"
+    if not _VERSION.search(urlsplit(base).path):
+        advice = f"most addresses end in /v1: is it {base}/v1?"
+    raise ParquillError(f"{found}; {advice}")
+
+
+def _others(base: str) -> list[str]:
+    """Where the API may be, if it is not at this address: with /v1, or without what stands behind it."""
+    version = re.search(r"^.+/v\d+(?=/)", base)
+    return [version.group()] if version else [] if re.search(r"/v\d+$", base) else [f"{base}/v1"]
+
+
+def _ask(ask: Get, url: str, headers: dict[str, str], base: str) -> tuple[int, object]:
+    try:
+        reply = ask(url, headers)
+    except Exception:  # noqa: BLE001 - whatever it is, it may hold the header
+        raise ParquillError(f"{base} does not answer; is the address right, is the service up?") from None
+    return reply.status_code, parse_json(reply.content)

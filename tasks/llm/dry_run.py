@@ -1,0 +1,131 @@
+"""The estimate of a job, with or without a pilot, as the command and the flow show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from parquill.tasks.errors import ParquillError
+from parquill.tasks.job.api_key import read_key
+from parquill.tasks.job.settings import Job
+from parquill.tasks.money.estimate import flat_estimate
+from parquill.tasks.money.gate import Verdict, asks_approval, check_largest, judge
+from parquill.tasks.money.month import booked_by_others
+from parquill.tasks.money.prices import Price, dollars, nano_of, price_of, usd
+from parquill.tasks.money.spending import booked_totals
+from parquill.tasks.prompts.base import RunOptions
+from parquill.tasks.prompts.prepare import check_rejected, estimate_job, prepare_run
+from parquill.tasks.records import Estimate, money
+from parquill.tasks.storage.folders import Folders, hold
+
+if TYPE_CHECKING:
+    from parquill.tasks.limits.shared import Sharing
+    from parquill.tasks.llm.run_sender import Sending
+
+
+@dataclass(frozen=True, slots=True)
+class Estimated:
+    """An estimate and what the gate says of it; `error` is why the job could not be run even within its budget.
+
+    After a pilot `completed` rows have their outcome, `sentence` says what was done, and `pilot` holds its figures.
+    """
+
+    job: Job
+    estimate: Estimate
+    verdict: Verdict
+    price: Price
+    error: ParquillError | None = None
+    completed: int = 0
+    sentence: str | None = None
+    pilot: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """One flat mapping; after a pilot the figures are of the whole run, with what of it is paid already."""
+        flat = flat_estimate(self.job, self.estimate, self.price, fits=self.verdict.fits)
+        told = {"error": str(self.error), "exit_code": self.error.exit_code} if self.error is not None else {}
+        rows = self.estimate.to_send - self.completed
+        return {**flat, "rows_to_send": rows, "warning": self.verdict.warning, **self.pilot, **told}
+
+
+def estimate_placed(job: Job, options: RunOptions) -> Estimated:
+    """Estimate a placed job; nothing is sent, nothing is written to its folders. Raises BadJob, BadInput."""
+    total = estimate_job(job, options)
+    estimate, price = total.result(), price_of(job, options.day)
+    error: ParquillError | None = None
+    try:
+        check_rejected(job, total)
+        check_largest(job, estimate)
+    except ParquillError as found:
+        error = found
+    verdict = _with_approval(job, judge(job, estimate, price, None, booked_by_others(job)))
+    return Estimated(job, estimate, verdict, price, error)
+
+
+def _with_approval(job: Job, verdict: Verdict) -> Verdict:
+    """A verdict that also says that the run will wait for a person, if it will."""
+    if job.budget.approval_usd is None or not asks_approval(job, verdict):
+        return verdict
+    limit = dollars(nano_of(job.budget.approval_usd))
+    told = f"{dollars(verdict.expected)} is above budget.approval_usd = {limit}: a run waits until a person approves it"
+    return replace(verdict, warning="; ".join(filter(None, [verdict.warning, told])))
+
+
+def estimate_with_pilot(
+    job: Job,
+    options: RunOptions,
+    rows: int | None,
+    watch: Callable[[Sending], AbstractContextManager[Any]] = nullcontext,
+) -> Estimated | None:
+    """Complete a sample of a placed job's rows (None: as many as it takes) and estimate the whole run from them.
+
+    `watch` is given the sender that the pilot opens, and may stop it.
+    None when no row is left to send. Raises BadJob, BadInput, FolderInUse, RefusedByBudget, NotApproved before anything
+    is sent; Interrupted, ServiceStopped, StoppedByBudget when the pilot was cut off.
+    """
+    from parquill.tasks.llm.pilot import run_pilot  # it brings the HTTP client, which a plain estimate does not need
+
+    read_key(job.endpoint)  # a missing key is found now, and not after reading
+    folders = Folders.of(job)
+    folders.create()
+    with hold(folders, f"a pilot of the job {job.name}"):
+        run = prepare_run(job, options)
+        if run is None or not run.estimate.to_send:
+            return None
+        check_largest(run.job, run.estimate)
+        booked = booked_by_others(run.job, run.run_id)
+        left = None
+        if run.job.budget.monthly_usd is not None:
+            spent = booked_totals(run)
+            left = nano_of(run.job.budget.monthly_usd) - (booked or 0) - spent.settled_nano - spent.in_doubt_nano
+        pilot = run_pilot(run, rows, month_left=left, sharing=_sharing(run.job), watch=watch)
+    totals, estimate = pilot.totals, pilot.run.estimate
+    doubt = f", {dollars(totals.in_doubt_nano)} in doubt" if totals.in_doubt_nano else ""
+    return Estimated(
+        job,
+        estimate,
+        _with_approval(run.job, judge(run.job, estimate, run.price, booked_totals(pilot.run), booked)),
+        run.price,
+        completed=sum(totals.statuses.values()),
+        sentence=f"pilot: {pilot.rows:,} rows have their answer for {dollars(totals.settled_nano)}{doubt}; "
+        f"{pilot.ended}. `run` goes on from them",
+        pilot={
+            "pilot_rows": pilot.rows,
+            "pilot_ended": pilot.ended,
+            "paid_usd": money(usd(totals.settled_nano)),
+            "in_doubt_usd": money(usd(totals.in_doubt_nano)),
+        },
+    )
+
+
+def _sharing(job: Job) -> Sharing:
+    from parquill.tasks.limits.shared import ALONE
+
+    if job.limits.shared is None:
+        return ALONE
+    from parquill.tasks.orchestration.limit_store import (
+        sharing_of,  # it brings Prefect, which a pilot does not need otherwise
+    )
+
+    return sharing_of(job)

@@ -1,0 +1,221 @@
+"""Failures that come with HTTP 200: the code inside counts as if it were the status, by the one table of outcomes.
+
+| where | who | what it says |
+|---|---|---|
+| `error` beside or instead of `choices` | OpenRouter, gateways; Ollama as text | its `code`, `status` or `type` |
+| `error` in the choice | OpenRouter | the same |
+| `error` with `status: failed` | the Responses API | its `code` |
+| `status: cancelled` | the Responses API | a broken answer |
+| `status: in_progress`, `queued` | the Responses API | no answer yet, and it may be paid for |
+| a finish reason such as `error` or `abort` | see `endings` | a broken answer |
+| `base_resp.status_code` | MiniMax | a code of its own |
+| `object: error`, `detail`, `errors`, `code` with a message | vLLM, FastAPI, gateways | their `code` |
+
+Money: what the reply reports as used is billed. A failure with a part of an answer and without usage may be billed, so
+it is in doubt. Otherwise the table's line counts: a failure that the service itself tells of was not billed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from parquill.tasks.llm.outcomes import TABLE, Money, Rule, error_of_body, rule_for_status
+from parquill.tasks.llm.retry import LONGEST_RETRY_AFTER_S
+from parquill.tasks.llm.usage import UNKNOWN, Reading, read_usage
+from parquill.tasks.records import Usage
+
+# What services write instead of a status, as `_plain` has it. Codes of `outcomes` that refuse a request are 400.
+_STATUSES: dict[str, int] = {
+    name: status
+    for status, names in {
+        400: "invalidrequest invalidrequesterror badrequest badrequesterror invalidargument failedprecondition "
+        "outofrange invalidparameter invalidprompt invalidvalue invalidtype unsupportedvalue unsupportedparameter "
+        "unknownparameter missingrequiredparameter invalidjsonschema contextlengthexceeded exceedcontextsizeerror "
+        "stringabovemaxlength contentfilter contentpolicyviolation imagecontentpolicyviolation datainspectionfailed "
+        "moderation unprocessableentity",
+        401: "invalidapikey invalidauthenticationerror authenticationerror unauthenticated unauthorized "
+        "accountdeactivated",
+        402: "insufficientquota insufficientuserquota insufficientbalance insufficientcredits paymentrequired "
+        "billinghardlimitreached billingnotactive exceededcurrentquotaerror budgetexceeded",
+        403: "permissionerror permissiondenied permissiondeniederror forbidden accessdenied",
+        404: "notfound notfounderror modelnotfound",
+        408: "requesttimeout",
+        413: "requesttoolarge",
+        429: "ratelimitexceeded ratelimiterror ratelimitreached ratelimitreachederror ratelimited resourceexhausted "
+        "toomanyrequests throttling throttlingratequota throttlingexception requestlimitexceeded",
+        500: "servererror internal internalerror internalservererror apierror processingerror modelerror",
+        502: "badgateway upstreamerror providererror",
+        503: "unavailable serviceunavailable serviceunavailableerror overloaded overloadederror engineoverloaded "
+        "engineoverloadederror modeloverloaded provideroverloaded serverisoverloaded",
+        504: "timeout timeouterror gatewaytimeout deadlineexceeded vectorstoretimeout",
+    }.items()
+    for name in names.split()
+}
+# MiniMax's `base_resp.status_code`, by its page of error codes.
+_MINIMAX = {
+    1000: 500,
+    1001: 504,
+    1002: 429,
+    1004: 401,
+    1008: 402,
+    1013: 500,
+    1024: 500,
+    1026: 400,
+    1027: 400,
+    1033: 500,
+    1039: 429,
+    1041: 429,
+    2013: 400,
+    2045: 429,
+    2049: 401,
+    2056: 402,
+}
+_MINIMAX_SENSITIVE = frozenset({1026, 1027})
+_NO_CODES = frozenset({"", "0", "200", "null", "none", "ok", "success"})
+# Where a failure is looked for that has no `error`: only in a reply without an answer.
+_ANSWERS = ("choices", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a 2xx reply tells of instead of an answer; `code` is the line of the table where no status is known."""
+
+    code: str
+    status: int | None = None
+    error: Mapping[str, Any] | None = field(default=None, repr=False)  # it may echo the prompt
+    reading: Reading = UNKNOWN
+    has_text: bool = False
+    service_tier: str | None = None
+    reason: str | None = None  # the finish reason or status that says so, a known name
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the reply reports as used, and is billed."""
+        return self.reading.usage
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds that the error asks to wait."""
+        return retry_after_of(self.error)
+
+    def rule(self, *, retry_after: bool) -> tuple[Rule, str]:
+        """The line of the table, and the sentence for the row."""
+        if self.status is not None:
+            where = "HTTP 200, code"
+            return rule_for_status(self.status, retry_after=retry_after, document={"error": self.error}, where=where)
+        rule = TABLE[self.code]
+        return rule, f"{rule.sentence} ({self.reason})" if self.reason else rule.sentence
+
+    def money(self, rule: Rule) -> Money:
+        """What the failure did to the budget."""
+        if self.usage is not None:
+            return Money.BILLED
+        return Money.IN_DOUBT if self.has_text or self.reading.least is not None else rule.money
+
+
+def failure_of(
+    document: Mapping[str, Any],
+    *,
+    inner: Mapping[str, Any] | None = None,
+    ending: str | None = None,
+    reason: str | None = None,
+    has_text: bool = False,
+    service_tier: str | None = None,
+) -> Failure | None:
+    """The failure that a reply tells of, if it does.
+
+    Args:
+        document: The reply.
+        inner: Its choice, which may have an `error` of its own.
+        ending: The code of its finish reason.
+        reason: That finish reason, as it may be shown.
+        has_text: Whether there is a part of an answer.
+        service_tier: The tier that the reply names.
+    """
+    reading = read_usage(document)
+    error = _error_in(inner) or _error_in(document)
+    if error is None and not any(isinstance(document.get(name), list) for name in _ANSWERS):
+        error = _error_without_answer(document)
+    if error is not None:
+        return Failure("failed_reply", status_of(error), error, reading, has_text, service_tier)
+    if ending in {"broken_answer", "not_ready"}:
+        return Failure(ending, None, None, reading, has_text, service_tier, reason)
+    return None
+
+
+def _error_in(document: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The `error` of a reply or a choice, in MiniMax's form too; None where it is absent or says that there is none."""
+    if document is None:
+        return None
+    base = document.get("base_resp")
+    if isinstance(base, dict) and type(code := base.get("status_code")) is int and code:
+        kind = {"type": "content_filter"} if code in _MINIMAX_SENSITIVE else {}
+        return {"code": _MINIMAX.get(code, code), "message": base.get("status_msg"), **kind}
+    if "error" not in document:
+        return None
+    error = error_of_body({"error": document["error"], **{n: document[n] for n in ("code", "type") if n in document}})
+    if error is None:
+        return None
+    told = [error.get(name) for name in ("message", "type", "status")]
+    is_error = any(isinstance(text, str) and text for text in told) or status_of(error) is not None
+    return error if is_error or _plain(error.get("code")) not in _NO_CODES else None
+
+
+def _error_without_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The error of a reply that has neither `choices` nor `output`, in the forms of vLLM, FastAPI and gateways."""
+    if (error := error_of_body(document)) is not None:
+        return error
+    errors = document.get("errors")
+    if isinstance(errors, list) and errors and isinstance(errors[0], dict):
+        return errors[0]
+    code = document.get("code", document.get("error_code"))
+    message = next((t for n in ("message", "msg", "error_msg") if isinstance(t := document.get(n), str) and t), None)
+    return None if message is None or _plain(code) in _NO_CODES else {"code": code, "message": message}
+
+
+def status_of(error: Mapping[str, Any]) -> int | None:
+    """The HTTP status that an error's code stands for; None for a code that is not known."""
+    for name in ("code", "status_code", "status", "type"):
+        value = error.get(name)
+        text = _plain(value)
+        if text.isascii() and text.isdigit() and len(text) == 3 and 400 <= int(text) < 600:
+            return int(text)
+        if text in _STATUSES:
+            return _STATUSES[text]
+    return None
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return ""
+    return re.sub(r"[^a-z0-9]+", "", str(value)[:80].casefold())
+
+
+def retry_after_of(error: Mapping[str, Any] | None) -> float | None:
+    """Seconds that an error body asks to wait, bounded like the header; None if it asks none.
+
+    OpenRouter's `metadata.retry_after_seconds` and the headers of its provider in `metadata.headers`, Gemini's
+    `details[].retryDelay` ("17s").
+    """
+    if error is None:
+        return None
+    metadata = error.get("metadata")
+    places = [error, *([metadata] if isinstance(metadata, dict) else [])]
+    if isinstance(metadata, dict) and isinstance(metadata.get("headers"), dict):
+        places.append({str(name).casefold().replace("-", "_"): value for name, value in metadata["headers"].items()})
+    found = [place.get(name) for place in places for name in ("retry_after_seconds", "retry_after")]
+    details = error.get("details")
+    found += [d.get("retryDelay") for d in details if isinstance(d, dict)] if isinstance(details, list) else []
+    for value in found:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            continue
+        try:
+            seconds = float(str(value)[:40].strip().removesuffix("s"))
+        except ValueError:
+            continue
+        if seconds == seconds:  # no NaN  # noqa: PLR0124
+            return min(max(0.0, seconds), LONGEST_RETRY_AFTER_S)
+    return None

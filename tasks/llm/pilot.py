@@ -1,0 +1,254 @@
+"""A pilot: rows of a run that are completed first, chosen so that they tell what the others will cost.
+
+It is the beginning of the run and not something beside it: its answers are journalled under the run's id, booked
+against the run's budget, and the run goes on from them, so no row is paid for twice. What it learned becomes the run's
+estimate, and the history of the job until there is a whole night of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+
+from parquill.tasks.errors import NotApproved, RefusedByBudget, ServiceStopped, StoppedByBudget
+from parquill.tasks.limits.shared import ALONE, Sharing
+from parquill.tasks.llm.client import aiohttp_transport
+from parquill.tasks.llm.open_senders import sending
+from parquill.tasks.llm.run_sender import Sending
+from parquill.tasks.money.estimate import basis_of, figure
+from parquill.tasks.money.history import History
+from parquill.tasks.money.lengths import FEWEST, LengthModel
+from parquill.tasks.money.past import keep_past
+from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.money.sample import choose
+from parquill.tasks.money.spending import booked_totals
+from parquill.tasks.money.tokens import TokenCounter
+from parquill.tasks.prompts.approvals import is_approved
+from parquill.tasks.prompts.planned import Located, count_lengths, locate, planned
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.records import Estimate, ShardRef, Totals
+from parquill.tasks.results.finish import Ending
+
+AUTO_FIRST, AUTO_MOST = 30, 10_000  # rows
+CLOSE = 0.05  # of the expected cost, to either side: what `auto` wants the interval to reach
+PARTS_OF_BUDGET = 100  # `auto` may spend one of them
+SHARDS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """Rows with an answer, what the run has spent so far, why the pilot ended, the run with its new estimate."""
+
+    rows: int
+    totals: Totals
+    ended: str
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """Where the run stands: its answers, its money, its estimate, and how far the interval reaches (a fraction)."""
+
+    history: History
+    totals: Totals
+    estimate: Estimate
+    off: float
+
+
+def run_pilot(
+    run: Run,
+    rows: int | None,
+    *,
+    month_left: int | None = None,
+    transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
+    sharing: Sharing = ALONE,
+    watch: Callable[[Sending], AbstractContextManager[Any]] = nullcontext,
+) -> Pilot:
+    """Complete `rows` rows of a run, or with None as many as ±5 % of the cost takes within a hundredth of the budget.
+
+    `month_left` is what is left of the monthly budget, in nano-dollars; `watch` may stop the sender. The caller
+    holds the run's folders. Raises RefusedByBudget before anything is sent if the worst case of so many rows does not
+    fit, NotApproved if it is above what may be spent without asking; Interrupted, ServiceStopped or StoppedByBudget if
+    it was cut off, after which a further pilot, or the run, goes on.
+    """
+    lengths: Counter[int] = Counter()
+    for _, _, tokens in planned(run):
+        lengths.update(count_lengths(tokens))
+    start = int.from_bytes(hashlib.sha256(run.run_id.encode()).digest()[:6]) / 2**48
+    chosen = locate(run, choose(lengths, AUTO_MOST if rows is None else rows, start)) if lengths else []
+    counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
+    picked = _Picked(run, chosen, counter)
+    if rows is not None:
+        _check(run, picked, month_left)
+    _check_approved(run, picked, rows)
+    with sending(run, transport, sharing=sharing) as opened, watch(opened):
+        if rows is None:
+            ended, learned = _until_close(picked, opened)
+        else:
+            picked.complete(opened, rows)
+            ended, learned = f"{rows:,} rows were asked for", _learn(run, counter)
+    new = replace(run, estimate=learned.estimate)
+    new.save()
+    keep_past(run.job, run.run_id, learned.history, None)
+    return Pilot(learned.history.count, learned.totals, ended, new)
+
+
+class _Picked:
+    """The chosen rows, and which of them are completed."""
+
+    def __init__(self, run: Run, chosen: Sequence[Located], counter: TokenCounter) -> None:
+        self.run, self.counter = run, counter
+        self._chosen = chosen
+        room, price = run.job.max_output_tokens, run.price
+        self._worst = [price.worst_nano(counter.reserved(row.prompt_tokens), room) for row in chosen]
+        self._taken = 0
+
+    @property
+    def left(self) -> int:
+        """How many were chosen and not taken yet."""
+        return len(self._chosen) - self._taken
+
+    def worst(self) -> int:
+        """The most that the chosen rows without an answer can cost, in nano-dollars."""
+        answered = self._answered(self._chosen)
+        return sum(
+            w for row, w in zip(self._chosen, self._worst, strict=True) if (row.shard, row.number) not in answered
+        )
+
+    def complete(self, opened: Sending, rows: int, most_nano: int | None = None) -> int:
+        """Complete the next rows, as far as their worst cases fit; gives how many were taken. Raises as run_pilot."""
+        taken = self._chosen[self._taken : self._taken + rows]
+        answered = self._answered(taken)
+        by_shard: dict[ShardRef, set[int]] = defaultdict(set)
+        count = 0
+        for row, worst in zip(taken, self._worst[self._taken :], strict=False):
+            if (row.shard, row.number) not in answered:
+                if most_nano is not None:
+                    most_nano -= worst
+                    if most_nano < 0:
+                        break
+                by_shard[row.shard].add(row.number)
+            count += 1
+        self._taken += count
+        opened.sender.progress.total = max(self._taken, opened.sender.progress.done)
+        if by_shard:
+            with ThreadPoolExecutor(min(SHARDS_AT_ONCE, len(by_shard))) as threads:
+                try:
+                    list(threads.map(opened.complete, by_shard.keys(), by_shard.values()))
+                except BaseException:  # the pool waits for its threads, and they for their rows
+                    opened.request_stop()
+                    raise
+        _raise_if_stopped(opened)
+        return count
+
+    def _answered(self, rows: Iterable[Located]) -> set[tuple[ShardRef, int]]:
+        shards = {row.shard for row in rows}
+        return {(shard, number) for shard in shards for number in self.run.state(shard.number).outcomes}
+
+
+def _check(run: Run, picked: _Picked, month_left: int | None) -> None:
+    spent, worst = booked_totals(run), picked.worst()
+    limits = []
+    if run.job.budget.run_usd is not None:
+        room = nano_of(run.job.budget.run_usd) - spent.settled_nano - spent.in_doubt_nano
+        limits.append((room, f"what is left of the budget ({dollars(max(0, room))})"))
+    if month_left is not None:
+        limits.append((month_left, f"what is left of the month ({dollars(max(0, month_left))})"))
+    if limits and worst > min(limits)[0]:
+        raise RefusedByBudget(f"a pilot of {picked.left:,} rows may cost {dollars(worst)}, more than {min(limits)[1]}")
+
+
+def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
+    """Refuse (NotApproved) a pilot that may bring what the run has spent above what needs a person's approval.
+
+    Its worst case counts: before its answers are there nobody knows what they will cost.
+    """
+    limit = run.job.budget.approval_usd
+    if limit is None or is_approved(run):
+        return
+    spent, worst, what = booked_totals(run), picked.worst(), f"a pilot of {picked.left:,} rows"
+    booked = spent.settled_nano + spent.in_doubt_nano
+    if rows is None:
+        worst, what = min(worst, max(0, _most_of_auto(run)[0] - booked)), "--pilot auto"
+    if not worst or booked + worst <= nano_of(limit):
+        return
+    so_far = f" beside the {dollars(booked)} that the run has booked" if booked else ""
+    told = f"{what} may cost {dollars(worst)}{so_far}, above budget.approval_usd = {dollars(nano_of(limit))}"
+    raise NotApproved(f"{told}, and nobody has approved the run: name fewer rows, or start the run, which asks")
+
+
+def _most_of_auto(run: Run) -> tuple[int, str]:
+    """What `auto` may spend, in nano-dollars, and what it is a hundredth of."""
+    limits = [usd for usd in (run.job.budget.run_usd, run.job.budget.monthly_usd) if usd is not None]
+    whole, name = (nano_of(min(limits)), "the budget") if limits else (run.estimate.cost_worst, "the worst case")
+    return whole // PARTS_OF_BUDGET, name
+
+
+def _until_close(picked: _Picked, opened: Sending) -> tuple[str, _Learned]:
+    run = picked.run
+    (most, name), wanted = _most_of_auto(run), AUTO_FIRST
+    while True:
+        taken = picked.complete(opened, wanted, most - opened.budget.settled - opened.budget.in_doubt)
+        learned = _learn(run, picked.counter)
+        if learned.history.count >= FEWEST and learned.off <= CLOSE:
+            return f"the cost is known to ±{learned.off:.1%}", learned
+        if not taken and picked.left:
+            return f"1 % of {name} ({dollars(most)}) is used up", learned
+        if not picked.left:
+            return "no more rows are taken than these", learned
+        # the interval shrinks with the root of the answers
+        needed = learned.history.count * (min(learned.off, 1.0) / CLOSE) ** 2 * 1.1
+        wanted = max(AUTO_FIRST, min(math.ceil(needed) - learned.history.count, 2 * learned.history.count))
+
+
+def _learn(run: Run, counter: TokenCounter) -> _Learned:
+    """Estimate the rest of a run from its own answers."""
+    history, rest, totals, output = History(), Counter[int](), Totals(), 0
+    lengths: Counter[int] = Counter()
+    room = run.job.max_output_tokens
+    for shard, numbers, tokens in planned(run):
+        state = run.state(shard.number)
+        totals.add(state.totals())
+        left = count_lengths(tokens)
+        lengths.update(left)
+        if state.outcomes:
+            length = dict(zip(numbers.tolist(), tokens.tolist(), strict=True))
+            for number, outcome in state.outcomes.items():
+                left[length[number]] -= 1
+                if (usage := outcome.lesson) is not None:
+                    history.add(length[number], usage, room)
+                    output += usage.completion
+        rest.update(+left)
+    model = LengthModel(history, room) if history.count else None
+    figures = figure(rest, room, run.price, counter, model)
+    paid = totals.settled_nano
+    estimate = replace(
+        run.estimate,
+        completion_tokens_expected=output + figures.completion_tokens,
+        cost_expected=paid + figures.expected,
+        cost_p90=paid + figures.p90,
+        cost_low=paid + figures.low if model is not None else None,
+        cost_high=paid + figures.high if model is not None else None,
+        output_shares=model.output_shares(lengths) if model is not None else [],
+        basis=basis_of(model, None),
+        paid=paid,
+        paid_worst=totals.worst_nano,
+    )
+    reach = max(figures.high - figures.expected, figures.expected - figures.low)
+    return _Learned(history, totals, estimate, reach / max(1, paid + figures.expected) if model is not None else 1.0)
+
+
+def _raise_if_stopped(opened: Sending) -> None:
+    ending = Ending.of(opened)
+    if ending.rule is not None:
+        raise ServiceStopped(f"the pilot stopped: {ending.message}; what was answered is kept")
+    if ending.over_budget:
+        raise StoppedByBudget("the pilot stopped: the budget is used up; what was answered is kept")

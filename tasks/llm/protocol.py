@@ -1,0 +1,108 @@
+"""The protocols of the services: how a request is written, one class an API. `replies` has how its reply is read."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from parquill.tasks.job.providers import is_openai
+from parquill.tasks.job.response_format import ResponseFormat, read_format
+from parquill.tasks.job.settings import Job
+from parquill.tasks.llm.limit_name import NAMES
+from parquill.tasks.llm.replies import ChatReplies, CompletionsReplies, ResponsesReplies
+
+# These take max_completion_tokens and refuse max_tokens (OpenAI, "Reasoning models"): fine-tuned and resold ones too.
+_REASONING = re.compile(r"(?:^|[/:.])(?:o\d+(?=[-:@]|$)|gpt-[5-9]|codex-)", re.IGNORECASE)
+
+
+class ChatApi(ChatReplies):
+    """POST /chat/completions."""
+
+    path = "/chat/completions"
+    field = "messages"
+
+    def __init__(self, job: Job) -> None:
+        """`job` is placed: its response_format is a schema."""
+        self._fixed = {
+            "model": job.model,
+            **self.format(read_format(job.response_format)),
+            **self._tier(job.endpoint.base_url),
+        }
+        self._parameters = job.parameters
+        self._most = job.max_output_tokens
+        self.limit = job.endpoint.limit_name or self.limit_name(job.model)  # another one, once it is learned
+        self._heads = {self.limit: self._open(None, self.limit)}
+        self.names = frozenset({self.field, *self._fixed, *self._parameters, *NAMES})  # the request's own members
+
+    def limit_name(self, model: str) -> str:
+        """The name under which this API and model want max_output_tokens."""
+        return "max_completion_tokens" if _REASONING.search(model) else "max_tokens"
+
+    def format(self, asked: ResponseFormat | None) -> dict[str, Any]:
+        """The request's members for a response_format."""
+        if asked is None:
+            return {}
+        if asked.schema is None:
+            return {"response_format": {"type": "json_object"}}
+        return {"response_format": {"type": "json_schema", "json_schema": asked.members()}}
+
+    def _tier(self, base_url: str) -> dict[str, Any]:
+        """The standard tier by name, at OpenAI's address: a project's default may be `priority`, at twice the price."""
+        return {"service_tier": "default"} if is_openai(base_url) else {}
+
+    def _open(self, parameters: dict[str, Any] | None, limit: str) -> bytes:
+        whole = orjson.dumps({**self._parameters, **(parameters or {}), **self._fixed, limit: self._most})
+        return whole[:-1] + b',"' + self.field.encode() + b'":'
+
+    def body(self, messages: str, parameters: str | None, limit: str | None = None) -> bytes:
+        """The request's JSON; `messages` and the row's own `parameters` are JSON already.
+
+        `limit` is the name of max_output_tokens, by default `self.limit`.
+        """
+        limit = limit or self.limit
+        if parameters is not None:
+            head = self._open(orjson.loads(parameters), limit)
+        elif (known := self._heads.get(limit)) is not None:
+            head = known
+        else:
+            head = self._heads[limit] = self._open(None, limit)
+        return head + messages.encode() + b"}"
+
+
+class CompletionsApi(CompletionsReplies, ChatApi):
+    """POST /completions, the legacy API: one text in, one text out."""
+
+    path = "/completions"
+    field = "prompt"
+
+    def _tier(self, base_url: str) -> dict[str, Any]:  # noqa: ARG002 - this API has no tiers
+        return {}
+
+    def limit_name(self, model: str) -> str:  # noqa: ARG002 - one name for all models
+        """Always max_tokens."""
+        return "max_tokens"
+
+
+class ResponsesApi(ResponsesReplies, ChatApi):
+    """POST /responses."""
+
+    path = "/responses"
+    field = "input"
+
+    def limit_name(self, model: str) -> str:  # noqa: ARG002 - one name for all models
+        """Always max_output_tokens."""
+        return "max_output_tokens"
+
+    def format(self, asked: ResponseFormat | None) -> dict[str, Any]:
+        """The format goes under text.format; `store` is off, since answers are kept here and nowhere else."""
+        off: dict[str, Any] = {"store": False}
+        if asked is None:
+            return off
+        if asked.schema is None:
+            return {**off, "text": {"format": {"type": "json_object"}}}
+        return {**off, "text": {"format": {"type": "json_schema", **asked.members()}}}
+
+
+APIS: dict[str, type[ChatApi]] = {"chat": ChatApi, "completions": CompletionsApi, "responses": ResponsesApi}

@@ -1,0 +1,315 @@
+"""The one thread of a process that talks: it owns the event loop, the client, the limits and the money of a run.
+
+The tasks of the shards run in threads of their own; each hands its shard over and waits. Nothing of a run is shared
+between loops, so nothing needs a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from typing import Any
+
+import httpx
+
+from parquill.tasks.errors import Interrupted
+from parquill.tasks.job.api_key import Key
+from parquill.tasks.limits.limiter import Limits
+from parquill.tasks.limits.open_files import most_at_once
+from parquill.tasks.limits.shared import ALONE, SharedLimits, Sharing
+from parquill.tasks.llm.answer_format import AnswerFormat
+from parquill.tasks.llm.client import Client
+from parquill.tasks.llm.sender import Sender
+from parquill.tasks.llm.settlement import SendRow
+from parquill.tasks.money.account import PATIENCE_S
+from parquill.tasks.money.spending import Spending
+from parquill.tasks.money.tokens import TokenCounter
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.records import Action, ShardRef, Usage
+from parquill.tasks.storage.answer_index import AnswerIndex
+from parquill.tasks.storage.columns import PLAN
+from parquill.tasks.storage.disk import DISK, Disk
+from parquill.tasks.storage.journal import Journal
+from parquill.tasks.storage.run_lock import RunMember
+
+STOPPED = "the run was stopped; run again to go on"
+STOP_PATIENCE_S = 5.0
+FINISH_S = 5.0
+LEADER_CHECK_INTERVAL_S = 0.5  # before each request the leader is looked for anyway
+GRACE_S = 10.0  # under the 30 s after which Prefect kills a cancelled run
+READ_ROWS = 500
+_COLUMNS = [
+    PLAN + name
+    for name in [
+        "action",
+        "request_key",
+        "messages",
+        "parameters",
+        "prompt_tokens",
+        "carried_cost_nano",
+        "carried_in_doubt_nano",
+        "carried_attempts",
+        "carried_usage",
+    ]
+]
+
+
+class Sending:
+    """A run's sender on its own thread. `complete` may be called from many threads at once."""
+
+    def __init__(
+        self,
+        run: Run,
+        key: Key | None,
+        transport: Callable[[], httpx.AsyncBaseTransport],
+        disk: Disk = DISK,
+        sharing: Sharing = ALONE,
+        *,
+        member: RunMember | None = None,
+    ) -> None:
+        """Open it. `member` is given by a process that joins a run which another process leads."""
+        self._run, self._key, self._transport, self._disk = run, key, transport, disk
+        self._loop = _new_loop()
+        self._member = member
+        self._watching: asyncio.Task[None] | None = None
+        self._shards: set[asyncio.Task[Any]] = set()  # those under way
+        self._entrance = threading.RLock()  # a signal may come to the thread that is in it
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._loop.run_forever, name="parquill-io", daemon=True)
+        self._disk_threads = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="parquill-disk")
+        self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
+        self._answers = AnswerIndex(run.folders.state)
+        self._answers.add_run(run.run_id, run.job.output)
+        self._spending = Spending(run, self._disk_threads, is_first=member is None)
+        self.budget, self.soft_limits = self._spending.budget, self._spending.soft_limits
+        self.shared = SharedLimits(run, sharing)
+        self._thread.start()
+        try:
+            self.sender: Sender = self._call(self._start())
+            if member is not None:
+                self._call(self._begin_watching(member))
+        except BaseException:
+            self._end(STOP_PATIENCE_S)
+            raise
+
+    async def _start(self) -> Sender:
+        job = self._run.job
+        await self.shared.begin()
+        self._spending.begin()
+        at_once = most_at_once(job.limits.max_at_once)
+        if at_once < job.limits.max_at_once:
+            self.shared.say(
+                logging.WARNING,
+                f"this process may open too few files (`ulimit -n`) for limits.max_at_once = "
+                f"{job.limits.max_at_once:,}; {at_once:,} are under way at once",
+            )
+        limits = Limits(
+            at_once,
+            requests_per_minute=self.shared.per_minute["requests"],
+            tokens_per_minute=self.shared.per_minute["tokens"],
+            actual_output=job.limits.count_output == "actual",
+            leased=self.shared.meters,
+            patience_s=job.retry.patience_s,
+            clock=time.monotonic,
+            sleep=asyncio.sleep,
+        )
+        self._wire = self._transport()
+        client = Client(job, self._key, self._wire)
+        schema = job.response_format
+        answer_format = AnswerFormat(schema) if isinstance(schema, dict) else None
+        is_led = self._member.is_led if self._member is not None else lambda: True
+        sender = Sender(job, self._run.price, client, limits, self.budget, answer_format=answer_format, may_send=is_led)
+        sender.progress.total = self._run.estimate.to_send
+        done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
+        sender.progress.done = sender.progress.begun = done
+        return sender
+
+    async def _begin_watching(self, member: RunMember) -> None:
+        self._watching = self._loop.create_task(self._watch_leader(member))
+
+    async def _watch_leader(self, member: RunMember) -> None:
+        """Close this process' part of the run when the leader has ended it, was killed, or another one took over."""
+        while True:
+            await asyncio.sleep(LEADER_CHECK_INTERVAL_S)
+            if not member.is_led():
+                break
+        self.sender.stop()
+        threading.Thread(target=self._leave, name="parquill-leave").start()
+
+    def _leave(self) -> None:
+        self.close(grace_s=GRACE_S)
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():  # a worker of a pool whose parent is gone gets no more work
+            os._exit(Interrupted.exit_code)
+
+    def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        with self._entrance:
+            if self._is_closed:  # a loop that has stopped would never answer
+                work.close()
+                raise Interrupted(STOPPED)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise Interrupted(STOPPED) from None
+
+    def _call_last(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """`_call` of what closes; nothing once the thread has ended: whoever is asked twice to stop closes twice."""
+        if not self._thread.is_alive():
+            work.close()
+            return None
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it sends nothing any more."""
+        return self._is_closed
+
+    def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> bool:
+        """Complete what a shard lacks; True when every row of it has its outcome now. Raises DiskFailed.
+
+        `only` names the rows of the shard that are wanted yet; a pilot's.
+        """
+        try:
+            return self._complete_shard(shard, only)
+        except BaseException:
+            # whatever it is, the other shards are not to pay for answers that may be lost too
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self.sender.stop)
+            raise
+
+    def _complete_shard(self, shard: ShardRef, only: Collection[int] | None) -> bool:
+        if shard.to_send == 0:  # it has no journal, and needs no mark that it is done
+            return True
+        run = self._run
+        state = run.state(shard.number)
+        if only is None:
+            self.sender.progress.done += len(state.outcomes)
+            self.sender.progress.begun += len(state.outcomes)
+        if len(state.outcomes) < shard.to_send:
+            self._call(self._complete(shard, state, only))
+        journal = run.folder.journal(shard.number)
+        if journal.exists():
+            self._answers.add_shard(run.run_id, shard.number, journal)
+        if len(state.outcomes) < shard.to_send:
+            return False
+        # from the journal and not from memory: only what lasts is done
+        run.finish_shard(shard, run.state(shard.number), self._disk)
+        return True
+
+    async def _complete(self, shard: ShardRef, state: Any, only: Collection[int] | None) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is a coroutine
+        self._shards.add(task)
+        task.add_done_callback(self._shards.discard)
+        header = {"run_id": self._run.run_id, "shard": shard.number}
+        try:
+            journal = Journal(self._run.folder.journal(shard.number), header, self._disk_threads, self._disk)
+        except BaseException:
+            self.sender.stop()
+            raise
+        try:
+            self._run.mark_begun(shard.number, self._disk)
+        except BaseException:
+            self.sender.stop()
+            await journal.close()
+            raise
+        await self.sender.complete(self._rows(shard, only), journal, state)
+
+    async def _rows(self, shard: ShardRef, only: Collection[int] | None) -> AsyncIterator[SendRow]:
+        loop, job, price = self._loop, self._run.job, self._run.price
+        # checking its checksum reads the whole file
+        with await loop.run_in_executor(self._disk_threads, self._run.open_shard, shard) as planned:
+            batches = planned.batches(READ_ROWS, _COLUMNS)
+            number = -1
+            while (batch := await loop.run_in_executor(self._disk_threads, next, batches, None)) is not None:
+                # the messages one by one: together they may take much memory, as Arrow and as Python has them
+                columns = (
+                    batch.column(name) if name == PLAN + "messages" else batch.column(name).to_pylist()
+                    for name in _COLUMNS
+                )
+                for action, key, messages, parameters, tokens, cost, in_doubt, attempts, usage in zip(
+                    *columns, strict=True
+                ):
+                    number += 1
+                    if action != Action.SEND or (only is not None and number not in only):
+                        continue
+                    reserved = self._counter.reserved(tokens)
+                    yield SendRow(
+                        number,
+                        key.hex(),
+                        messages.as_py(),
+                        parameters,
+                        reserved + job.max_output_tokens,
+                        price.worst_nano(reserved, job.max_output_tokens),
+                        self._counter.expected(tokens),
+                        cost,
+                        in_doubt,
+                        attempts,
+                        Usage.of(usage) if usage else None,
+                    )
+
+    def request_stop(self, grace_s: float = GRACE_S) -> concurrent.futures.Future[None]:
+        """Send nothing more and give what is under way some time; may be called from any thread or signal handler."""
+        with self._entrance:
+            if self._is_closed:
+                nothing: concurrent.futures.Future[None] = concurrent.futures.Future()
+                nothing.set_result(None)
+                return nothing
+            return asyncio.run_coroutine_threadsafe(self.sender.drain(grace_s), self._loop)
+
+    def close(self, *, grace_s: float | None = None) -> None:
+        """Close the client and end the thread; with `grace_s` what is under way is stopped first."""
+        if grace_s is not None:
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                self.request_stop(grace_s).result(grace_s + 5)
+        with self._entrance:
+            self._is_closed = True
+        self._call_last(self._end_watching())
+        self._call_last(self._end_shards())
+        self._call_last(self._wire.aclose())
+        # whoever wants to stop waits no minute for a database; the next start tells what was spent
+        self._end(PATIENCE_S if grace_s is None else STOP_PATIENCE_S)
+
+    def _end(self, patience_s: float) -> None:
+        try:
+            self._call_last(self.shared.end())
+            self._call_last(self._spending.close(patience_s))
+        finally:
+            self._call_last(self._loop.shutdown_asyncgens())
+            if not self._loop.is_closed():  # a second signal may come when all but the files is closed
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(5)
+            self._loop.close()
+            self._disk_threads.shutdown(wait=False)
+            self._answers.close()
+            if self._member is not None:
+                self._member.close()
+
+    async def _end_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _end_shards(self) -> None:
+        """Wait for shards that had not even begun to send when they were stopped; who waits for them must be told."""
+        if self._shards:
+            self.sender.stop()
+            _, late = await asyncio.wait(set(self._shards), timeout=FINISH_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -1,0 +1,358 @@
+"""Sends the rows of shards: reservation, limits, intent, request, outcome, in this order, for each row.
+
+One sender a run and process, on the event loop of a thread of its own, fed by overlapping shards so that the tail of
+one is covered by the head of the next. A row keeps its place among `max_at_once` until its outcome lasts on disk, so at
+a kill no more than `max_at_once` requests can be paid twice.
+
+Rows that wait to be tried again give their place to others, but only so many rows are open at once: a service that
+fails at everything meets a bounded number of rows, and memory does not grow with the input. A stop wakes them.
+
+Money is reserved before a place is waited for: whoever holds a place is under way, so nobody can wait in a circle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from parquill.tasks.errors import DiskFailed
+from parquill.tasks.job.settings import Job
+from parquill.tasks.limits.limiter import Limits, Slot, Stopped
+from parquill.tasks.limits.open_bytes import OpenBytes
+from parquill.tasks.llm.answer_format import AnswerFormat
+from parquill.tasks.llm.client import Client, Result
+from parquill.tasks.llm.outcomes import TABLE, Money, Retry, Rule
+from parquill.tasks.llm.progress import Progress
+from parquill.tasks.llm.prompt_cuts import PromptCuts
+from parquill.tasks.llm.retry import backoff_s
+from parquill.tasks.llm.settlement import Booking, SendRow
+from parquill.tasks.money.budget import Budget
+from parquill.tasks.money.prices import Price
+from parquill.tasks.storage.journal import Journal
+from parquill.tasks.storage.replay import ShardState
+
+# Rows that have begun and have no outcome yet, those that wait to be tried again included.
+FEWEST_OPEN_ROWS = 1_024
+OPEN_ROWS_A_PLACE = 4
+# A reply that cannot be read may be paid for each time.
+MAX_UNREADABLE_OF_A_ROW = 2
+# Rows that are passed over while refusals are probed farther on.
+MAX_PASSED_ROWS = 1_000
+MAX_PASSED_CHARACTERS = 32 << 20
+
+_log = logging.getLogger("parquill.service")
+
+
+class OverBudget(Exception):
+    """This row's worst case does not fit any more."""
+
+
+class Sender:
+    """Completes rows of one run. Every method runs on its event loop."""
+
+    def __init__(
+        self,
+        job: Job,
+        price: Price,
+        client: Client,
+        limits: Limits,
+        budget: Budget,
+        *,
+        answer_format: AnswerFormat | None = None,
+        may_send: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._client, self._clock = client, clock
+        self.limits, self.budget = limits, budget
+        self.progress = Progress()
+        self._booking = Booking(price, budget, self.progress, answer_format, PromptCuts(job.max_output_tokens))
+        self.stop_rule: Rule | None = None
+        self.stop_message: str | None = None
+        self.stopping = False
+        self.over_budget = 0
+        self._sleep, self._may_send = sleep, may_send
+        self.told: list[str] = []  # what was said of the service, for people who see no log
+        self._attempts = job.retry.attempts
+        self._patience_s = job.retry.patience_s
+        self._row_patience_s = job.retry.timeout_s * job.retry.attempts  # what its attempts may take
+        limits.breaker.warn, limits.breaker.stop_run = self._warn, self.stop
+        self._hold = job.retry.in_doubt == "hold"
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resting: set[asyncio.Future[None]] = set()
+        self._open_bytes = OpenBytes()
+        self._open_rows = asyncio.Semaphore(max(FEWEST_OPEN_ROWS, OPEN_ROWS_A_PLACE * job.limits.max_at_once))
+
+    def _warn(self, text: str) -> None:
+        self.told.append(text)
+        _log.warning(text)
+
+    async def complete(self, rows: AsyncIterator[SendRow], journal: Journal, state: ShardState) -> None:
+        """Complete the rows of a shard that have no outcome yet; their outcomes are put into `state`.
+
+        Raises DiskFailed or LedgerFailed, after which nothing more is sent by anybody.
+        """
+        mine: set[asyncio.Task[None]] = set()
+        errors: list[BaseException] = []
+
+        def ended(task: asyncio.Task[None]) -> None:
+            mine.discard(task)
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                errors.append(error)
+
+        try:
+            async for row in self._in_turn(rows, state):
+                if self.stopping:
+                    break
+                task = await self._begin(row, journal, state)
+                if task is not None:
+                    mine.add(task)
+                    task.add_done_callback(ended)
+        except Stopped:
+            pass
+        except BaseException:
+            self.stop()  # the ledger or the disk is lost: the other shards must not send either
+            raise
+        finally:
+            await asyncio.gather(*mine, return_exceptions=True)
+            await journal.close()
+        if errors:
+            raise errors[0]
+
+    async def _in_turn(self, rows: AsyncIterator[SendRow], state: ShardState) -> AsyncIterator[SendRow]:
+        """The rows without an outcome in their order; while refusals are probed, rows from farther on first.
+
+        The rows that are passed over come as soon as the probes are over.
+        """
+        passed: deque[SendRow] = deque()
+        passed_characters = stride = 0
+        async for row in self._read(rows):
+            if row.number in state.outcomes:
+                continue
+            if self.limits.breaker.is_probing and len(passed) < stride and passed_characters < MAX_PASSED_CHARACTERS:
+                passed.append(row)
+                passed_characters += len(row.messages)
+                continue
+            yield row
+            if self.limits.breaker.is_probing:
+                stride = min(MAX_PASSED_ROWS, 2 * stride + 1)
+                continue
+            while passed and not self.limits.breaker.is_probing:
+                yield passed.popleft()
+            passed_characters, stride = sum(len(row.messages) for row in passed), len(passed)
+        while passed:
+            yield passed.popleft()
+
+    async def _read(self, rows: AsyncIterator[SendRow]) -> AsyncIterator[SendRow]:
+        """The rows as they come from the disk. While one is read the breaker waits for it with its verdicts."""
+        while True:
+            self.limits.breaker.arrive()
+            try:
+                row = await anext(rows, None)
+            finally:
+                self.limits.breaker.depart()
+            if row is None:
+                return
+            yield row
+
+    async def _begin(self, row: SendRow, journal: Journal, state: ShardState) -> asyncio.Task[None] | None:
+        """Begin a row once there is room for it; None for one that is not to be sent. Raises Stopped, LedgerFailed."""
+        row.state = state.rows.setdefault(row.number, row.state)
+        row.journal = journal
+        if self._hold and row.state.in_doubt_requests:
+            message = "it is unknown whether an earlier request was billed; held because of retry.in_doubt: hold"
+            await self._booking.fail(row, TABLE["connection_lost"], message, journal, state)
+            return None
+        if row.state.failures >= self._attempts:  # of starts before this one
+            rule = TABLE[row.state.last_code or "connection_lost"]
+            await self._booking.fail(row, rule, f"{rule.sentence}; attempts used up", journal, state)
+            return None
+        try:
+            slot = await self._open(row)
+        except OverBudget:
+            self.over_budget += 1
+            return None
+        task = asyncio.create_task(self._complete_row(row, slot, journal, state))
+        task.add_done_callback(lambda _: self._close(row))
+        self._tasks.add(task)
+        return task
+
+    async def _open(self, row: SendRow) -> Slot:
+        """Begin a row once few enough are open. Raises OverBudget, Stopped."""
+        await self._open_rows.acquire()
+        try:
+            await self._open_bytes.acquire(len(row.messages))
+        except BaseException:
+            self._open_rows.release()
+            raise
+        try:
+            return await self._admit(row)
+        except BaseException:
+            self._close(row)
+            raise
+
+    def _close(self, row: SendRow) -> None:
+        self._open_bytes.release(len(row.messages))
+        self._open_rows.release()
+
+    async def _admit(self, row: SendRow) -> Slot:
+        """Reserve the row's worst case, then wait for its turn. Raises OverBudget, Stopped."""
+        while True:
+            if not await self.budget.reserve(row.reserve_nano):
+                raise Stopped if self.stopping else OverBudget
+            try:
+                slot = await self.limits.acquire(row.tokens)
+            except BaseException:
+                self.budget.release(row.reserve_nano)
+                raise
+            if not self.budget.is_overdrawn:
+                return slot
+            # while the row waited a reply cost more than was reserved for it: the budget may no longer cover this row
+            slot.release()
+            self.budget.release(row.reserve_nano)
+
+    async def _complete_row(self, row: SendRow, slot: Slot, journal: Journal, state: ShardState) -> None:
+        """Send a row until it has its outcome."""
+        try:
+            while (wait_s := await self._attempt(row, slot, journal, state)) is not None:
+                if wait_s:
+                    await self._rest(wait_s)
+                slot = await self._admit(row)
+        except OverBudget:
+            self.over_budget += 1
+        except Stopped:
+            pass
+        except BaseException:
+            self.stop()
+            raise
+
+    async def _attempt(self, row: SendRow, slot: Slot, journal: Journal, state: ShardState) -> float | None:
+        """Send a row once. Gives the seconds after which it is sent again, None once it has its outcome."""
+        try:
+            await self._booking.intend(row, journal)
+            await self._check_leader(row, journal)
+            began = self._clock()
+            result = await self._client.send(row.messages, row.parameters)
+            self.limits.learn(slot.sent_at, result.headers)
+            if (reply := result.reply) is not None:
+                self.limits.gate.succeeded()
+                self.limits.breaker.answered(slot.sent_at)
+                if reply.usage is not None:
+                    slot.settle(reply.usage.prompt + reply.usage.completion)
+                await self._booking.settle(row, result.rule, reply, self._clock() - began, journal, state)
+                return None
+            is_outage = self._tell_breaker(row, slot.sent_at, result)
+            if (failure := result.failure) is not None and failure.usage is not None:
+                slot.settle(failure.usage.prompt + failure.usage.completion)
+            await self._booking.book_failure(row, result.rule, journal, failure)
+        finally:
+            slot.release()
+        return await self._after_failure(row, slot, result, journal, state, is_outage=is_outage)
+
+    def _tell_breaker(self, row: SendRow, sent_at: float, result: Result) -> bool:
+        """Charge a row for its failure; True if the failure is an outage's, and was taken off again."""
+        rule, breaker = result.rule, self.limits.breaker
+        row.state.failures += rule.retry is not Retry.THROTTLE
+        if rule.retry is Retry.OUTAGE:
+            return breaker.failed(row, rule, result.sentence, sent_at)
+        if rule.retry is Retry.REFUSAL:
+            breaker.refused(row, rule, result.signature, result.sentence, sent_at)
+        elif rule.retry is Retry.UNREADABLE:
+            row.unreadable += 1
+            breaker.unreadable(rule, result.sentence, sent_at)
+        return False
+
+    async def _check_leader(self, row: SendRow, journal: Journal) -> None:
+        """Send nothing once the process that leads the run is gone. Raises Stopped."""
+        if not self._may_send():
+            # the intent is on disk already: with its failure beside it no money stays in doubt
+            row.state.failures += 1
+            await self._booking.book_failure(row, TABLE["connect_error"], journal)
+            row.uncharge()
+            self.stop()
+            raise Stopped
+
+    async def _after_failure(
+        self, row: SendRow, slot: Slot, result: Result, journal: Journal, state: ShardState, *, is_outage: bool
+    ) -> float | None:
+        """What a failure means for its row, in the order of the table's kinds."""
+        rule = result.rule
+        if rule.retry is Retry.THROTTLE:
+            return await self._throttle(row, slot, result, journal, state)
+        if rule.retry is Retry.STOP:
+            row.uncharge()
+            self.stop(rule, result.sentence)
+            raise Stopped
+        if rule.retry is Retry.REFUSAL and not await self.limits.breaker.is_own(Retry.REFUSAL, slot.sent_at):
+            row.uncharge()
+            raise Stopped
+        is_final = rule.retry in {Retry.NEVER, Retry.REFUSAL} or row.unreadable >= MAX_UNREADABLE_OF_A_ROW
+        if is_final or (self._hold and result.money is Money.IN_DOUBT):
+            await self._booking.fail(row, rule, result.sentence, journal, state)
+            return None
+        if (
+            not is_outage
+            and row.state.failures >= self._attempts
+            and (rule.retry is not Retry.OUTAGE or await self.limits.breaker.is_own(Retry.OUTAGE, slot.sent_at))
+        ):
+            await self._booking.fail(row, rule, f"{result.sentence}; attempts used up", journal, state)
+            return None
+        return result.retry_after if result.retry_after is not None else backoff_s(max(1, row.state.failures))
+
+    async def _throttle(
+        self, row: SendRow, slot: Slot, result: Result, journal: Journal, state: ShardState
+    ) -> float | None:
+        """Slow everybody down after a 429, which costs the row no attempt."""
+        now, gate = self._clock(), self.limits.gate
+        self.progress.throttled += 1
+        pause = result.retry_after if result.retry_after is not None else backoff_s(gate.waves + 1)
+        gate.slow_down(now, slot.sent_at, pause)
+        if gate.throttled_s(now) > self._patience_s:
+            self.stop(result.rule, result.sentence)
+            raise Stopped
+        row.throttled_since = now if row.throttled_since is None else row.throttled_since
+        if now - row.throttled_since > self._row_patience_s:  # others get through: it is this row
+            await self._booking.fail(row, result.rule, result.sentence, journal, state)
+            return None
+        return 0.0
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep until a row may be tried again. Raises Stopped at once when the run stops meanwhile."""
+        if self.stopping:
+            raise Stopped
+        resting = asyncio.ensure_future(self._sleep(seconds))
+        self._resting.add(resting)
+        try:
+            await asyncio.wait([resting])
+        finally:
+            self._resting.discard(resting)
+            resting.cancel()
+        if self.stopping:
+            raise Stopped
+
+    def stop(self, rule: Rule | None = None, message: str | None = None) -> None:
+        """Send nothing more; what is under way is waited for. `rule` and `message` say why, if the service is why."""
+        self.stopping = True
+        if self.stop_rule is None:
+            self.stop_rule, self.stop_message = rule, message
+        self.limits.stop()
+        self.limits.breaker.stop()
+        self.budget.stop()
+        for resting in self._resting:
+            resting.cancel()
+
+    async def drain(self, grace_s: float) -> None:
+        """Stop, and give what is under way `grace_s` seconds; what is cut off then is in doubt."""
+        self.stop()
+        tasks = set(self._tasks)
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, DiskFailed):
+                await asyncio.gather(*late, return_exceptions=True)

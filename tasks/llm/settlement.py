@@ -1,0 +1,170 @@
+"""What a reply or a failure means for its row: its money booked, its outcome in the journal, its progress counted."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+
+from parquill.tasks.errors import DiskFailed
+from parquill.tasks.llm.answer_format import AnswerFormat
+from parquill.tasks.llm.failures import Failure
+from parquill.tasks.llm.outcomes import TABLE, Money, Retry, Rule
+from parquill.tasks.llm.progress import Progress
+from parquill.tasks.llm.prompt_cuts import PromptCuts, cut_sentence
+from parquill.tasks.llm.replies import Reply
+from parquill.tasks.money.budget import Budget
+from parquill.tasks.money.prices import Price, to_nano
+from parquill.tasks.records import Outcome, Usage
+from parquill.tasks.storage.journal import Journal
+from parquill.tasks.storage.replay import RowState, ShardState
+
+_ANSWERED = frozenset({"ok", "truncated"})  # where a cut prompt says more than what else is said of the answer
+
+
+@dataclass(slots=True)
+class SendRow:
+    """One row to be sent; money in nano-dollars, `tokens` as reserved: input with its allowance, and all output."""
+
+    number: int
+    key: str
+    messages: str
+    parameters: str | None
+    tokens: int
+    reserve_nano: int
+    expected_tokens: float = 0.0  # of the prompt, as the service is expected to report it
+    carried_cost_nano: int = 0
+    carried_in_doubt_nano: int = 0
+    carried_attempts: int = 0
+    carried_usage: Usage | None = None
+    state: RowState = field(default_factory=RowState)
+    unreadable: int = 0
+    throttled_since: float | None = None
+    journal: Journal | None = None
+    is_over: bool = False  # it has its outcome
+
+    @property
+    def is_first_try(self) -> bool:
+        """Whether its latest request is its first one, earlier runs and starts included."""
+        return self.state.requests == 1 and self.carried_attempts == 0
+
+    def uncharge(self) -> None:
+        """Give the row one attempt back, since its failure was everybody's."""
+        if self.is_over or self.journal is None:
+            return
+        self.state.failures -= 1
+        with contextlib.suppress(DiskFailed):  # the sender meets it at its next record
+            self.journal.append({"type": "uncharge", "row": self.number})
+
+
+class Booking:
+    """Of the rows of one run. What was reserved for a request is settled, held or released here, once."""
+
+    def __init__(
+        self,
+        price: Price,
+        budget: Budget,
+        progress: Progress,
+        answer_format: AnswerFormat | None,
+        cuts: PromptCuts,
+    ) -> None:
+        self._price, self._budget, self._format = price, budget, answer_format
+        self._progress, self._cuts = progress, cuts
+
+    async def intend(self, row: SendRow, journal: Journal) -> None:
+        """Have it last that the row is sent once more, for which its worst case is reserved."""
+        row.state.requests += 1
+        await journal.append(
+            {"type": "intent", "row": row.number, "n": row.state.requests, "reserved": row.reserve_nano}
+        )
+        row.state.reserved_nano = row.reserve_nano
+        self._progress.sent += 1
+
+    async def settle(
+        self, row: SendRow, rule: Rule, reply: Reply, latency_s: float, journal: Journal, state: ShardState
+    ) -> None:
+        """Book what the reply to the row's latest request says it cost, also when that is more than was reserved.
+
+        Where it is silent all that was reserved is booked, or more if what it does say costs more.
+        """
+        usage, tier = reply.usage, reply.service_tier
+        said = usage or reply.least
+        cost = 0 if said is None else to_nano(self._price.femto(said, tier))
+        if usage is None:
+            cost = max(cost, row.reserve_nano)
+        self._budget.settle(row.reserve_nano, cost)
+        parsed, sentence = None, reply.sentence(rule)
+        if usage is not None and self._cuts.is_cut(row.expected_tokens, usage.prompt) and rule.status in _ANSWERED:
+            rule, sentence = TABLE["prompt_cut"], cut_sentence(row.expected_tokens, usage.prompt)
+        elif rule.status == "ok" and self._format is not None:
+            parsed = self._format.parse(reply.text)
+            if parsed is None:
+                rule, sentence = TABLE["schema_mismatch"], TABLE["schema_mismatch"].sentence
+        outcome = self._outcome(
+            row,
+            rule,
+            completion=reply.text if rule.status != "failed" else None,
+            parsed=parsed,
+            error_message=None if rule.code is None else sentence,
+            finish_reason=reply.finish_reason,
+            model_used=reply.model,
+            request_id=reply.request_id,
+            usage=usage,
+            usage_unknown=usage is None,
+            usage_flag=reply.usage_flag or (None if self._price.knows_tier(tier) else "tier"),
+            service_tier=tier,
+            cost_nano=cost,
+            latency_s=latency_s,
+            resolves=row.state.requests,
+        )
+        await self._record(row, outcome, journal, state)
+
+    async def fail(self, row: SendRow, rule: Rule, sentence: str, journal: Journal, state: ShardState) -> None:
+        """Give the row up."""
+        outcome = self._outcome(row, rule, error_message=sentence)
+        await self._record(row, outcome, journal, state)
+
+    async def book_failure(self, row: SendRow, rule: Rule, journal: Journal, failure: Failure | None = None) -> None:
+        """Book what a failure of the row's latest request costs: nothing, its usage, or perhaps the reservation."""
+        row.state.last_code = rule.code
+        money = rule.money if failure is None else failure.money(rule)
+        record = {"type": "attempt", "row": row.number, "n": row.state.requests, "fate": money.value, "code": rule.code}
+        if failure is not None and failure.usage is not None:
+            billed = to_nano(self._price.femto(failure.usage, failure.service_tier))
+            self._budget.settle(row.reserve_nano, billed)
+            row.state.add_billed(billed, failure.usage, row.reserve_nano)
+            record |= {"cost": billed, "usage": list(failure.usage)}
+        elif money is Money.IN_DOUBT:
+            row.state.in_doubt_requests += 1
+            row.state.in_doubt_nano += row.reserve_nano
+            self._budget.hold(row.reserve_nano)
+        else:
+            self._budget.release(row.reserve_nano)
+        if rule.retry is Retry.THROTTLE:
+            row.state.throttled += 1
+        await journal.append(record)
+
+    async def _record(self, row: SendRow, outcome: Outcome, journal: Journal, state: ShardState) -> None:
+        state.outcomes[row.number] = outcome
+        row.is_over = True
+        self._progress.done += 1
+        self._progress.not_ok += outcome.status != "ok"
+        await journal.append(outcome)
+
+    def _outcome(self, row: SendRow, rule: Rule, cost_nano: int = 0, **of_reply: object) -> Outcome:
+        return Outcome(
+            row=row.number,
+            key=row.key,
+            status=rule.status,
+            error_code=rule.code,
+            cost_nano=row.state.cost_nano + cost_nano,
+            failed_usage=row.state.usage,
+            in_doubt_nano=row.state.in_doubt_nano,
+            attempts=row.state.requests,
+            finished_at=time.time_ns() // 1000,
+            carried_cost_nano=row.carried_cost_nano,
+            carried_in_doubt_nano=row.carried_in_doubt_nano,
+            carried_attempts=row.carried_attempts,
+            carried_usage=row.carried_usage,
+            **of_reply,  # type: ignore[arg-type]
+        )

@@ -1,0 +1,192 @@
+"""Approval: a run whose expected cost is above `budget.approval_usd` waits for a person, who sees the estimate.
+
+A deployed run is suspended: its process ends, and the answer has the worker start it again. Any other run pauses: its
+process waits for the answer. Each question has a key of its own, noted beside the plan before it is asked: whoever goes
+on with that plan finds the answer by it, and a plan that was made anew, or has become dearer, is asked for again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from functools import partial
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import FlowPauseTimeout, Pause, PrefectHTTPStatusError
+from prefect.flow_runs import apause_flow_run, suspend_flow_run
+from prefect.input import RunInput
+from prefect.input.actions import acreate_flow_run_input, create_flow_run_input
+from prefect.input.run_input import Keyset, keyset_from_base_key
+from pydantic import ConfigDict, Field
+
+from parquill.tasks.errors import BadJob, NotApproved
+from parquill.tasks.money.gate import Verdict, asks_approval, judge
+from parquill.tasks.money.month import booked_by_others
+from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.money.spending import booked_totals
+from parquill.tasks.orchestration.artifacts import estimate_table
+from parquill.tasks.orchestration.events import tell
+from parquill.tasks.orchestration.flow_run import insist, wait_unless_cancelled
+from parquill.tasks.prompts.approvals import (
+    Question,
+    approve_run,
+    forget_question,
+    is_approved,
+    note_question,
+    now,
+    questions_about,
+)
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.results.escaping import escape
+
+KEY = "approval"  # what the keys of all questions begin with
+AGAIN = "Run again to be asked again"
+ASKS = "waits for your approval: "
+TIMEOUT = "PARQUILL_APPROVAL_TIMEOUT_S"
+DAY_S = 86_400
+LONGEST_S = 3_650 * DAY_S
+POLL_S = 2  # seconds between looks at the server while a run waits
+
+
+class Approval(RunInput):
+    """The answer of the person who is asked."""
+
+    # Prefect keeps no empty answer: one that says nothing is refused, and is neither a yes nor lost
+    model_config = ConfigDict(json_schema_extra={"required": ["approve"]})
+    approve: bool = Field(default=True, description="Spend the money; switch it off to decline")
+
+    # Prefect stores the form and then its text, and refuses what it has already. After a lost answer both are tried.
+    @classmethod
+    def save(cls, keyset: Keyset, flow_run_id: UUID | None = None) -> None:
+        """Store the form and its text, in whichever part the server lacks them."""
+        with _unless_stored():
+            super().save(keyset, flow_run_id)
+        with _unless_stored():
+            create_flow_run_input(keyset["description"], cls._description, flow_run_id)
+
+    @classmethod
+    async def asave(cls, keyset: Keyset, flow_run_id: UUID | None = None) -> None:
+        """Store the form and its text, in whichever part the server lacks them."""
+        with _unless_stored():
+            await super().asave(keyset, flow_run_id)
+        with _unless_stored():
+            await acreate_flow_run_input(keyset["description"], cls._description, flow_run_id)
+
+
+@contextlib.contextmanager
+def _unless_stored() -> Iterator[None]:
+    try:
+        yield
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != httpx.codes.CONFLICT:
+            raise
+
+
+def timeout_s() -> int:
+    """Seconds that a run waits for an answer. Raises BadJob when the environment does not say a number of them."""
+    said = os.environ.get(TIMEOUT, str(DAY_S)).strip()
+    seconds = int(said) if said.isascii() and said.isdecimal() and len(said) <= len(str(LONGEST_S)) else 0
+    if not 0 < seconds <= LONGEST_S:
+        raise BadJob(f"{TIMEOUT} is {said!r}; it must be a whole number of seconds from 1 to {LONGEST_S}")
+    return seconds
+
+
+def silence(about: str) -> str:
+    """The sentence of a run that nobody answered."""
+    return f"nobody approved it within {timeout_s():,} seconds: {about}"
+
+
+def wait_for_approval(run: Run) -> None:
+    """Let the run pass if its expected cost asks nobody, or when a person approves; call it in the flow itself.
+
+    Raises NotApproved when it is declined, or when nobody answers within PARQUILL_APPROVAL_TIMEOUT_S (default a day);
+    BadJob when that is no number of seconds; Interrupted when it is cancelled meanwhile.
+    """
+    verdict = judge(run.job, run.estimate, run.price, booked_totals(run), booked_by_others(run.job, run.run_id))
+    if not asks_approval(run.job, verdict) or is_approved(run):
+        return
+    question, answer = _earlier_answer(run) or _ask(run, verdict, timeout_s())
+    if not answer.approve:
+        forget_question(run, question)
+        raise NotApproved(f"declined: {_expected(run, verdict)}")
+    approve_run(run, "Prefect", question.expected)
+
+
+def _expected(run: Run, verdict: Verdict) -> str:
+    limit = run.job.budget.approval_usd
+    assert limit is not None  # noqa: S101 - it asked
+    return f"expected {dollars(verdict.expected)} is above budget.approval_usd = {dollars(nano_of(limit))}"
+
+
+def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise NotApproved(f"{_expected(run, verdict)}, and nobody can be asked outside of a flow")
+    deployed = context.flow_run.deployment_id is not None
+    text = f"**{escape(run.job.name)}** {ASKS}{escape(_expected(run, verdict))}.\n\n"
+    asking = Approval.with_initial_data(description=text + estimate_table(run.estimate))
+    waits = "suspended" if deployed else "paused"
+    # Prefect gives a second question with the same key the answer to the first, or refuses it
+    key = f"{KEY}-{run.run_id}-{secrets.token_hex(4)}"
+    keyset = keyset_from_base_key(f"{waits}-{key}")
+    question = Question(str(context.flow_run.id), waits, key, run.estimate.cost_expected, now())
+    note_question(run, question)
+    tell("approval.requested", run.job, run_id=run.run_id, message=_expected(run, verdict))
+    try:
+        if deployed:
+            _suspend(asking, keyset, seconds, key)
+        else:
+            pause = partial(apause_flow_run, wait_for_input=asking, timeout=seconds, poll_interval=POLL_S, key=key)
+            wait_unless_cancelled(pause, partial(asking.asave, keyset))
+    except FlowPauseTimeout:
+        raise NotApproved(silence(_expected(run, verdict))) from None
+    except httpx.HTTPError:
+        raise NotApproved(f"Prefect's server takes no question: {_expected(run, verdict)}. {AGAIN}") from None
+    # only what a person has said counts: Prefect itself would take yes, the form's default, where nothing was said
+    answer = _answer_to(question)
+    if answer is None:
+        raise NotApproved(f"Prefect's server has no answer: {_expected(run, verdict)}. {AGAIN}")
+    return question, answer
+
+
+def _suspend(asking: type[Approval], keyset: Keyset, seconds: int, key: str) -> None:
+    """Suspend the run, which ends its process: raises Pause once the server has the question.
+
+    The server drops what it has under a question's keys as the run is suspended, so the form is stored after that. If
+    the server's answer to the suspension is lost, Prefect raises Pause without storing the form.
+    """
+    try:
+        insist(lambda: suspend_flow_run(wait_for_input=asking, timeout=seconds, key=key))
+    except Pause:
+        insist(lambda: asking.save(keyset))
+        raise
+
+
+def _earlier_answer(run: Run) -> tuple[Question, Approval] | None:
+    """The answer to a question about this plan: this flow run's own, or the yes that another was given.
+
+    A no ends the flow run that asked; who starts the job again is asked again.
+    """
+    context = FlowRunContext.get()
+    mine = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
+    for question in sorted(questions_about(run), key=lambda each: each.flow_run_id != mine):
+        answer = _answer_to(question)
+        if answer is not None and (answer.approve or question.flow_run_id == mine):
+            return question, answer
+    return None
+
+
+def _answer_to(question: Question) -> Approval | None:
+    """The answer to a question; None if there is none, or if it is of another server."""
+    with get_client(sync_client=True) as client:
+        try:
+            key = keyset_from_base_key(f"{question.waits}-{question.key}")["response"]
+            value = client.read_flow_run_input(flow_run_id=UUID(question.flow_run_id), key=key)
+        except Exception:  # noqa: BLE001 - whatever it is, nobody has approved
+            return None
+    return Approval.model_validate_json(value) if value else None

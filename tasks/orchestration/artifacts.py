@@ -1,0 +1,126 @@
+"""The summary's tables in Markdown, made with pandas; every value that came from outside is escaped."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from parquill.tasks.money.correction import counted_line, worst_line
+from parquill.tasks.money.prices import dollars
+from parquill.tasks.records import Estimate
+from parquill.tasks.results.escaping import escape
+from parquill.tasks.results.excess import has_excess, money_sentences
+from parquill.tasks.results.reply_warnings import reply_sentences
+from parquill.tasks.storage.uri import join
+
+if TYPE_CHECKING:
+    from parquill.tasks.results.totals import RowSums
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    lines = ["| " + " | ".join(escape(name) for name in frame.columns) + " |", "|" + "---|" * len(frame.columns)]
+    lines += ["| " + " | ".join(escape(value) for value in row) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def estimate_table(estimate: Estimate) -> str:
+    """The estimate before anything is sent."""
+    about = f" ({estimate.tokens_note})" if estimate.tokens_note else ""
+    pairs = {
+        "rows": f"{estimate.rows:,}",
+        "rows to send": f"{estimate.to_send:,}",
+        f"prompt tokens{about}": f"{estimate.prompt_tokens:,}",
+        "completion tokens, expected": f"{estimate.completion_tokens_expected:,}",
+        "cost, expected": dollars(estimate.cost_expected),
+    }
+    if estimate.cost_low is not None and estimate.cost_high is not None:
+        pairs["cost, 90 % interval"] = f"{dollars(estimate.cost_low)} to {dollars(estimate.cost_high)}"
+    pairs |= {"cost, p90": dollars(estimate.cost_p90), "cost, worst case": dollars(estimate.cost_worst)}
+    return _markdown(pd.DataFrame({"": list(pairs), "value": list(pairs.values())}))
+
+
+def rows_table(summary: dict[str, Any]) -> str:
+    """Rows by status, with their share."""
+    rows = pd.Series({k: v for k, v in summary["rows"].items() if k not in {"total", "reused"}}, dtype="int64")
+    frame = pd.DataFrame({"status": rows.index, "rows": rows.map("{:,}".format).to_numpy()})
+    total = max(1, summary["rows"]["total"])
+    frame["share"] = [f"{count / total:.1%}" for count in rows]
+    return "## Rows\n\n" + _markdown(frame[rows.to_numpy() > 0])
+
+
+def groups_tables(summary: dict[str, Any]) -> str:
+    """Rows and cost by each value of each `for_each` name."""
+    tables = []
+    for name, groups in summary["groups"].items():
+        frame = pd.DataFrame(groups)
+        frame["cost_usd"] = "$" + frame["cost_usd"]
+        frame = frame.rename(columns={"value": name, "not_ok": "not ok", "cost_usd": "cost"})
+        tables.append(f"## By {escape(name)}\n\n{_markdown(frame)}")
+    return "\n\n".join(tables)
+
+
+def draw(picture: str, about: str) -> str:
+    """An SVG as an image in Markdown: Prefect's pages draw it, and show no SVG that stands in the text."""
+    if not picture:
+        return ""
+    return f"![{about}](data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()})"
+
+
+def links(output: Path, named: str) -> str:
+    """Where the files are: links for a browser on that machine, and what they are called for everybody else."""
+    places = {"Results": "results", "Summary": "summary.json", "Report": "report.html"}
+    return "\n\n".join(
+        f"[{name}](<{(output / place).as_uri()}>): {escape(join(named, place))}" for name, place in places.items()
+    )
+
+
+def money_table(summary: dict[str, Any]) -> str:
+    """Cost against estimate, tokens, requests."""
+    estimate, tokens = summary["estimate"], summary["tokens"]
+    pairs = {
+        "paid by this run": f"${summary['paid_usd']}",
+        "expected": f"${estimate['cost_usd_expected']}",
+        "worst case": f"${estimate['cost_usd_worst']}",
+        "in doubt": f"${summary['in_doubt_usd']}",
+        "saved by reuse": f"${summary['saved_usd']}",
+        "budget": "none" if summary["budget"]["run_usd"] is None else f"${summary['budget']['run_usd']}",
+        **{f"{name} tokens": f"{count:,}" for name, count in tokens.items()},
+        "prompt tokens of the answers": counted_line(summary["counted"]),
+        "the count farthest off": worst_line(summary["counted"]) or "none",
+        **{f"requests {name}": f"{count:,}" for name, count in summary["requests"].items()},
+    }
+    if has_excess(summary):
+        pairs["beyond the reservations"] = f"${summary['over_reserved_usd']}"
+    if summary["cost_usd"] != summary["paid_usd"]:
+        pairs["cost of its rows, with what they had cost before"] = f"${summary['cost_usd']}"
+    pairs["prices"] = f"{summary['prices']['source']}, {summary['prices']['version']}"
+    if "price_as" in summary:
+        other = summary["price_as"]
+        pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"
+    table = "## Cost\n\n" + _markdown(pd.DataFrame({"": list(pairs), "value": list(pairs.values())}))
+    meaning = summary["counted"]["meaning"]
+    sentences = [*([meaning] if meaning else []), *reply_sentences(summary), *money_sentences(summary)]
+    return "\n\n".join([table, *map(escape, sentences)])
+
+
+def slowest_table(sums: RowSums) -> str:
+    """The slowest answers, seconds."""
+    if not sums.slowest:
+        return ""
+    rows = [[f"{seconds:.2f}", file, row, *each] for seconds, file, row, each in sorted(sums.slowest, reverse=True)]
+    return "## Slowest\n\n" + _markdown(pd.DataFrame(rows, columns=["seconds", "file", "row", *sums.groups]))
+
+
+def errors_table(sums: RowSums) -> str:
+    """Error codes and the first rows that are not ok."""
+    if not sums.first_errors:
+        return ""
+    counts = pd.Series(sums.errors).sort_values(ascending=False)
+    frame = pd.DataFrame({"code": counts.index, "rows": counts.to_numpy()})
+    place, what = ["source_file", "row_number"], ["status", "error_code", "error_message"]
+    rows = [[*(e[n] for n in place), *e["for_each"], *(e[n] for n in what)] for e in sums.first_errors]
+    first = pd.DataFrame(rows, columns=[*place, *sums.groups, *what])
+    return "## Not ok\n\n" + _markdown(frame) + "\n\n### The first\n\n" + _markdown(first)

@@ -1,0 +1,122 @@
+"""The names under which Prefect shows how a run ended, each with its one sentence.
+
+A flow that is called as a function gives its summary or raises its error as before: both ride in the state, in memory
+only, since results are not persisted.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Completed, Failed
+
+from parquill.tasks.errors import (
+    BadInput,
+    BadJob,
+    DamagedJournal,
+    DiskFailed,
+    FolderInUse,
+    Interrupted,
+    LedgerFailed,
+    NotApproved,
+    ParquillError,
+    RefusedByBudget,
+    ServiceStopped,
+    StoppedByBudget,
+    TooManyNotOk,
+    Unforeseen,
+)
+from parquill.tasks.job.flow_parameters import Arguments
+from parquill.tasks.money.gate import Verdict
+from parquill.tasks.orchestration import deployed_process as process
+from parquill.tasks.orchestration.events import add_tag
+from parquill.tasks.orchestration.flow_run import make_ready_to_end
+from parquill.tasks.orchestration.redaction import replace_error
+from parquill.tasks.results.tolerance import Idle
+
+TAG = "parquill"  # of every flow run: what automations match
+FAILED_ROWS = "Completed with failed rows"
+TOO_MANY_FAILED_ROWS = "Too many failed rows"
+DOES_NOT_FIT = "Does not fit the budget"
+NAMES: dict[type[ParquillError], str] = {
+    NotApproved: "Not approved",
+    RefusedByBudget: "Refused by budget",
+    StoppedByBudget: "Stopped by budget",
+    ServiceStopped: "Stopped by the service",
+    TooManyNotOk: TOO_MANY_FAILED_ROWS,
+    BadJob: "Refused: bad job",
+    BadInput: "Refused: bad input",
+    FolderInUse: "Refused: folder in use",
+    DamagedJournal: "Damaged journal",
+    LedgerFailed: "Ledger failed",
+    DiskFailed: "Disk failed",
+    Unforeseen: "Unforeseen error",
+}
+Given = ParamSpec("Given")
+
+
+def state_of(error: ParquillError) -> State[Any]:
+    """The final state of a run that ended with an error."""
+    if isinstance(error, Interrupted):
+        return Cancelled(message=str(error), data=error)
+    name = next((NAMES[kind] for kind in type(error).__mro__ if kind in NAMES), "Failed")
+    return Failed(name=name, message=str(error), data=error)
+
+
+def state_of_summary(summary: dict[str, Any]) -> State[Any]:
+    """The final state of a run that ended well: rows that are not ok, but are tolerated, are in its name."""
+    rows = summary.get("rows", {"ok": 0, "total": 0})
+    if summary.get("message"):
+        return Completed(name=FAILED_ROWS, message=summary["message"], data=summary)
+    cost = f", ${summary['paid_usd']}" if "paid_usd" in summary else ""
+    return Completed(message=f"{rows['ok']:,} of {rows['total']:,} rows ok{cost}", data=summary)
+
+
+def state_of_estimate(verdict: Verdict, figures: dict[str, Any]) -> State[Any]:
+    """The final state of a dry run, which has done its work whatever it found; the name says if it does not fit."""
+    return Completed(name=None if verdict.fits else DOES_NOT_FIT, message=verdict.sentence, data=figures)
+
+
+def state_of_idle(idle: Idle) -> State[Any]:
+    """The final state of a start that found nothing to do: as good as the results that are there."""
+    if idle.error is not None:
+        return state_of(idle.error)
+    name = FAILED_ROWS if idle.rows["ok"] < idle.rows["total"] else None
+    return Completed(name=name, message=idle.sentence, data=idle.summary)
+
+
+def ends_with_state(
+    body: Callable[Given, dict[str, Any] | State[Any]],
+) -> Callable[Given, dict[str, Any]]:
+    """Let the body of a flow that gives a summary, or raises a ParquillError, end with the state that says so.
+
+    What the flow is given is validated here. A state that the body gives is passed on. Whoever calls the flow is given
+    the state's data, or its error.
+    """
+    arguments = Arguments(body)
+
+    @functools.wraps(body)
+    def told(*args: Given.args, **kwargs: Given.kwargs) -> Any:
+        given = arguments.signature.bind(*args, **kwargs)
+        process.begin()
+        add_tag(TAG)
+        try:
+            arguments.validate(given)
+            ended = body(*given.args, **given.kwargs)
+        except Exception as error:
+            shown = replace_error(error)
+            if not isinstance(shown, ParquillError):
+                raise
+            if isinstance(shown, Interrupted):  # who asks for a stop waits for nobody
+                return process.crash_of(shown) or state_of(shown)
+            make_ready_to_end()
+            return state_of(shown)
+        make_ready_to_end()
+        return ended if isinstance(ended, State) else state_of_summary(ended)
+
+    # Prefect draws the form from the signature, and would look for the names in it where `told` is defined
+    vars(told)["__signature__"] = arguments.signature
+    return told

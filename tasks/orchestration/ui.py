@@ -1,0 +1,226 @@
+"""What Prefect's UI shows of a run. None of it may cost a row: a server that does not answer is a warning, no more."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.runtime import flow_run
+
+from parquill.tasks.job.settings import Job
+from parquill.tasks.llm.run_sender import Sending
+from parquill.tasks.money.gate import Verdict
+from parquill.tasks.money.prices import Price, dollars
+from parquill.tasks.orchestration.artifacts import (
+    draw,
+    errors_table,
+    estimate_table,
+    groups_tables,
+    links,
+    money_table,
+    rows_table,
+    slowest_table,
+)
+from parquill.tasks.orchestration.events import bearable, tell
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.records import Estimate
+from parquill.tasks.results.charts import draw_cost, draw_lengths
+from parquill.tasks.results.escaping import clean, escape, plain
+from parquill.tasks.results.totals import RowSums
+
+EVERY_S = 2.0
+LOOK_S = 0.1  # how late a warning may come
+LONGEST_WORD = 80  # in the name of a run
+
+
+def _key(kind: str, job: Job) -> str:
+    """A key that no other job's artifact has; Prefect takes lower case letters, digits and dashes."""
+    slug = re.sub(r"[^a-z0-9]+", "-", job.name.lower()).strip("-") or "job"
+    if slug != job.name:
+        slug += "-" + hashlib.sha256(job.name.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"parquill-{kind}-{slug}"
+
+
+def called(what: str | None = None) -> Callable[[], str]:
+    """Names a flow run by its job, by what it does with it, and by its model, before anybody has looked at them."""
+
+    def name() -> str:
+        given = flow_run.parameters
+        job = given.get("job", given)
+        if isinstance(job, Job):
+            job = job.model_dump(include={"name", "model"})
+        if not isinstance(job, Mapping):
+            job = {}
+        parts = (_word(job.get("name"), "a job without a name"), what, _word(job.get("model"), "no model"))
+        return " · ".join(part for part in parts if part)
+
+    return name
+
+
+def _word(value: Any, otherwise: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        return otherwise
+    return clean(value).replace("\n", " ").strip()[:LONGEST_WORD]
+
+
+def run_name(job: Job, rows: int, what: str = "") -> str:
+    """What a run is called: its job, its rows and its model; `what` is done with them, where they are not completed."""
+    words = [" ".join(clean(word).split()) for word in (job.name, job.model)]
+    return f"{words[0]} · {what}{rows:,} row{'' if rows == 1 else 's'} · {words[1]}"
+
+
+def name_run(name: str) -> None:
+    """Give the flow run a name that a person reads."""
+    with bearable("the run's name"):
+        if flow_run.id:
+            with get_client(sync_client=True) as client:
+                client.update_flow_run(flow_run.id, name=name)
+
+
+def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) -> None:
+    """The estimate as an artifact, its headline in the description."""
+    rejected = ", ".join(f"{code} {count:,}" for code, count in sorted(estimate.rejected.items()))
+    parts = [
+        f"# Estimate of {escape(job.name)}",
+        escape(verdict.sentence),
+        escape(verdict.warning or ""),
+        estimate_table(estimate),
+        escape(f"Rows that cannot be sent: {rejected}. The first: {estimate.first_rejected}.") if rejected else "",
+        *(escape(f"Warning: {note}.") for note in estimate.input_notes),
+        escape(estimate.reuse_note or ""),
+        escape(f"{estimate.basis}. Prices: {price.source}, {price.version}."),
+    ]
+    with bearable("the estimate"):
+        create_markdown_artifact(
+            markdown="\n\n".join(part for part in parts if part),
+            key=_key("estimate", job),
+            description=plain(verdict.sentence),
+        )
+
+
+def show_summary(run: Run, sums: RowSums, summary: dict[str, Any]) -> None:
+    """The cost summary as an artifact, its headline in the description."""
+    rows = summary["rows"]
+    # rows done anew also carry what they had cost before: it is what was paid that was estimated
+    headline = (
+        f"{rows['ok']:,} of {rows['total']:,} rows ok, ${summary['paid_usd']} (expected "
+        f"${summary['estimate']['cost_usd_expected']}), exit {summary['exit_code']}"
+    )
+    parts = [
+        f"# {escape(run.job.name)}: {headline}",
+        escape(summary["message"] or ""),
+        rows_table(summary),
+        groups_tables(summary),
+        money_table(summary),
+        draw(draw_cost(summary["estimate"], summary["paid_usd"]), "cost against the estimate"),
+        draw(draw_lengths(sums.outputs, run.estimate.output_shares), "output tokens of the answers"),
+        slowest_table(sums),
+        errors_table(sums),
+        links(run.folders.output, run.folders.named),
+    ]
+    with bearable("the summary"):
+        create_markdown_artifact(
+            markdown="\n\n".join(part for part in parts if part),
+            key=_key("summary", run.job),
+            description=plain(headline),
+        )
+
+
+@contextlib.contextmanager
+def show_progress(run: Run, opened: Sending) -> Iterator[None]:
+    """Keep a progress artifact up to date, at most every two seconds, from a thread of its own."""
+    artifact_id: Any = None
+    with bearable("the progress"):
+        artifact_id = create_progress_artifact(
+            progress=0.0, key=_key("progress", run.job), description=plain(headline(run, opened))
+        )
+    over = threading.Event()
+    # in the flow's context, so that what the thread logs, creates and emits belongs to the flow run
+    work = partial(contextvars.copy_context().run, _keep_up, run, opened, artifact_id, over)
+    thread = threading.Thread(target=work, name="parquill-ui", daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        opened.request_stop()  # the last look may take a while, and nothing more is to be sent meanwhile
+        raise
+    finally:
+        over.set()
+        thread.join(10)
+
+
+def _keep_up(run: Run, opened: Sending, artifact_id: Any, over: threading.Event) -> None:
+    """Look at the soft limits and the service all the time, and show the progress every now and then and at the end."""
+    shown, reported = time.monotonic(), 0
+    while True:
+        last = over.wait(LOOK_S)
+        service = list(opened.sender.told)  # it grows meanwhile
+        for told in service[reported:]:
+            with bearable("the warning"):
+                get_run_logger().warning(told)
+        reported = len(service)
+        for told in opened.soft_limits.look(opened.budget.settled + opened.budget.in_doubt):
+            _warn(run, opened, told)
+        if last or time.monotonic() - shown >= EVERY_S:
+            shown = time.monotonic()
+            artifact_id = _show_progress(run, opened, artifact_id)
+        if last:
+            return
+
+
+def _show_progress(run: Run, opened: Sending, artifact_id: Any) -> Any:
+    """Show how far the run is, in an artifact that is made now if the server was away until now; gives its id."""
+    progress, told = opened.sender.progress, plain(headline(run, opened))
+    share = round(100.0 * progress.done / max(1, progress.total), 1)
+    with bearable("the progress"):
+        if artifact_id is None:
+            return create_progress_artifact(progress=share, key=_key("progress", run.job), description=told)
+        with get_client(sync_client=True) as client:
+            client.update_artifact(artifact_id, ArtifactUpdate(data=share, description=told))
+    return artifact_id
+
+
+def _warn(run: Run, opened: Sending, told: str) -> None:
+    """Say, at the moment, that a soft limit is passed: in the flow run's log, as an event and as an artifact."""
+    with bearable("the warning"):
+        get_run_logger().warning(told)
+    tell("budget.soft-limit", run.job, run_id=run.run_id, message=told)
+    lines = [f"# {escape(run.job.name)}: {escape(told)}", escape(headline(run, opened)), f"Run {escape(run.run_id)}."]
+    with bearable("the warning's artifact"):
+        create_markdown_artifact(
+            markdown="\n\n".join(lines), key=_key("soft-limit", run.job), description=plain(f"{run.job.name}: {told}")
+        )
+
+
+def duration(seconds: float) -> str:
+    """A time as a person reads it: 40 s, 12 min, 3 h 5 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def headline(run: Run, opened: Sending) -> str:
+    """Rows, money and pace in one line."""
+    progress, budget = opened.sender.progress, opened.budget
+    limit = f" of {dollars(budget.limit)}" if budget.limit is not None else ""
+    doubt = f", {dollars(budget.in_doubt)} in doubt" if budget.in_doubt else ""
+    left_s = progress.left_s(time.monotonic())
+    left = "" if left_s is None or progress.done >= progress.total else f", {duration(left_s)} left"
+    if opened.sender.limits.breaker.is_open:
+        left = ", waiting for the service, which fails at every request"
+    return (
+        f"{progress.done:,} of {progress.total:,} rows, {progress.not_ok:,} not ok, "
+        f"{dollars(budget.settled)}{limit} spent{doubt}{left} · {run.job.model}"
+    )

@@ -1,0 +1,1 @@
+"""From Parquet to a plan of requests: input, templates, requests, shards, redo, planner, run."""

@@ -1,0 +1,100 @@
+"""The columns of the whole input: those of all files, each in the one type that holds the values of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from parquill.tasks.errors import BadInput
+from parquill.tasks.prompts.footer_metadata import clean
+from parquill.tasks.prompts.promote import NotOne, common_type
+from parquill.tasks.storage.uri import shown
+
+MAX_TYPE = 200  # characters of a type in a message
+
+
+class Columns:
+    """Takes the schemas of files one by one."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, pa.Field] = {}
+        self._seen_in: dict[str, str] = {}  # the first file with the type, or with one that made it wider
+        self._metadata: dict[bytes, bytes] | None = None
+        self._last: pa.Schema | None = None
+        self._first = ""
+        self._files = 0
+        self._changed: set[str] = set()  # columns of more than one type
+        self._as_double: dict[str, str] = {}
+        self._without: dict[str, tuple[str, int]] = {}  # of a column: the first file without it, and how many are
+
+    def add(self, path: str, found: pa.Schema) -> None:
+        """Take the next file's. Raises BadInput where no type holds the values of both."""
+        if self._files == 0:
+            self._metadata, self._first = found.metadata, path
+        if self._last is None or not found.equals(self._last):
+            for field in found:
+                self._take(path, field)
+            self._last = found
+        names = set(found.names)
+        for name in [each for each in self._fields if each not in names]:
+            first, count = self._without.get(name, (path, 0))
+            self._without[name] = first, count + 1
+        self._files += 1
+
+    def _take(self, path: str, field: pa.Field) -> None:
+        known = self._fields.get(field.name)
+        if known is None:
+            if self._files:
+                self._without[field.name] = self._first, self._files
+            self._fields[field.name], self._seen_in[field.name] = field, path
+            return
+        try:
+            kind = common_type(known.type, field.type)
+        except NotOne as error:
+            raise self._refusal(path, field.name, error) from None
+        if kind != known.type:
+            self._seen_in[field.name] = path
+        if known.type != field.type:
+            self._changed.add(field.name)
+            for before in (known.type, field.type):
+                if pa.types.is_integer(before) and pa.types.is_floating(kind):
+                    self._as_double[field.name] = str(before)
+        # a column that may hold nulls in one file may in all
+        self._fields[field.name] = pa.field(
+            field.name, kind, known.nullable or field.nullable, known.metadata or field.metadata
+        )
+
+    def _refusal(self, path: str, name: str, error: NotOne) -> BadInput:
+        first, other = (str(kind)[:MAX_TYPE] for kind in (error.first, error.other))
+        return BadInput(
+            f"{shown(path)}: the column {name + error.within!r} is {other} instead of {first} as in "
+            f"{shown(self._seen_in[name])}, and no type holds both without loss; write one of the files with the other "
+            "type (results hold every column, so also where no prompt uses it), or name files of one type with a glob"
+        )
+
+    def without(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """For each column that some file does not have, and no folder names, the first such file."""
+        return {name: first for name, (first, _) in self._without.items() if name not in keys}
+
+    def schema(self, keys: Sequence[str]) -> pa.Schema:
+        """All columns in the order in which they were met; `keys` are named by folders too."""
+        without = self.without(keys)
+        fields = [field.with_nullable(field.nullable or name in without) for name, field in self._fields.items()]
+        return clean(pa.schema(fields, self._metadata), {*self._changed, *without})
+
+    def notes(self, keys: Sequence[str]) -> list[str]:
+        """What to say of differences that are no fault."""
+        told = []
+        for name, first in self.without(keys).items():
+            count = self._without[name][1]
+            told.append(
+                f"{count:,} of {self._files:,} files have no column {name!r}, which is null in their rows: the first "
+                f"is {shown(first)}; write it there, or leave it out of all files, if that is not meant"
+            )
+        told += [
+            f"the column {name!r} is {kind} in some files and floating point in others, and is read as "
+            f"{self._fields[name].type}: a prompt shows 1 as 1.0; write it as one type if that is not meant"
+            for name, kind in self._as_double.items()
+        ]
+        return told

@@ -1,0 +1,292 @@
+"""Which files are the input: a file, a folder, a glob or an address in a store, and what their folders say of them."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from parquill.tasks.errors import BadInput
+from parquill.tasks.storage.table_formats import check_above, folders_above, refuse_table, table_among, table_at
+from parquill.tasks.storage.uri import fixed_part, is_uri, join, shown
+
+SUFFIXES = (".parquet", ".parq", ".pq")  # in any case; files of other names are Parquet if they begin as Parquet does
+MAGIC = frozenset({b"PAR1", b"PARE"})
+MAGIC_BYTES = 4
+MAX_PEEKS = 1_000  # of a store, where each is a round trip
+SHOWN_NAMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An input file as it was listed: `name` is its path below the input, `size` in bytes, `mtime_ns` since 1970."""
+
+    path: str
+    name: str
+    size: int
+    mtime_ns: int
+
+
+class Listing(NamedTuple):
+    """The files of an input, and what is to be said of those that are left out."""
+
+    places: list[Place]
+    notes: list[str]
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a folder holds: Parquet files, others, and Parquet files that are hidden."""
+
+    files: list[Path] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is said of files that are left out."""
+        return _notes(self.others, self.hidden)
+
+
+def _notes(others: Sequence[str], hidden: Sequence[str]) -> list[str]:
+    told = ((others, "are not Parquet"), (hidden, "have names or folders that begin with a dot or an underscore"))
+    return [f"files of the input that {why} and are left out: {_some(names)}" for names, why in told if names]
+
+
+def _some(names: Sequence[str]) -> str:
+    examples = ", ".join(sorted(names)[:SHOWN_NAMES])
+    return f"{len(names):,} ({examples}{', ...' if len(names) > SHOWN_NAMES else ''})"
+
+
+def list_files(location: str) -> Listing:
+    """The files behind a file, folder, glob or URI, by name; hidden ones of a folder are left out, as Spark does.
+
+    Raises BadInput when there is none, and for the folder of a table of Delta, Iceberg or Hudi.
+    """
+    return _list_store(location) if is_uri(location) else _list(location)
+
+
+def check_apart(location: str, paths: list[str], output: str | None) -> None:
+    """Refuse an output whose results would be read as prompts by the next run, before the first one pays."""
+    if output is None or is_uri(output) != is_uri(location):
+        return
+    if is_uri(output):
+        own = shown(output).rstrip("/")
+        is_in = _covers(shown(location).rstrip("/"), f"{own}/results/x.parquet") or any(
+            shown(path).startswith(f"{own}/") for path in paths
+        )
+    else:
+        folder = Path(output).resolve()
+        inside = Path(location).is_dir() and folder.is_relative_to(Path(location).resolve())
+        recursive = "**" in location and fnmatch.fnmatch(str(folder / "results" / "x.parquet"), location)
+        is_in = inside or recursive
+        if not is_in and any(Path(path).resolve().is_relative_to(folder) for path in paths):
+            raise BadInput(f"the input {location} lies inside the output {output}; choose an `output` of its own")
+    if is_in:
+        told = shown(output), shown(location)
+        raise BadInput(f"the output {told[0]} lies inside the input {told[1]}: results would be read as prompts")
+
+
+def _list(location: str) -> Listing:
+    path = Path(location)
+    try:
+        if os.path.lexists(path) and not path.is_dir():
+            return Listing(_places([path], path.parent), [])
+        if path.is_dir():
+            check_above([path.resolve()])
+            found = _Found()
+            _walk(path, path, frozenset(), found)
+            if not found.files:
+                advice = _advise_of_globs(location, found.notes)
+                raise BadInput(f"the folder {location} holds no *.parquet file{advice}")
+            return Listing(_places(sorted(found.files), path), found.notes)
+        if glob.has_magic(location):
+            return _list_glob(path, location)
+    except OSError as error:
+        raise BadInput(f"the input {str(error.filename or location)[:200]} cannot be read: {error.strerror}") from None
+    raise BadInput(f"the input {location} does not exist")
+
+
+def _list_glob(path: Path, location: str) -> Listing:
+    # not Path.glob: `location` may be absolute
+    found = sorted(map(Path, glob.glob(location, recursive=True)))  # noqa: PTH207
+    depth = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+    root = Path(*path.parts[:depth])
+    names = {each: each.relative_to(root).as_posix() for each in found if not each.is_dir()}
+    hidden = _hidden_of_glob(list(names.values()), path.parts[depth:])
+    matched = [each for each, name in names.items() if name not in hidden]
+    if not matched:
+        raise BadInput(f"no file matches {location}{_advise_of_folders(location) if found and not names else ''}")
+    check_above(each.parent.resolve() for each in matched)
+    return Listing(_places(matched, root), _notes([], hidden))
+
+
+def _hidden_of_glob(names: Sequence[str], pattern: Sequence[str]) -> list[str]:
+    """Of the files that a glob matches those with a hidden part, unless the glob itself names one."""
+    if any(part[:1] in {"_", "."} for part in pattern):
+        return []
+    return [name for name in names if _is_hidden(tuple(name.split("/")))]
+
+
+def _advise_of_globs(location: str, notes: Sequence[str]) -> str:
+    told = "".join(f" ({note})" for note in notes)
+    return f"{told}; if its files have other names, write a glob for them, such as {location.rstrip('/')}/*"
+
+
+def _advise_of_folders(location: str) -> str:
+    return f", but folders do: write {location.rstrip('/')}/*.parquet for the files in them"
+
+
+def _walk(folder: Path, root: Path, above: frozenset[tuple[int, int]], found: _Found) -> None:
+    """Find the files of a folder at any depth, also behind links, but for those that lead back to `above`.
+
+    Raises OSError for a folder that cannot be read, since its rows would be lost in silence; BadInput for a table.
+    """
+    stat = folder.stat()
+    here = above | {(stat.st_dev, stat.st_ino)}
+    if len(here) == len(above):
+        return
+    if (kind := table_at(folder)) is not None:
+        raise refuse_table(kind, str(folder))
+    for path in folder.iterdir():
+        name = os.fsencode(path.relative_to(root)).decode(errors="replace")
+        if _is_hidden((path.name,)):
+            if _is_named_parquet(path.name) and path.is_file():
+                found.hidden.append(name)
+        elif path.is_dir():
+            # links too
+            _walk(path, root, here, found)
+        elif _is_named_parquet(path.name) or (path.is_file() and _begins_as_parquet(path)):
+            found.files.append(path)
+        elif path.is_file():
+            found.others.append(name)
+
+
+def _is_named_parquet(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _begins_as_parquet(path: Path) -> bool:
+    with path.open("rb", buffering=0) as file:
+        return file.read(MAGIC_BYTES) in MAGIC
+
+
+def _places(paths: list[Path], root: Path) -> list[Place]:
+    """Raises BadInput for what is no file, and for a name that no column of text can hold; OSError."""
+    places = []
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            told = str(path).encode("utf-8", "replace").decode()
+            raise BadInput(f"the name of {told} is not UTF-8; rename it") from None
+        if not path.is_file():
+            kind = "a link to a file that is not there" if path.is_symlink() else "no file"
+            raise BadInput(f"{path} is {kind}")
+        stat = path.stat()
+        places.append(Place(str(path), name, stat.st_size, stat.st_mtime_ns))
+    return places
+
+
+def _is_hidden(parts: tuple[str, ...]) -> bool:
+    """Whether Spark would not read it either: a half copy, or a name that begins with a dot or an underscore."""
+    return any(
+        part.startswith(".") or (part.startswith("_") and "=" not in part) or part.endswith("._COPYING_")
+        for part in parts
+    )
+
+
+def _covers(location: str, path: str) -> bool:
+    """Whether a file with this address would be input."""
+    from parquill.tasks.storage.object_store import matches
+
+    return path.startswith(f"{location}/") or matches(path.split("/"), location.split("/"))
+
+
+def _list_store(uri: str) -> Listing:
+    """The Parquet objects of an address, a folder of them, or a glob; hidden ones are left out."""
+    from parquill.tasks.storage.object_store import (  # the store's libraries take a while
+        find_marked,
+        list_objects,
+        peek,
+    )
+
+    fixed = fixed_part(uri)
+    root, whole = shown(fixed), shown(uri).rstrip("/")
+    found = {shown(each.uri).removeprefix(root).lstrip("/"): each for each in list_objects(uri)}
+    if set(found) == {""}:
+        return Listing([_place_of(found[""], PurePosixPath(root).name)], [])
+    table = table_among(root, found)
+    names = [name for name in found if not _is_hidden(tuple(name.split("/")))]
+    if root == whole:
+        hidden = [name for name in found if name not in set(names) and _is_named_parquet(name.rpartition("/")[2])]
+        hidden = [name for name in hidden if not _is_hidden(tuple(name.split("/")[:-1]))]
+        unknown = [name for name in names if not _is_named_parquet(name)]
+        looked = unknown[:MAX_PEEKS]
+        begun = peek([found[name].uri for name in looked], MAGIC_BYTES)
+        others = [name for name, data in zip(looked, begun, strict=True) if data not in MAGIC]
+        unknown = unknown[MAX_PEEKS:]
+    else:
+        hidden = _hidden_of_glob(list(found), whole.removeprefix(root).lstrip("/").split("/"))
+        others, unknown = [], []
+        names = [name for name in found if name not in hidden]
+    left = {*others, *unknown}
+    taken = [name for name in names if name not in left]
+    if table is None and taken:
+        table = find_marked(fixed, lambda path: folders_above(path, ["*"] if root == whole else taken))
+    if table is not None:
+        raise refuse_table(*table)
+    notes = _notes(others, hidden)
+    if unknown:
+        notes.append(f"objects whose names do not end in .parquet, .parq or .pq and are left out: {_some(unknown)}")
+    if not taken:
+        if root == whole:
+            raise BadInput(f"there is no *.parquet object at {whole}{_advise_of_globs(whole, notes)}")
+        has_folders = any(list_objects(join(uri, "*")))
+        raise BadInput(f"no object matches {whole}{_advise_of_folders(whole) if has_folders else ''}")
+    return Listing([_place_of(found[name], name) for name in taken], notes)
+
+
+def _place_of(stored: Any, name: str) -> Place:
+    return Place(stored.uri, name, stored.size, stored.mtime_ns)
+
+
+def partitions_of(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
+    """Columns from key=value folders of the whole path, for each file; whole numbers in all make an int64 column.
+
+    Raises BadInput where the files' folders have different keys.
+    """
+    raw = [_keys_of(shown(path)) for path in paths]
+    if any(found.keys() != raw[0].keys() for found in raw):
+        odd = next(p for p, found in zip(paths, raw, strict=True) if found.keys() != raw[0].keys())
+        raise BadInput(f"{shown(odd)}: its key=value folders differ from those of {shown(paths[0])}")
+    null = "__HIVE_DEFAULT_PARTITION__"
+    numbers = set()
+    for key in raw[0]:
+        told = [found[key] for found in raw if found[key] != null]
+        if told and all(map(_is_int, told)):
+            numbers.add(key)
+    return [tuple((k, None if v == null else int(v) if k in numbers else v) for k, v in found.items()) for found in raw]
+
+
+def _keys_of(path: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in Path(path).parts[:-1]:
+        key, equals, value = part.partition("=")
+        if key and equals:
+            if key in found:
+                raise BadInput(f"{path}: two of its folders are called {key}=...; nobody knows which is meant")
+            found[key] = unquote(value)
+    return found
+
+
+def _is_int(text: str) -> bool:
+    # 007 and +7 are names, not numbers: turning them into 7 would change the value
+    return len(text) < 19 and re.fullmatch(r"-?\d+", text, re.ASCII) is not None and str(int(text)) == text

@@ -1,0 +1,33 @@
+"""OpenAI's own condition for JSON mode: the word JSON somewhere in the messages, or the request is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from parquill.tasks.errors import RowFault
+from parquill.tasks.job.providers import is_azure, is_openai
+from parquill.tasks.job.response_format import read_format
+from parquill.tasks.job.settings import Job
+
+
+def must_say_json(job: Job) -> bool:
+    """Whether each request of a job is refused unless it says JSON."""
+    asked, url = read_format(job.response_format), job.endpoint.base_url
+    return asked is not None and asked.schema is None and (is_openai(url) or is_azure(url))
+
+
+def check_says_json(messages: list[dict[str, Any]]) -> None:
+    """Raise RowFault for messages without the word."""
+    if not any("json" in text.casefold() for message in messages for text in _texts(message)):
+        raise RowFault(
+            "bad_messages",
+            "OpenAI takes `response_format: {type: json_object}` only with the word JSON in the messages: say in the "
+            "prompt that the answer is to be JSON",
+        )
+
+
+def _texts(message: dict[str, Any]) -> list[str]:
+    content = message.get("content", message.get("output"))
+    if isinstance(content, list):
+        return [part["text"] for part in content if isinstance(part.get("text"), str)]
+    return [content] if isinstance(content, str) else []

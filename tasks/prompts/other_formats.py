@@ -1,0 +1,39 @@
+"""What an input file is that is no Parquet file, and the command that makes one of it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import PurePosixPath
+
+from parquill.tasks.storage.uri import is_uri
+
+_PACKED = frozenset({".gz", ".bz2", ".zst", ".xz"})
+# what it is, and how pandas reads it, by the end of its name
+_READERS = {
+    ".csv": ("CSV", "read_csv({})"),
+    ".tsv": ("CSV", "read_csv({}, sep=chr(9))"),
+    ".jsonl": ("JSON lines", "read_json({}, lines=True)"),
+    ".ndjson": ("JSON lines", "read_json({}, lines=True)"),
+    ".json": ("JSON", "read_json({})"),
+    ".feather": ("Arrow (Feather)", "read_feather({})"),
+    ".arrow": ("Arrow (Feather)", "read_feather({})"),
+    ".orc": ("ORC", "read_orc({})"),
+    ".xlsx": ("a spreadsheet", "read_excel({})"),
+}
+
+
+def tell_format(path: str) -> str | None:
+    """What a file is by its name, with the command that converts it; None for a name that does not tell."""
+    name = PurePosixPath(path)
+    suffixes = [suffix.lower() for suffix in name.suffixes]
+    packed = suffixes[-1:] if suffixes and suffixes[-1] in _PACKED else []
+    found = _READERS.get(suffixes[-1 - len(packed)]) if len(suffixes) > len(packed) else None
+    if found is None:
+        return None
+    kind, reader = found
+    told = f"it is {kind}, and Parquill reads Parquet"
+    if is_uri(path):
+        return f"{told}; convert it"
+    stem = path[: len(path) - sum(map(len, [suffixes[-1 - len(packed)], *packed]))]
+    program = f"import pandas; pandas.{reader.format(repr(path))}.to_parquet({f'{stem}.parquet'!r})"
+    return f"{told}; convert it: python -c {shlex.quote(program)}"

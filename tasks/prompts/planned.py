@@ -1,0 +1,67 @@
+"""The rows of a plan that are to be sent, by what a pilot needs of them: where they are and how long."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from parquill.tasks.money.sample import Pick
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.records import Action, ShardRef
+from parquill.tasks.storage.columns import PLAN
+
+READ_ROWS = 2_000
+
+
+class Planned(NamedTuple):
+    """The rows of one shard that are to be sent, in their order: their numbers in it and their prompt tokens."""
+
+    shard: ShardRef
+    numbers: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int64]
+
+
+class Located(NamedTuple):
+    """One row of a plan that is to be sent."""
+
+    shard: ShardRef
+    number: int
+    prompt_tokens: int
+
+
+def planned(run: Run) -> Iterator[Planned]:
+    """The rows to be sent, shard by shard. Raises DiskFailed."""
+    for shard in run.shards:
+        if shard.to_send:
+            with run.open_shard(shard) as rows:
+                table = pa.Table.from_batches(rows.batches(READ_ROWS, [PLAN + "action", PLAN + "prompt_tokens"]))
+            sent = table.column(PLAN + "action").to_numpy() == Action.SEND
+            tokens = table.column(PLAN + "prompt_tokens").to_numpy()[sent]
+            yield Planned(shard, np.flatnonzero(sent), tokens.astype(np.int64))
+
+
+def count_lengths(tokens: npt.NDArray[np.int64]) -> Counter[int]:
+    """Prompt tokens -> rows."""
+    lengths, rows = np.unique(tokens, return_counts=True)
+    return Counter(dict(zip(lengths.tolist(), rows.tolist(), strict=True)))
+
+
+def locate(run: Run, picks: Sequence[Pick]) -> list[Located]:
+    """Find the chosen rows, in the order in which they were chosen."""
+    wanted = set(picks)
+    lengths = np.array(sorted({pick.prompt_tokens for pick in picks}), dtype=np.int64)
+    passed: Counter[int] = Counter()
+    found: dict[Pick, Located] = {}
+    for shard, numbers, tokens in planned(run):
+        here = np.isin(tokens, lengths)
+        for number, length in zip(numbers[here].tolist(), tokens[here].tolist(), strict=True):
+            pick = Pick(length, passed[length])
+            passed[length] += 1
+            if pick in wanted:
+                found[pick] = Located(shard, number, length)
+    return [found[pick] for pick in picks]

@@ -1,0 +1,356 @@
+"""Planning: every input row, in order, becomes a rendered request with its tokens, its key and what to do about it.
+
+All of it streams: memory holds one batch. Which row pays for a shared key (the first) is decided in an SQLite file
+that lives as long as the planning does, so ten million keys need no dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from parquill.tasks.errors import BadInput, BadJob, OtherRows, RowFault
+from parquill.tasks.job.response_format import schema_of
+from parquill.tasks.job.settings import Job
+from parquill.tasks.money.correction import Correction
+from parquill.tasks.money.estimate import EstimateSum
+from parquill.tasks.money.past import Past
+from parquill.tasks.money.prices import Price
+from parquill.tasks.money.tokens import TokenCounter
+from parquill.tasks.prompts.cells import cells
+from parquill.tasks.prompts.first_seen import Seen
+from parquill.tasks.prompts.input_parquet import SourceFile
+from parquill.tasks.prompts.json_mode import check_says_json, must_say_json
+from parquill.tasks.prompts.layout import Layout
+from parquill.tasks.prompts.redo import Kept, other_column
+from parquill.tasks.prompts.request import KeyMaker, check_messages, check_parameters, check_prompt
+from parquill.tasks.prompts.responses_input import as_items, as_messages
+from parquill.tasks.prompts.source import Source, read_batches
+from parquill.tasks.prompts.template import ROW, Templates
+from parquill.tasks.prompts.template_nulls import is_missing
+from parquill.tasks.records import Action, Outcome, PlannedRow
+from parquill.tasks.storage.answer_index import AnswerIndex, Place
+from parquill.tasks.storage.columns import check_names
+from parquill.tasks.storage.uri import shown
+
+# Of rendered text and what is carried through beside it, and of rows of the plan, that are in memory together.
+MOST_AT_ONCE = 16 << 20
+MOST_ROWS_AT_ONCE = 4_096
+NOT_THE_SAME = (
+    "the input is not the one of the results, {}, so --redo cannot tell the rows; run without --redo first, which pays "
+    "for nothing that is answered"
+)
+
+
+class Sink(Protocol):
+    """Takes planned rows batch by batch."""
+
+    def write(self, batch: pa.RecordBatch, to_send: int) -> None:
+        """Take the next rows of the plan."""
+
+
+class Previous(Protocol):
+    """The results of which rows are kept."""
+
+    own: list[str]  # the output's own columns; the others are what the rows were given
+
+    def take(self, rows: int) -> pa.Table:
+        """The next rows of the results, in their order."""
+
+
+@dataclass(slots=True)
+class Planner:
+    """Plans one job; `plan` streams its rows into a sink and gives the sum of their estimates."""
+
+    job: Job
+    source: Source
+    price: Price
+    scratch: Path  # folder for the file of keys
+    answers: AnswerIndex | None = None
+    previous: Previous | None = None
+    redo: frozenset[str] = frozenset()
+    open_rows: int | None = None  # of `previous` the rows of the input after these are kept, whatever they are
+    past: Past | None = None
+    other_prices: Sequence[Price] = ()  # at which the same rows are estimated too
+    correction: Correction | None = None  # of an approximate token count
+    _templates: Templates | None = field(init=False, default=None)
+    _layout: Layout = field(init=False)
+    _must_say_json: bool = field(init=False)
+    _passed: int = field(init=False, default=0)  # rows of `previous`
+    kept: int = field(init=False, default=0)  # rows that stay as they are in the results
+
+    def __post_init__(self) -> None:
+        self._layout = Layout(self.job, self.source.schema)
+        self._must_say_json = must_say_json(self.job)
+
+    def plan(self, sink: Sink | None, limit: int | None = None) -> EstimateSum:
+        """Plan at most `limit` input rows; without a sink they are only counted. Raises BadJob, BadInput."""
+        job = self.job
+        self._check_columns()
+        self._templates = self._compile()
+        self._check_without()
+        counter = TokenCounter(
+            job.model,
+            job.tokenizer,
+            schema=schema_of(job.response_format),
+            tools=job.parameters.get("tools", ()),
+            correction=self.correction,
+        )
+        total = EstimateSum(job, [self.price, *self.other_prices], counter, self.past)
+        total.notes = list(self.source.notes)
+        keys = KeyMaker(job)
+        with Seen(self.scratch) as seen:
+            # without a sink, columns that no prompt uses are not needed
+            is_whole = sink is not None or self.previous is not None
+            for file, batch, start, rows in self._rendered(seen, limit, is_whole=is_whole):
+                given = self._layout.give(batch, start, len(rows)) if is_whole else None
+                kept = self._kept(given, file, rows)
+                self._count(rows, counter)
+                for row in rows:
+                    self._make_key(row, keys)
+                self._decide(rows, seen, kept)
+                total.add(rows)
+                if sink is not None and given is not None:
+                    to_send = sum(row.action is Action.SEND for row in rows)
+                    sink.write(self._layout.lay_out(given, file, rows, kept), to_send)
+            if self.previous is not None and self.previous.take(1).num_rows:
+                raise OtherRows(NOT_THE_SAME.format("which have more rows"))
+            if total.rows == 0 and sink is not None:  # an empty input makes empty results, with all their columns
+                file = self.source.files[0]
+                sink.write(self._layout.empty(file, self._kept(None, file, [])), 0)
+        return total
+
+    def _compile(self) -> Templates | None:
+        if self.job.prompt is None:
+            return None
+        names = [*self.source.schema.names, *(self.job.for_each or {})]
+        variables = self.job.vars if isinstance(self.job.vars, dict) else None
+        templates = Templates(
+            self.job.prompt.system, self.job.prompt.user, names, variables, _fields_of_row(self.source.schema)
+        )
+        for name in templates.columns:
+            kind = self.source.schema.field(name).type if name in self.source.schema.names else pa.string()
+            if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+                raise BadInput(f"the prompt uses the column {name!r}, which is {kind} and not text")
+        return templates
+
+    def _check_columns(self) -> None:
+        job, names = self.job, self.source.schema.names
+        for each in job.for_each or {}:
+            if each in names:
+                raise BadJob(
+                    f"`for_each` has {each!r}, which is a column of the input already; choose another name (the flow "
+                    "`translate` takes it as `language_column`)"
+                )
+        check_names([*names, *(job.for_each or {})], job.column_prefix, with_parsed=job.response_format is not None)
+        for setting in ("id_column", "messages_column", "parameters_column"):
+            name = getattr(job, setting)
+            if name is not None and name not in names:
+                same = next((n for n in names if n.casefold() == name.casefold()), None)
+                hint = f"it is written {same!r}" if same else f"the columns are {', '.join(names[:20])}"
+                raise BadInput(f"`{setting}`: the input has no column {name!r}; {hint}")
+
+    def _check_without(self) -> None:
+        """Refuse a column that makes the requests and that some file does not have: its rows would be without it."""
+        for name in sorted(self._columns() & self.source.without.keys()):
+            path = self.source.without[name]
+            there = next(file.columns for file in self.source.files if file.path == path)
+            same = next((other for other in there if other.casefold() == name.casefold()), None)
+            advice = "write it there (nulls are enough), or leave the file out"
+            hint = f"it is written {same!r} there" if same else advice
+            raise BadInput(f"{shown(path)} has no column {name!r}, which the job uses and other files have; {hint}")
+
+    def _bad_ids(self, batch: pa.RecordBatch, seen: Seen) -> list[RowFault | None]:
+        if self.job.id_column is None:
+            return [None] * batch.num_rows
+        faults: list[RowFault | None] = []
+        for value in cells(batch.column(self.job.id_column)):
+            if isinstance(value, RowFault):
+                faults.append(value)
+            elif is_missing(value):
+                faults.append(RowFault("bad_id", f"{self.job.id_column} is null"))
+            elif not seen.first_id(repr(value)):
+                faults.append(RowFault("bad_id", f"{self.job.id_column} is that of an earlier row"))
+            else:
+                faults.append(None)
+        return faults
+
+    def _rendered(
+        self, seen: Seen, limit: int | None, *, is_whole: bool
+    ) -> Iterator[tuple[SourceFile, pa.RecordBatch, int, list[PlannedRow]]]:
+        """Rendered rows, as many at once as are not too much for the memory, beside the input rows that they are of.
+
+        `for_each` makes several of an input row; the number is that of the first among those of the input rows given.
+        Templates and `for_each` may make far more of a row than it was.
+        """
+        repeats = len(self._layout.combinations)
+        for file, first, batch in read_batches(self.source, limit, None if is_whole else self._columns()):
+            begin = size = 0
+            rows: list[PlannedRow] = []
+            # what is carried through is written with each row that comes of it
+            carried = [batch.slice(i, 1).nbytes for i in range(batch.num_rows)] if is_whole and repeats > 1 else None
+            for place, row in enumerate(self._render(batch, file, first, self._bad_ids(batch, seen)), 1):
+                rows.append(row)
+                size += _characters(row) + (carried[(place - 1) // repeats] if carried else 0)
+                if size > MOST_AT_ONCE or len(rows) > MOST_ROWS_AT_ONCE:
+                    yield file, *_cut(batch, begin, place, repeats), rows
+                    begin, size, rows = place, 0, []
+            if rows:
+                yield file, *_cut(batch, begin, begin + len(rows), repeats), rows
+
+    def _columns(self) -> set[str]:
+        """The columns that make the requests."""
+        job = self.job
+        wanted = {job.id_column, job.messages_column, job.parameters_column}
+        return {name for name in wanted if name is not None} | set(self._templates.columns if self._templates else ())
+
+    def _render(
+        self, batch: pa.RecordBatch, file: SourceFile, first: int, ids: list[RowFault | None]
+    ) -> Iterator[PlannedRow]:
+        """What becomes of the input rows: a row for each combination of `for_each`."""
+        job, names = self.job, set(batch.schema.names)
+        wanted = self._templates.columns if self._templates else [str(job.messages_column)]
+        columns = {name: cells(batch.column(name)) for name in wanted if name in names}
+        parameters = cells(batch.column(job.parameters_column)) if job.parameters_column else None
+        row_ids = cells(batch.column(job.id_column)) if job.id_column else None
+        for place in range(batch.num_rows):
+            values = {name: column[place] for name, column in columns.items()}
+            for combination in self._layout.combinations:
+                name = [row_ids[place]] if row_ids else [file.name, first + place]
+                identity = [*map(str, name), *combination]
+                row = PlannedRow(file=file.name, number=first + place, identity=identity)
+                try:
+                    if (bad_id := ids[place]) is not None:
+                        raise bad_id
+                    each = dict(zip(job.for_each or {}, combination, strict=True))
+                    row.messages = self._messages({**values, **each})
+                    if parameters is not None:
+                        row.parameters = check_parameters(_sound(parameters[place]))
+                except RowFault as fault:
+                    row.fault = fault
+                yield row
+
+    def _messages(self, values: dict[str, Any]) -> list[dict[str, Any]]:
+        for value in values.values():
+            _sound(value)
+        if self._templates is None:
+            messages = self._given(values[str(self.job.messages_column)])
+        else:
+            messages = self._templates.render(values)
+            check_prompt(messages)
+        if self._must_say_json:
+            check_says_json(messages)
+        return messages
+
+    def _given(self, value: Any) -> list[dict[str, Any]]:
+        """The messages of a cell, as the job's API takes them."""
+        if self.job.endpoint.api != "responses":
+            return check_messages(value)
+        return as_items(check_messages(as_messages(value)))
+
+    def _count(self, rows: list[PlannedRow], counter: TokenCounter) -> None:
+        good = [row for row in rows if row.fault is None and row.messages is not None]
+        chats = [row.messages or [] for row in good]
+        if self.job.endpoint.api == "completions":
+            counts = counter.count_prompts([chat[-1]["content"] for chat in chats])
+        else:
+            counts = counter.count_chats(chats)
+        window, room = self.price.window, self.job.max_output_tokens
+        for row, tokens in zip(good, counts, strict=True):
+            row.prompt_tokens = tokens
+            if window is not None and tokens + room > window:
+                row.fault = RowFault(
+                    "too_long",
+                    f"{tokens:,} tokens of input and {room:,} of output exceed {self.job.model}'s {window:,}",
+                )
+
+    @staticmethod
+    def _make_key(row: PlannedRow, keys: KeyMaker) -> None:
+        if row.fault is None and row.messages is not None:
+            try:
+                row.key = keys.key(row.messages, row.parameters, row.identity)
+            except RowFault as fault:
+                row.fault = fault
+
+    def _decide(self, rows: list[PlannedRow], seen: Seen, kept: Kept | None) -> None:
+        found: dict[bytes, Place] = {}
+        known: dict[bytes, Outcome] = {}
+        if kept is not None:
+            if not self.redo:
+                kept.open_unsettled(rows, hold=self.job.retry.in_doubt == "hold")
+            if self.open_rows is not None:
+                before = self._passed - len(rows)
+                kept.close_after(max(0, self.open_rows * len(self._layout.combinations) - before))
+        if self.answers is not None:
+            found = self.answers.find([row.key for row in rows if row.key is not None], self.job.output)
+            known = self.answers.read({key: place for key, place in found.items() if not place.reusable})
+        for place, row in enumerate(rows):
+            if kept is not None and not kept.redo[place]:
+                row.action, row.fault = Action.KEEP, None
+                self.kept += 1
+                continue
+            if row.fault is not None or row.key is None:
+                continue
+            first = seen.first_key(row.key)
+            old, tried = found.get(row.key), known.get(row.key)
+            own = old is not None and old.output == self.job.output
+            if kept is not None and self.redo:
+                row.action = Action.SEND if first else Action.SAME
+                row.carried = kept.carried(place) if first else None
+                row.newer_than = kept.answered_at(place) if first else None
+            elif old is not None and (tried is None or self._is_held(tried)):
+                row.action = Action.REUSE
+                row.carries_cost = first and own
+            else:
+                row.action = Action.SEND if first else Action.SAME
+                # a failed try's money stays with the row that tries again, if this output shows it
+                row.carried = tried if first and own else None
+            row.carries_cost = row.carries_cost or row.action is Action.SEND
+
+    def _is_held(self, tried: Outcome) -> bool:
+        """Whether a failed row stays failed: its request may have been paid for, and is not to be paid for again."""
+        return self.job.retry.in_doubt == "hold" and tried.is_in_doubt
+
+    def _kept(self, given: pa.RecordBatch | None, file: SourceFile, rows: Sequence[PlannedRow]) -> Kept | None:
+        if self.previous is None:
+            return None
+        prefix = self.job.column_prefix
+        table = self.previous.take(given.num_rows if given is not None else 0)
+        if given is not None and given.num_rows:
+            numbers = table.column(f"{prefix}row_number").to_pylist()
+            if numbers != [row.number for row in rows] or set(table.column(f"{prefix}source_file").to_pylist()) != {
+                file.name
+            }:
+                raise OtherRows(NOT_THE_SAME.format("in which other rows stand in this order"))
+            if (other := other_column(given, table)) is not None:
+                raise OtherRows(NOT_THE_SAME.format(f"in which {other!r} has other values"))
+        self._passed += table.num_rows
+        return Kept(table.select(self.previous.own), prefix, self.redo)
+
+
+def _fields_of_row(schema: pa.Schema) -> frozenset[str]:
+    """The fields of a column that is called `row`: only a struct has any that a template reaches by name."""
+    kind = schema.field(ROW).type if ROW in schema.names else pa.null()
+    places = range(kind.num_fields) if pa.types.is_struct(kind) else ()
+    return frozenset(kind.field(place).name for place in places)
+
+
+def _cut(batch: pa.RecordBatch, begin: int, end: int, repeats: int) -> tuple[pa.RecordBatch, int]:
+    """The input rows of some rows of the plan, and the number of the first of those among all that come of them."""
+    first = begin // repeats
+    return batch.slice(first, -(-end // repeats) - first), begin - first * repeats
+
+
+def _characters(row: PlannedRow) -> int:
+    contents = [message.get("content") for message in row.messages or ()]
+    return sum(len(content) for content in contents if isinstance(content, str))
+
+
+def _sound(value: Any) -> Any:
+    if isinstance(value, RowFault):
+        raise value
+    return value

@@ -1,0 +1,305 @@
+"""From a job to a run: go on with the one that was cut off, find that nothing is to do, or plan a new one."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sqlite3
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+from parquill.tasks.errors import BadInput, BadJob, DamagedJournal, DiskFailed, LedgerFailed
+from parquill.tasks.job.settings import Job
+from parquill.tasks.job.strict_schema import check_strict
+from parquill.tasks.llm.answer_format import AnswerFormat
+from parquill.tasks.money.correction import Correction
+from parquill.tasks.money.estimate import EstimateSum
+from parquill.tasks.money.learned import read_correction
+from parquill.tasks.money.ledger import Ledger
+from parquill.tasks.money.past import read_past
+from parquill.tasks.money.prices import Price, dollars, find_price, price_of
+from parquill.tasks.money.spending import settle_books
+from parquill.tasks.prompts.base import Base, RunOptions, find_base
+from parquill.tasks.prompts.planner import Planner
+from parquill.tasks.prompts.restore import LOST_JOURNALS, lacks_answers, restore_answers
+from parquill.tasks.prompts.reuse import check_reused, reuse_answers
+from parquill.tasks.prompts.reuse_hint import explain_reuse
+from parquill.tasks.prompts.run import Run, current_run, digest_of
+from parquill.tasks.prompts.shard_files import ShardFiles
+from parquill.tasks.prompts.source import Source, find_source
+from parquill.tasks.records import ShardRef
+from parquill.tasks.storage.answer_index import digest_of_journals, journals_of, open_answers
+from parquill.tasks.storage.boot_clock import Moment
+from parquill.tasks.storage.disk import DISK, Disk, read_json
+from parquill.tasks.storage.folders import Folders, RunFolder, new_run_id
+from parquill.tasks.storage.publish import is_published, publish
+
+SHARDS_WANTED = 200
+SMALLEST_SHARD, LARGEST_SHARD = 500, 20_000
+
+
+def look(job: Job) -> Source:
+    """Find the input of a placed job and check what can be checked before reading it. Raises BadInput, BadJob."""
+    if job.response_format is not None:
+        if not isinstance(job.response_format, dict):
+            raise BadJob("`response_format` names a file that was not read")
+        AnswerFormat(job.response_format)
+        check_strict(job)
+    if job.price_as is not None:
+        find_price(job.price_as, None, date.today())  # noqa: DTZ011 - only whether there is one
+    return find_source(job.input, job.output)
+
+
+def estimate_job(
+    job: Job,
+    options: RunOptions,
+    *,
+    past_of: Job | None = None,
+    price: Price | None = None,
+    other_prices: Sequence[Price] = (),
+) -> EstimateSum:
+    """Plan a placed job without writing anything into its folders. Raises BadJob, BadInput.
+
+    `past_of` is the job whose past predicts the answers, if it is not this one; `price` is by default the job's.
+    """
+    source = look(job)
+    folders = Folders.of(job)
+    answers = open_answers(folders) if (folders.state / "runs").is_dir() else None
+    past = correction = None
+    with contextlib.suppress(LedgerFailed):  # an estimate is given without the past where there is no ledger
+        past = read_past(past_of or job)
+        correction = read_correction(job)
+    base = find_base(job, options, source)
+    try:
+        with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
+            planner = Planner(
+                job,
+                source,
+                price or price_of(job, options.day),
+                Path(scratch),
+                answers,
+                *base.kept,
+                past,
+                other_prices,
+                correction,
+            )
+            with base.refusals():
+                total = planner.plan(None, base.rows)
+        is_lacking = lacks_answers(folders, answers)
+    finally:
+        if answers is not None:
+            answers.close()
+    if is_lacking:
+        total.reuse_note = LOST_JOURNALS
+    elif not options.redo:
+        total.reuse_note = explain_reuse(job, total, folders.runs())
+    return total
+
+
+def prepare_run(
+    job: Job, options: RunOptions, work_ahead: Callable[[], None] = lambda: None, disk: Disk = DISK
+) -> Run | None:
+    """Give the run that a placed job is to go on with or to begin; None when nothing is to do.
+
+    `work_ahead` is called as soon as it is known that there is something to do, before the input is read.
+    The caller holds the folders. Raises BadJob, BadInput, DiskFailed, DamagedJournal; nothing is sent by it.
+    """
+    source = look(job)
+    folders = Folders.of(job)
+    folders.tidy(disk)
+    digest = digest_of(job, source.fingerprint, options.limit)
+    current = current_run(folders)
+    check_current(folders, current)
+    if current is not None and current.digest == digest and _goes_on(current, options):
+        work_ahead()
+        found = _with(current, job)
+        _look_again(found, disk)
+        found.save_job(disk)
+        return found
+    if not options.redo and _nothing_to_do(folders, digest, hold=job.retry.in_doubt == "hold"):
+        _keep_told(folders, disk)
+        return None
+    work_ahead()
+    run = _plan(job, options, source, digest, disk)
+    if run is None:
+        _keep_told(folders, disk)
+    return run
+
+
+def check_current(folders: Folders, current: Run | None) -> None:
+    """Refuse to begin anything while what an unfinished run of this output has paid for is gone (DamagedJournal)."""
+    if current is not None:
+        current.check_journals()
+        return
+    named = read_json(folders.own / "current.json")
+    if named is None:
+        return
+    folder = folders.run(named["run_id"])
+    lost = folder.lost_journals()
+    if not lost and any(journals_of(folder.path)):  # only its plan is gone: what it has answered is reused
+        return
+    ledger, now = Ledger(), datetime.now(UTC)
+    try:
+        booked = ledger.of_run(named["run_id"], now).total
+    finally:
+        ledger.close()
+    if booked:  # else it was removed since it had sent nothing
+        raise DamagedJournal(
+            f"{lost[0] if lost else folder.path} is missing, with what the run has booked {dollars(booked)} for. "
+            f"Restore it from a backup; to pay for its rows again, remove {folders.own / 'current.json'}"
+        )
+
+
+def _look_again(run: Run, disk: Disk) -> None:
+    """Take what other runs have paid since the plan was made, and see that what it reuses is there yet."""
+    folders = run.folders
+    if digest_of_journals(folders.runs(), run.run_id) != run.known_journals:
+        with contextlib.closing(open_answers(folders)) as answers:
+            restore_answers(folders, answers, disk)
+            check_reused(run, answers)
+            reuse_answers(run, answers, disk)
+
+
+def _goes_on(current: Run, options: RunOptions) -> bool:
+    """Whether a start goes on with an unfinished run: the same one, or a `--redo` that has paid and was cut off."""
+    return current.redo == options.redo or (not options.redo and current.folder.has_begun)
+
+
+def _keep_told(folders: Folders, disk: Disk) -> None:
+    """Leave results and summary as they are. If the summary or the report was removed, write it again."""
+    if read_json(folders.output / "summary.json") is None:
+        told = read_json(_history(folders))
+        if told is not None:
+            disk.write_json(folders.output / "summary.json", told)
+    if not is_published(folders):
+        publish(folders)  # the copying was cut off, or somebody has removed something there
+
+
+def _history(folders: Folders) -> Path:
+    manifest = read_json(folders.own / "manifest.json") or {}
+    return folders.output / "history" / f"{manifest.get('run_id')}.json"
+
+
+def _with(run: Run, job: Job) -> Run:
+    return Run(**{**{name: getattr(run, name) for name in Run.__slots__}, "job": job})
+
+
+def _nothing_to_do(folders: Folders, digest: str, *, hold: bool) -> bool:
+    manifest = read_json(folders.own / "manifest.json")
+    return (
+        manifest is not None
+        and manifest["digest"] == digest
+        and manifest["rows"]["failed"] + manifest["rows"]["not_sent"]
+        == (manifest.get("failed_in_doubt", 0) if hold else 0)
+        and ((folders.output / "summary.json").exists() or _history(folders).exists())
+        and all(_size(folders.output / "results" / part["file"]) == part.get("bytes") for part in manifest["parts"])
+    )
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.exists() else None
+
+
+def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk) -> Run | None:
+    """Plan a run; None when all rows stay as the results have them."""
+    folders = Folders.of(job)
+    _discard_unsent(folders, disk)
+    started_at, began = datetime.now(UTC), Moment.now()
+    price = price_of(job, options.day)
+    with contextlib.closing(open_answers(folders)) as answers:
+        restore_answers(folders, answers, disk)
+    base = find_base(job, options, source)
+    run_id = new_run_id(started_at)
+    folder = folders.run(run_id)
+    folder.create(disk)
+    try:
+        correction = read_correction(job)
+        total, shards, kept = _plan_rows(job, base, source, price, folder, correction, disk)
+        if base.previous is not None and kept == total.rows:
+            folder.discard(disk)
+            return None
+        check_rejected(job, total)
+        if not options.redo:
+            total.reuse_note = explain_reuse(job, total, folders.runs())
+    except BaseException:
+        folder.discard(disk)  # it holds prompts, and nobody will ask for it
+        raise
+    run = Run(
+        run_id=run_id,
+        job=job,
+        day=options.day,
+        digest=digest,
+        redo=options.redo,
+        shards=tuple(shards),
+        estimate=total.result(),
+        price=price,
+        started_at=started_at,
+        input_rows=source.rows if base.rows is None else min(base.rows, source.rows),
+        correction=correction,
+        known_journals=digest_of_journals(folders.runs(), run_id),
+        keeps_digest=base.keeps_digest,
+        began=began,
+    )
+    run.save(disk)
+    if options.redo:  # an earlier one may have been given up when it had paid
+        with contextlib.closing(open_answers(folders)) as answers:
+            reuse_answers(run, answers, disk)
+    given_up = current_run(folders)
+    if given_up is not None and any(journals_of(given_up.folder.path)):
+        # nobody else will: its journals know what it paid, the ledger what its process last said
+        settle_books(given_up)
+    disk.write_own(folders.own / "current.json", {"run_id": run_id})
+    folders.forget_shards()  # of a run that was given up for this one
+    return run
+
+
+def _discard_unsent(folders: Folders, disk: Disk) -> None:
+    """Remove the runs of this output that have sent nothing: cut off while they were planned, or refused."""
+    for old in folders.runs():
+        settings = read_json(old.path / "job.json") if old.plan.exists() else None
+        # another output of the same state may have a run that waits for approval
+        if (settings is None or settings["output"] == folders.named) and not any(journals_of(old.path)):
+            old.discard(disk)
+
+
+def _plan_rows(
+    job: Job,
+    base: Base,
+    source: Source,
+    price: Price,
+    folder: RunFolder,
+    correction: Correction | None,
+    disk: Disk,
+) -> tuple[EstimateSum, list[ShardRef], int]:
+    with contextlib.closing(open_answers(Folders.of(job))) as answers:
+        combinations = math.prod(len(values) for values in (job.for_each or {}).values())
+        # a shard at least as large as what is under way at once: four that overlap keep every place filled
+        smallest = max(SMALLEST_SHARD, job.limits.max_at_once)
+        rows = max(smallest, min(LARGEST_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
+        sink = ShardFiles(folder, rows, disk)
+        planner = Planner(job, source, price, folder.path, answers, *base.kept, read_past(job), correction=correction)
+        try:
+            with base.refusals():
+                total = planner.plan(sink, base.rows)
+            sink.close()
+        except sqlite3.Error as error:
+            raise DiskFailed(f"cannot write into {folder.path}: {error}") from None
+        finally:
+            sink.abandon()
+        answers.add_run(folder.run_id, job.output)
+    return total, sink.shards, planner.kept
+
+
+def check_rejected(job: Job, total: EstimateSum) -> None:
+    """Refuse a plan with more rejected rows than tolerated (BadInput, the first one named)."""
+    rejected = sum(total.rejected.values())
+    # one bad row is always tolerated: a single typo must not stop a night
+    if rejected > max(Decimal(1), Decimal(str(job.tolerate.rejected)) * total.rows):
+        counts = ", ".join(f"{code} {count:,}" for code, count in sorted(total.rejected.items()))
+        raise BadInput(
+            f"{rejected:,} of {total.rows:,} rows cannot be sent ({counts}), more than tolerate.rejected = "
+            f"{job.tolerate.rejected} allows; the first: {total.first_rejected}"
+        )

@@ -1,0 +1,80 @@
+"""The results of the run before, row by row in their order, for `--redo` and for a `--limit` below their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from parquill.tasks.errors import DiskFailed, OtherRows
+from parquill.tasks.job.settings import Job
+from parquill.tasks.storage.columns import parsed_type, result_fields
+from parquill.tasks.storage.disk import read_json
+from parquill.tasks.storage.folders import Folders
+from parquill.tasks.storage.parquet_reader import OwnTable
+
+
+class PreviousResults:
+    """Reads the latest results: the columns that they were given, and the output's own."""
+
+    def __init__(self, folders: Folders, job: Job, given: Sequence[str]) -> None:
+        """`given` are the columns of the input and of `for_each`.
+
+        Raises OtherRows when there are no results, or none of this shape.
+        """
+        manifest = read_json(folders.own / "manifest.json")
+        if manifest is None:
+            raise OtherRows(f"--redo needs finished results, and {folders.output} has none; run without --redo first")
+        # manifests of earlier versions have no checksum
+        results = folders.output / "results"
+        self._files = [(results / part["file"], part.get("crc32")) for part in manifest["parts"]]
+        kind = parsed_type(job.response_format) if isinstance(job.response_format, dict) else None
+        self._fields = [f.with_name(job.column_prefix + f.name) for f in result_fields(kind)]
+        self.own = [field.name for field in self._fields]
+        self._given = list(given)
+        self._batches = self._read()
+        self._rest: list[pa.RecordBatch] = []
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        names = [*self.own, *self._given]
+        for path, crc32 in self._files:
+            try:
+                with OwnTable(path, crc32) as part:
+                    self._check(part.schema)
+                    yield from (batch.select(names) for batch in part.batches(1024, names))
+            except DiskFailed as error:
+                raise OtherRows(
+                    f"--redo needs the results of the run before, but {error}; run without --redo, which writes them "
+                    "anew and pays for nothing again"
+                ) from None
+
+    def _check(self, found: pa.Schema) -> None:
+        for field in self._fields:
+            if field.name not in found.names or found.field(field.name).type != field.type:
+                raise OtherRows(
+                    f"--redo: the results have no column {field.name!r} of type {field.type}; the settings have "
+                    "changed, run without --redo"
+                )
+        for name in self._given:
+            if name not in found.names:
+                raise OtherRows(
+                    f"the input is not the one of the results, which have no column {name!r}, so --redo cannot tell "
+                    "the rows; run without --redo first, which pays for nothing that is answered"
+                )
+
+    def take(self, rows: int) -> pa.Table:
+        """The next rows of the results; fewer when they end."""
+        taken: list[pa.RecordBatch] = []
+        while rows:
+            batch = self._rest.pop() if self._rest else next(self._batches, None)
+            if batch is None:
+                break
+            if batch.num_rows > rows:
+                self._rest.append(batch.slice(rows))
+                batch = batch.slice(0, rows)
+            rows -= batch.num_rows
+            taken.append(batch)
+        if not taken:
+            return pa.schema(self._fields).empty_table()
+        schema = pa.schema([*self._fields, *(taken[0].schema.field(name) for name in self._given)])
+        return pa.Table.from_batches([pa.RecordBatch.from_arrays(b.columns, schema=schema) for b in taken], schema)

@@ -1,0 +1,20 @@
+"""A job in its place: absolute paths, the day filled in, the files it refers to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime
+
+from parquill.tasks.job.load import place_job
+from parquill.tasks.job.settings import Job
+from parquill.tasks.prompts.base import RunOptions
+
+
+def place(
+    job: Job, day: date | None, limit: int | None, redo: Sequence[str] | None, now: datetime | None = None
+) -> tuple[Job, RunOptions]:
+    """Place a job for a day: the one given, else that of `now` in the job's time zone. Raises BadJob."""
+    when = (now or datetime.now(job.zone)).astimezone(job.zone)
+    # a plain date: that of Prefect's scheduled time is pendulum's, which no JSON writer knows
+    today = date(when.year, when.month, when.day) if day is None else date(day.year, day.month, day.day)
+    return place_job(job, today), RunOptions(day=today, limit=limit, redo=tuple(sorted(set(redo or ()))))

@@ -1,0 +1,128 @@
+"""The answers that only the results have: their journals were removed, which a person may do, or were lost.
+
+Results of a finished run are enough to go on from. What they show, and no journal has, is written into a journal of
+its own before anything is planned, so that it is reused, and not paid for again, as any other answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from parquill.tasks.prompts.redo import paid_for
+from parquill.tasks.records import REUSABLE, Outcome
+from parquill.tasks.storage.answer_index import AnswerIndex, journals_of
+from parquill.tasks.storage.columns import result_fields
+from parquill.tasks.storage.disk import DISK, Disk, private_folder, read_json
+from parquill.tasks.storage.folders import Folders, RunFolder, new_run_id
+from parquill.tasks.storage.journal import append_groups
+from parquill.tasks.storage.parquet_reader import OwnTable
+from parquill.tasks.storage.published import parts_of, prefix_of
+
+LOST_JOURNALS = (
+    "the journals of earlier answers were removed, so this estimate counts their rows as open; `run` takes the answers "
+    "from the results and pays only for what they lack"
+)
+READ_ROWS = 500
+JOURNAL_ROWS, JOURNAL_CHARACTERS = 20_000, 32 << 20  # of one journal, which is in memory as a whole
+_TEXTS = ("status", "completion", "error_code", "error_message", "finish_reason", "model_used", "request_id")
+
+
+def restore_answers(folders: Folders, answers: AnswerIndex, disk: Disk = DISK) -> int:
+    """Write what only the latest results have into the state; gives how many answers that were.
+
+    The caller holds the folders. Raises DiskFailed.
+    """
+    if not needs_results(folders):
+        return 0
+    run, rows = folders.run(new_run_id(datetime.now(UTC))), 0
+    for number, outcomes in enumerate(_lacking(folders, answers)):
+        if number == 0:
+            _begin(run, folders, answers, disk)
+        header = {"run_id": run.run_id, "shard": number}
+        groups = (outcomes[at : at + READ_ROWS] for at in range(0, len(outcomes), READ_ROWS))
+        rows += append_groups(run.journal(number), header, groups, disk)
+        answers.add_shard(run.run_id, number, run.journal(number))
+    return rows
+
+
+def needs_results(folders: Folders) -> bool:
+    """Whether journals are gone that had what the latest results show."""
+    manifest = read_json(folders.own / "manifest.json")
+    runs = [folders.run(run_id) for run_id in (manifest or {}).get("held_by", ())]
+    return any(not run.plan.exists() or not any(journals_of(run.path)) or run.lost_journals() for run in runs)
+
+
+def lacks_answers(folders: Folders, answers: AnswerIndex | None) -> bool:
+    """Whether the latest results show answers that no journal has, so that only a run can reuse them."""
+    return needs_results(folders) and (answers is None or any(_lacking(folders, answers)))
+
+
+def _begin(run: RunFolder, folders: Folders, answers: AnswerIndex, disk: Disk) -> None:
+    """Make a run that holds answers, and has neither rows nor settings of its own."""
+    for folder in (run.path.parent, run.path, run.path / "journals"):
+        private_folder(folder, disk)
+    disk.write_own(run.path / "job.json", {"output": folders.named})
+    disk.write_own(run.plan, {"plan": 1, "restored": True, "shards": []})
+    answers.add_run(run.run_id, folders.named)
+
+
+def _lacking(folders: Folders, answers: AnswerIndex) -> Iterator[list[Outcome]]:
+    """The answers of the results that no journal has, as many at once as one takes; it is indexed before the next."""
+    found: dict[str, Outcome] = {}
+    size = 0
+    for name, crc32 in parts_of(folders.output):
+        path = Path(name)
+        if not path.exists():  # removed as well: then they are asked for again
+            continue
+        with OwnTable(path, crc32) as part:
+            names = part.schema.names
+            prefix = prefix_of(names)
+            own = [prefix + field.name for field in result_fields(None)]
+            # the one column whose name an input may have too, where there is no response_format
+            has_parsed = names.index(f"{prefix}status") - names.index(f"{prefix}completion") == 2
+            parsed = [f"{prefix}parsed"] if has_parsed else []
+            for batch in part.batches(READ_ROWS, [*own, *parsed]):
+                for outcome in _of_batch(_bare(batch, prefix), folders, answers):
+                    if outcome.key not in found:  # the first of equal rows has the cost
+                        found[outcome.key] = outcome
+                        size += len(outcome.completion or "")
+                if len(found) >= JOURNAL_ROWS or size >= JOURNAL_CHARACTERS:
+                    yield list(found.values())
+                    found, size = {}, 0
+    if found:
+        yield list(found.values())
+
+
+def _bare(batch: pa.RecordBatch, prefix: str) -> pa.Table:
+    table = pa.Table.from_batches([batch])
+    table = table.rename_columns([name.removeprefix(prefix) for name in table.column_names])
+    moments = table.column("finished_at").cast(pa.int64())  # as a journal has them
+    return table.set_column(table.column_names.index("finished_at"), "finished_at", moments)
+
+
+def _of_batch(table: pa.Table, folders: Folders, answers: AnswerIndex) -> Iterator[Outcome]:
+    """The outcomes of rows, by the results' own columns without prefix."""
+    rows = table.to_pylist()
+    keys = [bytes.fromhex(row["request_key"]) for row in rows if row["request_key"] is not None]
+    known = answers.find(keys, folders.named)
+    for row in rows:
+        status, key = row["status"], row["request_key"]
+        if key is None or (status not in REUSABLE and status != "failed"):
+            continue
+        there = known.get(bytes.fromhex(key))
+        if there is None or (status in REUSABLE and not there.reusable):
+            yield replace(
+                paid_for(row),
+                key=key,
+                parsed=row.get("parsed"),
+                latency_s=row["latency_s"],
+                finished_at=row["finished_at"],
+                paid_by=row["run_id"],
+                reused_nano=0 if row["reused"] else None,
+                **{name: row[name] for name in _TEXTS},
+            )

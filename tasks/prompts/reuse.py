@@ -1,0 +1,142 @@
+"""What other runs have paid since a plan was made, or was redone and never shown: no row of it is sent again.
+
+A plan says who pays for a key as the state was then. Runs that share a state take turns, so before each start the
+rows that are open are looked up once more, and each answer that is there becomes the row's outcome, at no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from parquill.tasks.errors import DamagedJournal
+from parquill.tasks.money.tokens import TokenCounter
+from parquill.tasks.prompts.layout import carried_of
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.records import Action, Outcome, ShardRef, Usage
+from parquill.tasks.storage.answer_index import AnswerIndex, Place
+from parquill.tasks.storage.columns import PLAN
+from parquill.tasks.storage.disk import DISK, Disk
+from parquill.tasks.storage.journal import append_groups
+from parquill.tasks.storage.replay import RowState, ShardState
+
+READ_ROWS = 500
+_CARRIED = ("carried_cost_nano", "carried_in_doubt_nano", "carried_attempts", "carried_usage")
+_COLUMNS = [PLAN + name for name in ("action", "request_key", "prompt_tokens", "newer_than", *_CARRIED)]
+
+
+def reuse_answers(run: Run, answers: AnswerIndex, disk: Disk = DISK) -> int:
+    """Give every open row of a run its answer where the state has one; gives how many rows that were.
+
+    The caller holds the run's folders. Raises DamagedJournal, DiskFailed.
+    """
+    rows, counter = 0, TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
+    for shard in run.shards:
+        if run.is_done(shard):
+            continue
+        state = run.state(shard.number)
+        if len(state.outcomes) < shard.to_send:
+            header = {"run_id": run.run_id, "shard": shard.number}
+            groups = _groups(run, shard, state, answers, counter)
+            rows += append_groups(run.folder.journal(shard.number), header, groups, disk)
+    return rows
+
+
+def _groups(
+    run: Run, shard: ShardRef, state: ShardState, answers: AnswerIndex, counter: TokenCounter
+) -> Iterator[list[dict[str, Any]]]:
+    first = 0
+    with run.open_shard(shard) as planned:
+        for batch in planned.batches(READ_ROWS, _COLUMNS):
+            rows = batch.rename_columns([name.removeprefix(PLAN) for name in batch.schema.names]).to_pylist()
+            open_rows = {
+                first + place: row
+                for place, row in enumerate(rows)
+                if row["action"] == Action.SEND and first + place not in state.outcomes
+            }
+            first += batch.num_rows
+            chosen = _choose(open_rows.values(), run, answers)
+            group = []
+            for number, row in open_rows.items():
+                if row["request_key"] in chosen:
+                    place, answer = chosen[row["request_key"]]
+                    tried = state.rows.get(number, RowState())
+                    outcome = _outcome(number, row, place, answer, tried, is_own=place.output == run.job.output)
+                    reserved = run.price.worst_nano(counter.reserved(row["prompt_tokens"]), run.job.max_output_tokens)
+                    group.append({**asdict(outcome), "reserved": reserved})
+            yield group
+
+
+def _choose(rows: Iterable[dict[str, Any]], run: Run, answers: AnswerIndex) -> dict[bytes, tuple[Place, Outcome]]:
+    """The best answer of another run to each key; for a row that `--redo` names only one that it does not show yet."""
+    newer_than = {row["request_key"]: row["newer_than"] for row in rows}
+    waiting = {
+        key: [place for place in places if place.reusable and place.run_id != run.run_id]
+        for key, places in answers.find_all(list(newer_than), run.job.output).items()
+    }
+    chosen: dict[bytes, tuple[Place, Outcome]] = {}
+    while waiting := {key: places for key, places in waiting.items() if places and key not in chosen}:
+        best = {key: places.pop(0) for key, places in waiting.items()}
+        for key, outcome in answers.read(best).items():
+            shown = newer_than[key]
+            if shown is None or (outcome.finished_at or 0) > shown:
+                chosen[key] = best[key], outcome
+    return chosen
+
+
+def _outcome(
+    number: int, row: dict[str, Any], place: Place, answer: Outcome, tried: RowState, *, is_own: bool
+) -> Outcome:
+    """The record of a row whose answer another run has paid; what the row's own requests left in doubt stays."""
+    found = replace(
+        answer,
+        row=number,
+        resolves=0,
+        usage=None,
+        failed_usage=tried.usage,
+        usage_unknown=False,
+        cost_nano=tried.cost_nano,
+        in_doubt_nano=tried.in_doubt_nano,
+        attempts=tried.requests,
+        paid_by=answer.paid_by or place.run_id,
+    )
+    if is_own and answer.reused_nano is None:  # this output shows what it cost
+        cost, in_doubt, attempts, usage = carried_of(answer)
+        return replace(
+            found,
+            carried_cost_nano=cost,
+            carried_in_doubt_nano=in_doubt,
+            carried_attempts=attempts,
+            carried_usage=_usage(usage),
+        )
+    return replace(
+        found,
+        reused_nano=answer.saved_nano,
+        carried_cost_nano=row["carried_cost_nano"],
+        carried_in_doubt_nano=row["carried_in_doubt_nano"],
+        carried_attempts=row["carried_attempts"],
+        carried_usage=_usage(row["carried_usage"]),
+    )
+
+
+def _usage(figures: Sequence[int] | None) -> Usage | None:
+    return Usage.of(figures) if figures else None
+
+
+def check_reused(run: Run, answers: AnswerIndex) -> None:
+    """Refuse to go on with a run that reuses answers which are gone with their journals (DamagedJournal)."""
+    gone = 0
+    for shard in run.shards:
+        with run.open_shard(shard) as planned:
+            for batch in planned.batches(READ_ROWS, [PLAN + "action", PLAN + "request_key"]):
+                actions, keys = (column.to_pylist() for column in batch.columns)
+                wanted = [key for action, key in zip(actions, keys, strict=True) if action == Action.REUSE]
+                gone += len(set(wanted)) - len(answers.find(wanted, run.job.output))
+    if gone:
+        lost = [path for folder in run.folders.runs() for path in folder.lost_journals()]
+        where = f"{lost[0]} is missing" if lost else f"a run is missing in {run.folders.state / 'runs'}"
+        raise DamagedJournal(
+            f"{where}, and {gone:,} answers that the run {run.run_id} reuses are gone. Restore it from a backup; to "
+            f"pay for them again, remove {run.folders.own / 'current.json'}"
+        )

@@ -1,0 +1,183 @@
+"""One run on disk: its plan (fixed when it was made) and the settings that it goes on with (today's).
+
+Settings that change what is asked, or what it costs, are in the plan's digest: changing one makes a new run, which
+reuses every answer whose key is the same. The others (budget, limits, retry, tolerate, labels) may change between an
+interruption and the next start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import rfc8785
+
+from parquill.tasks.errors import DamagedJournal, DiskFailed
+from parquill.tasks.job.settings import Job
+from parquill.tasks.money.correction import Correction
+from parquill.tasks.money.prices import Price
+from parquill.tasks.records import Estimate, ShardRef, Totals
+from parquill.tasks.storage.boot_clock import Moment
+from parquill.tasks.storage.disk import DISK, Disk, damaged, read_json
+from parquill.tasks.storage.folders import Folders, RunFolder
+from parquill.tasks.storage.parquet_reader import OwnTable
+from parquill.tasks.storage.replay import ShardState, replay_shard
+
+_OPERATIONAL = {"name", "output", "state", "timezone", "budget", "limits", "retry", "tolerate", "price_as", "labels"}
+
+
+def digest_of(job: Job, fingerprint: str, limit: int | None) -> str:
+    """What a plan depends on: the input's files and every setting that changes a request, its price or the output."""
+    settings = job.model_dump(mode="json", exclude=_OPERATIONAL)
+    settings["endpoint"] = {"name": job.endpoint.identity, "api": job.endpoint.api}
+    # orjson first: it refuses what JSON cannot hold with a clear error, and makes dates and the like text
+    whole = orjson.loads(orjson.dumps({"settings": settings, "input": fingerprint, "limit": limit}, default=str))
+    return hashlib.sha256(rfc8785.dumps(whole)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One payment plan and where it stands. Small enough to be handed to any process as (state, run_id)."""
+
+    run_id: str
+    job: Job
+    day: date
+    digest: str
+    redo: tuple[str, ...]
+    shards: tuple[ShardRef, ...]
+    estimate: Estimate
+    price: Price
+    started_at: datetime
+    input_rows: int
+    correction: Correction | None = None  # of an approximate token count, as it was when the plan was made
+    began: Moment | None = None  # when it was planned, by a clock that cannot be set
+    keeps_digest: bool = False  # whether the results are of the settings that they were of before it
+    known_journals: str = ""  # those of other runs in the state, as they were when the plan was made
+
+    @property
+    def folders(self) -> Folders:
+        """Where the run keeps its state and its output."""
+        return Folders.of(self.job)
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's own files."""
+        return self.folders.run(self.run_id)
+
+    def save(self, disk: Disk = DISK) -> None:
+        """Write plan and settings; with the plan written the run exists. Raises DiskFailed."""
+        plan: dict[str, Any] = asdict(self)
+        del plan["job"]
+        plan["plan"] = 1
+        # shards first: the plan says that they are whole
+        for folder in (self.folder.path / "shards", self.folder.path):
+            _sync(folder, disk)
+        self.save_job(disk)
+        disk.write_own(self.folder.plan, plan)
+
+    def save_job(self, disk: Disk = DISK) -> None:
+        """Write the settings that the run goes on with."""
+        disk.write_own(self.folder.path / "job.json", self.job.model_dump(mode="json"))
+
+    def open_shard(self, shard: ShardRef) -> OwnTable:
+        """The planned rows of a shard. Raises DiskFailed when its file is not what was written."""
+        advice = f"; remove {self.folders.own / 'current.json'} and run again: what was answered is kept"
+        return OwnTable(self.folder.shard(shard.number), shard.crc32, advice)
+
+    def state(self, shard: int) -> ShardState:
+        """What the journal of a shard says. Raises DamagedJournal, also when it was there and is not any more."""
+        journal = self.folder.journal(shard)
+        if not journal.exists() and (self.folder.begun(shard).exists() or self.folder.done(shard).exists()):
+            raise self._lost(journal)
+        return replay_shard(journal)
+
+    def check_journals(self) -> None:
+        """Refuse to go on without a journal that the run had (DamagedJournal)."""
+        lost = self.folder.lost_journals()
+        if lost:
+            raise self._lost(lost[0])
+
+    def _lost(self, journal: Path) -> DamagedJournal:
+        return DamagedJournal(
+            f"{journal} is missing, with what the run {self.run_id} has paid for. Restore the file from a backup; to "
+            f"pay for its rows again, remove {self.folders.own / 'current.json'}"
+        )
+
+    def mark_begun(self, shard: int, disk: Disk = DISK) -> None:
+        """Note that a shard has its journal, before anything is sent for it. Raises DiskFailed."""
+        if not self.folder.begun(shard).exists():
+            disk.write_own(self.folder.begun(shard), {"shard": shard})
+
+    def is_done(self, shard: ShardRef) -> bool:
+        """Whether every row of the shard that was to be sent has its outcome."""
+        return shard.to_send == 0 or self.folder.done(shard.number).exists()
+
+    def finish_shard(self, shard: ShardRef, state: ShardState, disk: Disk = DISK) -> None:
+        """Write the totals of a shard whose rows all have an outcome."""
+        disk.write_own(self.folder.done(shard.number), asdict(state.totals()))
+
+    def totals(self) -> Totals:
+        """Requests, money and tokens so far: of finished shards by their totals, of the others by their journals."""
+        total = Totals()
+        for shard in self.shards:
+            if shard.to_send == 0:
+                continue
+            done = read_json(self.folder.done(shard.number))
+            total.add(Totals(**done) if done is not None else self.state(shard.number).totals())
+        return total
+
+
+def _sync(folder: Path, disk: Disk) -> None:
+    try:
+        disk.sync_folder(folder)
+    except OSError as error:
+        raise DiskFailed(f"cannot write into {folder}: {error.strerror}") from None
+
+
+def load_run(state: Path, run_id: str) -> Run:
+    """Read a run from its state folder. Raises DiskFailed."""
+    folder = RunFolder(state / "runs" / run_id)
+    plan, settings = read_json(folder.plan), read_json(folder.path / "job.json")
+    if plan is None or settings is None:
+        raise DiskFailed(f"the run {run_id} is not in {state}")
+    try:
+        return _run_of(run_id, plan, settings)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise damaged(folder.plan) from None
+
+
+def _run_of(run_id: str, plan: dict[str, Any], settings: dict[str, Any]) -> Run:
+    return Run(
+        run_id=run_id,
+        job=Job.model_validate(settings),
+        day=date.fromisoformat(plan["day"]),
+        digest=plan["digest"],
+        redo=tuple(plan["redo"]),
+        shards=tuple(ShardRef(**shard) for shard in plan["shards"]),
+        estimate=Estimate(**plan["estimate"]),
+        price=Price.from_json(plan["price"]),
+        started_at=datetime.fromisoformat(plan["started_at"]),
+        input_rows=plan["input_rows"],
+        correction=Correction.from_json(learned) if (learned := plan.get("correction")) else None,
+        began=Moment(**began) if (began := plan.get("began")) else None,
+        keeps_digest=plan.get("keeps_digest", False),
+        known_journals=plan.get("known_journals", ""),
+    )
+
+
+def current_run(folders: Folders) -> Run | None:
+    """The run of this output that is under way or was cut off, if any."""
+    current = read_json(folders.own / "current.json")
+    if current is None or not folders.run(current["run_id"]).plan.exists():
+        return None
+    return load_run(folders.state, current["run_id"])
+
+
+def sum_shards(shards: Sequence[ShardRef]) -> tuple[int, int]:
+    """(rows, rows to send) of shards."""
+    return sum(s.rows for s in shards), sum(s.to_send for s in shards)

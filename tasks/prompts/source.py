@@ -1,0 +1,170 @@
+"""The input: which Parquet files, with which columns, streamed batch by batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from parquill.tasks.errors import BadInput
+from parquill.tasks.prompts.input_columns import Columns
+from parquill.tasks.prompts.input_files import check_apart, list_files, partitions_of
+from parquill.tasks.prompts.input_parquet import (
+    SourceFile,
+    batches_of,
+    changed,
+    check_unchanged,
+    look_at,
+    look_through,
+    reason_of,
+)
+from parquill.tasks.prompts.promote import adapt
+from parquill.tasks.storage.uri import shown
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The whole input, as it was when it was looked at.
+
+    `without` names a file for each column that not all files have; `notes` are what to say of files that are left out
+    and of columns that differ.
+    """
+
+    files: tuple[SourceFile, ...]
+    schema: pa.Schema
+    fingerprint: str
+    without: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Input rows, before `for_each`."""
+        return sum(file.rows for file in self.files)
+
+
+def find_source(location: str, output: str | None = None) -> Source:
+    """Look at the files behind a file, folder, glob or URI without reading their rows.
+
+    Raises BadInput (the file and what is wrong with it named).
+    """
+    places, left_out = list_files(location)
+    paths = [place.path for place in places]
+    check_apart(location, paths, output)
+    stamp = hashlib.sha256()
+    files: list[SourceFile] = []
+    columns = Columns()
+    for file, found in look_at(places, partitions_of(paths)):
+        columns.add(file.path, found)
+        # An edit may keep size and time: the footer tells it. A store's clock may be too coarse to tell two writes of a
+        # second apart: its tag does.
+        tagged = f"\0{file.tag or file.footer}"
+        stamp.update(f"{file.name}\0{file.size}\0{file.mtime_ns}\0{file.rows}{tagged}\n".encode())
+        look_through(file)
+        files.append(file)
+    if not files:
+        raise BadInput(f"no Parquet file in {shown(location)}")
+    keys = [key for key, _ in files[0].partitions]
+    schema = columns.schema(keys)
+    for key in keys:
+        if key not in schema.names:
+            values = [dict(file.partitions)[key] for file in files]
+            kind = pa.int64() if any(isinstance(v, int) for v in values) else pa.string()
+            schema = schema.append(pa.field(key, kind))
+    notes = (*left_out, *columns.notes(keys))
+    return Source(tuple(files), schema, stamp.hexdigest(), columns.without(keys), notes)
+
+
+def read_batches(
+    source: Source, limit: int | None = None, columns: Collection[str] | None = None
+) -> Iterator[tuple[SourceFile, int, pa.RecordBatch]]:
+    """Yield (file, number of its first row, rows) in input order, at most `limit` rows in all.
+
+    With `columns` the others are not read, but one that is cheap where rows would have none. A batch has at most
+    BATCH_ROWS rows and about BATCH_BYTES. Raises BadInput when a file turns out to be damaged, is no longer the one
+    that was looked at, or contradicts its folder.
+    """
+    left = source.rows if limit is None else limit
+    schema = source.schema if columns is None else _needed(source, columns)
+    for file in source.files:
+        first = 0
+        if left <= 0:
+            return
+        try:
+            for batch in batches_of(file, None if columns is None else schema.names):
+                taken = _complete(batch.slice(0, left), file, schema)
+                yield file, first, taken
+                first += taken.num_rows
+                left -= taken.num_rows
+                if left <= 0:
+                    break
+            check_unchanged(file)
+            if left > 0 and first != file.rows:
+                told = f"it has {first:,} rows, and its footer says {file.rows:,}"
+                raise BadInput(f"{shown(file.path)} is damaged: {told}")
+        except (pa.ArrowException, OSError) as error:
+            check_unchanged(file)  # then this is why
+            raise BadInput(
+                f"{shown(file.path)}: row {first} or later cannot be read: {reason_of(file.path, error)}"
+            ) from None
+
+
+def _needed(source: Source, columns: Collection[str]) -> pa.Schema:
+    """The fields of some columns, and of those that folders name too: what a file says of them is compared."""
+    keys = {key for file in source.files for key, _ in file.partitions}
+    found = [field for field in source.schema if field.name in columns or field.name in keys]
+    if keys.issuperset(field.name for field in found):
+        # a file that is read in no column has no rows
+        stored = [field for field in source.schema if field.name not in keys]
+        found += sorted(stored, key=lambda field: not pa.types.is_primitive(field.type))[:1]
+    return pa.schema(found, source.schema.metadata)
+
+
+def _complete(batch: pa.RecordBatch, file: SourceFile, schema: pa.Schema) -> pa.RecordBatch:
+    keys, names = dict(file.partitions), set(batch.schema.names)
+    if not set(schema.names) & set(file.columns) <= names:
+        raise changed(file)
+    for name in keys.keys() & names:
+        _check_agreement(batch.column(name), name, keys[name], file)
+    columns = []
+    for field_ in schema:
+        if field_.name in names:
+            columns.append(_adapted(batch.column(field_.name), field_, file))
+        elif field_.name in keys:
+            columns.append(pa.array([keys[field_.name]] * batch.num_rows).cast(field_.type))
+        else:
+            columns.append(pa.nulls(batch.num_rows, field_.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _adapted(column: pa.Array, field_: pa.Field, file: SourceFile) -> pa.Array:
+    try:
+        return adapt(column, field_.type)
+    except pa.ArrowInvalid:
+        raise BadInput(
+            f"{shown(file.path)}: the column {field_.name!r} is {column.type} here, is read as {field_.type} because "
+            "of other files, and has a value that this cannot hold; write all files with one type for it"
+        ) from None
+
+
+def _check_agreement(column: pa.Array, name: str, value: Any, file: SourceFile) -> None:
+    """Refuse a column that says something else than the key=value folder of its name: nobody knows which is meant."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_timestamp(column.type):
+        return  # a moment of the day that the folder names
+    if column.type in {pa.string_view(), pa.binary_view()}:
+        column = column.cast(pa.large_binary())
+    try:
+        told = pa.scalar(None if value is None else str(value)).cast(column.type)
+        agrees = column.null_count == len(column) if value is None else bool(pc.all(pc.equal(column, told)).as_py())
+        agrees = agrees and (value is None or column.null_count == 0)
+    except (pa.ArrowException, ValueError):
+        agrees = False
+    if not agrees:
+        raise BadInput(
+            f"{shown(file.path)}: its column {name!r} and its folder {name}=... do not agree; rename one of them"
+        )

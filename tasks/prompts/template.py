@@ -1,0 +1,280 @@
+"""Prompt templates: Jinja2, sandboxed, strict, compiled once. Values are data and are never parsed as templates.
+
+A column is a name, `{{ text }}`; one whose name is no word is looked up, `{{ row["product title"] }}`. Which columns a
+template needs is known before the first row in both ways.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from jinja2 import (
+    StrictUndefined,
+    TemplateError,
+    TemplateSyntaxError,
+    UndefinedError,
+    meta,
+    nodes,
+)
+from jinja2.visitor import NodeTransformer
+
+from parquill.tasks.errors import BadJob, RowFault
+from parquill.tasks.prompts import template_json as json_text
+from parquill.tasks.prompts.template_nulls import (
+    FOR_NULLS,
+    Null,
+    NullValue,
+    ShownAsPython,
+    mark_nulls,
+    null_of,
+    visible,
+)
+from parquill.tasks.prompts.template_sandbox import Sandbox, TooMuchText, check_size
+
+ROW = "row"
+# {text}, { text }, ${text}, {text!r}, {text:>5}, %(text)s
+_BRACES = re.compile(r"\$?\{([^{}!:\n\"']{1,80})(?:![rsa])?(?::[^{}\n]{0,20})?\}|%\(([^()\n\"']{1,80})\)[sdr]")
+OWN_NAMES = frozenset({"self", "vars"})
+
+
+def _environment() -> Sandbox:
+    env = Sandbox(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=visible)
+    env.policies["json.dumps_function"] = json_text.dumps
+    env.policies["json.dumps_kwargs"] = {}
+    env.tests["none"] = lambda value: value is None or isinstance(value, Null)
+    env.tests["defined"] = lambda value: isinstance(value, Null) or not isinstance(value, StrictUndefined)
+    env.tests["undefined"] = lambda value: isinstance(value, StrictUndefined) and not isinstance(value, Null)
+    env.globals.pop("lipsum", None)
+    return env
+
+
+def column_template(name: str) -> str:
+    """The template that shows a column, whatever its name."""
+    return f"{{{{ {column_expression(name)} }}}}"
+
+
+def column_expression(name: str) -> str:
+    """How a template calls a column, whatever its name."""
+    plain = f"{{{{ {name} }}}}"
+    try:
+        (shown,) = _environment().parse(plain).body
+        if isinstance(shown, nodes.Output) and name not in OWN_NAMES:
+            (only,) = shown.nodes
+            if isinstance(only, nodes.Name) and only.name == name:
+                return name
+    except (TemplateSyntaxError, ValueError, RecursionError):  # not a word, or more than one
+        pass
+    return f"{ROW}[{json.dumps(name, ensure_ascii=False)}]"
+
+
+class _Lookups(NodeTransformer):
+    """Makes `row["a column"]` and `row.column` names, so that what a template needs is known as it is of any other.
+
+    A column `row` keeps its own `fields` (None where they are not known: then only columns whose names are no words are
+    looked up).
+    """
+
+    def __init__(self, known: list[str], fields: Collection[str] | None, *, is_own: bool) -> None:
+        self._known, self._fields, self._is_own = known, fields, is_own
+        self.columns: dict[str, str] = {}
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802 - the visitor's name
+        """Replace a lookup. Raises BadJob for what is no column."""
+        self.generic_visit(node)
+        return self._column(node, node.arg.value) if isinstance(node.arg, nodes.Const) else node
+
+    def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:  # noqa: N802
+        """Replace a lookup. Raises BadJob for what is no column."""
+        self.generic_visit(node)
+        return self._column(node, node.attr)
+
+    def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802
+        """Keep apart what Python takes for one name: it reads letters such as ﬁ as f and i."""
+        if node.ctx == "load" and node.name in self._known and unicodedata.normalize("NFKC", node.name) != node.name:
+            return self._name(node.name, node.lineno)
+        return node
+
+    def _column(self, node: nodes.Getitem | nodes.Getattr, name: Any) -> nodes.Node:
+        if self._is_own or not (isinstance(node.node, nodes.Name) and node.node.name == ROW):
+            return node
+        if ROW in self._known and (name not in self._known or self._is_of_the_column(str(name))):
+            return node
+        if name not in self._known:
+            raise BadJob(f"looks up {name!r} in `row`, {_hint(str(name), self._known)}")
+        return self._name(name, node.lineno)
+
+    def _is_of_the_column(self, name: str) -> bool:
+        return name.isidentifier() and (self._fields is None or name in self._fields)
+
+    def _name(self, column: str, line: int) -> nodes.Name:
+        alias = f"{self._known.index(column)}_of_row"  # no name in a template begins with a digit
+        self.columns[alias] = column
+        return nodes.Name(alias, "load", lineno=line)
+
+
+def _look_up(tree: nodes.Template, env: Sandbox, known: list[str], fields: Collection[str] | None) -> dict[str, str]:
+    """Let a template look up columns in `row`, unless that is a variable of its own; gives names and columns.
+
+    Raises BadJob.
+    """
+    is_own = any(node.name == ROW and node.ctx != "load" for node in tree.find_all(nodes.Name))
+    lookups = _Lookups(known, fields, is_own=is_own)
+    lookups.visit(tree)
+    tree.set_environment(env)
+    return lookups.columns
+
+
+class Templates:
+    """The compiled templates of a job.
+
+    `columns` are the names that the templates use, in the order of `names`; `render` takes their values.
+    """
+
+    def __init__(
+        self,
+        system: str | None,
+        user: str,
+        names: Iterable[str],
+        variables: Mapping[str, Any] | None,
+        fields_of_row: Collection[str] | None = None,
+    ) -> None:
+        """Compile; raises BadJob for a syntax error or a name that no column, `for_each` or `vars` gives.
+
+        `fields_of_row` are those of a column that is called `row`, where they are known.
+        """
+        env = _environment()
+        known = list(names)
+        # where a job gives `vars` they are what the name means; a column of this name is `row["vars"]`
+        given = {"vars"} if variables is not None else set()
+        for name in known:
+            env.globals.pop(name, None)  # a column called `range` or `dict` is the column
+        used: set[str] = set()
+        self._parts = []
+        trees: dict[str, nodes.Template] = {}
+        self._lookups: dict[str, str] = {}
+        for role, text in (("system", system), ("user", user)):
+            if text is None:
+                continue
+            try:
+                tree = env.parse(text)
+                self._lookups |= _look_up(tree, env, known, fields_of_row)
+                self._parts.append((role, env.from_string(tree)))
+                trees[role] = tree
+            except BadJob as error:
+                raise BadJob(f"`prompt.{role}` {error}") from None
+            except TemplateSyntaxError as error:
+                raise BadJob(f"`prompt.{role}`, line {error.lineno}: {error.message}{_advise(text, known)}") from None
+            except (RecursionError, MemoryError, SyntaxError):
+                raise BadJob(f"`prompt.{role}` is nested too deeply") from None
+            _check_names_of(tree, env, role)
+            wanted = meta.find_undeclared_variables(tree) - set(env.globals) - set(self._lookups) - given
+            reserved = (OWN_NAMES - given) & {node.name for node in tree.find_all(nodes.Name)} & set(known)
+            for name in reserved:
+                raise BadJob(f"`prompt.{role}`: {name!r} is a name of the templates' own; rename the column")
+            for name in sorted(wanted - set(known)):
+                raise BadJob(f"`prompt.{role}` uses {name!r}, {_hint(name, known)}")
+            used |= wanted
+        used |= set(self._lookups.values())
+        self.columns = [name for name in known if name in used]
+        if not self.columns:
+            _refuse_other_braces(trees, known)
+        self._vars = dict(variables or {})
+
+    def render(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
+        """Give the chat messages of one row. Raises RowFault."""
+        context = {name: mark_nulls(value, name) for name, value in values.items()}
+        context |= {alias: context[name] for alias, name in self._lookups.items()}
+        context["vars"] = self._vars
+        messages = []
+        for role, template in self._parts:
+            try:
+                text = _join(template.generate(context))
+            except NullValue:
+                raise RowFault("null_value", f"a null reached prompt.{role}; {FOR_NULLS}") from None
+            except ShownAsPython as error:
+                raise RowFault(
+                    "template_error",
+                    f"prompt.{role} shows a {error}; say how, with | join(', '), | tojson or a field of it",
+                ) from None
+            except json_text.NotJson as error:
+                raise RowFault(
+                    "template_error",
+                    f"prompt.{role} writes a value of type {error} with | tojson, which JSON cannot hold",
+                ) from None
+            except TooMuchText:
+                raise RowFault("template_error", f"prompt.{role} makes more text than any prompt can hold") from None
+            except UndefinedError as error:
+                told = null_of(str(error.message), values)
+                if told is not None:
+                    raise RowFault("null_value", f"{told} is null; {FOR_NULLS}") from None
+                raise RowFault("template_error", f"prompt.{role}: a name or key is not there for this row") from None
+            except (
+                TemplateError,
+                ArithmeticError,
+                LookupError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                RecursionError,
+                MemoryError,
+            ) as error:
+                raise RowFault("template_error", f"prompt.{role}: {type(error).__name__} for this row") from None
+            messages.append({"role": role, "content": text})
+        return messages
+
+
+def _refuse_other_braces(trees: Mapping[str, nodes.Template], known: list[str]) -> None:
+    """Refuse a prompt that names a column as other languages do, {text}, and none as a template does. Raises BadJob."""
+    for role, tree in trees.items():
+        for data in tree.find_all(nodes.TemplateData):
+            for match in _BRACES.finditer(data.data):
+                name = (match.group(1) or match.group(2)).strip()
+                if name in known:
+                    written = column_template(name)
+                    raise BadJob(
+                        f"`prompt.{role}` has {match.group()}, which is plain text: did you mean {written}? To send "
+                        f'these characters themselves, write {{{{ "{match.group()}" }}}}'
+                    )
+
+
+def _join(pieces: Iterable[str]) -> str:
+    """The text of a template. Raises TooMuchText once it is longer than any prompt."""
+    whole, length = [], 0
+    for piece in pieces:
+        length += len(piece)
+        check_size(length)
+        whole.append(piece)
+    return "".join(whole)
+
+
+def _check_names_of(tree: nodes.Template, env: Sandbox, role: str) -> None:
+    """Find unknown filters and tests where Jinja2 would find them with a row only: behind an `if`. Raises BadJob."""
+    for kind, word, known in ((nodes.Filter, "filter", env.filters), (nodes.Test, "test", env.tests)):
+        for node in tree.find_all(kind):
+            if node.name not in known:
+                near = difflib.get_close_matches(node.name, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise BadJob(f"`prompt.{role}`, line {node.lineno}: No {word} named {node.name!r}{hint}")
+
+
+def _advise(text: str, known: list[str]) -> str:
+    """How to write the column whose name is no word, if a template holds one."""
+    named = next((name for name in known if name and not name.isidentifier() and name in text), None)
+    return f"; the column {named!r} is written {column_template(named)}" if named is not None else ""
+
+
+def _hint(name: str, known: list[str]) -> str:
+    """Say which names there are, the nearest first, with a word on case."""
+    if name == ROW:
+        return 'which takes the name of a column in quotes: row["..."]'
+    same = next((k for k in known if k.casefold() == name.casefold()), None)
+    if same:
+        return f"but the column is written {same!r}"
+    near = difflib.get_close_matches(name, known, 1)
+    shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+    return (f"did you mean {near[0]!r}? " if near else "which is no column; ") + f"the columns are {shown}"

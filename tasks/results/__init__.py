@@ -1,0 +1,1 @@
+"""What the user gets: rows, writer, totals, summary, report, charts."""

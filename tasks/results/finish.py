@@ -1,0 +1,161 @@
+"""How a run ended, and what that means for its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from parquill.tasks.errors import (
+    DiskFailed,
+    Interrupted,
+    LedgerFailed,
+    ParquillError,
+    ServiceStopped,
+    StoppedByBudget,
+)
+from parquill.tasks.llm.outcomes import TABLE, Retry
+from parquill.tasks.llm.run_sender import Sending
+from parquill.tasks.money.learned import keep_counts
+from parquill.tasks.money.month import month_figures
+from parquill.tasks.money.past import keep_past
+from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.results.summary import make_summary, write_interrupted, write_running, write_summary
+from parquill.tasks.results.tolerance import check_not_ok, warn_of_not_ok
+from parquill.tasks.results.totals import RowSums
+from parquill.tasks.storage.disk import DISK, TEMPORARY, Disk, read_json, remove_folder, sweep
+
+ROOM_BYTES = 64 << 10  # of several summaries
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What the sender says at its end.
+
+    `rule` is the outcome by which the service stopped the run, if it did, and `message` says why.
+    """
+
+    over_budget: int = 0
+    rule: str | None = None
+    message: str | None = None
+
+    @classmethod
+    def of(cls, opened: Sending) -> Ending:
+        """Read it off a sender that has nothing more under way. Raises Interrupted if it was asked to stop."""
+        sender = opened.sender
+        if sender.stopping and sender.stop_rule is None:
+            left = sender.progress.total - sender.progress.done
+            raise Interrupted(f"interrupted with {left:,} rows left; run again to go on")
+        rule = sender.stop_rule
+        return (
+            cls(sender.over_budget, rule.code, sender.stop_message or rule.sentence)
+            if rule
+            else cls(sender.over_budget)
+        )
+
+    @property
+    def is_stop(self) -> bool:
+        """Whether rows were left that a next start goes on with."""
+        return bool(self.over_budget) or self.rule is not None
+
+
+def end_of(run: Run, sums: RowSums, ending: Ending) -> ParquillError | None:
+    """The error that a run ends with; None for exit 0."""
+    rows, job = sums.rows, run.job
+    left = f"{rows['not_sent']:,} of {rows['total']:,} rows were not sent"
+    if ending.rule is not None:
+        left = f"{rows['not_sent'] + rows['failed']:,} of {rows['total']:,} rows have no answer"
+        # an outage and endless throttling pass by themselves; anything else needs a person first
+        passes = TABLE[ending.rule].retry in {Retry.THROTTLE, Retry.OUTAGE}
+        advice = "Run again to resume" if passes else "Fix this, then run again to resume"
+        return ServiceStopped(f"stopped: {ending.message}; {left}. {advice}")
+    if ending.over_budget:
+        limits = {"run_usd": job.budget.run_usd, "monthly_usd": job.budget.monthly_usd}
+        told = " or ".join(f"{name} = {dollars(nano_of(usd))}" for name, usd in limits.items() if usd is not None)
+        return StoppedByBudget(f"the budget is used up ({told}); {left}. Raise it and run again to go on")
+    return check_not_ok(job, rows, sums.errors, next(iter(sums.first_errors), None))
+
+
+def finish_run(
+    run: Run, sums: RowSums, ending: Ending, disk: Disk = DISK
+) -> tuple[dict[str, Any], ParquillError | None]:
+    """Write a run's summary and forget what only an interruption would need; gives the summary and how the run ended.
+
+    Raises DiskFailed, LedgerFailed.
+    """
+    error, now = end_of(run, sums, ending), datetime.now(UTC)
+    summary = make_summary(
+        run,
+        sums,
+        run.totals(),
+        state="stopped" if ending.is_stop else "finished",
+        exit_code=error.exit_code if error else 0,
+        finished_at=now,
+        month=month_figures(run.run_id),
+        message=str(error) if error else warn_of_not_ok(run.job, sums.rows, sums.errors),
+    )
+    keep_past(run.job, run.run_id, sums.history, None if ending.is_stop else now)
+    write_summary(run, sums, summary, disk)
+    with contextlib.suppress(LedgerFailed):  # a lesson lost costs nothing but the lesson
+        keep_counts(run.job, run.run_id, sums.compared.classes)
+    if not ending.is_stop:
+        clear_run(run, disk)
+    return summary, error
+
+
+def clear_run(run: Run, disk: Disk = DISK) -> None:
+    """Forget what only an interruption would need: the output's current run and its shards. The journals stay.
+
+    Raises DiskFailed.
+    """
+    own = run.folders.own
+    try:
+        disk.remove(own / "current.json")
+        # before the shards go: a run that is still the current one would miss them
+        disk.sync_folder(own)
+    except OSError as error:
+        raise DiskFailed(f"cannot write into {own}: {error.strerror}") from None
+    remove_folder(run.folder.path / "shards")
+
+
+@contextlib.contextmanager
+def stop_early(run: Run, disk: Disk = DISK) -> Iterator[None]:
+    """Say in summary.json that the run is under way, and leave a true one when it is cut off, at whatever step.
+
+    Room for that is kept from the beginning: a full disk is one of the reasons why a run is cut off.
+    """
+    room = run.folders.own / f".room{TEMPORARY}"
+    disk.write_whole(room, os.urandom(ROOM_BYTES), 0o600)
+    write_running(run, disk)
+    try:
+        yield
+    except BaseException as error:
+        told, exit_code = "interrupted; run again to go on", 130
+        if isinstance(error, ParquillError):
+            told, exit_code = str(error), error.exit_code
+        elif isinstance(error, Exception):
+            told, exit_code = type(error).__name__, 1
+        with contextlib.suppress(ParquillError):
+            # a run that ends with an error of its own has told its end already
+            if (read_json(run.folders.output / "summary.json") or {}).get("state") == "running":
+                _tell_stopped(run, told, exit_code, room, disk)
+        raise
+    finally:
+        sweep(run.folders.own)
+
+
+def _tell_stopped(run: Run, told: str, exit_code: int, room: Path, disk: Disk) -> None:
+    try:
+        write_interrupted(run, told, exit_code, disk)
+    except DiskFailed:
+        remove_folder(run.folders.staging)  # results that could not be written whole
+        try:
+            disk.remove(room)
+        except OSError as error:
+            raise DiskFailed(f"cannot remove {room}: {error.strerror}") from None
+        write_interrupted(run, told, exit_code, disk)

@@ -1,0 +1,107 @@
+"""report.html: one page without scripts or addresses, everything in it escaped."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, Template
+
+from parquill.tasks.money.correction import counted_line, worst_line
+from parquill.tasks.results.charts import draw_cost, draw_lengths
+from parquill.tasks.results.escaping import clean
+from parquill.tasks.results.excess import has_excess, money_sentences
+from parquill.tasks.results.reply_warnings import reply_sentences
+from parquill.tasks.storage.disk import DISK, Disk
+
+if TYPE_CHECKING:
+    from parquill.tasks.results.totals import RowSums
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{{ s.job }} {{ s.run_id }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733 }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem }
+td, th { padding: .2rem .8rem; border-bottom: 1px solid #d8dee4 }
+th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-nums } .big { font-size: 1.6rem }
+</style>
+<h1>{{ s.job }}</h1>
+<p>{{ s.run_id }} · {{ s.model }} · {{ s.state }}, exit {{ s.exit_code }}
+{%- if s.message %} · {{ s.message }}{% endif %}</p>
+<p class="big">${{ s.cost_usd }} of ${{ s.budget.run_usd or "no limit" }} · {{ "{:,}".format(s.rows.ok) }} of
+{{ "{:,}".format(s.rows.total) }} rows ok</p>
+<h2>Rows</h2><table>{% for name, count in s.rows.items() %}
+<tr><th>{{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
+</table>
+<h2>Money and tokens</h2>
+{{ cost }}
+<table>
+<tr><th>expected<td class="n">${{ s.estimate.cost_usd_expected }}
+{% if s.estimate.cost_usd_low %}<tr><th>90 % interval<td class="n">${{ s.estimate.cost_usd_low }} to
+${{ s.estimate.cost_usd_high }}{% endif %}
+<tr><th>p90<td class="n">${{ s.estimate.cost_usd_p90 }}
+<tr><th>worst case<td class="n">${{ s.estimate.cost_usd_worst }}
+<tr><th>cost<td class="n">${{ s.cost_usd }}<tr><th>in doubt<td class="n">${{ s.in_doubt_usd }}
+{% if has_excess %}<tr><th>beyond the reservations<td class="n">${{ s.over_reserved_usd }}{% endif %}
+<tr><th>saved by reuse<td class="n">${{ s.saved_usd }}
+{% if s.price_as %}<tr><th>the same usage on {{ s.price_as.model }}<td class="n">${{ s.price_as.cost_usd }}{% endif %}
+{% for name, count in s.tokens.items() %}<tr><th>{{ name }} tokens<td class="n">{{ "{:,}".format(count) }}{% endfor %}
+<tr><th>prompt tokens of the answers<td>{{ counted_line(s.counted) }}
+{% if worst %}<tr><th>the count farthest off<td>{{ worst }}{% endif %}
+{% if s.counted.meaning %}<tr><th>which means<td>{{ s.counted.meaning }}{% endif %}
+{% for name, count in s.requests.items() %}
+<tr><th>requests {{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
+<tr><th>seconds<td class="n">{{ s.duration_s }}<tr><th>prices<td>{{ s.prices.source }}, {{ s.prices.version }}
+</table>
+{% for sentence in sentences %}<p>{{ sentence }}</p>
+{% endfor %}
+{% if lengths %}<h2>Length of the answers</h2>
+<p>Output tokens; the bars are the answers, the line is what was predicted.</p>
+{{ lengths }}{% endif %}
+{% if errors %}<h2>First rows that are not ok</h2><table><tr><th>file<th>row
+{%- for name in for_each %}<th>{{ name }}{% endfor %}<th>status<th>code<th>what happened
+{% for e in errors %}<tr><td>{{ e.source_file }}<td class="n">{{ e.row_number }}
+{%- for value in e.for_each %}<td>{{ value }}{% endfor %}<td>{{ e.status }}<td>{{ e.error_code }}
+<td>{{ e.error_message }}{% endfor %}</table>{% endif %}
+{% if slowest %}<h2>Slowest answers</h2><table><tr><th>seconds<th>file<th>row
+{%- for name in for_each %}<th>{{ name }}{% endfor %}
+{% for seconds, file, row, each in slowest %}
+<tr><td class="n">{{ "%.2f"|format(seconds) }}<td>{{ file }}<td class="n">{{ row }}
+{%- for value in each %}<td>{{ value }}{% endfor %}{% endfor %}
+</table>{% endif %}
+</html>
+"""
+
+
+def _shown(value: Any) -> Any:
+    return clean(value) if type(value) is str else value  # pictures are Markup: safe already
+
+
+@functools.cache
+def _page() -> Template:
+    return Environment(autoescape=True, finalize=_shown).from_string(_PAGE)
+
+
+def write_report(
+    path: Path,
+    summary: dict[str, Any],
+    sums: RowSums,
+    predicted: Sequence[Sequence[float]] = (),
+    disk: Disk = DISK,
+) -> None:
+    """Write the page; `predicted` is the share of answers by bin of output length. Raises DiskFailed."""
+    text = _page().render(
+        s=summary,
+        counted_line=counted_line,
+        has_excess=has_excess(summary),
+        sentences=[*reply_sentences(summary), *money_sentences(summary)],
+        worst=worst_line(summary["counted"]),
+        for_each=list(sums.groups),
+        errors=sums.first_errors,
+        slowest=sorted(sums.slowest, reverse=True),
+        cost=draw_cost(summary["estimate"], summary["paid_usd"]),
+        lengths=draw_lengths(sums.outputs, predicted),
+    )
+    disk.write_whole(path, text.encode())

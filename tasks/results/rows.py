@@ -1,0 +1,273 @@
+"""One line of the results for each planned row: its outcome, what it cost, who paid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from parquill.tasks.errors import BadJob, DamagedJournal
+from parquill.tasks.llm.outcomes import NOT_SENT_CODES, TABLE
+from parquill.tasks.money.history import output_bin
+from parquill.tasks.money.prices import Price, find_price
+from parquill.tasks.money.tokens import TokenCounter
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.records import REUSABLE, Action, Outcome, ShardRef, Usage, add_usage
+from parquill.tasks.results.excess import causes_of
+from parquill.tasks.results.totals import Each, RowSums, nano_of
+from parquill.tasks.storage.answer_index import AnswerIndex, Place
+from parquill.tasks.storage.columns import PLAN, USD, fit, parsed_type, result_fields
+from parquill.tasks.storage.replay import RowState, ShardState
+
+READ_ROWS = 2_000
+
+
+def price_of_price_as(run: Run) -> Price | None:
+    """The public price of the job's `price_as` on the run's day; None where there is none."""
+    if run.job.price_as is None:
+        return None
+    try:
+        return find_price(run.job.price_as, None, run.day)
+    except BadJob:
+        return None
+
+
+class ResultRows:
+    """Builds result tables from shards, and sums them up on the way."""
+
+    def __init__(self, run: Run, answers: AnswerIndex, sums: RowSums, not_sent: str) -> None:
+        self._run, self._answers, self._sums, self._not_sent = run, answers, sums, not_sent
+        sums.price_as = price_of_price_as(run)
+        self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
+        self._each_names = tuple(run.job.for_each or {})
+        schema = run.job.response_format
+        self._parsed = parsed_type(schema if isinstance(schema, dict) else None)
+        self._fields = result_fields(self._parsed)
+        self.held_by: set[str] = set()  # the runs whose journals have the outcomes
+        self.keeps = False  # whether rows stay as they were, of any run
+
+    def of_shard(self, shard: ShardRef) -> Iterator[pa.Table]:
+        """The result rows of one shard, in pieces. Raises DamagedJournal, DiskFailed."""
+        state = self._run.state(shard.number)
+        first = 0
+        with self._run.open_shard(shard) as planned:
+            own = [name for name in planned.schema.names if not name.startswith(PLAN)]
+            if shard.rows == 0:
+                yield self._table(planned.schema.empty_table(), own, [])
+                return
+            # the requests are the largest part of a shard, and no part of the results
+            names = [name for name in planned.schema.names if name not in {PLAN + "messages", PLAN + "parameters"}]
+            for batch in planned.batches(READ_ROWS, names):
+                table = pa.Table.from_batches([batch]).select(names)
+                plan = {
+                    name.removeprefix(PLAN): table.column(name).to_pylist() for name in names if name.startswith(PLAN)
+                }
+                lines = self._lines(plan, state, first, self._each(table))
+                yield self._table(table, own, lines)
+                first += batch.num_rows
+
+    def _each(self, table: pa.Table) -> list[Each]:
+        columns = [map(str, table.column(name).to_pylist()) for name in self._each_names]
+        return list(zip(*columns, strict=True)) or [()] * table.num_rows
+
+    def _lines(
+        self, plan: dict[str, list[Any]], state: ShardState, first: int, each: Sequence[Each]
+    ) -> list[dict[str, Any]]:
+        elsewhere = [
+            key
+            for key, action in zip(plan["request_key"], plan["action"], strict=True)
+            if action in {Action.SAME, Action.REUSE}
+        ]
+        places = self._answers.find(elsewhere, self._run.job.output)
+        found = self._answers.read(places)
+        lines = []
+        for place, action in enumerate(plan["action"]):
+            row = {name: column[place] for name, column in plan.items()}
+            if action == Action.KEEP:
+                self.keeps = True
+                line = {f.name: row["kept"][self._run.job.column_prefix + f.name] for f in self._fields}
+                line["finished_at"] = _microseconds(line["finished_at"])
+            else:
+                line = self._line(row, state, first + place, places, found)
+                line["source_file"], line["row_number"] = row["source_file"], row["row_number"]
+                line["request_key"] = row["request_key"].hex() if row["request_key"] else None
+                line["estimated_prompt_tokens"] = row["prompt_tokens"]
+            self._sums.add(line, each[place], self._each_names, self._run.run_id)
+            lines.append(line)
+        return lines
+
+    def _line(  # noqa: PLR0911 - a line for each action of the plan
+        self,
+        row: dict[str, Any],
+        state: ShardState,
+        number: int,
+        places: dict[bytes, Place],
+        found: dict[bytes, Outcome],
+    ) -> dict[str, Any]:
+        key = row["request_key"]
+        if row["action"] == Action.REJECT:
+            return _unpaid("rejected", row["error_code"], row["error_message"])
+        if row["action"] == Action.SEND:
+            outcome = state.outcomes.get(number)
+            if outcome is None:
+                return self._unfinished(state.rows.get(number), row)
+            if outcome.key != key.hex():
+                raise DamagedJournal(f"the journal of shard rows at {number} answers another request than the plan has")
+            self._add_answer(row, outcome, state.rows.get(number))
+            self.held_by.add(self._run.run_id)
+            return self._own(outcome, self._run.run_id)
+        if key not in found:
+            if row["action"] == Action.REUSE:
+                raise DamagedJournal(f"an answer that the run {self._run.run_id} reuses is gone with its journal")
+            return self._unfinished(None, row)
+        outcome, run_id = found[key], places[key].run_id
+        self.held_by.add(run_id)
+        if row["carries_cost"]:  # an answer, or a try that `retry.in_doubt: hold` does not repeat
+            return self._own(outcome, run_id)
+        if outcome.status not in REUSABLE:
+            line = _unpaid(outcome.status, outcome.error_code, outcome.error_message)
+            return {**line, "in_doubt": outcome.is_in_doubt}
+        self._sums.saved_nano += outcome.saved_nano
+        return _shared(outcome, outcome.paid_by or run_id)
+
+    def _add_answer(self, row: dict[str, Any], outcome: Outcome, tried: RowState | None) -> None:
+        """Learn from an answer that this run paid for."""
+        lesson, counted, most = outcome.lesson, row["prompt_tokens"], self._run.job.max_output_tokens
+        if lesson is not None and counted is not None:
+            self._sums.history.add(counted, lesson, most)
+            self._sums.outputs[output_bin(lesson.completion)] += 1
+            self._sums.compared.add(counted, lesson.prompt, row["source_file"], row["row_number"])
+        if tried is not None and outcome.cost_nano - tried.cost_nano > tried.reserved_nano:
+            self._sums.over_reserved.update(causes_of(outcome.usage, self._counter.reserved(counted or 0), most))
+
+    def _own(self, outcome: Outcome, run_id: str) -> dict[str, Any]:
+        """A row with an outcome in the journal of a run of this output, which has paid for it or has reused it."""
+        if outcome.reused_nano is None:
+            # what this run has paid or has in doubt belongs to it, also if another run paid for the answer
+            is_ours = outcome.in_doubt_nano or outcome.failed_usage is not None
+            return _paid(outcome, run_id if is_ours else outcome.paid_by or run_id)
+        self._sums.saved_nano += outcome.reused_nano
+        line = _shared(outcome, outcome.paid_by or run_id)
+        paid = _paid(outcome, run_id)
+        if paid["cost_nano"] or paid["in_doubt_nano"]:
+            return {**paid, "reused": True}
+        return {**line, "attempts": paid["attempts"]}
+
+    def _unfinished(self, tried: RowState | None, row: dict[str, Any]) -> dict[str, Any]:
+        if tried is None or tried.requests == 0:
+            line = _unpaid("not_sent", self._not_sent, NOT_SENT_CODES[self._not_sent])
+        else:
+            rule = TABLE[tried.last_code or "connection_lost"]
+            line = _unpaid("failed", rule.code, rule.sentence)
+            line["run_id"] = self._run.run_id
+        line["attempts"] = (tried.requests if tried else 0) + (row["carried_attempts"] or 0)
+        line["in_doubt_nano"] = (tried.in_doubt_nano if tried else 0) + (row["carried_in_doubt_nano"] or 0)
+        line["cost_nano"] = (tried.cost_nano if tried else 0) + (row["carried_cost_nano"] or 0)
+        if tried is not None and tried.usage is not None:
+            line.update(zip(_TOKENS, tried.usage, strict=True))
+        return line
+
+    def _table(self, table: pa.Table, own: list[str], lines: Sequence[dict[str, Any]]) -> pa.Table:
+        prefix = self._run.job.column_prefix
+        result = table.select(own)
+        for field_ in self._fields:
+            result = result.append_column(field_.with_name(prefix + field_.name), self._column(field_, lines))
+        return result
+
+    def _column(self, kind: pa.Field, lines: Sequence[dict[str, Any]]) -> pa.Array:
+        if kind.type == USD:
+            short = kind.name.removesuffix("_usd")
+            return _decimals([nano_of(line, short) for line in lines])
+        values = [line[kind.name] for line in lines]
+        if kind.name == "parsed":
+            values = [fit(value, kind.type) for value in values]
+        return pa.array(values, kind.type)
+
+
+def _microseconds(time: datetime | None) -> int | None:
+    return None if time is None else (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _decimals(nano: Sequence[int]) -> pa.Array:
+    """Whole nano-dollars as decimal128(18, 9), exactly: the same integer, read with nine decimals."""
+    low = np.array(nano, dtype=np.int64)
+    words = np.empty((len(low), 2), dtype=np.int64)
+    words[:, 0], words[:, 1] = low, low >> 63
+    return pa.Array.from_buffers(USD, len(low), [None, pa.py_buffer(words.tobytes())])
+
+
+_TOKENS = tuple(f"{kind}_tokens" for kind in Usage._fields)
+
+
+def _unpaid(status: str, code: str | None, message: str | None) -> dict[str, Any]:
+    empty = dict.fromkeys(
+        (
+            "completion",
+            "parsed",
+            "finish_reason",
+            "model_used",
+            "request_id",
+            *_TOKENS,
+            "run_id",
+            "latency_s",
+            "finished_at",
+        )
+    )
+    return {
+        **empty,
+        "status": status,
+        "error_code": code,
+        "error_message": message,
+        "cost_nano": 0,
+        "in_doubt_nano": 0,
+        "reused": False,
+        "attempts": 0,
+    }
+
+
+def _shared(outcome: Outcome, run_id: str) -> dict[str, Any]:
+    """A row whose answer another row, or an earlier output, has paid: it cost nothing and used nothing."""
+    return {
+        "completion": outcome.completion,
+        "parsed": outcome.parsed,
+        "status": outcome.status,
+        "error_code": outcome.error_code,
+        "error_message": outcome.error_message,
+        "finish_reason": outcome.finish_reason,
+        "model_used": outcome.model_used,
+        "request_id": outcome.request_id,
+        **dict.fromkeys(_TOKENS, 0),
+        "cost_nano": 0,
+        "in_doubt_nano": 0,
+        "reused": True,
+        "run_id": run_id,
+        "attempts": 0,
+        "latency_s": outcome.latency_s,
+        "finished_at": outcome.finished_at,
+    }
+
+
+def _paid(outcome: Outcome, run_id: str) -> dict[str, Any]:
+    """The row that paid, with what earlier runs of this output had paid for it already."""
+    line = _shared(outcome, run_id)
+    line.update(
+        zip(
+            _TOKENS,
+            add_usage(outcome.usage, outcome.failed_usage, outcome.carried_usage) or [None] * len(_TOKENS),
+            strict=True,
+        )
+    )
+    line.update(
+        cost_nano=outcome.cost_nano + outcome.carried_cost_nano,
+        in_doubt_nano=outcome.in_doubt_nano + outcome.carried_in_doubt_nano,
+        attempts=outcome.attempts + outcome.carried_attempts,
+        reused=False,
+        usage_unknown=outcome.usage_unknown,
+        usage_flag=outcome.usage_flag,
+        in_doubt=outcome.is_in_doubt,
+        read_tokens=None if outcome.usage is None else outcome.usage.prompt,  # of the last request alone
+    )
+    return line

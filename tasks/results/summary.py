@@ -1,0 +1,138 @@
+"""summary.json, history and report of a run: what ran, what it cost, what failed and why."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from parquill.tasks.money.correction import compared_json
+from parquill.tasks.money.estimate import estimate_json
+from parquill.tasks.money.prices import to_nano, usd
+from parquill.tasks.money.tokens import encoding_of
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.records import Totals, money
+from parquill.tasks.results.report import write_report
+from parquill.tasks.results.totals import RowSums
+from parquill.tasks.storage.boot_clock import Moment, elapsed_s
+from parquill.tasks.storage.disk import DISK, Disk
+from parquill.tasks.storage.publish import claim, publish, publish_summary
+from parquill.tasks.storage.uri import is_uri
+
+
+def make_summary(
+    run: Run,
+    sums: RowSums,
+    totals: Totals,
+    *,
+    state: str,
+    exit_code: int | None,
+    finished_at: datetime | None,
+    message: str | None = None,
+    month: tuple[Decimal, Decimal] | None = None,
+) -> dict[str, Any]:
+    """The summary of a run as the contract has it, and a few keys beside it for people.
+
+    Cost and doubt are sums over the rows of this run, with what the same rows had cost before; `paid_usd` is the
+    ledger's figure of the run alone. `month` is what the ledger had booked before the run, and has with it, in dollars.
+    """
+    run_usd = run.job.budget.run_usd
+    before, after = month or (None, None)
+    encoding, exact = encoding_of(run.job.model, run.job.tokenizer)
+    summary: dict[str, Any] = {
+        "run_id": run.run_id,
+        "state": state,
+        "exit_code": exit_code,
+        "message": message,
+        "job": run.job.name,
+        "model": run.job.model,
+        "labels": run.job.labels,
+        "rows": sums.rows,
+        "tokens": sums.tokens,
+        "counted": compared_json(sums.compared, model=run.job.model, encoding=encoding, exact=exact),
+        "estimate": estimate_json(run.estimate),
+        "cost_usd": money(usd(sums.cost_nano)),
+        "paid_usd": money(usd(totals.settled_nano)),  # by this run; a row done anew also shows its cost before
+        "in_doubt_usd": money(usd(sums.in_doubt_nano)),
+        "over_reserved_usd": money(usd(totals.over_reserved_nano)),
+        "saved_usd": money(usd(sums.saved_nano)),
+        "budget": {
+            "run_usd": None if run_usd is None else money(run_usd),
+            "month_usd_before": None if before is None else money(before),
+            "month_usd_after": None if after is None else money(after),
+        },
+        "requests": {
+            "sent": totals.sent,
+            "retried": totals.retried,
+            "throttled": totals.throttled,
+            "in_doubt": totals.in_doubt,
+        },
+        "duration_s": None if finished_at is None else _duration_s(run, finished_at),
+        "prices": {"source": run.price.source, "version": run.price.version},
+        "errors": sums.errors,
+        "groups": {
+            name: [
+                {"value": value, "rows": g.rows, "not_ok": g.rows - g.ok, "cost_usd": money(usd(g.cost_nano))}
+                for value, g in groups.items()
+            ]
+            for name, groups in sums.groups.items()
+        },
+        "usage_unknown": sums.usage_unknown,
+        "usage_flags": sums.usage_flags,
+        "over_reserved_rows": dict(sums.over_reserved),
+        "prompts_cut_at": sums.prompts_cut_at,
+        "unknown_finish_reasons": sums.unknown_finish_reasons,
+        "started_at": run.started_at.isoformat(timespec="seconds"),
+        "finished_at": None if finished_at is None else finished_at.isoformat(timespec="seconds"),
+    }
+    if sums.price_as is not None:
+        cost = money(usd(to_nano(sums.price_as_femto)))
+        summary["price_as"] = {"model": run.job.price_as, "cost_usd": cost, "prices": sums.price_as.source}
+    return summary
+
+
+def _duration_s(run: Run, finished_at: datetime) -> float:
+    return round(elapsed_s(run.began, Moment.now(), run.started_at, finished_at), 3)
+
+
+def write_running(run: Run, disk: Disk = DISK) -> None:
+    """Tell those who wait that the run is under way. Raises DiskFailed; for a store BadJob, FolderInUse."""
+    if is_uri(run.folders.named):
+        claim(run.folders, run.run_id)
+    sums, totals = _journaled(run)
+    summary = make_summary(run, sums, totals, state="running", exit_code=None, finished_at=None)
+    disk.write_json(run.folders.output / "summary.json", summary)
+    publish_summary(run.folders)
+
+
+def _journaled(run: Run) -> tuple[RowSums, Totals]:
+    """What the journals say of a run without results: every row that has no outcome of its own there is not sent."""
+    totals = run.totals()
+    sums = RowSums(cost_nano=totals.settled_nano, in_doubt_nano=totals.in_doubt_nano)
+    sums.rows.update(totals.statuses, rejected=sum(run.estimate.rejected.values()))
+    sums.rows["not_sent"] = run.estimate.rows - sum(sums.rows.values())
+    sums.rows["total"] = run.estimate.rows
+    for kind in sums.tokens:
+        sums.tokens[kind] = getattr(totals, f"{kind}_tokens")
+    return sums, totals
+
+
+def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk = DISK) -> None:
+    """Write history, report and, last, summary.json. Raises DiskFailed."""
+    output = run.folders.output
+    disk.make_folder(output / "history")
+    disk.write_json(output / "history" / f"{run.run_id}.json", summary)
+    write_report(output / "report.html", summary, sums, run.estimate.output_shares, disk)
+    disk.write_json(output / "summary.json", summary)
+    publish(run.folders)
+
+
+def write_interrupted(run: Run, message: str, exit_code: int, disk: Disk = DISK) -> dict[str, Any]:
+    """summary.json of a run that was cut off: what its journals say; the results stay those of the run before."""
+    sums, totals = _journaled(run)
+    summary = make_summary(
+        run, sums, totals, state="stopped", exit_code=exit_code, finished_at=datetime.now(UTC), message=message
+    )
+    disk.write_json(run.folders.output / "summary.json", summary)
+    publish_summary(run.folders, ended=True)
+    return summary

@@ -1,0 +1,106 @@
+"""What the rows of the results add up to: by status, by error, by `for_each` value; tokens, money, what was slow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from parquill.tasks.llm.finish_reasons import unknown_name
+from parquill.tasks.money.correction import Comparison
+from parquill.tasks.money.history import History
+from parquill.tasks.money.prices import Price
+from parquill.tasks.records import STATUSES, Usage
+
+LISTED = 20
+Each = tuple[str, ...]  # a row's values of the `for_each` names, in the job's order
+
+
+@dataclass(slots=True)
+class Group:
+    """The rows of one `for_each` value, and what this run paid for them."""
+
+    rows: int = 0
+    ok: int = 0
+    cost_nano: int = 0
+
+
+@dataclass(slots=True)
+class RowSums:
+    """What the rows of the results add up to; money in nano-dollars, tokens and money of this run's rows only."""
+
+    rows: dict[str, int] = field(default_factory=lambda: {"total": 0, **dict.fromkeys(STATUSES, 0), "reused": 0})
+    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Usage._fields, 0))
+    cost_nano: int = 0
+    in_doubt_nano: int = 0
+    saved_nano: int = 0
+    usage_unknown: int = 0
+    usage_flags: dict[str, int] = field(default_factory=dict)  # why the figures of a reply do not add up -> rows
+    over_reserved: Counter[str] = field(default_factory=Counter)  # why replies cost more than reserved -> rows
+    prompts_cut_at: dict[str, int] = field(default_factory=dict)  # tokens that the server read of a prompt -> rows
+    unknown_finish_reasons: dict[str, int] = field(default_factory=dict)  # of rows that are ok -> rows
+    price_as: Price | None = None
+    price_as_femto: int = 0  # what the same rows would have cost at the price of `price_as`
+    failed_in_doubt: int = 0  # rows that `retry.in_doubt: hold` does not try again
+    history: History = field(default_factory=History)  # lengths of the answers that this run paid for
+    outputs: Counter[int] = field(default_factory=Counter)  # of the same answers, by bin of output length
+    compared: Comparison = field(default_factory=Comparison)  # counted with reported prompt tokens of these answers
+    errors: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # by `for_each` name and its value
+    first_errors: list[dict[str, Any]] = field(default_factory=list)
+    slowest: list[tuple[float, str, int, Each]] = field(default_factory=list)
+
+    def add(self, line: dict[str, Any], each: Each, names: Sequence[str], run_id: str) -> None:
+        """Count a line of the results with its values of the `for_each` names; money is that of run `run_id`."""
+        # of a row that reuses an answer too: its own requests before may be in doubt
+        status, is_own = line["status"], line["run_id"] == run_id
+        cost_nano = nano_of(line, "cost") if is_own else 0
+        self.rows["total"] += 1
+        self.rows[status] += 1
+        self.rows["reused"] += bool(line["reused"])
+        if is_own:
+            self._add_paid(line, each, cost_nano)
+        self.failed_in_doubt += line.get("in_doubt", False)
+        if status == "ok" and (name := unknown_name(line["finish_reason"])) is not None:
+            _count(self.unknown_finish_reasons, name)
+        if status != "ok":
+            self.errors[line["error_code"]] = self.errors.get(line["error_code"], 0) + 1
+            if len(self.first_errors) < LISTED:
+                told = ("source_file", "row_number", "status", "error_code", "error_message")
+                self.first_errors.append({name: line[name] for name in told} | {"for_each": each})
+        for name, value in zip(names, each, strict=True):
+            group = self.groups.setdefault(name, {}).setdefault(value, Group())
+            group.rows += 1
+            group.ok += status == "ok"
+            group.cost_nano += cost_nano
+
+    def _add_paid(self, line: dict[str, Any], each: Each, cost_nano: int) -> None:
+        self.cost_nano += cost_nano
+        self.in_doubt_nano += nano_of(line, "in_doubt")
+        for kind in self.tokens:
+            self.tokens[kind] += line[f"{kind}_tokens"] or 0
+        self.usage_unknown += line.get("usage_unknown", False)
+        if (flag := line.get("usage_flag")) is not None:
+            self.usage_flags[flag] = self.usage_flags.get(flag, 0) + 1
+        if line["error_code"] == "prompt_cut" and (read := line.get("read_tokens")) is not None:
+            _count(self.prompts_cut_at, str(read))
+        if self.price_as is not None and line["prompt_tokens"]:
+            usage = Usage(*(line[f"{kind}_tokens"] or 0 for kind in Usage._fields))
+            self.price_as_femto += self.price_as.femto(usage)
+        if line["latency_s"] is not None and not line["reused"]:
+            slow = (line["latency_s"], line["source_file"], line["row_number"], each)
+            self.slowest = sorted([*self.slowest, slow])[-5:]
+
+
+def _count(names: dict[str, int], name: str) -> None:
+    """Count a name that the service chose: only so many of them."""
+    if name not in names and len(names) >= LISTED:
+        name = "others"
+    names[name] = names.get(name, 0) + 1
+
+
+def nano_of(line: dict[str, Any], name: str) -> int:
+    """Nano-dollars of a line, which are its own or those of a kept row."""
+    kept = line.get(f"{name}_usd")
+    return int(kept.scaleb(9)) if kept is not None else int(line[f"{name}_nano"])

@@ -1,0 +1,1 @@
+"""Bytes that last: disk, journal, folders, locks, the index of answers, Parquet with checksums, object stores."""

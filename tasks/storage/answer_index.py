@@ -1,0 +1,339 @@
+"""Where the answer to a request key is: an index over the journals of a state folder.
+
+The journals are the truth and are never rewritten; this SQLite file only says in which journal, and where in it, the
+latest outcome for a key stands, for each output that asked. It can be deleted at any time: what it lacks is read again
+from the journals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import orjson
+
+from parquill.tasks.errors import DamagedJournal, DiskFailed
+from parquill.tasks.records import REUSABLE, Outcome
+from parquill.tasks.storage.disk import read_json
+from parquill.tasks.storage.folders import Folders, RunFolder
+from parquill.tasks.storage.journal import damaged, scan_journal, tell_cut
+from parquill.tasks.storage.sqlite import use_wal
+
+VERSION = 2  # of the tables: another one is made anew
+LOCK_S = 60
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS outputs (number INTEGER PRIMARY KEY, path TEXT UNIQUE);
+CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, run_id TEXT UNIQUE, output INTEGER);
+CREATE TABLE IF NOT EXISTS answers (
+    key BLOB, output INTEGER, run INTEGER, shard INTEGER, offset INTEGER, length INTEGER, crc INTEGER, status TEXT,
+    PRIMARY KEY (key, output)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS indexed_to (
+    run INTEGER, shard INTEGER, size INTEGER, PRIMARY KEY (run, shard)
+) WITHOUT ROWID;
+"""
+_FIND = """
+SELECT key, run_id, shard, offset, length, crc, status, path FROM answers
+JOIN runs ON run = runs.number JOIN outputs ON answers.output = outputs.number WHERE key IN (?)
+"""
+# a failed try never hides a paid answer; else the latest run has the last word, in whatever order they are indexed
+_PUT = """
+INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, output) DO UPDATE SET
+    run = excluded.run, shard = excluded.shard, offset = excluded.offset, length = excluded.length,
+    crc = excluded.crc, status = excluded.status
+WHERE (excluded.status != 'failed' AND answers.status = 'failed')
+    OR ((excluded.status != 'failed' OR answers.status = 'failed')
+        AND (SELECT run_id FROM runs WHERE number = excluded.run) >= (SELECT run_id FROM runs WHERE number = run))
+"""
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+class Place(NamedTuple):
+    """Where an outcome stands, its checksum, its status, and the output folder whose rows carry its cost."""
+
+    run_id: str
+    shard: int
+    offset: int
+    length: int
+    crc: int
+    status: str
+    output: str
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the outcome is a paid answer that is not asked for again."""
+        return self.status in REUSABLE
+
+
+class _Ahead(Exception):
+    """The index knew answers that the journals lack; it is empty now, and every journal is to be indexed again."""
+
+
+class AnswerIndex:
+    """The index of one state folder; safe to use from several threads."""
+
+    def __init__(self, state: Path) -> None:
+        """Open or create `state`/answers.sqlite. Raises DiskFailed."""
+        self._runs = state / "runs"
+        self._path = state / "answers.sqlite"
+        self._lock = threading.Lock()
+        self._outputs: dict[str, str] = {}  # of the runs that were registered here
+        try:
+            self._connection = self._open()
+        except sqlite3.Error as error:
+            if not _is_damage(error):
+                raise self._failure(error) from None
+            self._remove()  # it is made anew from the journals
+            self._connection = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise DiskFailed(f"cannot open {self._path}: {error.strerror}") from None
+        connection = sqlite3.connect(self._path, timeout=LOCK_S, check_same_thread=False, isolation_level=None)
+        try:
+            use_wal(connection.execute, LOCK_S)
+            # the last transactions may be lost, they are read again from the journals; but what is said to be indexed
+            # must be there after a power cut, or it is paid for again: OFF would not do
+            connection.execute("PRAGMA synchronous=NORMAL")
+            _make_tables(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _remove(self) -> None:
+        for name in (self._path.name, f"{self._path.name}-wal", f"{self._path.name}-shm"):
+            self._path.with_name(name).unlink(missing_ok=True)
+
+    def _failure(self, error: sqlite3.Error) -> DiskFailed:
+        return DiskFailed(f"cannot use {self._path}: {error}")
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(sqlite3.Error):  # what the last checkpoint lacks is read again
+            self._connection.close()
+
+    def add_run(self, run_id: str, output: str) -> None:
+        """Register a run before its shards are indexed. Raises DiskFailed."""
+        self._outputs[run_id] = output
+        with self._transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO outputs (path) VALUES (?)", (output,))
+            connection.execute(
+                "INSERT OR IGNORE INTO runs (run_id, output) SELECT ?, number FROM outputs WHERE path = ?",
+                (run_id, output),
+            )
+
+    def add_shard(self, run_id: str, shard: int, journal: Path) -> None:
+        """Index the outcomes of one journal. Raises DamagedJournal, DiskFailed."""
+        scan = scan_journal(journal)
+        if scan.tail.torn_bytes:
+            tell_cut(journal, scan.tail.torn_bytes)
+        rows = [
+            (bytes.fromhex(entry.record["key"]), entry.offset, entry.length, zlib.crc32(entry.line), entry.record)
+            for entry in scan.entries()
+            if entry.record["type"] == "outcome"
+        ]
+        if not self._knows(run_id):  # another process has emptied the index meanwhile
+            self.add_run(run_id, self._outputs[run_id])
+        with self._transaction() as connection:
+            number, output = connection.execute(
+                "SELECT number, output FROM runs WHERE run_id = ?", (run_id,)
+            ).fetchone()
+            connection.executemany(
+                _PUT,
+                (
+                    (key, output, number, shard, offset, length, crc, record["status"])
+                    for key, offset, length, crc, record in rows
+                ),
+            )
+            # to the end of the whole groups: what is damaged after it is written anew when the run goes on
+            connection.execute("INSERT OR REPLACE INTO indexed_to VALUES (?, ?, ?)", (number, shard, scan.tail.end))
+
+    def _knows(self, run_id: str) -> bool:
+        with self._asking() as connection:
+            return connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is not None
+
+    def _missing(self, runs: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, list[tuple[int, Path]]]]:
+        """Which journals of each run are not indexed to their end: an indexed one grows when its run goes on.
+
+        When one is gone, or shorter than what was indexed of it (its last group was never synced, and the power was
+        cut), the index knows answers that are gone: it is emptied. Raises DiskFailed, _Ahead.
+        """
+        indexed: dict[str, dict[int, int]] = {}
+        with self._asking() as connection:
+            rows = connection.execute("SELECT run_id, shard, size FROM indexed_to JOIN runs ON run = number")
+            for run_id, shard, size in rows.fetchall():
+                indexed.setdefault(run_id, {})[shard] = size
+        missing = []
+        for run in runs:
+            found = indexed.pop(run.run_id, {})
+            sizes = [(shard, path, path.stat().st_size) for shard, path in journals_of(run.path)]
+            there = {shard: size for shard, _, size in sizes}
+            if any(there.get(shard, -1) < size for shard, size in found.items()):
+                self._empty()
+            missing.append((run, [(shard, path) for shard, path, size in sizes if found.get(shard) != size]))
+        if indexed:  # whole runs are gone
+            self._empty()
+        yield from missing
+
+    def _empty(self) -> NoReturn:
+        with self._asking() as connection:
+            _make_tables(connection, from_scratch=True)
+        raise _Ahead
+
+    def catch_up(self, runs: Iterable[RunFolder]) -> None:
+        """Index every journal that is not. Raises DamagedJournal, DiskFailed, _Ahead."""
+        for run, missing in self._missing(runs):
+            if missing:
+                settings = read_json(run.path / "job.json") or {}
+                self.add_run(run.run_id, settings.get("output", ""))
+                for number, journal in missing:
+                    self.add_shard(run.run_id, number, journal)
+
+    def find(self, keys: Sequence[bytes], output: str) -> dict[bytes, Place]:
+        """Where the outcomes of these keys are; keys without one are left out.
+
+        A paid answer comes before a failed try, that of this output before that of another, a later before an earlier.
+        """
+        return {key: places[0] for key, places in self.find_all(keys, output).items()}
+
+    def find_all(self, keys: Sequence[bytes], output: str) -> dict[bytes, list[Place]]:
+        """All outcomes of these keys, one of each output, those first that `find` prefers."""
+        found: dict[bytes, list[Place]] = {}
+        for at in range(0, len(keys), 500):
+            some = keys[at : at + 500]
+            marks = ",".join("?" * len(some))
+            with self._asking() as connection:
+                rows = connection.execute(_FIND.replace("?", marks), some).fetchall()
+            for key, *rest in rows:
+                found.setdefault(key, []).append(Place(*rest))
+        for places in found.values():
+            if len(places) > 1:
+                places.sort(key=lambda place: _rank(place, output), reverse=True)
+        return found
+
+    def read(self, places: dict[bytes, Place]) -> dict[bytes, Outcome]:
+        """Read the outcomes at these places. Raises DamagedJournal if one is not what was indexed, DiskFailed."""
+        outcomes: dict[bytes, Outcome] = {}
+        by_file: dict[Path, list[tuple[int, bytes]]] = {}
+        for key, place in places.items():
+            by_file.setdefault(self.journal(place.run_id, place.shard), []).append((place.offset, key))
+        for path, wanted in by_file.items():
+            try:
+                with path.open("rb") as file:
+                    for offset, key in sorted(wanted):
+                        line = os.pread(file.fileno(), places[key].length, offset)
+                        outcomes[key] = _parse(path, offset, key, line, places[key].crc)
+            except FileNotFoundError:
+                raise DamagedJournal(
+                    f"{path} is missing, with the outcomes of {len(wanted)} rows that are asked for. Restore the file "
+                    "from a backup: going on without it would pay for its rows again"
+                ) from None
+            except OSError as error:
+                raise DiskFailed(f"cannot read the journal {path}: {error.strerror}") from None
+        return outcomes
+
+    def journal(self, run_id: str, shard: int) -> Path:
+        """The file of a shard's journal."""
+        return self._runs / run_id / "journals" / f"{shard:06d}.journal"
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                if _is_damage(error):
+                    self._remove()
+                    raise DiskFailed(
+                        f"{self._path} was damaged and is removed; run again: it is made anew from the journals"
+                    ) from None
+                raise self._failure(error) from None
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._asking() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                if connection.in_transaction:  # SQLite itself rolls back when the disk is full
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+
+def _make_tables(connection: sqlite3.Connection, *, from_scratch: bool = False) -> None:
+    if not from_scratch and _version_of(connection) == VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")  # rolled back with the connection
+    if from_scratch or _version_of(connection) != VERSION:  # another process may have made and filled them meanwhile
+        for name in ("answers", "indexed_to", "runs", "outputs"):
+            connection.execute(f"DROP TABLE IF EXISTS {name}")
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={VERSION}")
+    connection.execute("COMMIT")
+
+
+def _version_of(connection: sqlite3.Connection) -> int:
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return found
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
+def _rank(place: Place, output: str) -> tuple[bool, bool, str]:
+    return place.reusable, place.output == output, place.run_id
+
+
+def _parse(path: Path, offset: int, key: bytes, line: bytes, crc: int) -> Outcome:
+    if zlib.crc32(line) == crc:
+        record = orjson.loads(line)
+        if record["key"] == key.hex():
+            return Outcome.from_record(record)
+    raise damaged(scan_journal(path), offset)
+
+
+def open_answers(folders: Folders) -> AnswerIndex:
+    """The index of a state folder with every journal in it, also of runs that were cut off.
+
+    Raises DamagedJournal, DiskFailed.
+    """
+    answers = AnswerIndex(folders.state)
+    try:
+        try:
+            answers.catch_up(folders.runs())
+        except _Ahead:
+            answers.catch_up(folders.runs())
+    except BaseException:
+        answers.close()
+        raise
+    return answers
+
+
+def journals_of(run: Path) -> Iterator[tuple[int, Path]]:
+    """The (number, file) of each journal that a run has."""
+    for path in sorted((run / "journals").glob("*.journal")):
+        yield int(path.stem), path
+
+
+def digest_of_journals(runs: Iterable[RunFolder], but: str) -> str:
+    """What changes whenever a run writes a journal, or somebody removes one; the run `but` is left out."""
+    found = hashlib.sha256()
+    for run in runs:
+        if run.run_id != but:
+            for shard, path in journals_of(run.path):
+                found.update(f"{run.run_id} {shard} {path.stat().st_size}\n".encode())
+    return found.hexdigest()

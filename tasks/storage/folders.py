@@ -1,0 +1,304 @@
+"""The folders of a job: who holds them, which run is under way, what a run consists of.
+
+STATE/                            (default OUTPUT/.parquill)
+  lock                            held while a run works; says who holds it
+  answers.sqlite                  index of every answer ever paid, rebuilt from the journals when lost
+  runs/RUN_ID/plan.json           written last when the plan is complete
+  runs/RUN_ID/shards/*.parquet    input columns and rendered requests
+  runs/RUN_ID/journals/*.journal  intents and outcomes: the truth about money
+  runs/RUN_ID/begun/*.json        which shards had a journal
+  runs/RUN_ID/done/*.json         totals of each finished shard
+  runs/RUN_ID/leader, workers     while it sends: locked by the process that leads the run, and by those that joined
+OUTPUT/.parquill/
+  lock, current.json (the run under way), manifest.json (the parts that belong together)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+
+from parquill.tasks.errors import BadJob, DiskFailed, FolderInUse
+from parquill.tasks.job.settings import Job
+from parquill.tasks.storage.disk import DISK, TEMPORARY, Disk, private_folder, read_json, remove_folder, sweep
+from parquill.tasks.storage.uri import is_uri, mirror_of
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of one run in a state folder."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's id: its start in UTC and four random letters, so that names sort by time."""
+        return self.path.name
+
+    @property
+    def plan(self) -> Path:
+        """The plan; a run without one was cut off before it sent anything."""
+        return self.path / "plan.json"
+
+    def shard(self, number: int) -> Path:
+        """Rows and requests of a shard."""
+        return self.path / "shards" / f"{number:06d}.parquet"
+
+    def journal(self, number: int) -> Path:
+        """Journal of a shard."""
+        return self.path / "journals" / f"{number:06d}.journal"
+
+    def begun(self, number: int) -> Path:
+        """Says that a shard had a journal before anything was sent for it: one that is missing is noticed."""
+        return self.path / "begun" / f"{number:06d}.json"
+
+    def done(self, number: int) -> Path:
+        """Totals of a finished shard."""
+        return self.path / "done" / f"{number:06d}.json"
+
+    @property
+    def leader_lock(self) -> Path:
+        """Locked by the process that leads the run, see run_lock.py."""
+        return self.path / "leader"
+
+    @property
+    def workers_lock(self) -> Path:
+        """Locked by the processes that joined the run, see run_lock.py."""
+        return self.path / "workers"
+
+    def create(self, disk: Disk = DISK) -> None:
+        """Create the folders (0700). Raises DiskFailed."""
+        for folder in (self.path.parent, self.path, *(self.path / n for n in ("shards", "journals", "begun", "done"))):
+            private_folder(folder, disk)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run may have sent something."""
+        return any((self.path / "begun").glob("*.json"))
+
+    def lost_journals(self) -> list[Path]:
+        """The journals that were here and are not any more."""
+        numbers = {int(mark.stem) for name in ("begun", "done") for mark in (self.path / name).glob("*.json")}
+        return [path for number in sorted(numbers) if not (path := self.journal(number)).exists()]
+
+    def discard(self, disk: Disk = DISK) -> None:
+        """Remove a run that has sent nothing. Its plan goes first: a run without one is no run. Raises DiskFailed."""
+        try:
+            if self.plan.exists():
+                disk.remove(self.plan)
+                disk.sync_folder(self.path)
+        except OSError as error:
+            raise DiskFailed(f"cannot remove {self.path}: {error.strerror}") from None
+        remove_folder(self.path)
+
+
+def local_output(named: str, state: str | None = None) -> Path:
+    """The folder of an output; of one that is a URI, the local one from which it is copied."""
+    if not is_uri(named):
+        return Path(named)
+    usual = mirror_of(named)
+    return usual if state in {None, str(usual / ".parquill")} else mirror_of(named, state)
+
+
+def _check_place(setting: str, folder: Path) -> None:
+    """Refuse a place where no folder can be made or written, before anything else is done. Raises BadJob."""
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
+    except OSError as error:  # a name that is too long, say
+        raise BadJob(f"`{setting}`: {str(folder)[:200]} is not possible: {error.strerror}") from None
+    if not there.is_dir():
+        raise BadJob(f"`{setting}`: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise BadJob(f"`{setting}`: {there} cannot be written")
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where a placed job keeps its state and its output."""
+
+    state: Path
+    output: Path
+    named: str  # the job's `output`: where people look, for a URI not where the files are made
+
+    @classmethod
+    def of(cls, job: Job) -> Folders:
+        """The folders of a placed job."""
+        output = local_output(job.output, job.state)
+        return cls(Path(job.state) if job.state else output / ".parquill", output, job.output)
+
+    @property
+    def own(self) -> Path:
+        """Parquill's folder inside the output."""
+        return self.output / ".parquill"
+
+    def run(self, run_id: str) -> RunFolder:
+        """The folder of one run."""
+        return RunFolder(self.state / "runs" / run_id)
+
+    def runs(self) -> list[RunFolder]:
+        """All runs of the state folder, the oldest first."""
+        folder = self.state / "runs"
+        return [RunFolder(p) for p in sorted(folder.iterdir())] if folder.is_dir() else []
+
+    @property
+    def staging(self) -> Path:
+        """Where results are written before they are swapped in."""
+        return self.own / "staging"
+
+    @property
+    def replaced(self) -> Path:
+        """Where the results before go while they are swapped out."""
+        return self.own / "replaced"
+
+    def create(self, disk: Disk = DISK) -> None:
+        """Create output and state, and show that both can be written. Raises BadJob, DiskFailed."""
+        _check_place("output", self.output)
+        _check_place("state", self.state)
+        disk.make_folder(self.output)
+        for folder in sorted({self.own, self.state}):
+            private_folder(folder, disk)
+            # of a name of its own: who holds the folder may sweep it, others probe at the same moment
+            probe = folder / f".probe-{secrets.token_hex(8)}{TEMPORARY}"
+            try:
+                probe.write_bytes(b"")
+                probe.unlink(missing_ok=True)
+            except OSError as error:
+                raise DiskFailed(f"cannot write into {folder}: {error.strerror}") from None
+
+    def tidy(self, disk: Disk = DISK) -> None:
+        """Clear up after a killed process: what it left half written goes, results that it moved away come back.
+
+        The caller holds the folders. Raises DiskFailed; BadJob where results could not be put into their place at the
+        end, when all is paid.
+        """
+        results = self.output / "results"
+        if results.is_symlink() or self.own.stat().st_dev != self.output.stat().st_dev:
+            raise BadJob(
+                f"{results} and {self.own} must be folders of one disk, since results are swapped in together; make "
+                f"{self.output} itself a link, if they are to lie elsewhere"
+            )
+        if self.replaced.exists() and not results.exists():
+            try:
+                disk.rename(self.replaced, results)
+            except OSError as error:
+                raise DiskFailed(f"cannot put the results back into {results}: {error.strerror}") from None
+        for folder in (self.staging, self.replaced):
+            remove_folder(folder)
+        for folder in (self.output, self.output / "history", self.own, self.state):
+            sweep(folder)
+        self.forget_shards()
+
+    def forget_shards(self) -> None:
+        """Remove the shards, which hold prompts, of every run of this output that nobody will go on with."""
+        current = read_json(self.own / "current.json") or {}
+        for run in self.runs():
+            if (run.path / "shards").is_dir():  # not finished, or not tidily
+                sweep(run.path)
+                sweep(run.path / "done")
+                settings = read_json(run.path / "job.json") or {}
+                if settings.get("output") == self.named and run.run_id != current.get("run_id"):
+                    remove_folder(run.path / "shards")
+
+
+def new_run_id(now: datetime) -> str:
+    """A run id that sorts by time, also within a second, for example 20261123-051448-k3fqab: time, then chance."""
+    letters = "23456789abcdefghjkmnpqrstuvwxyz"  # ascending, so that names sort as their numbers do
+    base, part = len(letters), now.microsecond * len(letters) ** 3 // 1_000_000
+    fine = "".join(letters[part // base**place % base] for place in (2, 1, 0))
+    return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{fine}{''.join(secrets.choice(letters) for _ in range(3))}"
+
+
+_held: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, how many times its holder holds it)
+_guard = threading.Lock()
+# The lock files that whoever runs here holds: another flow of this process, in a thread or task beside, is another
+_mine: ContextVar[frozenset[Path]] = ContextVar("parquill-held", default=frozenset())
+
+
+@contextlib.contextmanager
+def hold(folders: Folders, who: str) -> Iterator[None]:
+    """Hold the output and the state folder; a hold within a hold (the command's, then its flow's) is one with it.
+
+    The lock is the kernel's, so that of a dead process is gone with it. Raises FolderInUse, which names the holder.
+    """
+    before = _mine.get()
+    with contextlib.ExitStack() as stack:
+        for folder in sorted({folders.own, folders.state}):
+            _take(folder / "lock", folder, who)
+            stack.callback(_give, folder / "lock")
+        _mine.set(before | {folders.own / "lock", folders.state / "lock"})
+        stack.callback(_mine.set, before)
+        yield
+
+
+def _take(path: Path, folder: Path, who: str) -> None:
+    with _guard:
+        if path in _mine.get():
+            descriptor, times = _held[path]
+            _held[path] = (descriptor, times + 1)
+            return
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise DiskFailed(f"cannot open {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(os.pread(descriptor, 4096, 0))
+            os.close(descriptor)
+            raise FolderInUse(f"the folder {folder} is in use by {holder}; wait for it, or choose another") from None
+        except OSError as error:  # a file system without locks
+            os.close(descriptor)
+            raise DiskFailed(f"cannot lock {path}: {error.strerror}") from None
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        text = orjson.dumps({"who": who, "process": os.getpid(), "host": socket.gethostname(), "since": now})
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, text, 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise DiskFailed(f"cannot write {path}: {error.strerror}") from None
+        _held[path] = (descriptor, 1)
+
+
+def _holder(text: bytes) -> str:
+    try:
+        found = orjson.loads(text)
+        return f"{found['who']} (process {found['process']} on {found['host']}, since {found['since']})"
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return "another run"
+
+
+def _forget_in_child() -> None:
+    """Close a forked child's copies: they would hold the folders after the death of the process that locked them."""
+    global _guard  # noqa: PLW0603 - another thread may have held it at the fork
+    _guard = threading.Lock()
+    for descriptor, _ in _held.values():
+        os.close(descriptor)
+    _held.clear()
+    _mine.set(frozenset())
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _give(path: Path) -> None:
+    with _guard:
+        if path not in _held:  # in a forked child
+            return
+        descriptor, times = _held[path]
+        if times > 1:
+            _held[path] = (descriptor, times - 1)
+            return
+        del _held[path]
+        os.close(descriptor)

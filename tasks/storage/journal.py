@@ -1,0 +1,273 @@
+"""The journal of a shard: an intent before each request, what became of it after.
+
+A file is a row of groups; each is written and synced as one, and the next is written only after that, so a crash can
+leave at most the last one damaged:
+
+    magic "PQJ1" | number u32 | payload bytes u32 | crc32 u32 of number, size and payload | payload
+
+all little-endian, the payload being JSON records a line each (`strings FILE` shows them). The first record is the
+header {"journal": 1, "run_id", "shard"}. A damaged last group is cut off and reported; damage anywhere else stops the
+run, since skipping it would pay for its rows again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from parquill.tasks.errors import DamagedJournal, DiskFailed
+from parquill.tasks.records import to_json
+from parquill.tasks.storage.disk import DISK, Disk
+
+_log = logging.getLogger("parquill.journal")
+
+VERSION = 1
+MAGIC = b"PQJ1"
+_HEAD = struct.Struct("<4sIII")
+_CHECKED = struct.Struct("<II")
+
+
+class Entry(NamedTuple):
+    """One record: where its line starts in the file, how long it is in bytes, the line, and what it says."""
+
+    offset: int
+    length: int
+    line: memoryview
+    record: dict[str, Any]
+
+
+class Tail(NamedTuple):
+    """Where the last whole group begins and ends, how many there are, and how many bytes after them are damaged."""
+
+    last: int
+    end: int
+    groups: int
+    torn_bytes: int
+
+
+class Scan(NamedTuple):
+    """A journal as it was read: its bytes, (start, end) of the payload of each whole group, how it ends."""
+
+    path: Path
+    data: bytes
+    spans: list[tuple[int, int]]
+    tail: Tail
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the records in order, the header left out. Raises DamagedJournal for a version that is not known."""
+        view = memoryview(self.data)
+        for number, (start, end) in enumerate(self.spans):
+            at = start
+            while at < end:
+                stop = self.data.index(b"\n", at, end)
+                line = view[at:stop]
+                record = orjson.loads(line)
+                if number == 0 and at == start:
+                    check_version(self.path, record)
+                else:
+                    yield Entry(at, stop - at, line, record)
+                at = stop + 1
+
+
+def _group(number: int, payload: bytes) -> bytes:
+    checked = zlib.crc32(payload, zlib.crc32(_CHECKED.pack(number, len(payload))))
+    return _HEAD.pack(MAGIC, number, len(payload), checked) + payload
+
+
+def _payload(data: bytes | memoryview, at: int, number: int | None) -> memoryview | None:
+    """The payload of the group at an offset, or None if there is no whole one (with that number, if given)."""
+    view = memoryview(data)
+    if at + _HEAD.size > len(view):
+        return None
+    magic, found, size, checked = _HEAD.unpack_from(view, at)
+    payload = view[at + _HEAD.size : at + _HEAD.size + size]
+    if magic != MAGIC or len(payload) != size or (number is not None and found != number):
+        return None
+    return payload if zlib.crc32(payload, zlib.crc32(_CHECKED.pack(found, size))) == checked else None
+
+
+def scan_journal(path: Path) -> Scan:
+    """Read a journal and find its whole groups.
+
+    Raises DamagedJournal when a whole group follows a damaged one, with the offset and the count of safe rows;
+    DiskFailed when the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DiskFailed(f"cannot read the journal {path}: {error.strerror}") from None
+    spans: list[tuple[int, int]] = []
+    at = 0
+    while (payload := _payload(data, at, len(spans))) is not None:
+        start = at + _HEAD.size
+        spans.append((start, start + len(payload)))
+        at = start + len(payload)
+    later = data.find(MAGIC, at + 1)
+    while later != -1:
+        if _payload(data, later, None) is not None:
+            raise damaged(Scan(path, data, spans, Tail(at, at, len(spans), len(data) - at)), at)
+        later = data.find(MAGIC, later + 1)
+    last = spans[-1][0] - _HEAD.size if spans else 0
+    return Scan(path, data, spans, Tail(last, at, len(spans), len(data) - at))
+
+
+def damaged(scan: Scan, at: int) -> DamagedJournal:
+    """The error for damage at a byte of a journal: what is safe, and what to do."""
+    safe = [entry.record for entry in scan.entries() if entry.offset < at]
+    rows = len({record["row"] for record in safe if record["type"] == "outcome"})
+    return DamagedJournal(
+        f"{scan.path} is damaged at byte {at}; {len(safe)} records before it, with the outcomes of {rows} rows, are "
+        "safe. Restore the file from a backup: going on without it would pay for its rows again"
+    )
+
+
+def read_journal(path: Path) -> Iterator[Entry]:
+    """Yield the records of a journal in order, the header left out. Raises DamagedJournal, DiskFailed."""
+    yield from scan_journal(path).entries()
+
+
+def tell_cut(path: Path, torn_bytes: int) -> None:
+    """Report the damaged last group of a journal, which was being written when its run was cut off."""
+    _log.warning("%s: its last %d bytes are a write that was never finished; they are cut off", path, torn_bytes)
+
+
+def check_version(path: Path, header: dict[str, Any]) -> None:
+    """Refuse a journal of a version that this code does not know (DamagedJournal)."""
+    if header.get("journal") != VERSION:
+        raise DamagedJournal(f"{path} has the version {header.get('journal')!r}, which this Parquill does not know")
+
+
+def _open(path: Path, header: dict[str, Any], disk: Disk) -> tuple[int, int, int]:
+    """Open or create a journal: its descriptor, the number of the next group, how many damaged bytes were cut off."""
+    last, whole, tail = 0, _group(0, orjson.dumps({"journal": VERSION, **header}) + b"\n"), None
+    if path.exists():
+        scan = scan_journal(path)
+        tail = scan.tail
+        if tail.groups:
+            last, whole = tail.last, scan.data[tail.last : tail.end]
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        if tail is not None and tail.torn_bytes:
+            tell_cut(path, tail.torn_bytes)
+            disk.truncate(descriptor, tail.end)
+        # Also a group that is there: the sync of the last one may have failed, after which the kernel takes its
+        # bytes for written, and no later sync writes them. All groups before it were synced before it was begun.
+        os.lseek(descriptor, last, os.SEEK_SET)
+        disk.write(descriptor, whole)
+        disk.sync(descriptor)
+        disk.sync_folder(path.parent)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if tail is None:
+        return descriptor, 1, 0
+    return descriptor, max(1, tail.groups), tail.torn_bytes
+
+
+def append_groups(path: Path, header: dict[str, Any], groups: Iterable[Sequence[Any]], disk: Disk = DISK) -> int:
+    """Append groups of records to a journal, which is made for the first of them; gives how many records that were.
+
+    All of them last then. Raises DamagedJournal, DiskFailed.
+    """
+    count, descriptor, number = 0, None, 0
+    try:
+        try:
+            for records in filter(None, groups):
+                if descriptor is None:
+                    descriptor, number, _ = _open(path, header, disk)
+                disk.write(
+                    descriptor,
+                    _group(number, b"".join(orjson.dumps(each, default=to_json) + b"\n" for each in records)),
+                )
+                disk.sync(descriptor)
+                count, number = count + len(records), number + 1
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+    except OSError as error:
+        raise DiskFailed(f"cannot write the journal {path}: {error.strerror}") from None
+    return count
+
+
+class Journal:
+    """Appends records to one file in groups, one unsynced group at a time.
+
+    Lives on one event loop; writing and syncing happen in `executor`. After a failed write or sync every further
+    append raises DiskFailed: a sync that failed once is never tried again, since the kernel may have dropped the data.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any], executor: Executor, disk: Disk = DISK) -> None:
+        """Open or create `path` and cut a damaged last group. Raises DamagedJournal, DiskFailed."""
+        self.path = path
+        self._disk = disk
+        self._executor = executor
+        self._lines: list[bytes] = []
+        self._group_done: asyncio.Future[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._failed: DiskFailed | None = None
+        try:
+            self._descriptor, self._number, self.torn_bytes = _open(path, header, disk)
+        except OSError as error:
+            raise DiskFailed(f"cannot open the journal {path}: {error.strerror}") from None
+
+    def append(self, record: Any) -> asyncio.Future[None]:
+        """Queue one record; the future is done when it lasts. Raises DiskFailed at once after an earlier failure."""
+        if self._failed is not None:
+            raise self._failed
+        self._lines.append(orjson.dumps(record, default=to_json))
+        if self._group_done is None:
+            self._group_done = asyncio.get_running_loop().create_future()
+            # a failure is told to whoever waits; nobody may be waiting any more
+            self._group_done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        done = self._group_done
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write_groups())
+        return done
+
+    async def _write_groups(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._lines and self._group_done is not None:
+                lines, done = self._lines, self._group_done
+                self._lines, self._group_done = [], None
+                data = _group(self._number, b"\n".join(lines) + b"\n")
+                self._number += 1
+                try:
+                    await loop.run_in_executor(self._executor, self._write, data)
+                except OSError as error:
+                    self._fail(error, done)
+                    return
+                if not done.done():
+                    done.set_result(None)
+        finally:
+            self._writer = None
+
+    def _fail(self, error: OSError, done: asyncio.Future[None]) -> None:
+        self._failed = DiskFailed(f"cannot write the journal {self.path}: {error.strerror}")
+        for future in (done, self._group_done):
+            if future is not None and not future.done():
+                future.set_exception(self._failed)
+        self._lines, self._group_done = [], None
+
+    def _write(self, data: bytes) -> None:
+        self._disk.write(self._descriptor, data)
+        self._disk.sync(self._descriptor)
+
+    async def close(self) -> None:
+        """Wait until everything queued lasts, then close. Raises DiskFailed."""
+        try:
+            while self._writer is not None:
+                await asyncio.shield(self._writer)
+        finally:
+            os.close(self._descriptor)
+        if self._failed is not None:
+            raise self._failed

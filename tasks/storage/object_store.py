@@ -1,0 +1,283 @@
+"""Object stores: where an input or an output that is a URI lies, and how its files are read, listed and put there.
+
+s3://, gs:// and abfs:// are pyarrow's own filesystems; credentials come from where each store's tools take them (the
+environment, a profile, the machine's role), never from a setting. A store has no rename and no lock: an object is whole
+or absent, a folder is only names, so what belongs together is said by a manifest (see `publish`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from parquill.tasks.errors import BadInput, BadJob, DiskFailed
+from parquill.tasks.storage.table_formats import ICEBERG_FOLDER, MARKERS, table_among
+from parquill.tasks.storage.uri import fixed_part, is_wild, join, shown
+
+CONNECT_S, REQUEST_S, ATTEMPTS = 10, 60, 4
+RETRY_S = 60  # gs://, whose default is a quarter of an hour
+BUFFER_BYTES = 1 << 20
+CHUNK_BYTES = 8 << 20
+PEEKS_AT_ONCE = 16
+_S3_WORDS = {
+    "ACCESS_DENIED": "access denied",
+    "INVALID_ACCESS_KEY_ID": "access denied",
+    "SIGNATURE_DOES_NOT_MATCH": "access denied",
+    "NO_SUCH_BUCKET": "there is no such bucket",
+    "NETWORK_CONNECTION": "it does not answer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One object: its address, size in bytes, and when it was written, in nanoseconds since 1970."""
+
+    uri: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an address points: a filesystem, and the path in it without a slash at its end."""
+
+    files: pafs.FileSystem
+    path: str
+
+
+def find_place(uri: str) -> Place:
+    """The filesystem and the path of an address. Raises BadJob."""
+    parts = urlsplit(uri)
+    # abfs://container@account
+    container, _, account = parts.netloc.rpartition("@")
+    try:
+        files = _files(parts.scheme, account if container else parts.netloc, parts.query, _ambient())
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadJob(f"{shown(uri)} cannot be opened: {reason(error)}") from None
+    return Place(files, f"{container or parts.netloc}{parts.path}".rstrip("/"))
+
+
+def _ambient() -> tuple[tuple[str, str], ...]:
+    """What the environment says of S3, as Amazon's own tools read it; pyarrow looks at the credentials only."""
+    names = {
+        "endpoint_override": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    }
+    found = {option: next(filter(None, map(os.environ.get, given)), None) for option, given in names.items()}
+    return tuple((option, value) for option, value in found.items() if value)
+
+
+@functools.cache
+def _files(scheme: str, host: str, query: str, ambient: tuple[tuple[str, str], ...]) -> pafs.FileSystem:
+    """One filesystem a bucket or an account: it keeps connections."""
+    options: dict[str, Any] = dict(parse_qsl(query))
+    if scheme == "s3":
+        return _s3(host, {**dict(ambient), **options})
+    if scheme in {"gs", "gcs"}:
+        anonymous = options.pop("anonymous", "false") == "true"
+        return pafs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=RETRY_S), **options)
+    # the variables that Azure's own command takes
+    secrets = {"account_key": "AZURE_STORAGE_KEY", "sas_token": "AZURE_STORAGE_SAS_TOKEN"}
+    found = {name: os.environ[variable] for name, variable in secrets.items() if os.environ.get(variable)}
+    return pafs.AzureFileSystem(account_name=host.partition(".")[0], **found, **options)
+
+
+def _s3(bucket: str, options: dict[str, Any]) -> pafs.S3FileSystem:
+    if not {"endpoint_override", "region"} & options.keys():
+        options["region"] = pafs.resolve_s3_region(bucket)
+    anonymous = options.pop("anonymous", "false") == "true"
+    return pafs.S3FileSystem(
+        anonymous=anonymous,
+        background_writes=False,  # they would hold a whole file in memory where the disk is faster than the network
+        connect_timeout=CONNECT_S,
+        request_timeout=REQUEST_S,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        **options,
+    )
+
+
+def reason(error: Exception) -> str:
+    """Why a store refused, in a few words: its own text may hold whatever was sent to it."""
+    text = str(error)
+    if found := re.search(r"AWS Error ([A-Z_]+)", text):
+        return _S3_WORDS.get(found[1], found[1].lower().replace("_", " "))
+    if isinstance(error, FileNotFoundError):
+        return "it is not there"
+    if isinstance(error, PermissionError) or re.search(r"\b(401|403)\b", text):
+        return "access denied"
+    if isinstance(error, TimeoutError | ConnectionError) or re.search(r"(?i)connect|resolve|time[d ]*out|curl", text):
+        return "it does not answer"
+    return f"the store refuses it ({type(error).__name__})"
+
+
+def list_objects(uri: str) -> Iterator[Stored]:
+    """The object with this address, all below it, or those that match a glob, in the order of their names.
+
+    Of a glob only the folders that match are listed. Raises BadInput, BadJob.
+    """
+    root = fixed_part(uri)
+    pattern = shown(uri).rstrip("/").removeprefix(shown(root)).lstrip("/")
+    place = find_place(root)
+    try:
+        infos = _matching(place.files, place.path, pattern.split("/")) if pattern else _below(place)
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{shown(uri)} cannot be read: {reason(error)}") from None
+    for info in sorted(infos, key=lambda each: each.path):
+        name = info.path.removeprefix(place.path).lstrip("/")
+        if {"?", "#"} & set(name):
+            raise BadInput(f"{shown(root)} holds {name!r}, and no address can hold a ? or #: rename it")
+        yield Stored(join(root, name) if name else root, info.size, info.mtime_ns or 0)
+
+
+def _below(place: Place) -> list[pafs.FileInfo]:
+    found = place.files.get_file_info(place.path)
+    if found.type == pafs.FileType.File:
+        return [found]
+    selector = pafs.FileSelector(place.path, recursive=True, allow_not_found=True)
+    return [info for info in place.files.get_file_info(selector) if info.type == pafs.FileType.File]
+
+
+def _matching(files: pafs.FileSystem, folder: str, pattern: Sequence[str]) -> list[pafs.FileInfo]:
+    """The files below a folder that match the parts of a glob, in which ** is any number of folders."""
+    recursive = pattern[0] == "**"
+    selector = pafs.FileSelector(folder, recursive=recursive, allow_not_found=True)
+    found = files.get_file_info(selector)
+    if recursive:
+        parts = [(info, info.path[len(folder) + 1 :].split("/")) for info in found if info.type == pafs.FileType.File]
+        return [info for info, names in parts if matches(names, pattern)]
+    found = [info for info in found if matches([info.base_name], pattern[:1])]
+    if len(pattern) == 1:
+        return [info for info in found if info.type == pafs.FileType.File]
+    folders = [info.path for info in found if info.type == pafs.FileType.Directory]
+    return [info for each in folders for info in _matching(files, each, pattern[1:])]
+
+
+def peek(uris: Sequence[str], size: int) -> list[bytes]:
+    """The first bytes of objects, several at once. Raises BadInput, BadJob."""
+
+    def begin(uri: str) -> bytes:
+        try:
+            with open_object(uri) as stream:
+                data: bytes = stream.read(size)
+        except (pa.ArrowException, OSError) as error:
+            raise BadInput(f"{shown(uri)} cannot be read: {reason(error)}") from None
+        return data
+
+    with ThreadPoolExecutor(PEEKS_AT_ONCE) as threads:
+        return list(threads.map(begin, uris))
+
+
+def find_marked(uri: str, folders_of: Callable[[str], Iterable[str]]) -> tuple[str, str] | None:
+    """The first of some folders, at or above the files of an address, that is a table: its format, and where it is.
+
+    `folders_of` gives them for the path of the address. What may not be listed is left alone.
+    """
+    place = find_place(uri)
+    scheme = uri.partition("://")[0]
+
+    def look(folder: str) -> tuple[str, str] | None:
+        with contextlib.suppress(pa.ArrowException, OSError):
+            infos = place.files.get_file_info([f"{folder}/{marker}" for marker in MARKERS])
+            marked = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
+            names = [f"{marker}/x" for marker in marked]
+            if ICEBERG_FOLDER in marked:
+                inside = place.files.get_file_info(pafs.FileSelector(f"{folder}/{ICEBERG_FOLDER}"))
+                names = [*names, *(f"{ICEBERG_FOLDER}/{info.base_name}" for info in inside)]
+            return table_among(f"{scheme}://{folder}", names)
+        return None
+
+    with ThreadPoolExecutor(PEEKS_AT_ONCE) as threads:
+        return next((found for found in threads.map(look, folders_of(place.path)) if found is not None), None)
+
+
+def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a glob, as those of files do: no wildcard is a dot in front."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(
+            matches(parts[i:], pattern[1:])
+            for i in range(len(parts) + 1)
+            if not any(part.startswith(".") for part in parts[:i])
+        )
+    if not parts or (parts[0].startswith(".") and is_wild(pattern[0][:1])):
+        return False
+    return fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
+
+
+def open_parquet(uri: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]:
+    """Open a Parquet object for streaming (pages are fetched as they are read), with its ETag. Raises OSError."""
+    place = find_place(uri)
+    stream = place.files.open_input_file(place.path)
+    parquet = pq.ParquetFile(
+        stream,
+        buffer_size=BUFFER_BYTES,
+        pre_buffer=False,
+        page_checksum_verification=True,
+        coerce_int96_timestamp_unit=int96_unit,
+    )
+    return parquet, (stream.metadata() or {}).get("ETag", b"").decode(errors="replace")
+
+
+def open_object(uri: str) -> pa.NativeFile:
+    """Open an object, of which ranges are fetched as they are read. Raises OSError."""
+    place = find_place(uri)
+    return place.files.open_input_file(place.path)
+
+
+def read_object(uri: str) -> bytes | None:
+    """The bytes of a small object; None when there is none. Raises BadInput, BadJob."""
+    place = find_place(uri)
+    try:
+        with place.files.open_input_file(place.path) as stream:
+            data: bytes = stream.read()
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{shown(uri)} cannot be read: {reason(error)}") from None
+    return data
+
+
+def put_file(path: Path, uri: str) -> None:
+    """Copy a file into a store. Raises DiskFailed.
+
+    One call below Python: a stream that Python writes is closed by whatever interrupts it, a signal say, and closing
+    makes an object of the half that was written.
+    """
+    place = find_place(uri)
+    try:
+        pafs.copy_files(
+            str(path),
+            place.path,
+            source_filesystem=pafs.LocalFileSystem(),
+            destination_filesystem=place.files,
+            chunk_size=CHUNK_BYTES,
+            use_threads=False,
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise DiskFailed(f"cannot write {shown(uri)}: {reason(error)}") from None
+
+
+def remove_object(uri: str) -> None:
+    """Remove an object, if it is there. Raises DiskFailed."""
+    place = find_place(uri)
+    try:
+        place.files.delete_file(place.path)
+    except FileNotFoundError:
+        pass
+    except (pa.ArrowException, OSError) as error:
+        raise DiskFailed(f"cannot remove {shown(uri)}: {reason(error)}") from None

@@ -1,0 +1,187 @@
+"""An output that is a URI: a local folder has it all (`address.mirror_of`), and is copied to the store.
+
+A store has no rename, so the order makes the promise. A part has a name that says its run and its content, so none is
+ever written over; new parts are put beside the earlier ones, then the manifest says which belong together, then the
+earlier ones are removed, and summary.json, which says `running` meanwhile, comes last. Whoever waits for `state:
+finished`, or reads the parts that the manifest names, sees one run. An object is whole or absent, so a copy that was
+cut off between any two steps is finished by the next start.
+
+A store has no lock either: `owner.json` says which state folder a run that writes there belongs to. The lock of the
+state folder keeps the runs that share it apart, so one of them takes over what a killed one has left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from parquill.tasks.errors import BadInput, BadJob, DiskFailed, FolderInUse
+from parquill.tasks.storage.disk import DISK, read_json
+from parquill.tasks.storage.folders import Folders
+from parquill.tasks.storage.object_store import list_objects, put_file, read_object, remove_object
+from parquill.tasks.storage.uri import is_uri, join, shown
+
+MANIFEST, OWNER, SUMMARY = ".parquill/manifest.json", ".parquill/owner.json", "summary.json"
+
+
+def claim(folders: Folders, run_id: str) -> None:
+    """Show that a store can be written, and say that a run writes there. Raises BadJob, FolderInUse.
+
+    Another machine that began within the same moment is seen when the first of the two begins to copy.
+    """
+    try:
+        _claim(folders, run_id)
+    except (BadInput, DiskFailed) as error:
+        raise BadJob(f"`output`: {error}") from None
+
+
+def _claim(folders: Folders, run_id: str) -> None:
+    owner, mine = _owner(folders.named), _identity(folders)
+    if owner is not None and owner.get("state_id") != mine:
+        raise FolderInUse(
+            f"{shown(folders.named)} is written by the run {owner.get('run_id')} on {owner.get('host')} since "
+            f"{owner.get('since')}, with another state; wait for it, or remove "
+            f"{shown(join(folders.named, OWNER))} if it will never end"
+        )
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    told = {"state_id": mine, "run_id": run_id, "host": socket.gethostname(), "since": since}
+    DISK.write_json(folders.own / "owner.json", told, 0o600)
+    put_file(folders.own / "owner.json", join(folders.named, OWNER))
+
+
+def _release(folders: Folders) -> None:
+    owner = _owner(folders.named)
+    if owner is not None and owner.get("state_id") == _identity(folders):
+        remove_object(join(folders.named, OWNER))
+
+
+def _owner(named: str) -> dict[str, Any] | None:
+    return _read(join(named, OWNER))
+
+
+def _read(uri: str) -> dict[str, Any] | None:
+    """A JSON object of Parquill's in a store; None for none, and for one that somebody has damaged."""
+    try:
+        found = orjson.loads(read_object(uri) or b"null")
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _identity(folders: Folders) -> str:
+    """A name of the state folder that goes where it goes: hosts and paths change with every container."""
+    path = folders.state / "state-id.json"
+    found = read_json(path)
+    if found is None:
+        found = {"state_id": secrets.token_hex(8)}
+        DISK.write_json(path, found, 0o600)
+    return str(found["state_id"])
+
+
+def publish_summary(folders: Folders, *, ended: bool = False) -> None:
+    """Copy the summary of a run that is under way, or that has `ended` early. Raises DiskFailed."""
+    if is_uri(folders.named):
+        try:
+            put_file(folders.output / SUMMARY, join(folders.named, SUMMARY))
+            if ended:
+                _release(folders)
+        except BadInput as error:
+            raise DiskFailed(str(error)) from None
+
+
+def publish(folders: Folders) -> None:
+    """Copy what the local folder has and the store lacks, in the order above. Raises DiskFailed."""
+    if not is_uri(folders.named):
+        return
+    try:
+        _publish(folders)
+    # something was paid: not an error of those by which nothing was sent
+    except (BadInput, BadJob, FolderInUse) as error:
+        raise DiskFailed(f"the results are in {folders.output}, and not copied: {error}") from None
+
+
+def _publish(folders: Folders) -> None:
+    named, local = folders.named, folders.output
+    manifest = read_json(folders.own / "manifest.json")
+    summary = read_json(local / SUMMARY) or {}
+    _claim(folders, str(summary.get("run_id")))
+    _announce(folders, summary)
+    results = join(named, "results")
+    there = _sizes(results)
+    if manifest:
+        for part in manifest["parts"]:
+            path = local / "results" / part["file"]
+            part["file"] = _stored_name(path)
+            if there.get(part["file"]) != part["bytes"]:
+                put_file(path, join(results, part["file"]))
+        DISK.write_json(folders.own / "published.json", manifest, 0o600)
+        put_file(folders.own / "published.json", join(named, MANIFEST))
+        for file in sorted(there.keys() - {part["file"] for part in manifest["parts"]}):
+            remove_object(join(results, file))
+    kept = _sizes(join(named, "history"))
+    for path in sorted((local / "history").glob("*.json")):
+        if kept.get(path.name) != path.stat().st_size:
+            put_file(path, join(named, "history", path.name))
+    if (local / "report.html").exists():
+        put_file(local / "report.html", join(named, "report.html"))
+    if summary:
+        put_file(local / SUMMARY, join(named, SUMMARY))
+    _release(folders)
+
+
+def _announce(folders: Folders, summary: dict[str, Any]) -> None:
+    """Say `running` in the store before its parts change, where no run has said so."""
+    there = _read(join(folders.named, SUMMARY))
+    if there is not None and there.get("state") != "running":
+        running = {**(summary or there), "state": "running", "exit_code": None, "finished_at": None}
+        DISK.write_json(folders.own / "running.json", running)
+        put_file(folders.own / "running.json", join(folders.named, SUMMARY))
+
+
+def is_published(folders: Folders) -> bool:
+    """Whether the store has what a finished copy would have left there. Raises DiskFailed."""
+    if not is_uri(folders.named):
+        return True
+    path = folders.output / SUMMARY
+    try:
+        # it comes last, so what is equal says that all before it was copied
+        if not path.exists() or read_object(join(folders.named, SUMMARY)) != path.read_bytes():
+            return False
+        manifest = _read(join(folders.named, MANIFEST)) or {"parts": []}
+        parts = {part["file"]: part["bytes"] for part in manifest["parts"]}
+        owner = _owner(folders.named)
+        left_over = owner is not None and owner.get("state_id") == _identity(folders)
+        return _sizes(join(folders.named, "results")) == parts and not left_over
+    except (BadInput, BadJob) as error:
+        raise DiskFailed(str(error)) from None
+
+
+def stored_summary(output: str) -> dict[str, Any]:
+    """The summary of an output whose local folder is on another machine. Raises BadInput when there is none."""
+    found = _read(join(output, SUMMARY))
+    if found is None:
+        raise BadInput(f"{shown(output)} has no summary.json: no run has begun there yet")
+    return found
+
+
+def stored_parts(output: str) -> list[tuple[str, None]]:
+    """The addresses of the parts that belong together; a store checks its objects itself. Raises BadInput, BadJob."""
+    manifest = _read(join(output, MANIFEST)) or {"parts": []}
+    return [(join(output, "results", part["file"]), None) for part in manifest["parts"]]
+
+
+def _stored_name(path: Path) -> str:
+    """The name of a part in a store: a run that goes on writes its parts anew, under the same local names."""
+    with path.open("rb") as data:
+        return f"{path.stem}-{hashlib.file_digest(data, 'sha256').hexdigest()[:8]}.parquet"
+
+
+def _sizes(uri: str) -> dict[str, int]:
+    prefix = shown(uri).rstrip("/") + "/"
+    return {shown(found.uri).removeprefix(prefix): found.size for found in list_objects(uri)}

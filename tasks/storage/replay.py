@@ -1,0 +1,112 @@
+"""What a shard's journal says: which rows are settled, what was paid, what is in doubt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from parquill.tasks.errors import DamagedJournal
+from parquill.tasks.records import Outcome, Totals, Usage, add_usage
+from parquill.tasks.storage.journal import read_journal
+
+
+@dataclass(slots=True)
+class RowState:
+    """One row's requests so far; money in nano-dollars."""
+
+    requests: int = 0
+    throttled: int = 0
+    failures: int = 0  # requests that cost one of `retry.attempts`; neither a 429 nor an outage does
+    in_doubt_requests: int = 0
+    in_doubt_nano: int = 0
+    reserved_nano: int = 0
+    last_code: str | None = None
+    cost_nano: int = 0  # of failures that were billed, with their usage and what they cost beyond their reservations
+    usage: Usage | None = None
+    over_reserved_nano: int = 0
+    open: dict[int, int] = field(default_factory=dict)  # number of a request -> its reservation
+
+    def add_billed(self, cost_nano: int, usage: Usage, reserved_nano: int) -> None:
+        """A request of the row failed and was billed."""
+        self.cost_nano += cost_nano
+        self.usage = add_usage(self.usage, usage)
+        self.over_reserved_nano += max(0, cost_nano - reserved_nano)
+
+    def settle_open(self) -> None:
+        """Requests that were under way when the run was cut off: nobody knows whether they were paid."""
+        for reserved in self.open.values():
+            self.in_doubt_requests += 1
+            self.in_doubt_nano += reserved
+            self.failures += 1
+            self.last_code = "connection_lost"
+        self.open.clear()
+
+
+@dataclass(slots=True)
+class ShardState:
+    """All rows of a shard that have a record."""
+
+    rows: dict[int, RowState] = field(default_factory=dict)
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+
+    def totals(self) -> Totals:
+        """Requests, money and tokens of the shard."""
+        total, usage = Totals(), Usage()
+        for number, row in self.rows.items():
+            if number not in self.outcomes:  # an outcome counts them itself
+                total.settled_nano += row.cost_nano
+                usage = usage + row.usage if row.usage is not None else usage
+            total.over_reserved_nano += row.over_reserved_nano
+            total.sent += row.requests
+            total.throttled += row.throttled
+            total.retried += max(0, row.requests - row.throttled - 1)
+            total.in_doubt += row.in_doubt_requests
+            total.in_doubt_nano += row.in_doubt_nano
+        for number, outcome in self.outcomes.items():
+            total.settled_nano += outcome.cost_nano
+            total.statuses[outcome.status] = total.statuses.get(outcome.status, 0) + 1
+            row = self.rows.get(number, RowState())
+            total.worst_nano += row.reserved_nano
+            total.over_reserved_nano += max(0, outcome.cost_nano - row.cost_nano - row.reserved_nano)
+            usage = add_usage(usage, outcome.usage, outcome.failed_usage) or usage
+        for kind, tokens in zip(Usage._fields, usage, strict=True):
+            setattr(total, f"{kind}_tokens", tokens)
+        return total
+
+
+def replay_shard(journal: Path) -> ShardState:
+    """Read a journal to its end; a shard that was never started has none. Raises DamagedJournal, DiskFailed."""
+    state = ShardState()
+    if not journal.exists():
+        return state
+    for entry in read_journal(journal):
+        record = entry.record
+        row = state.rows.setdefault(record["row"], RowState())
+        if record["type"] == "intent":
+            row.requests += 1
+            row.open[record["n"]] = row.reserved_nano = record["reserved"]
+        elif record["type"] == "attempt":
+            reserved = row.open.pop(record["n"], 0)
+            row.last_code = record["code"]
+            if record["fate"] == "in_doubt":
+                row.in_doubt_requests += 1
+                row.in_doubt_nano += reserved
+            elif record["fate"] == "billed":
+                row.add_billed(record["cost"], Usage.of(record["usage"]), reserved)
+            row.throttled += record["code"] == "rate_limited"
+            row.failures += record["code"] != "rate_limited"
+        elif record["type"] == "uncharge":
+            row.failures -= 1
+        elif record["type"] == "outcome":
+            row.open.pop(record["resolves"], None)
+            row.settle_open()
+            # of an answer that was reused nothing was reserved; it is what the estimate had counted for the row
+            row.reserved_nano = record.get("reserved", row.reserved_nano)
+            state.outcomes[record["row"]] = Outcome.from_record(record)
+        else:
+            raise DamagedJournal(
+                f"{journal} has a record of the kind {record['type']!r}, which this Parquill does not know"
+            )
+    for row in state.rows.values():
+        row.settle_open()
+    return state

@@ -1,0 +1,165 @@
+"""Which process leads a run, so that processes that joined it stop when the leader is gone, however it went.
+
+RUN/leader    locked by the process that leads the run while it sends; holds a token of that leadership
+RUN/workers   locked, shared, by each process that joined, until it has closed its last journal
+
+The locks are the kernel's (flock): `kill -9` releases them, and on a folder that machines share they hold across
+machines, as those of the output and state folders do. Watching the parent process is not enough: workers of Dask
+and Ray have other parents, and PR_SET_PDEATHSIG is bound to the thread that started a process.
+
+A leader waits for the workers of the leader before it: they may still write answers into journals that it is to read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from parquill.tasks.errors import DiskFailed, FolderInUse, Interrupted
+from parquill.tasks.storage.folders import RunFolder
+
+WORKERS_TIMEOUT_S: Final = 30.0  # longer than the grace of their requests in flight
+LOCK_CHECK_INTERVAL_S: Final = 0.05
+_TOKEN_BYTES: Final = 32
+_descriptors: set[int] = set()  # of this process; a forked child would hold their locks after its parent's death
+_mutex = threading.Lock()
+
+
+class RunLock:
+    """The leadership of a run; `close` it when nothing more is sent."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Take it. Raises FolderInUse while workers of an earlier leader are at work, DiskFailed."""
+        self._folder, self._process, deadline = folder, os.getpid(), clock() + WORKERS_TIMEOUT_S
+        workers = _open(folder.workers_lock)
+        try:
+            while not _lock(workers, fcntl.LOCK_EX):
+                if clock() >= deadline:
+                    raise FolderInUse(
+                        f"worker processes of an earlier start of run {folder.run_id} are still at work; wait until "
+                        "they end, or end them, and run again"
+                    )
+                sleep(LOCK_CHECK_INTERVAL_S)
+            self._leader = _open(folder.leader_lock)
+            # only a worker of an earlier leader could hold it, for the moment of a look
+            while not _lock(self._leader, fcntl.LOCK_EX):
+                sleep(LOCK_CHECK_INTERVAL_S)
+            _write(self._leader, folder.leader_lock)
+        finally:
+            _close(workers)
+
+    def close(self) -> None:
+        """Give it up: workers that are left stop. The files go when no worker needs them any more."""
+        if self._leader < 0 or os.getpid() != self._process:  # a forked child leads nothing
+            return
+        descriptor, self._leader = self._leader, -1
+        with contextlib.suppress(OSError):
+            self._folder.leader_lock.unlink()
+        _close(descriptor)
+        with contextlib.suppress(OSError, DiskFailed):
+            workers = _open(self._folder.workers_lock)
+            if _lock(workers, fcntl.LOCK_EX):
+                self._folder.workers_lock.unlink()
+            _close(workers)
+
+
+class RunMember:
+    """The part that a process takes in a run which another one leads; `close` it when its journals are closed."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Join. Raises Interrupted when no process leads the run."""
+        self._leader = self._workers = -1
+        try:
+            # in this order: a new leader waits for the workers before it begins
+            self._workers = os.open(folder.workers_lock, os.O_RDWR | os.O_CLOEXEC)
+            self._leader = os.open(folder.leader_lock, os.O_RDONLY | os.O_CLOEXEC)
+            _remember(self._workers, self._leader)
+            self._token = os.pread(self._leader, _TOKEN_BYTES, 0)
+            is_joined = _lock(self._workers, fcntl.LOCK_SH) and self.is_led()
+        except OSError:
+            is_joined = False
+        if not is_joined:
+            self.close()
+            raise Interrupted(f"no process leads run {folder.run_id} any more; run the job again to resume it")
+
+    def is_led(self) -> bool:
+        """Whether the leader that this process joined still leads: some microseconds, so each send asks first."""
+        try:
+            if not _lock(self._leader, fcntl.LOCK_SH):
+                return os.pread(self._leader, _TOKEN_BYTES, 0) == self._token
+            fcntl.flock(self._leader, fcntl.LOCK_UN)
+        except (
+            OSError,
+            ValueError,
+        ):  # closed already, or the shared folder is gone: the leader is not known, so nothing is sent
+            pass
+        return False
+
+    def close(self) -> None:
+        """Leave: a next leader waits for this process no longer."""
+        descriptors, self._leader, self._workers = (self._leader, self._workers), -1, -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                _close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DiskFailed(f"cannot open {path}: {error.strerror}") from None
+    _remember(descriptor)
+    return descriptor
+
+
+def _write(descriptor: int, path: Path) -> None:
+    try:
+        os.pwrite(descriptor, secrets.token_hex(_TOKEN_BYTES // 2).encode(), 0)
+    except OSError as error:
+        _close(descriptor)
+        raise DiskFailed(f"cannot write {path}: {error.strerror}") from None
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remember(*descriptors: int) -> None:
+    with _mutex:
+        _descriptors.update(descriptors)
+
+
+def _close(descriptor: int) -> None:
+    with _mutex:
+        _descriptors.discard(descriptor)
+        os.close(descriptor)
+
+
+def _forget_in_child() -> None:
+    """Close a forked child's copies: a lock lasts until its last copy is closed."""
+    global _mutex  # noqa: PLW0603 - another thread may have held it at the fork
+    _mutex = threading.Lock()
+    for descriptor in _descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,1 +1,0 @@
-"""Parts that talk: the endpoint, the limits, the outcomes, the sender."""

@@ -1,0 +1,604 @@
+"""The command: what it prints where, and the exit codes of the contract. `run` is tested end to end."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from parquill.flows.cli.commands import cli, main
+from parquill.flows.cli.lists import comparison_lines, rounded
+from parquill.tasks.job.load import load_job
+
+COMMANDS = ("approve", "doctor", "estimate", "init", "preview", "report", "run", "serve-model", "spend")
+JOB = """\
+name: cli
+input: in.parquet
+output: out
+prompt: {user: "{{ text }}"}
+model: gpt-4o-mini
+max_output_tokens: 100
+"""
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on stdout; fails when there is none, or anything beside it."""
+        found: dict[str, Any] = orjson.loads(self.out)
+        assert isinstance(found, dict)
+        return found
+
+
+class Shell:
+    """Runs commands in this process, in a folder of their own."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._capsys = capsys
+
+    def __call__(self, *words: str) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        found = self._capsys.readouterr()
+        assert "Traceback" not in found.out + found.err
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        return Ended(code or 0, found.out, " ".join(found.err.split()))
+
+    def write(self, texts: list[str | None], job: str = JOB) -> None:
+        pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), self.folder / "in.parquet")
+        (self.folder / "job.yaml").write_text(job, encoding="utf-8")
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("ledger"))
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """A shell in an empty folder, without keys."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    return Shell(tmp_path, capsys)
+
+
+def test_help_names_commands_and_exit_codes(shell: Shell) -> None:
+    """`--help` lists every command and what the exit codes mean, on stdout."""
+    ended = shell("--help")
+    assert ended.code == 0
+    assert all(command in ended.out for command in COMMANDS)
+    text = " ".join(ended.out.split())
+    for told in ("0 done", "2 bad job or input", "3 refused by the budget", "4 stopped by a budget", "130 interrupted"):
+        assert told in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_every_command_has_help(shell: Shell, command: str, option: str) -> None:
+    """Each command explains itself and does nothing else."""
+    ended = shell(command, option)
+    assert ended.code == 0
+    assert ended.out.startswith(f"Usage: parquill {command}")
+    assert shell.files == []
+
+
+def test_the_version_is_told(shell: Shell) -> None:
+    """`--version` prints name and version."""
+    ended = shell("--version")
+    assert ended.code == 0
+    assert ended.out.startswith("parquill, version ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("estimate", "job.yaml", "--bogus"),
+        ("preview", "job.yaml", "--limits", "3"),
+        ("report", "out", "--bogus"),
+        ("bogus",),
+        ("estimate",),
+        ("preview",),
+        ("report",),
+        ("preview", "job.yaml", "--rows", "0"),
+        ("preview", "job.yaml", "--rows", "many"),
+        ("estimate", "job.yaml", "--limit", "-1"),
+        ("estimate", "job.yaml", "--limit", "0"),
+        ("estimate", "job.yaml", "--date", "tomorrow"),
+        ("estimate", "job.yaml", "--date", "2026-02-30"),
+        ("estimate", "job.yaml", "--date", "23.11.2026"),
+        ("estimate", "job.yaml", "other.yaml"),
+        ("run", "job.yaml", "--redo", "everything"),
+        ("init", "a.yaml", "b.yaml"),
+    ],
+)
+def test_a_command_that_is_misspelt_exits_2(shell: Shell, words: tuple[str, ...]) -> None:
+    """Unknown options, commands, values and missing arguments exit 2, tell why on stderr, and do nothing."""
+    shell.write(["a"])
+    ended = shell(*words)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert "Error: " in ended.err
+    assert shell.files == ["in.parquet", "job.yaml"]
+
+
+def test_init_writes_a_job_that_is_valid(shell: Shell) -> None:
+    """The job file that `init` writes can be read, and works once its input is there."""
+    ended = shell("init")
+    assert (ended.code, ended.out) == (0, "")
+    assert "parquill preview job.yaml" in ended.err
+    job = load_job(shell.folder / "job.yaml")
+    assert job.budget.run_usd == 1
+    pq.write_table(pa.table({"text": ["a"]}), shell.folder / "prompts.parquet")
+    assert shell("estimate", "job.yaml", "--json").json["rows"] == 1
+
+
+def test_init_never_overwrites(shell: Shell) -> None:
+    """A file that is there already is kept as it is."""
+    (shell.folder / "mine.yaml").write_text("precious", encoding="utf-8")
+    ended = shell("init", "mine.yaml")
+    assert ended.code == 1
+    assert "mine.yaml is there already" in ended.err
+    assert (shell.folder / "mine.yaml").read_text(encoding="utf-8") == "precious"
+
+
+def test_init_into_a_folder_that_is_not_there(shell: Shell) -> None:
+    """A place that cannot be written is told."""
+    ended = shell("init", "no/such/job.yaml")
+    assert ended.code == 1
+    assert "cannot write no/such/job.yaml: No such file or directory" in ended.err
+
+
+def test_preview_shows_requests_and_sends_nothing(shell: Shell) -> None:
+    """The first requests are shown as they would be sent, without a key, and nothing is written."""
+    shell.write(["one", "two", "three", "four"])
+    ended = shell("preview", "job.yaml")
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err.count("POST https://api.openai.com/v1/chat/completions") == 3
+    assert '"content": "three"' in ended.err
+    assert "four" not in ended.err
+    assert shell.files == ["in.parquet", "job.yaml"]
+
+
+def test_preview_as_json(shell: Shell) -> None:
+    """`--json` prints one object with the rows, the rejected ones with their reason."""
+    shell.write(["one", None])
+    ended = shell("preview", "job.yaml", "--json", "--rows", "5")
+    assert ended.code == 0
+    first, second = ended.json["rows"]
+    assert first["body"]["messages"] == [{"role": "user", "content": "one"}]
+    assert (second["body"], second["row_number"]) == (None, 1)
+    assert "'text' is null" in second["error"]
+
+
+def test_preview_of_one_row(shell: Shell) -> None:
+    """`--rows` counts output rows, also with `for_each`."""
+    shell.write(["one", "two"])
+    words = (
+        "preview",
+        "job.yaml",
+        "--json",
+        "--rows",
+        "3",
+        "--set",
+        "for_each={n: [1, 2]}",
+        "--set",
+        "prompt.user='{{ text }}{{ n }}'",
+    )
+    rows = shell(*words).json["rows"]
+    assert [row["body"]["messages"][0]["content"] for row in rows] == ["one1", "one2", "two1"]
+
+
+def test_what_is_shown_cannot_steer_a_terminal(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape sequences and rich's markup in a cell are shown, not obeyed."""
+    shell.write(["\x1b[31mred\x07 [bold]loud[/bold] [/nothing]"])
+    with pytest.raises(SystemExit):
+        main(["preview", "job.yaml"])
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert "\x07" not in err
+    assert "[bold]loud[/bold] [/nothing]" in err
+
+
+def test_estimate_for_people(shell: Shell) -> None:
+    """The estimate tells rows, tokens, cost and what it is based on, on stderr, without a key."""
+    shell.write(["one", "two", "one"], JOB + "budget: {run_usd: 1}\n")
+    ended = shell("estimate", "job.yaml")
+    assert (ended.code, ended.out) == (0, "")
+    for told in ("rows to send 2", "cost, worst case $0.00", "fits into the budget of $1.00", "genai-prices"):
+        assert told in ended.err
+    assert shell.files == ["in.parquet", "job.yaml"]
+
+
+def test_estimate_as_json(shell: Shell) -> None:
+    """`--json` prints one flat object: the keys of `estimate` in the contract, money as decimal strings."""
+    shell.write(["one", "two", "one"])
+    ended = shell("estimate", "job.yaml", "--json")
+    assert ended.code == 0
+    found = ended.json
+    keys = {"rows", "model", "prompt_tokens", "completion_tokens_expected", "fits_budget"}
+    money = {"cost_usd_expected", "cost_usd_p90", "cost_usd_worst"}
+    assert keys | money <= found.keys()
+    assert (found["rows"], found["model"], found["fits_budget"]) == (3, "gpt-4o-mini", True)
+    # 8 tokens a prompt at $0.15, 100 of output at $0.60 for a million
+    assert (found["prompt_tokens"], found["completion_tokens_expected"]) == (16, 200)
+    assert all(found[name] == "0.000122400" for name in money)
+    assert Decimal(found["cost_usd_worst"]) == (16 * Decimal("0.15") + 200 * Decimal("0.6")) / 10**6
+    assert not any(isinstance(value, dict | list) for value in found.values())
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_estimate_over_the_budget_exits_3(shell: Shell, as_json: bool) -> None:  # noqa: FBT001
+    """What does not fit exits 3, and both numbers are shown; raising the budget makes it 0."""
+    shell.write(["one", "two"])
+    words = ("estimate", "job.yaml", *(["--json"] if as_json else []), "--set")
+    ended = shell(*words, "budget.run_usd=0.0001")
+    assert ended.code == 3
+    if as_json:
+        assert ended.json["fits_budget"] is False
+        assert ended.json["cost_usd_expected"] == "0.000122400"
+    else:
+        assert "expected $0.000122 exceeds the budget of $0.0001 (2 rows to send" in ended.err
+    assert shell(*words, "budget.run_usd=0.0001224").code == 0
+
+
+def test_estimate_of_nothing(shell: Shell) -> None:
+    """An empty input costs nothing and fits every budget."""
+    shell.write([])
+    ended = shell("estimate", "job.yaml", "--json", "--set", "budget.run_usd=0.000000001")
+    assert (ended.code, ended.json["rows"], ended.json["cost_usd_worst"]) == (0, 0, "0.000000000")
+
+
+def test_estimate_of_the_first_rows(shell: Shell) -> None:
+    """`--limit` estimates the first rows only."""
+    shell.write(["one", "two", "three"])
+    assert shell("estimate", "job.yaml", "--json", "--limit", "2").json["rows"] == 2
+
+
+def test_bad_rows_exit_2(shell: Shell) -> None:
+    """More bad rows than tolerated exit 2, with how many, why, and where the first is."""
+    shell.write(["one", None, None])
+    ended = shell("estimate", "job.yaml")
+    assert ended.code == 2
+    assert "2 of 3 rows cannot be sent (null_value 2)" in ended.err
+    assert "the first: in.parquet, row 1: 'text' is null" in ended.err
+    assert shell("estimate", "job.yaml", "--set", "tolerate.rejected=1").code == 0
+
+
+def test_dates_and_overrides_reach_the_job(shell: Shell) -> None:
+    """`--date` fills in paths, `--set` overrides, also in nested groups."""
+    shell.write(["one"], JOB.replace("in.parquet", "dt={date-1}/in.parquet"))
+    (shell.folder / "dt=2025-12-31").mkdir()
+    (shell.folder / "in.parquet").rename(shell.folder / "dt=2025-12-31" / "in.parquet")
+    words = (
+        "preview",
+        "job.yaml",
+        "--json",
+        "--date",
+        "2026-01-01",
+        "--set",
+        "prompt.user='{{ dt }}'",
+        "--set",
+        "parameters.seed=5",
+    )
+    body = shell(*words).json["rows"][0]["body"]
+    assert body["messages"][0]["content"] == "2025-12-31"
+    assert body["seed"] == 5
+
+
+BAD: list[tuple[str, str]] = [
+    ("modle=x", "did you mean `model`"),
+    ("budget.run_usd=ten", "`budget.run_usd`"),
+    ("budget.run_usd=0", "`budget.run_usd`"),
+    ("limits.max_at_once=1000000", "`limits.max_at_once`"),
+    ("limits.max_at_once=yes", "`limits.max_at_once`"),
+    ("model=gpt-4o-mni", "gpt-4o-mini"),
+    ("input=missing.parquet", "missing.parquet does not exist"),
+    ("input=ftp://bucket/x", "ftp://"),
+    ("input=job.yaml", "job.yaml is not a readable Parquet file"),
+    ("input='{day}.parquet'", "{day} in a path is unknown"),
+    ("prompt.user='{{ Text }}'", "the column is written 'text'"),
+    ("prompt.user='{{ text'", "`prompt.user`, line 1"),
+    ("id_column=nothing", "no column 'nothing'"),
+    ("for_each={text: [a]}", "a column of the input already"),
+    ("tokenizer=nothing", "`tokenizer`"),
+    ("response_format=missing.json", "missing.json"),
+    ("response_format={type: object}", "object with properties"),
+    ("endpoint.base_url=http://example.com", "allow_http"),
+    ("parameters.n=2", "'n'"),
+    ("limits.tokens_per_minute=5", "limits.tokens_per_minute"),
+    ("nonsense", "NAME=VALUE"),
+]
+
+
+@pytest.mark.parametrize(("override", "told"), BAD, ids=[override for override, _ in BAD])
+def test_a_bad_job_or_input_exits_2(shell: Shell, override: str, told: str) -> None:
+    """What cannot be run exits 2 with one sentence on stderr that names the fault, and nothing is left behind."""
+    shell.write(["one"])
+    ended = shell("estimate", "job.yaml", "--set", override)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert "parquill: " in ended.err
+    assert told in ended.err
+    assert shell.files == ["in.parquet", "job.yaml"]
+
+
+@pytest.mark.parametrize("command", ["estimate", "preview", "report"])
+def test_a_refusal_as_json(shell: Shell, command: str) -> None:
+    """With `--json` a refusal is one object too, with the sentence and the exit code."""
+    ended = shell(command, "missing.yaml", "--json")
+    assert ended.code == 2
+    assert ended.json == {
+        "error": "cannot read the job file missing.yaml: No such file or directory",
+        "exit_code": 2,
+    }
+    assert "missing.yaml" in ended.err
+
+
+def test_report_of_a_folder_without_a_run(shell: Shell) -> None:
+    """A folder, or a job, where no run has begun says so and exits 2."""
+    shell.write(["one"])
+    (shell.folder / "empty").mkdir()
+    for place in ("empty", "job.yaml"):
+        ended = shell("report", place, "--json")
+        assert ended.code == 2
+        assert "has no summary.json: no run has begun there yet" in ended.json["error"]
+    assert shell("report", "empty", "--failed").code == 2
+
+
+def test_report_of_a_damaged_summary(shell: Shell) -> None:
+    """A summary that cannot be read is told from one that is not there."""
+    (shell.folder / "out").mkdir()
+    (shell.folder / "out" / "summary.json").write_text('{"state": ', encoding="utf-8")
+    ended = shell("report", "out")
+    assert ended.code == 1
+    assert "summary.json cannot be read" in ended.err
+
+
+def test_no_traceback_and_no_prompt_in_a_refusal(shell: Shell) -> None:
+    """What a refusal tells holds no cell."""
+    shell.write(["CANARY", "CANARY"], JOB.replace("{{ text }}", "{{ text.missing }}"))
+    for command in ("estimate", "preview"):
+        ended = shell(command, "job.yaml", "--json")
+        assert "CANARY" not in ended.out + ended.err
+
+
+def test_an_estimate_over_the_month_exits_3(shell: Shell) -> None:
+    """A monthly budget is held against the ledger, also by the estimate."""
+    shell.write(["one", "two"])
+    assert shell("estimate", "job.yaml", "--set", "budget.monthly_usd=1").code == 0
+    ended = shell("estimate", "job.yaml", "--set", "budget.monthly_usd=0.0001")
+    assert ended.code == 3
+    assert "expected $0.000122 exceeds what is left of the month" in ended.err
+
+
+def _finish(folder: Path) -> dict[str, Any]:
+    """Write what a finished run leaves behind for readers."""
+    summary: dict[str, Any] = {
+        "prices": {"source": "a list", "version": "2026-11"},
+        "run_id": "20261123-051448-k3fq",
+        "state": "finished",
+        "exit_code": 5,
+        "message": None,
+        "job": "cli",
+        "model": "gpt-4o-mini",
+        "rows": {"total": 1002, "ok": 1000, "truncated": 1, "failed": 1, "rejected": 0},
+        "tokens": {"prompt": 8016, "cached": 0, "cache_write": 0, "completion": 1000, "reasoning": 0},
+        "estimate": {"cost_usd_expected": "0.002000000", "cost_usd_worst": "0.002000000", "prompt_tokens": 8016},
+        "cost_usd": "0.001802400",
+        "paid_usd": "0.001802400",
+        "in_doubt_usd": "0.000001000",
+        "over_reserved_usd": "0.000000000",
+        "saved_usd": "0.000000000",
+        "requests": {"sent": 1003, "retried": 1, "throttled": 0, "in_doubt": 1},
+        "duration_s": 12.5,
+    }
+    (folder / "results").mkdir(parents=True)
+    (folder / ".parquill").mkdir()
+    (folder / "summary.json").write_bytes(orjson.dumps(summary))
+    parts = [{"file": "part.parquet", "rows": 3}]
+    (folder / ".parquill" / "manifest.json").write_bytes(orjson.dumps({"parts": parts}))
+    columns = {
+        "source_file": ["in.parquet"] * 3,
+        "row_number": [0, 1, 2],
+        "status": ["ok", "truncated", "failed"],
+        "error_code": [None, "max_output_tokens", "timeout"],
+        "error_message": [None, "the answer was cut", "no answer \x1b[31mred [bold]x[/bold]"],
+        "finished_at": [None, None, None],
+    }
+    pq.write_table(pa.table(columns), folder / "results" / "part.parquet")
+    return summary
+
+
+def test_report_shows_the_latest_run_again(shell: Shell) -> None:
+    """`report` shows run, rows, requests and money, of a folder and of a job, on stderr."""
+    shell.write(["one"])
+    _finish(shell.folder / "out")
+    for place in ("out", "job.yaml"):
+        ended = shell("report", place)
+        assert (ended.code, ended.out) == (0, "")
+        for told in (
+            "20261123-051448-k3fq",
+            "total 1,002, ok 1,000",
+            "$0.001802400",
+            "in doubt $0.000001000",
+            "12.5 s",
+        ):
+            assert told in ended.err
+        assert "saved by reuse" not in ended.err
+
+
+def test_report_as_json(shell: Shell) -> None:
+    """`report --json` is the summary, with `--failed` also the rows that are not ok."""
+    summary = _finish(shell.folder / "out")
+    assert shell("report", "out", "--json").json == summary
+    failed = shell("report", "out", "--json", "--failed").json
+    assert failed.items() >= summary.items()
+    assert [(row["row_number"], row["error_code"]) for row in failed["failed"]] == [
+        (1, "max_output_tokens"),
+        (2, "timeout"),
+    ]
+
+
+def test_report_lists_rows_that_are_not_ok(shell: Shell) -> None:
+    """`--failed` lists each such row with its place and reason, and nothing that steers a terminal."""
+    _finish(shell.folder / "out")
+    ended = shell("report", "out", "--failed")
+    assert ended.code == 0
+    assert "in.parquet, row 1: truncated, max_output_tokens: the answer was cut" in ended.err
+    assert "row 2: failed, timeout: no answer" in ended.err
+    assert "[bold]x[/bold]" in ended.err
+    assert "\x1b" not in ended.err
+    assert "2 rows are not ok" in ended.err
+    assert "row 0" not in ended.err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_unforeseen_error_tells_its_place_and_not_its_text(
+    shell: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """An error that nobody foresaw exits 1 with its kind and place: its text may hold a cell or a key."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("CANARY")
+
+    monkeypatch.setattr("parquill.flows.cli.commands.load_job", fail)
+    ended = shell("estimate", "job.yaml", *(["--json"] if as_json else []))
+    assert ended.code == 1
+    assert "unexpected ZeroDivisionError at test_commands.py:" in ended.err
+    assert "CANARY" not in ended.out + ended.err
+
+
+def test_comparing_models(shell: Shell) -> None:
+    """`--compare` prices the same rows for other models, the cheapest first, as JSON on stdout or for people."""
+    shell.write(["one", "two"])
+    found = shell("estimate", "job.yaml", "--json", "--compare", "gpt-4o,gpt-4o-mini").json
+    assert found["rows"] == 2
+    assert {entry["model"] for entry in found["models"]} == {"gpt-4o", "gpt-4o-mini"}
+    costs = [Decimal(entry["estimate"]["cost_usd_expected"]) for entry in found["models"]]
+    assert costs == sorted(costs)
+    ended = shell("estimate", "job.yaml", "--compare", "gpt-4o")
+    assert (ended.code, ended.out) == (0, "")
+    assert "gpt-4o" in ended.err
+    assert shell("estimate", "job.yaml", "--compare", "gpt-4o-mni").code == 2
+
+
+def test_a_comparison_has_windows_and_notes(shell: Shell) -> None:
+    """`--compare` prices the lane that a run can buy, counts rows too long for each window, and says what is to be known of a model."""
+    shell.write(["one", "word " * 20_000])
+    wanted = "gpt-3.5-turbo,claude-sonnet-4-5,gpt-6-luna"
+    found = shell("estimate", "job.yaml", "--json", "--compare", wanted).json
+    entries = {entry["model"]: entry for entry in found["models"]}
+    assert {entry["lane"] for entry in found["models"]} == {"live"}
+    costs = [Decimal(entry["estimate"]["cost_usd_expected"]) for entry in found["models"]]
+    assert costs == sorted(costs)
+    own, small, luna = entries["gpt-4o-mini"], entries["gpt-3.5-turbo"], entries["gpt-6-luna"]
+    assert (own["fits_window"], own["rows_too_long"]) == (True, 0)
+    assert (small["fits_window"], small["rows_too_long"]) == (False, 1)
+    assert (own["prompt_tokens_note"], own["thinking_note"]) == (None, None)
+    assert "thinks before it answers" in luna["thinking_note"]
+    # nothing is sent at this price, so a model that the job's address does not sell is compared at its maker's
+    assert entries["claude-sonnet-4-5"]["prices"]["source"] == "genai-prices, anthropic"
+    assert entries["claude-sonnet-4-5"]["prompt_tokens_note"].startswith("approximate")
+    told = shell("estimate", "job.yaml", "--compare", wanted).err
+    assert "gpt-3.5-turbo: 1 rows are too long for its window" in told
+    lines = list(comparison_lines(found))
+    assert lines[0].startswith("2 rows")
+    table = lines[1:6]
+    assert table[0].split() == "model lane expected p90 worst case prompt tokens".split()
+    assert all("  live  " in line for line in table[1:])
+    assert {len(line) for line in table} == {len(table[0])}  # the columns are aligned
+
+
+@pytest.mark.parametrize(
+    ("usd", "shown"),
+    [
+        ("0", "$0.00"), ("0.000000000", "$0.00"), ("0.002472000", "$0.0025"), ("0.000000012", "$0.000000012"),
+        ("0.5", "$0.50"), ("0.999", "$1.00"), ("6.999747", "$7.00"), ("1234.5", "$1,234.50"), ("0.05", "$0.050"),
+    ],
+)  # fmt: skip
+def test_money_to_compare_is_rounded(usd: str, shown: str) -> None:
+    """Dollars have cents, and below a dollar two digits that tell something; they are never rounded to nothing."""
+    assert rounded(usd) == shown
+
+
+def test_an_estimate_names_what_cannot_be_sent(shell: Shell) -> None:
+    """A row that exceeds the model's window of 2023 is rejected, and the estimate names it with both numbers."""
+    shell.write(["one", "word " * 4_000])
+    words = ("estimate", "job.yaml", "--set", "model=gpt-3.5-turbo", "--prices-on", "2023-04-01")
+    told = "in.parquet, row 1: 4,008 tokens of input and 100 of output exceed gpt-3.5-turbo's 4,096"
+    assert f"the first of them: {told}" in shell(*words).err
+    found = shell(*words, "--json").json
+    assert (found["rows_rejected"], found["first_rejected"]) == (1, told)
+    assert found["prices_source"].startswith("data/prices.toml, OpenAI")
+    assert found["prices_version"].endswith("on 2023-04-01")
+
+
+def test_prices_of_another_day(shell: Shell) -> None:
+    """`--prices-on` uses the prices of that day, and leaves the paths on theirs."""
+    shell.write(["one"])
+    words = ("estimate", "job.yaml", "--json", "--set", "model=gpt-3.5-turbo", "--prices-on")
+    assert shell(*words, "2023-04-01").json["cost_usd_worst"] == "0.000216000"  # (8 + 100) tokens at $2 a million
+    assert shell(*words, "2026-11-23").json["cost_usd_worst"] == "0.000154000"
+
+
+def test_ctrl_c_exits_130(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is interrupted exits 130, without a traceback."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("parquill.flows.cli.commands.load_job", interrupt)
+    assert shell("estimate", "job.yaml").code == 130
+
+
+@pytest.mark.parametrize("value", ["ten", "0", "-1", "1.5", "1e3", "", "9" * 30])
+def test_a_limit_that_is_no_number(shell: Shell, value: str) -> None:
+    """What is no number of rows is refused with the range, in plain words."""
+    shell.write(["one"])
+    ended = shell("estimate", "job.yaml", "--limit", value)
+    assert ended.code == 2
+    assert f"{value!r} is not a whole number from 1 to 1,000,000,000,000" in ended.err
+
+
+def test_the_help_of_each_command_is_one_sentence() -> None:
+    """The list of commands shows the first sentence of each whole: it has fewer than 60 characters."""
+    for name, command in cli.commands.items():
+        first = (command.help or "").split("\n\n")[0]
+        assert len(first) < 60, name
+        assert not command.get_short_help_str(60).endswith("..."), name
+
+
+def test_a_refusal_is_said_once(shell: Shell) -> None:
+    """An estimate shows its refusal once, and does not say just before it that the cost fits."""
+    shell.write(["one", None, None, None])
+    ended = shell("estimate", "job.yaml")
+    assert ended.code == 2
+    assert ended.err.count("in.parquet, row 1") == 1
+    assert "fits into" not in ended.err
+    assert "no budget is set" not in ended.err
+
+
+def test_an_estimate_tells_that_a_run_would_wait(shell: Shell) -> None:
+    """Above budget.approval_usd the estimate says that a run waits for a person."""
+    shell.write(["one", "two"])
+    words = ("estimate", "job.yaml", "--set", "budget.run_usd=1", "--set")
+    above = shell(*words, "budget.approval_usd=0.000001")
+    assert "is above budget.approval_usd = $0.000001: a run waits until a person approves it" in above.err
+    found = shell(*words, "budget.approval_usd=0.000001", "--json").json
+    assert "a run waits until a person approves it" in found["warning"]
+    assert "approves it" not in shell(*words, "budget.approval_usd=0.9").err

@@ -1,0 +1,104 @@
+"""`doctor` says what stands between a job and its first completion; what is no failure is a warning."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parquill.flows.cli import doctor
+from parquill.flows.cli.doctor import Hint
+from parquill.flows.cli.starter import STARTER, warn_of_starter
+from parquill.tasks.errors import ParquillError
+from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.model_list import ModelList, read_model_list
+
+DAY = date(2026, 11, 29)
+
+
+def _job(model: str, base_url: str = "https://api.openai.com/v1", **changes: Any) -> Any:
+    job = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "{{ x }}"}, "model": model}
+    return make_job({**job, "max_output_tokens": 50, "endpoint": {"base_url": base_url}, **changes})
+
+
+def _list(*names: str, base_url: str = "https://api.openai.com/v1", **more: Any) -> ModelList:
+    found = read_model_list({"data": [{"id": name, **more} for name in names]}, base_url)
+    assert found is not None
+    return found
+
+
+def test_a_listed_model_is_ok() -> None:
+    """A model that is listed, under its name or another spelling of it, is ok, and the spelling is shown."""
+    assert doctor._model(_job("a"), _list("a", "b")) == "a"
+    told = doctor._model(_job("gemini-2.5-flash"), _list("models/gemini-2.5-flash"))
+    assert told == "gemini-2.5-flash (the service lists it as models/gemini-2.5-flash)"
+    assert not isinstance(told, Hint)
+
+
+def test_a_model_that_is_not_listed() -> None:
+    """A model that a whole list lacks is a failure with the nearest names; one that a partial list lacks is a warning."""
+    with pytest.raises(ParquillError, match=r"does not list 'gpt-6-lunar'; it lists gpt-6-luna, .*Correct `model`"):
+        doctor._model(_job("gpt-6-lunar"), _list("zzz", "gpt-6-luna", "gpt-6.1-sol"))
+    azure = "https://shop.openai.azure.com/openai/v1"
+    told = doctor._model(_job("my-deployment", azure), _list("gpt-6-luna", base_url=azure))
+    assert isinstance(told, Hint)
+    assert "only a part" in told
+
+
+def test_shutdowns() -> None:
+    """A shutdown ahead is a warning and one behind a failure; the service's own day is taken before that of the table."""
+    assert doctor._shutdown(_job("gpt-6-luna"), None, DAY) == "none is known for gpt-6-luna"
+    ahead = doctor._shutdown(_job("gpt-4o-mini"), None, DAY)
+    assert isinstance(ahead, Hint)
+    assert "2027-01-14, in 46 days" in ahead
+    with pytest.raises(ParquillError, match="was shut down on 2026-10-23"):
+        doctor._shutdown(_job("gpt-3.5-turbo"), None, DAY)
+    later = doctor._shutdown(_job("gpt-4o-mini"), _list("gpt-4o-mini", shutdown_date="2027-03-01"), DAY)
+    assert "2027-03-01" in later
+    assert "gpt-6-luna" in later  # the successor is the table's
+    own = "http://127.0.0.1:8000/v1"
+    with pytest.raises(ParquillError, match="was shut down on 2026-11-29"):
+        doctor._shutdown(_job("m", own), _list("m", base_url=own, shutdown_date="2026-11-29"), DAY)
+
+
+def test_thinking_within_few_tokens() -> None:
+    """A thinking model with a small max_output_tokens is a warning."""
+    assert isinstance(doctor._output_tokens(_job("gpt-6-luna")), Hint)
+    assert doctor._output_tokens(_job("gpt-6-luna", parameters={"reasoning_effort": "none"})) == "50"
+
+
+def test_a_check_warns() -> None:
+    """A hint makes a check that is ok and warns; an error makes one that is not ok."""
+
+    def fails() -> str:
+        raise ParquillError("no")
+
+    assert doctor._check("a", lambda: "fine").as_dict() == {"name": "a", "ok": True, "told": "fine", "warns": False}
+    assert doctor._check("a", lambda: Hint("look")).as_dict() == {
+        "name": "a",
+        "ok": True,
+        "told": "look",
+        "warns": True,
+    }
+    assert doctor._check("a", fails).as_dict() == {"name": "a", "ok": False, "told": "no", "warns": False}
+
+
+def test_the_starter_is_alive() -> None:
+    """What `init` writes needs no warning today; one whose model has ended is warned of by the clock."""
+    assert warn_of_starter(DAY) == []
+    old = STARTER.replace("model: gpt-6-luna", "model: gpt-4o-mini")
+    assert "shuts down on 2027-01-14" in warn_of_starter(DAY, old)[0]
+    assert "was shut down" in warn_of_starter(date(2027, 1, 14), old)[0]
+    assert "temperature" not in STARTER
+
+
+def test_the_samples_are_alive() -> None:
+    """No job, flow, README or page that is shipped names a model that is shut down, or sends a temperature to one that refuses it."""
+    root = Path(__file__).parents[3]
+    pages = [*root.glob("*.md"), *root.glob("data/*.md"), *root.glob("data/jobs/*.yaml"), root / "prefect.yaml"]
+    for page in [*pages, *root.glob("flows/*.py")]:
+        text = page.read_text(encoding="utf-8")
+        if page.name != "CHANGELOG.md":
+            assert not any(name in text for name in ("gpt-4o", "gpt-3.5", "gpt-4.1")), page

@@ -1,0 +1,73 @@
+"""`spend`: of which job, and what is printed of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from parquill.flows.cli.commands import main
+from parquill.flows.cli.spend import read_spending, scope_of
+from parquill.tasks.errors import BadJob
+from parquill.tasks.money.ledger import Ledger
+from tests.promises.ledger_machine import entry
+
+TODAY = date(2026, 11, 28)
+JOB = """\
+name: fr
+input: in.parquet
+output: out
+prompt: {user: "{{ text }}"}
+model: gpt-4o-mini
+max_output_tokens: 100
+"""
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    monkeypatch.chdir(tmp_path)
+    opened = Ledger()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("name", ["nofile.yaml", "nighty", "folder", "Fr", "fr ", "/nowhere/job.yaml"])
+@pytest.mark.parametrize("resolve", [None, "paid"])
+def test_a_name_that_no_run_has(ledger: Ledger, tmp_path: Path, name: str, resolve: str | None) -> None:
+    """A file that is not there, a misspelled job and a folder are refused with the jobs that there are: $0.00 would be a lie."""
+    (tmp_path / "folder").mkdir()
+    for job in ("fr", "nightly"):
+        ledger.open_run(entry(f"run of {job}", job), 5, 0, datetime(2026, 10, 1, tzinfo=UTC))
+    jobs = ledger.jobs()
+    with pytest.raises(BadJob) as caught:
+        read_spending(scope_of(name, None, TODAY), TODAY, resolve)
+    assert repr(name) in str(caught.value)
+    assert all(job in str(caught.value) for job in jobs)
+
+
+def test_names_that_are_known(ledger: Ledger, tmp_path: Path) -> None:
+    """A job whose runs are of another month, and a job file that has not run yet, have spent nothing this month."""
+    with pytest.raises(BadJob, match="the ledger has no job yet"):
+        read_spending(scope_of("fr", None, TODAY), TODAY)
+    (tmp_path / "job.yaml").write_text(JOB)
+    assert read_spending(scope_of("job.yaml", None, TODAY), TODAY)["rows"] == []
+    ledger.open_run(entry("a run", "de"), 5, 0, datetime(2026, 10, 1, tzinfo=UTC))
+    assert read_spending(scope_of("de", None, TODAY), TODAY)["rows"] == []
+
+
+def test_a_name_with_a_line_break(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a ledger of others holds breaks no table: each row is one line, and no control character reaches the terminal."""
+    names = ["one\ntwo", "bell\x07", "back\rto", "\x1b[31mred", "para\u2029graph", "over\u202eride"]
+    for number, name in enumerate(names):
+        ledger.open_run(replace(entry(f"run-{number}", name), model="m\no"), 5, 0, datetime.now(UTC))
+    with pytest.raises(SystemExit) as ended:
+        main(["spend"])
+    assert not ended.value.code
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("1 runs" in line for line in lines) == len(names)
+    assert len(lines) == len(names) + 2
+    assert all(character.isprintable() for line in lines for character in line)

@@ -1,0 +1,141 @@
+"""The forms in which a response_format can be written, and the one in which it is kept."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from parquill.tasks.errors import BadJob
+from parquill.tasks.job.load import make_job, place_job
+from parquill.tasks.job.response_format import ResponseFormat, read_format, schema_of
+from parquill.tasks.job.settings import Job
+from parquill.tasks.llm.protocol import APIS
+from parquill.tasks.prompts.request import KeyMaker
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+LOOSE = {"type": "json_schema", "name": "answer", "strict": False, "schema": SCHEMA}
+JSON_MODE = {"type": "json_object"}
+
+
+def _job(response_format: Any, api: str = "chat") -> Job:
+    least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
+    return make_job({**least, "max_output_tokens": 7, "endpoint": {"api": api}, "response_format": response_format})
+
+
+def _place(response_format: Any) -> Any:
+    return place_job(_job(response_format), date(2026, 11, 1)).response_format
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (None, None),
+        (SCHEMA, SCHEMA),
+        ({"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}, SCHEMA),
+        ({"type": "json_schema", "name": "answer", "strict": True, "schema": SCHEMA}, SCHEMA),
+        ({"type": "json_schema", "strict": True, "schema": SCHEMA}, SCHEMA),
+        ({"type": "json_schema", "schema": SCHEMA}, LOOSE),
+        ({"type": "json_schema", "strict": False, "schema": SCHEMA}, LOOSE),
+        ({"type": "json_schema", "strict": None, "schema": SCHEMA}, LOOSE),
+        ({"type": "json_schema", "json_schema": {"schema": SCHEMA}}, LOOSE),
+        (LOOSE, LOOSE),
+        (
+            {
+                "type": "json_schema",
+                "json_schema": {"name": "x-1", "description": "d", "schema": SCHEMA, "strict": True},
+            },
+            {"type": "json_schema", "name": "x-1", "description": "d", "strict": True, "schema": SCHEMA},
+        ),
+        (JSON_MODE, JSON_MODE),
+        ({"type": ["object", "null"]}, {"type": ["object", "null"]}),
+    ],
+    ids=str,
+)
+def test_one_form_of_each_is_kept(given: Any, kept: Any) -> None:
+    """OpenAI's wrapper of either API is taken; equal requests are kept in one form, which stays as it is."""
+    assert _job(given).response_format == kept
+    assert _job(kept).response_format == kept
+
+
+def test_two_formats_have_two_keys() -> None:
+    """What is sent in another way has another key, however the schema is written; a plain schema has the key it had."""
+    formats = [None, SCHEMA, LOOSE, JSON_MODE, {**LOOSE, "strict": True, "name": "x"}, {**LOOSE, "description": "d"}]
+    keys = {KeyMaker(_job(found)).key([{"role": "user", "content": "x"}], None, ["a", "0"]) for found in formats}
+    assert len(keys) == len(formats)
+    wrapped = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}
+    assert KeyMaker(_job(wrapped)).key([], None, []) == KeyMaker(_job(SCHEMA)).key([], None, [])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"type": "text"}, "leave it out"),
+        ({"type": "json_object", "schema": SCHEMA}, "'schema' that is not known there"),
+        ({"type": "json_schema"}, "has no `schema`"),
+        ({"type": "json_schema", "schema": {}}, "has no `schema`"),
+        ({"type": "json_schema", "schema": 5}, "has no `schema`"),
+        ({"type": "json_schema", "json_schema": "x"}, "not a mapping"),
+        ({"type": "json_schema", "json_schema": {"schema": SCHEMA}, "strict": True}, "'strict' that is not known"),
+        ({"type": "json_schema", "schema": SCHEMA, "srict": True}, "'srict' that is not known there; it can have desc"),
+        ({"type": "json_schema", "schema": SCHEMA, "name": "two words"}, "letters, digits"),
+        ({"type": "json_schema", "schema": SCHEMA, "name": "x" * 65}, "letters, digits"),
+        ({"type": "json_schema", "schema": SCHEMA, "strict": "yes"}, "not true or false"),
+        ({"type": "json_schema", "schema": SCHEMA, "description": 5}, "not text"),
+    ],
+    ids=str,
+)
+def test_a_wrapper_with_a_mistake_is_refused(given: Any, told: str) -> None:
+    """What no wrapper has is refused by its name, before anything is read."""
+    with pytest.raises(BadJob, match=told) as caught:
+        _job(given)
+    assert "response_format" in str(caught.value)
+
+
+def test_files_hold_a_schema_or_a_wrapper(tmp_path: Path) -> None:
+    """A file may hold either, and a wrapper may name the file of its schema."""
+    plain, wrapper, bad = tmp_path / "schema.json", tmp_path / "format.yaml", tmp_path / "bad.json"
+    plain.write_bytes(orjson.dumps(SCHEMA))
+    wrapper.write_text(f"type: json_schema\nschema: {plain}\nstrict: false\n")
+    bad.write_text('{"type": "json_schema", "strict": false}')
+    assert _place(str(plain)) == SCHEMA
+    assert _place(str(wrapper)) == LOOSE
+    assert _place({"type": "json_schema", "schema": str(plain), "strict": True}) == SCHEMA
+    assert _place({"type": "json_schema", "schema": str(plain)}) == LOOSE
+    assert _place(JSON_MODE) == JSON_MODE
+    assert _place(None) is None
+    with pytest.raises(BadJob, match="`response_format`: has no `schema`"):
+        _place(str(bad))
+    with pytest.raises(BadJob, match=r"cannot read `response_format\.schema`"):
+        _place({"type": "json_schema", "schema": str(tmp_path / "none.json")})
+
+
+def test_what_is_asked_for() -> None:
+    """The kept form says what an answer must be."""
+    assert read_format(None) is None
+    assert read_format(SCHEMA) == ResponseFormat(SCHEMA)
+    assert read_format(LOOSE) == ResponseFormat(SCHEMA, "answer", False)
+    assert read_format(JSON_MODE) == ResponseFormat(None)
+    assert [schema_of(found) for found in (None, SCHEMA, LOOSE, JSON_MODE)] == [None, SCHEMA, SCHEMA, None]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_wrapper_is_sent_as_given(*, strict: bool) -> None:
+    """Name, description and strictness reach the service under the names of each API."""
+    given = {"type": "json_schema", "name": "x", "description": "d", "schema": SCHEMA, "strict": strict}
+    told = {"name": "x", "description": "d", "schema": SCHEMA, "strict": strict}
+    chat = orjson.loads(APIS["chat"](_job(given)).body("[]", None))
+    assert chat["response_format"] == {"type": "json_schema", "json_schema": told}
+    responses = orjson.loads(APIS["responses"](_job(given, "responses")).body("[]", None))
+    assert responses["text"] == {"format": {"type": "json_schema", **told}}
+
+
+def test_json_mode_is_sent() -> None:
+    """JSON mode has no schema, and no tokens of one."""
+    chat = orjson.loads(APIS["chat"](_job(JSON_MODE)).body("[]", None))
+    assert chat["response_format"] == JSON_MODE
+    responses = orjson.loads(APIS["responses"](_job(JSON_MODE, "responses")).body("[]", None))
+    assert responses["text"] == {"format": JSON_MODE}

@@ -1,0 +1,48 @@
+"""As many requests at once as a process may have connections."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from parquill.tasks.limits import open_files
+from parquill.tasks.limits.open_files import HEADROOM, most_at_once
+
+NONE = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "most", "raised_to"),
+    [
+        (1024, 4096, 64, 64, None),  # enough as it is
+        (1024, 4096, 1024, 1024, 1024 + 20 + HEADROOM),  # raised as far as needed
+        (256, NONE, 4096, 4096, 4096 + 20 + HEADROOM),
+        (256, 1024, 1024, 1024 - 20 - HEADROOM, 1024),  # as far as the hard limit lets it
+        (128, 128, 1024, 128 - 20 - HEADROOM, 128),
+        (64, 64, 64, 1, 64),  # slow, but not stuck
+        (NONE, NONE, 4096, 4096, None),
+    ],
+)
+def test_requests_at_once_leave_room(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, wanted: int, most: int, raised_to: int | None
+) -> None:
+    """The soft limit is raised as far as is needed and allowed, and what is left of it beside the headroom is used."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(open_files, "_open_now", lambda: 20)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    assert most_at_once(wanted) == most
+    assert asked == ([] if raised_to is None else [(raised_to, hard)])
+
+
+def test_a_limit_that_cannot_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that refuses a higher limit leaves the one that is."""
+
+    def refuse(*_: object) -> None:
+        raise ValueError("not permitted")
+
+    monkeypatch.setattr(open_files, "_open_now", lambda: 20)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, NONE))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert most_at_once(1024) == 256 - 20 - HEADROOM

@@ -1,0 +1,109 @@
+"""Whether an address is that of an API is found without sending anything that could be paid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from parquill.tasks.errors import ParquillError
+from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.llm.address_check import Service, ask_for_models
+
+MODELS = {"data": [{"id": "m"}]}
+HOST = "http://127.0.0.1:8000"
+
+
+class Web:
+    """Answers by path: a status, or a status and a document; 404 to any other path."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def __call__(self, url: str, headers: dict[str, str]) -> httpx.Response:
+        assert headers == {"Authorization": "Bearer sk-test-0123456789"}
+        path = url.removeprefix(HOST)
+        self.asked.append(path)
+        answer = self.answers.get(path, 404)
+        if isinstance(answer, Exception):
+            raise answer
+        status, document = answer if isinstance(answer, tuple) else (answer, {"error": "x"})
+        return httpx.Response(status, json=document)
+
+
+def _ask(web: Web, base: str) -> Service:
+    endpoint = Endpoint.model_validate({"base_url": HOST + base})
+    return ask_for_models(endpoint, "/chat/completions", Key("sk-test-0123456789"), web)
+
+
+def _refused(web: Web, base: str) -> str:
+    with pytest.raises(ParquillError) as caught:
+        _ask(web, base)
+    assert "sk-test" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_list_is_enough() -> None:
+    """Where the models are listed, nothing else is asked."""
+    web = Web(**{"/v1/models": (200, MODELS)})
+    assert _ask(web, "/v1").models is not None
+    assert web.asked == ["/v1/models"]
+
+
+@pytest.mark.parametrize("at_models", [404, 405, (200, {"data": []}), (200, "text"), 501])
+@pytest.mark.parametrize("at_path", [405, 400, 422, 401, 415])
+def test_a_service_without_a_list(at_models: Any, at_path: int) -> None:
+    """A service that lists no models is right all the same if there is something at the path of its requests."""
+    assert _ask(Web(**{"/v1/models": at_models, "/v1/chat/completions": at_path}), "/v1").models is None
+
+
+def test_a_missing_v1_is_found() -> None:
+    """An address that lacks /v1 is a failure, with the address to write."""
+    for at_v1 in ((200, MODELS), 401):
+        told = _refused(Web(**{"/v1/models": at_v1}), "")
+        assert "(HTTP 404)" in told
+        assert f"write `base_url: {HOST}/v1`" in told
+
+
+def test_too_long_an_address_is_found() -> None:
+    """An address that goes on behind the version is a failure, with the address to write."""
+    assert f"write `base_url: {HOST}/api/v1`" in _refused(Web(**{"/api/v1/models": (200, MODELS)}), "/api/v1/openai")
+
+
+def test_an_address_of_nothing() -> None:
+    """An address with 404 everywhere is a failure that says what to look for."""
+    assert f"is it {HOST}/v1?" in _refused(Web(), "")
+    assert "check the address" in _refused(Web(), "/v1")
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "refuses the key"), (403, "refuses the key"), (503, "HTTP 503"),
+                                               (429, "HTTP 429"), (302, "another address")])  # fmt: skip
+def test_other_answers(status: int, words: str) -> None:
+    """A refused key, a server that fails and one that sends on are failures with their own words."""
+    assert words in _refused(Web(**{"/v1/models": status}), "/v1")
+
+
+def test_no_answer_is_told_without_its_cause() -> None:
+    """An error of the transport may hold the header: it is replaced."""
+    told = _refused(Web(**{"/v1/models": ValueError("sk-test-0123456789")}), "/v1")
+    assert "does not answer" in told
+
+
+def test_the_settings_of_the_endpoint_are_used() -> None:
+    """The query, the header of the key and other headers are those of the job's requests, at every path that is looked at."""
+    asked: list[tuple[str, dict[str, str]]] = []
+
+    def ask(url: str, headers: dict[str, str]) -> httpx.Response:
+        asked.append((url, headers))
+        return httpx.Response(405 if "/chat/completions" in url else 404, json={})
+
+    given = {"base_url": f"{HOST}/openai/deployments/d", "auth": "api-key", "query": {"api-version": "2024-10-21"}}
+    key = Key("sk-test-0123456789", "api-key", {"X-Team": "search"})
+    assert ask_for_models(Endpoint.model_validate(given), "/chat/completions", key, ask).models is None
+    assert len(asked) >= 2
+    for url, headers in asked:
+        assert url.endswith("?api-version=2024-10-21")
+        assert headers == {"api-key": "sk-test-0123456789", "X-Team": "search"}

@@ -1,0 +1,262 @@
+"""Whatever bytes a service sends, reading them ends in one of the documented outcomes: never an error, never slowly."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from functools import cache
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parquill.tasks.job.load import make_job
+from parquill.tasks.limits.limiter import Limits
+from parquill.tasks.llm.client import Client, aiohttp_transport
+from parquill.tasks.llm.failures import Failure
+from parquill.tasks.llm.outcomes import TABLE, Money
+from parquill.tasks.llm.protocol import APIS, ChatApi
+from parquill.tasks.llm.usage import MAX_TOKENS
+
+USAGE = {
+    "prompt_tokens": 20,
+    "completion_tokens": 5,
+    "total_tokens": 25,
+    "prompt_tokens_details": {"cached_tokens": 3},
+    "completion_tokens_details": {"reasoning_tokens": 2},
+}
+GENUINE: dict[str, dict[str, Any]] = {
+    "chat": {
+        "id": "chatcmpl-1",
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hi", "refusal": None, "tool_calls": [{"id": "a"}]},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": USAGE,
+    },
+    "completions": {
+        "id": "cmpl-1",
+        "model": "m",
+        "choices": [{"index": 0, "text": "Hi", "finish_reason": "length"}],
+        "usage": USAGE,
+    },
+    "responses": {
+        "id": "resp-1",
+        "model": "m",
+        "status": "completed",
+        "incomplete_details": {"reason": "max_output_tokens"},
+        "output": [
+            {"type": "message", "content": [{"type": "output_text", "text": "Hi"}, {"refusal": None}]},
+            {"type": "function_call", "arguments": "{}"},
+        ],
+        "usage": {
+            "input_tokens": 20,
+            "output_tokens": 5,
+            "total_tokens": 25,
+            "input_tokens_details": {"cached_tokens": 3},
+            "output_tokens_details": {"reasoning_tokens": 2},
+        },
+    },
+}
+WORDS = ["stop", "length", "content_filter", "max_output_tokens", "", "\ud800", "\x1b[2J", "x" * 500]
+ODD = st.sampled_from([0, -1, 1, True, False, None, 5.5, 1e308, 2**63, 2**64, 10**30, MAX_TOKENS, MAX_TOKENS + 1])
+JSON = st.recursive(
+    ODD | st.sampled_from(WORDS) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "content", "x"]), inner),
+    max_leaves=6,
+)
+
+
+@cache
+def _api(name: str) -> ChatApi:
+    return APIS[name](_job(name))
+
+
+def _job(api: str, url: str = "http://localhost:1/v1", **changes: Any) -> Any:
+    return make_job(
+        {
+            "name": "x",
+            "input": "i",
+            "output": "o",
+            "prompt": {"user": "x"},
+            "model": "gpt-4o-mini",
+            "max_output_tokens": 10,
+            "endpoint": {"base_url": url, "api": api},
+            **changes,
+        }
+    )
+
+
+def check_reply(api: str, data: bytes) -> None:
+    """Read a reply, and hold what was read against what an answer may be."""
+    reply = _api(api).read(data)
+    if reply is None:
+        return
+    if isinstance(reply, Failure):
+        rule, _ = reply.rule(retry_after=False)
+        assert rule in TABLE.values()
+        assert rule.status != "ok"
+        assert reply.money(rule) is not Money.UNPAID or not (reply.has_text or reply.usage)
+        assert reply.retry_after_s is None or 0 <= reply.retry_after_s <= 60
+        return
+    assert TABLE[reply.code].money is Money.BILLED
+    if reply.text is not None:
+        reply.text.encode()
+    for label in (reply.finish_reason, reply.model, reply.request_id):
+        assert label is None or (len(label) <= 200 and label.isprintable() and len(label.encode()) >= len(label))
+    if reply.usage is not None:
+        usage = reply.usage
+        for count in usage:
+            assert type(count) is int
+            assert 0 <= count <= MAX_TOKENS
+        assert usage.cached + usage.cache_write <= usage.prompt
+        assert usage.reasoning <= usage.completion
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) below a document."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    return [place for key in keys for place in [(value, key), *_places(value[key])]]
+
+
+def _dump(value: Any) -> bytes:
+    import json  # what orjson refuses (lone surrogates, huge integers) services send all the same
+
+    return json.dumps(value).encode()
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(list(GENUINE)), st.data())
+def test_a_document_with_anything_in_any_place_is_read(api: str, data: st.DataObject) -> None:
+    """A genuine reply in which members are replaced by anything is an answer of the table or no reply."""
+    document = orjson.loads(orjson.dumps(GENUINE[api]))
+    for _ in range(data.draw(st.integers(1, 3))):
+        container, key = data.draw(st.sampled_from(_places(document)))
+        container[key] = data.draw(JSON)
+        if not _places(document):
+            break
+    check_reply(api, _dump(document))
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(list(GENUINE)), st.lists(st.tuples(st.integers(0, 500), st.binary(max_size=4)), max_size=4))
+def test_a_reply_with_any_bytes_changed_is_read(api: str, changes: list[tuple[int, bytes]]) -> None:
+    """A genuine reply with bytes replaced, put in or taken out is an answer of the table or no reply."""
+    data = bytearray(orjson.dumps(GENUINE[api]))
+    for place, new in changes:
+        data[place : place + 2] = new
+    check_reply(api, bytes(data))
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(list(GENUINE)), st.binary(max_size=200))
+def test_any_bytes_are_read(api: str, data: bytes) -> None:
+    """Random bytes are no reply, and no error."""
+    check_reply(api, data)
+
+
+@pytest.mark.parametrize("api", GENUINE)
+def test_deep_values_are_read_in_every_place(api: str) -> None:
+    """A value nested as deep as the parsers allow breaks no reader, wherever it stands."""
+    for number in range(len(_places(GENUINE[api]))):
+        document = orjson.loads(orjson.dumps(GENUINE[api]))
+        container, key = _places(document)[number]
+        container[key] = "DEEP"
+        for depth in (300, 990, 1_005, 1_015):
+            deep = b"[" * depth + b"]" * depth
+            check_reply(api, orjson.dumps(document).replace(b'"DEEP"', deep))
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"[],",
+        b'{"a":1},',
+        b'"\\ud800",',
+        b"9" * 50 + b",",
+        b"NaN,",
+        b'"' + b"\\\\" * 50 + b'",',
+        b'{"type":"message","content":[{"text":"x"}]},',
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("api", GENUINE)
+@pytest.mark.nightly  # it bounds the time of the processor
+def test_a_megabyte_of_anything_is_read_in_proportion(api: str, piece: bytes) -> None:
+    """Four times the bytes take no more than in proportion, and a megabyte of the worst takes under two seconds."""
+    name = b"output" if api == "responses" else b"choices"
+    for size in (1 << 18, 1 << 20):
+        body = b'{"%b":[%b{}],"x":NaN}' % (name, piece * (size // len(piece)))
+        began = time.process_time()
+        check_reply(api, body)
+        assert time.process_time() - began < 2 * size / (1 << 20)
+
+
+HEADERS = ["limit-requests", "remaining-requests", "limit-tokens", "remaining-tokens"]
+FIGURE = st.sampled_from(["-1", "NaN", "1e309", "", "0", "1", "9" * 15, "9" * 400, "\u0665", "5 5", "0x10"]) | st.text(
+    max_size=8
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.dictionaries(st.sampled_from([f"x-ratelimit-{name}" for name in HEADERS]), FIGURE), max_size=5))
+def test_any_limit_headers_leave_a_finite_wait(replies: list[dict[str, str]]) -> None:
+    """Whatever x-ratelimit headers say, the next request leaves after a finite wait of at most a minute or two."""
+    limits = Limits(8, clock=lambda: 100.0, sleep=asyncio.sleep)
+    for headers in replies:
+        limits.learn(99.0, headers)
+    for meter in limits.meters:
+        wait = meter.wait_s(100.0, 500)
+        assert math.isfinite(wait)
+        assert 0 <= wait <= 121
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+CHUNKS = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+
+
+@pytest.mark.integration
+def test_any_bytes_on_the_wire_end_in_an_outcome() -> None:
+    """Genuine HTTP replies with bytes replaced, and random bytes, end in a line of the table: the client never raises."""
+    import random
+
+    draw, body = random.Random(5), orjson.dumps(GENUINE["chat"])
+    whole = [HEAD % len(body) + body, CHUNKS % (len(body), body)]
+    replies = []
+    for _ in range(400):
+        reply = bytearray(draw.choice(whole))
+        for _ in range(draw.randint(1, 6)):
+            place = draw.randrange(min(len(reply), 120))
+            reply[place : place + draw.randint(0, 3)] = draw.randbytes(draw.randint(0, 3))
+        replies.append(bytes(reply))
+
+    async def run() -> list[Any]:
+        left = iter(replies)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"}]}")
+            writer.write(next(left))
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        transport = aiohttp_transport()
+        client = Client(_job("chat", url, retry={"timeout_s": 60}), None, transport)
+        found = [await client.send('[{"role":"user","content":"x"}]', None) for _ in replies]
+        await transport.aclose()
+        server.close()
+        await server.wait_closed()
+        return found
+
+    found = asyncio.run(run())
+    assert {result.rule for result in found} <= set(TABLE.values())
+    assert {"ok", "connection_lost", "bad_reply"} <= {result.rule.code or "ok" for result in found}
+    assert all(isinstance(result.headers, httpx.Headers) for result in found)

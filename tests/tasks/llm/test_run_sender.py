@@ -1,0 +1,27 @@
+"""A run's sender, shard by shard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from parquill.tasks.llm.open_senders import sending
+from tests.direct import job_of, results, run_steps
+from tests.services.running import FakeService
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_shard_with_nothing_to_send_has_no_mark_of_being_done(tmp_path: Path, service: FakeService) -> None:
+    """A shard of rejected rows only is completed without a journal, and its results are written."""
+    texts = [" "] * 3  # blank prompts
+    settings = job_of(tmp_path, texts, service.url, tolerate={"rejected": 1, "not_ok": 1})
+    done = run_steps(settings)
+    assert done is not None
+    run, _ = done
+    assert not run.folder.done(0).exists()
+    assert [row["status"] for row in results(settings)] == ["rejected"] * 3
+    with sending(run) as opened:
+        assert opened.complete(run.shards[0])
+    assert not run.folder.done(0).exists()

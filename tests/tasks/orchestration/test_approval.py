@@ -1,0 +1,136 @@
+"""Whose answer counts for a run that asks, without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prefect.exceptions import Pause
+from prefect.input.run_input import Keyset, keyset_from_base_key
+
+from parquill.tasks.errors import NotApproved
+from parquill.tasks.orchestration import approval
+from parquill.tasks.orchestration.approval import Approval, wait_for_approval
+from parquill.tasks.prompts.approvals import Question, is_approved, note_question, questions_about
+from parquill.tasks.prompts.run import Run
+from tests.tasks.prompts.planned_run import dearer, plan_run
+
+MINE, ANOTHERS = "0000000a-0000-4000-8000-000000000000", "0000000b-0000-4000-8000-000000000000"
+
+
+class Server:
+    """What people have answered, by the key of the question; `asked` are the keys that a flow run suspended with."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, bool] = {}
+        self.asked: list[str] = []
+        self.next: bool | None = None
+
+    def suspend(self, *, key: str, **_: Any) -> None:
+        assert key not in self.asked, "Prefect would refuse it"
+        self.asked.append(key)
+        if self.next is not None:
+            self.answers[key] = self.next
+
+    def answer_to(self, question: Question) -> Approval | None:
+        said = self.answers.get(question.key)
+        return None if said is None else Approval(approve=said)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Prefect's part: a deployed flow run, and the answers."""
+    made = Server()
+    context = SimpleNamespace(flow_run=SimpleNamespace(id=MINE, deployment_id="d"))
+    monkeypatch.setattr(approval, "FlowRunContext", SimpleNamespace(get=lambda: context))
+    monkeypatch.setattr(approval, "suspend_flow_run", made.suspend)
+    monkeypatch.setattr(approval, "_answer_to", made.answer_to)
+    monkeypatch.setattr(approval, "tell", lambda *_, **__: None)
+    return made
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that asks."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user-state"))
+    return plan_run(tmp_path, approval_usd=1e-7)
+
+
+def _asked_by(run: Run, flow_run: str, server: Server, *, said: bool) -> None:
+    key = f"approval-{flow_run}"
+    note_question(run, Question(flow_run, "suspended", key, run.estimate.cost_expected, "2026-11-27T12:00:00+00:00"))
+    server.answers[key] = said
+
+
+def test_a_yes_is_noted_with_what_was_shown(run: Run, server: Server) -> None:
+    """A yes lets the run pass, once and again, and no further than the cost that it was given for."""
+    server.next = True
+    for _ in range(2):
+        wait_for_approval(run)
+    assert len(server.asked) == 1
+    assert not is_approved(dearer(run))
+    wait_for_approval(dearer(run))
+    assert len(set(server.asked)) == 2
+
+
+def test_a_no_ends_it_and_the_next_asks(run: Run, server: Server) -> None:
+    """A no is no approval; it is forgotten, so the same flow run, tried again, asks with another key."""
+    server.next = False
+    for asked in (1, 2):
+        with pytest.raises(NotApproved, match="declined"):
+            wait_for_approval(run)
+        assert len(set(server.asked)) == asked
+        assert questions_about(run) == []
+
+
+def test_nothing_said_is_no_yes(run: Run, server: Server) -> None:
+    """A flow run that goes on without an answer, as when its state is set by hand, is not approved."""
+    with pytest.raises(NotApproved, match="has no answer"):
+        wait_for_approval(run)
+    assert len(server.asked) == 1
+    assert not is_approved(run)
+
+
+@pytest.mark.parametrize(
+    ("mine", "anothers", "passes"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_whose_answer_counts(run: Run, server: Server, mine: bool | None, anothers: bool, passes: bool) -> None:  # noqa: FBT001
+    """A flow run's own answer comes first; of another that asked for the same plan a yes counts, a no only ends that one."""
+    if mine is not None:
+        _asked_by(run, MINE, server, said=mine)
+    _asked_by(run, ANOTHERS, server, said=anothers)
+    if passes:
+        wait_for_approval(run)
+    else:
+        with pytest.raises(NotApproved, match="declined" if mine is False else "has no answer"):
+            wait_for_approval(run)
+    assert is_approved(run) is passes
+    assert bool(server.asked) is (mine is None and not anothers)
+
+
+def test_an_answer_for_less_is_none(run: Run, server: Server) -> None:
+    """A yes to a question that showed less than the run is expected to cost now has the run ask again."""
+    _asked_by(run, MINE, server, said=True)
+    with pytest.raises(NotApproved, match="has no answer"):
+        wait_for_approval(dearer(run))
+    assert len(server.asked) == 1
+
+
+def test_a_suspension_whose_answer_is_lost(run: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked a second time to suspend a run, Prefect raises Pause and stores no form: it is stored before the process ends."""
+    stored: list[tuple[str, Keyset]] = []
+
+    def suspend(**given: Any) -> None:
+        server.suspend(**given)
+        raise Pause
+
+    monkeypatch.setattr(approval, "suspend_flow_run", suspend)
+    monkeypatch.setattr(Approval, "save", classmethod(lambda cls, keyset: stored.append((cls._description, keyset))))
+    with pytest.raises(Pause):
+        wait_for_approval(run)
+    ((text, keyset),) = stored
+    assert "waits for your approval" in text
+    assert keyset == keyset_from_base_key(f"suspended-{server.asked[0]}")

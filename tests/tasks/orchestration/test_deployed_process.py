@@ -1,0 +1,28 @@
+"""What Prefect's engines tell of how a run ended."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from parquill.tasks.errors import BadJob, Interrupted, RefusedByBudget, Unforeseen
+from parquill.tasks.orchestration import deployed_process as process
+
+ON_PURPOSE: list[type[Exception]] = [BadJob, RefusedByBudget, Interrupted]
+UNFORESEEN: list[type[Exception]] = [Unforeseen, ValueError]
+
+
+@pytest.mark.parametrize("name", ["flow_runs", "task_runs"])
+@pytest.mark.parametrize("kind", ON_PURPOSE + UNFORESEEN)
+def test_a_traceback_is_of_what_nobody_foresaw(name: str, kind: type[Exception]) -> None:
+    """An end on purpose is told by the sentence of its state alone; a traceback is left to what nobody foresaw."""
+    process.begin()
+    logger = logging.getLogger(f"prefect.{name}")
+
+    def passes(error: Exception | None) -> bool:
+        told = (type(error), error, None) if error is not None else None
+        return bool(logger.filter(logger.makeRecord(logger.name, logging.ERROR, __file__, 1, "x", (), told)))
+
+    assert passes(kind("x")) == (kind in UNFORESEEN)
+    assert passes(None)

@@ -1,0 +1,158 @@
+"""Looking for a cancellation while a run sends, and waiting for Prefect's server at a deployed run's end."""
+
+from __future__ import annotations
+
+import threading
+
+import httpx
+import pytest
+
+from parquill.tasks.errors import Interrupted
+from parquill.tasks.llm.open_senders import stop_requested
+from parquill.tasks.orchestration.flow_run import AWAY_S, KNOCK_S, LOOK_S, insist, wait_for_server, watch
+from tests.clock import Clock
+
+LONG_S = 60.0
+
+
+class _Over(threading.Event):
+    """Waits by a clock, and is set after a minute of it."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self._clock.sleep(timeout)
+        if self._clock.now >= LONG_S:
+            self.set()
+        return self.is_set()
+
+
+class _Server:
+    """Tells the type of a flow run's state, and takes so long for it."""
+
+    def __init__(self, clock: Clock, takes_s: float, cancelled_at: float = LONG_S, away_until: float = 0.0) -> None:
+        self.looks: list[float] = []
+        self.stopped: list[float] = []
+        self._clock, self._takes_s = clock, takes_s
+        self._cancelled_at, self._away_until = cancelled_at, away_until
+
+    def read_type(self) -> str:
+        """What a look sees is what was when the server began with it."""
+        began = self._clock.now
+        self.looks.append(began)
+        self._clock.sleep(self._takes_s)
+        if began < self._away_until:
+            raise httpx.ConnectError("away")
+        return "CANCELLING" if began >= self._cancelled_at else "RUNNING"
+
+    def stop(self) -> None:
+        """Note when."""
+        self.stopped.append(self._clock.now)
+
+
+@pytest.mark.parametrize("takes_s", [0.0, 0.2, 0.45])
+@pytest.mark.parametrize("away_until", [0.0, 9.9])
+def test_a_cancellation_is_seen_within_a_second(takes_s: float, away_until: float) -> None:
+    """Also by a server that takes its time, and by one that has just come back."""
+    for tenth in range(20):
+        clock = Clock()
+        cancelled_at = 10 + tenth / 10
+        server = _Server(clock, takes_s, cancelled_at, away_until)
+        watch(server.read_type, server.stop, _Over(clock), clock)
+        (at,) = server.stopped
+        assert cancelled_at <= at < cancelled_at + 1
+
+
+def test_looks_are_no_burden() -> None:
+    """A server is asked twice a second by each run that sends, and never by two looks at once; nothing is stopped where nothing is cancelled."""
+    for takes_s, most in ((0.0, LONG_S / LOOK_S), (3.0, LONG_S / 3.0)):
+        clock = Clock()
+        server = _Server(clock, takes_s)
+        watch(server.read_type, server.stop, _Over(clock), clock)
+        assert not server.stopped
+        assert most - 2 <= len(server.looks) <= most
+
+
+@pytest.mark.parametrize("knocks", [0, 1, 20, int(AWAY_S / KNOCK_S)])
+def test_it_waits_as_long_as_the_server_is_away(knocks: int) -> None:
+    """It knocks every five seconds, and goes on at once when the server answers."""
+    clock = Clock()
+    wait_for_server(lambda: clock.now >= knocks * KNOCK_S, clock, clock.sleep)
+    assert clock.now == knocks * KNOCK_S
+
+
+def test_it_does_not_wait_for_ever() -> None:
+    """After ten minutes it goes on without, and raises nothing: the files are whole."""
+    clock = Clock()
+    wait_for_server(lambda: False, clock, clock.sleep)
+    assert clock.now == AWAY_S
+
+
+def _refusal(status: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "http://127.0.0.1/api")
+    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("away"), httpx.RemoteProtocolError("cut"), _refusal(503)])
+def test_what_a_run_cannot_do_without_is_asked_for_again(error: Exception) -> None:
+    """A server that is away or busy for minutes is asked until it answers, every five seconds, for ten minutes at most."""
+    for away_s in (0.0, 120.0, AWAY_S + 1):
+        clock = Clock()
+
+        def ask(clock: Clock = clock, away_s: float = away_s) -> str:
+            if clock.now < away_s:
+                raise error
+            return "answer"
+
+        if away_s > AWAY_S:
+            with pytest.raises(type(error)):
+                insist(ask, clock, clock.sleep)
+            assert clock.now == AWAY_S
+        else:
+            assert insist(ask, clock, clock.sleep) == "answer"
+            assert clock.now == away_s
+
+
+def test_a_refusal_is_an_answer() -> None:
+    """What the server refuses is not asked for again."""
+    clock = Clock()
+
+    def ask() -> None:
+        raise _refusal(409)
+
+    with pytest.raises(httpx.HTTPStatusError):
+        insist(ask, clock, clock.sleep)
+    assert clock.now == 0
+
+
+def test_a_stop_ends_the_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the server is away ends the run at once, as an interruption."""
+    clock = Clock()
+    monkeypatch.setattr(stop_requested, "is_set", lambda: clock.now >= 60)
+
+    def ask() -> None:
+        raise httpx.ConnectError("away")
+
+    with pytest.raises(Interrupted):
+        insist(ask, clock, clock.sleep)
+    assert clock.now == 60
+
+
+def test_a_run_that_is_not_deployed_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a deployment's run no server is asked and no time passes; in one that is away its time is waited out."""
+    clock, asked = Clock(), list[float]()
+
+    def is_there() -> bool:
+        asked.append(clock.now)
+        return False
+
+    monkeypatch.setattr("parquill.tasks.orchestration.flow_run._answers", is_there)
+    wait_for_server(clock=clock, sleep=clock.sleep)
+    assert (asked, clock.now) == ([], 0)
+    monkeypatch.setattr("parquill.tasks.orchestration.flow_run.is_deployed", lambda: True)
+    wait_for_server(clock=clock, sleep=clock.sleep)
+    assert asked[:2] == [0, KNOCK_S]
+    assert AWAY_S <= clock.now < AWAY_S + KNOCK_S

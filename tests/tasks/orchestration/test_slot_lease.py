@@ -1,0 +1,89 @@
+"""A deployed run's concurrency slot: kept while the run lives, and not worth a run when it is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Self
+from uuid import uuid4
+
+import httpx
+import pytest
+from prefect import flow_engine
+from prefect.exceptions import PrefectHTTPStatusError
+
+from parquill.flows import complete_prompts, estimate_cost  # noqa: F401 - whose import is what matters
+from parquill.tasks.orchestration import slot_lease as slot
+from parquill.tasks.orchestration.slot_lease import GONE, LEASE_S, RENEW_S, hold_slot, keep_lease
+
+
+def _answer(status: int) -> PrefectHTTPStatusError:
+    request = httpx.Request("POST", "http://127.0.0.1/renew")
+    return PrefectHTTPStatusError(str(status), request=request, response=httpx.Response(status, request=request))
+
+
+class Server:
+    """Knows one lease, by a clock that passes while the run waits; away between two times."""
+
+    def __init__(self, away: tuple[float, float], lives_s: float, error: Callable[[], Exception]) -> None:
+        self.now, self.until = 0.0, LEASE_S
+        self._away, self._lives_s, self._error = away, lives_s, error
+
+    def renew(self) -> None:
+        if self._away[0] <= self.now < self._away[1]:
+            raise self._error()
+        if self.now > self.until:
+            raise _answer(GONE)
+        self.until = self.now + LEASE_S
+
+    def wait(self, seconds: float) -> bool:
+        self.now += seconds
+        return self.now >= self._lives_s
+
+
+@pytest.mark.parametrize("error", [lambda: httpx.ConnectError("away"), lambda: _answer(503), lambda: OSError("away")])
+@pytest.mark.parametrize("begins", [0.1, 29.0, 30.0, 31.0, 1234.5])
+def test_a_lease_outlives_two_minutes_without_a_server(begins: float, error: Callable[[], Exception]) -> None:
+    """Whenever the server goes away for two minutes, it still knows the lease when it is back, and knows it to the run's end."""
+    server = Server((begins, begins + 120), 3_600, error)
+    assert keep_lease(server.renew, server.wait)
+    assert server.until >= 3_600
+
+
+def test_the_slot_of_a_dead_machine_is_soon_free() -> None:
+    """A lease that nobody renews any more ends within three minutes."""
+    server = Server((0, 0), 600, OSError)
+    keep_lease(server.renew, server.wait)
+    assert server.until - server.now <= LEASE_S <= 180
+
+
+def test_a_lease_that_is_lost_is_asked_for_no_more() -> None:
+    """When the server no longer knows the lease the renewing ends, at once, and that is told."""
+    server = Server((10, 10 + LEASE_S + 60), 3_600, OSError)
+    assert not keep_lease(server.renew, server.wait)
+    assert server.now <= 10 + LEASE_S + 60 + RENEW_S
+
+
+def test_a_run_outlives_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that the server no longer knows is a warning, and ends no run, where Prefect itself would throw its end into the thread."""
+    warned = threading.Event()
+
+    def renew(*_: object) -> None:
+        raise _answer(GONE)
+
+    class Client(SimpleNamespace):
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Hold nothing."""
+
+    monkeypatch.setattr(slot, "get_client", lambda **_: Client(renew_concurrency_lease=renew))
+    monkeypatch.setattr(slot, "get_run_logger", lambda: SimpleNamespace(warning=lambda _: warned.set()))
+    engine: Any = vars(flow_engine)
+    assert engine["maintain_concurrency_lease"] is hold_slot
+    with engine["maintain_concurrency_lease"](uuid4(), 300, raise_on_lease_renewal_failure=True):
+        assert warned.wait(60)
+        for _ in range(1000):  # where an exception from another thread would come up
+            threading.Event().wait(0.0001)

@@ -1,0 +1,33 @@
+"""A planned run in a folder of a test, to be asked about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from parquill.tasks.job.load import make_job
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.storage.folders import Folders
+
+
+def plan_run(folder: Path, **budget: Any) -> Run:
+    """Plan a run of three rows; nothing is sent."""
+    pq.write_table(pa.table({"text": ["a", "b", "c"]}), folder / "in.parquet")
+    settings = {"input": str(folder / "in.parquet"), "output": str(folder / "out"), "prompt": {"user": "{{ text }}"}}
+    job = make_job({"name": "x", **settings, "model": "gpt-4o-mini", "max_output_tokens": 50, "budget": budget})
+    placed, options = place(job, None, None, ())
+    Folders.of(placed).create()
+    run = prepare_run(placed, options)
+    assert run is not None
+    return run
+
+
+def dearer(run: Run, by: int = 1) -> Run:
+    """The run as a pilot has found it that expects more, in nano-dollars."""
+    return replace(run, estimate=replace(run.estimate, cost_expected=run.estimate.cost_expected + by))

@@ -1,0 +1,60 @@
+"""What is noted of a run's approval: it counts for the plan and the cost that were shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from parquill.tasks.prompts.approvals import (
+    MOST_QUESTIONS,
+    Question,
+    approve_run,
+    forget_question,
+    is_approved,
+    note_question,
+    questions_about,
+)
+from parquill.tasks.prompts.run import Run
+from tests.tasks.prompts.planned_run import dearer, plan_run
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run of which nobody has been asked."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user-state"))
+    return plan_run(tmp_path)
+
+
+def _question(run: Run, key: str) -> Question:
+    return Question("a flow run", "paused", key, run.estimate.cost_expected, "2026-11-27T12:00:00+00:00")
+
+
+def test_an_approval_is_for_what_was_shown(run: Run) -> None:
+    """An approved run stays approved when it is found to be cheaper, and is not approved as soon as it is a nano-dollar dearer."""
+    assert not is_approved(run)
+    approve_run(run, "a test")
+    assert is_approved(run)
+    assert is_approved(dearer(run, -1))
+    assert not is_approved(dearer(run))
+
+
+def test_a_question_is_about_what_was_shown(run: Run) -> None:
+    """Questions about a plan are given latest first, and none that showed less than the run is expected to cost now."""
+    for key in ("first", "second"):
+        note_question(run, _question(run, key))
+    note_question(run, _question(dearer(run, 5), "third"))
+    assert [each.key for each in questions_about(run)] == ["third", "second", "first"]
+    assert [each.key for each in questions_about(dearer(run))] == ["third"]
+    assert questions_about(dearer(run, 6)) == []
+
+
+def test_what_is_noted_stays(run: Run) -> None:
+    """A forgotten question leaves the others and the approval as they are, and an approval leaves the questions."""
+    for number in range(MOST_QUESTIONS + 2):
+        note_question(run, _question(run, str(number)))
+    approve_run(run, "a test")
+    forget_question(run, _question(run, "7"))
+    kept = [str(number) for number in range(MOST_QUESTIONS + 1, 1, -1) if number != 7]
+    assert [each.key for each in questions_about(run)] == kept
+    assert is_approved(run)

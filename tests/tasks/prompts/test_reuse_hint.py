@@ -1,0 +1,195 @@
+"""Why nearly nothing can be reused: the setting that changed is named, and nothing that is no setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from parquill.tasks.job.load import make_job
+from parquill.tasks.job.settings import Job
+from parquill.tasks.money.estimate import EstimateSum
+from parquill.tasks.money.prices import price_of
+from parquill.tasks.money.tokens import TokenCounter
+from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.reuse_hint import explain_reuse
+from parquill.tasks.storage.folders import RunFolder
+
+
+def _job(**changes: Any) -> Job:
+    least = {
+        "name": "nightly",
+        "input": "in",
+        "output": "out",
+        "prompt": {"system": "Be brief.", "user": "{{ text }}"},
+        "model": "gpt-4o-mini",
+        "max_output_tokens": 50,
+        **changes,
+    }
+    return place(make_job(least), None, None, ())[0]
+
+
+def _sum(job: Job, rows: int = 20_000, reused: int = 12, rejected: int = 0) -> EstimateSum:
+    _, options = place(job, None, None, ())
+    total = EstimateSum(job, [price_of(job, options.day)], TokenCounter(job.model))
+    total.rows, total.reused = rows, reused
+    if rejected:
+        total.rejected["null_value"] = rejected
+    return total
+
+
+class Runs:
+    """The runs of a state folder, one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.all: list[RunFolder] = []
+
+    def add(self, job: Job, sent: int = 20_000, *, journal: bool = True) -> str:
+        place = len(self.all)
+        run_id = f"20261123-000000-{'zyx'[place]}aaa"  # one second, so that the names do not tell which is later
+        folder = RunFolder(self._folder / run_id)
+        folder.create()
+        (folder.path / "job.json").write_bytes(orjson.dumps(job.model_dump(mode="json")))
+        folder.plan.write_bytes(
+            orjson.dumps({"shards": [{"to_send": sent}], "started_at": f"2026-11-23T00:00:00.{place}+00:00"})
+        )
+        if journal:
+            folder.journal(0).touch()
+        self.all.append(folder)
+        return run_id
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_output_tokens": 60}, "max_output_tokens changed from 50 to 60"),
+        ({"model": "gpt-4o"}, "model changed from gpt-4o-mini to gpt-4o"),
+        ({"parameters": {"temperature": 0.5}}, "parameters.temperature changed from none to 0.5"),
+        ({"parameters": {"stop": ["a", "b"]}}, "parameters.stop changed from none to [a, b]"),
+        (
+            {"endpoint": {"base_url": "https://llm.example/v1"}},
+            "endpoint.base_url changed from https://api.openai.com/v1 to https://llm.example/v1",
+        ),
+        ({"endpoint": {"name": "main"}}, "endpoint.name changed from https://api.openai.com/v1 to main"),
+        ({"endpoint": {"api": "responses"}}, "endpoint.api changed from chat to responses"),
+        ({"dedupe": False}, "dedupe changed from true to false"),
+        ({"for_each": {"language": ["fr", "de"]}}, "for_each.language changed from none to [fr, de]"),
+        ({"parameters_column": "p"}, "parameters_column changed from none to p"),
+    ],
+)
+def test_the_setting_is_named_with_both_values(runs: Runs, changes: dict[str, Any], words: str) -> None:
+    """A changed setting is told with its old and its new value, and the run since which."""
+    run_id = runs.add(_job())
+    job = _job(**changes)
+    assert explain_reuse(job, _sum(job), runs.all) == (
+        f"only 12 of 20,000 rows can be reused: {words} since run {run_id}"
+    )
+
+
+@pytest.mark.parametrize("output", ["out", "elsewhere"])
+def test_another_input_is_told(runs: Runs, output: str) -> None:
+    """Another input is named as the reason, and that its results take the place of the earlier ones if they do."""
+    run_id = runs.add(_job())
+    job = _job(input="other.parquet", output=output, max_output_tokens=60)
+    told = explain_reuse(job, _sum(job, reused=0), runs.all)
+    assert told is not None
+    assert "rows can be reused: input changed" in told
+    assert "max_output_tokens changed from 50 to 60" in told
+    assert told.endswith(f"since run {run_id}" + ", whose results this run replaces" * (output == "out"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompt": {"system": "SECRET", "user": "{{ text }}"}}, "prompt.system changed since"),
+        ({"vars": {"glossary": {"cat": "SECRET"}}}, "vars.glossary changed since"),
+        (
+            {"response_format": {"type": "object", "properties": {"SECRET": {"type": "string"}}}},
+            "response_format changed since",
+        ),
+        ({"parameters": {"logit_bias": {"SECRET": 1}}}, "parameters.logit_bias changed since"),
+        ({"parameters": {"user": "SECRET" * 20}}, "parameters.user changed since"),
+    ],
+)
+def test_texts_are_not_told(runs: Runs, changes: dict[str, Any], words: str) -> None:
+    """Of prompts, variables, schemas and long values only that they changed is told, never what they hold."""
+    runs.add(_job())
+    job = _job(**changes)
+    told = explain_reuse(job, _sum(job, reused=0), runs.all)
+    assert told is not None
+    assert told.startswith("none of 20,000 rows can be reused: ")
+    assert words in told
+    assert "SECRET" not in told
+
+
+def test_several_changes_are_all_told(runs: Runs) -> None:
+    """All settings that changed are named, not only the first."""
+    runs.add(_job())
+    job = _job(model="gpt-4o", max_output_tokens=51)
+    told = explain_reuse(job, _sum(job), runs.all)
+    assert told is not None
+    assert "model changed from gpt-4o-mini to gpt-4o, max_output_tokens changed from 50 to 51 since" in told
+
+
+def test_other_rows_are_told_as_such(runs: Runs) -> None:
+    """Where no setting of a request changed, the run is said to have no answers to these rows, whether they are others, or it was limited or stopped; budget and labels are no such setting."""
+    runs.add(_job())
+    job = _job(budget={"run_usd": 5}, labels={"a": "b"}, retry={"attempts": 2}, output="elsewhere")
+    told = explain_reuse(job, _sum(job), runs.all)
+    assert told is not None
+    assert "no setting that goes into a request changed since run" in told
+    assert told.endswith("which has no answers to these rows")
+    single = _job(dedupe=False)
+    runs.add(single)
+    assert "told by its file and number" in str(explain_reuse(single, _sum(single), runs.all))
+
+
+def test_a_name_stands_for_the_address(runs: Runs) -> None:
+    """An endpoint that moved under the same name is no change."""
+    runs.add(_job(endpoint={"name": "main", "base_url": "https://one.example/v1"}))
+    job = _job(endpoint={"name": "main", "base_url": "https://two.example/v1"})
+    assert "no setting that goes into a request changed" in str(explain_reuse(job, _sum(job), runs.all))
+
+
+@pytest.mark.parametrize(("rows", "reused", "rejected"), [(20, 1, 0), (0, 0, 0), (5, 0, 5), (30, 1, 10)])
+def test_nothing_is_told_where_enough_is_reused(runs: Runs, rows: int, reused: int, rejected: int) -> None:
+    """From one row in twenty on that can be reused, or without a row to send, there is nothing to explain."""
+    runs.add(_job())
+    job = _job(max_output_tokens=60)
+    assert explain_reuse(job, _sum(job, rows, reused, rejected), runs.all) is None
+
+
+def test_nothing_is_told_without_an_earlier_run(runs: Runs) -> None:
+    """A first run, or one after runs that sent nothing or lost their settings, has nothing to compare with."""
+    job = _job(max_output_tokens=60)
+    assert explain_reuse(job, _sum(job), []) is None
+    runs.add(_job(), journal=False)
+    runs.add(_job())
+    (runs.all[1].path / "job.json").unlink()
+    assert explain_reuse(job, _sum(job), runs.all) is None
+
+
+def test_the_run_that_matters_is_compared(runs: Runs) -> None:
+    """The latest run of this job that sent more than a few rows is compared, before other jobs of a shared state."""
+    large = runs.add(_job())
+    runs.add(_job(max_output_tokens=60), sent=3)
+    runs.add(_job(name="other", model="gpt-4o"))
+    job = _job(max_output_tokens=60)
+    told = str(explain_reuse(job, _sum(job), runs.all))
+    assert told.endswith(f"max_output_tokens changed from 50 to 60 since run {large}")
+
+
+def test_another_job_is_named(runs: Runs) -> None:
+    """Without a run of this job the latest of the shared state is compared, and its job named."""
+    other = runs.add(_job(name="other"))
+    job = _job(model="gpt-4o")
+    told = str(explain_reuse(job, _sum(job), runs.all))
+    assert told.endswith(f"model changed from gpt-4o-mini to gpt-4o since run {other} of the job other")

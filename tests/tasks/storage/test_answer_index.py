@@ -1,0 +1,121 @@
+"""The index of answers: a view of the journals that is never believed more than they are."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from parquill.tasks.errors import DamagedJournal, DiskFailed
+from parquill.tasks.storage.answer_index import AnswerIndex
+from parquill.tasks.storage.folders import RunFolder
+from parquill.tasks.storage.journal import scan_journal
+from tests.promises.many_records import write_journal
+
+KEYS = [number.to_bytes(32) for number in range(130)]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """A journal of 130 rows in three groups, where the run `r` has it."""
+    folder = tmp_path / "runs" / "r" / "journals"
+    folder.mkdir(parents=True)
+    write_journal(folder / "000000.journal", len(KEYS))
+    return folder / "000000.journal"
+
+
+def _index(state: Path, journal: Path) -> AnswerIndex:
+    index = AnswerIndex(state)
+    index.add_run("r", "out")
+    index.add_shard("r", 0, journal)
+    return index
+
+
+def test_it_outlives_a_power_cut(tmp_path: Path) -> None:
+    """What SQLite has said to be indexed lasts: its log is synced before its pages are overwritten (NORMAL or more)."""
+    index = AnswerIndex(tmp_path)
+    assert index._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert index._connection.execute("PRAGMA synchronous").fetchone()[0] >= 1
+    index.close()
+
+
+def test_a_torn_journal_of_the_same_size_is_read_again(tmp_path: Path, journal: Path) -> None:
+    """A journal whose last group was damaged, and is whole now, is indexed again although its size is the same."""
+    whole = journal.read_bytes()
+    last = scan_journal(journal).tail.last
+    journal.write_bytes(whole[:last] + bytes(len(whole) - last))
+    index = _index(tmp_path, journal)
+    assert len(index.find(KEYS, "out")) == 128
+    journal.write_bytes(whole)
+    ((_, missing),) = index._missing([RunFolder(tmp_path / "runs" / "r")])
+    for number, path in missing:
+        index.add_shard("r", number, path)
+    assert len(index.find(KEYS, "out")) == 130
+    index.close()
+
+
+def test_a_file_that_is_no_database_is_made_anew(tmp_path: Path, journal: Path) -> None:
+    """What is there under the index's name and is no database is replaced."""
+    (tmp_path / "answers.sqlite").write_bytes(b"not a database" * 1000)
+    index = _index(tmp_path, journal)
+    assert len(index.find(KEYS, "out")) == 130
+    index.close()
+
+
+def test_tables_of_another_version_are_made_anew(tmp_path: Path, journal: Path) -> None:
+    """An index that an earlier Parquill has left is emptied, and filled from the journals."""
+    old = sqlite3.connect(tmp_path / "answers.sqlite")
+    old.executescript("CREATE TABLE answers (key BLOB PRIMARY KEY, run INTEGER); CREATE TABLE runs (number INTEGER);")
+    old.close()
+    index = _index(tmp_path, journal)
+    assert len(index.find(KEYS, "out")) == 130
+    index.close()
+
+
+def test_damage_that_is_found_later_removes_it(tmp_path: Path, journal: Path) -> None:
+    """Damage inside the database stops with a sentence, and the next start makes the index anew."""
+    _index(tmp_path, journal).close()
+    path = tmp_path / "answers.sqlite"
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    path.write_bytes(data)
+    index = AnswerIndex(tmp_path)
+    with pytest.raises(DiskFailed, match="is made anew from the journals"):
+        index.find(KEYS, "out")
+    index.close()
+    index = _index(tmp_path, journal)
+    assert len(index.find(KEYS, "out")) == 130
+    index.close()
+
+
+def test_a_full_disk_is_told_as_one(tmp_path: Path, journal: Path) -> None:
+    """When there is no room for the index the error says so, and what was indexed before can be used."""
+    index = AnswerIndex(tmp_path)
+    index.add_run("r", "out")
+    index._connection.execute("PRAGMA max_page_count=1")
+    with pytest.raises(DiskFailed, match="full"):
+        index.add_shard("r", 0, journal)
+    index._connection.execute("PRAGMA max_page_count=10000")
+    index.add_shard("r", 0, journal)
+    assert len(index.find(KEYS, "out")) == 130
+    index.close()
+
+
+def test_an_answer_that_is_not_what_was_indexed(tmp_path: Path, journal: Path) -> None:
+    """An answer that has changed since it was indexed is never given out, also where it still is an answer."""
+    index = _index(tmp_path, journal)
+    data = journal.read_bytes()
+    journal.write_bytes(data.replace(b'"completion":"xx', b'"completion":"xy', 1))
+    with pytest.raises(DamagedJournal, match=r"is damaged at byte \d+; 0 records before it"):
+        index.read(index.find(KEYS[:1], "out"))
+    index.close()
+
+
+def test_a_journal_that_is_gone(tmp_path: Path, journal: Path) -> None:
+    """A journal that is missing is damage: the message names it and says what to do."""
+    index = _index(tmp_path, journal)
+    journal.unlink()
+    with pytest.raises(DamagedJournal, match=r"000000\.journal is missing"):
+        index.read(index.find(KEYS, "out"))
+    index.close()

@@ -1,0 +1,193 @@
+"""Journals: checksummed groups, one unsynced group at a time, damage told apart from a torn end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from parquill.tasks.errors import DamagedJournal, DiskFailed
+from parquill.tasks.records import Outcome
+from parquill.tasks.storage.disk import Disk
+from parquill.tasks.storage.journal import Journal, read_journal, scan_journal
+from parquill.tasks.storage.replay import replay_shard
+
+HEADER = {"run_id": "r", "shard": 0}
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
+def _write(path: Path, threads: ThreadPoolExecutor, groups: int, disk: Disk | None = None) -> None:
+    async def run() -> None:
+        journal = Journal(path, HEADER, threads, disk or Disk())
+        try:
+            for number in range(groups):
+                await journal.append({"type": "intent", "row": number, "n": 1, "reserved": 5})
+        finally:
+            await journal.close()
+
+    asyncio.run(run())
+
+
+def test_what_was_appended_is_read(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    """Records come back in order, also over several openings of the file."""
+    path = tmp_path / "j"
+    _write(path, threads, 3)
+    _write(path, threads, 2)
+    assert [entry.record["row"] for entry in read_journal(path)] == [0, 1, 2, 0, 1]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_entry_can_be_read_by_its_place(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    """Offset and length of an entry name exactly its JSON in the file."""
+    path = tmp_path / "j"
+    _write(path, threads, 3)
+    data = path.read_bytes()
+    for entry in read_journal(path):
+        assert data[entry.offset : entry.offset + entry.length].startswith(b'{"type":"intent"')
+
+
+def test_every_torn_end_is_cut(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    """Cut at any byte, a journal keeps every whole group before it, and takes new records after it."""
+    whole = tmp_path / "whole"
+    _write(whole, threads, 4)
+    data = whole.read_bytes()
+    spans = scan_journal(whole).spans
+    for length in range(len(data)):
+        path = tmp_path / "torn"
+        path.write_bytes(data[:length])
+        kept = max(0, sum(1 for _, end in spans if end <= length) - 1)
+        assert len(list(read_journal(path))) == kept
+        if length % 7 == 0:
+            _write(path, threads, 1)
+            assert len(list(read_journal(path))) == kept + 1
+
+
+def test_damage_before_the_end_stops_the_run(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    """A flipped bit in any group but the last is never skipped: the error names the byte and the safe records."""
+    path = tmp_path / "j"
+    _write(path, threads, 4)
+    data = path.read_bytes()
+    spans = scan_journal(path).spans
+    last = spans[-2][1]
+    for place in range(0, last, 3):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(DamagedJournal, match=r"is damaged at byte \d+; \d+ records"):
+            list(read_journal(path))
+
+
+def test_an_unknown_version_is_refused(
+    tmp_path: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal of a version that this code does not know is refused, not guessed at."""
+    path = tmp_path / "j"
+    monkeypatch.setattr("parquill.tasks.storage.journal.VERSION", 99)
+    _write(path, threads, 1)
+    monkeypatch.undo()
+    with pytest.raises(DamagedJournal, match="version 99"):
+        list(read_journal(path))
+
+
+class FailingDisk(Disk):
+    """Fails one call, counted over writes and syncs."""
+
+    def __init__(self, fail_at: int) -> None:
+        self.calls = 0
+        self.syncs_after_failure = 0
+        self.fail_at = fail_at
+
+    def _count(self) -> None:
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(self, descriptor: int, data: bytes) -> None:
+        self._count()
+        super().write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        if self.calls >= self.fail_at:
+            self.syncs_after_failure += 1
+        self._count()
+        super().sync(descriptor)
+
+
+@pytest.mark.parametrize("fail_at", range(1, 13))
+def test_a_failed_disk_stops_everything(tmp_path: Path, threads: ThreadPoolExecutor, fail_at: int) -> None:
+    """After any failed write or sync no append succeeds, no sync is tried again, and the file stays readable."""
+    path, disk = tmp_path / "j", FailingDisk(fail_at)
+
+    async def go_on() -> None:
+        journal = Journal(path, HEADER, threads, disk)
+        with pytest.raises(DiskFailed):
+            for number in range(20):
+                await journal.append({"type": "intent", "row": number, "n": 1, "reserved": 5})
+        for number in range(20, 23):  # as rows do that are under way when another's record fails
+            with pytest.raises(DiskFailed):
+                await journal.append({"type": "intent", "row": number, "n": 1, "reserved": 5})
+        await journal.close()
+
+    with pytest.raises(DiskFailed):
+        asyncio.run(go_on())
+    assert disk.syncs_after_failure == 0
+    assert [entry.record["row"] for entry in read_journal(path)] == list(range(len(list(read_journal(path)))))
+
+
+class ForgetfulDisk(Disk):
+    """Remembers how long the file was at its last sync: all that a power cut leaves."""
+
+    def __init__(self) -> None:
+        self.synced = 0
+
+    def sync(self, descriptor: int) -> None:
+        super().sync(descriptor)
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):  # the size of the folder, which is synced too, says nothing of the file
+            self.synced = found.st_size
+
+
+def test_what_was_awaited_survives_a_power_cut(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    """When `append` is done, the record is in the synced part of the file."""
+    path, disk = tmp_path / "j", ForgetfulDisk()
+
+    async def run() -> None:
+        journal = Journal(path, HEADER, threads, disk)
+        for number in range(5):
+            await journal.append({"type": "intent", "row": number, "n": 1, "reserved": 5})
+            cut = tmp_path / "cut"
+            cut.write_bytes(path.read_bytes()[: disk.synced])
+            assert [entry.record["row"] for entry in read_journal(cut)] == list(range(number + 1))
+        await journal.close()
+
+    asyncio.run(run())
+
+
+def test_replay_tells_money_and_doubt(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    """An intent without an end is in doubt at its reservation; an outcome settles its row."""
+    path = tmp_path / "j"
+
+    async def run() -> None:
+        journal = Journal(path, HEADER, threads)
+        await journal.append({"type": "intent", "row": 0, "n": 1, "reserved": 70})
+        await journal.append({"type": "attempt", "row": 0, "n": 1, "fate": "unpaid", "code": "rate_limited"})
+        await journal.append({"type": "intent", "row": 0, "n": 2, "reserved": 70})
+        await journal.append(Outcome(row=0, key="00", status="ok", cost_nano=30, attempts=2, resolves=2))
+        await journal.append({"type": "intent", "row": 1, "n": 1, "reserved": 50})
+        await journal.close()
+
+    asyncio.run(run())
+    state = replay_shard(path)
+    assert set(state.outcomes) == {0}
+    totals = state.totals()
+    assert (totals.sent, totals.throttled, totals.retried, totals.in_doubt) == (3, 1, 0, 1)
+    assert (totals.settled_nano, totals.in_doubt_nano) == (30, 50)
