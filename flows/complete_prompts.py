@@ -15,6 +15,7 @@ from parquill.tasks.estimate_cost import estimate_cost
 from parquill.tasks.gate_budget import gate_budget
 from parquill.tasks.job.settings import Job, RowLimit, Status
 from parquill.tasks.llm.open_senders import sending
+from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.orchestration.approval import wait_for_approval
 from parquill.tasks.orchestration.flow_run import heed_cancelling, heed_sigterm
 from parquill.tasks.orchestration.flow_start import end_idle, hold_job, place_flow
@@ -24,7 +25,7 @@ from parquill.tasks.orchestration.states import ends_with_state
 from parquill.tasks.orchestration.takeover import has_redone, take_over
 from parquill.tasks.orchestration.ui import called, show_progress
 from parquill.tasks.read_prompts import read_prompts
-from parquill.tasks.results.finish import Ending, stop_early
+from parquill.tasks.results.finish import stop_early
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.summarize_run import summarize_run
 from parquill.tasks.write_results import write_results
@@ -45,7 +46,7 @@ def complete_prompts(
     """
     placed, options = place_flow(job, date, limit, redo)
     with heed_sigterm(), hold_job(placed):
-        if options.redo and has_redone(Folders.of(placed)):
+        if options.redo and has_redone(Folders.of(placed.output, placed.state)):
             options = replace(options, redo=())
         run = read_prompts(placed, options)
         if run is None:
@@ -63,6 +64,6 @@ def complete_prompts(
                 shards = [shard for shard in run.shards if not run.is_done(shard)]
                 state = Path(run.folders.state)
                 complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result()
-                ending = Ending.of(opened)
+                ending = SendResult.of(opened)
             sums = write_results(run, over_budget=ending.over_budget > 0)
             return summarize_run(run, sums, ending)

@@ -14,6 +14,7 @@ from parquill.tasks.llm.dry_run import estimate_placed, estimate_with_pilot
 from parquill.tasks.orchestration.events import tell_estimate
 from parquill.tasks.orchestration.flow_run import heed_cancelling
 from parquill.tasks.orchestration.flow_start import place_flow
+from parquill.tasks.orchestration.limit_store import sharing_of
 from parquill.tasks.orchestration.options import FLOW
 from parquill.tasks.orchestration.states import ends_with_state, state_of_estimate
 from parquill.tasks.orchestration.ui import called, name_run, run_name, show_estimate
@@ -39,7 +40,7 @@ def estimate_cost(
     placed, options = place_flow(job, date, limit, ())
     found = None
     if pilot is not None:
-        found = estimate_with_pilot(placed, options, None if pilot == "auto" else pilot, heed_cancelling)
+        found = estimate_with_pilot(placed, options, None if pilot == "auto" else pilot, sharing_of, heed_cancelling)
     found = found or estimate_placed(placed, options)
     name_run(run_name(job, found.estimate.rows, "estimate of "))
     show_estimate(placed, found.estimate, found.verdict, found.price)

@@ -6,12 +6,12 @@ from prefect import task
 
 from parquill.tasks.money.gate import judge
 from parquill.tasks.money.month import booked_by_others
-from parquill.tasks.money.spending import booked_totals
 from parquill.tasks.orchestration.events import tell_estimate
 from parquill.tasks.orchestration.options import STEP
 from parquill.tasks.orchestration.redaction import tells_no_data
 from parquill.tasks.orchestration.ui import show_estimate
 from parquill.tasks.prompts.run import Run
+from parquill.tasks.prompts.run_money import booked_totals
 from parquill.tasks.records import Estimate
 
 

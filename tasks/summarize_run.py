@@ -7,19 +7,20 @@ from typing import Any
 from prefect import task
 
 from parquill.tasks.errors import StoppedByBudget
+from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.orchestration.events import tell_end
 from parquill.tasks.orchestration.flow_run import wait_for_server
 from parquill.tasks.orchestration.options import STEP
 from parquill.tasks.orchestration.redaction import tells_no_data
 from parquill.tasks.orchestration.ui import name_run, run_name, show_summary
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.results.finish import Ending, finish_run
+from parquill.tasks.results.finish import finish_run
 from parquill.tasks.results.totals import RowSums
 
 
 @task(name="summarize", **STEP)
 @tells_no_data
-def summarize_run(run: Run, sums: RowSums, ending: Ending) -> dict[str, Any]:
+def summarize_run(run: Run, sums: RowSums, ending: SendResult) -> dict[str, Any]:
     """Write the summary and give it. Raises StoppedByBudget, ServiceStopped or TooManyNotOk after that."""
     summary, error = finish_run(run, sums, ending)
     wait_for_server()  # the files are whole by now

@@ -15,10 +15,11 @@ from parquill.tasks.job.load import make_job
 from parquill.tasks.limits.shared import ALONE, Sharing
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.open_senders import sending
+from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import place
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.results.finish import Ending, finish_run, stop_early
+from parquill.tasks.results.finish import finish_run, stop_early
 from parquill.tasks.results.totals import RowSums
 from parquill.tasks.results.writer import write_results
 from parquill.tasks.storage.disk import DISK, Disk
@@ -54,7 +55,7 @@ def run_steps(
 ) -> tuple[Run, RowSums] | None:
     """Read, complete, write and summarize a job to its end, as the flow does; None when nothing is to do."""
     job, options = place(make_job(settings), None, limit, redo)
-    folders = Folders.of(job)
+    folders = Folders.of(job.output, job.state)
     folders.create(disk)
     with hold(folders, "a test"):
         run = prepare_run(job, options, disk=disk)
@@ -63,7 +64,7 @@ def run_steps(
         with stop_early(run, disk):
             with sending(run, transport, disk, sharing) as opened, ThreadPoolExecutor(4) as threads:
                 list(threads.map(opened.complete, [shard for shard in run.shards if not run.is_done(shard)]))
-                ending = Ending.of(opened)
+                ending = SendResult.of(opened)
             sums, _ = write_results(run, budget_short=ending.over_budget > 0, disk=disk)
             finish_run(run, sums, ending, disk)
         return run, sums

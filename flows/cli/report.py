@@ -41,7 +41,7 @@ def find_latest(where: str, overrides: Sequence[str], day: date | None) -> Lates
         folder = Path(where)
         return Latest(latest_summary(folder), parts_of(folder), where, folder)
     placed, _ = place(load_job(Path(where), overrides), day, None, ())
-    folders = Folders.of(placed)
+    folders = Folders.of(placed.output, placed.state)
     if is_uri(folders.named) and not (folders.output / "summary.json").exists():
         return _stored(folders.named)
     return Latest(latest_summary(folders.output), parts_of(folders.output), folders.named, folders.output)

@@ -18,10 +18,10 @@ from parquill.tasks.job.settings import Job, Status
 from parquill.tasks.money.gate import Verdict, asks_approval, check_largest, judge, pass_gate
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.month import booked_by_others
-from parquill.tasks.money.spending import booked_totals
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import place
 from parquill.tasks.prompts.run import Run
+from parquill.tasks.prompts.run_money import booked_totals
 from parquill.tasks.results.tolerance import Idle
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import Folders, hold
@@ -38,7 +38,7 @@ def run_job(
     Raises BadJob, BadInput, FolderInUse and RefusedByBudget before anything is sent.
     """
     placed, options = place(job, day, limit, redo)
-    folders = Folders.of(placed)
+    folders = Folders.of(placed.output, placed.state)
     read_key(placed.endpoint)  # a missing key is found now, and not after an hour of reading
     Ledger().close()  # and so is a ledger that cannot be written
     folders.create()

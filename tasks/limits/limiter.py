@@ -7,11 +7,9 @@ one request at a time stands at the turnstile until every meter has room for it,
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from parquill.tasks.limits.meters import Gate, Meter, RateMeter, ServiceMirror
-from parquill.tasks.llm.breaker import FIRST_GROWTH_INTERVAL_S, Breaker
+from parquill.tasks.limits.meters import Brake, Gate, Meter, NoBrake, RateMeter, ServiceMirror
 
 
 class Stopped(Exception):
@@ -49,7 +47,7 @@ class Limits:
         tokens_per_minute: int | None = None,
         actual_output: bool = False,
         leased: Sequence[Meter] = (),
-        patience_s: float = math.inf,
+        brake: Brake | None = None,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
@@ -68,22 +66,22 @@ class Limits:
         self._token_meters = [meter for meter in rates if meter.by_tokens]
         self._mirrors = [ServiceMirror("requests", by_tokens=False), ServiceMirror("tokens", by_tokens=True)]
         self.gate = Gate(rates)
-        self.breaker = Breaker(max_at_once, patience_s=patience_s, clock=clock)
-        self.meters: list[Meter] = [self.breaker, self.gate, *rates, *leased, *self._mirrors]
+        self._brake: Brake = brake or NoBrake()
+        self.meters: list[Meter] = [self._brake, self.gate, *rates, *leased, *self._mirrors]
 
     async def acquire(self, tokens: int) -> Slot:
         """Wait for a place and for room in every meter. Raises Stopped."""
-        self.breaker.arrive()
+        self._brake.arrive()
         try:
             return await self._acquire(tokens)
         finally:
-            self.breaker.depart()
+            self._brake.depart()
 
     async def _acquire(self, tokens: int) -> Slot:
         async with self._turnstile:
             while not self._stopped:
                 now = self._clock()
-                if self._free <= 0 or self.breaker.is_full(now):
+                if self._free <= 0 or self._brake.is_full(now):
                     await self._change()
                     continue
                 wait = 0.0
@@ -102,10 +100,11 @@ class Limits:
     async def _change(self) -> None:
         """Wait until a request has ended, or for a moment where time alone may make room."""
         self._freed = asyncio.get_running_loop().create_future()
-        if self._free <= 0 or not self.breaker.grows:
+        interval_s = self._brake.growth_interval_s
+        if self._free <= 0 or interval_s is None:
             await self._freed
             return
-        moment = asyncio.ensure_future(self._sleep(FIRST_GROWTH_INTERVAL_S))
+        moment = asyncio.ensure_future(self._sleep(interval_s))
         try:
             await asyncio.wait({self._freed, moment}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -114,7 +113,7 @@ class Limits:
     def give_slot(self) -> None:
         """One request less is under way."""
         self._free += 1
-        self.breaker.leave()
+        self._brake.leave()
         if self._freed is not None and not self._freed.done():
             self._freed.set_result(None)
 

@@ -37,6 +37,52 @@ class Meter(Protocol):
         """Count a request that leaves now."""
 
 
+class Brake(Meter, Protocol):
+    """A meter that follows each request from before its permit to its end, and may hold all of them back."""
+
+    def arrive(self) -> None:
+        """A request waits for its permit."""
+
+    def depart(self) -> None:
+        """A request has its permit, or goes without."""
+
+    def leave(self) -> None:
+        """A request that was let through has ended."""
+
+    def is_full(self, now: float) -> bool:
+        """Whether no further request may leave until one that is under way has ended."""
+
+    @property
+    def growth_interval_s(self) -> float | None:
+        """Seconds after which `is_full` may have changed though no request has ended; None where it cannot."""
+
+
+class NoBrake:
+    """Holds nothing back: for limits without a service behind them."""
+
+    growth_interval_s = None
+
+    def wait_s(self, now: float, tokens: int) -> float:  # noqa: ARG002 - a meter like the others
+        """See Meter."""
+        return 0.0
+
+    def take(self, now: float, tokens: int) -> None:
+        """See Meter."""
+
+    def arrive(self) -> None:
+        """See Brake."""
+
+    def depart(self) -> None:
+        """See Brake."""
+
+    def leave(self) -> None:
+        """See Brake."""
+
+    def is_full(self, now: float) -> bool:  # noqa: ARG002 - a brake like the others
+        """See Brake."""
+        return False
+
+
 class RateMeter:
     """At most `limit` units in any minute, evenly; a unit is a request, or a token where `by_tokens`."""
 

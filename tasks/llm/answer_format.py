@@ -7,23 +7,17 @@ an integer. What binary floating point made of them would match where the text d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 import orjson
 import pyarrow as pa
-from jsonschema import SchemaError, ValidationError
-from jsonschema.validators import extend, validator_for
-from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from parquill.tasks.errors import BadJob
-from parquill.tasks.job.parameters import refuse_unwritable
+from parquill.tasks.job.answer_schema import compile_schema
+from parquill.tasks.job.answer_type import fit, parsed_type
 from parquill.tasks.job.response_format import schema_of
 from parquill.tasks.llm.wrapping import NotJson, find_object
-from parquill.tasks.storage.columns import check_references, fit, parsed_type
 
 # Of one number: a double has 17 digits and exponents to 308; what is far beyond only costs time.
 MOST_DIGITS, LARGEST_EXPONENT = 1_000, 400
@@ -35,7 +29,7 @@ class AnswerFormat:
     def __init__(self, response_format: dict[str, Any]) -> None:
         """`response_format` is in its one form. Raises BadJob for a schema that is none."""
         schema = schema_of(response_format)
-        self._validator = None if schema is None else _compile(schema)
+        self._validator = None if schema is None else compile_schema(schema)
         found = parsed_type(response_format)
         assert found is not None  # noqa: S101 - a response_format has a type
         self.kind: pa.DataType = found
@@ -57,45 +51,6 @@ class AnswerFormat:
             return bool(self._validator.is_valid(value))
         except (RecursionError, Unresolvable, ArithmeticError, TypeError, ValueError):
             return False
-
-
-def _compile(schema: dict[str, Any]) -> Any:
-    check_references(schema, schema)
-    try:
-        refuse_unwritable(schema)
-        validator = validator_for(schema)
-        validator.check_schema(schema)
-        exact = _exact(schema)
-    except SchemaError as error:
-        raise BadJob(f"`response_format` is not a JSON schema: {error.message}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise BadJob("`response_format` is not a JSON schema") from None
-    multiple = {name: _check_multiple for name in ("multipleOf", "divisibleBy") if name in validator.VALIDATORS}
-    types = validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number})
-    # an empty registry: a $ref to another host is never fetched
-    return extend(validator, multiple, type_checker=types)(exact, registry=Registry())
-
-
-def _exact(value: Any) -> Any:
-    """A schema with its floats as the decimals that were written."""
-    if isinstance(value, dict):
-        return {name: _exact(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_exact(inner) for inner in value]
-    return Decimal(repr(value)) if isinstance(value, float) else value
-
-
-def _is_number(_: Any, value: Any) -> bool:
-    return isinstance(value, int | Decimal) and not isinstance(value, bool)
-
-
-def _is_integer(_: Any, value: Any) -> bool:
-    return _is_number(_, value) and value == int(value)
-
-
-def _check_multiple(_validator: Any, divisor: Any, value: Any, _schema: Any) -> Iterator[ValidationError]:
-    if _is_number(None, value) and (Fraction(value) / Fraction(divisor)).denominator != 1:
-        yield ValidationError("is not a multiple")
 
 
 def _read(text: str) -> Any:

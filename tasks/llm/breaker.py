@@ -70,7 +70,7 @@ class _Pending:
 
 
 class Breaker:
-    """The breaker of one run in one process; a meter (see `meters`), and told of every request. Lives on one loop."""
+    """The breaker of one run in one process: the brake of its limits (see `limits.meters`). Lives on one loop."""
 
     def __init__(
         self,
@@ -125,9 +125,9 @@ class Breaker:
         return self._under_way >= self._most(now)
 
     @property
-    def grows(self) -> bool:
-        """Whether `is_full` may change as time passes."""
-        return not (self._has_answered or self.is_open or self.is_probing)
+    def growth_interval_s(self) -> float | None:
+        """Seconds after which `is_full` may have changed though no request has ended; None where it cannot."""
+        return None if self._has_answered or self.is_open or self.is_probing else FIRST_GROWTH_INTERVAL_S
 
     def _most(self, now: float) -> int:
         if self.is_open:

@@ -14,9 +14,9 @@ from parquill.tasks.money.estimate import flat_estimate
 from parquill.tasks.money.gate import Verdict, asks_approval, check_largest, judge
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.money.prices import Price, dollars, nano_of, price_of, usd
-from parquill.tasks.money.spending import booked_totals
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import check_rejected, estimate_job, prepare_run
+from parquill.tasks.prompts.run_money import booked_totals
 from parquill.tasks.records import Estimate, money
 from parquill.tasks.storage.folders import Folders, hold
 
@@ -76,18 +76,20 @@ def estimate_with_pilot(
     job: Job,
     options: RunOptions,
     rows: int | None,
+    sharing: Callable[[Job], Sharing],
     watch: Callable[[Sending], AbstractContextManager[Any]] = nullcontext,
 ) -> Estimated | None:
     """Complete a sample of a placed job's rows (None: as many as it takes) and estimate the whole run from them.
 
-    `watch` is given the sender that the pilot opens, and may stop it.
+    `sharing` gives the server through which a job shares its limits. `watch` is given the sender that the pilot opens,
+    and may stop it.
     None when no row is left to send. Raises BadJob, BadInput, FolderInUse, RefusedByBudget, NotApproved before anything
     is sent; Interrupted, ServiceStopped, StoppedByBudget when the pilot was cut off.
     """
     from parquill.tasks.llm.pilot import run_pilot  # it brings the HTTP client, which a plain estimate does not need
 
     read_key(job.endpoint)  # a missing key is found now, and not after reading
-    folders = Folders.of(job)
+    folders = Folders.of(job.output, job.state)
     folders.create()
     with hold(folders, f"a pilot of the job {job.name}"):
         run = prepare_run(job, options)
@@ -99,7 +101,7 @@ def estimate_with_pilot(
         if run.job.budget.monthly_usd is not None:
             spent = booked_totals(run)
             left = nano_of(run.job.budget.monthly_usd) - (booked or 0) - spent.settled_nano - spent.in_doubt_nano
-        pilot = run_pilot(run, rows, month_left=left, sharing=_sharing(run.job), watch=watch)
+        pilot = run_pilot(run, rows, month_left=left, sharing=sharing(run.job), watch=watch)
     totals, estimate = pilot.totals, pilot.run.estimate
     doubt = f", {dollars(totals.in_doubt_nano)} in doubt" if totals.in_doubt_nano else ""
     return Estimated(
@@ -117,15 +119,3 @@ def estimate_with_pilot(
             "in_doubt_usd": money(usd(totals.in_doubt_nano)),
         },
     )
-
-
-def _sharing(job: Job) -> Sharing:
-    from parquill.tasks.limits.shared import ALONE
-
-    if job.limits.shared is None:
-        return ALONE
-    from parquill.tasks.orchestration.limit_store import (
-        sharing_of,  # it brings Prefect, which a pilot does not need otherwise
-    )
-
-    return sharing_of(job)

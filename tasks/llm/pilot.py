@@ -23,19 +23,19 @@ from parquill.tasks.limits.shared import ALONE, Sharing
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.open_senders import sending
 from parquill.tasks.llm.run_sender import Sending
+from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.money.estimate import basis_of, figure
 from parquill.tasks.money.history import History
 from parquill.tasks.money.lengths import FEWEST, LengthModel
 from parquill.tasks.money.past import keep_past
 from parquill.tasks.money.prices import dollars, nano_of
 from parquill.tasks.money.sample import choose
-from parquill.tasks.money.spending import booked_totals
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.approvals import is_approved
 from parquill.tasks.prompts.planned import Located, count_lengths, locate, planned
 from parquill.tasks.prompts.run import Run
+from parquill.tasks.prompts.run_money import booked_totals
 from parquill.tasks.records import Estimate, ShardRef, Totals
-from parquill.tasks.results.finish import Ending
 
 AUTO_FIRST, AUTO_MOST = 30, 10_000  # rows
 CLOSE = 0.05  # of the expected cost, to either side: what `auto` wants the interval to reach
@@ -247,7 +247,7 @@ def _learn(run: Run, counter: TokenCounter) -> _Learned:
 
 
 def _raise_if_stopped(opened: Sending) -> None:
-    ending = Ending.of(opened)
+    ending = SendResult.of(opened)
     if ending.rule is not None:
         raise ServiceStopped(f"the pilot stopped: {ending.message}; what was answered is kept")
     if ending.over_budget:

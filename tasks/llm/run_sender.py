@@ -25,13 +25,14 @@ from parquill.tasks.limits.limiter import Limits
 from parquill.tasks.limits.open_files import most_at_once
 from parquill.tasks.limits.shared import ALONE, SharedLimits, Sharing
 from parquill.tasks.llm.answer_format import AnswerFormat
+from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.sender import Sender
 from parquill.tasks.llm.settlement import SendRow
 from parquill.tasks.money.account import PATIENCE_S
-from parquill.tasks.money.spending import Spending
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.run import Run
+from parquill.tasks.prompts.run_money import open_spending
 from parquill.tasks.records import Action, ShardRef, Usage
 from parquill.tasks.storage.answer_index import AnswerIndex
 from parquill.tasks.storage.columns import PLAN
@@ -87,7 +88,7 @@ class Sending:
         self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
         self._answers = AnswerIndex(run.folders.state)
         self._answers.add_run(run.run_id, run.job.output)
-        self._spending = Spending(run, self._disk_threads, is_first=member is None)
+        self._spending = open_spending(run, self._disk_threads, is_first=member is None)
         self.budget, self.soft_limits = self._spending.budget, self._spending.soft_limits
         self.shared = SharedLimits(run, sharing)
         self._thread.start()
@@ -110,13 +111,14 @@ class Sending:
                 f"this process may open too few files (`ulimit -n`) for limits.max_at_once = "
                 f"{job.limits.max_at_once:,}; {at_once:,} are under way at once",
             )
+        breaker = Breaker(at_once, patience_s=job.retry.patience_s, clock=time.monotonic)
         limits = Limits(
             at_once,
             requests_per_minute=self.shared.per_minute["requests"],
             tokens_per_minute=self.shared.per_minute["tokens"],
             actual_output=job.limits.count_output == "actual",
             leased=self.shared.meters,
-            patience_s=job.retry.patience_s,
+            brake=breaker,
             clock=time.monotonic,
             sleep=asyncio.sleep,
         )
@@ -125,7 +127,16 @@ class Sending:
         schema = job.response_format
         answer_format = AnswerFormat(schema) if isinstance(schema, dict) else None
         is_led = self._member.is_led if self._member is not None else lambda: True
-        sender = Sender(job, self._run.price, client, limits, self.budget, answer_format=answer_format, may_send=is_led)
+        sender = Sender(
+            job,
+            self._run.price,
+            client,
+            limits,
+            breaker,
+            self.budget,
+            answer_format=answer_format,
+            may_send=is_led,
+        )
         sender.progress.total = self._run.estimate.to_send
         done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
         sender.progress.done = sender.progress.begun = done

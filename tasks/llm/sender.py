@@ -24,6 +24,7 @@ from parquill.tasks.job.settings import Job
 from parquill.tasks.limits.limiter import Limits, Slot, Stopped
 from parquill.tasks.limits.open_bytes import OpenBytes
 from parquill.tasks.llm.answer_format import AnswerFormat
+from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Client, Result
 from parquill.tasks.llm.outcomes import TABLE, Money, Retry, Rule
 from parquill.tasks.llm.progress import Progress
@@ -60,6 +61,7 @@ class Sender:
         price: Price,
         client: Client,
         limits: Limits,
+        breaker: Breaker,
         budget: Budget,
         *,
         answer_format: AnswerFormat | None = None,
@@ -68,7 +70,7 @@ class Sender:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._client, self._clock = client, clock
-        self.limits, self.budget = limits, budget
+        self.limits, self.breaker, self.budget = limits, breaker, budget
         self.progress = Progress()
         self._booking = Booking(price, budget, self.progress, answer_format, PromptCuts(job.max_output_tokens))
         self.stop_rule: Rule | None = None
@@ -80,7 +82,7 @@ class Sender:
         self._attempts = job.retry.attempts
         self._patience_s = job.retry.patience_s
         self._row_patience_s = job.retry.timeout_s * job.retry.attempts  # what its attempts may take
-        limits.breaker.warn, limits.breaker.stop_run = self._warn, self.stop
+        breaker.warn, breaker.stop_run = self._warn, self.stop
         self._hold = job.retry.in_doubt == "hold"
         self._tasks: set[asyncio.Task[None]] = set()
         self._resting: set[asyncio.Future[None]] = set()
@@ -134,15 +136,15 @@ class Sender:
         async for row in self._read(rows):
             if row.number in state.outcomes:
                 continue
-            if self.limits.breaker.is_probing and len(passed) < stride and passed_characters < MAX_PASSED_CHARACTERS:
+            if self.breaker.is_probing and len(passed) < stride and passed_characters < MAX_PASSED_CHARACTERS:
                 passed.append(row)
                 passed_characters += len(row.messages)
                 continue
             yield row
-            if self.limits.breaker.is_probing:
+            if self.breaker.is_probing:
                 stride = min(MAX_PASSED_ROWS, 2 * stride + 1)
                 continue
-            while passed and not self.limits.breaker.is_probing:
+            while passed and not self.breaker.is_probing:
                 yield passed.popleft()
             passed_characters, stride = sum(len(row.messages) for row in passed), len(passed)
         while passed:
@@ -151,11 +153,11 @@ class Sender:
     async def _read(self, rows: AsyncIterator[SendRow]) -> AsyncIterator[SendRow]:
         """The rows as they come from the disk. While one is read the breaker waits for it with its verdicts."""
         while True:
-            self.limits.breaker.arrive()
+            self.breaker.arrive()
             try:
                 row = await anext(rows, None)
             finally:
-                self.limits.breaker.depart()
+                self.breaker.depart()
             if row is None:
                 return
             yield row
@@ -241,7 +243,7 @@ class Sender:
             self.limits.learn(slot.sent_at, result.headers)
             if (reply := result.reply) is not None:
                 self.limits.gate.succeeded()
-                self.limits.breaker.answered(slot.sent_at)
+                self.breaker.answered(slot.sent_at)
                 if reply.usage is not None:
                     slot.settle(reply.usage.prompt + reply.usage.completion)
                 await self._booking.settle(row, result.rule, reply, self._clock() - began, journal, state)
@@ -256,7 +258,7 @@ class Sender:
 
     def _tell_breaker(self, row: SendRow, sent_at: float, result: Result) -> bool:
         """Charge a row for its failure; True if the failure is an outage's, and was taken off again."""
-        rule, breaker = result.rule, self.limits.breaker
+        rule, breaker = result.rule, self.breaker
         row.state.failures += rule.retry is not Retry.THROTTLE
         if rule.retry is Retry.OUTAGE:
             return breaker.failed(row, rule, result.sentence, sent_at)
@@ -288,7 +290,7 @@ class Sender:
             row.uncharge()
             self.stop(rule, result.sentence)
             raise Stopped
-        if rule.retry is Retry.REFUSAL and not await self.limits.breaker.is_own(Retry.REFUSAL, slot.sent_at):
+        if rule.retry is Retry.REFUSAL and not await self.breaker.is_own(Retry.REFUSAL, slot.sent_at):
             row.uncharge()
             raise Stopped
         is_final = rule.retry in {Retry.NEVER, Retry.REFUSAL} or row.unreadable >= MAX_UNREADABLE_OF_A_ROW
@@ -298,7 +300,7 @@ class Sender:
         if (
             not is_outage
             and row.state.failures >= self._attempts
-            and (rule.retry is not Retry.OUTAGE or await self.limits.breaker.is_own(Retry.OUTAGE, slot.sent_at))
+            and (rule.retry is not Retry.OUTAGE or await self.breaker.is_own(Retry.OUTAGE, slot.sent_at))
         ):
             await self._booking.fail(row, rule, f"{result.sentence}; attempts used up", journal, state)
             return None
@@ -341,7 +343,7 @@ class Sender:
         if self.stop_rule is None:
             self.stop_rule, self.stop_message = rule, message
         self.limits.stop()
-        self.limits.breaker.stop()
+        self.breaker.stop()
         self.budget.stop()
         for resting in self._resting:
             resting.cancel()

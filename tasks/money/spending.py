@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from parquill.tasks.errors import LedgerFailed, RunTakenOver
+from parquill.tasks.job.settings import Budget as BudgetSettings
 from parquill.tasks.money.account import PATIENCE_S, Account
 from parquill.tasks.money.budget import POLL_S, Budget
 from parquill.tasks.money.ledger import Entry, Ledger
 from parquill.tasks.money.prices import nano_of
 from parquill.tasks.money.soft_limit import SoftLimits
-from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Totals
 
 REPORT_S = 1.0
@@ -27,30 +25,31 @@ class Spending:
 
     def __init__(
         self,
-        run: Run,
+        entry: Entry,
+        before: Totals,
+        budget: BudgetSettings,
         executor: Executor,
         ledger: Ledger | None = None,
         *,
+        patience_s: float,
         is_first: bool = True,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Raises ParquillError when the ledger cannot be opened.
+        """`before` is what the run's journals say. Raises ParquillError when the ledger cannot be opened.
 
         `is_first` is false for a process that joins others in a run that is open: their leases stay what they are.
         """
-        budget = run.job.budget
         run_limit = None if budget.run_usd is None else nano_of(budget.run_usd)
         month_limit = None if budget.monthly_usd is None else nano_of(budget.monthly_usd)
         self._executor = executor
         self._ledger = ledger or Ledger()
-        before = run.totals()
         told = before.settled_nano, before.in_doubt_nano
         if is_first:
-            self._before = self._ledger.open_run(entry_of(run), *told, datetime.now(UTC))
+            self._before = self._ledger.open_run(entry, *told, datetime.now(UTC))
         else:
-            self._before = self._ledger.spent(run.run_id, *told)
-        self._account = Account(self._ledger, run.run_id, run_limit=run_limit, month_limit=month_limit)
-        self._patience_s = run.job.retry.timeout_s
+            self._before = self._ledger.spent(entry.run_id, *told)
+        self._account = Account(self._ledger, entry.run_id, run_limit=run_limit, month_limit=month_limit)
+        self._patience_s = patience_s
         self.budget = Budget(
             sum(self._before) if self._account.limited else None,
             settled=self._before[0],
@@ -59,7 +58,7 @@ class Spending:
             more=self._more,
             patient=self._patient,
         )
-        self.soft_limits = SoftLimits(budget, before=sum(self._before), others=self._month_of_others(run.run_id))
+        self.soft_limits = SoftLimits(budget, before=sum(self._before), others=self._month_of_others(entry.run_id))
         self._reporter: asyncio.Task[None] | None = None
         self._returned = 0
         self._admitted = 0  # when it was last looked at
@@ -141,41 +140,3 @@ class Spending:
             raise LedgerFailed(f"{error}; it lacks the run's last figures: run again, which tells them") from None
         finally:
             self._ledger.close()
-
-
-def settle_books(run: Run) -> None:
-    """Set the books of a run that nobody will go on with to what its journals say. Raises LedgerFailed."""
-    found = run.totals()
-    ledger = Ledger()
-    try:
-        ledger.open_run(entry_of(run), found.settled_nano, found.in_doubt_nano, datetime.now(UTC))
-    finally:
-        ledger.close()
-
-
-def booked_totals(run: Run) -> Totals:
-    """What a run has spent so far, as its journals say it and as a person has resolved it. Raises LedgerFailed."""
-    found = run.totals()
-    ledger = Ledger()
-    try:
-        settled, in_doubt = ledger.spent(run.run_id, found.settled_nano, found.in_doubt_nano)
-    finally:
-        ledger.close()
-    return replace(found, settled_nano=settled, in_doubt_nano=in_doubt)
-
-
-def entry_of(run: Run) -> Entry:
-    """What the ledger keeps of a run."""
-    job = run.job
-    return Entry(
-        run_id=run.run_id,
-        job=job.name,
-        model=job.model,
-        endpoint=job.endpoint.identity,
-        labels=job.labels,
-        output=job.output,
-        state=job.state or "",
-        host=socket.gethostname(),
-        expected_nano=run.estimate.cost_expected,
-        started_at=run.started_at,
-    )

@@ -28,7 +28,6 @@ from parquill.tasks.errors import BadJob, NotApproved
 from parquill.tasks.money.gate import Verdict, asks_approval, judge
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.money.prices import dollars, nano_of
-from parquill.tasks.money.spending import booked_totals
 from parquill.tasks.orchestration.artifacts import estimate_table
 from parquill.tasks.orchestration.events import tell
 from parquill.tasks.orchestration.flow_run import insist, wait_unless_cancelled
@@ -42,6 +41,7 @@ from parquill.tasks.prompts.approvals import (
     questions_about,
 )
 from parquill.tasks.prompts.run import Run
+from parquill.tasks.prompts.run_money import booked_totals
 from parquill.tasks.results.escaping import escape
 
 KEY = "approval"  # what the keys of all questions begin with

@@ -29,7 +29,7 @@ def place_flow(job: Job, day: date | None, limit: int | None, redo: Sequence[str
 @contextlib.contextmanager
 def hold_job(job: Job) -> Iterator[None]:
     """Hold the folders of a placed job. Raises FolderInUse, DiskFailed."""
-    folders = Folders.of(job)
+    folders = Folders.of(job.output, job.state)
     folders.create()
     with hold(folders, f"the job {job.name}"):
         yield
@@ -38,6 +38,6 @@ def hold_job(job: Job) -> Iterator[None]:
 def end_idle(job: Job, options: RunOptions) -> State[Any]:
     """The final state of a placed job that has nothing to do; the run is named as any other."""
     idle = Idle.of(job, options.redo, options.limit)
-    settle_last(Folders.of(job))
+    settle_last(Folders.of(job.output, job.state))
     name_run(run_name(job, idle.rows["total"]))
     return state_of_idle(idle)

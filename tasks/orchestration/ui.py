@@ -218,7 +218,7 @@ def headline(run: Run, opened: Sending) -> str:
     doubt = f", {dollars(budget.in_doubt)} in doubt" if budget.in_doubt else ""
     left_s = progress.left_s(time.monotonic())
     left = "" if left_s is None or progress.done >= progress.total else f", {duration(left_s)} left"
-    if opened.sender.limits.breaker.is_open:
+    if opened.sender.breaker.is_open:
         left = ", waiting for the service, which fails at every request"
     return (
         f"{progress.done:,} of {progress.total:,} rows, {progress.not_ok:,} not ok, "

@@ -12,22 +12,22 @@ from decimal import Decimal
 from pathlib import Path
 
 from parquill.tasks.errors import BadInput, BadJob, DamagedJournal, DiskFailed, LedgerFailed
+from parquill.tasks.job.answer_schema import check_format
 from parquill.tasks.job.settings import Job
 from parquill.tasks.job.strict_schema import check_strict
-from parquill.tasks.llm.answer_format import AnswerFormat
 from parquill.tasks.money.correction import Correction
 from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.money.learned import read_correction
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.past import read_past
 from parquill.tasks.money.prices import Price, dollars, find_price, price_of
-from parquill.tasks.money.spending import settle_books
 from parquill.tasks.prompts.base import Base, RunOptions, find_base
 from parquill.tasks.prompts.planner import Planner
 from parquill.tasks.prompts.restore import LOST_JOURNALS, lacks_answers, restore_answers
 from parquill.tasks.prompts.reuse import check_reused, reuse_answers
 from parquill.tasks.prompts.reuse_hint import explain_reuse
 from parquill.tasks.prompts.run import Run, current_run, digest_of
+from parquill.tasks.prompts.run_money import settle_books
 from parquill.tasks.prompts.shard_files import ShardFiles
 from parquill.tasks.prompts.source import Source, find_source
 from parquill.tasks.records import ShardRef
@@ -46,7 +46,7 @@ def look(job: Job) -> Source:
     if job.response_format is not None:
         if not isinstance(job.response_format, dict):
             raise BadJob("`response_format` names a file that was not read")
-        AnswerFormat(job.response_format)
+        check_format(job.response_format)
         check_strict(job)
     if job.price_as is not None:
         find_price(job.price_as, None, date.today())  # noqa: DTZ011 - only whether there is one
@@ -66,7 +66,7 @@ def estimate_job(
     `past_of` is the job whose past predicts the answers, if it is not this one; `price` is by default the job's.
     """
     source = look(job)
-    folders = Folders.of(job)
+    folders = Folders.of(job.output, job.state)
     answers = open_answers(folders) if (folders.state / "runs").is_dir() else None
     past = correction = None
     with contextlib.suppress(LedgerFailed):  # an estimate is given without the past where there is no ledger
@@ -108,7 +108,7 @@ def prepare_run(
     The caller holds the folders. Raises BadJob, BadInput, DiskFailed, DamagedJournal; nothing is sent by it.
     """
     source = look(job)
-    folders = Folders.of(job)
+    folders = Folders.of(job.output, job.state)
     folders.tidy(disk)
     digest = digest_of(job, source.fingerprint, options.limit)
     current = current_run(folders)
@@ -205,7 +205,7 @@ def _size(path: Path) -> int | None:
 
 def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk) -> Run | None:
     """Plan a run; None when all rows stay as the results have them."""
-    folders = Folders.of(job)
+    folders = Folders.of(job.output, job.state)
     _discard_unsent(folders, disk)
     started_at, began = datetime.now(UTC), Moment.now()
     price = price_of(job, options.day)
@@ -274,7 +274,7 @@ def _plan_rows(
     correction: Correction | None,
     disk: Disk,
 ) -> tuple[EstimateSum, list[ShardRef], int]:
-    with contextlib.closing(open_answers(Folders.of(job))) as answers:
+    with contextlib.closing(open_answers(Folders.of(job.output, job.state))) as answers:
         combinations = math.prod(len(values) for values in (job.for_each or {}).values())
         # a shard at least as large as what is under way at once: four that overlap keep every place filled
         smallest = max(SMALLEST_SHARD, job.limits.max_at_once)

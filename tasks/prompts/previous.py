@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from parquill.tasks.errors import DiskFailed, OtherRows
+from parquill.tasks.job.answer_type import parsed_type
 from parquill.tasks.job.settings import Job
-from parquill.tasks.storage.columns import parsed_type, result_fields
+from parquill.tasks.storage.columns import result_fields
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.parquet_reader import OwnTable

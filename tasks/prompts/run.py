@@ -62,7 +62,7 @@ class Run:
     @property
     def folders(self) -> Folders:
         """Where the run keeps its state and its output."""
-        return Folders.of(self.job)
+        return Folders.of(self.job.output, self.job.state)
 
     @property
     def folder(self) -> RunFolder:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from parquill.tasks.errors import (
     DiskFailed,
-    Interrupted,
     LedgerFailed,
     ParquillError,
     ServiceStopped,
     StoppedByBudget,
 )
 from parquill.tasks.llm.outcomes import TABLE, Retry
-from parquill.tasks.llm.run_sender import Sending
+from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.money.learned import keep_counts
 from parquill.tasks.money.month import month_figures
 from parquill.tasks.money.past import keep_past
@@ -33,38 +31,7 @@ from parquill.tasks.storage.disk import DISK, TEMPORARY, Disk, read_json, remove
 ROOM_BYTES = 64 << 10  # of several summaries
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """What the sender says at its end.
-
-    `rule` is the outcome by which the service stopped the run, if it did, and `message` says why.
-    """
-
-    over_budget: int = 0
-    rule: str | None = None
-    message: str | None = None
-
-    @classmethod
-    def of(cls, opened: Sending) -> Ending:
-        """Read it off a sender that has nothing more under way. Raises Interrupted if it was asked to stop."""
-        sender = opened.sender
-        if sender.stopping and sender.stop_rule is None:
-            left = sender.progress.total - sender.progress.done
-            raise Interrupted(f"interrupted with {left:,} rows left; run again to go on")
-        rule = sender.stop_rule
-        return (
-            cls(sender.over_budget, rule.code, sender.stop_message or rule.sentence)
-            if rule
-            else cls(sender.over_budget)
-        )
-
-    @property
-    def is_stop(self) -> bool:
-        """Whether rows were left that a next start goes on with."""
-        return bool(self.over_budget) or self.rule is not None
-
-
-def end_of(run: Run, sums: RowSums, ending: Ending) -> ParquillError | None:
+def end_of(run: Run, sums: RowSums, ending: SendResult) -> ParquillError | None:
     """The error that a run ends with; None for exit 0."""
     rows, job = sums.rows, run.job
     left = f"{rows['not_sent']:,} of {rows['total']:,} rows were not sent"
@@ -82,7 +49,7 @@ def end_of(run: Run, sums: RowSums, ending: Ending) -> ParquillError | None:
 
 
 def finish_run(
-    run: Run, sums: RowSums, ending: Ending, disk: Disk = DISK
+    run: Run, sums: RowSums, ending: SendResult, disk: Disk = DISK
 ) -> tuple[dict[str, Any], ParquillError | None]:
     """Write a run's summary and forget what only an interruption would need; gives the summary and how the run ended.
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from parquill.tasks.errors import BadJob, DamagedJournal
+from parquill.tasks.job.answer_type import fit, parsed_type
 from parquill.tasks.llm.outcomes import NOT_SENT_CODES, TABLE
 from parquill.tasks.money.history import output_bin
 from parquill.tasks.money.prices import Price, find_price
@@ -19,7 +20,7 @@ from parquill.tasks.records import REUSABLE, Action, Outcome, ShardRef, Usage, a
 from parquill.tasks.results.excess import causes_of
 from parquill.tasks.results.totals import Each, RowSums, nano_of
 from parquill.tasks.storage.answer_index import AnswerIndex, Place
-from parquill.tasks.storage.columns import PLAN, USD, fit, parsed_type, result_fields
+from parquill.tasks.storage.columns import PLAN, USD, result_fields
 from parquill.tasks.storage.replay import RowState, ShardState
 
 READ_ROWS = 2_000

@@ -30,7 +30,6 @@ from pathlib import Path
 import orjson
 
 from parquill.tasks.errors import BadJob, DiskFailed, FolderInUse
-from parquill.tasks.job.settings import Job
 from parquill.tasks.storage.disk import DISK, TEMPORARY, Disk, private_folder, read_json, remove_folder, sweep
 from parquill.tasks.storage.uri import is_uri, mirror_of
 
@@ -132,10 +131,10 @@ class Folders:
     named: str  # the job's `output`: where people look, for a URI not where the files are made
 
     @classmethod
-    def of(cls, job: Job) -> Folders:
-        """The folders of a placed job."""
-        output = local_output(job.output, job.state)
-        return cls(Path(job.state) if job.state else output / ".parquill", output, job.output)
+    def of(cls, output: str, state: str | None) -> Folders:
+        """The folders of a placed job's `output` and `state`."""
+        folder = local_output(output, state)
+        return cls(Path(state) if state else folder / ".parquill", folder, output)
 
     @property
     def own(self) -> Path:

@@ -36,7 +36,7 @@ def texts(rows: int, seed: int) -> Iterator[str]:
 def pilot(settings: dict[str, Any]) -> tuple[int, int, int]:
     """Complete 100 rows; gives the interval and the expected cost in nano-dollars."""
     job, options = place(make_job(settings), None, None, ())
-    folders = Folders.of(job)
+    folders = Folders.of(job.output, job.state)
     folders.create()
     with hold(folders, "a study"):
         run = prepare_run(job, options)

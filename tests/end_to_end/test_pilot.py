@@ -138,7 +138,7 @@ def test_an_approved_run_may_be_piloted(jobs: Jobs, service: FakeService, monkey
     service.configure(output_tokens="fixed:50")
     settings = jobs.job(_texts(100), budget={"approval_usd": "0.0001"})
     assert jobs.run(settings).exit_code == 3
-    run = current_run(Folders.of(make_job(settings)))
+    run = current_run(Folders.of(str(settings["output"]), None))
     assert run is not None
     approve_run(run, "a test")
     assert jobs.run(settings, "--pilot", "50", command="estimate").exit_code == 0

@@ -76,7 +76,7 @@ def _job(shop: S3, service: FakeService, source: str, output: str, **changes: An
 def _folders(job: dict[str, Any]) -> Folders:
     """The folders of a job, made."""
     placed, _ = place(make_job(job), None, None, ())
-    folders = Folders.of(placed)
+    folders = Folders.of(placed.output, placed.state)
     folders.create()
     return folders
 

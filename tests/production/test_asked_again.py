@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.storage.folders import Folders, hold
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import House
@@ -43,7 +42,7 @@ def _retry(house: House, run: str) -> None:
 
 
 def _held(settings: dict[str, Any]) -> AbstractContextManager[None]:
-    folders = Folders.of(make_job(settings))
+    folders = Folders.of(str(settings["output"]), None)
     return hold(folders, "another")
 
 

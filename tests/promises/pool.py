@@ -38,7 +38,7 @@ def main(job_path: Path, folder: Path) -> None:
     """Lead the run to its end."""
     prepare.SMALLEST_SHARD = source_file.BATCH_ROWS = SHARD_ROWS
     job, options = place(load_job(job_path), None, None, ())
-    folders = Folders.of(job)
+    folders = Folders.of(job.output, job.state)
     folders.create()
     with hold(folders, "a pool"):
         run = prepare_run(job, options)

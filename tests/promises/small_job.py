@@ -65,7 +65,7 @@ class SmallJob:
     def planned(self) -> Run:
         """It as it is when the process is killed just before it sends."""
         placed, options = place(make_job(self.settings), None, None, None)
-        Folders.of(placed).create()
+        Folders.of(placed.output, placed.state).create()
         run = prepare_run(placed, options)
         assert run is not None
         return run

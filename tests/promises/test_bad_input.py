@@ -151,7 +151,7 @@ def test_a_file_that_changes_between_look_and_end(tmp_path: Path, change: Callab
 def _planned(job: dict[str, Any]) -> Run:
     """A run as it is when the process is killed just before it sends."""
     placed, options = place(make_job(job), None, None, ())
-    Folders.of(placed).create()
+    Folders.of(placed.output, placed.state).create()
     run = prepare_run(placed, options)
     assert run is not None
     return run

@@ -163,7 +163,7 @@ def test_the_excess_survives_an_interruption(tmp_path: Path) -> None:
     first = Decimal(_summary(settings)["over_reserved_usd"])
     assert first > 0
     placed, _ = place(make_job(settings), None, None, ())
-    folders = Folders.of(placed)
+    folders = Folders.of(placed.output, placed.state)
     current = orjson.loads((folders.own / "current.json").read_bytes())["run_id"]
     stopped = write_interrupted(load_run(folders.state, current), "stopped", 130)
     assert Decimal(stopped["over_reserved_usd"]) == first

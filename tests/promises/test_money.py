@@ -28,9 +28,10 @@ from parquill.tasks.money.books import DEAD_S, Booked, Held
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import HOLDERS, LEASES, META
-from parquill.tasks.money.spending import Spending, booked_totals
+from parquill.tasks.money.spending import Spending
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.run_money import booked_totals, open_spending
 from parquill.tasks.storage.disk import DISK
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.journal import append_groups
@@ -392,15 +393,15 @@ def test_a_process_that_joins_a_run(tmp_path: Path) -> None:
         tmp_path, ["a text", "another"], "http://127.0.0.1:9/v1", budget={"run_usd": 1}, retry={"timeout_s": 1}
     )
     job, options = place(make_job(settings), None, None, ())
-    Folders.of(job).create(DISK)
+    Folders.of(job.output, job.state).create(DISK)
     run = prepare_run(job, options)
     assert run is not None
     most, part = 750_000_000, 125_000_000
 
     async def race(threads: ThreadPoolExecutor) -> list[bool]:
-        first = Spending(run, threads)
+        first = open_spending(run, threads)
         got = [await first.budget.reserve(most)]
-        joined = Spending(run, threads, is_first=False)
+        joined = open_spending(run, threads, is_first=False)
         got += [await joined.budget.reserve(amount) for amount in (most, part)]
         first.budget.settle(most, part)
         joined.budget.settle(part, part)
@@ -419,7 +420,7 @@ def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
     """M5: a run that goes on counts what a person has resolved as that person said: the money is there again, or it is spent."""
     settings = job_of(tmp_path, ["a text", "another"], "http://127.0.0.1:9/v1", budget={"run_usd": 1})
     job, options = place(make_job(settings), None, None, ())
-    Folders.of(job).create(DISK)
+    Folders.of(job.output, job.state).create(DISK)
     run = prepare_run(job, options)
     assert run is not None
     doubt, whole = 300_000_000, 1_000_000_000
@@ -427,7 +428,7 @@ def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
     append_groups(run.folder.journal(0), {"run_id": run.run_id, "shard": 0}, [[intent]])
 
     async def begin(threads: ThreadPoolExecutor, amount: int) -> tuple[int, int, bool]:
-        spending = Spending(run, threads)
+        spending = open_spending(run, threads)
         stand = spending.budget.settled, spending.budget.in_doubt
         fits = await spending.budget.reserve(amount)
         if fits:
@@ -468,11 +469,11 @@ def _spending(folder: Path, threads: ThreadPoolExecutor, monthly_usd: float) -> 
     """The money of a run that shares a month with others."""
     settings = job_of(folder, ["a text"], "http://127.0.0.1:9/v1", budget={"monthly_usd": monthly_usd})
     job, options = place(make_job(settings), None, None, ())
-    Folders.of(job).create(DISK)
+    Folders.of(job.output, job.state).create(DISK)
     run = prepare_run(job, options)
     assert run is not None
     polled = Polled()
-    return Spending(run, threads, sleep=polled.sleep), polled
+    return open_spending(run, threads, sleep=polled.sleep), polled
 
 
 @pytest.mark.parametrize(("wanted", "admitted"), [(200_000_000, 1), (300_000_000, 0)])

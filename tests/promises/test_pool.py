@@ -71,7 +71,7 @@ def test_each_request_asks_for_the_leader(tmp_path: Path, monkeypatch: pytest.Mo
     texts = [f"text {number}" for number in range(200)]
     limits = {"max_at_once": AT_ONCE}
     job, options = place(make_job(job_of(tmp_path, texts, "http://127.0.0.1:9/v1", limits=limits)), None, None, ())
-    Folders.of(job).create()
+    Folders.of(job.output, job.state).create()
     run = prepare_run(job, options)
     assert run is not None
     leader = RunLock(run.folder)

@@ -18,10 +18,10 @@ from parquill.tasks.llm.open_senders import open_sendings
 from parquill.tasks.llm.pilot import run_pilot
 from parquill.tasks.money.gate import judge
 from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.money.spending import booked_totals
 from parquill.tasks.prompts.prepare import estimate_job, prepare_run
 from parquill.tasks.prompts.resolve import place
 from parquill.tasks.prompts.restore import LOST_JOURNALS
+from parquill.tasks.prompts.run_money import booked_totals
 from parquill.tasks.storage.folders import Folders, hold
 from parquill.tasks.storage.journal import read_journal
 from tests.direct import job_of, results, run_steps
@@ -156,7 +156,7 @@ def test_after_a_budget_stop(tmp_path: Path) -> None:
     assert len(_run(second)) == len(TEXTS) - len(begun)
     tight = {**first, "budget": {"run_usd": "0.00008"}}
     job, options = place(make_job(tight), None, None, ())
-    with hold(Folders.of(job), "a test"):
+    with hold(Folders.of(job.output, job.state), "a test"):
         run = prepare_run(job, options)
         assert run is not None
         verdict = judge(run.job, run.estimate, run.price, booked_totals(run))
@@ -172,7 +172,7 @@ def test_a_pilot_asks_for_nothing_that_was_paid_since(tmp_path: Path) -> None:
     def pilot(rows: int) -> tuple[int, Counter[str]]:
         service = Answering()
         job, options = place(make_job(first), None, None, ())
-        folders = Folders.of(job)
+        folders = Folders.of(job.output, job.state)
         folders.create()
         with hold(folders, "a test"):
             run = prepare_run(job, options)

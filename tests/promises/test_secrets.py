@@ -31,10 +31,10 @@ from parquill.tasks.errors import BadJob, DamagedJournal
 from parquill.tasks.job.api_key import Key, read_key
 from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.client import Client, aiohttp_transport
+from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.llm.settlement import Booking
 from parquill.tasks.prompts import run
 from parquill.tasks.results.escaping import BREAK, clean, escape
-from parquill.tasks.results.finish import Ending
 from parquill.tasks.storage.replay import replay_shard
 from tests.direct import job_of, run_steps
 from tests.end_to_end.jobs import Jobs
@@ -223,7 +223,7 @@ def test_every_logger_on_debug_tells_no_key_and_no_cell(
 @pytest.mark.parametrize(
     "place",
     [
-        *[(Client, "_read"), (Ending, "of")],
+        *[(Client, "_read"), (SendResult, "of")],
         *(
             pytest.param(place, marks=pytest.mark.nightly)
             for place in [(Client, "_classify"), (Booking, "settle"), (run, "replay_shard")]

@@ -28,7 +28,7 @@ def test_a_column_may_be_required_in_some_files(tmp_path: Path, monkeypatch: pyt
     job, options = place(
         make_job({**least, "prompt": {"user": "{{ text }}"}, "max_output_tokens": 5}), date(2026, 11, 23), None, ()
     )
-    Folders.of(job).create()
+    Folders.of(job.output, job.state).create()
     try:
         run = prepare_run(job, options)
     except BadInput:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.storage import columns as schemas
+from parquill.tasks.job import answer_type as schemas
 
 TREE = {
     "$ref": "#/$defs/node",

@@ -31,7 +31,7 @@ def test_files_of_prompts_are_private(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     before = os.umask(0o022)
     try:
-        Folders.of(job).create()
+        Folders.of(job.output, job.state).create()
         prepare_run(job, options)
     finally:
         os.umask(before)

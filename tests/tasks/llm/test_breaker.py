@@ -20,6 +20,7 @@ from parquill.tasks.llm.breaker import (
     MAX_REFUSAL_PROBES,
     MAX_REFUSALS,
     OUTAGE_ROWS,
+    Breaker,
 )
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.sender import Sender
@@ -113,11 +114,12 @@ class Night:
             "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1"},
             "parameters": {"temperature": 0}, "retry": self._retry, "limits": {"max_at_once": self._max_at_once},
         })  # fmt: skip
-        limits = Limits(self._max_at_once, patience_s=job.retry.patience_s, clock=loop.time, sleep=asyncio.sleep)
+        breaker = Breaker(self._max_at_once, patience_s=job.retry.patience_s, clock=loop.time)
+        limits = Limits(self._max_at_once, brake=breaker, clock=loop.time, sleep=asyncio.sleep)
         client = Client(job, None, httpx.MockTransport(self._handle))
         price = Price("a-model", (Band(0, 0, 0, 0, 0),), None, "a test", "today")
         self.budget = Budget(self._budget_nano)
-        self.sender = Sender(job, price, client, limits, self.budget, clock=loop.time, sleep=asyncio.sleep)
+        self.sender = Sender(job, price, client, limits, breaker, self.budget, clock=loop.time, sleep=asyncio.sleep)
         await self.sender.complete(self._shard(), cast("Journal", self.journal), self.state)
         self.seconds = loop.time() - 1000.0
 

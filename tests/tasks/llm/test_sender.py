@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from parquill.tasks.job.load import make_job
 from parquill.tasks.limits.limiter import Limits
 from parquill.tasks.limits.open_bytes import OpenBytes
+from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.sender import FEWEST_OPEN_ROWS, Sender
 from parquill.tasks.llm.settlement import SendRow
@@ -79,7 +81,8 @@ class Bench:
             "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1"},
             "retry": retry, "limits": {"max_at_once": 4},
         })  # fmt: skip
-        limits = Limits(4, clock=self.time.clock, sleep=self.time.sleep)
+        breaker = Breaker(4, patience_s=math.inf, clock=self.time.clock)
+        limits = Limits(4, brake=breaker, clock=self.time.clock, sleep=self.time.sleep)
         client = Client(job, None, httpx.MockTransport(handler))
         price = Price("a-model", (Band(0, 0, 0, 0, 0),), None, "a test", "today")
         self.sender = Sender(
@@ -87,6 +90,7 @@ class Bench:
             price,
             client,
             limits,
+            breaker,
             Budget(None),
             clock=self.time.clock,
             sleep=sleep or self.time.sleep,

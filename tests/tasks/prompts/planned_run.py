@@ -22,7 +22,7 @@ def plan_run(folder: Path, **budget: Any) -> Run:
     settings = {"input": str(folder / "in.parquet"), "output": str(folder / "out"), "prompt": {"user": "{{ text }}"}}
     job = make_job({"name": "x", **settings, "model": "gpt-4o-mini", "max_output_tokens": 50, "budget": budget})
     placed, options = place(job, None, None, ())
-    Folders.of(placed).create()
+    Folders.of(placed.output, placed.state).create()
     run = prepare_run(placed, options)
     assert run is not None
     return run

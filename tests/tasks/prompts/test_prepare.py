@@ -60,7 +60,7 @@ def _job(folder: Path, table: pa.Table | dict[str, Any] | None = None, **changes
 
 
 def _prepare(job: Job, options: RunOptions = OPTIONS) -> Run:
-    Folders.of(job).create()
+    Folders.of(job.output, job.state).create()
     run = prepare_run(job, options)
     assert run is not None
     return run
@@ -166,7 +166,7 @@ def test_other_input_is_another_run(tmp_path: Path) -> None:
 def test_a_plan_that_was_cut_off_is_swept(tmp_path: Path) -> None:
     """A run without its plan sent nothing: its left-overs are removed and never read."""
     job = _job(tmp_path, {"text": ["a"]})
-    folders = Folders.of(job)
+    folders = Folders.of(job.output, job.state)
     folders.create()
     torn = folders.run("20200101-000000-aaaa")
     torn.create()
@@ -181,7 +181,7 @@ def test_too_many_bad_rows_stop_before_anything(tmp_path: Path) -> None:
     job = _job(
         tmp_path, {"text": ["a"] * 97 + [None, " ", "SECRET"]}, prompt={"user": "{{ text[:3] if text != 'SECRET' }}"}
     )
-    Folders.of(job).create()
+    Folders.of(job.output, job.state).create()
     with pytest.raises(BadInput) as caught:
         prepare_run(job, OPTIONS)
     told = str(caught.value)
@@ -190,7 +190,7 @@ def test_too_many_bad_rows_stop_before_anything(tmp_path: Path) -> None:
     )
     assert "the first: in.parquet, row 97" in told
     assert "SECRET" not in told
-    assert not list(Folders.of(job).state.rglob("*.parquet"))
+    assert not list(Folders.of(job.output, job.state).state.rglob("*.parquet"))
 
 
 @pytest.mark.parametrize(
@@ -268,10 +268,10 @@ def test_what_cannot_work_is_found_before_reading(tmp_path: Path) -> None:
 def test_a_model_without_a_price_is_not_planned(tmp_path: Path) -> None:
     """No price, no admission: an unknown model is refused with the nearest, and no run is begun."""
     job = _job(tmp_path, {"text": ["a"]}, model="gpt-4o-mni")
-    Folders.of(job).create()
+    Folders.of(job.output, job.state).create()
     with pytest.raises(BadJob, match="gpt-4o-mini"):
         prepare_run(job, OPTIONS)
-    assert Folders.of(job).runs() == []
+    assert Folders.of(job.output, job.state).runs() == []
 
 
 def test_a_damaged_input_leaves_no_run(tmp_path: Path) -> None:
@@ -284,10 +284,10 @@ def test_a_damaged_input_leaves_no_run(tmp_path: Path) -> None:
     data[data.index(b"row 2500")] ^= 1
     path.write_bytes(bytes(data))
     job = _job(tmp_path)
-    Folders.of(job).create()
+    Folders.of(job.output, job.state).create()
     with pytest.raises(BadInput, match="cannot be read"):
         prepare_run(job, OPTIONS)
-    assert Folders.of(job).runs() == []
+    assert Folders.of(job.output, job.state).runs() == []
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_a_finished_job_has_nothing_to_do(tmp_path: Path) -> None:
     """Started again after its end, a job plans nothing and does not even begin to get ready."""
     job = _job(tmp_path, {"text": ["a"]})
     begun: list[str] = []
-    Folders.of(job).create()
+    Folders.of(job.output, job.state).create()
     first = prepare_run(job, OPTIONS, lambda: begun.append("first"))
     assert first is not None
     assert prepare_run(job, OPTIONS, lambda: begun.append("going on")) is not None

@@ -1,18 +1,14 @@
-"""The columns that Parquill adds, and how a JSON schema becomes the type of `parsed`."""
+"""The columns that Parquill adds."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from parquill.tasks.errors import BadInput, BadJob
-from parquill.tasks.llm.answer_format import AnswerFormat
-from parquill.tasks.storage.columns import PLAN, check_names, fit, for_each_field, parsed_type, result_fields
+from parquill.tasks.errors import BadInput
+from parquill.tasks.storage.columns import PLAN, check_names, for_each_field, result_fields
 
 # DESIGN.md, section 2: the output columns.
 CONTRACT = {
@@ -40,17 +36,6 @@ CONTRACT = {
     "row_number": "int64",
     "finished_at": "timestamp[us, tz=UTC]",
 }
-
-
-def _object(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties}
-
-
-def _type(schema: Any) -> pa.DataType:
-    """The type of one property of this schema."""
-    found = parsed_type(_object(a=schema))
-    assert found is not None
-    return found.field("a").type
 
 
 def test_the_columns_of_the_contract() -> None:
@@ -97,158 +82,3 @@ def test_names_of_the_plan_are_reserved() -> None:
 def test_a_for_each_column_has_the_type_of_its_values(values: list[Any], kind: pa.DataType) -> None:
     """Numbers stay numbers, truth values are no numbers, text is text."""
     assert for_each_field("x", values) == pa.field("x", kind)
-
-
-@pytest.mark.parametrize(
-    ("schema", "kind"),
-    [
-        ({"type": "string"}, pa.string()),
-        ({"type": "integer"}, pa.int64()),
-        ({"type": "number"}, pa.float64()),
-        ({"type": "boolean"}, pa.bool_()),
-        ({"type": ["integer", "null"]}, pa.int64()),
-        ({"type": ["null", "array"], "items": {"type": "number"}}, pa.list_(pa.float64())),
-        ({"type": "array", "items": {"type": "array", "items": {"type": "integer"}}}, pa.list_(pa.list_(pa.int64()))),
-        ({"type": "array"}, pa.string()),
-        ({"type": "array", "items": True}, pa.list_(pa.string())),
-        ({"type": "object"}, pa.string()),
-        ({"type": "object", "properties": {}}, pa.string()),
-        ({"type": "object", "properties": {"b": {"type": "integer"}}}, pa.struct([("b", pa.int64())])),
-        ({"type": ["integer", "string"]}, pa.string()),
-        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, pa.int64()),
-        ({"oneOf": [{"type": "null"}, {"type": "array", "items": {"type": "string"}}]}, pa.list_(pa.string())),
-        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, pa.string()),
-        ({"enum": ["x", 1]}, pa.string()),
-        ({}, pa.string()),
-        (True, pa.string()),
-        ({"$ref": 5}, pa.string()),
-    ],
-)
-def test_types_of_a_schema(schema: Any, kind: pa.DataType) -> None:
-    """What has a fixed shape gets its Arrow type, what has none is kept as JSON text."""
-    assert _type(schema) == kind
-
-
-def test_no_schema_no_type() -> None:
-    """Without a response_format there is no `parsed`."""
-    assert parsed_type(None) is None
-
-
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {},
-        {"type": "object"},
-        {"type": "string"},
-        {"type": "array", "items": _object(a={})},
-        {"anyOf": [_object(a={}), _object(b={})]},
-    ],
-)
-def test_a_schema_without_properties_is_refused(schema: dict[str, Any]) -> None:
-    """`parsed` is a struct, so a schema that describes none is refused before anything is paid."""
-    with pytest.raises(BadJob, match="must describe an object with properties"):
-        parsed_type(schema)
-
-
-def test_references_are_followed() -> None:
-    """A $ref into the schema itself has the type of what it names, also with escaped names."""
-    schema = {
-        "$ref": "#/$defs/a~1b~0c",
-        "$defs": {"a/b~c": _object(inner={"$ref": "#/$defs/number"}), "number": {"type": "integer"}},
-    }
-    assert parsed_type(schema) == pa.struct([("inner", pa.int64())])
-
-
-def test_a_circle_of_references_ends() -> None:
-    """A schema that contains itself gets a type of bounded depth, and answers of any depth fit it."""
-    schema = {
-        "$ref": "#/$defs/node",
-        "$defs": {"node": _object(text={"type": "string"}, next={"$ref": "#/$defs/node"})},
-    }
-    kind = parsed_type(schema)
-    assert kind is not None
-    answer: Any = {"text": "end"}
-    for _ in range(50):
-        answer = {"text": "x", "next": answer}
-    assert pa.array([fit(answer, kind)], kind).type == kind
-    with pytest.raises(BadJob):
-        parsed_type({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}})
-
-
-@pytest.mark.parametrize(
-    ("value", "kind", "fitted"),
-    [
-        (None, pa.int64(), None),
-        (None, pa.struct([("a", pa.string())]), None),
-        (3.0, pa.int64(), 3),
-        (3, pa.float64(), 3.0),
-        (True, pa.bool_(), True),
-        ("x", pa.string(), "x"),
-        ({"b": [1]}, pa.string(), '{"b":[1]}'),
-        ([1, "x"], pa.string(), '[1,"x"]'),
-        (5, pa.string(), "5"),
-        (True, pa.string(), "true"),
-        ({"a": 1, "extra": 2}, pa.struct([("a", pa.int64()), ("b", pa.string())]), {"a": 1, "b": None}),
-        ([{"a": 1}, {}], pa.list_(pa.struct([("a", pa.int64())])), [{"a": 1}, {"a": None}]),
-    ],
-)
-def test_values_are_shaped_for_their_type(value: Any, kind: pa.DataType, fitted: Any) -> None:
-    """A JSON value takes the shape of its column: whole floats become integers, what has no shape JSON text."""
-    found = fit(value, kind)
-    assert found == fitted
-    assert type(found) is type(fitted)
-    assert pa.array([found], kind).to_pylist() == [fitted]
-
-
-@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 1e300])
-def test_a_number_beyond_64_bits_is_told(value: float) -> None:
-    """A whole number that the column cannot hold is an error, not another number."""
-    with pytest.raises(OverflowError):
-        fit(value, pa.int64())
-    assert [fit(limit, pa.int64()) for limit in (2**63 - 1, -(2**63))] == [2**63 - 1, -(2**63)]
-
-
-LEAF = st.sampled_from(
-    [
-        {"type": "string"},
-        {"type": "integer"},
-        {"type": "number"},
-        {"type": "boolean"},
-        {"type": ["integer", "null"]},
-        {},
-    ]
-)
-SCHEMAS = st.recursive(
-    LEAF,
-    lambda inner: (
-        inner.map(lambda items: {"type": "array", "items": items})
-        | st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=3).map(lambda found: _object(**found))
-    ),
-    max_leaves=5,
-)
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=250)
-@given(st.dictionaries(st.sampled_from("abc"), SCHEMAS, min_size=1, max_size=3), VALUES)
-def test_every_valid_answer_fits_its_column(properties: dict[str, Any], value: Any) -> None:
-    """Whatever answer a schema accepts can be written into the column that the schema gives."""
-    answers = AnswerFormat(_object(**properties))
-    parsed = answers.parse(json.dumps(value))
-    if parsed is not None:
-        assert pa.array([fit(parsed, answers.kind)], answers.kind).null_count == 0
-
-
-@pytest.mark.parametrize("reference", ["#/nowhere", "https://example.com/schema"])
-def test_a_reference_to_nothing_is_refused(reference: str) -> None:
-    """A $ref that points at nothing, or to another host, is refused before every answer is paid for and invalid."""
-    with pytest.raises(BadJob, match="points at nothing"):
-        parsed_type(_object(a={"$ref": reference}))

@@ -1,0 +1,77 @@
+"""What a run has spent: its journals beside the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from parquill.tasks.money.ledger import Entry, Ledger
+from parquill.tasks.money.spending import Spending
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.records import Totals
+
+
+def open_spending(
+    run: Run,
+    executor: Executor,
+    ledger: Ledger | None = None,
+    *,
+    is_first: bool = True,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Spending:
+    """Open a run's account in the ledger with what its journals say; see `Spending` for `is_first`.
+
+    Raises ParquillError when the ledger cannot be opened.
+    """
+    return Spending(
+        entry_of(run),
+        run.totals(),
+        run.job.budget,
+        executor,
+        ledger,
+        patience_s=run.job.retry.timeout_s,
+        is_first=is_first,
+        sleep=sleep,
+    )
+
+
+def settle_books(run: Run) -> None:
+    """Set the books of a run that nobody will go on with to what its journals say. Raises LedgerFailed."""
+    found = run.totals()
+    ledger = Ledger()
+    try:
+        ledger.open_run(entry_of(run), found.settled_nano, found.in_doubt_nano, datetime.now(UTC))
+    finally:
+        ledger.close()
+
+
+def booked_totals(run: Run) -> Totals:
+    """What a run has spent so far, as its journals say it and as a person has resolved it. Raises LedgerFailed."""
+    found = run.totals()
+    ledger = Ledger()
+    try:
+        settled, in_doubt = ledger.spent(run.run_id, found.settled_nano, found.in_doubt_nano)
+    finally:
+        ledger.close()
+    return replace(found, settled_nano=settled, in_doubt_nano=in_doubt)
+
+
+def entry_of(run: Run) -> Entry:
+    """What the ledger keeps of a run."""
+    job = run.job
+    return Entry(
+        run_id=run.run_id,
+        job=job.name,
+        model=job.model,
+        endpoint=job.endpoint.identity,
+        labels=job.labels,
+        output=job.output,
+        state=job.state or "",
+        host=socket.gethostname(),
+        expected_nano=run.estimate.cost_expected,
+        started_at=run.started_at,
+    )
