@@ -20,7 +20,7 @@ from parquill.tasks.orchestration.approval import wait_for_approval
 from parquill.tasks.orchestration.flow_run import heed_cancelling, heed_sigterm
 from parquill.tasks.orchestration.flow_start import end_idle, hold_job, place_flow
 from parquill.tasks.orchestration.limit_store import sharing_of
-from parquill.tasks.orchestration.options import FLOW
+from parquill.tasks.orchestration.options import FLOW_OPTIONS
 from parquill.tasks.orchestration.states import ends_with_state
 from parquill.tasks.orchestration.takeover import has_redone, take_over
 from parquill.tasks.orchestration.ui import called, show_progress
@@ -31,7 +31,7 @@ from parquill.tasks.summarize_run import summarize_run
 from parquill.tasks.write_results import write_results
 
 
-@flow(name="complete-prompts", flow_run_name=called(), **FLOW)
+@flow(name="complete-prompts", flow_run_name=called(), **FLOW_OPTIONS)
 @ends_with_state
 def complete_prompts(
     job: Job, date: Date | None = None, limit: RowLimit | None = None, redo: list[Status] | None = None

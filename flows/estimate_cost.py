@@ -15,12 +15,12 @@ from parquill.tasks.orchestration.events import tell_estimate
 from parquill.tasks.orchestration.flow_run import heed_cancelling
 from parquill.tasks.orchestration.flow_start import place_flow
 from parquill.tasks.orchestration.limit_store import sharing_of
-from parquill.tasks.orchestration.options import FLOW
+from parquill.tasks.orchestration.options import FLOW_OPTIONS
 from parquill.tasks.orchestration.states import ends_with_state, state_of_estimate
 from parquill.tasks.orchestration.ui import called, name_run, run_name, show_estimate
 
 
-@flow(name="estimate-cost", flow_run_name=called("estimate"), **FLOW)
+@flow(name="estimate-cost", flow_run_name=called("estimate"), **FLOW_OPTIONS)
 @ends_with_state
 def estimate_cost(
     job: Job,

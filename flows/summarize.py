@@ -12,7 +12,7 @@ from parquill.flows.complete_prompts import complete_prompts
 from parquill.tasks.job.load import PlainText
 from parquill.tasks.job.presets import Words, make_ready_job
 from parquill.tasks.job.settings import JobName, Usd
-from parquill.tasks.orchestration.options import FLOW
+from parquill.tasks.orchestration.options import FLOW_OPTIONS
 from parquill.tasks.orchestration.states import ends_with_state
 from parquill.tasks.orchestration.ui import called
 from parquill.tasks.prompts.template import column_template
@@ -23,7 +23,7 @@ LANGUAGE = " Write in {{ vars.language }}."
 GIVEN = {f"vars.{name}": name for name in ("length", "style", "language")}  # beside what those of every ready flow give
 
 
-@flow(name="summarize", flow_run_name=called(), **FLOW)
+@flow(name="summarize", flow_run_name=called(), **FLOW_OPTIONS)
 @ends_with_state
 def summarize(
     input: str,  # noqa: A002 - the contract's name

@@ -13,7 +13,7 @@ from parquill.tasks.job.glossary import read_glossary
 from parquill.tasks.job.load import PlainText
 from parquill.tasks.job.presets import Words, make_ready_job
 from parquill.tasks.job.settings import JobName, Usd
-from parquill.tasks.orchestration.options import FLOW
+from parquill.tasks.orchestration.options import FLOW_OPTIONS
 from parquill.tasks.orchestration.states import ends_with_state
 from parquill.tasks.orchestration.ui import called
 from parquill.tasks.prompts.template import column_expression, column_template
@@ -24,7 +24,7 @@ TONE = " Tone: {{ vars.tone }}."
 GIVEN = {"vars.glossary": "glossary", "vars.tone": "tone"}  # beside what parameters of every ready flow give
 
 
-@flow(name="translate", flow_run_name=called(), **FLOW)
+@flow(name="translate", flow_run_name=called(), **FLOW_OPTIONS)
 @ends_with_state
 def translate(
     input: str,  # noqa: A002 - the contract's name

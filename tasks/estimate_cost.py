@@ -7,7 +7,7 @@ from prefect import task
 from parquill.tasks.money.gate import judge
 from parquill.tasks.money.month import booked_by_others
 from parquill.tasks.orchestration.events import tell_estimate
-from parquill.tasks.orchestration.options import STEP
+from parquill.tasks.orchestration.options import TASK_OPTIONS
 from parquill.tasks.orchestration.redaction import tells_no_data
 from parquill.tasks.orchestration.ui import show_estimate
 from parquill.tasks.prompts.run import Run
@@ -15,7 +15,7 @@ from parquill.tasks.prompts.run_money import booked_totals
 from parquill.tasks.records import Estimate
 
 
-@task(name="estimate", **STEP)
+@task(name="estimate", **TASK_OPTIONS)
 @tells_no_data
 def estimate_cost(run: Run) -> Estimate:
     """Give the estimate that was counted while reading, and show it as an artifact."""

@@ -7,14 +7,14 @@ from prefect import get_run_logger, task
 from parquill.tasks.job.api_key import read_key
 from parquill.tasks.money.gate import pass_gate
 from parquill.tasks.money.month import booked_by_others
-from parquill.tasks.orchestration.options import STEP
+from parquill.tasks.orchestration.options import TASK_OPTIONS
 from parquill.tasks.orchestration.redaction import tells_no_data
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.prompts.run_money import booked_totals
 from parquill.tasks.records import Estimate
 
 
-@task(name="gate", **STEP)
+@task(name="gate", **TASK_OPTIONS)
 @tells_no_data
 def gate_budget(run: Run, estimate: Estimate) -> None:
     """Let the run pass if its cost fits. Raises RefusedByBudget, BadJob."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from parquill.tasks.job.settings import Job
-from parquill.tasks.orchestration.options import STEP
+from parquill.tasks.orchestration.options import TASK_OPTIONS
 from parquill.tasks.orchestration.redaction import tells_no_data
 from parquill.tasks.orchestration.ui import name_run, run_name
 from parquill.tasks.prompts.base import RunOptions
@@ -13,7 +13,7 @@ from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.run import Run
 
 
-@task(name="read", **STEP)
+@task(name="read", **TASK_OPTIONS)
 @tells_no_data
 def read_prompts(job: Job, options: RunOptions) -> Run | None:
     """Plan the run, or find the one to go on with; None when nothing is to do. Raises BadJob, BadInput."""

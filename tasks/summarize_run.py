@@ -10,7 +10,7 @@ from parquill.tasks.errors import StoppedByBudget
 from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.orchestration.events import tell_end
 from parquill.tasks.orchestration.flow_run import wait_for_server
-from parquill.tasks.orchestration.options import STEP
+from parquill.tasks.orchestration.options import TASK_OPTIONS
 from parquill.tasks.orchestration.redaction import tells_no_data
 from parquill.tasks.orchestration.ui import name_run, run_name, show_summary
 from parquill.tasks.prompts.run import Run
@@ -18,7 +18,7 @@ from parquill.tasks.results.finish import finish_run
 from parquill.tasks.results.totals import RowSums
 
 
-@task(name="summarize", **STEP)
+@task(name="summarize", **TASK_OPTIONS)
 @tells_no_data
 def summarize_run(run: Run, sums: RowSums, ending: SendResult) -> dict[str, Any]:
     """Write the summary and give it. Raises StoppedByBudget, ServiceStopped or TooManyNotOk after that."""

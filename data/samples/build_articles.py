@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 HERE = Path(__file__).parent
 # About a minute for a 135M model on two cores: it reads some 250 tokens a second.
-MOST_CHARACTERS = 1250
+MAX_CHARACTERS = 1250
 HANDBOOK = "Debian package debian-handbook 11.20220922, page {page}"
 
 # Topics that open with prose. `if` and `else` are one article in Python's reference as well: a real duplicate,
@@ -71,7 +71,7 @@ def opening(topic: str) -> tuple[str, str]:
     for paragraph in paragraphs:
         if "::=" in paragraph:  # a grammar is no prose, and a third of some topics
             continue
-        if kept and len("\n\n".join([*kept, paragraph])) > MOST_CHARACTERS:
+        if kept and len("\n\n".join([*kept, paragraph])) > MAX_CHARACTERS:
             break
         kept.append(paragraph)
     # what announces an example or a list that was cut off, and headings without their section

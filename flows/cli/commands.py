@@ -19,7 +19,7 @@ from parquill.flows.cli.options import Day, PilotRows, Whole, job_options
 from parquill.flows.cli.prefect_server import configure
 from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job.load import load_job
-from parquill.tasks.job.settings import MOST_ROWS, Job
+from parquill.tasks.job.settings import MAX_ROWS, Job
 from parquill.tasks.orchestration.redaction import replace_error
 from parquill.tasks.records import STATUSES
 from parquill.tasks.results.escaping import one_line
@@ -86,7 +86,7 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
 
 @cli.command()
 @job_options
-@click.option("--limit", type=Whole(1, MOST_ROWS), help="Only the first N rows of the input.")
+@click.option("--limit", type=Whole(1, MAX_ROWS), help="Only the first N rows of the input.")
 @click.option(
     "--pilot",
     type=PilotRows(),
@@ -164,7 +164,7 @@ def _sharing(job: Job) -> Any:
 
 @cli.command()
 @job_options
-@click.option("--limit", type=Whole(1, MOST_ROWS), help="Only the first N rows of the input.")
+@click.option("--limit", type=Whole(1, MAX_ROWS), help="Only the first N rows of the input.")
 @click.option("--redo", metavar="STATUS,...", help=f"Complete rows of these statuses anew: {', '.join(STATUSES)}.")
 def run(
     job: Path, overrides: Sequence[str], day: date | None, as_json: bool, limit: int | None, redo: str | None

@@ -28,8 +28,8 @@ from parquill.tasks.storage.uri import join
 if TYPE_CHECKING:
     from parquill.tasks.llm.run_sender import Sending
 
-PLAIN_EVERY_S = 5.0
-LOOK_S = 0.2
+PLAIN_INTERVAL_S = 5.0
+POLL_INTERVAL_S = 0.2
 console = Console(stderr=True, highlight=False)
 
 
@@ -213,7 +213,7 @@ def _bar(over: threading.Event) -> None:
     with Progress(*columns, console=console, transient=True) as bar:
         task = None
         news = _News()
-        while not over.wait(LOOK_S):
+        while not over.wait(POLL_INTERVAL_S):
             opened = _opened()
             if opened is None:
                 continue
@@ -227,12 +227,12 @@ def _bar(over: threading.Event) -> None:
 
 def _lines(over: threading.Event) -> None:
     news, said = _News(), time.monotonic()
-    while not over.wait(LOOK_S):
+    while not over.wait(POLL_INTERVAL_S):
         opened = _opened()
         if opened is None:
             continue
         news.say(opened)
-        if time.monotonic() - said < PLAIN_EVERY_S:
+        if time.monotonic() - said < PLAIN_INTERVAL_S:
             continue
         said = time.monotonic()
         progress = opened.sender.progress

@@ -44,7 +44,7 @@ THREADS = min(2, os.cpu_count() or 2)  # leaves the rest of a larger machine to 
 
 _INSTALL = "install it with `pip install 'parquill[local]'`"
 _READY = re.compile(r"^listening on (http://127\.0\.0\.1:(\d+)/v1)$", re.MULTILINE)
-_GRACE_S = 5.0
+_STOP_TIMEOUT_S = 5.0
 _LOG_TAIL_BYTES = 2000
 
 
@@ -208,7 +208,7 @@ def _tail(log: IO[bytes]) -> str:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(_GRACE_S)
+        process.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

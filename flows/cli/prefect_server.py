@@ -29,9 +29,9 @@ _OWN_SETTINGS = {  # of the embedded server
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT_SERVER_API_BASE_PATH": "/api",  # where the user's own server has it is another matter
 }
-START_S = 90.0
-SHORTEST_TIMEOUT_S = 1.0
-AWAY_S = 60.0  # a server that is being restarted when a nightly command begins must not cost the night
+START_TIMEOUT_S = 90.0
+MIN_TIMEOUT_S = 1.0
+SERVER_TIMEOUT_S = 60.0  # a server that is being restarted when a nightly command begins must not cost the night
 
 
 def configure() -> None:
@@ -104,14 +104,16 @@ class EmbeddedServer:
         address = str(PREFECT_API_URL.value()).rstrip("/")
         named = without_password(address)
         is_told = self._process is not None
-        until = clock() + (START_S if self._process is not None else AWAY_S)
+        until = clock() + (START_TIMEOUT_S if self._process is not None else SERVER_TIMEOUT_S)
         with reaching(address) as client:
             while not (answer := _ask(client, address)).is_there:
                 ended = self._process is not None and self._process.poll() is not None
                 if answer.is_wrong or ended or clock() >= until:
                     raise ParquillError(self._away(named, answer))
                 if not is_told:
-                    say(f"no Prefect server answers at PREFECT_API_URL={named}; waiting {AWAY_S:.0f} s for it at most")
+                    say(
+                        f"no Prefect server answers at PREFECT_API_URL={named}; waiting {SERVER_TIMEOUT_S:.0f} s for it at most"
+                    )
                     is_told = True
                 sleep(0.1)
 
@@ -192,10 +194,10 @@ def check_patience() -> None:
     from prefect.settings import PREFECT_API_REQUEST_TIMEOUT
 
     seconds = float(PREFECT_API_REQUEST_TIMEOUT.value())
-    if seconds < SHORTEST_TIMEOUT_S:
+    if seconds < MIN_TIMEOUT_S:
         raise ParquillError(
             f"PREFECT_API_REQUEST_TIMEOUT = {seconds:g} is too short for any answer of a Prefect server; unset it, or "
-            f"set it to {SHORTEST_TIMEOUT_S:g} second or more (Prefect's default is 60)"
+            f"set it to {MIN_TIMEOUT_S:g} second or more (Prefect's default is 60)"
         )
 
 

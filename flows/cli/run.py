@@ -27,7 +27,7 @@ from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import Folders, hold
 from parquill.tasks.storage.published import latest_summary
 
-AGAIN_S = 0.05  # until it is seen again whether an import is under way
+IMPORT_POLL_INTERVAL_S = 0.05  # until it is seen again whether an import is under way
 
 
 def run_job(
@@ -170,7 +170,7 @@ def interrupted_by_signals() -> Iterator[Callable[[], None]]:
         nonlocal asked
         asked = True
         if _is_importing(frame):
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+            signal.setitimer(signal.ITIMER_REAL, IMPORT_POLL_INTERVAL_S)
             return
         raise KeyboardInterrupt
 

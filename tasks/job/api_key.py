@@ -10,7 +10,7 @@ from parquill.tasks.errors import BadJob
 from parquill.tasks.job.endpoint import Endpoint
 
 # What local models are given in the place of a key ("none", "not-needed") may be words of an answer.
-SHORTEST_SECRET, SHORTEST_WITHOUT_DIGITS = 12, 20
+MIN_SECRET_CHARACTERS, MIN_CHARACTERS_WITHOUT_DIGITS = 12, 20
 
 
 class Key:
@@ -59,7 +59,7 @@ class Key:
 
 def _is_secret(value: str) -> bool:
     has_digits = any(letter.isdigit() for letter in value)
-    return len(value) >= (SHORTEST_SECRET if has_digits else SHORTEST_WITHOUT_DIGITS)
+    return len(value) >= (MIN_SECRET_CHARACTERS if has_digits else MIN_CHARACTERS_WITHOUT_DIGITS)
 
 
 def _with_parts(values: Iterable[str]) -> set[str]:

@@ -23,7 +23,7 @@ from parquill.tasks.storage.uri import check_uri, is_uri
 
 CHEAPEST_USD_PER_MTOK = Decimal("0.0001")
 # Of one input row by `for_each`: they are in memory together.
-MOST_ROWS_OF_A_ROW = 10_000
+MAX_FOR_EACH_ROWS = 10_000
 
 
 # as pydantic writes it the text branch has no pattern, so that a form would take "ten"
@@ -54,9 +54,9 @@ Status = Literal[
     "not_sent",
 ]
 Scalar = str | int | float | bool
-MOST_ROWS = 10**12  # of an input; `limit` is part of a plan's digest, which holds no larger numbers
+MAX_ROWS = 10**12  # of an input; `limit` is part of a plan's digest, which holds no larger numbers
 JobName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"\S"), OneLine]
-RowLimit = Annotated[int, Field(ge=1, le=MOST_ROWS), Number]
+RowLimit = Annotated[int, Field(ge=1, le=MAX_ROWS), Number]
 
 
 class Prompt(Settings):
@@ -264,8 +264,8 @@ class Job(Settings):
             if len({type(v) for v in values}) != 1:
                 raise ValueError(f"{name!r} mixes types; a column has one (quote the values to make them text)")
         rows = math.prod(len(values) for values in (value or {}).values())
-        if rows > MOST_ROWS_OF_A_ROW:
-            raise ValueError(f"makes {rows:,} rows of each input row; at most {MOST_ROWS_OF_A_ROW:,} are possible")
+        if rows > MAX_FOR_EACH_ROWS:
+            raise ValueError(f"makes {rows:,} rows of each input row; at most {MAX_FOR_EACH_ROWS:,} are possible")
         return value
 
     @model_validator(mode="after")

@@ -15,9 +15,9 @@ from parquill.tasks.job.providers import is_azure, is_openai
 from parquill.tasks.job.response_format import read_format
 from parquill.tasks.job.settings import Job
 
-MOST_PROPERTIES, MOST_LEVELS = 5_000, 10
-MOST_CHARACTERS = 120_000  # of all names, definitions, enum values and const values together
-MOST_ENUM_VALUES, LARGE_ENUM, MOST_ENUM_CHARACTERS = 1_000, 250, 15_000
+MAX_PROPERTIES, MAX_LEVELS = 5_000, 10
+MAX_CHARACTERS = 120_000  # of all names, definitions, enum values and const values together
+MAX_ENUM_VALUES, LARGE_ENUM, MAX_ENUM_CHARACTERS = 1_000, 250, 15_000
 FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid".split())
 TYPES = frozenset("string number boolean integer object array null".split())
 _REFUSED = frozenset(
@@ -108,8 +108,8 @@ def _faults_of_place(place: _Place, refused: frozenset[str]) -> Iterator[_Fault]
         yield _Fault(pointer, "the pattern looks ahead or behind")
     if _is_object(found):
         yield from _faults_of_object(place)
-        if level >= MOST_LEVELS:
-            yield _Fault(pointer, f"objects are nested more than {MOST_LEVELS} levels deep")
+        if level >= MAX_LEVELS:
+            yield _Fault(pointer, f"objects are nested more than {MAX_LEVELS} levels deep")
 
 
 def _faults_of_object(place: _Place) -> Iterator[_Fault]:
@@ -138,9 +138,9 @@ class _Sizes:
         enum = found.get("enum")
         values: list[Any] = enum if isinstance(enum, list) else []
         texts = [value for value in values if isinstance(value, str)]
-        if len(texts) > LARGE_ENUM and sum(map(len, texts)) > MOST_ENUM_CHARACTERS:
+        if len(texts) > LARGE_ENUM and sum(map(len, texts)) > MAX_ENUM_CHARACTERS:
             yield _Fault(
-                place.pointer, f"the enum of more than {LARGE_ENUM} values has over {MOST_ENUM_CHARACTERS:,} characters"
+                place.pointer, f"the enum of more than {LARGE_ENUM} values has over {MAX_ENUM_CHARACTERS:,} characters"
             )
         const = [found["const"]] if isinstance(found.get("const"), str) else []
         before = (self._properties, self._values, self._characters)
@@ -154,7 +154,7 @@ class _Sizes:
                 yield _Fault(place.pointer, f"the schema comes to more than {most:,} {what}")
 
 
-_LIMITS = (MOST_PROPERTIES, MOST_ENUM_VALUES, MOST_CHARACTERS)
+_LIMITS = (MAX_PROPERTIES, MAX_ENUM_VALUES, MAX_CHARACTERS)
 
 
 def _is_object(found: Mapping[str, Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from parquill.tasks.limits.meters import BURST_FRACTION, GUARD_S, SHORTEST_S
+from parquill.tasks.limits.meters import BURST_FRACTION, GUARD_S, MIN_WAIT_S
 
 POLL_S = 0.03
 GRAIN_S = 0.02
@@ -102,7 +102,7 @@ class Pace:
         """Seconds until so many units may leave."""
         self._refresh(now, max(self._burst, units))
         wait = max((units - self._level) / self._rate, self._window_wait(now, units))
-        return wait if wait > SHORTEST_S else 0.0
+        return wait if wait > MIN_WAIT_S else 0.0
 
     def take(self, now: float, units: float) -> None:
         """Count units that leave now."""
@@ -120,7 +120,7 @@ class Pace:
     def _window_wait(self, now: float, units: float) -> float:
         over, wait = self._total + units - self._most, 0.0
         for time, sent in self._sent:
-            if over <= SHORTEST_S:
+            if over <= MIN_WAIT_S:
                 break
             over -= sent
             wait = time + self._window_s - now

@@ -40,12 +40,12 @@ KNOCK_S = 2.0  # between two tries while it is away
 AGAIN_S = 0.25  # between two tries while it may be only busy
 LOOK_S = 10.0  # between two looks at a bucket that nobody had to wait for
 IDLE_S = 0.05
-LONGEST_WAIT_S = 0.3
+MAX_WAIT_S = 0.3
 LEAD = 1 / 80  # of a window: what was used in so long is held in advance
 LOOK_BACK = 4  # lives of a lease, in which it shows whether leases are used up
 REMEMBERED = 1 / 6  # of a window: the time whose grants tell the part of a process that is alone; but at least
 REMEMBERED_LEASES = 4  # in which so many leases flow in
-SMALLEST_SHARE = 0.01  # of the limit
+MIN_SHARE = 0.01  # of the limit
 WORTH_TELLING = 0.9  # of the limit: what can be used is told if it is less
 _T = TypeVar("_T")
 Say = Callable[[int, str], None]  # the level of `logging`, and a sentence
@@ -165,7 +165,7 @@ class Lessee:
         bucket = await self._look()
         wait = share.seconds_until_room(bucket, units) if bucket is not None else 0.0
         # whoever waits for the same room comes a little sooner or later, not always first
-        return min(LONGEST_WAIT_S, wait + (0.01 + 0.04 * self._draw()))
+        return min(MAX_WAIT_S, wait + (0.01 + 0.04 * self._draw()))
 
     def _units(self, share: Share, now: float) -> int:
         """Choose how much to lease, 0 for nothing now: a quantum, ahead of need.
@@ -269,7 +269,7 @@ class Lessee:
         seconds = self._remembered(share)
         granted = sum(units for time, units in self._granted if time > self._answered - seconds)
         most = (share.bucket.capacity + share.bucket.per_second * (seconds + 1.0)) / share.slots
-        part = min(1.0, max(SMALLEST_SHARE, granted / most))
+        part = min(1.0, max(MIN_SHARE, granted / most))
         allowed = share.limit * part * share.usable(self._window_s)
         self.meter.pace = Pace(allowed, share.limit * part, now, self._window_s)
         self._tell(f"the Prefect server does not answer ({why}); this run goes on alone at {_rate(allowed)} a minute")
@@ -283,7 +283,7 @@ class Lessee:
             meter.free, meter.pace = True, None
             self._tell(f"no Prefect server answers ({why}); this run keeps to its own limit of {own:,} a minute")
         elif meter.pace is None:
-            little, minutes = own * SMALLEST_SHARE, UNMET * self._window_s / 60
+            little, minutes = own * MIN_SHARE, UNMET * self._window_s / 60
             meter.free, meter.pace = False, Pace(little, little, now, self._window_s)
             self._tell(
                 f"no Prefect server answers ({why}); others may have the rest of the limit, so this run takes "

@@ -22,8 +22,8 @@ BURST_FRACTION = 0.01
 # The pace is a little faster than the limit, which the window holds; the emptier the window is than it should be, the
 # faster, up to this: time lost to large requests, or to nothing to send, is caught up without a rush.
 PACE = 1.05
-FASTEST_PACE = 1.25
-SHORTEST_S = 1e-6
+MAX_PACE = 1.25
+MIN_WAIT_S = 1e-6
 _GRAIN_S = 0.05
 
 
@@ -109,13 +109,13 @@ class RateMeter:
         pace = (min(units, self._burst) - self._level) / self._rate(now)
         wait = max(pace, self._window_wait(now, units))
         # a wait that a clock cannot show would be waited for ever
-        return wait if wait > SHORTEST_S else 0.0
+        return wait if wait > MIN_WAIT_S else 0.0
 
     def _rate(self, now: float) -> float:
         """Units a second: faster while the window holds less than a minute at the limit, or than the time so far."""
         due = min(1.0, (now - self._began) / WINDOW_S)
         missing = max(0.0, due - self._total / self.limit)
-        return self.limit / WINDOW_S * (PACE if self._is_shared else min(FASTEST_PACE, PACE + missing)) * self.slowdown
+        return self.limit / WINDOW_S * (PACE if self._is_shared else min(MAX_PACE, PACE + missing)) * self.slowdown
 
     def _window_wait(self, now: float, units: float) -> float:
         over = self._total + units - self.limit
@@ -184,7 +184,7 @@ class ServiceMirror:
         # the last hundredth is left for what is on its way
         need = min(units + self.limit * BURST_FRACTION, self.limit)
         wait = (need - self._level) / (self.limit / WINDOW_S)
-        return wait if wait > SHORTEST_S else 0.0
+        return wait if wait > MIN_WAIT_S else 0.0
 
     def _refresh(self, now: float) -> None:
         if self.limit is not None:

@@ -34,10 +34,10 @@ from dataclasses import dataclass, replace
 from parquill.tasks.limits.meters import WINDOW_S
 
 GUARD_S = 0.25
-SMALLEST_QUANTUM = 1 / 80  # of the limit: three quarters of a second, so a process asks hardly more than once a second
-LARGEST_QUANTUM = 0.9  # nothing would flow in beside a larger one
+MIN_QUANTUM = 1 / 80  # of the limit: three quarters of a second, so a process asks hardly more than once a second
+MAX_QUANTUM = 0.9  # nothing would flow in beside a larger one
 SLACK = 1 / 80  # of the limit: what may flow in until somebody asks, on a server that takes half a second
-SHORTEST_LIFE = 1 / 30  # of a window: 2 s
+MIN_LIFE = 1 / 30  # of a window: 2 s
 LIFE_A_QUANTUM = 1.6  # of the time in which one process uses it up
 
 REQUEST_SLOTS = 1_000  # a decayed fraction of a slot is lost with each lease: slots of a request must be small
@@ -73,9 +73,9 @@ class Share:
         """
         # whole requests: of a limit of 10, all slots of the 11th but one may be granted as well
         whole = (limit + 1) * slots - 1 if slots > 1 else limit
-        if largest * slots > LARGEST_QUANTUM * whole:
-            raise ValueError(f"{largest:,} is more than {LARGEST_QUANTUM:.0%} of {limit:,}")
-        lease = max(1, largest, math.ceil(whole / slots * SMALLEST_QUANTUM)) * slots
+        if largest * slots > MAX_QUANTUM * whole:
+            raise ValueError(f"{largest:,} is more than {MAX_QUANTUM:.0%} of {limit:,}")
+        lease = max(1, largest, math.ceil(whole / slots * MIN_QUANTUM)) * slots
         capacity = lease + math.floor(whole * SLACK)
         part = lease / whole
         per_second = (whole - capacity) / (window_s + _life(part, window_s) + GUARD_S)
@@ -98,7 +98,7 @@ class Share:
         # a hair above what was rounded away, far below one unit
         limit = math.floor(whole / slots + 1e-6)
         # the rounding of the capacity may hide a token: lost at each change of shape, the limit would dwindle
-        for near in (limit + 1, limit) if lease < LARGEST_QUANTUM * limit else ():
+        for near in (limit + 1, limit) if lease < MAX_QUANTUM * limit else ():
             made = cls.of(near, lease, slots=slots, window_s=window_s)
             if made.bucket.capacity == bucket.capacity and math.isclose(
                 made.bucket.per_second, bucket.per_second, rel_tol=1e-12
@@ -120,4 +120,4 @@ class Share:
 
 
 def _life(part: float, window_s: float) -> float:
-    return window_s * max(SHORTEST_LIFE, LIFE_A_QUANTUM * part)
+    return window_s * max(MIN_LIFE, LIFE_A_QUANTUM * part)

@@ -20,7 +20,7 @@ from parquill.tasks.job.response_format import schema_of
 from parquill.tasks.llm.wrapping import NotJson, find_object
 
 # Of one number: a double has 17 digits and exponents to 308; what is far beyond only costs time.
-MOST_DIGITS, LARGEST_EXPONENT = 1_000, 400
+MAX_DIGITS, MAX_EXPONENT = 1_000, 400
 
 
 class AnswerFormat:
@@ -65,8 +65,8 @@ def _read(text: str) -> Any:
 
 
 def _decimal(text: str) -> Decimal:
-    number = Decimal(text) if len(text) <= MOST_DIGITS else None
-    if number is None or not -LARGEST_EXPONENT <= number.adjusted() <= LARGEST_EXPONENT:
+    number = Decimal(text) if len(text) <= MAX_DIGITS else None
+    if number is None or not -MAX_EXPONENT <= number.adjusted() <= MAX_EXPONENT:
         raise NotJson
     return number
 

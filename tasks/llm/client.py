@@ -34,11 +34,11 @@ from parquill.tasks.llm.retry import retry_after_s
 # A token is at most a few dozen bytes of JSON; this leaves room for a thousand. The request's own length is added:
 # some services repeat it. Hostile JSON takes up to 25 times its size in memory, one reply at a time.
 BYTES_PER_TOKEN = 1_000
-SMALLEST_CAP_BYTES = 1 << 20
-LARGEST_CAP_BYTES = 16 << 20
+MIN_CAP_BYTES = 1 << 20
+MAX_CAP_BYTES = 16 << 20
 ERROR_BODY_BYTES = 64 << 10
 # A connection that does not stand by then is tried anew: nothing was sent, so nothing is in doubt.
-CONNECT_S = 15.0
+CONNECT_TIMEOUT_S = 15.0
 # Requests that were refused under both names of max_output_tokens: the name is not at fault.
 MAX_MISSED_NAMES = 5
 
@@ -92,8 +92,8 @@ class Client:
         self._headers = headers
         self._timeout_s = job.retry.timeout_s
         # before the deadline of the call, which could not tell whether anything was sent
-        self._extensions = {"timeout": {"connect": min(CONNECT_S, 0.9 * self._timeout_s)}}
-        self._cap = max(SMALLEST_CAP_BYTES, min(LARGEST_CAP_BYTES, job.max_output_tokens * BYTES_PER_TOKEN))
+        self._extensions = {"timeout": {"connect": min(CONNECT_TIMEOUT_S, 0.9 * self._timeout_s)}}
+        self._cap = max(MIN_CAP_BYTES, min(MAX_CAP_BYTES, job.max_output_tokens * BYTES_PER_TOKEN))
         self._now = now
         self._names = self.api.names
         self._may_rename = job.endpoint.limit_name is None

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
 
 # Shorter than the 5 s after which common servers drop an idle connection: sending into one of those is in doubt.
-KEEPALIVE_S = 4.0
-REST_S = 0.005
+KEEPALIVE_TIMEOUT_S = 4.0
+REST_INTERVAL_S = 0.005
 # More than the largest body that is read, with its head and its chunks.
-MOST_RAW_BYTES = 32 << 20
+MAX_RAW_BYTES = 32 << 20
 # 100 Continue, 102 Processing, 103 Early Hints: a handful is usual, each costs as much to parse as a reply.
-MOST_INTERIM_REPLIES = 50
+MAX_INTERIM_REPLIES = 50
 
 
 class ReplyTooLarge(Exception):
@@ -55,7 +55,7 @@ class _Handler(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         """Count, and give up beyond the bound."""
         self._raw += len(data)
-        if self._raw > MOST_RAW_BYTES:
+        if self._raw > MAX_RAW_BYTES:
             self._give_up()
             return
         super().data_received(data)
@@ -68,7 +68,7 @@ class _Handler(ResponseHandler):
             return
         self._answered = data[0].code >= 200
         self._interim += not self._answered
-        if self._interim > MOST_INTERIM_REPLIES:
+        if self._interim > MAX_INTERIM_REPLIES:
             self._give_up()
             return
         super().feed_data(data, size)
@@ -104,13 +104,13 @@ class Connections(aiohttp.TCPConnector):
     """The connections of one client."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(limit=0, keepalive_timeout=KEEPALIVE_S, **settings)
+        super().__init__(limit=0, keepalive_timeout=KEEPALIVE_TIMEOUT_S, **settings)
         handler: type[ResponseHandler] = _Handler
         self._factory = functools.partial(handler, loop=self._loop)
 
     async def _get(self, key: ConnectionKey, traces: list[Any]) -> Connection | None:
         idle = self._conns.get(key)
-        if idle and (rest := idle[0][1] + REST_S - monotonic()) > 0:
+        if idle and (rest := idle[0][1] + REST_INTERVAL_S - monotonic()) > 0:
             await asyncio.sleep(rest)
         while (connection := await super()._get(key, traces)) is not None:
             protocol = connection.protocol

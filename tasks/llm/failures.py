@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parquill.tasks.llm.outcomes import TABLE, Money, Rule, error_of_body, rule_for_status
-from parquill.tasks.llm.retry import LONGEST_RETRY_AFTER_S
+from parquill.tasks.llm.retry import MAX_RETRY_AFTER_S
 from parquill.tasks.llm.usage import UNKNOWN, Reading, read_usage
 from parquill.tasks.records import Usage
 
@@ -217,5 +217,5 @@ def retry_after_of(error: Mapping[str, Any] | None) -> float | None:
         except ValueError:
             continue
         if seconds == seconds:  # no NaN  # noqa: PLR0124
-            return min(max(0.0, seconds), LONGEST_RETRY_AFTER_S)
+            return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
     return None

@@ -14,7 +14,7 @@ from parquill.tasks.job.api_key import read_key
 from parquill.tasks.job.settings import Job
 from parquill.tasks.limits.shared import ALONE, Sharing
 from parquill.tasks.llm.client import aiohttp_transport
-from parquill.tasks.llm.run_sender import GRACE_S, Sending
+from parquill.tasks.llm.run_sender import GRACE_TIMEOUT_S, Sending
 from parquill.tasks.prompts.run import Run, load_run
 from parquill.tasks.storage.disk import DISK, Disk
 from parquill.tasks.storage.run_lock import RunLock, RunMember
@@ -53,7 +53,7 @@ def _closed_at_the_end(run_id: str, opened: Sending) -> Iterator[None]:
     except BaseException:
         # whoever was asked to stop already and is asked again stops at once
         try:
-            opened.close(grace_s=0 if stop_requested.is_set() else GRACE_S)
+            opened.close(grace_s=0 if stop_requested.is_set() else GRACE_TIMEOUT_S)
         except BaseException:  # Prefect turns the second SIGTERM into an exception, in the midst of the grace
             opened.close(grace_s=0)
             raise

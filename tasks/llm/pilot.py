@@ -26,7 +26,7 @@ from parquill.tasks.llm.run_sender import Sending
 from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.money.estimate import basis_of, figure
 from parquill.tasks.money.history import History
-from parquill.tasks.money.lengths import FEWEST, LengthModel
+from parquill.tasks.money.lengths import MIN_ANSWERS, LengthModel
 from parquill.tasks.money.past import keep_past
 from parquill.tasks.money.prices import dollars, nano_of
 from parquill.tasks.money.sample import choose
@@ -37,8 +37,8 @@ from parquill.tasks.prompts.run import Run
 from parquill.tasks.prompts.run_money import booked_totals
 from parquill.tasks.records import Estimate, ShardRef, Totals
 
-AUTO_FIRST, AUTO_MOST = 30, 10_000  # rows
-CLOSE = 0.05  # of the expected cost, to either side: what `auto` wants the interval to reach
+FIRST_AUTO_ROWS, MAX_AUTO_ROWS = 30, 10_000  # rows
+TARGET_ERROR = 0.05  # of the expected cost, to either side: what `auto` wants the interval to reach
 PARTS_OF_BUDGET = 100  # `auto` may spend one of them
 SHARDS_AT_ONCE = 32
 
@@ -83,7 +83,7 @@ def run_pilot(
     for _, _, tokens in planned(run):
         lengths.update(count_lengths(tokens))
     start = int.from_bytes(hashlib.sha256(run.run_id.encode()).digest()[:6]) / 2**48
-    chosen = locate(run, choose(lengths, AUTO_MOST if rows is None else rows, start)) if lengths else []
+    chosen = locate(run, choose(lengths, MAX_AUTO_ROWS if rows is None else rows, start)) if lengths else []
     counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
     picked = _Picked(run, chosen, counter)
     if rows is not None:
@@ -194,19 +194,19 @@ def _most_of_auto(run: Run) -> tuple[int, str]:
 
 def _until_close(picked: _Picked, opened: Sending) -> tuple[str, _Learned]:
     run = picked.run
-    (most, name), wanted = _most_of_auto(run), AUTO_FIRST
+    (most, name), wanted = _most_of_auto(run), FIRST_AUTO_ROWS
     while True:
         taken = picked.complete(opened, wanted, most - opened.budget.settled - opened.budget.in_doubt)
         learned = _learn(run, picked.counter)
-        if learned.history.count >= FEWEST and learned.off <= CLOSE:
+        if learned.history.count >= MIN_ANSWERS and learned.off <= TARGET_ERROR:
             return f"the cost is known to ±{learned.off:.1%}", learned
         if not taken and picked.left:
             return f"1 % of {name} ({dollars(most)}) is used up", learned
         if not picked.left:
             return "no more rows are taken than these", learned
         # the interval shrinks with the root of the answers
-        needed = learned.history.count * (min(learned.off, 1.0) / CLOSE) ** 2 * 1.1
-        wanted = max(AUTO_FIRST, min(math.ceil(needed) - learned.history.count, 2 * learned.history.count))
+        needed = learned.history.count * (min(learned.off, 1.0) / TARGET_ERROR) ** 2 * 1.1
+        wanted = max(FIRST_AUTO_ROWS, min(math.ceil(needed) - learned.history.count, 2 * learned.history.count))
 
 
 def _learn(run: Run, counter: TokenCounter) -> _Learned:

@@ -15,7 +15,7 @@ count is a fifth too high has just such a length once in thousands of rows, and 
 from __future__ import annotations
 
 FAR_BELOW = 0.8
-LEAST_TOKENS = 256  # no server has a smaller context
+MIN_TOKENS = 256  # no server has a smaller context
 ROUND = (256, 500)
 CERTAIN_ROWS = 3
 DIFFERENT = 1.02  # prompts of one length may well have the same figure
@@ -34,7 +34,7 @@ class PromptCuts:
         """Whether the server cut a prompt of which so many tokens were expected, and are reported."""
         is_longest = reported >= self._most
         self._most = max(self._most, reported)
-        if not is_longest or reported < LEAST_TOKENS or reported > FAR_BELOW * expected:
+        if not is_longest or reported < MIN_TOKENS or reported > FAR_BELOW * expected:
             return False
         windows = [reported + free for free in self._free]
         if any(window & (window - 1) == 0 for window in windows):

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 FIRST_WAIT_S = 0.5
-LONGEST_WAIT_S = 60.0
+MAX_WAIT_S = 60.0
 # Limits are counted by the minute, so a longer wait is a glitch or a day's quota. A request that comes back after a
 # minute and meets 429 again loses nothing, and a run that meets nothing else stops once its patience is used up.
-LONGEST_RETRY_AFTER_S = 60.0
+MAX_RETRY_AFTER_S = 60.0
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
@@ -34,11 +34,11 @@ def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
             seconds = (when - now).total_seconds()
         if seconds != seconds:  # NaN  # noqa: PLR0124
             continue
-        return min(max(0.0, seconds), LONGEST_RETRY_AFTER_S)
+        return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
     return None
 
 
 def backoff_s(attempt: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
     """Exponential wait with jitter before attempt `attempt` + 1: half of it is fixed, half drawn."""
-    most = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(attempt, 20))
+    most = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** min(attempt, 20))
     return uniform(most / 2, most)

@@ -29,7 +29,7 @@ from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.sender import Sender
 from parquill.tasks.llm.settlement import SendRow
-from parquill.tasks.money.account import PATIENCE_S
+from parquill.tasks.money.account import LEDGER_TIMEOUT_S
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.prompts.run_money import open_spending
@@ -41,10 +41,10 @@ from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.run_lock import RunMember
 
 STOPPED = "the run was stopped; run again to go on"
-STOP_PATIENCE_S = 5.0
-FINISH_S = 5.0
+STOP_TIMEOUT_S = 5.0
+FINISH_TIMEOUT_S = 5.0
 LEADER_CHECK_INTERVAL_S = 0.5  # before each request the leader is looked for anyway
-GRACE_S = 10.0  # under the 30 s after which Prefect kills a cancelled run
+GRACE_TIMEOUT_S = 10.0  # under the 30 s after which Prefect kills a cancelled run
 READ_ROWS = 500
 _COLUMNS = [
     PLAN + name
@@ -97,7 +97,7 @@ class Sending:
             if member is not None:
                 self._call(self._begin_watching(member))
         except BaseException:
-            self._end(STOP_PATIENCE_S)
+            self._end(STOP_TIMEOUT_S)
             raise
 
     async def _start(self) -> Sender:
@@ -155,7 +155,7 @@ class Sending:
         threading.Thread(target=self._leave, name="parquill-leave").start()
 
     def _leave(self) -> None:
-        self.close(grace_s=GRACE_S)
+        self.close(grace_s=GRACE_TIMEOUT_S)
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():  # a worker of a pool whose parent is gone gets no more work
             os._exit(Interrupted.exit_code)
@@ -267,7 +267,7 @@ class Sending:
                         Usage.of(usage) if usage else None,
                     )
 
-    def request_stop(self, grace_s: float = GRACE_S) -> concurrent.futures.Future[None]:
+    def request_stop(self, grace_s: float = GRACE_TIMEOUT_S) -> concurrent.futures.Future[None]:
         """Send nothing more and give what is under way some time; may be called from any thread or signal handler."""
         with self._entrance:
             if self._is_closed:
@@ -287,7 +287,7 @@ class Sending:
         self._call_last(self._end_shards())
         self._call_last(self._wire.aclose())
         # whoever wants to stop waits no minute for a database; the next start tells what was spent
-        self._end(PATIENCE_S if grace_s is None else STOP_PATIENCE_S)
+        self._end(LEDGER_TIMEOUT_S if grace_s is None else STOP_TIMEOUT_S)
 
     def _end(self, patience_s: float) -> None:
         try:
@@ -312,7 +312,7 @@ class Sending:
         """Wait for shards that had not even begun to send when they were stopped; who waits for them must be told."""
         if self._shards:
             self.sender.stop()
-            _, late = await asyncio.wait(set(self._shards), timeout=FINISH_S)
+            _, late = await asyncio.wait(set(self._shards), timeout=FINISH_TIMEOUT_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)

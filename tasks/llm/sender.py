@@ -37,7 +37,7 @@ from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import ShardState
 
 # Rows that have begun and have no outcome yet, those that wait to be tried again included.
-FEWEST_OPEN_ROWS = 1_024
+MIN_OPEN_ROWS = 1_024
 OPEN_ROWS_A_PLACE = 4
 # A reply that cannot be read may be paid for each time.
 MAX_UNREADABLE_OF_A_ROW = 2
@@ -87,7 +87,7 @@ class Sender:
         self._tasks: set[asyncio.Task[None]] = set()
         self._resting: set[asyncio.Future[None]] = set()
         self._open_bytes = OpenBytes()
-        self._open_rows = asyncio.Semaphore(max(FEWEST_OPEN_ROWS, OPEN_ROWS_A_PLACE * job.limits.max_at_once))
+        self._open_rows = asyncio.Semaphore(max(MIN_OPEN_ROWS, OPEN_ROWS_A_PLACE * job.limits.max_at_once))
 
     def _warn(self, text: str) -> None:
         self.told.append(text)

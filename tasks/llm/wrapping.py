@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-MOST_PIECES = 200  # fenced blocks, or bracketed pieces of a sentence
-MOST_LEVELS = 500  # of brackets
+MAX_PIECES = 200  # fenced blocks, or bracketed pieces of a sentence
+MAX_LEVELS = 500  # of brackets
 
 _AROUND = " \t\r\n\f\v\u00a0\ufeff\u200b\u2060"
 _TAG = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning)"
@@ -123,7 +123,7 @@ def _blocks(text: str) -> Iterator[str]:
             yield text[begin : found.start()]
             mark = ""
             count += 1
-            if count > MOST_PIECES:
+            if count > MAX_PIECES:
                 raise NotJson
     if mark:
         yield text[begin:]
@@ -135,7 +135,7 @@ def _objects(text: str, read: Callable[[str], Any]) -> Iterator[Any]:
     What stands in brackets and is no JSON, or a list of plain values, belongs to the sentence: [1], {name}.
     """
     for count, piece in enumerate(_pieces(text)):
-        if count > MOST_PIECES:
+        if count > MAX_PIECES:
             raise NotJson
         try:
             value = read(piece)
@@ -158,7 +158,7 @@ def _pieces(text: str) -> Iterator[str]:
         elif mark in _CLOSES:
             begin = begin if awaited else found.start()
             awaited.append(_CLOSES[mark])
-            if len(awaited) > MOST_LEVELS:
+            if len(awaited) > MAX_LEVELS:
                 raise NotJson
         elif not awaited or awaited.pop() != mark:  # also the end of something that began before the text
             raise NotJson

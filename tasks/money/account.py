@@ -17,11 +17,11 @@ from parquill.tasks.errors import LedgerFailed, RunTakenOver
 from parquill.tasks.money.books import Held
 from parquill.tasks.money.ledger import Ledger
 
-PATIENCE_S = 60.0  # how long a database may be away: a restart, a failover
+LEDGER_TIMEOUT_S = 60.0  # how long a database may be away: a restart, a failover
 SLICES = 50  # a slice is this part of the limit: few enough transactions, and little idle money at the end
 # where a slice would hold a few requests only, as with a small budget: a transaction for each of them would keep the
 # requests from being sent at once
-REQUESTS_A_SLICE, LARGEST_PART = 32, 8
+REQUESTS_A_SLICE, MAX_PART = 32, 8
 
 
 class Account:
@@ -49,7 +49,7 @@ class Account:
         self._is_new = True
         limits = [limit for limit in (run_limit, month_limit) if limit is not None]
         self.slice = min(limits) // SLICES if limits else 0
-        self._largest = min(limits) // LARGEST_PART if limits else 0
+        self._largest = min(limits) // MAX_PART if limits else 0
         self.limited = bool(limits)
 
     def _held(self) -> Held:
@@ -65,7 +65,7 @@ class Account:
         with self._guard:
             if self._closing.is_set():
                 return 0
-            got: int = self._patient(PATIENCE_S, until_closing=True)(self._lease, amount)
+            got: int = self._patient(LEDGER_TIMEOUT_S, until_closing=True)(self._lease, amount)
             self._granted += got
             self._is_new = False
             return got
@@ -85,7 +85,7 @@ class Account:
     def others_hold(self) -> bool:
         """Whether another process holds leased money that may come back. Raises LedgerFailed."""
         month = None if self._month_limit is None else f"{self._now().astimezone(UTC):%Y-%m}"
-        held = self._patient(PATIENCE_S, until_closing=True)(
+        held = self._patient(LEDGER_TIMEOUT_S, until_closing=True)(
             self._ledger.held_by_others, self._run_id, self._holder, month, self._now()
         )
         return held > 0
@@ -107,7 +107,7 @@ class Account:
         self._is_new = False
         return lost
 
-    def close(self, settled: int, in_doubt: int, patience_s: float = PATIENCE_S) -> None:
+    def close(self, settled: int, in_doubt: int, patience_s: float = LEDGER_TIMEOUT_S) -> None:
         """Tell the last figures and give the rest back. Raises LedgerFailed."""
         self._closing.set()
         with self._guard:

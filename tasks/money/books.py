@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from parquill.tasks.errors import RunTakenOver
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES
 
-DEAD_S = 900.0  # no holder that lives is silent for so long, unless its machine sleeps
+LEASE_EXPIRY_S = 900.0  # no holder that lives is silent for so long, unless its machine sleeps
 HELD = LEASES.join(HOLDERS, sa.and_(HOLDERS.c.run_id == LEASES.c.run_id, HOLDERS.c.holder == LEASES.c.holder))
 
 
@@ -166,8 +166,8 @@ def is_of(table: sa.Table, run_id: str, holder: str) -> sa.ColumnElement[bool]:
 
 
 def is_dead(now: datetime) -> sa.ColumnElement[bool]:
-    """Whether a holder has been silent for DEAD_S."""
-    return HOLDERS.c.renewed_at < time_of(now - timedelta(seconds=DEAD_S))
+    """Whether a holder has been silent for LEASE_EXPIRY_S."""
+    return HOLDERS.c.renewed_at < time_of(now - timedelta(seconds=LEASE_EXPIRY_S))
 
 
 def in_month(month: str) -> sa.ColumnElement[bool]:

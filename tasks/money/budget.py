@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-POLL_S = 0.5
+POLL_INTERVAL_S = 0.5
 
 
 class Budget:

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LEAST_ANSWERS = 10  # fewer say nothing about the next thousand
+MIN_ANSWERS = 10  # fewer say nothing about the next thousand
 SPREAD = 0.1  # lengths that vary by less than this part of their mean tell a ratio, but no line
 ABOVE_LINE = 1.1
 TOLD_ABOVE = 0.01  # a deviation that the summary explains
 # A reply that reports more than this for a counted prompt is a fault of the service: billed, but not learned from.
-MOST_RATIO, MOST_OVERHEAD = 8, 4096
+MAX_RATIO, MAX_OVERHEAD = 8, 4096
 
 
 def allowance(counted: int) -> int:
@@ -91,7 +91,7 @@ class Comparison:
         deviation = reported / max(1, counted) - 1
         if self.worst is None or abs(deviation) > abs(self.worst.deviation):
             self.worst = WorstRow(deviation, source_file, row_number, counted, reported)
-        if reported <= MOST_RATIO * counted + MOST_OVERHEAD:
+        if reported <= MAX_RATIO * counted + MAX_OVERHEAD:
             self.classes.setdefault(class_of(counted), Tally()).add(counted, reported)
 
     @property
@@ -117,7 +117,7 @@ class Correction:
             whole.merge(tally)
         if not whole.answers or not whole.counted:
             return None
-        overhead, ratio = _line(whole) if whole.answers >= LEAST_ANSWERS else (0.0, 1.0)
+        overhead, ratio = _line(whole) if whole.answers >= MIN_ANSWERS else (0.0, 1.0)
         excess = tuple((number, classes[number].excess) for number in sorted(classes))
         return cls(overhead, ratio, whole.answers, excess)
 
@@ -130,7 +130,7 @@ class Correction:
     @property
     def is_fitted(self) -> bool:
         """Whether there were enough answers to correct an expectation."""
-        return self.answers >= LEAST_ANSWERS
+        return self.answers >= MIN_ANSWERS
 
     def expected(self, counted: int) -> float:
         """Prompt tokens that the service will report, as an expectation."""

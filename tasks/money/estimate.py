@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NORMAL_P90, NORMAL_P95 = 1.2816, 1.6449
 # A spread that is estimated from a hundred answers of a long-tailed law is too low more often than too high: without
 # this the interval held in 84-96 % of the seeds, with it in 91-97 % (`python -m tests.benchmarks.pilots`).
-WIDER = 1.06
+INTERVAL_SAFETY = 1.06
 NO_HISTORY = "no history: worst case is the only bound"
 
 
@@ -66,7 +66,7 @@ def figure(
         prompt = _reported(tokens, counter, lengths)
         femto += count * price.expected_femto(*prompt, one)
         bare += count * price.expected_femto(*prompt, 0)
-    deviation = WIDER * lengths.deviation(rows) if rows else 0.0
+    deviation = INTERVAL_SAFETY * lengths.deviation(rows) if rows else 0.0
 
     def bound(quantile: float) -> int:
         reach = deviation * _student(quantile, lengths.answers)

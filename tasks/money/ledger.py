@@ -29,7 +29,7 @@ from parquill.tasks.money.books import HELD, Booked, Held, day_of, in_month, is_
 from parquill.tasks.money.ledger_database import LedgerDatabase
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RUNS
 
-ALIVE_S = 30.0  # a holder that told something so lately may give something back
+RECENT_S = 30.0  # a holder that told something so lately may give something back
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Ledger(LedgerDatabase):
     def held_by_others(self, run_id: str, holder: str, month: str | None, now: datetime) -> int:
         """Nano-dollars that others who live have leased for the run, or, with a month, for any run in it."""
         scope = LEASES.c.run_id == run_id if month is None else LEASES.c.month == month
-        alive = HOLDERS.c.renewed_at >= time_of(now - timedelta(seconds=ALIVE_S))
+        alive = HOLDERS.c.renewed_at >= time_of(now - timedelta(seconds=RECENT_S))
         others = sa.not_(is_of(LEASES, run_id, holder))
         held = sa.select(total_of(LEASES.c.amount_nano)).select_from(HELD).where(scope, alive, others)
         with self.transaction() as connection:

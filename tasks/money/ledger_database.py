@@ -21,10 +21,10 @@ from parquill.tasks.errors import LedgerFailed
 from parquill.tasks.money.ledger_tables import COUNTS, DAYS, HOLDERS, LEASES, LENGTHS, META, METADATA, VERSION
 from parquill.tasks.storage.sqlite import use_wal
 
-CONNECT_S = 10
-LOCK_S = 10  # a transaction takes milliseconds
-STATEMENT_S = 20
-FROZEN_S = 30  # a process that stops within a transaction, as a suspended machine does, loses its lock
+CONNECT_TIMEOUT_S = 10
+LOCK_TIMEOUT_S = 10  # a transaction takes milliseconds
+STATEMENT_TIMEOUT_S = 20
+FROZEN_TIMEOUT_S = 30  # a process that stops within a transaction, as a suspended machine does, loses its lock
 _LOCK = 7210021  # any number that nobody else takes
 
 
@@ -51,7 +51,7 @@ def ledger_url() -> sa.URL:
 class LedgerDatabase:
     """A database with the ledger's tables; safe to use from several threads and processes."""
 
-    def __init__(self, url: sa.URL | str | None = None, *, lock_s: float = LOCK_S) -> None:
+    def __init__(self, url: sa.URL | str | None = None, *, lock_s: float = LOCK_TIMEOUT_S) -> None:
         """Open it and create its tables; `lock_s` is how long a call waits for other writers.
 
         Raises LedgerFailed, in which the URL is not shown.
@@ -165,8 +165,8 @@ def _timeouts(lock_s: float) -> sa.Select[Any]:
     # for one transaction only: a pooler that lends connections would keep them for others
     settings = {
         "lock_timeout": lock_s,
-        "statement_timeout": STATEMENT_S,
-        "idle_in_transaction_session_timeout": FROZEN_S,
+        "statement_timeout": STATEMENT_TIMEOUT_S,
+        "idle_in_transaction_session_timeout": FROZEN_TIMEOUT_S,
     }
     named = (sa.func.set_config(name, f"{seconds * 1000:.0f}ms", True) for name, seconds in settings.items())
     return sa.select(*named)
@@ -178,7 +178,11 @@ def _arguments(address: sa.URL, lock_s: float) -> dict[str, Any]:
         return {"timeout": lock_s}
     if address.drivername != "postgresql+psycopg":
         return {}
-    wanted = {"connect_timeout": CONNECT_S, "keepalives_idle": CONNECT_S, "tcp_user_timeout": STATEMENT_S * 1000}
+    wanted = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "keepalives_idle": CONNECT_TIMEOUT_S,
+        "tcp_user_timeout": STATEMENT_TIMEOUT_S * 1000,
+    }
     wanted["prepare_threshold"] = None  # type: ignore[assignment]  # no pooler loses what is not prepared
     return {name: value for name, value in wanted.items() if name not in address.query}
 

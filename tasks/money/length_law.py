@@ -14,7 +14,7 @@ from parquill.tasks.money.history import Seen, middle_of
 
 CLOSE = 1e-9
 _ROUNDS = 300
-_LEAST_SIGMA = 1e-3
+_MIN_SIGMA = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def fit(classes: Mapping[int, Seen], most: int) -> Law:
     uncut = sum(seen.count - seen.cut for seen in classes.values())
     law = Law(limit if not uncut else 0.0, 0.0, 1.0, most)
     if not uncut:
-        return Law(limit + 1.0, 0.0, _LEAST_SIGMA, most)
+        return Law(limit + 1.0, 0.0, _MIN_SIGMA, most)
     for turn in range(_ROUNDS):
         sums: dict[int, float] = {}
         squares = 0.0
@@ -69,7 +69,7 @@ def fit(classes: Mapping[int, Seen], most: int) -> Law:
         both = sum(total * (x[number] - x_mean) for number, total in sums.items())
         slope = both / x_spread if x_spread > CLOSE else 0.0
         left = squares - weight * y_mean**2 - slope * both
-        sigma = math.sqrt(max(_LEAST_SIGMA**2, left / max(1, weight - (2 if weight > 2 else 0))))
+        sigma = math.sqrt(max(_MIN_SIGMA**2, left / max(1, weight - (2 if weight > 2 else 0))))
         new = Law(y_mean - slope * x_mean, slope, sigma, most)
         moved = abs(new.intercept - law.intercept) + abs(new.slope - law.slope) + abs(new.sigma - law.sigma)
         law = new

@@ -20,7 +20,7 @@ from parquill.tasks.money.length_law import CLOSE, fit
 
 # Nights differ more than chance among the rows of one night tells; measured history replaces this once there is some.
 BETWEEN_NIGHTS = 0.02
-FEWEST = 8  # answers, from which on a spread is believed
+MIN_ANSWERS = 8  # answers, from which on a spread is believed
 
 
 class LengthModel:
@@ -47,7 +47,7 @@ class LengthModel:
         self._dispersion = sum(self._squares.values()) / max(1, self.answers - 3)
         inside = sum((s.squares - s.total**2 / s.count) / line[n] ** 2 for n, s in history.classes.items())
         free = self.answers - len(history.classes)
-        self._within = min(self._dispersion, max(0.0, inside) / free) if free >= FEWEST else self._dispersion
+        self._within = min(self._dispersion, max(0.0, inside) / free) if free >= MIN_ANSWERS else self._dispersion
         self._between = self._scatter()
         self._known: dict[int, float] = {}
         if self._between:  # a line that does not fit is off where few answers are: what was seen is met as a whole
@@ -102,7 +102,7 @@ class LengthModel:
     def reported(self, prompt_tokens: int) -> tuple[int, int, int]:
         """Of a counted input: the tokens that are expected to be reported, and of these cached and cache writes."""
         seen = self._classes.get(class_of(prompt_tokens))
-        if seen is None or seen.count < FEWEST or not seen.prompt:
+        if seen is None or seen.count < MIN_ANSWERS or not seen.prompt:
             seen = self._whole
         if not seen.prompt or not seen.counted:
             return prompt_tokens, 0, 0
@@ -111,7 +111,7 @@ class LengthModel:
 
     def deviation(self, rows: Mapping[int, int]) -> float:
         """Relative standard deviation of the output tokens of `rows` (prompt tokens -> rows); infinite if unknown."""
-        if self.answers < FEWEST:
+        if self.answers < MIN_ANSWERS:
             return math.inf
         tokens: dict[int, float] = {}
         squares = 0.0

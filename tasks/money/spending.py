@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 
 from parquill.tasks.errors import LedgerFailed, RunTakenOver
 from parquill.tasks.job.settings import Budget as BudgetSettings
-from parquill.tasks.money.account import PATIENCE_S, Account
-from parquill.tasks.money.budget import POLL_S, Budget
+from parquill.tasks.money.account import LEDGER_TIMEOUT_S, Account
+from parquill.tasks.money.budget import POLL_INTERVAL_S, Budget
 from parquill.tasks.money.ledger import Entry, Ledger
 from parquill.tasks.money.prices import nano_of
 from parquill.tasks.money.soft_limit import SoftLimits
 from parquill.tasks.records import Totals
 
-REPORT_S = 1.0
+REPORT_INTERVAL_S = 1.0
 
 
 class Spending:
@@ -87,8 +87,8 @@ class Spending:
             await self._report(keep=0)
         if not await loop.run_in_executor(self._executor, self._account.others_hold):
             return False
-        self._patience_s -= POLL_S
-        await self._sleep(POLL_S)
+        self._patience_s -= POLL_INTERVAL_S
+        await self._sleep(POLL_INTERVAL_S)
         return True
 
     def begin(self) -> None:
@@ -97,7 +97,7 @@ class Spending:
 
     async def _report_on(self) -> None:
         while True:
-            await self._sleep(REPORT_S)
+            await self._sleep(REPORT_INTERVAL_S)
             # a run that has admitted nothing since may have nothing left to admit, and others may wait for its lease
             is_idle, self._admitted = self._admitted == self.budget.admitted, self.budget.admitted
             try:
@@ -122,7 +122,7 @@ class Spending:
     def _spent(self) -> tuple[int, int]:
         return self.budget.settled - self._before[0], self.budget.in_doubt - self._before[1]
 
-    async def close(self, patience_s: float = PATIENCE_S) -> None:
+    async def close(self, patience_s: float = LEDGER_TIMEOUT_S) -> None:
         """Report the last figures and give back what was not spent; a ledger that is away is waited for so long.
 
         Raises LedgerFailed when they could not be told; the next start of the run tells them, from its journals.

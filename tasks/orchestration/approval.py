@@ -49,8 +49,8 @@ AGAIN = "Run again to be asked again"
 ASKS = "waits for your approval: "
 TIMEOUT = "PARQUILL_APPROVAL_TIMEOUT_S"
 DAY_S = 86_400
-LONGEST_S = 3_650 * DAY_S
-POLL_S = 2  # seconds between looks at the server while a run waits
+MAX_TIMEOUT_S = 3_650 * DAY_S
+POLL_INTERVAL_S = 2  # seconds between looks at the server while a run waits
 
 
 class Approval(RunInput):
@@ -90,9 +90,9 @@ def _unless_stored() -> Iterator[None]:
 def timeout_s() -> int:
     """Seconds that a run waits for an answer. Raises BadJob when the environment does not say a number of them."""
     said = os.environ.get(TIMEOUT, str(DAY_S)).strip()
-    seconds = int(said) if said.isascii() and said.isdecimal() and len(said) <= len(str(LONGEST_S)) else 0
-    if not 0 < seconds <= LONGEST_S:
-        raise BadJob(f"{TIMEOUT} is {said!r}; it must be a whole number of seconds from 1 to {LONGEST_S}")
+    seconds = int(said) if said.isascii() and said.isdecimal() and len(said) <= len(str(MAX_TIMEOUT_S)) else 0
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        raise BadJob(f"{TIMEOUT} is {said!r}; it must be a whole number of seconds from 1 to {MAX_TIMEOUT_S}")
     return seconds
 
 
@@ -141,7 +141,9 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
         if deployed:
             _suspend(asking, keyset, seconds, key)
         else:
-            pause = partial(apause_flow_run, wait_for_input=asking, timeout=seconds, poll_interval=POLL_S, key=key)
+            pause = partial(
+                apause_flow_run, wait_for_input=asking, timeout=seconds, poll_interval=POLL_INTERVAL_S, key=key
+            )
             wait_unless_cancelled(pause, partial(asking.asave, keyset))
     except FlowPauseTimeout:
         raise NotApproved(silence(_expected(run, verdict))) from None

@@ -38,10 +38,10 @@ from parquill.tasks.orchestration.limit_store import is_shared_server
 
 _T = TypeVar("_T")
 Handler = Callable[[int, FrameType | None], None]
-LOOK_S = 0.5  # from one look to the next: a run that is cancelled sends nothing more within a second
-LOOK_TIMEOUT_S = 5.0  # of one look: a connection that a network cut in two is given up, and the next look makes another
-AWAY_S = 600.0
-KNOCK_S = 5.0
+POLL_INTERVAL_S = 0.5  # from one look to the next: a run that is cancelled sends nothing more within a second
+POLL_TIMEOUT_S = 5.0  # of one look: a connection that a network cut in two is given up, and the next look makes another
+SERVER_TIMEOUT_S = 600.0
+RETRY_INTERVAL_S = 5.0
 
 
 def _is_cancelled(state: State[Any] | None) -> bool:
@@ -69,7 +69,7 @@ def heed_cancelling(opened: Sending) -> Iterator[None]:
 
 def _look(run: UUID, opened: Sending, over: threading.Event) -> None:
     address = f"{str(PREFECT_API_URL.value()).rstrip('/')}/flow_runs/{run}"
-    with reaching(address, LOOK_TIMEOUT_S) as client:
+    with reaching(address, POLL_TIMEOUT_S) as client:
         watch(lambda: client.get(address).raise_for_status().json()["state"]["type"], opened.request_stop, over)
 
 
@@ -82,7 +82,7 @@ def watch(
     """Stop as soon as the type of the flow run's state is of a cancelled one, or its worker gone, until it is over."""
     looked = clock()
     # from look to look, however long one takes: a server that has just come back is slow, and a second is soon gone
-    while not over.wait(max(0.0, looked + LOOK_S - clock())):
+    while not over.wait(max(0.0, looked + POLL_INTERVAL_S - clock())):
         looked = clock()
         if is_abandoned():
             stop()
@@ -151,11 +151,11 @@ async def _wait(
     over: threading.Event,
 ) -> Any:
     paused, is_stored = asyncio.ensure_future(pausing()), False
-    async with get_client(httpx_settings={"timeout": LOOK_TIMEOUT_S}) as client:
+    async with get_client(httpx_settings={"timeout": POLL_TIMEOUT_S}) as client:
         while not paused.done() or isinstance(paused.exception(), httpx.TransportError | httpx.HTTPStatusError | Pause):
             # Prefect's own waiting ends when the server is away, and never begins when the server's answer to the pause
             # was lost: asked again, it says that the run is paused already; the run waits on
-            await (asyncio.sleep(LOOK_S) if paused.done() else asyncio.wait({paused}, timeout=LOOK_S))
+            await (asyncio.sleep(POLL_INTERVAL_S) if paused.done() else asyncio.wait({paused}, timeout=POLL_INTERVAL_S))
             state = await _state_of(client, run)
             if over.is_set() or stop_requested.is_set() or _is_cancelled(state):
                 paused.cancel()
@@ -201,8 +201,8 @@ def insist(
 
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_away),
-        stop=lambda _: clock() - started >= AWAY_S or stop_requested.is_set(),
-        wait=tenacity.wait_fixed(KNOCK_S),
+        stop=lambda _: clock() - started >= SERVER_TIMEOUT_S or stop_requested.is_set(),
+        wait=tenacity.wait_fixed(RETRY_INTERVAL_S),
         sleep=rest,
         retry_error_callback=give_up,
     )(ask)
@@ -245,8 +245,8 @@ def wait_for_server(
     started = clock()
     tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda is_there: not is_there),
-        stop=lambda _: clock() - started >= AWAY_S,
-        wait=tenacity.wait_fixed(KNOCK_S),
+        stop=lambda _: clock() - started >= SERVER_TIMEOUT_S,
+        wait=tenacity.wait_fixed(RETRY_INTERVAL_S),
         sleep=sleep,
         retry_error_callback=lambda _: None,
     )(answers or _answers)

@@ -13,8 +13,8 @@ import parquill.tasks.orchestration.slot_lease  # noqa: F401 - importing it is w
 
 SHARDS_AT_ONCE = 4  # one that ends, one that begins, two for a margin; the rows of all of them share one set of limits
 
-STEP: dict[str, Any] = {"retries": 0, "persist_result": False, "cache_policy": NO_CACHE, "log_prints": False}
-FLOW: dict[str, Any] = {
+TASK_OPTIONS: dict[str, Any] = {"retries": 0, "persist_result": False, "cache_policy": NO_CACHE, "log_prints": False}
+FLOW_OPTIONS: dict[str, Any] = {
     "retries": 0,  # whatever PREFECT_FLOWS_DEFAULT_RETRIES says: a refusal would be asked again, and told as a crash
     "persist_result": False,
     "validate_parameters": False,  # by `ends_with_state`, which ends a bad job in a sentence under a name

@@ -24,13 +24,13 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
-LEASE_S = 180.0
-RENEW_S = 30.0  # what is left of a lease when the server goes away: two minutes and a half
+LEASE_EXPIRY_S = 180.0
+RENEW_INTERVAL_S = 30.0  # what is left of a lease when the server goes away: two minutes and a half
 GONE = 410
 
 
 @contextmanager
-def hold_slot(lease_id: UUID, _lease_duration: float = LEASE_S, **_: Any) -> Iterator[None]:
+def hold_slot(lease_id: UUID, _lease_duration: float = LEASE_EXPIRY_S, **_: Any) -> Iterator[None]:
     """Renew the lease of a slot in a thread of its own; one that is lost is a warning in the run's log."""
     over = threading.Event()
     # in the run's context, so that its log has the warning
@@ -45,7 +45,7 @@ def hold_slot(lease_id: UUID, _lease_duration: float = LEASE_S, **_: Any) -> Ite
 
 def _hold(lease_id: UUID, wait: Callable[[float], bool]) -> None:
     with get_client(sync_client=True) as client:
-        is_lost = not keep_lease(lambda: client.renew_concurrency_lease(lease_id, LEASE_S), wait)
+        is_lost = not keep_lease(lambda: client.renew_concurrency_lease(lease_id, LEASE_EXPIRY_S), wait)
     if is_lost:
         get_run_logger().warning(
             "Prefect's server no longer knows the concurrency slot of this run, which goes on without it; "
@@ -63,7 +63,7 @@ def keep_lease(renew: Callable[[], object], wait: Callable[[float], bool]) -> bo
                 return False
         except Exception:  # noqa: BLE001, S110 - whatever keeps the server from answering, it is asked again
             pass
-        if wait(RENEW_S):
+        if wait(RENEW_INTERVAL_S):
             return True
 
 

@@ -39,9 +39,9 @@ from parquill.tasks.results.charts import draw_cost, draw_lengths
 from parquill.tasks.results.escaping import clean, escape, plain
 from parquill.tasks.results.totals import RowSums
 
-EVERY_S = 2.0
-LOOK_S = 0.1  # how late a warning may come
-LONGEST_WORD = 80  # in the name of a run
+UPDATE_INTERVAL_S = 2.0
+POLL_INTERVAL_S = 0.1  # how late a warning may come
+MAX_WORD = 80  # in the name of a run
 
 
 def _key(kind: str, job: Job) -> str:
@@ -71,7 +71,7 @@ def called(what: str | None = None) -> Callable[[], str]:
 def _word(value: Any, otherwise: str) -> str:
     if not isinstance(value, str) or not value.strip():
         return otherwise
-    return clean(value).replace("\n", " ").strip()[:LONGEST_WORD]
+    return clean(value).replace("\n", " ").strip()[:MAX_WORD]
 
 
 def run_name(job: Job, rows: int, what: str = "") -> str:
@@ -164,7 +164,7 @@ def _keep_up(run: Run, opened: Sending, artifact_id: Any, over: threading.Event)
     """Look at the soft limits and the service all the time, and show the progress every now and then and at the end."""
     shown, reported = time.monotonic(), 0
     while True:
-        last = over.wait(LOOK_S)
+        last = over.wait(POLL_INTERVAL_S)
         service = list(opened.sender.told)  # it grows meanwhile
         for told in service[reported:]:
             with bearable("the warning"):
@@ -172,7 +172,7 @@ def _keep_up(run: Run, opened: Sending, artifact_id: Any, over: threading.Event)
         reported = len(service)
         for told in opened.soft_limits.look(opened.budget.settled + opened.budget.in_doubt):
             _warn(run, opened, told)
-        if last or time.monotonic() - shown >= EVERY_S:
+        if last or time.monotonic() - shown >= UPDATE_INTERVAL_S:
             shown = time.monotonic()
             artifact_id = _show_progress(run, opened, artifact_id)
         if last:

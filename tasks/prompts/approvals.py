@@ -16,7 +16,7 @@ from typing import Any
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.storage.disk import DISK, read_json
 
-MOST_QUESTIONS = 20  # the latest; each is looked up when the run starts again
+MAX_QUESTIONS = 20  # the latest; each is looked up when the run starts again
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def forget_question(run: Run, question: Question) -> None:
 
 
 def _write_questions(run: Run, questions: Sequence[dict[str, Any]]) -> None:
-    _write(run, _read(run) | {"questions": questions[-MOST_QUESTIONS:]})
+    _write(run, _read(run) | {"questions": questions[-MAX_QUESTIONS:]})
 
 
 def _path(run: Run) -> Path:

@@ -40,7 +40,7 @@ MAX_EXPANSION = 2_000
 EXPANSION_FLOOR_BYTES = 4 << 30
 # Smaller files that may hide so much are read once before anything is counted; of larger ones it is seen on the way.
 LOOKED_THROUGH_BYTES = 64 << 20
-MOST_GROUPS = 10_000  # of a footer that are looked at
+MAX_GROUPS = 10_000  # of a footer that are looked at
 FOOTERS_AT_ONCE = 16  # of a store
 
 
@@ -131,7 +131,7 @@ def _footer(place: Place) -> _Found:
     if twice:
         raise BadInput(f"{told} has the column {twice[0]!r} more than once")
     _check_counts(told, footer)
-    claimed = sum(footer.row_group(i).total_byte_size for i in range(min(footer.num_row_groups, MOST_GROUPS)))
+    claimed = sum(footer.row_group(i).total_byte_size for i in range(min(footer.num_row_groups, MAX_GROUPS)))
     if claimed > EXPANSION_FLOOR_BYTES and claimed > size * MAX_EXPANSION:
         raise BadInput(f"{told} would grow from {size:,} to {claimed:,} bytes: a decompression bomb?")
     try:
@@ -169,7 +169,7 @@ def _footer_digest(path: str) -> str:
 
 def _row_bytes(path: str, footer: pq.FileMetaData) -> RowBytes:
     """Bytes of a row; no value is longer than its column's chunk. Raises BadInput for pages too large to unpack."""
-    groups = [footer.row_group(i) for i in range(min(footer.num_row_groups, MOST_GROUPS))]
+    groups = [footer.row_group(i) for i in range(min(footer.num_row_groups, MAX_GROUPS))]
     rows = sum(group.num_rows for group in groups)
     mean = sum(group.total_byte_size for group in groups) / rows if rows else 1.0
     with _stream(path) as file:

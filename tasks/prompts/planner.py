@@ -38,8 +38,8 @@ from parquill.tasks.storage.columns import check_names
 from parquill.tasks.storage.uri import shown
 
 # Of rendered text and what is carried through beside it, and of rows of the plan, that are in memory together.
-MOST_AT_ONCE = 16 << 20
-MOST_ROWS_AT_ONCE = 4_096
+MAX_AT_ONCE = 16 << 20
+MAX_ROWS_AT_ONCE = 4_096
 NOT_THE_SAME = (
     "the input is not the one of the results, {}, so --redo cannot tell the rows; run without --redo first, which pays "
     "for nothing that is answered"
@@ -196,7 +196,7 @@ class Planner:
             for place, row in enumerate(self._render(batch, file, first, self._bad_ids(batch, seen)), 1):
                 rows.append(row)
                 size += _characters(row) + (carried[(place - 1) // repeats] if carried else 0)
-                if size > MOST_AT_ONCE or len(rows) > MOST_ROWS_AT_ONCE:
+                if size > MAX_AT_ONCE or len(rows) > MAX_ROWS_AT_ONCE:
                     yield file, *_cut(batch, begin, place, repeats), rows
                     begin, size, rows = place, 0, []
             if rows:

@@ -38,7 +38,7 @@ from parquill.tasks.storage.folders import Folders, RunFolder, new_run_id
 from parquill.tasks.storage.publish import is_published, publish
 
 SHARDS_WANTED = 200
-SMALLEST_SHARD, LARGEST_SHARD = 500, 20_000
+MIN_SHARD, MAX_SHARD = 500, 20_000
 
 
 def look(job: Job) -> Source:
@@ -277,8 +277,8 @@ def _plan_rows(
     with contextlib.closing(open_answers(Folders.of(job.output, job.state))) as answers:
         combinations = math.prod(len(values) for values in (job.for_each or {}).values())
         # a shard at least as large as what is under way at once: four that overlap keep every place filled
-        smallest = max(SMALLEST_SHARD, job.limits.max_at_once)
-        rows = max(smallest, min(LARGEST_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
+        smallest = max(MIN_SHARD, job.limits.max_at_once)
+        rows = max(smallest, min(MAX_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
         sink = ShardFiles(folder, rows, disk)
         planner = Planner(job, source, price, folder.path, answers, *base.kept, read_past(job), correction=correction)
         try:

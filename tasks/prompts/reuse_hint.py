@@ -18,7 +18,7 @@ from parquill.tasks.storage.folders import RunFolder
 
 FEW = 0.05  # under this part of the rows the reason is told
 _PLAIN = ("input", "model", "max_output_tokens", "parameters_column", "messages_column", "dedupe")
-_LONGEST = 60  # characters of a value that is shown
+_MAX_SHOWN = 60  # characters of a value that is shown
 
 
 def explain_reuse(job: Job, total: EstimateSum, runs: Sequence[RunFolder]) -> str | None:
@@ -118,4 +118,4 @@ def _word(value: Any) -> str | None:
         text = f"[{', '.join(str(word) for word in words)}]" if all(words) else ""
     else:
         text = str(value) if isinstance(value, str | int | float) else ""
-    return text if 0 < len(text) <= _LONGEST else None
+    return text if 0 < len(text) <= _MAX_SHOWN else None

@@ -1,4 +1,4 @@
-"""Jinja2's sandbox, in which no single step makes a text (or list, or number) of more than MOST_CHARACTERS.
+"""Jinja2's sandbox, in which no single step makes a text (or list, or number) of more than MAX_CHARACTERS.
 
 The sandbox of Jinja2 bounds `range` only: `{{ "x" * 10**10 }}` takes the memory of the whole machine before anybody
 could look at how long the prompt is. What loops put together is bounded where it is put together, in `template`.
@@ -15,7 +15,7 @@ from jinja2 import TemplateRuntimeError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MOST_CHARACTERS = 1 << 26
+MAX_CHARACTERS = 1 << 26
 _BITS_OF_A_CHARACTER = 8
 _WIDE = re.compile(r"\d{8,}")  # in a format: a number that pads to more than that
 
@@ -66,7 +66,7 @@ def _bounded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
 
 def check_size(size: int) -> None:
     """Raise TooMuchText for more characters than a prompt may have on its way."""
-    if size > MOST_CHARACTERS:
+    if size > MAX_CHARACTERS:
         raise TooMuchText
 
 
@@ -83,7 +83,7 @@ def _size(name: str, value: Any, arguments: Sequence[Any]) -> int:
         steps = value.count("\n") + value.count("\t") + 1
         return len(value) + steps * max(widest, *map(len, texts), 0)
     if name in {"format", "format_map"} and isinstance(value, str) and _WIDE.search(value):
-        return MOST_CHARACTERS + 1
+        return MAX_CHARACTERS + 1
     return widest if name in {"center", "ljust", "rjust", "zfill", "format", "batch", "slice", "tojson"} else 0
 
 

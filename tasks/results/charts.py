@@ -15,7 +15,7 @@ from parquill.tasks.money.prices import dollars, nano_of
 WIDTH, LEFT, RIGHT = 640.0, 12.0, 628.0
 LINE = 52  # the height at which the line of dollars is drawn
 BARS = 130.0  # height of the tallest bar
-WIDEST = 77.0  # of a bar
+MAX_BAR_WIDTH = 77.0  # of a bar
 
 _COST = """<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 640 112" width="640" font-size="12"
  font-family="system-ui, sans-serif"><title>{{ title }}</title>
@@ -78,7 +78,7 @@ def draw_lengths(outputs: Mapping[int, int], predicted: Sequence[Sequence[float]
     if not shares:
         return Markup("")
     first, last = min([*shares, *told]), max([*shares, *told])
-    step = min(WIDEST, (RIGHT - LEFT) / (last - first + 1))
+    step = min(MAX_BAR_WIDTH, (RIGHT - LEFT) / (last - first + 1))
     is_narrow = last - first < OUTPUT_BINS_A_DOUBLING  # then no bin, or one, may begin at a power of two
     tallest = max([*shares.values(), *told.values()])
 

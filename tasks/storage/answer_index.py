@@ -27,7 +27,7 @@ from parquill.tasks.storage.journal import damaged, scan_journal, tell_cut
 from parquill.tasks.storage.sqlite import use_wal
 
 VERSION = 2  # of the tables: another one is made anew
-LOCK_S = 60
+LOCK_TIMEOUT_S = 60
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS outputs (number INTEGER PRIMARY KEY, path TEXT UNIQUE);
 CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, run_id TEXT UNIQUE, output INTEGER);
@@ -98,9 +98,9 @@ class AnswerIndex:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise DiskFailed(f"cannot open {self._path}: {error.strerror}") from None
-        connection = sqlite3.connect(self._path, timeout=LOCK_S, check_same_thread=False, isolation_level=None)
+        connection = sqlite3.connect(self._path, timeout=LOCK_TIMEOUT_S, check_same_thread=False, isolation_level=None)
         try:
-            use_wal(connection.execute, LOCK_S)
+            use_wal(connection.execute, LOCK_TIMEOUT_S)
             # the last transactions may be lost, they are read again from the journals; but what is said to be indexed
             # must be there after a power cut, or it is paid for again: OFF would not do
             connection.execute("PRAGMA synchronous=NORMAL")

@@ -28,8 +28,8 @@ from parquill.tasks.errors import BadInput, BadJob, DiskFailed
 from parquill.tasks.storage.table_formats import ICEBERG_FOLDER, MARKERS, table_among
 from parquill.tasks.storage.uri import fixed_part, is_wild, join, shown
 
-CONNECT_S, REQUEST_S, ATTEMPTS = 10, 60, 4
-RETRY_S = 60  # gs://, whose default is a quarter of an hour
+CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S, ATTEMPTS = 10, 60, 4
+RETRY_TIMEOUT_S = 60  # gs://, whose default is a quarter of an hour
 BUFFER_BYTES = 1 << 20
 CHUNK_BYTES = 8 << 20
 PEEKS_AT_ONCE = 16
@@ -89,7 +89,7 @@ def _files(scheme: str, host: str, query: str, ambient: tuple[tuple[str, str], .
         return _s3(host, {**dict(ambient), **options})
     if scheme in {"gs", "gcs"}:
         anonymous = options.pop("anonymous", "false") == "true"
-        return pafs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=RETRY_S), **options)
+        return pafs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=RETRY_TIMEOUT_S), **options)
     # the variables that Azure's own command takes
     secrets = {"account_key": "AZURE_STORAGE_KEY", "sas_token": "AZURE_STORAGE_SAS_TOKEN"}
     found = {name: os.environ[variable] for name, variable in secrets.items() if os.environ.get(variable)}
@@ -103,8 +103,8 @@ def _s3(bucket: str, options: dict[str, Any]) -> pafs.S3FileSystem:
     return pafs.S3FileSystem(
         anonymous=anonymous,
         background_writes=False,  # they would hold a whole file in memory where the disk is faster than the network
-        connect_timeout=CONNECT_S,
-        request_timeout=REQUEST_S,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        request_timeout=REQUEST_TIMEOUT_S,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
         **options,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.orchestration.slot_lease import LEASE_S
+from parquill.tasks.orchestration.slot_lease import LEASE_EXPIRY_S
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import LEASES, ROOT, House, opened_house
 from tests.production.slow_jobs import check_settled, nightly, slow_job
@@ -61,8 +61,8 @@ def test_a_dead_machine_is_taken_over(house: House, made: Jobs) -> None:
     settings = slow_job(made, 400, name="unwatched")
     run, died = _start_and_kill(house, made, settings, with_server=True), time.monotonic()
     again = house.start_run(NIGHTLY, nightly(settings))
-    house.wait("the next run", lambda: house.run(again)["state_type"] == "RUNNING", LEASE_S + LOOKS_S)
-    assert time.monotonic() - died > LEASE_S / 2, "the slot was not waited for"
+    house.wait("the next run", lambda: house.run(again)["state_type"] == "RUNNING", LEASE_EXPIRY_S + LOOKS_S)
+    assert time.monotonic() - died > LEASE_EXPIRY_S / 2, "the slot was not waited for"
     house.wait("its end", lambda: house.run(again)["state_type"] in FINAL)
     assert house.run(again)["state_type"] == "COMPLETED", house.run(again)["state"]
     assert house.run(run)["state_type"] == "CRASHED"

@@ -128,7 +128,7 @@ def peak_of(code: str) -> int:
 def main() -> None:
     """Run the jobs that are named."""
     if rows := int(sys.argv[1]):
-        prepare.SMALLEST_SHARD = source_file.BATCH_ROWS = result_rows.READ_ROWS = wire_sending.READ_ROWS = rows
+        prepare.MIN_SHARD = source_file.BATCH_ROWS = result_rows.READ_ROWS = wire_sending.READ_ROWS = rows
     for path in sys.argv[2:]:
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
         tasks = _complete(Path(path))

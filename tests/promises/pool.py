@@ -36,7 +36,7 @@ def complete(state: Path, run_id: str, shard: ShardRef) -> bool:
 
 def main(job_path: Path, folder: Path) -> None:
     """Lead the run to its end."""
-    prepare.SMALLEST_SHARD = source_file.BATCH_ROWS = SHARD_ROWS
+    prepare.MIN_SHARD = source_file.BATCH_ROWS = SHARD_ROWS
     job, options = place(load_job(job_path), None, None, ())
     folders = Folders.of(job.output, job.state)
     folders.create()

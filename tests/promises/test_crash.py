@@ -68,7 +68,7 @@ def memory() -> Iterator[Path]:
 @pytest.fixture
 def job(memory: Path, monkeypatch: pytest.MonkeyPatch) -> SmallJob:
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{memory / 'ledger.sqlite'}")
-    for setting in ("prepare.SMALLEST_SHARD", "input_parquet.BATCH_ROWS"):  # several shards of a few rows
+    for setting in ("prepare.MIN_SHARD", "input_parquet.BATCH_ROWS"):  # several shards of a few rows
         monkeypatch.setattr(f"parquill.tasks.prompts.{setting}", 6)
     return SmallJob.make(memory / "job")
 
@@ -219,7 +219,7 @@ def test_a_task_that_comes_after_the_stop_sends_nothing(job: SmallJob) -> None:
 
 def test_a_shard_that_is_being_read_at_the_stop_ends(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """C7: a shard that has not come to its first request when the run is stopped ends, however long its disk takes."""
-    monkeypatch.setattr("parquill.tasks.llm.run_sender.FINISH_S", 0.05)
+    monkeypatch.setattr("parquill.tasks.llm.run_sender.FINISH_TIMEOUT_S", 0.05)
     run, service = job.planned(), Answering()
     reading, may_end, ended = threading.Event(), threading.Event(), threading.Event()
     open_shard = Run.open_shard

@@ -26,7 +26,7 @@ from tests.promises.small_job import SmallJob, stripped
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallJob:
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    for setting in ("prepare.SMALLEST_SHARD", "input_parquet.BATCH_ROWS"):
+    for setting in ("prepare.MIN_SHARD", "input_parquet.BATCH_ROWS"):
         monkeypatch.setattr(f"parquill.tasks.prompts.{setting}", 6)
     return SmallJob.make(tmp_path / "job")
 

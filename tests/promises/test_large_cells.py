@@ -153,7 +153,7 @@ def test_a_row_of_ten_megabytes(tmp_path: Path, service: FakeService) -> None:
 
 def test_for_each_is_cut_within_a_row(tmp_path: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many rows `for_each` makes of an input row, few are in memory at once, and each has its own values."""
-    monkeypatch.setattr("parquill.tasks.prompts.planner.MOST_AT_ONCE", 25_000)
+    monkeypatch.setattr("parquill.tasks.prompts.planner.MAX_AT_ONCE", 25_000)
     names = [f"n{number}" for number in range(7)]
     table = pa.table({"text": ["a", "b", "c"], "blob": ["x" * 10_000, "y" * 10_000, "z" * 10]})
     pq.write_table(table, tmp_path / "in.parquet")

@@ -24,7 +24,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from parquill.tasks.errors import LedgerFailed, RunTakenOver
 from parquill.tasks.job.load import make_job
 from parquill.tasks.money.account import Account
-from parquill.tasks.money.books import DEAD_S, Booked, Held
+from parquill.tasks.money.books import LEASE_EXPIRY_S, Booked, Held
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import HOLDERS, LEASES, META
@@ -771,6 +771,6 @@ def test_a_ledger_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_dead_are_dead_later_than_the_silent() -> None:
     """A holder counts as dead only long after it would have renewed its lease many times."""
-    from parquill.tasks.money.spending import REPORT_S
+    from parquill.tasks.money.spending import REPORT_INTERVAL_S
 
-    assert DEAD_S >= 100 * REPORT_S
+    assert LEASE_EXPIRY_S >= 100 * REPORT_INTERVAL_S

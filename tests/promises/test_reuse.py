@@ -35,7 +35,7 @@ TEXTS = [f"text {n}" for n in range(20)]
 @pytest.fixture(autouse=True)
 def small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    for setting in ("prepare.SMALLEST_SHARD", "input_parquet.BATCH_ROWS"):
+    for setting in ("prepare.MIN_SHARD", "input_parquet.BATCH_ROWS"):
         monkeypatch.setattr(f"parquill.tasks.prompts.{setting}", 6)
 
 

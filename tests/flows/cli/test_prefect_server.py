@@ -30,7 +30,7 @@ from prefect.settings import (
 )
 
 from parquill.flows.cli.doctor import examine
-from parquill.flows.cli.prefect_server import AWAY_S, EmbeddedServer, _ask, check_home, check_patience
+from parquill.flows.cli.prefect_server import SERVER_TIMEOUT_S, EmbeddedServer, _ask, check_home, check_patience
 from parquill.tasks.errors import ParquillError
 from tests.clock import Clock
 from tests.end_to_end.jobs import PARQUILL
@@ -62,7 +62,7 @@ def test_a_server_that_is_restarted_is_waited_for(
 
     def sleep(seconds: float) -> None:
         clock.sleep(seconds)
-        if clock.now > AWAY_S / 2 and not started:
+        if clock.now > SERVER_TIMEOUT_S / 2 and not started:
             started.append(http.server.HTTPServer(("127.0.0.1", port), _Healthy))
             threading.Thread(target=started[0].serve_forever, daemon=True).start()
 
@@ -73,7 +73,7 @@ def test_a_server_that_is_restarted_is_waited_for(
         for server in started:
             server.shutdown()
             server.server_close()
-    assert AWAY_S / 2 < clock.now < AWAY_S / 2 + 1
+    assert SERVER_TIMEOUT_S / 2 < clock.now < SERVER_TIMEOUT_S / 2 + 1
     assert capsys.readouterr().err.count("waiting 60 s for it") == 1
 
 
@@ -87,7 +87,7 @@ def test_a_server_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch)
         pytest.raises(ParquillError, match=f"no Prefect server answers at PREFECT_API_URL={address}; start it, or"),
     ):
         EmbeddedServer().wait(clock, clock.sleep)
-    assert AWAY_S <= clock.now < AWAY_S + 1
+    assert SERVER_TIMEOUT_S <= clock.now < SERVER_TIMEOUT_S + 1
 
 
 def test_an_address_without_a_scheme_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,8 @@ def test_a_connection_rests_before_it_is_used_again(monkeypatch: pytest.MonkeyPa
         async def rest(_seconds: float) -> None:
             forger.forge()
 
-        monkeypatch.setattr("parquill.tasks.llm.connections.REST_S", 60.0)  # longer than any pause of this machine
+        monkeypatch.setattr(
+            "parquill.tasks.llm.connections.REST_INTERVAL_S", 60.0
+        )  # longer than any pause of this machine
         monkeypatch.setattr("parquill.tasks.llm.connections.asyncio", SimpleNamespace(sleep=rest))
         assert asyncio.run(_ask_twice(url, lambda: None)) == ["first", "second"]

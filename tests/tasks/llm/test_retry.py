@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parquill.tasks.llm.retry import LONGEST_RETRY_AFTER_S, LONGEST_WAIT_S, backoff_s, retry_after_s
+from parquill.tasks.llm.retry import MAX_RETRY_AFTER_S, MAX_WAIT_S, backoff_s, retry_after_s
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -30,10 +30,10 @@ def _wait(**headers: str) -> float | None:
         ("-5", 0),
         ("-1e300", 0),
         ("60", 60),
-        ("61", LONGEST_RETRY_AFTER_S),
-        ("86400", LONGEST_RETRY_AFTER_S),
-        ("1e309", LONGEST_RETRY_AFTER_S),
-        ("inf", LONGEST_RETRY_AFTER_S),
+        ("61", MAX_RETRY_AFTER_S),
+        ("86400", MAX_RETRY_AFTER_S),
+        ("1e309", MAX_RETRY_AFTER_S),
+        ("inf", MAX_RETRY_AFTER_S),
         ("-inf", 0),
     ],
 )
@@ -42,7 +42,7 @@ def test_seconds(text: str, seconds: float) -> None:
     assert _wait(retry_after=text) == seconds
 
 
-@pytest.mark.parametrize(("later", "seconds"), [(30, 30), (-30, 0), (0, 0), (3600, LONGEST_RETRY_AFTER_S)])
+@pytest.mark.parametrize(("later", "seconds"), [(30, 30), (-30, 0), (0, 0), (3600, MAX_RETRY_AFTER_S)])
 def test_a_date(later: int, seconds: float) -> None:
     """A date is the time until then, and one in the past is now."""
     assert _wait(retry_after=format_datetime(NOW + timedelta(seconds=later), usegmt=True)) == seconds
@@ -81,7 +81,7 @@ def test_milliseconds_come_first() -> None:
     assert _wait(retry_after_ms="250", retry_after="5") == 0.25
     assert _wait(retry_after_ms="nan", retry_after="5") == 5
     assert _wait(retry_after_ms="-5") == 0
-    assert _wait(retry_after_ms="999999999") == LONGEST_RETRY_AFTER_S
+    assert _wait(retry_after_ms="999999999") == MAX_RETRY_AFTER_S
     assert _wait() is None
 
 
@@ -95,15 +95,15 @@ def test_no_header_raises_or_waits_for_ever(text: str) -> None:
     """Whatever a service answers, the wait is none or between 0 and a minute."""
     for headers in ({"retry-after": text}, {"retry-after-ms": text}):
         found = retry_after_s(headers, NOW)
-        assert found is None or 0 <= found <= LONGEST_RETRY_AFTER_S
+        assert found is None or 0 <= found <= MAX_RETRY_AFTER_S
 
 
 def test_the_backoff_doubles_up_to_a_minute() -> None:
     """Without a word of the service each wait is up to twice the last, at most a minute."""
     longest = [backoff_s(attempt, lambda _low, high: high) for attempt in range(1, 12)]
     assert longest[:6] == [1, 2, 4, 8, 16, 32]
-    assert set(longest[6:]) == {LONGEST_WAIT_S}
-    assert backoff_s(10**9, max) == LONGEST_WAIT_S
+    assert set(longest[6:]) == {MAX_WAIT_S}
+    assert backoff_s(10**9, max) == MAX_WAIT_S
 
 
 @settings(max_examples=60)

@@ -17,7 +17,7 @@ from parquill.tasks.limits.limiter import Limits
 from parquill.tasks.limits.open_bytes import OpenBytes
 from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Client
-from parquill.tasks.llm.sender import FEWEST_OPEN_ROWS, Sender
+from parquill.tasks.llm.sender import MIN_OPEN_ROWS, Sender
 from parquill.tasks.llm.settlement import SendRow
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import Band, Price
@@ -128,7 +128,7 @@ def test_rows_that_wait_to_be_tried_again_are_bounded_in_number() -> None:
     bench = Bench(lambda _: (500, {}), _for_ever)
 
     async def run() -> None:
-        completing = asyncio.create_task(bench.complete(10 * FEWEST_OPEN_ROWS))
+        completing = asyncio.create_task(bench.complete(10 * MIN_OPEN_ROWS))
         before = -1
         while bench.sent > before:  # until it stands still
             before = bench.sent
@@ -138,7 +138,7 @@ def test_rows_that_wait_to_be_tried_again_are_bounded_in_number() -> None:
         await completing
 
     asyncio.run(run())
-    assert FEWEST_OPEN_ROWS <= bench.read <= FEWEST_OPEN_ROWS + 1
+    assert MIN_OPEN_ROWS <= bench.read <= MIN_OPEN_ROWS + 1
 
 
 def test_open_rows_are_bounded_by_their_bytes() -> None:

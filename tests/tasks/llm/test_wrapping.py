@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from parquill.tasks.llm.answer_format import AnswerFormat
-from parquill.tasks.llm.wrapping import MOST_LEVELS, NotJson, find_object
+from parquill.tasks.llm.wrapping import MAX_LEVELS, NotJson, find_object
 from tests.timing import within
 
 SCHEMA = {
@@ -187,6 +187,6 @@ def test_deep_brackets_are_given_up() -> None:
             raise NotJson
         return {}
 
-    assert find_object("x" + "{" * MOST_LEVELS + "}" * MOST_LEVELS, read, lambda _: True) == {}
+    assert find_object("x" + "{" * MAX_LEVELS + "}" * MAX_LEVELS, read, lambda _: True) == {}
     with pytest.raises(NotJson):
-        find_object("x" + "{" * (MOST_LEVELS + 1) + "}" * (MOST_LEVELS + 1), read, lambda _: True)
+        find_object("x" + "{" * (MAX_LEVELS + 1) + "}" * (MAX_LEVELS + 1), read, lambda _: True)

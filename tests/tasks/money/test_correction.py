@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parquill.tasks.money.correction import (
-    LEAST_ANSWERS,
+    MIN_ANSWERS,
     Comparison,
     Correction,
     allowance,
@@ -61,7 +61,7 @@ def test_equal_lengths_tell_a_ratio() -> None:
 
 def test_few_answers_correct_nothing() -> None:
     """Fewer answers than ten leave the expectation as counted, but their excess is reserved from the first on."""
-    learned = _learn([50] * (LEAST_ANSWERS - 1), lambda counted: 3 * counted)
+    learned = _learn([50] * (MIN_ANSWERS - 1), lambda counted: 3 * counted)
     counter = TokenCounter("house-model", correction=learned)
     assert counter.expected(50) == 50
     assert counter.reserved(50) == 150

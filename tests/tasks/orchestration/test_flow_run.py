@@ -9,7 +9,14 @@ import pytest
 
 from parquill.tasks.errors import Interrupted
 from parquill.tasks.llm.open_senders import stop_requested
-from parquill.tasks.orchestration.flow_run import AWAY_S, KNOCK_S, LOOK_S, insist, wait_for_server, watch
+from parquill.tasks.orchestration.flow_run import (
+    POLL_INTERVAL_S,
+    RETRY_INTERVAL_S,
+    SERVER_TIMEOUT_S,
+    insist,
+    wait_for_server,
+    watch,
+)
 from tests.clock import Clock
 
 LONG_S = 60.0
@@ -68,7 +75,7 @@ def test_a_cancellation_is_seen_within_a_second(takes_s: float, away_until: floa
 
 def test_looks_are_no_burden() -> None:
     """A server is asked twice a second by each run that sends, and never by two looks at once; nothing is stopped where nothing is cancelled."""
-    for takes_s, most in ((0.0, LONG_S / LOOK_S), (3.0, LONG_S / 3.0)):
+    for takes_s, most in ((0.0, LONG_S / POLL_INTERVAL_S), (3.0, LONG_S / 3.0)):
         clock = Clock()
         server = _Server(clock, takes_s)
         watch(server.read_type, server.stop, _Over(clock), clock)
@@ -76,19 +83,19 @@ def test_looks_are_no_burden() -> None:
         assert most - 2 <= len(server.looks) <= most
 
 
-@pytest.mark.parametrize("knocks", [0, 1, 20, int(AWAY_S / KNOCK_S)])
+@pytest.mark.parametrize("knocks", [0, 1, 20, int(SERVER_TIMEOUT_S / RETRY_INTERVAL_S)])
 def test_it_waits_as_long_as_the_server_is_away(knocks: int) -> None:
     """It knocks every five seconds, and goes on at once when the server answers."""
     clock = Clock()
-    wait_for_server(lambda: clock.now >= knocks * KNOCK_S, clock, clock.sleep)
-    assert clock.now == knocks * KNOCK_S
+    wait_for_server(lambda: clock.now >= knocks * RETRY_INTERVAL_S, clock, clock.sleep)
+    assert clock.now == knocks * RETRY_INTERVAL_S
 
 
 def test_it_does_not_wait_for_ever() -> None:
     """After ten minutes it goes on without, and raises nothing: the files are whole."""
     clock = Clock()
     wait_for_server(lambda: False, clock, clock.sleep)
-    assert clock.now == AWAY_S
+    assert clock.now == SERVER_TIMEOUT_S
 
 
 def _refusal(status: int) -> httpx.HTTPStatusError:
@@ -99,7 +106,7 @@ def _refusal(status: int) -> httpx.HTTPStatusError:
 @pytest.mark.parametrize("error", [httpx.ConnectError("away"), httpx.RemoteProtocolError("cut"), _refusal(503)])
 def test_what_a_run_cannot_do_without_is_asked_for_again(error: Exception) -> None:
     """A server that is away or busy for minutes is asked until it answers, every five seconds, for ten minutes at most."""
-    for away_s in (0.0, 120.0, AWAY_S + 1):
+    for away_s in (0.0, 120.0, SERVER_TIMEOUT_S + 1):
         clock = Clock()
 
         def ask(clock: Clock = clock, away_s: float = away_s) -> str:
@@ -107,10 +114,10 @@ def test_what_a_run_cannot_do_without_is_asked_for_again(error: Exception) -> No
                 raise error
             return "answer"
 
-        if away_s > AWAY_S:
+        if away_s > SERVER_TIMEOUT_S:
             with pytest.raises(type(error)):
                 insist(ask, clock, clock.sleep)
-            assert clock.now == AWAY_S
+            assert clock.now == SERVER_TIMEOUT_S
         else:
             assert insist(ask, clock, clock.sleep) == "answer"
             assert clock.now == away_s
@@ -154,5 +161,5 @@ def test_a_run_that_is_not_deployed_waits_for_nobody(monkeypatch: pytest.MonkeyP
     assert (asked, clock.now) == ([], 0)
     monkeypatch.setattr("parquill.tasks.orchestration.flow_run.is_deployed", lambda: True)
     wait_for_server(clock=clock, sleep=clock.sleep)
-    assert asked[:2] == [0, KNOCK_S]
-    assert AWAY_S <= clock.now < AWAY_S + KNOCK_S
+    assert asked[:2] == [0, RETRY_INTERVAL_S]
+    assert SERVER_TIMEOUT_S <= clock.now < SERVER_TIMEOUT_S + RETRY_INTERVAL_S

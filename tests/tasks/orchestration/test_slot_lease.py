@@ -15,7 +15,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from parquill.flows import complete_prompts, estimate_cost  # noqa: F401 - whose import is what matters
 from parquill.tasks.orchestration import slot_lease as slot
-from parquill.tasks.orchestration.slot_lease import GONE, LEASE_S, RENEW_S, hold_slot, keep_lease
+from parquill.tasks.orchestration.slot_lease import GONE, LEASE_EXPIRY_S, RENEW_INTERVAL_S, hold_slot, keep_lease
 
 
 def _answer(status: int) -> PrefectHTTPStatusError:
@@ -27,7 +27,7 @@ class Server:
     """Knows one lease, by a clock that passes while the run waits; away between two times."""
 
     def __init__(self, away: tuple[float, float], lives_s: float, error: Callable[[], Exception]) -> None:
-        self.now, self.until = 0.0, LEASE_S
+        self.now, self.until = 0.0, LEASE_EXPIRY_S
         self._away, self._lives_s, self._error = away, lives_s, error
 
     def renew(self) -> None:
@@ -35,7 +35,7 @@ class Server:
             raise self._error()
         if self.now > self.until:
             raise _answer(GONE)
-        self.until = self.now + LEASE_S
+        self.until = self.now + LEASE_EXPIRY_S
 
     def wait(self, seconds: float) -> bool:
         self.now += seconds
@@ -55,14 +55,14 @@ def test_the_slot_of_a_dead_machine_is_soon_free() -> None:
     """A lease that nobody renews any more ends within three minutes."""
     server = Server((0, 0), 600, OSError)
     keep_lease(server.renew, server.wait)
-    assert server.until - server.now <= LEASE_S <= 180
+    assert server.until - server.now <= LEASE_EXPIRY_S <= 180
 
 
 def test_a_lease_that_is_lost_is_asked_for_no_more() -> None:
     """When the server no longer knows the lease the renewing ends, at once, and that is told."""
-    server = Server((10, 10 + LEASE_S + 60), 3_600, OSError)
+    server = Server((10, 10 + LEASE_EXPIRY_S + 60), 3_600, OSError)
     assert not keep_lease(server.renew, server.wait)
-    assert server.now <= 10 + LEASE_S + 60 + RENEW_S
+    assert server.now <= 10 + LEASE_EXPIRY_S + 60 + RENEW_INTERVAL_S
 
 
 def test_a_run_outlives_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from parquill.tasks.prompts.approvals import (
-    MOST_QUESTIONS,
+    MAX_QUESTIONS,
     Question,
     approve_run,
     forget_question,
@@ -51,10 +51,10 @@ def test_a_question_is_about_what_was_shown(run: Run) -> None:
 
 def test_what_is_noted_stays(run: Run) -> None:
     """A forgotten question leaves the others and the approval as they are, and an approval leaves the questions."""
-    for number in range(MOST_QUESTIONS + 2):
+    for number in range(MAX_QUESTIONS + 2):
         note_question(run, _question(run, str(number)))
     approve_run(run, "a test")
     forget_question(run, _question(run, "7"))
-    kept = [str(number) for number in range(MOST_QUESTIONS + 1, 1, -1) if number != 7]
+    kept = [str(number) for number in range(MAX_QUESTIONS + 1, 1, -1) if number != 7]
     assert [each.key for each in questions_about(run)] == kept
     assert is_approved(run)

@@ -105,7 +105,7 @@ def test_rows_become_requests(tmp_path: Path) -> None:
     assert estimate.prompt_tokens == sum(rows.plan("prompt_tokens"))
 
 
-@pytest.mark.parametrize("bound", ["MOST_AT_ONCE", "MOST_ROWS_AT_ONCE"])
+@pytest.mark.parametrize("bound", ["MAX_AT_ONCE", "MAX_ROWS_AT_ONCE"])
 def test_rows_that_grow_are_planned_a_few_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     """What templates and `for_each` make of the input is never in memory all at once, and the plan is the same."""
     table = pa.table({"id": list(range(9)), "text": ["one", "two", None] * 3})
