@@ -14,25 +14,25 @@ from parquill.tasks.complete_shard import complete_shard
 from parquill.tasks.estimate_cost import estimate_cost
 from parquill.tasks.gate_budget import gate_budget
 from parquill.tasks.job.settings import Job, RowLimit, Status
-from parquill.tasks.llm.open_senders import sending
+from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.orchestration.approval import wait_for_approval
-from parquill.tasks.orchestration.flow_run import heed_cancelling, heed_sigterm
-from parquill.tasks.orchestration.flow_start import end_idle, hold_job, place_flow
+from parquill.tasks.orchestration.flow_run import sigterm_as_interrupt, stop_when_cancelled
+from parquill.tasks.orchestration.flow_start import end_idle, job_lock, resolve_for_flow
 from parquill.tasks.orchestration.limit_store import sharing_of
 from parquill.tasks.orchestration.options import FLOW_OPTIONS
-from parquill.tasks.orchestration.states import ends_with_state
-from parquill.tasks.orchestration.takeover import has_redone, take_over
-from parquill.tasks.orchestration.ui import called, show_progress
+from parquill.tasks.orchestration.states import returns_state
+from parquill.tasks.orchestration.takeover import redo_already_done, register_flow_run
+from parquill.tasks.orchestration.ui import flow_run_name, show_progress
 from parquill.tasks.read_prompts import read_prompts
-from parquill.tasks.results.finish import stop_early
+from parquill.tasks.results.finish import summary_while_running
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.summarize_run import summarize_run
 from parquill.tasks.write_results import write_results
 
 
-@flow(name="complete-prompts", flow_run_name=called(), **FLOW_OPTIONS)
-@ends_with_state
+@flow(name="complete-prompts", flow_run_name=flow_run_name(), **FLOW_OPTIONS)
+@returns_state
 def complete_prompts(
     job: Job, date: Date | None = None, limit: RowLimit | None = None, redo: list[Status] | None = None
 ) -> dict[str, Any] | State[Any]:
@@ -44,26 +44,26 @@ def complete_prompts(
         limit: Complete only the first rows of the input.
         redo: Statuses of finished rows to complete anew.
     """
-    placed, options = place_flow(job, date, limit, redo)
-    with heed_sigterm(), hold_job(placed):
-        if options.redo and has_redone(Folders.of(placed.output, placed.state)):
+    placed, options = resolve_for_flow(job, date, limit, redo)
+    with sigterm_as_interrupt(), job_lock(placed):
+        if options.redo and redo_already_done(Folders.of(placed.output, placed.state)):
             options = replace(options, redo=())
         run = read_prompts(placed, options)
         if run is None:
             return end_idle(placed, options)
-        take_over(run)
+        register_flow_run(run)
         estimate = estimate_cost(run)
         gate_budget(run, estimate)
         wait_for_approval(run)
-        with stop_early(run):
+        with summary_while_running(run):
             with (
-                sending(run, sharing=sharing_of(run.job)) as opened,
-                show_progress(run, opened),
-                heed_cancelling(opened),
+                open_sender(run, sharing=sharing_of(run.job)) as run_sender,
+                show_progress(run, run_sender),
+                stop_when_cancelled(run_sender),
             ):
                 shards = [shard for shard in run.shards if not run.is_done(shard)]
                 state = Path(run.folders.state)
                 complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result()
-                ending = SendResult.of(opened)
+                ending = SendResult.of(run_sender)
             sums = write_results(run, over_budget=ending.over_budget > 0)
             return summarize_run(run, sums, ending)

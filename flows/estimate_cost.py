@@ -11,17 +11,17 @@ from pydantic import Field
 
 from parquill.tasks.job.settings import Job, RowLimit
 from parquill.tasks.llm.dry_run import estimate_placed, estimate_with_pilot
-from parquill.tasks.orchestration.events import tell_estimate
-from parquill.tasks.orchestration.flow_run import heed_cancelling
-from parquill.tasks.orchestration.flow_start import place_flow
+from parquill.tasks.orchestration.events import emit_estimate
+from parquill.tasks.orchestration.flow_run import stop_when_cancelled
+from parquill.tasks.orchestration.flow_start import resolve_for_flow
 from parquill.tasks.orchestration.limit_store import sharing_of
 from parquill.tasks.orchestration.options import FLOW_OPTIONS
-from parquill.tasks.orchestration.states import ends_with_state, state_of_estimate
-from parquill.tasks.orchestration.ui import called, name_run, run_name, show_estimate
+from parquill.tasks.orchestration.states import returns_state, state_of_estimate
+from parquill.tasks.orchestration.ui import flow_run_name, name_run, run_name, show_estimate
 
 
-@flow(name="estimate-cost", flow_run_name=called("estimate"), **FLOW_OPTIONS)
-@ends_with_state
+@flow(name="estimate-cost", flow_run_name=flow_run_name("estimate"), **FLOW_OPTIONS)
+@returns_state
 def estimate_cost(
     job: Job,
     date: Date | None = None,
@@ -37,14 +37,16 @@ def estimate_cost(
         pilot: Complete so many rows first (they are paid, and the run goes on from them); auto: as many as ±5 % takes
             within 1 % of the budget.
     """
-    placed, options = place_flow(job, date, limit, ())
+    placed, options = resolve_for_flow(job, date, limit, ())
     found = None
     if pilot is not None:
-        found = estimate_with_pilot(placed, options, None if pilot == "auto" else pilot, sharing_of, heed_cancelling)
+        found = estimate_with_pilot(
+            placed, options, None if pilot == "auto" else pilot, sharing_of, stop_when_cancelled
+        )
     found = found or estimate_placed(placed, options)
     name_run(run_name(job, found.estimate.rows, "estimate of "))
     show_estimate(placed, found.estimate, found.verdict, found.price)
-    tell_estimate(placed, found.estimate, found.verdict)
+    emit_estimate(placed, found.estimate, found.verdict)
     if found.error is not None:
         raise found.error
     return state_of_estimate(found.verdict, found.as_dict())

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from parquill.flows.complete_prompts import complete_prompts
 from parquill.tasks.job.load import PlainText
-from parquill.tasks.job.presets import Words, make_ready_job
+from parquill.tasks.job.presets import Phrase, preset_job
 from parquill.tasks.job.settings import JobName, Usd
 from parquill.tasks.orchestration.options import FLOW_OPTIONS
-from parquill.tasks.orchestration.states import ends_with_state
-from parquill.tasks.orchestration.ui import called
+from parquill.tasks.orchestration.states import returns_state
+from parquill.tasks.orchestration.ui import flow_run_name
 from parquill.tasks.prompts.template import column_template
 
 SYSTEM = "Summarize the user's text in {{ vars.length }}; answer with the summary alone."
@@ -23,16 +23,16 @@ LANGUAGE = " Write in {{ vars.language }}."
 GIVEN = {f"vars.{name}": name for name in ("length", "style", "language")}  # beside what those of every ready flow give
 
 
-@flow(name="summarize", flow_run_name=called(), **FLOW_OPTIONS)
-@ends_with_state
+@flow(name="summarize", flow_run_name=flow_run_name(), **FLOW_OPTIONS)
+@returns_state
 def summarize(
     input: str,  # noqa: A002 - the contract's name
     output: str,
     name: JobName = "summarize",
     text_column: Annotated[str, Field(min_length=1)] = "text",
-    length: Words = "two sentences",
-    style: Words | None = None,
-    language: Words | None = None,
+    length: Phrase = "two sentences",
+    style: Phrase | None = None,
+    language: Phrase | None = None,
     model: str = "gpt-6-luna",
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 150,
     run_usd: Usd | None = None,
@@ -68,4 +68,4 @@ def summarize(
         "max_output_tokens": max_output_tokens,
         "budget": {"run_usd": run_usd},
     }
-    return complete_prompts.fn(make_ready_job(job, settings or {}, GIVEN), date)
+    return complete_prompts.fn(preset_job(job, settings or {}, GIVEN), date)

@@ -11,11 +11,11 @@ from pydantic import Field
 from parquill.flows.complete_prompts import complete_prompts
 from parquill.tasks.job.glossary import read_glossary
 from parquill.tasks.job.load import PlainText
-from parquill.tasks.job.presets import Words, make_ready_job
+from parquill.tasks.job.presets import Phrase, preset_job
 from parquill.tasks.job.settings import JobName, Usd
 from parquill.tasks.orchestration.options import FLOW_OPTIONS
-from parquill.tasks.orchestration.states import ends_with_state
-from parquill.tasks.orchestration.ui import called
+from parquill.tasks.orchestration.states import returns_state
+from parquill.tasks.orchestration.ui import flow_run_name
 from parquill.tasks.prompts.template import column_expression, column_template
 
 SYSTEM = "You are a translator. Translate the user's text into {{ LANGUAGE }}; answer with the translation alone."
@@ -24,17 +24,17 @@ TONE = " Tone: {{ vars.tone }}."
 GIVEN = {"vars.glossary": "glossary", "vars.tone": "tone"}  # beside what parameters of every ready flow give
 
 
-@flow(name="translate", flow_run_name=called(), **FLOW_OPTIONS)
-@ends_with_state
+@flow(name="translate", flow_run_name=flow_run_name(), **FLOW_OPTIONS)
+@returns_state
 def translate(
     input: str,  # noqa: A002 - the contract's name
     output: str,
-    languages: Annotated[list[Words], Field(min_length=1)],
+    languages: Annotated[list[Phrase], Field(min_length=1)],
     name: JobName = "translate",
     text_column: Annotated[str, Field(min_length=1)] = "text",
     language_column: Annotated[str, Field(pattern=r"^[^\W\d]\w*$")] = "language",
-    glossary: dict[str, dict[str, str]] | Words | None = None,
-    tone: Words | None = None,
+    glossary: dict[str, dict[str, str]] | Phrase | None = None,
+    tone: Phrase | None = None,
     model: str = "gpt-6-luna",
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 500,
     run_usd: Usd | None = None,
@@ -81,4 +81,4 @@ def translate(
         "budget": {"run_usd": run_usd},
     }
     given = {**GIVEN, f"for_each.{language_column}": "languages"}
-    return complete_prompts.fn(make_ready_job(job, settings or {}, given), date)
+    return complete_prompts.fn(preset_job(job, settings or {}, given), date)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from prefect import task
 
-from parquill.tasks.llm.open_senders import sending_of
+from parquill.tasks.llm.open_senders import sender_for
 from parquill.tasks.orchestration.limit_store import sharing_of
 from parquill.tasks.orchestration.options import TASK_OPTIONS
-from parquill.tasks.orchestration.redaction import tells_no_data
+from parquill.tasks.orchestration.redaction import redact_errors
 from parquill.tasks.records import ShardRef
 
 
 @task(name="complete", task_run_name="complete-{shard.number}", **TASK_OPTIONS)
-@tells_no_data
+@redact_errors
 def complete_shard(state: Path, run_id: str, shard: ShardRef) -> bool:
     """Complete what the shard lacks; True when every row of it has its outcome. Raises DiskFailed."""
-    return sending_of(state, run_id, sharing_of).complete(shard)
+    return sender_for(state, run_id, sharing_of).complete(shard)

@@ -6,21 +6,21 @@ from prefect import get_run_logger, task
 
 from parquill.tasks.job.api_key import read_key
 from parquill.tasks.money.gate import pass_gate
-from parquill.tasks.money.month import booked_by_others
+from parquill.tasks.money.month import spent_by_others
 from parquill.tasks.orchestration.options import TASK_OPTIONS
-from parquill.tasks.orchestration.redaction import tells_no_data
+from parquill.tasks.orchestration.redaction import redact_errors
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.prompts.run_money import booked_totals
+from parquill.tasks.prompts.run_money import spent_totals
 from parquill.tasks.records import Estimate
 
 
 @task(name="gate", **TASK_OPTIONS)
-@tells_no_data
+@redact_errors
 def gate_budget(run: Run, estimate: Estimate) -> None:
     """Let the run pass if its cost fits. Raises RefusedByBudget, BadJob."""
     # a key that is not there is found before the run counts as begun
     read_key(run.job.endpoint)
-    verdict = pass_gate(run.job, estimate, run.price, booked_totals(run), booked_by_others(run.job, run.run_id))
+    verdict = pass_gate(run.job, estimate, run.price, spent_totals(run), spent_by_others(run.job, run.run_id))
     logger = get_run_logger()
     logger.info(verdict.sentence)
     if verdict.warning:

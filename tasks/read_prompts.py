@@ -6,7 +6,7 @@ from prefect import task
 
 from parquill.tasks.job.settings import Job
 from parquill.tasks.orchestration.options import TASK_OPTIONS
-from parquill.tasks.orchestration.redaction import tells_no_data
+from parquill.tasks.orchestration.redaction import redact_errors
 from parquill.tasks.orchestration.ui import name_run, run_name
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import prepare_run
@@ -14,7 +14,7 @@ from parquill.tasks.prompts.run import Run
 
 
 @task(name="read", **TASK_OPTIONS)
-@tells_no_data
+@redact_errors
 def read_prompts(job: Job, options: RunOptions) -> Run | None:
     """Plan the run, or find the one to go on with; None when nothing is to do. Raises BadJob, BadInput."""
     run = prepare_run(job, options)

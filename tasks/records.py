@@ -81,17 +81,17 @@ class Estimate:
     to_send: int
     prompt_tokens: int
     completion_tokens_expected: int
-    cost_expected: int
-    cost_p90: int
-    cost_worst: int
+    expected_nano: int
+    p90_nano: int
+    worst_nano: int
     basis: str
     largest_request: int  # prompt and output tokens of the largest request
     exact: bool
-    cost_low: int | None = None  # with cost_high the central 90 %; None without answers to learn from
-    cost_high: int | None = None
+    low_nano: int | None = None  # with high_nano the central 90 %; None without answers to learn from
+    high_nano: int | None = None
     output_shares: list[tuple[int, float]] = field(default_factory=list)  # by bin of output length, see money.history
-    paid: int = 0  # what rows that had their outcome when this was estimated cost, and their worst case
-    paid_worst: int = 0
+    paid_nano: int = 0  # what rows that had their outcome when this was estimated cost, and their worst case
+    paid_worst_nano: int = 0
     rejected: dict[str, int] = field(default_factory=dict)  # error code -> rows
     first_rejected: str | None = None
     counted_tokens: int = 0  # prompt tokens before a learned correction
@@ -215,6 +215,6 @@ class Totals:
             self.statuses[status] = self.statuses.get(status, 0) + count
 
 
-def money(amount: Decimal) -> str:
+def usd_text(amount: Decimal) -> str:
     """A decimal string for JSON: plain digits, never an exponent."""
     return format(amount, "f")

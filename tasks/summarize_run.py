@@ -8,25 +8,25 @@ from prefect import task
 
 from parquill.tasks.errors import StoppedByBudget
 from parquill.tasks.llm.send_result import SendResult
-from parquill.tasks.orchestration.events import tell_end
+from parquill.tasks.orchestration.events import emit_end
 from parquill.tasks.orchestration.flow_run import wait_for_server
 from parquill.tasks.orchestration.options import TASK_OPTIONS
-from parquill.tasks.orchestration.redaction import tells_no_data
+from parquill.tasks.orchestration.redaction import redact_errors
 from parquill.tasks.orchestration.ui import name_run, run_name, show_summary
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.results.finish import finish_run
-from parquill.tasks.results.totals import RowSums
+from parquill.tasks.results.totals import ResultTotals
 
 
 @task(name="summarize", **TASK_OPTIONS)
-@tells_no_data
-def summarize_run(run: Run, sums: RowSums, ending: SendResult) -> dict[str, Any]:
+@redact_errors
+def summarize_run(run: Run, sums: ResultTotals, ending: SendResult) -> dict[str, Any]:
     """Write the summary and give it. Raises StoppedByBudget, ServiceStopped or TooManyNotOk after that."""
     summary, error = finish_run(run, sums, ending)
     wait_for_server()  # the files are whole by now
     name_run(run_name(run.job, run.estimate.rows))  # once more: the server may have been away at the first time
     show_summary(run, sums, summary)
-    tell_end(run, summary, is_short=isinstance(error, StoppedByBudget))
+    emit_end(run, summary, is_short=isinstance(error, StoppedByBudget))
     if error is not None:
         raise error
     return summary

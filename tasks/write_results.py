@@ -5,15 +5,15 @@ from __future__ import annotations
 from prefect import task
 
 from parquill.tasks.orchestration.options import TASK_OPTIONS
-from parquill.tasks.orchestration.redaction import tells_no_data
+from parquill.tasks.orchestration.redaction import redact_errors
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.results.totals import RowSums
+from parquill.tasks.results.totals import ResultTotals
 from parquill.tasks.results.writer import write_results as write_parts
 
 
 @task(name="write", **TASK_OPTIONS)
-@tells_no_data
-def write_results(run: Run, *, over_budget: bool) -> RowSums:
+@redact_errors
+def write_results(run: Run, *, over_budget: bool) -> ResultTotals:
     """Write one line for each planned row and swap the parts in. Raises DiskFailed, DamagedJournal."""
     sums, _ = write_parts(run, budget_short=over_budget)
     return sums

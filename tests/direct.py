@@ -14,22 +14,22 @@ import pyarrow.parquet as pq
 from parquill.tasks.job.load import make_job
 from parquill.tasks.limits.shared import ALONE, Sharing
 from parquill.tasks.llm.client import aiohttp_transport
-from parquill.tasks.llm.open_senders import sending
+from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.prompts.prepare import prepare_run
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.results.finish import finish_run, stop_early
-from parquill.tasks.results.totals import RowSums
+from parquill.tasks.results.finish import finish_run, summary_while_running
+from parquill.tasks.results.totals import ResultTotals
 from parquill.tasks.results.writer import write_results
 from parquill.tasks.storage.disk import DISK, Disk
-from parquill.tasks.storage.folders import Folders, hold
+from parquill.tasks.storage.folders import Folders, lock_folders
 
 
 def job_of(folder: Path, texts: Sequence[str], url: str, **settings: Any) -> dict[str, Any]:
     """Write texts as a Parquet file with ids and give the settings of a job over it."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = pa.table({"id": [f"r{place}" for place in range(len(texts))], "text": list(texts)})
+    table = pa.table({"id": [f"r{row}" for row in range(len(texts))], "text": list(texts)})
     pq.write_table(table, folder / "prompts.parquet")
     return {
         "name": "direct",
@@ -52,19 +52,19 @@ def run_steps(
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
     disk: Disk = DISK,
     sharing: Sharing = ALONE,
-) -> tuple[Run, RowSums] | None:
+) -> tuple[Run, ResultTotals] | None:
     """Read, complete, write and summarize a job to its end, as the flow does; None when nothing is to do."""
-    job, options = place(make_job(settings), None, limit, redo)
+    job, options = resolve_job(make_job(settings), None, limit, redo)
     folders = Folders.of(job.output, job.state)
     folders.create(disk)
-    with hold(folders, "a test"):
+    with lock_folders(folders, "a test"):
         run = prepare_run(job, options, disk=disk)
         if run is None:
             return None
-        with stop_early(run, disk):
-            with sending(run, transport, disk, sharing) as opened, ThreadPoolExecutor(4) as threads:
-                list(threads.map(opened.complete, [shard for shard in run.shards if not run.is_done(shard)]))
-                ending = SendResult.of(opened)
+        with summary_while_running(run, disk):
+            with open_sender(run, transport, disk, sharing) as run_sender, ThreadPoolExecutor(4) as threads:
+                list(threads.map(run_sender.complete, [shard for shard in run.shards if not run.is_done(shard)]))
+                ending = SendResult.of(run_sender)
             sums, _ = write_results(run, budget_short=ending.over_budget > 0, disk=disk)
             finish_run(run, sums, ending, disk)
         return run, sums

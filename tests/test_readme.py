@@ -9,7 +9,7 @@ from parquill.flows.cli.commands import cli
 from parquill.flows.cli.starter import STARTER
 from parquill.tasks.job.endpoint import Endpoint
 from parquill.tasks.job.load import make_job, parse_yaml
-from parquill.tasks.job.settings import Budget, Job, Limits, Prompt, Retry
+from parquill.tasks.job.settings import BudgetSettings, Job, LimitSettings, PromptSettings, RetrySettings
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -35,10 +35,10 @@ def test_every_setting_is_told() -> None:
     }
     assert names == set(Job.model_fields)
     inner = {name for line in table.splitlines()[1:] for name in re.findall(r"`([a-z_]+)`", line)}
-    groups = (Endpoint, Budget, Limits, Retry)
+    groups = (Endpoint, BudgetSettings, LimitSettings, RetrySettings)
     later = {"approval_usd"}  # refused until they are built
     assert {name for group in groups for name in group.model_fields} - later <= inner
-    assert set(Prompt.model_fields) == {"system", "user"}
+    assert set(PromptSettings.model_fields) == {"system", "user"}
 
 
 def test_the_starter_is_a_job() -> None:

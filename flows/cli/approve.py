@@ -13,10 +13,10 @@ import click
 import orjson
 import tenacity
 
-from parquill.flows.cli.console import say
+from parquill.flows.cli.console import print_line
 from parquill.tasks.errors import NotApproved, ParquillError
 from parquill.tasks.money.gate import Verdict
-from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.money.prices import format_usd, usd_to_nano
 from parquill.tasks.prompts.approvals import approve_run, is_approved
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.results.escaping import unescape
@@ -38,19 +38,21 @@ def ask_on_terminal(run: Run, verdict: Verdict, *, may_wait: bool) -> None:
     limit = run.job.budget.approval_usd
     if is_approved(run) or limit is None:
         return
-    told = f"expected {dollars(verdict.expected)} is above budget.approval_usd = {dollars(nano_of(limit))}"
+    told = (
+        f"expected {format_usd(verdict.expected_nano)} is above budget.approval_usd = {format_usd(usd_to_nano(limit))}"
+    )
     if sys.stdin.isatty() and sys.stderr.isatty():
         try:
             is_yes = click.confirm(f"{told}. Spend it?", default=False, err=True)
         except click.Abort:  # Ctrl-D; of Ctrl-C the caller knows
-            say("")  # the question's line is open still
+            print_line("")  # the question's line is open still
             raise NotApproved(f"not approved, the question was not answered: {told}") from None
         if not is_yes:
             raise NotApproved(f"declined: {told}")
         approve_run(run, "terminal")
     elif may_wait:
         timeout_s()
-        say(f"{told}: waiting for approval in Prefect's UI, or by `parquill approve {run.job.name}`")
+        print_line(f"{told}: waiting for approval in Prefect's UI, or by `parquill approve {run.job.name}`")
     else:
         raise NotApproved(
             f"{told}, and nobody can be asked here: run it at a terminal, or with a Prefect server in PREFECT_API_URL"
@@ -67,7 +69,7 @@ def waiting() -> list[FlowRun]:
     from parquill.tasks.orchestration.approval import KEY
 
     paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
-    with _served(), get_client(sync_client=True) as client:
+    with prefect_errors_as_messages(), get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=paused, sort=FlowRunSort.START_TIME_DESC, limit=200)
     return [each for each in found if each.state is not None and str(_key(each)).startswith(KEY)]
 
@@ -82,7 +84,11 @@ def question_of(run: FlowRun) -> dict[str, str | None]:
 
     assert run.state is not None  # noqa: S101 - it waits
     until, asked = run.state.state_details.pause_timeout, None
-    with _served(), get_client(sync_client=True) as client, contextlib.suppress(PrefectHTTPStatusError):
+    with (
+        prefect_errors_as_messages(),
+        get_client(sync_client=True) as client,
+        contextlib.suppress(PrefectHTTPStatusError),
+    ):
         # it is not there yet in the first moments
         told = client.read_flow_run_input(run.id, keyset_from_paused_state(run.state)["description"])
         asked = unescape(orjson.loads(told).partition("\n")[0].rpartition(ASKS)[2])
@@ -115,7 +121,7 @@ def answer(name: str, *, approve: bool, sleep: Callable[[float], None] = time.sl
         reraise=True,
     )
     try:
-        with _served():
+        with prefect_errors_as_messages():
             resuming(resume_flow_run, meant[0].id, run_input={"approve": approve})
     except (NotPausedError, FlowPauseTimeout):
         raise ParquillError(f"the run {meant[0].name} does not wait any more") from None
@@ -133,7 +139,7 @@ def _key(run: FlowRun) -> Any:
     return run.state.state_details.pause_key if run.state is not None else None
 
 
-class _served:  # noqa: N801 - reads as what it is: with a server
+class prefect_errors_as_messages:  # noqa: N801 - reads as what it is: with a server
     """Turn a server that does not answer, or refuses, into one sentence."""
 
     def __enter__(self) -> None:

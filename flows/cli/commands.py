@@ -16,11 +16,11 @@ import click
 import orjson
 
 from parquill.flows.cli.options import Day, PilotRows, Whole, job_options
-from parquill.flows.cli.prefect_server import configure
+from parquill.flows.cli.prefect_server import set_prefect_defaults
 from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job.load import load_job
 from parquill.tasks.job.settings import MAX_ROWS, Job
-from parquill.tasks.orchestration.redaction import replace_error
+from parquill.tasks.orchestration.redaction import safe_error
 from parquill.tasks.records import STATUSES
 from parquill.tasks.results.escaping import one_line
 
@@ -109,7 +109,7 @@ def estimate(
 
     Exit 3 when it does not fit the budget. Only `--pilot` sends requests and needs a key.
     """
-    from parquill.flows.cli.console import say, show_estimate
+    from parquill.flows.cli.console import print_line, show_estimate
     from parquill.tasks.llm.dry_run import estimate_placed
 
     if pilot is not None and prices_on is not None:
@@ -119,7 +119,7 @@ def estimate(
         options = replace(options, day=prices_on)
     found = _pilot(placed, options, pilot) if pilot is not None else None
     if found is not None and found.sentence:
-        say(found.sentence)
+        print_line(found.sentence)
     if compare:
         from parquill.flows.cli.compare import compare_models
         from parquill.flows.cli.lists import show_comparison
@@ -134,20 +134,20 @@ def estimate(
     else:
         show_estimate(found.estimate, found.verdict, found.price, found.completed, error=found.error)
     if found.error is not None:
-        raise _Told(found.error)
+        raise _Reported(found.error)
     if not found.verdict.fits:
         sys.exit(3)
 
 
 def _pilot(job: Job, options: Any, rows: int) -> Any:
-    from parquill.flows.cli.console import say, show_bar
+    from parquill.flows.cli.console import print_line, show_bar
     from parquill.flows.cli.run import interrupted_by_signals, stop_on_signal
     from parquill.tasks.llm.dry_run import estimate_with_pilot
 
     with interrupted_by_signals(), stop_on_signal(), show_bar():
         found = estimate_with_pilot(job, options, rows or None, _sharing)
     if found is None:
-        say("no pilot: every row has its answer already")
+        print_line("no pilot: every row has its answer already")
     return found
 
 
@@ -184,7 +184,7 @@ def run(
     if as_json and summary is not None:
         _print_json(summary)
     if error is not None:
-        raise _Told(error) if as_json and summary is not None else error
+        raise _Reported(error) if as_json and summary is not None else error
 
 
 @cli.command()
@@ -205,7 +205,7 @@ def report(place: str, overrides: Sequence[str], day: date | None, failed: bool,
     if as_json:
         _print_json({**latest.summary, **({"failed": list(rows)} if rows is not None else {})})
         return
-    show_summary(latest.summary, latest.output, latest.named)
+    show_summary(latest.summary, latest.output, latest.output_uri)
     if rows is not None:
         show_failed(rows)
 
@@ -226,16 +226,16 @@ def spend(job: str | None, month: str | None, resolve: str | None, as_json: bool
 
     It also shows where the month is going. JOB is a job file or a job's name.
     """
-    from parquill.flows.cli.console import say
-    from parquill.flows.cli.spend import read_spending, scope_of, show_spending
+    from parquill.flows.cli.console import print_line
+    from parquill.flows.cli.spend import parse_query, read_spending, show_spending
 
     today = datetime.now(UTC).date()
-    found = read_spending(scope_of(job, month, today), today, resolve)
+    found = read_spending(parse_query(job, month, today), today, resolve)
     if as_json:
         _print_json(found)
     else:
         for line in show_spending(found):
-            say(line)
+            print_line(line)
 
 
 @cli.command()
@@ -270,20 +270,20 @@ def approve(run: str | None, decline: bool, as_json: bool) -> None:
     its job.
     """
     from parquill.flows.cli.approve import answer, question_of, waiting
-    from parquill.flows.cli.console import say
+    from parquill.flows.cli.console import print_line
 
     if run is None:
         found = [{"id": str(each.id), "name": each.name, **question_of(each)} for each in waiting()]
         if as_json:
             _print_json({"waiting": found})
         for each in found if not as_json else ():
-            say(f"{each['id']}  {each['name']}: {each['question']} (until {each['until']})")
+            print_line(f"{each['id']}  {each['name']}: {each['question']} (until {each['until']})")
         if not found and not as_json:
-            say("no run waits for approval")
+            print_line("no run waits for approval")
         return
     name = answer(run, approve=not decline)
     word = "declined" if decline else "approved"
-    _print_json({"run": name, "answer": word}) if as_json else say(f"{name} is {word}")
+    _print_json({"run": name, "answer": word}) if as_json else print_line(f"{name} is {word}")
 
 
 @cli.command("serve-model", context_settings={"ignore_unknown_options": True})
@@ -303,12 +303,12 @@ def serve_model(port: int, slots: int, command: Sequence[str]) -> None:
 
 
 def _place(job: Job, day: date | None, limit: int | None = None) -> tuple[Job, Any]:
-    from parquill.tasks.prompts.resolve import place
+    from parquill.tasks.prompts.resolve import resolve_job
 
-    return place(job, day, limit, ())
+    return resolve_job(job, day, limit, ())
 
 
-class _Told(Exception):
+class _Reported(Exception):
     def __init__(self, error: ParquillError) -> None:
         super().__init__(str(error))
         self.error = error
@@ -316,11 +316,11 @@ class _Told(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with the contract's codes; errors are one sentence on stderr."""
-    configure()
+    set_prefect_defaults()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.exit(cli.main(words, prog_name="parquill", standalone_mode=False) or 0)
-    except _Told as told:
+    except _Reported as told:
         click.echo(f"parquill: {one_line(told.error)}", err=True)
         sys.exit(told.error.exit_code)
     except ParquillError as error:
@@ -341,5 +341,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("PARQUILL_TRACEBACK"):
             raise
-        click.echo(f"parquill: {replace_error(error)}", err=True)
+        click.echo(f"parquill: {safe_error(error)}", err=True)
         sys.exit(1)

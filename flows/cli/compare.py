@@ -10,8 +10,8 @@ from parquill.tasks.errors import BadJob
 from parquill.tasks.job.reasoning import thinks
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.estimate import estimate_json
-from parquill.tasks.money.gate import judge
-from parquill.tasks.money.prices import Price, find_price, price_of
+from parquill.tasks.money.gate import check_budget
+from parquill.tasks.money.prices import ModelPrice, find_price, price_of
 from parquill.tasks.money.shutdowns import find_shutdown
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import estimate_job
@@ -46,14 +46,14 @@ def compare_models(job: Job, options: RunOptions, models: Sequence[str], today: 
                 "shutdown_note": shutdown.sentence(today) if shutdown is not None else None,
                 "fits_window": "too_long" not in estimate.rejected,
                 "rows_too_long": estimate.rejected.get("too_long", 0),
-                "fits_budget": judge(other, estimate, price).fits,
+                "fits_budget": check_budget(other, estimate, price).fits,
             }
         )
     entries.sort(key=lambda entry: float(entry["estimate"]["cost_usd_expected"]))
     return {"rows": rows, "models": entries}
 
 
-def _price_of(job: Job, other: Job, day: date) -> Price:
+def _price_of(job: Job, other: Job, day: date) -> ModelPrice:
     """The price at the job's address; that of its own seller for another model that the address does not sell.
 
     Nothing is sent at such a price, and `prices.source` names the seller. Raises BadJob.

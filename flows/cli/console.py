@@ -18,7 +18,7 @@ from rich.table import Table
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.money.gate import Verdict
-from parquill.tasks.money.prices import Price, dollars
+from parquill.tasks.money.prices import ModelPrice, format_usd
 from parquill.tasks.records import Estimate
 from parquill.tasks.results.escaping import one_line
 from parquill.tasks.results.excess import has_excess, money_sentences
@@ -26,28 +26,28 @@ from parquill.tasks.results.reply_warnings import reply_sentences
 from parquill.tasks.storage.uri import join
 
 if TYPE_CHECKING:
-    from parquill.tasks.llm.run_sender import Sending
+    from parquill.tasks.llm.run_sender import RunSender
 
 PLAIN_INTERVAL_S = 5.0
 POLL_INTERVAL_S = 0.2
 console = Console(stderr=True, highlight=False)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """One plain line; nothing in it is taken for markup, nor obeyed by the terminal."""
     console.print(escape(one_line(text)), soft_wrap=True)
 
 
-class _Saying(logging.Handler):
+class _LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Say it."""
-        say(record.getMessage())
+        print_line(record.getMessage())
 
 
 @contextlib.contextmanager
-def journals_are_heard() -> Iterator[None]:
+def journal_warnings_to_stderr() -> Iterator[None]:
     """Say in the terminal what is reported of journals."""
-    log, handler = logging.getLogger("parquill.journal"), _Saying()
+    log, handler = logging.getLogger("parquill.journal"), _LineHandler()
     log.addHandler(handler)
     try:
         yield
@@ -67,7 +67,7 @@ def _pairs(pairs: dict[str, str]) -> Table:
 def show_estimate(
     estimate: Estimate,
     verdict: Verdict,
-    price: Price,
+    price: ModelPrice,
     completed: int = 0,
     *,
     error: ParquillError | None = None,
@@ -82,34 +82,34 @@ def show_estimate(
         "rows to send": f"{estimate.to_send - completed:,}" + (f" ({completed:,} are completed)" if completed else ""),
         "prompt tokens": f"{estimate.prompt_tokens:,}",
         "completion tokens, expected": f"{estimate.completion_tokens_expected:,}",
-        "cost, expected": dollars(estimate.cost_expected),
+        "cost, expected": format_usd(estimate.expected_nano),
         **interval(estimate),
-        "cost, p90": dollars(estimate.cost_p90),
-        "cost, worst case": dollars(estimate.cost_worst),
+        "cost, p90": format_usd(estimate.p90_nano),
+        "cost, worst case": format_usd(estimate.worst_nano),
     }
     if estimate.rejected:
         pairs["rows that cannot be sent"] = ", ".join(f"{code} {n:,}" for code, n in sorted(estimate.rejected.items()))
     console.print(_pairs(pairs))
     if estimate.tokens_note:
-        say(f"prompt tokens are {estimate.tokens_note}")
+        print_line(f"prompt tokens are {estimate.tokens_note}")
     if estimate.first_rejected and error is None:
-        say(f"the first of them: {estimate.first_rejected}")
+        print_line(f"the first of them: {estimate.first_rejected}")
     for note in estimate.input_notes:
-        say(f"warning: {note}")
+        print_line(f"warning: {note}")
     if estimate.reuse_note:
-        say(estimate.reuse_note)
-    say(f"{estimate.basis}; prices: {price.source}, {price.version}")
+        print_line(estimate.reuse_note)
+    print_line(f"{estimate.basis}; prices: {price.source}, {price.version}")
     if error is None and not is_refused:
-        say(verdict.sentence)
+        print_line(verdict.sentence)
     if verdict.warning:
-        say(f"warning: {verdict.warning}")
+        print_line(f"warning: {verdict.warning}")
 
 
 def interval(estimate: Estimate) -> dict[str, str]:
     """The 90 % interval, where there were answers to learn from."""
-    if estimate.cost_low is None or estimate.cost_high is None:
+    if estimate.low_nano is None or estimate.high_nano is None:
         return {}
-    return {"cost, 90 % interval": f"{dollars(estimate.cost_low)} to {dollars(estimate.cost_high)}"}
+    return {"cost, 90 % interval": f"{format_usd(estimate.low_nano)} to {format_usd(estimate.high_nano)}"}
 
 
 def _figures(summary: dict[str, Any]) -> dict[str, str]:
@@ -143,19 +143,19 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
     return pairs
 
 
-def show_summary(summary: dict[str, Any], output: Path | None, named: str) -> None:
-    """What ran, what it cost, where the files are; `named` is how people call the output, `output` its local folder."""
+def show_summary(summary: dict[str, Any], output: Path | None, output_uri: str) -> None:
+    """What ran, what it cost, where the files are; `output` is the local folder of `output_uri`."""
     console.print(_pairs(_figures(summary)))
     counted = summary.get("counted")
     if counted and counted["meaning"]:
-        say(counted["meaning"])
+        print_line(counted["meaning"])
     for sentence in [*reply_sentences(summary), *money_sentences(summary)]:
-        say(sentence)
+        print_line(sentence)
     if summary["exit_code"] == 0 and summary["message"]:
-        say(summary["message"])
+        print_line(summary["message"])
     for place in ("results", "summary.json", "report.html"):
         if output is None or (output / place).exists():
-            say(join(named, place) + ("/" if place == "results" else ""))
+            print_line(join(output_uri, place) + ("/" if place == "results" else ""))
 
 
 @contextlib.contextmanager
@@ -172,32 +172,38 @@ def show_bar() -> Iterator[None]:
         thread.join(5)
 
 
-def _spent(opened: Sending) -> str:
-    budget = opened.budget
-    return dollars(budget.settled) + (f" of {dollars(budget.limit)}" if budget.limit is not None else "") + " spent"
+def _spent(run_sender: RunSender) -> str:
+    budget = run_sender.budget
+    return (
+        format_usd(budget.settled) + (f" of {format_usd(budget.limit)}" if budget.limit is not None else "") + " spent"
+    )
 
 
-def _opened() -> Sending | None:
+def _active_sender() -> RunSender | None:
     import sys
 
     module = sys.modules.get("parquill.tasks.llm.open_senders")
-    opened: list[Sending] = module.open_sendings() if module else []
-    return opened[0] if opened else None
+    run_sender: list[RunSender] = module.open_sendings() if module else []
+    return run_sender[0] if run_sender else None
 
 
-class _News:
+class _NoticePrinter:
     """Says once what the parts of a run report: soft limits that are passed, outages, how limits are shared."""
 
     def __init__(self) -> None:
         self._warned = self._told = self._of_service = 0
 
-    def say(self, opened: Sending) -> None:
+    def print_new(self, run_sender: RunSender) -> None:
         """Say what is new."""
         # they grow meanwhile
-        warnings, told, service = list(opened.soft_limits.told), list(opened.shared.told), list(opened.sender.told)
+        warnings, told, service = (
+            list(run_sender.soft_limits.told),
+            list(run_sender.shared.told),
+            list(run_sender.sender.told),
+        )
         warned = [*warnings[self._warned :], *service[self._of_service :]]
         for text in [*(f"warning: {text}" for text in warned), *told[self._told :]]:
-            say(text)
+            print_line(text)
         self._warned, self._told, self._of_service = len(warnings), len(told), len(service)
 
 
@@ -212,31 +218,31 @@ def _bar(over: threading.Event) -> None:
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = None
-        news = _News()
+        news = _NoticePrinter()
         while not over.wait(POLL_INTERVAL_S):
-            opened = _opened()
-            if opened is None:
+            run_sender = _active_sender()
+            if run_sender is None:
                 continue
-            news.say(opened)
-            progress = opened.sender.progress
-            rate = f"{progress.pace(time.monotonic()):,.0f} rows/s"
+            news.print_new(run_sender)
+            progress = run_sender.sender.progress
+            rate = f"{progress.rate(time.monotonic()):,.0f} rows/s"
             if task is None:
                 task = bar.add_task("completing", total=progress.total, rate=rate, spent="")
-            bar.update(task, completed=progress.done, rate=rate, spent=_spent(opened))
+            bar.update(task, completed=progress.done, rate=rate, spent=_spent(run_sender))
 
 
 def _lines(over: threading.Event) -> None:
-    news, said = _News(), time.monotonic()
+    news, said = _NoticePrinter(), time.monotonic()
     while not over.wait(POLL_INTERVAL_S):
-        opened = _opened()
-        if opened is None:
+        run_sender = _active_sender()
+        if run_sender is None:
             continue
-        news.say(opened)
+        news.print_new(run_sender)
         if time.monotonic() - said < PLAIN_INTERVAL_S:
             continue
         said = time.monotonic()
-        progress = opened.sender.progress
+        progress = run_sender.sender.progress
         now = time.monotonic()
-        left = progress.left_s(now)
-        told = f"{progress.done:,} of {progress.total:,} rows, {progress.pace(now):,.0f} rows/s, {_spent(opened)}"
-        say(told + ("" if left is None else f", {left:,.0f} s left"))
+        left = progress.eta_s(now)
+        told = f"{progress.done:,} of {progress.total:,} rows, {progress.rate(now):,.0f} rows/s, {_spent(run_sender)}"
+        print_line(told + ("" if left is None else f", {left:,.0f} s left"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from parquill.flows.cli.prefect_server import check_home, check_patience, named_server
+from parquill.flows.cli.prefect_server import check_home, check_patience, configured_server_url
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job.api_key import Key, header_names, read_key
 from parquill.tasks.job.reasoning import warn_of_thinking
@@ -23,8 +23,8 @@ from parquill.tasks.money.ledger_database import ledger_url
 from parquill.tasks.money.prices import find_price, price_of
 from parquill.tasks.money.shutdowns import find_shutdown, listed_shutdown
 from parquill.tasks.money.tokens import TokenCounter
-from parquill.tasks.prompts.prepare import look
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.prepare import open_source
+from parquill.tasks.prompts.resolve import resolve_job
 
 
 class Hint(str):
@@ -85,16 +85,16 @@ def _prefect() -> str:
     if version != "3.9.1":
         raise ParquillError(f"Prefect {version} is installed; pip install 'prefect==3.9.1'")
     check_patience()
-    address = named_server()
+    address = configured_server_url()
     if not address:
         return (
             f"{version}, with its embedded server (PREFECT_API_URL is not set), which keeps its files in {check_home()}"
         )
-    from parquill.tasks.orchestration.api_client import reaching, without_password  # Prefect takes 1.3 s to import
+    from parquill.tasks.orchestration.api_client import http_client, without_password  # Prefect takes 1.3 s to import
 
     told = without_password(address)
     try:
-        with reaching(address) as client:
+        with http_client(address) as client:
             reply = client.get(f"{address.rstrip('/')}/health")
     except (httpx.HTTPError, httpx.InvalidURL):
         raise ParquillError(f"no server answers at PREFECT_API_URL={told}; start it or unset the variable") from None
@@ -107,8 +107,8 @@ def _prefect() -> str:
 
 def _examine_job(job: Job, today: date) -> Iterator[Check]:
     day = datetime.now(job.zone).date()
-    placed, _ = place(job, day, None, ())
-    yield _check("input", lambda: f"{look(placed).rows:,} rows in {placed.input}")
+    placed, _ = resolve_job(job, day, None, ())
+    yield _check("input", lambda: f"{open_source(placed).rows:,} rows in {placed.input}")
     yield _check("price", lambda: _told_price(placed))
     yield _check("tokenizer", lambda: _tokenizer(placed))
     yield _check("max_output_tokens", lambda: _output_tokens(placed))

@@ -23,10 +23,10 @@ def main() -> None:
     """Run the command; SIGTERM is what Ctrl-C is. The process ends with the code of the SystemExit."""
     _use_utf8()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+        signal.signal(number, _exit_interrupted)
     code = 1
     # registered before any other, so it runs after all others: whatever has to be said, closed or sent has been
-    atexit.register(lambda: _end(code))
+    atexit.register(lambda: _flush_and_exit(code))
     from parquill.flows.cli.commands import main as run
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -52,11 +52,11 @@ def _use_utf8() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
+def _exit_interrupted(_number: int, _frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)
 
 
-def _end(code: int) -> None:
+def _flush_and_exit(code: int) -> None:
     streams: list[TextIO | None] = [sys.stdout, sys.stderr]  # none that was closed before the command began
     for stream in streams:
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from parquill.flows.cli.console import say
+from parquill.flows.cli.console import print_line
 
 if TYPE_CHECKING:
     from parquill.flows.cli.doctor import Check
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 def show_preview(rows: list[dict[str, Any]]) -> None:
     """Each request: where its row is, its tokens, its body."""
     for row in rows:
-        say(f"--- {row['source_file']}, row {row['row_number']}: {row['prompt_tokens'] or 0:,} prompt tokens")
+        print_line(f"--- {row['source_file']}, row {row['row_number']}: {row['prompt_tokens'] or 0:,} prompt tokens")
         if row["error"]:
-            say(row["error"])
+            print_line(row["error"])
         if row["body"] is not None:
-            say(f"POST {row['url']}")
+            print_line(f"POST {row['url']}")
             for name, variable in row["headers"].items():
-                say(f"{name}: (from {variable})")
+                print_line(f"{name}: (from {variable})")
             for line in orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode().split("\n"):
-                say(line)
+                print_line(line)
 
 
 def show_comparison(found: dict[str, Any]) -> None:
     """Each model's estimate in a table, the cheapest first, and below it what is to be known of each."""
     for line in comparison_lines(found):
-        say(line)
+        print_line(line)
 
 
 def comparison_lines(found: dict[str, Any]) -> Iterator[str]:
@@ -77,15 +77,15 @@ def show_failed(rows: Iterable[dict[str, Any]]) -> None:
     """Each row that is not ok."""
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007 - counted for the last line
-        say(
+        print_line(
             f"{row['source_file']}, row {row['row_number']}: {row['status']}, {row['error_code']}: "
             f"{row['error_message']}"
         )
-    say(f"{count:,} rows are not ok")
+    print_line(f"{count:,} rows are not ok")
 
 
 def show_checks(checks: Iterable[Check]) -> None:
     """Each check: ok, what to look at, or what to do."""
     for check in checks:
         word = "FAIL" if not check.ok else "warn" if check.warns else "ok  "
-        say(f"{word} {check.name}: {check.told}")
+        print_line(f"{word} {check.name}: {check.told}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from parquill.flows.cli.console import say
+from parquill.flows.cli.console import print_line
 from parquill.tasks.errors import ParquillError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ MIN_TIMEOUT_S = 1.0
 SERVER_TIMEOUT_S = 60.0  # a server that is being restarted when a nightly command begins must not cost the night
 
 
-def configure() -> None:
+def set_prefect_defaults() -> None:
     """Set what must be set before Prefect is imported; what the user has set stays."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # one sentence at the end tells what Prefect's tracebacks tell in fifty lines; its own log has them
@@ -54,7 +54,7 @@ class EmbeddedServer:
     """
 
     def __init__(self) -> None:
-        self.needed = not named_server()
+        self.needed = not configured_server_url()
         self._process: subprocess.Popen[bytes] | None = None
         self._url = ""
 
@@ -90,7 +90,7 @@ class EmbeddedServer:
         from prefect.context import refresh_global_settings_context
         from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
 
-        from parquill.tasks.orchestration.api_client import reaching, without_password
+        from parquill.tasks.orchestration.api_client import http_client, without_password
 
         check_patience()
         if self._process is not None:
@@ -99,25 +99,26 @@ class EmbeddedServer:
             os.environ["PREFECT_API_URL"] = os.environ[EMBEDDED] = self._url
             if PREFECT_SERVER_API_AUTH_STRING.value():  # what the user's own server wants, this one wants too
                 os.environ["PREFECT_API_AUTH_STRING"] = PREFECT_SERVER_API_AUTH_STRING.value()
-            _go_past_proxies(HOST)
+            _bypass_proxies(HOST)
             refresh_global_settings_context()
         address = str(PREFECT_API_URL.value()).rstrip("/")
         named = without_password(address)
         is_told = self._process is not None
         until = clock() + (START_TIMEOUT_S if self._process is not None else SERVER_TIMEOUT_S)
-        with reaching(address) as client:
+        with http_client(address) as client:
             while not (answer := _ask(client, address)).is_there:
                 ended = self._process is not None and self._process.poll() is not None
                 if answer.is_wrong or ended or clock() >= until:
                     raise ParquillError(self._away(named, answer))
                 if not is_told:
-                    say(
-                        f"no Prefect server answers at PREFECT_API_URL={named}; waiting {SERVER_TIMEOUT_S:.0f} s for it at most"
+                    print_line(
+                        f"no Prefect server answers at PREFECT_API_URL={named}; waiting for it for at most "
+                        f"{SERVER_TIMEOUT_S:.0f} s"
                     )
                     is_told = True
                 sleep(0.1)
 
-    def _away(self, address: str, answer: _Answer) -> str:
+    def _away(self, address: str, answer: _HealthCheck) -> str:
         if answer.refusal is not None:
             return (
                 f"the Prefect server at PREFECT_API_URL={address} does not know who asks (HTTP {answer.refusal}); set "
@@ -150,7 +151,7 @@ class EmbeddedServer:
                 self._process.kill()
 
 
-class _Answer(NamedTuple):
+class _HealthCheck(NamedTuple):
     """Of a server that is asked whether it is well; `is_wrong` if it never will be, at this address."""
 
     is_there: bool
@@ -160,23 +161,23 @@ class _Answer(NamedTuple):
     is_at: str | None = None  # of one that is at /api of this address
 
 
-def _ask(client: httpx.Client, address: str) -> _Answer:
+def _ask(client: httpx.Client, address: str) -> _HealthCheck:
     import httpx
 
     try:
         reply = client.get(f"{address}/health")
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-        return _Answer(is_there=False, is_wrong=True)
+        return _HealthCheck(is_there=False, is_wrong=True)
     except httpx.HTTPError:
-        return _Answer(is_there=False)
+        return _HealthCheck(is_there=False)
     if reply.next_request is not None:
-        return _Answer(is_there=False, is_wrong=True, moved_to=_as_told(reply.next_request.url))
+        return _HealthCheck(is_there=False, is_wrong=True, moved_to=_as_told(reply.next_request.url))
     refusal = reply.status_code if reply.status_code in {401, 403} else None
     # Prefect's pages answer any path with a page of their own, and its API with `true`
     is_page = reply.is_success and "html" in reply.headers.get("content-type", "")
     if (is_page or reply.status_code == 404) and not address.endswith("/api") and _is_api(client, f"{address}/api"):
-        return _Answer(is_there=False, is_wrong=True, is_at=_as_told(httpx.URL(f"{address}/api")))
-    return _Answer(is_there=reply.is_success, is_wrong=reply.is_client_error, refusal=refusal)
+        return _HealthCheck(is_there=False, is_wrong=True, is_at=_as_told(httpx.URL(f"{address}/api")))
+    return _HealthCheck(is_there=reply.is_success, is_wrong=reply.is_client_error, refusal=refusal)
 
 
 def _is_api(client: httpx.Client, address: str) -> bool:
@@ -227,7 +228,7 @@ def _has_proxy(address: str) -> bool:
     return bool({parts.scheme, "all"} & getproxies().keys()) and not proxy_bypass(parts.hostname or "")
 
 
-def _go_past_proxies(host: str) -> None:
+def _bypass_proxies(host: str) -> None:
     """Have nobody of this process look for a proxy on the way to a host, which is this machine."""
     known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = ",".join(filter(None, [known, host]))
@@ -240,28 +241,28 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def named_server() -> str:
+def configured_server_url() -> str:
     """The address of the server that the user has named, in the environment or in a file of Prefect's; none if empty.
 
     Prefect takes 1.3 s to import, and is asked only if there is a file that may name one.
     """
     if address := os.environ.get("PREFECT_API_URL"):
         return address
-    if not os.environ.get("PREFECT_PROFILES_PATH") and not any(_has(*each) for each in _files_of_prefect()):
+    if not os.environ.get("PREFECT_PROFILES_PATH") and not any(_mentions(*each) for each in _prefect_config_files()):
         return ""
     from prefect.settings import PREFECT_API_URL
 
     return str(PREFECT_API_URL.value() or "")
 
 
-def _files_of_prefect() -> Iterator[tuple[str, str]]:
+def _prefect_config_files() -> Iterator[tuple[str, str]]:
     """Files in which Prefect may find a server, with what such a file has in it."""
     home = os.environ.get("PREFECT_HOME") or os.path.expanduser("~/.prefect")  # noqa: PTH111 - without HOME Path raises
     yield os.path.join(home, "profiles.toml"), ""  # noqa: PTH118
     yield from (("prefect.toml", ""), (".env", "PREFECT_"), ("pyproject.toml", "tool.prefect"))
 
 
-def _has(file: str, word: str) -> bool:
+def _mentions(file: str, word: str) -> bool:
     try:
         with open(file, encoding="utf-8", errors="replace") as found:  # noqa: PTH123
             return word in found.read()

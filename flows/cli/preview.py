@@ -15,7 +15,7 @@ from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.planner import Planner
-from parquill.tasks.prompts.prepare import look
+from parquill.tasks.prompts.prepare import open_source
 from parquill.tasks.records import Action
 from parquill.tasks.storage.columns import PLAN
 
@@ -35,7 +35,7 @@ def preview_rows(job: Job, options: RunOptions, rows: int) -> list[dict[str, Any
     """
     found = _Rows()
     with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
-        Planner(job, look(job), price_of(job, options.day), Path(scratch)).plan(found, rows)
+        Planner(job, open_source(job), price_of(job, options.day), Path(scratch)).plan(found, rows)
     api = APIS[job.endpoint.api](job)
     headers = header_names(job.endpoint)
     shown = []

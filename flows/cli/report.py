@@ -10,7 +10,7 @@ from typing import Any
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import load_job
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.published import latest_summary, parts_of
 from parquill.tasks.storage.uri import check_uri, is_uri
@@ -25,7 +25,7 @@ class Latest:
 
     summary: dict[str, Any]
     parts: Sequence[tuple[str, int | None]]
-    named: str
+    output_uri: str
     output: Path | None
 
 
@@ -40,11 +40,11 @@ def find_latest(where: str, overrides: Sequence[str], day: date | None) -> Lates
     if Path(where).is_dir():
         folder = Path(where)
         return Latest(latest_summary(folder), parts_of(folder), where, folder)
-    placed, _ = place(load_job(Path(where), overrides), day, None, ())
+    placed, _ = resolve_job(load_job(Path(where), overrides), day, None, ())
     folders = Folders.of(placed.output, placed.state)
-    if is_uri(folders.named) and not (folders.output / "summary.json").exists():
-        return _stored(folders.named)
-    return Latest(latest_summary(folders.output), parts_of(folders.output), folders.named, folders.output)
+    if is_uri(folders.output_uri) and not (folders.output / "summary.json").exists():
+        return _stored(folders.output_uri)
+    return Latest(latest_summary(folders.output), parts_of(folders.output), folders.output_uri, folders.output)
 
 
 def _stored(named: str) -> Latest:

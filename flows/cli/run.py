@@ -10,21 +10,21 @@ from types import FrameType
 from typing import Any
 
 from parquill.flows.cli.approve import ask_on_terminal
-from parquill.flows.cli.console import journals_are_heard, say, show_bar, show_estimate, show_summary
+from parquill.flows.cli.console import journal_warnings_to_stderr, print_line, show_bar, show_estimate, show_summary
 from parquill.flows.cli.prefect_server import EmbeddedServer
 from parquill.tasks.errors import Interrupted, NotApproved, ParquillError, error_of
 from parquill.tasks.job.api_key import read_key
 from parquill.tasks.job.settings import Job, Status
-from parquill.tasks.money.gate import Verdict, asks_approval, check_largest, judge, pass_gate
+from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, check_largest, pass_gate
 from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.money.month import booked_by_others
+from parquill.tasks.money.month import spent_by_others
 from parquill.tasks.prompts.prepare import prepare_run
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.prompts.run_money import booked_totals
-from parquill.tasks.results.tolerance import Idle
+from parquill.tasks.prompts.run_money import spent_totals
+from parquill.tasks.results.tolerance import NothingToDo
 from parquill.tasks.storage.disk import read_json
-from parquill.tasks.storage.folders import Folders, hold
+from parquill.tasks.storage.folders import Folders, lock_folders
 from parquill.tasks.storage.published import latest_summary
 
 IMPORT_POLL_INTERVAL_S = 0.05  # until it is seen again whether an import is under way
@@ -37,37 +37,37 @@ def run_job(
 
     Raises BadJob, BadInput, FolderInUse and RefusedByBudget before anything is sent.
     """
-    placed, options = place(job, day, limit, redo)
+    placed, options = resolve_job(job, day, limit, redo)
     folders = Folders.of(placed.output, placed.state)
     read_key(placed.endpoint)  # a missing key is found now, and not after an hour of reading
     Ledger().close()  # and so is a ledger that cannot be written
     folders.create()
     with (
         interrupted_by_signals() as refuse_if_asked,
-        journals_are_heard(),
-        hold(folders, f"the job {job.name}"),
+        journal_warnings_to_stderr(),
+        lock_folders(folders, f"the job {job.name}"),
     ):
         server = EmbeddedServer()
 
         def work_ahead() -> None:
             if server.begin():
-                say("starting Prefect's embedded server while the input is read")
+                print_line("starting Prefect's embedded server while the input is read")
 
         # the flow's first step finds this plan and goes on with it
         run = prepare_run(placed, options, work_ahead)
         if run is None:
-            idle = Idle.of(placed, options.redo, options.limit)
-            say(idle.sentence)
+            idle = NothingToDo.of(placed, options.redo, options.limit)
+            print_line(idle.sentence)
             if not server.needed:
-                from parquill.tasks.orchestration.takeover import settle_last
+                from parquill.tasks.orchestration.takeover import report_previous_end
 
-                settle_last(folders)
+                report_previous_end(folders)
             return idle.summary or None, idle.error
-        month = booked_by_others(run.job, run.run_id)
+        month = spent_by_others(run.job, run.run_id)
         verdict = _show(run, month)
         check_largest(run.job, run.estimate)
         if server.needed:
-            pass_gate(run.job, run.estimate, run.price, booked_totals(run), month)
+            pass_gate(run.job, run.estimate, run.price, spent_totals(run), month)
         if asks_approval(run.job, verdict):
             ask_on_terminal(run, verdict, may_wait=not server.needed)
         server.wait()
@@ -75,10 +75,10 @@ def run_job(
 
 
 def _show(run: Run, month: int | None) -> Verdict:
-    totals = booked_totals(run)
+    totals = spent_totals(run)
     if totals.sent:
-        say(f"going on with run {run.run_id}: {totals.sent:,} requests were sent before")
-    verdict = judge(run.job, run.estimate, run.price, totals, month)
+        print_line(f"going on with run {run.run_id}: {totals.sent:,} requests were sent before")
+    verdict = check_budget(run.job, run.estimate, run.price, totals, month)
     is_refused = not verdict.fits and run.job.budget.when_short == "refuse" and run.estimate.to_send > 0
     show_estimate(run.estimate, verdict, run.price, sum(totals.statuses.values()), is_refused=is_refused)
     return verdict
@@ -97,7 +97,7 @@ def _run_flow(
     from prefect.exceptions import FailedRun, TerminationSignal
 
     from parquill.flows.complete_prompts import complete_prompts
-    from parquill.tasks.orchestration.approval import silence
+    from parquill.tasks.orchestration.approval import timeout_message
     from parquill.tasks.orchestration.states import TAG
 
     refuse_if_asked()
@@ -115,7 +115,7 @@ def _run_flow(
         # a pause that has timed out is ended by the server, in its own words
         if "never resumed" not in str(raised):
             raise
-        raise NotApproved(silence("budget.approval_usd asks for it")) from None
+        raise NotApproved(timeout_message("budget.approval_usd asks for it")) from None
     except (KeyboardInterrupt, TerminationSignal):
         error = Interrupted("interrupted; run again to go on")
     except Exception as raised:  # noqa: BLE001 - whatever the server does, what is on disk says how it ended
@@ -124,7 +124,7 @@ def _run_flow(
     if summary is None and error is not None:
         raise error  # before anything was sent: what is there is of an earlier run
     summary = summary or latest_summary(folders.output)
-    show_summary(summary, folders.output, folders.named)
+    show_summary(summary, folders.output, folders.output_uri)
     return summary, error
 
 
@@ -138,7 +138,7 @@ def _ended_without_server(run_id: str, folders: Folders, raised: Exception) -> P
     summary = _summary_of(run_id, folders)
     if summary is None or summary["state"] == "running":
         raise _of_server(raised) from None
-    say(
+    print_line(
         f"warning: Prefect's server did not take the run's end ({type(raised).__name__}); results and summary are whole"
     )
     return error_of(summary["exit_code"], summary["message"] or "")
@@ -200,21 +200,21 @@ def _is_importing(frame: FrameType | None) -> bool:
 def stop_on_signal() -> Iterator[None]:
     """The first Ctrl-C or SIGTERM stops gently, the second at once."""
     from parquill.tasks.llm.open_senders import request_stop_all
-    from parquill.tasks.orchestration.flow_run import answer_sigterm
+    from parquill.tasks.orchestration.flow_run import push_sigterm_handler
 
     before: dict[signal.Signals, Any] = {}
 
     def stop(number: int, _frame: FrameType | None) -> None:
         for name, handler in before.items():
             signal.signal(name, handler)
-        say("stopping: waiting for the requests under way; once more to stop at once")
+        print_line("stopping: waiting for the requests under way; once more to stop at once")
         request_stop_all()
         del number
 
     for name in (signal.SIGINT, signal.SIGTERM):
         before[name] = signal.signal(name, stop)
     try:
-        with answer_sigterm(stop):
+        with push_sigterm_handler(stop):
             yield
     finally:
         for name, handler in before.items():

@@ -6,15 +6,15 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from parquill.flows.cli.console import say
+from parquill.flows.cli.console import print_line
 from parquill.flows.cli.local_model import running_model
 
 
 def serve_while(port: int, slots: int, command: Sequence[str]) -> int:
     """Serve the model while `command` runs, or until Ctrl-C without one; gives the exit code. Raises ParquillError."""
-    say("starting the local model")
+    print_line("starting the local model")
     with running_model(port=port, slots=slots) as url:
-        say(f"the local model answers at {url}; it summarizes passably and translates badly")
+        print_line(f"the local model answers at {url}; it summarizes passably and translates badly")
         if command:
             return subprocess.run([word.replace("{url}", url) for word in command], check=False).returncode  # noqa: S603
         try:

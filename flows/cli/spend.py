@@ -13,14 +13,14 @@ from typing import Any
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import load_job
 from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.money.prices import nano_of, usd
-from parquill.tasks.records import money
+from parquill.tasks.money.prices import nano_to_usd, usd_to_nano
+from parquill.tasks.records import usd_text
 
 MAX_SHOWN_JOBS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class SpendQuery:
     """Which part of the ledger is asked for; `limit` is monthly_usd in nano-dollars, where a job file has it.
 
     `is_name` where no file says that there is such a job: then the ledger must know it.
@@ -32,7 +32,7 @@ class Scope:
     is_name: bool = False
 
 
-def scope_of(place: str | None, month: str | None, today: date) -> Scope:
+def parse_query(place: str | None, month: str | None, today: date) -> SpendQuery:
     """Read a job file or a job's name, and a month such as 2026-11 (default: this one). Raises BadJob."""
     if month is not None:
         try:
@@ -41,15 +41,15 @@ def scope_of(place: str | None, month: str | None, today: date) -> Scope:
             raise BadJob(f"{month!r} is not a month such as 2026-11") from None
     chosen = month or f"{today:%Y-%m}"
     if place is None:
-        return Scope(chosen, None, None)
+        return SpendQuery(chosen, None, None)
     path = Path(place)
     if not path.is_file():
-        return Scope(chosen, place, None, is_name=True)
+        return SpendQuery(chosen, place, None, is_name=True)
     job = load_job(path)
-    return Scope(chosen, job.name, None if job.budget.monthly_usd is None else nano_of(job.budget.monthly_usd))
+    return SpendQuery(chosen, job.name, None if job.budget.monthly_usd is None else usd_to_nano(job.budget.monthly_usd))
 
 
-def read_spending(scope: Scope, today: date, resolve: str | None = None) -> dict[str, Any]:
+def read_spending(scope: SpendQuery, today: date, resolve: str | None = None) -> dict[str, Any]:
     """The month as one JSON object; with `resolve` (paid or unpaid) what is in doubt is settled first.
 
     Raises BadJob for a name that is neither a file nor that of a job with a run, LedgerFailed.
@@ -68,24 +68,24 @@ def read_spending(scope: Scope, today: date, resolve: str | None = None) -> dict
     found: dict[str, Any] = {
         "month": scope.month,
         "job": scope.job,
-        "cost_usd": money(usd(settled)),
-        "in_doubt_usd": money(usd(in_doubt)),
-        "booked_usd_all_jobs": money(usd(month.total)),
+        "cost_usd": usd_text(nano_to_usd(settled)),
+        "in_doubt_usd": usd_text(nano_to_usd(in_doubt)),
+        "booked_usd_all_jobs": usd_text(nano_to_usd(month.total)),
         "rows": [
             {
                 "day": row["day"],
                 "job": row["job"],
                 "model": row["model"],
                 "runs": row["runs"],
-                "cost_usd": money(usd(row["settled_nano"])),
-                "in_doubt_usd": money(usd(row["in_doubt_nano"])),
+                "cost_usd": usd_text(nano_to_usd(row["settled_nano"])),
+                "in_doubt_usd": usd_text(nano_to_usd(row["in_doubt_nano"])),
             }
             for row in rows
         ],
         **_forecast(scope, settled + in_doubt, month.total, today),
     }
     if resolved is not None:
-        found["resolved_usd"] = money(usd(resolved))
+        found["resolved_usd"] = usd_text(nano_to_usd(resolved))
     return found
 
 
@@ -100,7 +100,7 @@ def _check_known(name: str, jobs: Sequence[str]) -> None:
     raise BadJob(f"{name!r} is neither a job file nor the name of a job that has run; {known}")
 
 
-def _forecast(scope: Scope, mine: int, all_jobs: int, today: date) -> dict[str, Any]:
+def _forecast(scope: SpendQuery, mine: int, all_jobs: int, today: date) -> dict[str, Any]:
     """Where the month ends at the pace so far: spent a day, times the days that the month has."""
     year, month = map(int, scope.month.split("-"))
     days = calendar.monthrange(year, month)[1]
@@ -115,8 +115,8 @@ def _forecast(scope: Scope, mine: int, all_jobs: int, today: date) -> dict[str, 
     if scope.limit is not None and past and all_jobs:
         day = -(-scope.limit * past // all_jobs)  # the first day whose end is at or over the limit
         met = date(year, month, day).isoformat() if day <= days else None
-    limit = None if scope.limit is None else money(usd(scope.limit))
-    return {"forecast_usd": money(usd(forecast)), "monthly_usd": limit, "limit_met_on": met}
+    limit = None if scope.limit is None else usd_text(nano_to_usd(scope.limit))
+    return {"forecast_usd": usd_text(nano_to_usd(forecast)), "monthly_usd": limit, "limit_met_on": met}
 
 
 def show_spending(found: dict[str, Any]) -> list[str]:

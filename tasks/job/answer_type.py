@@ -101,15 +101,15 @@ def check_references(schema: Any, root: dict[str, Any]) -> None:
             waiting.extend(found)
 
 
-def fit(value: Any, kind: pa.DataType) -> Any:  # noqa: PLR0911 - a line for each kind
+def shape_value(value: Any, kind: pa.DataType) -> Any:  # noqa: PLR0911 - a line for each kind
     """Shape a JSON value for its Arrow type. Raises OverflowError for a number that is too large for it."""
     if value is None:
         return None
     if pa.types.is_struct(kind):
         inner = value if isinstance(value, dict) else {}
-        return {field.name: fit(inner.get(field.name), field.type) for field in kind}
+        return {field.name: shape_value(inner.get(field.name), field.type) for field in kind}
     if pa.types.is_list(kind):
-        return [fit(item, kind.value_type) for item in value] if isinstance(value, list) else None
+        return [shape_value(item, kind.value_type) for item in value] if isinstance(value, list) else None
     if pa.types.is_int64(kind):
         whole = int(value)
         if not -(2**63) <= whole < 2**63:

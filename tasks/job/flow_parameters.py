@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.settings import Job
-from parquill.tasks.job.validation import sentences
+from parquill.tasks.job.validation import explain
 
 
 class Arguments:
@@ -36,6 +36,6 @@ class Arguments:
             except ValidationError as error:
                 # the settings of a job have the names that they have in a job file
                 is_job = self.signature.parameters[name].annotation is Job
-                faults += sentences(error, None if is_job else name)
+                faults += explain(error, None if is_job else name)
         if faults:
             raise BadJob("; ".join(faults))

@@ -22,8 +22,8 @@ from parquill.tasks.job.advice import refuse_data, tell_fault
 from parquill.tasks.job.response_format import one_form
 from parquill.tasks.job.settings import Job
 from parquill.tasks.job.size import check_size
-from parquill.tasks.job.validation import sentences
-from parquill.tasks.storage.uri import is_uri, mirror_of
+from parquill.tasks.job.validation import explain
+from parquill.tasks.storage.uri import is_uri, local_mirror
 
 HALF = "holds half of a character (a lone surrogate)"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -130,7 +130,7 @@ def make_job(mapping: Mapping[str, Any]) -> Job:
     try:
         return Job.model_validate(mapping)
     except ValidationError as error:
-        raise BadJob("; ".join(sentences(error))) from None
+        raise BadJob("; ".join(explain(error))) from None
 
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(date|month)([+-]\d{1,4})?\}|\{[^{}]*\}")
@@ -167,7 +167,7 @@ def expand_dates(text: str, day: date) -> str:
 def place_job(job: Job, today: date) -> Job:
     """Resolve what a job refers to: dates and paths, `vars` and `response_format` files. Raises BadJob."""
     output = _absolute(job.output, today)
-    mirror = mirror_of(output) if is_uri(output) else output
+    mirror = local_mirror(output) if is_uri(output) else output
     changes: dict[str, Any] = {
         "input": _absolute(job.input, today),
         "output": output,

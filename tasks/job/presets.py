@@ -13,14 +13,14 @@ from parquill.tasks.job.reasoning import answers_at_once
 from parquill.tasks.job.settings import Job
 
 # What the prompt says in a sentence; a blank would leave a hole in it, and be paid for.
-Words = Annotated[str, Field(pattern=r"\S")]
+Phrase = Annotated[str, Field(pattern=r"\S")]
 # settings, and the parameters that give them
 _SAME = {name: name for name in ("name", "input", "output", "model", "max_output_tokens")}
 PARAMETERS: Mapping[str, str] = {**_SAME, "budget.run_usd": "run_usd"}
 MADE = ("prompt", "messages_column")
 
 
-def make_ready_job(job: Mapping[str, Any], settings: Mapping[str, Any], parameters: Mapping[str, str]) -> Job:
+def preset_job(job: Mapping[str, Any], settings: Mapping[str, Any], parameters: Mapping[str, str]) -> Job:
     """A flow's own job with more settings; `parameters` names the flow's by what they give beside PARAMETERS.
 
     Raises BadJob for a setting that would put aside what a parameter says, the budget first of all.

@@ -55,7 +55,7 @@ _REGIONAL_PERCENT = 10
 _VERSION_TAG = re.compile(r"-v\d+:\d+")  # amazon's: anthropic.claude-...-v1:0
 
 
-class Found(NamedTuple):
+class ProvidedModel(NamedTuple):
     """A seller and a model of genai-prices, and what the address adds to its price."""
 
     provider: Any
@@ -75,7 +75,7 @@ def is_azure(base_url: str | None) -> bool:
     return _AZURE.fullmatch(_host(base_url)) is not None and path.startswith("/openai")
 
 
-def seller_of(base_url: str | None) -> Any:
+def provider_of(base_url: str | None) -> Any:
     """The provider of genai-prices that an address belongs to; None where no listed seller owns the address."""
     providers = _providers()
     if is_openai(base_url):
@@ -85,35 +85,35 @@ def seller_of(base_url: str | None) -> Any:
     return next((p for p in providers.values() if base_url and re.match(p.api_pattern, base_url)), None)
 
 
-def find_model(model: str, base_url: str | None) -> Found:
+def find_model(model: str, base_url: str | None) -> ProvidedModel:
     """The entry that prices a model at an address. Raises BadJob with the nearest names."""
-    provider = seller_of(base_url)
+    provider = provider_of(base_url)
     if provider is not None:
         info = provider.find_model(model, all_providers=list(_providers().values()))
         if info is None or not _is_of_its_own(model, info):
             raise BadJob(_unknown(model, provider))
         regional = _OPENAI_REGION.fullmatch(_host(base_url)) and not _NO_UPLIFT.match(model)
-        return Found(provider, info, _REGIONAL_PERCENT if regional else 0)
+        return ProvidedModel(provider, info, _REGIONAL_PERCENT if regional else 0)
     if base_url is not None and _UNLISTED.fullmatch(_host(base_url)):
         raise BadJob(
             f"no price is known for the model {model!r}: {_host(base_url)} has prices of its own, which are not known "
             f"here. {_SET}"
         )
-    return _at_an_address_of_nobody(model)
+    return _at_an_unknown_address(model)
 
 
-def _at_an_address_of_nobody(model: str) -> Found:
+def _at_an_unknown_address(model: str) -> ProvidedModel:
     owners = [(provider, provider.find_model(model)) for provider in _providers().values()]
     owners = [(p, i) for p, i in owners if i is not None and _is_of_its_own(model, i) and _has_its_tag(model, i)]
     if not owners:
         raise BadJob(_unknown(model, None))
     first = [owner for owner in owners if owner[0].id == "openai"]
     if first or len(owners) == 1:
-        return Found(*(first or owners)[0])
+        return ProvidedModel(*(first or owners)[0])
     # several sell it: the price of its maker, if that is one of them
     made = [(p, i) for p, i in owners if p.model_match is not None and p.model_match.is_match(model.lower())]
     if made:
-        return Found(*made[0])
+        return ProvidedModel(*made[0])
     sellers = [provider.id for provider, _ in owners]
     raise BadJob(
         f"the model {model!r} has several prices, of {', '.join(sellers[:5])}: set endpoint.base_url to one of them, "

@@ -59,14 +59,14 @@ JobName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"\S"), OneL
 RowLimit = Annotated[int, Field(ge=1, le=MAX_ROWS), Number]
 
 
-class Prompt(Settings):
+class PromptSettings(Settings, title="Prompt"):
     """Jinja2 templates over the columns, the `for_each` values and `vars`."""
 
     system: str | None = Field(None, description="Instruction that goes before every row's text")
     user: str = Field(description="The row's own text, for example {{ text }}")
 
 
-class Price(Settings):
+class PriceSettings(Settings, title="Price"):
     """Dollars for a million tokens; 0 is written down on purpose."""
 
     usd_per_mtok_input: UsdPerMtok = Field(description="Dollars for a million tokens of input")
@@ -92,7 +92,7 @@ class Price(Settings):
         return self
 
 
-class Budget(Settings):
+class BudgetSettings(Settings, title="Budget"):
     """What a run may cost; left out means no limit."""
 
     run_usd: Usd | None = Field(None, description="The most that one run may cost, in dollars")
@@ -106,7 +106,7 @@ class Budget(Settings):
     )
 
 
-class Limits(Settings):
+class LimitSettings(Settings, title="Limits"):
     """How fast requests may leave."""
 
     max_at_once: Annotated[int, Field(ge=1, le=4096), Number] = Field(64, description="Requests under way at once")
@@ -130,7 +130,7 @@ class Limits(Settings):
         return self
 
 
-class Retry(Settings):
+class RetrySettings(Settings, title="Retry"):
     """What happens to a request that fails."""
 
     attempts: Annotated[int, Field(ge=1, le=100), Number] = Field(
@@ -145,7 +145,7 @@ class Retry(Settings):
     )
 
 
-class Tolerate(Settings):
+class ToleranceSettings(Settings, title="Tolerate"):
     """Fractions of the rows."""
 
     rejected: Fraction = Field(0.01, description="More bad rows than this stop the run before any payment")
@@ -172,7 +172,7 @@ class Job(Settings):
         description="A mapping for the templates, or a file that holds one; a value that ends in .yaml, .yml or .json "
         "is what that file holds",
     )
-    prompt: Prompt | None = Field(None, description="Templates of the request; or name a messages_column")
+    prompt: PromptSettings | None = Field(None, description="Templates of the request; or name a messages_column")
     messages_column: str | None = Field(None, description="Column of chat messages, in the place of a prompt")
     model: Annotated[str, OneLine] = Field(min_length=1, description="The model's name, as the service knows it")
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000), Number] = Field(
@@ -190,21 +190,24 @@ class Job(Settings):
     endpoint: Endpoint = Field(
         default_factory=lambda: Endpoint.model_validate({}), description="Where requests go; default OpenAI"
     )
-    price: Price | None = Field(None, description="For models without a public price; 0 on purpose")
+    price: PriceSettings | None = Field(None, description="For models without a public price; 0 on purpose")
     price_as: str | None = Field(None, description="A model at whose price the summary also shows the usage")
     tokenizer: str | None = Field(
         None, min_length=1, description="An encoding's name, where the model's own is not public"
     )
-    budget: Budget = Field(
-        default_factory=lambda: Budget.model_validate({}), description="What a run and a month may cost"
+    budget: BudgetSettings = Field(
+        default_factory=lambda: BudgetSettings.model_validate({}), description="What a run and a month may cost"
     )
-    limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="How fast requests may leave")
-    retry: Retry = Field(
-        default_factory=lambda: Retry.model_validate({}), description="What happens to a request that fails"
+    limits: LimitSettings = Field(
+        default_factory=lambda: LimitSettings.model_validate({}), description="How fast requests may leave"
+    )
+    retry: RetrySettings = Field(
+        default_factory=lambda: RetrySettings.model_validate({}), description="What happens to a request that fails"
     )
     dedupe: bool = Field(True, description="Pay identical requests once; switch it off to sample")
-    tolerate: Tolerate = Field(
-        default_factory=lambda: Tolerate.model_validate({}), description="How many bad or failed rows are borne"
+    tolerate: ToleranceSettings = Field(
+        default_factory=lambda: ToleranceSettings.model_validate({}),
+        description="How many bad or failed rows are borne",
     )
     column_prefix: str = Field("", description="Put before the result columns when an input column has their name")
     labels: dict[Annotated[str, OneLine], Annotated[str, OneLine]] = Field(
@@ -216,7 +219,7 @@ class Job(Settings):
     def _text(cls, value: Any) -> Any:
         return refuse_surrogates(value)
 
-    @field_validator("prompt", mode="before", json_schema_input_type=Prompt | str | None)
+    @field_validator("prompt", mode="before", json_schema_input_type=PromptSettings | str | None)
     @classmethod
     def _user_alone(cls, value: Any) -> Any:
         # one text is what the row asks

@@ -33,7 +33,7 @@ _LOOKAROUND = re.compile(r"(?<!\\)\(\?<?[=!]")
 _WAY_OUT = "Change it there, or set `strict: false` (response_format: {type: json_schema, strict: false, schema: ...})"
 
 
-class _Place(NamedTuple):
+class _SchemaNode(NamedTuple):
     pointer: str
     schema: Mapping[str, Any]
     level: int  # of objects within objects
@@ -70,9 +70,9 @@ def _faults(schema: Mapping[str, Any], *, is_tuned: bool) -> Iterator[_Fault]:
         yield from sizes.add(place)
 
 
-def _places(schema: Mapping[str, Any]) -> Iterator[_Place]:
+def _places(schema: Mapping[str, Any]) -> Iterator[_SchemaNode]:
     """Every schema within a schema, each once; a $ref is a place of its own and is not followed."""
-    waiting = [_Place("#", schema, 0)]
+    waiting = [_SchemaNode("#", schema, 0)]
     while waiting:
         place = waiting.pop()
         pointer, found, level = place
@@ -85,10 +85,10 @@ def _places(schema: Mapping[str, Any]) -> Iterator[_Place]:
         for kind in ("$defs", "definitions"):
             inner += [(f"{kind}/{_escape(name)}", value, 0) for name, value in _members(found, kind)]
         schemas = [(way, value, at) for way, value, at in reversed(inner) if isinstance(value, Mapping)]
-        waiting += [_Place(f"{pointer}/{way}", value, at) for way, value, at in schemas]
+        waiting += [_SchemaNode(f"{pointer}/{way}", value, at) for way, value, at in schemas]
 
 
-def _faults_of_place(place: _Place, refused: frozenset[str]) -> Iterator[_Fault]:
+def _faults_of_place(place: _SchemaNode, refused: frozenset[str]) -> Iterator[_Fault]:
     pointer, found, level = place
     if "$ref" in found:
         beside = sorted(found.keys() - {"$ref", "$defs", "definitions", "$schema", "$id"})
@@ -112,7 +112,7 @@ def _faults_of_place(place: _Place, refused: frozenset[str]) -> Iterator[_Fault]
             yield _Fault(pointer, f"objects are nested more than {MAX_LEVELS} levels deep")
 
 
-def _faults_of_object(place: _Place) -> Iterator[_Fault]:
+def _faults_of_object(place: _SchemaNode) -> Iterator[_Fault]:
     pointer, found, _ = place
     if found.get("additionalProperties") is not False:
         yield _Fault(pointer, "the object lacks `additionalProperties: false`")
@@ -131,7 +131,7 @@ class _Sizes:
     def __init__(self) -> None:
         self._properties = self._values = self._characters = 0
 
-    def add(self, place: _Place) -> Iterator[_Fault]:
+    def add(self, place: _SchemaNode) -> Iterator[_Fault]:
         """Count a place; gives the limits that it passes."""
         found = place.schema
         names = [name for kind in ("properties", "$defs", "definitions") for name, _ in _members(found, kind)]

@@ -25,7 +25,7 @@ EXAMPLES = {
 _TYPE = re.compile(r"str|int|float|bool|constrained-\w+|(dict|list|literal)\[.*\]")
 
 
-def sentences(error: ValidationError, within: str | None = None) -> list[str]:
+def explain(error: ValidationError, within: str | None = None) -> list[str]:
     """One sentence for each fault, none twice; `within` names what was validated, if it was not a whole job."""
     before = [] if within is None else [within]
     groups: dict[tuple[Any, ...], list[tuple[list[Any], Any]]] = {}

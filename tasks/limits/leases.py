@@ -31,7 +31,7 @@ from parquill.tasks.limits.leased_meter import LeasedMeter, Pace
 from parquill.tasks.limits.lending import Lender, LenderAwayError, NoBucketError
 from parquill.tasks.limits.meters import WINDOW_S
 from parquill.tasks.limits.reshaping import WORTH, narrow, take_all
-from parquill.tasks.limits.shares import REQUEST_SLOTS, TOKEN_SLOTS, Bucket, Share
+from parquill.tasks.limits.shares import REQUEST_SLOTS, TOKEN_SLOTS, Bucket, BucketShape
 
 PATIENCE_S = 5.0
 ANSWER_S = 3.0  # for one answer of the lender
@@ -48,11 +48,11 @@ REMEMBERED_LEASES = 4  # in which so many leases flow in
 MIN_SHARE = 0.01  # of the limit
 WORTH_TELLING = 0.9  # of the limit: what can be used is told if it is less
 _T = TypeVar("_T")
-Say = Callable[[int, str], None]  # the level of `logging`, and a sentence
+LogFn = Callable[[int, str], None]  # the level of `logging`, and a sentence
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class LimitDimension:
     """What one job brings along: its own limit and its largest request, in units."""
 
     name: str
@@ -64,10 +64,10 @@ class Kind:
         """Slots of one unit."""
         return _slots(self.name)
 
-    def share(self, window_s: float) -> Share:
+    def share(self, window_s: float) -> BucketShape:
         """Shape a bucket for this job. Raises BadJob if one request is nearly the limit."""
         try:
-            return Share.of(self.limit, self.largest, slots=self.slots, window_s=window_s)
+            return BucketShape.of(self.limit, self.largest, slots=self.slots, window_s=window_s)
         except ValueError as error:
             raise BadJob(f"limits.shared cannot hold {self.name} a minute with one request so large: {error}") from None
 
@@ -76,7 +76,7 @@ async def find_limit(name: str, lender: Lender) -> int | None:
     """Give the limit in units a minute that others share already; None if there is none to lease from."""
     try:
         bucket = await asyncio.wait_for(lender.read(name), ANSWER_S)
-        return Share.read(bucket, slots=_slots(name)).limit if bucket is not None and bucket.active else None
+        return BucketShape.read(bucket, slots=_slots(name)).limit if bucket is not None and bucket.active else None
     except (LenderAwayError, TimeoutError, ValueError):
         return None
 
@@ -86,10 +86,10 @@ class Lessee:
 
     def __init__(
         self,
-        kind: Kind,
+        kind: LimitDimension,
         lender: Lender,
         *,
-        say: Say,
+        say: LogFn,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         window_s: float = WINDOW_S,
@@ -98,7 +98,7 @@ class Lessee:
         self.meter = LeasedMeter(by_tokens=kind.name == "tokens")
         self._kind, self._lender, self._say = kind, lender, say
         self._clock, self._sleep, self._draw, self._window_s = clock, sleep, draw, window_s
-        self._share: Share | None = None
+        self._share: BucketShape | None = None
         self._told: str | None = None
         self._granted: deque[tuple[float, int]] = deque()
         self._answered = clock()
@@ -167,7 +167,7 @@ class Lessee:
         # whoever waits for the same room comes a little sooner or later, not always first
         return min(MAX_WAIT_S, wait + (0.01 + 0.04 * self._draw()))
 
-    def _units(self, share: Share, now: float) -> int:
+    def _units(self, share: BucketShape, now: float) -> int:
         """Choose how much to lease, 0 for nothing now: a quantum, ahead of need.
 
         A process that did not use what it leased of late leases only for a request that waits, and hardly more than it
@@ -191,7 +191,7 @@ class Lessee:
                 raise LenderAwayError("the limit that was made is not there")
         self._looked = self._clock()
         try:
-            share = Share.read(bucket, slots=kind.slots, window_s=self._window_s)
+            share = BucketShape.read(bucket, slots=kind.slots, window_s=self._window_s)
         except ValueError as error:
             self._do_without(f"nothing can be leased from it: {error}")
             return None
@@ -209,7 +209,7 @@ class Lessee:
         self._tell_terms(share)
         return bucket
 
-    async def _widen(self, share: Share) -> Share:
+    async def _widen(self, share: BucketShape) -> BucketShape:
         try:
             wide = share.reshaped(self._kind.largest, window_s=self._window_s)
         except ValueError as error:
@@ -217,7 +217,7 @@ class Lessee:
         await self._ask(self._lender.reshape(self._kind.name, wide.bucket))
         return wide
 
-    async def _narrow(self, share: Share, began: float) -> Share:
+    async def _narrow(self, share: BucketShape, began: float) -> BucketShape:
         """Give a bucket that is wider than this run needs, and that nobody uses, a shape of its own."""
         kind, lender = self._kind, self._lender
         try:
@@ -236,7 +236,7 @@ class Lessee:
         self._lend(share, asked, share.bucket.capacity // share.slots)
         return share
 
-    def _lend(self, share: Share, asked: float, units: int) -> None:
+    def _lend(self, share: BucketShape, asked: float, units: int) -> None:
         # it was granted at some time after it was asked for
         self.meter.lend(asked + share.life_s, units)
         self._granted.append((asked, units))
@@ -290,12 +290,12 @@ class Lessee:
                 f"{_rate(little)} a minute until one does; after {minutes:.2g} minutes it takes its own {own:,}"
             )
 
-    def _remembered(self, share: Share) -> float:
+    def _remembered(self, share: BucketShape) -> float:
         """Seconds whose grants tell the part of a process that is alone: the same for all that know the bucket."""
         leases = REMEMBERED_LEASES * share.quantum * share.slots / share.bucket.per_second
         return max(self._window_s * REMEMBERED, leases)
 
-    def _tell_terms(self, share: Share) -> None:
+    def _tell_terms(self, share: BucketShape) -> None:
         own, usable = self._kind.limit, share.usable(self._window_s)
         part = ""
         if usable < WORTH_TELLING:

@@ -9,26 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from parquill.tasks.limits.meters import Brake, Gate, Meter, NoBrake, RateMeter, ServiceMirror
+from parquill.tasks.limits.meters import Brake, Meter, NoBrake, RateMeter, ServiceMirror, Throttle
 
 
 class Stopped(Exception):
     """Nothing may be sent any more."""
 
 
-class Slot:
+class Permit:
     """The right to have one request under way; `sent_at` is when it was given."""
 
     __slots__ = ("_limits", "sent_at", "tokens")
 
-    def __init__(self, limits: Limits, tokens: int, sent_at: float) -> None:
+    def __init__(self, limits: RateLimiter, tokens: int, sent_at: float) -> None:
         self._limits = limits
         self.tokens = tokens
         self.sent_at = sent_at
 
     def release(self) -> None:
         """Let the next one come."""
-        self._limits.give_slot()
+        self._limits.return_permit()
 
     def settle(self, tokens: int | None) -> None:
         """Tell how many tokens the request really used (`count_output: actual`)."""
@@ -36,7 +36,7 @@ class Slot:
             self._limits.give_back(self.tokens - tokens)
 
 
-class Limits:
+class RateLimiter:
     """All limits of one run; lives on one event loop."""
 
     def __init__(
@@ -65,11 +65,11 @@ class Limits:
             rates.append(RateMeter(tokens_per_minute, by_tokens=True, now=now, is_shared=bool(leased)))
         self._token_meters = [meter for meter in rates if meter.by_tokens]
         self._mirrors = [ServiceMirror("requests", by_tokens=False), ServiceMirror("tokens", by_tokens=True)]
-        self.gate = Gate(rates)
+        self.gate = Throttle(rates)
         self._brake: Brake = brake or NoBrake()
         self.meters: list[Meter] = [self._brake, self.gate, *rates, *leased, *self._mirrors]
 
-    async def acquire(self, tokens: int) -> Slot:
+    async def acquire(self, tokens: int) -> Permit:
         """Wait for a place and for room in every meter. Raises Stopped."""
         self._brake.arrive()
         try:
@@ -77,7 +77,7 @@ class Limits:
         finally:
             self._brake.depart()
 
-    async def _acquire(self, tokens: int) -> Slot:
+    async def _acquire(self, tokens: int) -> Permit:
         async with self._turnstile:
             while not self._stopped:
                 now = self._clock()
@@ -95,7 +95,7 @@ class Limits:
             for meter in self.meters:
                 meter.take(now, tokens)
             self._free -= 1
-            return Slot(self, tokens, now)
+            return Permit(self, tokens, now)
 
     async def _change(self) -> None:
         """Wait until a request has ended, or for a moment where time alone may make room."""
@@ -110,7 +110,7 @@ class Limits:
         finally:
             moment.cancel()
 
-    def give_slot(self) -> None:
+    def return_permit(self) -> None:
         """One request less is under way."""
         self._free += 1
         self._brake.leave()

@@ -221,7 +221,7 @@ def _number(text: str | None) -> float | None:
     return float(text) if text is not None and re.fullmatch(r"\d{1,15}", text) else None
 
 
-class Gate:
+class Throttle:
     """A 429 slows everybody down together, once, and then recovers."""
 
     def __init__(self, meters: list[RateMeter]) -> None:
@@ -244,7 +244,7 @@ class Gate:
     def take(self, now: float, tokens: int) -> None:
         """See Meter."""
 
-    def slow_down(self, now: float, sent_at: float, pause_s: float) -> None:
+    def on_429(self, now: float, sent_at: float, pause_s: float) -> None:
         """A request that left at `sent_at` was answered 429: nobody sends for `pause_s`."""
         if self._first_since_success is None:
             self._first_since_success = now
@@ -257,7 +257,7 @@ class Gate:
         self._eased_at = now
         self._apply()
 
-    def succeeded(self) -> None:
+    def on_success(self) -> None:
         """A request was admitted by the service."""
         self._first_since_success = None
         self.waves = 0

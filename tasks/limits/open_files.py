@@ -11,7 +11,7 @@ import resource
 HEADROOM = 64
 
 
-def most_at_once(wanted: int) -> int:
+def cap_by_open_files(wanted: int) -> int:
     """The number that was wanted, or fewer if the hard limit (`ulimit -Hn`) has it; the soft one is raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = _open_now() + HEADROOM

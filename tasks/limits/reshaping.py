@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from parquill.tasks.limits.lending import Lender
-from parquill.tasks.limits.shares import Share
+from parquill.tasks.limits.shares import BucketShape
 
 UNUSED = 3.0  # windows
 WORTH = 1.02  # times as much flows in
@@ -33,15 +33,15 @@ class Ask(Protocol):
         """Give the answer."""
 
 
-async def take_all(name: str, found: Share, lender: Lender, ask: Ask) -> bool:
+async def take_all(name: str, found: BucketShape, lender: Lender, ask: Ask) -> bool:
     """Take all slots of a bucket, False if they are not all free."""
     return found.bucket.taken == 0 and await ask(lender.take(name, found.bucket.capacity, found.bucket.capacity))
 
 
 async def narrow(
     name: str,
-    found: Share,
-    narrower: Share,
+    found: BucketShape,
+    narrower: BucketShape,
     lender: Lender,
     ask: Ask,
     *,

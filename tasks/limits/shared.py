@@ -7,7 +7,7 @@ import time
 from typing import NamedTuple
 
 from parquill.tasks.limits.leased_meter import LeasedMeter
-from parquill.tasks.limits.leases import Kind, Lessee, Say, find_limit
+from parquill.tasks.limits.leases import Lessee, LimitDimension, LogFn, find_limit
 from parquill.tasks.limits.lending import Lender
 from parquill.tasks.prompts.run import Run
 
@@ -16,7 +16,7 @@ class Sharing(NamedTuple):
     """Who keeps the limits, None without a server; and where it is said how they are kept."""
 
     lender: Lender | None
-    say: Say
+    say: LogFn
 
 
 ALONE = Sharing(None, logging.getLogger("parquill").log)
@@ -62,7 +62,7 @@ class SharedLimits:
                 self.per_minute[name] = await find_limit(name, self._lender)
                 self._tell_of_others(name)
             if (limit := self.per_minute[name]) is not None:
-                kind = Kind(name, limit, self._largest[name])
+                kind = LimitDimension(name, limit, self._largest[name])
                 self._lessees.append(Lessee(kind, self._lender, say=self.say, clock=time.monotonic))
                 await self._lessees[-1].begin()
 

@@ -56,7 +56,7 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class BucketShape:
     """What a bucket stands for: `limit` and `quantum` in units (requests or tokens); a unit is `slots` slots."""
 
     limit: int
@@ -66,7 +66,7 @@ class Share:
     bucket: Bucket
 
     @classmethod
-    def of(cls, limit: int, largest: int, *, slots: int, window_s: float = WINDOW_S) -> Share:
+    def of(cls, limit: int, largest: int, *, slots: int, window_s: float = WINDOW_S) -> BucketShape:
         """Shape a bucket for `limit` units a window and requests of up to `largest` units.
 
         Raises ValueError when a request is larger than 0.9 of the limit: a bucket for it would hardly refill.
@@ -82,7 +82,7 @@ class Share:
         return cls(limit, lease // slots, _life(part, window_s), slots, Bucket(capacity, per_second))
 
     @classmethod
-    def read(cls, bucket: Bucket, *, slots: int, window_s: float = WINDOW_S) -> Share:
+    def read(cls, bucket: Bucket, *, slots: int, window_s: float = WINDOW_S) -> BucketShape:
         """Tell what a bucket that exists stands for. Raises ValueError if nothing can be leased from it."""
         if bucket.per_second <= 0 or bucket.capacity < slots:
             raise ValueError("it has no slot decay" if bucket.per_second <= 0 else "it holds not even one request")
@@ -114,9 +114,9 @@ class Share:
         """Seconds until a lease of so many units fits, 0 if it fits now."""
         return max(0.0, (bucket.taken + units * self.slots - bucket.capacity) / bucket.per_second)
 
-    def reshaped(self, largest: int, *, window_s: float = WINDOW_S) -> Share:
+    def reshaped(self, largest: int, *, window_s: float = WINDOW_S) -> BucketShape:
         """Give the same limit a shape for requests of up to `largest` units. Raises ValueError."""
-        return Share.of(self.limit, largest, slots=self.slots, window_s=window_s)
+        return BucketShape.of(self.limit, largest, slots=self.slots, window_s=window_s)
 
 
 def _life(part: float, window_s: float) -> float:

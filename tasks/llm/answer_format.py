@@ -15,7 +15,7 @@ import pyarrow as pa
 from referencing.exceptions import Unresolvable
 
 from parquill.tasks.job.answer_schema import compile_schema
-from parquill.tasks.job.answer_type import fit, parsed_type
+from parquill.tasks.job.answer_type import parsed_type, shape_value
 from parquill.tasks.job.response_format import schema_of
 from parquill.tasks.llm.wrapping import NotJson, find_object
 
@@ -40,7 +40,7 @@ class AnswerFormat:
             value = find_object(text or "", _read, self._is_valid)
             if not self._is_valid(value):
                 return None
-            return fit(value, self.kind)
+            return shape_value(value, self.kind)
         except (RecursionError, ArithmeticError, TypeError, ValueError):
             return None
 

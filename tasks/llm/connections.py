@@ -84,7 +84,7 @@ class _Handler(ResponseHandler):
             self.transport.abort()
 
     @property
-    def is_silent(self) -> bool:
+    def is_idle_clean(self) -> bool:
         """Whether nothing came since the last reply: no reply, no rest of one, no end of the connection."""
         if self.should_close or self.transport is None:
             return False
@@ -115,7 +115,7 @@ class Connections(aiohttp.TCPConnector):
         while (connection := await super()._get(key, traces)) is not None:
             protocol = connection.protocol
             assert isinstance(protocol, _Handler)  # noqa: S101 - the factory above makes no other
-            if protocol.is_silent and not self._force_close:
+            if protocol.is_idle_clean and not self._force_close:
                 return connection
             connection.close()  # comes by _release
         return None

@@ -11,22 +11,22 @@ from parquill.tasks.errors import ParquillError
 from parquill.tasks.job.api_key import read_key
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.estimate import flat_estimate
-from parquill.tasks.money.gate import Verdict, asks_approval, check_largest, judge
-from parquill.tasks.money.month import booked_by_others
-from parquill.tasks.money.prices import Price, dollars, nano_of, price_of, usd
+from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, check_largest
+from parquill.tasks.money.month import spent_by_others
+from parquill.tasks.money.prices import ModelPrice, format_usd, nano_to_usd, price_of, usd_to_nano
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import check_rejected, estimate_job, prepare_run
-from parquill.tasks.prompts.run_money import booked_totals
-from parquill.tasks.records import Estimate, money
-from parquill.tasks.storage.folders import Folders, hold
+from parquill.tasks.prompts.run_money import spent_totals
+from parquill.tasks.records import Estimate, usd_text
+from parquill.tasks.storage.folders import Folders, lock_folders
 
 if TYPE_CHECKING:
     from parquill.tasks.limits.shared import Sharing
-    from parquill.tasks.llm.run_sender import Sending
+    from parquill.tasks.llm.run_sender import RunSender
 
 
 @dataclass(frozen=True, slots=True)
-class Estimated:
+class DryRun:
     """An estimate and what the gate says of it; `error` is why the job could not be run even within its budget.
 
     After a pilot `completed` rows have their outcome, `sentence` says what was done, and `pilot` holds its figures.
@@ -35,7 +35,7 @@ class Estimated:
     job: Job
     estimate: Estimate
     verdict: Verdict
-    price: Price
+    price: ModelPrice
     error: ParquillError | None = None
     completed: int = 0
     sentence: str | None = None
@@ -49,7 +49,7 @@ class Estimated:
         return {**flat, "rows_to_send": rows, "warning": self.verdict.warning, **self.pilot, **told}
 
 
-def estimate_placed(job: Job, options: RunOptions) -> Estimated:
+def estimate_placed(job: Job, options: RunOptions) -> DryRun:
     """Estimate a placed job; nothing is sent, nothing is written to its folders. Raises BadJob, BadInput."""
     total = estimate_job(job, options)
     estimate, price = total.result(), price_of(job, options.day)
@@ -59,16 +59,17 @@ def estimate_placed(job: Job, options: RunOptions) -> Estimated:
         check_largest(job, estimate)
     except ParquillError as found:
         error = found
-    verdict = _with_approval(job, judge(job, estimate, price, None, booked_by_others(job)))
-    return Estimated(job, estimate, verdict, price, error)
+    verdict = _with_approval(job, check_budget(job, estimate, price, None, spent_by_others(job)))
+    return DryRun(job, estimate, verdict, price, error)
 
 
 def _with_approval(job: Job, verdict: Verdict) -> Verdict:
     """A verdict that also says that the run will wait for a person, if it will."""
     if job.budget.approval_usd is None or not asks_approval(job, verdict):
         return verdict
-    limit = dollars(nano_of(job.budget.approval_usd))
-    told = f"{dollars(verdict.expected)} is above budget.approval_usd = {limit}: a run waits until a person approves it"
+    limit = format_usd(usd_to_nano(job.budget.approval_usd))
+    expected = format_usd(verdict.expected_nano)
+    told = f"{expected} is above budget.approval_usd = {limit}: a run waits until a person approves it"
     return replace(verdict, warning="; ".join(filter(None, [verdict.warning, told])))
 
 
@@ -77,8 +78,8 @@ def estimate_with_pilot(
     options: RunOptions,
     rows: int | None,
     sharing: Callable[[Job], Sharing],
-    watch: Callable[[Sending], AbstractContextManager[Any]] = nullcontext,
-) -> Estimated | None:
+    watch: Callable[[RunSender], AbstractContextManager[Any]] = nullcontext,
+) -> DryRun | None:
     """Complete a sample of a placed job's rows (None: as many as it takes) and estimate the whole run from them.
 
     `sharing` gives the server through which a job shares its limits. `watch` is given the sender that the pilot opens,
@@ -91,31 +92,31 @@ def estimate_with_pilot(
     read_key(job.endpoint)  # a missing key is found now, and not after reading
     folders = Folders.of(job.output, job.state)
     folders.create()
-    with hold(folders, f"a pilot of the job {job.name}"):
+    with lock_folders(folders, f"a pilot of the job {job.name}"):
         run = prepare_run(job, options)
         if run is None or not run.estimate.to_send:
             return None
         check_largest(run.job, run.estimate)
-        booked = booked_by_others(run.job, run.run_id)
+        booked = spent_by_others(run.job, run.run_id)
         left = None
         if run.job.budget.monthly_usd is not None:
-            spent = booked_totals(run)
-            left = nano_of(run.job.budget.monthly_usd) - (booked or 0) - spent.settled_nano - spent.in_doubt_nano
+            spent = spent_totals(run)
+            left = usd_to_nano(run.job.budget.monthly_usd) - (booked or 0) - spent.settled_nano - spent.in_doubt_nano
         pilot = run_pilot(run, rows, month_left=left, sharing=sharing(run.job), watch=watch)
     totals, estimate = pilot.totals, pilot.run.estimate
-    doubt = f", {dollars(totals.in_doubt_nano)} in doubt" if totals.in_doubt_nano else ""
-    return Estimated(
+    doubt = f", {format_usd(totals.in_doubt_nano)} in doubt" if totals.in_doubt_nano else ""
+    return DryRun(
         job,
         estimate,
-        _with_approval(run.job, judge(run.job, estimate, run.price, booked_totals(pilot.run), booked)),
+        _with_approval(run.job, check_budget(run.job, estimate, run.price, spent_totals(pilot.run), booked)),
         run.price,
         completed=sum(totals.statuses.values()),
-        sentence=f"pilot: {pilot.rows:,} rows have their answer for {dollars(totals.settled_nano)}{doubt}; "
+        sentence=f"pilot: {pilot.rows:,} rows have their answer for {format_usd(totals.settled_nano)}{doubt}; "
         f"{pilot.ended}. `run` goes on from them",
         pilot={
             "pilot_rows": pilot.rows,
             "pilot_ended": pilot.ended,
-            "paid_usd": money(usd(totals.settled_nano)),
-            "in_doubt_usd": money(usd(totals.in_doubt_nano)),
+            "paid_usd": usd_text(nano_to_usd(totals.settled_nano)),
+            "in_doubt_usd": usd_text(nano_to_usd(totals.in_doubt_nano)),
         },
     )

@@ -21,20 +21,20 @@ import httpx
 from parquill.tasks.errors import NotApproved, RefusedByBudget, ServiceStopped, StoppedByBudget
 from parquill.tasks.limits.shared import ALONE, Sharing
 from parquill.tasks.llm.client import aiohttp_transport
-from parquill.tasks.llm.open_senders import sending
-from parquill.tasks.llm.run_sender import Sending
+from parquill.tasks.llm.open_senders import open_sender
+from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.llm.send_result import SendResult
-from parquill.tasks.money.estimate import basis_of, figure
+from parquill.tasks.money.estimate import basis_of, price_histogram
 from parquill.tasks.money.history import History
 from parquill.tasks.money.lengths import MIN_ANSWERS, LengthModel
 from parquill.tasks.money.past import keep_past
-from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.money.prices import format_usd, usd_to_nano
 from parquill.tasks.money.sample import choose
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.approvals import is_approved
-from parquill.tasks.prompts.planned import Located, count_lengths, locate, planned
+from parquill.tasks.prompts.planned import Located, count_lengths, locate, planned_parts
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.prompts.run_money import booked_totals
+from parquill.tasks.prompts.run_money import spent_totals
 from parquill.tasks.records import Estimate, ShardRef, Totals
 
 FIRST_AUTO_ROWS, MAX_AUTO_ROWS = 30, 10_000  # rows
@@ -60,7 +60,7 @@ class _Learned:
     history: History
     totals: Totals
     estimate: Estimate
-    off: float
+    relative_error: float
 
 
 def run_pilot(
@@ -70,7 +70,7 @@ def run_pilot(
     month_left: int | None = None,
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
     sharing: Sharing = ALONE,
-    watch: Callable[[Sending], AbstractContextManager[Any]] = nullcontext,
+    watch: Callable[[RunSender], AbstractContextManager[Any]] = nullcontext,
 ) -> Pilot:
     """Complete `rows` rows of a run, or with None as many as ±5 % of the cost takes within a hundredth of the budget.
 
@@ -80,7 +80,7 @@ def run_pilot(
     it was cut off, after which a further pilot, or the run, goes on.
     """
     lengths: Counter[int] = Counter()
-    for _, _, tokens in planned(run):
+    for _, _, tokens in planned_parts(run):
         lengths.update(count_lengths(tokens))
     start = int.from_bytes(hashlib.sha256(run.run_id.encode()).digest()[:6]) / 2**48
     chosen = locate(run, choose(lengths, MAX_AUTO_ROWS if rows is None else rows, start)) if lengths else []
@@ -89,11 +89,11 @@ def run_pilot(
     if rows is not None:
         _check(run, picked, month_left)
     _check_approved(run, picked, rows)
-    with sending(run, transport, sharing=sharing) as opened, watch(opened):
+    with open_sender(run, transport, sharing=sharing) as run_sender, watch(run_sender):
         if rows is None:
-            ended, learned = _until_close(picked, opened)
+            ended, learned = _until_precise(picked, run_sender)
         else:
-            picked.complete(opened, rows)
+            picked.complete(run_sender, rows)
             ended, learned = f"{rows:,} rows were asked for", _learn(run, counter)
     new = replace(run, estimate=learned.estimate)
     new.save()
@@ -123,7 +123,7 @@ class _Picked:
             w for row, w in zip(self._chosen, self._worst, strict=True) if (row.shard, row.number) not in answered
         )
 
-    def complete(self, opened: Sending, rows: int, most_nano: int | None = None) -> int:
+    def complete(self, run_sender: RunSender, rows: int, most_nano: int | None = None) -> int:
         """Complete the next rows, as far as their worst cases fit; gives how many were taken. Raises as run_pilot."""
         taken = self._chosen[self._taken : self._taken + rows]
         answered = self._answered(taken)
@@ -138,15 +138,15 @@ class _Picked:
                 by_shard[row.shard].add(row.number)
             count += 1
         self._taken += count
-        opened.sender.progress.total = max(self._taken, opened.sender.progress.done)
+        run_sender.sender.progress.total = max(self._taken, run_sender.sender.progress.done)
         if by_shard:
             with ThreadPoolExecutor(min(SHARDS_AT_ONCE, len(by_shard))) as threads:
                 try:
-                    list(threads.map(opened.complete, by_shard.keys(), by_shard.values()))
+                    list(threads.map(run_sender.complete, by_shard.keys(), by_shard.values()))
                 except BaseException:  # the pool waits for its threads, and they for their rows
-                    opened.request_stop()
+                    run_sender.request_stop()
                     raise
-        _raise_if_stopped(opened)
+        _raise_if_stopped(run_sender)
         return count
 
     def _answered(self, rows: Iterable[Located]) -> set[tuple[ShardRef, int]]:
@@ -155,15 +155,17 @@ class _Picked:
 
 
 def _check(run: Run, picked: _Picked, month_left: int | None) -> None:
-    spent, worst = booked_totals(run), picked.worst()
+    spent, worst = spent_totals(run), picked.worst()
     limits = []
     if run.job.budget.run_usd is not None:
-        room = nano_of(run.job.budget.run_usd) - spent.settled_nano - spent.in_doubt_nano
-        limits.append((room, f"what is left of the budget ({dollars(max(0, room))})"))
+        room = usd_to_nano(run.job.budget.run_usd) - spent.settled_nano - spent.in_doubt_nano
+        limits.append((room, f"what is left of the budget ({format_usd(max(0, room))})"))
     if month_left is not None:
-        limits.append((month_left, f"what is left of the month ({dollars(max(0, month_left))})"))
+        limits.append((month_left, f"what is left of the month ({format_usd(max(0, month_left))})"))
     if limits and worst > min(limits)[0]:
-        raise RefusedByBudget(f"a pilot of {picked.left:,} rows may cost {dollars(worst)}, more than {min(limits)[1]}")
+        raise RefusedByBudget(
+            f"a pilot of {picked.left:,} rows may cost {format_usd(worst)}, more than {min(limits)[1]}"
+        )
 
 
 def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
@@ -174,38 +176,38 @@ def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
     limit = run.job.budget.approval_usd
     if limit is None or is_approved(run):
         return
-    spent, worst, what = booked_totals(run), picked.worst(), f"a pilot of {picked.left:,} rows"
+    spent, worst, what = spent_totals(run), picked.worst(), f"a pilot of {picked.left:,} rows"
     booked = spent.settled_nano + spent.in_doubt_nano
     if rows is None:
         worst, what = min(worst, max(0, _most_of_auto(run)[0] - booked)), "--pilot auto"
-    if not worst or booked + worst <= nano_of(limit):
+    if not worst or booked + worst <= usd_to_nano(limit):
         return
-    so_far = f" beside the {dollars(booked)} that the run has booked" if booked else ""
-    told = f"{what} may cost {dollars(worst)}{so_far}, above budget.approval_usd = {dollars(nano_of(limit))}"
+    so_far = f" beside the {format_usd(booked)} that the run has booked" if booked else ""
+    told = f"{what} may cost {format_usd(worst)}{so_far}, above budget.approval_usd = {format_usd(usd_to_nano(limit))}"
     raise NotApproved(f"{told}, and nobody has approved the run: name fewer rows, or start the run, which asks")
 
 
 def _most_of_auto(run: Run) -> tuple[int, str]:
     """What `auto` may spend, in nano-dollars, and what it is a hundredth of."""
     limits = [usd for usd in (run.job.budget.run_usd, run.job.budget.monthly_usd) if usd is not None]
-    whole, name = (nano_of(min(limits)), "the budget") if limits else (run.estimate.cost_worst, "the worst case")
+    whole, name = (usd_to_nano(min(limits)), "the budget") if limits else (run.estimate.worst_nano, "the worst case")
     return whole // PARTS_OF_BUDGET, name
 
 
-def _until_close(picked: _Picked, opened: Sending) -> tuple[str, _Learned]:
+def _until_precise(picked: _Picked, run_sender: RunSender) -> tuple[str, _Learned]:
     run = picked.run
     (most, name), wanted = _most_of_auto(run), FIRST_AUTO_ROWS
     while True:
-        taken = picked.complete(opened, wanted, most - opened.budget.settled - opened.budget.in_doubt)
+        taken = picked.complete(run_sender, wanted, most - run_sender.budget.settled - run_sender.budget.in_doubt)
         learned = _learn(run, picked.counter)
-        if learned.history.count >= MIN_ANSWERS and learned.off <= TARGET_ERROR:
-            return f"the cost is known to ±{learned.off:.1%}", learned
+        if learned.history.count >= MIN_ANSWERS and learned.relative_error <= TARGET_ERROR:
+            return f"the cost is known to ±{learned.relative_error:.1%}", learned
         if not taken and picked.left:
-            return f"1 % of {name} ({dollars(most)}) is used up", learned
+            return f"1 % of {name} ({format_usd(most)}) is used up", learned
         if not picked.left:
             return "no more rows are taken than these", learned
         # the interval shrinks with the root of the answers
-        needed = learned.history.count * (min(learned.off, 1.0) / TARGET_ERROR) ** 2 * 1.1
+        needed = learned.history.count * (min(learned.relative_error, 1.0) / TARGET_ERROR) ** 2 * 1.1
         wanted = max(FIRST_AUTO_ROWS, min(math.ceil(needed) - learned.history.count, 2 * learned.history.count))
 
 
@@ -214,7 +216,7 @@ def _learn(run: Run, counter: TokenCounter) -> _Learned:
     history, rest, totals, output = History(), Counter[int](), Totals(), 0
     lengths: Counter[int] = Counter()
     room = run.job.max_output_tokens
-    for shard, numbers, tokens in planned(run):
+    for shard, numbers, tokens in planned_parts(run):
         state = run.state(shard.number)
         totals.add(state.totals())
         left = count_lengths(tokens)
@@ -228,26 +230,26 @@ def _learn(run: Run, counter: TokenCounter) -> _Learned:
                     output += usage.completion
         rest.update(+left)
     model = LengthModel(history, room) if history.count else None
-    figures = figure(rest, room, run.price, counter, model)
+    figures = price_histogram(rest, room, run.price, counter, model)
     paid = totals.settled_nano
     estimate = replace(
         run.estimate,
         completion_tokens_expected=output + figures.completion_tokens,
-        cost_expected=paid + figures.expected,
-        cost_p90=paid + figures.p90,
-        cost_low=paid + figures.low if model is not None else None,
-        cost_high=paid + figures.high if model is not None else None,
+        expected_nano=paid + figures.expected,
+        p90_nano=paid + figures.p90,
+        low_nano=paid + figures.low if model is not None else None,
+        high_nano=paid + figures.high if model is not None else None,
         output_shares=model.output_shares(lengths) if model is not None else [],
         basis=basis_of(model, None),
-        paid=paid,
-        paid_worst=totals.worst_nano,
+        paid_nano=paid,
+        paid_worst_nano=totals.worst_nano,
     )
     reach = max(figures.high - figures.expected, figures.expected - figures.low)
     return _Learned(history, totals, estimate, reach / max(1, paid + figures.expected) if model is not None else 1.0)
 
 
-def _raise_if_stopped(opened: Sending) -> None:
-    ending = SendResult.of(opened)
+def _raise_if_stopped(run_sender: RunSender) -> None:
+    ending = SendResult.of(run_sender)
     if ending.rule is not None:
         raise ServiceStopped(f"the pilot stopped: {ending.message}; what was answered is kept")
     if ending.over_budget:

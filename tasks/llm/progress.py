@@ -15,14 +15,14 @@ class Progress:
     not_ok: int = 0
     sent: int = 0
     throttled: int = 0
-    begun: int = 0  # rows that were done before: of an interrupted start
+    done_before: int = 0  # rows that were done before: of an interrupted start
     started: float = field(default_factory=time.monotonic)
 
-    def pace(self, now: float) -> float:
+    def rate(self, now: float) -> float:
         """Rows a second since the start, by the monotonic clock."""
-        return (self.done - self.begun) / max(0.001, now - self.started)
+        return (self.done - self.done_before) / max(0.001, now - self.started)
 
-    def left_s(self, now: float) -> float | None:
-        """Seconds to the end at this pace; None before there is one."""
-        pace = self.pace(now)
-        return (self.total - self.done) / pace if pace else None
+    def eta_s(self, now: float) -> float | None:
+        """Seconds to the end at this rate; None before there is one."""
+        rate = self.rate(now)
+        return (self.total - self.done) / rate if rate else None

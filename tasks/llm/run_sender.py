@@ -21,8 +21,8 @@ import httpx
 
 from parquill.tasks.errors import Interrupted
 from parquill.tasks.job.api_key import Key
-from parquill.tasks.limits.limiter import Limits
-from parquill.tasks.limits.open_files import most_at_once
+from parquill.tasks.limits.limiter import RateLimiter
+from parquill.tasks.limits.open_files import cap_by_open_files
 from parquill.tasks.limits.shared import ALONE, SharedLimits, Sharing
 from parquill.tasks.llm.answer_format import AnswerFormat
 from parquill.tasks.llm.breaker import Breaker
@@ -32,7 +32,7 @@ from parquill.tasks.llm.settlement import SendRow
 from parquill.tasks.money.account import LEDGER_TIMEOUT_S
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.prompts.run_money import open_spending
+from parquill.tasks.prompts.run_money import open_budget
 from parquill.tasks.records import Action, ShardRef, Usage
 from parquill.tasks.storage.answer_index import AnswerIndex
 from parquill.tasks.storage.columns import PLAN
@@ -62,7 +62,7 @@ _COLUMNS = [
 ]
 
 
-class Sending:
+class RunSender:
     """A run's sender on its own thread. `complete` may be called from many threads at once."""
 
     def __init__(
@@ -88,7 +88,7 @@ class Sending:
         self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
         self._answers = AnswerIndex(run.folders.state)
         self._answers.add_run(run.run_id, run.job.output)
-        self._spending = open_spending(run, self._disk_threads, is_first=member is None)
+        self._spending = open_budget(run, self._disk_threads, is_first=member is None)
         self.budget, self.soft_limits = self._spending.budget, self._spending.soft_limits
         self.shared = SharedLimits(run, sharing)
         self._thread.start()
@@ -104,7 +104,7 @@ class Sending:
         job = self._run.job
         await self.shared.begin()
         self._spending.begin()
-        at_once = most_at_once(job.limits.max_at_once)
+        at_once = cap_by_open_files(job.limits.max_at_once)
         if at_once < job.limits.max_at_once:
             self.shared.say(
                 logging.WARNING,
@@ -112,7 +112,7 @@ class Sending:
                 f"{job.limits.max_at_once:,}; {at_once:,} are under way at once",
             )
         breaker = Breaker(at_once, patience_s=job.retry.patience_s, clock=time.monotonic)
-        limits = Limits(
+        limits = RateLimiter(
             at_once,
             requests_per_minute=self.shared.per_minute["requests"],
             tokens_per_minute=self.shared.per_minute["tokens"],
@@ -139,7 +139,7 @@ class Sending:
         )
         sender.progress.total = self._run.estimate.to_send
         done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
-        sender.progress.done = sender.progress.begun = done
+        sender.progress.done = sender.progress.done_before = done
         return sender
 
     async def _begin_watching(self, member: RunMember) -> None:
@@ -203,7 +203,7 @@ class Sending:
         state = run.state(shard.number)
         if only is None:
             self.sender.progress.done += len(state.outcomes)
-            self.sender.progress.begun += len(state.outcomes)
+            self.sender.progress.done_before += len(state.outcomes)
         if len(state.outcomes) < shard.to_send:
             self._call(self._complete(shard, state, only))
         journal = run.folder.journal(shard.number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parquill.tasks.errors import Interrupted
-from parquill.tasks.llm.run_sender import Sending
+from parquill.tasks.llm.run_sender import RunSender
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class SendResult:
     message: str | None = None
 
     @classmethod
-    def of(cls, opened: Sending) -> SendResult:
+    def of(cls, run_sender: RunSender) -> SendResult:
         """Read it off a sender that has nothing more under way. Raises Interrupted if it was asked to stop."""
-        sender = opened.sender
+        sender = run_sender.sender
         if sender.stopping and sender.stop_rule is None:
             left = sender.progress.total - sender.progress.done
             raise Interrupted(f"interrupted with {left:,} rows left; run again to go on")

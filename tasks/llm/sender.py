@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from parquill.tasks.errors import DiskFailed
 from parquill.tasks.job.settings import Job
-from parquill.tasks.limits.limiter import Limits, Slot, Stopped
+from parquill.tasks.limits.limiter import Permit, RateLimiter, Stopped
 from parquill.tasks.limits.open_bytes import OpenBytes
 from parquill.tasks.llm.answer_format import AnswerFormat
 from parquill.tasks.llm.breaker import Breaker
@@ -30,9 +30,9 @@ from parquill.tasks.llm.outcomes import TABLE, Money, Retry, Rule
 from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.prompt_cuts import PromptCuts
 from parquill.tasks.llm.retry import backoff_s
-from parquill.tasks.llm.settlement import Booking, SendRow
+from parquill.tasks.llm.settlement import SendRow, Settlement
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import Price
+from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import ShardState
 
@@ -58,9 +58,9 @@ class Sender:
     def __init__(
         self,
         job: Job,
-        price: Price,
+        price: ModelPrice,
         client: Client,
-        limits: Limits,
+        limits: RateLimiter,
         breaker: Breaker,
         budget: Budget,
         *,
@@ -72,7 +72,7 @@ class Sender:
         self._client, self._clock = client, clock
         self.limits, self.breaker, self.budget = limits, breaker, budget
         self.progress = Progress()
-        self._booking = Booking(price, budget, self.progress, answer_format, PromptCuts(job.max_output_tokens))
+        self._booking = Settlement(price, budget, self.progress, answer_format, PromptCuts(job.max_output_tokens))
         self.stop_rule: Rule | None = None
         self.stop_message: str | None = None
         self.stopping = False
@@ -184,7 +184,7 @@ class Sender:
         self._tasks.add(task)
         return task
 
-    async def _open(self, row: SendRow) -> Slot:
+    async def _open(self, row: SendRow) -> Permit:
         """Begin a row once few enough are open. Raises OverBudget, Stopped."""
         await self._open_rows.acquire()
         try:
@@ -202,7 +202,7 @@ class Sender:
         self._open_bytes.release(len(row.messages))
         self._open_rows.release()
 
-    async def _admit(self, row: SendRow) -> Slot:
+    async def _admit(self, row: SendRow) -> Permit:
         """Reserve the row's worst case, then wait for its turn. Raises OverBudget, Stopped."""
         while True:
             if not await self.budget.reserve(row.reserve_nano):
@@ -218,7 +218,7 @@ class Sender:
             slot.release()
             self.budget.release(row.reserve_nano)
 
-    async def _complete_row(self, row: SendRow, slot: Slot, journal: Journal, state: ShardState) -> None:
+    async def _complete_row(self, row: SendRow, slot: Permit, journal: Journal, state: ShardState) -> None:
         """Send a row until it has its outcome."""
         try:
             while (wait_s := await self._attempt(row, slot, journal, state)) is not None:
@@ -233,16 +233,16 @@ class Sender:
             self.stop()
             raise
 
-    async def _attempt(self, row: SendRow, slot: Slot, journal: Journal, state: ShardState) -> float | None:
+    async def _attempt(self, row: SendRow, slot: Permit, journal: Journal, state: ShardState) -> float | None:
         """Send a row once. Gives the seconds after which it is sent again, None once it has its outcome."""
         try:
-            await self._booking.intend(row, journal)
+            await self._booking.record_intent(row, journal)
             await self._check_leader(row, journal)
             began = self._clock()
             result = await self._client.send(row.messages, row.parameters)
             self.limits.learn(slot.sent_at, result.headers)
             if (reply := result.reply) is not None:
-                self.limits.gate.succeeded()
+                self.limits.gate.on_success()
                 self.breaker.answered(slot.sent_at)
                 if reply.usage is not None:
                     slot.settle(reply.usage.prompt + reply.usage.completion)
@@ -251,7 +251,7 @@ class Sender:
             is_outage = self._tell_breaker(row, slot.sent_at, result)
             if (failure := result.failure) is not None and failure.usage is not None:
                 slot.settle(failure.usage.prompt + failure.usage.completion)
-            await self._booking.book_failure(row, result.rule, journal, failure)
+            await self._booking.record_failure(row, result.rule, journal, failure)
         finally:
             slot.release()
         return await self._after_failure(row, slot, result, journal, state, is_outage=is_outage)
@@ -274,13 +274,13 @@ class Sender:
         if not self._may_send():
             # the intent is on disk already: with its failure beside it no money stays in doubt
             row.state.failures += 1
-            await self._booking.book_failure(row, TABLE["connect_error"], journal)
+            await self._booking.record_failure(row, TABLE["connect_error"], journal)
             row.uncharge()
             self.stop()
             raise Stopped
 
     async def _after_failure(
-        self, row: SendRow, slot: Slot, result: Result, journal: Journal, state: ShardState, *, is_outage: bool
+        self, row: SendRow, slot: Permit, result: Result, journal: Journal, state: ShardState, *, is_outage: bool
     ) -> float | None:
         """What a failure means for its row, in the order of the table's kinds."""
         rule = result.rule
@@ -307,13 +307,13 @@ class Sender:
         return result.retry_after if result.retry_after is not None else backoff_s(max(1, row.state.failures))
 
     async def _throttle(
-        self, row: SendRow, slot: Slot, result: Result, journal: Journal, state: ShardState
+        self, row: SendRow, slot: Permit, result: Result, journal: Journal, state: ShardState
     ) -> float | None:
         """Slow everybody down after a 429, which costs the row no attempt."""
         now, gate = self._clock(), self.limits.gate
         self.progress.throttled += 1
         pause = result.retry_after if result.retry_after is not None else backoff_s(gate.waves + 1)
-        gate.slow_down(now, slot.sent_at, pause)
+        gate.on_429(now, slot.sent_at, pause)
         if gate.throttled_s(now) > self._patience_s:
             self.stop(result.rule, result.sentence)
             raise Stopped

@@ -14,7 +14,7 @@ from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.prompt_cuts import PromptCuts, cut_sentence
 from parquill.tasks.llm.replies import Reply
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import Price, to_nano
+from parquill.tasks.money.prices import ModelPrice, femto_to_nano
 from parquill.tasks.records import Outcome, Usage
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import RowState, ShardState
@@ -57,12 +57,12 @@ class SendRow:
             self.journal.append({"type": "uncharge", "row": self.number})
 
 
-class Booking:
+class Settlement:
     """Of the rows of one run. What was reserved for a request is settled, held or released here, once."""
 
     def __init__(
         self,
-        price: Price,
+        price: ModelPrice,
         budget: Budget,
         progress: Progress,
         answer_format: AnswerFormat | None,
@@ -71,7 +71,7 @@ class Booking:
         self._price, self._budget, self._format = price, budget, answer_format
         self._progress, self._cuts = progress, cuts
 
-    async def intend(self, row: SendRow, journal: Journal) -> None:
+    async def record_intent(self, row: SendRow, journal: Journal) -> None:
         """Have it last that the row is sent once more, for which its worst case is reserved."""
         row.state.requests += 1
         await journal.append(
@@ -89,7 +89,7 @@ class Booking:
         """
         usage, tier = reply.usage, reply.service_tier
         said = usage or reply.least
-        cost = 0 if said is None else to_nano(self._price.femto(said, tier))
+        cost = 0 if said is None else femto_to_nano(self._price.femto(said, tier))
         if usage is None:
             cost = max(cost, row.reserve_nano)
         self._budget.settle(row.reserve_nano, cost)
@@ -124,13 +124,13 @@ class Booking:
         outcome = self._outcome(row, rule, error_message=sentence)
         await self._record(row, outcome, journal, state)
 
-    async def book_failure(self, row: SendRow, rule: Rule, journal: Journal, failure: Failure | None = None) -> None:
+    async def record_failure(self, row: SendRow, rule: Rule, journal: Journal, failure: Failure | None = None) -> None:
         """Book what a failure of the row's latest request costs: nothing, its usage, or perhaps the reservation."""
         row.state.last_code = rule.code
         money = rule.money if failure is None else failure.money(rule)
         record = {"type": "attempt", "row": row.number, "n": row.state.requests, "fate": money.value, "code": rule.code}
         if failure is not None and failure.usage is not None:
-            billed = to_nano(self._price.femto(failure.usage, failure.service_tier))
+            billed = femto_to_nano(self._price.femto(failure.usage, failure.service_tier))
             self._budget.settle(row.reserve_nano, billed)
             row.state.add_billed(billed, failure.usage, row.reserve_nano)
             record |= {"cost": billed, "usage": list(failure.usage)}

@@ -14,7 +14,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_expone
 from tenacity.stop import stop_when_event_set
 
 from parquill.tasks.errors import LedgerFailed, RunTakenOver
-from parquill.tasks.money.books import Held
+from parquill.tasks.money.books import LeaseReport
 from parquill.tasks.money.ledger import Ledger
 
 LEDGER_TIMEOUT_S = 60.0  # how long a database may be away: a restart, a failover
@@ -24,7 +24,7 @@ SLICES = 50  # a slice is this part of the limit: few enough transactions, and l
 REQUESTS_A_SLICE, MAX_PART = 32, 8
 
 
-class Account:
+class LeaseAccount:
     """Leases money for one run. Its methods block for a transaction: call them from a thread that may wait.
 
     One call at a time, whatever thread it comes from, so the ledger never hears an older state after a newer one.
@@ -52,9 +52,9 @@ class Account:
         self._largest = min(limits) // MAX_PART if limits else 0
         self.limited = bool(limits)
 
-    def _held(self) -> Held:
+    def _held(self) -> LeaseReport:
         left = self._granted - self._returned - self._settled - self._in_doubt
-        return Held(self._settled, self._in_doubt, left if self.limited else 0, self._is_new)
+        return LeaseReport(self._settled, self._in_doubt, left if self.limited else 0, self._is_new)
 
     def lease(self, amount: int) -> int:
         """Lease a slice that holds at least `amount`; 0 if so much does not fit, or if the account is closed.
@@ -82,11 +82,11 @@ class Account:
             now=self._now(),
         )
 
-    def others_hold(self) -> bool:
+    def others_lease(self) -> bool:
         """Whether another process holds leased money that may come back. Raises LedgerFailed."""
         month = None if self._month_limit is None else f"{self._now().astimezone(UTC):%Y-%m}"
         held = self._patient(LEDGER_TIMEOUT_S, until_closing=True)(
-            self._ledger.held_by_others, self._run_id, self._holder, month, self._now()
+            self._ledger.leased_by_others, self._run_id, self._holder, month, self._now()
         )
         return held > 0
 

@@ -20,7 +20,7 @@ HELD = LEASES.join(HOLDERS, sa.and_(HOLDERS.c.run_id == LEASES.c.run_id, HOLDERS
 
 
 @dataclass(frozen=True, slots=True)
-class Booked:
+class Balance:
     """Nano-dollars of a run or of a month."""
 
     settled: int
@@ -34,7 +34,7 @@ class Booked:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class LeaseReport:
     """How a holder stands, in nano-dollars since its start: spent, and what it may spend yet.
 
     `left` is negative after an overshoot. `is_new` until the ledger has answered once.
@@ -46,7 +46,7 @@ class Held:
     is_new: bool = False
 
 
-def tell(connection: sa.Connection, run_id: str, holder: str, held: Held, now: datetime) -> int:
+def apply_report(connection: sa.Connection, run_id: str, holder: str, held: LeaseReport, now: datetime) -> int:
     """Bring the ledger to what a holder says of itself; gives what it has leased now. Raises RunTakenOver."""
     mine = is_of(HOLDERS, run_id, holder)
     told = connection.execute(sa.select(HOLDERS).where(mine)).first()
@@ -60,7 +60,7 @@ def tell(connection: sa.Connection, run_id: str, holder: str, held: Held, now: d
     settled = held.settled - (told.settled_nano if told is not None else 0)
     in_doubt = held.in_doubt - (told.in_doubt_nano if told is not None else 0)
     leases = connection.execute(sa.select(LEASES).where(is_of(LEASES, run_id, holder)).order_by(LEASES.c.month)).all()
-    amounts = _book(connection, leases, settled, in_doubt, run_id, now)
+    amounts = _charge_leases(connection, leases, settled, in_doubt, run_id, now)
     surplus = sum(amounts) - max(0, held.left)
     for place in reversed(range(len(leases))):  # the latest month's first: the others' is reserved, or soon spent
         back = min(amounts[place], max(0, surplus))
@@ -74,7 +74,7 @@ def tell(connection: sa.Connection, run_id: str, holder: str, held: Held, now: d
     return sum(amounts)
 
 
-def _book(
+def _charge_leases(
     connection: sa.Connection, leases: Sequence[Any], settled: int, in_doubt: int, run_id: str, now: datetime
 ) -> list[int]:
     """Book what was spent of leases, the earliest month's first; gives what is left of each.
@@ -87,14 +87,14 @@ def _book(
         day = today if lease.month == today[:7] else lease.day
         paid = min(settled, lease.amount_nano)
         doubt = min(in_doubt, lease.amount_nano - paid)
-        add(connection, run_id, day, paid, doubt)
+        charge(connection, run_id, day, paid, doubt)
         settled, in_doubt = settled - paid, in_doubt - doubt
         amounts.append(lease.amount_nano - paid - doubt)
-    add(connection, run_id, day, settled, in_doubt)
+    charge(connection, run_id, day, settled, in_doubt)
     return amounts
 
 
-def take_back(connection: sa.Connection, run_id: str, missing: list[int]) -> None:
+def reverse(connection: sa.Connection, run_id: str, missing: list[int]) -> None:
     """Correct days on which too much was booked; what was in doubt and is settled now stays in its month."""
     days = sa.select(DAYS).where(DAYS.c.run_id == run_id).order_by(DAYS.c.day.desc())
     for row in connection.execute(days).all():
@@ -108,7 +108,7 @@ def take_back(connection: sa.Connection, run_id: str, missing: list[int]) -> Non
         connection.execute(DAYS.update().where(here).values(settled_nano=books[0], in_doubt_nano=books[1]))
 
 
-def add(connection: sa.Connection, run_id: str, day: str, settled: int, in_doubt: int) -> None:
+def charge(connection: sa.Connection, run_id: str, day: str, settled: int, in_doubt: int) -> None:
     """Book nano-dollars of a run on a day such as 2026-11-28."""
     if not settled and not in_doubt:
         return
@@ -121,14 +121,14 @@ def add(connection: sa.Connection, run_id: str, day: str, settled: int, in_doubt
         connection.execute(DAYS.insert().values(run_id=run_id, day=day, settled_nano=settled, in_doubt_nano=in_doubt))
 
 
-def read(
+def balance_of(
     connection: sa.Connection,
     now: datetime,
     *,
     run_id: str | None = None,
     month: str | None = None,
     leases: bool = True,
-) -> Booked:
+) -> Balance:
     """What is booked for a run, for a month over all runs, or for a run in a month."""
     days, held = [], []
     if run_id is not None:
@@ -138,11 +138,11 @@ def read(
     books = sa.select(total_of(DAYS.c.settled_nano), total_of(DAYS.c.in_doubt_nano)).where(*days)
     settled, in_doubt = map(int, connection.execute(books).one())
     if not leases:
-        return Booked(settled, in_doubt, 0)
+        return Balance(settled, in_doubt, 0)
     dead = total_of(sa.case((is_dead(now), LEASES.c.amount_nano), else_=0))
     whole = sa.select(total_of(LEASES.c.amount_nano), dead).select_from(HELD).where(*held)
     leased, of_dead = map(int, connection.execute(whole).one())
-    return Booked(settled, in_doubt + of_dead, leased - of_dead)
+    return Balance(settled, in_doubt + of_dead, leased - of_dead)
 
 
 def day_of(now: datetime) -> str:

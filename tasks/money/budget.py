@@ -106,7 +106,7 @@ class Budget:
             self._changed = asyncio.Event()
         await self._changed.wait()
 
-    def trim(self, keep: int) -> int:
+    def give_back_unused(self, keep: int) -> int:
         """Give up what is granted beyond what is booked and `keep`; gives how much that is."""
         if self.granted is None:
             return 0
@@ -124,7 +124,7 @@ class Budget:
         self._stopped = True
         self.wake()
 
-    def lose(self, amount: int) -> None:
+    def revoke(self, amount: int) -> None:
         """Count no more on `amount` of what was granted: the ledger does not know of it."""
         if self.granted is not None:
             self.granted -= amount

@@ -27,13 +27,13 @@ def allowance(counted: int) -> int:
     return counted + counted // 2 + 16
 
 
-def class_of(counted: int) -> int:
+def size_class(counted: int) -> int:
     """The class of a counted length: 1 for one token, 2 for two and three, and so on by doublings."""
     return max(1, counted).bit_length()
 
 
 @dataclass(slots=True)
-class Tally:
+class RegressionSums:
     """Answers of one class: sums over counted (x) and reported (y) prompt tokens, and the largest excess in tokens."""
 
     answers: int = 0
@@ -52,7 +52,7 @@ class Tally:
         self.products += counted * reported
         self.excess = max(self.excess, reported - allowance(counted))
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: RegressionSums) -> None:
         """Count the answers of another run."""
         self.answers += other.answers
         self.counted += other.counted
@@ -74,14 +74,14 @@ class WorstRow:
 
 
 @dataclass(slots=True)
-class Comparison:
+class CountComparison:
     """Counted against reported prompt tokens of the answers that one run paid for."""
 
     answers: int = 0
     counted: int = 0
     reported: int = 0
     worst: WorstRow | None = None
-    classes: dict[int, Tally] = field(default_factory=dict)  # what may be learned from
+    classes: dict[int, RegressionSums] = field(default_factory=dict)  # what may be learned from
 
     def add(self, counted: int, reported: int, source_file: str, row_number: int) -> None:
         """Compare one answer."""
@@ -92,7 +92,7 @@ class Comparison:
         if self.worst is None or abs(deviation) > abs(self.worst.deviation):
             self.worst = WorstRow(deviation, source_file, row_number, counted, reported)
         if reported <= MAX_RATIO * counted + MAX_OVERHEAD:
-            self.classes.setdefault(class_of(counted), Tally()).add(counted, reported)
+            self.classes.setdefault(size_class(counted), RegressionSums()).add(counted, reported)
 
     @property
     def deviation(self) -> float | None:
@@ -101,7 +101,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Correction:
+class Calibration:
     """What was learned of a model at an endpoint; `excess` is (class, tokens above the allowance) by class."""
 
     overhead: float = 0.0
@@ -110,9 +110,9 @@ class Correction:
     excess: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def learn(cls, classes: Mapping[int, Tally]) -> Correction | None:
+    def learn(cls, classes: Mapping[int, RegressionSums]) -> Calibration | None:
         """Fit the line; None without an answer. With too few of them only the excess counts."""
-        whole = Tally()
+        whole = RegressionSums()
         for tally in classes.values():
             whole.merge(tally)
         if not whole.answers or not whole.counted:
@@ -122,7 +122,7 @@ class Correction:
         return cls(overhead, ratio, whole.answers, excess)
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Correction:
+    def from_json(cls, found: Mapping[str, Any]) -> Calibration:
         """Read what `dataclasses.asdict` and JSON made of it."""
         excess = tuple((int(number), int(tokens)) for number, tokens in found["excess"])
         return cls(found["overhead"], found["ratio"], found["answers"], excess)
@@ -138,14 +138,14 @@ class Correction:
 
     def reserved(self, counted: int) -> int:
         """Prompt tokens to reserve: the allowance and the largest excess of such lengths, at least the line's."""
-        number = class_of(counted)
+        number = size_class(counted)
         below = [tokens for seen, tokens in self.excess if seen <= number][-1:]
         above = [tokens for seen, tokens in self.excess if seen >= number][:1]
         excess = max(0, *below, *above)
         return max(allowance(counted) + excess, math.ceil(ABOVE_LINE * self.expected(counted)))
 
 
-def _line(whole: Tally) -> tuple[float, float]:
+def _line(whole: RegressionSums) -> tuple[float, float]:
     """Overhead and ratio by least squares; the ratio alone where the lengths hardly vary or no line rises."""
     x_mean, y_mean = whole.counted / whole.answers, whole.reported / whole.answers
     variance = whole.squares / whole.answers - x_mean * x_mean
@@ -156,7 +156,7 @@ def _line(whole: Tally) -> tuple[float, float]:
     return 0.0, y_mean / x_mean
 
 
-def compared_json(found: Comparison, *, model: str, encoding: str, exact: bool) -> dict[str, Any]:
+def compared_json(found: CountComparison, *, model: str, encoding: str, exact: bool) -> dict[str, Any]:
     """The `counted` part of a summary: tokens of this run's answers, the worst row, what a difference means."""
     worst = found.worst
     return {
@@ -179,7 +179,7 @@ def compared_json(found: Comparison, *, model: str, encoding: str, exact: bool) 
     }
 
 
-def _meaning(found: Comparison, model: str, encoding: str, *, exact: bool) -> str | None:
+def _meaning(found: CountComparison, model: str, encoding: str, *, exact: bool) -> str | None:
     """What it means when counted and reported tokens differ by more than a hundredth; None when they do not."""
     deviation = found.deviation
     if deviation is None or abs(deviation) <= TOLD_ABOVE:

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from parquill.tasks.money.past import Past
-from parquill.tasks.money.prices import dollars, to_nano, usd
-from parquill.tasks.records import Action, Estimate, PlannedRow, money
+from parquill.tasks.money.prices import femto_to_nano, format_usd, nano_to_usd
+from parquill.tasks.records import Action, Estimate, PlannedRow, usd_text
 
 if TYPE_CHECKING:
     from parquill.tasks.job.settings import Job
     from parquill.tasks.money.lengths import LengthModel
-    from parquill.tasks.money.prices import Price
+    from parquill.tasks.money.prices import ModelPrice
     from parquill.tasks.money.tokens import TokenCounter
 
 NORMAL_P90, NORMAL_P95 = 1.2816, 1.6449
@@ -36,7 +36,7 @@ NO_HISTORY = "no history: worst case is the only bound"
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class CostForecast:
     """What rows come to at one price; money in nano-dollars, `low` to `high` the central 90 %."""
 
     completion_tokens: int
@@ -47,18 +47,18 @@ class Figures:
     worst: int
 
     @property
-    def off(self) -> float:
+    def relative_error(self) -> float:
         """How far the interval reaches from the expected cost to its farther side, as a fraction of it."""
         return max(self.high - self.expected, self.expected - self.low) / self.expected if self.expected else 0.0
 
 
-def figure(
-    rows: Mapping[int, int], room: int, price: Price, counter: TokenCounter, lengths: LengthModel | None
-) -> Figures:
+def price_histogram(
+    rows: Mapping[int, int], room: int, price: ModelPrice, counter: TokenCounter, lengths: LengthModel | None
+) -> CostForecast:
     """Price rows given as counts by prompt tokens, each with at most `room` output tokens."""
     worst = sum(count * price.worst_nano(counter.reserved(tokens), room) for tokens, count in rows.items())
     if lengths is None:
-        return Figures(room * sum(rows.values()), worst, worst, worst, worst, worst)
+        return CostForecast(room * sum(rows.values()), worst, worst, worst, worst, worst)
     output, femto, bare = 0.0, 0, 0
     for tokens, count in rows.items():
         one = lengths.expected(tokens)
@@ -69,12 +69,12 @@ def figure(
     deviation = INTERVAL_SAFETY * lengths.deviation(rows) if rows else 0.0
 
     def bound(quantile: float) -> int:
-        reach = deviation * _student(quantile, lengths.answers)
-        return to_nano(bare + round((femto - bare) * math.exp(reach))) if reach < 50 else worst
+        reach = deviation * _widened_quantile(quantile, lengths.answers)
+        return femto_to_nano(bare + round((femto - bare) * math.exp(reach))) if reach < 50 else worst
 
-    return Figures(
+    return CostForecast(
         round(output),
-        min(worst, to_nano(femto)),
+        min(worst, femto_to_nano(femto)),
         min(worst, bound(NORMAL_P90)),
         bound(-NORMAL_P95),
         min(worst, bound(NORMAL_P95)),
@@ -92,14 +92,14 @@ def _reported(tokens: int, counter: TokenCounter, lengths: LengthModel) -> tuple
     return expected, expected * cached / max(1, prompt), expected * written / max(1, prompt)
 
 
-def _student(normal: float, answers: int) -> float:
+def _widened_quantile(normal: float, answers: int) -> float:
     return normal * (1 + (normal * normal + 1) / (4 * max(1, answers - 3)))
 
 
 class EstimateSum:
     """Sums the estimate of planned rows, at one or several prices; `result` gives it."""
 
-    def __init__(self, job: Job, prices: Sequence[Price], counter: TokenCounter, past: Past | None = None) -> None:
+    def __init__(self, job: Job, prices: Sequence[ModelPrice], counter: TokenCounter, past: Past | None = None) -> None:
         self._job = job
         self._past = past or Past()
         self._prices = prices
@@ -129,17 +129,17 @@ class EstimateSum:
         room, lengths = self._job.max_output_tokens, self._past.lengths
         counted = sum(tokens * rows for tokens, rows in self._lengths.items())
         prompt_tokens = sum(self._counter.expected(tokens) * rows for tokens, rows in self._lengths.items())
-        figures = figure(self._lengths, room, self._prices[place], self._counter, lengths)
+        figures = price_histogram(self._lengths, room, self._prices[place], self._counter, lengths)
         return Estimate(
             rows=self.rows,
             to_send=self._lengths.total(),
             prompt_tokens=round(prompt_tokens),
             completion_tokens_expected=figures.completion_tokens,
-            cost_expected=figures.expected,
-            cost_p90=figures.p90,
-            cost_worst=figures.worst,
-            cost_low=figures.low if lengths is not None else None,
-            cost_high=figures.high if lengths is not None else None,
+            expected_nano=figures.expected,
+            p90_nano=figures.p90,
+            worst_nano=figures.worst,
+            low_nano=figures.low if lengths is not None else None,
+            high_nano=figures.high if lengths is not None else None,
             output_shares=lengths.output_shares(self._lengths) if lengths is not None else [],
             basis=basis_of(lengths, self._past.last),
             largest_request=max((self._counter.reserved(tokens) + room for tokens in self._lengths), default=0),
@@ -161,7 +161,7 @@ def basis_of(lengths: LengthModel | None, last: tuple[int, int] | None) -> str:
         runs = {0: "a pilot", 1: "the last run"}.get(lengths.runs, f"the last {lengths.runs} runs")
         basis = f"output from {lengths.answers:,} answers of {runs}"
     if last is not None:
-        basis += f"; last run: expected {dollars(last[0])}, cost {dollars(last[1])}"
+        basis += f"; last run: expected {format_usd(last[0])}, cost {format_usd(last[1])}"
     return basis
 
 
@@ -170,19 +170,19 @@ def estimate_json(estimate: Estimate) -> dict[str, Any]:
 
     `cost_usd_low` and `cost_usd_high` bound the central 90 %; null without answers to learn from.
     """
-    low, high = estimate.cost_low, estimate.cost_high
+    low, high = estimate.low_nano, estimate.high_nano
     return {
         "prompt_tokens": estimate.prompt_tokens,
         "completion_tokens_expected": estimate.completion_tokens_expected,
-        "cost_usd_expected": money(usd(estimate.cost_expected)),
-        "cost_usd_low": None if low is None else money(usd(low)),
-        "cost_usd_high": None if high is None else money(usd(high)),
-        "cost_usd_p90": money(usd(estimate.cost_p90)),
-        "cost_usd_worst": money(usd(estimate.cost_worst)),
+        "cost_usd_expected": usd_text(nano_to_usd(estimate.expected_nano)),
+        "cost_usd_low": None if low is None else usd_text(nano_to_usd(low)),
+        "cost_usd_high": None if high is None else usd_text(nano_to_usd(high)),
+        "cost_usd_p90": usd_text(nano_to_usd(estimate.p90_nano)),
+        "cost_usd_worst": usd_text(nano_to_usd(estimate.worst_nano)),
     }
 
 
-def flat_estimate(job: Job, estimate: Estimate, price: Price, *, fits: bool) -> dict[str, Any]:
+def flat_estimate(job: Job, estimate: Estimate, price: ModelPrice, *, fits: bool) -> dict[str, Any]:
     """One flat mapping for `estimate --json`."""
     return {
         "rows": estimate.rows,

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job.reasoning import warn_of_thinking
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.prices import Price, dollars, nano_of, usd
+from parquill.tasks.money.prices import ModelPrice, format_usd, nano_to_usd, usd_to_nano
 from parquill.tasks.money.shutdowns import find_shutdown
 from parquill.tasks.records import Estimate, Totals
 
@@ -23,14 +23,14 @@ class Verdict:
     fits: bool
     sentence: str
     warning: str | None
-    expected: int
+    expected_nano: int
     left: int
 
 
-def judge(
+def check_budget(
     job: Job,
     estimate: Estimate,
-    price: Price,
+    price: ModelPrice,
     totals: Totals | None = None,
     month_booked: int | None = None,
     today: date | None = None,
@@ -43,33 +43,36 @@ def judge(
     spent = totals or Totals()
     booked = spent.settled_nano + spent.in_doubt_nano
     # what has an outcome counts by its true figure; the rest by the same share of expected as of worst
-    left = max(0, estimate.cost_worst - spent.worst_nano)
+    left = max(0, estimate.worst_nano - spent.worst_nano)
     worst = booked + left
-    open_worst, open_expected = estimate.cost_worst - estimate.paid_worst, estimate.cost_expected - estimate.paid
+    open_worst, open_expected = (
+        estimate.worst_nano - estimate.paid_worst_nano,
+        estimate.expected_nano - estimate.paid_nano,
+    )
     expected = booked + (open_expected * left // open_worst if open_worst else 0)
     rows = estimate.to_send - sum(spent.statuses.values())
     facts = f"({rows:,} rows to send, {job.model}, prices of {price.version})"
     odd = "; ".join(_warnings(job, estimate, today or datetime.now(UTC).date())) or None
     limits = []
     if job.budget.run_usd is not None:
-        limits.append((nano_of(job.budget.run_usd), f"the budget of {dollars(nano_of(job.budget.run_usd))}"))
+        limits.append((usd_to_nano(job.budget.run_usd), f"the budget of {format_usd(usd_to_nano(job.budget.run_usd))}"))
     if job.budget.monthly_usd is not None:
-        taken, whole = month_booked or 0, nano_of(job.budget.monthly_usd)
-        rest = f"{dollars(whole - taken)} of {dollars(whole)}"
+        taken, whole = month_booked or 0, usd_to_nano(job.budget.monthly_usd)
+        rest = f"{format_usd(whole - taken)} of {format_usd(whole)}"
         if taken >= whole:
-            rest = f"nothing: its budget of {dollars(whole)} is used up"
-        limits.append((whole - taken, f"what is left of the month ({rest}, {dollars(taken)} booked)"))
+            rest = f"nothing: its budget of {format_usd(whole)} is used up"
+        limits.append((whole - taken, f"what is left of the month ({rest}, {format_usd(taken)} booked)"))
     if not limits:
-        return Verdict(True, f"expected {dollars(expected)}, no budget is set {facts}", odd, expected, rows)
+        return Verdict(True, f"expected {format_usd(expected)}, no budget is set {facts}", odd, expected, rows)
     limit, name = min(limits)
     if expected > limit:
-        over = dollars(expected)
-        if over == dollars(limit):  # one number must be seen to be larger than the other
-            over = f"${usd(expected):,.9f}"
+        over = format_usd(expected)
+        if over == format_usd(limit):  # one number must be seen to be larger than the other
+            over = f"${nano_to_usd(expected):,.9f}"
         return Verdict(False, f"expected {over} exceeds {name} {facts}", odd, expected, rows)
-    may_stop = f"the worst case of {dollars(worst)} exceeds {name}: the run may stop on the way"
+    may_stop = f"the worst case of {format_usd(worst)} exceeds {name}: the run may stop on the way"
     warning = "; ".join(told for told in (odd, may_stop if worst > limit else None) if told) or None
-    return Verdict(True, f"expected {dollars(expected)} fits into {name} {facts}", warning, expected, rows)
+    return Verdict(True, f"expected {format_usd(expected)} fits into {name} {facts}", warning, expected, rows)
 
 
 def _warnings(job: Job, estimate: Estimate, today: date) -> list[str]:
@@ -101,7 +104,7 @@ def asks_approval(job: Job, verdict: Verdict) -> bool:
     Nobody is asked for a run that has nothing left to send: its money is spent.
     """
     limit = job.budget.approval_usd
-    return limit is not None and verdict.left > 0 and verdict.expected > nano_of(limit)
+    return limit is not None and verdict.left > 0 and verdict.expected_nano > usd_to_nano(limit)
 
 
 def check_largest(job: Job, estimate: Estimate) -> None:
@@ -115,14 +118,14 @@ def check_largest(job: Job, estimate: Estimate) -> None:
 
 
 def pass_gate(
-    job: Job, estimate: Estimate, price: Price, totals: Totals | None = None, month_booked: int | None = None
+    job: Job, estimate: Estimate, price: ModelPrice, totals: Totals | None = None, month_booked: int | None = None
 ) -> Verdict:
     """Raise RefusedByBudget, with both numbers, unless the expected cost fits or `when_short` is partial.
 
     Raises BadJob for a request that could never be sent.
     """
     check_largest(job, estimate)
-    verdict = judge(job, estimate, price, totals, month_booked)
+    verdict = check_budget(job, estimate, price, totals, month_booked)
     if not verdict.fits and job.budget.when_short == "refuse" and estimate.to_send:
         raise RefusedByBudget(f"{verdict.sentence}; {estimate.basis}. Raise it, or set budget.when_short: partial")
     return verdict

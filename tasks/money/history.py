@@ -17,7 +17,7 @@ CLASSES_A_DOUBLING = 8
 OUTPUT_BINS_A_DOUBLING = 4  # of output tokens, for a picture of them
 
 
-def class_of(prompt_tokens: int) -> int:
+def length_class(prompt_tokens: int) -> int:
     """The class of an input length; class 0 is one token."""
     return int(CLASSES_A_DOUBLING * math.log2(max(1, prompt_tokens)))
 
@@ -33,7 +33,7 @@ def middle_of(number: int) -> float:
 
 
 @dataclass(slots=True)
-class Seen:
+class LengthStats:
     """Answers of one class: how many, sums over output tokens as billed, and over the logarithms of those not cut."""
 
     count: int = 0
@@ -64,7 +64,7 @@ class Seen:
             self.logs += log
             self.log_squares += log * log
 
-    def merge(self, other: Seen) -> None:
+    def merge(self, other: LengthStats) -> None:
         """Count the answers of another run."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -74,12 +74,12 @@ class Seen:
 class History:
     """Classes of answers; `runs` is how many finished runs they are from, 0 for a pilot or a run under way."""
 
-    classes: dict[int, Seen] = field(default_factory=dict)
+    classes: dict[int, LengthStats] = field(default_factory=dict)
     runs: int = 0
 
     def add(self, prompt_tokens: int, usage: Usage, max_output_tokens: int) -> None:
         """Count one answer: tokens as they were counted, and as the service reported them."""
-        seen = self.classes.setdefault(class_of(prompt_tokens), Seen())
+        seen = self.classes.setdefault(length_class(prompt_tokens), LengthStats())
         seen.add(usage, cut=usage.completion >= max_output_tokens, counted=prompt_tokens)
 
     @property
@@ -94,5 +94,5 @@ def merge(histories: Iterable[History]) -> History:
     for history in histories:
         whole.runs += history.runs
         for number, seen in history.classes.items():
-            whole.classes.setdefault(number, Seen()).merge(seen)
+            whole.classes.setdefault(number, LengthStats()).merge(seen)
     return whole

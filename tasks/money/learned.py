@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.correction import Correction, Tally
+from parquill.tasks.money.correction import Calibration, RegressionSums
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import COUNTS
 from parquill.tasks.money.tokens import encoding_of
@@ -13,7 +13,7 @@ from parquill.tasks.money.tokens import encoding_of
 RUNS_BACK = 30  # so that a reply that was wrong once is forgotten some day
 
 
-def read_correction(job: Job) -> Correction | None:
+def read_calibration(job: Job) -> Calibration | None:
     """What the latest runs at a job's endpoint teach; None where the count is exact or nothing is known.
 
     Raises BadJob for an unknown tokenizer, LedgerFailed.
@@ -30,21 +30,21 @@ def read_correction(job: Job) -> Correction | None:
             rows = connection.execute(sa.select(COUNTS).where(COUNTS.c.run_id.in_(names))).mappings().all()
     finally:
         ledger.close()
-    classes: dict[int, Tally] = {}
+    classes: dict[int, RegressionSums] = {}
     for row in rows:
-        found = Tally(*(row[name] for name in Tally.__slots__))
-        classes.setdefault(row["class"], Tally()).merge(found)
-    return Correction.learn(classes)
+        found = RegressionSums(*(row[name] for name in RegressionSums.__slots__))
+        classes.setdefault(row["class"], RegressionSums()).merge(found)
+    return Calibration.learn(classes)
 
 
-def keep_counts(job: Job, run_id: str, classes: dict[int, Tally]) -> None:
+def keep_counts(job: Job, run_id: str, classes: dict[int, RegressionSums]) -> None:
     """Keep what a run's answers teach in the place of what was kept of it before. Raises LedgerFailed."""
     encoding, exact = encoding_of(job.model, job.tokenizer)
     if exact:
         return
     about = {"run_id": run_id, **_about(job, encoding)}
     rows = [
-        {**about, "class": number, **{name: getattr(tally, name) for name in Tally.__slots__}}
+        {**about, "class": number, **{name: getattr(tally, name) for name in RegressionSums.__slots__}}
         for number, tally in classes.items()
     ]
     ledger = Ledger()

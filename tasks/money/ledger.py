@@ -25,7 +25,7 @@ import orjson
 import sqlalchemy as sa
 
 from parquill.tasks.money import books, resolutions
-from parquill.tasks.money.books import HELD, Booked, Held, day_of, in_month, is_dead, is_of, time_of, total_of
+from parquill.tasks.money.books import HELD, Balance, LeaseReport, day_of, in_month, is_dead, is_of, time_of, total_of
 from parquill.tasks.money.ledger_database import LedgerDatabase
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RUNS
 
@@ -33,7 +33,7 @@ RECENT_S = 30.0  # a holder that told something so lately may give something bac
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RunEntry:
     """What the ledger keeps of a run from its first entry on."""
 
     run_id: str
@@ -51,7 +51,7 @@ class Entry:
 class Ledger(LedgerDatabase):
     """The ledger behind a SQLAlchemy URL. Every method raises LedgerFailed, nothing of it done or (rarely) all."""
 
-    def open_run(self, entry: Entry, settled: int, in_doubt: int, now: datetime) -> tuple[int, int]:
+    def open_run(self, entry: RunEntry, settled: int, in_doubt: int, now: datetime) -> tuple[int, int]:
         """Enter a run, or set the books of one that goes on to what its journals say; holders of before are void.
 
         What a person has resolved stays resolved. What was settled and is in no journal was paid all the same (the
@@ -65,22 +65,22 @@ class Ledger(LedgerDatabase):
             else:  # a pilot knows better what it will cost
                 expected = RUNS.update().where(RUNS.c.run_id == entry.run_id).values(expected_nano=entry.expected_nano)
                 connection.execute(expected)
-            booked = books.read(connection, now, run_id=entry.run_id, leases=False)
+            booked = books.balance_of(connection, now, run_id=entry.run_id, leases=False)
             told = booked.settled - resolutions.settled_by_hand(connection, entry.run_id)
             if (lost := told - settled - in_doubt) > 0:
                 resolutions.keep(connection, entry.run_id, resolutions.LOST, lost)
             found = resolutions.resolved(connection, entry.run_id, in_doubt, correct=True)
             stand = settled, in_doubt = found.apply(settled, in_doubt)
             missing = [settled - booked.settled, in_doubt - booked.in_doubt]
-            books.take_back(connection, entry.run_id, missing)
+            books.reverse(connection, entry.run_id, missing)
             mine = LEASES.c.run_id == entry.run_id
             for lease in connection.execute(sa.select(LEASES).where(mine).order_by(LEASES.c.month)).all():
                 # what a dead process had spent of its lease belongs to the month in which it was leased
                 paid = max(0, min(missing[0], lease.amount_nano))
                 doubt = max(0, min(missing[1], lease.amount_nano - paid))
-                books.add(connection, entry.run_id, lease.day, paid, doubt)
+                books.charge(connection, entry.run_id, lease.day, paid, doubt)
                 missing = [missing[0] - paid, missing[1] - doubt]
-            books.add(connection, entry.run_id, day_of(now), *missing)
+            books.charge(connection, entry.run_id, day_of(now), *missing)
             connection.execute(LEASES.delete().where(mine))
             connection.execute(HOLDERS.delete().where(HOLDERS.c.run_id == entry.run_id))
         return stand
@@ -94,7 +94,7 @@ class Ledger(LedgerDatabase):
         self,
         run_id: str,
         holder: str,
-        held: Held,
+        held: LeaseReport,
         *,
         want: int,
         least: int,
@@ -110,12 +110,12 @@ class Ledger(LedgerDatabase):
         month = day_of(now)[:7]
         with self.transaction() as connection:
             # above 0 after an overshoot, which is booked as settled already; below if the ledger knows of less
-            known = books.tell(connection, run_id, holder, held, now) - held.left
+            known = books.apply_report(connection, run_id, holder, held, now) - held.left
             least, room = least - known, want - known
             if run_limit is not None:
-                room = min(room, run_limit - books.read(connection, now, run_id=run_id).total)
+                room = min(room, run_limit - books.balance_of(connection, now, run_id=run_id).total)
             if month_limit is not None:
-                room = min(room, month_limit - books.read(connection, now, month=month).total)
+                room = min(room, month_limit - books.balance_of(connection, now, month=month).total)
             if room < least or room <= 0:
                 return min(0, known)
             mine = sa.and_(is_of(LEASES, run_id, holder), LEASES.c.month == month)
@@ -126,21 +126,21 @@ class Ledger(LedgerDatabase):
                 connection.execute(LEASES.insert().values(new))
             return room + known
 
-    def report(self, run_id: str, holder: str, held: Held, now: datetime) -> int:
+    def report(self, run_id: str, holder: str, held: LeaseReport, now: datetime) -> int:
         """Book what a holder has spent, and free what it does not need any more.
 
         What was leased in an earlier month is spent first, and booked there. Gives what of `held.left` the ledger does
         not know of (a person has resolved it), 0 as a rule. Raises RunTakenOver.
         """
         with self.transaction() as connection:
-            return max(0, held.left - books.tell(connection, run_id, holder, held, now))
+            return max(0, held.left - books.apply_report(connection, run_id, holder, held, now))
 
     def finish(self, run_id: str, finished_at: datetime) -> None:
         """Note that a run is finished."""
         with self.transaction() as connection:
             connection.execute(RUNS.update().where(RUNS.c.run_id == run_id).values(finished_at=finished_at.isoformat()))
 
-    def held_by_others(self, run_id: str, holder: str, month: str | None, now: datetime) -> int:
+    def leased_by_others(self, run_id: str, holder: str, month: str | None, now: datetime) -> int:
         """Nano-dollars that others who live have leased for the run, or, with a month, for any run in it."""
         scope = LEASES.c.run_id == run_id if month is None else LEASES.c.month == month
         alive = HOLDERS.c.renewed_at >= time_of(now - timedelta(seconds=RECENT_S))
@@ -159,7 +159,7 @@ class Ledger(LedgerDatabase):
         dead = sa.and_(LEASES.c.month == month, LEASES.c.run_id.in_(runs), is_dead(now))
         with self.transaction() as connection:
             for lease in connection.execute(sa.select(LEASES).select_from(HELD).where(dead)).all():
-                books.add(connection, lease.run_id, lease.day, 0, lease.amount_nano)
+                books.charge(connection, lease.run_id, lease.day, 0, lease.amount_nano)
                 this = sa.and_(is_of(LEASES, lease.run_id, lease.holder), LEASES.c.month == month)
                 connection.execute(LEASES.delete().where(this))
             doubts = sa.select(DAYS.c.run_id, sa.func.sum(DAYS.c.in_doubt_nano)).where(where).group_by(DAYS.c.run_id)
@@ -172,15 +172,15 @@ class Ledger(LedgerDatabase):
             connection.execute(DAYS.update().where(where).values(settled_nano=settled, in_doubt_nano=0))
         return total
 
-    def of_run(self, run_id: str, now: datetime, month: str | None = None) -> Booked:
+    def of_run(self, run_id: str, now: datetime, month: str | None = None) -> Balance:
         """What is booked for a run, in all or in one month."""
         with self.transaction() as connection:
-            return books.read(connection, now, run_id=run_id, month=month)
+            return books.balance_of(connection, now, run_id=run_id, month=month)
 
-    def of_month(self, month: str, now: datetime) -> Booked:
+    def of_month(self, month: str, now: datetime) -> Balance:
         """What is booked for a month such as 2026-11, over all runs."""
         with self.transaction() as connection:
-            return books.read(connection, now, month=month)
+            return books.balance_of(connection, now, month=month)
 
     def last_run(self, runs: Iterable[str]) -> tuple[int, int] | None:
         """(expected, settled) nano-dollars of the latest of these runs that is finished and paid anything."""
@@ -236,7 +236,7 @@ class Ledger(LedgerDatabase):
         ]
 
 
-def _row_of(entry: Entry) -> dict[str, Any]:
+def _row_of(entry: RunEntry) -> dict[str, Any]:
     return {
         "run_id": entry.run_id,
         "job": entry.job,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from parquill.tasks.money.history import Seen, middle_of
+from parquill.tasks.money.history import LengthStats, middle_of
 
 CLOSE = 1e-9
 _ROUNDS = 300
@@ -18,7 +18,7 @@ _MIN_SIGMA = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
+class CensoredLogNormal:
     """Logarithm of the output: normal, mean `intercept + slope * log(input)`, deviation `sigma`, cut at `most`."""
 
     intercept: float
@@ -41,7 +41,7 @@ class Law:
         return _below((math.log(max(tokens, 1e-9)) - self.intercept - self.slope * log_input) / self.sigma)
 
 
-def fit(classes: Mapping[int, Seen], most: int) -> Law:
+def fit_log_normal(classes: Mapping[int, LengthStats], most: int) -> CensoredLogNormal:
     """The likeliest law for answers of which some were cut: expectation and maximization in turns.
 
     Each turn puts in the place of a cut answer what the law of the turn before expects of it (mean and square of a
@@ -53,9 +53,9 @@ def fit(classes: Mapping[int, Seen], most: int) -> Law:
     x_mean = sum(seen.count * x[number] for number, seen in classes.items()) / weight
     x_spread = sum(seen.count * (x[number] - x_mean) ** 2 for number, seen in classes.items())
     uncut = sum(seen.count - seen.cut for seen in classes.values())
-    law = Law(limit if not uncut else 0.0, 0.0, 1.0, most)
+    law = CensoredLogNormal(limit if not uncut else 0.0, 0.0, 1.0, most)
     if not uncut:
-        return Law(limit + 1.0, 0.0, _MIN_SIGMA, most)
+        return CensoredLogNormal(limit + 1.0, 0.0, _MIN_SIGMA, most)
     for turn in range(_ROUNDS):
         sums: dict[int, float] = {}
         squares = 0.0
@@ -70,7 +70,7 @@ def fit(classes: Mapping[int, Seen], most: int) -> Law:
         slope = both / x_spread if x_spread > CLOSE else 0.0
         left = squares - weight * y_mean**2 - slope * both
         sigma = math.sqrt(max(_MIN_SIGMA**2, left / max(1, weight - (2 if weight > 2 else 0))))
-        new = Law(y_mean - slope * x_mean, slope, sigma, most)
+        new = CensoredLogNormal(y_mean - slope * x_mean, slope, sigma, most)
         moved = abs(new.intercept - law.intercept) + abs(new.slope - law.slope) + abs(new.sigma - law.sigma)
         law = new
         if moved < CLOSE or uncut == weight:

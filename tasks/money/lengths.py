@@ -15,8 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from parquill.tasks.money.history import OUTPUT_BINS_A_DOUBLING, History, Seen, class_of, middle_of, output_bin
-from parquill.tasks.money.length_law import CLOSE, fit
+from parquill.tasks.money.history import (
+    OUTPUT_BINS_A_DOUBLING,
+    History,
+    LengthStats,
+    length_class,
+    middle_of,
+    output_bin,
+)
+from parquill.tasks.money.length_law import CLOSE, fit_log_normal
 
 # Nights differ more than chance among the rows of one night tells; measured history replaces this once there is some.
 BETWEEN_NIGHTS = 0.02
@@ -31,10 +38,10 @@ class LengthModel:
         self._most = max_output_tokens
         self.answers, self.runs = history.count, history.runs
         self._classes = history.classes
-        self._whole = Seen()
+        self._whole = LengthStats()
         for seen in history.classes.values():
             self._whole.merge(seen)
-        self.law = fit(history.classes, max_output_tokens)
+        self.law = fit_log_normal(history.classes, max_output_tokens)
         mean = {number: self.law.mean(middle_of(number)) for number in history.classes}
         self._scale = sum(seen.total / mean[number] for number, seen in history.classes.items()) / self.answers
         line = {number: self._line(number) for number in history.classes}
@@ -74,7 +81,7 @@ class LengthModel:
 
     def expected(self, prompt_tokens: int) -> float:
         """Expected output tokens of one request, at most max_output_tokens."""
-        number = class_of(prompt_tokens)
+        number = length_class(prompt_tokens)
         if number not in self._known:
             self._known[number] = self._one(number)
         return self._known[number]
@@ -87,7 +94,7 @@ class LengthModel:
         """Share of answers by bin of output length, as the law has it for `rows` (prompt tokens -> rows)."""
         classes: dict[int, int] = {}
         for prompt_tokens, count in rows.items():
-            number = class_of(prompt_tokens)
+            number = length_class(prompt_tokens)
             classes[number] = classes.get(number, 0) + count
         whole = sum(classes.values())
         shares, below = [], 0.0
@@ -101,7 +108,7 @@ class LengthModel:
 
     def reported(self, prompt_tokens: int) -> tuple[int, int, int]:
         """Of a counted input: the tokens that are expected to be reported, and of these cached and cache writes."""
-        seen = self._classes.get(class_of(prompt_tokens))
+        seen = self._classes.get(length_class(prompt_tokens))
         if seen is None or seen.count < MIN_ANSWERS or not seen.prompt:
             seen = self._whole
         if not seen.prompt or not seen.counted:
@@ -117,7 +124,7 @@ class LengthModel:
         squares = 0.0
         for prompt_tokens, count in rows.items():
             expected = self.expected(prompt_tokens)
-            number = class_of(prompt_tokens)
+            number = length_class(prompt_tokens)
             tokens[number] = tokens.get(number, 0.0) + count * expected
             squares += count * expected * expected
         whole = sum(tokens.values())

@@ -7,10 +7,10 @@ from decimal import Decimal
 
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.money.prices import usd
+from parquill.tasks.money.prices import nano_to_usd
 
 
-def booked_by_others(job: Job, run_id: str | None = None) -> int | None:
+def spent_by_others(job: Job, run_id: str | None = None) -> int | None:
     """Nano-dollars that other runs have booked this month; None when the job has no monthly budget.
 
     What the run itself has booked in earlier months is taken off (the figure may be negative then), so that all
@@ -32,6 +32,6 @@ def month_figures(run_id: str) -> tuple[Decimal, Decimal]:
     this = f"{now:%Y-%m}"
     try:
         month, mine = ledger.of_month(this, now), ledger.of_run(run_id, now, this)
-        return usd(month.total - mine.total), usd(month.total)
+        return nano_to_usd(month.total - mine.total), nano_to_usd(month.total)
     finally:
         ledger.close()

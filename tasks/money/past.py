@@ -10,7 +10,7 @@ import orjson
 import sqlalchemy as sa
 
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.history import History, Seen
+from parquill.tasks.money.history import History, LengthStats
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import LENGTHS, RUNS
 from parquill.tasks.money.lengths import LengthModel
@@ -99,6 +99,6 @@ def read_history(ledger: Ledger, digest: str) -> tuple[History, list[str]]:
         whole = History(runs=int(connection.execute(done).scalar_one()))
     for row in found:
         sums = {name: int(row[name]) for name in _SUMS}
-        seen = Seen(**sums, logs=float(row["logs"]), log_squares=float(row["log_squares"]))
-        whole.classes.setdefault(int(row["class"]), Seen()).merge(seen)
+        seen = LengthStats(**sums, logs=float(row["logs"]), log_squares=float(row["log_squares"]))
+        whole.classes.setdefault(int(row["class"]), LengthStats()).merge(seen)
     return whole, names

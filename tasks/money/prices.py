@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from parquill.data import FOLDER
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.providers import find_model, is_openai, seller_of
+from parquill.tasks.job.providers import find_model, is_openai, provider_of
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.unpriced import refuse_model
 from parquill.tasks.records import Usage
@@ -40,7 +40,7 @@ _NEVER_ABOVE_STANDARD = frozenset({"flex", "batch"})
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
+class PriceBand:
     """Prices in femto-dollars a token for requests whose prompt has more than `above` tokens."""
 
     above: int
@@ -60,32 +60,32 @@ class Band:
 
 
 @dataclass(frozen=True, slots=True)
-class Tier:
+class ServiceTier:
     """The prices of another service tier than the standard one, by the name that replies have for it."""
 
     name: str
-    bands: tuple[Band, ...]
+    bands: tuple[PriceBand, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
+class ModelPrice:
     """The price of one model on one day; `window` is its context in tokens, where known.
 
     `request` is a fee in femto-dollars for each billed reply.
     """
 
     model: str
-    bands: tuple[Band, ...]
+    bands: tuple[PriceBand, ...]
     window: int | None
     source: str
     version: str
     request: int = 0
-    tiers: tuple[Tier, ...] = ()
+    tiers: tuple[ServiceTier, ...] = ()
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
         """Read what `dataclasses.asdict` and JSON made of it. Raises LookupError, TypeError."""
-        tiers = tuple(Tier(tier["name"], _bands_from_json(tier["bands"])) for tier in found["tiers"])
+        tiers = tuple(ServiceTier(tier["name"], _bands_from_json(tier["bands"])) for tier in found["tiers"])
         return cls(**{**found, "bands": _bands_from_json(found["bands"]), "tiers": tiers})
 
     def femto(self, usage: Usage, tier: str | None = None) -> int:
@@ -105,7 +105,7 @@ class Price:
         name = (tier or "").lower()
         return name in STANDARD_TIERS or any(other.name in {name, _ALSO.get(name)} for other in self.tiers)
 
-    def _bands_of(self, tier: str | None) -> tuple[Band, ...] | None:
+    def _bands_of(self, tier: str | None) -> tuple[PriceBand, ...] | None:
         name = (tier or "").lower()
         if name in STANDARD_TIERS:
             return self.bands
@@ -137,7 +137,7 @@ class Price:
         return -(-(self.request + most) // FEMTO_PER_NANO)
 
 
-def _band_for(bands: Sequence[Band], prompt_tokens: float) -> Band:
+def _band_for(bands: Sequence[PriceBand], prompt_tokens: float) -> PriceBand:
     band = bands[0]
     for other in bands[1:]:
         if prompt_tokens > other.above:
@@ -145,30 +145,30 @@ def _band_for(bands: Sequence[Band], prompt_tokens: float) -> Band:
     return band
 
 
-def _bands_from_json(found: Iterable[Mapping[str, int]]) -> tuple[Band, ...]:
-    return tuple(Band(**band) for band in found)
+def _bands_from_json(found: Iterable[Mapping[str, int]]) -> tuple[PriceBand, ...]:
+    return tuple(PriceBand(**band) for band in found)
 
 
-def to_nano(femto: int) -> int:
+def femto_to_nano(femto: int) -> int:
     """Round femto-dollars once to nano-dollars, halves to even (as Decimal does)."""
     whole, rest = divmod(femto, FEMTO_PER_NANO)
     half = FEMTO_PER_NANO // 2
     return whole + (rest > half or (rest == half and whole % 2 == 1))
 
 
-def usd(nano: int) -> Decimal:
+def nano_to_usd(nano: int) -> Decimal:
     """Nano-dollars as dollars with nine decimals."""
     return Decimal(nano).scaleb(-9)
 
 
-def nano_of(amount: Decimal) -> int:
+def usd_to_nano(amount: Decimal) -> int:
     """Dollars as nano-dollars."""
     return int(amount.scaleb(9).to_integral_value())
 
 
-def dollars(nano: int) -> str:
+def format_usd(nano: int) -> str:
     """Dollars for people: cents, or as many digits as it takes to see something; never rounded to nothing."""
-    amount = usd(nano)
+    amount = nano_to_usd(nano)
     if nano == 0 or abs(nano) >= 10_000_000_000:
         return f"${amount:,.2f}"
     text = f"{amount:,.9f}".rstrip("0")
@@ -176,7 +176,7 @@ def dollars(nano: int) -> str:
     return f"${whole}.{decimals:0<2}" if len(decimals) <= 6 or abs(nano) < 1_000 else f"${amount:,.6f}"
 
 
-def price_of(job: Job, day: date, *, batch: bool = False) -> Price:
+def price_of(job: Job, day: date, *, batch: bool = False) -> ModelPrice:
     """The price of a job's model: the job's own, else the public one. Raises BadJob with the nearest names.
 
     With `batch` that of the service's batch processing; where none is known, the same as without.
@@ -189,18 +189,18 @@ def price_of(job: Job, day: date, *, batch: bool = False) -> Price:
     band = _band(
         0, full, full if cached is None else cached, full if written is None else written, own.usd_per_mtok_output
     )
-    return Price(job.model, (band,), None, "the job's `price`", day.isoformat())
+    return ModelPrice(job.model, (band,), None, "the job's `price`", day.isoformat())
 
 
 @cache
-def find_price(model: str, base_url: str | None, day: date, *, batch: bool = False) -> Price:
+def find_price(model: str, base_url: str | None, day: date, *, batch: bool = False) -> ModelPrice:
     """The public price of a model at an address on a day, see `sellers`.
 
     Raises BadJob for a model without a price, since nothing may be sent that has none, and for one that is billed
     beside its tokens.
     """
     refuse_model(model, has_fee=True)
-    seller = seller_of(base_url)
+    seller = provider_of(base_url)
     if (seller is None or is_openai(base_url)) and (own := _override(model, day)) is not None:
         return own
     provider, info, plus_percent = find_model(model, base_url)
@@ -215,7 +215,7 @@ def find_price(model: str, base_url: str | None, day: date, *, batch: bool = Fal
     refuse_model(model, has_fee=bool(fees))
     notes = ["the highest prices of the day"] if len(found) > 1 else []
     notes += [f"{plus_percent} % more for a region's address"] if plus_percent else []
-    return Price(
+    return ModelPrice(
         info.id,
         bands,
         info.context_window,
@@ -245,7 +245,7 @@ def _prices_of_the_day(info: Any, day: date, context: Mapping[str, str] | None) 
     return found
 
 
-def _tiers(provider: Any, info: Any, day: date, plus_percent: int) -> tuple[Tier, ...]:
+def _tiers(provider: Any, info: Any, day: date, plus_percent: int) -> tuple[ServiceTier, ...]:
     """The prices of the service tiers that a model has at its seller."""
     if all(info is not model for model in provider.models):
         return ()  # another seller's model: the tiers are that one's
@@ -259,14 +259,14 @@ def _tiers(provider: Any, info: Any, day: date, plus_percent: int) -> tuple[Tier
         )
         if active and name not in STANDARD_TIERS:
             bands = _bands(_prices_of_the_day(info, day, {"service_tier": name}), plus_percent)
-            found.append(Tier(name, bands))
+            found.append(ServiceTier(name, bands))
     return tuple(found)
 
 
 _KINDS = ("input", "output", "cache_read", "cache_write")
 
 
-def _bands(of_the_day: Sequence[Any], plus_percent: int = 0) -> tuple[Band, ...]:
+def _bands(of_the_day: Sequence[Any], plus_percent: int = 0) -> tuple[PriceBand, ...]:
     """Read flat or tiered prices of genai-prices, of several the highest; empty if there is no price by tokens.
 
     A tier counts for all tokens of a request above its start.
@@ -281,11 +281,11 @@ def _bands(of_the_day: Sequence[Any], plus_percent: int = 0) -> tuple[Band, ...]
     for start in starts:
         each = [_band_at(table, start, plus_percent) for table in tables]
         highest = (max(getattr(band, kind) for band in each) for kind in ("input", "cached", "cache_write", "output"))
-        bands.append(Band(start, *highest))
+        bands.append(PriceBand(start, *highest))
     return tuple(bands)
 
 
-def _band_at(table: Mapping[str, Any], start: int, plus_percent: int) -> Band:
+def _band_at(table: Mapping[str, Any], start: int, plus_percent: int) -> PriceBand:
     def at(kind: str) -> Decimal | None:
         price = table[kind]
         if price is None or isinstance(price, Decimal):
@@ -304,22 +304,22 @@ def _band_at(table: Mapping[str, Any], start: int, plus_percent: int) -> Band:
     return _band(start, *(price * (100 + plus_percent) / 100 for price in prices))
 
 
-def _band(above: int, full: Decimal, cached: Decimal, cache_write: Decimal, output: Decimal) -> Band:
-    return Band(above, *(_femto(price) for price in (full, cached, cache_write, output)))
+def _band(above: int, full: Decimal, cached: Decimal, cache_write: Decimal, output: Decimal) -> PriceBand:
+    return PriceBand(above, *(_femto(price) for price in (full, cached, cache_write, output)))
 
 
 def _femto(price: Decimal) -> int:
     return int((price * _FEMTO_PER_USD_PER_MTOK).to_integral_exact())
 
 
-def _override(model: str, day: date) -> Price | None:
+def _override(model: str, day: date) -> ModelPrice | None:
     document = _overrides()
     for entry in document["price"]:
         if entry["model"] == model and entry["from"] <= day and ("until" not in entry or day < entry["until"]):
             full, output = Decimal(entry["usd_per_mtok_input"]), Decimal(entry["usd_per_mtok_output"])
             cached = Decimal(entry.get("usd_per_mtok_cached", full))
             written = Decimal(entry.get("usd_per_mtok_cache_write", full))
-            return Price(
+            return ModelPrice(
                 model,
                 (_band(0, full, cached, written, output),),
                 entry.get("context_window"),

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from parquill.data import FOLDER
-from parquill.tasks.job.providers import seller_of
+from parquill.tasks.job.providers import provider_of
 
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
@@ -40,7 +40,7 @@ class Shutdown:
 
 def find_shutdown(model: str, base_url: str | None) -> Shutdown | None:
     """The known shutdown of a model at an address; None where the table has none for the seller of the address."""
-    seller = seller_of(base_url)
+    seller = provider_of(base_url)
     if seller is None:
         return None
     known = _known()

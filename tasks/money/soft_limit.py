@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 
-from parquill.tasks.job.settings import Budget
-from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.job.settings import BudgetSettings
+from parquill.tasks.money.prices import format_usd, usd_to_nano
 
 
 class SoftLimits:
     """Those of one run: of its own budget and of the month. Safe to look at from several threads."""
 
-    def __init__(self, budget: Budget, *, before: int, others: int) -> None:
+    def __init__(self, budget: BudgetSettings, *, before: int, others: int) -> None:
         """What was passed before this start is not told again.
 
         Args:
@@ -22,7 +22,7 @@ class SoftLimits:
         self._fraction = budget.soft_fraction
         self._guard = threading.Lock()
         limits = (("the budget", budget.run_usd, 0), ("the month", budget.monthly_usd, others))
-        self._open = [(name, nano_of(usd), more) for name, usd, more in limits if usd is not None]
+        self._open = [(name, usd_to_nano(usd), more) for name, usd, more in limits if usd is not None]
         self.told: list[str] = []
         self.look(before)
         self.told.clear()
@@ -33,7 +33,7 @@ class SoftLimits:
             passed = [entry for entry in self._open if spent + entry[2] > int(entry[1] * self._fraction)]
             self._open = [entry for entry in self._open if entry not in passed]
             told = [
-                f"more than {self._fraction:.0%} of {name} is spent: {dollars(spent + more)} of {dollars(limit)}"
+                f"more than {self._fraction:.0%} of {name} is spent: {format_usd(spent + more)} of {format_usd(limit)}"
                 for name, limit, more in passed
             ]
             self.told += told

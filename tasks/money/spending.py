@@ -9,23 +9,23 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime
 
 from parquill.tasks.errors import LedgerFailed, RunTakenOver
-from parquill.tasks.job.settings import Budget as BudgetSettings
-from parquill.tasks.money.account import LEDGER_TIMEOUT_S, Account
+from parquill.tasks.job.settings import BudgetSettings
+from parquill.tasks.money.account import LEDGER_TIMEOUT_S, LeaseAccount
 from parquill.tasks.money.budget import POLL_INTERVAL_S, Budget
-from parquill.tasks.money.ledger import Entry, Ledger
-from parquill.tasks.money.prices import nano_of
+from parquill.tasks.money.ledger import Ledger, RunEntry
+from parquill.tasks.money.prices import usd_to_nano
 from parquill.tasks.money.soft_limit import SoftLimits
 from parquill.tasks.records import Totals
 
 REPORT_INTERVAL_S = 1.0
 
 
-class Spending:
+class BudgetLease:
     """Opens a run's account with what its journals say, and keeps the ledger up to date."""
 
     def __init__(
         self,
-        entry: Entry,
+        entry: RunEntry,
         before: Totals,
         budget: BudgetSettings,
         executor: Executor,
@@ -39,8 +39,8 @@ class Spending:
 
         `is_first` is false for a process that joins others in a run that is open: their leases stay what they are.
         """
-        run_limit = None if budget.run_usd is None else nano_of(budget.run_usd)
-        month_limit = None if budget.monthly_usd is None else nano_of(budget.monthly_usd)
+        run_limit = None if budget.run_usd is None else usd_to_nano(budget.run_usd)
+        month_limit = None if budget.monthly_usd is None else usd_to_nano(budget.monthly_usd)
         self._executor = executor
         self._ledger = ledger or Ledger()
         told = before.settled_nano, before.in_doubt_nano
@@ -48,7 +48,7 @@ class Spending:
             self._before = self._ledger.open_run(entry, *told, datetime.now(UTC))
         else:
             self._before = self._ledger.spent(entry.run_id, *told)
-        self._account = Account(self._ledger, entry.run_id, run_limit=run_limit, month_limit=month_limit)
+        self._account = LeaseAccount(self._ledger, entry.run_id, run_limit=run_limit, month_limit=month_limit)
         self._patience_s = patience_s
         self.budget = Budget(
             sum(self._before) if self._account.limited else None,
@@ -85,7 +85,7 @@ class Spending:
             return False
         with contextlib.suppress(LedgerFailed):  # to ask what others hold waits for a ledger that is away
             await self._report(keep=0)
-        if not await loop.run_in_executor(self._executor, self._account.others_hold):
+        if not await loop.run_in_executor(self._executor, self._account.others_lease):
             return False
         self._patience_s -= POLL_INTERVAL_S
         await self._sleep(POLL_INTERVAL_S)
@@ -110,14 +110,14 @@ class Spending:
 
     async def _report(self, keep: int) -> None:
         """Report what was spent, and give back what is leased beyond `keep`. Raises LedgerFailed."""
-        self._returned += self.budget.trim(keep)
+        self._returned += self.budget.give_back_unused(keep)
         told = *self._spent(), self._returned
         try:
             lost = await asyncio.get_running_loop().run_in_executor(self._executor, self._account.report, *told)
         except RunTakenOver as error:
             self.budget.fail(error)
             raise
-        self.budget.lose(lost)
+        self.budget.revoke(lost)
 
     def _spent(self) -> tuple[int, int]:
         return self.budget.settled - self._before[0], self.budget.in_doubt - self._before[1]

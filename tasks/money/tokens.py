@@ -21,7 +21,7 @@ from tiktoken.model import encoding_name_for_model
 
 from parquill.data import FOLDER
 from parquill.tasks.errors import BadJob, ParquillError
-from parquill.tasks.money.correction import Correction, allowance
+from parquill.tasks.money.correction import Calibration, allowance
 from parquill.tasks.money.tools import count_tools
 
 # tiktoken panics on one run of about a million blanks and slows down on long runs: a longer text is counted in pieces,
@@ -106,7 +106,7 @@ class TokenCounter:
         *,
         schema: Any = None,
         tools: Sequence[Any] = (),
-        correction: Correction | None = None,
+        correction: Calibration | None = None,
     ) -> None:
         """`schema` and `tools` are what each request carries beside its messages. Raises BadJob.
 

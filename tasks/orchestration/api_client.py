@@ -21,7 +21,7 @@ from parquill.tasks.errors import ParquillError
 
 
 @contextlib.contextmanager
-def retrying(times: int) -> Iterator[None]:
+def limited_retries(times: int) -> Iterator[None]:
     """Have Prefect's clients try a request again this often at most, less often where they are set to less.
 
     They wait 2, 4, 8, ... seconds before each retry, which is a minute in sum as they are set.
@@ -39,7 +39,7 @@ def without_password(address: str) -> str:
     return re.sub(r"//[^/]*@", "//", address)
 
 
-def reaching(address: str, timeout: float = 10.0) -> httpx.Client:
+def http_client(address: str, timeout: float = 10.0) -> httpx.Client:
     """A client that reaches a server as Prefect's own do: by their proxies, with their certificates and credentials.
 
     Prefect's own wait before they try again, so they see a server's return seconds late; this one tries once, for so

@@ -25,12 +25,12 @@ from prefect.input.run_input import Keyset, keyset_from_base_key
 from pydantic import ConfigDict, Field
 
 from parquill.tasks.errors import BadJob, NotApproved
-from parquill.tasks.money.gate import Verdict, asks_approval, judge
-from parquill.tasks.money.month import booked_by_others
-from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.money.gate import Verdict, asks_approval, check_budget
+from parquill.tasks.money.month import spent_by_others
+from parquill.tasks.money.prices import format_usd, usd_to_nano
 from parquill.tasks.orchestration.artifacts import estimate_table
-from parquill.tasks.orchestration.events import tell
-from parquill.tasks.orchestration.flow_run import insist, wait_unless_cancelled
+from parquill.tasks.orchestration.events import emit
+from parquill.tasks.orchestration.flow_run import retry_while_unavailable, wait_unless_cancelled
 from parquill.tasks.prompts.approvals import (
     Question,
     approve_run,
@@ -41,7 +41,7 @@ from parquill.tasks.prompts.approvals import (
     questions_about,
 )
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.prompts.run_money import booked_totals
+from parquill.tasks.prompts.run_money import spent_totals
 from parquill.tasks.results.escaping import escape
 
 KEY = "approval"  # what the keys of all questions begin with
@@ -96,7 +96,7 @@ def timeout_s() -> int:
     return seconds
 
 
-def silence(about: str) -> str:
+def timeout_message(about: str) -> str:
     """The sentence of a run that nobody answered."""
     return f"nobody approved it within {timeout_s():,} seconds: {about}"
 
@@ -107,7 +107,7 @@ def wait_for_approval(run: Run) -> None:
     Raises NotApproved when it is declined, or when nobody answers within PARQUILL_APPROVAL_TIMEOUT_S (default a day);
     BadJob when that is no number of seconds; Interrupted when it is cancelled meanwhile.
     """
-    verdict = judge(run.job, run.estimate, run.price, booked_totals(run), booked_by_others(run.job, run.run_id))
+    verdict = check_budget(run.job, run.estimate, run.price, spent_totals(run), spent_by_others(run.job, run.run_id))
     if not asks_approval(run.job, verdict) or is_approved(run):
         return
     question, answer = _earlier_answer(run) or _ask(run, verdict, timeout_s())
@@ -120,7 +120,9 @@ def wait_for_approval(run: Run) -> None:
 def _expected(run: Run, verdict: Verdict) -> str:
     limit = run.job.budget.approval_usd
     assert limit is not None  # noqa: S101 - it asked
-    return f"expected {dollars(verdict.expected)} is above budget.approval_usd = {dollars(nano_of(limit))}"
+    return (
+        f"expected {format_usd(verdict.expected_nano)} is above budget.approval_usd = {format_usd(usd_to_nano(limit))}"
+    )
 
 
 def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
@@ -134,9 +136,9 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
     # Prefect gives a second question with the same key the answer to the first, or refuses it
     key = f"{KEY}-{run.run_id}-{secrets.token_hex(4)}"
     keyset = keyset_from_base_key(f"{waits}-{key}")
-    question = Question(str(context.flow_run.id), waits, key, run.estimate.cost_expected, now())
+    question = Question(str(context.flow_run.id), waits, key, run.estimate.expected_nano, now())
     note_question(run, question)
-    tell("approval.requested", run.job, run_id=run.run_id, message=_expected(run, verdict))
+    emit("approval.requested", run.job, run_id=run.run_id, message=_expected(run, verdict))
     try:
         if deployed:
             _suspend(asking, keyset, seconds, key)
@@ -146,7 +148,7 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
             )
             wait_unless_cancelled(pause, partial(asking.asave, keyset))
     except FlowPauseTimeout:
-        raise NotApproved(silence(_expected(run, verdict))) from None
+        raise NotApproved(timeout_message(_expected(run, verdict))) from None
     except httpx.HTTPError:
         raise NotApproved(f"Prefect's server takes no question: {_expected(run, verdict)}. {AGAIN}") from None
     # only what a person has said counts: Prefect itself would take yes, the form's default, where nothing was said
@@ -163,9 +165,9 @@ def _suspend(asking: type[Approval], keyset: Keyset, seconds: int, key: str) -> 
     the server's answer to the suspension is lost, Prefect raises Pause without storing the form.
     """
     try:
-        insist(lambda: suspend_flow_run(wait_for_input=asking, timeout=seconds, key=key))
+        retry_while_unavailable(lambda: suspend_flow_run(wait_for_input=asking, timeout=seconds, key=key))
     except Pause:
-        insist(lambda: asking.save(keyset))
+        retry_while_unavailable(lambda: asking.save(keyset))
         raise
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from parquill.tasks.money.correction import counted_line, worst_line
-from parquill.tasks.money.prices import dollars
+from parquill.tasks.money.prices import format_usd
 from parquill.tasks.records import Estimate
 from parquill.tasks.results.escaping import escape
 from parquill.tasks.results.excess import has_excess, money_sentences
@@ -17,7 +17,7 @@ from parquill.tasks.results.reply_warnings import reply_sentences
 from parquill.tasks.storage.uri import join
 
 if TYPE_CHECKING:
-    from parquill.tasks.results.totals import RowSums
+    from parquill.tasks.results.totals import ResultTotals
 
 
 def _markdown(frame: pd.DataFrame) -> str:
@@ -34,11 +34,11 @@ def estimate_table(estimate: Estimate) -> str:
         "rows to send": f"{estimate.to_send:,}",
         f"prompt tokens{about}": f"{estimate.prompt_tokens:,}",
         "completion tokens, expected": f"{estimate.completion_tokens_expected:,}",
-        "cost, expected": dollars(estimate.cost_expected),
+        "cost, expected": format_usd(estimate.expected_nano),
     }
-    if estimate.cost_low is not None and estimate.cost_high is not None:
-        pairs["cost, 90 % interval"] = f"{dollars(estimate.cost_low)} to {dollars(estimate.cost_high)}"
-    pairs |= {"cost, p90": dollars(estimate.cost_p90), "cost, worst case": dollars(estimate.cost_worst)}
+    if estimate.low_nano is not None and estimate.high_nano is not None:
+        pairs["cost, 90 % interval"] = f"{format_usd(estimate.low_nano)} to {format_usd(estimate.high_nano)}"
+    pairs |= {"cost, p90": format_usd(estimate.p90_nano), "cost, worst case": format_usd(estimate.worst_nano)}
     return _markdown(pd.DataFrame({"": list(pairs), "value": list(pairs.values())}))
 
 
@@ -106,7 +106,7 @@ def money_table(summary: dict[str, Any]) -> str:
     return "\n\n".join([table, *map(escape, sentences)])
 
 
-def slowest_table(sums: RowSums) -> str:
+def slowest_table(sums: ResultTotals) -> str:
     """The slowest answers, seconds."""
     if not sums.slowest:
         return ""
@@ -114,7 +114,7 @@ def slowest_table(sums: RowSums) -> str:
     return "## Slowest\n\n" + _markdown(pd.DataFrame(rows, columns=["seconds", "file", "row", *sums.groups]))
 
 
-def errors_table(sums: RowSums) -> str:
+def errors_table(sums: ResultTotals) -> str:
     """Error codes and the first rows that are not ok."""
     if not sums.first_errors:
         return ""

@@ -41,11 +41,11 @@ _supervised = threading.Event()
 _abandoned = threading.Event()
 
 
-def begin() -> None:
+def on_flow_start() -> None:
     """Note that the flow of this process is called; that of a deployed run outlives who reads its log."""
     _begun.set()
     for name in ("flow_runs", "task_runs"):
-        logging.getLogger(f"prefect.{name}").addFilter(_is_news)
+        logging.getLogger(f"prefect.{name}").addFilter(_is_unexpected)
     if not is_deployed():
         return
     if _is_engine():
@@ -63,20 +63,20 @@ def is_deployed() -> bool:
     return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
 
 
-def is_abandoned() -> bool:
+def worker_is_gone() -> bool:
     """Whether the worker that started this process is gone; a run that sends asks once a second."""
     if _supervised.is_set() and os.getppid() != _WORKER:
         _abandoned.set()
     return _abandoned.is_set()
 
 
-def crash_of(error: Interrupted) -> State[Any] | None:
+def crashed_state(error: Interrupted) -> State[Any] | None:
     """The state of a run that was stopped because its worker is gone; None if that is not why."""
     return Crashed(message=f"its worker is gone: {error}", data=error) if _abandoned.is_set() else None
 
 
 @atexit.register
-def end_unbegun() -> None:
+def cancel_if_never_started() -> None:
     """End the run of this process as cancelled, if it is being cancelled and its flow was never called."""
     run = os.environ.get(RUN_ID)
     if run is None or _begun.is_set() or not _is_engine():
@@ -87,7 +87,7 @@ def end_unbegun() -> None:
             client.set_flow_run_state(UUID(run), Cancelled(message=UNBEGUN))
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_unexpected(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, ParquillError) or isinstance(error, Unforeseen)
 

@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.estimate import estimate_json
 from parquill.tasks.money.gate import Verdict
-from parquill.tasks.orchestration.api_client import retrying
+from parquill.tasks.orchestration.api_client import limited_retries
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Estimate
 
@@ -25,13 +25,13 @@ _log = logging.getLogger("parquill")
 
 
 @contextlib.contextmanager
-def bearable(what: str) -> Iterator[None]:
+def best_effort(what: str) -> Iterator[None]:
     """Go on whatever the server does, and soon: what is shown must never cost a row, nor minutes.
 
     Prefect's clients of a deployed run ask a server that is away for two minutes, for each thing to be shown.
     """
     try:
-        with retrying(TRIES):
+        with limited_retries(TRIES):
             yield
     except Exception as error:  # noqa: BLE001 - whatever the server does, the run goes on
         _log.warning("%s could not be shown in Prefect (%s)", what, type(error).__name__)
@@ -41,11 +41,11 @@ def add_tag(tag: str) -> None:
     """Give the flow run a tag, if it has none of that name: a run that a function call began has no tags at all."""
     if flow_run.id is None or tag in flow_run.tags:
         return
-    with bearable("the tag"), get_client(sync_client=True) as client:
+    with best_effort("the tag"), get_client(sync_client=True) as client:
         client.update_flow_run(flow_run.id, tags=[*flow_run.tags, tag])
 
 
-def tell(name: str, job: Job, *, told: Mapping[str, str] | None = None, **payload: Any) -> None:
+def emit(name: str, job: Job, *, told: Mapping[str, str] | None = None, **payload: Any) -> None:
     """Emit `parquill.NAME` for a job; the payload holds figures and sentences, never a cell or a key.
 
     `told` are labels of the event's resource (`parquill.` is put before them): a trigger can match labels only.
@@ -55,7 +55,7 @@ def tell(name: str, job: Job, *, told: Mapping[str, str] | None = None, **payloa
         related = [{"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"}]
     labels = {f"parquill.{label}": value for label, value in (told or {}).items()}
     resource = {"prefect.resource.id": f"parquill.job.{job.name}", "prefect.resource.name": job.name, **labels}
-    with bearable("an event"):
+    with best_effort("an event"):
         emit_event(
             f"parquill.{name}",
             resource=resource,
@@ -64,9 +64,9 @@ def tell(name: str, job: Job, *, told: Mapping[str, str] | None = None, **payloa
         )
 
 
-def tell_estimate(job: Job, estimate: Estimate, verdict: Verdict, run_id: str | None = None) -> None:
+def emit_estimate(job: Job, estimate: Estimate, verdict: Verdict, run_id: str | None = None) -> None:
     """`parquill.estimate.ready`: before anything is sent."""
-    tell(
+    emit(
         "estimate.ready",
         job,
         run_id=run_id,
@@ -78,9 +78,9 @@ def tell_estimate(job: Job, estimate: Estimate, verdict: Verdict, run_id: str | 
     )
 
 
-def tell_end(run: Run, summary: Mapping[str, Any], *, is_short: bool) -> None:
+def emit_end(run: Run, summary: Mapping[str, Any], *, is_short: bool) -> None:
     """`parquill.run.finished`, and with `is_short` `parquill.budget.exhausted` before it."""
-    shares = shares_of(summary)
+    shares = deviation_percentages(summary)
     figures = {
         "run_id": run.run_id,
         "state": summary["state"],
@@ -95,7 +95,7 @@ def tell_end(run: Run, summary: Mapping[str, Any], *, is_short: bool) -> None:
         **shares,
     }
     if is_short:
-        tell("budget.exhausted", run.job, **figures)
+        emit("budget.exhausted", run.job, **figures)
     # whole numbers, so that a trigger matches from a threshold on: `[2-9][0-9]` and `[1-9][0-9][0-9]*` are 20 and more
     whole = {
         "state": str(summary["state"]),
@@ -103,10 +103,10 @@ def tell_end(run: Run, summary: Mapping[str, Any], *, is_short: bool) -> None:
         "not-ok-percent": str(math.ceil(shares["not_ok_percent"])),
         "over-expected-percent": str(math.floor(max(0.0, shares["over_expected_percent"]))),
     }
-    tell("run.finished", run.job, told=whole, **figures)
+    emit("run.finished", run.job, told=whole, **figures)
 
 
-def shares_of(summary: Mapping[str, Any]) -> dict[str, float]:
+def deviation_percentages(summary: Mapping[str, Any]) -> dict[str, float]:
     """Rows that are not ok, of all; and what was paid above the expected cost, of that (negative below it). In percent.
 
     Rows done anew carry what they had cost before: that is no part of what was expected of this run.

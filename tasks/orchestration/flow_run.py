@@ -30,10 +30,10 @@ from prefect.states import Running
 
 from parquill.tasks.errors import Interrupted
 from parquill.tasks.llm.open_senders import stop_requested
-from parquill.tasks.llm.run_sender import Sending
-from parquill.tasks.orchestration.api_client import reaching, retrying
-from parquill.tasks.orchestration.deployed_process import is_abandoned, is_deployed
-from parquill.tasks.orchestration.events import bearable
+from parquill.tasks.llm.run_sender import RunSender
+from parquill.tasks.orchestration.api_client import http_client, limited_retries
+from parquill.tasks.orchestration.deployed_process import is_deployed, worker_is_gone
+from parquill.tasks.orchestration.events import best_effort
 from parquill.tasks.orchestration.limit_store import is_shared_server
 
 _T = TypeVar("_T")
@@ -49,28 +49,28 @@ def _is_cancelled(state: State[Any] | None) -> bool:
 
 
 @contextlib.contextmanager
-def heed_cancelling(opened: Sending) -> Iterator[None]:
+def stop_when_cancelled(run_sender: RunSender) -> Iterator[None]:
     """Stop the sender as soon as the flow run is cancelled, or its worker gone; a server that is away is asked again.
 
     One that was cancelled before sends nothing at all.
     """
     over = threading.Event()
     if flow_run.id and is_shared_server():
-        with bearable("a look at the flow run"), get_client(sync_client=True) as client:
+        with best_effort("a look at the flow run"), get_client(sync_client=True) as client:
             if _is_cancelled(client.read_flow_run(UUID(flow_run.id)).state):
-                opened.request_stop()
-        work = (UUID(flow_run.id), opened, over)
-        threading.Thread(target=_look, args=work, name="parquill-cancel", daemon=True).start()
+                run_sender.request_stop()
+        work = (UUID(flow_run.id), run_sender, over)
+        threading.Thread(target=_poll, args=work, name="parquill-cancel", daemon=True).start()
     try:
         yield
     finally:
         over.set()  # it may be in the midst of asking a server that is away: nobody waits for that
 
 
-def _look(run: UUID, opened: Sending, over: threading.Event) -> None:
+def _poll(run: UUID, run_sender: RunSender, over: threading.Event) -> None:
     address = f"{str(PREFECT_API_URL.value()).rstrip('/')}/flow_runs/{run}"
-    with reaching(address, POLL_TIMEOUT_S) as client:
-        watch(lambda: client.get(address).raise_for_status().json()["state"]["type"], opened.request_stop, over)
+    with http_client(address, POLL_TIMEOUT_S) as client:
+        watch(lambda: client.get(address).raise_for_status().json()["state"]["type"], run_sender.request_stop, over)
 
 
 def watch(
@@ -84,7 +84,7 @@ def watch(
     # from look to look, however long one takes: a server that has just come back is slow, and a second is soon gone
     while not over.wait(max(0.0, looked + POLL_INTERVAL_S - clock())):
         looked = clock()
-        if is_abandoned():
+        if worker_is_gone():
             stop()
             return
         with contextlib.suppress(Exception):  # whatever the server does, the run goes on
@@ -97,7 +97,7 @@ _handlers: list[Handler] = []  # to SIGTERM, of the command that runs
 
 
 @contextlib.contextmanager
-def answer_sigterm(handler: Handler) -> Iterator[None]:
+def push_sigterm_handler(handler: Handler) -> Iterator[None]:
     """Have the flows that this process calls answer SIGTERM so; call it in the main thread."""
     _handlers.append(handler)
     try:
@@ -107,7 +107,7 @@ def answer_sigterm(handler: Handler) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def heed_sigterm() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM stop a command's flow as Ctrl-C does, and not as Prefect has it, which calls it a crash.
 
     A deployed run leaves SIGTERM to Prefect, whose worker says by it that the run is cancelled.
@@ -173,13 +173,13 @@ async def _wait(
 
 async def _state_of(client: PrefectClient, run: UUID) -> State[Any] | None:
     try:
-        with retrying(0):  # an answer, a cancellation or a signal that comes meanwhile is not kept waiting
+        with limited_retries(0):  # an answer, a cancellation or a signal that comes meanwhile is not kept waiting
             return (await client.read_flow_run(run)).state
     except Exception:  # noqa: BLE001 - it is asked again
         return None
 
 
-def insist(
+def retry_while_unavailable(
     ask: Callable[[], _T],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = stop_requested.wait,
@@ -215,7 +215,7 @@ def is_away(error: BaseException | None) -> bool:
     )
 
 
-def make_ready_to_end() -> None:
+def ensure_final_state_accepted() -> None:
     """Wait for the server that is to take the flow run's end, and have it take that.
 
     A run that was cancelled when all was sent already has ended as it did: a state that says so is taken from one that
@@ -253,6 +253,6 @@ def wait_for_server(
 
 
 def _answers() -> bool:
-    with retrying(0), get_client(sync_client=True) as client:
+    with limited_retries(0), get_client(sync_client=True) as client:
         error = client.api_healthcheck()
     return not is_away(error)

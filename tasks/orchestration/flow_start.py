@@ -12,32 +12,34 @@ from prefect.runtime import flow_run
 
 from parquill.tasks.job.settings import Job
 from parquill.tasks.orchestration.states import state_of_idle
-from parquill.tasks.orchestration.takeover import settle_last
+from parquill.tasks.orchestration.takeover import report_previous_end
 from parquill.tasks.orchestration.ui import name_run, run_name
 from parquill.tasks.prompts.base import RunOptions
-from parquill.tasks.prompts.resolve import place
-from parquill.tasks.results.tolerance import Idle
-from parquill.tasks.storage.folders import Folders, hold
+from parquill.tasks.prompts.resolve import resolve_job
+from parquill.tasks.results.tolerance import NothingToDo
+from parquill.tasks.storage.folders import Folders, lock_folders
 
 
-def place_flow(job: Job, day: date | None, limit: int | None, redo: Sequence[str] | None) -> tuple[Job, RunOptions]:
+def resolve_for_flow(
+    job: Job, day: date | None, limit: int | None, redo: Sequence[str] | None
+) -> tuple[Job, RunOptions]:
     """Place a job for the flow run's scheduled time. Raises BadJob."""
     scheduled: datetime | None = flow_run.scheduled_start_time
-    return place(job, day, limit, redo, now=scheduled)
+    return resolve_job(job, day, limit, redo, now=scheduled)
 
 
 @contextlib.contextmanager
-def hold_job(job: Job) -> Iterator[None]:
+def job_lock(job: Job) -> Iterator[None]:
     """Hold the folders of a placed job. Raises FolderInUse, DiskFailed."""
     folders = Folders.of(job.output, job.state)
     folders.create()
-    with hold(folders, f"the job {job.name}"):
+    with lock_folders(folders, f"the job {job.name}"):
         yield
 
 
 def end_idle(job: Job, options: RunOptions) -> State[Any]:
     """The final state of a placed job that has nothing to do; the run is named as any other."""
-    idle = Idle.of(job, options.redo, options.limit)
-    settle_last(Folders.of(job.output, job.state))
+    idle = NothingToDo.of(job, options.redo, options.limit)
+    report_previous_end(Folders.of(job.output, job.state))
     name_run(run_name(job, idle.rows["total"]))
     return state_of_idle(idle)

@@ -32,7 +32,7 @@ from prefect.exceptions import MissingContextError, ObjectAlreadyExists, ObjectN
 from prefect.settings import PREFECT_API_URL
 
 from parquill.tasks.job.settings import Job
-from parquill.tasks.limits.leases import Say
+from parquill.tasks.limits.leases import LogFn
 from parquill.tasks.limits.lending import LenderAwayError, NoBucketError
 from parquill.tasks.limits.shared import ALONE, Sharing
 from parquill.tasks.limits.shares import Bucket
@@ -139,7 +139,7 @@ def is_shared_server() -> bool:
 
 def sharing_of(job: Job) -> Sharing:
     """How a job shares its limits: by the server that others know too, told in the log of this flow or task run."""
-    say: Say = ALONE.say
+    say: LogFn = ALONE.say
     with contextlib.suppress(MissingContextError):
         say = get_run_logger().log
     if job.limits.shared is None or not is_shared_server():

@@ -19,7 +19,7 @@ Arguments = ParamSpec("Arguments")
 Given = TypeVar("Given")
 
 
-def replace_error(error: Exception) -> Exception:
+def safe_error(error: Exception) -> Exception:
     """An error that may be shown: a ParquillError as it is, one of Prefect's own too, any other by kind and place."""
     if isinstance(error, ParquillError) or type(error).__module__.partition(".")[0] == "prefect":
         return error
@@ -33,7 +33,7 @@ def replace_error(error: Exception) -> Exception:
     )
 
 
-def tells_no_data(body: Callable[Arguments, Given]) -> Callable[Arguments, Given]:
+def redact_errors(body: Callable[Arguments, Given]) -> Callable[Arguments, Given]:
     """Let the function of a task raise only errors that may be shown."""
 
     @functools.wraps(body)
@@ -41,7 +41,7 @@ def tells_no_data(body: Callable[Arguments, Given]) -> Callable[Arguments, Given
         try:
             return body(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - each is given on, or replaced
-            raised = replace_error(error)
+            raised = safe_error(error)
         raise raised  # outside of the handler: not even as its context does the first error go along
 
     return careful

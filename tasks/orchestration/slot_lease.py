@@ -30,7 +30,7 @@ GONE = 410
 
 
 @contextmanager
-def hold_slot(lease_id: UUID, _lease_duration: float = LEASE_EXPIRY_S, **_: Any) -> Iterator[None]:
+def maintain_slot_lease(lease_id: UUID, _lease_duration: float = LEASE_EXPIRY_S, **_: Any) -> Iterator[None]:
     """Renew the lease of a slot in a thread of its own; one that is lost is a warning in the run's log."""
     over = threading.Event()
     # in the run's context, so that its log has the warning
@@ -68,4 +68,4 @@ def keep_lease(renew: Callable[[], object], wait: Callable[[float], bool]) -> bo
 
 
 # the engine has no setting for it; it looks the name up when a run begins, after the flow's file was imported
-vars(flow_engine)["maintain_concurrency_lease"] = hold_slot
+vars(flow_engine)["maintain_concurrency_lease"] = maintain_slot_lease

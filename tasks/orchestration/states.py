@@ -33,9 +33,9 @@ from parquill.tasks.job.flow_parameters import Arguments
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.orchestration import deployed_process as process
 from parquill.tasks.orchestration.events import add_tag
-from parquill.tasks.orchestration.flow_run import make_ready_to_end
-from parquill.tasks.orchestration.redaction import replace_error
-from parquill.tasks.results.tolerance import Idle
+from parquill.tasks.orchestration.flow_run import ensure_final_state_accepted
+from parquill.tasks.orchestration.redaction import safe_error
+from parquill.tasks.results.tolerance import NothingToDo
 
 TAG = "parquill"  # of every flow run: what automations match
 FAILED_ROWS = "Completed with failed rows"
@@ -80,7 +80,7 @@ def state_of_estimate(verdict: Verdict, figures: dict[str, Any]) -> State[Any]:
     return Completed(name=None if verdict.fits else DOES_NOT_FIT, message=verdict.sentence, data=figures)
 
 
-def state_of_idle(idle: Idle) -> State[Any]:
+def state_of_idle(idle: NothingToDo) -> State[Any]:
     """The final state of a start that found nothing to do: as good as the results that are there."""
     if idle.error is not None:
         return state_of(idle.error)
@@ -88,7 +88,7 @@ def state_of_idle(idle: Idle) -> State[Any]:
     return Completed(name=name, message=idle.sentence, data=idle.summary)
 
 
-def ends_with_state(
+def returns_state(
     body: Callable[Given, dict[str, Any] | State[Any]],
 ) -> Callable[Given, dict[str, Any]]:
     """Let the body of a flow that gives a summary, or raises a ParquillError, end with the state that says so.
@@ -101,20 +101,20 @@ def ends_with_state(
     @functools.wraps(body)
     def told(*args: Given.args, **kwargs: Given.kwargs) -> Any:
         given = arguments.signature.bind(*args, **kwargs)
-        process.begin()
+        process.on_flow_start()
         add_tag(TAG)
         try:
             arguments.validate(given)
             ended = body(*given.args, **given.kwargs)
         except Exception as error:
-            shown = replace_error(error)
+            shown = safe_error(error)
             if not isinstance(shown, ParquillError):
                 raise
             if isinstance(shown, Interrupted):  # who asks for a stop waits for nobody
-                return process.crash_of(shown) or state_of(shown)
-            make_ready_to_end()
+                return process.crashed_state(shown) or state_of(shown)
+            ensure_final_state_accepted()
             return state_of(shown)
-        make_ready_to_end()
+        ensure_final_state_accepted()
         return ended if isinstance(ended, State) else state_of_summary(ended)
 
     # Prefect draws the form from the signature, and would look for the names in it where `told` is defined

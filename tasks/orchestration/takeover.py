@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from parquill.tasks.errors import error_of
-from parquill.tasks.orchestration.events import bearable
+from parquill.tasks.orchestration.events import best_effort
 from parquill.tasks.orchestration.states import state_of, state_of_summary
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.storage.disk import DISK, read_json
@@ -27,12 +27,12 @@ ENDED = frozenset({"finished", "stopped"})
 DIED = "its process died without a word; the next run of the job has taken over its work"
 
 
-def take_over(run: Run) -> None:
+def register_flow_run(run: Run) -> None:
     """Note that this flow run leads the run now; one that led it before and seems to run or wait still is Crashed.
 
     Raises DiskFailed.
     """
-    settle_last(run.folders, run.run_id)
+    report_previous_end(run.folders, run.run_id)
     path, mine = run.folder.path / "flow_run.json", flow_run.id
     found = read_json(path) or {}
     before = found.get("flow_run_id")
@@ -43,11 +43,11 @@ def take_over(run: Run) -> None:
     if before is not None:
         summary = _summary(run.folders)
         told = summary.get("run_id") == run.run_id and summary["state"] in ENDED
-        with bearable("the end of the flow run before"), get_client(sync_client=True) as client:
+        with best_effort("the end of the flow run before"), get_client(sync_client=True) as client:
             _end(client, before, _state_of(summary) if told else Crashed(message=DIED))
 
 
-def has_redone(folders: Folders) -> bool:
+def redo_already_done(folders: Folders) -> bool:
     """Whether this flow run, which is retried then, has led a run of this output that is not under way any more.
 
     What it was to do anew is done, by it or by who took over: to do it again would pay for all of it again.
@@ -62,14 +62,14 @@ def has_redone(folders: Folders) -> bool:
     return False
 
 
-def settle_last(folders: Folders, run_id: str | None = None) -> None:
+def report_previous_end(folders: Folders, run_id: str | None = None) -> None:
     """Tell the server the end of the latest run of an output, unless it knows it, or it is this one."""
     summary = _summary(folders)
     if summary.get("state") not in ENDED or summary["run_id"] == run_id:
         return
     before = (read_json(folders.run(summary["run_id"]).path / "flow_run.json") or {}).get("flow_run_id")
     if before not in {None, flow_run.id}:
-        with bearable("the end of the run before"), get_client(sync_client=True) as client:
+        with best_effort("the end of the run before"), get_client(sync_client=True) as client:
             _end(client, before, _state_of(summary))
 
 

@@ -19,9 +19,9 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.runtime import flow_run
 
 from parquill.tasks.job.settings import Job
-from parquill.tasks.llm.run_sender import Sending
+from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.money.gate import Verdict
-from parquill.tasks.money.prices import Price, dollars
+from parquill.tasks.money.prices import ModelPrice, format_usd
 from parquill.tasks.orchestration.artifacts import (
     draw,
     errors_table,
@@ -32,12 +32,12 @@ from parquill.tasks.orchestration.artifacts import (
     rows_table,
     slowest_table,
 )
-from parquill.tasks.orchestration.events import bearable, tell
+from parquill.tasks.orchestration.events import best_effort, emit
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Estimate
 from parquill.tasks.results.charts import draw_cost, draw_lengths
-from parquill.tasks.results.escaping import clean, escape, plain
-from parquill.tasks.results.totals import RowSums
+from parquill.tasks.results.escaping import escape, escape_inline, strip_control
+from parquill.tasks.results.totals import ResultTotals
 
 UPDATE_INTERVAL_S = 2.0
 POLL_INTERVAL_S = 0.1  # how late a warning may come
@@ -52,7 +52,7 @@ def _key(kind: str, job: Job) -> str:
     return f"parquill-{kind}-{slug}"
 
 
-def called(what: str | None = None) -> Callable[[], str]:
+def flow_run_name(what: str | None = None) -> Callable[[], str]:
     """Names a flow run by its job, by what it does with it, and by its model, before anybody has looked at them."""
 
     def name() -> str:
@@ -71,24 +71,24 @@ def called(what: str | None = None) -> Callable[[], str]:
 def _word(value: Any, otherwise: str) -> str:
     if not isinstance(value, str) or not value.strip():
         return otherwise
-    return clean(value).replace("\n", " ").strip()[:MAX_WORD]
+    return strip_control(value).replace("\n", " ").strip()[:MAX_WORD]
 
 
 def run_name(job: Job, rows: int, what: str = "") -> str:
     """What a run is called: its job, its rows and its model; `what` is done with them, where they are not completed."""
-    words = [" ".join(clean(word).split()) for word in (job.name, job.model)]
+    words = [" ".join(strip_control(word).split()) for word in (job.name, job.model)]
     return f"{words[0]} · {what}{rows:,} row{'' if rows == 1 else 's'} · {words[1]}"
 
 
 def name_run(name: str) -> None:
     """Give the flow run a name that a person reads."""
-    with bearable("the run's name"):
+    with best_effort("the run's name"):
         if flow_run.id:
             with get_client(sync_client=True) as client:
                 client.update_flow_run(flow_run.id, name=name)
 
 
-def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) -> None:
+def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: ModelPrice) -> None:
     """The estimate as an artifact, its headline in the description."""
     rejected = ", ".join(f"{code} {count:,}" for code, count in sorted(estimate.rejected.items()))
     parts = [
@@ -101,15 +101,15 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: Price) 
         escape(estimate.reuse_note or ""),
         escape(f"{estimate.basis}. Prices: {price.source}, {price.version}."),
     ]
-    with bearable("the estimate"):
+    with best_effort("the estimate"):
         create_markdown_artifact(
             markdown="\n\n".join(part for part in parts if part),
             key=_key("estimate", job),
-            description=plain(verdict.sentence),
+            description=escape_inline(verdict.sentence),
         )
 
 
-def show_summary(run: Run, sums: RowSums, summary: dict[str, Any]) -> None:
+def show_summary(run: Run, sums: ResultTotals, summary: dict[str, Any]) -> None:
     """The cost summary as an artifact, its headline in the description."""
     rows = summary["rows"]
     # rows done anew also carry what they had cost before: it is what was paid that was estimated
@@ -127,63 +127,63 @@ def show_summary(run: Run, sums: RowSums, summary: dict[str, Any]) -> None:
         draw(draw_lengths(sums.outputs, run.estimate.output_shares), "output tokens of the answers"),
         slowest_table(sums),
         errors_table(sums),
-        links(run.folders.output, run.folders.named),
+        links(run.folders.output, run.folders.output_uri),
     ]
-    with bearable("the summary"):
+    with best_effort("the summary"):
         create_markdown_artifact(
             markdown="\n\n".join(part for part in parts if part),
             key=_key("summary", run.job),
-            description=plain(headline),
+            description=escape_inline(headline),
         )
 
 
 @contextlib.contextmanager
-def show_progress(run: Run, opened: Sending) -> Iterator[None]:
+def show_progress(run: Run, run_sender: RunSender) -> Iterator[None]:
     """Keep a progress artifact up to date, at most every two seconds, from a thread of its own."""
     artifact_id: Any = None
-    with bearable("the progress"):
+    with best_effort("the progress"):
         artifact_id = create_progress_artifact(
-            progress=0.0, key=_key("progress", run.job), description=plain(headline(run, opened))
+            progress=0.0, key=_key("progress", run.job), description=escape_inline(headline(run, run_sender))
         )
     over = threading.Event()
     # in the flow's context, so that what the thread logs, creates and emits belongs to the flow run
-    work = partial(contextvars.copy_context().run, _keep_up, run, opened, artifact_id, over)
+    work = partial(contextvars.copy_context().run, _progress_loop, run, run_sender, artifact_id, over)
     thread = threading.Thread(target=work, name="parquill-ui", daemon=True)
     thread.start()
     try:
         yield
     except BaseException:
-        opened.request_stop()  # the last look may take a while, and nothing more is to be sent meanwhile
+        run_sender.request_stop()  # the last look may take a while, and nothing more is to be sent meanwhile
         raise
     finally:
         over.set()
         thread.join(10)
 
 
-def _keep_up(run: Run, opened: Sending, artifact_id: Any, over: threading.Event) -> None:
+def _progress_loop(run: Run, run_sender: RunSender, artifact_id: Any, over: threading.Event) -> None:
     """Look at the soft limits and the service all the time, and show the progress every now and then and at the end."""
     shown, reported = time.monotonic(), 0
     while True:
         last = over.wait(POLL_INTERVAL_S)
-        service = list(opened.sender.told)  # it grows meanwhile
+        service = list(run_sender.sender.told)  # it grows meanwhile
         for told in service[reported:]:
-            with bearable("the warning"):
+            with best_effort("the warning"):
                 get_run_logger().warning(told)
         reported = len(service)
-        for told in opened.soft_limits.look(opened.budget.settled + opened.budget.in_doubt):
-            _warn(run, opened, told)
+        for told in run_sender.soft_limits.look(run_sender.budget.settled + run_sender.budget.in_doubt):
+            _warn(run, run_sender, told)
         if last or time.monotonic() - shown >= UPDATE_INTERVAL_S:
             shown = time.monotonic()
-            artifact_id = _show_progress(run, opened, artifact_id)
+            artifact_id = _show_progress(run, run_sender, artifact_id)
         if last:
             return
 
 
-def _show_progress(run: Run, opened: Sending, artifact_id: Any) -> Any:
+def _show_progress(run: Run, run_sender: RunSender, artifact_id: Any) -> Any:
     """Show how far the run is, in an artifact that is made now if the server was away until now; gives its id."""
-    progress, told = opened.sender.progress, plain(headline(run, opened))
+    progress, told = run_sender.sender.progress, escape_inline(headline(run, run_sender))
     share = round(100.0 * progress.done / max(1, progress.total), 1)
-    with bearable("the progress"):
+    with best_effort("the progress"):
         if artifact_id is None:
             return create_progress_artifact(progress=share, key=_key("progress", run.job), description=told)
         with get_client(sync_client=True) as client:
@@ -191,15 +191,21 @@ def _show_progress(run: Run, opened: Sending, artifact_id: Any) -> Any:
     return artifact_id
 
 
-def _warn(run: Run, opened: Sending, told: str) -> None:
+def _warn(run: Run, run_sender: RunSender, told: str) -> None:
     """Say, at the moment, that a soft limit is passed: in the flow run's log, as an event and as an artifact."""
-    with bearable("the warning"):
+    with best_effort("the warning"):
         get_run_logger().warning(told)
-    tell("budget.soft-limit", run.job, run_id=run.run_id, message=told)
-    lines = [f"# {escape(run.job.name)}: {escape(told)}", escape(headline(run, opened)), f"Run {escape(run.run_id)}."]
-    with bearable("the warning's artifact"):
+    emit("budget.soft-limit", run.job, run_id=run.run_id, message=told)
+    lines = [
+        f"# {escape(run.job.name)}: {escape(told)}",
+        escape(headline(run, run_sender)),
+        f"Run {escape(run.run_id)}.",
+    ]
+    with best_effort("the warning's artifact"):
         create_markdown_artifact(
-            markdown="\n\n".join(lines), key=_key("soft-limit", run.job), description=plain(f"{run.job.name}: {told}")
+            markdown="\n\n".join(lines),
+            key=_key("soft-limit", run.job),
+            description=escape_inline(f"{run.job.name}: {told}"),
         )
 
 
@@ -211,16 +217,16 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def headline(run: Run, opened: Sending) -> str:
+def headline(run: Run, run_sender: RunSender) -> str:
     """Rows, money and pace in one line."""
-    progress, budget = opened.sender.progress, opened.budget
-    limit = f" of {dollars(budget.limit)}" if budget.limit is not None else ""
-    doubt = f", {dollars(budget.in_doubt)} in doubt" if budget.in_doubt else ""
-    left_s = progress.left_s(time.monotonic())
+    progress, budget = run_sender.sender.progress, run_sender.budget
+    limit = f" of {format_usd(budget.limit)}" if budget.limit is not None else ""
+    doubt = f", {format_usd(budget.in_doubt)} in doubt" if budget.in_doubt else ""
+    left_s = progress.eta_s(time.monotonic())
     left = "" if left_s is None or progress.done >= progress.total else f", {duration(left_s)} left"
-    if opened.sender.breaker.is_open:
+    if run_sender.sender.breaker.is_open:
         left = ", waiting for the service, which fails at every request"
     return (
         f"{progress.done:,} of {progress.total:,} rows, {progress.not_ok:,} not ok, "
-        f"{dollars(budget.settled)}{limit} spent{doubt}{left} · {run.job.model}"
+        f"{format_usd(budget.settled)}{limit} spent{doubt}{left} · {run.job.model}"
     )

@@ -37,20 +37,20 @@ def now() -> str:
 
 def approve_run(run: Run, by: str, expected: int | None = None) -> None:
     """Note that a person has approved the run at an expected cost, by default its estimate's. Raises DiskFailed."""
-    expected = run.estimate.cost_expected if expected is None else expected
+    expected = run.estimate.expected_nano if expected is None else expected
     _write(run, _read(run) | {"approved": {"expected": expected, "at": now(), "by": by}})
 
 
 def is_approved(run: Run) -> bool:
     """Whether a person has approved the run at what it is expected to cost now."""
     approved = _read(run).get("approved")
-    return approved is not None and run.estimate.cost_expected <= approved["expected"]
+    return approved is not None and run.estimate.expected_nano <= approved["expected"]
 
 
 def questions_about(run: Run) -> list[Question]:
     """The questions whose answer counts for the run as it is now, the latest first."""
     asked = [Question(**each) for each in reversed(_read(run).get("questions", []))]
-    return [each for each in asked if run.estimate.cost_expected <= each.expected]
+    return [each for each in asked if run.estimate.expected_nano <= each.expected]
 
 
 def note_question(run: Run, question: Question) -> None:

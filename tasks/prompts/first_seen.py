@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 
-class Seen:
+class FirstSeen:
     """Keys and ids that came before, on disk."""
 
     def __init__(self, scratch: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from parquill.tasks.errors import BadInput
 from parquill.tasks.prompts.footer_metadata import clean
 from parquill.tasks.prompts.promote import NotOne, common_type
-from parquill.tasks.storage.uri import shown
+from parquill.tasks.storage.uri import redact_uri
 
 MAX_TYPE = 200  # characters of a type in a message
 
@@ -68,9 +68,10 @@ class Columns:
     def _refusal(self, path: str, name: str, error: NotOne) -> BadInput:
         first, other = (str(kind)[:MAX_TYPE] for kind in (error.first, error.other))
         return BadInput(
-            f"{shown(path)}: the column {name + error.within!r} is {other} instead of {first} as in "
-            f"{shown(self._seen_in[name])}, and no type holds both without loss; write one of the files with the other "
-            "type (results hold every column, so also where no prompt uses it), or name files of one type with a glob"
+            f"{redact_uri(path)}: the column {name + error.within!r} is {other} instead of {first} as in "
+            f"{redact_uri(self._seen_in[name])}, and no type holds both without loss; write one of the files with the "
+            "other type (results hold every column, so also where no prompt uses it), or name files of one type with a "
+            "glob"
         )
 
     def without(self, keys: Sequence[str]) -> Mapping[str, str]:
@@ -90,7 +91,7 @@ class Columns:
             count = self._without[name][1]
             told.append(
                 f"{count:,} of {self._files:,} files have no column {name!r}, which is null in their rows: the first "
-                f"is {shown(first)}; write it there, or leave it out of all files, if that is not meant"
+                f"is {redact_uri(first)}; write it there, or leave it out of all files, if that is not meant"
             )
         told += [
             f"the column {name!r} is {kind} in some files and floating point in others, and is read as "

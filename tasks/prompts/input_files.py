@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from parquill.tasks.errors import BadInput
 from parquill.tasks.storage.table_formats import check_above, folders_above, refuse_table, table_among, table_at
-from parquill.tasks.storage.uri import fixed_part, is_uri, join, shown
+from parquill.tasks.storage.uri import fixed_part, is_uri, join, redact_uri
 
 SUFFIXES = (".parquet", ".parq", ".pq")  # in any case; files of other names are Parquet if they begin as Parquet does
 MAGIC = frozenset({b"PAR1", b"PARE"})
@@ -24,7 +24,7 @@ SHOWN_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InputFile:
     """An input file as it was listed: `name` is its path below the input, `size` in bytes, `mtime_ns` since 1970."""
 
     path: str
@@ -36,7 +36,7 @@ class Place:
 class Listing(NamedTuple):
     """The files of an input, and what is to be said of those that are left out."""
 
-    places: list[Place]
+    places: list[InputFile]
     notes: list[str]
 
 
@@ -72,14 +72,14 @@ def list_files(location: str) -> Listing:
     return _list_store(location) if is_uri(location) else _list(location)
 
 
-def check_apart(location: str, paths: list[str], output: str | None) -> None:
+def refuse_output_inside_input(location: str, paths: list[str], output: str | None) -> None:
     """Refuse an output whose results would be read as prompts by the next run, before the first one pays."""
     if output is None or is_uri(output) != is_uri(location):
         return
     if is_uri(output):
-        own = shown(output).rstrip("/")
-        is_in = _covers(shown(location).rstrip("/"), f"{own}/results/x.parquet") or any(
-            shown(path).startswith(f"{own}/") for path in paths
+        own = redact_uri(output).rstrip("/")
+        is_in = _covers(redact_uri(location).rstrip("/"), f"{own}/results/x.parquet") or any(
+            redact_uri(path).startswith(f"{own}/") for path in paths
         )
     else:
         folder = Path(output).resolve()
@@ -89,7 +89,7 @@ def check_apart(location: str, paths: list[str], output: str | None) -> None:
         if not is_in and any(Path(path).resolve().is_relative_to(folder) for path in paths):
             raise BadInput(f"the input {location} lies inside the output {output}; choose an `output` of its own")
     if is_in:
-        told = shown(output), shown(location)
+        told = redact_uri(output), redact_uri(location)
         raise BadInput(f"the output {told[0]} lies inside the input {told[1]}: results would be read as prompts")
 
 
@@ -177,7 +177,7 @@ def _begins_as_parquet(path: Path) -> bool:
         return file.read(MAGIC_BYTES) in MAGIC
 
 
-def _places(paths: list[Path], root: Path) -> list[Place]:
+def _places(paths: list[Path], root: Path) -> list[InputFile]:
     """Raises BadInput for what is no file, and for a name that no column of text can hold; OSError."""
     places = []
     for path in paths:
@@ -191,7 +191,7 @@ def _places(paths: list[Path], root: Path) -> list[Place]:
             kind = "a link to a file that is not there" if path.is_symlink() else "no file"
             raise BadInput(f"{path} is {kind}")
         stat = path.stat()
-        places.append(Place(str(path), name, stat.st_size, stat.st_mtime_ns))
+        places.append(InputFile(str(path), name, stat.st_size, stat.st_mtime_ns))
     return places
 
 
@@ -219,8 +219,8 @@ def _list_store(uri: str) -> Listing:
     )
 
     fixed = fixed_part(uri)
-    root, whole = shown(fixed), shown(uri).rstrip("/")
-    found = {shown(each.uri).removeprefix(root).lstrip("/"): each for each in list_objects(uri)}
+    root, whole = redact_uri(fixed), redact_uri(uri).rstrip("/")
+    found = {redact_uri(each.uri).removeprefix(root).lstrip("/"): each for each in list_objects(uri)}
     if set(found) == {""}:
         return Listing([_place_of(found[""], PurePosixPath(root).name)], [])
     table = table_among(root, found)
@@ -254,8 +254,8 @@ def _list_store(uri: str) -> Listing:
     return Listing([_place_of(found[name], name) for name in taken], notes)
 
 
-def _place_of(stored: Any, name: str) -> Place:
-    return Place(stored.uri, name, stored.size, stored.mtime_ns)
+def _place_of(stored: Any, name: str) -> InputFile:
+    return InputFile(stored.uri, name, stored.size, stored.mtime_ns)
 
 
 def partitions_of(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
@@ -263,10 +263,10 @@ def partitions_of(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
 
     Raises BadInput where the files' folders have different keys.
     """
-    raw = [_keys_of(shown(path)) for path in paths]
+    raw = [_keys_of(redact_uri(path)) for path in paths]
     if any(found.keys() != raw[0].keys() for found in raw):
         odd = next(p for p, found in zip(paths, raw, strict=True) if found.keys() != raw[0].keys())
-        raise BadInput(f"{shown(odd)}: its key=value folders differ from those of {shown(paths[0])}")
+        raise BadInput(f"{redact_uri(odd)}: its key=value folders differ from those of {redact_uri(paths[0])}")
     null = "__HIVE_DEFAULT_PARTITION__"
     numbers = set()
     for key in raw[0]:

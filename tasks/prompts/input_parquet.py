@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parquill.tasks.errors import BadInput
-from parquill.tasks.prompts.input_files import Place
+from parquill.tasks.prompts.input_files import InputFile
 from parquill.tasks.prompts.int96 import ExactTimes, Inexact, int96_columns
 from parquill.tasks.prompts.other_formats import tell_format
 from parquill.tasks.prompts.page_sizes import MAX_CHUNKS, mean_row_bytes
 from parquill.tasks.prompts.unpacked_size import unpacked_bytes
-from parquill.tasks.storage.uri import is_uri, shown
+from parquill.tasks.storage.uri import is_uri, redact_uri
 
 BUFFER_BYTES = 1 << 20
 BATCH_BYTES = 8 << 20
@@ -86,8 +86,8 @@ class _Found(NamedTuple):
     row_bytes: RowBytes
 
 
-def look_at(
-    places: Sequence[Place], partitions: Iterable[tuple[tuple[str, Any], ...]]
+def read_footers(
+    places: Sequence[InputFile], partitions: Iterable[tuple[tuple[str, Any], ...]]
 ) -> Iterator[tuple[SourceFile, pa.Schema]]:
     """Read the footers of files in order, which have these key=value folders. Raises BadInput."""
     last: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ def look_at(
         yield SourceFile(*about, found.footer.num_rows, found.row_bytes, keys, last), found.schema
 
 
-def _footers(places: Sequence[Place]) -> Iterator[_Found]:
+def _footers(places: Sequence[InputFile]) -> Iterator[_Found]:
     """The footers in order; those of a store several at once, since each is a few round trips. Raises BadInput."""
     if not is_uri(places[0].path):
         yield from map(_footer, places)
@@ -109,8 +109,8 @@ def _footers(places: Sequence[Place]) -> Iterator[_Found]:
             yield from threads.map(_footer, places[first : first + FOOTERS_AT_ONCE])
 
 
-def _footer(place: Place) -> _Found:
-    path, size, told = place.path, place.size, shown(place.path)
+def _footer(place: InputFile) -> _Found:
+    path, size, told = place.path, place.size, redact_uri(place.path)
     if size == 0:
         raise BadInput(f"{told} is empty (0 bytes)")
     try:
@@ -173,7 +173,7 @@ def _row_bytes(path: str, footer: pq.FileMetaData) -> RowBytes:
     rows = sum(group.num_rows for group in groups)
     mean = sum(group.total_byte_size for group in groups) / rows if rows else 1.0
     with _stream(path) as file:
-        heaviest = mean_row_bytes(file, shown(path), groups, is_remote=is_uri(path))
+        heaviest = mean_row_bytes(file, redact_uri(path), groups, is_remote=is_uri(path))
     return RowBytes(mean, max((group.total_byte_size for group in groups), default=1), max(mean, heaviest))
 
 
@@ -200,13 +200,13 @@ def _open(path: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]:
     ), ""
 
 
-def look_through(file: SourceFile) -> None:
+def reject_bombs(file: SourceFile) -> None:
     """Unpack a small file that may be a decompression bomb, before the tokens of what it holds are counted."""
     if file.size > LOOKED_THROUGH_BYTES or file.rows * file.row_bytes.largest <= file.most_bytes:
         return
     # damage is told with its row when the rows are read
     with contextlib.suppress(pa.ArrowException, OSError):
-        for _ in _portions(file, BATCH_ROWS):
+        for _ in _small_batches(file, BATCH_ROWS):
             pass
     # its largest page may have been half a gigabyte, and is not kept for the next
     pa.default_memory_pool().release_unused()
@@ -217,7 +217,7 @@ def batches_of(file: SourceFile, columns: Collection[str] | None = None) -> Iter
     most_rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, file.row_bytes.mean))))
     joined: list[pa.RecordBatch] = []
     rows = held = 0
-    for portion in _portions(file, BATCH_ROWS if columns is not None else most_rows, columns):
+    for portion in _small_batches(file, BATCH_ROWS if columns is not None else most_rows, columns):
         size = unpacked_bytes(portion)
         if joined and (rows + portion.num_rows > BATCH_ROWS or held + size > BATCH_BYTES):
             yield pa.concat_batches(joined)
@@ -228,7 +228,9 @@ def batches_of(file: SourceFile, columns: Collection[str] | None = None) -> Iter
         yield pa.concat_batches(joined)
 
 
-def _portions(file: SourceFile, most_rows: int, columns: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
+def _small_batches(
+    file: SourceFile, most_rows: int, columns: Collection[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     fewest = 1 if file.rows * file.row_bytes.mean > file.size * TIGHTLY_PACKED else PORTION_ROWS
     size = min(most_rows, max(fewest, PORTION_BYTES // max(1, file.row_bytes.largest)))
     size = min(size, max(1, int(PORTION_BYTES / file.row_bytes.heaviest)))
@@ -243,13 +245,14 @@ def _portions(file: SourceFile, most_rows: int, columns: Collection[str] | None 
                 unpacked += unpacked_bytes(portion)
                 if unpacked > file.most_bytes:
                     raise BadInput(
-                        f"{shown(file.path)} grows from {file.size:,} to over {unpacked:,} bytes: a decompression bomb?"
+                        f"{redact_uri(file.path)} grows from {file.size:,} to over {unpacked:,} bytes: "
+                        "a decompression bomb?"
                     )
                 try:
                     exact.check(portion.num_rows)
                 except Inexact as error:
                     raise BadInput(
-                        f"{shown(file.path)}: {error.place} has a timestamp in the column {error.column!r} that "
+                        f"{redact_uri(file.path)}: {error.place} has a timestamp in the column {error.column!r} that "
                         "microseconds cannot hold, in which INT96 is read; write the column as a timestamp of 64 bits"
                     ) from None
                 yield portion
@@ -274,7 +277,7 @@ def check_unchanged(file: SourceFile) -> None:
 
 def changed(file: SourceFile) -> BadInput:
     """What is raised for a file that is no longer the one that was looked at."""
-    return BadInput(f"{shown(file.path)} was changed while it was read; run again when nobody writes it any more")
+    return BadInput(f"{redact_uri(file.path)} was changed while it was read; run again when nobody writes it any more")
 
 
 def reason_of(path: str, error: Exception) -> str:

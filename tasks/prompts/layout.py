@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from parquill.tasks.job.settings import Job
 from parquill.tasks.prompts.input_parquet import SourceFile
-from parquill.tasks.prompts.redo import Kept
+from parquill.tasks.prompts.redo import PreviousRows
 from parquill.tasks.records import Action, Outcome, PlannedRow, add_usage
 from parquill.tasks.storage.columns import PLAN, PLAN_FIELDS, for_each_field
 
 
-class Layout:
+class ShardLayout:
     """Lays out planned rows as they stand in the shards of a job."""
 
     def __init__(self, job: Job, schema: pa.Schema) -> None:
@@ -28,7 +28,7 @@ class Layout:
         # of the values of `for_each`: an input row makes one row for each
         self.combinations = list(itertools.product(*self._each.values()))
 
-    def give(self, batch: pa.RecordBatch, start: int, count: int) -> pa.RecordBatch:
+    def with_for_each(self, batch: pa.RecordBatch, start: int, count: int) -> pa.RecordBatch:
         """`count` of the rows that come of some input rows, from `start` on, with the columns of `for_each` too."""
         repeats = len(self.combinations)
         batch = batch.slice(start, count) if repeats == 1 else _repeat(batch, start, count, repeats)
@@ -40,8 +40,8 @@ class Layout:
             fields.append(column)
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, self._schema.metadata))
 
-    def lay_out(
-        self, given: pa.RecordBatch, file: SourceFile, rows: Sequence[PlannedRow], kept: Kept | None
+    def to_batch(
+        self, given: pa.RecordBatch, file: SourceFile, rows: Sequence[PlannedRow], kept: PreviousRows | None
     ) -> pa.RecordBatch:
         """The `given` rows of a file with all their columns."""
         arrays, fields = list(given.columns), list(given.schema)
@@ -54,11 +54,11 @@ class Layout:
             fields.append(pa.field(PLAN + "kept", arrays[-1].type))
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, self._schema.metadata))
 
-    def empty(self, file: SourceFile, kept: Kept | None) -> pa.RecordBatch:
+    def empty(self, file: SourceFile, kept: PreviousRows | None) -> pa.RecordBatch:
         """No rows, with all their columns."""
         batches = self._schema.empty_table().to_batches()
         none = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=self._schema)
-        return self.lay_out(self.give(none, 0, 0), file, [], kept)
+        return self.to_batch(self.with_for_each(none, 0, 0), file, [], kept)
 
     def _plan(self, rows: Sequence[PlannedRow], file: SourceFile) -> dict[str, list[Any]]:
         carried = [carried_of(row.carried) for row in rows]

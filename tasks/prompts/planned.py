@@ -18,7 +18,7 @@ from parquill.tasks.storage.columns import PLAN
 READ_ROWS = 2_000
 
 
-class Planned(NamedTuple):
+class PlannedPart(NamedTuple):
     """The rows of one shard that are to be sent, in their order: their numbers in it and their prompt tokens."""
 
     shard: ShardRef
@@ -34,7 +34,7 @@ class Located(NamedTuple):
     prompt_tokens: int
 
 
-def planned(run: Run) -> Iterator[Planned]:
+def planned_parts(run: Run) -> Iterator[PlannedPart]:
     """The rows to be sent, shard by shard. Raises DiskFailed."""
     for shard in run.shards:
         if shard.to_send:
@@ -42,7 +42,7 @@ def planned(run: Run) -> Iterator[Planned]:
                 table = pa.Table.from_batches(rows.batches(READ_ROWS, [PLAN + "action", PLAN + "prompt_tokens"]))
             sent = table.column(PLAN + "action").to_numpy() == Action.SEND
             tokens = table.column(PLAN + "prompt_tokens").to_numpy()[sent]
-            yield Planned(shard, np.flatnonzero(sent), tokens.astype(np.int64))
+            yield PlannedPart(shard, np.flatnonzero(sent), tokens.astype(np.int64))
 
 
 def count_lengths(tokens: npt.NDArray[np.int64]) -> Counter[int]:
@@ -57,7 +57,7 @@ def locate(run: Run, picks: Sequence[Pick]) -> list[Located]:
     lengths = np.array(sorted({pick.prompt_tokens for pick in picks}), dtype=np.int64)
     passed: Counter[int] = Counter()
     found: dict[Pick, Located] = {}
-    for shard, numbers, tokens in planned(run):
+    for shard, numbers, tokens in planned_parts(run):
         here = np.isin(tokens, lengths)
         for number, length in zip(numbers[here].tolist(), tokens[here].tolist(), strict=True):
             pick = Pick(length, passed[length])

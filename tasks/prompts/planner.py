@@ -16,26 +16,26 @@ import pyarrow as pa
 from parquill.tasks.errors import BadInput, BadJob, OtherRows, RowFault
 from parquill.tasks.job.response_format import schema_of
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.correction import Correction
+from parquill.tasks.money.correction import Calibration
 from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.money.past import Past
-from parquill.tasks.money.prices import Price
+from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.cells import cells
-from parquill.tasks.prompts.first_seen import Seen
+from parquill.tasks.prompts.first_seen import FirstSeen
 from parquill.tasks.prompts.input_parquet import SourceFile
 from parquill.tasks.prompts.json_mode import check_says_json, must_say_json
-from parquill.tasks.prompts.layout import Layout
-from parquill.tasks.prompts.redo import Kept, other_column
+from parquill.tasks.prompts.layout import ShardLayout
+from parquill.tasks.prompts.redo import PreviousRows, first_differing_column
 from parquill.tasks.prompts.request import KeyMaker, check_messages, check_parameters, check_prompt
 from parquill.tasks.prompts.responses_input import as_items, as_messages
 from parquill.tasks.prompts.source import Source, read_batches
 from parquill.tasks.prompts.template import ROW, Templates
 from parquill.tasks.prompts.template_nulls import is_missing
 from parquill.tasks.records import Action, Outcome, PlannedRow
-from parquill.tasks.storage.answer_index import AnswerIndex, Place
+from parquill.tasks.storage.answer_index import AnswerIndex, AnswerLocation
 from parquill.tasks.storage.columns import check_names
-from parquill.tasks.storage.uri import shown
+from parquill.tasks.storage.uri import redact_uri
 
 # Of rendered text and what is carried through beside it, and of rows of the plan, that are in memory together.
 MAX_AT_ONCE = 16 << 20
@@ -68,23 +68,23 @@ class Planner:
 
     job: Job
     source: Source
-    price: Price
+    price: ModelPrice
     scratch: Path  # folder for the file of keys
     answers: AnswerIndex | None = None
     previous: Previous | None = None
     redo: frozenset[str] = frozenset()
     open_rows: int | None = None  # of `previous` the rows of the input after these are kept, whatever they are
     past: Past | None = None
-    other_prices: Sequence[Price] = ()  # at which the same rows are estimated too
-    correction: Correction | None = None  # of an approximate token count
+    other_prices: Sequence[ModelPrice] = ()  # at which the same rows are estimated too
+    correction: Calibration | None = None  # of an approximate token count
     _templates: Templates | None = field(init=False, default=None)
-    _layout: Layout = field(init=False)
+    _layout: ShardLayout = field(init=False)
     _must_say_json: bool = field(init=False)
     _passed: int = field(init=False, default=0)  # rows of `previous`
     kept: int = field(init=False, default=0)  # rows that stay as they are in the results
 
     def __post_init__(self) -> None:
-        self._layout = Layout(self.job, self.source.schema)
+        self._layout = ShardLayout(self.job, self.source.schema)
         self._must_say_json = must_say_json(self.job)
 
     def plan(self, sink: Sink | None, limit: int | None = None) -> EstimateSum:
@@ -103,11 +103,11 @@ class Planner:
         total = EstimateSum(job, [self.price, *self.other_prices], counter, self.past)
         total.notes = list(self.source.notes)
         keys = KeyMaker(job)
-        with Seen(self.scratch) as seen:
+        with FirstSeen(self.scratch) as seen:
             # without a sink, columns that no prompt uses are not needed
             is_whole = sink is not None or self.previous is not None
             for file, batch, start, rows in self._rendered(seen, limit, is_whole=is_whole):
-                given = self._layout.give(batch, start, len(rows)) if is_whole else None
+                given = self._layout.with_for_each(batch, start, len(rows)) if is_whole else None
                 kept = self._kept(given, file, rows)
                 self._count(rows, counter)
                 for row in rows:
@@ -116,7 +116,7 @@ class Planner:
                 total.add(rows)
                 if sink is not None and given is not None:
                     to_send = sum(row.action is Action.SEND for row in rows)
-                    sink.write(self._layout.lay_out(given, file, rows, kept), to_send)
+                    sink.write(self._layout.to_batch(given, file, rows, kept), to_send)
             if self.previous is not None and self.previous.take(1).num_rows:
                 raise OtherRows(NOT_THE_SAME.format("which have more rows"))
             if total.rows == 0 and sink is not None:  # an empty input makes empty results, with all their columns
@@ -162,9 +162,11 @@ class Planner:
             same = next((other for other in there if other.casefold() == name.casefold()), None)
             advice = "write it there (nulls are enough), or leave the file out"
             hint = f"it is written {same!r} there" if same else advice
-            raise BadInput(f"{shown(path)} has no column {name!r}, which the job uses and other files have; {hint}")
+            raise BadInput(
+                f"{redact_uri(path)} has no column {name!r}, which the job uses and other files have; {hint}"
+            )
 
-    def _bad_ids(self, batch: pa.RecordBatch, seen: Seen) -> list[RowFault | None]:
+    def _bad_ids(self, batch: pa.RecordBatch, seen: FirstSeen) -> list[RowFault | None]:
         if self.job.id_column is None:
             return [None] * batch.num_rows
         faults: list[RowFault | None] = []
@@ -180,7 +182,7 @@ class Planner:
         return faults
 
     def _rendered(
-        self, seen: Seen, limit: int | None, *, is_whole: bool
+        self, seen: FirstSeen, limit: int | None, *, is_whole: bool
     ) -> Iterator[tuple[SourceFile, pa.RecordBatch, int, list[PlannedRow]]]:
         """Rendered rows, as many at once as are not too much for the memory, beside the input rows that they are of.
 
@@ -229,14 +231,14 @@ class Planner:
                     each = dict(zip(job.for_each or {}, combination, strict=True))
                     row.messages = self._messages({**values, **each})
                     if parameters is not None:
-                        row.parameters = check_parameters(_sound(parameters[place]))
+                        row.parameters = check_parameters(_raise_fault(parameters[place]))
                 except RowFault as fault:
                     row.fault = fault
                 yield row
 
     def _messages(self, values: dict[str, Any]) -> list[dict[str, Any]]:
         for value in values.values():
-            _sound(value)
+            _raise_fault(value)
         if self._templates is None:
             messages = self._given(values[str(self.job.messages_column)])
         else:
@@ -276,8 +278,8 @@ class Planner:
             except RowFault as fault:
                 row.fault = fault
 
-    def _decide(self, rows: list[PlannedRow], seen: Seen, kept: Kept | None) -> None:
-        found: dict[bytes, Place] = {}
+    def _decide(self, rows: list[PlannedRow], seen: FirstSeen, kept: PreviousRows | None) -> None:
+        found: dict[bytes, AnswerLocation] = {}
         known: dict[bytes, Outcome] = {}
         if kept is not None:
             if not self.redo:
@@ -302,7 +304,7 @@ class Planner:
                 row.action = Action.SEND if first else Action.SAME
                 row.carried = kept.carried(place) if first else None
                 row.newer_than = kept.answered_at(place) if first else None
-            elif old is not None and (tried is None or self._is_held(tried)):
+            elif old is not None and (tried is None or self._is_on_hold(tried)):
                 row.action = Action.REUSE
                 row.carries_cost = first and own
             else:
@@ -311,11 +313,11 @@ class Planner:
                 row.carried = tried if first and own else None
             row.carries_cost = row.carries_cost or row.action is Action.SEND
 
-    def _is_held(self, tried: Outcome) -> bool:
+    def _is_on_hold(self, tried: Outcome) -> bool:
         """Whether a failed row stays failed: its request may have been paid for, and is not to be paid for again."""
         return self.job.retry.in_doubt == "hold" and tried.is_in_doubt
 
-    def _kept(self, given: pa.RecordBatch | None, file: SourceFile, rows: Sequence[PlannedRow]) -> Kept | None:
+    def _kept(self, given: pa.RecordBatch | None, file: SourceFile, rows: Sequence[PlannedRow]) -> PreviousRows | None:
         if self.previous is None:
             return None
         prefix = self.job.column_prefix
@@ -326,10 +328,10 @@ class Planner:
                 file.name
             }:
                 raise OtherRows(NOT_THE_SAME.format("in which other rows stand in this order"))
-            if (other := other_column(given, table)) is not None:
+            if (other := first_differing_column(given, table)) is not None:
                 raise OtherRows(NOT_THE_SAME.format(f"in which {other!r} has other values"))
         self._passed += table.num_rows
-        return Kept(table.select(self.previous.own), prefix, self.redo)
+        return PreviousRows(table.select(self.previous.own), prefix, self.redo)
 
 
 def _fields_of_row(schema: pa.Schema) -> frozenset[str]:
@@ -350,7 +352,7 @@ def _characters(row: PlannedRow) -> int:
     return sum(len(content) for content in contents if isinstance(content, str))
 
 
-def _sound(value: Any) -> Any:
+def _raise_fault(value: Any) -> Any:
     if isinstance(value, RowFault):
         raise value
     return value

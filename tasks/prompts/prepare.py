@@ -15,23 +15,23 @@ from parquill.tasks.errors import BadInput, BadJob, DamagedJournal, DiskFailed, 
 from parquill.tasks.job.answer_schema import check_format
 from parquill.tasks.job.settings import Job
 from parquill.tasks.job.strict_schema import check_strict
-from parquill.tasks.money.correction import Correction
+from parquill.tasks.money.correction import Calibration
 from parquill.tasks.money.estimate import EstimateSum
-from parquill.tasks.money.learned import read_correction
+from parquill.tasks.money.learned import read_calibration
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.past import read_past
-from parquill.tasks.money.prices import Price, dollars, find_price, price_of
+from parquill.tasks.money.prices import ModelPrice, find_price, format_usd, price_of
 from parquill.tasks.prompts.base import Base, RunOptions, find_base
 from parquill.tasks.prompts.planner import Planner
 from parquill.tasks.prompts.restore import LOST_JOURNALS, lacks_answers, restore_answers
 from parquill.tasks.prompts.reuse import check_reused, reuse_answers
 from parquill.tasks.prompts.reuse_hint import explain_reuse
 from parquill.tasks.prompts.run import Run, current_run, digest_of
-from parquill.tasks.prompts.run_money import settle_books
+from parquill.tasks.prompts.run_money import reconcile_ledger
 from parquill.tasks.prompts.shard_files import ShardFiles
 from parquill.tasks.prompts.source import Source, find_source
 from parquill.tasks.records import ShardRef
-from parquill.tasks.storage.answer_index import digest_of_journals, journals_of, open_answers
+from parquill.tasks.storage.answer_index import digest_of_journals, list_journals, open_answers
 from parquill.tasks.storage.boot_clock import Moment
 from parquill.tasks.storage.disk import DISK, Disk, read_json
 from parquill.tasks.storage.folders import Folders, RunFolder, new_run_id
@@ -41,7 +41,7 @@ SHARDS_WANTED = 200
 MIN_SHARD, MAX_SHARD = 500, 20_000
 
 
-def look(job: Job) -> Source:
+def open_source(job: Job) -> Source:
     """Find the input of a placed job and check what can be checked before reading it. Raises BadInput, BadJob."""
     if job.response_format is not None:
         if not isinstance(job.response_format, dict):
@@ -58,20 +58,20 @@ def estimate_job(
     options: RunOptions,
     *,
     past_of: Job | None = None,
-    price: Price | None = None,
-    other_prices: Sequence[Price] = (),
+    price: ModelPrice | None = None,
+    other_prices: Sequence[ModelPrice] = (),
 ) -> EstimateSum:
     """Plan a placed job without writing anything into its folders. Raises BadJob, BadInput.
 
     `past_of` is the job whose past predicts the answers, if it is not this one; `price` is by default the job's.
     """
-    source = look(job)
+    source = open_source(job)
     folders = Folders.of(job.output, job.state)
     answers = open_answers(folders) if (folders.state / "runs").is_dir() else None
     past = correction = None
     with contextlib.suppress(LedgerFailed):  # an estimate is given without the past where there is no ledger
         past = read_past(past_of or job)
-        correction = read_correction(job)
+        correction = read_calibration(job)
     base = find_base(job, options, source)
     try:
         with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
@@ -107,16 +107,16 @@ def prepare_run(
     `work_ahead` is called as soon as it is known that there is something to do, before the input is read.
     The caller holds the folders. Raises BadJob, BadInput, DiskFailed, DamagedJournal; nothing is sent by it.
     """
-    source = look(job)
+    source = open_source(job)
     folders = Folders.of(job.output, job.state)
-    folders.tidy(disk)
+    folders.recover(disk)
     digest = digest_of(job, source.fingerprint, options.limit)
     current = current_run(folders)
     check_current(folders, current)
     if current is not None and current.digest == digest and _goes_on(current, options):
         work_ahead()
         found = _with(current, job)
-        _look_again(found, disk)
+        _open_source_again(found, disk)
         found.save_job(disk)
         return found
     if not options.redo and _nothing_to_do(folders, digest, hold=job.retry.in_doubt == "hold"):
@@ -139,7 +139,7 @@ def check_current(folders: Folders, current: Run | None) -> None:
         return
     folder = folders.run(named["run_id"])
     lost = folder.lost_journals()
-    if not lost and any(journals_of(folder.path)):  # only its plan is gone: what it has answered is reused
+    if not lost and any(list_journals(folder.path)):  # only its plan is gone: what it has answered is reused
         return
     ledger, now = Ledger(), datetime.now(UTC)
     try:
@@ -148,12 +148,12 @@ def check_current(folders: Folders, current: Run | None) -> None:
         ledger.close()
     if booked:  # else it was removed since it had sent nothing
         raise DamagedJournal(
-            f"{lost[0] if lost else folder.path} is missing, with what the run has booked {dollars(booked)} for. "
+            f"{lost[0] if lost else folder.path} is missing, with what the run has booked {format_usd(booked)} for. "
             f"Restore it from a backup; to pay for its rows again, remove {folders.own / 'current.json'}"
         )
 
 
-def _look_again(run: Run, disk: Disk) -> None:
+def _open_source_again(run: Run, disk: Disk) -> None:
     """Take what other runs have paid since the plan was made, and see that what it reuses is there yet."""
     folders = run.folders
     if digest_of_journals(folders.runs(), run.run_id) != run.known_journals:
@@ -216,7 +216,7 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
     folder = folders.run(run_id)
     folder.create(disk)
     try:
-        correction = read_correction(job)
+        correction = read_calibration(job)
         total, shards, kept = _plan_rows(job, base, source, price, folder, correction, disk)
         if base.previous is not None and kept == total.rows:
             folder.discard(disk)
@@ -248,11 +248,11 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
         with contextlib.closing(open_answers(folders)) as answers:
             reuse_answers(run, answers, disk)
     given_up = current_run(folders)
-    if given_up is not None and any(journals_of(given_up.folder.path)):
+    if given_up is not None and any(list_journals(given_up.folder.path)):
         # nobody else will: its journals know what it paid, the ledger what its process last said
-        settle_books(given_up)
+        reconcile_ledger(given_up)
     disk.write_own(folders.own / "current.json", {"run_id": run_id})
-    folders.forget_shards()  # of a run that was given up for this one
+    folders.delete_stale_shards()  # of a run that was given up for this one
     return run
 
 
@@ -261,7 +261,7 @@ def _discard_unsent(folders: Folders, disk: Disk) -> None:
     for old in folders.runs():
         settings = read_json(old.path / "job.json") if old.plan.exists() else None
         # another output of the same state may have a run that waits for approval
-        if (settings is None or settings["output"] == folders.named) and not any(journals_of(old.path)):
+        if (settings is None or settings["output"] == folders.output_uri) and not any(list_journals(old.path)):
             old.discard(disk)
 
 
@@ -269,9 +269,9 @@ def _plan_rows(
     job: Job,
     base: Base,
     source: Source,
-    price: Price,
+    price: ModelPrice,
     folder: RunFolder,
-    correction: Correction | None,
+    correction: Calibration | None,
     disk: Disk,
 ) -> tuple[EstimateSum, list[ShardRef], int]:
     with contextlib.closing(open_answers(Folders.of(job.output, job.state))) as answers:

@@ -12,7 +12,7 @@ from parquill.tasks.job.settings import Job
 from parquill.tasks.storage.columns import result_fields
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import Folders
-from parquill.tasks.storage.parquet_reader import OwnTable
+from parquill.tasks.storage.parquet_reader import ChecksummedReader
 
 
 class PreviousResults:
@@ -40,7 +40,7 @@ class PreviousResults:
         names = [*self.own, *self._given]
         for path, crc32 in self._files:
             try:
-                with OwnTable(path, crc32) as part:
+                with ChecksummedReader(path, crc32) as part:
                     self._check(part.schema)
                     yield from (batch.select(names) for batch in part.batches(1024, names))
             except DiskFailed as error:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from parquill.tasks.money.prices import nano_of
+from parquill.tasks.money.prices import usd_to_nano
 from parquill.tasks.prompts.cells import cells
 from parquill.tasks.records import REUSABLE, Outcome, PlannedRow, Usage
 
 
-class Kept:
+class PreviousRows:
     """Which rows of a batch are open (`redo`), and what the others were."""
 
     def __init__(self, table: pa.Table, prefix: str, redo: frozenset[str]) -> None:
@@ -59,10 +59,10 @@ class Kept:
             for name in self._table.column_names
             if name.removeprefix(self._prefix) != "parsed"
         }
-        return paid_for(row)
+        return prior_charge(row)
 
 
-def paid_for(row: Mapping[str, Any]) -> Outcome:
+def prior_charge(row: Mapping[str, Any]) -> Outcome:
     """What a row of the results cost, by its columns without prefix."""
     tokens = [row[f"{kind}_tokens"] for kind in Usage._fields]
     mine = not row["reused"]
@@ -70,8 +70,8 @@ def paid_for(row: Mapping[str, Any]) -> Outcome:
         row=0,
         key="",
         status=row["status"],
-        cost_nano=nano_of(row["cost_usd"]),
-        in_doubt_nano=nano_of(row["in_doubt_usd"]),
+        cost_nano=usd_to_nano(row["cost_usd"]),
+        in_doubt_nano=usd_to_nano(row["in_doubt_usd"]),
         attempts=row["attempts"],
         usage=Usage(*(count or 0 for count in tokens)) if mine and tokens[0] is not None else None,
     )
@@ -81,7 +81,7 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
-def other_column(given: pa.RecordBatch, table: pa.Table) -> str | None:
+def first_differing_column(given: pa.RecordBatch, table: pa.Table) -> str | None:
     """The first column whose cells are not, row by row, those of the results; None if the rows are the same.
 
     A row is known by all that it was given, so an input that was exported anew in another order, or the values of

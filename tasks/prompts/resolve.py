@@ -10,7 +10,7 @@ from parquill.tasks.job.settings import Job
 from parquill.tasks.prompts.base import RunOptions
 
 
-def place(
+def resolve_job(
     job: Job, day: date | None, limit: int | None, redo: Sequence[str] | None, now: datetime | None = None
 ) -> tuple[Job, RunOptions]:
     """Place a job for a day: the one given, else that of `now` in the job's time zone. Raises BadJob."""

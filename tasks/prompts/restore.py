@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from parquill.tasks.prompts.redo import paid_for
+from parquill.tasks.prompts.redo import prior_charge
 from parquill.tasks.records import REUSABLE, Outcome
-from parquill.tasks.storage.answer_index import AnswerIndex, journals_of
+from parquill.tasks.storage.answer_index import AnswerIndex, list_journals
 from parquill.tasks.storage.columns import result_fields
 from parquill.tasks.storage.disk import DISK, Disk, private_folder, read_json
 from parquill.tasks.storage.folders import Folders, RunFolder, new_run_id
 from parquill.tasks.storage.journal import append_groups
-from parquill.tasks.storage.parquet_reader import OwnTable
+from parquill.tasks.storage.parquet_reader import ChecksummedReader
 from parquill.tasks.storage.published import parts_of, prefix_of
 
 LOST_JOURNALS = (
@@ -54,7 +54,7 @@ def needs_results(folders: Folders) -> bool:
     """Whether journals are gone that had what the latest results show."""
     manifest = read_json(folders.own / "manifest.json")
     runs = [folders.run(run_id) for run_id in (manifest or {}).get("held_by", ())]
-    return any(not run.plan.exists() or not any(journals_of(run.path)) or run.lost_journals() for run in runs)
+    return any(not run.plan.exists() or not any(list_journals(run.path)) or run.lost_journals() for run in runs)
 
 
 def lacks_answers(folders: Folders, answers: AnswerIndex | None) -> bool:
@@ -66,9 +66,9 @@ def _begin(run: RunFolder, folders: Folders, answers: AnswerIndex, disk: Disk) -
     """Make a run that holds answers, and has neither rows nor settings of its own."""
     for folder in (run.path.parent, run.path, run.path / "journals"):
         private_folder(folder, disk)
-    disk.write_own(run.path / "job.json", {"output": folders.named})
+    disk.write_own(run.path / "job.json", {"output": folders.output_uri})
     disk.write_own(run.plan, {"plan": 1, "restored": True, "shards": []})
-    answers.add_run(run.run_id, folders.named)
+    answers.add_run(run.run_id, folders.output_uri)
 
 
 def _lacking(folders: Folders, answers: AnswerIndex) -> Iterator[list[Outcome]]:
@@ -79,7 +79,7 @@ def _lacking(folders: Folders, answers: AnswerIndex) -> Iterator[list[Outcome]]:
         path = Path(name)
         if not path.exists():  # removed as well: then they are asked for again
             continue
-        with OwnTable(path, crc32) as part:
+        with ChecksummedReader(path, crc32) as part:
             names = part.schema.names
             prefix = prefix_of(names)
             own = [prefix + field.name for field in result_fields(None)]
@@ -109,7 +109,7 @@ def _of_batch(table: pa.Table, folders: Folders, answers: AnswerIndex) -> Iterat
     """The outcomes of rows, by the results' own columns without prefix."""
     rows = table.to_pylist()
     keys = [bytes.fromhex(row["request_key"]) for row in rows if row["request_key"] is not None]
-    known = answers.find(keys, folders.named)
+    known = answers.find(keys, folders.output_uri)
     for row in rows:
         status, key = row["status"], row["request_key"]
         if key is None or (status not in REUSABLE and status != "failed"):
@@ -117,7 +117,7 @@ def _of_batch(table: pa.Table, folders: Folders, answers: AnswerIndex) -> Iterat
         there = known.get(bytes.fromhex(key))
         if there is None or (status in REUSABLE and not there.reusable):
             yield replace(
-                paid_for(row),
+                prior_charge(row),
                 key=key,
                 parsed=row.get("parsed"),
                 latency_s=row["latency_s"],

@@ -15,7 +15,7 @@ from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.layout import carried_of
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Action, Outcome, ShardRef, Usage
-from parquill.tasks.storage.answer_index import AnswerIndex, Place
+from parquill.tasks.storage.answer_index import AnswerIndex, AnswerLocation
 from parquill.tasks.storage.columns import PLAN
 from parquill.tasks.storage.disk import DISK, Disk
 from parquill.tasks.storage.journal import append_groups
@@ -68,14 +68,16 @@ def _groups(
             yield group
 
 
-def _choose(rows: Iterable[dict[str, Any]], run: Run, answers: AnswerIndex) -> dict[bytes, tuple[Place, Outcome]]:
+def _choose(
+    rows: Iterable[dict[str, Any]], run: Run, answers: AnswerIndex
+) -> dict[bytes, tuple[AnswerLocation, Outcome]]:
     """The best answer of another run to each key; for a row that `--redo` names only one that it does not show yet."""
     newer_than = {row["request_key"]: row["newer_than"] for row in rows}
     waiting = {
         key: [place for place in places if place.reusable and place.run_id != run.run_id]
         for key, places in answers.find_all(list(newer_than), run.job.output).items()
     }
-    chosen: dict[bytes, tuple[Place, Outcome]] = {}
+    chosen: dict[bytes, tuple[AnswerLocation, Outcome]] = {}
     while waiting := {key: places for key, places in waiting.items() if places and key not in chosen}:
         best = {key: places.pop(0) for key, places in waiting.items()}
         for key, outcome in answers.read(best).items():
@@ -86,7 +88,7 @@ def _choose(rows: Iterable[dict[str, Any]], run: Run, answers: AnswerIndex) -> d
 
 
 def _outcome(
-    number: int, row: dict[str, Any], place: Place, answer: Outcome, tried: RowState, *, is_own: bool
+    number: int, row: dict[str, Any], place: AnswerLocation, answer: Outcome, tried: RowState, *, is_own: bool
 ) -> Outcome:
     """The record of a row whose answer another run has paid; what the row's own requests left in doubt stays."""
     found = replace(

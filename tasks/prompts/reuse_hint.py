@@ -12,7 +12,7 @@ from typing import Any
 from parquill.tasks.job.endpoint import identity_of
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.estimate import EstimateSum
-from parquill.tasks.storage.answer_index import journals_of
+from parquill.tasks.storage.answer_index import list_journals
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import RunFolder
 
@@ -54,7 +54,7 @@ def _run_to_compare(job: Job, rows: int, runs: Sequence[RunFolder]) -> tuple[str
     best: tuple[tuple[int, str], str, Mapping[str, Any]] | None = None
     for run in runs:
         settings, plan = read_json(run.path / "job.json"), read_json(run.plan)
-        if settings is None or plan is None or "restored" in plan or not any(journals_of(run.path)):
+        if settings is None or plan is None or "restored" in plan or not any(list_journals(run.path)):
             continue
         mine = settings.get("name") == job.name
         sent = sum(shard["to_send"] for shard in plan["shards"])

@@ -19,13 +19,13 @@ import rfc8785
 
 from parquill.tasks.errors import DamagedJournal, DiskFailed
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.correction import Correction
-from parquill.tasks.money.prices import Price
+from parquill.tasks.money.correction import Calibration
+from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.records import Estimate, ShardRef, Totals
 from parquill.tasks.storage.boot_clock import Moment
 from parquill.tasks.storage.disk import DISK, Disk, damaged, read_json
 from parquill.tasks.storage.folders import Folders, RunFolder
-from parquill.tasks.storage.parquet_reader import OwnTable
+from parquill.tasks.storage.parquet_reader import ChecksummedReader
 from parquill.tasks.storage.replay import ShardState, replay_shard
 
 _OPERATIONAL = {"name", "output", "state", "timezone", "budget", "limits", "retry", "tolerate", "price_as", "labels"}
@@ -51,10 +51,10 @@ class Run:
     redo: tuple[str, ...]
     shards: tuple[ShardRef, ...]
     estimate: Estimate
-    price: Price
+    price: ModelPrice
     started_at: datetime
     input_rows: int
-    correction: Correction | None = None  # of an approximate token count, as it was when the plan was made
+    correction: Calibration | None = None  # of an approximate token count, as it was when the plan was made
     began: Moment | None = None  # when it was planned, by a clock that cannot be set
     keeps_digest: bool = False  # whether the results are of the settings that they were of before it
     known_journals: str = ""  # those of other runs in the state, as they were when the plan was made
@@ -84,10 +84,10 @@ class Run:
         """Write the settings that the run goes on with."""
         disk.write_own(self.folder.path / "job.json", self.job.model_dump(mode="json"))
 
-    def open_shard(self, shard: ShardRef) -> OwnTable:
+    def open_shard(self, shard: ShardRef) -> ChecksummedReader:
         """The planned rows of a shard. Raises DiskFailed when its file is not what was written."""
         advice = f"; remove {self.folders.own / 'current.json'} and run again: what was answered is kept"
-        return OwnTable(self.folder.shard(shard.number), shard.crc32, advice)
+        return ChecksummedReader(self.folder.shard(shard.number), shard.crc32, advice)
 
     def state(self, shard: int) -> ShardState:
         """What the journal of a shard says. Raises DamagedJournal, also when it was there and is not any more."""
@@ -160,10 +160,10 @@ def _run_of(run_id: str, plan: dict[str, Any], settings: dict[str, Any]) -> Run:
         redo=tuple(plan["redo"]),
         shards=tuple(ShardRef(**shard) for shard in plan["shards"]),
         estimate=Estimate(**plan["estimate"]),
-        price=Price.from_json(plan["price"]),
+        price=ModelPrice.from_json(plan["price"]),
         started_at=datetime.fromisoformat(plan["started_at"]),
         input_rows=plan["input_rows"],
-        correction=Correction.from_json(learned) if (learned := plan.get("correction")) else None,
+        correction=Calibration.from_json(learned) if (learned := plan.get("correction")) else None,
         began=Moment(**began) if (began := plan.get("began")) else None,
         keeps_digest=plan.get("keeps_digest", False),
         known_journals=plan.get("known_journals", ""),

@@ -9,25 +9,25 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from parquill.tasks.money.ledger import Entry, Ledger
-from parquill.tasks.money.spending import Spending
+from parquill.tasks.money.ledger import Ledger, RunEntry
+from parquill.tasks.money.spending import BudgetLease
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Totals
 
 
-def open_spending(
+def open_budget(
     run: Run,
     executor: Executor,
     ledger: Ledger | None = None,
     *,
     is_first: bool = True,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> Spending:
-    """Open a run's account in the ledger with what its journals say; see `Spending` for `is_first`.
+) -> BudgetLease:
+    """Open a run's account in the ledger with what its journals say; see `BudgetLease` for `is_first`.
 
     Raises ParquillError when the ledger cannot be opened.
     """
-    return Spending(
+    return BudgetLease(
         entry_of(run),
         run.totals(),
         run.job.budget,
@@ -39,7 +39,7 @@ def open_spending(
     )
 
 
-def settle_books(run: Run) -> None:
+def reconcile_ledger(run: Run) -> None:
     """Set the books of a run that nobody will go on with to what its journals say. Raises LedgerFailed."""
     found = run.totals()
     ledger = Ledger()
@@ -49,7 +49,7 @@ def settle_books(run: Run) -> None:
         ledger.close()
 
 
-def booked_totals(run: Run) -> Totals:
+def spent_totals(run: Run) -> Totals:
     """What a run has spent so far, as its journals say it and as a person has resolved it. Raises LedgerFailed."""
     found = run.totals()
     ledger = Ledger()
@@ -60,10 +60,10 @@ def booked_totals(run: Run) -> Totals:
     return replace(found, settled_nano=settled, in_doubt_nano=in_doubt)
 
 
-def entry_of(run: Run) -> Entry:
+def entry_of(run: Run) -> RunEntry:
     """What the ledger keeps of a run."""
     job = run.job
-    return Entry(
+    return RunEntry(
         run_id=run.run_id,
         job=job.name,
         model=job.model,
@@ -72,6 +72,6 @@ def entry_of(run: Run) -> Entry:
         output=job.output,
         state=job.state or "",
         host=socket.gethostname(),
-        expected_nano=run.estimate.cost_expected,
+        expected_nano=run.estimate.expected_nano,
         started_at=run.started_at,
     )

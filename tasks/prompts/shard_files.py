@@ -7,7 +7,7 @@ import pyarrow as pa
 from parquill.tasks.records import ShardRef
 from parquill.tasks.storage.disk import DISK, Disk
 from parquill.tasks.storage.folders import RunFolder
-from parquill.tasks.storage.parquet_writer import TableFile
+from parquill.tasks.storage.parquet_writer import ChecksummedWriter
 
 SHARD_BYTES = 64 << 20
 
@@ -18,14 +18,14 @@ class ShardFiles:
     def __init__(self, folder: RunFolder, rows: int, disk: Disk = DISK) -> None:
         self._folder, self._rows, self._disk = folder, rows, disk
         self.shards: list[ShardRef] = []
-        self._file: TableFile | None = None
+        self._file: ChecksummedWriter | None = None
         self._size = self._count = self._to_send = 0
 
     def write(self, batch: pa.RecordBatch, to_send: int) -> None:
         """Append rows to the open shard; rows never move between shards once it is closed. Raises DiskFailed."""
         if self._file is None:
             # private: it holds prompts
-            self._file = TableFile(self._folder.shard(len(self.shards)), batch.schema, 0o600, self._disk)
+            self._file = ChecksummedWriter(self._folder.shard(len(self.shards)), batch.schema, 0o600, self._disk)
         self._file.write(batch)
         self._count += batch.num_rows
         self._to_send += to_send

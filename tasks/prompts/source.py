@@ -12,18 +12,18 @@ import pyarrow.compute as pc
 
 from parquill.tasks.errors import BadInput
 from parquill.tasks.prompts.input_columns import Columns
-from parquill.tasks.prompts.input_files import check_apart, list_files, partitions_of
+from parquill.tasks.prompts.input_files import list_files, partitions_of, refuse_output_inside_input
 from parquill.tasks.prompts.input_parquet import (
     SourceFile,
     batches_of,
     changed,
     check_unchanged,
-    look_at,
-    look_through,
+    read_footers,
     reason_of,
+    reject_bombs,
 )
 from parquill.tasks.prompts.promote import adapt
-from parquill.tasks.storage.uri import shown
+from parquill.tasks.storage.uri import redact_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +53,20 @@ def find_source(location: str, output: str | None = None) -> Source:
     """
     places, left_out = list_files(location)
     paths = [place.path for place in places]
-    check_apart(location, paths, output)
+    refuse_output_inside_input(location, paths, output)
     stamp = hashlib.sha256()
     files: list[SourceFile] = []
     columns = Columns()
-    for file, found in look_at(places, partitions_of(paths)):
+    for file, found in read_footers(places, partitions_of(paths)):
         columns.add(file.path, found)
         # An edit may keep size and time: the footer tells it. A store's clock may be too coarse to tell two writes of a
         # second apart: its tag does.
         tagged = f"\0{file.tag or file.footer}"
         stamp.update(f"{file.name}\0{file.size}\0{file.mtime_ns}\0{file.rows}{tagged}\n".encode())
-        look_through(file)
+        reject_bombs(file)
         files.append(file)
     if not files:
-        raise BadInput(f"no Parquet file in {shown(location)}")
+        raise BadInput(f"no Parquet file in {redact_uri(location)}")
     keys = [key for key, _ in files[0].partitions]
     schema = columns.schema(keys)
     for key in keys:
@@ -104,11 +104,11 @@ def read_batches(
             check_unchanged(file)
             if left > 0 and first != file.rows:
                 told = f"it has {first:,} rows, and its footer says {file.rows:,}"
-                raise BadInput(f"{shown(file.path)} is damaged: {told}")
+                raise BadInput(f"{redact_uri(file.path)} is damaged: {told}")
         except (pa.ArrowException, OSError) as error:
             check_unchanged(file)  # then this is why
             raise BadInput(
-                f"{shown(file.path)}: row {first} or later cannot be read: {reason_of(file.path, error)}"
+                f"{redact_uri(file.path)}: row {first} or later cannot be read: {reason_of(file.path, error)}"
             ) from None
 
 
@@ -145,8 +145,8 @@ def _adapted(column: pa.Array, field_: pa.Field, file: SourceFile) -> pa.Array:
         return adapt(column, field_.type)
     except pa.ArrowInvalid:
         raise BadInput(
-            f"{shown(file.path)}: the column {field_.name!r} is {column.type} here, is read as {field_.type} because "
-            "of other files, and has a value that this cannot hold; write all files with one type for it"
+            f"{redact_uri(file.path)}: the column {field_.name!r} is {column.type} here, is read as {field_.type} "
+            "because of other files, and has a value that this cannot hold; write all files with one type for it"
         ) from None
 
 
@@ -166,5 +166,5 @@ def _check_agreement(column: pa.Array, name: str, value: Any, file: SourceFile) 
         agrees = False
     if not agrees:
         raise BadInput(
-            f"{shown(file.path)}: its column {name!r} and its folder {name}=... do not agree; rename one of them"
+            f"{redact_uri(file.path)}: its column {name!r} and its folder {name}=... do not agree; rename one of them"
         )

@@ -27,12 +27,12 @@ from parquill.tasks.errors import BadJob, RowFault
 from parquill.tasks.prompts import template_json as json_text
 from parquill.tasks.prompts.template_nulls import (
     FOR_NULLS,
+    NotPrintable,
     Null,
     NullValue,
-    ShownAsPython,
+    finalize,
     mark_nulls,
     null_of,
-    visible,
 )
 from parquill.tasks.prompts.template_sandbox import Sandbox, TooMuchText, check_size
 
@@ -43,7 +43,7 @@ OWN_NAMES = frozenset({"self", "vars"})
 
 
 def _environment() -> Sandbox:
-    env = Sandbox(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=visible)
+    env = Sandbox(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=finalize)
     env.policies["json.dumps_function"] = json_text.dumps
     env.policies["json.dumps_kwargs"] = {}
     env.tests["none"] = lambda value: value is None or isinstance(value, Null)
@@ -196,7 +196,7 @@ class Templates:
                 text = _join(template.generate(context))
             except NullValue:
                 raise RowFault("null_value", f"a null reached prompt.{role}; {FOR_NULLS}") from None
-            except ShownAsPython as error:
+            except NotPrintable as error:
                 raise RowFault(
                     "template_error",
                     f"prompt.{role} shows a {error}; say how, with | join(', '), | tojson or a field of it",

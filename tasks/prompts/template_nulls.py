@@ -17,7 +17,7 @@ class NullValue(Exception):
     """A null reached the text of a prompt."""
 
 
-class ShownAsPython(Exception):
+class NotPrintable(Exception):
     """A list or a struct would be shown with Python's brackets and quotes."""
 
 
@@ -71,12 +71,12 @@ def is_json_null(value: Any) -> bool:
     return isinstance(value, _InnerNull)
 
 
-def visible(value: Any) -> Any:
+def finalize(value: Any) -> Any:
     """What every {{ ... }} shows: "None" must never be sent to a model as text. Raises NullValue, ShownAsPython."""
     if is_missing(value):  # also one that a template makes itself
         raise NullValue
     if isinstance(value, list | tuple | dict):
-        raise ShownAsPython("struct" if isinstance(value, dict) else "list")
+        raise NotPrintable("struct" if isinstance(value, dict) else "list")
     return value
 
 

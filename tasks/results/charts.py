@@ -10,7 +10,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from parquill.tasks.money.history import OUTPUT_BINS_A_DOUBLING
-from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.money.prices import format_usd, usd_to_nano
 
 WIDTH, LEFT, RIGHT = 640.0, 12.0, 628.0
 LINE = 52  # the height at which the line of dollars is drawn
@@ -49,7 +49,7 @@ def draw_cost(estimate: Mapping[str, Any], cost_usd: str) -> Markup:
         x = place(amount)
         anchor = "start" if x < WIDTH / 3 else "end" if x > WIDTH * 2 / 3 else "middle"
         top, bottom = (24, 64) if text_y < LINE else (40, 74)
-        return {"x": x, "at": x, "name": f"{name} {dollars(nano_of(amount))}", "top": top, "bottom": bottom} | {
+        return {"x": x, "at": x, "name": f"{name} {format_usd(usd_to_nano(amount))}", "top": top, "bottom": bottom} | {
             "text_y": text_y, "anchor": anchor, "color": color, "width": width
         }  # fmt: skip
 

@@ -15,7 +15,7 @@ _ADDRESS = re.compile(r"(?i)(?:(?<=http:)|(?<=https:)|(?<=ftp:))(?=//)|(?<=www)(
 BREAK = "<wbr>"
 
 
-def clean(text: object) -> str:
+def strip_control(text: object) -> str:
     """Text without what a terminal or a page obeys: control characters, bidi overrides, invisible characters.
 
     Each becomes U+FFFD. Line ends stay.
@@ -24,22 +24,22 @@ def clean(text: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """`clean` text as one line, for a table or a sentence: its line ends become U+FFFD too."""
-    return clean(text).replace("\n", "\N{REPLACEMENT CHARACTER}")
+    """`strip_control` text as one line, for a table or a sentence: its line ends become U+FFFD too."""
+    return strip_control(text).replace("\n", "\N{REPLACEMENT CHARACTER}")
 
 
 def unescape(line: str) -> str:
-    """The text that `escape` was given, but for what `clean` has taken from it."""
+    """The text that `escape` was given, but for what `strip_control` has taken from it."""
     return html.unescape(re.sub(r"\\(.)", r"\1", line.replace(BREAK, "")))
 
 
 def escape(text: object) -> str:
     """One line that neither Markdown nor HTML takes for anything else."""
-    line = html.escape(clean(text), quote=False).replace("\n", " ")
+    line = html.escape(strip_control(text), quote=False).replace("\n", " ")
     return _ADDRESS.sub(BREAK, _MARKDOWN.sub(r"\\\1", line))
 
 
-def plain(text: object) -> str:
+def escape_inline(text: object) -> str:
     """One line for what is Markdown on a page and plain text elsewhere: only what would be obeyed is escaped."""
-    line = clean(text).replace("\n", " ").strip()
+    line = strip_control(text).replace("\n", " ").strip()
     return _ADDRESS.sub(BREAK, _BLOCK.sub(r"\1\\\2", _INLINE.sub(r"\\\1", line)))

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from parquill.tasks.llm.usage import FLAGS
-from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.money.prices import format_usd, usd_to_nano
 from parquill.tasks.records import Usage
 
 OVER_RESERVED = "the service billed {usd} beyond what was reserved, and the true figures are booked"
@@ -47,7 +47,7 @@ def money_sentences(summary: Mapping[str, Any]) -> list[str]:
     """Sentences about a summary: billed beyond the reservations, usage that does not add up or cannot be used."""
     sentences = []
     if has_excess(summary):
-        parts = [OVER_RESERVED.format(usd=dollars(nano_of(Decimal(summary["over_reserved_usd"]))))]
+        parts = [OVER_RESERVED.format(usd=format_usd(usd_to_nano(Decimal(summary["over_reserved_usd"]))))]
         rows_of = summary.get("over_reserved_rows") or {}
         parts += [text.format(rows=f"{rows_of[cause]:,}") for cause, text in CAUSES.items() if rows_of.get(cause)]
         sentences.append("; ".join(parts))

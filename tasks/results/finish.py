@@ -21,17 +21,17 @@ from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.money.learned import keep_counts
 from parquill.tasks.money.month import month_figures
 from parquill.tasks.money.past import keep_past
-from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.money.prices import format_usd, usd_to_nano
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.results.summary import make_summary, write_interrupted, write_running, write_summary
 from parquill.tasks.results.tolerance import check_not_ok, warn_of_not_ok
-from parquill.tasks.results.totals import RowSums
+from parquill.tasks.results.totals import ResultTotals
 from parquill.tasks.storage.disk import DISK, TEMPORARY, Disk, read_json, remove_folder, sweep
 
 ROOM_BYTES = 64 << 10  # of several summaries
 
 
-def end_of(run: Run, sums: RowSums, ending: SendResult) -> ParquillError | None:
+def final_error(run: Run, sums: ResultTotals, ending: SendResult) -> ParquillError | None:
     """The error that a run ends with; None for exit 0."""
     rows, job = sums.rows, run.job
     left = f"{rows['not_sent']:,} of {rows['total']:,} rows were not sent"
@@ -43,19 +43,21 @@ def end_of(run: Run, sums: RowSums, ending: SendResult) -> ParquillError | None:
         return ServiceStopped(f"stopped: {ending.message}; {left}. {advice}")
     if ending.over_budget:
         limits = {"run_usd": job.budget.run_usd, "monthly_usd": job.budget.monthly_usd}
-        told = " or ".join(f"{name} = {dollars(nano_of(usd))}" for name, usd in limits.items() if usd is not None)
+        told = " or ".join(
+            f"{name} = {format_usd(usd_to_nano(usd))}" for name, usd in limits.items() if usd is not None
+        )
         return StoppedByBudget(f"the budget is used up ({told}); {left}. Raise it and run again to go on")
     return check_not_ok(job, rows, sums.errors, next(iter(sums.first_errors), None))
 
 
 def finish_run(
-    run: Run, sums: RowSums, ending: SendResult, disk: Disk = DISK
+    run: Run, sums: ResultTotals, ending: SendResult, disk: Disk = DISK
 ) -> tuple[dict[str, Any], ParquillError | None]:
     """Write a run's summary and forget what only an interruption would need; gives the summary and how the run ended.
 
     Raises DiskFailed, LedgerFailed.
     """
-    error, now = end_of(run, sums, ending), datetime.now(UTC)
+    error, now = final_error(run, sums, ending), datetime.now(UTC)
     summary = make_summary(
         run,
         sums,
@@ -91,7 +93,7 @@ def clear_run(run: Run, disk: Disk = DISK) -> None:
 
 
 @contextlib.contextmanager
-def stop_early(run: Run, disk: Disk = DISK) -> Iterator[None]:
+def summary_while_running(run: Run, disk: Disk = DISK) -> Iterator[None]:
     """Say in summary.json that the run is under way, and leave a true one when it is cut off, at whatever step.
 
     Room for that is kept from the beginning: a full disk is one of the reasons why a run is cut off.

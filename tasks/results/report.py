@@ -11,13 +11,13 @@ from jinja2 import Environment, Template
 
 from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.results.charts import draw_cost, draw_lengths
-from parquill.tasks.results.escaping import clean
+from parquill.tasks.results.escaping import strip_control
 from parquill.tasks.results.excess import has_excess, money_sentences
 from parquill.tasks.results.reply_warnings import reply_sentences
 from parquill.tasks.storage.disk import DISK, Disk
 
 if TYPE_CHECKING:
-    from parquill.tasks.results.totals import RowSums
+    from parquill.tasks.results.totals import ResultTotals
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{{ s.job }} {{ s.run_id }}</title>
@@ -76,7 +76,7 @@ ${{ s.estimate.cost_usd_high }}{% endif %}
 
 
 def _shown(value: Any) -> Any:
-    return clean(value) if type(value) is str else value  # pictures are Markup: safe already
+    return strip_control(value) if type(value) is str else value  # pictures are Markup: safe already
 
 
 @functools.cache
@@ -87,7 +87,7 @@ def _page() -> Template:
 def write_report(
     path: Path,
     summary: dict[str, Any],
-    sums: RowSums,
+    sums: ResultTotals,
     predicted: Sequence[Sequence[float]] = (),
     disk: Disk = DISK,
 ) -> None:

@@ -10,23 +10,23 @@ import numpy as np
 import pyarrow as pa
 
 from parquill.tasks.errors import BadJob, DamagedJournal
-from parquill.tasks.job.answer_type import fit, parsed_type
+from parquill.tasks.job.answer_type import parsed_type, shape_value
 from parquill.tasks.llm.outcomes import NOT_SENT_CODES, TABLE
 from parquill.tasks.money.history import output_bin
-from parquill.tasks.money.prices import Price, find_price
+from parquill.tasks.money.prices import ModelPrice, find_price
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import REUSABLE, Action, Outcome, ShardRef, Usage, add_usage
 from parquill.tasks.results.excess import causes_of
-from parquill.tasks.results.totals import Each, RowSums, nano_of
-from parquill.tasks.storage.answer_index import AnswerIndex, Place
+from parquill.tasks.results.totals import ForEachValues, ResultTotals, stored_nano
+from parquill.tasks.storage.answer_index import AnswerIndex, AnswerLocation
 from parquill.tasks.storage.columns import PLAN, USD, result_fields
 from parquill.tasks.storage.replay import RowState, ShardState
 
 READ_ROWS = 2_000
 
 
-def price_of_price_as(run: Run) -> Price | None:
+def price_of_price_as(run: Run) -> ModelPrice | None:
     """The public price of the job's `price_as` on the run's day; None where there is none."""
     if run.job.price_as is None:
         return None
@@ -39,7 +39,7 @@ def price_of_price_as(run: Run) -> Price | None:
 class ResultRows:
     """Builds result tables from shards, and sums them up on the way."""
 
-    def __init__(self, run: Run, answers: AnswerIndex, sums: RowSums, not_sent: str) -> None:
+    def __init__(self, run: Run, answers: AnswerIndex, sums: ResultTotals, not_sent: str) -> None:
         self._run, self._answers, self._sums, self._not_sent = run, answers, sums, not_sent
         sums.price_as = price_of_price_as(run)
         self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
@@ -70,12 +70,12 @@ class ResultRows:
                 yield self._table(table, own, lines)
                 first += batch.num_rows
 
-    def _each(self, table: pa.Table) -> list[Each]:
+    def _each(self, table: pa.Table) -> list[ForEachValues]:
         columns = [map(str, table.column(name).to_pylist()) for name in self._each_names]
         return list(zip(*columns, strict=True)) or [()] * table.num_rows
 
     def _lines(
-        self, plan: dict[str, list[Any]], state: ShardState, first: int, each: Sequence[Each]
+        self, plan: dict[str, list[Any]], state: ShardState, first: int, each: Sequence[ForEachValues]
     ) -> list[dict[str, Any]]:
         elsewhere = [
             key
@@ -105,7 +105,7 @@ class ResultRows:
         row: dict[str, Any],
         state: ShardState,
         number: int,
-        places: dict[bytes, Place],
+        places: dict[bytes, AnswerLocation],
         found: dict[bytes, Outcome],
     ) -> dict[str, Any]:
         key = row["request_key"]
@@ -181,10 +181,10 @@ class ResultRows:
     def _column(self, kind: pa.Field, lines: Sequence[dict[str, Any]]) -> pa.Array:
         if kind.type == USD:
             short = kind.name.removesuffix("_usd")
-            return _decimals([nano_of(line, short) for line in lines])
+            return _decimals([stored_nano(line, short) for line in lines])
         values = [line[kind.name] for line in lines]
         if kind.name == "parsed":
-            values = [fit(value, kind.type) for value in values]
+            values = [shape_value(value, kind.type) for value in values]
         return pa.array(values, kind.type)
 
 

@@ -8,21 +8,21 @@ from typing import Any
 
 from parquill.tasks.money.correction import compared_json
 from parquill.tasks.money.estimate import estimate_json
-from parquill.tasks.money.prices import to_nano, usd
+from parquill.tasks.money.prices import femto_to_nano, nano_to_usd
 from parquill.tasks.money.tokens import encoding_of
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.records import Totals, money
+from parquill.tasks.records import Totals, usd_text
 from parquill.tasks.results.report import write_report
-from parquill.tasks.results.totals import RowSums
+from parquill.tasks.results.totals import ResultTotals
 from parquill.tasks.storage.boot_clock import Moment, elapsed_s
 from parquill.tasks.storage.disk import DISK, Disk
-from parquill.tasks.storage.publish import claim, publish, publish_summary
+from parquill.tasks.storage.publish import publish, publish_summary, take_ownership
 from parquill.tasks.storage.uri import is_uri
 
 
 def make_summary(
     run: Run,
-    sums: RowSums,
+    sums: ResultTotals,
     totals: Totals,
     *,
     state: str,
@@ -51,15 +51,17 @@ def make_summary(
         "tokens": sums.tokens,
         "counted": compared_json(sums.compared, model=run.job.model, encoding=encoding, exact=exact),
         "estimate": estimate_json(run.estimate),
-        "cost_usd": money(usd(sums.cost_nano)),
-        "paid_usd": money(usd(totals.settled_nano)),  # by this run; a row done anew also shows its cost before
-        "in_doubt_usd": money(usd(sums.in_doubt_nano)),
-        "over_reserved_usd": money(usd(totals.over_reserved_nano)),
-        "saved_usd": money(usd(sums.saved_nano)),
+        "cost_usd": usd_text(nano_to_usd(sums.cost_nano)),
+        "paid_usd": usd_text(
+            nano_to_usd(totals.settled_nano)
+        ),  # by this run; a row done anew also shows its cost before
+        "in_doubt_usd": usd_text(nano_to_usd(sums.in_doubt_nano)),
+        "over_reserved_usd": usd_text(nano_to_usd(totals.over_reserved_nano)),
+        "saved_usd": usd_text(nano_to_usd(sums.saved_nano)),
         "budget": {
-            "run_usd": None if run_usd is None else money(run_usd),
-            "month_usd_before": None if before is None else money(before),
-            "month_usd_after": None if after is None else money(after),
+            "run_usd": None if run_usd is None else usd_text(run_usd),
+            "month_usd_before": None if before is None else usd_text(before),
+            "month_usd_after": None if after is None else usd_text(after),
         },
         "requests": {
             "sent": totals.sent,
@@ -72,7 +74,12 @@ def make_summary(
         "errors": sums.errors,
         "groups": {
             name: [
-                {"value": value, "rows": g.rows, "not_ok": g.rows - g.ok, "cost_usd": money(usd(g.cost_nano))}
+                {
+                    "value": value,
+                    "rows": g.rows,
+                    "not_ok": g.rows - g.ok,
+                    "cost_usd": usd_text(nano_to_usd(g.cost_nano)),
+                }
                 for value, g in groups.items()
             ]
             for name, groups in sums.groups.items()
@@ -86,7 +93,7 @@ def make_summary(
         "finished_at": None if finished_at is None else finished_at.isoformat(timespec="seconds"),
     }
     if sums.price_as is not None:
-        cost = money(usd(to_nano(sums.price_as_femto)))
+        cost = usd_text(nano_to_usd(femto_to_nano(sums.price_as_femto)))
         summary["price_as"] = {"model": run.job.price_as, "cost_usd": cost, "prices": sums.price_as.source}
     return summary
 
@@ -97,18 +104,18 @@ def _duration_s(run: Run, finished_at: datetime) -> float:
 
 def write_running(run: Run, disk: Disk = DISK) -> None:
     """Tell those who wait that the run is under way. Raises DiskFailed; for a store BadJob, FolderInUse."""
-    if is_uri(run.folders.named):
-        claim(run.folders, run.run_id)
+    if is_uri(run.folders.output_uri):
+        take_ownership(run.folders, run.run_id)
     sums, totals = _journaled(run)
     summary = make_summary(run, sums, totals, state="running", exit_code=None, finished_at=None)
     disk.write_json(run.folders.output / "summary.json", summary)
     publish_summary(run.folders)
 
 
-def _journaled(run: Run) -> tuple[RowSums, Totals]:
+def _journaled(run: Run) -> tuple[ResultTotals, Totals]:
     """What the journals say of a run without results: every row that has no outcome of its own there is not sent."""
     totals = run.totals()
-    sums = RowSums(cost_nano=totals.settled_nano, in_doubt_nano=totals.in_doubt_nano)
+    sums = ResultTotals(cost_nano=totals.settled_nano, in_doubt_nano=totals.in_doubt_nano)
     sums.rows.update(totals.statuses, rejected=sum(run.estimate.rejected.values()))
     sums.rows["not_sent"] = run.estimate.rows - sum(sums.rows.values())
     sums.rows["total"] = run.estimate.rows
@@ -117,7 +124,7 @@ def _journaled(run: Run) -> tuple[RowSums, Totals]:
     return sums, totals
 
 
-def write_summary(run: Run, sums: RowSums, summary: dict[str, Any], disk: Disk = DISK) -> None:
+def write_summary(run: Run, sums: ResultTotals, summary: dict[str, Any], disk: Disk = DISK) -> None:
     """Write history, report and, last, summary.json. Raises DiskFailed."""
     output = run.folders.output
     disk.make_folder(output / "history")

@@ -45,7 +45,7 @@ def warn_of_not_ok(job: Job, rows: Mapping[str, int], counts: Mapping[str, int])
 
 
 @dataclass(frozen=True, slots=True)
-class Idle:
+class NothingToDo:
     """How a start ends that finds nothing to do: as the results that are there deserve, and at no cost.
 
     `rows` are those results by status, `summary` is that of the run which wrote them, empty where somebody removed it.
@@ -57,7 +57,7 @@ class Idle:
     error: ParquillError | None
 
     @classmethod
-    def of(cls, job: Job, redo: Sequence[str] = (), limit: int | None = None) -> Idle:
+    def of(cls, job: Job, redo: Sequence[str] = (), limit: int | None = None) -> NothingToDo:
         """Look at the results of a placed job with what it tolerates now, and with what a start of it asked for."""
         folders = Folders.of(job.output, job.state)
         manifest = read_json(folders.own / "manifest.json") or {}

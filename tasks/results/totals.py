@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parquill.tasks.llm.finish_reasons import unknown_name
-from parquill.tasks.money.correction import Comparison
+from parquill.tasks.money.correction import CountComparison
 from parquill.tasks.money.history import History
-from parquill.tasks.money.prices import Price
+from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.records import STATUSES, Usage
 
 LISTED = 20
-Each = tuple[str, ...]  # a row's values of the `for_each` names, in the job's order
+ForEachValues = tuple[str, ...]  # a row's values of the `for_each` names, in the job's order
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Group:
 
 
 @dataclass(slots=True)
-class RowSums:
+class ResultTotals:
     """What the rows of the results add up to; money in nano-dollars, tokens and money of this run's rows only."""
 
     rows: dict[str, int] = field(default_factory=lambda: {"total": 0, **dict.fromkeys(STATUSES, 0), "reused": 0})
@@ -40,22 +40,24 @@ class RowSums:
     over_reserved: Counter[str] = field(default_factory=Counter)  # why replies cost more than reserved -> rows
     prompts_cut_at: dict[str, int] = field(default_factory=dict)  # tokens that the server read of a prompt -> rows
     unknown_finish_reasons: dict[str, int] = field(default_factory=dict)  # of rows that are ok -> rows
-    price_as: Price | None = None
+    price_as: ModelPrice | None = None
     price_as_femto: int = 0  # what the same rows would have cost at the price of `price_as`
     failed_in_doubt: int = 0  # rows that `retry.in_doubt: hold` does not try again
     history: History = field(default_factory=History)  # lengths of the answers that this run paid for
     outputs: Counter[int] = field(default_factory=Counter)  # of the same answers, by bin of output length
-    compared: Comparison = field(default_factory=Comparison)  # counted with reported prompt tokens of these answers
+    compared: CountComparison = field(
+        default_factory=CountComparison
+    )  # counted with reported prompt tokens of these answers
     errors: dict[str, int] = field(default_factory=dict)
     groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # by `for_each` name and its value
     first_errors: list[dict[str, Any]] = field(default_factory=list)
-    slowest: list[tuple[float, str, int, Each]] = field(default_factory=list)
+    slowest: list[tuple[float, str, int, ForEachValues]] = field(default_factory=list)
 
-    def add(self, line: dict[str, Any], each: Each, names: Sequence[str], run_id: str) -> None:
+    def add(self, line: dict[str, Any], each: ForEachValues, names: Sequence[str], run_id: str) -> None:
         """Count a line of the results with its values of the `for_each` names; money is that of run `run_id`."""
         # of a row that reuses an answer too: its own requests before may be in doubt
         status, is_own = line["status"], line["run_id"] == run_id
-        cost_nano = nano_of(line, "cost") if is_own else 0
+        cost_nano = stored_nano(line, "cost") if is_own else 0
         self.rows["total"] += 1
         self.rows[status] += 1
         self.rows["reused"] += bool(line["reused"])
@@ -75,9 +77,9 @@ class RowSums:
             group.ok += status == "ok"
             group.cost_nano += cost_nano
 
-    def _add_paid(self, line: dict[str, Any], each: Each, cost_nano: int) -> None:
+    def _add_paid(self, line: dict[str, Any], each: ForEachValues, cost_nano: int) -> None:
         self.cost_nano += cost_nano
-        self.in_doubt_nano += nano_of(line, "in_doubt")
+        self.in_doubt_nano += stored_nano(line, "in_doubt")
         for kind in self.tokens:
             self.tokens[kind] += line[f"{kind}_tokens"] or 0
         self.usage_unknown += line.get("usage_unknown", False)
@@ -100,7 +102,7 @@ def _count(names: dict[str, int], name: str) -> None:
     names[name] = names.get(name, 0) + 1
 
 
-def nano_of(line: dict[str, Any], name: str) -> int:
+def stored_nano(line: dict[str, Any], name: str) -> int:
     """Nano-dollars of a line, which are its own or those of a kept row."""
     kept = line.get(f"{name}_usd")
     return int(kept.scaleb(9)) if kept is not None else int(line[f"{name}_nano"])

@@ -12,11 +12,11 @@ import pyarrow as pa
 from parquill.tasks.errors import DiskFailed
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.results.rows import ResultRows
-from parquill.tasks.results.totals import RowSums
+from parquill.tasks.results.totals import ResultTotals
 from parquill.tasks.storage.answer_index import open_answers
 from parquill.tasks.storage.disk import DISK, Disk, read_json, remove_folder
 from parquill.tasks.storage.folders import Folders
-from parquill.tasks.storage.parquet_writer import TableFile
+from parquill.tasks.storage.parquet_writer import ChecksummedWriter
 
 PART_ROWS = 100_000
 
@@ -31,7 +31,7 @@ class Part:
     crc32: int
 
 
-def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[RowSums, list[Part]]:
+def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[ResultTotals, list[Part]]:
     """Write all parts of a run's results and put them in the place of the earlier ones, all at once.
 
     Rows without an outcome are `not_sent` (`budget_short` says why). Raises DiskFailed, DamagedJournal.
@@ -39,7 +39,7 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
     folders = run.folders
     remove_folder(folders.staging)
     disk.make_folder(folders.staging)
-    sums = RowSums()
+    sums = ResultTotals()
     with contextlib.closing(open_answers(folders)) as answers, _PartWriter(run, folders.staging, disk) as writer:
         rows = ResultRows(run, answers, sums, "over_budget" if budget_short else "stopped")
         for shard in run.shards:
@@ -93,7 +93,7 @@ class _PartWriter:
 
     def __init__(self, run: Run, folder: Path, disk: Disk) -> None:
         self._run, self._folder, self._disk = run, folder, disk
-        self._file: TableFile | None = None
+        self._file: ChecksummedWriter | None = None
         self._rows = 0
         self._parts: list[Part] = []
 
@@ -108,7 +108,7 @@ class _PartWriter:
         """Append rows. Raises DiskFailed."""
         if self._file is None:
             path = self._folder / f"{self._run.run_id}-{len(self._parts):05d}.parquet"
-            self._file = TableFile(path, table.schema, 0o644, self._disk)
+            self._file = ChecksummedWriter(path, table.schema, 0o644, self._disk)
         self._file.write(table)
         self._rows += table.num_rows
         if self._rows >= PART_ROWS:

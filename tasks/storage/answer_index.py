@@ -55,7 +55,7 @@ WHERE (excluded.status != 'failed' AND answers.status = 'failed')
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
-class Place(NamedTuple):
+class AnswerLocation(NamedTuple):
     """Where an outcome stands, its checksum, its status, and the output folder whose rows carry its cost."""
 
     run_id: str
@@ -72,7 +72,7 @@ class Place(NamedTuple):
         return self.status in REUSABLE
 
 
-class _Ahead(Exception):
+class _IndexAheadOfJournals(Exception):
     """The index knew answers that the journals lack; it is empty now, and every journal is to be indexed again."""
 
 
@@ -176,7 +176,7 @@ class AnswerIndex:
         missing = []
         for run in runs:
             found = indexed.pop(run.run_id, {})
-            sizes = [(shard, path, path.stat().st_size) for shard, path in journals_of(run.path)]
+            sizes = [(shard, path, path.stat().st_size) for shard, path in list_journals(run.path)]
             there = {shard: size for shard, _, size in sizes}
             if any(there.get(shard, -1) < size for shard, size in found.items()):
                 self._empty()
@@ -188,9 +188,9 @@ class AnswerIndex:
     def _empty(self) -> NoReturn:
         with self._asking() as connection:
             _make_tables(connection, from_scratch=True)
-        raise _Ahead
+        raise _IndexAheadOfJournals
 
-    def catch_up(self, runs: Iterable[RunFolder]) -> None:
+    def index_new_journals(self, runs: Iterable[RunFolder]) -> None:
         """Index every journal that is not. Raises DamagedJournal, DiskFailed, _Ahead."""
         for run, missing in self._missing(runs):
             if missing:
@@ -199,29 +199,29 @@ class AnswerIndex:
                 for number, journal in missing:
                     self.add_shard(run.run_id, number, journal)
 
-    def find(self, keys: Sequence[bytes], output: str) -> dict[bytes, Place]:
+    def find(self, keys: Sequence[bytes], output: str) -> dict[bytes, AnswerLocation]:
         """Where the outcomes of these keys are; keys without one are left out.
 
         A paid answer comes before a failed try, that of this output before that of another, a later before an earlier.
         """
         return {key: places[0] for key, places in self.find_all(keys, output).items()}
 
-    def find_all(self, keys: Sequence[bytes], output: str) -> dict[bytes, list[Place]]:
+    def find_all(self, keys: Sequence[bytes], output: str) -> dict[bytes, list[AnswerLocation]]:
         """All outcomes of these keys, one of each output, those first that `find` prefers."""
-        found: dict[bytes, list[Place]] = {}
+        found: dict[bytes, list[AnswerLocation]] = {}
         for at in range(0, len(keys), 500):
             some = keys[at : at + 500]
             marks = ",".join("?" * len(some))
             with self._asking() as connection:
                 rows = connection.execute(_FIND.replace("?", marks), some).fetchall()
             for key, *rest in rows:
-                found.setdefault(key, []).append(Place(*rest))
+                found.setdefault(key, []).append(AnswerLocation(*rest))
         for places in found.values():
             if len(places) > 1:
                 places.sort(key=lambda place: _rank(place, output), reverse=True)
         return found
 
-    def read(self, places: dict[bytes, Place]) -> dict[bytes, Outcome]:
+    def read(self, places: dict[bytes, AnswerLocation]) -> dict[bytes, Outcome]:
         """Read the outcomes at these places. Raises DamagedJournal if one is not what was indexed, DiskFailed."""
         outcomes: dict[bytes, Outcome] = {}
         by_file: dict[Path, list[tuple[int, bytes]]] = {}
@@ -294,7 +294,7 @@ def _is_damage(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
 
-def _rank(place: Place, output: str) -> tuple[bool, bool, str]:
+def _rank(place: AnswerLocation, output: str) -> tuple[bool, bool, str]:
     return place.reusable, place.output == output, place.run_id
 
 
@@ -314,16 +314,16 @@ def open_answers(folders: Folders) -> AnswerIndex:
     answers = AnswerIndex(folders.state)
     try:
         try:
-            answers.catch_up(folders.runs())
-        except _Ahead:
-            answers.catch_up(folders.runs())
+            answers.index_new_journals(folders.runs())
+        except _IndexAheadOfJournals:
+            answers.index_new_journals(folders.runs())
     except BaseException:
         answers.close()
         raise
     return answers
 
 
-def journals_of(run: Path) -> Iterator[tuple[int, Path]]:
+def list_journals(run: Path) -> Iterator[tuple[int, Path]]:
     """The (number, file) of each journal that a run has."""
     for path in sorted((run / "journals").glob("*.journal")):
         yield int(path.stem), path
@@ -334,6 +334,6 @@ def digest_of_journals(runs: Iterable[RunFolder], but: str) -> str:
     found = hashlib.sha256()
     for run in runs:
         if run.run_id != but:
-            for shard, path in journals_of(run.path):
+            for shard, path in list_journals(run.path):
                 found.update(f"{run.run_id} {shard} {path.stat().st_size}\n".encode())
     return found.hexdigest()

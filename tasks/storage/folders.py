@@ -31,7 +31,7 @@ import orjson
 
 from parquill.tasks.errors import BadJob, DiskFailed, FolderInUse
 from parquill.tasks.storage.disk import DISK, TEMPORARY, Disk, private_folder, read_json, remove_folder, sweep
-from parquill.tasks.storage.uri import is_uri, mirror_of
+from parquill.tasks.storage.uri import is_uri, local_mirror
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,8 @@ def local_output(named: str, state: str | None = None) -> Path:
     """The folder of an output; of one that is a URI, the local one from which it is copied."""
     if not is_uri(named):
         return Path(named)
-    usual = mirror_of(named)
-    return usual if state in {None, str(usual / ".parquill")} else mirror_of(named, state)
+    usual = local_mirror(named)
+    return usual if state in {None, str(usual / ".parquill")} else local_mirror(named, state)
 
 
 def _check_place(setting: str, folder: Path) -> None:
@@ -128,7 +128,7 @@ class Folders:
 
     state: Path
     output: Path
-    named: str  # the job's `output`: where people look, for a URI not where the files are made
+    output_uri: str  # the job's `output`: where people look, for a URI not where the files are made
 
     @classmethod
     def of(cls, output: str, state: str | None) -> Folders:
@@ -175,7 +175,7 @@ class Folders:
             except OSError as error:
                 raise DiskFailed(f"cannot write into {folder}: {error.strerror}") from None
 
-    def tidy(self, disk: Disk = DISK) -> None:
+    def recover(self, disk: Disk = DISK) -> None:
         """Clear up after a killed process: what it left half written goes, results that it moved away come back.
 
         The caller holds the folders. Raises DiskFailed; BadJob where results could not be put into their place at the
@@ -196,9 +196,9 @@ class Folders:
             remove_folder(folder)
         for folder in (self.output, self.output / "history", self.own, self.state):
             sweep(folder)
-        self.forget_shards()
+        self.delete_stale_shards()
 
-    def forget_shards(self) -> None:
+    def delete_stale_shards(self) -> None:
         """Remove the shards, which hold prompts, of every run of this output that nobody will go on with."""
         current = read_json(self.own / "current.json") or {}
         for run in self.runs():
@@ -206,7 +206,7 @@ class Folders:
                 sweep(run.path)
                 sweep(run.path / "done")
                 settings = read_json(run.path / "job.json") or {}
-                if settings.get("output") == self.named and run.run_id != current.get("run_id"):
+                if settings.get("output") == self.output_uri and run.run_id != current.get("run_id"):
                     remove_folder(run.path / "shards")
 
 
@@ -218,33 +218,33 @@ def new_run_id(now: datetime) -> str:
     return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{fine}{''.join(secrets.choice(letters) for _ in range(3))}"
 
 
-_held: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, how many times its holder holds it)
-_guard = threading.Lock()
+_locks: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, how many times its holder holds it)
+_mutex = threading.Lock()
 # The lock files that whoever runs here holds: another flow of this process, in a thread or task beside, is another
-_mine: ContextVar[frozenset[Path]] = ContextVar("parquill-held", default=frozenset())
+_held_here: ContextVar[frozenset[Path]] = ContextVar("parquill-held", default=frozenset())
 
 
 @contextlib.contextmanager
-def hold(folders: Folders, who: str) -> Iterator[None]:
+def lock_folders(folders: Folders, who: str) -> Iterator[None]:
     """Hold the output and the state folder; a hold within a hold (the command's, then its flow's) is one with it.
 
     The lock is the kernel's, so that of a dead process is gone with it. Raises FolderInUse, which names the holder.
     """
-    before = _mine.get()
+    before = _held_here.get()
     with contextlib.ExitStack() as stack:
         for folder in sorted({folders.own, folders.state}):
-            _take(folder / "lock", folder, who)
-            stack.callback(_give, folder / "lock")
-        _mine.set(before | {folders.own / "lock", folders.state / "lock"})
-        stack.callback(_mine.set, before)
+            _acquire(folder / "lock", folder, who)
+            stack.callback(_release, folder / "lock")
+        _held_here.set(before | {folders.own / "lock", folders.state / "lock"})
+        stack.callback(_held_here.set, before)
         yield
 
 
-def _take(path: Path, folder: Path, who: str) -> None:
-    with _guard:
-        if path in _mine.get():
-            descriptor, times = _held[path]
-            _held[path] = (descriptor, times + 1)
+def _acquire(path: Path, folder: Path, who: str) -> None:
+    with _mutex:
+        if path in _held_here.get():
+            descriptor, times = _locks[path]
+            _locks[path] = (descriptor, times + 1)
             return
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -267,7 +267,7 @@ def _take(path: Path, folder: Path, who: str) -> None:
         except OSError as error:
             os.close(descriptor)
             raise DiskFailed(f"cannot write {path}: {error.strerror}") from None
-        _held[path] = (descriptor, 1)
+        _locks[path] = (descriptor, 1)
 
 
 def _holder(text: bytes) -> str:
@@ -280,24 +280,24 @@ def _holder(text: bytes) -> str:
 
 def _forget_in_child() -> None:
     """Close a forked child's copies: they would hold the folders after the death of the process that locked them."""
-    global _guard  # noqa: PLW0603 - another thread may have held it at the fork
-    _guard = threading.Lock()
-    for descriptor, _ in _held.values():
+    global _mutex  # noqa: PLW0603 - another thread may have held it at the fork
+    _mutex = threading.Lock()
+    for descriptor, _ in _locks.values():
         os.close(descriptor)
-    _held.clear()
-    _mine.set(frozenset())
+    _locks.clear()
+    _held_here.set(frozenset())
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def _give(path: Path) -> None:
-    with _guard:
-        if path not in _held:  # in a forked child
+def _release(path: Path) -> None:
+    with _mutex:
+        if path not in _locks:  # in a forked child
             return
-        descriptor, times = _held[path]
+        descriptor, times = _locks[path]
         if times > 1:
-            _held[path] = (descriptor, times - 1)
+            _locks[path] = (descriptor, times - 1)
             return
-        del _held[path]
+        del _locks[path]
         os.close(descriptor)

@@ -36,7 +36,7 @@ _HEAD = struct.Struct("<4sIII")
 _CHECKED = struct.Struct("<II")
 
 
-class Entry(NamedTuple):
+class JournalRecord(NamedTuple):
     """One record: where its line starts in the file, how long it is in bytes, the line, and what it says."""
 
     offset: int
@@ -62,7 +62,7 @@ class Scan(NamedTuple):
     spans: list[tuple[int, int]]
     tail: Tail
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[JournalRecord]:
         """Yield the records in order, the header left out. Raises DamagedJournal for a version that is not known."""
         view = memoryview(self.data)
         for number, (start, end) in enumerate(self.spans):
@@ -74,7 +74,7 @@ class Scan(NamedTuple):
                 if number == 0 and at == start:
                     check_version(self.path, record)
                 else:
-                    yield Entry(at, stop - at, line, record)
+                    yield JournalRecord(at, stop - at, line, record)
                 at = stop + 1
 
 
@@ -130,7 +130,7 @@ def damaged(scan: Scan, at: int) -> DamagedJournal:
     )
 
 
-def read_journal(path: Path) -> Iterator[Entry]:
+def read_journal(path: Path) -> Iterator[JournalRecord]:
     """Yield the records of a journal in order, the header left out. Raises DamagedJournal, DiskFailed."""
     yield from scan_journal(path).entries()
 

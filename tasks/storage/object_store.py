@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed
 from parquill.tasks.storage.table_formats import ICEBERG_FOLDER, MARKERS, table_among
-from parquill.tasks.storage.uri import fixed_part, is_wild, join, shown
+from parquill.tasks.storage.uri import fixed_part, is_wild, join, redact_uri
 
 CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S, ATTEMPTS = 10, 60, 4
 RETRY_TIMEOUT_S = 60  # gs://, whose default is a quarter of an hour
@@ -52,14 +52,14 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StoreLocation:
     """Where an address points: a filesystem, and the path in it without a slash at its end."""
 
     files: pafs.FileSystem
     path: str
 
 
-def find_place(uri: str) -> Place:
+def find_location(uri: str) -> StoreLocation:
     """The filesystem and the path of an address. Raises BadJob."""
     parts = urlsplit(uri)
     # abfs://container@account
@@ -67,8 +67,8 @@ def find_place(uri: str) -> Place:
     try:
         files = _files(parts.scheme, account if container else parts.netloc, parts.query, _ambient())
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadJob(f"{shown(uri)} cannot be opened: {reason(error)}") from None
-    return Place(files, f"{container or parts.netloc}{parts.path}".rstrip("/"))
+        raise BadJob(f"{redact_uri(uri)} cannot be opened: {reason(error)}") from None
+    return StoreLocation(files, f"{container or parts.netloc}{parts.path}".rstrip("/"))
 
 
 def _ambient() -> tuple[tuple[str, str], ...]:
@@ -130,20 +130,20 @@ def list_objects(uri: str) -> Iterator[Stored]:
     Of a glob only the folders that match are listed. Raises BadInput, BadJob.
     """
     root = fixed_part(uri)
-    pattern = shown(uri).rstrip("/").removeprefix(shown(root)).lstrip("/")
-    place = find_place(root)
+    pattern = redact_uri(uri).rstrip("/").removeprefix(redact_uri(root)).lstrip("/")
+    place = find_location(root)
     try:
         infos = _matching(place.files, place.path, pattern.split("/")) if pattern else _below(place)
     except (pa.ArrowException, OSError) as error:
-        raise BadInput(f"{shown(uri)} cannot be read: {reason(error)}") from None
+        raise BadInput(f"{redact_uri(uri)} cannot be read: {reason(error)}") from None
     for info in sorted(infos, key=lambda each: each.path):
         name = info.path.removeprefix(place.path).lstrip("/")
         if {"?", "#"} & set(name):
-            raise BadInput(f"{shown(root)} holds {name!r}, and no address can hold a ? or #: rename it")
+            raise BadInput(f"{redact_uri(root)} holds {name!r}, and no address can hold a ? or #: rename it")
         yield Stored(join(root, name) if name else root, info.size, info.mtime_ns or 0)
 
 
-def _below(place: Place) -> list[pafs.FileInfo]:
+def _below(place: StoreLocation) -> list[pafs.FileInfo]:
     found = place.files.get_file_info(place.path)
     if found.type == pafs.FileType.File:
         return [found]
@@ -174,7 +174,7 @@ def peek(uris: Sequence[str], size: int) -> list[bytes]:
             with open_object(uri) as stream:
                 data: bytes = stream.read(size)
         except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"{shown(uri)} cannot be read: {reason(error)}") from None
+            raise BadInput(f"{redact_uri(uri)} cannot be read: {reason(error)}") from None
         return data
 
     with ThreadPoolExecutor(PEEKS_AT_ONCE) as threads:
@@ -186,7 +186,7 @@ def find_marked(uri: str, folders_of: Callable[[str], Iterable[str]]) -> tuple[s
 
     `folders_of` gives them for the path of the address. What may not be listed is left alone.
     """
-    place = find_place(uri)
+    place = find_location(uri)
     scheme = uri.partition("://")[0]
 
     def look(folder: str) -> tuple[str, str] | None:
@@ -221,7 +221,7 @@ def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 def open_parquet(uri: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]:
     """Open a Parquet object for streaming (pages are fetched as they are read), with its ETag. Raises OSError."""
-    place = find_place(uri)
+    place = find_location(uri)
     stream = place.files.open_input_file(place.path)
     parquet = pq.ParquetFile(
         stream,
@@ -235,20 +235,20 @@ def open_parquet(uri: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]
 
 def open_object(uri: str) -> pa.NativeFile:
     """Open an object, of which ranges are fetched as they are read. Raises OSError."""
-    place = find_place(uri)
+    place = find_location(uri)
     return place.files.open_input_file(place.path)
 
 
 def read_object(uri: str) -> bytes | None:
     """The bytes of a small object; None when there is none. Raises BadInput, BadJob."""
-    place = find_place(uri)
+    place = find_location(uri)
     try:
         with place.files.open_input_file(place.path) as stream:
             data: bytes = stream.read()
     except FileNotFoundError:
         return None
     except (pa.ArrowException, OSError) as error:
-        raise BadInput(f"{shown(uri)} cannot be read: {reason(error)}") from None
+        raise BadInput(f"{redact_uri(uri)} cannot be read: {reason(error)}") from None
     return data
 
 
@@ -258,7 +258,7 @@ def put_file(path: Path, uri: str) -> None:
     One call below Python: a stream that Python writes is closed by whatever interrupts it, a signal say, and closing
     makes an object of the half that was written.
     """
-    place = find_place(uri)
+    place = find_location(uri)
     try:
         pafs.copy_files(
             str(path),
@@ -269,15 +269,15 @@ def put_file(path: Path, uri: str) -> None:
             use_threads=False,
         )
     except (pa.ArrowException, OSError) as error:
-        raise DiskFailed(f"cannot write {shown(uri)}: {reason(error)}") from None
+        raise DiskFailed(f"cannot write {redact_uri(uri)}: {reason(error)}") from None
 
 
 def remove_object(uri: str) -> None:
     """Remove an object, if it is there. Raises DiskFailed."""
-    place = find_place(uri)
+    place = find_location(uri)
     try:
         place.files.delete_file(place.path)
     except FileNotFoundError:
         pass
     except (pa.ArrowException, OSError) as error:
-        raise DiskFailed(f"cannot remove {shown(uri)}: {reason(error)}") from None
+        raise DiskFailed(f"cannot remove {redact_uri(uri)}: {reason(error)}") from None

@@ -20,7 +20,7 @@ from parquill.tasks.errors import DiskFailed
 READ_BYTES = 1 << 20
 
 
-class OwnTable:
+class ChecksummedReader:
     """The batches of a file of Parquill's own; a context."""
 
     def __init__(self, path: Path, crc32: int | None, advice: str = "") -> None:

@@ -16,7 +16,7 @@ from parquill.tasks.storage.disk import DISK, Disk
 WRITE_BYTES = 1 << 20
 
 
-class TableFile:
+class ChecksummedWriter:
     """Writes one Parquet file: page checksums, zstd. Its name lasts with the next sync of its folder."""
 
     def __init__(self, path: Path, schema: pa.Schema, mode: int, disk: Disk = DISK) -> None:
@@ -46,7 +46,7 @@ class TableFile:
         """Finish the file and give its bytes, which last now. Raises DiskFailed."""
         try:
             self._writer.close()
-            self._sink.write_kept()
+            self._sink.flush_buffer()
             self._disk.sync(self._descriptor)
             return os.fstat(self._descriptor).st_size
         except OSError as error:
@@ -86,10 +86,10 @@ class _Sink:
         self._kept += view
         self._at += len(view)
         if len(self._kept) >= WRITE_BYTES:
-            self.write_kept()
+            self.flush_buffer()
         return len(view)
 
-    def write_kept(self) -> None:
+    def flush_buffer(self) -> None:
         """Write what is kept back."""
         kept, self._kept = bytes(self._kept), bytearray()
         self.crc32 = zlib.crc32(kept, self.crc32)

@@ -25,40 +25,40 @@ from parquill.tasks.errors import BadInput, BadJob, DiskFailed, FolderInUse
 from parquill.tasks.storage.disk import DISK, read_json
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.object_store import list_objects, put_file, read_object, remove_object
-from parquill.tasks.storage.uri import is_uri, join, shown
+from parquill.tasks.storage.uri import is_uri, join, redact_uri
 
 MANIFEST, OWNER, SUMMARY = ".parquill/manifest.json", ".parquill/owner.json", "summary.json"
 
 
-def claim(folders: Folders, run_id: str) -> None:
+def take_ownership(folders: Folders, run_id: str) -> None:
     """Show that a store can be written, and say that a run writes there. Raises BadJob, FolderInUse.
 
     Another machine that began within the same moment is seen when the first of the two begins to copy.
     """
     try:
-        _claim(folders, run_id)
+        _take_ownership(folders, run_id)
     except (BadInput, DiskFailed) as error:
         raise BadJob(f"`output`: {error}") from None
 
 
-def _claim(folders: Folders, run_id: str) -> None:
-    owner, mine = _owner(folders.named), _identity(folders)
+def _take_ownership(folders: Folders, run_id: str) -> None:
+    owner, mine = _owner(folders.output_uri), _identity(folders)
     if owner is not None and owner.get("state_id") != mine:
         raise FolderInUse(
-            f"{shown(folders.named)} is written by the run {owner.get('run_id')} on {owner.get('host')} since "
-            f"{owner.get('since')}, with another state; wait for it, or remove "
-            f"{shown(join(folders.named, OWNER))} if it will never end"
+            f"{redact_uri(folders.output_uri)} is written by the run {owner.get('run_id')} on {owner.get('host')} "
+            f"since {owner.get('since')}, with another state; wait for it, or remove "
+            f"{redact_uri(join(folders.output_uri, OWNER))} if it will never end"
         )
     since = datetime.now(UTC).isoformat(timespec="seconds")
     told = {"state_id": mine, "run_id": run_id, "host": socket.gethostname(), "since": since}
     DISK.write_json(folders.own / "owner.json", told, 0o600)
-    put_file(folders.own / "owner.json", join(folders.named, OWNER))
+    put_file(folders.own / "owner.json", join(folders.output_uri, OWNER))
 
 
-def _release(folders: Folders) -> None:
-    owner = _owner(folders.named)
+def _drop_ownership(folders: Folders) -> None:
+    owner = _owner(folders.output_uri)
     if owner is not None and owner.get("state_id") == _identity(folders):
-        remove_object(join(folders.named, OWNER))
+        remove_object(join(folders.output_uri, OWNER))
 
 
 def _owner(named: str) -> dict[str, Any] | None:
@@ -86,18 +86,18 @@ def _identity(folders: Folders) -> str:
 
 def publish_summary(folders: Folders, *, ended: bool = False) -> None:
     """Copy the summary of a run that is under way, or that has `ended` early. Raises DiskFailed."""
-    if is_uri(folders.named):
+    if is_uri(folders.output_uri):
         try:
-            put_file(folders.output / SUMMARY, join(folders.named, SUMMARY))
+            put_file(folders.output / SUMMARY, join(folders.output_uri, SUMMARY))
             if ended:
-                _release(folders)
+                _drop_ownership(folders)
         except BadInput as error:
             raise DiskFailed(str(error)) from None
 
 
 def publish(folders: Folders) -> None:
     """Copy what the local folder has and the store lacks, in the order above. Raises DiskFailed."""
-    if not is_uri(folders.named):
+    if not is_uri(folders.output_uri):
         return
     try:
         _publish(folders)
@@ -107,11 +107,11 @@ def publish(folders: Folders) -> None:
 
 
 def _publish(folders: Folders) -> None:
-    named, local = folders.named, folders.output
+    named, local = folders.output_uri, folders.output
     manifest = read_json(folders.own / "manifest.json")
     summary = read_json(local / SUMMARY) or {}
-    _claim(folders, str(summary.get("run_id")))
-    _announce(folders, summary)
+    _take_ownership(folders, str(summary.get("run_id")))
+    _mark_running(folders, summary)
     results = join(named, "results")
     there = _sizes(results)
     if manifest:
@@ -132,32 +132,32 @@ def _publish(folders: Folders) -> None:
         put_file(local / "report.html", join(named, "report.html"))
     if summary:
         put_file(local / SUMMARY, join(named, SUMMARY))
-    _release(folders)
+    _drop_ownership(folders)
 
 
-def _announce(folders: Folders, summary: dict[str, Any]) -> None:
+def _mark_running(folders: Folders, summary: dict[str, Any]) -> None:
     """Say `running` in the store before its parts change, where no run has said so."""
-    there = _read(join(folders.named, SUMMARY))
+    there = _read(join(folders.output_uri, SUMMARY))
     if there is not None and there.get("state") != "running":
         running = {**(summary or there), "state": "running", "exit_code": None, "finished_at": None}
         DISK.write_json(folders.own / "running.json", running)
-        put_file(folders.own / "running.json", join(folders.named, SUMMARY))
+        put_file(folders.own / "running.json", join(folders.output_uri, SUMMARY))
 
 
 def is_published(folders: Folders) -> bool:
     """Whether the store has what a finished copy would have left there. Raises DiskFailed."""
-    if not is_uri(folders.named):
+    if not is_uri(folders.output_uri):
         return True
     path = folders.output / SUMMARY
     try:
         # it comes last, so what is equal says that all before it was copied
-        if not path.exists() or read_object(join(folders.named, SUMMARY)) != path.read_bytes():
+        if not path.exists() or read_object(join(folders.output_uri, SUMMARY)) != path.read_bytes():
             return False
-        manifest = _read(join(folders.named, MANIFEST)) or {"parts": []}
+        manifest = _read(join(folders.output_uri, MANIFEST)) or {"parts": []}
         parts = {part["file"]: part["bytes"] for part in manifest["parts"]}
-        owner = _owner(folders.named)
+        owner = _owner(folders.output_uri)
         left_over = owner is not None and owner.get("state_id") == _identity(folders)
-        return _sizes(join(folders.named, "results")) == parts and not left_over
+        return _sizes(join(folders.output_uri, "results")) == parts and not left_over
     except (BadInput, BadJob) as error:
         raise DiskFailed(str(error)) from None
 
@@ -166,7 +166,7 @@ def stored_summary(output: str) -> dict[str, Any]:
     """The summary of an output whose local folder is on another machine. Raises BadInput when there is none."""
     found = _read(join(output, SUMMARY))
     if found is None:
-        raise BadInput(f"{shown(output)} has no summary.json: no run has begun there yet")
+        raise BadInput(f"{redact_uri(output)} has no summary.json: no run has begun there yet")
     return found
 
 
@@ -183,5 +183,5 @@ def _stored_name(path: Path) -> str:
 
 
 def _sizes(uri: str) -> dict[str, int]:
-    prefix = shown(uri).rstrip("/") + "/"
-    return {shown(found.uri).removeprefix(prefix): found.size for found in list_objects(uri)}
+    prefix = redact_uri(uri).rstrip("/") + "/"
+    return {redact_uri(found.uri).removeprefix(prefix): found.size for found in list_objects(uri)}

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from parquill.tasks.errors import BadInput
 from parquill.tasks.storage.disk import read_json
-from parquill.tasks.storage.parquet_reader import OwnTable
-from parquill.tasks.storage.uri import is_uri, shown
+from parquill.tasks.storage.parquet_reader import ChecksummedReader
+from parquill.tasks.storage.uri import is_uri, redact_uri
 
 READ_ROWS = 10_000
 _SHOWN = ("source_file", "row_number", "status", "error_code", "error_message")
@@ -47,7 +47,7 @@ def failed_rows(parts: Iterable[tuple[str, int | None]]) -> Iterator[dict[str, A
 
 
 def _kept(path: Path, crc32: int | None) -> Iterator[pa.RecordBatch]:
-    with OwnTable(path, crc32) as results:
+    with ChecksummedReader(path, crc32) as results:
         yield from results.batches(READ_ROWS, _shown_columns(results.schema.names))
 
 
@@ -58,7 +58,7 @@ def _stored(uri: str) -> Iterator[pa.RecordBatch]:
         with open_parquet(uri)[0] as results:
             yield from results.iter_batches(READ_ROWS, columns=_shown_columns(results.schema_arrow.names))
     except (pa.ArrowException, OSError):
-        raise BadInput(f"{shown(uri)} cannot be read") from None
+        raise BadInput(f"{redact_uri(uri)} cannot be read") from None
 
 
 def _shown_columns(names: list[str]) -> list[str]:

@@ -32,7 +32,7 @@ class RowState:
         self.usage = add_usage(self.usage, usage)
         self.over_reserved_nano += max(0, cost_nano - reserved_nano)
 
-    def settle_open(self) -> None:
+    def mark_open_in_doubt(self) -> None:
         """Requests that were under way when the run was cut off: nobody knows whether they were paid."""
         for reserved in self.open.values():
             self.in_doubt_requests += 1
@@ -99,7 +99,7 @@ def replay_shard(journal: Path) -> ShardState:
             row.failures -= 1
         elif record["type"] == "outcome":
             row.open.pop(record["resolves"], None)
-            row.settle_open()
+            row.mark_open_in_doubt()
             # of an answer that was reused nothing was reserved; it is what the estimate had counted for the row
             row.reserved_nano = record.get("reserved", row.reserved_nano)
             state.outcomes[record["row"]] = Outcome.from_record(record)
@@ -108,5 +108,5 @@ def replay_shard(journal: Path) -> ShardState:
                 f"{journal} has a record of the kind {record['type']!r}, which this Parquill does not know"
             )
     for row in state.rows.values():
-        row.settle_open()
+        row.mark_open_in_doubt()
     return state

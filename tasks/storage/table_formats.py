@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from parquill.tasks.errors import BadInput
-from parquill.tasks.storage.uri import shown
+from parquill.tasks.storage.uri import redact_uri
 
 _FOLDERS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 ICEBERG_FOLDER = "metadata"
@@ -21,8 +21,8 @@ MARKERS = (*_FOLDERS, ICEBERG_FOLDER)
 def refuse_table(kind: str, folder: str) -> BadInput:
     """What is raised for the folder of a table of such a format."""
     return BadInput(
-        f"{shown(folder)} is a table of {kind}, which also keeps files of rows that were replaced or deleted: export "
-        "its current rows to plain Parquet files and name those as `input`, or name one of its files"
+        f"{redact_uri(folder)} is a table of {kind}, which also keeps files of rows that were replaced or deleted: "
+        "export its current rows to plain Parquet files and name those as `input`, or name one of its files"
     )
 
 

@@ -48,7 +48,7 @@ def check_uri(uri: str) -> None:
         raise ValueError(f"may have the options {names} alone, and no credentials: they come from the environment")
 
 
-def shown(uri: str) -> str:
+def redact_uri(uri: str) -> str:
     """An address as it is told: without its options."""
     return uri.partition("?")[0] if is_uri(uri) else uri
 
@@ -72,7 +72,7 @@ def fixed_part(uri: str) -> str:
     return "/".join(parts[:depth]) + mark + query
 
 
-def mirror_of(output: str, state: str | None = None) -> Path:
+def local_mirror(output: str, state: str | None = None) -> Path:
     """The local folder of an output that is a URI: always the same for the same address, below `state` if one is set.
 
     Two machines that share a state so share what they know of the output too.

@@ -18,8 +18,8 @@ from typing import Any
 from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.pilot import run_pilot
 from parquill.tasks.prompts.prepare import estimate_job, prepare_run
-from parquill.tasks.prompts.resolve import place
-from parquill.tasks.storage.folders import Folders, hold
+from parquill.tasks.prompts.resolve import resolve_job
+from parquill.tasks.storage.folders import Folders, lock_folders
 from tests.direct import job_of, run_steps
 from tests.services.running import FakeService, fake_openai
 
@@ -35,16 +35,16 @@ def texts(rows: int, seed: int) -> Iterator[str]:
 
 def pilot(settings: dict[str, Any]) -> tuple[int, int, int]:
     """Complete 100 rows; gives the interval and the expected cost in nano-dollars."""
-    job, options = place(make_job(settings), None, None, ())
+    job, options = resolve_job(make_job(settings), None, None, ())
     folders = Folders.of(job.output, job.state)
     folders.create()
-    with hold(folders, "a study"):
+    with lock_folders(folders, "a study"):
         run = prepare_run(job, options)
         assert run is not None
         found = run_pilot(run, 100).run.estimate
-    assert found.cost_low is not None
-    assert found.cost_high is not None
-    return found.cost_low, found.cost_expected, found.cost_high
+    assert found.low_nano is not None
+    assert found.high_nano is not None
+    return found.low_nano, found.expected_nano, found.high_nano
 
 
 def night(folder: Path, service: FakeService, sigma: float, rows: int, seed: int) -> str:
@@ -58,7 +58,7 @@ def night(folder: Path, service: FakeService, sigma: float, rows: int, seed: int
     actual = done[0].totals().settled_nano
     assert service.stats()["billed_twice"] == []
     second = job_of(folder / "two", list(texts(rows, seed + 1)), service.url, name=f"n{sigma}", max_output_tokens=150)
-    job, options = place(make_job(second), None, None, ())
+    job, options = resolve_job(make_job(second), None, None, ())
     guess = estimate_job(job, options).result()
     done = run_steps(second)
     assert done is not None
@@ -66,8 +66,8 @@ def night(folder: Path, service: FakeService, sigma: float, rows: int, seed: int
     held = "holds" if low <= actual <= high else "DOES NOT HOLD"
     return (
         f"sigma {sigma}, seed {seed}: pilot ${low / USD:.4f} to ${high / USD:.4f}, cost ${actual / USD:.4f}: {held} "
-        f"(expected off by {expected / actual - 1:+.1%}); next night expected ${guess.cost_expected / USD:.4f}, "
-        f"cost ${paid / USD:.4f}: {guess.cost_expected / paid - 1:+.2%} ({guess.basis.split(';')[0]})"
+        f"(expected off by {expected / actual - 1:+.1%}); next night expected ${guess.expected_nano / USD:.4f}, "
+        f"cost ${paid / USD:.4f}: {guess.expected_nano / paid - 1:+.2%} ({guess.basis.split(';')[0]})"
     )
 
 

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from parquill.tasks.money.estimate import figure
+from parquill.tasks.money.estimate import price_histogram
 from parquill.tasks.money.history import History
-from parquill.tasks.money.length_law import Law
+from parquill.tasks.money.length_law import CensoredLogNormal
 from parquill.tasks.money.lengths import LengthModel
-from parquill.tasks.money.prices import Band, Price
+from parquill.tasks.money.prices import ModelPrice, PriceBand
 from parquill.tasks.money.sample import choose
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Usage
 
 ROWS, PILOT = 20_000, 100
 NORMAL_P95 = 1.6449
-PRICE = Price("a-model", (Band(0, 0, 0, 0, 1_000_000_000),), None, "a study", "today")  # output alone costs
+PRICE = ModelPrice("a-model", (PriceBand(0, 0, 0, 0, 1_000_000_000),), None, "a study", "today")  # output alone costs
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def trial(population: Population, seed: int) -> tuple[bool, float]:
         history.add(prompt, Usage(prompt=prompt, completion=output), population.most)
         rest[prompt] -= 1
     model = LengthModel(history, population.most)
-    figures = figure(+rest, population.most, PRICE, TokenCounter("gpt-4o-mini"), model)
+    figures = price_histogram(+rest, population.most, PRICE, TokenCounter("gpt-4o-mini"), model)
     actual = (int(outputs.sum()) - int(outputs[chosen].sum())) * 1_000  # nano-dollars
     best = best_width(population, prompts[chosen], prompts)
     return figures.low <= actual <= figures.high, (figures.high - figures.low) / actual / best
@@ -84,7 +84,7 @@ def best_width(population: Population, sample: npt.NDArray[np.int64], prompts: n
     theta = np.array([population.intercept, population.slope, population.sigma])
 
     def means(at: npt.NDArray[np.float64], lengths: list[int]) -> npt.NDArray[np.float64]:
-        law = Law(float(at[0]), float(at[1]), float(at[2]), population.most)
+        law = CensoredLogNormal(float(at[0]), float(at[1]), float(at[2]), population.most)
         return np.array([law.mean(math.log(length)) for length in lengths])
 
     lengths, counts = np.unique(prompts, return_counts=True)

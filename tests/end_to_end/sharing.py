@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from parquill.tasks.limits.shares import GUARD_S, REQUEST_SLOTS, Share
+from parquill.tasks.limits.shares import GUARD_S, REQUEST_SLOTS, BucketShape
 from tests.end_to_end.jobs import Done, Jobs
 
 
@@ -42,7 +42,7 @@ class Shared:
 
 def allowed(per_minute: int, window_s: float) -> float:
     """Requests that may arrive in a window, by formula (1) of `shares`."""
-    share = Share.of(per_minute, 1, slots=REQUEST_SLOTS)
+    share = BucketShape.of(per_minute, 1, slots=REQUEST_SLOTS)
     seconds = window_s + share.life_s + GUARD_S
     return (share.bucket.capacity + share.bucket.per_second * seconds) / REQUEST_SLOTS
 

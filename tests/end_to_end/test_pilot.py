@@ -143,7 +143,7 @@ def test_an_approved_run_may_be_piloted(jobs: Jobs, service: FakeService, monkey
     approve_run(run, "a test")
     assert jobs.run(settings, "--pilot", "50", command="estimate").exit_code == 0
     assert service.stats()["billed"] == 50
-    approve_run(run, "a test", run.estimate.cost_expected // 2)
+    approve_run(run, "a test", run.estimate.expected_nano // 2)
     done = jobs.run(settings, "--pilot", "60", command="estimate")
     assert (done.exit_code, "nobody has approved" in done.stderr) == (3, True)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.orchestration.events import shares_of
+from parquill.tasks.orchestration.events import deviation_percentages
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import billed_usd
 from tests.prefect_api import ask_prefect
@@ -476,7 +476,7 @@ def test_a_redo_is_not_dearer_than_expected(jobs: Jobs, prefect_server: str) -> 
     jobs.run(settings)
     done = jobs.run(settings, "--redo", "ok")
     assert Decimal(done.summary["cost_usd"]) > Decimal(done.summary["paid_usd"]) > 0
-    assert abs(shares_of(done.summary)["over_expected_percent"]) < 5
+    assert abs(deviation_percentages(done.summary)["over_expected_percent"]) < 5
     api, paid = Api(prefect_server, "anew"), done.summary["paid_usd"]
     assert f"40 of 40 rows ok, ${paid} (expected" in api.artifact("summary")["description"]
     messages = [run["state"]["message"] for run in api.flow_runs()]

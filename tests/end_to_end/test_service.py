@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.money.prices import format_usd, usd_to_nano
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import PRICES, billed_usd, check_books, reserved_usd, row_usd, total
 from tests.timing import within
@@ -156,7 +156,7 @@ def test_usage_that_does_not_add_up_is_booked_at_the_larger_figure(jobs: Jobs) -
     over = sum(max(0, row["cost_usd"] - reserved_usd(row["estimated_prompt_tokens"])) for row in done.rows)
     assert Decimal(done.summary["over_reserved_usd"]) == over > Decimal("0.8")
     assert "does not add up" in done.stderr
-    assert f"{dollars(nano_of(over))} beyond what was reserved" in done.stderr
+    assert f"{format_usd(usd_to_nano(over))} beyond what was reserved" in done.stderr
     check_books(done)
 
 

@@ -23,12 +23,12 @@ from parquill.flows.cli.commands import cli
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, FolderInUse
 from parquill.tasks.job.load import make_job
 from parquill.tasks.prompts.input_files import list_files
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.source import find_source, read_batches
 from parquill.tasks.storage import publish as publishing
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.object_store import put_file, remove_object
-from parquill.tasks.storage.uri import join, shown
+from parquill.tasks.storage.uri import join, redact_uri
 from tests.direct import run_steps
 from tests.end_to_end.jobs import Jobs
 from tests.services.running import ROOT, FakeService
@@ -75,7 +75,7 @@ def _job(shop: S3, service: FakeService, source: str, output: str, **changes: An
 
 def _folders(job: dict[str, Any]) -> Folders:
     """The folders of a job, made."""
-    placed, _ = place(make_job(job), None, None, ())
+    placed, _ = resolve_job(make_job(job), None, None, ())
     folders = Folders.of(placed.output, placed.state)
     folders.create()
     return folders
@@ -177,7 +177,7 @@ class Breaking:
         self.calls, self._at = [], at
 
     def _one(self, uri: str, call: Callable[[], None]) -> None:
-        self.calls.append(shown(uri))
+        self.calls.append(redact_uri(uri))
         if len(self.calls) == self._at:
             raise Killed
         call()
@@ -302,14 +302,14 @@ def test_another_machine_at_the_same_output(shop: S3, service: FakeService, tmp_
     _put(shop, "in/a.parquet", TEXTS)
     job = _job(shop, service, "in", "out", state=str(tmp_path / "elsewhere"))
     folders = _folders(job)
-    publishing.claim(folders, "run-of-elsewhere")
+    publishing.take_ownership(folders, "run-of-elsewhere")
     here = {**job, "state": str(tmp_path / "here")}
     with pytest.raises(FolderInUse, match="run-of-elsewhere"):
         run_steps(here)
     assert service.stats()["requests"] == 0
     run_steps(job)
     assert _results(shop, "out").num_rows == 12
-    publishing.claim(folders, "run-of-elsewhere")
+    publishing.take_ownership(folders, "run-of-elsewhere")
     publishing.publish_summary(folders, ended=True)
     run_steps(here)
     assert _results(shop, "out").num_rows == 12
@@ -354,7 +354,7 @@ def test_results_that_are_copied_again(
     (part,) = _names(shop, "out/results")
     shop.files.delete_file(f"shop/out/results/{part}")
     with monkeypatch.context() as context, pytest.raises(Killed):
-        context.setattr(publishing, "_release", _die)
+        context.setattr(publishing, "_drop_ownership", _die)
         run_steps(here)
     assert ".parquill/owner.json" in _names(shop, "out")
     assert _summary(shop, "out")["state"] == "finished"
@@ -387,7 +387,7 @@ def test_two_that_claim_at_once(
     def overtaken(folders: Folders, *, ended: bool = False) -> None:
         announce(folders, ended=ended)
         remove_object(join(job["output"], publishing.OWNER))
-        publishing.claim(other, "run-of-elsewhere")
+        publishing.take_ownership(other, "run-of-elsewhere")
 
     monkeypatch.setattr("parquill.tasks.results.summary.publish_summary", overtaken)
     with pytest.raises(DiskFailed, match="run-of-elsewhere"):

@@ -12,7 +12,7 @@ from prefect import Flow
 from parquill.flows.summarize import summarize
 from parquill.flows.translate import translate
 from parquill.tasks.job.endpoint import OPENAI_BASE_URL
-from parquill.tasks.job.presets import make_ready_job
+from parquill.tasks.job.presets import preset_job
 from parquill.tasks.job.reasoning import warn_of_thinking
 from parquill.tasks.money.shutdowns import find_shutdown
 
@@ -166,16 +166,16 @@ def test_the_default_model_answers_at_once(flow: Flow[..., Any]) -> None:
     model = inspect.signature(flow.fn).parameters["model"].default
     assert find_shutdown(model, OPENAI_BASE_URL) is None
     base = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": model, "max_output_tokens": 9}
-    assert warn_of_thinking(make_ready_job(base, {}, {})) is None
-    assert make_ready_job(base, {}, {}).parameters == {"reasoning_effort": "none"}
+    assert warn_of_thinking(preset_job(base, {}, {})) is None
+    assert preset_job(base, {}, {}).parameters == {"reasoning_effort": "none"}
 
 
 def test_a_ready_flow_has_no_parameters_of_its_own_beside_yours() -> None:
     """Parameters in `settings`, even none, replace what a ready flow would set; another model is given none at all."""
     base = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "max_output_tokens": 9}
     luna, other = {**base, "model": "gpt-6-luna"}, {**base, "model": "gpt-4o-mini"}
-    assert make_ready_job(luna, {"parameters": {}}, {}).parameters == {}
-    assert make_ready_job(luna, {"parameters": {"seed": 1}}, {}).parameters == {"seed": 1}
-    assert make_ready_job(other, {}, {}).parameters == {}
-    responses = make_ready_job(luna, {"endpoint": {"api": "responses"}}, {})
+    assert preset_job(luna, {"parameters": {}}, {}).parameters == {}
+    assert preset_job(luna, {"parameters": {"seed": 1}}, {}).parameters == {"seed": 1}
+    assert preset_job(other, {}, {}).parameters == {}
+    responses = preset_job(luna, {"endpoint": {"api": "responses"}}, {})
     assert responses.parameters == {"reasoning": {"effort": "none"}}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.storage.folders import Folders, hold
+from parquill.tasks.storage.folders import Folders, lock_folders
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import House
 from tests.services.losing_proxy import losing
@@ -43,7 +43,7 @@ def _retry(house: House, run: str) -> None:
 
 def _held(settings: dict[str, Any]) -> AbstractContextManager[None]:
     folders = Folders.of(str(settings["output"]), None)
-    return hold(folders, "another")
+    return lock_folders(folders, "another")
 
 
 def _answer(house: House, run: str, *more: str) -> None:

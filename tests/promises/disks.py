@@ -246,7 +246,7 @@ def _is_folder(descriptor: int) -> bool:
     return stat.S_ISDIR(os.fstat(descriptor).st_mode)
 
 
-def lay_out(image: Image, root: Path) -> None:
+def to_folder(image: Image, root: Path) -> None:
     """Make the files and folders of an image, and no others, below `root`."""
     for path in sorted(root.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()

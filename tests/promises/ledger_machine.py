@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from parquill.tasks.errors import RunTakenOver
-from parquill.tasks.money.books import Booked, Held
-from parquill.tasks.money.ledger import Entry, Ledger
+from parquill.tasks.money.books import Balance, LeaseReport
+from parquill.tasks.money.ledger import Ledger, RunEntry
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RESOLUTIONS, RUNS
 
 BEGIN = datetime(2026, 11, 28, 20, tzinfo=UTC)
@@ -29,8 +29,8 @@ share = st.integers(0, 4).map(lambda quarters: quarters / 4)
 Seat = tuple[str, int]
 
 
-def entry(run: str, job: str = "job", **labels: str) -> Entry:
-    return Entry(run, job, "a-model", "an-endpoint", labels, "out", "state", "host", 0, BEGIN)
+def entry(run: str, job: str = "job", **labels: str) -> RunEntry:
+    return RunEntry(run, job, "a-model", "an-endpoint", labels, "out", "state", "host", 0, BEGIN)
 
 
 def empty(ledger: Ledger) -> None:
@@ -51,8 +51,8 @@ class Holder:
     heard: datetime | None = None
 
     @property
-    def held(self) -> Held:
-        return Held(self.settled, self.in_doubt, self.left, is_new=self.heard is None)
+    def held(self) -> LeaseReport:
+        return LeaseReport(self.settled, self.in_doubt, self.left, is_new=self.heard is None)
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Books:
     def is_dead(self, run: str, holder: str, now: datetime) -> bool:
         return self.told[run, holder][2] < now - timedelta(minutes=15)
 
-    def booked(self, now: datetime, *, run: str | None = None, month: str | None = None) -> Booked:
+    def booked(self, now: datetime, *, run: str | None = None, month: str | None = None) -> Balance:
         def mine(key: tuple[str, str]) -> bool:
             return (run is None or key[0] == run) and (month is None or key[1] == month)
 
@@ -75,7 +75,7 @@ class Books:
         for (owner, holder, of), amount in self.leases.items():
             if mine((owner, of)):
                 leases[self.is_dead(owner, holder, now)] += amount
-        return Booked(
+        return Balance(
             sum(amount for key, amount in self.settled.items() if mine(key)),
             sum(amount for key, amount in self.in_doubt.items() if mine(key)) + leases[True],
             leases[False],
@@ -194,7 +194,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.report(seat, amount + extra, 0)
 
     @rule(seat=some_seat, part=share)
-    def trim(self, seat: Seat, part: float) -> None:
+    def give_back_unused(self, seat: Seat, part: float) -> None:
         """Give back what is not used of a lease, or all of it, and keep the rest."""
         holder = self.holders[seat]
         holder.left -= int(max(0, holder.left) * part)

@@ -25,16 +25,16 @@ import orjson
 
 from parquill.tasks.job.load import load_job
 from parquill.tasks.llm import run_sender as wire_sending
-from parquill.tasks.llm.open_senders import sending
+from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.prompts import input_parquet as source_file
 from parquill.tasks.prompts import prepare
 from parquill.tasks.prompts.prepare import prepare_run
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.results import rows as result_rows
 from parquill.tasks.results.finish import clear_run
 from parquill.tasks.results.writer import write_results
-from parquill.tasks.storage.folders import Folders, hold
+from parquill.tasks.storage.folders import Folders, lock_folders
 from tests.peak import peak_kib
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,17 +92,17 @@ def measure(
 
 def _complete(path: Path) -> int:
     """Run a job's steps; the number of tasks that its event loop holds when every row is done."""
-    job, options = place(load_job(path), None, None, ())
+    job, options = resolve_job(load_job(path), None, None, ())
     folders = Folders.of(job.output, job.state)
     folders.create()
-    with hold(folders, "a test"):
+    with lock_folders(folders, "a test"):
         run = prepare_run(job, options)
         assert run is not None
-        with sending(run) as opened, ThreadPoolExecutor(4) as threads:
-            list(threads.map(opened.complete, run.shards))
-            ending = SendResult.of(opened)
+        with open_sender(run) as run_sender, ThreadPoolExecutor(4) as threads:
+            list(threads.map(run_sender.complete, run.shards))
+            ending = SendResult.of(run_sender)
             time.sleep(0.2)  # connections that are closed take a turn of the loop
-            tasks = len(asyncio.all_tasks(opened._loop))
+            tasks = len(asyncio.all_tasks(run_sender._loop))
         write_results(run, budget_short=False)
         if not ending.is_stop:
             clear_run(run)

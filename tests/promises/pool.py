@@ -13,13 +13,13 @@ from pathlib import Path
 
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job.load import load_job
-from parquill.tasks.llm.open_senders import sending, sending_of
+from parquill.tasks.llm.open_senders import open_sender, sender_for
 from parquill.tasks.prompts import input_parquet as source_file
 from parquill.tasks.prompts import prepare
 from parquill.tasks.prompts.prepare import prepare_run
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.records import ShardRef
-from parquill.tasks.storage.folders import Folders, hold
+from parquill.tasks.storage.folders import Folders, lock_folders
 
 WORKERS = 2
 SHARD_ROWS = 100
@@ -31,21 +31,21 @@ def _begin(folder: Path) -> None:
 
 def complete(state: Path, run_id: str, shard: ShardRef) -> bool:
     """What a worker does with a shard, as the task does."""
-    return sending_of(state, run_id).complete(shard)
+    return sender_for(state, run_id).complete(shard)
 
 
 def main(job_path: Path, folder: Path) -> None:
     """Lead the run to its end."""
     prepare.MIN_SHARD = source_file.BATCH_ROWS = SHARD_ROWS
-    job, options = place(load_job(job_path), None, None, ())
+    job, options = resolve_job(load_job(job_path), None, None, ())
     folders = Folders.of(job.output, job.state)
     folders.create()
-    with hold(folders, "a pool"):
+    with lock_folders(folders, "a pool"):
         run = prepare_run(job, options)
         assert run is not None
         context = multiprocessing.get_context("spawn")
         with (
-            sending(run),
+            open_sender(run),
             ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_begin, initargs=(folder,)) as pool,
         ):
             tasks = [pool.submit(complete, folders.state, run.run_id, shard) for shard in run.shards]

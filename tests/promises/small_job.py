@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 
 from parquill.tasks.job.load import make_job
 from parquill.tasks.prompts.prepare import prepare_run
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.storage.disk import DISK, Disk
 from parquill.tasks.storage.folders import Folders
 from tests.direct import job_of, results, run_steps
 from tests.promises.answering import Answering
-from tests.promises.disks import Image, lay_out, photograph
+from tests.promises.disks import Image, photograph, to_folder
 
 AT_ONCE = 2
 OLD = ["first", "second"]
@@ -49,7 +49,7 @@ class SmallJob:
         run_steps(settings, transport=service.open)
         assert service.billed == Counter(set(TEXTS))
         job = cls(root, settings, before, stripped(results(settings)))
-        lay_out(before, root)
+        to_folder(before, root)
         return job
 
     def start(self, disk: Disk = DISK) -> Answering:
@@ -64,7 +64,7 @@ class SmallJob:
 
     def planned(self) -> Run:
         """It as it is when the process is killed just before it sends."""
-        placed, options = place(make_job(self.settings), None, None, None)
+        placed, options = resolve_job(make_job(self.settings), None, None, None)
         Folders.of(placed.output, placed.state).create()
         run = prepare_run(placed, options)
         assert run is not None

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed, RowFault
 from parquill.tasks.job.load import load_job, make_job
 from parquill.tasks.job.parameters import OUTPUT_LIMITS, OWNED, RANGES, REFUSED
-from parquill.tasks.llm.open_senders import sending
+from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.request import check_parameters
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.prompts.source import find_source, read_batches
 from parquill.tasks.prompts.template import Templates
@@ -150,7 +150,7 @@ def test_a_file_that_changes_between_look_and_end(tmp_path: Path, change: Callab
 
 def _planned(job: dict[str, Any]) -> Run:
     """A run as it is when the process is killed just before it sends."""
-    placed, options = place(make_job(job), None, None, ())
+    placed, options = resolve_job(make_job(job), None, None, ())
     Folders.of(placed.output, placed.state).create()
     run = prepare_run(placed, options)
     assert run is not None
@@ -178,8 +178,8 @@ def test_a_shard_that_is_damaged_when_it_is_paid(tmp_path: Path, service: FakeSe
     """Answers to a shard that is damaged before its results are written are kept: the refusal says what to remove, and then nothing is paid twice."""
     job = _job(tmp_path, service, good(tmp_path / "in.parquet"))
     run = _planned(job)
-    with sending(run) as opened:
-        opened.complete(run.shards[0])
+    with open_sender(run) as run_sender:
+        run_sender.complete(run.shards[0])
     shard = run.folder.shard(0)
     data = bytearray(shard.read_bytes())
     data[-40] ^= 1
@@ -199,8 +199,8 @@ def test_a_plan_that_is_gone_takes_no_answer_with_it(tmp_path: Path, service: Fa
     """A run whose plan is gone keeps its journals: what was answered is not paid for again."""
     job = _job(tmp_path, service, good(tmp_path / "in.parquet"))
     run = _planned(job)
-    with sending(run) as opened:
-        opened.complete(run.shards[0])
+    with open_sender(run) as run_sender:
+        run_sender.complete(run.shards[0])
     run.folder.plan.unlink()
     run_steps(job)
     assert run.folder.journal(0).exists()

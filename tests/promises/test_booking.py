@@ -12,9 +12,9 @@ import orjson
 import pytest
 
 from parquill.tasks.job.load import make_job
-from parquill.tasks.money.prices import dollars, nano_of
+from parquill.tasks.money.prices import format_usd, usd_to_nano
 from parquill.tasks.orchestration.artifacts import money_table
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import load_run
 from parquill.tasks.records import Usage
 from parquill.tasks.results.excess import causes_of, money_sentences
@@ -106,7 +106,9 @@ def test_what_is_billed_beyond_the_reservations_is_shown(tmp_path: Path) -> None
     summary = _summary(settings)
     excess = summary["over_reserved_usd"]
     (sentence,) = money_sentences(summary)
-    assert sentence.startswith(f"the service billed {dollars(nano_of(Decimal(excess)))} beyond what was reserved")
+    assert sentence.startswith(
+        f"the service billed {format_usd(usd_to_nano(Decimal(excess)))} beyond what was reserved"
+    )
     assert "answers longer than max_output_tokens (1)" in sentence
     assert "prompts" not in sentence
     assert "raise max_output_tokens or choose another model" in sentence
@@ -162,7 +164,7 @@ def test_the_excess_survives_an_interruption(tmp_path: Path) -> None:
     run_steps(settings, transport=Service(lambda _: GROK).open)
     first = Decimal(_summary(settings)["over_reserved_usd"])
     assert first > 0
-    placed, _ = place(make_job(settings), None, None, ())
+    placed, _ = resolve_job(make_job(settings), None, None, ())
     folders = Folders.of(placed.output, placed.state)
     current = orjson.loads((folders.own / "current.json").read_bytes())["run_id"]
     stopped = write_interrupted(load_run(folders.state, current), "stopped", 130)

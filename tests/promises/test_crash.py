@@ -28,16 +28,16 @@ import pytest
 
 from parquill.tasks.errors import DiskFailed, Interrupted
 from parquill.tasks.job.load import make_job
-from parquill.tasks.llm.open_senders import open_sendings, sending, sending_of
-from parquill.tasks.llm.run_sender import Sending
+from parquill.tasks.llm.open_senders import open_sender, open_senders, sender_for
+from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.prompts.prepare import prepare_run
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import ShardRef
 from parquill.tasks.storage.disk import Disk, remove_folder
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.journal import Journal, read_journal, scan_journal
-from parquill.tasks.storage.parquet_reader import OwnTable
+from parquill.tasks.storage.parquet_reader import ChecksummedReader
 from tests.direct import results
 from tests.promises.answering import Answering
 from tests.promises.disks import (
@@ -47,8 +47,8 @@ from tests.promises.disks import (
     ForgetfulDisk,
     FullDisk,
     Image,
-    lay_out,
     photograph,
+    to_folder,
 )
 from tests.promises.small_job import AT_ONCE, OLD, TEXTS, SmallJob, stripped
 from tests.timing import within
@@ -102,7 +102,7 @@ def test_a_power_cut_at_any_moment(job: SmallJob, how: str, every: int) -> None:
     cuts = list(_cuts(job, how).values())
     assert len(cuts) > 20
     for image, billed in cuts[:: 1 if LONG else every]:
-        lay_out(image, job.root)
+        to_folder(image, job.root)
         job.check_reader()
         job.check_resume(billed)
 
@@ -130,7 +130,7 @@ def test_a_disk_that_fails_at_any_call(job: SmallJob, number: int, *, for_good: 
     assert len(tried) > 40 / every
     noticed = 0
     for fail_at in tried:
-        lay_out(job.before, job.root)
+        to_folder(job.before, job.root)
         service = Answering(lambda _: 0.001)
         disk = FailingDisk(fail_at, number, for_good=for_good, look=service.billed.total)
         try:
@@ -207,12 +207,12 @@ def test_one_failure_stops_all_sending(job: SmallJob, is_it: Callable[[str, Any]
 def test_a_task_that_comes_after_the_stop_sends_nothing(job: SmallJob) -> None:
     """C7: a task that Prefect had begun, and that comes to send when the run was stopped, neither sends nor waits."""
     run, service = job.planned(), Answering()
-    with contextlib.suppress(KeyboardInterrupt), sending(run, service.open) as opened:
+    with contextlib.suppress(KeyboardInterrupt), open_sender(run, service.open) as run_sender:
         raise KeyboardInterrupt
     with pytest.raises(Interrupted):
-        opened.complete(run.shards[0])
+        run_sender.complete(run.shards[0])
     with pytest.raises(Interrupted):  # and no sender of its own
-        sending_of(run.folders.state, run.run_id)
+        sender_for(run.folders.state, run.run_id)
     assert service.billed == Counter()
     job.check_resume(Counter())
 
@@ -224,20 +224,20 @@ def test_a_shard_that_is_being_read_at_the_stop_ends(job: SmallJob, monkeypatch:
     reading, may_end, ended = threading.Event(), threading.Event(), threading.Event()
     open_shard = Run.open_shard
 
-    def slow(self: Run, shard: ShardRef) -> OwnTable:
+    def slow(self: Run, shard: ShardRef) -> ChecksummedReader:
         reading.set()
         may_end.wait(HANGS_S)
         return open_shard(self, shard)
 
-    def complete(opened: Sending) -> None:
+    def complete(run_sender: RunSender) -> None:
         with pytest.raises(Interrupted):
-            opened.complete(run.shards[0])
+            run_sender.complete(run.shards[0])
         ended.set()
 
     monkeypatch.setattr(Run, "open_shard", slow)
-    with contextlib.suppress(KeyboardInterrupt), sending(run, service.open) as opened:
+    with contextlib.suppress(KeyboardInterrupt), open_sender(run, service.open) as run_sender:
         # a daemon: if it is never told, it is not to hold up the tests
-        threading.Thread(target=complete, args=[opened], daemon=True).start()
+        threading.Thread(target=complete, args=[run_sender], daemon=True).start()
         reading.wait(HANGS_S)
         raise KeyboardInterrupt
     assert ended.wait(HANGS_S)
@@ -260,7 +260,7 @@ def test_what_hangs_is_cut_off_after_the_grace(job: SmallJob) -> None:
         while not set(patience) <= set(service.billed):
             time.sleep(0.001)
         sent.update(service.billed)
-        open_sendings()[0].request_stop(5.0)
+        open_senders()[0].request_stop(5.0)
 
     asked = threading.Thread(target=stop_when_sent)
     asked.start()
@@ -276,9 +276,9 @@ def test_what_hangs_is_cut_off_after_the_grace(job: SmallJob) -> None:
     assert stripped(results(job.settings)) == job.wanted
 
 
-def _until_stopped(opened: Sending, shard: ShardRef) -> None:
+def _until_stopped(run_sender: RunSender, shard: ShardRef) -> None:
     with contextlib.suppress(Interrupted):
-        opened.complete(shard)
+        run_sender.complete(shard)
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def test_a_second_interrupt_cuts_the_grace_short(job: SmallJob, monkeypatch: pyt
     ends the run at once: what hangs is cut off, and nothing is left running.
     """
     # the answers and the grace take an hour, and a request has a deadline of two minutes: the run ends before
-    monkeypatch.setattr("parquill.tasks.llm.open_senders.GRACE_S", 3_600.0)
+    monkeypatch.setattr("parquill.tasks.llm.open_senders.GRACE_TIMEOUT_S", 3_600.0)
     service = Answering(lambda _: 3_600.0)
     run = job.planned()
     main_thread = threading.get_ident()
@@ -311,8 +311,8 @@ def test_a_second_interrupt_cuts_the_grace_short(job: SmallJob, monkeypatch: pyt
 
     again = threading.Thread(target=interrupt_again)
     again.start()
-    with pytest.raises(KeyboardInterrupt), sending(run, transport=service.open) as opened:
-        shard = threading.Thread(target=_until_stopped, args=(opened, run.shards[0]), daemon=True)
+    with pytest.raises(KeyboardInterrupt), open_sender(run, transport=service.open) as run_sender:
+        shard = threading.Thread(target=_until_stopped, args=(run_sender, run.shards[0]), daemon=True)
         shard.start()
         while sum(service.billed.values()) < AT_ONCE:
             time.sleep(0.001)  # the shard's own thread sends them
@@ -321,7 +321,7 @@ def test_a_second_interrupt_cuts_the_grace_short(job: SmallJob, monkeypatch: pyt
     again.join()
     shard.join(HANGS_S)
     assert not shard.is_alive()
-    assert open_sendings() == []
+    assert open_senders() == []
     assert sum(service.billed.values()) == AT_ONCE
     job.check_resume(service.billed)
 
@@ -329,9 +329,9 @@ def test_a_second_interrupt_cuts_the_grace_short(job: SmallJob, monkeypatch: pyt
 def test_a_second_signal_when_all_is_closed(job: SmallJob) -> None:
     """C7: one that comes when the run's thread has ended, and only files are left to be closed, is no error."""
     service = Answering()
-    with sending(job.planned(), transport=service.open) as opened:
-        opened.close(grace_s=0)
-    assert open_sendings() == []
+    with open_sender(job.planned(), transport=service.open) as run_sender:
+        run_sender.close(grace_s=0)
+    assert open_senders() == []
     assert not service.billed
 
 
@@ -374,7 +374,7 @@ def test_results_come_back_after_half_a_swap(job: SmallJob) -> None:
     with pytest.raises(DiskFailed):
         job.run(Answering(), disk)
     assert not (job.root / "results").exists()
-    Folders(job.root / ".parquill", job.root, str(job.root)).tidy()
+    Folders(job.root / ".parquill", job.root, str(job.root)).recover()
     job.check_reader()
     assert (job.root / "results").exists()
 
@@ -396,7 +396,7 @@ def test_left_overs_are_swept(job: SmallJob) -> None:
 def test_a_plan_that_was_half_removed_is_no_plan(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """C4: killed while it removes a plan that sent nothing, a job is not led to go on with what is left of it."""
     refused = {**job.settings, "budget": {"run_usd": 5}}
-    placed, options = place(make_job(refused), None, None, None)
+    placed, options = resolve_job(make_job(refused), None, None, None)
     assert prepare_run(placed, options) is not None  # planned; then whoever asked said no
 
     def killed(path: Path) -> None:
@@ -405,9 +405,9 @@ def test_a_plan_that_was_half_removed_is_no_plan(job: SmallJob, monkeypatch: pyt
         raise KeyboardInterrupt
 
     monkeypatch.setattr("parquill.tasks.storage.folders.remove_folder", killed)
-    longer, options = place(make_job({**refused, "max_output_tokens": 60}), None, None, None)
+    longer, options = resolve_job(make_job({**refused, "max_output_tokens": 60}), None, None, None)
     with monkeypatch.context() as no_tidy, pytest.raises(KeyboardInterrupt):
-        no_tidy.setattr(Folders, "tidy", lambda *_: None)
+        no_tidy.setattr(Folders, "recover", lambda *_: None)
         prepare_run(longer, options)
     monkeypatch.undo()
     job.check_resume(Counter())
@@ -483,7 +483,7 @@ def test_an_error_that_nobody_foresaw_is_told(job: SmallJob, monkeypatch: pytest
         settled.append(femto)
         return femto // 1_000_000 if len(settled) > 1 else femto // 0
 
-    monkeypatch.setattr("parquill.tasks.llm.settlement.to_nano", fail_once)
+    monkeypatch.setattr("parquill.tasks.llm.settlement.femto_to_nano", fail_once)
     service = Answering(lambda prompt: 0 if prompt == "new 0" else 0.05)
     with pytest.raises(ZeroDivisionError):
         job.run(service)

@@ -18,7 +18,7 @@ from parquill.tasks.storage.journal import VERSION, scan_journal
 from parquill.tasks.storage.replay import replay_shard
 from tests.direct import results
 from tests.promises.answering import Answering
-from tests.promises.disks import BrokenDisk, lay_out, photograph
+from tests.promises.disks import BrokenDisk, photograph, to_folder
 from tests.promises.make_journals import FOLDER, told
 from tests.promises.small_job import SmallJob, stripped
 
@@ -59,7 +59,7 @@ def test_damage_stops_the_run(job: SmallJob, *, with_index: bool) -> None:
     whole, scan = photograph(job.root), scan_journal(journal)
     starts = [start - 16 for start, _ in scan.spans]
     for place in range(0, starts[-1], 197):
-        lay_out(whole, job.root)
+        to_folder(whole, job.root)
         if not with_index:
             for index in (job.root / ".parquill").glob("answers.sqlite*"):
                 index.unlink()
@@ -72,7 +72,7 @@ def test_damage_stops_the_run(job: SmallJob, *, with_index: bool) -> None:
         assert f"{journal} is damaged at byte {at}; " in str(caught.value)
         assert f" with the outcomes of {safe} rows, are safe" in str(caught.value)
         assert not service.billed
-    lay_out(whole, job.root)
+    to_folder(whole, job.root)
     assert not job.start().billed
     assert stripped(results(job.settings)) == job.wanted
 
@@ -108,7 +108,7 @@ def test_a_torn_end_is_cut_and_reported(job: SmallJob, caplog: pytest.LogCapture
     assert 0 < service.billed.total() <= len(lost)
     assert scan_journal(journals[-1]).tail.torn_bytes == 0
     assert stripped(results(job.settings)) == job.wanted
-    lay_out(whole, job.root)
+    to_folder(whole, job.root)
     caplog.clear()
     table = pq.read_table(job.settings["input"])
     pq.write_table(table.slice(0, len(table) - 1), job.settings["input"])  # the run is given up for another

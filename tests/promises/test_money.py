@@ -23,15 +23,15 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from parquill.tasks.errors import LedgerFailed, RunTakenOver
 from parquill.tasks.job.load import make_job
-from parquill.tasks.money.account import Account
-from parquill.tasks.money.books import LEASE_EXPIRY_S, Booked, Held
+from parquill.tasks.money.account import LeaseAccount
+from parquill.tasks.money.books import LEASE_EXPIRY_S, Balance, LeaseReport
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import HOLDERS, LEASES, META
-from parquill.tasks.money.spending import Spending
+from parquill.tasks.money.spending import BudgetLease
 from parquill.tasks.prompts.prepare import prepare_run
-from parquill.tasks.prompts.resolve import place
-from parquill.tasks.prompts.run_money import booked_totals, open_spending
+from parquill.tasks.prompts.resolve import resolve_job
+from parquill.tasks.prompts.run_money import open_budget, spent_totals
 from parquill.tasks.storage.disk import DISK
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.journal import append_groups
@@ -45,7 +45,7 @@ WORST = 10  # nano-dollars that a request may cost
 LIMIT = 40 * WORST
 AT_ONCE = 100
 LATER = BEGIN + timedelta(hours=1)
-NEW = Held(0, 0, 0, is_new=True)
+NEW = LeaseReport(0, 0, 0, is_new=True)
 # of the drawn examples: a part of them in every run of CI, all of them in the night
 SHARES, SHARE_IDS = [0.25, pytest.param(1.0, marks=pytest.mark.nightly)], ["some", "all"]
 
@@ -141,8 +141,8 @@ def test_a_budget_for_forty_with_a_hundred_at_once(share: float) -> None:
         assert watched.admitted >= 40
 
 
-def _held(ledger: Ledger, run: str, month: int | None, run_limit: int | None) -> tuple[Budget, Account]:
-    account = Account(ledger, run, run_limit=run_limit, month_limit=month, now=lambda: BEGIN)
+def _held(ledger: Ledger, run: str, month: int | None, run_limit: int | None) -> tuple[Budget, LeaseAccount]:
+    account = LeaseAccount(ledger, run, run_limit=run_limit, month_limit=month, now=lambda: BEGIN)
 
     async def more(amount: int) -> int:
         await asyncio.sleep(0)
@@ -196,14 +196,14 @@ def test_what_a_person_has_settled_stays_settled(ledger: Ledger, *, paid: bool) 
     by_hand = 40 if paid else 0
     for _ in range(2):
         assert ledger.open_run(entry("fr"), 30, 40, LATER) == (30 + by_hand, 0)
-        assert ledger.of_run("fr", LATER) == Booked(30 + by_hand, 0, 0)
+        assert ledger.of_run("fr", LATER) == Balance(30 + by_hand, 0, 0)
     # the row in doubt was answered at the second try, another one is in doubt now
     assert ledger.open_run(entry("fr"), 50, 55, LATER) == (50 + by_hand, 15)
     # another month, another answer
     december = datetime(2026, 12, 1, 12, tzinfo=UTC)
     assert ledger.open_run(entry("fr"), 50, 61, december) == (50 + by_hand, 21)
     assert ledger.resolve("2026-12", None, paid=not paid, now=december) == 6
-    assert ledger.of_run("fr", december, "2026-11") == Booked(50 + by_hand, 15, 0)
+    assert ledger.of_run("fr", december, "2026-11") == Balance(50 + by_hand, 15, 0)
     both = 40 if paid else 6
     assert ledger.open_run(entry("fr"), 50, 61, december) == (50 + both, 15)
     assert ledger.spent("fr", 50, 61) == (50 + both, 15)
@@ -214,12 +214,12 @@ def test_a_resolved_lease_of_the_dead_covers_no_later_doubt(ledger: Ledger, *, p
     """M5: the lease of a killed process is resolved whole; of it counts what its journals have in doubt, and a doubt that comes later is another one."""
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
     assert _lease(ledger, "fr", 80) == 80
-    ledger.report("fr", "h", Held(settled=10, in_doubt=0, left=70), BEGIN)
+    ledger.report("fr", "h", LeaseReport(settled=10, in_doubt=0, left=70), BEGIN)
     assert ledger.resolve("2026-11", None, paid=paid, now=LATER) == 70
     stand = (35, 0) if paid else (25, 0)
     assert ledger.spent("fr", 25, 10) == stand
     assert ledger.open_run(entry("fr"), 25, 10, LATER) == stand
-    assert ledger.of_run("fr", LATER) == Booked(*stand, 0)
+    assert ledger.of_run("fr", LATER) == Balance(*stand, 0)
     assert ledger.open_run(entry("fr"), 25, 30, LATER) == (stand[0], 20)
 
 
@@ -287,7 +287,7 @@ def test_real_processes_after_one_month(ledger: Ledger, address: str) -> None:
     assert booked.leased == 0
 
 
-def _lease(ledger: Ledger, run: str, amount: int, held: Held = NEW, now: datetime = BEGIN) -> int:
+def _lease(ledger: Ledger, run: str, amount: int, held: LeaseReport = NEW, now: datetime = BEGIN) -> int:
     """What the one holder of a run gets of a month of 100 nano-dollars."""
     return ledger.lease(run, "h", held, want=amount, least=amount, run_limit=None, month_limit=100, now=now)
 
@@ -297,15 +297,15 @@ def test_what_the_dead_had_leased(ledger: Ledger) -> None:
     for run in ("fr", "de"):
         ledger.open_run(entry(run), 0, 0, BEGIN)
     assert _lease(ledger, "fr", 80) == 80
-    ledger.report("fr", "h", Held(settled=10, in_doubt=0, left=70), BEGIN)
-    assert ledger.held_by_others("de", "h", "2026-11", BEGIN) == 70  # who lives may give something back
-    assert ledger.held_by_others("de", "h", "2026-11", LATER) == 0  # for the dead nobody waits
+    ledger.report("fr", "h", LeaseReport(settled=10, in_doubt=0, left=70), BEGIN)
+    assert ledger.leased_by_others("de", "h", "2026-11", BEGIN) == 70  # who lives may give something back
+    assert ledger.leased_by_others("de", "h", "2026-11", LATER) == 0  # for the dead nobody waits
     assert _lease(ledger, "de", 30, now=LATER) == 0
-    assert (ledger.of_run("fr", BEGIN), ledger.of_run("fr", LATER)) == (Booked(10, 0, 70), Booked(10, 70, 0))
+    assert (ledger.of_run("fr", BEGIN), ledger.of_run("fr", LATER)) == (Balance(10, 0, 70), Balance(10, 70, 0))
     assert _lease(ledger, "de", 20, now=LATER) == 20
     ledger.open_run(entry("fr"), 25, 10, LATER)  # the journals: 15 more were paid, and one request was under way
-    assert ledger.of_run("fr", LATER) == Booked(25, 10, 0)
-    assert _lease(ledger, "de", 45, Held(0, 0, 20), LATER) == 45
+    assert ledger.of_run("fr", LATER) == Balance(25, 10, 0)
+    assert _lease(ledger, "de", 45, LeaseReport(0, 0, 20), LATER) == 45
     assert ledger.resolve("2026-11", None, paid=False, now=LATER) == 10
 
 
@@ -313,26 +313,26 @@ def test_a_holder_that_slept(ledger: Ledger) -> None:
     """A holder whose machine slept for hours wakes up with all it had: nothing of it stays in doubt, nothing is booked twice."""
     clock = [BEGIN]
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
-    account = Account(ledger, "fr", run_limit=800, month_limit=None, now=lambda: clock[0])
+    account = LeaseAccount(ledger, "fr", run_limit=800, month_limit=None, now=lambda: clock[0])
     assert account.lease(100) == 100
     clock[0] += timedelta(hours=8)
-    assert ledger.of_run("fr", clock[0]) == Booked(0, 100, 0)
+    assert ledger.of_run("fr", clock[0]) == Balance(0, 100, 0)
     assert account.lease(20) == 100
-    assert ledger.of_run("fr", clock[0]) == Booked(0, 0, 200)
+    assert ledger.of_run("fr", clock[0]) == Balance(0, 0, 200)
     account.close(60, 0)
-    assert ledger.of_run("fr", clock[0]) == Booked(60, 0, 0)
+    assert ledger.of_run("fr", clock[0]) == Balance(60, 0, 0)
 
 
 def test_a_holder_whose_money_was_resolved_while_it_slept(ledger: Ledger) -> None:
     """Who wakes up after a person has resolved its lease is told to count on it no more, and what it had spent is booked."""
     clock = [BEGIN]
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
-    account = Account(ledger, "fr", run_limit=100, month_limit=None, now=lambda: clock[0])
+    account = LeaseAccount(ledger, "fr", run_limit=100, month_limit=None, now=lambda: clock[0])
     budget = Budget(account.lease(100))
     clock[0] += timedelta(hours=8)
     assert ledger.resolve("2026-11", None, paid=False, now=clock[0]) == 100
-    budget.lose(account.report(30, 0))
-    assert ledger.of_run("fr", clock[0]) == Booked(30, 0, 0)
+    budget.revoke(account.report(30, 0))
+    assert ledger.of_run("fr", clock[0]) == Balance(30, 0, 0)
     budget.settled = 30
     assert not budget.fits(1)
 
@@ -342,7 +342,7 @@ def test_two_who_report_at_once(ledger: Ledger) -> None:
     for first_is_late in (True, False):
         empty(ledger)
         ledger.open_run(entry("fr"), 0, 0, BEGIN)
-        account = Account(ledger, "fr", run_limit=1_000, month_limit=None, now=lambda: BEGIN)
+        account = LeaseAccount(ledger, "fr", run_limit=1_000, month_limit=None, now=lambda: BEGIN)
         account.lease(100)
         calls: list[Callable[[], object]] = [lambda: account.report(30, 0), lambda: account.close(50, 0)]  # noqa: B023
         with ledger.transaction():  # both of them wait for it
@@ -352,13 +352,13 @@ def test_two_who_report_at_once(ledger: Ledger) -> None:
                 thread.join(0.1)
         for thread in threads:
             thread.join(120)
-        assert ledger.of_run("fr", BEGIN) == Booked(50, 0, 0)
+        assert ledger.of_run("fr", BEGIN) == Balance(50, 0, 0)
 
 
 def test_a_reply_of_the_database_that_is_lost(ledger: Ledger) -> None:
     """Where the commit was done and its reply lost the call is made again, and is booked once: leases, reports, opening and closing."""
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
-    account = Account(ledger, "fr", run_limit=800, month_limit=None, now=lambda: BEGIN, sleep=lambda _: None)
+    account = LeaseAccount(ledger, "fr", run_limit=800, month_limit=None, now=lambda: BEGIN, sleep=lambda _: None)
     lost: list[str] = []
 
     def lose_the_reply(connection: sa.Connection) -> None:
@@ -370,20 +370,20 @@ def test_a_reply_of_the_database_that_is_lost(ledger: Ledger) -> None:
     sa.event.listen(ledger.engine, "commit", lose_the_reply)
     lost.append("lease")
     assert account.lease(100) == 100
-    assert ledger.of_run("fr", BEGIN) == Booked(0, 0, 100)
+    assert ledger.of_run("fr", BEGIN) == Balance(0, 0, 100)
     lost.append("report")
     with pytest.raises(LedgerFailed):
         account.report(40, 10)
     account.report(40, 10)
-    assert ledger.of_run("fr", BEGIN) == Booked(40, 10, 50)
+    assert ledger.of_run("fr", BEGIN) == Balance(40, 10, 50)
     lost.append("close")
     account.close(70, 10)
-    assert ledger.of_run("fr", BEGIN) == Booked(70, 10, 0)
+    assert ledger.of_run("fr", BEGIN) == Balance(70, 10, 0)
     lost.append("open")
     with pytest.raises(LedgerFailed):
         ledger.open_run(entry("fr"), 90, 0, BEGIN)
     ledger.open_run(entry("fr"), 90, 0, BEGIN)
-    assert ledger.of_run("fr", BEGIN) == Booked(90, 0, 0)
+    assert ledger.of_run("fr", BEGIN) == Balance(90, 0, 0)
     assert not lost
 
 
@@ -392,16 +392,16 @@ def test_a_process_that_joins_a_run(tmp_path: Path) -> None:
     settings = job_of(
         tmp_path, ["a text", "another"], "http://127.0.0.1:9/v1", budget={"run_usd": 1}, retry={"timeout_s": 1}
     )
-    job, options = place(make_job(settings), None, None, ())
+    job, options = resolve_job(make_job(settings), None, None, ())
     Folders.of(job.output, job.state).create(DISK)
     run = prepare_run(job, options)
     assert run is not None
     most, part = 750_000_000, 125_000_000
 
     async def race(threads: ThreadPoolExecutor) -> list[bool]:
-        first = open_spending(run, threads)
+        first = open_budget(run, threads)
         got = [await first.budget.reserve(most)]
-        joined = open_spending(run, threads, is_first=False)
+        joined = open_budget(run, threads, is_first=False)
         got += [await joined.budget.reserve(amount) for amount in (most, part)]
         first.budget.settle(most, part)
         joined.budget.settle(part, part)
@@ -412,14 +412,14 @@ def test_a_process_that_joins_a_run(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as threads:
         assert asyncio.run(race(threads)) == [True, False, True]
     ledger = Ledger()
-    assert ledger.of_run(run.run_id, datetime.now(UTC)) == Booked(2 * part, 0, 0)
+    assert ledger.of_run(run.run_id, datetime.now(UTC)) == Balance(2 * part, 0, 0)
     ledger.close()
 
 
 def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
     """M5: a run that goes on counts what a person has resolved as that person said: the money is there again, or it is spent."""
     settings = job_of(tmp_path, ["a text", "another"], "http://127.0.0.1:9/v1", budget={"run_usd": 1})
-    job, options = place(make_job(settings), None, None, ())
+    job, options = resolve_job(make_job(settings), None, None, ())
     Folders.of(job.output, job.state).create(DISK)
     run = prepare_run(job, options)
     assert run is not None
@@ -428,7 +428,7 @@ def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
     append_groups(run.folder.journal(0), {"run_id": run.run_id, "shard": 0}, [[intent]])
 
     async def begin(threads: ThreadPoolExecutor, amount: int) -> tuple[int, int, bool]:
-        spending = open_spending(run, threads)
+        spending = open_budget(run, threads)
         stand = spending.budget.settled, spending.budget.in_doubt
         fits = await spending.budget.reserve(amount)
         if fits:
@@ -451,7 +451,7 @@ def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
         assert asyncio.run(begin(threads, whole - 7)) == (0, 7, True)
         assert resolve(paid=True) == 7
         assert asyncio.run(begin(threads, whole - 7)) == (7, 0, True)
-        assert booked_totals(run).settled_nano == 7
+        assert spent_totals(run).settled_nano == 7
 
 
 class Polled:
@@ -465,15 +465,15 @@ class Polled:
         await asyncio.sleep(seconds / 100)
 
 
-def _spending(folder: Path, threads: ThreadPoolExecutor, monthly_usd: float) -> tuple[Spending, Polled]:
+def _spending(folder: Path, threads: ThreadPoolExecutor, monthly_usd: float) -> tuple[BudgetLease, Polled]:
     """The money of a run that shares a month with others."""
     settings = job_of(folder, ["a text"], "http://127.0.0.1:9/v1", budget={"monthly_usd": monthly_usd})
-    job, options = place(make_job(settings), None, None, ())
+    job, options = resolve_job(make_job(settings), None, None, ())
     Folders.of(job.output, job.state).create(DISK)
     run = prepare_run(job, options)
     assert run is not None
     polled = Polled()
-    return open_spending(run, threads, sleep=polled.sleep), polled
+    return open_budget(run, threads, sleep=polled.sleep), polled
 
 
 @pytest.mark.parametrize(("wanted", "admitted"), [(200_000_000, 1), (300_000_000, 0)])
@@ -483,7 +483,7 @@ def test_runs_that_wait_for_each_other(
     """Two runs that each lack what the other has leased and does not use give it back: one of them gets it all if that is enough, and both end within seconds."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
 
-    async def finish(spending: Spending) -> bool:
+    async def finish(spending: BudgetLease) -> bool:
         got = await spending.budget.reserve(wanted)
         if got:
             spending.budget.settle(wanted, wanted)
@@ -527,13 +527,13 @@ def test_a_run_with_nothing_left_to_admit(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_process_whose_run_was_opened_anew(ledger: Ledger) -> None:
     """A process whose run another has opened anew is told so at its next word, admits nothing more and books nothing."""
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
-    account = Account(ledger, "fr", run_limit=100, month_limit=None, now=lambda: BEGIN)
+    account = LeaseAccount(ledger, "fr", run_limit=100, month_limit=None, now=lambda: BEGIN)
     assert account.lease(100) == 100
     ledger.open_run(entry("fr"), 5, 0, BEGIN)
     for call in (lambda: account.lease(1), lambda: account.report(50, 0), lambda: account.close(50, 0)):
         with pytest.raises(RunTakenOver):
             call()
-    assert ledger.of_run("fr", BEGIN) == Booked(5, 0, 0)
+    assert ledger.of_run("fr", BEGIN) == Balance(5, 0, 0)
 
 
 def test_a_process_killed_with_money_in_its_hands(ledger: Ledger, address: str) -> None:
@@ -550,9 +550,9 @@ def test_a_process_killed_with_money_in_its_hands(ledger: Ledger, address: str) 
     assert process.stdout.readline() == b"300\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert ledger.of_run("fr", datetime.now(UTC)) == Booked(0, 0, 300)
+    assert ledger.of_run("fr", datetime.now(UTC)) == Balance(0, 0, 300)
     ledger.open_run(entry("fr"), 120, 40, datetime.now(UTC))
-    assert ledger.of_run("fr", datetime.now(UTC)) == Booked(120, 40, 0)
+    assert ledger.of_run("fr", datetime.now(UTC)) == Balance(120, 40, 0)
 
 
 def test_idle_money_comes_back(ledger: Ledger) -> None:
@@ -564,7 +564,7 @@ def test_idle_money_comes_back(ledger: Ledger) -> None:
     budget.release(900)
     other, _ = _held(ledger, "de", 1_000, None)
     assert not asyncio.run(other.reserve(900))
-    account.report(budget.settled, budget.in_doubt, budget.trim(account.slice))
+    account.report(budget.settled, budget.in_doubt, budget.give_back_unused(account.slice))
     assert asyncio.run(other.reserve(900))
     assert asyncio.run(budget.reserve(account.slice))  # what it kept is still its own
     assert ledger.of_month("2026-11", BEGIN).total == 900 + account.slice
@@ -575,10 +575,10 @@ def test_a_month_ends_while_money_is_leased(ledger: Ledger) -> None:
     end, after = datetime(2026, 11, 30, 23, 59, tzinfo=UTC), datetime(2026, 12, 1, 0, 1, tzinfo=UTC)
     ledger.open_run(entry("fr"), 0, 0, end)
     assert _lease(ledger, "fr", 100, now=end) == 100
-    assert _lease(ledger, "fr", 100, Held(0, 0, 100), after) == 100
-    ledger.report("fr", "h", Held(settled=150, in_doubt=0, left=50), after)
-    assert ledger.of_month("2026-11", after) == Booked(100, 0, 0)
-    assert ledger.of_month("2026-12", after) == Booked(50, 0, 50)
+    assert _lease(ledger, "fr", 100, LeaseReport(0, 0, 100), after) == 100
+    ledger.report("fr", "h", LeaseReport(settled=150, in_doubt=0, left=50), after)
+    assert ledger.of_month("2026-11", after) == Balance(100, 0, 0)
+    assert ledger.of_month("2026-12", after) == Balance(50, 0, 50)
     ledger.open_run(entry("fr"), 190, 0, after)  # it was killed, and its journals know of 40 more
     assert ledger.of_month("2026-11", after).total == 100
     assert ledger.of_month("2026-12", after).total == 90
@@ -589,13 +589,13 @@ def test_a_run_that_goes_on_in_the_next_month(ledger: Ledger) -> None:
     end, after = datetime(2026, 11, 30, 23, 59, tzinfo=UTC), datetime(2026, 12, 1, 0, 1, tzinfo=UTC)
     ledger.open_run(entry("fr"), 0, 0, end)
     assert _lease(ledger, "fr", 100, now=end) == 100
-    ledger.report("fr", "h", Held(settled=90, in_doubt=0, left=0), end)
+    ledger.report("fr", "h", LeaseReport(settled=90, in_doubt=0, left=0), end)
     ledger.open_run(entry("fr"), 70, 20, after)
-    assert ledger.of_month("2026-11", after) == Booked(70, 20, 0)
-    assert ledger.of_month("2026-12", after) == Booked(0, 0, 0)
+    assert ledger.of_month("2026-11", after) == Balance(70, 20, 0)
+    assert ledger.of_month("2026-12", after) == Balance(0, 0, 0)
     ledger.open_run(entry("fr"), 40, 0, after)
-    assert ledger.of_month("2026-11", after) == Booked(40, 30, 0)  # paid once, whatever the journals have forgotten
-    assert ledger.of_month("2026-12", after) == Booked(0, 0, 0)
+    assert ledger.of_month("2026-11", after) == Balance(40, 30, 0)  # paid once, whatever the journals have forgotten
+    assert ledger.of_month("2026-12", after) == Balance(0, 0, 0)
 
 
 def test_more_than_was_reserved() -> None:
@@ -617,7 +617,7 @@ def test_sums_of_a_hundred_thousand_are_exact(ledger: Ledger) -> None:
         exact += Decimal(cost).scaleb(-9)
         settled += cost
         if number % 500 == 499:
-            ledger.report("fr", "h", Held(settled, 0, 0, is_new=number == 499), BEGIN)
+            ledger.report("fr", "h", LeaseReport(settled, 0, 0, is_new=number == 499), BEGIN)
     assert Decimal(ledger.of_run("fr", BEGIN).settled).scaleb(-9) == exact
     assert sum(Decimal(row["settled_nano"]).scaleb(-9) for row in ledger.days("2026-11", BEGIN)) == exact
 
@@ -634,11 +634,13 @@ def test_a_database_that_is_away_for_a_while(server: Postgres) -> None:
         if len(waits) == 2:
             server.start()
 
-    account = Account(ledger, "fr", run_limit=1_000, month_limit=None, sleep=sleep)
+    account = LeaseAccount(ledger, "fr", run_limit=1_000, month_limit=None, sleep=sleep)
     server.stop()
     assert account.lease(100) == 125
     assert len(waits) == 2
-    assert ledger.of_run("fr", datetime.now(UTC)) == Booked(0, 0, 125)  # an eighth of the limit: the requests are large
+    assert ledger.of_run("fr", datetime.now(UTC)) == Balance(
+        0, 0, 125
+    )  # an eighth of the limit: the requests are large
     ledger.close()
 
 
@@ -646,7 +648,7 @@ def test_a_database_that_stays_away(tmp_path: Path) -> None:
     """A ledger that does not answer within the patience stops the run: nothing is admitted without a lease."""
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     clock = iter(range(10_000))
-    account = Account(ledger, "fr", run_limit=1_000, month_limit=None, sleep=lambda _: None)
+    account = LeaseAccount(ledger, "fr", run_limit=1_000, month_limit=None, sleep=lambda _: None)
     ledger.close()
     (tmp_path / "ledger.sqlite").unlink()
     (tmp_path / "ledger.sqlite").mkdir()
@@ -669,10 +671,10 @@ def test_a_ledger_of_version_1(ledger: Ledger, address: str) -> None:
             connection.execute(sa.text(f"INSERT INTO {LEASES.name} VALUES ({values})"))  # noqa: S608 - the test's own
         connection.execute(META.update().where(META.c.name == "version").values(value="1"))
     taken = Ledger(address)
-    assert taken.of_run("fr", BEGIN) == Booked(50, 42, 0)
+    assert taken.of_run("fr", BEGIN) == Balance(50, 42, 0)
     assert _lease(taken, "fr", 8) == 8
     taken.open_run(entry("fr"), 60, 0, BEGIN)
-    assert taken.of_month("2026-11", BEGIN) == Booked(60, 0, 0)
+    assert taken.of_month("2026-11", BEGIN) == Balance(60, 0, 0)
     taken.close()
     Ledger(address).close()
 
@@ -684,7 +686,7 @@ def test_a_lock_that_nobody_lets_go(address: str) -> None:
     # without a bound this waits for ever
     with stuck.transaction(), within(5), pytest.raises(LedgerFailed):
         ledger.of_run("fr", BEGIN)
-    assert ledger.of_run("fr", BEGIN) == Booked(0, 0, 0)
+    assert ledger.of_run("fr", BEGIN) == Balance(0, 0, 0)
     ledger.close()
     stuck.close()
 

@@ -14,9 +14,9 @@ import orjson
 import pytest
 
 from parquill.tasks.job.load import make_job
-from parquill.tasks.llm.run_sender import Sending
+from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.prompts.prepare import prepare_run
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.run_lock import RunLock, RunMember
 from tests.direct import job_of, results, run_steps
@@ -70,7 +70,9 @@ def test_each_request_asks_for_the_leader(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("parquill.tasks.llm.run_sender.LEADER_CHECK_INTERVAL_S", 3_600.0)
     texts = [f"text {number}" for number in range(200)]
     limits = {"max_at_once": AT_ONCE}
-    job, options = place(make_job(job_of(tmp_path, texts, "http://127.0.0.1:9/v1", limits=limits)), None, None, ())
+    job, options = resolve_job(
+        make_job(job_of(tmp_path, texts, "http://127.0.0.1:9/v1", limits=limits)), None, None, ()
+    )
     Folders.of(job.output, job.state).create()
     run = prepare_run(job, options)
     assert run is not None
@@ -83,7 +85,7 @@ def test_each_request_asks_for_the_leader(tmp_path: Path, monkeypatch: pytest.Mo
 
     service = Answering(delay_s)
     member = RunMember(run.folder)
-    joined = Sending(run, None, service.open, member=member)
+    joined = RunSender(run, None, service.open, member=member)
     assert not joined.complete(run.shards[0])
     joined.close(grace_s=0)
     assert 50 <= service.billed.total() <= 50 + AT_ONCE

@@ -14,15 +14,15 @@ import pytest
 
 from parquill.tasks.errors import DamagedJournal, Interrupted
 from parquill.tasks.job.load import make_job
-from parquill.tasks.llm.open_senders import open_sendings
+from parquill.tasks.llm.open_senders import open_senders
 from parquill.tasks.llm.pilot import run_pilot
-from parquill.tasks.money.gate import judge
+from parquill.tasks.money.gate import check_budget
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.prompts.prepare import estimate_job, prepare_run
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.restore import LOST_JOURNALS
-from parquill.tasks.prompts.run_money import booked_totals
-from parquill.tasks.storage.folders import Folders, hold
+from parquill.tasks.prompts.run_money import spent_totals
+from parquill.tasks.storage.folders import Folders, lock_folders
 from parquill.tasks.storage.journal import read_journal
 from tests.direct import job_of, results, run_steps
 from tests.promises.answering import Answering
@@ -49,8 +49,8 @@ class CutOff(Answering):
     async def handle_async_request(self, request: Any) -> Any:
         reply = await super().handle_async_request(request)
         if self.billed.total() >= self._after:
-            for opened in open_sendings():
-                opened.request_stop(0)
+            for run_sender in open_senders():
+                run_sender.request_stop(0)
         return reply
 
 
@@ -155,11 +155,11 @@ def test_after_a_budget_stop(tmp_path: Path) -> None:
     assert 0 < len(begun) < len(TEXTS)
     assert len(_run(second)) == len(TEXTS) - len(begun)
     tight = {**first, "budget": {"run_usd": "0.00008"}}
-    job, options = place(make_job(tight), None, None, ())
-    with hold(Folders.of(job.output, job.state), "a test"):
+    job, options = resolve_job(make_job(tight), None, None, ())
+    with lock_folders(Folders.of(job.output, job.state), "a test"):
         run = prepare_run(job, options)
         assert run is not None
-        verdict = judge(run.job, run.estimate, run.price, booked_totals(run))
+        verdict = check_budget(run.job, run.estimate, run.price, spent_totals(run))
     assert (verdict.fits, verdict.left) == (True, 0)
     assert _run(tight) == Counter()
     assert {row["status"] for row in results(tight)} == {"ok"}
@@ -171,10 +171,10 @@ def test_a_pilot_asks_for_nothing_that_was_paid_since(tmp_path: Path) -> None:
 
     def pilot(rows: int) -> tuple[int, Counter[str]]:
         service = Answering()
-        job, options = place(make_job(first), None, None, ())
+        job, options = resolve_job(make_job(first), None, None, ())
         folders = Folders.of(job.output, job.state)
         folders.create()
-        with hold(folders, "a test"):
+        with lock_folders(folders, "a test"):
             run = prepare_run(job, options)
             assert run is not None
             found = run_pilot(run, rows, transport=service.open)
@@ -277,7 +277,7 @@ def test_the_results_of_a_finished_run_are_enough(tmp_path: Path, remove: Callab
     before = results(grown)
     more_rows = ["new 1", *texts, "new 2"]
     remove(tmp_path / "state")
-    job, options = place(make_job(grown), None, None, ())
+    job, options = resolve_job(make_job(grown), None, None, ())
     assert estimate_job(job, options).reuse_note == LOST_JOURNALS
     assert _run(grown) == Counter()
     last = _night(tmp_path, "night", more_rows, **more)

@@ -32,9 +32,9 @@ from parquill.tasks.job.api_key import Key, read_key
 from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.client import Client, aiohttp_transport
 from parquill.tasks.llm.send_result import SendResult
-from parquill.tasks.llm.settlement import Booking
+from parquill.tasks.llm.settlement import Settlement
 from parquill.tasks.prompts import run
-from parquill.tasks.results.escaping import BREAK, clean, escape
+from parquill.tasks.results.escaping import BREAK, escape, strip_control
 from parquill.tasks.storage.replay import replay_shard
 from tests.direct import job_of, run_steps
 from tests.end_to_end.jobs import Jobs
@@ -226,7 +226,7 @@ def test_every_logger_on_debug_tells_no_key_and_no_cell(
         *[(Client, "_read"), (SendResult, "of")],
         *(
             pytest.param(place, marks=pytest.mark.nightly)
-            for place in [(Client, "_classify"), (Booking, "settle"), (run, "replay_shard")]
+            for place in [(Client, "_classify"), (Settlement, "settle"), (run, "replay_shard")]
         ),
     ],
 )
@@ -392,7 +392,7 @@ def test_what_is_shown_is_escaped(jobs: Jobs, prefect_server: str) -> None:
 @given(st.text())
 def test_any_text_can_be_shown(text: str) -> None:
     """Whatever a text holds, as shown it has no control or invisible character, and in Markdown no live mark."""
-    assert all(c.isprintable() or c == "\n" for c in clean(text))
+    assert all(c.isprintable() or c == "\n" for c in strip_control(text))
     line = escape(text).replace(BREAK, "")
     assert "\n" not in line
     assert "<" not in line

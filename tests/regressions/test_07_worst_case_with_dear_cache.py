@@ -8,7 +8,7 @@ import pytest
 from genai_prices.data_snapshot import get_snapshot
 
 from parquill.tasks.job.load import make_job
-from parquill.tasks.money.prices import Price, _bands, price_of, to_nano
+from parquill.tasks.money.prices import ModelPrice, _bands, femto_to_nano, price_of
 from parquill.tasks.records import Usage
 
 
@@ -18,7 +18,7 @@ def test_a_jobs_own_price(kind: str) -> None:
     price = {"usd_per_mtok_input": 1, f"usd_per_mtok_{kind}": 5, "usd_per_mtok_output": 1}
     least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "m", "max_output_tokens": 5}
     found = price_of(make_job({**least, "price": price}), date(2026, 11, 23))
-    assert to_nano(found.femto(Usage(prompt=1000, **{kind: 1000}))) == found.worst_nano(1000, 0) == 5_000_000
+    assert femto_to_nano(found.femto(Usage(prompt=1000, **{kind: 1000}))) == found.worst_nano(1000, 0) == 5_000_000
 
 
 def test_every_public_price() -> None:
@@ -29,9 +29,9 @@ def test_every_public_price() -> None:
             bands = _bands([model.get_prices(datetime(2026, 11, 23, 12, tzinfo=UTC))])
             if not bands:
                 continue
-            found, seen = Price(model.id, bands, None, "", ""), seen + 1
+            found, seen = ModelPrice(model.id, bands, None, "", ""), seen + 1
             for prompt in (1_000, 1_000_000):
                 worst = found.worst_nano(prompt, 0)
                 for cached, written in ((prompt, 0), (0, prompt), (prompt // 3, prompt // 2)):
-                    assert to_nano(found.femto(Usage(prompt, cached, written))) <= worst, model.id
+                    assert femto_to_nano(found.femto(Usage(prompt, cached, written))) <= worst, model.id
     assert seen > 1_800

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from parquill.tasks.job.load import make_job
-from parquill.tasks.money.gate import judge
-from parquill.tasks.money.prices import Band, Price, dollars
+from parquill.tasks.money.gate import check_budget
+from parquill.tasks.money.prices import ModelPrice, PriceBand, format_usd
 from parquill.tasks.records import Estimate
 
 
@@ -20,7 +20,7 @@ def test_a_refusal_shows_two_different_numbers(budget: str, expected: int) -> No
     least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "m", "max_output_tokens": 5}
     job = make_job({**least, "budget": {"run_usd": budget}})
     estimate = Estimate(1, 1, 1, 1, expected, expected, expected, "", 1, exact=True)
-    verdict = judge(job, estimate, Price("m", (Band(0, 1, 1, 1, 1),), None, "", ""))
+    verdict = check_budget(job, estimate, ModelPrice("m", (PriceBand(0, 1, 1, 1, 1),), None, "", ""))
     assert not verdict.fits
     first, second = re.findall(r"\$[\d.,]+\d", verdict.sentence)[:2]
     assert first != second
@@ -28,5 +28,5 @@ def test_a_refusal_shows_two_different_numbers(budget: str, expected: int) -> No
 
 @pytest.mark.parametrize("nano", [1, 400, 499])
 def test_an_amount_is_never_rounded_to_nothing(nano: int) -> None:
-    """What costs something is not shown as $0.000000 (the docstring of `dollars`)."""
-    assert re.search("[1-9]", dollars(nano))
+    """What costs something is not shown as $0.000000 (the docstring of `format_usd`)."""
+    assert re.search("[1-9]", format_usd(nano))

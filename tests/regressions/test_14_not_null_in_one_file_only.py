@@ -12,7 +12,7 @@ import pytest
 from parquill.tasks.errors import BadInput
 from parquill.tasks.job.load import make_job
 from parquill.tasks.prompts.prepare import prepare_run
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.storage.folders import Folders
 
 
@@ -25,7 +25,7 @@ def test_a_column_may_be_required_in_some_files(tmp_path: Path, monkeypatch: pyt
     )
     pq.write_table(pa.table({"text": ["b", None]}), tmp_path / "in/2.parquet")
     least = {"name": "x", "input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "model": "gpt-4o-mini"}
-    job, options = place(
+    job, options = resolve_job(
         make_job({**least, "prompt": {"user": "{{ text }}"}, "max_output_tokens": 5}), date(2026, 11, 23), None, ()
     )
     Folders.of(job.output, job.state).create()

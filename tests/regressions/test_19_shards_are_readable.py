@@ -12,7 +12,7 @@ import pytest
 
 from parquill.tasks.job.load import make_job
 from parquill.tasks.prompts.prepare import prepare_run
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.storage.folders import Folders
 
 
@@ -26,7 +26,7 @@ def test_files_of_prompts_are_private(tmp_path: Path, monkeypatch: pytest.Monkey
         "output": str(tmp_path / "out"),
         "model": "gpt-4o-mini",
     }
-    job, options = place(
+    job, options = resolve_job(
         make_job({**least, "prompt": {"user": "{{ text }}"}, "max_output_tokens": 5}), date(2026, 11, 23), None, ()
     )
     before = os.umask(0o022)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from parquill.flows.cli.commands import main
-from parquill.flows.cli.spend import read_spending, scope_of
+from parquill.flows.cli.spend import parse_query, read_spending
 from parquill.tasks.errors import BadJob
 from parquill.tasks.money.ledger import Ledger
 from tests.promises.ledger_machine import entry
@@ -44,7 +44,7 @@ def test_a_name_that_no_run_has(ledger: Ledger, tmp_path: Path, name: str, resol
         ledger.open_run(entry(f"run of {job}", job), 5, 0, datetime(2026, 10, 1, tzinfo=UTC))
     jobs = ledger.jobs()
     with pytest.raises(BadJob) as caught:
-        read_spending(scope_of(name, None, TODAY), TODAY, resolve)
+        read_spending(parse_query(name, None, TODAY), TODAY, resolve)
     assert repr(name) in str(caught.value)
     assert all(job in str(caught.value) for job in jobs)
 
@@ -52,11 +52,11 @@ def test_a_name_that_no_run_has(ledger: Ledger, tmp_path: Path, name: str, resol
 def test_names_that_are_known(ledger: Ledger, tmp_path: Path) -> None:
     """A job whose runs are of another month, and a job file that has not run yet, have spent nothing this month."""
     with pytest.raises(BadJob, match="the ledger has no job yet"):
-        read_spending(scope_of("fr", None, TODAY), TODAY)
+        read_spending(parse_query("fr", None, TODAY), TODAY)
     (tmp_path / "job.yaml").write_text(JOB)
-    assert read_spending(scope_of("job.yaml", None, TODAY), TODAY)["rows"] == []
+    assert read_spending(parse_query("job.yaml", None, TODAY), TODAY)["rows"] == []
     ledger.open_run(entry("a run", "de"), 5, 0, datetime(2026, 10, 1, tzinfo=UTC))
-    assert read_spending(scope_of("de", None, TODAY), TODAY)["rows"] == []
+    assert read_spending(parse_query("de", None, TODAY), TODAY)["rows"] == []
 
 
 def test_a_name_with_a_line_break(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:

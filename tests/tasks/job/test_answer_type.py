@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.answer_type import fit, parsed_type
+from parquill.tasks.job.answer_type import parsed_type, shape_value
 from parquill.tasks.llm.answer_format import AnswerFormat
 
 
@@ -97,7 +97,7 @@ def test_a_circle_of_references_ends() -> None:
     answer: Any = {"text": "end"}
     for _ in range(50):
         answer = {"text": "x", "next": answer}
-    assert pa.array([fit(answer, kind)], kind).type == kind
+    assert pa.array([shape_value(answer, kind)], kind).type == kind
     with pytest.raises(BadJob):
         parsed_type({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}})
 
@@ -121,7 +121,7 @@ def test_a_circle_of_references_ends() -> None:
 )
 def test_values_are_shaped_for_their_type(value: Any, kind: pa.DataType, fitted: Any) -> None:
     """A JSON value takes the shape of its column: whole floats become integers, what has no shape JSON text."""
-    found = fit(value, kind)
+    found = shape_value(value, kind)
     assert found == fitted
     assert type(found) is type(fitted)
     assert pa.array([found], kind).to_pylist() == [fitted]
@@ -131,8 +131,8 @@ def test_values_are_shaped_for_their_type(value: Any, kind: pa.DataType, fitted:
 def test_a_number_beyond_64_bits_is_told(value: float) -> None:
     """A whole number that the column cannot hold is an error, not another number."""
     with pytest.raises(OverflowError):
-        fit(value, pa.int64())
-    assert [fit(limit, pa.int64()) for limit in (2**63 - 1, -(2**63))] == [2**63 - 1, -(2**63)]
+        shape_value(value, pa.int64())
+    assert [shape_value(limit, pa.int64()) for limit in (2**63 - 1, -(2**63))] == [2**63 - 1, -(2**63)]
 
 
 LEAF = st.sampled_from(
@@ -171,7 +171,7 @@ def test_every_valid_answer_fits_its_column(properties: dict[str, Any], value: A
     answers = AnswerFormat(_object(**properties))
     parsed = answers.parse(json.dumps(value))
     if parsed is not None:
-        assert pa.array([fit(parsed, answers.kind)], answers.kind).null_count == 0
+        assert pa.array([shape_value(parsed, answers.kind)], answers.kind).null_count == 0
 
 
 @pytest.mark.parametrize("reference", ["#/nowhere", "https://example.com/schema"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import expand_dates, load_job, make_job, parse_yaml, place_job
-from parquill.tasks.job.settings import Job, Prompt
+from parquill.tasks.job.settings import Job, PromptSettings
 from parquill.tasks.job.validation import EXAMPLES
 
 FILE = """\
@@ -401,8 +401,8 @@ def test_data_in_the_place_of_a_job_file(tmp_path: Path, name: str, data: bytes,
 def test_a_prompt_of_one_text(tmp_path: Path) -> None:
     """A plain text in the place of the prompt is `prompt.user`, in a file, by --set, and in a job that a flow is given."""
     job = load_job(_write(tmp_path, FILE), ['prompt="Hello {{ title }}"'])
-    assert job.prompt == Prompt(user="Hello {{ title }}", system=None)
-    assert make_job({**job.model_dump(mode="json"), "prompt": "x"}).prompt == Prompt(user="x", system=None)
+    assert job.prompt == PromptSettings(user="Hello {{ title }}", system=None)
+    assert make_job({**job.model_dump(mode="json"), "prompt": "x"}).prompt == PromptSettings(user="x", system=None)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.limits.leased_meter import Pace
-from parquill.tasks.limits.leases import ANSWER_S, Kind, Lessee, find_limit
-from parquill.tasks.limits.limiter import Limits
-from parquill.tasks.limits.shares import REQUEST_SLOTS, TOKEN_SLOTS, Bucket, Share
+from parquill.tasks.limits.leases import ANSWER_S, Lessee, LimitDimension, find_limit
+from parquill.tasks.limits.limiter import RateLimiter
+from parquill.tasks.limits.shares import REQUEST_SLOTS, TOKEN_SLOTS, Bucket, BucketShape
 from tests.tasks.llm.simulated import SimulatedLender, simulate
 
 Sent = list[tuple[float, float]]
@@ -49,7 +49,7 @@ class Process:
         self._draw = random.Random(seed)
         self.lessees = [
             Lessee(
-                Kind(name, limit, largest),
+                LimitDimension(name, limit, largest),
                 lender,
                 say=lambda _, text: self.said.append(text),
                 clock=loop.time,
@@ -57,7 +57,7 @@ class Process:
             )
             for name, (limit, largest) in kinds.items()
         ]
-        self.limits = Limits(
+        self.limits = RateLimiter(
             64,
             requests_per_minute=kinds.get("requests", (None, 0))[0],
             tokens_per_minute=kinds.get("tokens", (None, 0))[0],
@@ -412,7 +412,7 @@ def _alone(change: Callable[[SimulatedLender, float], None], **kinds: tuple[int,
 
 def test_the_limit_that_exists_holds() -> None:
     """A shared limit that was made for less than the job's holds, and the log tells both."""
-    made = Share.of(300, 1, slots=REQUEST_SLOTS).bucket
+    made = BucketShape.of(300, 1, slots=REQUEST_SLOTS).bucket
     process = _alone(lambda lender, now: lender.put("requests", made, now), requests=(6_000, 1))
     assert 0.9 * 300 <= busiest(process.sent) <= 300
     assert "it was made for 300 a minute" in process.said[0]
@@ -421,7 +421,7 @@ def test_the_limit_that_exists_holds() -> None:
 
 def test_the_job_s_own_limit_holds_beside_the_shared_one() -> None:
     """A run never passes its own limit, however much the shared one would give."""
-    made = Share.of(60_000, 1, slots=REQUEST_SLOTS).bucket
+    made = BucketShape.of(60_000, 1, slots=REQUEST_SLOTS).bucket
     process = _alone(lambda lender, now: lender.put("requests", made, now), requests=(600, 1))
     assert 0.9 * 600 <= busiest(process.left) <= 600
 
@@ -486,7 +486,7 @@ def test_what_large_requests_leave_of_the_limit_is_told() -> None:
         f"limits.shared, tokens: 30,000 a minute {told}",
         f"limits.shared, requests: 600 a minute {ours}",
     }
-    made = Share.of(60_000, 6_000, slots=TOKEN_SLOTS).bucket
+    made = BucketShape.of(60_000, 6_000, slots=TOKEN_SLOTS).bucket
     process = _alone(lambda lender, now: lender.put("tokens", made, now), tokens=(30_000, 10))
     assert "60,000 a minute, of which about 76 % can be used beside requests of up to 6,000 tokens" in process.said[0]
     process = _alone(lambda _lender, _now: None, requests=(4, 1))
@@ -587,7 +587,7 @@ def _narrowed(late_s: float, seconds: float) -> tuple[_Slow, int]:
 
     async def run() -> tuple[_Slow, int]:
         lender = _Slow(late_s)
-        lender.put("tokens", Share.of(limit, 20_000, slots=TOKEN_SLOTS).bucket, 0.0)
+        lender.put("tokens", BucketShape.of(limit, 20_000, slots=TOKEN_SLOTS).bucket, 0.0)
         small, other = Process(lender, 1, tokens=(limit, 100)), Process(lender, 2, tokens=(limit, 20_000))
         narrowing = asyncio.create_task(small.lessees[0].begin())
         await asyncio.sleep(0.6)
@@ -622,12 +622,12 @@ def test_what_another_shape_granted_is_not_used() -> None:
         lender = SimulatedLender()
         process = Process(lender, tokens=(60_000, 10))
         clock = asyncio.get_running_loop().time
-        lender.put("tokens", Share.of(60_000, 6_000, slots=TOKEN_SLOTS).bucket, clock())
+        lender.put("tokens", BucketShape.of(60_000, 6_000, slots=TOKEN_SLOTS).bucket, clock())
         lessee = process.lessees[0]
         await lessee.begin()
         await lessee.end()
         await asyncio.sleep(12.0)
-        lender.put("tokens", Share.of(60_000, 20_000, slots=TOKEN_SLOTS).bucket, clock())
+        lender.put("tokens", BucketShape.of(60_000, 20_000, slots=TOKEN_SLOTS).bucket, clock())
         lessee._looked = clock()
         lessee.meter.wait_s(clock(), 10)
         await lessee._step()
@@ -640,7 +640,7 @@ def test_a_request_that_is_nearly_the_limit_is_refused() -> None:
     """One request of more than nine tenths of a shared limit could hardly ever be leased: the job is refused at once."""
     with pytest.raises(BadJob, match="9,500 is more than 90% of 10,000"):
         _alone(lambda _lender, _now: None, tokens=(10_000, 9_500))
-    made = Share.of(5_000, 1, slots=TOKEN_SLOTS).bucket
+    made = BucketShape.of(5_000, 1, slots=TOKEN_SLOTS).bucket
     with pytest.raises(BadJob, match="too small for this job: 4,800 is more than 90%"):
         _alone(lambda lender, now: lender.put("tokens", made, now), tokens=(10_000, 4_800))
 
@@ -650,8 +650,8 @@ def test_a_request_that_is_nearly_the_limit_is_refused() -> None:
 @pytest.mark.parametrize("part", [0.0, 0.05, 0.3, 0.85])
 def test_whoever_finds_a_bucket_knows_what_it_was_made_for(limit: int, part: float, slots: int) -> None:
     """The limit, the size of a lease and its life are read from the bucket alone, to the last unit."""
-    made = Share.of(limit, int(limit * part), slots=slots)
-    found = Share.read(made.bucket, slots=slots)
+    made = BucketShape.of(limit, int(limit * part), slots=slots)
+    found = BucketShape.read(made.bucket, slots=slots)
     assert (found.limit, found.quantum, found.life_s) == (made.limit, made.quantum, made.life_s)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from parquill.tasks.limits.limiter import Limits, Stopped
-from parquill.tasks.limits.meters import Gate, RateMeter, ServiceMirror
+from parquill.tasks.limits.limiter import RateLimiter, Stopped
+from parquill.tasks.limits.meters import RateMeter, ServiceMirror, Throttle
 
 
 class Time:
@@ -141,7 +141,7 @@ def test_unused_tokens_come_back() -> None:
 
     def send(*, actual: bool) -> int:
         time = Time()
-        limits = Limits(64, tokens_per_minute=60_000, actual_output=actual, clock=time.clock, sleep=time.sleep)
+        limits = RateLimiter(64, tokens_per_minute=60_000, actual_output=actual, clock=time.clock, sleep=time.sleep)
 
         async def run() -> int:
             count = 0
@@ -162,7 +162,7 @@ def test_unused_tokens_come_back() -> None:
 def test_first_come_first_served() -> None:
     """A large request is served before the small ones that came after it."""
     time = Time()
-    limits = Limits(100, tokens_per_minute=6_000, clock=time.clock, sleep=time.sleep)
+    limits = RateLimiter(100, tokens_per_minute=6_000, clock=time.clock, sleep=time.sleep)
     order: list[int] = []
 
     async def ask(number: int, tokens: int) -> None:
@@ -179,7 +179,7 @@ def test_first_come_first_served() -> None:
 def test_max_at_once_is_never_passed() -> None:
     """No more than max_at_once requests are under way, and every place is given again."""
     time = Time()
-    limits = Limits(5, clock=time.clock, sleep=time.sleep)
+    limits = RateLimiter(5, clock=time.clock, sleep=time.sleep)
     under_way, most = 0, 0
 
     async def ask() -> None:
@@ -201,9 +201,9 @@ def test_max_at_once_is_never_passed() -> None:
 def test_a_429_slows_everybody_down_once() -> None:
     """A wave of 429 answers of requests that left together is one slow-down, and the pace comes back."""
     meter = RateMeter(6_000, by_tokens=False, now=0.0)
-    gate = Gate([meter])
+    gate = Throttle([meter])
     for _ in range(50):
-        gate.slow_down(now=10.0, sent_at=9.5, pause_s=2.0)
+        gate.on_429(now=10.0, sent_at=9.5, pause_s=2.0)
     assert gate.wait_s(10.0, 1) == pytest.approx(2.0)
     assert meter.slowdown == pytest.approx(0.8)
     now = 12.0
@@ -248,7 +248,7 @@ def test_headers_that_lie_are_ignored() -> None:
 def test_a_stop_wakes_those_who_wait() -> None:
     """After a stop nobody is let through, also not those who waited for a place already."""
     time = Time()
-    limits = Limits(1, clock=time.clock, sleep=time.sleep)
+    limits = RateLimiter(1, clock=time.clock, sleep=time.sleep)
 
     async def run() -> list[object]:
         await limits.acquire(1)

@@ -7,7 +7,7 @@ import resource
 import pytest
 
 from parquill.tasks.limits import open_files
-from parquill.tasks.limits.open_files import HEADROOM, most_at_once
+from parquill.tasks.limits.open_files import HEADROOM, cap_by_open_files
 
 NONE = resource.RLIM_INFINITY
 
@@ -32,7 +32,7 @@ def test_requests_at_once_leave_room(
     monkeypatch.setattr(open_files, "_open_now", lambda: 20)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
-    assert most_at_once(wanted) == most
+    assert cap_by_open_files(wanted) == most
     assert asked == ([] if raised_to is None else [(raised_to, hard)])
 
 
@@ -45,4 +45,4 @@ def test_a_limit_that_cannot_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_files, "_open_now", lambda: 20)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, NONE))
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    assert most_at_once(1024) == 256 - 20 - HEADROOM
+    assert cap_by_open_files(1024) == 256 - 20 - HEADROOM

@@ -9,7 +9,7 @@ import pytest
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.limits.shared import ALONE, Sharing
-from parquill.tasks.limits.shares import REQUEST_SLOTS, TOKEN_SLOTS, Bucket, Share
+from parquill.tasks.limits.shares import REQUEST_SLOTS, TOKEN_SLOTS, Bucket, BucketShape
 from tests.direct import job_of, run_steps
 from tests.services.running import FakeService
 from tests.tasks.llm.simulated import SimulatedLender
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.integration
 
 def _lender() -> SimulatedLender:
     lender = SimulatedLender()
-    lender.put("requests", Share.of(PER_MINUTE, 1, slots=REQUEST_SLOTS).bucket, 0.0)
-    lender.put("tokens", Share.of(1_000_000, 1_000, slots=TOKEN_SLOTS).bucket, 0.0)
+    lender.put("requests", BucketShape.of(PER_MINUTE, 1, slots=REQUEST_SLOTS).bucket, 0.0)
+    lender.put("tokens", BucketShape.of(1_000_000, 1_000, slots=TOKEN_SLOTS).bucket, 0.0)
     return lender
 
 

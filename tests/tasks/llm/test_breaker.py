@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from parquill.tasks.job.load import make_job
-from parquill.tasks.limits.limiter import Limits
+from parquill.tasks.limits.limiter import RateLimiter
 from parquill.tasks.llm.breaker import (
     FIRST_AT_ONCE,
     MAX_FIRST_UNREADABLE,
@@ -26,7 +26,7 @@ from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.sender import Sender
 from parquill.tasks.llm.settlement import SendRow
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import Band, Price
+from parquill.tasks.money.prices import ModelPrice, PriceBand
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import RowState, ShardState
 from tests.tasks.llm.simulated import simulate
@@ -115,9 +115,9 @@ class Night:
             "parameters": {"temperature": 0}, "retry": self._retry, "limits": {"max_at_once": self._max_at_once},
         })  # fmt: skip
         breaker = Breaker(self._max_at_once, patience_s=job.retry.patience_s, clock=loop.time)
-        limits = Limits(self._max_at_once, brake=breaker, clock=loop.time, sleep=asyncio.sleep)
+        limits = RateLimiter(self._max_at_once, brake=breaker, clock=loop.time, sleep=asyncio.sleep)
         client = Client(job, None, httpx.MockTransport(self._handle))
-        price = Price("a-model", (Band(0, 0, 0, 0, 0),), None, "a test", "today")
+        price = ModelPrice("a-model", (PriceBand(0, 0, 0, 0, 0),), None, "a test", "today")
         self.budget = Budget(self._budget_nano)
         self.sender = Sender(job, price, client, limits, breaker, self.budget, clock=loop.time, sleep=asyncio.sleep)
         await self.sender.complete(self._shard(), cast("Journal", self.journal), self.state)

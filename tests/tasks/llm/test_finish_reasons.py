@@ -16,7 +16,7 @@ from parquill.tasks.llm.outcomes import TABLE
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.replies import Reply
 from parquill.tasks.results.reply_warnings import reply_sentences
-from parquill.tasks.results.totals import LISTED, RowSums
+from parquill.tasks.results.totals import LISTED, ResultTotals
 
 CUT, WINDOW, FILTER, BROKEN = "max_output_tokens", "context_window", "content_filter", "broken_answer"
 TEXT = "Guten Tag"
@@ -180,7 +180,7 @@ def test_the_models_own_reason_beside_a_routers(reason: str | None, native: str,
 
 def test_only_the_closed_list_is_not_named() -> None:
     """An answer with an unknown reason stays ok; its name is counted and told in a sentence with what to do."""
-    sums = RowSums()
+    sums = ResultTotals()
     for reason, rows in (("stop", 5), ("brand_new", 2), ("other words", 1), (None, 3)):
         assert _read({"choices": [{"message": {"content": TEXT}, "finish_reason": reason}]}).code == "ok"
         for number in range(rows):
@@ -197,7 +197,7 @@ def test_what_is_no_name_is_not_repeated() -> None:
     """A service may put anything there, the prompt too: only what looks like a name is told, and only so many."""
     for odd in ("Bitte übersetzen Sie: der Vertrag", "\x1b[2J", "x" * 60, "a b c d e"):
         assert unknown_name(odd) == "a text that is no name"
-    sums = RowSums()
+    sums = ResultTotals()
     for number in range(3 * LISTED):
         line = {"status": "ok", "run_id": "r", "reused": True, "finish_reason": f"reason_{number}"}
         sums.add(line, (), (), "another")

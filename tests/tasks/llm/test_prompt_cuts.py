@@ -12,12 +12,12 @@ from parquill.tasks.llm.outcomes import TABLE
 from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.prompt_cuts import CERTAIN_ROWS, PromptCuts
 from parquill.tasks.llm.replies import Reply
-from parquill.tasks.llm.settlement import Booking, SendRow
+from parquill.tasks.llm.settlement import SendRow, Settlement
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import Band, Price
+from parquill.tasks.money.prices import ModelPrice, PriceBand
 from parquill.tasks.records import Outcome, Usage
 from parquill.tasks.results.reply_warnings import reply_sentences
-from parquill.tasks.results.totals import RowSums
+from parquill.tasks.results.totals import ResultTotals
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import ShardState
 
@@ -74,8 +74,8 @@ class _Records:
 
 
 def _settle(code: str, prompt_tokens: int, expected: float) -> Outcome:
-    price = Price("m", (Band(0, 1, 1, 1, 1),), None, "a test", "today")
-    booking = Booking(price, Budget(None), Progress(), None, PromptCuts(50))
+    price = ModelPrice("m", (PriceBand(0, 1, 1, 1, 1),), None, "a test", "today")
+    booking = Settlement(price, Budget(None), Progress(), None, PromptCuts(50))
     row = SendRow(0, "0", "[]", None, 10, 5, expected)
     reply = Reply(code, "A summary", "stop", None, None, Usage(prompt_tokens, 0, 0, 5, 0))
     state = ShardState()
@@ -113,7 +113,7 @@ def test_other_rows_teach() -> None:
 
 def test_the_warning_says_how_many_rows_and_what_to_do() -> None:
     """Summary, terminal and report name the rows, the figure, and what raises the context."""
-    sums = RowSums()
+    sums = ResultTotals()
     tokens = dict.fromkeys((f"{kind}_tokens" for kind in Usage._fields), 0)
     for number in range(40):
         line = {

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.job.load import make_job
-from parquill.tasks.limits.limiter import Limits
+from parquill.tasks.limits.limiter import RateLimiter
 from parquill.tasks.llm.client import Client, aiohttp_transport
 from parquill.tasks.llm.failures import Failure
 from parquill.tasks.llm.outcomes import TABLE, Money
@@ -210,7 +210,7 @@ FIGURE = st.sampled_from(["-1", "NaN", "1e309", "", "0", "1", "9" * 15, "9" * 40
 @given(st.lists(st.dictionaries(st.sampled_from([f"x-ratelimit-{name}" for name in HEADERS]), FIGURE), max_size=5))
 def test_any_limit_headers_leave_a_finite_wait(replies: list[dict[str, str]]) -> None:
     """Whatever x-ratelimit headers say, the next request leaves after a finite wait of at most a minute or two."""
-    limits = Limits(8, clock=lambda: 100.0, sleep=asyncio.sleep)
+    limits = RateLimiter(8, clock=lambda: 100.0, sleep=asyncio.sleep)
     for headers in replies:
         limits.learn(99.0, headers)
     for meter in limits.meters:

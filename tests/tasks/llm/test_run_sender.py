@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from parquill.tasks.llm.open_senders import sending
+from parquill.tasks.llm.open_senders import open_sender
 from tests.direct import job_of, results, run_steps
 from tests.services.running import FakeService
 
@@ -22,6 +22,6 @@ def test_a_shard_with_nothing_to_send_has_no_mark_of_being_done(tmp_path: Path, 
     run, _ = done
     assert not run.folder.done(0).exists()
     assert [row["status"] for row in results(settings)] == ["rejected"] * 3
-    with sending(run) as opened:
-        assert opened.complete(run.shards[0])
+    with open_sender(run) as run_sender:
+        assert run_sender.complete(run.shards[0])
     assert not run.folder.done(0).exists()

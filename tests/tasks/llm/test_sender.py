@@ -13,14 +13,14 @@ import httpx
 import pytest
 
 from parquill.tasks.job.load import make_job
-from parquill.tasks.limits.limiter import Limits
+from parquill.tasks.limits.limiter import RateLimiter
 from parquill.tasks.limits.open_bytes import OpenBytes
 from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.sender import MIN_OPEN_ROWS, Sender
 from parquill.tasks.llm.settlement import SendRow
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import Band, Price
+from parquill.tasks.money.prices import ModelPrice, PriceBand
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import ShardState, replay_shard
 
@@ -82,9 +82,9 @@ class Bench:
             "retry": retry, "limits": {"max_at_once": 4},
         })  # fmt: skip
         breaker = Breaker(4, patience_s=math.inf, clock=self.time.clock)
-        limits = Limits(4, brake=breaker, clock=self.time.clock, sleep=self.time.sleep)
+        limits = RateLimiter(4, brake=breaker, clock=self.time.clock, sleep=self.time.sleep)
         client = Client(job, None, httpx.MockTransport(handler))
-        price = Price("a-model", (Band(0, 0, 0, 0, 0),), None, "a test", "today")
+        price = ModelPrice("a-model", (PriceBand(0, 0, 0, 0, 0),), None, "a test", "today")
         self.sender = Sender(
             job,
             price,

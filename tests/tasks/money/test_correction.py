@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from parquill.tasks.money.correction import (
     MIN_ANSWERS,
-    Comparison,
-    Correction,
+    Calibration,
+    CountComparison,
     allowance,
     compared_json,
     counted_line,
@@ -25,15 +25,15 @@ from parquill.tasks.money.tokens import TokenCounter
 LENGTHS = st.lists(st.integers(1, 20_000), min_size=1, max_size=60)
 
 
-def _compare(counts: Iterable[int], law: Callable[[int], int]) -> Comparison:
-    found = Comparison()
+def _compare(counts: Iterable[int], law: Callable[[int], int]) -> CountComparison:
+    found = CountComparison()
     for place, counted in enumerate(counts):
         found.add(counted, law(counted), "a.parquet", place)
     return found
 
 
-def _learn(counts: Iterable[int], law: Callable[[int], int]) -> Correction:
-    learned = Correction.learn(_compare(counts, law).classes)
+def _learn(counts: Iterable[int], law: Callable[[int], int]) -> Calibration:
+    learned = Calibration.learn(_compare(counts, law).classes)
     assert learned is not None
     return learned
 
@@ -66,7 +66,7 @@ def test_few_answers_correct_nothing() -> None:
     assert counter.expected(50) == 50
     assert counter.reserved(50) == 150
     assert counter.note(100, 100.0) == "approximate: the model's own tokenizer is not public"
-    assert Correction.learn({}) is None
+    assert Calibration.learn({}) is None
 
 
 @given(LENGTHS, st.integers(0, 3_000), st.floats(0.2, 7))
@@ -93,7 +93,7 @@ def test_an_absurd_reply_teaches_nothing() -> None:
     """One reply with a million prompt tokens is shown as the worst row, and no later reservation is raised by it."""
     found = _compare([100] * 50, lambda counted: counted)
     found.add(100, 1_000_000, "b.parquet", 3)
-    learned = Correction.learn(found.classes)
+    learned = Calibration.learn(found.classes)
     assert learned is not None
     assert learned.reserved(100) == allowance(100)
     assert learned.expected(100) == 100
@@ -104,7 +104,7 @@ def test_an_absurd_reply_teaches_nothing() -> None:
 def test_a_correction_survives_its_plan() -> None:
     """Written into a plan and read back a correction is the same."""
     learned = _learn(range(10, 900, 7), lambda counted: round(1.7 * counted) + 3)
-    assert Correction.from_json(orjson.loads(orjson.dumps(asdict(learned)))) == learned
+    assert Calibration.from_json(orjson.loads(orjson.dumps(asdict(learned)))) == learned
 
 
 def test_an_exact_count_is_never_corrected() -> None:
@@ -150,5 +150,5 @@ def test_the_worst_row_is_named() -> None:
     }
     assert counted_line(told) == "counted 1,300, reported 1,330 (+2.31%)"
     assert worst_line(told) == "a.parquet, row 0: counted 100, reported 110 (+10%)"
-    empty = compared_json(Comparison(), model="m", encoding="e", exact=True)
+    empty = compared_json(CountComparison(), model="m", encoding="e", exact=True)
     assert (counted_line(empty), worst_line(empty)) == ("counted 0, reported 0 (+0.00%)", "")

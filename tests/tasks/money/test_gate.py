@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.gate import asks_approval, judge, pass_gate
-from parquill.tasks.money.prices import Band, Price
+from parquill.tasks.money.gate import asks_approval, check_budget, pass_gate
+from parquill.tasks.money.prices import ModelPrice, PriceBand
 from parquill.tasks.records import Estimate, Totals
 
 USD = 1_000_000_000
-PRICE = Price("gpt-6-luna", (Band(0, 1, 1, 1, 1),), None, "a test", "2026-08-01")
+PRICE = ModelPrice("gpt-6-luna", (PriceBand(0, 1, 1, 1, 1),), None, "a test", "2026-08-01")
 
 
 def _job(**budget: Any) -> Job:
@@ -32,9 +32,9 @@ def _estimate(expected: int, worst: int | None = None, to_send: int = 12_000, la
         to_send=to_send,
         prompt_tokens=1,
         completion_tokens_expected=1,
-        cost_expected=expected,
-        cost_p90=expected,
-        cost_worst=expected if worst is None else worst,
+        expected_nano=expected,
+        p90_nano=expected,
+        worst_nano=expected if worst is None else worst,
         basis="from a test",
         largest_request=largest,
         exact=True,
@@ -57,15 +57,15 @@ def test_a_refusal_shows_both_numbers() -> None:
 def test_to_the_last_nano_dollar() -> None:
     """What costs exactly the budget fits; a nano-dollar more does not."""
     job = _job(run_usd=40)
-    assert judge(job, _estimate(40 * USD), PRICE).fits
-    assert not judge(job, _estimate(40 * USD + 1), PRICE).fits
+    assert check_budget(job, _estimate(40 * USD), PRICE).fits
+    assert not check_budget(job, _estimate(40 * USD + 1), PRICE).fits
 
 
 @settings(max_examples=150)
 @given(st.integers(1, 10**12), st.integers(0, 10**12), st.integers(0, 10**12))
 def test_the_expected_cost_decides(budget: int, expected: int, more: int) -> None:
     """A job fits exactly when its expected cost does; there is a warning exactly when only the worst case does not."""
-    verdict = judge(_job(run_usd=f"{budget}e-9"), _estimate(expected, expected + more), PRICE)
+    verdict = check_budget(_job(run_usd=f"{budget}e-9"), _estimate(expected, expected + more), PRICE)
     assert verdict.fits == (expected <= budget)
     assert (verdict.warning is not None) == (expected <= budget < expected + more)
 
@@ -82,12 +82,12 @@ def test_a_prompt_without_a_column_is_warned_of() -> None:
         ({"user": "A poem"}, {}, 1, False),
     ):
         job = make_job({**_job(run_usd=1).model_dump(mode="json"), "prompt": prompt, **changes})
-        warning = judge(job, _estimate(5, to_send=rows), PRICE).warning
+        warning = check_budget(job, _estimate(5, to_send=rows), PRICE).warning
         assert (warning is not None) == warned, (prompt, changes, rows)
         if warning is not None:
             assert warning.startswith(f"the prompt uses no column, so all {rows} rows are one request")
     job = make_job({**_job(run_usd=1).model_dump(mode="json"), "prompt": {"user": "x"}})
-    both = str(judge(job, _estimate(5, 10**10), PRICE).warning)
+    both = str(check_budget(job, _estimate(5, 10**10), PRICE).warning)
     assert "uses no column" in both
     assert "may stop on the way" in both
 
@@ -102,14 +102,16 @@ def test_what_is_wrong_with_the_model_is_warned_of() -> None:
     ):
         changes = {"model": model, "parameters": parameters, "max_output_tokens": 100}
         job = make_job({**_job(run_usd=1).model_dump(mode="json"), **changes})
-        warning = judge(job, _estimate(5), PRICE, today=date(2026, 11, 29)).warning
+        warning = check_budget(job, _estimate(5), PRICE, today=date(2026, 11, 29)).warning
         assert warning is None if warned is None else warned in str(warning)
-        assert judge(job, _estimate(5, to_send=0), PRICE, today=date(2026, 11, 29)).warning != warning or not warned
+        assert (
+            check_budget(job, _estimate(5, to_send=0), PRICE, today=date(2026, 11, 29)).warning != warning or not warned
+        )
 
 
 def test_an_input_without_rows_is_warned_of() -> None:
     """An input without rows empties the results, which is told before."""
-    assert "the input has no rows" in str(judge(_job(run_usd=1), _estimate(0, to_send=0), PRICE).warning)
+    assert "the input has no rows" in str(check_budget(_job(run_usd=1), _estimate(0, to_send=0), PRICE).warning)
 
 
 def test_the_worst_case_only_warns() -> None:
@@ -143,24 +145,24 @@ def test_what_was_spent_counts_once() -> None:
     """A run that goes on counts what it paid and what is in doubt, and no longer estimates the rows that it paid."""
     estimate = _estimate(10 * USD)
     half = Totals(settled_nano=1 * USD, in_doubt_nano=1 * USD, worst_nano=5 * USD)
-    assert judge(_job(run_usd=7), estimate, PRICE, half).fits
-    assert not judge(_job(run_usd="6.999999999"), estimate, PRICE, half).fits
+    assert check_budget(_job(run_usd=7), estimate, PRICE, half).fits
+    assert not check_budget(_job(run_usd="6.999999999"), estimate, PRICE, half).fits
     overshot = Totals(settled_nano=9 * USD, worst_nano=12 * USD)
-    assert judge(_job(run_usd=9), estimate, PRICE, overshot).fits
+    assert check_budget(_job(run_usd=9), estimate, PRICE, overshot).fits
 
 
 def test_the_month_is_held_against_what_others_booked() -> None:
     """A monthly budget is what other runs of the month have left of it, and the refusal shows all of it."""
     job = _job(monthly_usd=100)
-    assert judge(job, _estimate(30 * USD), PRICE, None, 70 * USD).fits
-    verdict = judge(job, _estimate(30 * USD), PRICE, None, 71 * USD)
+    assert check_budget(job, _estimate(30 * USD), PRICE, None, 70 * USD).fits
+    verdict = check_budget(job, _estimate(30 * USD), PRICE, None, 71 * USD)
     assert not verdict.fits
     assert all(part in verdict.sentence for part in ("expected $30.00", "$29.00", "$100.00", "$71.00"))
 
 
 def test_a_month_that_is_used_up_is_told_as_that() -> None:
     """When more is booked than the month had, no negative sum is told: its budget is used up."""
-    verdict = judge(_job(monthly_usd=100), _estimate(USD), PRICE, None, 100 * USD + 3_218_000)
+    verdict = check_budget(_job(monthly_usd=100), _estimate(USD), PRICE, None, 100 * USD + 3_218_000)
     assert not verdict.fits
     assert verdict.sentence.startswith(
         "expected $1.00 exceeds what is left of the month (nothing: its budget of $100.00 is used up, $100.00 booked) ("
@@ -171,8 +173,8 @@ def test_a_month_that_is_used_up_is_told_as_that() -> None:
 def test_the_tighter_budget_decides() -> None:
     """With a budget for the run and one for the month, the one with less left is the one that is told."""
     job = _job(run_usd=10, monthly_usd=100)
-    assert "the budget of $10.00" in judge(job, _estimate(20 * USD), PRICE, None, 0).sentence
-    assert "the month" in judge(job, _estimate(20 * USD), PRICE, None, 95 * USD).sentence
+    assert "the budget of $10.00" in check_budget(job, _estimate(20 * USD), PRICE, None, 0).sentence
+    assert "the month" in check_budget(job, _estimate(20 * USD), PRICE, None, 95 * USD).sentence
 
 
 def test_a_request_that_never_fits_a_minute_is_refused() -> None:
@@ -184,15 +186,15 @@ def test_a_request_that_never_fits_a_minute_is_refused() -> None:
 
 def test_what_costs_nothing_is_expected_to_cost_nothing() -> None:
     """A model that is free is not expected to cost a nano-dollar."""
-    verdict = judge(_job(run_usd=1), _estimate(0), PRICE)
+    verdict = check_budget(_job(run_usd=1), _estimate(0), PRICE)
     assert verdict.sentence.startswith("expected $0.00 fits into the budget of $1.00")
 
 
 def test_a_month_without_other_runs_is_whole() -> None:
     """Where nobody has booked anything, all of the monthly budget is left."""
     for booked in (None, 0):
-        assert judge(_job(monthly_usd=1), _estimate(USD), PRICE, None, booked).fits
-        assert not judge(_job(monthly_usd=1), _estimate(USD + 1), PRICE, None, booked).fits
+        assert check_budget(_job(monthly_usd=1), _estimate(USD), PRICE, None, booked).fits
+        assert not check_budget(_job(monthly_usd=1), _estimate(USD + 1), PRICE, None, booked).fits
 
 
 @pytest.mark.parametrize(
@@ -211,5 +213,5 @@ def test_who_is_asked(limit: int | None, booked: int, open_usd: int, rows_left: 
     job = _job(approval_usd=limit) if limit else _job()
     worst = booked + open_usd
     totals = Totals(settled_nano=booked * USD, worst_nano=booked * USD, statuses={"ok": 10 - rows_left})
-    verdict = judge(job, _estimate(worst * USD, to_send=10), PRICE, totals)
+    verdict = check_budget(job, _estimate(worst * USD, to_send=10), PRICE, totals)
     assert asks_approval(job, verdict) is asks

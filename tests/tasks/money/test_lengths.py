@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from parquill.tasks.money.estimate import figure
+from parquill.tasks.money.estimate import price_histogram
 from parquill.tasks.money.history import History, merge, output_bin
 from parquill.tasks.money.lengths import LengthModel
 from parquill.tasks.money.tokens import TokenCounter
@@ -47,7 +47,7 @@ def test_one_night_predicts_the_next(sigma: float) -> None:
         model = LengthModel(_learn(list(zip(prompts.tolist(), outputs.tolist(), strict=True)), 150), 150)
         prompts, outputs = population.draw(2 * seed + 1)
         lengths, rows = np.unique(prompts, return_counts=True)
-        figures = figure(dict(zip(lengths.tolist(), rows.tolist(), strict=True)), 150, PRICE, counter, model)
+        figures = price_histogram(dict(zip(lengths.tolist(), rows.tolist(), strict=True)), 150, PRICE, counter, model)
         good += abs(figures.expected / (int(outputs.sum()) * 1_000) - 1) <= 0.03
     assert good >= 95
 
@@ -76,7 +76,7 @@ def test_answers_that_are_not_log_normal(kind: str) -> None:
                 night.append((prompt, max(1, output if prompt > 250 else output // 3)))
         rest = Counter(prompt for prompt, _ in night[150:])
         model = LengthModel(_learn(night[:150], 10_000, runs=0), 10_000)
-        figures = figure(rest, 10_000, PRICE, TokenCounter("gpt-4o-mini"), model)
+        figures = price_histogram(rest, 10_000, PRICE, TokenCounter("gpt-4o-mini"), model)
         actual = sum(output for _, output in night[150:]) * 1_000
         held += figures.low <= actual <= figures.high
         off.append(figures.expected / actual - 1)

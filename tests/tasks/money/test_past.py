@@ -11,7 +11,7 @@ import pytest
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.history import History
-from parquill.tasks.money.ledger import Entry, Ledger
+from parquill.tasks.money.ledger import Ledger, RunEntry
 from parquill.tasks.money.past import keep_past, read_past
 from parquill.tasks.records import Usage
 
@@ -30,7 +30,7 @@ def _job(user: str, **changes: Any) -> Job:
 
 def _run(job: Job, run_id: str, expected: int, paid: int) -> None:
     ledger = Ledger()
-    ledger.open_run(Entry(run_id, job.name, job.model, "", {}, "out", "state", "host", expected, NOW), paid, 0, NOW)
+    ledger.open_run(RunEntry(run_id, job.name, job.model, "", {}, "out", "state", "host", expected, NOW), paid, 0, NOW)
     ledger.close()
     history = History(runs=1)
     history.add(10, Usage(prompt=10, completion=5), job.max_output_tokens)

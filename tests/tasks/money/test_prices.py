@@ -19,16 +19,16 @@ from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.settings import CHEAPEST_USD_PER_MTOK, Job
 from parquill.tasks.money.prices import (
-    Band,
-    Price,
-    Tier,
+    ModelPrice,
+    PriceBand,
+    ServiceTier,
     _prices_of_the_day,
-    dollars,
+    femto_to_nano,
     find_price,
-    nano_of,
+    format_usd,
+    nano_to_usd,
     price_of,
-    to_nano,
-    usd,
+    usd_to_nano,
 )
 from parquill.tasks.records import Usage
 
@@ -47,7 +47,7 @@ def _job(**changes: Any) -> Job:
     return make_job({**least, "max_output_tokens": 100, **changes})
 
 
-def _own(full: Decimal, cached: Decimal | None, written: Decimal | None, output: Decimal) -> Price:
+def _own(full: Decimal, cached: Decimal | None, written: Decimal | None, output: Decimal) -> ModelPrice:
     assume(not 0 < max(full, cached or 0, written or 0, output) < CHEAPEST_USD_PER_MTOK)  # these are refused
     price = {
         "usd_per_mtok_input": full,
@@ -80,14 +80,14 @@ def test_a_cost_is_exact_and_rounded_once(
     exact = ((prompt - read - wrote) * full + read * cached + wrote * written + out * output) / MTOK
     femto = _own(full, cached, written, output).femto(Usage(prompt, read, wrote, out, out // 2))
     assert Decimal(femto).scaleb(-15) == exact
-    assert usd(to_nano(femto)) == exact.quantize(NANO, ROUND_HALF_EVEN)
+    assert nano_to_usd(femto_to_nano(femto)) == exact.quantize(NANO, ROUND_HALF_EVEN)
 
 
 @settings(max_examples=200)
 @given(st.integers(0, 10**24))
 def test_rounding_is_that_of_decimal(femto: int) -> None:
     """Femto-dollars become nano-dollars as Decimal rounds half to even."""
-    assert usd(to_nano(femto)) == Decimal(femto).scaleb(-15).quantize(NANO, ROUND_HALF_EVEN)
+    assert nano_to_usd(femto_to_nano(femto)) == Decimal(femto).scaleb(-15).quantize(NANO, ROUND_HALF_EVEN)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_rounding_is_that_of_decimal(femto: int) -> None:
 )
 def test_halves_go_to_even(femto: int, nano: int) -> None:
     """Half a nano-dollar goes to the even side, so that sums of many rows do not drift."""
-    assert to_nano(femto) == nano
+    assert femto_to_nano(femto) == nano
 
 
 @settings(max_examples=150)
@@ -104,26 +104,28 @@ def test_halves_go_to_even(femto: int, nano: int) -> None:
 def test_the_worst_case_is_rounded_up(full: Decimal, output: Decimal, prompt: int, room: int) -> None:
     """A reservation is never a fraction of a nano-dollar too small."""
     exact = (prompt * full + room * output) / MTOK
-    assert usd(_own(full, None, None, output).worst_nano(prompt, room)) == exact.quantize(NANO, ROUND_CEILING)
+    assert nano_to_usd(_own(full, None, None, output).worst_nano(prompt, room)) == exact.quantize(NANO, ROUND_CEILING)
 
 
 FEMTO = st.integers(0, 50).map(
     lambda micro: micro * 1_000_003
 )  # a nano-dollar a token and more: rounding hides nothing
-BANDS = st.lists(st.builds(Band, st.integers(1, 1_000), *[FEMTO] * 4), max_size=3, unique_by=lambda band: band.above)
+BANDS = st.lists(
+    st.builds(PriceBand, st.integers(1, 1_000), *[FEMTO] * 4), max_size=3, unique_by=lambda band: band.above
+)
 
 
 @settings(max_examples=300)
-@given(first=st.builds(Band, st.just(0), *[FEMTO] * 4), more=BANDS, fee=st.integers(0, 10**9),
+@given(first=st.builds(PriceBand, st.just(0), *[FEMTO] * 4), more=BANDS, fee=st.integers(0, 10**9),
        most=st.integers(0, 1_500), used=st.floats(0, 1), shares=SHARES, room=st.integers(0, 100))  # fmt: skip
 def test_no_usage_within_the_reservation_costs_more(
-    first: Band, more: list[Band], fee: int, most: int, used: float, shares: tuple[int, int, int], room: int
+    first: PriceBand, more: list[PriceBand], fee: int, most: int, used: float, shares: tuple[int, int, int], room: int
 ) -> None:
     """M1: what a request really used within its reservation never costs more than was reserved.
 
     Whatever its input was read from or written to, whichever band it fell into, with its fee.
     """
-    price = Price("m", (first, *sorted(more, key=lambda band: band.above)), None, "a test", "", request=fee)
+    price = ModelPrice("m", (first, *sorted(more, key=lambda band: band.above)), None, "a test", "", request=fee)
     prompt = int(most * used)
     really = price.femto(Usage(prompt, *_parts(prompt, shares), room))
     worst = price.worst_nano(most, room)
@@ -139,8 +141,8 @@ def test_no_usage_within_the_reservation_costs_more(
 @given(st.integers(-(10**18), 10**18))
 def test_dollars_and_nano_dollars_are_one(nano: int) -> None:
     """Nano-dollars become dollars with nine decimals and back, without loss."""
-    assert nano_of(usd(nano)) == nano
-    assert usd(nano).as_tuple().exponent == -9
+    assert usd_to_nano(nano_to_usd(nano)) == nano
+    assert nano_to_usd(nano).as_tuple().exponent == -9
 
 
 def test_the_jobs_own_price_counts_first() -> None:
@@ -235,7 +237,7 @@ def test_the_forty_replies_of_a_model_with_cache_writes() -> None:
     prices = public.get_prices(datetime(DAY.year, DAY.month, DAY.day, 12, tzinfo=UTC))
     exact = prices.calc_price(PublicUsage(input_tokens=2_631, cache_write_tokens=2_611, output_tokens=5))["total_price"]
     assert 40 * Decimal(SOL.femto(usage)).scaleb(-15) == 40 * exact == Decimal("0.5294")
-    assert 40 * usd(SOL.worst_nano(2_631, 5)) == Decimal("0.5302")
+    assert 40 * nano_to_usd(SOL.worst_nano(2_631, 5)) == Decimal("0.5302")
 
 
 @pytest.mark.parametrize(
@@ -275,15 +277,15 @@ def test_a_tier_without_a_price_costs_as_the_most_expensive_and_is_known_as_such
 
 def test_a_price_survives_the_plan() -> None:
     """The price of a run, its tiers and its fee, is read back from its plan as it was."""
-    fee = Price("m", SOL.bands, 5, "a", "b", 7, (Tier("flex", SOL.bands),))
+    fee = ModelPrice("m", SOL.bands, 5, "a", "b", 7, (ServiceTier("flex", SOL.bands),))
     for price in (SOL, find_price("gpt-4o-mini", OPENAI, DAY), fee):
-        assert Price.from_json(orjson.loads(orjson.dumps(asdict(price)))) == price
+        assert ModelPrice.from_json(orjson.loads(orjson.dumps(asdict(price)))) == price
 
 
 def test_prices_that_depend_on_the_hour_are_the_highest_of_the_day() -> None:
     """M1: nobody knows at which hour a row is answered, so DeepSeek's peak prices are reserved and booked all day."""
     price = find_price("deepseek-v4-pro", "https://api.deepseek.com/v1", DAY)
-    assert price.bands == (Band(0, 1_320_000_000, 44_000_000, 1_320_000_000, 3_960_000_000),)
+    assert price.bands == (PriceBand(0, 1_320_000_000, 44_000_000, 1_320_000_000, 3_960_000_000),)
     assert price.version.endswith("the highest prices of the day")
 
 
@@ -323,11 +325,11 @@ def test_pricing_a_row_is_fast(model: str) -> None:
     price = find_price(model, None, DAY)
     rows = 2_000
     usage = Usage(250_000, 1_000, 0, 777)
-    work = timeit.Timer(lambda: to_nano(price.femto(usage, "default")))
+    work = timeit.Timer(lambda: femto_to_nano(price.femto(usage, "default")))
     assert min(work.repeat(repeat=20, number=rows)) / rows < 5e-6
 
 
-def _public() -> list[tuple[str, Any, Price]]:
+def _public() -> list[tuple[str, Any, ModelPrice]]:
     """Every public model that is priced by tokens alone, at an address of its provider."""
     found = []
     for provider in get_snapshot().providers:
@@ -374,7 +376,7 @@ def test_prices_agree_with_genai_prices() -> None:
 )
 def test_dollars_for_people(nano: int, text: str) -> None:
     """Amounts are shown in dollars and cents, small ones with the digits that it takes to see them."""
-    assert dollars(nano) == text
+    assert format_usd(nano) == text
 
 
 def test_a_job_without_a_price_has_the_public_one() -> None:

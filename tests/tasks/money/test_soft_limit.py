@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.job.settings import Budget
+from parquill.tasks.job.settings import BudgetSettings
 from parquill.tasks.money.soft_limit import SoftLimits
 
 USD = 1_000_000_000
 
 
 def _limits(before: int = 0, others: int = 0, **budget: Any) -> SoftLimits:
-    return SoftLimits(Budget.model_validate(budget), before=before, others=others)
+    return SoftLimits(BudgetSettings.model_validate(budget), before=before, others=others)
 
 
 def test_it_is_told_once_when_it_is_passed() -> None:

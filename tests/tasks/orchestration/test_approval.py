@@ -47,7 +47,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr(approval, "FlowRunContext", SimpleNamespace(get=lambda: context))
     monkeypatch.setattr(approval, "suspend_flow_run", made.suspend)
     monkeypatch.setattr(approval, "_answer_to", made.answer_to)
-    monkeypatch.setattr(approval, "tell", lambda *_, **__: None)
+    monkeypatch.setattr(approval, "emit", lambda *_, **__: None)
     return made
 
 
@@ -60,7 +60,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def _asked_by(run: Run, flow_run: str, server: Server, *, said: bool) -> None:
     key = f"approval-{flow_run}"
-    note_question(run, Question(flow_run, "suspended", key, run.estimate.cost_expected, "2026-11-27T12:00:00+00:00"))
+    note_question(run, Question(flow_run, "suspended", key, run.estimate.expected_nano, "2026-11-27T12:00:00+00:00"))
     server.answers[key] = said
 
 

@@ -17,7 +17,7 @@ UNFORESEEN: list[type[Exception]] = [Unforeseen, ValueError]
 @pytest.mark.parametrize("kind", ON_PURPOSE + UNFORESEEN)
 def test_a_traceback_is_of_what_nobody_foresaw(name: str, kind: type[Exception]) -> None:
     """An end on purpose is told by the sentence of its state alone; a traceback is left to what nobody foresaw."""
-    process.begin()
+    process.on_flow_start()
     logger = logging.getLogger(f"prefect.{name}")
 
     def passes(error: Exception | None) -> bool:

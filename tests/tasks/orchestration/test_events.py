@@ -7,7 +7,7 @@ import logging
 import pytest
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
 
-from parquill.tasks.orchestration.events import TRIES, bearable
+from parquill.tasks.orchestration.events import TRIES, best_effort
 
 
 @pytest.mark.parametrize(("set_to", "within"), [(20, TRIES), (1, 1), (0, 0)])
@@ -15,9 +15,9 @@ def test_what_is_shown_is_tried_a_few_times(set_to: int, within: int) -> None:
     """Prefect's clients try again as often as they are set to, but twice at most; everything else is as it was set, and so is this afterward."""
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: set_to}):
         seen = []  # and compared outside: within, an AssertionError would be borne as well
-        with bearable("a thing"):
+        with best_effort("a thing"):
             seen += [PREFECT_CLIENT_MAX_RETRIES.value(), PREFECT_HOME.value()]
-            with bearable("a thing in it"):
+            with best_effort("a thing in it"):
                 seen.append(PREFECT_CLIENT_MAX_RETRIES.value())
         assert seen == [within, PREFECT_HOME.value(), within]
         assert PREFECT_CLIENT_MAX_RETRIES.value() == set_to
@@ -29,7 +29,7 @@ def test_what_cannot_be_shown_is_a_warning(caplog: pytest.LogCaptureFixture) -> 
     def fail() -> None:
         raise RuntimeError("CANARY")
 
-    with caplog.at_level(logging.WARNING, "parquill"), bearable("the estimate"):
+    with caplog.at_level(logging.WARNING, "parquill"), best_effort("the estimate"):
         fail()
     assert [record.message for record in caplog.records] == [
         "the estimate could not be shown in Prefect (RuntimeError)"

@@ -13,7 +13,7 @@ from parquill.tasks.orchestration.flow_run import (
     POLL_INTERVAL_S,
     RETRY_INTERVAL_S,
     SERVER_TIMEOUT_S,
-    insist,
+    retry_while_unavailable,
     wait_for_server,
     watch,
 )
@@ -116,10 +116,10 @@ def test_what_a_run_cannot_do_without_is_asked_for_again(error: Exception) -> No
 
         if away_s > SERVER_TIMEOUT_S:
             with pytest.raises(type(error)):
-                insist(ask, clock, clock.sleep)
+                retry_while_unavailable(ask, clock, clock.sleep)
             assert clock.now == SERVER_TIMEOUT_S
         else:
-            assert insist(ask, clock, clock.sleep) == "answer"
+            assert retry_while_unavailable(ask, clock, clock.sleep) == "answer"
             assert clock.now == away_s
 
 
@@ -131,7 +131,7 @@ def test_a_refusal_is_an_answer() -> None:
         raise _refusal(409)
 
     with pytest.raises(httpx.HTTPStatusError):
-        insist(ask, clock, clock.sleep)
+        retry_while_unavailable(ask, clock, clock.sleep)
     assert clock.now == 0
 
 
@@ -144,7 +144,7 @@ def test_a_stop_ends_the_asking(monkeypatch: pytest.MonkeyPatch) -> None:
         raise httpx.ConnectError("away")
 
     with pytest.raises(Interrupted):
-        insist(ask, clock, clock.sleep)
+        retry_while_unavailable(ask, clock, clock.sleep)
     assert clock.now == 60
 
 

@@ -15,7 +15,13 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from parquill.flows import complete_prompts, estimate_cost  # noqa: F401 - whose import is what matters
 from parquill.tasks.orchestration import slot_lease as slot
-from parquill.tasks.orchestration.slot_lease import GONE, LEASE_EXPIRY_S, RENEW_INTERVAL_S, hold_slot, keep_lease
+from parquill.tasks.orchestration.slot_lease import (
+    GONE,
+    LEASE_EXPIRY_S,
+    RENEW_INTERVAL_S,
+    keep_lease,
+    maintain_slot_lease,
+)
 
 
 def _answer(status: int) -> PrefectHTTPStatusError:
@@ -82,7 +88,7 @@ def test_a_run_outlives_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slot, "get_client", lambda **_: Client(renew_concurrency_lease=renew))
     monkeypatch.setattr(slot, "get_run_logger", lambda: SimpleNamespace(warning=lambda _: warned.set()))
     engine: Any = vars(flow_engine)
-    assert engine["maintain_concurrency_lease"] is hold_slot
+    assert engine["maintain_concurrency_lease"] is maintain_slot_lease
     with engine["maintain_concurrency_lease"](uuid4(), 300, raise_on_lease_renewal_failure=True):
         assert warned.wait(60)
         for _ in range(1000):  # where an exception from another thread would come up

@@ -21,14 +21,14 @@ def test_a_server_that_does_not_answer_holds_up_no_stop(monkeypatch: pytest.Monk
     monkeypatch.setattr(ui, "create_progress_artifact", lambda **_: None)
     monkeypatch.setattr(ui, "headline", lambda *_: "")
     monkeypatch.setattr(ui, "_show_progress", show)
-    opened: Any = SimpleNamespace(
+    run_sender: Any = SimpleNamespace(
         request_stop=stopped.set,
         soft_limits=SimpleNamespace(look=lambda _: []),
         sender=SimpleNamespace(told=[]),
         budget=SimpleNamespace(settled=0, in_doubt=0),
     )
     run: Any = SimpleNamespace(job=SimpleNamespace(name="shown"))
-    with pytest.raises(KeyboardInterrupt), ui.show_progress(run, opened):
+    with pytest.raises(KeyboardInterrupt), ui.show_progress(run, run_sender):
         raise KeyboardInterrupt
     assert has_waited == [True]
 
@@ -56,11 +56,11 @@ def test_progress_is_shown_when_the_server_is_back(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ui, "create_progress_artifact", create)
     monkeypatch.setattr(ui, "headline", lambda *_: "")
     run: Any = SimpleNamespace(job=SimpleNamespace(name="shown"))
-    opened: Any = SimpleNamespace(sender=SimpleNamespace(progress=SimpleNamespace(done=1, total=4)))
+    run_sender: Any = SimpleNamespace(sender=SimpleNamespace(progress=SimpleNamespace(done=1, total=4)))
     found = None
     for _ in range(3):
         assert found is None
-        found = ui._show_progress(run, opened, found)
+        found = ui._show_progress(run, run_sender, found)
     assert (found, made) == ("the-id", [25.0] * 3)
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from parquill.tasks.job.load import make_job
 from parquill.tasks.prompts.prepare import prepare_run
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.storage.folders import Folders
 
@@ -21,7 +21,7 @@ def plan_run(folder: Path, **budget: Any) -> Run:
     pq.write_table(pa.table({"text": ["a", "b", "c"]}), folder / "in.parquet")
     settings = {"input": str(folder / "in.parquet"), "output": str(folder / "out"), "prompt": {"user": "{{ text }}"}}
     job = make_job({"name": "x", **settings, "model": "gpt-4o-mini", "max_output_tokens": 50, "budget": budget})
-    placed, options = place(job, None, None, ())
+    placed, options = resolve_job(job, None, None, ())
     Folders.of(placed.output, placed.state).create()
     run = prepare_run(placed, options)
     assert run is not None
@@ -30,4 +30,4 @@ def plan_run(folder: Path, **budget: Any) -> Run:
 
 def dearer(run: Run, by: int = 1) -> Run:
     """The run as a pilot has found it that expects more, in nano-dollars."""
-    return replace(run, estimate=replace(run.estimate, cost_expected=run.estimate.cost_expected + by))
+    return replace(run, estimate=replace(run.estimate, expected_nano=run.estimate.expected_nano + by))

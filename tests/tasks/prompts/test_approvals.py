@@ -27,7 +27,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def _question(run: Run, key: str) -> Question:
-    return Question("a flow run", "paused", key, run.estimate.cost_expected, "2026-11-27T12:00:00+00:00")
+    return Question("a flow run", "paused", key, run.estimate.expected_nano, "2026-11-27T12:00:00+00:00")
 
 
 def test_an_approval_is_for_what_was_shown(run: Run) -> None:

@@ -13,7 +13,7 @@ import pytest
 from parquill.tasks.errors import BadInput
 from parquill.tasks.job.load import make_job
 from parquill.tasks.money.estimate import flat_estimate
-from parquill.tasks.money.gate import judge
+from parquill.tasks.money.gate import check_budget
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import estimate_job
@@ -82,7 +82,7 @@ def test_notes_are_part_of_the_estimate(tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("no rows")
     job, options = _job(tmp_path, "{{ text }}"), RunOptions(date(2026, 11, 1))
     estimate, price = estimate_job(job, options).result(), price_of(_job(tmp_path, "{{ text }}"), options.day)
-    note = flat_estimate(job, estimate, price, fits=judge(job, estimate, price, None, None).fits)["input_note"]
+    note = flat_estimate(job, estimate, price, fits=check_budget(job, estimate, price, None, None).fits)["input_note"]
     left_out, as_double = note.split(". ")
     assert left_out == "files of the input that are not Parquet and are left out: 1 (notes.txt)"
     assert as_double.startswith(

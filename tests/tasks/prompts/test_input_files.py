@@ -33,10 +33,10 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The test's folder as a store shows it."""
     files = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
 
-    def find_place(uri: str) -> store.Place:
-        return store.Place(files, uri.removeprefix("s3://shop/").rstrip("/"))
+    def find_place(uri: str) -> store.StoreLocation:
+        return store.StoreLocation(files, uri.removeprefix("s3://shop/").rstrip("/"))
 
-    monkeypatch.setattr(store, "find_place", find_place)
+    monkeypatch.setattr(store, "find_location", find_place)
     return "s3://shop"
 
 

@@ -273,7 +273,7 @@ def test_no_rows(tmp_path: Path) -> None:
     rows, estimate = _plan(tmp_path, {"text": pa.array([], pa.string())}, for_each={"language": ["fr"]})
     assert rows.table.num_rows == 0
     assert rows.table.column_names[:2] == ["text", "language"]
-    assert (estimate.rows, estimate.to_send, estimate.cost_worst) == (0, 0, 0)
+    assert (estimate.rows, estimate.to_send, estimate.worst_nano) == (0, 0, 0)
 
 
 def test_for_each_makes_every_product_in_order(tmp_path: Path) -> None:
@@ -489,7 +489,7 @@ def test_the_estimate_is_the_sum_of_the_worst_cases(tmp_path: Path) -> None:
     rows, estimate = _plan(tmp_path, {"text": ["a", "b c", "a", None]}, price=price)
     counts = rows.plan("prompt_tokens")[:2]
     nano = [-(-(count * 150 + 100 * 600) // 1) for count in counts]
-    assert estimate.cost_worst == sum(nano)
+    assert estimate.worst_nano == sum(nano)
     assert estimate.completion_tokens_expected == 200
     assert estimate.largest_request == max(counts) + 100
 

@@ -21,8 +21,8 @@ from parquill.tasks.errors import BadInput, BadJob
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.settings import Job
 from parquill.tasks.prompts.base import RunOptions
-from parquill.tasks.prompts.prepare import check_rejected, estimate_job, look, prepare_run
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.prepare import check_rejected, estimate_job, open_source, prepare_run
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Action, Outcome
 from parquill.tasks.storage.columns import PLAN
@@ -55,7 +55,7 @@ def _job(folder: Path, table: pa.Table | dict[str, Any] | None = None, **changes
         "max_output_tokens": 10,
         **changes,
     }
-    placed, _ = place(make_job(settings), DAY, None, ())
+    placed, _ = resolve_job(make_job(settings), DAY, None, ())
     return placed
 
 
@@ -236,7 +236,7 @@ def test_an_estimate_needs_no_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Where the ledger cannot be opened, the estimate is that without a past."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path}/no/such/folder/ledger.sqlite")
     estimate = estimate_job(_job(tmp_path, {"text": ["a"]}), OPTIONS).result()
-    assert estimate.cost_expected == estimate.cost_worst
+    assert estimate.expected_nano == estimate.worst_nano
     assert "no history" in estimate.basis
 
 
@@ -258,11 +258,11 @@ def test_what_cannot_work_is_found_before_reading(tmp_path: Path) -> None:
     """A schema that is none, a model to compare with that has no price and a missing input stop at once."""
     _job(tmp_path, {"text": ["a"]})
     with pytest.raises(BadJob, match="`response_format`"):
-        look(_job(tmp_path, response_format={"type": "object"}))
+        open_source(_job(tmp_path, response_format={"type": "object"}))
     with pytest.raises(BadJob, match="no price is known for the model 'nobody'"):
-        look(_job(tmp_path, price_as="nobody"))
+        open_source(_job(tmp_path, price_as="nobody"))
     with pytest.raises(BadInput, match="does not exist"):
-        look(_job(tmp_path, input="missing.parquet"))
+        open_source(_job(tmp_path, input="missing.parquet"))
 
 
 def test_a_model_without_a_price_is_not_planned(tmp_path: Path) -> None:
@@ -310,10 +310,10 @@ def test_a_damaged_input_leaves_no_run(tmp_path: Path) -> None:
 def test_the_day_is_that_of_the_jobs_time_zone(tmp_path: Path, now: datetime, zone: str, day: date) -> None:
     """{date} and the prices are of the scheduled moment in the job's own time zone."""
     job = make_job({**_job(tmp_path, {"text": ["a"]}).model_dump(), "output": "out/{date}", "timezone": zone})
-    placed, options = place(job, None, None, ("truncated", "failed", "failed"), now=now)
+    placed, options = resolve_job(job, None, None, ("truncated", "failed", "failed"), now=now)
     assert options == RunOptions(day=day, limit=None, redo=("failed", "truncated"))
     assert Path(placed.output).name == day.isoformat()
-    assert place(job, DAY, 5, None, now=now)[1] == RunOptions(day=DAY, limit=5, redo=())
+    assert resolve_job(job, DAY, 5, None, now=now)[1] == RunOptions(day=DAY, limit=5, redo=())
 
 
 @pytest.mark.parametrize("first", [datetime(2026, 3, 27, tzinfo=UTC), datetime(2026, 10, 23, tzinfo=UTC)])
@@ -325,7 +325,7 @@ def test_each_night_has_a_day_of_its_own(tmp_path: Path, first: datetime) -> Non
     schedule = CronSchedule(cron="30 2 * * *", timezone="Europe/Paris")
     nights = asyncio.run(schedule.get_dates(6, start=first))
     days = [first.date() + timedelta(days=night) for night in range(6)]
-    placed = [place(job, None, None, None, now=night)[0].output for night in nights]
+    placed = [resolve_job(job, None, None, None, now=night)[0].output for night in nights]
     assert placed == [str(Path.cwd() / f"{day:%Y-%m}" / day.isoformat()) for day in days]
 
 

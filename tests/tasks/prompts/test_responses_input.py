@@ -15,7 +15,7 @@ from parquill.tasks.errors import BadJob, RowFault
 from parquill.tasks.job.load import make_job
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.base import RunOptions
-from parquill.tasks.prompts.prepare import look
+from parquill.tasks.prompts.prepare import open_source
 from parquill.tasks.prompts.request import check_messages
 from parquill.tasks.prompts.responses_input import as_items, as_messages
 from tests.tasks.prompts.test_planner import DAY
@@ -199,4 +199,4 @@ def test_a_strict_schema_is_checked_before_reading(tmp_path: Path) -> None:
         "response_format": {"type": "object", "properties": {"a": {"type": "string"}}},
     })  # fmt: skip
     with pytest.raises(BadJob, match="OpenAI refuses this schema"):
-        look(job)
+        open_source(job)

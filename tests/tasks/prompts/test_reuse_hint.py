@@ -13,7 +13,7 @@ from parquill.tasks.job.settings import Job
 from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.money.tokens import TokenCounter
-from parquill.tasks.prompts.resolve import place
+from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.reuse_hint import explain_reuse
 from parquill.tasks.storage.folders import RunFolder
 
@@ -28,11 +28,11 @@ def _job(**changes: Any) -> Job:
         "max_output_tokens": 50,
         **changes,
     }
-    return place(make_job(least), None, None, ())[0]
+    return resolve_job(make_job(least), None, None, ())[0]
 
 
 def _sum(job: Job, rows: int = 20_000, reused: int = 12, rejected: int = 0) -> EstimateSum:
-    _, options = place(job, None, None, ())
+    _, options = resolve_job(job, None, None, ())
     total = EstimateSum(job, [price_of(job, options.day)], TokenCounter(job.model))
     total.rows, total.reused = rows, reused
     if rejected:
@@ -48,13 +48,13 @@ class Runs:
         self.all: list[RunFolder] = []
 
     def add(self, job: Job, sent: int = 20_000, *, journal: bool = True) -> str:
-        place = len(self.all)
-        run_id = f"20261123-000000-{'zyx'[place]}aaa"  # one second, so that the names do not tell which is later
+        index = len(self.all)
+        run_id = f"20261123-000000-{'zyx'[index]}aaa"  # one second, so that the names do not tell which is later
         folder = RunFolder(self._folder / run_id)
         folder.create()
         (folder.path / "job.json").write_bytes(orjson.dumps(job.model_dump(mode="json")))
         folder.plan.write_bytes(
-            orjson.dumps({"shards": [{"to_send": sent}], "started_at": f"2026-11-23T00:00:00.{place}+00:00"})
+            orjson.dumps({"shards": [{"to_send": sent}], "started_at": f"2026-11-23T00:00:00.{index}+00:00"})
         )
         if journal:
             folder.journal(0).touch()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from parquill.tasks.results.escaping import BREAK, escape, plain, unescape
+from parquill.tasks.results.escaping import BREAK, escape, escape_inline, unescape
 
 HARMLESS = [
     "expected $0.05 fits into the budget of $1.00 (1,200 rows to send, gpt-4o-mini, prices of 0.2.3 on 2026-11-27)",
@@ -28,13 +28,13 @@ HOSTILE = {
 @pytest.mark.parametrize("text", HARMLESS)
 def test_harmless_text_is_left_alone(text: str) -> None:
     """What no Markdown obeys stands as it was, so that it reads as well where it is no Markdown."""
-    assert plain(text) == text
+    assert escape_inline(text) == text
 
 
 @pytest.mark.parametrize(("text", "shown"), HOSTILE.items())
 def test_what_would_be_obeyed_is_escaped(text: str, shown: str) -> None:
     """What begins a picture, link, tag, emphasis, entity or list has a backslash before it, and no address is whole."""
-    assert plain(text) == shown
+    assert escape_inline(text) == shown
 
 
 @pytest.mark.parametrize("text", [*HARMLESS, *HOSTILE, "a <wbr> b http://c"])

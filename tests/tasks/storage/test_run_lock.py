@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from parquill.tasks.errors import FolderInUse, Interrupted
-from parquill.tasks.storage.folders import Folders, RunFolder, hold
+from parquill.tasks.storage.folders import Folders, RunFolder, lock_folders
 from parquill.tasks.storage.run_lock import WORKERS_TIMEOUT_S, RunLock, RunMember
 from tests.clock import Clock
 
@@ -117,7 +117,7 @@ def test_a_forked_child_holds_no_lock_for_its_parent(folder: RunFolder) -> None:
     folders.create()
     with _leader(folder):
         member = RunMember(folder)
-    with hold(folders, "a test"):
+    with lock_folders(folders, "a test"):
         from_child, to_parent = os.pipe()
         from_parent, to_child = os.pipe()
         child = os.fork()
@@ -130,7 +130,7 @@ def test_a_forked_child_holds_no_lock_for_its_parent(folder: RunFolder) -> None:
     try:
         member.close()
         clock = Clock()
-        with hold(folders, "another"):  # while the child lives
+        with lock_folders(folders, "another"):  # while the child lives
             RunLock(folder, clock=clock, sleep=clock.sleep).close()
     finally:
         for descriptor in (to_child, to_parent, from_child, from_parent):

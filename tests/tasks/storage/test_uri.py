@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow.fs as pafs
 import pytest
 
-from parquill.tasks.storage.object_store import find_place, matches, reason
-from parquill.tasks.storage.uri import fixed_part, join, mirror_of, shown
+from parquill.tasks.storage.object_store import find_location, matches, reason
+from parquill.tasks.storage.uri import fixed_part, join, local_mirror, redact_uri
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from parquill.tasks.storage.uri import fixed_part, join, mirror_of, shown
 )
 def test_addresses_point_into_their_stores(uri: str, kind: type, path: str) -> None:
     """Each scheme has its filesystem, and the path in it begins with the bucket or container, never with an account."""
-    place = find_place(uri)
+    place = find_location(uri)
     assert isinstance(place.files, kind)
     assert place.path == path
 
@@ -28,7 +28,7 @@ def test_addresses_point_into_their_stores(uri: str, kind: type, path: str) -> N
 def test_accounts_of_azure_are_told_apart() -> None:
     """Two accounts are two filesystems, one account is one."""
     one, same, other = (
-        find_place(f"abfs://{name}/x").files
+        find_location(f"abfs://{name}/x").files
         for name in ("c@one.dfs.core.windows.net", "d@one.dfs.core.windows.net", "c@other")
     )
     assert one.equals(same)
@@ -60,19 +60,19 @@ def test_options_stay_at_the_end() -> None:
     uri = "s3://shop/in/dt=*/x?region=eu"
     assert fixed_part(uri) == "s3://shop/in?region=eu"
     assert join("s3://shop/in/?region=eu", "a", "b") == "s3://shop/in/a/b?region=eu"
-    assert shown(uri) == "s3://shop/in/dt=*/x"
-    assert shown("/data/what?.parquet") == "/data/what?.parquet"
+    assert redact_uri(uri) == "s3://shop/in/dt=*/x"
+    assert redact_uri("/data/what?.parquet") == "/data/what?.parquet"
 
 
 def test_each_output_has_a_folder_of_its_own() -> None:
     """The folder is the same for the same address however it is written, and another for another bucket, service or state."""
-    same = mirror_of("s3://shop/out")
-    assert mirror_of("s3://shop/out/?region=eu-west-3") == same
+    same = local_mirror("s3://shop/out")
+    assert local_mirror("s3://shop/out/?region=eu-west-3") == same
     others = [
-        mirror_of("s3://shop/out2"),
-        mirror_of("s3://shop/out?endpoint_override=http%3A%2F%2Fminio%3A9000"),
-        mirror_of("gs://shop/out"),
-        mirror_of("s3://shop/out", "/srv/state"),
+        local_mirror("s3://shop/out2"),
+        local_mirror("s3://shop/out?endpoint_override=http%3A%2F%2Fminio%3A9000"),
+        local_mirror("gs://shop/out"),
+        local_mirror("s3://shop/out", "/srv/state"),
     ]
     assert len({same, *others}) == 5
     assert others[-1].is_relative_to("/srv/state/outputs")
