@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from parquill.tasks.money.gate import check_budget
-from parquill.tasks.money.month import spent_by_others
+from parquill.tasks.money.gate import check_budget, spent_by_others
 from parquill.tasks.orchestration.events import emit_estimate
 from parquill.tasks.orchestration.options import TASK_OPTIONS
 from parquill.tasks.orchestration.redaction import redact_errors

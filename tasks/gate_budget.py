@@ -5,8 +5,7 @@ from __future__ import annotations
 from prefect import get_run_logger, task
 
 from parquill.tasks.job.api_key import read_key
-from parquill.tasks.money.gate import pass_gate
-from parquill.tasks.money.month import spent_by_others
+from parquill.tasks.money.gate import pass_gate, spent_by_others
 from parquill.tasks.orchestration.options import TASK_OPTIONS
 from parquill.tasks.orchestration.redaction import redact_errors
 from parquill.tasks.prompts.run import Run

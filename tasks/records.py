@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from decimal import Decimal
 from enum import IntEnum
 from typing import Any, NamedTuple, Self
 
@@ -213,8 +212,3 @@ class Totals:
                 setattr(self, name, getattr(self, name) + getattr(other, name))
         for status, count in other.statuses.items():
             self.statuses[status] = self.statuses.get(status, 0) + count
-
-
-def usd_text(amount: Decimal) -> str:
-    """A decimal string for JSON: plain digits, never an exponent."""
-    return format(amount, "f")

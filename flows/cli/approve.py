@@ -15,8 +15,8 @@ import tenacity
 
 from parquill.flows.cli.console import print_line
 from parquill.tasks.errors import NotApproved, ParquillError
+from parquill.tasks.money.amounts import format_usd, usd_to_nano
 from parquill.tasks.money.gate import Verdict
-from parquill.tasks.money.prices import format_usd, usd_to_nano
 from parquill.tasks.prompts.approvals import approve_run, is_approved
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.results.escaping import unescape

@@ -16,10 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from parquill.tasks.errors import ParquillError
-from parquill.tasks.money.correction import counted_line, worst_line
+from parquill.tasks.money.amounts import format_usd
 from parquill.tasks.money.gate import Verdict
-from parquill.tasks.money.prices import ModelPrice, format_usd
+from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.records import Estimate
+from parquill.tasks.results.count_figures import counted_line, worst_line
 from parquill.tasks.results.escaping import one_line
 from parquill.tasks.results.excess import has_excess, money_sentences
 from parquill.tasks.results.reply_warnings import reply_sentences

@@ -15,9 +15,8 @@ from parquill.flows.cli.prefect_server import EmbeddedServer
 from parquill.tasks.errors import Interrupted, NotApproved, ParquillError, error_of
 from parquill.tasks.job.api_key import read_key
 from parquill.tasks.job.settings import Job, Status
-from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, check_largest, pass_gate
+from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, check_largest, pass_gate, spent_by_others
 from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.money.month import spent_by_others
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run

@@ -12,9 +12,8 @@ from typing import Any
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import load_job
+from parquill.tasks.money.amounts import nano_to_usd, usd_text, usd_to_nano
 from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.money.prices import nano_to_usd, usd_to_nano
-from parquill.tasks.records import usd_text
 
 MAX_SHOWN_JOBS = 20
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job.api_key import read_key
 from parquill.tasks.job.settings import Job
+from parquill.tasks.money.amounts import format_usd, nano_to_usd, usd_text, usd_to_nano
 from parquill.tasks.money.estimate import flat_estimate
-from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, check_largest
-from parquill.tasks.money.month import spent_by_others
-from parquill.tasks.money.prices import ModelPrice, format_usd, nano_to_usd, price_of, usd_to_nano
+from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, check_largest, spent_by_others
+from parquill.tasks.money.prices import ModelPrice, price_of
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import check_rejected, estimate_job, prepare_run
 from parquill.tasks.prompts.run_money import spent_totals
-from parquill.tasks.records import Estimate, usd_text
+from parquill.tasks.records import Estimate
 from parquill.tasks.storage.folders import Folders, lock_folders
 
 if TYPE_CHECKING:

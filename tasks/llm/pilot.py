@@ -24,11 +24,11 @@ from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.llm.send_result import SendResult
+from parquill.tasks.money.amounts import format_usd, usd_to_nano
 from parquill.tasks.money.estimate import basis_of, price_histogram
-from parquill.tasks.money.history import History
-from parquill.tasks.money.lengths import MIN_ANSWERS, LengthModel
-from parquill.tasks.money.past import keep_past
-from parquill.tasks.money.prices import format_usd, usd_to_nano
+from parquill.tasks.money.learning import keep_past
+from parquill.tasks.money.length_model import MIN_ANSWERS, LengthModel
+from parquill.tasks.money.length_stats import History
 from parquill.tasks.money.sample import choose
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.approvals import is_approved

@@ -29,7 +29,7 @@ from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.sender import Sender
 from parquill.tasks.llm.settlement import SendRow
-from parquill.tasks.money.account import LEDGER_TIMEOUT_S
+from parquill.tasks.money.budget_lease import LEDGER_TIMEOUT_S
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.prompts.run_money import open_budget

@@ -13,8 +13,9 @@ from parquill.tasks.llm.outcomes import TABLE, Money, Retry, Rule
 from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.prompt_cuts import PromptCuts, cut_sentence
 from parquill.tasks.llm.replies import Reply
+from parquill.tasks.money.amounts import femto_to_nano
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import ModelPrice, femto_to_nano
+from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.records import Outcome, Usage
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import RowState, ShardState

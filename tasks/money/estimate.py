@@ -18,13 +18,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from parquill.tasks.money.past import Past
-from parquill.tasks.money.prices import femto_to_nano, format_usd, nano_to_usd
-from parquill.tasks.records import Action, Estimate, PlannedRow, usd_text
+from parquill.tasks.money.amounts import femto_to_nano, format_usd, nano_to_usd, usd_text
+from parquill.tasks.money.learning import Past
+from parquill.tasks.records import Action, Estimate, PlannedRow
 
 if TYPE_CHECKING:
     from parquill.tasks.job.settings import Job
-    from parquill.tasks.money.lengths import LengthModel
+    from parquill.tasks.money.length_model import LengthModel
     from parquill.tasks.money.prices import ModelPrice
     from parquill.tasks.money.tokens import TokenCounter
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from decimal import Decimal
 
 from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job.reasoning import warn_of_thinking
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.prices import ModelPrice, format_usd, nano_to_usd, usd_to_nano
+from parquill.tasks.money.amounts import format_usd, nano_to_usd, usd_to_nano
+from parquill.tasks.money.ledger import Ledger
+from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.money.shutdowns import find_shutdown
 from parquill.tasks.records import Estimate, Totals
 
@@ -129,3 +132,30 @@ def pass_gate(
     if not verdict.fits and job.budget.when_short == "refuse" and estimate.to_send:
         raise RefusedByBudget(f"{verdict.sentence}; {estimate.basis}. Raise it, or set budget.when_short: partial")
     return verdict
+
+
+def spent_by_others(job: Job, run_id: str | None = None) -> int | None:
+    """Nano-dollars that other runs have booked this month; None when the job has no monthly budget.
+
+    What the run itself has booked in earlier months is taken off (the figure may be negative then), so that all
+    that the run has spent, whenever, can be added.
+    """
+    if job.budget.monthly_usd is None:
+        return None
+    ledger, now = Ledger(), datetime.now(UTC)
+    try:
+        month = ledger.of_month(f"{now:%Y-%m}", now).total
+        return month - (ledger.of_run(run_id, now).total if run_id is not None else 0)
+    finally:
+        ledger.close()
+
+
+def month_figures(run_id: str) -> tuple[Decimal, Decimal]:
+    """Dollars that were booked this month before a run, and that are with it."""
+    ledger, now = Ledger(), datetime.now(UTC)
+    this = f"{now:%Y-%m}"
+    try:
+        month, mine = ledger.of_month(this, now), ledger.of_run(run_id, now, this)
+        return nano_to_usd(month.total - mine.total), nano_to_usd(month.total)
+    finally:
+        ledger.close()

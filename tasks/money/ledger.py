@@ -24,8 +24,18 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from parquill.tasks.money import books, resolutions
-from parquill.tasks.money.books import HELD, Balance, LeaseReport, day_of, in_month, is_dead, is_of, time_of, total_of
+from parquill.tasks.money import ledger_accounts, ledger_resolutions
+from parquill.tasks.money.ledger_accounts import (
+    HELD,
+    Balance,
+    LeaseReport,
+    day_of,
+    in_month,
+    is_dead,
+    is_of,
+    time_of,
+    total_of,
+)
 from parquill.tasks.money.ledger_database import LedgerDatabase
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RUNS
 
@@ -65,22 +75,22 @@ class Ledger(LedgerDatabase):
             else:  # a pilot knows better what it will cost
                 expected = RUNS.update().where(RUNS.c.run_id == entry.run_id).values(expected_nano=entry.expected_nano)
                 connection.execute(expected)
-            booked = books.balance_of(connection, now, run_id=entry.run_id, leases=False)
-            told = booked.settled - resolutions.settled_by_hand(connection, entry.run_id)
+            booked = ledger_accounts.balance_of(connection, now, run_id=entry.run_id, leases=False)
+            told = booked.settled - ledger_resolutions.settled_by_hand(connection, entry.run_id)
             if (lost := told - settled - in_doubt) > 0:
-                resolutions.keep(connection, entry.run_id, resolutions.LOST, lost)
-            found = resolutions.resolved(connection, entry.run_id, in_doubt, correct=True)
+                ledger_resolutions.keep(connection, entry.run_id, ledger_resolutions.LOST, lost)
+            found = ledger_resolutions.resolved(connection, entry.run_id, in_doubt, correct=True)
             stand = settled, in_doubt = found.apply(settled, in_doubt)
             missing = [settled - booked.settled, in_doubt - booked.in_doubt]
-            books.reverse(connection, entry.run_id, missing)
+            ledger_accounts.reverse(connection, entry.run_id, missing)
             mine = LEASES.c.run_id == entry.run_id
             for lease in connection.execute(sa.select(LEASES).where(mine).order_by(LEASES.c.month)).all():
                 # what a dead process had spent of its lease belongs to the month in which it was leased
                 paid = max(0, min(missing[0], lease.amount_nano))
                 doubt = max(0, min(missing[1], lease.amount_nano - paid))
-                books.charge(connection, entry.run_id, lease.day, paid, doubt)
+                ledger_accounts.charge(connection, entry.run_id, lease.day, paid, doubt)
                 missing = [missing[0] - paid, missing[1] - doubt]
-            books.charge(connection, entry.run_id, day_of(now), *missing)
+            ledger_accounts.charge(connection, entry.run_id, day_of(now), *missing)
             connection.execute(LEASES.delete().where(mine))
             connection.execute(HOLDERS.delete().where(HOLDERS.c.run_id == entry.run_id))
         return stand
@@ -88,7 +98,7 @@ class Ledger(LedgerDatabase):
     def spent(self, run_id: str, settled: int, in_doubt: int) -> tuple[int, int]:
         """What is settled and in doubt of a run whose journals say this, with what a person has resolved."""
         with self.transaction() as connection:
-            return resolutions.resolved(connection, run_id, in_doubt).apply(settled, in_doubt)
+            return ledger_resolutions.resolved(connection, run_id, in_doubt).apply(settled, in_doubt)
 
     def lease(
         self,
@@ -110,12 +120,12 @@ class Ledger(LedgerDatabase):
         month = day_of(now)[:7]
         with self.transaction() as connection:
             # above 0 after an overshoot, which is booked as settled already; below if the ledger knows of less
-            known = books.apply_report(connection, run_id, holder, held, now) - held.left
+            known = ledger_accounts.apply_report(connection, run_id, holder, held, now) - held.left
             least, room = least - known, want - known
             if run_limit is not None:
-                room = min(room, run_limit - books.balance_of(connection, now, run_id=run_id).total)
+                room = min(room, run_limit - ledger_accounts.balance_of(connection, now, run_id=run_id).total)
             if month_limit is not None:
-                room = min(room, month_limit - books.balance_of(connection, now, month=month).total)
+                room = min(room, month_limit - ledger_accounts.balance_of(connection, now, month=month).total)
             if room < least or room <= 0:
                 return min(0, known)
             mine = sa.and_(is_of(LEASES, run_id, holder), LEASES.c.month == month)
@@ -133,7 +143,7 @@ class Ledger(LedgerDatabase):
         not know of (a person has resolved it), 0 as a rule. Raises RunTakenOver.
         """
         with self.transaction() as connection:
-            return max(0, held.left - books.apply_report(connection, run_id, holder, held, now))
+            return max(0, held.left - ledger_accounts.apply_report(connection, run_id, holder, held, now))
 
     def finish(self, run_id: str, finished_at: datetime) -> None:
         """Note that a run is finished."""
@@ -159,14 +169,14 @@ class Ledger(LedgerDatabase):
         dead = sa.and_(LEASES.c.month == month, LEASES.c.run_id.in_(runs), is_dead(now))
         with self.transaction() as connection:
             for lease in connection.execute(sa.select(LEASES).select_from(HELD).where(dead)).all():
-                books.charge(connection, lease.run_id, lease.day, 0, lease.amount_nano)
+                ledger_accounts.charge(connection, lease.run_id, lease.day, 0, lease.amount_nano)
                 this = sa.and_(is_of(LEASES, lease.run_id, lease.holder), LEASES.c.month == month)
                 connection.execute(LEASES.delete().where(this))
             doubts = sa.select(DAYS.c.run_id, sa.func.sum(DAYS.c.in_doubt_nano)).where(where).group_by(DAYS.c.run_id)
-            total, kind = 0, resolutions.PAID if paid else resolutions.UNPAID
+            total, kind = 0, ledger_resolutions.PAID if paid else ledger_resolutions.UNPAID
             for run_id, amount in connection.execute(doubts.order_by(DAYS.c.run_id)).all():
                 if amount:
-                    resolutions.keep(connection, run_id, kind, int(amount))
+                    ledger_resolutions.keep(connection, run_id, kind, int(amount))
                     total += int(amount)
             settled = DAYS.c.settled_nano + (DAYS.c.in_doubt_nano if paid else 0)
             connection.execute(DAYS.update().where(where).values(settled_nano=settled, in_doubt_nano=0))
@@ -175,12 +185,12 @@ class Ledger(LedgerDatabase):
     def of_run(self, run_id: str, now: datetime, month: str | None = None) -> Balance:
         """What is booked for a run, in all or in one month."""
         with self.transaction() as connection:
-            return books.balance_of(connection, now, run_id=run_id, month=month)
+            return ledger_accounts.balance_of(connection, now, run_id=run_id, month=month)
 
     def of_month(self, month: str, now: datetime) -> Balance:
         """What is booked for a month such as 2026-11, over all runs."""
         with self.transaction() as connection:
-            return books.balance_of(connection, now, month=month)
+            return ledger_accounts.balance_of(connection, now, month=month)
 
     def last_run(self, runs: Iterable[str]) -> tuple[int, int] | None:
         """(expected, settled) nano-dollars of the latest of these runs that is finished and paid anything."""

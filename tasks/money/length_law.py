@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from parquill.tasks.money.history import LengthStats, middle_of
+from parquill.tasks.money.length_stats import LengthStats, middle_of
 
 CLOSE = 1e-9
 _ROUNDS = 300

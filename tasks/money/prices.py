@@ -24,11 +24,10 @@ from parquill.data import FOLDER
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.providers import find_model, is_openai, provider_of
 from parquill.tasks.job.settings import Job
+from parquill.tasks.money.amounts import FEMTO_PER_NANO
 from parquill.tasks.money.unpriced import refuse_model
 from parquill.tasks.records import Usage
 
-FEMTO_PER_NANO = 1_000_000
-NANO_PER_USD = 1_000_000_000
 _FEMTO_PER_USD_PER_MTOK = 1_000_000_000
 _FEMTO_PER_USD_PER_1000_REQUESTS = 1_000_000_000_000
 
@@ -147,33 +146,6 @@ def _band_for(bands: Sequence[PriceBand], prompt_tokens: float) -> PriceBand:
 
 def _bands_from_json(found: Iterable[Mapping[str, int]]) -> tuple[PriceBand, ...]:
     return tuple(PriceBand(**band) for band in found)
-
-
-def femto_to_nano(femto: int) -> int:
-    """Round femto-dollars once to nano-dollars, halves to even (as Decimal does)."""
-    whole, rest = divmod(femto, FEMTO_PER_NANO)
-    half = FEMTO_PER_NANO // 2
-    return whole + (rest > half or (rest == half and whole % 2 == 1))
-
-
-def nano_to_usd(nano: int) -> Decimal:
-    """Nano-dollars as dollars with nine decimals."""
-    return Decimal(nano).scaleb(-9)
-
-
-def usd_to_nano(amount: Decimal) -> int:
-    """Dollars as nano-dollars."""
-    return int(amount.scaleb(9).to_integral_value())
-
-
-def format_usd(nano: int) -> str:
-    """Dollars for people: cents, or as many digits as it takes to see something; never rounded to nothing."""
-    amount = nano_to_usd(nano)
-    if nano == 0 or abs(nano) >= 10_000_000_000:
-        return f"${amount:,.2f}"
-    text = f"{amount:,.9f}".rstrip("0")
-    whole, _, decimals = text.partition(".")
-    return f"${whole}.{decimals:0<2}" if len(decimals) <= 6 or abs(nano) < 1_000 else f"${amount:,.6f}"
 
 
 def price_of(job: Job, day: date, *, batch: bool = False) -> ModelPrice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from parquill.tasks.job.settings import BudgetSettings
-from parquill.tasks.money.prices import format_usd, usd_to_nano
+from parquill.tasks.money.amounts import format_usd, usd_to_nano
 
 
 class SoftLimits:

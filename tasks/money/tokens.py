@@ -21,8 +21,8 @@ from tiktoken.model import encoding_name_for_model
 
 from parquill.data import FOLDER
 from parquill.tasks.errors import BadJob, ParquillError
-from parquill.tasks.money.correction import Calibration, allowance
-from parquill.tasks.money.tools import count_tools
+from parquill.tasks.money.calibration import Calibration, allowance
+from parquill.tasks.money.tool_tokens import count_tools
 
 # tiktoken panics on one run of about a million blanks and slows down on long runs: a longer text is counted in pieces,
 # which can only raise the count (by at most a token or so for each piece).

@@ -25,9 +25,8 @@ from prefect.input.run_input import Keyset, keyset_from_base_key
 from pydantic import ConfigDict, Field
 
 from parquill.tasks.errors import BadJob, NotApproved
-from parquill.tasks.money.gate import Verdict, asks_approval, check_budget
-from parquill.tasks.money.month import spent_by_others
-from parquill.tasks.money.prices import format_usd, usd_to_nano
+from parquill.tasks.money.amounts import format_usd, usd_to_nano
+from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, spent_by_others
 from parquill.tasks.orchestration.artifacts import estimate_table
 from parquill.tasks.orchestration.events import emit
 from parquill.tasks.orchestration.flow_run import retry_while_unavailable, wait_unless_cancelled

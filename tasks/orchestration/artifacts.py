@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from parquill.tasks.money.correction import counted_line, worst_line
-from parquill.tasks.money.prices import format_usd
+from parquill.tasks.money.amounts import format_usd
 from parquill.tasks.records import Estimate
+from parquill.tasks.results.count_figures import counted_line, worst_line
 from parquill.tasks.results.escaping import escape
 from parquill.tasks.results.excess import has_excess, money_sentences
 from parquill.tasks.results.reply_warnings import reply_sentences

@@ -20,8 +20,9 @@ from prefect.runtime import flow_run
 
 from parquill.tasks.job.settings import Job
 from parquill.tasks.llm.run_sender import RunSender
+from parquill.tasks.money.amounts import format_usd
 from parquill.tasks.money.gate import Verdict
-from parquill.tasks.money.prices import ModelPrice, format_usd
+from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.orchestration.artifacts import (
     draw,
     errors_table,

@@ -16,9 +16,9 @@ import pyarrow as pa
 from parquill.tasks.errors import BadInput, BadJob, OtherRows, RowFault
 from parquill.tasks.job.response_format import schema_of
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.correction import Calibration
+from parquill.tasks.money.calibration import Calibration
 from parquill.tasks.money.estimate import EstimateSum
-from parquill.tasks.money.past import Past
+from parquill.tasks.money.learning import Past
 from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.cells import cells

@@ -15,12 +15,12 @@ from parquill.tasks.errors import BadInput, BadJob, DamagedJournal, DiskFailed, 
 from parquill.tasks.job.answer_schema import check_format
 from parquill.tasks.job.settings import Job
 from parquill.tasks.job.strict_schema import check_strict
-from parquill.tasks.money.correction import Calibration
+from parquill.tasks.money.amounts import format_usd
+from parquill.tasks.money.calibration import Calibration
 from parquill.tasks.money.estimate import EstimateSum
-from parquill.tasks.money.learned import read_calibration
+from parquill.tasks.money.learning import read_calibration, read_past
 from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.money.past import read_past
-from parquill.tasks.money.prices import ModelPrice, find_price, format_usd, price_of
+from parquill.tasks.money.prices import ModelPrice, find_price, price_of
 from parquill.tasks.prompts.base import Base, RunOptions, find_base
 from parquill.tasks.prompts.planner import Planner
 from parquill.tasks.prompts.restore import LOST_JOURNALS, lacks_answers, restore_answers

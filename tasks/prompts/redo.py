@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from parquill.tasks.money.prices import usd_to_nano
+from parquill.tasks.money.amounts import usd_to_nano
 from parquill.tasks.prompts.cells import cells
 from parquill.tasks.records import REUSABLE, Outcome, PlannedRow, Usage
 

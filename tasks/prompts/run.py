@@ -19,7 +19,7 @@ import rfc8785
 
 from parquill.tasks.errors import DamagedJournal, DiskFailed
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.correction import Calibration
+from parquill.tasks.money.calibration import Calibration
 from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.records import Estimate, ShardRef, Totals
 from parquill.tasks.storage.boot_clock import Moment

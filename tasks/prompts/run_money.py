@@ -9,8 +9,8 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from parquill.tasks.money.budget_lease import BudgetLease
 from parquill.tasks.money.ledger import Ledger, RunEntry
-from parquill.tasks.money.spending import BudgetLease
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Totals
 

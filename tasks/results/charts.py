@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from parquill.tasks.money.history import OUTPUT_BINS_A_DOUBLING
-from parquill.tasks.money.prices import format_usd, usd_to_nano
+from parquill.tasks.money.amounts import format_usd, usd_to_nano
+from parquill.tasks.money.length_stats import OUTPUT_BINS_A_DOUBLING
 
 WIDTH, LEFT, RIGHT = 640.0, 12.0, 628.0
 LINE = 52  # the height at which the line of dollars is drawn

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from parquill.tasks.llm.usage import FLAGS
-from parquill.tasks.money.prices import format_usd, usd_to_nano
+from parquill.tasks.money.amounts import format_usd, usd_to_nano
 from parquill.tasks.records import Usage
 
 OVER_RESERVED = "the service billed {usd} beyond what was reserved, and the true figures are booked"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, Template
 
-from parquill.tasks.money.correction import counted_line, worst_line
 from parquill.tasks.results.charts import draw_cost, draw_lengths
+from parquill.tasks.results.count_figures import counted_line, worst_line
 from parquill.tasks.results.escaping import strip_control
 from parquill.tasks.results.excess import has_excess, money_sentences
 from parquill.tasks.results.reply_warnings import reply_sentences

@@ -12,7 +12,7 @@ import pyarrow as pa
 from parquill.tasks.errors import BadJob, DamagedJournal
 from parquill.tasks.job.answer_type import parsed_type, shape_value
 from parquill.tasks.llm.outcomes import NOT_SENT_CODES, TABLE
-from parquill.tasks.money.history import output_bin
+from parquill.tasks.money.length_stats import output_bin
 from parquill.tasks.money.prices import ModelPrice, find_price
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.run import Run

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from parquill.tasks.money.correction import compared_json
+from parquill.tasks.money.amounts import femto_to_nano, nano_to_usd, usd_text
 from parquill.tasks.money.estimate import estimate_json
-from parquill.tasks.money.prices import femto_to_nano, nano_to_usd
 from parquill.tasks.money.tokens import encoding_of
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.records import Totals, usd_text
+from parquill.tasks.records import Totals
+from parquill.tasks.results.count_figures import compared_json
 from parquill.tasks.results.report import write_report
 from parquill.tasks.results.totals import ResultTotals
 from parquill.tasks.storage.boot_clock import Moment, elapsed_s

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parquill.tasks.llm.finish_reasons import unknown_name
-from parquill.tasks.money.correction import CountComparison
-from parquill.tasks.money.history import History
+from parquill.tasks.money.calibration import CountComparison
+from parquill.tasks.money.length_stats import History
 from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.records import STATUSES, Usage
 

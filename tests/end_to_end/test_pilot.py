@@ -47,7 +47,7 @@ def test_the_run_goes_on_from_the_pilot(jobs: Jobs, service: FakeService) -> Non
     cost = Decimal(done.summary["cost_usd"])
     low, high = Decimal(told["cost_usd_low"]), Decimal(told["cost_usd_high"])
     assert low < Decimal(told["cost_usd_expected"]) < high
-    # one time in ten it is outside, which tests/tasks/money/test_lengths.py counts; but never far
+    # one time in ten it is outside, which tests/tasks/money/test_length_model.py counts; but never far
     assert low - (high - low) < cost < high + (high - low)
     assert done.summary["estimate"]["cost_usd_expected"] == told["cost_usd_expected"]
     assert cost == sum(done.column("cost_usd")) == Decimal(done.summary["paid_usd"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.money.prices import format_usd, usd_to_nano
+from parquill.tasks.money.amounts import format_usd, usd_to_nano
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import PRICES, billed_usd, check_books, reserved_usd, row_usd, total
 from tests.timing import within

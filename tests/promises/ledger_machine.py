@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from parquill.tasks.errors import RunTakenOver
-from parquill.tasks.money.books import Balance, LeaseReport
 from parquill.tasks.money.ledger import Ledger, RunEntry
+from parquill.tasks.money.ledger_accounts import Balance, LeaseReport
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RESOLUTIONS, RUNS
 
 BEGIN = datetime(2026, 11, 28, 20, tzinfo=UTC)

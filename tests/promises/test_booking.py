@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from parquill.tasks.job.load import make_job
-from parquill.tasks.money.prices import format_usd, usd_to_nano
+from parquill.tasks.money.amounts import format_usd, usd_to_nano
 from parquill.tasks.orchestration.artifacts import money_table
 from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import load_run

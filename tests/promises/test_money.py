@@ -23,12 +23,11 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from parquill.tasks.errors import LedgerFailed, RunTakenOver
 from parquill.tasks.job.load import make_job
-from parquill.tasks.money.account import LeaseAccount
-from parquill.tasks.money.books import LEASE_EXPIRY_S, Balance, LeaseReport
 from parquill.tasks.money.budget import Budget
+from parquill.tasks.money.budget_lease import BudgetLease, LeaseAccount
 from parquill.tasks.money.ledger import Ledger
+from parquill.tasks.money.ledger_accounts import LEASE_EXPIRY_S, Balance, LeaseReport
 from parquill.tasks.money.ledger_tables import HOLDERS, LEASES, META
-from parquill.tasks.money.spending import BudgetLease
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run_money import open_budget, spent_totals
@@ -773,6 +772,6 @@ def test_a_ledger_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_dead_are_dead_later_than_the_silent() -> None:
     """A holder counts as dead only long after it would have renewed its lease many times."""
-    from parquill.tasks.money.spending import REPORT_INTERVAL_S
+    from parquill.tasks.money.budget_lease import REPORT_INTERVAL_S
 
     assert LEASE_EXPIRY_S >= 100 * REPORT_INTERVAL_S

@@ -8,7 +8,8 @@ import pytest
 from genai_prices.data_snapshot import get_snapshot
 
 from parquill.tasks.job.load import make_job
-from parquill.tasks.money.prices import ModelPrice, _bands, femto_to_nano, price_of
+from parquill.tasks.money.amounts import femto_to_nano
+from parquill.tasks.money.prices import ModelPrice, _bands, price_of
 from parquill.tasks.records import Usage
 
 

@@ -18,18 +18,8 @@ from hypothesis import strategies as st
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.settings import CHEAPEST_USD_PER_MTOK, Job
-from parquill.tasks.money.prices import (
-    ModelPrice,
-    PriceBand,
-    ServiceTier,
-    _prices_of_the_day,
-    femto_to_nano,
-    find_price,
-    format_usd,
-    nano_to_usd,
-    price_of,
-    usd_to_nano,
-)
+from parquill.tasks.money.amounts import femto_to_nano, format_usd, nano_to_usd, usd_to_nano
+from parquill.tasks.money.prices import ModelPrice, PriceBand, ServiceTier, _prices_of_the_day, find_price, price_of
 from parquill.tasks.records import Usage
 
 DAY = date(2026, 11, 23)

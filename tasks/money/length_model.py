@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from parquill.tasks.money.history import (
+from parquill.tasks.money.length_law import CLOSE, fit_log_normal
+from parquill.tasks.money.length_stats import (
     OUTPUT_BINS_A_DOUBLING,
     History,
     LengthStats,
@@ -23,7 +24,6 @@ from parquill.tasks.money.history import (
     middle_of,
     output_bin,
 )
-from parquill.tasks.money.length_law import CLOSE, fit_log_normal
 
 # Nights differ more than chance among the rows of one night tells; measured history replaces this once there is some.
 BETWEEN_NIGHTS = 0.02

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from parquill.tasks.money.estimate import price_histogram
-from parquill.tasks.money.history import History, merge, output_bin
-from parquill.tasks.money.lengths import LengthModel
+from parquill.tasks.money.length_model import LengthModel
+from parquill.tasks.money.length_stats import History, merge, output_bin
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Usage
 from tests.benchmarks.pilots import PRICE, Population, trial

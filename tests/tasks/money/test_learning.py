@@ -10,9 +10,9 @@ import pytest
 
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.history import History
+from parquill.tasks.money.learning import keep_past, read_past
 from parquill.tasks.money.ledger import Ledger, RunEntry
-from parquill.tasks.money.past import keep_past, read_past
+from parquill.tasks.money.length_stats import History
 from parquill.tasks.records import Usage
 
 NOW = datetime(2026, 11, 29, 3, tzinfo=UTC)

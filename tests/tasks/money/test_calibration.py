@@ -11,16 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parquill.tasks.money.correction import (
-    MIN_ANSWERS,
-    Calibration,
-    CountComparison,
-    allowance,
-    compared_json,
-    counted_line,
-    worst_line,
-)
+from parquill.tasks.money.calibration import MIN_ANSWERS, Calibration, CountComparison, allowance
 from parquill.tasks.money.tokens import TokenCounter
+from parquill.tasks.results.count_figures import compared_json, counted_line, worst_line
 
 LENGTHS = st.lists(st.integers(1, 20_000), min_size=1, max_size=60)
 

@@ -17,7 +17,6 @@ from typing import Any
 MIN_ANSWERS = 10  # fewer say nothing about the next thousand
 SPREAD = 0.1  # lengths that vary by less than this part of their mean tell a ratio, but no line
 ABOVE_LINE = 1.1
-TOLD_ABOVE = 0.01  # a deviation that the summary explains
 # A reply that reports more than this for a counted prompt is a fault of the service: billed, but not learned from.
 MAX_RATIO, MAX_OVERHEAD = 8, 4096
 
@@ -154,58 +153,3 @@ def _line(whole: RegressionSums) -> tuple[float, float]:
         if ratio > 0:
             return y_mean - ratio * x_mean, ratio
     return 0.0, y_mean / x_mean
-
-
-def compared_json(found: CountComparison, *, model: str, encoding: str, exact: bool) -> dict[str, Any]:
-    """The `counted` part of a summary: tokens of this run's answers, the worst row, what a difference means."""
-    worst = found.worst
-    return {
-        "answers": found.answers,
-        "prompt_tokens_counted": found.counted,
-        "prompt_tokens_reported": found.reported,
-        "deviation": None if found.deviation is None else round(found.deviation, 6),
-        "encoding": encoding,
-        "exact": exact,
-        "worst_row": None
-        if worst is None
-        else {
-            "source_file": worst.source_file,
-            "row_number": worst.row_number,
-            "prompt_tokens_counted": worst.counted,
-            "prompt_tokens_reported": worst.reported,
-            "deviation": round(worst.deviation, 6),
-        },
-        "meaning": _meaning(found, model, encoding, exact=exact),
-    }
-
-
-def _meaning(found: CountComparison, model: str, encoding: str, *, exact: bool) -> str | None:
-    """What it means when counted and reported tokens differ by more than a hundredth; None when they do not."""
-    deviation = found.deviation
-    if deviation is None or abs(deviation) <= TOLD_ABOVE:
-        return None
-    told = f"the service reports {abs(deviation):.1%} {'more' if deviation > 0 else 'fewer'} prompt tokens than counted"
-    if not exact:
-        return f"{told}: {encoding} only stands in for the tokenizer of {model}; the next estimate is corrected by it"
-    if deviation > 0:
-        return f"{told} by the encoding of {model}: it adds text of its own or serves another model; it was paid for"
-    return f"{told} by the encoding of {model}: it shortens prompts or serves another model; the estimate was too high"
-
-
-def counted_line(counted: Mapping[str, Any]) -> str:
-    """The sums of the `counted` part of a summary, and their deviation."""
-    return (
-        f"counted {counted['prompt_tokens_counted']:,}, reported {counted['prompt_tokens_reported']:,} "
-        f"({counted['deviation'] or 0:+.2%})"
-    )
-
-
-def worst_line(counted: Mapping[str, Any]) -> str:
-    """The row whose count was farthest off; empty when none was off."""
-    worst = counted["worst_row"]
-    if worst is None or not worst["deviation"]:
-        return ""
-    return (
-        f"{worst['source_file']}, row {worst['row_number']}: counted {worst['prompt_tokens_counted']:,}, "
-        f"reported {worst['prompt_tokens_reported']:,} ({worst['deviation']:+.0%})"
-    )

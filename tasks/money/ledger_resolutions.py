@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from parquill.tasks.money.books import total_of
+from parquill.tasks.money.ledger_accounts import total_of
 from parquill.tasks.money.ledger_tables import RESOLUTIONS
 
 PAID, UNPAID = "paid", "unpaid"
