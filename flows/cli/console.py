@@ -184,7 +184,7 @@ def _active_sender() -> RunSender | None:
     import sys
 
     module = sys.modules.get("parquill.tasks.llm.open_senders")
-    run_sender: list[RunSender] = module.open_sendings() if module else []
+    run_sender: list[RunSender] = module.open_senders() if module else []
     return run_sender[0] if run_sender else None
 
 

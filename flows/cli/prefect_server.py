@@ -112,8 +112,8 @@ class EmbeddedServer:
                     raise ParquillError(self._away(named, answer))
                 if not is_told:
                     print_line(
-                        f"no Prefect server answers at PREFECT_API_URL={named}; waiting for it for at most "
-                        f"{SERVER_TIMEOUT_S:.0f} s"
+                        f"no Prefect server answers at PREFECT_API_URL={named}; "
+                        f"waiting {SERVER_TIMEOUT_S:.0f} s for it at most"
                     )
                     is_told = True
                 sleep(0.1)

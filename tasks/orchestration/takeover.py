@@ -54,7 +54,7 @@ def redo_already_done(folders: Folders) -> bool:
     """
     if flow_run.id is None:
         return False
-    current = (read_json(folders.own / "current.json") or {}).get("run_id")
+    current = (read_json(folders.meta / "current.json") or {}).get("run_id")
     for run in folders.runs():
         found = read_json(run.path / "flow_run.json") or {}
         if run.run_id != current and flow_run.id in {found.get("flow_run_id"), *found.get("led_before", [])}:

@@ -69,7 +69,7 @@ def _other_input(options: RunOptions, output: str, shown: int) -> BadInput:
 def find_base(job: Job, options: RunOptions, source: Source) -> Base:
     """What a start of a placed job begins with. Raises BadInput."""
     folders = Folders.of(job.output, job.state)
-    manifest = read_json(folders.own / "manifest.json") or {}
+    manifest = read_json(folders.meta / "manifest.json") or {}
     combinations = math.prod(len(values) for values in (job.for_each or {}).values())
     shown = (manifest.get("rows") or {}).get("total", 0) // combinations
     is_smaller = options.limit is not None and options.limit < shown

@@ -134,7 +134,7 @@ def check_current(folders: Folders, current: Run | None) -> None:
     if current is not None:
         current.check_journals()
         return
-    named = read_json(folders.own / "current.json")
+    named = read_json(folders.meta / "current.json")
     if named is None:
         return
     folder = folders.run(named["run_id"])
@@ -149,7 +149,7 @@ def check_current(folders: Folders, current: Run | None) -> None:
     if booked:  # else it was removed since it had sent nothing
         raise DamagedJournal(
             f"{lost[0] if lost else folder.path} is missing, with what the run has booked {format_usd(booked)} for. "
-            f"Restore it from a backup; to pay for its rows again, remove {folders.own / 'current.json'}"
+            f"Restore it from a backup; to pay for its rows again, remove {folders.meta / 'current.json'}"
         )
 
 
@@ -179,7 +179,7 @@ def _keep_told(folders: Folders, disk: Disk) -> None:
 
 
 def _history(folders: Folders) -> Path:
-    manifest = read_json(folders.own / "manifest.json") or {}
+    manifest = read_json(folders.meta / "manifest.json") or {}
     return folders.output / "history" / f"{manifest.get('run_id')}.json"
 
 
@@ -188,7 +188,7 @@ def _with(run: Run, job: Job) -> Run:
 
 
 def _nothing_to_do(folders: Folders, digest: str, *, hold: bool) -> bool:
-    manifest = read_json(folders.own / "manifest.json")
+    manifest = read_json(folders.meta / "manifest.json")
     return (
         manifest is not None
         and manifest["digest"] == digest
@@ -251,7 +251,7 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
     if given_up is not None and any(list_journals(given_up.folder.path)):
         # nobody else will: its journals know what it paid, the ledger what its process last said
         reconcile_ledger(given_up)
-    disk.write_own(folders.own / "current.json", {"run_id": run_id})
+    disk.write_own(folders.meta / "current.json", {"run_id": run_id})
     folders.delete_stale_shards()  # of a run that was given up for this one
     return run
 

@@ -23,7 +23,7 @@ class PreviousResults:
 
         Raises OtherRows when there are no results, or none of this shape.
         """
-        manifest = read_json(folders.own / "manifest.json")
+        manifest = read_json(folders.meta / "manifest.json")
         if manifest is None:
             raise OtherRows(f"--redo needs finished results, and {folders.output} has none; run without --redo first")
         # manifests of earlier versions have no checksum

@@ -52,7 +52,7 @@ def restore_answers(folders: Folders, answers: AnswerIndex, disk: Disk = DISK) -
 
 def needs_results(folders: Folders) -> bool:
     """Whether journals are gone that had what the latest results show."""
-    manifest = read_json(folders.own / "manifest.json")
+    manifest = read_json(folders.meta / "manifest.json")
     runs = [folders.run(run_id) for run_id in (manifest or {}).get("held_by", ())]
     return any(not run.plan.exists() or not any(list_journals(run.path)) or run.lost_journals() for run in runs)
 

@@ -140,5 +140,5 @@ def check_reused(run: Run, answers: AnswerIndex) -> None:
         where = f"{lost[0]} is missing" if lost else f"a run is missing in {run.folders.state / 'runs'}"
         raise DamagedJournal(
             f"{where}, and {gone:,} answers that the run {run.run_id} reuses are gone. Restore it from a backup; to "
-            f"pay for them again, remove {run.folders.own / 'current.json'}"
+            f"pay for them again, remove {run.folders.meta / 'current.json'}"
         )

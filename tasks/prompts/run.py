@@ -86,7 +86,7 @@ class Run:
 
     def open_shard(self, shard: ShardRef) -> ChecksummedReader:
         """The planned rows of a shard. Raises DiskFailed when its file is not what was written."""
-        advice = f"; remove {self.folders.own / 'current.json'} and run again: what was answered is kept"
+        advice = f"; remove {self.folders.meta / 'current.json'} and run again: what was answered is kept"
         return ChecksummedReader(self.folder.shard(shard.number), shard.crc32, advice)
 
     def state(self, shard: int) -> ShardState:
@@ -105,7 +105,7 @@ class Run:
     def _lost(self, journal: Path) -> DamagedJournal:
         return DamagedJournal(
             f"{journal} is missing, with what the run {self.run_id} has paid for. Restore the file from a backup; to "
-            f"pay for its rows again, remove {self.folders.own / 'current.json'}"
+            f"pay for its rows again, remove {self.folders.meta / 'current.json'}"
         )
 
     def mark_begun(self, shard: int, disk: Disk = DISK) -> None:
@@ -172,7 +172,7 @@ def _run_of(run_id: str, plan: dict[str, Any], settings: dict[str, Any]) -> Run:
 
 def current_run(folders: Folders) -> Run | None:
     """The run of this output that is under way or was cut off, if any."""
-    current = read_json(folders.own / "current.json")
+    current = read_json(folders.meta / "current.json")
     if current is None or not folders.run(current["run_id"]).plan.exists():
         return None
     return load_run(folders.state, current["run_id"])

@@ -81,7 +81,7 @@ def clear_run(run: Run, disk: Disk = DISK) -> None:
 
     Raises DiskFailed.
     """
-    own = run.folders.own
+    own = run.folders.meta
     try:
         disk.remove(own / "current.json")
         # before the shards go: a run that is still the current one would miss them
@@ -97,7 +97,7 @@ def summary_while_running(run: Run, disk: Disk = DISK) -> Iterator[None]:
 
     Room for that is kept from the beginning: a full disk is one of the reasons why a run is cut off.
     """
-    room = run.folders.own / f".room{TEMPORARY}"
+    room = run.folders.meta / f".room{TEMPORARY}"
     disk.write_whole(room, os.urandom(ROOM_BYTES), 0o600)
     write_running(run, disk)
     try:
@@ -114,7 +114,7 @@ def summary_while_running(run: Run, disk: Disk = DISK) -> Iterator[None]:
                 _tell_stopped(run, told, exit_code, room, disk)
         raise
     finally:
-        sweep(run.folders.own)
+        sweep(run.folders.meta)
 
 
 def _tell_stopped(run: Run, told: str, exit_code: int, room: Path, disk: Disk) -> None:

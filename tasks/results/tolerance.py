@@ -60,7 +60,7 @@ class NothingToDo:
     def of(cls, job: Job, redo: Sequence[str] = (), limit: int | None = None) -> NothingToDo:
         """Look at the results of a placed job with what it tolerates now, and with what a start of it asked for."""
         folders = Folders.of(job.output, job.state)
-        manifest = read_json(folders.own / "manifest.json") or {}
+        manifest = read_json(folders.meta / "manifest.json") or {}
         rows: dict[str, int] = manifest["rows"]
         by_status = {status: count for status, count in rows.items() if count and status != "total"}
         not_ok = {status: count for status, count in by_status.items() if status != "ok"}

@@ -47,11 +47,11 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
                 writer.write(table)
         parts = writer.finish()
     _swap(folders, disk)
-    manifest = read_json(folders.own / "manifest.json")
+    manifest = read_json(folders.meta / "manifest.json")
     held_by = rows.held_by | set((manifest or {}).get("held_by", ()) if rows.keeps else ())
     digest = manifest["digest"] if run.keeps_digest and manifest else run.digest
     disk.write_own(
-        folders.own / "manifest.json",
+        folders.meta / "manifest.json",
         {
             "manifest": 1,
             "run_id": run.run_id,
@@ -82,7 +82,7 @@ def _swap(folders: Folders, disk: Disk) -> None:
                 disk.rename(folders.replaced, results)
             raise
         disk.sync_folder(folders.output)
-        disk.sync_folder(folders.own)
+        disk.sync_folder(folders.meta)
     except OSError as error:
         raise DiskFailed(f"cannot put the results into {results}: {error.strerror}") from None
     remove_folder(folders.replaced)

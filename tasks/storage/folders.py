@@ -137,7 +137,7 @@ class Folders:
         return cls(Path(state) if state else folder / ".parquill", folder, output)
 
     @property
-    def own(self) -> Path:
+    def meta(self) -> Path:
         """Parquill's folder inside the output."""
         return self.output / ".parquill"
 
@@ -153,19 +153,19 @@ class Folders:
     @property
     def staging(self) -> Path:
         """Where results are written before they are swapped in."""
-        return self.own / "staging"
+        return self.meta / "staging"
 
     @property
     def replaced(self) -> Path:
         """Where the results before go while they are swapped out."""
-        return self.own / "replaced"
+        return self.meta / "replaced"
 
     def create(self, disk: Disk = DISK) -> None:
         """Create output and state, and show that both can be written. Raises BadJob, DiskFailed."""
         _check_place("output", self.output)
         _check_place("state", self.state)
         disk.make_folder(self.output)
-        for folder in sorted({self.own, self.state}):
+        for folder in sorted({self.meta, self.state}):
             private_folder(folder, disk)
             # of a name of its own: who holds the folder may sweep it, others probe at the same moment
             probe = folder / f".probe-{secrets.token_hex(8)}{TEMPORARY}"
@@ -182,9 +182,9 @@ class Folders:
         end, when all is paid.
         """
         results = self.output / "results"
-        if results.is_symlink() or self.own.stat().st_dev != self.output.stat().st_dev:
+        if results.is_symlink() or self.meta.stat().st_dev != self.output.stat().st_dev:
             raise BadJob(
-                f"{results} and {self.own} must be folders of one disk, since results are swapped in together; make "
+                f"{results} and {self.meta} must be folders of one disk, since results are swapped in together; make "
                 f"{self.output} itself a link, if they are to lie elsewhere"
             )
         if self.replaced.exists() and not results.exists():
@@ -194,13 +194,13 @@ class Folders:
                 raise DiskFailed(f"cannot put the results back into {results}: {error.strerror}") from None
         for folder in (self.staging, self.replaced):
             remove_folder(folder)
-        for folder in (self.output, self.output / "history", self.own, self.state):
+        for folder in (self.output, self.output / "history", self.meta, self.state):
             sweep(folder)
         self.delete_stale_shards()
 
     def delete_stale_shards(self) -> None:
         """Remove the shards, which hold prompts, of every run of this output that nobody will go on with."""
-        current = read_json(self.own / "current.json") or {}
+        current = read_json(self.meta / "current.json") or {}
         for run in self.runs():
             if (run.path / "shards").is_dir():  # not finished, or not tidily
                 sweep(run.path)
@@ -232,10 +232,10 @@ def lock_folders(folders: Folders, who: str) -> Iterator[None]:
     """
     before = _held_here.get()
     with contextlib.ExitStack() as stack:
-        for folder in sorted({folders.own, folders.state}):
+        for folder in sorted({folders.meta, folders.state}):
             _acquire(folder / "lock", folder, who)
             stack.callback(_release, folder / "lock")
-        _held_here.set(before | {folders.own / "lock", folders.state / "lock"})
+        _held_here.set(before | {folders.meta / "lock", folders.state / "lock"})
         stack.callback(_held_here.set, before)
         yield
 

@@ -51,8 +51,8 @@ def _take_ownership(folders: Folders, run_id: str) -> None:
         )
     since = datetime.now(UTC).isoformat(timespec="seconds")
     told = {"state_id": mine, "run_id": run_id, "host": socket.gethostname(), "since": since}
-    DISK.write_json(folders.own / "owner.json", told, 0o600)
-    put_file(folders.own / "owner.json", join(folders.output_uri, OWNER))
+    DISK.write_json(folders.meta / "owner.json", told, 0o600)
+    put_file(folders.meta / "owner.json", join(folders.output_uri, OWNER))
 
 
 def _drop_ownership(folders: Folders) -> None:
@@ -108,7 +108,7 @@ def publish(folders: Folders) -> None:
 
 def _publish(folders: Folders) -> None:
     named, local = folders.output_uri, folders.output
-    manifest = read_json(folders.own / "manifest.json")
+    manifest = read_json(folders.meta / "manifest.json")
     summary = read_json(local / SUMMARY) or {}
     _take_ownership(folders, str(summary.get("run_id")))
     _mark_running(folders, summary)
@@ -120,8 +120,8 @@ def _publish(folders: Folders) -> None:
             part["file"] = _stored_name(path)
             if there.get(part["file"]) != part["bytes"]:
                 put_file(path, join(results, part["file"]))
-        DISK.write_json(folders.own / "published.json", manifest, 0o600)
-        put_file(folders.own / "published.json", join(named, MANIFEST))
+        DISK.write_json(folders.meta / "published.json", manifest, 0o600)
+        put_file(folders.meta / "published.json", join(named, MANIFEST))
         for file in sorted(there.keys() - {part["file"] for part in manifest["parts"]}):
             remove_object(join(results, file))
     kept = _sizes(join(named, "history"))
@@ -140,8 +140,8 @@ def _mark_running(folders: Folders, summary: dict[str, Any]) -> None:
     there = _read(join(folders.output_uri, SUMMARY))
     if there is not None and there.get("state") != "running":
         running = {**(summary or there), "state": "running", "exit_code": None, "finished_at": None}
-        DISK.write_json(folders.own / "running.json", running)
-        put_file(folders.own / "running.json", join(folders.output_uri, SUMMARY))
+        DISK.write_json(folders.meta / "running.json", running)
+        put_file(folders.meta / "running.json", join(folders.output_uri, SUMMARY))
 
 
 def is_published(folders: Folders) -> bool:

@@ -161,7 +161,7 @@ def test_a_flipped_bit_in_a_plan(tmp_path: Path, service: FakeService) -> None:
     """A flipped bit anywhere in what a cut-off run goes on with stops the next start by the name of the file: nothing is sent, and no other text, price or setting is taken for the planned one."""
     job = _job(tmp_path, service, good(tmp_path / "in.parquet"))
     run = _planned(job)
-    own = run.folders.own / "current.json"
+    own = run.folders.meta / "current.json"
     for path in (run.folder.shard(0), run.folder.plan, run.folder.path / "job.json", own):
         for place_ in flipped(path):
             with pytest.raises(DiskFailed) as caught:
@@ -189,7 +189,7 @@ def test_a_shard_that_is_damaged_when_it_is_paid(tmp_path: Path, service: FakeSe
     with pytest.raises(DiskFailed, match=r"current\.json and run again") as caught:
         run_steps(job)
     assert str(shard) in str(caught.value)
-    (run.folders.own / "current.json").unlink()
+    (run.folders.meta / "current.json").unlink()
     run_steps(job)
     assert [row["text"] for row in results(job)] == bad_files.TEXTS
     assert service.stats()["billed_requests"] == len(bad_files.TEXTS)
@@ -221,10 +221,10 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path, service: FakeServic
     run = _planned(job)
     _without_checksums(run.folder.plan, "shards")
     _without_checksums(run.folder.path / "job.json", "")
-    _without_checksums(run.folders.own / "current.json", "")
+    _without_checksums(run.folders.meta / "current.json", "")
     run_steps(job)
     assert {row["run_id"] for row in results(job)} == {run.run_id}
-    _without_checksums(run.folders.own / "manifest.json", "parts")
+    _without_checksums(run.folders.meta / "manifest.json", "parts")
     run_steps(job, redo=["ok"])
     assert [row["text"] for row in results(job)] == bad_files.TEXTS
     assert service.stats()["billed_requests"] == 2 * len(bad_files.TEXTS)

@@ -166,7 +166,7 @@ def test_the_excess_survives_an_interruption(tmp_path: Path) -> None:
     assert first > 0
     placed, _ = resolve_job(make_job(settings), None, None, ())
     folders = Folders.of(placed.output, placed.state)
-    current = orjson.loads((folders.own / "current.json").read_bytes())["run_id"]
+    current = orjson.loads((folders.meta / "current.json").read_bytes())["run_id"]
     stopped = write_interrupted(load_run(folders.state, current), "stopped", 130)
     assert Decimal(stopped["over_reserved_usd"]) == first
     settings["budget"] = {"run_usd": 5}

@@ -53,10 +53,10 @@ def _estimate(job: dict[str, Any], code: str = "estimate_job(job, options)") -> 
     lines = [
         "import sys, orjson",
         "from parquill.tasks.job.load import make_job",
-        "from parquill.tasks.prompts.resolve import place",
+        "from parquill.tasks.prompts.resolve import resolve_job",
         "from parquill.tasks.prompts.prepare import estimate_job",
         "from tests.peak import peak_kib",
-        "job, options = place(make_job(orjson.loads(sys.argv[1])), None, None, ())",
+        "job, options = resolve_job(make_job(orjson.loads(sys.argv[1])), None, None, ())",
         code,
         "print(peak_kib() >> 10)",
     ]

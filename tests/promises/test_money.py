@@ -250,13 +250,13 @@ def test_the_last_cent_is_admitted_once() -> None:
 _SPENDER = """
 import asyncio, random, sys
 from datetime import UTC, datetime
-from parquill.tasks.money.account import Account
+from parquill.tasks.money.budget_lease import LeaseAccount
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.ledger import Ledger
 url, run, limit, worst, seed = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 async def main():
     ledger = Ledger(url)
-    account = Account(ledger, run, run_limit=None, month_limit=limit)
+    account = LeaseAccount(ledger, run, run_limit=None, month_limit=limit)
     async def more(amount):
         return await asyncio.get_running_loop().run_in_executor(None, account.lease, amount)
     budget, draw = Budget(0, more=more), random.Random(seed)
@@ -539,9 +539,9 @@ def test_a_process_killed_with_money_in_its_hands(ledger: Ledger, address: str) 
     """A process that is killed with SIGKILL leaves its lease booked; when its run goes on, only what the journals say is."""
     ledger.open_run(entry("fr"), 0, 0, datetime.now(UTC))
     code = (
-        "import sys, time\nfrom parquill.tasks.money.account import Account\n"
+        "import sys, time\nfrom parquill.tasks.money.budget_lease import LeaseAccount\n"
         "from parquill.tasks.money.ledger import Ledger\n"
-        "account = Account(Ledger(sys.argv[1]), 'fr', run_limit=1000, month_limit=None)\n"
+        "account = LeaseAccount(Ledger(sys.argv[1]), 'fr', run_limit=1000, month_limit=None)\n"
         "print(account.lease(300), flush=True)\ntime.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, address], stdout=subprocess.PIPE)
