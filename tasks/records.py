@@ -88,7 +88,7 @@ class Estimate:
     exact: bool
     low_nano: int | None = None  # with high_nano the central 90 %; None without answers to learn from
     high_nano: int | None = None
-    output_shares: list[tuple[int, float]] = field(default_factory=list)  # by bin of output length, see money.history
+    output_shares: list[tuple[int, float]] = field(default_factory=list)  # by bin of output length (money.length_stats)
     paid_nano: int = 0  # what rows that had their outcome when this was estimated cost, and their worst case
     paid_worst_nano: int = 0
     rejected: dict[str, int] = field(default_factory=dict)  # error code -> rows

@@ -124,7 +124,7 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
         "cost": f"${summary['paid_usd']} (expected ${estimate['cost_usd_expected']})",
     }
     if summary["paid_usd"] != summary["cost_usd"]:
-        pairs["cost of its rows"] = f"${summary['cost_usd']} (those done anew also carry what they cost before)"
+        pairs["cost of its rows"] = f"${summary['cost_usd']} (rows that were redone include their earlier cost)"
     if summary["in_doubt_usd"].strip("0") != ".":
         pairs["in doubt"] = f"${summary['in_doubt_usd']}"
     if has_excess(summary):

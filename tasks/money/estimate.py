@@ -4,7 +4,7 @@ Rows are kept as counts by input length: worst case, expectation and spread depe
 by the model's window and any number of prices can be applied at the end.
 
 Without history the only bound on the output is max_output_tokens, so expected, p90 and worst are the same, and the
-words "no history: worst case is the only bound" are shown with them. With it (see `lengths`) expected is the sum of the
+words "no history: worst case is the only bound" go with them. With it (`length_model`) expected is the sum of the
 predictions. The output's total is taken as log-normal about it: `low` and `high` are the bounds of its central 90 %,
 p90 its 90 % quantile, none above the worst case; the normal quantile is widened to Student's t (Cornish-Fisher, first
 order) for few answers.

@@ -1,4 +1,8 @@
-"""What the ledger knows of a job's past: the lengths of its answers, and how good its last estimate was."""
+"""What the ledger keeps of earlier runs to predict the next one.
+
+By job and prompt: the lengths of the answers, and how good the last estimate was. By model, endpoint and encoding:
+counted and reported prompt tokens.
+"""
 
 from __future__ import annotations
 

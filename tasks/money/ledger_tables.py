@@ -57,7 +57,7 @@ RESOLUTIONS = sa.Table(  # see money.resolutions: what a person has settled of a
     sa.Column("kind", sa.String(8), nullable=False),
     sa.Column("amount_nano", sa.BigInteger, nullable=False),
 )
-LENGTHS = sa.Table(  # see money.history: what is kept of a run's answers, to predict those of the next
+LENGTHS = sa.Table(  # see money.length_stats: what is kept of a run's answers, to predict those of the next
     "parquill_lengths",
     METADATA,
     sa.Column("run_id", sa.String(64), primary_key=True),

@@ -17,6 +17,6 @@ TASK_OPTIONS: dict[str, Any] = {"retries": 0, "persist_result": False, "cache_po
 FLOW_OPTIONS: dict[str, Any] = {
     "retries": 0,  # whatever PREFECT_FLOWS_DEFAULT_RETRIES says: a refusal would be asked again, and told as a crash
     "persist_result": False,
-    "validate_parameters": False,  # by `ends_with_state`, which ends a bad job in a sentence under a name
+    "validate_parameters": False,  # by `returns_state`, which ends a bad job in a sentence under a name
     "task_runner": ThreadPoolTaskRunner[Any](max_workers=SHARDS_AT_ONCE),
 }

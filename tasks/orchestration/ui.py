@@ -113,7 +113,7 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: ModelPr
 def show_summary(run: Run, sums: ResultTotals, summary: dict[str, Any]) -> None:
     """The cost summary as an artifact, its headline in the description."""
     rows = summary["rows"]
-    # rows done anew also carry what they had cost before: it is what was paid that was estimated
+    # what this run paid: the cost of the rows includes what redone rows cost before, which was not estimated
     headline = (
         f"{rows['ok']:,} of {rows['total']:,} rows ok, ${summary['paid_usd']} (expected "
         f"${summary['estimate']['cost_usd_expected']}), exit {summary['exit_code']}"

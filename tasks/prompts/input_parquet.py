@@ -277,7 +277,7 @@ def check_unchanged(file: SourceFile) -> None:
 
 def changed(file: SourceFile) -> BadInput:
     """What is raised for a file that is no longer the one that was looked at."""
-    return BadInput(f"{redact_uri(file.path)} was changed while it was read; run again when nobody writes it any more")
+    return BadInput(f"{redact_uri(file.path)} was changed while it was read; run again when no process writes to it")
 
 
 def reason_of(path: str, error: Exception) -> str:

@@ -40,7 +40,7 @@ def open_budget(
 
 
 def reconcile_ledger(run: Run) -> None:
-    """Set the books of a run that nobody will go on with to what its journals say. Raises LedgerFailed."""
+    """Set the ledger to what the journals of an abandoned run say. Raises LedgerFailed."""
     found = run.totals()
     ledger = Ledger()
     try:

@@ -70,7 +70,7 @@ def draw_cost(estimate: Mapping[str, Any], cost_usd: str) -> Markup:
 def draw_lengths(outputs: Mapping[int, int], predicted: Sequence[Sequence[float]]) -> Markup:
     """Bars: the share of answers by output tokens (`outputs`: bin -> answers); a line: what was predicted, if it was.
 
-    Bins are `OUTPUT_BINS_A_DOUBLING` to the doubling, as `lengths` makes them.
+    Bins are `OUTPUT_BINS_A_DOUBLING` to the doubling, as `length_model` makes them.
     """
     answers = sum(outputs.values())
     shares = {number: count / answers for number, count in outputs.items()}

@@ -52,9 +52,7 @@ def make_summary(
         "counted": compared_json(sums.compared, model=run.job.model, encoding=encoding, exact=exact),
         "estimate": estimate_json(run.estimate),
         "cost_usd": usd_text(nano_to_usd(sums.cost_nano)),
-        "paid_usd": usd_text(
-            nano_to_usd(totals.settled_nano)
-        ),  # by this run; a row done anew also shows its cost before
+        "paid_usd": usd_text(nano_to_usd(totals.settled_nano)),  # by this run; a redone row also shows its earlier cost
         "in_doubt_usd": usd_text(nano_to_usd(sums.in_doubt_nano)),
         "over_reserved_usd": usd_text(nano_to_usd(totals.over_reserved_nano)),
         "saved_usd": usd_text(nano_to_usd(sums.saved_nano)),

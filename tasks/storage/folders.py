@@ -199,7 +199,7 @@ class Folders:
         self.delete_stale_shards()
 
     def delete_stale_shards(self) -> None:
-        """Remove the shards, which hold prompts, of every run of this output that nobody will go on with."""
+        """Remove the shards, which hold prompts, of every abandoned run of this output."""
         current = read_json(self.meta / "current.json") or {}
         for run in self.runs():
             if (run.path / "shards").is_dir():  # not finished, or not tidily

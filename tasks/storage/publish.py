@@ -1,4 +1,4 @@
-"""An output that is a URI: a local folder has it all (`address.mirror_of`), and is copied to the store.
+"""An output that is a URI: a local folder has it all (`uri.local_mirror`), and is copied to the store.
 
 A store has no rename, so the order makes the promise. A part has a name that says its run and its content, so none is
 ever written over; new parts are put beside the earlier ones, then the manifest says which belong together, then the
