@@ -49,6 +49,7 @@ def test_a_finished_job_with_kept_rows_sends_nothing(jobs: Jobs) -> None:
     assert files_of(jobs.folder / "out") == before
 
 
+@pytest.mark.nightly
 def test_a_changed_input_pays_only_its_new_rows(jobs: Jobs) -> None:
     """Rows that are new or changed are paid, all others keep their answers, their cost and the run that paid."""
     first = jobs.run(jobs.job(TEXTS))
@@ -203,6 +204,7 @@ def test_a_limit_keeps_the_rows_after_it(jobs: Jobs) -> None:
     assert redone.rows[2:] == everything.rows[2:]
 
 
+@pytest.mark.nightly
 def test_a_limit_to_try_another_prompt(jobs: Jobs) -> None:
     """`--limit` with another prompt pays for the first rows, and keeps the others with their old answers; the run without it completes all of them, with either prompt."""
     settings = jobs.job(TEXTS)

@@ -170,6 +170,7 @@ def test_the_worst_case_may_exceed_what_the_pilot_shows_to_fit(jobs: Jobs, servi
     assert service.stats()["billed"] == 300
 
 
+@pytest.mark.nightly
 def test_a_pilot_that_is_killed(jobs: Jobs, service: FakeService) -> None:
     """What a killed pilot had journalled is kept; at most what was in flight is paid for a second time."""
     service.configure(latency_ms=150)

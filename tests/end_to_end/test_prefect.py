@@ -262,9 +262,9 @@ def test_a_dead_run_is_crashed_by_the_next(jobs: Jobs, prefect_server: str) -> N
 @pytest.mark.parametrize(
     "next_start",
     [
-        pytest.param("nothing to do", marks=pytest.mark.nightly),
+        "nothing to do",
         pytest.param("another run", marks=pytest.mark.nightly),
-        "the same run",
+        pytest.param("the same run", marks=pytest.mark.nightly),
     ],
 )
 def test_an_end_that_the_server_did_not_take(jobs: Jobs, prefect_server: str, next_start: str) -> None:
@@ -407,6 +407,7 @@ def test_a_months_budget_is_no_budget_of_the_run(jobs: Jobs, prefect_server: str
     assert "is spent" not in done.stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.timed
 def test_ctrl_c_at_a_terminal(jobs: Jobs) -> None:
     """Ctrl-C goes to all that a terminal runs, and yet the run has its embedded server to tell its end to, whatever the environment has for other servers: it ends with 130 and not a word of errors, and its summary knows where every row is."""

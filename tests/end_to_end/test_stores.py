@@ -522,6 +522,7 @@ def test_addresses_that_are_refused(uri: str, word: str) -> None:
         make_job({**base, "max_output_tokens": 5, "state": "s3://shop/state"})
 
 
+@pytest.mark.nightly
 def test_the_command_on_a_store(shop: S3, jobs: Jobs) -> None:
     """`run` and `report` take and show addresses, of the day given; with one `state` the next night pays only for what is new; and the report of an address is that of any machine, with its failed rows."""
     jobs.service.configure(faults=[{"kind": "length", "match": "text 3"}])

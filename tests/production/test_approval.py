@@ -145,6 +145,7 @@ def test_what_is_cheap_asks_nobody(jobs: Jobs) -> None:
     assert jobs.run(settings).exit_code == 0
 
 
+@pytest.mark.nightly
 def test_nobody_to_ask(jobs: Jobs, costly: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a terminal and without a server that others can reach, the run is refused and nothing is sent."""
     monkeypatch.delenv("PREFECT_API_URL")
@@ -256,6 +257,7 @@ def test_a_time_that_is_none(jobs: Jobs, costly: dict[str, Any], seconds: str) -
     assert not [each for each in waiting() if (each.name or "").startswith(costly["name"])]
 
 
+@pytest.mark.nightly
 def test_the_end_of_input_is_no_answer(jobs: Jobs, costly: dict[str, Any]) -> None:
     """Ctrl-D at the terminal's question ends with exit 3 and a sentence, and nothing is sent."""
     code, said = _at_a_terminal(jobs, costly, b"\x04")

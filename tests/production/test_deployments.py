@@ -106,6 +106,7 @@ def test_a_summary_of_articles(house: House, made: Jobs) -> None:
     assert all(word in body for word in ("one sentence", "neutral", "French"))
 
 
+@pytest.mark.nightly
 def test_a_state_says_what_happened(house: House, made: Jobs) -> None:
     """Failed rows within tolerance, too many of them, and a budget that does not suffice are told apart by the state; the log holds its sentence, and no traceback as of a fault."""
     made.service.configure(faults=[{"kind": "length", "match": "cut"}])
@@ -210,6 +211,7 @@ def test_a_pilot_is_cancelled_too(house: House, made: Jobs) -> None:
     assert made.service.stats()["requests"] == sent < 500
 
 
+@pytest.mark.nightly
 def test_a_killed_run_is_taken_over(house: House, made: Jobs) -> None:
     """When the flow's process is killed the run is Crashed, and the next one takes over its work."""
     settings = slow_job(made, 300, name="killed")

@@ -30,6 +30,7 @@ def _scheduled(house: House, deployment: str) -> list[dict[str, Any]]:
     return [run for run in found if run["auto_scheduled"]]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("deployment", HOURS)
 def test_the_nights_ahead_are_scheduled(house: House, deployment: str) -> None:
     """A deployed sample runs by itself only when its schedule is activated; then it has runs ahead, one a night at its hour in its time zone."""

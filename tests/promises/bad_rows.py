@@ -29,6 +29,8 @@ BAD: dict[str, tuple[pa.Array, str]] = {
     "a million blanks and no end": (pa.array([CANARY + " " * 20_000_000]), "too_long"),
 }
 
+LARGE = ("ten megabytes of one letter", "a million blanks and no end")  # seconds of processor time each
+
 # name -> the text, which the service must get as it is
 FINE: dict[str, str] = {
     "NUL": "a\0b",

@@ -252,7 +252,10 @@ def test_a_flipped_bit_in_results(tmp_path: Path, service: FakeService) -> None:
     assert len(results(job)) == len(bad_files.TEXTS)
 
 
-@pytest.mark.parametrize("name", bad_rows.BAD)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.nightly if name in bad_rows.LARGE else ()) for name in bad_rows.BAD],
+)
 def test_a_bad_row_is_rejected(tmp_path: Path, service: FakeService, name: str) -> None:
     """A fault of a row makes that row `rejected`, with code and place; it is not sent, costs nothing, and the others are completed."""
     cell, code = bad_rows.BAD[name]

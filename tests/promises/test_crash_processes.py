@@ -86,6 +86,7 @@ def _check_money(jobs: Jobs, done: Done) -> None:
     assert requests["sent"] == sum(done.column("attempts")) >= jobs.service.stats()["requests"]
 
 
+@pytest.mark.nightly
 def test_a_kill_while_results_are_written(jobs: Jobs) -> None:
     """C3: killed while it writes, a run leaves the old results whole, and goes on without sending what is answered."""
     first = jobs.run(jobs.job([f"old {n}" for n in range(3)]))
@@ -209,6 +210,7 @@ def test_a_second_signal_stops_at_once(jobs: Jobs, number: signal.Signals) -> No
     assert "Traceback" not in stopped.stderr
 
 
+@pytest.mark.nightly
 def test_an_output_belongs_to_one_run_at_a_time(jobs: Jobs) -> None:
     """A second run on an output or state in use exits 2, names the first and sends nothing; a dead one blocks nobody."""
     jobs.service.configure(latency_ms=1_000)
@@ -260,7 +262,8 @@ def test_a_killed_run_is_given_up_for_another(jobs: Jobs) -> None:
     )
 
 
-@pytest.mark.parametrize("shared", ["output", pytest.param("state", marks=ONLY_LONG)])
+@ONLY_LONG
+@pytest.mark.parametrize("shared", ["output", "state"])
 def test_a_folder_belongs_to_one_flow_of_a_process(jobs: Jobs, shared: str) -> None:
     """Flows that one process calls at once, from threads or tasks of its own, are as far apart as processes: one holds the folder, the other is refused, and no row is paid twice."""
     jobs.service.configure(latency_ms=1_000)

@@ -76,6 +76,7 @@ def test_the_c_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (code, "nowh\u00e9re.yaml" in told.decode()) == (2, True)
 
 
+@pytest.mark.nightly
 def test_a_stream_that_lacks_a_letter(tmp_path: Path) -> None:
     """What a stream's encoding lacks is shown escaped, in JSON as JSON escapes it."""
     code, out, _ = _run(tmp_path, {"PYTHONUTF8": "1", "PYTHONIOENCODING": "iso8859-5"}, "--help")
