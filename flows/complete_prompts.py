@@ -15,7 +15,7 @@ from parquill.tasks.estimate_cost import estimate_cost
 from parquill.tasks.gate_budget import gate_budget
 from parquill.tasks.job.settings import Job, RowLimit, Status
 from parquill.tasks.llm.open_senders import open_sender
-from parquill.tasks.llm.send_result import SendResult
+from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.orchestration.approval import wait_for_approval
 from parquill.tasks.orchestration.flow_run import sigterm_as_interrupt, stop_when_cancelled
 from parquill.tasks.orchestration.flow_start import end_idle, job_lock, resolve_for_flow
@@ -63,7 +63,7 @@ def complete_prompts(
             ):
                 shards = [shard for shard in run.shards if not run.is_done(shard)]
                 state = Path(run.folders.state)
-                complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result()
-                ending = SendResult.of(run_sender)
+                reports = complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result()
+                ending = SendResult.of(shards, reports)
             sums = write_results(run, over_budget=ending.over_budget > 0)
             return summarize_run(run, sums, ending)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from prefect import task
 
-from parquill.tasks.llm.open_senders import sender_for
+from parquill.tasks.llm.open_senders import complete_in_this_process
+from parquill.tasks.llm.shard_report import ShardReport
 from parquill.tasks.orchestration.limit_store import sharing_of
 from parquill.tasks.orchestration.options import TASK_OPTIONS
 from parquill.tasks.orchestration.redaction import redact_errors
@@ -15,6 +16,9 @@ from parquill.tasks.records import ShardRef
 
 @task(name="complete", task_run_name="complete-{shard.number}", **TASK_OPTIONS)
 @redact_errors
-def complete_shard(state: Path, run_id: str, shard: ShardRef) -> bool:
-    """Complete what the shard lacks; True when every row of it has its outcome. Raises DiskFailed."""
-    return sender_for(state, run_id, sharing_of).complete(shard)
+def complete_shard(state: Path, run_id: str, shard: ShardRef) -> ShardReport:
+    """Complete what the shard lacks, and report how it ended. Raises DiskFailed, DamagedJournal, LedgerFailed.
+
+    An engine may run this again, also at the same time in another process: what is done is not sent again.
+    """
+    return complete_in_this_process(state, run_id, shard, sharing_of)

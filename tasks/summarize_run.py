@@ -7,7 +7,7 @@ from typing import Any
 from prefect import task
 
 from parquill.tasks.errors import StoppedByBudget
-from parquill.tasks.llm.send_result import SendResult
+from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.orchestration.events import emit_end
 from parquill.tasks.orchestration.flow_run import wait_for_server
 from parquill.tasks.orchestration.options import TASK_OPTIONS

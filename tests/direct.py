@@ -15,7 +15,7 @@ from parquill.tasks.job.load import make_job
 from parquill.tasks.limits.shared import ALONE, Sharing
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.open_senders import open_sender
-from parquill.tasks.llm.send_result import SendResult
+from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run
@@ -63,8 +63,9 @@ def run_steps(
             return None
         with summary_while_running(run, disk):
             with open_sender(run, transport, disk, sharing) as run_sender, ThreadPoolExecutor(4) as threads:
-                list(threads.map(run_sender.complete, [shard for shard in run.shards if not run.is_done(shard)]))
-                ending = SendResult.of(run_sender)
+                shards = [shard for shard in run.shards if not run.is_done(shard)]
+                reports = list(threads.map(run_sender.complete, shards))
+                ending = SendResult.of(shards, reports)
             sums, _ = write_results(run, budget_short=ending.over_budget > 0, disk=disk)
             finish_run(run, sums, ending, disk)
         return run, sums

@@ -6,7 +6,9 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import httpx
 
@@ -15,12 +17,19 @@ from parquill.tasks.job.settings import Job
 from parquill.tasks.limits.shared import ALONE, Sharing
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.run_sender import GRACE_TIMEOUT_S, RunSender
-from parquill.tasks.prompts.run import Run, load_run
+from parquill.tasks.llm.shard_report import ShardReport
+from parquill.tasks.prompts.run import Run, done_totals, load_run
+from parquill.tasks.records import ShardRef
 from parquill.tasks.storage.disk import DISK, Disk
+from parquill.tasks.storage.folders import RunFolder
 from parquill.tasks.storage.run_lock import RunLock, RunMember
 
+# A process that joined a run keeps its sender for the next shard. When none comes it gives back the money that it
+# reserved and its share of the limits.
+IDLE_TIMEOUT_S: Final = 2.0
 _open: dict[str, RunSender] = {}
-_guard = threading.Lock()
+_joined: dict[str, _Joined] = {}
+_mutex = threading.Lock()
 stop_requested = threading.Event()
 
 
@@ -38,7 +47,7 @@ def open_sender(
     key = read_key(run.job.endpoint)
     with contextlib.closing(RunLock(run.folder)):
         run_sender = RunSender(run, key, transport, disk, sharing)
-        with _guard:
+        with _mutex:
             _open[run.run_id] = run_sender
         with _closed_at_the_end(run.run_id, run_sender):
             yield run_sender
@@ -61,21 +70,79 @@ def _closed_at_the_end(run_id: str, run_sender: RunSender) -> Iterator[None]:
     else:
         run_sender.close()
     finally:
-        with _guard:
+        with _mutex:
             _open.pop(run_id, None)
 
 
-def sender_for(state: Path, run_id: str, sharing_of: Callable[[Job], Sharing] = lambda _: ALONE) -> RunSender:
-    """Give the open sender of a run in this process; a process that has none yet (another worker) joins the run.
+def complete_in_this_process(
+    state: Path, run_id: str, shard: ShardRef, sharing_of: Callable[[Job], Sharing] = lambda _: ALONE
+) -> ShardReport:
+    """Complete a shard with this process' sender of the run; a process that has none joins the run.
 
-    The sender of a process that joined closes itself when the process that leads the run has ended it, is gone, or is
-    another one. Raises Interrupted when no process leads the run.
+    A shard that is done returns at once, also when no process leads the run any more. Raises what
+    `RunSender.complete` raises, and Interrupted when no process leads the run.
     """
-    with _guard:
+    totals = done_totals(RunFolder(state / "runs" / run_id), shard)
+    if totals is not None:
+        return ShardReport(shard.number, is_done=True, totals=totals)
+    with _sender_for(state, run_id, sharing_of) as run_sender:
+        return run_sender.complete(shard)
+
+
+@dataclass(slots=True)
+class _Joined:
+    """A sender of a run that another process leads, how many tasks use it now, and what closes it when idle."""
+
+    run_sender: RunSender
+    users: int = 0
+    closing: threading.Timer | None = None
+
+
+@contextlib.contextmanager
+def _sender_for(state: Path, run_id: str, sharing_of: Callable[[Job], Sharing]) -> Iterator[RunSender]:
+    with _mutex:
         if run_id not in _open or _open[run_id].is_closed:
             run = load_run(state, run_id)
             _open[run_id] = _join(run, sharing_of(run.job))
-        return _open[run_id]
+            _joined[run_id] = _Joined(_open[run_id])
+        run_sender, joined = _open[run_id], _joined.get(run_id)
+        if joined is not None:
+            joined.users += 1
+            _keep(joined)
+    try:
+        yield run_sender
+    finally:
+        if joined is not None:
+            _leave(run_id, joined)
+
+
+def _leave(run_id: str, joined: _Joined) -> None:
+    """End one use. The last one closes the sender: at once after the run's last shard, else when no other comes."""
+    with _mutex:
+        joined.users -= 1
+        if joined.users:
+            return
+        if joined.run_sender.has_work:
+            _keep(joined)
+            # no daemon: a process that ends waits for it, and leaves nothing reserved
+            joined.closing = threading.Timer(IDLE_TIMEOUT_S, _close_idle, (run_id, joined))
+            joined.closing.start()
+            return
+    _close_idle(run_id, joined)
+
+
+def _keep(joined: _Joined) -> None:
+    if joined.closing is not None:
+        joined.closing.cancel()
+        joined.closing = None
+
+
+def _close_idle(run_id: str, joined: _Joined) -> None:
+    with _mutex:
+        if joined.users or _joined.get(run_id) is not joined:
+            return
+        del _joined[run_id], _open[run_id]
+    joined.run_sender.close()
 
 
 def _join(run: Run, sharing: Sharing) -> RunSender:
@@ -89,9 +156,10 @@ def _join(run: Run, sharing: Sharing) -> RunSender:
 
 def _forget_in_child() -> None:
     """Have a forked child join the runs of its parent: the threads of the parent's senders are not in it."""
-    global _guard  # noqa: PLW0603 - another thread may have held it at the fork
-    _guard = threading.Lock()
+    global _mutex  # noqa: PLW0603 - another thread may have held it at the fork
+    _mutex = threading.Lock()
     _open.clear()
+    _joined.clear()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

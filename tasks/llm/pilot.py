@@ -23,7 +23,7 @@ from parquill.tasks.limits.shared import ALONE, Sharing
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.run_sender import RunSender
-from parquill.tasks.llm.send_result import SendResult
+from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.money.amounts import format_usd, usd_to_nano
 from parquill.tasks.money.estimate import basis_of, price_histogram
 from parquill.tasks.money.learning import keep_past
@@ -142,11 +142,11 @@ class _Picked:
         if by_shard:
             with ThreadPoolExecutor(min(SHARDS_AT_ONCE, len(by_shard))) as threads:
                 try:
-                    list(threads.map(run_sender.complete, by_shard.keys(), by_shard.values()))
+                    reports = list(threads.map(run_sender.complete, by_shard.keys(), by_shard.values()))
                 except BaseException:  # the pool waits for its threads, and they for their rows
                     run_sender.request_stop()
                     raise
-        _raise_if_stopped(run_sender)
+            _raise_if_stopped(SendResult.of(list(by_shard), reports))
         return count
 
     def _answered(self, rows: Iterable[Located]) -> set[tuple[ShardRef, int]]:
@@ -248,8 +248,7 @@ def _learn(run: Run, counter: TokenCounter) -> _Learned:
     return _Learned(history, totals, estimate, reach / max(1, paid + figures.expected) if model is not None else 1.0)
 
 
-def _raise_if_stopped(run_sender: RunSender) -> None:
-    ending = SendResult.of(run_sender)
+def _raise_if_stopped(ending: SendResult) -> None:
     if ending.rule is not None:
         raise ServiceStopped(f"the pilot stopped: {ending.message}; what was answered is kept")
     if ending.over_budget:

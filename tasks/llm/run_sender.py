@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 import httpx
@@ -28,16 +28,14 @@ from parquill.tasks.llm.answer_format import AnswerFormat
 from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.sender import Sender
-from parquill.tasks.llm.settlement import SendRow
+from parquill.tasks.llm.shard_report import ShardReport
+from parquill.tasks.llm.shard_work import ShardWork
 from parquill.tasks.money.budget_lease import LEDGER_TIMEOUT_S
-from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.prompts.run_money import open_budget
-from parquill.tasks.records import Action, ShardRef, Usage
+from parquill.tasks.records import ShardRef
 from parquill.tasks.storage.answer_index import AnswerIndex
-from parquill.tasks.storage.columns import PLAN
 from parquill.tasks.storage.disk import DISK, Disk
-from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.run_lock import RunMember
 
 STOPPED = "the run was stopped; run again to go on"
@@ -45,21 +43,6 @@ STOP_TIMEOUT_S = 5.0
 FINISH_TIMEOUT_S = 5.0
 LEADER_CHECK_INTERVAL_S = 0.5  # before each request the leader is looked for anyway
 GRACE_TIMEOUT_S = 10.0  # under the 30 s after which Prefect kills a cancelled run
-READ_ROWS = 500
-_COLUMNS = [
-    PLAN + name
-    for name in [
-        "action",
-        "request_key",
-        "messages",
-        "parameters",
-        "prompt_tokens",
-        "carried_cost_nano",
-        "carried_in_doubt_nano",
-        "carried_attempts",
-        "carried_usage",
-    ]
-]
 
 
 class RunSender:
@@ -81,19 +64,22 @@ class RunSender:
         self._member = member
         self._watching: asyncio.Task[None] | None = None
         self._shards: set[asyncio.Task[Any]] = set()  # those under way
-        self._entrance = threading.RLock()  # a signal may come to the thread that is in it
+        self._submit_lock = threading.RLock()  # a signal may come to the thread that holds it
+        # Two threads may close it: of two that end the loop one would wait for it forever. A second signal closes it
+        # again within the close of the first.
+        self._close_lock = threading.RLock()
         self._is_closed = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="parquill-io", daemon=True)
         self._disk_threads = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="parquill-disk")
-        self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
         self._answers = AnswerIndex(run.folders.state)
         self._answers.add_run(run.run_id, run.job.output)
-        self._spending = open_budget(run, self._disk_threads, is_first=member is None)
-        self.budget, self.soft_limits = self._spending.budget, self._spending.soft_limits
+        self._lease = open_budget(run, self._disk_threads, is_first=member is None)
+        self.budget, self.soft_limits = self._lease.budget, self._lease.soft_limits
         self.shared = SharedLimits(run, sharing)
         self._thread.start()
         try:
             self.sender: Sender = self._call(self._start())
+            self._work = ShardWork(run, self.sender, self._answers, self._disk_threads, disk)
             if member is not None:
                 self._call(self._begin_watching(member))
         except BaseException:
@@ -103,7 +89,7 @@ class RunSender:
     async def _start(self) -> Sender:
         job = self._run.job
         await self.shared.begin()
-        self._spending.begin()
+        self._lease.begin()
         at_once = cap_by_open_files(job.limits.max_at_once)
         if at_once < job.limits.max_at_once:
             self.shared.say(
@@ -156,12 +142,9 @@ class RunSender:
 
     def _leave(self) -> None:
         self.close(grace_s=GRACE_TIMEOUT_S)
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():  # a worker of a pool whose parent is gone gets no more work
-            os._exit(Interrupted.exit_code)
 
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        with self._entrance:
+        with self._submit_lock:
             if self._is_closed:  # a loop that has stopped would never answer
                 work.close()
                 raise Interrupted(STOPPED)
@@ -183,93 +166,30 @@ class RunSender:
         """Whether it sends nothing any more."""
         return self._is_closed
 
-    def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> bool:
-        """Complete what a shard lacks; True when every row of it has its outcome now. Raises DiskFailed.
+    @property
+    def has_work(self) -> bool:
+        """Whether this sender may be asked for another shard: the run has one that is not done, and is not stopped."""
+        return not self.sender.stopping and not all(map(self._run.is_done, self._run.shards))
 
-        `only` names the rows of the shard that are wanted yet; a pilot's.
+    def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> ShardReport:
+        """Complete what a shard lacks, unless another task has done that, and report how it ended.
+
+        `only` names the rows of the shard that are wanted yet; a pilot's. Raises DiskFailed, DamagedJournal,
+        LedgerFailed; Interrupted when this sender is closed.
         """
-        try:
-            return self._complete_shard(shard, only)
-        except BaseException:
-            # whatever it is, the other shards are not to pay for answers that may be lost too
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self.sender.stop)
-            raise
+        report: ShardReport = self._call(self._complete(shard, only))
+        return report
 
-    def _complete_shard(self, shard: ShardRef, only: Collection[int] | None) -> bool:
-        if shard.to_send == 0:  # it has no journal, and needs no mark that it is done
-            return True
-        run = self._run
-        state = run.state(shard.number)
-        if only is None:
-            self.sender.progress.done += len(state.outcomes)
-            self.sender.progress.done_before += len(state.outcomes)
-        if len(state.outcomes) < shard.to_send:
-            self._call(self._complete(shard, state, only))
-        journal = run.folder.journal(shard.number)
-        if journal.exists():
-            self._answers.add_shard(run.run_id, shard.number, journal)
-        if len(state.outcomes) < shard.to_send:
-            return False
-        # from the journal and not from memory: only what lasts is done
-        run.finish_shard(shard, run.state(shard.number), self._disk)
-        return True
-
-    async def _complete(self, shard: ShardRef, state: Any, only: Collection[int] | None) -> None:
+    async def _complete(self, shard: ShardRef, only: Collection[int] | None) -> ShardReport:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is a coroutine
         self._shards.add(task)
         task.add_done_callback(self._shards.discard)
-        header = {"run_id": self._run.run_id, "shard": shard.number}
-        try:
-            journal = Journal(self._run.folder.journal(shard.number), header, self._disk_threads, self._disk)
-        except BaseException:
-            self.sender.stop()
-            raise
-        try:
-            self._run.mark_begun(shard.number, self._disk)
-        except BaseException:
-            self.sender.stop()
-            await journal.close()
-            raise
-        await self.sender.complete(self._rows(shard, only), journal, state)
-
-    async def _rows(self, shard: ShardRef, only: Collection[int] | None) -> AsyncIterator[SendRow]:
-        loop, job, price = self._loop, self._run.job, self._run.price
-        # checking its checksum reads the whole file
-        with await loop.run_in_executor(self._disk_threads, self._run.open_shard, shard) as planned:
-            batches = planned.batches(READ_ROWS, _COLUMNS)
-            number = -1
-            while (batch := await loop.run_in_executor(self._disk_threads, next, batches, None)) is not None:
-                # the messages one by one: together they may take much memory, as Arrow and as Python has them
-                columns = (
-                    batch.column(name) if name == PLAN + "messages" else batch.column(name).to_pylist()
-                    for name in _COLUMNS
-                )
-                for action, key, messages, parameters, tokens, cost, in_doubt, attempts, usage in zip(
-                    *columns, strict=True
-                ):
-                    number += 1
-                    if action != Action.SEND or (only is not None and number not in only):
-                        continue
-                    reserved = self._counter.reserved(tokens)
-                    yield SendRow(
-                        number,
-                        key.hex(),
-                        messages.as_py(),
-                        parameters,
-                        reserved + job.max_output_tokens,
-                        price.worst_nano(reserved, job.max_output_tokens),
-                        self._counter.expected(tokens),
-                        cost,
-                        in_doubt,
-                        attempts,
-                        Usage.of(usage) if usage else None,
-                    )
+        return await self._work.complete(shard, only)
 
     def request_stop(self, grace_s: float = GRACE_TIMEOUT_S) -> concurrent.futures.Future[None]:
         """Send nothing more and give what is under way some time; may be called from any thread or signal handler."""
-        with self._entrance:
+        with self._submit_lock:
             if self._is_closed:
                 nothing: concurrent.futures.Future[None] = concurrent.futures.Future()
                 nothing.set_result(None)
@@ -278,21 +198,24 @@ class RunSender:
 
     def close(self, *, grace_s: float | None = None) -> None:
         """Close the client and end the thread; with `grace_s` what is under way is stopped first."""
-        if grace_s is not None:
-            with contextlib.suppress(concurrent.futures.TimeoutError):
-                self.request_stop(grace_s).result(grace_s + 5)
-        with self._entrance:
-            self._is_closed = True
-        self._call_last(self._end_watching())
-        self._call_last(self._end_shards())
-        self._call_last(self._wire.aclose())
-        # whoever wants to stop waits no minute for a database; the next start tells what was spent
-        self._end(LEDGER_TIMEOUT_S if grace_s is None else STOP_TIMEOUT_S)
+        with self._close_lock:
+            if grace_s is not None:
+                with contextlib.suppress(concurrent.futures.TimeoutError):
+                    self.request_stop(grace_s).result(grace_s + 5)
+            with self._submit_lock:
+                self._is_closed = True
+            self._call_last(self._end_watching())
+            self._call_last(self._end_shards())
+            self._call_last(self._wire.aclose())
+            # a stop does not wait a minute for a database; the next start reports what was spent
+            self._end(LEDGER_TIMEOUT_S if grace_s is None else STOP_TIMEOUT_S)
+        if self._member is not None:
+            _end_orphan()
 
     def _end(self, patience_s: float) -> None:
         try:
             self._call_last(self.shared.end())
-            self._call_last(self._spending.close(patience_s))
+            self._call_last(self._lease.close(patience_s))
         finally:
             self._call_last(self._loop.shutdown_asyncgens())
             if not self._loop.is_closed():  # a second signal may come when all but the files is closed
@@ -316,6 +239,13 @@ class RunSender:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+
+def _end_orphan() -> None:
+    """End a worker of a pool whose parent is gone: it waits for work that cannot come."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(Interrupted.exit_code)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

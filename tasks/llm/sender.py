@@ -31,10 +31,9 @@ from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.prompt_cuts import PromptCuts
 from parquill.tasks.llm.retry import backoff_s
 from parquill.tasks.llm.settlement import SendRow, Settlement
+from parquill.tasks.llm.shard_report import StopReason
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import ModelPrice
-from parquill.tasks.storage.journal import Journal
-from parquill.tasks.storage.replay import ShardState
 
 # Rows that have begun and have no outcome yet, those that wait to be tried again included.
 MIN_OPEN_ROWS = 1_024
@@ -72,11 +71,10 @@ class Sender:
         self._client, self._clock = client, clock
         self.limits, self.breaker, self.budget = limits, breaker, budget
         self.progress = Progress()
-        self._booking = Settlement(price, budget, self.progress, answer_format, PromptCuts(job.max_output_tokens))
+        self._settlement = Settlement(price, budget, self.progress, answer_format, PromptCuts(job.max_output_tokens))
         self.stop_rule: Rule | None = None
         self.stop_message: str | None = None
         self.stopping = False
-        self.over_budget = 0
         self._sleep, self._may_send = sleep, may_send
         self.told: list[str] = []  # what was said of the service, for people who see no log
         self._attempts = job.retry.attempts
@@ -93,10 +91,10 @@ class Sender:
         self.told.append(text)
         _log.warning(text)
 
-    async def complete(self, rows: AsyncIterator[SendRow], journal: Journal, state: ShardState) -> None:
-        """Complete the rows of a shard that have no outcome yet; their outcomes are put into `state`.
+    async def complete(self, rows: AsyncIterator[SendRow]) -> None:
+        """Complete the rows that have no outcome yet; their outcomes are put into the state of their shard.
 
-        Raises DiskFailed or LedgerFailed, after which nothing more is sent by anybody.
+        Raises DiskFailed or LedgerFailed, after which nothing more is sent for any shard.
         """
         mine: set[asyncio.Task[None]] = set()
         errors: list[BaseException] = []
@@ -108,10 +106,10 @@ class Sender:
                 errors.append(error)
 
         try:
-            async for row in self._in_turn(rows, state):
+            async for row in self._in_turn(rows):
                 if self.stopping:
                     break
-                task = await self._begin(row, journal, state)
+                task = await self._begin(row)
                 if task is not None:
                     mine.add(task)
                     task.add_done_callback(ended)
@@ -122,11 +120,10 @@ class Sender:
             raise
         finally:
             await asyncio.gather(*mine, return_exceptions=True)
-            await journal.close()
         if errors:
             raise errors[0]
 
-    async def _in_turn(self, rows: AsyncIterator[SendRow], state: ShardState) -> AsyncIterator[SendRow]:
+    async def _in_turn(self, rows: AsyncIterator[SendRow]) -> AsyncIterator[SendRow]:
         """The rows without an outcome in their order; while refusals are probed, rows from farther on first.
 
         The rows that are passed over come as soon as the probes are over.
@@ -134,7 +131,7 @@ class Sender:
         passed: deque[SendRow] = deque()
         passed_characters = stride = 0
         async for row in self._read(rows):
-            if row.number in state.outcomes:
+            if row.number in row.shard.state.outcomes:
                 continue
             if self.breaker.is_probing and len(passed) < stride and passed_characters < MAX_PASSED_CHARACTERS:
                 passed.append(row)
@@ -162,24 +159,23 @@ class Sender:
                 return
             yield row
 
-    async def _begin(self, row: SendRow, journal: Journal, state: ShardState) -> asyncio.Task[None] | None:
+    async def _begin(self, row: SendRow) -> asyncio.Task[None] | None:
         """Begin a row once there is room for it; None for one that is not to be sent. Raises Stopped, LedgerFailed."""
-        row.state = state.rows.setdefault(row.number, row.state)
-        row.journal = journal
+        row.state = row.shard.state.rows.setdefault(row.number, row.state)
         if self._hold and row.state.in_doubt_requests:
             message = "it is unknown whether an earlier request was billed; held because of retry.in_doubt: hold"
-            await self._booking.fail(row, TABLE["connection_lost"], message, journal, state)
+            await self._settlement.fail(row, TABLE["connection_lost"], message)
             return None
         if row.state.failures >= self._attempts:  # of starts before this one
             rule = TABLE[row.state.last_code or "connection_lost"]
-            await self._booking.fail(row, rule, f"{rule.sentence}; attempts used up", journal, state)
+            await self._settlement.fail(row, rule, f"{rule.sentence}; attempts used up")
             return None
         try:
-            slot = await self._open(row)
+            permit = await self._open(row)
         except OverBudget:
-            self.over_budget += 1
+            row.shard.over_budget += 1
             return None
-        task = asyncio.create_task(self._complete_row(row, slot, journal, state))
+        task = asyncio.create_task(self._complete_row(row, permit))
         task.add_done_callback(lambda _: self._close(row))
         self._tasks.add(task)
         return task
@@ -208,53 +204,53 @@ class Sender:
             if not await self.budget.reserve(row.reserve_nano):
                 raise Stopped if self.stopping else OverBudget
             try:
-                slot = await self.limits.acquire(row.tokens)
+                permit = await self.limits.acquire(row.tokens)
             except BaseException:
                 self.budget.release(row.reserve_nano)
                 raise
             if not self.budget.is_overdrawn:
-                return slot
+                return permit
             # while the row waited a reply cost more than was reserved for it: the budget may no longer cover this row
-            slot.release()
+            permit.release()
             self.budget.release(row.reserve_nano)
 
-    async def _complete_row(self, row: SendRow, slot: Permit, journal: Journal, state: ShardState) -> None:
+    async def _complete_row(self, row: SendRow, permit: Permit) -> None:
         """Send a row until it has its outcome."""
         try:
-            while (wait_s := await self._attempt(row, slot, journal, state)) is not None:
+            while (wait_s := await self._attempt(row, permit)) is not None:
                 if wait_s:
                     await self._rest(wait_s)
-                slot = await self._admit(row)
+                permit = await self._admit(row)
         except OverBudget:
-            self.over_budget += 1
+            row.shard.over_budget += 1
         except Stopped:
             pass
         except BaseException:
             self.stop()
             raise
 
-    async def _attempt(self, row: SendRow, slot: Permit, journal: Journal, state: ShardState) -> float | None:
+    async def _attempt(self, row: SendRow, permit: Permit) -> float | None:
         """Send a row once. Gives the seconds after which it is sent again, None once it has its outcome."""
         try:
-            await self._booking.record_intent(row, journal)
-            await self._check_leader(row, journal)
+            await self._settlement.record_intent(row)
+            await self._check_leader(row)
             began = self._clock()
             result = await self._client.send(row.messages, row.parameters)
-            self.limits.learn(slot.sent_at, result.headers)
+            self.limits.learn(permit.sent_at, result.headers)
             if (reply := result.reply) is not None:
                 self.limits.gate.on_success()
-                self.breaker.answered(slot.sent_at)
+                self.breaker.answered(permit.sent_at)
                 if reply.usage is not None:
-                    slot.settle(reply.usage.prompt + reply.usage.completion)
-                await self._booking.settle(row, result.rule, reply, self._clock() - began, journal, state)
+                    permit.settle(reply.usage.prompt + reply.usage.completion)
+                await self._settlement.settle(row, result.rule, reply, self._clock() - began)
                 return None
-            is_outage = self._tell_breaker(row, slot.sent_at, result)
+            is_outage = self._tell_breaker(row, permit.sent_at, result)
             if (failure := result.failure) is not None and failure.usage is not None:
-                slot.settle(failure.usage.prompt + failure.usage.completion)
-            await self._booking.record_failure(row, result.rule, journal, failure)
+                permit.settle(failure.usage.prompt + failure.usage.completion)
+            await self._settlement.record_failure(row, result.rule, failure)
         finally:
-            slot.release()
-        return await self._after_failure(row, slot, result, journal, state, is_outage=is_outage)
+            permit.release()
+        return await self._after_failure(row, permit, result, is_outage=is_outage)
 
     def _tell_breaker(self, row: SendRow, sent_at: float, result: Result) -> bool:
         """Charge a row for its failure; True if the failure is an outage's, and was taken off again."""
@@ -269,57 +265,53 @@ class Sender:
             breaker.unreadable(rule, result.sentence, sent_at)
         return False
 
-    async def _check_leader(self, row: SendRow, journal: Journal) -> None:
+    async def _check_leader(self, row: SendRow) -> None:
         """Send nothing once the process that leads the run is gone. Raises Stopped."""
         if not self._may_send():
             # the intent is on disk already: with its failure beside it no money stays in doubt
             row.state.failures += 1
-            await self._booking.record_failure(row, TABLE["connect_error"], journal)
+            await self._settlement.record_failure(row, TABLE["connect_error"])
             row.uncharge()
             self.stop()
             raise Stopped
 
-    async def _after_failure(
-        self, row: SendRow, slot: Permit, result: Result, journal: Journal, state: ShardState, *, is_outage: bool
-    ) -> float | None:
+    async def _after_failure(self, row: SendRow, permit: Permit, result: Result, *, is_outage: bool) -> float | None:
         """What a failure means for its row, in the order of the table's kinds."""
         rule = result.rule
         if rule.retry is Retry.THROTTLE:
-            return await self._throttle(row, slot, result, journal, state)
+            return await self._throttle(row, permit, result)
         if rule.retry is Retry.STOP:
             row.uncharge()
             self.stop(rule, result.sentence)
             raise Stopped
-        if rule.retry is Retry.REFUSAL and not await self.breaker.is_own(Retry.REFUSAL, slot.sent_at):
+        if rule.retry is Retry.REFUSAL and not await self.breaker.is_own(Retry.REFUSAL, permit.sent_at):
             row.uncharge()
             raise Stopped
         is_final = rule.retry in {Retry.NEVER, Retry.REFUSAL} or row.unreadable >= MAX_UNREADABLE_OF_A_ROW
         if is_final or (self._hold and result.money is Money.IN_DOUBT):
-            await self._booking.fail(row, rule, result.sentence, journal, state)
+            await self._settlement.fail(row, rule, result.sentence)
             return None
         if (
             not is_outage
             and row.state.failures >= self._attempts
-            and (rule.retry is not Retry.OUTAGE or await self.breaker.is_own(Retry.OUTAGE, slot.sent_at))
+            and (rule.retry is not Retry.OUTAGE or await self.breaker.is_own(Retry.OUTAGE, permit.sent_at))
         ):
-            await self._booking.fail(row, rule, f"{result.sentence}; attempts used up", journal, state)
+            await self._settlement.fail(row, rule, f"{result.sentence}; attempts used up")
             return None
         return result.retry_after if result.retry_after is not None else backoff_s(max(1, row.state.failures))
 
-    async def _throttle(
-        self, row: SendRow, slot: Permit, result: Result, journal: Journal, state: ShardState
-    ) -> float | None:
+    async def _throttle(self, row: SendRow, permit: Permit, result: Result) -> float | None:
         """Slow everybody down after a 429, which costs the row no attempt."""
         now, gate = self._clock(), self.limits.gate
         self.progress.throttled += 1
         pause = result.retry_after if result.retry_after is not None else backoff_s(gate.waves + 1)
-        gate.on_429(now, slot.sent_at, pause)
+        gate.on_429(now, permit.sent_at, pause)
         if gate.throttled_s(now) > self._patience_s:
             self.stop(result.rule, result.sentence)
             raise Stopped
         row.throttled_since = now if row.throttled_since is None else row.throttled_since
         if now - row.throttled_since > self._row_patience_s:  # others get through: it is this row
-            await self._booking.fail(row, result.rule, result.sentence, journal, state)
+            await self._settlement.fail(row, result.rule, result.sentence)
             return None
         return 0.0
 
@@ -336,6 +328,14 @@ class Sender:
             resting.cancel()
         if self.stopping:
             raise Stopped
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why nothing more is sent; None while it is."""
+        if not self.stopping:
+            return None
+        rule = self.stop_rule
+        return StopReason() if rule is None else StopReason(rule.code, self.stop_message or rule.sentence)
 
     def stop(self, rule: Rule | None = None, message: str | None = None) -> None:
         """Send nothing more; what is under way is waited for. `rule` and `message` say why, if the service is why."""

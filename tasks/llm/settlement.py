@@ -24,9 +24,19 @@ _ANSWERED = frozenset({"ok", "truncated"})  # where a cut prompt says more than 
 
 
 @dataclass(slots=True)
+class OpenShard:
+    """A shard that is being completed: its journal, what that says so far, and the rows that did not fit the budget."""
+
+    journal: Journal
+    state: ShardState
+    over_budget: int = 0
+
+
+@dataclass(slots=True)
 class SendRow:
     """One row to be sent; money in nano-dollars, `tokens` as reserved: input with its allowance, and all output."""
 
+    shard: OpenShard
     number: int
     key: str
     messages: str
@@ -41,7 +51,6 @@ class SendRow:
     state: RowState = field(default_factory=RowState)
     unreadable: int = 0
     throttled_since: float | None = None
-    journal: Journal | None = None
     is_over: bool = False  # it has its outcome
 
     @property
@@ -51,11 +60,11 @@ class SendRow:
 
     def uncharge(self) -> None:
         """Give the row one attempt back, since its failure was everybody's."""
-        if self.is_over or self.journal is None:
+        if self.is_over:
             return
         self.state.failures -= 1
         with contextlib.suppress(DiskFailed):  # the sender meets it at its next record
-            self.journal.append({"type": "uncharge", "row": self.number})
+            self.shard.journal.append({"type": "uncharge", "row": self.number})
 
 
 class Settlement:
@@ -72,18 +81,16 @@ class Settlement:
         self._price, self._budget, self._format = price, budget, answer_format
         self._progress, self._cuts = progress, cuts
 
-    async def record_intent(self, row: SendRow, journal: Journal) -> None:
+    async def record_intent(self, row: SendRow) -> None:
         """Have it last that the row is sent once more, for which its worst case is reserved."""
         row.state.requests += 1
-        await journal.append(
+        await row.shard.journal.append(
             {"type": "intent", "row": row.number, "n": row.state.requests, "reserved": row.reserve_nano}
         )
         row.state.reserved_nano = row.reserve_nano
         self._progress.sent += 1
 
-    async def settle(
-        self, row: SendRow, rule: Rule, reply: Reply, latency_s: float, journal: Journal, state: ShardState
-    ) -> None:
+    async def settle(self, row: SendRow, rule: Rule, reply: Reply, latency_s: float) -> None:
         """Book what the reply to the row's latest request says it cost, also when that is more than was reserved.
 
         Where it is silent all that was reserved is booked, or more if what it does say costs more.
@@ -118,14 +125,14 @@ class Settlement:
             latency_s=latency_s,
             resolves=row.state.requests,
         )
-        await self._record(row, outcome, journal, state)
+        await self._record(row, outcome)
 
-    async def fail(self, row: SendRow, rule: Rule, sentence: str, journal: Journal, state: ShardState) -> None:
+    async def fail(self, row: SendRow, rule: Rule, sentence: str) -> None:
         """Give the row up."""
         outcome = self._outcome(row, rule, error_message=sentence)
-        await self._record(row, outcome, journal, state)
+        await self._record(row, outcome)
 
-    async def record_failure(self, row: SendRow, rule: Rule, journal: Journal, failure: Failure | None = None) -> None:
+    async def record_failure(self, row: SendRow, rule: Rule, failure: Failure | None = None) -> None:
         """Book what a failure of the row's latest request costs: nothing, its usage, or perhaps the reservation."""
         row.state.last_code = rule.code
         money = rule.money if failure is None else failure.money(rule)
@@ -143,14 +150,14 @@ class Settlement:
             self._budget.release(row.reserve_nano)
         if rule.retry is Retry.THROTTLE:
             row.state.throttled += 1
-        await journal.append(record)
+        await row.shard.journal.append(record)
 
-    async def _record(self, row: SendRow, outcome: Outcome, journal: Journal, state: ShardState) -> None:
-        state.outcomes[row.number] = outcome
+    async def _record(self, row: SendRow, outcome: Outcome) -> None:
+        row.shard.state.outcomes[row.number] = outcome
         row.is_over = True
         self._progress.done += 1
         self._progress.not_ok += outcome.status != "ok"
-        await journal.append(outcome)
+        await row.shard.journal.append(outcome)
 
     def _outcome(self, row: SendRow, rule: Rule, cost_nano: int = 0, **of_reply: object) -> Outcome:
         return Outcome(

@@ -91,10 +91,14 @@ class Run:
 
     def state(self, shard: int) -> ShardState:
         """What the journal of a shard says. Raises DamagedJournal, also when it was there and is not any more."""
+        self.check_journal(shard)
+        return replay_shard(self.folder.journal(shard))
+
+    def check_journal(self, shard: int) -> None:
+        """Refuse to go on when the journal of a shard was there and is not any more (DamagedJournal)."""
         journal = self.folder.journal(shard)
         if not journal.exists() and (self.folder.begun(shard).exists() or self.folder.done(shard).exists()):
             raise self._lost(journal)
-        return replay_shard(journal)
 
     def check_journals(self) -> None:
         """Refuse to go on without a journal that the run had (DamagedJournal)."""
@@ -121,15 +125,25 @@ class Run:
         """Write the totals of a shard whose rows all have an outcome."""
         disk.write_own(self.folder.done(shard.number), asdict(state.totals()))
 
+    def totals_of(self, shard: ShardRef) -> Totals:
+        """Requests, money and tokens of a shard so far: of a finished one by its totals, else by its journal."""
+        done = done_totals(self.folder, shard)
+        return self.state(shard.number).totals() if done is None else done
+
     def totals(self) -> Totals:
-        """Requests, money and tokens so far: of finished shards by their totals, of the others by their journals."""
+        """Requests, money and tokens of the run so far."""
         total = Totals()
         for shard in self.shards:
-            if shard.to_send == 0:
-                continue
-            done = read_json(self.folder.done(shard.number))
-            total.add(Totals(**done) if done is not None else self.state(shard.number).totals())
+            total.add(self.totals_of(shard))
         return total
+
+
+def done_totals(folder: RunFolder, shard: ShardRef) -> Totals | None:
+    """The totals of a shard of which every row has its outcome; None of any other. Raises DiskFailed."""
+    if shard.to_send == 0:  # it has no journal, and no mark that it is done
+        return Totals()
+    done = read_json(folder.done(shard.number))
+    return None if done is None else Totals(**done)
 
 
 def _sync(folder: Path, disk: Disk) -> None:

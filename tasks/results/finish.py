@@ -17,7 +17,7 @@ from parquill.tasks.errors import (
     StoppedByBudget,
 )
 from parquill.tasks.llm.outcomes import TABLE, Retry
-from parquill.tasks.llm.send_result import SendResult
+from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.money.amounts import format_usd, usd_to_nano
 from parquill.tasks.money.gate import month_figures
 from parquill.tasks.money.learning import keep_counts, keep_past

@@ -23,7 +23,7 @@ from parquill.tasks.errors import DamagedJournal, DiskFailed
 from parquill.tasks.records import REUSABLE, Outcome
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import Folders, RunFolder
-from parquill.tasks.storage.journal import damaged, scan_journal, tell_cut
+from parquill.tasks.storage.journal import JournalRecord, Scan, damaged, scan_journal, tell_cut
 from parquill.tasks.storage.sqlite import use_wal
 
 VERSION = 2  # of the tables: another one is made anew
@@ -137,10 +137,14 @@ class AnswerIndex:
         scan = scan_journal(journal)
         if scan.tail.torn_bytes:
             tell_cut(journal, scan.tail.torn_bytes)
+        self.add_records(run_id, shard, scan, scan.entries())
+
+    def add_records(self, run_id: str, shard: int, scan: Scan, records: Iterable[JournalRecord]) -> None:
+        """Index the outcomes among the records of a journal, which are those of `scan`. Raises DiskFailed."""
         rows = [
-            (bytes.fromhex(entry.record["key"]), entry.offset, entry.length, zlib.crc32(entry.line), entry.record)
-            for entry in scan.entries()
-            if entry.record["type"] == "outcome"
+            (bytes.fromhex(each.record["key"]), each.offset, each.length, zlib.crc32(each.line), each.record)
+            for each in records
+            if each.record["type"] == "outcome"
         ]
         if not self._knows(run_id):  # another process has emptied the index meanwhile
             self.add_run(run_id, self._outputs[run_id])

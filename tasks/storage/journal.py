@@ -8,6 +8,8 @@ leave at most the last one damaged:
 all little-endian, the payload being JSON records a line each (`strings FILE` shows them). The first record is the
 header {"journal": 1, "run_id", "shard"}. A damaged last group is cut off and reported; damage anywhere else stops the
 run, since skipping it would pay for its rows again.
+
+Whoever writes a journal holds its lock. Two writers would mix their groups, and pay for each row twice.
 """
 
 from __future__ import annotations
@@ -16,22 +18,25 @@ import asyncio
 import logging
 import os
 import struct
+import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
-from parquill.tasks.errors import DamagedJournal, DiskFailed
+from parquill.tasks.errors import DamagedJournal, DiskFailed, FolderInUse
 from parquill.tasks.records import to_json
 from parquill.tasks.storage.disk import DISK, Disk
+from parquill.tasks.storage.file_lock import LOCK_CHECK_INTERVAL_S, close_locked, register_locked, try_lock
 
 _log = logging.getLogger("parquill.journal")
 
 VERSION = 1
 MAGIC = b"PQJ1"
+LOCK_TIMEOUT_S = 30.0  # longer than the grace of a stopped worker's requests
 _HEAD = struct.Struct("<4sIII")
 _CHECKED = struct.Struct("<II")
 
@@ -146,44 +151,85 @@ def check_version(path: Path, header: dict[str, Any]) -> None:
         raise DamagedJournal(f"{path} has the version {header.get('journal')!r}, which this Parquill does not know")
 
 
-def _open(path: Path, header: dict[str, Any], disk: Disk) -> tuple[int, int, int]:
-    """Open or create a journal: its descriptor, the number of the next group, how many damaged bytes were cut off."""
-    last, whole, tail = 0, _group(0, orjson.dumps({"journal": VERSION, **header}) + b"\n"), None
-    if path.exists():
-        scan = scan_journal(path)
-        tail = scan.tail
-        if tail.groups:
-            last, whole = tail.last, scan.data[tail.last : tail.end]
+class _Opened(NamedTuple):
+    descriptor: int
+    number: int  # of the next group
+    torn_bytes: int  # that were cut off
+
+
+def _lock(path: Path) -> int:
+    """Open a journal, or create it, for its only writer. Raises FolderInUse, OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    register_locked(descriptor)
     try:
-        if tail is not None and tail.torn_bytes:
+        is_ours = try_lock(descriptor)
+    except OSError:
+        close_locked(descriptor)
+        raise
+    if not is_ours:
+        close_locked(descriptor)
+        raise FolderInUse(f"another process writes the journal {path}; wait until it ends, and run again")
+    return descriptor
+
+
+def _open(path: Path, header: dict[str, Any], disk: Disk) -> _Opened:
+    """Lock a journal and cut off its damaged end. Raises FolderInUse, DamagedJournal, OSError."""
+    descriptor = _lock(path)
+    try:
+        scan = scan_journal(path)  # under the lock: until then another writer could append
+        tail = scan.tail
+        whole = scan.data[tail.last : tail.end]
+        if tail.groups == 0:
+            whole = _group(0, orjson.dumps({"journal": VERSION, **header}) + b"\n")
+        if tail.torn_bytes:
             tell_cut(path, tail.torn_bytes)
             disk.truncate(descriptor, tail.end)
         # Also a group that is there: the sync of the last one may have failed, after which the kernel takes its
         # bytes for written, and no later sync writes them. All groups before it were synced before it was begun.
-        os.lseek(descriptor, last, os.SEEK_SET)
+        os.lseek(descriptor, tail.last, os.SEEK_SET)
         disk.write(descriptor, whole)
         disk.sync(descriptor)
         disk.sync_folder(path.parent)
     except BaseException:
-        os.close(descriptor)
+        close_locked(descriptor)
         raise
-    if tail is None:
-        return descriptor, 1, 0
-    return descriptor, max(1, tail.groups), tail.torn_bytes
+    return _Opened(descriptor, max(1, tail.groups), tail.torn_bytes)
 
 
-def append_groups(path: Path, header: dict[str, Any], groups: Iterable[Sequence[Any]], disk: Disk = DISK) -> int:
+def _open_in_turn(
+    path: Path, header: dict[str, Any], disk: Disk, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> _Opened:
+    """`_open` once no other process writes the journal: a worker of an earlier start may still be at its last rows."""
+    deadline = clock() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            return _open(path, header, disk)
+        except FolderInUse:
+            if clock() >= deadline:
+                raise
+        sleep(LOCK_CHECK_INTERVAL_S)
+
+
+def append_groups(
+    path: Path,
+    header: dict[str, Any],
+    groups: Iterable[Sequence[Any]],
+    disk: Disk = DISK,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
     """Append groups of records to a journal, which is made for the first of them; gives how many records that were.
 
-    All of them last then. Raises DamagedJournal, DiskFailed.
+    All of them last then. Raises FolderInUse while another process writes it for LOCK_TIMEOUT_S seconds,
+    DamagedJournal, DiskFailed.
     """
     count, descriptor, number = 0, None, 0
     try:
         try:
             for records in filter(None, groups):
                 if descriptor is None:
-                    descriptor, number, _ = _open(path, header, disk)
+                    descriptor, number, _ = _open_in_turn(path, header, disk, clock, sleep)
                 disk.write(
                     descriptor,
                     _group(number, b"".join(orjson.dumps(each, default=to_json) + b"\n" for each in records)),
@@ -192,21 +238,25 @@ def append_groups(path: Path, header: dict[str, Any], groups: Iterable[Sequence[
                 count, number = count + len(records), number + 1
         finally:
             if descriptor is not None:
-                os.close(descriptor)
+                close_locked(descriptor)
     except OSError as error:
         raise DiskFailed(f"cannot write the journal {path}: {error.strerror}") from None
     return count
 
 
 class Journal:
-    """Appends records to one file in groups, one unsynced group at a time.
+    """Appends records to one file in groups, one unsynced group at a time, and holds its lock until it is closed.
 
-    Lives on one event loop; writing and syncing happen in `executor`. After a failed write or sync every further
+    Made in any thread, as it reads and syncs the file; then it lives on one event loop, and writing and syncing happen
+    in `executor`. After a failed write or sync every further
     append raises DiskFailed: a sync that failed once is never tried again, since the kernel may have dropped the data.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], executor: Executor, disk: Disk = DISK) -> None:
-        """Open or create `path` and cut a damaged last group. Raises DamagedJournal, DiskFailed."""
+        """Open or create `path` and cut a damaged last group.
+
+        Raises FolderInUse while another process, or another task of this one, writes it; DamagedJournal, DiskFailed.
+        """
         self.path = path
         self._disk = disk
         self._executor = executor
@@ -262,12 +312,16 @@ class Journal:
         self._disk.write(self._descriptor, data)
         self._disk.sync(self._descriptor)
 
-    async def close(self) -> None:
-        """Wait until everything queued lasts, then close. Raises DiskFailed."""
-        try:
-            while self._writer is not None:
-                await asyncio.shield(self._writer)
-        finally:
-            os.close(self._descriptor)
+    async def flush(self) -> None:
+        """Wait until everything queued lasts. Raises DiskFailed."""
+        while self._writer is not None:
+            await asyncio.shield(self._writer)
         if self._failed is not None:
             raise self._failed
+
+    async def close(self) -> None:
+        """Wait until everything queued lasts, then close and release the lock. Raises DiskFailed."""
+        try:
+            await self.flush()
+        finally:
+            close_locked(self._descriptor)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from parquill.tasks.errors import DamagedJournal
 from parquill.tasks.records import Outcome, Totals, Usage, add_usage
-from parquill.tasks.storage.journal import read_journal
+from parquill.tasks.storage.journal import JournalRecord, read_journal
 
 
 @dataclass(slots=True)
@@ -76,11 +77,14 @@ class ShardState:
 
 def replay_shard(journal: Path) -> ShardState:
     """Read a journal to its end; a shard that was never started has none. Raises DamagedJournal, DiskFailed."""
+    return replay_records(journal, read_journal(journal)) if journal.exists() else ShardState()
+
+
+def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardState:
+    """What all records of a journal say, in their order. Raises DamagedJournal for one that is not known."""
     state = ShardState()
-    if not journal.exists():
-        return state
-    for entry in read_journal(journal):
-        record = entry.record
+    for each in records:
+        record = each.record
         row = state.rows.setdefault(record["row"], RowState())
         if record["type"] == "intent":
             row.requests += 1

@@ -3,9 +3,9 @@
 RUN/leader    locked by the process that leads the run while it sends; holds a token of that leadership
 RUN/workers   locked, shared, by each process that joined, until it has closed its last journal
 
-The locks are the kernel's (flock): `kill -9` releases them, and on a folder that machines share they hold across
-machines, as those of the output and state folders do. Watching the parent process is not enough: workers of Dask
-and Ray have other parents, and PR_SET_PDEATHSIG is bound to the thread that started a process.
+The locks are the kernel's (`file_lock`), as those of the output and state folders are. Watching the parent process is
+not enough: workers of Dask and Ray have other parents, and PR_SET_PDEATHSIG is bound to the thread that started a
+process.
 
 A leader waits for the workers of the leader before it: they may still write answers into journals that it is to read.
 """
@@ -16,20 +16,17 @@ import contextlib
 import fcntl
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from parquill.tasks.errors import DiskFailed, FolderInUse, Interrupted
+from parquill.tasks.storage.file_lock import LOCK_CHECK_INTERVAL_S, close_locked, register_locked, try_lock
 from parquill.tasks.storage.folders import RunFolder
 
 WORKERS_TIMEOUT_S: Final = 30.0  # longer than the grace of their requests in flight
-LOCK_CHECK_INTERVAL_S: Final = 0.05
 _TOKEN_BYTES: Final = 32
-_descriptors: set[int] = set()  # of this process; a forked child would hold their locks after its parent's death
-_mutex = threading.Lock()
 
 
 class RunLock:
@@ -46,7 +43,7 @@ class RunLock:
         self._folder, self._process, deadline = folder, os.getpid(), clock() + WORKERS_TIMEOUT_S
         workers = _open(folder.workers_lock)
         try:
-            while not _lock(workers, fcntl.LOCK_EX):
+            while not try_lock(workers, fcntl.LOCK_EX):
                 if clock() >= deadline:
                     raise FolderInUse(
                         f"worker processes of an earlier start of run {folder.run_id} are still at work; wait until "
@@ -55,11 +52,11 @@ class RunLock:
                 sleep(LOCK_CHECK_INTERVAL_S)
             self._leader = _open(folder.leader_lock)
             # only a worker of an earlier leader could hold it, for the moment of a look
-            while not _lock(self._leader, fcntl.LOCK_EX):
+            while not try_lock(self._leader, fcntl.LOCK_EX):
                 sleep(LOCK_CHECK_INTERVAL_S)
             _write(self._leader, folder.leader_lock)
         finally:
-            _close(workers)
+            close_locked(workers)
 
     def close(self) -> None:
         """Give it up: workers that are left stop. The files go when no worker needs them any more."""
@@ -68,12 +65,12 @@ class RunLock:
         descriptor, self._leader = self._leader, -1
         with contextlib.suppress(OSError):
             self._folder.leader_lock.unlink()
-        _close(descriptor)
+        close_locked(descriptor)
         with contextlib.suppress(OSError, DiskFailed):
             workers = _open(self._folder.workers_lock)
-            if _lock(workers, fcntl.LOCK_EX):
+            if try_lock(workers, fcntl.LOCK_EX):
                 self._folder.workers_lock.unlink()
-            _close(workers)
+            close_locked(workers)
 
 
 class RunMember:
@@ -86,9 +83,9 @@ class RunMember:
             # in this order: a new leader waits for the workers before it begins
             self._workers = os.open(folder.workers_lock, os.O_RDWR | os.O_CLOEXEC)
             self._leader = os.open(folder.leader_lock, os.O_RDONLY | os.O_CLOEXEC)
-            _remember(self._workers, self._leader)
+            register_locked(self._workers, self._leader)
             self._token = os.pread(self._leader, _TOKEN_BYTES, 0)
-            is_joined = _lock(self._workers, fcntl.LOCK_SH) and self.is_led()
+            is_joined = try_lock(self._workers, fcntl.LOCK_SH) and self.is_led()
         except OSError:
             is_joined = False
         if not is_joined:
@@ -98,7 +95,7 @@ class RunMember:
     def is_led(self) -> bool:
         """Whether the leader that this process joined still leads: some microseconds, so each send asks first."""
         try:
-            if not _lock(self._leader, fcntl.LOCK_SH):
+            if not try_lock(self._leader, fcntl.LOCK_SH):
                 return os.pread(self._leader, _TOKEN_BYTES, 0) == self._token
             fcntl.flock(self._leader, fcntl.LOCK_UN)
         except (
@@ -113,7 +110,7 @@ class RunMember:
         descriptors, self._leader, self._workers = (self._leader, self._workers), -1, -1
         for descriptor in descriptors:
             if descriptor >= 0:
-                _close(descriptor)
+                close_locked(descriptor)
 
 
 def _open(path: Path) -> int:
@@ -121,7 +118,7 @@ def _open(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DiskFailed(f"cannot open {path}: {error.strerror}") from None
-    _remember(descriptor)
+    register_locked(descriptor)
     return descriptor
 
 
@@ -129,37 +126,5 @@ def _write(descriptor: int, path: Path) -> None:
     try:
         os.pwrite(descriptor, secrets.token_hex(_TOKEN_BYTES // 2).encode(), 0)
     except OSError as error:
-        _close(descriptor)
+        close_locked(descriptor)
         raise DiskFailed(f"cannot write {path}: {error.strerror}") from None
-
-
-def _lock(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _remember(*descriptors: int) -> None:
-    with _mutex:
-        _descriptors.update(descriptors)
-
-
-def _close(descriptor: int) -> None:
-    with _mutex:
-        _descriptors.discard(descriptor)
-        os.close(descriptor)
-
-
-def _forget_in_child() -> None:
-    """Close a forked child's copies: a lock lasts until its last copy is closed."""
-    global _mutex  # noqa: PLW0603 - another thread may have held it at the fork
-    _mutex = threading.Lock()
-    for descriptor in _descriptors:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-    _descriptors.clear()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)

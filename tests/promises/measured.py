@@ -24,9 +24,9 @@ import httpx
 import orjson
 
 from parquill.tasks.job.load import load_job
-from parquill.tasks.llm import run_sender as wire_sending
+from parquill.tasks.llm import shard_work
 from parquill.tasks.llm.open_senders import open_sender
-from parquill.tasks.llm.send_result import SendResult
+from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.prompts import input_parquet as source_file
 from parquill.tasks.prompts import prepare
 from parquill.tasks.prompts.prepare import prepare_run
@@ -99,8 +99,7 @@ def _complete(path: Path) -> int:
         run = prepare_run(job, options)
         assert run is not None
         with open_sender(run) as run_sender, ThreadPoolExecutor(4) as threads:
-            list(threads.map(run_sender.complete, run.shards))
-            ending = SendResult.of(run_sender)
+            ending = SendResult.of(run.shards, list(threads.map(run_sender.complete, run.shards)))
             time.sleep(0.2)  # connections that are closed take a turn of the loop
             tasks = len(asyncio.all_tasks(run_sender._loop))
         write_results(run, budget_short=False)
@@ -128,7 +127,7 @@ def peak_of(code: str) -> int:
 def main() -> None:
     """Run the jobs that are named."""
     if rows := int(sys.argv[1]):
-        prepare.MIN_SHARD = source_file.BATCH_ROWS = result_rows.READ_ROWS = wire_sending.READ_ROWS = rows
+        prepare.MIN_SHARD = source_file.BATCH_ROWS = result_rows.READ_ROWS = shard_work.READ_ROWS = rows
     for path in sys.argv[2:]:
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
         tasks = _complete(Path(path))

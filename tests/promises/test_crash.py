@@ -28,7 +28,7 @@ import pytest
 
 from parquill.tasks.errors import DiskFailed, Interrupted
 from parquill.tasks.job.load import make_job
-from parquill.tasks.llm.open_senders import open_sender, open_senders, sender_for
+from parquill.tasks.llm.open_senders import complete_in_this_process, open_sender, open_senders
 from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
@@ -212,7 +212,7 @@ def test_a_task_that_comes_after_the_stop_sends_nothing(job: SmallJob) -> None:
     with pytest.raises(Interrupted):
         run_sender.complete(run.shards[0])
     with pytest.raises(Interrupted):  # and no sender of its own
-        sender_for(run.folders.state, run.run_id)
+        complete_in_this_process(run.folders.state, run.run_id, run.shards[0])
     assert service.billed == Counter()
     job.check_resume(Counter())
 
@@ -421,9 +421,11 @@ def test_the_last_group_is_written_anew(memory: Path) -> None:
 
         async def append(rows: range) -> None:
             journal = Journal(path, {"run_id": "r", "shard": 0}, threads, disk)
-            for row in rows:
-                await journal.append({"type": "intent", "row": row, "n": 1, "reserved": 5})
-            await journal.close()
+            try:
+                for row in rows:
+                    await journal.append({"type": "intent", "row": row, "n": 1, "reserved": 5})
+            finally:
+                await journal.close()
 
         disk.fail_at = 4  # the header's, two groups', and then this one
         with pytest.raises(DiskFailed):

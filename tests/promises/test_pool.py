@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import orjson
 import pytest
 
 from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.open_senders import complete_in_this_process, open_senders
 from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
@@ -29,11 +31,12 @@ AT_ONCE = 8  # of each worker
 
 
 @contextmanager
-def _pool(folder: Path, settings: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+def _pool(folder: Path, settings: dict[str, Any], times: int = 1) -> Iterator[subprocess.Popen[bytes]]:
     """The leader of a run; at the end it is killed, and its workers with it."""
     (folder / "workers").mkdir()
     (folder / "job.yaml").write_bytes(orjson.dumps(settings))
     command = [sys.executable, "-m", "tests.promises.pool", str(folder / "job.yaml"), str(folder / "workers")]
+    command += [str(times)]
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
     try:
@@ -86,7 +89,7 @@ def test_each_request_asks_for_the_leader(tmp_path: Path, monkeypatch: pytest.Mo
     service = Answering(delay_s)
     member = RunMember(run.folder)
     joined = RunSender(run, None, service.open, member=member)
-    assert not joined.complete(run.shards[0])
+    assert not joined.complete(run.shards[0]).is_done
     joined.close(grace_s=0)
     assert 50 <= service.billed.total() <= 50 + AT_ONCE
 
@@ -115,12 +118,45 @@ def test_workers_stop_when_their_leader_was_killed(
 
 
 def test_workers_do_a_runs_work(service: FakeService, tmp_path: Path, settings: dict[str, Any]) -> None:
-    """Workers that joined a run complete its shards while it is led, and end with it."""
-    service.configure(latency_ms=0)
-    with _pool(tmp_path, settings) as leader:
+    """M2: workers complete a run's shards while it is led, and end with it; a task that runs twice, at the same time in
+    two processes, pays once: a shard is locked while somebody completes it, and one that is done returns at once.
+    """
+    service.configure(latency_ms=5)
+    with _pool(tmp_path, settings, times=2) as leader:
         assert leader.wait(120) == 0, (tmp_path / "said").read_text()
         assert not any(map(_is_running, _workers(tmp_path)))
     assert service.stats()["billed"] == 2_000
     assert run_steps(settings) is not None  # only writes
     assert (service.stats()["requests"], service.stats()["billed_twice"]) == (2_000, [])
     assert [row["status"] for row in results(settings)] == ["ok"] * 2_000
+
+
+def test_a_killed_workers_shard_is_completed_by_another(
+    service: FakeService, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C10: after `kill -9` of a worker while it completes a shard, another process completes it while the run is led: what
+    was answered is kept, and only what was in flight is sent again.
+    """
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    job, options = resolve_job(make_job(settings), None, None, ())
+    Folders.of(job.output, job.state).create()
+    run = prepare_run(job, options)
+    assert run is not None
+    shard = run.shards[0]
+    code = [
+        "from pathlib import Path",
+        "from parquill.tasks.llm.open_senders import complete_in_this_process",
+        "from parquill.tasks.records import ShardRef",
+        f"complete_in_this_process(Path({str(run.folders.state)!r}), {run.run_id!r}, {shard!r})",
+    ]
+    with contextlib.closing(RunLock(run.folder)):
+        worker = subprocess.Popen([sys.executable, "-c", "\n".join(code)], cwd=ROOT)
+        House.wait("requests", lambda: service.stats()["requests"] > 4 * AT_ONCE, 120)
+        worker.kill()
+        worker.wait()
+        service.configure(latency_ms=0)
+        report = complete_in_this_process(run.folders.state, run.run_id, shard)
+    assert (report.is_done, report.totals.statuses) == (True, {"ok": shard.rows})
+    assert service.stats()["billed"] <= shard.rows + AT_ONCE
+    assert len(service.stats()["billed_twice"]) <= AT_ONCE
+    House.wait("the end of this process' part", lambda: not open_senders(), 120)

@@ -31,8 +31,8 @@ from parquill.tasks.errors import BadJob, DamagedJournal
 from parquill.tasks.job.api_key import Key, read_key
 from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.client import Client, aiohttp_transport
-from parquill.tasks.llm.send_result import SendResult
 from parquill.tasks.llm.settlement import Settlement
+from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.prompts import run
 from parquill.tasks.results.escaping import BREAK, escape, strip_control
 from parquill.tasks.storage.replay import replay_shard

@@ -24,7 +24,7 @@ from parquill.tasks.llm.breaker import (
 )
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.sender import Sender
-from parquill.tasks.llm.settlement import SendRow
+from parquill.tasks.llm.settlement import OpenShard, SendRow
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import ModelPrice, PriceBand
 from parquill.tasks.storage.journal import Journal
@@ -59,9 +59,6 @@ class Records:
         done.set_result(None)
         return done
 
-    async def close(self) -> None:
-        pass
-
 
 class Night:
     """One run over a service that is a function of the row and of the time."""
@@ -86,6 +83,7 @@ class Night:
         self.state = ShardState(rows=before or {})
         self.sent: list[tuple[float, int]] = []  # (second, row) of each request
         self.journal = Records()
+        self.shard = OpenShard(cast("Journal", self.journal), self.state)
         self.seconds = 0.0
         self.sender = cast("Sender", None)
 
@@ -99,13 +97,13 @@ class Night:
             raise found
         return httpx.Response(found[0], content=found[1])
 
-    async def _shard(self) -> AsyncIterator[SendRow]:
+    async def _rows_of_shard(self) -> AsyncIterator[SendRow]:
         for number in range(self._rows):
             if self._reading_s:
                 await asyncio.sleep(self._reading_s)
             messages = f'[{{"role":"user","content":"row {number} of cells"}}]'
             attempts = 6 if number in self._carried else 0
-            yield SendRow(number, f"{number:x}", messages, None, 10, RESERVED, carried_attempts=attempts)
+            yield SendRow(self.shard, number, f"{number:x}", messages, None, 10, RESERVED, carried_attempts=attempts)
 
     async def _complete(self) -> None:
         loop = asyncio.get_running_loop()
@@ -120,7 +118,7 @@ class Night:
         price = ModelPrice("a-model", (PriceBand(0, 0, 0, 0, 0),), None, "a test", "today")
         self.budget = Budget(self._budget_nano)
         self.sender = Sender(job, price, client, limits, breaker, self.budget, clock=loop.time, sleep=asyncio.sleep)
-        await self.sender.complete(self._shard(), cast("Journal", self.journal), self.state)
+        await self.sender.complete(self._rows_of_shard())
         self.seconds = loop.time() - 1000.0
 
     def run(self) -> Night:
@@ -150,7 +148,7 @@ def test_an_outage_of_half_a_minute_costs_time_and_nothing_else(how: tuple[int, 
     night = Night(down_between(2, 32, how), rows=1_208, budget_nano=100 * RESERVED).run()
     assert night.statuses == {"ok": 1_208}
     assert night.budget.in_doubt == night.budget.reserved == 0
-    assert night.sender.over_budget == 0
+    assert night.shard.over_budget == 0
     assert night.between(4, 32) <= 10, "it probes with few requests"
     assert 32 < night.seconds < 60
     assert night.sender.told[0].startswith("the service fails at every request: ")

@@ -23,5 +23,5 @@ def test_a_shard_with_nothing_to_send_has_no_mark_of_being_done(tmp_path: Path, 
     assert not run.folder.done(0).exists()
     assert [row["status"] for row in results(settings)] == ["rejected"] * 3
     with open_sender(run) as run_sender:
-        assert run_sender.complete(run.shards[0])
+        assert run_sender.complete(run.shards[0]).is_done
     assert not run.folder.done(0).exists()

@@ -18,7 +18,7 @@ from parquill.tasks.limits.open_bytes import OpenBytes
 from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.sender import MIN_OPEN_ROWS, Sender
-from parquill.tasks.llm.settlement import SendRow
+from parquill.tasks.llm.settlement import OpenShard, SendRow
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import ModelPrice, PriceBand
 from parquill.tasks.storage.journal import Journal
@@ -52,9 +52,6 @@ class NoJournal:
         done.set_result(None)
         return done
 
-    async def close(self) -> None:
-        pass
-
 
 class Bench:
     """A sender over a service that is a function of the prompt."""
@@ -69,6 +66,7 @@ class Bench:
         self.time, self.sent, self.read = Time(), 0, 0
         self.refusal = b""
         self.state = ShardState()
+        self.shard = OpenShard(cast("Journal", NoJournal()), self.state)
 
         async def handler(request: httpx.Request) -> httpx.Response:
             self.sent += 1
@@ -100,10 +98,12 @@ class Bench:
     async def _rows(self, count: int) -> AsyncIterator[SendRow]:
         for number in range(count):
             self.read += 1
-            yield SendRow(number, f"{number:x}", f'[{{"role":"user","content":"row {number}."}}]', None, 10, 5)
+            yield SendRow(
+                self.shard, number, f"{number:x}", f'[{{"role":"user","content":"row {number}."}}]', None, 10, 5
+            )
 
     async def complete(self, count: int) -> None:
-        await self.sender.complete(self._rows(count), cast("Journal", NoJournal()), self.state)
+        await self.sender.complete(self._rows(count))
 
     def codes(self) -> list[str | None]:
         return [self.state.outcomes[row].error_code for row in sorted(self.state.outcomes)]
@@ -207,7 +207,9 @@ def test_a_real_journal_takes_what_the_sender_writes(tmp_path: Path) -> None:
     async def run() -> None:
         with ThreadPoolExecutor(1) as threads:
             journal = Journal(tmp_path / "journal", {"run_id": "x", "shard": 0}, threads)
-            await bench.sender.complete(bench._rows(3), journal, bench.state)
+            bench.shard = OpenShard(journal, bench.state)
+            await bench.sender.complete(bench._rows(3))
+            await journal.close()
 
     asyncio.run(run())
     assert bench.codes() == ["bad_gateway", None, "bad_gateway"]

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from parquill.tasks.errors import DamagedJournal, DiskFailed
+from parquill.tasks.errors import DamagedJournal, DiskFailed, FolderInUse
 from parquill.tasks.records import Outcome
 from parquill.tasks.storage.disk import Disk
-from parquill.tasks.storage.journal import Journal, read_journal, scan_journal
+from parquill.tasks.storage.file_lock import close_locked
+from parquill.tasks.storage.journal import Journal, append_groups, read_journal, scan_journal
 from parquill.tasks.storage.replay import replay_shard
+from tests.clock import Clock
 
 HEADER = {"run_id": "r", "shard": 0}
 
@@ -191,3 +193,43 @@ def test_replay_tells_money_and_doubt(tmp_path: Path, threads: ThreadPoolExecuto
     totals = state.totals()
     assert (totals.sent, totals.throttled, totals.retried, totals.in_doubt) == (3, 1, 0, 1)
     assert (totals.settled_nano, totals.in_doubt_nano) == (30, 50)
+
+
+def test_a_journal_has_one_writer(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    """C10: while somebody writes a journal it opens for nobody else; at the writer's end it does."""
+
+    async def run() -> None:
+        path = tmp_path / "j"
+        first = Journal(path, HEADER, threads)
+        await first.append({"type": "intent", "row": 0, "n": 1, "reserved": 5})
+        with pytest.raises(FolderInUse, match="another process writes the journal"):
+            Journal(path, HEADER, threads)
+        await first.append({"type": "intent", "row": 1, "n": 1, "reserved": 5})
+        await first.close()
+        await Journal(path, HEADER, threads).close()
+        assert [entry.record["row"] for entry in read_journal(path)] == [0, 1]
+
+    asyncio.run(run())
+
+
+def test_groups_are_appended_when_the_writer_is_gone(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    """C10: an appender waits for a writer that is at its last rows, and gives up after half a minute."""
+    path, clock = tmp_path / "j", Clock()
+    record = {"type": "intent", "row": 0, "n": 1, "reserved": 5}
+
+    async def run() -> None:
+        writer = Journal(path, HEADER, threads)
+
+        def release(seconds: float) -> None:
+            clock.sleep(seconds)
+            if clock() > 5:
+                close_locked(writer._descriptor)
+
+        with pytest.raises(FolderInUse):
+            append_groups(path, HEADER, [[record]], clock=clock, sleep=clock.sleep)
+        assert clock() >= 30
+        clock.now = 0.0
+        assert append_groups(path, HEADER, [[record]], clock=clock, sleep=release) == 1
+
+    asyncio.run(run())
+    assert [entry.record["row"] for entry in read_journal(path)] == [0]

@@ -1,0 +1,64 @@
+"""How the work on shards ended: what each task reports, and what the flow makes of all reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from parquill.tasks.errors import Interrupted
+from parquill.tasks.records import ShardRef, Totals
+
+
+@dataclass(frozen=True, slots=True)
+class StopReason:
+    """Why nothing more is sent. `rule` is a code of the table of outcomes; None when somebody asked for the stop."""
+
+    rule: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """How the work on one shard ended. The task may have run in another process: this is all that the flow knows.
+
+    `totals` are of all starts of the run. `over_budget` counts the rows whose worst case did not fit the budget.
+    `stop` says why this process sends nothing more; None when it would.
+    """
+
+    number: int
+    is_done: bool
+    totals: Totals
+    over_budget: int = 0
+    stop: StopReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SendResult:
+    """How sending ended for the whole run.
+
+    `rule` is the outcome by which the service stopped the run, if it did, and `message` says why.
+    """
+
+    over_budget: int = 0
+    rule: str | None = None
+    message: str | None = None
+
+    @classmethod
+    def of(cls, shards: Sequence[ShardRef], reports: Sequence[ShardReport]) -> SendResult:
+        """Fold the reports of these shards. Raises Interrupted when somebody asked for a stop and rows are left."""
+        # a shard that is done does not care why its process sends nothing more
+        stops = [report.stop for report in reports if report.stop is not None and not report.is_done]
+        by_service = next((stop for stop in stops if stop.rule is not None), None)
+        over_budget = sum(report.over_budget for report in reports)
+        if by_service is not None:
+            return cls(over_budget, by_service.rule, by_service.message)
+        if stops:
+            ended = sum(sum(report.totals.statuses.values()) for report in reports)
+            left = sum(shard.to_send for shard in shards) - ended
+            raise Interrupted(f"interrupted with {left:,} rows left; run again to resume")
+        return cls(over_budget)
+
+    @property
+    def is_stop(self) -> bool:
+        """Whether rows are left for a next start."""
+        return bool(self.over_budget) or self.rule is not None

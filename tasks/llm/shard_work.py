@@ -1,0 +1,162 @@
+"""The work on one shard: fence it, send what it lacks, and record that it is done.
+
+Whoever completes a shard holds the lock of its journal, in whatever process. An engine may therefore run the task of a
+shard twice, also at the same time: the second one waits, finds the shard done, and sends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from concurrent.futures import Executor
+from typing import Any, Final, TypeVar
+
+from parquill.tasks.errors import FolderInUse
+from parquill.tasks.llm.sender import Sender
+from parquill.tasks.llm.settlement import OpenShard, SendRow
+from parquill.tasks.llm.shard_report import ShardReport
+from parquill.tasks.money.tokens import TokenCounter
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.records import Action, ShardRef, Totals, Usage
+from parquill.tasks.storage.answer_index import AnswerIndex
+from parquill.tasks.storage.columns import PLAN
+from parquill.tasks.storage.disk import Disk
+from parquill.tasks.storage.journal import Journal, scan_journal
+from parquill.tasks.storage.replay import replay_records
+
+T = TypeVar("T")
+FENCE_CHECK_INTERVAL_S: Final = 0.1
+READ_ROWS = 500
+_COLUMNS = [
+    PLAN + name
+    for name in [
+        "action",
+        "request_key",
+        "messages",
+        "parameters",
+        "prompt_tokens",
+        "carried_cost_nano",
+        "carried_in_doubt_nano",
+        "carried_attempts",
+        "carried_usage",
+    ]
+]
+
+
+class ShardWork:
+    """Completes shards of one run with a sender, on the sender's event loop."""
+
+    def __init__(
+        self,
+        run: Run,
+        sender: Sender,
+        answers: AnswerIndex,
+        executor: Executor,
+        disk: Disk,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`executor` reads and writes files, so that the event loop never waits for a disk."""
+        self._run, self._sender, self._answers = run, sender, answers
+        self._executor, self._disk, self._sleep = executor, disk, sleep
+        self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
+
+    async def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> ShardReport:
+        """Complete what a shard lacks, unless another task has done that, and report how it ended.
+
+        `only` names the rows of the shard that are wanted yet; a pilot's. Raises DiskFailed, DamagedJournal,
+        LedgerFailed, after which nothing more is sent for any shard.
+        """
+        try:
+            journal = await self._fence(shard)
+            if journal is None:
+                over_budget, totals = 0, await self._in_executor(self._run.totals_of, shard)
+            else:
+                try:
+                    over_budget = await self._send(shard, only, journal)
+                    await journal.flush()
+                    totals = await self._in_executor(self._record, shard)
+                finally:
+                    await journal.close()
+        except BaseException:
+            self._sender.stop()
+            raise
+        is_done = sum(totals.statuses.values()) == shard.to_send
+        return ShardReport(shard.number, is_done, totals, over_budget, self._sender.stop_reason)
+
+    async def _fence(self, shard: ShardRef) -> Journal | None:
+        """Open the shard's journal, which locks it; None when nothing is to be sent, as it is done or the run stops."""
+        while not self._sender.stopping:
+            try:
+                return await self._in_executor(self._open, shard)
+            except FolderInUse:  # another task completes it, perhaps in another process
+                await self._sleep(FENCE_CHECK_INTERVAL_S)
+        return None
+
+    def _open(self, shard: ShardRef) -> Journal | None:
+        run = self._run
+        if run.is_done(shard):
+            return None
+        run.check_journal(shard.number)
+        header = {"run_id": run.run_id, "shard": shard.number}
+        return Journal(run.folder.journal(shard.number), header, self._executor, self._disk)
+
+    async def _send(self, shard: ShardRef, only: Collection[int] | None, journal: Journal) -> int:
+        """Send the rows without an outcome; gives how many did not fit the budget."""
+        work = OpenShard(journal, await self._in_executor(self._run.state, shard.number))
+        if only is None:
+            self._sender.progress.done += len(work.state.outcomes)
+            self._sender.progress.done_before += len(work.state.outcomes)
+        await self._in_executor(self._run.mark_begun, shard.number, self._disk)
+        if len(work.state.outcomes) < shard.to_send:
+            await self._sender.complete(self._rows(shard, only, work))
+        return work.over_budget
+
+    def _record(self, shard: ShardRef) -> Totals:
+        """Index the shard's outcomes, and mark it as done when it has all of them; gives its totals.
+
+        Both are read from the journal and not from memory: only what lasts on disk is done.
+        """
+        scan = scan_journal(self._run.folder.journal(shard.number))
+        records = list(scan.entries())
+        self._answers.add_records(self._run.run_id, shard.number, scan, records)
+        state = replay_records(scan.path, records)
+        if len(state.outcomes) == shard.to_send:
+            self._run.finish_shard(shard, state, self._disk)
+        return state.totals()
+
+    async def _in_executor(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+    async def _rows(self, shard: ShardRef, only: Collection[int] | None, work: OpenShard) -> AsyncIterator[SendRow]:
+        job, price = self._run.job, self._run.price
+        # checking its checksum reads the whole file
+        with await self._in_executor(self._run.open_shard, shard) as planned:
+            batches = planned.batches(READ_ROWS, _COLUMNS)
+            number = -1
+            while (batch := await self._in_executor(next, batches, None)) is not None:
+                # the messages one by one: together they may take much memory, as Arrow and as Python has them
+                columns = (
+                    batch.column(name) if name == PLAN + "messages" else batch.column(name).to_pylist()
+                    for name in _COLUMNS
+                )
+                for action, key, messages, parameters, tokens, cost, in_doubt, attempts, usage in zip(
+                    *columns, strict=True
+                ):
+                    number += 1
+                    if action != Action.SEND or (only is not None and number not in only):
+                        continue
+                    reserved = self._counter.reserved(tokens)
+                    yield SendRow(
+                        work,
+                        number,
+                        key.hex(),
+                        messages.as_py(),
+                        parameters,
+                        reserved + job.max_output_tokens,
+                        price.worst_nano(reserved, job.max_output_tokens),
+                        self._counter.expected(tokens),
+                        cost,
+                        in_doubt,
+                        attempts,
+                        Usage.of(usage) if usage else None,
+                    )

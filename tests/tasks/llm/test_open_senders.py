@@ -1,0 +1,152 @@
+"""Tasks that complete shards with the sender of their process: run twice, run late, and in a process that joined."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from parquill.tasks.errors import Interrupted
+from parquill.tasks.job.load import make_job
+from parquill.tasks.llm import open_senders as module
+from parquill.tasks.llm.open_senders import complete_in_this_process, open_sender, open_senders
+from parquill.tasks.prompts import input_parquet, prepare
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.resolve import resolve_job
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.storage.folders import Folders
+from parquill.tasks.storage.run_lock import RunLock
+from tests.direct import job_of, results, run_steps
+from tests.promises.answering import Answering
+
+pytestmark = pytest.mark.integration
+ROWS, SHARD_ROWS = 60, 20
+HANGS_S = 30.0
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A job of three shards, with a ledger of its own."""
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    monkeypatch.setattr(prepare, "MIN_SHARD", SHARD_ROWS)
+    monkeypatch.setattr(input_parquet, "BATCH_ROWS", SHARD_ROWS)
+    texts = [f"text {number}" for number in range(ROWS)]
+    return job_of(tmp_path, texts, "http://127.0.0.1:9/v1", limits={"max_at_once": 4}, budget={"run_usd": 1})
+
+
+@pytest.fixture
+def run(settings: dict[str, Any]) -> Run:
+    """Its plan."""
+    job, options = resolve_job(make_job(settings), None, None, ())
+    Folders.of(job.output, job.state).create()
+    planned = prepare_run(job, options)
+    assert planned is not None
+    assert len(planned.shards) == ROWS // SHARD_ROWS
+    return planned
+
+
+def test_a_task_that_runs_twice_at_once_pays_once(run: Run, settings: dict[str, Any]) -> None:
+    """While one task completes a shard, a second one of it waits, then reports the same, and sends nothing."""
+    service = Answering(lambda _: 0.01)
+    with open_sender(run, service.open) as run_sender, ThreadPoolExecutor(6) as threads:
+        shards = [shard for shard in run.shards for _ in range(2)]
+        reports = list(threads.map(run_sender.complete, shards))
+    assert set(service.billed.values()) == {1}
+    assert all(report.is_done for report in reports)
+    assert [report.totals for report in reports[::2]] == [report.totals for report in reports[1::2]]
+    assert sum(report.totals.statuses["ok"] for report in reports[::2]) == ROWS
+    again = Answering()
+    assert run_steps(settings, transport=again.open) is not None  # only writes
+    assert not again.billed
+    assert [row["status"] for row in results(settings)] == ["ok"] * ROWS
+
+
+def test_a_task_that_waits_ends_with_the_stop(run: Run) -> None:
+    """A second task of a shard that hangs does not wait for it when the run is stopped."""
+    service = Answering(lambda _: 3_600.0)
+    with open_sender(run, service.open) as run_sender, ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(run_sender.complete, run.shards[0]) for _ in range(2)]
+        while service.billed.total() < 4:
+            time.sleep(0.001)
+        run_sender.request_stop(0).result(HANGS_S)
+        reports = [each.result(HANGS_S) for each in both]
+    assert [report.is_done for report in reports] == [False, False]
+    assert all(report.stop is not None and report.stop.rule is None for report in reports)
+    assert max(service.billed.values()) == 1
+
+
+def test_a_shard_that_is_done_needs_no_leader(run: Run, settings: dict[str, Any]) -> None:
+    """A task that an engine runs again after the run's end returns at once; one with rows left is refused."""
+    with pytest.raises(Interrupted, match="no process leads run"):
+        complete_in_this_process(run.folders.state, run.run_id, run.shards[0])
+    run_steps(settings, transport=Answering().open)
+    report = complete_in_this_process(run.folders.state, run.run_id, run.shards[0])
+    assert (report.is_done, report.totals.statuses) == (True, {"ok": SHARD_ROWS})
+    assert open_senders() == []
+
+
+@pytest.fixture
+def joined(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
+    """The service of a process that joins; another one, which is this one too, leads the run."""
+    service = Answering()
+
+    def transport() -> httpx.AsyncBaseTransport:
+        return service
+
+    monkeypatch.setattr(module, "aiohttp_transport", transport)
+    leader = RunLock(run.folder)
+    yield service
+    leader.close()
+
+
+def _complete(run: Run, number: int) -> None:
+    assert complete_in_this_process(run.folders.state, run.run_id, run.shards[number]).is_done
+
+
+def _leases(folder: Path) -> int:
+    engine = sa.create_engine(f"sqlite:///{folder / 'ledger.sqlite'}")
+    with engine.connect() as connection:
+        names = sa.inspect(connection).get_table_names()
+        (table,) = (name for name in names if name.endswith("leases"))
+        found = connection.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar_one()  # noqa: S608 - our own table
+    engine.dispose()
+    return int(found)
+
+
+def test_a_process_that_joined_closes_after_the_last_shard(run: Run, joined: Answering, tmp_path: Path) -> None:
+    """Between shards it keeps its sender; when the last one returns, its money and its thread are given back."""
+    _complete(run, 0)
+    (first,) = open_senders()
+    _complete(run, 1)
+    assert open_senders() == [first]
+    _complete(run, 2)
+    assert open_senders() == []
+    assert first.is_closed
+    assert _leases(tmp_path) == 0
+    assert "parquill-io" not in {thread.name for thread in threading.enumerate()}
+    assert joined.billed.total() == ROWS
+
+
+def test_a_process_that_joined_closes_when_no_shard_comes(
+    run: Run, joined: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is given no other shard keeps no money from the others, and may join again."""
+    monkeypatch.setattr(module, "IDLE_TIMEOUT_S", 0.0)
+    _complete(run, 0)
+    deadline = time.monotonic() + HANGS_S
+    while open_senders() or _leases(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    monkeypatch.setattr(module, "IDLE_TIMEOUT_S", HANGS_S)
+    _complete(run, 1)
+    assert len(open_senders()) == 1
+    _complete(run, 2)
+    assert open_senders() == []
+    assert joined.billed.total() == ROWS
