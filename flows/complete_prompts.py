@@ -19,8 +19,8 @@ from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.orchestration.approval import wait_for_approval
 from parquill.tasks.orchestration.flow_run import sigterm_as_interrupt, stop_when_cancelled
 from parquill.tasks.orchestration.flow_start import end_idle, job_lock, resolve_for_flow
-from parquill.tasks.orchestration.limit_store import sharing_of
 from parquill.tasks.orchestration.options import FLOW_OPTIONS
+from parquill.tasks.orchestration.run_log import run_log
 from parquill.tasks.orchestration.states import returns_state
 from parquill.tasks.orchestration.takeover import redo_already_done, register_flow_run
 from parquill.tasks.orchestration.ui import flow_run_name, show_progress
@@ -57,7 +57,7 @@ def complete_prompts(
         wait_for_approval(run)
         with summary_while_running(run):
             with (
-                open_sender(run, sharing=sharing_of(run.job)) as run_sender,
+                open_sender(run, log=run_log()) as run_sender,
                 show_progress(run, run_sender),
                 stop_when_cancelled(run_sender),
             ):

@@ -14,8 +14,8 @@ from parquill.tasks.llm.dry_run import estimate_placed, estimate_with_pilot
 from parquill.tasks.orchestration.events import emit_estimate
 from parquill.tasks.orchestration.flow_run import stop_when_cancelled
 from parquill.tasks.orchestration.flow_start import resolve_for_flow
-from parquill.tasks.orchestration.limit_store import sharing_of
 from parquill.tasks.orchestration.options import FLOW_OPTIONS
+from parquill.tasks.orchestration.run_log import run_log
 from parquill.tasks.orchestration.states import returns_state, state_of_estimate
 from parquill.tasks.orchestration.ui import flow_run_name, name_run, run_name, show_estimate
 
@@ -40,9 +40,7 @@ def estimate_cost(
     placed, options = resolve_for_flow(job, date, limit, ())
     found = None
     if pilot is not None:
-        found = estimate_with_pilot(
-            placed, options, None if pilot == "auto" else pilot, sharing_of, stop_when_cancelled
-        )
+        found = estimate_with_pilot(placed, options, None if pilot == "auto" else pilot, stop_when_cancelled, run_log())
     found = found or estimate_placed(placed, options)
     name_run(run_name(job, found.estimate.rows, "estimate of "))
     show_estimate(placed, found.estimate, found.verdict, found.price)

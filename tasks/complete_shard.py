@@ -8,9 +8,9 @@ from prefect import task
 
 from parquill.tasks.llm.open_senders import complete_in_this_process
 from parquill.tasks.llm.shard_report import ShardReport
-from parquill.tasks.orchestration.limit_store import sharing_of
 from parquill.tasks.orchestration.options import TASK_OPTIONS
 from parquill.tasks.orchestration.redaction import redact_errors
+from parquill.tasks.orchestration.run_log import run_log
 from parquill.tasks.records import ShardRef
 
 
@@ -21,4 +21,4 @@ def complete_shard(state: Path, run_id: str, shard: ShardRef) -> ShardReport:
 
     An engine may run this again, also at the same time in another process: what is done is not sent again.
     """
-    return complete_in_this_process(state, run_id, shard, sharing_of)
+    return complete_in_this_process(state, run_id, shard, run_log())

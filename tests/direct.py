@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parquill.tasks.job.load import make_job
-from parquill.tasks.limits.shared import ALONE, Sharing
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.shard_report import SendResult
@@ -51,7 +50,6 @@ def run_steps(
     limit: int | None = None,
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
     disk: Disk = DISK,
-    sharing: Sharing = ALONE,
 ) -> tuple[Run, ResultTotals] | None:
     """Read, complete, write and summarize a job to its end, as the flow does; None when nothing is to do."""
     job, options = resolve_job(make_job(settings), None, limit, redo)
@@ -62,7 +60,7 @@ def run_steps(
         if run is None:
             return None
         with summary_while_running(run, disk):
-            with open_sender(run, transport, disk, sharing) as run_sender, ThreadPoolExecutor(4) as threads:
+            with open_sender(run, transport, disk) as run_sender, ThreadPoolExecutor(4) as threads:
                 shards = [shard for shard in run.shards if not run.is_done(shard)]
                 reports = list(threads.map(run_sender.complete, shards))
                 ending = SendResult.of(shards, reports)

@@ -145,21 +145,10 @@ def _pilot(job: Job, options: Any, rows: int) -> Any:
     from parquill.tasks.llm.dry_run import estimate_with_pilot
 
     with interrupted_by_signals(), stop_on_signal(), show_bar():
-        found = estimate_with_pilot(job, options, rows or None, _sharing)
+        found = estimate_with_pilot(job, options, rows or None)
     if found is None:
         print_line("no pilot: every row has its answer already")
     return found
-
-
-def _sharing(job: Job) -> Any:
-    from parquill.tasks.limits.shared import ALONE
-
-    if job.limits.shared is None:
-        return ALONE
-    # it brings Prefect, which a pilot does not need otherwise
-    from parquill.tasks.orchestration.limit_store import sharing_of
-
-    return sharing_of(job)
 
 
 @cli.command()

@@ -199,7 +199,7 @@ class _NoticePrinter:
         # they grow meanwhile
         warnings, told, service = (
             list(run_sender.soft_limits.told),
-            list(run_sender.shared.told),
+            list(run_sender.shared.messages),
             list(run_sender.sender.told),
         )
         warned = [*warnings[self._warned :], *service[self._of_service :]]

@@ -15,6 +15,7 @@ from parquill.tasks.errors import ParquillError
 from parquill.tasks.job.api_key import Key, header_names, read_key
 from parquill.tasks.job.reasoning import warn_of_thinking
 from parquill.tasks.job.settings import Job
+from parquill.tasks.limits.rate_ledger import RateLedger, describe
 from parquill.tasks.llm.address_check import Service, ask_for_models
 from parquill.tasks.llm.model_list import ModelList
 from parquill.tasks.llm.protocol import APIS
@@ -49,7 +50,13 @@ class Check:
 
 def examine(job: Job | None, today: date | None = None) -> list[Check]:
     """Check the installation, and the job if one is given; `today` is by default the day of the clock (UTC)."""
-    installed = {"tokenizer files": _vocabularies, "prices": _prices, "ledger": _ledger, "Prefect": _prefect}
+    installed = {
+        "tokenizer files": _vocabularies,
+        "prices": _prices,
+        "ledger": _ledger,
+        "shared limits": _shared_limits,
+        "Prefect": _prefect,
+    }
     checks = [_check(name, look_at) for name, look_at in installed.items()]
     return [*checks, *_examine_job(job, today or datetime.now(UTC).date())] if job is not None else checks
 
@@ -78,6 +85,14 @@ def _ledger() -> str:
     Ledger().close()
     url = ledger_url()
     return url.database or "" if url.get_backend_name() == "sqlite" else "the database in PARQUILL_LEDGER_URL"
+
+
+def _shared_limits() -> str:
+    ledger = RateLedger()
+    try:
+        return "; ".join(describe(ledger.holders())) or "no run under way shares a limit"
+    finally:
+        ledger.close()
 
 
 def _prefect() -> str:

@@ -94,7 +94,7 @@ class EmbeddedServer:
 
         check_patience()
         if self._process is not None:
-            from parquill.tasks.orchestration.limit_store import EMBEDDED
+            from parquill.tasks.orchestration.api_client import EMBEDDED
 
             os.environ["PREFECT_API_URL"] = os.environ[EMBEDDED] = self._url
             if PREFECT_SERVER_API_AUTH_STRING.value():  # what the user's own server wants, this one wants too

@@ -12,6 +12,7 @@ from typing import Any
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import load_job
+from parquill.tasks.limits.rate_ledger import RateLedger, describe
 from parquill.tasks.money.amounts import nano_to_usd, usd_text, usd_to_nano
 from parquill.tasks.money.ledger import Ledger
 
@@ -62,6 +63,11 @@ def read_spending(scope: SpendQuery, today: date, resolve: str | None = None) ->
         month = ledger.of_month(scope.month, now)
     finally:
         ledger.close()
+    rates = RateLedger()
+    try:
+        holders = rates.holders()
+    finally:
+        rates.close()
     settled = sum(row["settled_nano"] for row in rows)
     in_doubt = sum(row["in_doubt_nano"] for row in rows)
     found: dict[str, Any] = {
@@ -82,6 +88,7 @@ def read_spending(scope: SpendQuery, today: date, resolve: str | None = None) ->
             for row in rows
         ],
         **_forecast(scope, settled + in_doubt, month.total, today),
+        "shared_limits": holders,
     }
     if resolved is not None:
         found["resolved_usd"] = usd_text(nano_to_usd(resolved))
@@ -136,4 +143,4 @@ def show_spending(found: dict[str, Any]) -> list[str]:
             if when
             else f"the limit of ${found['monthly_usd']} is not met this month"
         )
-    return lines
+    return [*lines, *(f"limits.shared {line}" for line in describe(found["shared_limits"]))]

@@ -49,7 +49,7 @@ limits:
   max_at_once: 64
   # requests_per_minute: 5000
   # tokens_per_minute: 2000000
-  # shared: openai                  # runs with this name share both, by their Prefect server
+  # shared: openai                  # runs with this name share both, through the ledger
 
 # retry: {attempts: 6, timeout_s: 120, in_doubt: resend, patience_s: 1800}
 # tolerate: {rejected: 0.01, not_ok: 0.0}

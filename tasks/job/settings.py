@@ -120,7 +120,7 @@ class LimitSettings(Settings, title="Limits"):
         "reserved", description="How the service counts output against its limit: max_output_tokens, or what came"
     )
     shared: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
-        None, description="NAME under which concurrent runs share these limits by Prefect"
+        None, description="NAME under which concurrent runs share these limits, through the ledger"
     )
 
     @model_validator(mode="after")

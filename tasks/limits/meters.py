@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 WINDOW_S = 60.0
@@ -99,6 +99,22 @@ class RateMeter:
         self._taken: deque[list[float]] = deque()  # [time, units], grains of 50 ms
         self._total = 0.0
 
+    @classmethod
+    def restored(
+        cls, limit: int, *, level: float, began: float, updated: float, taken: Iterable[tuple[float, float]]
+    ) -> RateMeter:
+        """A meter of tokens as it was at `updated`; `taken` are the (time, units) of the last minute, in order."""
+        meter = cls(limit, by_tokens=True, now=began)
+        meter._level, meter._most, meter._updated = level, max(level, meter._burst), updated
+        meter._taken = deque([time, units] for time, units in taken)
+        meter._total = sum(units for _, units in meter._taken)
+        return meter
+
+    @property
+    def level(self) -> float:
+        """Units that the pace allows now; below 0 after a request larger than the burst."""
+        return self._level
+
     def wait_s(self, now: float, tokens: int) -> float:
         """See Meter."""
         units = float(tokens if self.by_tokens else 1)
@@ -110,6 +126,19 @@ class RateMeter:
         wait = max(pace, self._window_wait(now, units))
         # a wait that a clock cannot show would be waited for ever
         return wait if wait > MIN_WAIT_S else 0.0
+
+    def has_room_beside(self, now: float, waiting: float, units: float) -> bool:
+        """Whether `units` may leave now without delaying `waiting` units that came first and wait for the window.
+
+        A large request may wait for most of a minute; what it leaves of the limit is not lost meanwhile.
+        """
+        self._refresh(now)
+        wait = self._window_wait(now, waiting)
+        if wait <= 0:
+            return False
+        left = sum(taken for time, taken in self._taken if time + WINDOW_S + GUARD_S > now + wait)
+        late = (min(waiting, self._burst) - self._level + units) / self._rate(now)
+        return left + waiting + units <= self.limit and late <= wait
 
     def _rate(self, now: float) -> float:
         """Units a second: faster while the window holds less than a minute at the limit, or than the time so far."""

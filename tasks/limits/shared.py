@@ -3,84 +3,77 @@
 from __future__ import annotations
 
 import logging
+import secrets
+import socket
 import time
-from typing import NamedTuple
 
+from parquill.tasks.limits.lease_client import Caller, LeaseClient, LogFn
 from parquill.tasks.limits.leased_meter import LeasedMeter
-from parquill.tasks.limits.leases import Lessee, LimitDimension, LogFn, find_limit
-from parquill.tasks.limits.lending import Lender
+from parquill.tasks.limits.rate_ledger import RateHolder, RateLedger
 from parquill.tasks.prompts.run import Run
 
-
-class Sharing(NamedTuple):
-    """Who keeps the limits, None without a server; and where it is said how they are kept."""
-
-    lender: Lender | None
-    say: LogFn
-
-
-ALONE = Sharing(None, logging.getLogger("parquill").log)
+_log = logging.getLogger("parquill.limits")
 
 
 class SharedLimits:
-    """The leases of one run, if its job shares limits and there is a lender; lives on the sender's loop.
+    """The leases of one process of a run whose job shares limits; lives on the sender's loop.
 
     A limit that the job does not set, but that others share under the same name, holds for it too: what it sends counts
-    for the service as well. `told` is what was said about them, for those who see no log.
+    for the service as well. `messages` are what was said about them, for people who see no log.
     """
 
-    def __init__(self, run: Run, sharing: Sharing) -> None:
-        self._lender, self._log = sharing
-        self._name = run.job.limits.shared
+    def __init__(self, run: Run, call: Caller, log: LogFn | None = None) -> None:
+        """`call` runs a blocking call where it may block; `log` is that of the flow run."""
+        self._log = log or _log.log
+        limits = run.job.limits
+        self._call, self._name, self._run = call, limits.shared, run
         self._largest = {"requests": 1, "tokens": run.estimate.largest_request}
         self.per_minute: dict[str, int | None] = {
-            "requests": run.job.limits.requests_per_minute,
-            "tokens": run.job.limits.tokens_per_minute,
+            "requests": limits.requests_per_minute,
+            "tokens": limits.tokens_per_minute,
         }
-        self.told: list[str] = []
-        self._lessees: list[Lessee] = []
+        self.messages: list[str] = []
+        self._ledger: RateLedger | None = None
+        self._clients: list[LeaseClient] = []
 
     @property
     def meters(self) -> list[LeasedMeter]:
         """One meter for each limit that is shared, once they are leased."""
-        return [lessee.meter for lessee in self._lessees]
+        return [client.meter for client in self._clients]
 
     async def begin(self) -> None:
-        """Begin to lease; `per_minute` is what holds for this run by itself from then on, in requests and in tokens.
+        """Begin to lease; `per_minute` is what holds for this process by itself from then on.
 
-        Raises BadJob when a request is too large for a limit that is shared.
+        Raises BadJob when a request is too large for a limit that is shared; LedgerFailed.
         """
         if self._name is None:
             return
-        if self._lender is None:
-            text = "there is no Prefect server to share them by; this run keeps to its own limits"
-            self.say(logging.WARNING, f"limits.shared: {text}")
-            return
-        # its own first: they wait for a lender that is busy, before it is asked what others share
-        for name in sorted(self.per_minute, key=lambda name: self.per_minute[name] is None):
-            if self.per_minute[name] is None:
-                self.per_minute[name] = await find_limit(name, self._lender)
-                self._tell_of_others(name)
-            if (limit := self.per_minute[name]) is not None:
-                kind = LimitDimension(name, limit, self._largest[name])
-                self._lessees.append(Lessee(kind, self._lender, say=self.say, clock=time.monotonic))
-                await self._lessees[-1].begin()
+        self._ledger = await self._call(RateLedger)
+        run, me = self._run, f"{socket.gethostname()}-{secrets.token_hex(8)}"
+        for dimension, own in self.per_minute.items():
+            holder = RateHolder(
+                self._name,
+                dimension,
+                me,
+                run_id=run.run_id,
+                job=run.job.name,
+                host=socket.gethostname(),
+                per_minute=own,
+                largest=self._largest[dimension],
+            )
+            client = LeaseClient(holder, self._ledger, self._call, log=self.log, clock=time.monotonic)
+            found = await client.begin()
+            self._clients.append(client)
+            self.per_minute[dimension] = found if own is None else own
 
     async def end(self) -> None:
-        """Lease nothing more."""
-        for lessee in self._lessees:
-            await lessee.end()
-        if self._lender is not None:
-            await self._lender.close()
+        """Give back what is left, and lease nothing more."""
+        for client in self._clients:
+            await client.end()
+        if self._ledger is not None:
+            await self._call(self._ledger.close)
 
-    def say(self, level: int, text: str) -> None:
-        """Say how limits are kept, in the log of the flow run and to those who see none."""
-        self.told.append(text)
-        self._log(level, text)
-
-    def _tell_of_others(self, name: str) -> None:
-        told, limit = f"limits.shared, {name}: the job sets no {name}_per_minute", self.per_minute[name]
-        if limit is None:
-            self.say(logging.INFO, f"{told}, and nobody is known to share one, so its {name} are not limited")
-        else:
-            self.say(logging.WARNING, f"{told}, but others that name it do: {limit:,} hold for this run too")
+    def log(self, level: int, message: str) -> None:
+        """Say how limits are kept, in the log of the flow run and to people who see none."""
+        self.messages.append(message)
+        self._log(level, message)

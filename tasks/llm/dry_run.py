@@ -21,7 +21,7 @@ from parquill.tasks.records import Estimate
 from parquill.tasks.storage.folders import Folders, lock_folders
 
 if TYPE_CHECKING:
-    from parquill.tasks.limits.shared import Sharing
+    from parquill.tasks.limits.lease_client import LogFn
     from parquill.tasks.llm.run_sender import RunSender
 
 
@@ -77,13 +77,12 @@ def estimate_with_pilot(
     job: Job,
     options: RunOptions,
     rows: int | None,
-    sharing: Callable[[Job], Sharing],
     watch: Callable[[RunSender], AbstractContextManager[Any]] = nullcontext,
+    log: LogFn | None = None,
 ) -> DryRun | None:
     """Complete a sample of a placed job's rows (None: as many as it takes) and estimate the whole run from them.
 
-    `sharing` gives the server through which a job shares its limits. `watch` is given the sender that the pilot opens,
-    and may stop it.
+    `watch` is given the sender that the pilot opens, and may stop it. `log` takes what is said about shared limits.
     None when no row is left to send. Raises BadJob, BadInput, FolderInUse, RefusedByBudget, NotApproved before anything
     is sent; Interrupted, ServiceStopped, StoppedByBudget when the pilot was cut off.
     """
@@ -102,7 +101,7 @@ def estimate_with_pilot(
         if run.job.budget.monthly_usd is not None:
             spent = spent_totals(run)
             left = usd_to_nano(run.job.budget.monthly_usd) - (booked or 0) - spent.settled_nano - spent.in_doubt_nano
-        pilot = run_pilot(run, rows, month_left=left, sharing=sharing(run.job), watch=watch)
+        pilot = run_pilot(run, rows, month_left=left, watch=watch, log=log)
     totals, estimate = pilot.totals, pilot.run.estimate
     doubt = f", {format_usd(totals.in_doubt_nano)} in doubt" if totals.in_doubt_nano else ""
     return DryRun(

@@ -13,8 +13,7 @@ from typing import Final
 import httpx
 
 from parquill.tasks.job.api_key import read_key
-from parquill.tasks.job.settings import Job
-from parquill.tasks.limits.shared import ALONE, Sharing
+from parquill.tasks.limits.lease_client import LogFn
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.run_sender import GRACE_TIMEOUT_S, RunSender
 from parquill.tasks.llm.shard_report import ShardReport
@@ -38,15 +37,16 @@ def open_sender(
     run: Run,
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
     disk: Disk = DISK,
-    sharing: Sharing = ALONE,
+    log: LogFn | None = None,
 ) -> Iterator[RunSender]:
     """Open the sender of a run for this process; on an error or a cancellation what is under way gets its grace.
 
-    Raises BadJob when the key cannot be read, or when a request is too large for a limit that is shared.
+    `log` takes what is said about shared limits. Raises BadJob when the key cannot be read, or when a request is too
+    large for a limit that is shared.
     """
     key = read_key(run.job.endpoint)
     with contextlib.closing(RunLock(run.folder)):
-        run_sender = RunSender(run, key, transport, disk, sharing)
+        run_sender = RunSender(run, key, transport, disk, log)
         with _mutex:
             _open[run.run_id] = run_sender
         with _closed_at_the_end(run.run_id, run_sender):
@@ -74,9 +74,7 @@ def _closed_at_the_end(run_id: str, run_sender: RunSender) -> Iterator[None]:
             _open.pop(run_id, None)
 
 
-def complete_in_this_process(
-    state: Path, run_id: str, shard: ShardRef, sharing_of: Callable[[Job], Sharing] = lambda _: ALONE
-) -> ShardReport:
+def complete_in_this_process(state: Path, run_id: str, shard: ShardRef, log: LogFn | None = None) -> ShardReport:
     """Complete a shard with this process' sender of the run; a process that has none joins the run.
 
     A shard that is done returns at once, also when no process leads the run any more. Raises what
@@ -85,7 +83,7 @@ def complete_in_this_process(
     totals = done_totals(RunFolder(state / "runs" / run_id), shard)
     if totals is not None:
         return ShardReport(shard.number, is_done=True, totals=totals)
-    with _sender_for(state, run_id, sharing_of) as run_sender:
+    with _sender_for(state, run_id, log) as run_sender:
         return run_sender.complete(shard)
 
 
@@ -99,11 +97,10 @@ class _Joined:
 
 
 @contextlib.contextmanager
-def _sender_for(state: Path, run_id: str, sharing_of: Callable[[Job], Sharing]) -> Iterator[RunSender]:
+def _sender_for(state: Path, run_id: str, log: LogFn | None) -> Iterator[RunSender]:
     with _mutex:
         if run_id not in _open or _open[run_id].is_closed:
-            run = load_run(state, run_id)
-            _open[run_id] = _join(run, sharing_of(run.job))
+            _open[run_id] = _join(load_run(state, run_id), log)
             _joined[run_id] = _Joined(_open[run_id])
         run_sender, joined = _open[run_id], _joined.get(run_id)
         if joined is not None:
@@ -145,10 +142,10 @@ def _close_idle(run_id: str, joined: _Joined) -> None:
     joined.run_sender.close()
 
 
-def _join(run: Run, sharing: Sharing) -> RunSender:
+def _join(run: Run, log: LogFn | None) -> RunSender:
     key, member = read_key(run.job.endpoint), RunMember(run.folder)
     try:
-        return RunSender(run, key, aiohttp_transport, sharing=sharing, member=member)
+        return RunSender(run, key, aiohttp_transport, log=log, member=member)
     except BaseException:
         member.close()
         raise

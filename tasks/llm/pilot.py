@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from parquill.tasks.errors import NotApproved, RefusedByBudget, ServiceStopped, StoppedByBudget
-from parquill.tasks.limits.shared import ALONE, Sharing
+from parquill.tasks.limits.lease_client import LogFn
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.run_sender import RunSender
@@ -69,8 +69,8 @@ def run_pilot(
     *,
     month_left: int | None = None,
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
-    sharing: Sharing = ALONE,
     watch: Callable[[RunSender], AbstractContextManager[Any]] = nullcontext,
+    log: LogFn | None = None,
 ) -> Pilot:
     """Complete `rows` rows of a run, or with None as many as ±5 % of the cost takes within a hundredth of the budget.
 
@@ -89,7 +89,7 @@ def run_pilot(
     if rows is not None:
         _check(run, picked, month_left)
     _check_approved(run, picked, rows)
-    with open_sender(run, transport, sharing=sharing) as run_sender, watch(run_sender):
+    with open_sender(run, transport, log=log) as run_sender, watch(run_sender):
         if rows is None:
             ended, learned = _until_precise(picked, run_sender)
         else:

@@ -21,9 +21,10 @@ import httpx
 
 from parquill.tasks.errors import Interrupted
 from parquill.tasks.job.api_key import Key
+from parquill.tasks.limits.lease_client import LogFn
 from parquill.tasks.limits.limiter import RateLimiter
 from parquill.tasks.limits.open_files import cap_by_open_files
-from parquill.tasks.limits.shared import ALONE, SharedLimits, Sharing
+from parquill.tasks.limits.shared import SharedLimits
 from parquill.tasks.llm.answer_format import AnswerFormat
 from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Client
@@ -54,7 +55,7 @@ class RunSender:
         key: Key | None,
         transport: Callable[[], httpx.AsyncBaseTransport],
         disk: Disk = DISK,
-        sharing: Sharing = ALONE,
+        log: LogFn | None = None,
         *,
         member: RunMember | None = None,
     ) -> None:
@@ -75,7 +76,7 @@ class RunSender:
         self._answers.add_run(run.run_id, run.job.output)
         self._lease = open_budget(run, self._disk_threads, is_first=member is None)
         self.budget, self.soft_limits = self._lease.budget, self._lease.soft_limits
-        self.shared = SharedLimits(run, sharing)
+        self.shared = SharedLimits(run, self._in_executor, log)
         self._thread.start()
         try:
             self.sender: Sender = self._call(self._start())
@@ -92,7 +93,7 @@ class RunSender:
         self._lease.begin()
         at_once = cap_by_open_files(job.limits.max_at_once)
         if at_once < job.limits.max_at_once:
-            self.shared.say(
+            self.shared.log(
                 logging.WARNING,
                 f"this process may open too few files (`ulimit -n`) for limits.max_at_once = "
                 f"{job.limits.max_at_once:,}; {at_once:,} are under way at once",
@@ -127,6 +128,9 @@ class RunSender:
         done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
         sender.progress.done = sender.progress.done_before = done
         return sender
+
+    async def _in_executor(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await self._loop.run_in_executor(self._disk_threads, function, *arguments)
 
     async def _begin_watching(self, member: RunMember) -> None:
         self._watching = self._loop.create_task(self._watch_leader(member))

@@ -51,8 +51,12 @@ def ledger_url() -> sa.URL:
 class LedgerDatabase:
     """A database with the ledger's tables; safe to use from several threads and processes."""
 
-    def __init__(self, url: sa.URL | str | None = None, *, lock_s: float = LOCK_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: sa.URL | str | None = None, *, lock_s: float = LOCK_TIMEOUT_S, is_durable: bool = True
+    ) -> None:
         """Open it and create its tables; `lock_s` is how long a call waits for other writers.
+
+        Without `is_durable` SQLite does not sync each transaction: a power cut may lose the last ones, a kill does not.
 
         Raises LedgerFailed, in which the URL is not shown.
         """
@@ -70,7 +74,8 @@ class LedgerDatabase:
             raise LedgerFailed(f"PARQUILL_LEDGER_URL cannot be used ({type(error).__name__})") from None
         if self.is_sqlite:
             _check_folder(address.database)
-            sa.event.listen(self.engine, "connect", lambda connection, _: _set_up_sqlite(connection, lock_s))
+            sync = "FULL" if is_durable else "NORMAL"
+            sa.event.listen(self.engine, "connect", lambda connection, _: _set_up_sqlite(connection, lock_s, sync))
             sa.event.listen(self.engine, "begin", _begin_immediate)
         elif self.engine.dialect.name != "postgresql":
             # nobody has proved that a limit holds there
@@ -187,11 +192,11 @@ def _arguments(address: sa.URL, lock_s: float) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name not in address.query}
 
 
-def _set_up_sqlite(connection: Any, lock_s: float) -> None:
+def _set_up_sqlite(connection: Any, lock_s: float, sync: str) -> None:
     connection.isolation_level = None  # transactions are begun below, by SQLAlchemy's event
     cursor = connection.cursor()
     use_wal(cursor.execute, lock_s)
-    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute(f"PRAGMA synchronous={sync}")
     cursor.close()
 
 

@@ -90,6 +90,41 @@ COUNTS = sa.Table(  # see money.correction: counted and reported prompt tokens o
     sa.Column("products", sa.Float, nullable=False),
     sa.Column("excess", sa.BigInteger, nullable=False),
 )
+RATES = sa.Table(  # see limits.rate_ledger: how evenly a shared limit was used; times are seconds of the ledger's clock
+    "parquill_rates",
+    METADATA,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("dimension", sa.String(10), primary_key=True),
+    sa.Column("level", sa.Float, nullable=False),
+    sa.Column("began_s", sa.Float, nullable=False),
+    sa.Column("updated_s", sa.Float, nullable=False),
+)
+RATE_HOLDERS = sa.Table(  # one a process that shares a limit
+    "parquill_rate_holders",
+    METADATA,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("dimension", sa.String(10), primary_key=True),
+    sa.Column("holder", sa.String(100), primary_key=True),
+    sa.Column("run_id", sa.String(64), nullable=False),
+    sa.Column("job", sa.String(200), nullable=False),
+    sa.Column("host", sa.String(200), nullable=False),
+    sa.Column("per_minute", sa.BigInteger),  # as its job sets it
+    sa.Column("largest", sa.BigInteger, nullable=False),  # units of its largest request
+    sa.Column("seen_s", sa.Float, nullable=False),
+    sa.Column("wanted", sa.BigInteger, nullable=False),  # what it waits for, 0 for nothing
+    sa.Column("waits_since_s", sa.Float, nullable=False),
+    sa.Column("claim_until_s", sa.Float, nullable=False),  # when it loses its turn unless it asks again
+)
+RATE_LEASES = sa.Table(  # what was leased in the last minute, and not given back
+    "parquill_rate_leases",
+    METADATA,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("dimension", sa.String(10), primary_key=True),
+    sa.Column("holder", sa.String(100), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),  # the holder's own count
+    sa.Column("leased_s", sa.Float, nullable=False),
+    sa.Column("units", sa.BigInteger, nullable=False),
+)
 META = sa.Table(
     "parquill_meta", METADATA, sa.Column("name", sa.String(40), primary_key=True), sa.Column("value", sa.String(200))
 )

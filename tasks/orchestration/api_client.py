@@ -1,9 +1,10 @@
-"""Clients of Prefect's server: its own, made less patient, and a plain one that reaches it as they do."""
+"""Prefect's server: who knows it, its own clients made less patient, and a plain one that reaches it as they do."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import re
 import ssl
 from collections.abc import Iterator
@@ -14,10 +15,19 @@ from prefect.context import SettingsContext, get_settings_context
 from prefect.settings import (
     PREFECT_API_SSL_CERT_FILE,
     PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
+    PREFECT_API_URL,
     get_current_settings,
 )
 
 from parquill.tasks.errors import ParquillError
+
+EMBEDDED = "PARQUILL_EMBEDDED_SERVER"  # the address of a server that one command has started for itself
+
+
+def is_shared_server() -> bool:
+    """Whether others know the server too: their runs, and people before its UI."""
+    address = PREFECT_API_URL.value()
+    return bool(address) and address != os.environ.get(EMBEDDED)
 
 
 @contextlib.contextmanager

@@ -31,10 +31,9 @@ from prefect.states import Running
 from parquill.tasks.errors import Interrupted
 from parquill.tasks.llm.open_senders import stop_requested
 from parquill.tasks.llm.run_sender import RunSender
-from parquill.tasks.orchestration.api_client import http_client, limited_retries
+from parquill.tasks.orchestration.api_client import http_client, is_shared_server, limited_retries
 from parquill.tasks.orchestration.deployed_process import is_deployed, worker_is_gone
 from parquill.tasks.orchestration.events import best_effort
-from parquill.tasks.orchestration.limit_store import is_shared_server
 
 _T = TypeVar("_T")
 Handler = Callable[[int, FrameType | None], None]

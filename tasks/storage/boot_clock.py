@@ -29,8 +29,12 @@ class Moment:
         boot_id = None
         with contextlib.suppress(OSError, UnicodeDecodeError):
             boot_id = _BOOT_ID.read_text(encoding="ascii").strip() or None
-        clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-        return cls(boot_id, time.clock_gettime(clock))
+        return cls(boot_id, seconds_since_boot())
+
+
+def seconds_since_boot() -> float:
+    """Seconds since the machine was started, its sleep included: the same in all of its processes."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def elapsed_s(began: Moment | None, ended: Moment, started_at: datetime, finished_at: datetime) -> float:

@@ -1,6 +1,6 @@
 """Processes that share a limit over real minutes: `python -m tests.benchmarks.shared_limits [--minutes 3]`.
 
-Real `parquill run` processes, a Prefect server of their own and the fake service, once with a limit of requests and
+Real `parquill run` processes, one ledger, a Prefect server of their own and the fake service, once with a limit of requests and
 once with one of tokens. Printed are the most that arrived in any minute, and what was used while all were sending.
 """
 

@@ -1,4 +1,4 @@
-"""Real processes that share a limit by a real Prefect server: what arrived, and when all of them sent."""
+"""Real processes that share a limit through the ledger: what arrived, and when all of them sent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from parquill.tasks.limits.shares import GUARD_S, REQUEST_SLOTS, BucketShape
+from parquill.tasks.limits.lease_client import QUANTUM
+from parquill.tasks.limits.meters import GUARD_S, MAX_PACE
+from parquill.tasks.limits.rate_ledger import LEASE_S
 from tests.end_to_end.jobs import Done, Jobs
 
 
@@ -40,11 +42,9 @@ class Shared:
         return sum(units for at, units in self.arrivals if begin <= at < end) / (per_minute * self.seconds / 60)
 
 
-def allowed(per_minute: int, window_s: float) -> float:
-    """Requests that may arrive in a window, by formula (1) of `shares`."""
-    share = BucketShape.of(per_minute, 1, slots=REQUEST_SLOTS)
-    seconds = window_s + share.life_s + GUARD_S
-    return (share.bucket.capacity + share.bucket.per_second * seconds) / REQUEST_SLOTS
+def allowed(per_minute: int, window_s: float, processes: int) -> float:
+    """Requests that may arrive in a window: the pace at its fastest, and a lease of each process."""
+    return per_minute / 60 * MAX_PACE * (window_s + LEASE_S + GUARD_S) + processes * (per_minute * QUANTUM + 1)
 
 
 def settings_of(jobs: Jobs, number: int, rows: int, limits: dict[str, Any]) -> dict[str, Any]:

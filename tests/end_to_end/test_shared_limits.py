@@ -1,4 +1,4 @@
-"""Limits that are shared by a real Prefect server between real processes."""
+"""Limits that real processes share through a real ledger."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def test_two_processes_share_a_limit(jobs: Jobs) -> None:
         assert "limits.shared, requests: 3,000 a minute are shared by all runs that name it" in run.stderr
     assert len(shared.arrivals) == 440
     for window_s in (1.0, 5.0, 10.0):
-        assert shared.busiest(window_s) <= allowed(PER_MINUTE, window_s)
-    # that 90 % of it is used takes a whole minute of both: tests/production, and tests/tasks/limits in simulated time
+        assert shared.busiest(window_s) <= allowed(PER_MINUTE, window_s, 2)
+    # that 95 % of it is used takes a whole minute of both: tests/production, and tests/tasks/limits in simulated time

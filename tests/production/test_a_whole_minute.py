@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.sharing import run_together, settings_of
+from tests.end_to_end.sharing import run_together
 from tests.tasks.limits.test_limiter_llmock import hold_limits
 
 pytestmark = pytest.mark.nightly
@@ -19,20 +19,11 @@ def test_a_bucket_that_holds_a_minute(tmp_path: Path) -> None:
 
 
 def test_two_processes_over_a_whole_minute(jobs: Jobs) -> None:
-    """Two processes that share a limit never pass it in sum in any minute, the first one included, and use 90 % of it."""
+    """Two processes that share a limit never pass it in sum in any minute, the first one included, and use 95 % of it."""
     per_minute = 1_200
     jobs.service.configure(latency_ms=50)
     shared = run_together(jobs, 760, {"requests_per_minute": per_minute, "shared": "a-whole-minute"}, timeout_s=180)
     assert [run.exit_code for run in shared.runs] == [0, 0]
     assert shared.seconds > 60
     assert shared.busiest(60.0) <= per_minute
-    assert shared.used(per_minute) >= 0.90
-
-
-def test_without_a_server_of_all_the_local_limit_is_used(jobs: Jobs) -> None:
-    """A command that starts a server only for itself shares with nobody: it keeps to its own limits, and the log says so."""
-    done = jobs.spawn(
-        settings_of(jobs, 0, 5, {"requests_per_minute": 600, "shared": "nobody"}), environment={"PREFECT_API_URL": ""}
-    ).wait()
-    assert done.exit_code == 0, done.stderr
-    assert "there is no Prefect server to share them by; this run keeps to its own limits" in done.stderr
+    assert shared.used(per_minute) >= 0.95

@@ -79,4 +79,4 @@ def test_the_law_sees_every_import() -> None:
     """Imports of modules, of names in them, inside of functions and for types are all looked at."""
     modules = _files()
     found = set(_imports(ROOT / "flows" / "cli" / "commands.py", modules))
-    assert {"tasks.errors", "tasks.job.load", "tasks.prompts.prepare", "tasks.orchestration.limit_store"} & found
+    assert {"tasks.errors", "tasks.job.load", "tasks.prompts.prepare", "tasks.orchestration.events"} & found

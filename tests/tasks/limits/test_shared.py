@@ -1,88 +1,85 @@
-"""Whole runs against a lender, without Prefect."""
+"""Whole runs that share limits through the ledger, without Prefect."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.limits.shared import ALONE, Sharing
-from parquill.tasks.limits.shares import REQUEST_SLOTS, TOKEN_SLOTS, Bucket, BucketShape
-from tests.direct import job_of, run_steps
+from parquill.tasks.limits.rate_ledger import RateHolder, RateLedger, describe
+from tests.direct import job_of, results, run_steps
 from tests.services.running import FakeService
-from tests.tasks.llm.simulated import SimulatedLender
 
 PER_MINUTE = 60_000
 pytestmark = pytest.mark.integration
 
 
-def _lender() -> SimulatedLender:
-    lender = SimulatedLender()
-    lender.put("requests", BucketShape.of(PER_MINUTE, 1, slots=REQUEST_SLOTS).bucket, 0.0)
-    lender.put("tokens", BucketShape.of(1_000_000, 1_000, slots=TOKEN_SLOTS).bucket, 0.0)
-    return lender
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RateLedger:
+    """The ledger of these runs."""
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", url)
+    return RateLedger(url)
 
 
-def test_every_request_leaves_against_a_lease(service: FakeService, tmp_path: Path) -> None:
-    """A run whose job shares its limits sends nothing that was not leased, neither a request nor its tokens."""
-    lender, said = _lender(), []
-    limits = {"requests_per_minute": PER_MINUTE, "tokens_per_minute": 1_000_000, "shared": "all"}
-    settings = job_of(tmp_path, [f"row {row}" for row in range(40)], service.url, limits=limits)
-    done = run_steps(settings, sharing=Sharing(lender, lambda _, text: said.append(text)))
-    assert done is not None
-    assert done[1].rows["ok"] == 40
-    assert lender.lent["requests"] >= 40 * REQUEST_SLOTS
-    assert lender.lent["tokens"] >= sum(service.arrivals()["tokens"]) > 0
-    assert said == [
-        "limits.shared, requests: 60,000 a minute are shared by all runs that name it",
-        "limits.shared, tokens: 1,000,000 a minute are shared by all runs that name it",
+def _job(folder: Path, service: FakeService, **limits: Any) -> dict[str, Any]:
+    return job_of(folder, [f"row {row}" for row in range(40)], service.url, limits={**limits, "shared": "all"})
+
+
+def _other(ledger: RateLedger, dimension: str, limit: int, largest: int = 1) -> RateHolder:
+    """Another run under the same name."""
+    other = RateHolder("all", dimension, "another", "another-run", "another job", "another host", limit, largest)
+    ledger.lease(other, 0, 0)
+    return other
+
+
+def test_every_request_leaves_against_a_lease(service: FakeService, tmp_path: Path, ledger: RateLedger) -> None:
+    """A run whose job shares its limits sends nothing that was not leased, and leaves nothing behind at its end."""
+    leased: dict[str, int] = {}
+    lease = RateLedger.lease
+
+    def counted(self: RateLedger, holder: RateHolder, *arguments: Any) -> Any:
+        answer = lease(self, holder, *arguments)
+        leased[holder.dimension] = leased.get(holder.dimension, 0) + answer.units
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RateLedger, "lease", counted)
+        settings = _job(tmp_path, service, requests_per_minute=PER_MINUTE, tokens_per_minute=1_000_000)
+        assert run_steps(settings) is not None
+    assert [row["status"] for row in results(settings)] == ["ok"] * 40
+    assert leased["requests"] >= 40
+    assert leased["tokens"] >= sum(service.arrivals()["tokens"]) > 0
+    assert ledger.holders() == []
+
+
+def test_a_limit_that_only_others_set_holds_too(service: FakeService, tmp_path: Path, ledger: RateLedger) -> None:
+    """A job that sets only one of the two limits keeps to the other as those do that share it."""
+    _other(ledger, "requests", PER_MINUTE)
+    settings = _job(tmp_path, service, tokens_per_minute=1_000_000)
+    assert run_steps(settings) is not None
+    assert [row["status"] for row in results(settings)] == ["ok"] * 40
+
+
+def test_a_request_that_others_limit_forbids(service: FakeService, tmp_path: Path, ledger: RateLedger) -> None:
+    """A run whose requests do not fit the limit that others share is refused before anything is sent."""
+    _other(ledger, "tokens", 20)
+    settings = _job(tmp_path, service, requests_per_minute=PER_MINUTE, tokens_per_minute=1_000_000)
+    with pytest.raises(BadJob, match="more than the 20 a minute that runs share under the name 'all'"):
+        run_steps(settings)
+    assert service.stats()["requests"] == 0
+
+
+def test_who_shares_what_is_shown(ledger: RateLedger) -> None:
+    """`doctor` and `spend` name the runs that share a limit, and what each leased in the last minute."""
+    other = _other(ledger, "requests", PER_MINUTE)
+    ledger.lease(other, 1, 1)
+    answer = ledger.lease(other, 700, 2)
+    assert describe(ledger.holders()) == [
+        "all requests: run another-run of another job on another host, 60,000 a minute, "
+        + ("701 leased in the last minute" if answer.units else "1 leased in the last minute, waits for 700")
     ]
-
-
-def test_a_limit_that_only_others_set_holds_too(service: FakeService, tmp_path: Path) -> None:
-    """A job that sets only one of the two limits keeps to the other as those do that share it, and the log says so."""
-    lender, said = _lender(), []
-    limits = {"tokens_per_minute": 1_000_000, "shared": "all"}
-    settings = job_of(tmp_path, [f"row {row}" for row in range(40)], service.url, limits=limits)
-    assert run_steps(settings, sharing=Sharing(lender, lambda _, text: said.append(text))) is not None
-    assert lender.lent["requests"] >= 40 * REQUEST_SLOTS
-    assert said[1] == (
-        "limits.shared, requests: the job sets no requests_per_minute, but others that name it do: 60,000 hold for this "
-        "run too"
-    )
-
-
-@pytest.mark.parametrize("kept", ["nobody", "a person who switched it off", "one that nothing can be leased from"])
-def test_a_limit_that_nobody_sets_is_none(service: FakeService, tmp_path: Path, kept: str) -> None:
-    """Where nobody shares the limit that a job does not set, its requests are not limited, and the log says that too."""
-    lender, said = _lender(), []
-    if kept == "nobody":
-        del lender.buckets["requests"]
-    elif kept == "a person who switched it off":
-        lender.put("requests", replace(lender.buckets["requests"], active=False), 0.0)
-    else:
-        lender.put("requests", Bucket(10, 0.0), 0.0)
-    limits = {"tokens_per_minute": 1_000_000, "shared": "all"}
-    settings = job_of(tmp_path, ["a"], service.url, limits=limits)
-    assert run_steps(settings, sharing=Sharing(lender, lambda _, text: said.append(text))) is not None
-    assert lender.lent["requests"] == 0
-    assert said[1].endswith("and nobody is known to share one, so its requests are not limited")
-
-
-def test_without_a_name_nothing_is_leased(service: FakeService, tmp_path: Path) -> None:
-    """A job without `limits.shared` asks nobody."""
-    lender = _lender()
-    settings = job_of(tmp_path, ["a"], service.url, limits={"requests_per_minute": PER_MINUTE})
-    assert run_steps(settings, sharing=Sharing(lender, ALONE.say)) is not None
-    assert lender.asked == 0
-
-
-def test_a_request_that_hardly_fits_stops_the_run_before_it_sends(service: FakeService, tmp_path: Path) -> None:
-    """A request of more than nine tenths of a shared limit is a bad job: nothing is sent, and nothing is left running."""
-    limits = {"requests_per_minute": 600, "tokens_per_minute": 62, "shared": "all"}
-    settings = job_of(tmp_path, ["a"], service.url, limits=limits)
-    with pytest.raises(BadJob, match="is more than 90% of 62"):
-        run_steps(settings, sharing=Sharing(_lender(), ALONE.say))
-    assert service.arrivals()["at"] == []
+    ledger.leave(other, [])
+    assert ledger.holders() == []
