@@ -31,7 +31,7 @@ from parquill.tasks.prompts.run_money import reconcile_ledger
 from parquill.tasks.prompts.shard_files import ShardFiles
 from parquill.tasks.prompts.source import Source, find_source
 from parquill.tasks.records import ShardRef
-from parquill.tasks.storage.answer_index import digest_of_journals, list_journals, open_answers
+from parquill.tasks.storage.answer_index import digest_of_journals, open_answers
 from parquill.tasks.storage.boot_clock import Moment
 from parquill.tasks.storage.disk import DISK, Disk, read_json
 from parquill.tasks.storage.folders import Folders, RunFolder, new_run_id
@@ -139,7 +139,7 @@ def check_current(folders: Folders, current: Run | None) -> None:
         return
     folder = folders.run(named["run_id"])
     lost = folder.lost_journals()
-    if not lost and any(list_journals(folder.path)):  # only its plan is gone: what it has answered is reused
+    if not lost and folder.has_journals():  # only its plan is gone: what it has answered is reused
         return
     ledger, now = Ledger(), datetime.now(UTC)
     try:
@@ -248,7 +248,7 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
         with contextlib.closing(open_answers(folders)) as answers:
             reuse_answers(run, answers, disk)
     given_up = current_run(folders)
-    if given_up is not None and any(list_journals(given_up.folder.path)):
+    if given_up is not None and given_up.folder.has_journals():
         # nobody else will: its journals know what it paid, the ledger what its process last said
         reconcile_ledger(given_up)
     disk.write_own(folders.meta / "current.json", {"run_id": run_id})
@@ -259,9 +259,11 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
 def _discard_unsent(folders: Folders, disk: Disk) -> None:
     """Remove the runs of this output that have sent nothing: cut off while they were planned, or refused."""
     for old in folders.runs():
+        if old.has_journals():
+            continue
         settings = read_json(old.path / "job.json") if old.plan.exists() else None
         # another output of the same state may have a run that waits for approval
-        if (settings is None or settings["output"] == folders.output_uri) and not any(list_journals(old.path)):
+        if settings is None or settings["output"] == folders.output_uri:
             old.discard(disk)
 
 

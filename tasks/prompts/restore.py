@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from parquill.tasks.prompts.redo import prior_charge
 from parquill.tasks.records import REUSABLE, Outcome
-from parquill.tasks.storage.answer_index import AnswerIndex, list_journals
+from parquill.tasks.storage.answer_index import AnswerIndex
 from parquill.tasks.storage.columns import result_fields
 from parquill.tasks.storage.disk import DISK, Disk, private_folder, read_json
 from parquill.tasks.storage.folders import Folders, RunFolder, new_run_id
@@ -54,7 +54,7 @@ def needs_results(folders: Folders) -> bool:
     """Whether journals are gone that had what the latest results show."""
     manifest = read_json(folders.meta / "manifest.json")
     runs = [folders.run(run_id) for run_id in (manifest or {}).get("held_by", ())]
-    return any(not run.plan.exists() or not any(list_journals(run.path)) or run.lost_journals() for run in runs)
+    return any(not run.plan.exists() or not run.has_journals() or run.lost_journals() for run in runs)
 
 
 def lacks_answers(folders: Folders, answers: AnswerIndex | None) -> bool:

@@ -12,12 +12,14 @@ from typing import Any
 from parquill.tasks.job.endpoint import identity_of
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.estimate import EstimateSum
-from parquill.tasks.storage.answer_index import list_journals
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import RunFolder
 
 FEW = 0.05  # under this part of the rows the reason is told
 _PLAIN = ("input", "model", "max_output_tokens", "parameters_column", "messages_column", "dedupe")
+MAX_COMPARED_RUNS = 100  # the latest
+_BEST = 3  # the rank of a run of the same job that sent as much as matters
+_SECOND = len("20261129-120000")  # of a run's id: ids of one second do not sort
 _MAX_SHOWN = 60  # characters of a value that is shown
 
 
@@ -52,9 +54,11 @@ def explain_reuse(job: Job, total: EstimateSum, runs: Sequence[RunFolder]) -> st
 def _run_to_compare(job: Job, rows: int, runs: Sequence[RunFolder]) -> tuple[str, Mapping[str, Any]] | None:
     """The latest run that sent something: of this job and of a size that matters, else of this job, else any."""
     best: tuple[tuple[int, str], str, Mapping[str, Any]] | None = None
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.run_id, reverse=True)[:MAX_COMPARED_RUNS]:
+        if best is not None and best[0][0] == _BEST and run.run_id[:_SECOND] != best[1][:_SECOND]:
+            break  # the others began before
         settings, plan = read_json(run.path / "job.json"), read_json(run.plan)
-        if settings is None or plan is None or "restored" in plan or not any(list_journals(run.path)):
+        if settings is None or plan is None or "restored" in plan or not run.has_journals():
             continue
         mine = settings.get("name") == job.name
         sent = sum(shard["to_send"] for shard in plan["shards"])

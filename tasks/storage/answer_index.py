@@ -3,6 +3,9 @@
 The journals are the truth and are never rewritten; this SQLite file only says in which journal, and where in it, the
 latest outcome for a key stands, for each output that asked. It can be deleted at any time: what it lacks is read again
 from the journals.
+
+A start reads only what is new. Of a run that writes no more (`RunFolder.closed_ns`) it looks at the folder of the
+journals, and not at each of them.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import hashlib
 import os
 import sqlite3
 import threading
+import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -26,11 +30,13 @@ from parquill.tasks.storage.folders import Folders, RunFolder
 from parquill.tasks.storage.journal import JournalRecord, Scan, damaged, scan_journal, tell_cut
 from parquill.tasks.storage.sqlite import use_wal
 
-VERSION = 2  # of the tables: another one is made anew
+VERSION = 3  # of the tables: another one is made anew
 LOCK_TIMEOUT_S = 60
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS outputs (number INTEGER PRIMARY KEY, path TEXT UNIQUE);
-CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, run_id TEXT UNIQUE, output INTEGER);
+CREATE TABLE IF NOT EXISTS runs (
+    number INTEGER PRIMARY KEY, run_id TEXT UNIQUE, output INTEGER, closed_ns INTEGER
+);
 CREATE TABLE IF NOT EXISTS answers (
     key BLOB, output INTEGER, run INTEGER, shard INTEGER, offset INTEGER, length INTEGER, crc INTEGER, status TEXT,
     PRIMARY KEY (key, output)
@@ -52,6 +58,7 @@ WHERE (excluded.status != 'failed' AND answers.status = 'failed')
     OR ((excluded.status != 'failed' OR answers.status = 'failed')
         AND (SELECT run_id FROM runs WHERE number = excluded.run) >= (SELECT run_id FROM runs WHERE number = run))
 """
+_SIZES = "SELECT run_id, shard, size FROM indexed_to JOIN runs ON run = number"
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -79,8 +86,9 @@ class _IndexAheadOfJournals(Exception):
 class AnswerIndex:
     """The index of one state folder; safe to use from several threads."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, now_ns: Callable[[], int] = time.time_ns) -> None:
         """Open or create `state`/answers.sqlite. Raises DiskFailed."""
+        self._now_ns = now_ns
         self._runs = state / "runs"
         self._path = state / "answers.sqlite"
         self._lock = threading.Lock()
@@ -170,24 +178,42 @@ class AnswerIndex:
         """Which journals of each run are not indexed to their end: an indexed one grows when its run goes on.
 
         When one is gone, or shorter than what was indexed of it (its last group was never synced, and the power was
-        cut), the index knows answers that are gone: it is emptied. Raises DiskFailed, _Ahead.
+        cut), the index knows answers that are gone: it is emptied. Raises DiskFailed, _IndexAheadOfJournals.
         """
-        indexed: dict[str, dict[int, int]] = {}
-        with self._asking() as connection:
-            rows = connection.execute("SELECT run_id, shard, size FROM indexed_to JOIN runs ON run = number")
-            for run_id, shard, size in rows.fetchall():
-                indexed.setdefault(run_id, {})[shard] = size
-        missing = []
+        closed, indexed = self._indexed()
+        missing, closing, now_ns = [], [], self._now_ns()
         for run in runs:
-            found = indexed.pop(run.run_id, {})
+            closed_ns = run.closed_ns(now_ns)
+            was_closed_ns = closed.pop(run.run_id, None)
+            if closed_ns is not None and closed_ns == was_closed_ns:
+                continue
+            found = self._indexed_of(run.run_id) if was_closed_ns is not None else indexed.pop(run.run_id, {})
             sizes = [(shard, path, path.stat().st_size) for shard, path in list_journals(run.path)]
             there = {shard: size for shard, _, size in sizes}
             if any(there.get(shard, -1) < size for shard, size in found.items()):
                 self._empty()
             missing.append((run, [(shard, path) for shard, path, size in sizes if found.get(shard) != size]))
-        if indexed:  # whole runs are gone
+            closing.append((closed_ns, run.run_id))
+        if indexed or closed:  # whole runs are gone
             self._empty()
         yield from missing
+        with self._transaction() as connection:
+            connection.executemany("UPDATE runs SET closed_ns = ? WHERE run_id = ?", closing)
+
+    def _indexed(self) -> tuple[dict[str, int], dict[str, dict[int, int]]]:
+        """Of closed runs when they were closed; of the others the size of each journal that is indexed."""
+        indexed: dict[str, dict[int, int]] = {}
+        with self._asking() as connection:
+            closed = dict(connection.execute("SELECT run_id, closed_ns FROM runs WHERE closed_ns IS NOT NULL"))
+            rows = connection.execute(f"{_SIZES} WHERE closed_ns IS NULL").fetchall()
+        for run_id, shard, size in rows:
+            indexed.setdefault(run_id, {})[shard] = size
+        return closed, indexed
+
+    def _indexed_of(self, run_id: str) -> dict[int, int]:
+        with self._asking() as connection:
+            rows = connection.execute(f"{_SIZES} WHERE run_id = ?", (run_id,)).fetchall()
+        return {shard: size for _, shard, size in rows}
 
     def _empty(self) -> NoReturn:
         with self._asking() as connection:
@@ -334,10 +360,17 @@ def list_journals(run: Path) -> Iterator[tuple[int, Path]]:
 
 
 def digest_of_journals(runs: Iterable[RunFolder], but: str) -> str:
-    """What changes whenever a run writes a journal, or somebody removes one; the run `but` is left out."""
-    found = hashlib.sha256()
+    """What changes whenever a run writes a journal, or somebody removes one; the run `but` is left out.
+
+    It also changes once when a run is closed.
+    """
+    found, now_ns = hashlib.sha256(), time.time_ns()
     for run in runs:
-        if run.run_id != but:
+        if run.run_id == but:
+            continue
+        if (closed_ns := run.closed_ns(now_ns)) is not None:
+            found.update(f"{run.run_id} closed {closed_ns}\n".encode())
+        else:
             for shard, path in list_journals(run.path):
                 found.update(f"{run.run_id} {shard} {path.stat().st_size}\n".encode())
     return found.hexdigest()

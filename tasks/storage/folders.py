@@ -33,6 +33,8 @@ from parquill.tasks.errors import BadJob, DiskFailed, FolderInUse
 from parquill.tasks.storage.disk import DISK, TEMPORARY, Disk, private_folder, read_json, remove_folder, sweep
 from parquill.tasks.storage.uri import is_uri, local_mirror
 
+CLOSED_AFTER_NS = 3_600 * 10**9  # an hour
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -90,6 +92,28 @@ class RunFolder:
         """The journals that were here and are not any more."""
         numbers = {int(mark.stem) for name in ("begun", "done") for mark in (self.path / name).glob("*.json")}
         return [path for number in sorted(numbers) if not (path := self.journal(number)).exists()]
+
+    def has_journals(self) -> bool:
+        """Whether any journal is there."""
+        try:
+            with os.scandir(self.path / "journals") as entries:
+                return any(entry.name.endswith(".journal") for entry in entries)
+        except FileNotFoundError:
+            return False
+
+    def closed_ns(self, now_ns: int) -> int | None:
+        """When the last journal was created or removed, if no process writes any of them any more; else None.
+
+        A run has shards until its end, and a workers' lock while processes that joined it are at work. Answers that
+        are restored from results are written within minutes.
+        """
+        if (self.path / "shards").exists() or self.workers_lock.exists():
+            return None
+        try:
+            changed_ns = (self.path / "journals").stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+        return changed_ns if now_ns - changed_ns > CLOSED_AFTER_NS else None
 
     def discard(self, disk: Disk = DISK) -> None:
         """Remove a run that has sent nothing. Its plan goes first: a run without one is no run. Raises DiskFailed."""

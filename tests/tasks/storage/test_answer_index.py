@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from parquill.tasks.errors import DamagedJournal, DiskFailed
-from parquill.tasks.storage.answer_index import AnswerIndex
+from parquill.tasks.storage.answer_index import AnswerIndex, _IndexAheadOfJournals, list_journals
 from parquill.tasks.storage.folders import RunFolder
 from parquill.tasks.storage.journal import scan_journal
 from tests.promises.many_records import write_journal
@@ -118,4 +121,78 @@ def test_a_journal_that_is_gone(tmp_path: Path, journal: Path) -> None:
     journal.unlink()
     with pytest.raises(DamagedJournal, match=r"000000\.journal is missing"):
         index.read(index.find(KEYS, "out"))
+    index.close()
+
+
+@pytest.fixture
+def closed(tmp_path: Path, journal: Path) -> RunFolder:
+    """The run `r`, whose journals were created a day ago."""
+    day_ago = time.time() - 86_400
+    os.utime(journal.parent, (day_ago, day_ago))
+    return RunFolder(tmp_path / "runs" / "r")
+
+
+def _open(state: Path, run: RunFolder) -> AnswerIndex:
+    index = AnswerIndex(state)
+    index.index_new_journals([run])
+    return index
+
+
+def test_a_closed_run_is_not_looked_through_again(
+    tmp_path: Path, closed: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journals of a run that writes no more are listed once, and its answers are found at every later start."""
+    listed: list[Path] = []
+
+    def counted(run: Path) -> Iterator[tuple[int, Path]]:
+        listed.append(run)
+        return list_journals(run)
+
+    monkeypatch.setattr("parquill.tasks.storage.answer_index.list_journals", counted)
+    for _ in range(3):
+        index = _open(tmp_path, closed)
+        assert len(index.find(KEYS, "")) == 130
+        index.close()
+    assert listed == [closed.path]
+
+
+def test_a_journal_of_a_closed_run_that_is_gone_is_noticed(tmp_path: Path, closed: RunFolder, journal: Path) -> None:
+    """Answers of a run that writes no more are forgotten when its journal, or the whole run, was removed."""
+    _open(tmp_path, closed).close()
+    journal.rename(tmp_path / "kept")
+    index = AnswerIndex(tmp_path)
+    with pytest.raises(_IndexAheadOfJournals):
+        index.index_new_journals([closed])
+    assert index.find(KEYS, "") == {}
+    (tmp_path / "kept").rename(journal)
+    index.index_new_journals([closed])
+    assert len(index.find(KEYS, "")) == 130
+    day_ago = time.time() - 86_400
+    os.utime(journal.parent, (day_ago, day_ago))
+    index.index_new_journals([closed])
+    with pytest.raises(_IndexAheadOfJournals):
+        index.index_new_journals([])
+    assert index.find(KEYS, "") == {}
+    index.close()
+
+
+def test_a_run_is_closed_when_nothing_writes_its_journals(closed: RunFolder, journal: Path) -> None:
+    """A run that still has shards, or workers, or that was written within the hour, is not closed."""
+    now_ns = time.time_ns()
+    assert closed.closed_ns(now_ns) == journal.parent.stat().st_mtime_ns
+    for sign in (closed.path / "shards", closed.workers_lock):
+        sign.mkdir()
+        assert closed.closed_ns(now_ns) is None
+        sign.rmdir()
+    (journal.parent / "000001.journal").touch()
+    assert closed.closed_ns(now_ns) is None
+    assert RunFolder(closed.path / "none").closed_ns(now_ns) is None
+
+
+def test_a_closed_run_that_grows_is_read_again(tmp_path: Path, closed: RunFolder, journal: Path) -> None:
+    """A journal that is added to a closed run, from a backup say, is indexed."""
+    index = _open(tmp_path, closed)
+    write_journal(journal.with_name("000001.journal"), 200)
+    index.index_new_journals([closed])
+    assert len(index.find([number.to_bytes(32) for number in range(200)], "")) == 200
     index.close()

@@ -1,0 +1,65 @@
+"""How long a start takes over many earlier runs: `python -m tests.benchmarks.history [RUNS ...]` (5 500).
+
+Each earlier run has 200 shards with a journal each, a day old. Measured are the first start, which indexes them, a second
+one of another prompt, and one with nothing to do; without Prefect, against a service that answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.direct import job_of, run_steps
+from tests.promises.answering import Answering
+
+SHARDS = 200
+DAY_S = 86_400
+
+
+def build(folder: Path, runs: int) -> dict[str, Any]:
+    """A job whose state has so many finished runs; the files of their shards are links to those of one."""
+    settings = job_of(folder, [f"text {number}" for number in range(20)], "http://127.0.0.1:9/v1")
+    run_steps(settings, transport=Answering().open)
+    place = Path(settings["output"]) / ".parquill" / "runs"
+    first = next(place.iterdir())
+    for number in range(runs):
+        run = place / f"20251201-{number:06d}-aaaaaa"
+        shutil.copytree(first, run)
+        for name in ("journals", "done", "begun"):
+            whole = next((first / name).iterdir())
+            for shard in range(1, SHARDS):
+                os.link(whole, run / name / f"{shard:06d}{whole.suffix}")
+    before = time.time() - DAY_S
+    for path in sorted(place.rglob("*"), key=lambda path: -len(path.parts)):
+        os.utime(path, (before, before))
+    return settings
+
+
+def _seconds(settings: dict[str, Any]) -> float:
+    began = time.monotonic()
+    run_steps(settings, transport=Answering().open)
+    return time.monotonic() - began
+
+
+def main() -> None:
+    """Print one line for each number of runs."""
+    for runs in [int(each) for each in sys.argv[1:]] or [5, 500]:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["PARQUILL_LEDGER_URL"] = f"sqlite:///{folder}/ledger.sqlite"
+            settings = build(Path(folder), runs)
+            first, second, idle = (
+                _seconds({**settings, "prompt": {"user": f"{{{{ text }}}} {word}"}}) for word in ("a", "b", "b")
+            )
+            sys.stdout.write(
+                f"{runs} earlier runs: first start {first:.2f} s, next {second:.2f} s, nothing to do {idle:.2f} s\n"
+            )
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
