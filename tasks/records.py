@@ -168,6 +168,19 @@ class Outcome:
 _OUTCOME_FIELDS = frozenset(f.name for f in fields(Outcome))
 
 
+class Reservation(NamedTuple):
+    """What is reserved for a request, so that neither a limit nor a budget is exceeded whatever the answer.
+
+    `tokens` are those of the prompt, with an allowance where their count is not exact, and of all the output;
+    `worst_nano` is the most that they can cost, in nano-dollars. `expected_prompt_tokens` are what the service is
+    expected to report.
+    """
+
+    tokens: int
+    worst_nano: int
+    expected_prompt_tokens: float
+
+
 @dataclass(slots=True)
 class PlannedRow:
     """One row of the plan: its request, its tokens and key, and what is to be done about it."""
@@ -179,6 +192,7 @@ class PlannedRow:
     parameters: dict[str, Any] | None = None
     key: bytes | None = None
     prompt_tokens: int | None = None
+    reservation: Reservation | None = None  # of a row that is to be sent
     action: Action = Action.REJECT
     carries_cost: bool = False
     fault: RowFault | None = None

@@ -97,7 +97,7 @@ def _run_flow(
 
     from parquill.flows.complete_prompts import complete_prompts
     from parquill.tasks.orchestration.approval import timeout_message
-    from parquill.tasks.orchestration.states import TAG
+    from parquill.tasks.orchestration.states import TAG, latest_error
 
     refuse_if_asked()
     error: ParquillError | None = None
@@ -107,18 +107,19 @@ def _run_flow(
             with tags(TAG):
                 complete_prompts(job=job, date=day, limit=limit, redo=list(redo) or None)
     except ParquillError as raised:
-        if raised.exit_code in {2, 3}:
-            raise  # nothing was sent: the summary that is there is that of an earlier run
         error = raised
     except FailedRun as raised:
         # a pause that has timed out is ended by the server, in its own words
-        if "never resumed" not in str(raised):
+        if "never resumed" in str(raised):
+            raise NotApproved(timeout_message("budget.approval_usd asks for it")) from None
+        if (error := latest_error()) is None:
             raise
-        raise NotApproved(timeout_message("budget.approval_usd asks for it")) from None
     except (KeyboardInterrupt, TerminationSignal):
         error = Interrupted("interrupted; run again to go on")
     except Exception as raised:  # noqa: BLE001 - whatever the server does, what is on disk says how it ended
         error = _ended_without_server(run_id, folders, raised)
+    if error is not None and error.exit_code in {2, 3}:
+        raise error  # nothing was sent: the summary that is there is that of an earlier run
     summary = _summary_of(run_id, folders)
     if summary is None and error is not None:
         raise error  # before anything was sent: what is there is of an earlier run

@@ -15,7 +15,6 @@ from parquill.tasks.errors import FolderInUse
 from parquill.tasks.llm.sender import Sender
 from parquill.tasks.llm.settlement import OpenShard, SendRow
 from parquill.tasks.llm.shard_report import ShardReport
-from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Action, ShardRef, Totals, Usage
 from parquill.tasks.storage.answer_index import AnswerIndex
@@ -34,7 +33,9 @@ _COLUMNS = [
         "request_key",
         "messages",
         "parameters",
-        "prompt_tokens",
+        "reserved_tokens",
+        "worst_nano",
+        "expected_prompt_tokens",
         "carried_cost_nano",
         "carried_in_doubt_nano",
         "carried_attempts",
@@ -58,7 +59,6 @@ class ShardWork:
         """`executor` reads and writes files, so that the event loop never waits for a disk."""
         self._run, self._sender, self._answers = run, sender, answers
         self._executor, self._disk, self._sleep = executor, disk, sleep
-        self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
 
     async def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> ShardReport:
         """Complete what a shard lacks, unless another task has done that, and report how it ended.
@@ -128,7 +128,6 @@ class ShardWork:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
 
     async def _rows(self, shard: ShardRef, only: Collection[int] | None, work: OpenShard) -> AsyncIterator[SendRow]:
-        job, price = self._run.job, self._run.price
         # checking its checksum reads the whole file
         with await self._in_executor(self._run.open_shard, shard) as planned:
             batches = planned.batches(READ_ROWS, _COLUMNS)
@@ -139,22 +138,21 @@ class ShardWork:
                     batch.column(name) if name == PLAN + "messages" else batch.column(name).to_pylist()
                     for name in _COLUMNS
                 )
-                for action, key, messages, parameters, tokens, cost, in_doubt, attempts, usage in zip(
+                for action, key, messages, parameters, tokens, worst, expected, cost, in_doubt, attempts, usage in zip(
                     *columns, strict=True
                 ):
                     number += 1
                     if action != Action.SEND or (only is not None and number not in only):
                         continue
-                    reserved = self._counter.reserved(tokens)
                     yield SendRow(
                         work,
                         number,
                         key.hex(),
                         messages.as_py(),
                         parameters,
-                        reserved + job.max_output_tokens,
-                        price.worst_nano(reserved, job.max_output_tokens),
-                        self._counter.expected(tokens),
+                        tokens,
+                        worst,
+                        expected,
                         cost,
                         in_doubt,
                         attempts,

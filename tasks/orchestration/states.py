@@ -56,6 +56,7 @@ NAMES: dict[type[ParquillError], str] = {
     Unforeseen: "Unforeseen error",
 }
 Given = ParamSpec("Given")
+_latest: list[ParquillError] = []
 
 
 def state_of(error: ParquillError) -> State[Any]:
@@ -88,6 +89,15 @@ def state_of_idle(idle: NothingToDo) -> State[Any]:
     return Completed(name=name, message=idle.sentence, data=idle.summary)
 
 
+def latest_error() -> ParquillError | None:
+    """The error that the latest flow of this process ended with.
+
+    The caller of a flow gets it from the final state. If the answer to that state was lost and Prefect's client sent it
+    again, the server rejects it, and what comes back is the server's state, without the error.
+    """
+    return _latest[0] if _latest else None
+
+
 def returns_state(
     body: Callable[Given, dict[str, Any] | State[Any]],
 ) -> Callable[Given, dict[str, Any]]:
@@ -102,6 +112,7 @@ def returns_state(
     def told(*args: Given.args, **kwargs: Given.kwargs) -> Any:
         given = arguments.signature.bind(*args, **kwargs)
         process.on_flow_start()
+        _latest.clear()
         add_tag(TAG)
         try:
             arguments.validate(given)
@@ -110,6 +121,7 @@ def returns_state(
             shown = safe_error(error)
             if not isinstance(shown, ParquillError):
                 raise
+            _latest[:] = [shown]
             if isinstance(shown, Interrupted):  # who asks for a stop waits for nobody
                 return process.crashed_state(shown) or state_of(shown)
             ensure_final_state_accepted()

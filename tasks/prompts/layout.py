@@ -62,6 +62,7 @@ class ShardLayout:
 
     def _plan(self, rows: Sequence[PlannedRow], file: SourceFile) -> dict[str, list[Any]]:
         carried = [carried_of(row.carried) for row in rows]
+        reserved = [row.reservation or (None, None, None) for row in rows]
         return {
             "action": [int(row.action) for row in rows],
             "source_file": [file.name] * len(rows),
@@ -73,6 +74,9 @@ class ShardLayout:
                 for row in rows
             ],
             "prompt_tokens": [row.prompt_tokens for row in rows],
+            "reserved_tokens": [tokens for tokens, _, _ in reserved],
+            "worst_nano": [worst for _, worst, _ in reserved],
+            "expected_prompt_tokens": [expected for _, _, expected in reserved],
             "carries_cost": [row.carries_cost for row in rows],
             "error_code": [row.fault.code if row.fault else None for row in rows],
             "error_message": [row.fault.message if row.fault else None for row in rows],

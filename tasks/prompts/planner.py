@@ -32,7 +32,7 @@ from parquill.tasks.prompts.responses_input import as_items, as_messages
 from parquill.tasks.prompts.source import Source, read_batches
 from parquill.tasks.prompts.template import ROW, Templates
 from parquill.tasks.prompts.template_nulls import is_missing
-from parquill.tasks.records import Action, Outcome, PlannedRow
+from parquill.tasks.records import Action, Outcome, PlannedRow, Reservation
 from parquill.tasks.storage.answer_index import AnswerIndex, AnswerLocation
 from parquill.tasks.storage.columns import check_names
 from parquill.tasks.storage.uri import redact_uri
@@ -79,6 +79,7 @@ class Planner:
     correction: Calibration | None = None  # of an approximate token count
     _templates: Templates | None = field(init=False, default=None)
     _layout: ShardLayout = field(init=False)
+    _reservations: dict[int, Reservation] = field(init=False, default_factory=dict)  # by prompt tokens
     _must_say_json: bool = field(init=False)
     _passed: int = field(init=False, default=0)  # rows of `previous`
     kept: int = field(init=False, default=0)  # rows that stay as they are in the results
@@ -115,6 +116,7 @@ class Planner:
                 self._decide(rows, seen, kept)
                 total.add(rows)
                 if sink is not None and given is not None:
+                    self._reserve(rows, counter)
                     to_send = sum(row.action is Action.SEND for row in rows)
                     sink.write(self._layout.to_batch(given, file, rows, kept), to_send)
             if self.previous is not None and self.previous.take(1).num_rows:
@@ -269,6 +271,18 @@ class Planner:
                     "too_long",
                     f"{tokens:,} tokens of input and {room:,} of output exceed {self.job.model}'s {window:,}",
                 )
+
+    def _reserve(self, rows: list[PlannedRow], counter: TokenCounter) -> None:
+        """Reserve for each row that is to be sent. Rows of one length need the same."""
+        most = self.job.max_output_tokens
+        for row in rows:
+            if row.action is not Action.SEND or (counted := row.prompt_tokens) is None:
+                continue
+            if counted not in self._reservations:
+                prompt = counter.reserved(counted)
+                worst_nano = self.price.worst_nano(prompt, most)
+                self._reservations[counted] = Reservation(prompt + most, worst_nano, counter.expected(counted))
+            row.reservation = self._reservations[counted]
 
     @staticmethod
     def _make_key(row: PlannedRow, keys: KeyMaker) -> None:

@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.layout import carried_of
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Action, Outcome, ShardRef, Usage
@@ -23,7 +22,7 @@ from parquill.tasks.storage.replay import RowState, ShardState
 
 READ_ROWS = 500
 _CARRIED = ("carried_cost_nano", "carried_in_doubt_nano", "carried_attempts", "carried_usage")
-_COLUMNS = [PLAN + name for name in ("action", "request_key", "prompt_tokens", "newer_than", *_CARRIED)]
+_COLUMNS = [PLAN + name for name in ("action", "request_key", "worst_nano", "newer_than", *_CARRIED)]
 
 
 def reuse_answers(run: Run, answers: AnswerIndex, disk: Disk = DISK) -> int:
@@ -31,21 +30,19 @@ def reuse_answers(run: Run, answers: AnswerIndex, disk: Disk = DISK) -> int:
 
     The caller holds the run's folders. Raises DamagedJournal, DiskFailed.
     """
-    rows, counter = 0, TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
+    rows = 0
     for shard in run.shards:
         if run.is_done(shard):
             continue
         state = run.state(shard.number)
         if len(state.outcomes) < shard.to_send:
             header = {"run_id": run.run_id, "shard": shard.number}
-            groups = _groups(run, shard, state, answers, counter)
+            groups = _groups(run, shard, state, answers)
             rows += append_groups(run.folder.journal(shard.number), header, groups, disk)
     return rows
 
 
-def _groups(
-    run: Run, shard: ShardRef, state: ShardState, answers: AnswerIndex, counter: TokenCounter
-) -> Iterator[list[dict[str, Any]]]:
+def _groups(run: Run, shard: ShardRef, state: ShardState, answers: AnswerIndex) -> Iterator[list[dict[str, Any]]]:
     first = 0
     with run.open_shard(shard) as planned:
         for batch in planned.batches(READ_ROWS, _COLUMNS):
@@ -63,8 +60,7 @@ def _groups(
                     place, answer = chosen[row["request_key"]]
                     tried = state.rows.get(number, RowState())
                     outcome = _outcome(number, row, place, answer, tried, is_own=place.output == run.job.output)
-                    reserved = run.price.worst_nano(counter.reserved(row["prompt_tokens"]), run.job.max_output_tokens)
-                    group.append({**asdict(outcome), "reserved": reserved})
+                    group.append({**asdict(outcome), "reserved": row["worst_nano"]})
             yield group
 
 

@@ -20,6 +20,9 @@ PLAN_FIELDS = {
     "messages": pa.string(),  # JSON; of `api: completions` the prompt as a JSON string
     "parameters": pa.string(),  # JSON of the row's own, or null
     "prompt_tokens": pa.int64(),
+    "reserved_tokens": pa.int64(),  # as records.Reservation, like the next two
+    "worst_nano": pa.int64(),
+    "expected_prompt_tokens": pa.float64(),
     "carries_cost": pa.bool_(),  # this row's output shows what the shared answer cost
     "error_code": pa.string(),
     "error_message": pa.string(),

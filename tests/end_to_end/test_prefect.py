@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from prefect import flow_engine
 
 from parquill.tasks.orchestration.events import deviation_percentages
 from tests.end_to_end.jobs import Jobs
@@ -294,6 +295,23 @@ def test_an_end_that_the_server_did_not_take(jobs: Jobs, prefect_server: str, ne
     assert (second.summary["run_id"] == first.summary["run_id"]) == (next_start != "another run")
     run = api.flow_runs()[0]
     assert (run["state_type"], run["state_name"], run["state"]["message"]) == ended
+
+
+@pytest.mark.parametrize(("budget", "exit_code"), [(0.000001, 3), (1, 0)], ids=["refused", "completed"])
+def test_a_final_state_whose_answer_was_lost(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, budget: float, exit_code: int
+) -> None:
+    """When the server rejects a final state that it has already, and its own copy comes back, the exit code is the run's."""
+    propose: Any = vars(flow_engine)["propose_state_sync"]
+
+    def lost(*arguments: Any, **named: Any) -> Any:
+        state = propose(*arguments, **named)
+        return state.model_copy(update={"data": None}) if state.is_final() else state
+
+    monkeypatch.setattr(flow_engine, "propose_state_sync", lost)
+    done = jobs.run(jobs.job(["a"], budget={"run_usd": budget}))
+    assert done.exit_code == exit_code, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_run_that_is_done_is_not_cancelled(jobs: Jobs, prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:

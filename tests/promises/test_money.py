@@ -476,7 +476,6 @@ def _spending(folder: Path, threads: ThreadPoolExecutor, monthly_usd: float) -> 
     return open_budget(run, threads, sleep=polled.sleep), polled
 
 
-@pytest.mark.timed
 @pytest.mark.parametrize(("wanted", "admitted"), [(200_000_000, 1), (300_000_000, 0)])
 def test_runs_that_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int, admitted: int
@@ -499,14 +498,14 @@ def test_runs_that_wait_for_each_other(
             assert await spending.budget.reserve(4_000_000)
             spending.budget.settle(4_000_000, 4_000_000)
             assert not spending.budget.fits(wanted)
-        with within(5, lambda: first[1].asked_s + second[1].asked_s):
-            assert sum(await asyncio.gather(finish(first[0]), finish(second[0]))) == admitted
+        assert sum(await asyncio.gather(finish(first[0]), finish(second[0]))) == admitted
+        # a few seconds; while each kept what the other lacks they would wait out their patience of 720 s
+        assert first[1].asked_s + second[1].asked_s < 300
 
     with ThreadPoolExecutor(4) as threads:
         asyncio.run(race(threads))
 
 
-@pytest.mark.timed
 def test_a_run_with_nothing_left_to_admit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that admits nothing more gives back all that it has leased and does not use, while its last request is under way; one that waits for it gets it."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
@@ -515,8 +514,8 @@ def test_a_run_with_nothing_left_to_admit(tmp_path: Path, monkeypatch: pytest.Mo
         (first, _), (second, polled) = (_spending(tmp_path / name, threads, 1) for name in ("a", "b"))
         assert await first.budget.reserve(4_000_000)
         first.begin()
-        with within(10, lambda: polled.asked_s):
-            assert await second.budget.reserve(996_000_000)
+        assert await second.budget.reserve(996_000_000)
+        assert polled.asked_s < 300
         first.budget.settle(4_000_000, 4_000_000)
         second.budget.settle(996_000_000, 996_000_000)
         await first.close()

@@ -114,8 +114,8 @@ def _leases(folder: Path) -> int:
     engine = sa.create_engine(f"sqlite:///{folder / 'ledger.sqlite'}")
     with engine.connect() as connection:
         names = sa.inspect(connection).get_table_names()
-        (table,) = (name for name in names if name.endswith("leases"))
-        found = connection.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar_one()  # noqa: S608 - our own table
+        assert "parquill_leases" in names
+        found = connection.execute(sa.text("SELECT count(*) FROM parquill_leases")).scalar_one()
     engine.dispose()
     return int(found)
 
@@ -150,3 +150,26 @@ def test_a_process_that_joined_closes_when_no_shard_comes(
     _complete(run, 2)
     assert open_senders() == []
     assert joined.billed.total() == ROWS
+
+
+def test_a_joined_process_ends_when_its_leader_is_gone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C7: a process that joined does not wait for requests that hang when the leader has gone: it gives them their grace."""
+    service = Answering(lambda _: 3_600.0)
+
+    def transport() -> httpx.AsyncBaseTransport:
+        return service
+
+    monkeypatch.setattr(module, "aiohttp_transport", transport)
+    monkeypatch.setattr("parquill.tasks.llm.run_sender.LEADER_CHECK_INTERVAL_S", 0.01)
+    monkeypatch.setattr("parquill.tasks.llm.run_sender.GRACE_TIMEOUT_S", 0.01)
+    leader = RunLock(run.folder)
+    with ThreadPoolExecutor(1) as threads:
+        report = threads.submit(complete_in_this_process, run.folders.state, run.run_id, run.shards[0])
+        while service.billed.total() < 4:
+            time.sleep(0.001)
+        leader.close()
+        assert not report.result(HANGS_S).is_done
+    deadline = time.monotonic() + HANGS_S
+    while open_senders():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
