@@ -52,10 +52,10 @@ def ask_on_terminal(run: Run, verdict: Verdict, *, may_wait: bool) -> None:
         approve_run(run, "terminal")
     elif may_wait:
         timeout_s()
-        print_line(f"{told}: waiting for approval in Prefect's UI, or by `parquill approve {run.job.name}`")
+        print_line(f"{told}: waiting for approval; answer in Prefect's UI or run `parquill approve {run.job.name}`")
     else:
         raise NotApproved(
-            f"{told}, and nobody can be asked here: run it at a terminal, or with a Prefect server in PREFECT_API_URL"
+            f"{told}, and no one can be asked here: run it at a terminal, or set PREFECT_API_URL to a Prefect server"
         )
 
 
@@ -107,7 +107,7 @@ def answer(name: str, *, approve: bool, sleep: Callable[[float], None] = time.sl
     meant = [each for each in found if name in {str(each.id), each.name} or _is_of(each, name)]
     if not meant:
         names = ", ".join(str(each.name) for each in found[:5]) or "none"
-        raise ParquillError(f"no run {name!r} waits for approval; those that do: {names}")
+        raise ParquillError(f"no run {name!r} waits for approval; waiting runs: {names}")
     if len(meant) > 1:
         raise ParquillError(
             f"{len(meant)} runs are called {name!r}; name one by its id: {', '.join(str(e.id) for e in meant)}"
@@ -124,9 +124,9 @@ def answer(name: str, *, approve: bool, sleep: Callable[[float], None] = time.sl
         with prefect_errors_as_messages():
             resuming(resume_flow_run, meant[0].id, run_input={"approve": approve})
     except (NotPausedError, FlowPauseTimeout):
-        raise ParquillError(f"the run {meant[0].name} does not wait any more") from None
+        raise ParquillError(f"the run {meant[0].name} no longer waits for approval") from None
     except RuntimeError as error:  # its process died in these moments
-        raise ParquillError(f"the run {meant[0].name} takes no answer ({error}); start its job again") from None
+        raise ParquillError(f"the run {meant[0].name} accepts no answer ({error}); start its job again") from None
     return str(meant[0].name)
 
 
@@ -156,5 +156,5 @@ class prefect_errors_as_messages:  # noqa: N801 - reads as what it is: with a se
         if isinstance(error, httpx.HTTPStatusError):  # Prefect's own among them
             code = error.response.status_code
             raise ParquillError(
-                f"Prefect's server refuses that ({code}); `parquill approve` lists what waits"
+                f"Prefect's server refused the request (HTTP {code}); `parquill approve` lists the waiting runs"
             ) from None

@@ -16,7 +16,7 @@ from parquill.tasks.money.shutdowns import find_shutdown
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import estimate_job
 
-THINKS = "thinks before it answers, so its answers may cost more than is predicted from this model's"
+THINKS = "thinks before it answers, so its answers may cost more than predicted from the answers of the job's model"
 
 
 def compare_models(job: Job, options: RunOptions, models: Sequence[str], today: date) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class EmbeddedServer:
                 if not is_told:
                     print_line(
                         f"no Prefect server answers at PREFECT_API_URL={named}; "
-                        f"waiting {SERVER_TIMEOUT_S:.0f} s for it at most"
+                        f"waiting up to {SERVER_TIMEOUT_S:.0f} s for it"
                     )
                     is_told = True
                 sleep(0.1)
@@ -121,25 +121,23 @@ class EmbeddedServer:
     def _away(self, address: str, answer: _HealthCheck) -> str:
         if answer.refusal is not None:
             return (
-                f"the Prefect server at PREFECT_API_URL={address} does not know who asks (HTTP {answer.refusal}); set "
-                "PREFECT_API_AUTH_STRING or PREFECT_API_KEY as it wants them"
+                f"the Prefect server at PREFECT_API_URL={address} refuses the credentials (HTTP {answer.refusal}); set "
+                "PREFECT_API_AUTH_STRING or PREFECT_API_KEY to what it expects"
             )
         if answer.moved_to is not None:
             return (
-                f"what answers at PREFECT_API_URL={address} sends on to {answer.moved_to}, which is not followed, for "
-                "it would be given the credentials; set PREFECT_API_URL to where the server is"
+                f"PREFECT_API_URL={address} redirects to {answer.moved_to}, which is not followed: it would "
+                "receive the credentials. Set PREFECT_API_URL to the server's own address"
             )
         if answer.is_at is not None:
-            return f"PREFECT_API_URL={address} lacks the end of the address: write PREFECT_API_URL={answer.is_at}"
+            return f"PREFECT_API_URL={address} lacks the end of the address: set PREFECT_API_URL={answer.is_at}"
         if self._process is None:
-            way = ", by the proxy that the environment names (NO_PROXY goes past it)" if _has_proxy(address) else ""
+            way = ", through the proxy that the environment sets (NO_PROXY bypasses it)" if _has_proxy(address) else ""
             return (
-                f"no Prefect server answers at PREFECT_API_URL={address}{way}; start it, or unset it to use the "
-                "embedded one"
+                f"no Prefect server answers at PREFECT_API_URL={address}{way}; start the server, or unset "
+                "PREFECT_API_URL to use the embedded one"
             )
-        return (
-            "Prefect's embedded server did not start; `prefect server start` shows why, PREFECT_API_URL names another"
-        )
+        return "Prefect's embedded server did not start: run `prefect server start` to see why, or set PREFECT_API_URL"
 
     def _stop(self) -> None:
         os.environ.pop("PREFECT_API_URL", None)
@@ -211,8 +209,8 @@ def check_home() -> str:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ParquillError(
-            f"Prefect's folder {home} cannot be written: {error.strerror}; set PREFECT_HOME to a folder that can, or "
-            "PREFECT_API_URL to a server"
+            f"Prefect's folder {home} cannot be written: {error.strerror}; set PREFECT_HOME to a folder that can be, "
+            "or PREFECT_API_URL to a server"
         ) from None
     return home
 

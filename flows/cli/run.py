@@ -76,7 +76,7 @@ def run_job(
 def _show(run: Run, month: int | None) -> Verdict:
     totals = spent_totals(run)
     if totals.sent:
-        print_line(f"going on with run {run.run_id}: {totals.sent:,} requests were sent before")
+        print_line(f"resuming run {run.run_id}: {totals.sent:,} requests were sent before")
     verdict = check_budget(run.job, run.estimate, run.price, totals, month)
     is_refused = not verdict.fits and run.job.budget.when_short == "refuse" and run.estimate.to_send > 0
     show_estimate(run.estimate, verdict, run.price, sum(totals.statuses.values()), is_refused=is_refused)
@@ -116,7 +116,7 @@ def _run_flow(
             raise
         raise NotApproved(timeout_message("budget.approval_usd asks for it")) from None
     except (KeyboardInterrupt, TerminationSignal):
-        error = Interrupted("interrupted; run again to go on")
+        error = Interrupted("interrupted; run again to resume")
     except Exception as raised:  # noqa: BLE001 - whatever the server does, what is on disk says how it ended
         error = _ended_without_server(run_id, folders, raised)
     summary = _summary_of(run_id, folders)
@@ -138,7 +138,8 @@ def _ended_without_server(run_id: str, folders: Folders, raised: Exception) -> P
     if summary is None or summary["state"] == "running":
         raise _of_server(raised) from None
     print_line(
-        f"warning: Prefect's server did not take the run's end ({type(raised).__name__}); results and summary are whole"
+        f"warning: Prefect's server did not record the run's end ({type(raised).__name__}); results and summary are "
+        "complete"
     )
     return error_of(summary["exit_code"], summary["message"] or "")
 
@@ -150,8 +151,8 @@ def _of_server(raised: Exception) -> Exception:
     if not isinstance(raised, httpx.TransportError):
         return raised
     return ParquillError(
-        f"Prefect's server did not answer ({type(raised).__name__}); see that it runs, and set "
-        "PREFECT_API_REQUEST_TIMEOUT higher if it is slow. What was answered is kept; run again to resume"
+        f"Prefect's server did not answer ({type(raised).__name__}); check that it runs, and raise "
+        "PREFECT_API_REQUEST_TIMEOUT if it is slow. What was answered is kept; run again to resume"
     )
 
 
@@ -206,7 +207,7 @@ def stop_on_signal() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         for name, handler in before.items():
             signal.signal(name, handler)
-        print_line("stopping: waiting for the requests under way; once more to stop at once")
+        print_line("stopping: waiting for the requests under way; interrupt again to stop at once")
         request_stop_all()
         del number
 

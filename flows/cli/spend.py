@@ -134,7 +134,7 @@ def show_spending(found: dict[str, Any]) -> list[str]:
     ]
     lines.append(f"{found['month']}: ${found['cost_usd']}, in doubt ${found['in_doubt_usd']}")
     if "resolved_usd" in found:
-        lines.append(f"settled ${found['resolved_usd']} that were in doubt")
+        lines.append(f"settled ${found['resolved_usd']} that was in doubt")
     lines.append(f"at this pace the month ends at ${found['forecast_usd']}")
     if found["monthly_usd"] is not None:
         when = found["limit_met_on"]
