@@ -57,7 +57,7 @@ class Approval(RunInput):
 
     # Prefect keeps no empty answer: one that says nothing is refused, and is neither a yes nor lost
     model_config = ConfigDict(json_schema_extra={"required": ["approve"]})
-    approve: bool = Field(default=True, description="Spend the money; switch it off to decline")
+    approve: bool = Field(default=True, description="Spend the money; switch this off to decline")
 
     # Prefect stores the form and then its text, and refuses what it has already. After a lost answer both are tried.
     @classmethod
@@ -97,7 +97,7 @@ def timeout_s() -> int:
 
 def timeout_message(about: str) -> str:
     """The sentence of a run that nobody answered."""
-    return f"nobody approved it within {timeout_s():,} seconds: {about}"
+    return f"not approved within {timeout_s():,} seconds: {about}"
 
 
 def wait_for_approval(run: Run) -> None:
@@ -127,7 +127,7 @@ def _expected(run: Run, verdict: Verdict) -> str:
 def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
-        raise NotApproved(f"{_expected(run, verdict)}, and nobody can be asked outside of a flow")
+        raise NotApproved(f"{_expected(run, verdict)}, and no one can be asked outside a flow")
     deployed = context.flow_run.deployment_id is not None
     text = f"**{escape(run.job.name)}** {ASKS}{escape(_expected(run, verdict))}.\n\n"
     asking = Approval.with_initial_data(description=text + estimate_table(run.estimate))
@@ -149,7 +149,7 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
     except FlowPauseTimeout:
         raise NotApproved(timeout_message(_expected(run, verdict))) from None
     except httpx.HTTPError:
-        raise NotApproved(f"Prefect's server takes no question: {_expected(run, verdict)}. {AGAIN}") from None
+        raise NotApproved(f"Prefect's server did not accept the question: {_expected(run, verdict)}. {AGAIN}") from None
     # only what a person has said counts: Prefect itself would take yes, the form's default, where nothing was said
     answer = _answer_to(question)
     if answer is None:

@@ -227,7 +227,7 @@ def ensure_final_state_accepted() -> None:
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:
         state = client.read_flow_run(run).state
         if state is not None and state.is_cancelling():
-            client.set_flow_run_state(run, Running(message="cancelled when all was sent already"), force=True)
+            client.set_flow_run_state(run, Running(message="cancelled after everything was sent"), force=True)
 
 
 def wait_for_server(

@@ -28,8 +28,8 @@ def safe_error(error: Exception) -> Exception:
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
     return Unforeseen(
-        f"unexpected {type(error).__name__} at {place}; what was answered is kept, run again to go on. "
-        "PARQUILL_TRACEBACK=1 shows where it came from"
+        f"unexpected {type(error).__name__} at {place}; what was answered is kept, run again to resume. "
+        "Set PARQUILL_TRACEBACK=1 to see where it came from"
     )
 
 

@@ -48,8 +48,8 @@ def _hold(lease_id: UUID, wait: Callable[[float], bool]) -> None:
         is_lost = not keep_lease(lambda: client.renew_concurrency_lease(lease_id, LEASE_EXPIRY_S), wait)
     if is_lost:
         get_run_logger().warning(
-            "Prefect's server no longer knows the concurrency slot of this run, which goes on without it; "
-            "a second run of the same job would be refused by the lock on its folders"
+            "Prefect's server no longer knows the concurrency slot of this run. The run continues without it; "
+            "the lock on its folders refuses a second run of the same job"
         )
 
 

@@ -24,7 +24,7 @@ from parquill.tasks.storage.disk import DISK, read_json
 from parquill.tasks.storage.folders import Folders
 
 ENDED = frozenset({"finished", "stopped"})
-DIED = "its process died without a word; the next run of the job has taken over its work"
+DIED = "its process died without reporting its end; the next run of the job has taken over its work"
 
 
 def register_flow_run(run: Run) -> None:
@@ -43,7 +43,7 @@ def register_flow_run(run: Run) -> None:
     if before is not None:
         summary = _summary(run.folders)
         told = summary.get("run_id") == run.run_id and summary["state"] in ENDED
-        with best_effort("the end of the flow run before"), get_client(sync_client=True) as client:
+        with best_effort("the end of the previous flow run"), get_client(sync_client=True) as client:
             _end(client, before, _state_of(summary) if told else Crashed(message=DIED))
 
 
@@ -69,7 +69,7 @@ def report_previous_end(folders: Folders, run_id: str | None = None) -> None:
         return
     before = (read_json(folders.run(summary["run_id"]).path / "flow_run.json") or {}).get("flow_run_id")
     if before not in {None, flow_run.id}:
-        with best_effort("the end of the run before"), get_client(sync_client=True) as client:
+        with best_effort("the end of the previous run"), get_client(sync_client=True) as client:
             _end(client, before, _state_of(summary))
 
 

@@ -10,18 +10,18 @@ from parquill.tasks.llm.usage import FLAGS
 from parquill.tasks.money.amounts import format_usd, usd_to_nano
 from parquill.tasks.records import Usage
 
-OVER_RESERVED = "the service billed {usd} beyond what was reserved, and the true figures are booked"
+OVER_RESERVED = "the service billed {usd} beyond what was reserved; what it billed is booked"
 CAUSES = {
     "answers": (
-        "answers longer than max_output_tokens ({rows}), as of a model whose reasoning ignores it: raise "
-        "max_output_tokens or choose another model"
+        "answers longer than max_output_tokens ({rows}), for example from a model whose reasoning ignores it: "
+        "raise max_output_tokens or choose another model"
     ),
     "prompts": (
-        "prompts longer than counted ({rows}): the next estimate is corrected by it; `tokenizer` can name another "
+        "prompts longer than counted ({rows}): the next estimate corrects for this; `tokenizer` can name another "
         "encoding"
     ),
     "prices": (
-        "another price than reserved ({rows}), as of a faster service tier, which the settings of the project choose"
+        "another price than reserved ({rows}), for example of a faster service tier that the project's settings choose"
     ),
 }
 

@@ -45,7 +45,7 @@ def final_error(run: Run, sums: ResultTotals, ending: SendResult) -> ParquillErr
         told = " or ".join(
             f"{name} = {format_usd(usd_to_nano(usd))}" for name, usd in limits.items() if usd is not None
         )
-        return StoppedByBudget(f"the budget is used up ({told}); {left}. Raise it and run again to go on")
+        return StoppedByBudget(f"the budget is used up ({told}); {left}. Raise it, then run again to resume")
     return check_not_ok(job, rows, sums.errors, next(iter(sums.first_errors), None))
 
 
@@ -103,7 +103,7 @@ def summary_while_running(run: Run, disk: Disk = DISK) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        told, exit_code = "interrupted; run again to go on", 130
+        told, exit_code = "interrupted; run again to resume", 130
         if isinstance(error, ParquillError):
             told, exit_code = str(error), error.exit_code
         elif isinstance(error, Exception):

@@ -116,13 +116,13 @@ class ResultRows:
             if outcome is None:
                 return self._unfinished(state.rows.get(number), row)
             if outcome.key != key.hex():
-                raise DamagedJournal(f"the journal of shard rows at {number} answers another request than the plan has")
+                raise DamagedJournal(f"the journal answers another request for shard row {number} than the plan has")
             self._add_answer(row, outcome, state.rows.get(number))
             self.held_by.add(self._run.run_id)
             return self._own(outcome, self._run.run_id)
         if key not in found:
             if row["action"] == Action.REUSE:
-                raise DamagedJournal(f"an answer that the run {self._run.run_id} reuses is gone with its journal")
+                raise DamagedJournal(f"an answer that run {self._run.run_id} reuses is missing: its journal is gone")
             return self._unfinished(None, row)
         outcome, run_id = found[key], places[key].run_id
         self.held_by.add(run_id)
