@@ -1,4 +1,4 @@
-"""Nightly summaries: each text in a few sentences, in a style and a language; the main flow does the rest."""
+"""The `summarize` flow: each text in a few sentences, in a style and a language. The main flow does the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from parquill.tasks.prompts.template import column_template
 SYSTEM = "Summarize the user's text in {{ vars.length }}; answer with the summary alone."
 STYLE = " Style: {{ vars.style }}."
 LANGUAGE = " Write in {{ vars.language }}."
-GIVEN = {f"vars.{name}": name for name in ("length", "style", "language")}  # beside what those of every ready flow give
+GIVEN = {f"vars.{name}": name for name in ("length", "style", "language")}  # and what every ready flow gives
 
 
 @flow(name="summarize", flow_run_name=flow_run_name(), **FLOW_OPTIONS)

@@ -1,4 +1,4 @@
-"""Nightly translation: each text into each language, with a glossary and a tone; the main flow does the rest."""
+"""The `translate` flow: each text into each language, with a glossary and a tone. The main flow does the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from parquill.tasks.prompts.template import column_expression, column_template
 SYSTEM = "You are a translator. Translate the user's text into {{ LANGUAGE }}; answer with the translation alone."
 TERMS = "{% if vars.glossary.get(LANGUAGE) %} Use these terms: {{ vars.glossary[LANGUAGE] | tojson }}.{% endif %}"
 TONE = " Tone: {{ vars.tone }}."
-GIVEN = {"vars.glossary": "glossary", "vars.tone": "tone"}  # beside what parameters of every ready flow give
+GIVEN = {"vars.glossary": "glossary", "vars.tone": "tone"}  # and what every ready flow gives
 
 
 @flow(name="translate", flow_run_name=flow_run_name(), **FLOW_OPTIONS)
