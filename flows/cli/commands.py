@@ -1,4 +1,4 @@
-"""The `parquill` command. It parses, calls and shows; what it shows is computed elsewhere."""
+"""The `parquill` command: it parses arguments, calls other modules, and shows what they return."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _print_json(value: Any) -> None:
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # JSON can say it in ASCII
+    except UnicodeEncodeError:  # JSON can escape it in ASCII
         text = json.dumps(orjson.loads(text), indent=2)
     sys.stdout.write(text + "\n")
 
@@ -304,7 +304,7 @@ class _Reported(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit with the contract's codes; errors are one sentence on stderr."""
+    """Run the command and exit with the documented codes; an error is one sentence on stderr."""
     set_prefect_defaults()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

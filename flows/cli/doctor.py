@@ -1,4 +1,4 @@
-"""`parquill doctor`: what stands between a job and its first completion, and what to do about it. Nothing is paid."""
+"""`parquill doctor`: check what a job needs before its first completion, and say what to do. Nothing is paid."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from parquill.tasks.prompts.resolve import resolve_job
 
 
 class Hint(str):
-    """What a check says of something that should be looked at, but is no failure."""
+    """The text of a check that warns but does not fail."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. A check that is ok may still warn."""
+    """The result of one check. A check that is ok may still warn."""
 
     name: str
     ok: bool
@@ -49,7 +49,7 @@ class Check:
 
 
 def examine(job: Job | None, today: date | None = None) -> list[Check]:
-    """Check the installation, and the job if one is given; `today` is by default the day of the clock (UTC)."""
+    """Check the installation, and the job if one is given; `today` defaults to the current day (UTC)."""
     installed = {
         "tokenizer files": _vocabularies,
         "prices": _prices,

@@ -59,7 +59,7 @@ limits:
 
 
 def warn_of_starter(today: date, text: str = STARTER) -> list[str]:
-    """What to change in a job file that was just written: an old release names a model that may be gone by now."""
+    """Warn about the job file that was just written: the model that an old release names may be shut down."""
     job = make_job(parse_yaml(text, "the starter"))
     shutdown = find_shutdown(job.model, job.endpoint.base_url)
     told = (shutdown.sentence(today) if shutdown is not None else None, warn_of_thinking(job))
