@@ -189,7 +189,7 @@ def _is_api(client: httpx.Client, address: str) -> bool:
 
 
 def check_patience() -> None:
-    """Refuse a timeout too short for any answer, where Prefect would end the run with an error. Raises ParquillError."""
+    """Refuse a timeout that is too short for any answer. Raises ParquillError; Prefect would end the run otherwise."""
     from prefect.settings import PREFECT_API_REQUEST_TIMEOUT
 
     seconds = float(PREFECT_API_REQUEST_TIMEOUT.value())

@@ -1,4 +1,4 @@
-"""What a person reads of replies that are odd: prompts that the server cut, finish reasons that are not known."""
+"""Sentences about odd replies: prompts that the server cut, unknown finish reasons."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def reply_sentences(summary: Mapping[str, Any]) -> list[str]:
-    """Sentences about a summary, which name how many rows it is about and what to do."""
+    """Return sentences about a summary; each says how many rows are affected and what to do."""
     sentences = []
     if rows := (summary.get("errors") or {}).get("prompt_cut"):
         figures = [int(figure) for figure in summary.get("prompts_cut_at") or ()]
