@@ -33,7 +33,7 @@ def best_effort(what: str) -> Iterator[None]:
     try:
         with limited_retries(TRIES):
             yield
-    except Exception as error:  # noqa: BLE001 - whatever the server does, the run goes on
+    except Exception as error:  # noqa: BLE001 - whatever the server does, the run continues
         _log.warning("%s could not be shown in Prefect (%s)", what, type(error).__name__)
 
 

@@ -86,7 +86,7 @@ def watch(
         if worker_is_gone():
             stop()
             return
-        with contextlib.suppress(Exception):  # whatever the server does, the run goes on
+        with contextlib.suppress(Exception):  # whatever the server does, the run continues
             if read_type() in {"CANCELLING", "CANCELLED"} and not over.is_set():
                 stop()
                 return
