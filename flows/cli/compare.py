@@ -20,7 +20,7 @@ THINKS = "thinks before it answers, so its answers may cost more than predicted 
 
 
 def compare_models(job: Job, options: RunOptions, models: Sequence[str], today: date) -> dict[str, Any]:
-    """Estimate a placed job for its own model and for others; return the cheapest first.
+    """Estimate a placed job for its own model and for others; return the estimates, the cheapest first.
 
     Models that are shut down by `today` have a note. The lengths of answers are predicted from the job's own past for
     every model; only tokens, price and window differ.

@@ -189,7 +189,7 @@ def _is_api(client: httpx.Client, address: str) -> bool:
 
 
 def check_patience() -> None:
-    """Refuse a timeout that is too short for any answer. Raises ParquillError; Prefect would end the run otherwise."""
+    """Raise ParquillError if Prefect's request timeout is too short for any answer: Prefect would end the run."""
     from prefect.settings import PREFECT_API_REQUEST_TIMEOUT
 
     seconds = float(PREFECT_API_REQUEST_TIMEOUT.value())

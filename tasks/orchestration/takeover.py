@@ -28,9 +28,9 @@ DIED = "its process died without reporting its end; the next run of the job has 
 
 
 def register_flow_run(run: Run) -> None:
-    """Note that this flow run leads the run now; end the previous one, as Crashed, if it still seems to run or wait.
+    """Note that this flow run leads the run now; end the previous one if it still seems to run or wait.
 
-    Raises DiskFailed.
+    Its state is what its summary says, or Crashed if that does not say how it ended. Raises DiskFailed.
     """
     report_previous_end(run.folders, run.run_id)
     path, mine = run.folder.path / "flow_run.json", flow_run.id
