@@ -1,1 +1,1 @@
-"""The order of things: what runs after what. No arithmetic, no loop over rows."""
+"""The four flows: the order of the steps. No arithmetic, no loop over rows."""

@@ -36,13 +36,13 @@ from parquill.tasks.write_results import write_results
 def complete_prompts(
     job: Job, date: Date | None = None, limit: RowLimit | None = None, redo: list[Status] | None = None
 ) -> dict[str, Any] | State[Any]:
-    """Complete every prompt of a job within its budget, and give the summary.
+    """Complete every prompt of a job within its budget, and return the summary.
 
     Args:
         job: The settings; the mapping of a job file.
         date: The day of `{date}` in paths and of prices; default the scheduled day in the job's time zone.
         limit: Complete only the first rows of the input.
-        redo: Statuses of finished rows to complete anew.
+        redo: Statuses of finished rows to complete again.
     """
     placed, options = resolve_for_flow(job, date, limit, redo)
     with sigterm_as_interrupt(), job_lock(placed):

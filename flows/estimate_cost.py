@@ -1,4 +1,4 @@
-"""The dry run: what a job would cost, counted for every row; nothing is sent, but by a pilot."""
+"""The dry run: what a job would cost, counted for every row. Only a pilot sends requests."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def estimate_cost(
     limit: RowLimit | None = None,
     pilot: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] | None = None,
 ) -> dict[str, Any] | State[Any]:
-    """Give the estimate of a job as one flat mapping, and show it as an artifact.
+    """Return the estimate of a job as one flat mapping, and show it as an artifact.
 
     Args:
         job: The settings; the mapping of a job file.
         date: The day of `{date}` in paths and of prices; default the scheduled day in the job's time zone.
         limit: Estimate only the first rows of the input.
-        pilot: Complete so many rows first (they are paid, and the run goes on from them); auto: as many as ±5 % takes
-            within 1 % of the budget.
+        pilot: Complete and pay for this many rows first; the run continues from them. auto: as many rows as an estimate
+            within ±5 % needs, for at most 1 % of the budget.
     """
     placed, options = resolve_for_flow(job, date, limit, ())
     found = None

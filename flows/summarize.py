@@ -1,4 +1,4 @@
-"""Nightly summaries: each text in a few sentences, in a style and a language; the main flow does the rest."""
+"""The `summarize` flow: each text in a few sentences, in a style and a language. The main flow does the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from parquill.tasks.prompts.template import column_template
 SYSTEM = "Summarize the user's text in {{ vars.length }}; answer with the summary alone."
 STYLE = " Style: {{ vars.style }}."
 LANGUAGE = " Write in {{ vars.language }}."
-GIVEN = {f"vars.{name}": name for name in ("length", "style", "language")}  # beside what those of every ready flow give
+GIVEN = {f"vars.{name}": name for name in ("length", "style", "language")}  # and what every ready flow gives
 
 
 @flow(name="summarize", flow_run_name=flow_run_name(), **FLOW_OPTIONS)
@@ -39,22 +39,22 @@ def summarize(
     settings: dict[str, Any] | None = None,
     date: Date | None = None,
 ) -> dict[str, Any]:
-    """Summarize a column of text within a budget, and give the run's summary.
+    """Summarize a column of text within a budget, and return the run's summary.
 
     Args:
         input: Parquet file, folder, glob or URI; {date}, {date-1} and {month} are of the scheduled day.
         output: Folder or URI of the results: one row for each text.
         name: The job's name, in this UI and in the ledger.
         text_column: The column that holds the text.
-        length: How long, in words that a person would use, for example two sentences, or 50 words.
-        style: For example neutral, or headlines.
-        language: The language to write in; default that of the text.
-        model: The model's name, as the service knows it. One that can answer without thinking first is asked to, unless
-            `settings` has parameters.
+        length: The length in plain words, for example two sentences, or 50 words.
+        style: The style, for example neutral, or headlines.
+        language: The language to write in; by default that of the text.
+        model: The model's name, as the service knows it. A model that can answer without thinking first is asked to,
+            unless `settings` has parameters.
         max_output_tokens: The longest summary in tokens; it bounds what a row can cost.
-        run_usd: The most that one run may cost, in dollars; left out there is no limit.
+        run_usd: The most that one run may cost, in dollars; without it there is no limit.
         settings: Any other setting of a job, for example {endpoint: {...}, limits: {...}, id_column: id}.
-        date: The day of dates in paths and of prices; default the scheduled day in the job's time zone.
+        date: The day of `{date}` in paths and of prices; default the scheduled day in the job's time zone.
     """
     given = (("length", length), ("style", style), ("language", language))
     system = SYSTEM + (STYLE if style is not None else "") + (LANGUAGE if language is not None else "")

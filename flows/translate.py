@@ -1,4 +1,4 @@
-"""Nightly translation: each text into each language, with a glossary and a tone; the main flow does the rest."""
+"""The `translate` flow: each text into each language, with a glossary and a tone. The main flow does the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from parquill.tasks.prompts.template import column_expression, column_template
 SYSTEM = "You are a translator. Translate the user's text into {{ LANGUAGE }}; answer with the translation alone."
 TERMS = "{% if vars.glossary.get(LANGUAGE) %} Use these terms: {{ vars.glossary[LANGUAGE] | tojson }}.{% endif %}"
 TONE = " Tone: {{ vars.tone }}."
-GIVEN = {"vars.glossary": "glossary", "vars.tone": "tone"}  # beside what parameters of every ready flow give
+GIVEN = {"vars.glossary": "glossary", "vars.tone": "tone"}  # and what every ready flow gives
 
 
 @flow(name="translate", flow_run_name=flow_run_name(), **FLOW_OPTIONS)
@@ -41,7 +41,7 @@ def translate(
     settings: dict[str, Any] | None = None,
     date: Date | None = None,
 ) -> dict[str, Any]:
-    """Translate a column of text into each of several languages within a budget, and give the summary.
+    """Translate a column of text into each of several languages within a budget, and return the summary.
 
     Args:
         input: Parquet file, folder, glob or URI; {date}, {date-1} and {month} are of the scheduled day.
@@ -49,16 +49,16 @@ def translate(
         languages: Languages to translate into, by name or code, for example fr or Brazilian Portuguese.
         name: The job's name, in this UI and in the ledger.
         text_column: The column that holds the text.
-        language_column: The new column that says which language a row is in; choose another name where the input has
-            a column of this one.
+        language_column: The new column that says which language a row is in; choose another name if the input already
+            has a column of this name.
         glossary: Terms by language, {fr: {basket: panier}}, or a YAML or JSON file that holds them.
-        tone: How it should sound, for example friendly, informal address.
-        model: The model's name, as the service knows it. One that can answer without thinking first is asked to, unless
-            `settings` has parameters.
+        tone: The tone, for example friendly, informal address.
+        model: The model's name, as the service knows it. A model that can answer without thinking first is asked to,
+            unless `settings` has parameters.
         max_output_tokens: The longest translation in tokens; it bounds what a row can cost.
-        run_usd: The most that one run may cost, in dollars; left out there is no limit.
+        run_usd: The most that one run may cost, in dollars; without it there is no limit.
         settings: Any other setting of a job, for example {endpoint: {...}, limits: {...}, id_column: id}.
-        date: The day of dates in paths and of prices; default the scheduled day in the job's time zone.
+        date: The day of `{date}` in paths and of prices; default the scheduled day in the job's time zone.
     """
     variables: dict[str, Any] = {}
     if glossary is not None:

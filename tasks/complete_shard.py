@@ -1,4 +1,4 @@
-"""Step 4, complete: one shard of requests, concurrent inside, every answer journalled."""
+"""Step 4, complete: send one shard of requests, many at once, and write every answer to the journal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from parquill.tasks.records import ShardRef
 @task(name="complete", task_run_name="complete-{shard.number}", **TASK_OPTIONS)
 @redact_errors
 def complete_shard(state: Path, run_id: str, shard: ShardRef) -> ShardReport:
-    """Complete what the shard lacks, and report how it ended. Raises DiskFailed, DamagedJournal, LedgerFailed.
+    """Complete the rows that the shard lacks, and report how it ended. Raises DiskFailed, DamagedJournal, LedgerFailed.
 
-    An engine may run this again, also at the same time in another process: what is done is not sent again.
+    An engine may run this again, even at the same time in another process: finished rows are not sent again.
     """
     return complete_in_this_process(state, run_id, shard, run_log())

@@ -1,4 +1,4 @@
-"""Every error that Parquill raises on purpose, split by what the operator does next.
+"""Every error that Parquill raises on purpose, grouped by what the operator does next.
 
     ParquillError                exit 1    read the sentence
     ├── BadJob                   exit 2    correct the job file or the environment; nothing was sent
@@ -7,27 +7,27 @@
     ├── FolderInUse              exit 2    wait for the run that is named, or choose another folder
     ├── RefusedByBudget          exit 3    raise the budget or make the job smaller; nothing was sent
     │   └── NotApproved          exit 3    have it approved, or raise `budget.approval_usd`; nothing was sent
-    ├── StoppedByBudget          exit 4    raise the budget and run again: it goes on where it stopped
+    ├── StoppedByBudget          exit 4    raise the budget and run again: the run resumes where it stopped
     ├── TooManyNotOk             exit 5    look at the rows that are not ok, run again
-    ├── Interrupted              exit 130  run again: it goes on where it stopped
+    ├── Interrupted              exit 130  run again: the run resumes where it stopped
     ├── ServiceStopped           exit 1    settle it with the service (key, quota, endless 429), run again
-    ├── DamagedJournal           exit 1    restore the journal from a backup; nothing is skipped, that would pay twice
-    ├── LedgerFailed             exit 1    see that the ledger's database answers, run again
+    ├── DamagedJournal           exit 1    restore the journal from a backup; skipping the damage would pay twice
+    ├── LedgerFailed             exit 1    check that the ledger's database answers, run again
     │   └── RunTakenOver         exit 1    leave the run to the process that has it now
     ├── DiskFailed               exit 1    make room or repair the disk, run again
     └── Unforeseen               exit 1    report its kind and place
 
-A RowFault is none of them: it makes one row `rejected`, and the run goes on.
+A RowFault is not one of them: it makes one row `rejected`, and the run continues.
 
-A message is one sentence for a person. It never holds a key, a prompt or an answer: states, logs and events of
-Prefect carry it.
+A message is one sentence for a person. It never holds a key, a prompt or an answer, because it appears in Prefect's
+states, logs and events.
 """
 
 from __future__ import annotations
 
 
 class ParquillError(Exception):
-    """Something that Parquill refuses or could not do, in one sentence."""
+    """What Parquill refuses or could not do, in one sentence."""
 
     exit_code = 1
 
@@ -45,7 +45,7 @@ class BadInput(ParquillError):
 
 
 class OtherRows(BadInput):
-    """The input is not the one that the results were made from, so their rows cannot be kept."""
+    """The input is not the one that the results were made from, so rows of those results cannot be kept."""
 
 
 class FolderInUse(ParquillError):
@@ -61,11 +61,11 @@ class RefusedByBudget(ParquillError):
 
 
 class NotApproved(RefusedByBudget):
-    """A person declined, or nobody answered; nothing was sent."""
+    """A person declined, or no one answered; nothing was sent."""
 
 
 class StoppedByBudget(ParquillError):
-    """On the way, nothing more fitted into the budget."""
+    """No further request fits the budget; the run stopped before its end."""
 
     exit_code = 4
 
@@ -77,7 +77,7 @@ class TooManyNotOk(ParquillError):
 
 
 class Interrupted(ParquillError):
-    """A person or the system asked the run to stop; what was answered is kept."""
+    """A person or the system asked the run to stop; the answers so far are kept."""
 
     exit_code = 130
 
@@ -91,11 +91,11 @@ class DamagedJournal(ParquillError):
 
 
 class LedgerFailed(ParquillError):
-    """The ledger's database does not answer, so nobody knows what may be spent."""
+    """The ledger's database does not answer, so it is unknown what may be spent."""
 
 
 class RunTakenOver(LedgerFailed):
-    """Another process opened the run anew, so this one may not spend for it any more."""
+    """Another process has opened the run since, so this one may no longer spend for it."""
 
 
 class DiskFailed(ParquillError):
@@ -103,11 +103,11 @@ class DiskFailed(ParquillError):
 
 
 class Unforeseen(ParquillError):
-    """Something that nobody foresaw, told by its kind and place only."""
+    """An unexpected error, reported by its kind and place only."""
 
 
 class RowFault(Exception):
-    """What makes one row unfit to be sent: a code from the closed set, and a sentence without its values."""
+    """Why one row cannot be sent: an error code from the closed set, and a sentence without the row's values."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -116,7 +116,7 @@ class RowFault(Exception):
 
 
 def error_of(exit_code: int, message: str) -> ParquillError | None:
-    """The error that a summary tells of, None for none; which of those with exit code 1 it was, is lost."""
+    """Return the error that a summary records, or None; errors with exit code 1 all become ParquillError."""
     if not exit_code:
         return None
     kinds = {kind.exit_code: kind for kind in (StoppedByBudget, TooManyNotOk, Interrupted)}

@@ -17,7 +17,7 @@ from parquill.tasks.records import Estimate
 @task(name="estimate", **TASK_OPTIONS)
 @redact_errors
 def estimate_cost(run: Run) -> Estimate:
-    """Give the estimate that was counted while reading, and show it as an artifact."""
+    """Return the estimate that was counted while reading, and show it as an artifact."""
     month = spent_by_others(run.job, run.run_id)
     verdict = check_budget(run.job, run.estimate, run.price, spent_totals(run), month)
     show_estimate(run.job, run.estimate, verdict, run.price)

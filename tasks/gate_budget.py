@@ -1,4 +1,4 @@
-"""Step 3, gate: go, or a refusal that shows both numbers."""
+"""Step 3, gate: let the run pass, or refuse it with both numbers, cost and budget."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parquill.tasks.records import Estimate
 @redact_errors
 def gate_budget(run: Run, estimate: Estimate) -> None:
     """Let the run pass if its cost fits. Raises RefusedByBudget, BadJob."""
-    # a key that is not there is found before the run counts as begun
+    # find a missing key before the run counts as begun
     read_key(run.job.endpoint)
     verdict = pass_gate(run.job, estimate, run.price, spent_totals(run), spent_by_others(run.job, run.run_id))
     logger = get_run_logger()

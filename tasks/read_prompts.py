@@ -16,7 +16,7 @@ from parquill.tasks.prompts.run import Run
 @task(name="read", **TASK_OPTIONS)
 @redact_errors
 def read_prompts(job: Job, options: RunOptions) -> Run | None:
-    """Plan the run, or find the one to go on with; None when nothing is to do. Raises BadJob, BadInput."""
+    """Plan a run, or find the one to resume; return None if there is nothing to do. Raises BadJob, BadInput."""
     run = prepare_run(job, options)
     if run is not None:
         name_run(run_name(job, run.estimate.rows))

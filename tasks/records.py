@@ -1,4 +1,4 @@
-"""The few types that travel between the steps."""
+"""The few types that are passed between the steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 from parquill.tasks.errors import RowFault
 
 STATUSES = ("ok", "truncated", "invalid", "refused", "failed", "rejected", "not_sent")
-# A paid answer, good or not so good: it is kept and never asked for again without `--redo`.
+# Statuses of paid answers, good or not: the answer is kept and never requested again without `--redo`.
 REUSABLE = frozenset({"ok", "truncated", "invalid", "refused"})
 
 
@@ -40,13 +40,13 @@ class Usage(NamedTuple):
 
 
 def add_usage(*usages: Usage | None) -> Usage | None:
-    """The sum of those that are known; None if none is."""
+    """Return the sum of the known usages, or None if none is known."""
     known = [usage for usage in usages if usage is not None]
     return sum(known[1:], known[0]) if known else None
 
 
 def to_json(value: Any) -> Any:
-    """What orjson writes for a value of ours that it does not know. Raises TypeError."""
+    """Return what orjson writes for a Usage, which it does not know. Raises TypeError for any other type."""
     if isinstance(value, Usage):
         return list(value)
     raise TypeError(type(value).__name__)
@@ -57,14 +57,14 @@ class Action(IntEnum):
 
     SEND = 0  # first row with its key: it pays
     SAME = 1  # an earlier row of this run has the same key
-    REUSE = 2  # an earlier run has its answer
+    REUSE = 2  # an earlier run has the answer
     REJECT = 3  # never sent
-    KEEP = 4  # `--redo` of other rows: taken over as it is in the results
+    KEEP = 4  # not selected by `--redo`: kept as it is in the results
 
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:
-    """One shard of a plan: its number, how many rows it has and how many are to be sent, its file's checksum."""
+    """One shard of a plan: its number, its rows, how many of them are to be sent, and its file's checksum."""
 
     number: int
     rows: int
@@ -74,7 +74,7 @@ class ShardRef:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the rows that are to be sent will cost; money in nano-dollars, tokens counted for every row."""
+    """What the rows to send will cost: money in nano-dollars, tokens counted for every row."""
 
     rows: int
     to_send: int
@@ -86,27 +86,27 @@ class Estimate:
     basis: str
     largest_request: int  # prompt and output tokens of the largest request
     exact: bool
-    low_nano: int | None = None  # with high_nano the central 90 %; None without answers to learn from
+    low_nano: int | None = None  # to high_nano: the central 90 % interval; None without answers to learn from
     high_nano: int | None = None
     output_shares: list[tuple[int, float]] = field(default_factory=list)  # by bin of output length (money.length_stats)
-    paid_nano: int = 0  # what rows that had their outcome when this was estimated cost, and their worst case
+    paid_nano: int = 0  # cost and worst case of the rows that already had an outcome when this was estimated
     paid_worst_nano: int = 0
     rejected: dict[str, int] = field(default_factory=dict)  # error code -> rows
     first_rejected: str | None = None
     counted_tokens: int = 0  # prompt tokens before a learned correction
-    tokens_note: str = ""  # what to say beside prompt_tokens where they are not exact
-    reused: int = 0  # rows whose answer an earlier run has
-    reuse_note: str | None = None  # why nearly none of them has
+    tokens_note: str = ""  # shown with prompt_tokens if they are not exact
+    reused: int = 0  # rows whose answer comes from an earlier run
+    reuse_note: str | None = None  # why nearly no row is reused
     input_notes: list[str] = field(default_factory=list)  # files that are left out, columns that differ
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one row: the last record of it in a journal.
+    """The outcome of one row: its last record in a journal.
 
     `cost_nano`, `in_doubt_nano`, `usage` and `attempts` are this run's; the `carried_` fields are what earlier runs of
-    the same output paid for the row before. `paid_by` is the run that paid for the answer where it is not the journal's
-    own, `reused_nano` what it cost there if this output does not show that. Money is in nano-dollars.
+    the same output paid for the row. `paid_by` is the run that paid for the answer if it is not the journal's own run;
+    `reused_nano` is what the answer cost there if this output does not show it. Money is in nano-dollars.
     """
 
     row: int
@@ -120,44 +120,44 @@ class Outcome:
     model_used: str | None = None
     request_id: str | None = None
     usage: Usage | None = None
-    failed_usage: Usage | None = None  # of requests before that failed and were billed; their cost is in `cost_nano`
+    failed_usage: Usage | None = None  # of earlier requests that failed and were billed; `cost_nano` includes it
     cost_nano: int = 0
     in_doubt_nano: int = 0
     attempts: int = 0
     latency_s: float | None = None
     finished_at: int | None = None  # microseconds since 1970, UTC
-    usage_unknown: bool = False  # the service reported no figures that can be used: the reservation was booked
-    usage_flag: str | None = None  # what did not add up in them, see money.usage; the larger figure was booked
-    service_tier: str | None = None  # as the reply names it; it decided the price
+    usage_unknown: bool = False  # the service reported no usable figures: the reservation was booked
+    usage_flag: str | None = None  # why the figures do not add up, see llm.usage; the larger figure was booked
+    service_tier: str | None = None  # as the reply names it; it decides the price
     carried_cost_nano: int = 0
     carried_in_doubt_nano: int = 0
     carried_attempts: int = 0
     carried_usage: Usage | None = None
-    resolves: int = 0  # the request whose intent this settles, 0 if a record of its own did
+    resolves: int = 0  # the request whose intent this record settles; 0 if another record did
     paid_by: str | None = None
     reused_nano: int | None = None
     type: str = "outcome"
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether the row has no answer, but may have been paid for."""
+        """Whether the row has no answer but may have been paid for."""
         return self.status == "failed" and self.in_doubt_nano + self.carried_in_doubt_nano > 0
 
     @property
     def lesson(self) -> Usage | None:
-        """The usage that tells how many tokens prompts and answers have; None where it tells nothing of that."""
+        """The usage to learn token counts from; None if the server cut the prompt or reported no usage."""
         return None if self.error_code == "prompt_cut" else self.usage
 
     @property
     def saved_nano(self) -> int:
-        """What the answer cost, and what a row saves that shares it."""
+        """What the answer cost; a row that shares it saves this amount."""
         if self.reused_nano is not None:
             return self.reused_nano
         return self.cost_nano if self.paid_by is None else self.carried_cost_nano
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Outcome:
-        """Rebuild from a journal's record; fields of a later version are left out."""
+        """Build an Outcome from a journal's record; fields of a later version are ignored."""
         given = {name: value for name, value in record.items() if name in _OUTCOME_FIELDS}
         for name in ("usage", "failed_usage", "carried_usage"):
             if given.get(name) is not None:
@@ -183,7 +183,7 @@ class Reservation(NamedTuple):
 
 @dataclass(slots=True)
 class PlannedRow:
-    """One row of the plan: its request, its tokens and key, and what is to be done about it."""
+    """One row of the plan: its request, its prompt tokens, its key, and the action for it."""
 
     file: str
     number: int
@@ -197,7 +197,7 @@ class PlannedRow:
     carries_cost: bool = False
     fault: RowFault | None = None
     carried: Outcome | None = None
-    newer_than: int | None = None  # `--redo`: when the answer that it shows came, in microseconds since 1970
+    newer_than: int | None = None  # `--redo`: when the answer in the results arrived, in microseconds since 1970
 
 
 @dataclass(slots=True)
@@ -210,9 +210,9 @@ class Totals:
     in_doubt: int = 0
     settled_nano: int = 0
     in_doubt_nano: int = 0
-    worst_nano: int = 0  # reservations of the rows that have an outcome: what the estimate said of them
+    worst_nano: int = 0  # reservations of the rows that have an outcome, as estimated
     over_reserved_nano: int = 0  # what replies cost beyond their reservations
-    prompt_tokens: int = 0  # as the answers report them, like the other four
+    prompt_tokens: int = 0  # as the answers report them, like the other four counts of tokens
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     completion_tokens: int = 0

@@ -21,10 +21,10 @@ from parquill.tasks.results.totals import ResultTotals
 @task(name="summarize", **TASK_OPTIONS)
 @redact_errors
 def summarize_run(run: Run, sums: ResultTotals, ending: SendResult) -> dict[str, Any]:
-    """Write the summary and give it. Raises StoppedByBudget, ServiceStopped or TooManyNotOk after that."""
+    """Write the summary and return it. Raises StoppedByBudget, ServiceStopped or TooManyNotOk afterwards."""
     summary, error = finish_run(run, sums, ending)
-    wait_for_server()  # the files are whole by now
-    name_run(run_name(run.job, run.estimate.rows))  # once more: the server may have been away at the first time
+    wait_for_server()  # the files are complete by now
+    name_run(run_name(run.job, run.estimate.rows))  # again: the server may have been away the first time
     show_summary(run, sums, summary)
     emit_end(run, summary, is_short=isinstance(error, StoppedByBudget))
     if error is not None:

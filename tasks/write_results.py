@@ -1,4 +1,4 @@
-"""Step 5, write: shards and journals become the parts of results/."""
+"""Step 5, write: turn shards and journals into the parts of results/."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ from parquill.tasks.results.writer import write_results as write_parts
 @task(name="write", **TASK_OPTIONS)
 @redact_errors
 def write_results(run: Run, *, over_budget: bool) -> ResultTotals:
-    """Write one line for each planned row and swap the parts in. Raises DiskFailed, DamagedJournal."""
+    """Write one result row for each planned row, then publish all parts at once. Raises DiskFailed, DamagedJournal."""
     sums, _ = write_parts(run, budget_short=over_budget)
     return sums

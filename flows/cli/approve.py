@@ -1,4 +1,4 @@
-"""Asking and answering on the terminal for what `budget.approval_usd` holds back."""
+"""Ask for the approval that `budget.approval_usd` requires, and answer it, on the terminal."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from parquill.tasks.results.escaping import unescape
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-QUESTION_TRIES = 20  # half a second apart, for a question to be there after its run waits
+QUESTION_TRIES = 20  # half a second apart: a run waits before its question is stored
 
 
 def ask_on_terminal(run: Run, verdict: Verdict, *, may_wait: bool) -> None:
-    """Ask the person at the terminal; without one the run may wait in Prefect, if a server of its own lets it.
+    """Ask the person at the terminal; without a terminal, let the run wait in Prefect if `may_wait`.
 
-    Raises NotApproved when the answer is no or none, or when there is nobody to ask; BadJob when it would wait for what
-    is no time.
+    Raises NotApproved if the answer is no, if there is none, or if no one can be asked; BadJob if the run would wait
+    and PARQUILL_APPROVAL_TIMEOUT_S is not valid.
     """
     from parquill.tasks.orchestration.approval import timeout_s
 
@@ -44,23 +44,23 @@ def ask_on_terminal(run: Run, verdict: Verdict, *, may_wait: bool) -> None:
     if sys.stdin.isatty() and sys.stderr.isatty():
         try:
             is_yes = click.confirm(f"{told}. Spend it?", default=False, err=True)
-        except click.Abort:  # Ctrl-D; of Ctrl-C the caller knows
-            print_line("")  # the question's line is open still
+        except click.Abort:  # Ctrl-D; the caller notices Ctrl-C
+            print_line("")  # end the question's line
             raise NotApproved(f"not approved, the question was not answered: {told}") from None
         if not is_yes:
             raise NotApproved(f"declined: {told}")
         approve_run(run, "terminal")
     elif may_wait:
         timeout_s()
-        print_line(f"{told}: waiting for approval in Prefect's UI, or by `parquill approve {run.job.name}`")
+        print_line(f"{told}: waiting for approval; answer in Prefect's UI or run `parquill approve {run.job.name}`")
     else:
         raise NotApproved(
-            f"{told}, and nobody can be asked here: run it at a terminal, or with a Prefect server in PREFECT_API_URL"
+            f"{told}, and no one can be asked here: run it at a terminal, or set PREFECT_API_URL to a Prefect server"
         )
 
 
 def waiting() -> list[FlowRun]:
-    """The flow runs that wait for approval, the latest first. Raises ParquillError when no server answers."""
+    """Return the flow runs that wait for approval, the latest first. Raises ParquillError if no server answers."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
@@ -75,7 +75,7 @@ def waiting() -> list[FlowRun]:
 
 
 def question_of(run: FlowRun) -> dict[str, str | None]:
-    """What a run that waits asks, in one sentence, and until when it waits (ISO 8601); None where nobody says."""
+    """Return a waiting run's `question`, in one sentence, and `until` (ISO 8601); None for what is not known."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
     from prefect.input.run_input import keyset_from_paused_state
@@ -89,16 +89,16 @@ def question_of(run: FlowRun) -> dict[str, str | None]:
         get_client(sync_client=True) as client,
         contextlib.suppress(PrefectHTTPStatusError),
     ):
-        # it is not there yet in the first moments
+        # not stored yet in the first moments
         told = client.read_flow_run_input(run.id, keyset_from_paused_state(run.state)["description"])
         asked = unescape(orjson.loads(told).partition("\n")[0].rpartition(ASKS)[2])
     return {"question": asked, "until": until.isoformat(timespec="seconds") if until is not None else None}
 
 
 def answer(name: str, *, approve: bool, sleep: Callable[[float], None] = time.sleep) -> str:
-    """Answer for the flow run with this id or name, or for the only one of a job; gives its name.
+    """Answer for the flow run with this id or name, or for the only waiting run of a job; return the run's name.
 
-    Raises ParquillError when none, or more than one, is meant, or when it no longer waits.
+    Raises ParquillError if no run or more than one matches, or if the run no longer waits.
     """
     from prefect.exceptions import FlowPauseTimeout, NotPausedError
     from prefect.flow_runs import resume_flow_run
@@ -107,12 +107,12 @@ def answer(name: str, *, approve: bool, sleep: Callable[[float], None] = time.sl
     meant = [each for each in found if name in {str(each.id), each.name} or _is_of(each, name)]
     if not meant:
         names = ", ".join(str(each.name) for each in found[:5]) or "none"
-        raise ParquillError(f"no run {name!r} waits for approval; those that do: {names}")
+        raise ParquillError(f"no run {name!r} waits for approval; waiting runs: {names}")
     if len(meant) > 1:
         raise ParquillError(
             f"{len(meant)} runs are called {name!r}; name one by its id: {', '.join(str(e.id) for e in meant)}"
         )
-    # a run waits some moments before its question is there to be answered, two seconds if the server is busy
+    # a run waits some moments before its question is stored: two seconds if the server is busy
     resuming = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(RuntimeError),
         stop=tenacity.stop_after_attempt(QUESTION_TRIES),
@@ -124,14 +124,14 @@ def answer(name: str, *, approve: bool, sleep: Callable[[float], None] = time.sl
         with prefect_errors_as_messages():
             resuming(resume_flow_run, meant[0].id, run_input={"approve": approve})
     except (NotPausedError, FlowPauseTimeout):
-        raise ParquillError(f"the run {meant[0].name} does not wait any more") from None
+        raise ParquillError(f"the run {meant[0].name} no longer waits for approval") from None
     except RuntimeError as error:  # its process died in these moments
-        raise ParquillError(f"the run {meant[0].name} takes no answer ({error}); start its job again") from None
+        raise ParquillError(f"the run {meant[0].name} accepts no answer ({error}); start its job again") from None
     return str(meant[0].name)
 
 
 def _is_of(run: FlowRun, job: str) -> bool:
-    """Whether a run is of the job with this name: runs are called `JOB · 3 rows · MODEL`, and JOB may hold dots too."""
+    """Whether a run is of the job with this name. Runs are called `JOB · 3 rows · MODEL`; JOB may contain ` · ` too."""
     return re.fullmatch(re.escape(job) + r" · (?:[\d,]+ rows? · )?(?:(?! · ).)+", run.name or "") is not None
 
 
@@ -140,7 +140,7 @@ def _key(run: FlowRun) -> Any:
 
 
 class prefect_errors_as_messages:  # noqa: N801 - reads as what it is: with a server
-    """Turn a server that does not answer, or refuses, into one sentence."""
+    """Raise ParquillError, with one sentence, if the server does not answer or refuses the request."""
 
     def __enter__(self) -> None:
         from prefect.settings import PREFECT_API_URL
@@ -153,8 +153,8 @@ class prefect_errors_as_messages:  # noqa: N801 - reads as what it is: with a se
 
         if isinstance(error, httpx.TransportError):
             raise ParquillError("no Prefect server answers at PREFECT_API_URL") from None
-        if isinstance(error, httpx.HTTPStatusError):  # Prefect's own among them
+        if isinstance(error, httpx.HTTPStatusError):  # or one of Prefect's, a subclass
             code = error.response.status_code
             raise ParquillError(
-                f"Prefect's server refuses that ({code}); `parquill approve` lists what waits"
+                f"Prefect's server refused the request (HTTP {code}); `parquill approve` lists the waiting runs"
             ) from None

@@ -1,4 +1,4 @@
-"""The `parquill` command. It parses, calls and shows; what it shows is computed elsewhere."""
+"""The `parquill` command: it parses arguments, calls other modules, and shows what they return."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _print_json(value: Any) -> None:
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # JSON can say it in ASCII
+    except UnicodeEncodeError:  # JSON can escape it in ASCII
         text = json.dumps(orjson.loads(text), indent=2)
     sys.stdout.write(text + "\n")
 
@@ -61,10 +61,10 @@ def init(path: Path) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(STARTER)
     except FileExistsError:
-        raise ParquillError(f"{path} is there already; name another file") from None
+        raise ParquillError(f"{path} already exists; name another file") from None
     except OSError as error:
         raise ParquillError(f"cannot write {path}: {error.strerror}") from None
-    click.echo(f"{path} is written; set input, prompt and budget, then: parquill preview {path}", err=True)
+    click.echo(f"wrote {path}; set input, prompt and budget, then run: parquill preview {path}", err=True)
     for told in warn_of_starter(datetime.now(UTC).date()):
         click.echo(f"warning: {told}", err=True)
 
@@ -90,8 +90,8 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
 @click.option(
     "--pilot",
     type=PilotRows(),
-    help="Complete N rows first, or `auto`: as many as ±5 % takes, for at most 1 % of the budget. They are paid, and "
-    "`run` goes on from them.",
+    help="Complete and pay for N rows first; `run` continues from them. `auto`: as many rows as an estimate within "
+    "±5 % needs, for at most 1 % of the budget.",
 )
 @click.option("--compare", metavar="MODEL,...", help="Price the same rows for these models too.")
 @click.option("--prices-on", type=Day(), help="Use the prices of another day.")
@@ -113,7 +113,7 @@ def estimate(
     from parquill.tasks.llm.dry_run import estimate_placed
 
     if pilot is not None and prices_on is not None:
-        raise click.UsageError("--pilot pays today's prices; look at those of --prices-on without it")
+        raise click.UsageError("--pilot pays today's prices; to use --prices-on, leave out --pilot")
     placed, options = _place(load_job(job, overrides), day, limit)
     if prices_on is not None:
         options = replace(options, day=prices_on)
@@ -147,14 +147,14 @@ def _pilot(job: Job, options: Any, rows: int) -> Any:
     with interrupted_by_signals(), stop_on_signal(), show_bar():
         found = estimate_with_pilot(job, options, rows or None)
     if found is None:
-        print_line("no pilot: every row has its answer already")
+        print_line("no pilot was run: every row already has its answer")
     return found
 
 
 @cli.command()
 @job_options
 @click.option("--limit", type=Whole(1, MAX_ROWS), help="Only the first N rows of the input.")
-@click.option("--redo", metavar="STATUS,...", help=f"Complete rows of these statuses anew: {', '.join(STATUSES)}.")
+@click.option("--redo", metavar="STATUS,...", help=f"Complete rows with these statuses again: {', '.join(STATUSES)}.")
 def run(
     job: Path, overrides: Sequence[str], day: date | None, as_json: bool, limit: int | None, redo: str | None
 ) -> None:
@@ -168,7 +168,7 @@ def run(
     statuses: list[Any] = [name.strip() for name in redo.split(",")] if redo else []
     unknown = [name for name in statuses if name not in STATUSES]
     if unknown:
-        raise click.BadParameter(f"{unknown[0]!r} is no status; they are {', '.join(STATUSES)}", param_hint="--redo")
+        raise click.BadParameter(f"{unknown[0]!r} is not a status; use {', '.join(STATUSES)}", param_hint="--redo")
     summary, error = run_job(load_job(job, overrides), day, limit, statuses)
     if as_json and summary is not None:
         _print_json(summary)
@@ -183,7 +183,7 @@ def run(
 @click.option("--failed", is_flag=True, help="List the rows that are not ok.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def report(place: str, overrides: Sequence[str], day: date | None, failed: bool, as_json: bool) -> None:
-    """Show the latest run of a job or an output again."""
+    """Show the summary of the latest run of a job or an output."""
     from parquill.flows.cli.console import show_summary
     from parquill.flows.cli.lists import show_failed
     from parquill.flows.cli.report import find_latest
@@ -207,13 +207,13 @@ def report(place: str, overrides: Sequence[str], day: date | None, failed: bool,
     type=click.Choice(["paid", "unpaid"]),
     is_flag=False,
     flag_value="paid",
-    help="Settle what is in doubt: as paid (default), or unpaid where the service's bill shows it.",
+    help="Settle what is in doubt as paid (default), or as unpaid if the service's bill shows that.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def spend(job: str | None, month: str | None, resolve: str | None, as_json: bool) -> None:
     """Show what a month has cost by day, job and model.
 
-    It also shows where the month is going. JOB is a job file or a job's name.
+    It also forecasts the month's total. JOB is a job file or a job's name.
     """
     from parquill.flows.cli.console import print_line
     from parquill.flows.cli.spend import parse_query, read_spending, show_spending
@@ -234,7 +234,7 @@ def spend(job: str | None, month: str | None, resolve: str | None, as_json: bool
 def doctor(job: Path | None, overrides: Sequence[str], as_json: bool) -> None:
     """Check what a run needs: key, endpoint, model, Prefect.
 
-    Price, tokenizer, input and ledger too. Each is ok, warns, or says what to do.
+    It also checks price, tokenizer, input and ledger. Each check is ok, warns, or says what to do.
     """
     from parquill.flows.cli.doctor import examine
     from parquill.flows.cli.lists import show_checks
@@ -250,12 +250,12 @@ def doctor(job: Path | None, overrides: Sequence[str], as_json: bool) -> None:
 
 @cli.command()
 @click.argument("run", required=False)
-@click.option("--decline", is_flag=True, help="Say no: the run ends, and nothing is sent.")
+@click.option("--decline", is_flag=True, help="Decline: the run ends, and nothing is sent.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def approve(run: str | None, decline: bool, as_json: bool) -> None:
-    """Approve a run that waits for it, or list those.
+    """Approve a waiting run, or list the waiting runs.
 
-    A run waits whose expected cost is above `budget.approval_usd`. RUN is the flow run's id or name, or the name of
+    A run waits if its expected cost is above `budget.approval_usd`. RUN is the flow run's id or name, or the name of
     its job.
     """
     from parquill.flows.cli.approve import answer, question_of, waiting
@@ -304,7 +304,7 @@ class _Reported(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit with the contract's codes; errors are one sentence on stderr."""
+    """Run the command and exit with the documented codes; an error is one sentence on stderr."""
     set_prefect_defaults()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

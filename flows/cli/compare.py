@@ -1,4 +1,4 @@
-"""The same rows at several models' prices, in the lanes that a run can buy."""
+"""`parquill estimate --compare`: the same rows at the prices of several models."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from parquill.tasks.money.shutdowns import find_shutdown
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import estimate_job
 
-THINKS = "thinks before it answers, so its answers may cost more than is predicted from this model's"
+THINKS = "thinks before it answers, so its answers may cost more than predicted from the answers of the job's model"
 
 
 def compare_models(job: Job, options: RunOptions, models: Sequence[str], today: date) -> dict[str, Any]:
-    """Estimate a placed job for its own model and for others; the cheapest first.
+    """Estimate a placed job for its own model and for others; return the estimates, the cheapest first.
 
-    Models that are shut down by `today` have a note. Lengths of answers are predicted from the job's own past for every
-    model: what differs is tokens, price and window.
+    Models that are shut down by `today` have a note. The lengths of answers are predicted from the job's own past for
+    every model; only tokens, price and window differ.
     Raises BadJob for a model without a price, BadInput.
     """
     entries: list[dict[str, Any]] = []
     rows = 0
     for model in dict.fromkeys([job.model, *models]):
-        # own price and tokenizer are those of the job's own model
+        # `price` and `tokenizer` of the job apply to its own model only
         other = job if model == job.model else job.model_copy(update={"model": model, "price": None, "tokenizer": None})
         price = _price_of(job, other, options.day)
         total = estimate_job(other, options, past_of=job, price=price)
@@ -54,9 +54,9 @@ def compare_models(job: Job, options: RunOptions, models: Sequence[str], today: 
 
 
 def _price_of(job: Job, other: Job, day: date) -> ModelPrice:
-    """The price at the job's address; that of its own seller for another model that the address does not sell.
+    """Return the price at the job's address; for another model that is not sold there, the price of its own seller.
 
-    Nothing is sent at such a price, and `prices.source` names the seller. Raises BadJob.
+    Nothing is sent at such a price; `prices.source` names the seller. Raises BadJob.
     """
     try:
         return price_of(other, day)

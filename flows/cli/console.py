@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: the estimate, the bar, the summary."""
+"""What the terminal shows: the estimate, the progress bar, the summary."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ console = Console(stderr=True, highlight=False)
 
 
 def print_line(text: str) -> None:
-    """One plain line; nothing in it is taken for markup, nor obeyed by the terminal."""
+    """Print one plain line. Markup and control characters in it have no effect."""
     console.print(escape(one_line(text)), soft_wrap=True)
 
 
@@ -47,7 +47,7 @@ class _LineHandler(logging.Handler):
 
 @contextlib.contextmanager
 def journal_warnings_to_stderr() -> Iterator[None]:
-    """Say in the terminal what is reported of journals."""
+    """Print warnings about journals in the terminal."""
     log, handler = logging.getLogger("parquill.journal"), _LineHandler()
     log.addHandler(handler)
     try:
@@ -74,9 +74,10 @@ def show_estimate(
     error: ParquillError | None = None,
     is_refused: bool = False,
 ) -> None:
-    """The estimate; `completed` rows of it have their outcome already.
+    """Show the estimate; `completed` of its rows already have an outcome.
 
-    What a refusal says right after it is not said here too: that of an `error`, or, if it `is_refused`, of the budget.
+    With an `error`, or if the budget refuses the run (`is_refused`), what the refusal says right after this is left
+    out here.
     """
     pairs = {
         "rows": f"{estimate.rows:,}",
@@ -107,7 +108,7 @@ def show_estimate(
 
 
 def interval(estimate: Estimate) -> dict[str, str]:
-    """The 90 % interval, where there were answers to learn from."""
+    """Return the 90 % interval of the cost; empty if there were no answers to learn from."""
     if estimate.low_nano is None or estimate.high_nano is None:
         return {}
     return {"cost, 90 % interval": f"{format_usd(estimate.low_nano)} to {format_usd(estimate.high_nano)}"}
@@ -145,7 +146,7 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def show_summary(summary: dict[str, Any], output: Path | None, output_uri: str) -> None:
-    """What ran, what it cost, where the files are; `output` is the local folder of `output_uri`."""
+    """Show what ran, what it cost, and where the files are; `output` is the local folder of `output_uri`."""
     console.print(_pairs(_figures(summary)))
     counted = summary.get("counted")
     if counted and counted["meaning"]:
@@ -161,7 +162,7 @@ def show_summary(summary: dict[str, Any], output: Path | None, output_uri: str) 
 
 @contextlib.contextmanager
 def show_bar() -> Iterator[None]:
-    """A live bar while requests are under way: rows done, rows a second, spent of budget, time left."""
+    """Show a live bar while requests are under way: rows done, rows per second, spent of budget, time left."""
     over = threading.Event()
     target = _bar if console.is_terminal else _lines
     thread = threading.Thread(target=target, args=(over,), name="parquill-bar", daemon=True)
@@ -189,14 +190,14 @@ def _active_sender() -> RunSender | None:
 
 
 class _NoticePrinter:
-    """Says once what the parts of a run report: soft limits that are passed, outages, how limits are shared."""
+    """Prints each notice of a run once: soft limits that are passed, outages, how limits are shared."""
 
     def __init__(self) -> None:
         self._warned = self._told = self._of_service = 0
 
     def print_new(self, run_sender: RunSender) -> None:
-        """Say what is new."""
-        # they grow meanwhile
+        """Print the notices that are new."""
+        # copies: other threads append to these lists
         warnings, told, service = (
             list(run_sender.soft_limits.told),
             list(run_sender.shared.messages),

@@ -1,4 +1,4 @@
-"""`parquill doctor`: what stands between a job and its first completion, and what to do about it. Nothing is paid."""
+"""`parquill doctor`: check what a job needs before its first completion, and say what to do. Nothing is paid."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from parquill.tasks.prompts.resolve import resolve_job
 
 
 class Hint(str):
-    """What a check says of something that should be looked at, but is no failure."""
+    """The text of a check that warns but does not fail."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. A check that is ok may still warn."""
+    """The result of one check. A check that is ok may still warn."""
 
     name: str
     ok: bool
@@ -49,7 +49,7 @@ class Check:
 
 
 def examine(job: Job | None, today: date | None = None) -> list[Check]:
-    """Check the installation, and the job if one is given; `today` is by default the day of the clock (UTC)."""
+    """Check the installation, and the job if one is given; `today` defaults to the current day (UTC)."""
     installed = {
         "tokenizer files": _vocabularies,
         "prices": _prices,
@@ -98,7 +98,7 @@ def _shared_limits() -> str:
 def _prefect() -> str:
     version = importlib.metadata.version("prefect")
     if version != "3.9.1":
-        raise ParquillError(f"Prefect {version} is installed; pip install 'prefect==3.9.1'")
+        raise ParquillError(f"Prefect {version} is installed; run pip install 'prefect==3.9.1'")
     check_patience()
     address = configured_server_url()
     if not address:
@@ -114,7 +114,7 @@ def _prefect() -> str:
     except (httpx.HTTPError, httpx.InvalidURL):
         raise ParquillError(f"no server answers at PREFECT_API_URL={told}; start it or unset the variable") from None
     if reply.status_code == 404 and not told.rstrip("/").endswith("/api"):
-        raise ParquillError(f"no API is at PREFECT_API_URL={told}; does it lack /api at its end?")
+        raise ParquillError(f"no API answers at PREFECT_API_URL={told}; is /api missing at its end?")
     if reply.status_code != 200:
         raise ParquillError(f"the server at PREFECT_API_URL={told} answers {reply.status_code}")
     return f"{version}, server {told}"
@@ -146,7 +146,7 @@ def _told_price(job: Job) -> str:
 
 def _tokenizer(job: Job) -> str:
     counter = TokenCounter(job.model, job.tokenizer)
-    return counter.name + ("" if counter.exact else ", as an approximation: the model's own is not public")
+    return counter.name + ("" if counter.exact else ", an approximation: the model's own tokenizer is not public")
 
 
 def _key(job: Job, found: list[Key | None]) -> str:

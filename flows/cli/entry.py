@@ -1,9 +1,9 @@
-"""The console script: how a process begins, before anything is imported, and how it ends, after all has been said.
+"""The console script: how a process begins, before anything is imported, and how it ends, after all output is written.
 
-Importing takes a fraction of a second of which nobody can say to whom a signal comes; a scheduler that ends a job then
-must not take it for a crash. At its end the interpreter would be taken down under threads that still run, of this
-project, of Prefect and of the event loop; once in some ten thousand runs one of them fell into a hole, and a run that
-had ended well was a segmentation fault to whoever started it.
+Imports take a fraction of a second. A signal during that time must end the process as interrupted, or a scheduler that
+ends a job then would take it for a crash. At the end, the process exits without tearing down the interpreter, because
+threads of this project, of Prefect and of the event loop still run: about once in ten thousand runs a torn-down
+interpreter crashed one of them, and a run that had ended well was reported as a segmentation fault.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ INTERRUPTED = 130  # as errors.Interrupted, which is not imported yet
 
 
 def main() -> None:
-    """Run the command; SIGTERM is what Ctrl-C is. The process ends with the code of the SystemExit."""
+    """Run the command; SIGTERM acts like Ctrl-C. The process ends with the code of the SystemExit."""
     _use_utf8()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit_interrupted)
     code = 1
-    # registered before any other, so it runs after all others: whatever has to be said, closed or sent has been
+    # registered first, so it runs last: all other exit functions have printed, closed and sent what they had to
     atexit.register(lambda: _flush_and_exit(code))
     from parquill.flows.cli.commands import main as run
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt: whoever has begun something clears up
+        signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt, so that cleanup runs
     try:
         run()
     except SystemExit as ended:
@@ -39,9 +39,9 @@ def main() -> None:
 
 
 def _use_utf8() -> None:
-    """Start again in Python's UTF-8 mode where paths are ASCII: in the C locale an é could be neither opened nor shown.
+    """Restart in Python's UTF-8 mode if paths are ASCII: in the C locale an é could be neither opened nor shown.
 
-    In other encodings that lack a character it is shown escaped, and a path that has it is refused by `job_file`.
+    In other encodings, a character that they lack is shown escaped, and `job_file` refuses a path that contains it.
     """
     if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode and sys.executable:
         command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
@@ -57,11 +57,11 @@ def _exit_interrupted(_number: int, _frame: FrameType | None) -> None:
 
 
 def _flush_and_exit(code: int) -> None:
-    streams: list[TextIO | None] = [sys.stdout, sys.stderr]  # none that was closed before the command began
+    streams: list[TextIO | None] = [sys.stdout, sys.stderr]  # None if it was closed before the command began
     for stream in streams:
         try:
             if stream is not None:
                 stream.flush()
-        except (OSError, ValueError):  # nobody, or no disk, has taken what was said
+        except (OSError, ValueError):  # a closed pipe or a full disk did not take the output
             code = code or 1
     os._exit(code)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def show_preview(rows: list[dict[str, Any]]) -> None:
-    """Each request: where its row is, its tokens, its body."""
+    """Show each request: where its row is, its tokens, its body."""
     for row in rows:
         print_line(f"--- {row['source_file']}, row {row['row_number']}: {row['prompt_tokens'] or 0:,} prompt tokens")
         if row["error"]:
@@ -29,13 +29,13 @@ def show_preview(rows: list[dict[str, Any]]) -> None:
 
 
 def show_comparison(found: dict[str, Any]) -> None:
-    """Each model's estimate in a table, the cheapest first, and below it what is to be known of each."""
+    """Show each model's estimate in a table, the cheapest first, with notes about the models below it."""
     for line in comparison_lines(found):
         print_line(line)
 
 
 def comparison_lines(found: dict[str, Any]) -> Iterator[str]:
-    """The lines of a comparison: a head, a line for each model with aligned columns, and notes."""
+    """Yield the lines of a comparison: a header, a line for each model with aligned columns, and notes."""
     yield f"{found['rows']:,} rows, the cheapest model first; nothing was sent"
     head = ("model", "lane", "expected", "p90", "worst case", "prompt tokens")
     lines = [head, *(_compared(entry) for entry in found["models"])]
@@ -67,14 +67,14 @@ def _notes(entry: dict[str, Any]) -> Iterator[str]:
 
 
 def rounded(usd: str) -> str:
-    """Dollars that a person compares: cents, and below a dollar two digits that tell something."""
+    """Return dollars for comparison: rounded to cents, or below a dollar to two significant digits."""
     amount = Decimal(usd)
     places = 2 if amount >= 1 or not amount else max(2, 1 - amount.adjusted())
     return f"${amount:,.{places}f}"
 
 
 def show_failed(rows: Iterable[dict[str, Any]]) -> None:
-    """Each row that is not ok."""
+    """Show each row that is not ok."""
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007 - counted for the last line
         print_line(
@@ -85,7 +85,7 @@ def show_failed(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def show_checks(checks: Iterable[Check]) -> None:
-    """Each check: ok, what to look at, or what to do."""
+    """Show each check: ok, a warning, or what to do."""
     for check in checks:
         word = "FAIL" if not check.ok else "warn" if check.warns else "ok  "
         print_line(f"{word} {check.name}: {check.told}")

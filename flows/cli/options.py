@@ -29,13 +29,13 @@ class Whole(click.ParamType[int]):
     name = "N"
 
     def __init__(self, least: int, most: int) -> None:
-        """Both are included."""
+        """Both ends are included."""
         self._least, self._most = least, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """See click.ParamType."""
         text = str(value)
-        # more digits than any of them has are not counted
+        # int() refuses thousands of digits; no range needs 20
         number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
         if number is None or not self._least <= number <= self._most:
             self.fail(f"{text!r} is not a whole number from {self._least:,} to {self._most:,}", param, ctx)
@@ -57,7 +57,7 @@ class PilotRows(click.ParamType[int]):
 
 
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What every command takes that is about one job."""
+    """Add the argument and the options that every command about one job takes."""
     options = (
         click.argument("job", type=click.Path(path_type=Path)),
         click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value)."),

@@ -1,4 +1,4 @@
-"""Prefect on the command line: quiet, and with its embedded server started while something else goes on."""
+"""Prefect on the command line: kept quiet, and its embedded server started while other work is done."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ _OWN_SETTINGS = {  # of the embedded server
 }
 START_TIMEOUT_S = 90.0
 MIN_TIMEOUT_S = 1.0
-SERVER_TIMEOUT_S = 60.0  # a server that is being restarted when a nightly command begins must not cost the night
+SERVER_TIMEOUT_S = 60.0  # a server that restarts while a nightly command begins must not fail the run
 
 
 def set_prefect_defaults() -> None:
-    """Set what must be set before Prefect is imported; what the user has set stays."""
+    """Set what must be set before Prefect is imported, unless the user has set it."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    # one sentence at the end tells what Prefect's tracebacks tell in fifty lines; its own log has them
+    # one sentence at the end replaces Prefect's tracebacks of fifty lines; Prefect's own log has them
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    # nor are the remains of its services of use, which print whole events and logs that a server did not take
+    # and its services would print whole events and logs that a server did not take
     os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
     logging.raiseExceptions = False
-    # a server that is gone is knocked at for seconds, not for minutes: it costs a run no more than its report
+    # try a server that is gone for seconds, not for minutes: a run loses no more than its report
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "2")
 
 
 class EmbeddedServer:
-    """Prefect's server as a process of this run's own, unless PREFECT_API_URL names a running one.
+    """Prefect's server as a child process of this command, unless PREFECT_API_URL names a running one.
 
-    Prefect can start such a server too, but only after importing all of it (2 s of CPU, in a thread beside our own
-    imports), and leaves it behind when this process is killed.
+    Prefect can start such a server too, but only after importing all of itself (2 s of CPU, in a thread that competes
+    with our imports), and leaves the server running if this process is killed.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class EmbeddedServer:
         self._url = ""
 
     def begin(self) -> bool:
-        """Begin to start it, if it is needed; True if it was begun. Call it in the main thread."""
+        """Start the server, if needed, without waiting; return whether it was started. Call it in the main thread."""
         if not self.needed or self._process is not None:
             return False
         check_home()
@@ -67,7 +67,7 @@ class EmbeddedServer:
             probe.bind((HOST, 0))
             port = probe.getsockname()[1]
         self._url = f"http://{HOST}:{port}/api"
-        # -P: what lies in the current folder is not the server's code, whatever its name
+        # -P: a file in the current folder must not shadow a module of the server
         command = [sys.executable, "-P", "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
         command += ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("UVICORN_")}
@@ -77,7 +77,7 @@ class EmbeddedServer:
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # the terminal's Ctrl-C is for the run, which still needs its server (whose own handler would heed it)
+            # Ctrl-C in the terminal must reach only the run, which still needs its server
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into libc
         )
@@ -86,7 +86,7 @@ class EmbeddedServer:
         return True
 
     def wait(self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Wait until a server answers, and have Prefect use it. Raises ParquillError if none does."""
+        """Wait until a server answers, and make Prefect use it. Raises ParquillError if none does."""
         from prefect.context import refresh_global_settings_context
         from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
 
@@ -97,7 +97,7 @@ class EmbeddedServer:
             from parquill.tasks.orchestration.api_client import EMBEDDED
 
             os.environ["PREFECT_API_URL"] = os.environ[EMBEDDED] = self._url
-            if PREFECT_SERVER_API_AUTH_STRING.value():  # what the user's own server wants, this one wants too
+            if PREFECT_SERVER_API_AUTH_STRING.value():  # the embedded server reads this setting too
                 os.environ["PREFECT_API_AUTH_STRING"] = PREFECT_SERVER_API_AUTH_STRING.value()
             _bypass_proxies(HOST)
             refresh_global_settings_context()
@@ -113,7 +113,7 @@ class EmbeddedServer:
                 if not is_told:
                     print_line(
                         f"no Prefect server answers at PREFECT_API_URL={named}; "
-                        f"waiting {SERVER_TIMEOUT_S:.0f} s for it at most"
+                        f"waiting up to {SERVER_TIMEOUT_S:.0f} s for it"
                     )
                     is_told = True
                 sleep(0.1)
@@ -121,25 +121,23 @@ class EmbeddedServer:
     def _away(self, address: str, answer: _HealthCheck) -> str:
         if answer.refusal is not None:
             return (
-                f"the Prefect server at PREFECT_API_URL={address} does not know who asks (HTTP {answer.refusal}); set "
-                "PREFECT_API_AUTH_STRING or PREFECT_API_KEY as it wants them"
+                f"the Prefect server at PREFECT_API_URL={address} refuses the credentials (HTTP {answer.refusal}); set "
+                "PREFECT_API_AUTH_STRING or PREFECT_API_KEY to what it expects"
             )
         if answer.moved_to is not None:
             return (
-                f"what answers at PREFECT_API_URL={address} sends on to {answer.moved_to}, which is not followed, for "
-                "it would be given the credentials; set PREFECT_API_URL to where the server is"
+                f"PREFECT_API_URL={address} redirects to {answer.moved_to}, which is not followed: it would "
+                "receive the credentials. Set PREFECT_API_URL to the server's own address"
             )
         if answer.is_at is not None:
-            return f"PREFECT_API_URL={address} lacks the end of the address: write PREFECT_API_URL={answer.is_at}"
+            return f"PREFECT_API_URL={address} lacks the end of the address: set PREFECT_API_URL={answer.is_at}"
         if self._process is None:
-            way = ", by the proxy that the environment names (NO_PROXY goes past it)" if _has_proxy(address) else ""
+            way = ", through the proxy that the environment sets (NO_PROXY bypasses it)" if _has_proxy(address) else ""
             return (
-                f"no Prefect server answers at PREFECT_API_URL={address}{way}; start it, or unset it to use the "
-                "embedded one"
+                f"no Prefect server answers at PREFECT_API_URL={address}{way}; start the server, or unset "
+                "PREFECT_API_URL to use the embedded one"
             )
-        return (
-            "Prefect's embedded server did not start; `prefect server start` shows why, PREFECT_API_URL names another"
-        )
+        return "Prefect's embedded server did not start: run `prefect server start` to see why, or set PREFECT_API_URL"
 
     def _stop(self) -> None:
         os.environ.pop("PREFECT_API_URL", None)
@@ -152,13 +150,13 @@ class EmbeddedServer:
 
 
 class _HealthCheck(NamedTuple):
-    """Of a server that is asked whether it is well; `is_wrong` if it never will be, at this address."""
+    """The result of a health check; `is_wrong` if no later check at this address can succeed."""
 
     is_there: bool
     is_wrong: bool = False
-    refusal: int | None = None  # the HTTP status that says so, of one that does not know who asks
-    moved_to: str | None = None  # of one that says that it is elsewhere
-    is_at: str | None = None  # of one that is at /api of this address
+    refusal: int | None = None  # the HTTP status, if the server refuses the credentials
+    moved_to: str | None = None  # the address that the server redirects to
+    is_at: str | None = None  # the right address, if that is /api of this one
 
 
 def _ask(client: httpx.Client, address: str) -> _HealthCheck:
@@ -173,7 +171,7 @@ def _ask(client: httpx.Client, address: str) -> _HealthCheck:
     if reply.next_request is not None:
         return _HealthCheck(is_there=False, is_wrong=True, moved_to=_as_told(reply.next_request.url))
     refusal = reply.status_code if reply.status_code in {401, 403} else None
-    # Prefect's pages answer any path with a page of their own, and its API with `true`
+    # Prefect's UI answers any path with an HTML page, its API answers this path with `true`
     is_page = reply.is_success and "html" in reply.headers.get("content-type", "")
     if (is_page or reply.status_code == 404) and not address.endswith("/api") and _is_api(client, f"{address}/api"):
         return _HealthCheck(is_there=False, is_wrong=True, is_at=_as_told(httpx.URL(f"{address}/api")))
@@ -191,7 +189,7 @@ def _is_api(client: httpx.Client, address: str) -> bool:
 
 
 def check_patience() -> None:
-    """Refuse a time in which no server answers: Prefect would end the run with an error of its own (ParquillError)."""
+    """Raise ParquillError if Prefect's request timeout is too short for any answer: Prefect would end the run."""
     from prefect.settings import PREFECT_API_REQUEST_TIMEOUT
 
     seconds = float(PREFECT_API_REQUEST_TIMEOUT.value())
@@ -203,7 +201,7 @@ def check_patience() -> None:
 
 
 def check_home() -> str:
-    """The folder of the embedded server's database. Raises ParquillError if it cannot be written."""
+    """Return the folder of the embedded server's database. Raises ParquillError if it cannot be written."""
     home = os.environ.get("PREFECT_HOME") or os.path.expanduser("~/.prefect")  # noqa: PTH111 - without HOME Path raises
     try:
         os.makedirs(home, exist_ok=True)  # noqa: PTH103
@@ -211,8 +209,8 @@ def check_home() -> str:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ParquillError(
-            f"Prefect's folder {home} cannot be written: {error.strerror}; set PREFECT_HOME to a folder that can, or "
-            "PREFECT_API_URL to a server"
+            f"Prefect's folder {home} cannot be written: {error.strerror}; set PREFECT_HOME to a folder that can be, "
+            "or PREFECT_API_URL to a server"
         ) from None
     return home
 
@@ -229,7 +227,7 @@ def _has_proxy(address: str) -> bool:
 
 
 def _bypass_proxies(host: str) -> None:
-    """Have nobody of this process look for a proxy on the way to a host, which is this machine."""
+    """Bypass proxies, in this whole process, for a host that is this machine."""
     known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = ",".join(filter(None, [known, host]))
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = hosts
@@ -242,9 +240,9 @@ def _die_with_parent() -> None:
 
 
 def configured_server_url() -> str:
-    """The address of the server that the user has named, in the environment or in a file of Prefect's; none if empty.
+    """Return the address of the server that the user's environment or Prefect's files name; empty if none does.
 
-    Prefect takes 1.3 s to import, and is asked only if there is a file that may name one.
+    Prefect takes 1.3 s to import, so it is imported only if there is a file that may name a server.
     """
     if address := os.environ.get("PREFECT_API_URL"):
         return address
@@ -256,7 +254,7 @@ def configured_server_url() -> str:
 
 
 def _prefect_config_files() -> Iterator[tuple[str, str]]:
-    """Files in which Prefect may find a server, with what such a file has in it."""
+    """Yield files in which Prefect may find a server, each with a word that such a file contains."""
     home = os.environ.get("PREFECT_HOME") or os.path.expanduser("~/.prefect")  # noqa: PTH111 - without HOME Path raises
     yield os.path.join(home, "profiles.toml"), ""  # noqa: PTH118
     yield from (("prefect.toml", ""), (".env", "PREFECT_"), ("pyproject.toml", "tool.prefect"))
@@ -266,5 +264,5 @@ def _mentions(file: str, word: str) -> bool:
     try:
         with open(file, encoding="utf-8", errors="replace") as found:  # noqa: PTH123
             return word in found.read()
-    except OSError:  # none, or in a folder that may not be entered
+    except OSError:  # no such file, or a folder without permission
         return False

@@ -1,4 +1,4 @@
-"""The first rows as they would be sent."""
+"""`parquill preview`: the first rows as they would be sent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Rows:
 
 
 def preview_rows(job: Job, options: RunOptions, rows: int) -> list[dict[str, Any]]:
-    """The requests of the first rows: place, address, names of headers, body, tokens, or why a row is rejected.
+    """Return the requests of the first rows: source, URL, header names, body, tokens, or why a row is rejected.
 
     Raises BadJob, BadInput. Sends nothing, needs no key.
     """

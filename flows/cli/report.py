@@ -1,4 +1,4 @@
-"""`parquill report`: where the latest run of a job or an output has left what it says."""
+"""`parquill report`: find the summary and the results of the latest run of a job or an output."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from parquill.tasks.storage.uri import check_uri, is_uri
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """The latest run of an output: its summary, its parts with their checksums, and where people look.
+    """The latest run of an output: its summary, its parts with their checksums, and its address.
 
-    `output` is its local folder.
+    `output` is its local folder, None if only the store has it.
     """
 
     summary: dict[str, Any]
@@ -30,7 +30,7 @@ class Latest:
 
 
 def find_latest(where: str, overrides: Sequence[str], day: date | None) -> Latest:
-    """Find it by a job file, an output folder or an address. Raises BadJob, BadInput."""
+    """Find the latest run by a job file, an output folder or an address. Raises BadJob, BadInput."""
     if is_uri(where):
         try:
             check_uri(where)
@@ -48,7 +48,7 @@ def find_latest(where: str, overrides: Sequence[str], day: date | None) -> Lates
 
 
 def _stored(named: str) -> Latest:
-    """Of an output in a store, whatever machine its runs are on."""
-    from parquill.tasks.storage.publish import stored_parts, stored_summary  # the store's libraries take a while
+    """Read the latest run from a store, whichever machine it ran on."""
+    from parquill.tasks.storage.publish import stored_parts, stored_summary  # slow to import
 
     return Latest(stored_summary(named), stored_parts(named), named, None)

@@ -26,20 +26,20 @@ from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import Folders, lock_folders
 from parquill.tasks.storage.published import latest_summary
 
-IMPORT_POLL_INTERVAL_S = 0.05  # until it is seen again whether an import is under way
+IMPORT_POLL_INTERVAL_S = 0.05  # between two looks at whether an import is under way
 
 
 def run_job(
     job: Job, day: date | None, limit: int | None, redo: Sequence[Status]
 ) -> tuple[dict[str, Any] | None, ParquillError | None]:
-    """Run a job to its end; gives the summary, if there is one, and the error that decides the exit code.
+    """Run a job to its end; return the summary, if there is one, and the error that decides the exit code.
 
     Raises BadJob, BadInput, FolderInUse and RefusedByBudget before anything is sent.
     """
     placed, options = resolve_job(job, day, limit, redo)
     folders = Folders.of(placed.output, placed.state)
-    read_key(placed.endpoint)  # a missing key is found now, and not after an hour of reading
-    Ledger().close()  # and so is a ledger that cannot be written
+    read_key(placed.endpoint)  # find a missing key now, not after an hour of reading
+    Ledger().close()  # and a ledger that cannot be written
     folders.create()
     with (
         interrupted_by_signals() as refuse_if_asked,
@@ -52,7 +52,7 @@ def run_job(
             if server.begin():
                 print_line("starting Prefect's embedded server while the input is read")
 
-        # the flow's first step finds this plan and goes on with it
+        # the flow's first step finds this plan and uses it
         run = prepare_run(placed, options, work_ahead)
         if run is None:
             idle = NothingToDo.of(placed, options.redo, options.limit)
@@ -76,7 +76,7 @@ def run_job(
 def _show(run: Run, month: int | None) -> Verdict:
     totals = spent_totals(run)
     if totals.sent:
-        print_line(f"going on with run {run.run_id}: {totals.sent:,} requests were sent before")
+        print_line(f"resuming run {run.run_id}: {totals.sent:,} requests were sent before")
     verdict = check_budget(run.job, run.estimate, run.price, totals, month)
     is_refused = not verdict.fits and run.job.budget.when_short == "refuse" and run.estimate.to_send > 0
     show_estimate(run.estimate, verdict, run.price, sum(totals.statuses.values()), is_refused=is_refused)
@@ -115,7 +115,7 @@ def _run_flow(
         if (error := latest_error()) is None:
             raise
     except (KeyboardInterrupt, TerminationSignal):
-        error = Interrupted("interrupted; run again to go on")
+        error = Interrupted("interrupted; run again to resume")
     except Exception as raised:  # noqa: BLE001 - whatever the server does, what is on disk says how it ended
         error = _ended_without_server(run_id, folders, raised)
     if error is not None and error.exit_code in {2, 3}:
@@ -134,35 +134,36 @@ def _summary_of(run_id: str, folders: Folders) -> dict[str, Any] | None:
 
 
 def _ended_without_server(run_id: str, folders: Folders, raised: Exception) -> ParquillError | None:
-    """How a run ended whose last state Prefect's server did not take: the files are whole, and say it."""
+    """Return how a run ended, from its summary, if Prefect's server did not record the run's last state."""
     summary = _summary_of(run_id, folders)
     if summary is None or summary["state"] == "running":
         raise _of_server(raised) from None
     print_line(
-        f"warning: Prefect's server did not take the run's end ({type(raised).__name__}); results and summary are whole"
+        f"warning: Prefect's server did not record the run's end ({type(raised).__name__}); results and summary are "
+        "complete"
     )
     return error_of(summary["exit_code"], summary["message"] or "")
 
 
 def _of_server(raised: Exception) -> Exception:
-    """What to raise for an error in the middle of a run: one of Prefect's connections has its own sentence."""
+    """Return what to raise for an error during a run: a failed connection to Prefect gets its own sentence."""
     import httpx
 
     if not isinstance(raised, httpx.TransportError):
         return raised
     return ParquillError(
-        f"Prefect's server did not answer ({type(raised).__name__}); see that it runs, and set "
-        "PREFECT_API_REQUEST_TIMEOUT higher if it is slow. What was answered is kept; run again to resume"
+        f"Prefect's server did not answer ({type(raised).__name__}); check that it runs, and raise "
+        "PREFECT_API_REQUEST_TIMEOUT if it is slow. What was answered is kept; run again to resume"
     )
 
 
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[Callable[[], None]]:
-    """Before anything is sent Ctrl-C and SIGTERM remove half a plan, and the exit code is 130.
+    """Before anything is sent, let Ctrl-C and SIGTERM remove an unfinished plan and end with exit code 130.
 
-    Gives what is to be called before anything is sent: it raises Interrupted if there was such a signal. Its exception
-    alone does not tell, since it may come up inside a library that takes it for a fault of its own, and goes on. While
-    something is imported it waits: Prefect prints a traceback where it is interrupted at that, and is left half made.
+    Yields a function to call before anything is sent: it raises Interrupted if there was such a signal. The exception
+    of the signal handler is not enough, since a library may take it for its own error and continue. During an import
+    the handler waits: an interrupted import of Prefect prints a traceback and leaves Prefect half imported.
     """
     asked = False
 
@@ -198,7 +199,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM stops gently, the second at once."""
+    """Let the first Ctrl-C or SIGTERM stop the run gently, and the second at once."""
     from parquill.tasks.llm.open_senders import request_stop_all
     from parquill.tasks.orchestration.flow_run import push_sigterm_handler
 
@@ -207,7 +208,7 @@ def stop_on_signal() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         for name, handler in before.items():
             signal.signal(name, handler)
-        print_line("stopping: waiting for the requests under way; once more to stop at once")
+        print_line("stopping: waiting for the requests under way; interrupt again to stop at once")
         request_stop_all()
         del number
 

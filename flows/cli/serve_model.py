@@ -1,4 +1,4 @@
-"""`parquill serve-model`: the small local model, alone or while a command runs."""
+"""`parquill serve-model`: serve the small local model, alone or while a command runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parquill.flows.cli.local_model import running_model
 
 
 def serve_while(port: int, slots: int, command: Sequence[str]) -> int:
-    """Serve the model while `command` runs, or until Ctrl-C without one; gives the exit code. Raises ParquillError."""
+    """Serve the model while `command` runs, or until Ctrl-C without one; return the exit code. Raises ParquillError."""
     print_line("starting the local model")
     with running_model(port=port, slots=slots) as url:
         print_line(f"the local model answers at {url}; it summarizes passably and translates badly")

@@ -1,4 +1,4 @@
-"""`parquill spend`: what the ledger says of a month, by day, job and model, and where the month is going."""
+"""`parquill spend`: what the ledger has for a month, by day, job and model, and a forecast of the month."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MAX_SHOWN_JOBS = 20
 
 @dataclass(frozen=True, slots=True)
 class SpendQuery:
-    """Which part of the ledger is asked for; `limit` is monthly_usd in nano-dollars, where a job file has it.
+    """Which part of the ledger to read; `limit` is monthly_usd in nano-dollars, if a job file sets it.
 
-    `is_name` where no file says that there is such a job: then the ledger must know it.
+    With `is_name`, `job` is not from a job file, so the ledger must know it.
     """
 
     month: str
@@ -50,9 +50,9 @@ def parse_query(place: str | None, month: str | None, today: date) -> SpendQuery
 
 
 def read_spending(scope: SpendQuery, today: date, resolve: str | None = None) -> dict[str, Any]:
-    """The month as one JSON object; with `resolve` (paid or unpaid) what is in doubt is settled first.
+    """Return the month as one JSON object; with `resolve` (paid or unpaid), first settle what is in doubt.
 
-    Raises BadJob for a name that is neither a file nor that of a job with a run, LedgerFailed.
+    Raises BadJob for a name that is neither a job file nor a job with a run, LedgerFailed.
     """
     ledger, now = Ledger(), datetime.now(UTC)
     try:
@@ -96,7 +96,7 @@ def read_spending(scope: SpendQuery, today: date, resolve: str | None = None) ->
 
 
 def _check_known(name: str, jobs: Sequence[str]) -> None:
-    """Refuse a name that no run has: a file that is not there, or a misspelled job, cost nothing only by mistake."""
+    """Refuse a name that no run has: a missing file or a misspelled job would seem to have cost nothing."""
     if name in jobs:
         return
     near = difflib.get_close_matches(name, jobs, 1)
@@ -107,7 +107,7 @@ def _check_known(name: str, jobs: Sequence[str]) -> None:
 
 
 def _forecast(scope: SpendQuery, mine: int, all_jobs: int, today: date) -> dict[str, Any]:
-    """Where the month ends at the pace so far: spent a day, times the days that the month has."""
+    """Forecast the month at the pace so far: spent per day, times the days of the month."""
     year, month = map(int, scope.month.split("-"))
     days = calendar.monthrange(year, month)[1]
     if (today.year, today.month) > (year, month):
@@ -126,7 +126,7 @@ def _forecast(scope: SpendQuery, mine: int, all_jobs: int, today: date) -> dict[
 
 
 def show_spending(found: dict[str, Any]) -> list[str]:
-    """Lines for a person."""
+    """Return the lines that a person reads."""
     lines = [
         f"{row['day']}  {row['job']}  {row['model']}  {row['runs']} runs  ${row['cost_usd']}"
         + (f"  in doubt ${row['in_doubt_usd']}" if row["in_doubt_usd"].strip("0") != "." else "")
@@ -134,7 +134,7 @@ def show_spending(found: dict[str, Any]) -> list[str]:
     ]
     lines.append(f"{found['month']}: ${found['cost_usd']}, in doubt ${found['in_doubt_usd']}")
     if "resolved_usd" in found:
-        lines.append(f"settled ${found['resolved_usd']} that were in doubt")
+        lines.append(f"settled ${found['resolved_usd']} that was in doubt")
     lines.append(f"at this pace the month ends at ${found['forecast_usd']}")
     if found["monthly_usd"] is not None:
         when = found["limit_met_on"]

@@ -38,11 +38,11 @@ endpoint:
   # auth: api-key                   # the key's header, for Azure and gateways that take no Authorization: Bearer
   # headers_env: {X-Tenant: TENANT} # more headers, each with the NAME of the variable of its value
   # query: {api-version: 2024-10-21}
-  # limit_name: max_completion_tokens   # how the service calls max_output_tokens; by default it is found out
+  # limit_name: max_completion_tokens   # what the service calls max_output_tokens; detected by default
 # price: {usd_per_mtok_input: 0, usd_per_mtok_output: 0}   # for a model without a public price
 
 budget:
-  run_usd: 1.00                     # refused before the start, or stopped on the way, never passed
+  run_usd: 1.00                     # never exceeded: a run is refused before it starts, or stopped on the way
   when_short: refuse                # or partial: complete what fits
 
 limits:
@@ -59,7 +59,7 @@ limits:
 
 
 def warn_of_starter(today: date, text: str = STARTER) -> list[str]:
-    """What to change in a job file that was just written: an old release names a model that may be gone by now."""
+    """Warn about the job file that was just written: the model that an old release names may be shut down."""
     job = make_job(parse_yaml(text, "the starter"))
     shutdown = find_shutdown(job.model, job.endpoint.base_url)
     told = (shutdown.sentence(today) if shutdown is not None else None, warn_of_thinking(job))

@@ -1,4 +1,4 @@
-"""Prefect's server: who knows it, its own clients made less patient, and a plain one that reaches it as they do."""
+"""Clients of Prefect's server: Prefect's own with fewer retries, and a plain one that connects the same way."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from prefect.settings import (
 
 from parquill.tasks.errors import ParquillError
 
-EMBEDDED = "PARQUILL_EMBEDDED_SERVER"  # the address of a server that one command has started for itself
+EMBEDDED = "PARQUILL_EMBEDDED_SERVER"  # the address of the server that a command started for itself
 
 
 def is_shared_server() -> bool:
-    """Whether others know the server too: their runs, and people before its UI."""
+    """Whether others use the server too, such as other runs or people in its UI."""
     address = PREFECT_API_URL.value()
     return bool(address) and address != os.environ.get(EMBEDDED)
 
 
 @contextlib.contextmanager
 def limited_retries(times: int) -> Iterator[None]:
-    """Have Prefect's clients try a request again this often at most, less often where they are set to less.
+    """Limit the retries of Prefect's clients to `times`, or to their setting if that is lower.
 
-    They wait 2, 4, 8, ... seconds before each retry, which is a minute in sum as they are set.
+    They wait 2, 4, 8, ... seconds before each retry: a minute in total with Prefect's defaults.
     """
     context = get_settings_context()
     client = context.settings.client
-    # copied, since Prefect's `temporary_settings` reads and validates every setting anew: 30 ms each time
+    # copied, because Prefect's `temporary_settings` reads and validates every setting again: 30 ms each time
     hasty = client.model_copy(update={"max_retries": min(times, client.max_retries)})
     with SettingsContext(profile=context.profile, settings=context.settings.model_copy(update={"client": hasty})):
         yield
 
 
 def without_password(address: str) -> str:
-    """An address as it may be told."""
+    """Return an address without its user name and password, for messages."""
     return re.sub(r"//[^/]*@", "//", address)
 
 
 def http_client(address: str, timeout: float = 10.0) -> httpx.Client:
-    """A client that reaches a server as Prefect's own do: by their proxies, with their certificates and credentials.
+    """Return a client that connects as Prefect's own do: same proxies, certificates and credentials.
 
-    Prefect's own wait before they try again, so they see a server's return seconds late; this one tries once, for so
-    many seconds. Raises ParquillError for certificates that cannot be read.
+    Prefect's own wait before a retry, so they notice a server's return seconds late; this one tries once, with a
+    timeout in seconds. Raises ParquillError for certificates that cannot be read.
     """
     settings = get_current_settings()
     headers = dict(settings.client.custom_headers)
@@ -67,7 +67,7 @@ def http_client(address: str, timeout: float = 10.0) -> httpx.Client:
 
 def _trusted(address: str) -> ssl.SSLContext | bool:
     if not address.startswith("https:") or PREFECT_API_TLS_INSECURE_SKIP_VERIFY.value():
-        return False  # by http there is nothing to be trusted, and to read all certificates takes 25 ms
+        return False  # http needs no certificates, and to read them all takes 25 ms
     file = PREFECT_API_SSL_CERT_FILE.value() or certifi.where()
     try:
         return ssl.create_default_context(cafile=file)

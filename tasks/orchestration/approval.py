@@ -1,8 +1,9 @@
 """Approval: a run whose expected cost is above `budget.approval_usd` waits for a person, who sees the estimate.
 
-A deployed run is suspended: its process ends, and the answer has the worker start it again. Any other run pauses: its
-process waits for the answer. Each question has a key of its own, noted beside the plan before it is asked: whoever goes
-on with that plan finds the answer by it, and a plan that was made anew, or has become dearer, is asked for again.
+A deployed run is suspended: its process ends, and after the answer the worker starts it again. Any other run pauses:
+its process waits for the answer. Each question has its own key, saved with the plan before the question is asked: a run
+that resumes the plan finds the answer by that key. A new plan, or one that has become more expensive, is asked about
+again.
 """
 
 from __future__ import annotations
@@ -43,23 +44,23 @@ from parquill.tasks.prompts.run import Run
 from parquill.tasks.prompts.run_money import spent_totals
 from parquill.tasks.results.escaping import escape
 
-KEY = "approval"  # what the keys of all questions begin with
+KEY = "approval"  # the keys of all questions begin with this
 AGAIN = "Run again to be asked again"
 ASKS = "waits for your approval: "
 TIMEOUT = "PARQUILL_APPROVAL_TIMEOUT_S"
 DAY_S = 86_400
 MAX_TIMEOUT_S = 3_650 * DAY_S
-POLL_INTERVAL_S = 2  # seconds between looks at the server while a run waits
+POLL_INTERVAL_S = 2  # between polls of the server while a run waits
 
 
 class Approval(RunInput):
-    """The answer of the person who is asked."""
+    """The answer to a question for approval; Prefect's UI shows it as a form."""
 
-    # Prefect keeps no empty answer: one that says nothing is refused, and is neither a yes nor lost
+    # Prefect does not keep an empty answer, so `approve` is required: an empty answer is refused, not taken as a yes
     model_config = ConfigDict(json_schema_extra={"required": ["approve"]})
-    approve: bool = Field(default=True, description="Spend the money; switch it off to decline")
+    approve: bool = Field(default=True, description="Spend the money; switch this off to decline")
 
-    # Prefect stores the form and then its text, and refuses what it has already. After a lost answer both are tried.
+    # Prefect stores the form, then its text, and refuses what it already has. After a lost reply both are tried again.
     @classmethod
     def save(cls, keyset: Keyset, flow_run_id: UUID | None = None) -> None:
         """Store the form and its text, in whichever part the server lacks them."""
@@ -87,7 +88,7 @@ def _unless_stored() -> Iterator[None]:
 
 
 def timeout_s() -> int:
-    """Seconds that a run waits for an answer. Raises BadJob when the environment does not say a number of them."""
+    """Return the seconds that a run waits for an answer. Raises BadJob if PARQUILL_APPROVAL_TIMEOUT_S is not valid."""
     said = os.environ.get(TIMEOUT, str(DAY_S)).strip()
     seconds = int(said) if said.isascii() and said.isdecimal() and len(said) <= len(str(MAX_TIMEOUT_S)) else 0
     if not 0 < seconds <= MAX_TIMEOUT_S:
@@ -96,15 +97,15 @@ def timeout_s() -> int:
 
 
 def timeout_message(about: str) -> str:
-    """The sentence of a run that nobody answered."""
-    return f"nobody approved it within {timeout_s():,} seconds: {about}"
+    """Return the message of a run that got no answer in time."""
+    return f"not approved within {timeout_s():,} seconds: {about}"
 
 
 def wait_for_approval(run: Run) -> None:
-    """Let the run pass if its expected cost asks nobody, or when a person approves; call it in the flow itself.
+    """Return if the run needs no approval, or once a person approves it; call this in the flow itself.
 
-    Raises NotApproved when it is declined, or when nobody answers within PARQUILL_APPROVAL_TIMEOUT_S (default a day);
-    BadJob when that is no number of seconds; Interrupted when it is cancelled meanwhile.
+    Raises NotApproved if it is declined or not answered within PARQUILL_APPROVAL_TIMEOUT_S (default a day); BadJob if
+    that is not a number of seconds; Interrupted if the run is cancelled meanwhile.
     """
     verdict = check_budget(run.job, run.estimate, run.price, spent_totals(run), spent_by_others(run.job, run.run_id))
     if not asks_approval(run.job, verdict) or is_approved(run):
@@ -127,12 +128,12 @@ def _expected(run: Run, verdict: Verdict) -> str:
 def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
-        raise NotApproved(f"{_expected(run, verdict)}, and nobody can be asked outside of a flow")
+        raise NotApproved(f"{_expected(run, verdict)}, and no one can be asked outside a flow")
     deployed = context.flow_run.deployment_id is not None
     text = f"**{escape(run.job.name)}** {ASKS}{escape(_expected(run, verdict))}.\n\n"
     asking = Approval.with_initial_data(description=text + estimate_table(run.estimate))
     waits = "suspended" if deployed else "paused"
-    # Prefect gives a second question with the same key the answer to the first, or refuses it
+    # Prefect answers a second question with the same key from the first, or refuses it
     key = f"{KEY}-{run.run_id}-{secrets.token_hex(4)}"
     keyset = keyset_from_base_key(f"{waits}-{key}")
     question = Question(str(context.flow_run.id), waits, key, run.estimate.expected_nano, now())
@@ -149,8 +150,8 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
     except FlowPauseTimeout:
         raise NotApproved(timeout_message(_expected(run, verdict))) from None
     except httpx.HTTPError:
-        raise NotApproved(f"Prefect's server takes no question: {_expected(run, verdict)}. {AGAIN}") from None
-    # only what a person has said counts: Prefect itself would take yes, the form's default, where nothing was said
+        raise NotApproved(f"Prefect's server did not accept the question: {_expected(run, verdict)}. {AGAIN}") from None
+    # only a person's answer counts: without one, Prefect would return the form's default, which is yes
     answer = _answer_to(question)
     if answer is None:
         raise NotApproved(f"Prefect's server has no answer: {_expected(run, verdict)}. {AGAIN}")
@@ -158,10 +159,10 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
 
 
 def _suspend(asking: type[Approval], keyset: Keyset, seconds: int, key: str) -> None:
-    """Suspend the run, which ends its process: raises Pause once the server has the question.
+    """Suspend the run, which ends its process. Raises Pause once the server has the question.
 
-    The server drops what it has under a question's keys as the run is suspended, so the form is stored after that. If
-    the server's answer to the suspension is lost, Prefect raises Pause without storing the form.
+    When the run is suspended, the server drops what it has under a question's keys, so the form is stored after that.
+    If the server's reply to the suspension is lost, Prefect raises Pause without storing the form.
     """
     try:
         retry_while_unavailable(lambda: suspend_flow_run(wait_for_input=asking, timeout=seconds, key=key))
@@ -171,9 +172,9 @@ def _suspend(asking: type[Approval], keyset: Keyset, seconds: int, key: str) -> 
 
 
 def _earlier_answer(run: Run) -> tuple[Question, Approval] | None:
-    """The answer to a question about this plan: this flow run's own, or the yes that another was given.
+    """Return the answer to a question about this plan: this flow run's own, or a yes to another flow run.
 
-    A no ends the flow run that asked; who starts the job again is asked again.
+    A no ends only the flow run that asked; the next start of the job asks again.
     """
     context = FlowRunContext.get()
     mine = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
@@ -185,11 +186,11 @@ def _earlier_answer(run: Run) -> tuple[Question, Approval] | None:
 
 
 def _answer_to(question: Question) -> Approval | None:
-    """The answer to a question; None if there is none, or if it is of another server."""
+    """Return the answer to a question; None if there is none, or if another server has it."""
     with get_client(sync_client=True) as client:
         try:
             key = keyset_from_base_key(f"{question.waits}-{question.key}")["response"]
             value = client.read_flow_run_input(flow_run_id=UUID(question.flow_run_id), key=key)
-        except Exception:  # noqa: BLE001 - whatever it is, nobody has approved
+        except Exception:  # noqa: BLE001 - whatever the error is, there is no approval
             return None
     return Approval.model_validate_json(value) if value else None

@@ -1,4 +1,4 @@
-"""The summary's tables in Markdown, made with pandas; every value that came from outside is escaped."""
+"""The tables of estimate and summary in Markdown, made with pandas; every value from outside is escaped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 
 def estimate_table(estimate: Estimate) -> str:
-    """The estimate before anything is sent."""
+    """Return the table of the estimate."""
     about = f" ({estimate.tokens_note})" if estimate.tokens_note else ""
     pairs = {
         "rows": f"{estimate.rows:,}",
@@ -43,7 +43,7 @@ def estimate_table(estimate: Estimate) -> str:
 
 
 def rows_table(summary: dict[str, Any]) -> str:
-    """Rows by status, with their share."""
+    """Return the table of rows by status, with their shares."""
     rows = pd.Series({k: v for k, v in summary["rows"].items() if k not in {"total", "reused"}}, dtype="int64")
     frame = pd.DataFrame({"status": rows.index, "rows": rows.map("{:,}".format).to_numpy()})
     total = max(1, summary["rows"]["total"])
@@ -52,7 +52,7 @@ def rows_table(summary: dict[str, Any]) -> str:
 
 
 def groups_tables(summary: dict[str, Any]) -> str:
-    """Rows and cost by each value of each `for_each` name."""
+    """Return a table for each `for_each` name: rows and cost by value."""
     tables = []
     for name, groups in summary["groups"].items():
         frame = pd.DataFrame(groups)
@@ -63,14 +63,14 @@ def groups_tables(summary: dict[str, Any]) -> str:
 
 
 def draw(picture: str, about: str) -> str:
-    """An SVG as an image in Markdown: Prefect's pages draw it, and show no SVG that stands in the text."""
+    """Return an SVG as an image in Markdown: Prefect's pages show that, but no inline SVG."""
     if not picture:
         return ""
     return f"![{about}](data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()})"
 
 
 def links(output: Path, named: str) -> str:
-    """Where the files are: links for a browser on that machine, and what they are called for everybody else."""
+    """Return where the files are: links for a browser on the same machine, with the paths or URIs for everyone else."""
     places = {"Results": "results", "Summary": "summary.json", "Report": "report.html"}
     return "\n\n".join(
         f"[{name}](<{(output / place).as_uri()}>): {escape(join(named, place))}" for name, place in places.items()
@@ -78,7 +78,7 @@ def links(output: Path, named: str) -> str:
 
 
 def money_table(summary: dict[str, Any]) -> str:
-    """Cost against estimate, tokens, requests."""
+    """Return the table of cost against estimate, tokens and requests, with sentences about them."""
     estimate, tokens = summary["estimate"], summary["tokens"]
     pairs = {
         "paid by this run": f"${summary['paid_usd']}",
@@ -107,7 +107,7 @@ def money_table(summary: dict[str, Any]) -> str:
 
 
 def slowest_table(sums: ResultTotals) -> str:
-    """The slowest answers, seconds."""
+    """Return the table of the slowest answers, in seconds."""
     if not sums.slowest:
         return ""
     rows = [[f"{seconds:.2f}", file, row, *each] for seconds, file, row, each in sorted(sums.slowest, reverse=True)]
@@ -115,7 +115,7 @@ def slowest_table(sums: ResultTotals) -> str:
 
 
 def errors_table(sums: ResultTotals) -> str:
-    """Error codes and the first rows that are not ok."""
+    """Return tables of error codes and of the first rows that are not ok."""
     if not sums.first_errors:
         return ""
     counts = pd.Series(sums.errors).sort_values(ascending=False)

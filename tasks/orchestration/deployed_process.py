@@ -1,16 +1,16 @@
-"""The process of a deployed run: how its run ends when the process cannot go on, or never began.
+"""The process of a deployed run: how the run ends if its process cannot continue, or never called the flow.
 
-What Prefect 3.9.1 does, and what follows from it:
+What Prefect 3.9.1 does, and what this module does about it:
 
-- A run that is cancelled while its process starts is never called: the engine is answered "Cancelling" where it asks
-  for "Running", and ends with an error. The worker, which saw no running process to stop, does nothing, and the server
-  gives up after five minutes, for which the deployment's next run waits. So the process itself ends such a run.
-- A worker that is killed leaves the processes of its runs behind, with nobody who reads what they say: at the next line
-  of the log rich ends such a process wherever it stands. So a process that nobody listens to falls silent instead. A
-  run whose worker is gone stops as an interrupted one does: what is under way is kept, and Crashed says why.
-- The engines take any error that a state carries for an "unexpected exception", and write its traceback into the run's
-  log, of a task and again of the flow. One that the run ends with on purpose, a refusal or a stop, is told by the
-  sentence of the state alone, which is in the log as well.
+- If a run is cancelled while its process starts, the flow is never called: the engine asks for "Running", gets
+  "Cancelling", and ends with an error. The worker saw no running process to stop, so it does nothing. The server gives
+  up after five minutes, and the deployment's next run waits that long. So the process itself ends such a run.
+- A killed worker leaves the processes of its runs behind, and no one reads their output: at the next log line, rich
+  ends such a process wherever it is. So a process whose output is not read stops printing instead. A run whose worker
+  is gone stops like an interrupted one: the answers under way are kept, and its state Crashed says why.
+- The engines treat any error in a state as an "unexpected exception", and write its traceback into the run's log, once
+  for a task and again for the flow. An error that ends the run on purpose, a refusal or a stop, is reported only by
+  the sentence of the state, which is in the log as well.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _abandoned = threading.Event()
 
 
 def on_flow_start() -> None:
-    """Note that the flow of this process is called; that of a deployed run outlives who reads its log."""
+    """Note that this process called its flow, and let a deployed run survive a worker that no longer reads its log."""
     _begun.set()
     for name in ("flow_runs", "task_runs"):
         logging.getLogger(f"prefect.{name}").addFilter(_is_unexpected)
@@ -58,30 +58,30 @@ def on_flow_start() -> None:
 
 
 def is_deployed() -> bool:
-    """Whether the flow that is called here is the run of a deployment."""
+    """Whether the current flow run belongs to a deployment."""
     context = FlowRunContext.get()
     return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
 
 
 def worker_is_gone() -> bool:
-    """Whether the worker that started this process is gone; a run that sends asks once a second."""
+    """Whether the worker that started this process is gone; a sending run polls this."""
     if _supervised.is_set() and os.getppid() != _WORKER:
         _abandoned.set()
     return _abandoned.is_set()
 
 
 def crashed_state(error: Interrupted) -> State[Any] | None:
-    """The state of a run that was stopped because its worker is gone; None if that is not why."""
+    """Return the state of a run that was stopped because its worker is gone; None if that is not the reason."""
     return Crashed(message=f"its worker is gone: {error}", data=error) if _abandoned.is_set() else None
 
 
 @atexit.register
 def cancel_if_never_started() -> None:
-    """End the run of this process as cancelled, if it is being cancelled and its flow was never called."""
+    """At exit, end the run of this process as Cancelled if it is being cancelled and its flow was never called."""
     run = os.environ.get(RUN_ID)
     if run is None or _begun.is_set() or not _is_engine():
         return
-    with contextlib.suppress(Exception), get_client(sync_client=True) as client:  # nobody is left to be told
+    with contextlib.suppress(Exception), get_client(sync_client=True) as client:  # too late to report an error
         state = client.read_flow_run(UUID(run)).state
         if state is not None and state.is_cancelling():
             client.set_flow_run_state(UUID(run), Cancelled(message=UNBEGUN))

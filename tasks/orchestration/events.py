@@ -26,19 +26,19 @@ _log = logging.getLogger("parquill")
 
 @contextlib.contextmanager
 def best_effort(what: str) -> Iterator[None]:
-    """Go on whatever the server does, and soon: what is shown must never cost a row, nor minutes.
+    """Log any error as a warning and continue soon: what Prefect shows must never cost a row, nor minutes.
 
-    Prefect's clients of a deployed run ask a server that is away for two minutes, for each thing to be shown.
+    In a deployed run, Prefect's clients would try a server that is away for two minutes, for each thing to show.
     """
     try:
         with limited_retries(TRIES):
             yield
-    except Exception as error:  # noqa: BLE001 - whatever the server does, the run goes on
+    except Exception as error:  # noqa: BLE001 - whatever the server does, the run continues
         _log.warning("%s could not be shown in Prefect (%s)", what, type(error).__name__)
 
 
 def add_tag(tag: str) -> None:
-    """Give the flow run a tag, if it has none of that name: a run that a function call began has no tags at all."""
+    """Give the flow run a tag, unless it has it already; a run that a function call began has no tags."""
     if flow_run.id is None or tag in flow_run.tags:
         return
     with best_effort("the tag"), get_client(sync_client=True) as client:
@@ -48,7 +48,7 @@ def add_tag(tag: str) -> None:
 def emit(name: str, job: Job, *, told: Mapping[str, str] | None = None, **payload: Any) -> None:
     """Emit `parquill.NAME` for a job; the payload holds figures and sentences, never a cell or a key.
 
-    `told` are labels of the event's resource (`parquill.` is put before them): a trigger can match labels only.
+    `told` are labels of the event's resource (prefixed with `parquill.`): a trigger can match only labels.
     """
     related = []
     if flow_run.id:
@@ -65,7 +65,7 @@ def emit(name: str, job: Job, *, told: Mapping[str, str] | None = None, **payloa
 
 
 def emit_estimate(job: Job, estimate: Estimate, verdict: Verdict, run_id: str | None = None) -> None:
-    """`parquill.estimate.ready`: before anything is sent."""
+    """Emit `parquill.estimate.ready`, before anything is sent."""
     emit(
         "estimate.ready",
         job,
@@ -79,7 +79,7 @@ def emit_estimate(job: Job, estimate: Estimate, verdict: Verdict, run_id: str | 
 
 
 def emit_end(run: Run, summary: Mapping[str, Any], *, is_short: bool) -> None:
-    """`parquill.run.finished`, and with `is_short` `parquill.budget.exhausted` before it."""
+    """Emit `parquill.run.finished`; with `is_short`, emit `parquill.budget.exhausted` before it."""
     shares = deviation_percentages(summary)
     figures = {
         "run_id": run.run_id,
@@ -96,7 +96,7 @@ def emit_end(run: Run, summary: Mapping[str, Any], *, is_short: bool) -> None:
     }
     if is_short:
         emit("budget.exhausted", run.job, **figures)
-    # whole numbers, so that a trigger matches from a threshold on: `[2-9][0-9]` and `[1-9][0-9][0-9]*` are 20 and more
+    # whole numbers, so that a trigger can match from a threshold: `[2-9][0-9]` and `[1-9][0-9][0-9]*` mean 20 and more
     whole = {
         "state": str(summary["state"]),
         "exit-code": str(summary["exit_code"]),
@@ -107,9 +107,10 @@ def emit_end(run: Run, summary: Mapping[str, Any], *, is_short: bool) -> None:
 
 
 def deviation_percentages(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Rows that are not ok, of all; and what was paid above the expected cost, of that (negative below it). In percent.
+    """Return, in percent, the share of rows that are not ok, and how far the paid cost is above the expected cost.
 
-    Rows done anew carry what they had cost before: that is no part of what was expected of this run.
+    The second is negative if less was paid. It uses what this run paid: the cost of redone rows includes what they cost
+    before, which the estimate does not.
     """
     rows = summary["rows"]
     expected = Decimal(summary["estimate"]["cost_usd_expected"])

@@ -1,7 +1,7 @@
-"""What a run asks of Prefect's server: whether it is cancelled, whether the server is there; and how it is stopped.
+"""What a run does about Prefect's server: notice a cancellation, wait for a server that is away, stop on SIGTERM.
 
-A worker stops the process of a run that is cancelled in the UI; it does not when its watch has failed, as after a
-server that was away, and a `parquill run` has no worker at all. So a run looks for itself.
+A worker stops the process of a run that is cancelled in the UI, but not if its own watch has failed, for example after
+the server was away; and `parquill run` has no worker. So a run polls its own state.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from parquill.tasks.orchestration.events import best_effort
 
 _T = TypeVar("_T")
 Handler = Callable[[int, FrameType | None], None]
-POLL_INTERVAL_S = 0.5  # from one look to the next: a run that is cancelled sends nothing more within a second
-POLL_TIMEOUT_S = 5.0  # of one look: a connection that a network cut in two is given up, and the next look makes another
+POLL_INTERVAL_S = 0.5  # between polls: within a second, a cancelled run stops sending
+POLL_TIMEOUT_S = 5.0  # of one poll: a dead connection is given up, and the next poll opens another
 SERVER_TIMEOUT_S = 600.0
 RETRY_INTERVAL_S = 5.0
 
@@ -49,9 +49,9 @@ def _is_cancelled(state: State[Any] | None) -> bool:
 
 @contextlib.contextmanager
 def stop_when_cancelled(run_sender: RunSender) -> Iterator[None]:
-    """Stop the sender as soon as the flow run is cancelled, or its worker gone; a server that is away is asked again.
+    """Stop the sender as soon as the flow run is cancelled or its worker is gone; polling survives a server outage.
 
-    One that was cancelled before sends nothing at all.
+    A run that was cancelled before this call sends nothing.
     """
     over = threading.Event()
     if flow_run.id and is_shared_server():
@@ -63,7 +63,7 @@ def stop_when_cancelled(run_sender: RunSender) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()  # it may be in the midst of asking a server that is away: nobody waits for that
+        over.set()  # not joined: the thread may be waiting for a server that is away
 
 
 def _poll(run: UUID, run_sender: RunSender, over: threading.Event) -> None:
@@ -78,26 +78,26 @@ def watch(
     over: threading.Event,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Stop as soon as the type of the flow run's state is of a cancelled one, or its worker gone, until it is over."""
+    """Until `over` is set, call `stop` once the flow run's state is a cancelled one, or its worker is gone."""
     looked = clock()
-    # from look to look, however long one takes: a server that has just come back is slow, and a second is soon gone
+    # the interval includes the poll itself: a server that has just come back is slow, and the run has only a second
     while not over.wait(max(0.0, looked + POLL_INTERVAL_S - clock())):
         looked = clock()
         if worker_is_gone():
             stop()
             return
-        with contextlib.suppress(Exception):  # whatever the server does, the run goes on
+        with contextlib.suppress(Exception):  # whatever the server does, the run continues
             if read_type() in {"CANCELLING", "CANCELLED"} and not over.is_set():
                 stop()
                 return
 
 
-_handlers: list[Handler] = []  # to SIGTERM, of the command that runs
+_handlers: list[Handler] = []  # for SIGTERM, of the command that runs
 
 
 @contextlib.contextmanager
 def push_sigterm_handler(handler: Handler) -> Iterator[None]:
-    """Have the flows that this process calls answer SIGTERM so; call it in the main thread."""
+    """Make `handler` handle SIGTERM in the flows that this process calls; call this in the main thread."""
     _handlers.append(handler)
     try:
         yield
@@ -107,9 +107,9 @@ def push_sigterm_handler(handler: Handler) -> Iterator[None]:
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM stop a command's flow as Ctrl-C does, and not as Prefect has it, which calls it a crash.
+    """Let SIGTERM stop a command's flow as Ctrl-C does; Prefect would report a crash.
 
-    A deployed run leaves SIGTERM to Prefect, whose worker says by it that the run is cancelled.
+    A deployed run leaves SIGTERM to Prefect, whose worker sends it to cancel the run.
     """
     if not _handlers:
         yield
@@ -124,21 +124,21 @@ def sigterm_as_interrupt() -> Iterator[None]:
 def wait_unless_cancelled(
     pausing: Callable[[], Coroutine[Any, Any, Any]], store: Callable[[], Coroutine[Any, Any, None]]
 ) -> Any:
-    """Pause the flow run, and give what it is resumed with; None if that has to be read, because the server was away.
+    """Pause the flow run and return what it is resumed with; None if the caller has to read it, after an outage.
 
-    `store` gives the server the question, which `pausing` does not if the server's answer to the pause is lost.
-    Raises Interrupted as soon as the flow run is cancelled, or this process is asked to stop; FlowPauseTimeout.
+    `store` stores the question on the server; `pausing` does not if the server's reply to the pause is lost.
+    Raises Interrupted as soon as the flow run is cancelled or this process is asked to stop; FlowPauseTimeout.
     """
     context = FlowRunContext.get()
     assert context is not None  # noqa: S101 - only a flow run waits
     assert context.flow_run is not None  # noqa: S101
     over = threading.Event()
     wait = _wait(pausing, store, context.flow_run.id, over)
-    # in a thread of its own: the flow may have been called where a loop runs already
+    # in its own thread: an event loop may already run where the flow was called
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         try:
             return pool.submit(contextvars.copy_context().run, asyncio.run, wait).result()
-        except BaseException:  # a signal's, too
+        except BaseException:  # also that of a signal
             over.set()
             raise
 
@@ -152,8 +152,8 @@ async def _wait(
     paused, is_stored = asyncio.ensure_future(pausing()), False
     async with get_client(httpx_settings={"timeout": POLL_TIMEOUT_S}) as client:
         while not paused.done() or isinstance(paused.exception(), httpx.TransportError | httpx.HTTPStatusError | Pause):
-            # Prefect's own waiting ends when the server is away, and never begins when the server's answer to the pause
-            # was lost: asked again, it says that the run is paused already; the run waits on
+            # Prefect's own waiting ends when the server is away, and never begins if the server's reply to the pause is
+            # lost: the retried pause fails, because the run is paused already. So this loop continues to wait.
             await (asyncio.sleep(POLL_INTERVAL_S) if paused.done() else asyncio.wait({paused}, timeout=POLL_INTERVAL_S))
             state = await _state_of(client, run)
             if over.is_set() or stop_requested.is_set() or _is_cancelled(state):
@@ -172,9 +172,9 @@ async def _wait(
 
 async def _state_of(client: PrefectClient, run: UUID) -> State[Any] | None:
     try:
-        with limited_retries(0):  # an answer, a cancellation or a signal that comes meanwhile is not kept waiting
+        with limited_retries(0):  # so that an answer, a cancellation or a signal is noticed soon
             return (await client.read_flow_run(run)).state
-    except Exception:  # noqa: BLE001 - it is asked again
+    except Exception:  # noqa: BLE001 - the next poll tries again
         return None
 
 
@@ -183,9 +183,10 @@ def retry_while_unavailable(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = stop_requested.wait,
 ) -> _T:
-    """Ask the server for what the run cannot do without, again while it is away or busy, ten minutes at most.
+    """Call `ask`, a request to the server that the run depends on; retry for ten minutes while the server is away.
 
-    Raises what the last try raised; Interrupted when this process is asked to stop meanwhile.
+    A server that answers 5xx counts as away. Raises the error of the last try; Interrupted if this process is asked to
+    stop meanwhile.
     """
     started = clock()
 
@@ -208,17 +209,17 @@ def retry_while_unavailable(
 
 
 def is_away(error: BaseException | None) -> bool:
-    """Whether an error says that no server was there, or only one with a failure of its own."""
+    """Whether an error means that no server answered, or that it answered 5xx."""
     return isinstance(error, httpx.TransportError) or (
         isinstance(error, httpx.HTTPStatusError) and error.response.status_code >= 500
     )
 
 
 def ensure_final_state_accepted() -> None:
-    """Wait for the server that is to take the flow run's end, and have it take that.
+    """Wait for the server, and make sure that it accepts the flow run's final state.
 
-    A run that was cancelled when all was sent already has ended as it did: a state that says so is taken from one that
-    runs, not from one that is being cancelled.
+    A run that was cancelled after everything was sent keeps its real end: the server accepts that state from a Running
+    run, but not from a Cancelling one.
     """
     wait_for_server()
     if not flow_run.id or not is_shared_server():
@@ -227,7 +228,7 @@ def ensure_final_state_accepted() -> None:
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:
         state = client.read_flow_run(run).state
         if state is not None and state.is_cancelling():
-            client.set_flow_run_state(run, Running(message="cancelled when all was sent already"), force=True)
+            client.set_flow_run_state(run, Running(message="cancelled after everything was sent"), force=True)
 
 
 def wait_for_server(
@@ -235,9 +236,9 @@ def wait_for_server(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until the server answers, ten minutes at most, where a deployed run ends: nobody sees it otherwise.
+    """Wait up to ten minutes for the server before a deployed run ends: its end is visible only there.
 
-    Any other run tells its end by itself, so it waits for nobody.
+    Any other run reports its end itself and does not wait.
     """
     if answers is None and not is_deployed():
         return

@@ -23,14 +23,14 @@ from parquill.tasks.storage.folders import Folders, lock_folders
 def resolve_for_flow(
     job: Job, day: date | None, limit: int | None, redo: Sequence[str] | None
 ) -> tuple[Job, RunOptions]:
-    """Place a job for the flow run's scheduled time. Raises BadJob."""
+    """Resolve a job's paths and options for the flow run's scheduled time. Raises BadJob."""
     scheduled: datetime | None = flow_run.scheduled_start_time
     return resolve_job(job, day, limit, redo, now=scheduled)
 
 
 @contextlib.contextmanager
 def job_lock(job: Job) -> Iterator[None]:
-    """Hold the folders of a placed job. Raises FolderInUse, DiskFailed."""
+    """Lock the folders of a placed job. Raises FolderInUse, DiskFailed."""
     folders = Folders.of(job.output, job.state)
     folders.create()
     with lock_folders(folders, f"the job {job.name}"):
@@ -38,7 +38,7 @@ def job_lock(job: Job) -> Iterator[None]:
 
 
 def end_idle(job: Job, options: RunOptions) -> State[Any]:
-    """The final state of a placed job that has nothing to do; the run is named as any other."""
+    """Return the final state of a placed job that has nothing to do; the flow run is named like any other."""
     idle = NothingToDo.of(job, options.redo, options.limit)
     report_previous_end(Folders.of(job.output, job.state))
     name_run(run_name(job, idle.rows["total"]))

@@ -1,7 +1,7 @@
 """How flows and their steps run under Prefect.
 
-A step that pays is never repeated and never cached by Prefect (the journal knows what is paid), and no result is
-persisted: persisted results are pickles, in which prompts and keys would hide.
+Prefect never repeats and never caches a step that pays, because the journal knows what is paid. No result is
+persisted: persisted results are pickles, which could contain prompts and keys.
 """
 
 from typing import Any
@@ -9,14 +9,14 @@ from typing import Any
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
-import parquill.tasks.orchestration.slot_lease  # noqa: F401 - importing it is what has runs outlive their slots
+import parquill.tasks.orchestration.slot_lease  # noqa: F401 - its import lets runs outlive their slots
 
-SHARDS_AT_ONCE = 4  # one that ends, one that begins, two for a margin; the rows of all of them share one set of limits
+SHARDS_AT_ONCE = 4  # one that ends, one that begins, two for a margin; all of them share one set of limits
 
 TASK_OPTIONS: dict[str, Any] = {"retries": 0, "persist_result": False, "cache_policy": NO_CACHE, "log_prints": False}
 FLOW_OPTIONS: dict[str, Any] = {
-    "retries": 0,  # whatever PREFECT_FLOWS_DEFAULT_RETRIES says: a refusal would be asked again, and told as a crash
+    "retries": 0,  # whatever PREFECT_FLOWS_DEFAULT_RETRIES says: a refusal would be repeated, and reported as a crash
     "persist_result": False,
-    "validate_parameters": False,  # by `returns_state`, which ends a bad job in a sentence under a name
+    "validate_parameters": False,  # `returns_state` does: a bad job ends in a named state with one sentence
     "task_runner": ThreadPoolTaskRunner[Any](max_workers=SHARDS_AT_ONCE),
 }

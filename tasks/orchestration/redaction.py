@@ -1,6 +1,6 @@
-"""Errors that nobody foresaw: their kind and place are told, their text is not, since it may hold a cell or a key.
+"""Unexpected errors: their kind and place are reported, but not their text, which may contain a cell or a key.
 
-Prefect writes the text of whatever a flow or a task raises, and that of its causes, into states, logs and events.
+Prefect writes the text of any error that a flow or a task raises, and of its causes, into states, logs and events.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Given = TypeVar("Given")
 
 
 def safe_error(error: Exception) -> Exception:
-    """An error that may be shown: a ParquillError as it is, one of Prefect's own too, any other by kind and place."""
+    """Return an error that may be shown: a ParquillError or one of Prefect's as it is, any other by kind and place."""
     if isinstance(error, ParquillError) or type(error).__module__.partition(".")[0] == "prefect":
         return error
     if os.environ.get("PARQUILL_TRACEBACK"):
@@ -28,20 +28,20 @@ def safe_error(error: Exception) -> Exception:
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
     return Unforeseen(
-        f"unexpected {type(error).__name__} at {place}; what was answered is kept, run again to go on. "
-        "PARQUILL_TRACEBACK=1 shows where it came from"
+        f"unexpected {type(error).__name__} at {place}; what was answered is kept, run again to resume. "
+        "Set PARQUILL_TRACEBACK=1 to see where it came from"
     )
 
 
 def redact_errors(body: Callable[Arguments, Given]) -> Callable[Arguments, Given]:
-    """Let the function of a task raise only errors that may be shown."""
+    """Decorate the function of a task so that it raises only errors that may be shown."""
 
     @functools.wraps(body)
     def careful(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Given:
         try:
             return body(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - each is given on, or replaced
+        except Exception as error:  # noqa: BLE001 - each is raised again, or replaced
             raised = safe_error(error)
-        raise raised  # outside of the handler: not even as its context does the first error go along
+        raise raised  # outside the handler, so that the first error does not stay as its context
 
     return careful

@@ -1,4 +1,4 @@
-"""The log of the flow or task run that is under way, for parts that work in threads of their own."""
+"""The log of the current flow or task run, for code that works in its own threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parquill.tasks.limits.lease_client import LogFn
 
 
 def run_log() -> LogFn:
-    """The log of this flow or task run; outside of one the log of this process."""
+    """Return the log function of the current flow or task run; outside a run, that of this process."""
     try:
         return get_run_logger().log
     except MissingContextError:

@@ -1,13 +1,13 @@
 """The concurrency slot of a deployed run: a lease from Prefect's server, renewed while the run lives.
 
-A deployment's concurrency limit gives each run a lease of a slot. Prefect 3.9.1 renews it for five minutes every four,
-gives up after three failures in a row, and ends the run then: after it has paid for all its rows, since nothing can be
-thrown into a thread that waits. Here
+A deployment's concurrency limit gives each run a lease of a slot. Prefect 3.9.1 renews it every four minutes for five
+minutes, gives up after three failures in a row, and then ends the run: after the run has paid for all its rows, since
+no exception can be raised in a waiting thread. This module changes that:
 
-- a run outlives its slot: two runs of one job are kept apart by the lock on its folders, whatever Prefect knows;
-- a server that is away is asked again for as long as the run lives, and one that was away for two minutes still knows
-  the lease, so no second run is let in meanwhile (one that was restarted does not, unless its leases are on its disk);
-- the slot of a machine that died is free after three minutes.
+- A run outlives its slot: the lock on the job's folders keeps two runs of one job apart, whatever Prefect knows.
+- The run tries to renew the lease as long as it lives. A server that was away for two minutes still knows the lease, so
+  no second run starts meanwhile. A restarted server does not know it, unless it keeps leases on its disk.
+- The slot of a machine that died is free after three minutes.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
 LEASE_EXPIRY_S = 180.0
-RENEW_INTERVAL_S = 30.0  # what is left of a lease when the server goes away: two minutes and a half
+RENEW_INTERVAL_S = 30.0  # so at least two and a half minutes of a lease are left when the server goes away
 GONE = 410
 
 
 @contextmanager
 def maintain_slot_lease(lease_id: UUID, _lease_duration: float = LEASE_EXPIRY_S, **_: Any) -> Iterator[None]:
-    """Renew the lease of a slot in a thread of its own; one that is lost is a warning in the run's log."""
+    """Renew the lease of a slot in a separate thread; a lost lease is a warning in the run's log."""
     over = threading.Event()
-    # in the run's context, so that its log has the warning
+    # in the run's context, so that the warning is in the run's log
     work = contextvars.copy_context().run
     thread = threading.Thread(target=work, args=(_hold, lease_id, over.wait), name="parquill-slot", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()  # it may be in the midst of asking a server that is away: nobody waits for that
+        over.set()  # not joined: the thread may be waiting for a server that is away
 
 
 def _hold(lease_id: UUID, wait: Callable[[float], bool]) -> None:
@@ -48,24 +48,24 @@ def _hold(lease_id: UUID, wait: Callable[[float], bool]) -> None:
         is_lost = not keep_lease(lambda: client.renew_concurrency_lease(lease_id, LEASE_EXPIRY_S), wait)
     if is_lost:
         get_run_logger().warning(
-            "Prefect's server no longer knows the concurrency slot of this run, which goes on without it; "
-            "a second run of the same job would be refused by the lock on its folders"
+            "Prefect's server no longer knows the concurrency slot of this run. The run continues without it; "
+            "the lock on its folders refuses a second run of the same job"
         )
 
 
 def keep_lease(renew: Callable[[], object], wait: Callable[[float], bool]) -> bool:
-    """Renew a lease until `wait`, given seconds, says that it is over; False once the server no longer knows it."""
+    """Renew a lease until `wait(seconds)` returns True; return False once the server no longer knows the lease."""
     while True:
         try:
             renew()
         except PrefectHTTPStatusError as error:
             if error.response.status_code == GONE:
                 return False
-        except Exception:  # noqa: BLE001, S110 - whatever keeps the server from answering, it is asked again
+        except Exception:  # noqa: BLE001, S110 - whatever the error is, the next interval tries again
             pass
         if wait(RENEW_INTERVAL_S):
             return True
 
 
-# the engine has no setting for it; it looks the name up when a run begins, after the flow's file was imported
+# the engine has no setting for this; it looks the name up when a run begins, after the flow's file was imported
 vars(flow_engine)["maintain_concurrency_lease"] = maintain_slot_lease

@@ -1,7 +1,7 @@
-"""The names under which Prefect shows how a run ended, each with its one sentence.
+"""The named states in which Prefect shows how a run ended, each with one sentence.
 
-A flow that is called as a function gives its summary or raises its error as before: both ride in the state, in memory
-only, since results are not persisted.
+A flow that is called as a function still returns its summary or raises its error: the state carries both, in memory
+only, because results are not persisted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from parquill.tasks.orchestration.flow_run import ensure_final_state_accepted
 from parquill.tasks.orchestration.redaction import safe_error
 from parquill.tasks.results.tolerance import NothingToDo
 
-TAG = "parquill"  # of every flow run: what automations match
+TAG = "parquill"  # of every flow run, for automations to match
 FAILED_ROWS = "Completed with failed rows"
 TOO_MANY_FAILED_ROWS = "Too many failed rows"
 DOES_NOT_FIT = "Does not fit the budget"
@@ -60,7 +60,7 @@ _latest: list[ParquillError] = []
 
 
 def state_of(error: ParquillError) -> State[Any]:
-    """The final state of a run that ended with an error."""
+    """Return the final state of a run that ended with an error."""
     if isinstance(error, Interrupted):
         return Cancelled(message=str(error), data=error)
     name = next((NAMES[kind] for kind in type(error).__mro__ if kind in NAMES), "Failed")
@@ -68,7 +68,7 @@ def state_of(error: ParquillError) -> State[Any]:
 
 
 def state_of_summary(summary: dict[str, Any]) -> State[Any]:
-    """The final state of a run that ended well: rows that are not ok, but are tolerated, are in its name."""
+    """Return the final state of a run that ended well; its name says if some rows are not ok but tolerated."""
     rows = summary.get("rows", {"ok": 0, "total": 0})
     if summary.get("message"):
         return Completed(name=FAILED_ROWS, message=summary["message"], data=summary)
@@ -77,12 +77,12 @@ def state_of_summary(summary: dict[str, Any]) -> State[Any]:
 
 
 def state_of_estimate(verdict: Verdict, figures: dict[str, Any]) -> State[Any]:
-    """The final state of a dry run, which has done its work whatever it found; the name says if it does not fit."""
+    """Return the final state of a dry run: always Completed; its name says if the cost does not fit the budget."""
     return Completed(name=None if verdict.fits else DOES_NOT_FIT, message=verdict.sentence, data=figures)
 
 
 def state_of_idle(idle: NothingToDo) -> State[Any]:
-    """The final state of a start that found nothing to do: as good as the results that are there."""
+    """Return the final state of a start that found nothing to do: it reflects the existing results."""
     if idle.error is not None:
         return state_of(idle.error)
     name = FAILED_ROWS if idle.rows["ok"] < idle.rows["total"] else None
@@ -101,9 +101,9 @@ def latest_error() -> ParquillError | None:
 def returns_state(
     body: Callable[Given, dict[str, Any] | State[Any]],
 ) -> Callable[Given, dict[str, Any]]:
-    """Let the body of a flow that gives a summary, or raises a ParquillError, end with the state that says so.
+    """Decorate the body of a flow, which returns a summary or raises a ParquillError, to end with the matching state.
 
-    What the flow is given is validated here. A state that the body gives is passed on. Whoever calls the flow is given
+    The flow's arguments are validated here. A state that the body returns is passed on. The caller of the flow gets
     the state's data, or its error.
     """
     arguments = Arguments(body)
@@ -122,13 +122,13 @@ def returns_state(
             if not isinstance(shown, ParquillError):
                 raise
             _latest[:] = [shown]
-            if isinstance(shown, Interrupted):  # who asks for a stop waits for nobody
+            if isinstance(shown, Interrupted):  # a stop does not wait for the server
                 return process.crashed_state(shown) or state_of(shown)
             ensure_final_state_accepted()
             return state_of(shown)
         ensure_final_state_accepted()
         return ended if isinstance(ended, State) else state_of_summary(ended)
 
-    # Prefect draws the form from the signature, and would look for the names in it where `told` is defined
+    # Prefect builds the form from the signature, and would look up its names in the module where `told` is defined
     vars(told)["__signature__"] = arguments.signature
     return told

@@ -1,7 +1,7 @@
-"""Which flow run leads a run on disk, and the end of one whose process could not tell it.
+"""Which flow run leads a run on disk, and the final state of a flow run whose process could not report it.
 
-A process that dies says nothing, and one whose server is away is not heard: in the UI its flow run seems to run for
-ever. The next start of the job knows better, since it holds the folders that the other one held.
+A process that dies reports nothing, and one whose server is away cannot report: in the UI its flow run seems to run
+forever. The next start of the job knows that it has ended, because it now holds the folders that the other one held.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from parquill.tasks.storage.disk import DISK, read_json
 from parquill.tasks.storage.folders import Folders
 
 ENDED = frozenset({"finished", "stopped"})
-DIED = "its process died without a word; the next run of the job has taken over its work"
+DIED = "its process died without reporting its end; the next run of the job has taken over its work"
 
 
 def register_flow_run(run: Run) -> None:
-    """Note that this flow run leads the run now; one that led it before and seems to run or wait still is Crashed.
+    """Note that this flow run leads the run now; end the previous one if it still seems to run or wait.
 
-    Raises DiskFailed.
+    Its state is what its summary says, or Crashed if that does not say how it ended. Raises DiskFailed.
     """
     report_previous_end(run.folders, run.run_id)
     path, mine = run.folder.path / "flow_run.json", flow_run.id
@@ -43,14 +43,14 @@ def register_flow_run(run: Run) -> None:
     if before is not None:
         summary = _summary(run.folders)
         told = summary.get("run_id") == run.run_id and summary["state"] in ENDED
-        with best_effort("the end of the flow run before"), get_client(sync_client=True) as client:
+        with best_effort("the end of the previous flow run"), get_client(sync_client=True) as client:
             _end(client, before, _state_of(summary) if told else Crashed(message=DIED))
 
 
 def redo_already_done(folders: Folders) -> bool:
-    """Whether this flow run, which is retried then, has led a run of this output that is not under way any more.
+    """Whether this flow run is retried and its `--redo` is done: it led a run of this output that is not current now.
 
-    What it was to do anew is done, by it or by who took over: to do it again would pay for all of it again.
+    That run was finished by this flow run or by another that took over; to redo the rows again would pay again.
     """
     if flow_run.id is None:
         return False
@@ -63,13 +63,13 @@ def redo_already_done(folders: Folders) -> bool:
 
 
 def report_previous_end(folders: Folders, run_id: str | None = None) -> None:
-    """Tell the server the end of the latest run of an output, unless it knows it, or it is this one."""
+    """Report the end of an output's latest run to the server, unless the server has it, or it is this run."""
     summary = _summary(folders)
     if summary.get("state") not in ENDED or summary["run_id"] == run_id:
         return
     before = (read_json(folders.run(summary["run_id"]).path / "flow_run.json") or {}).get("flow_run_id")
     if before not in {None, flow_run.id}:
-        with best_effort("the end of the run before"), get_client(sync_client=True) as client:
+        with best_effort("the end of the previous run"), get_client(sync_client=True) as client:
             _end(client, before, _state_of(summary))
 
 
@@ -78,7 +78,7 @@ def _summary(folders: Folders) -> dict[str, Any]:
 
 
 def _state_of(summary: Mapping[str, Any]) -> State[Any]:
-    """The state that the run would have ended with; its data is nobody's any more."""
+    """Return the state that the run would have ended with, without data: no caller is left to get it."""
     error = error_of(summary["exit_code"], summary["message"] or "")
     state = state_of(error) if error is not None else state_of_summary(dict(summary))
     state.data = None
@@ -86,12 +86,12 @@ def _state_of(summary: Mapping[str, Any]) -> State[Any]:
 
 
 def _end(client: SyncPrefectClient, flow_run_id: str, state: State[Any]) -> None:
-    """End a flow run that seems to run, or to wait with a process of its own."""
+    """End a flow run that seems to run, or to wait with its own process."""
     try:
         found = client.read_flow_run(UUID(flow_run_id)).state
-    except ObjectNotFound:  # deleted, or of another server
+    except ObjectNotFound:  # deleted, or on another server
         return
-    # one that is suspended has no process: it waits for its answer
+    # a suspended run has no process: it still waits for its answer
     waits = found is not None and found.is_paused() and not found.state_details.pause_reschedule
     if found is not None and (found.is_running() or waits):
         client.set_flow_run_state(UUID(flow_run_id), state)

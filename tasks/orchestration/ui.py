@@ -1,4 +1,4 @@
-"""What Prefect's UI shows of a run. None of it may cost a row: a server that does not answer is a warning, no more."""
+"""What Prefect's UI shows of a run. None of it may cost a row: a server that does not answer causes only a warning."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from parquill.tasks.results.escaping import escape, escape_inline, strip_control
 from parquill.tasks.results.totals import ResultTotals
 
 UPDATE_INTERVAL_S = 2.0
-POLL_INTERVAL_S = 0.1  # how late a warning may come
+POLL_INTERVAL_S = 0.1  # the longest delay of a warning
 MAX_WORD = 80  # in the name of a run
 
 
 def _key(kind: str, job: Job) -> str:
-    """A key that no other job's artifact has; Prefect takes lower case letters, digits and dashes."""
+    """Return an artifact key unique to the job; Prefect allows lower case letters, digits and dashes."""
     slug = re.sub(r"[^a-z0-9]+", "-", job.name.lower()).strip("-") or "job"
     if slug != job.name:
         slug += "-" + hashlib.sha256(job.name.encode("utf-8", "surrogatepass")).hexdigest()[:6]
@@ -54,7 +54,7 @@ def _key(kind: str, job: Job) -> str:
 
 
 def flow_run_name(what: str | None = None) -> Callable[[], str]:
-    """Names a flow run by its job, by what it does with it, and by its model, before anybody has looked at them."""
+    """Return a function that names a flow run by job, by `what` it does and by model, before they are validated."""
 
     def name() -> str:
         given = flow_run.parameters
@@ -76,13 +76,13 @@ def _word(value: Any, otherwise: str) -> str:
 
 
 def run_name(job: Job, rows: int, what: str = "") -> str:
-    """What a run is called: its job, its rows and its model; `what` is done with them, where they are not completed."""
+    """Return the name of a run: its job, its rows and its model; `what` precedes the rows, such as `estimate of `."""
     words = [" ".join(strip_control(word).split()) for word in (job.name, job.model)]
     return f"{words[0]} · {what}{rows:,} row{'' if rows == 1 else 's'} · {words[1]}"
 
 
 def name_run(name: str) -> None:
-    """Give the flow run a name that a person reads."""
+    """Set the flow run's name in the UI."""
     with best_effort("the run's name"):
         if flow_run.id:
             with get_client(sync_client=True) as client:
@@ -90,7 +90,7 @@ def name_run(name: str) -> None:
 
 
 def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: ModelPrice) -> None:
-    """The estimate as an artifact, its headline in the description."""
+    """Show the estimate as an artifact, with its headline as the description."""
     rejected = ", ".join(f"{code} {count:,}" for code, count in sorted(estimate.rejected.items()))
     parts = [
         f"# Estimate of {escape(job.name)}",
@@ -111,9 +111,9 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: ModelPr
 
 
 def show_summary(run: Run, sums: ResultTotals, summary: dict[str, Any]) -> None:
-    """The cost summary as an artifact, its headline in the description."""
+    """Show the cost summary as an artifact, with its headline as the description."""
     rows = summary["rows"]
-    # what this run paid: the cost of the rows includes what redone rows cost before, which was not estimated
+    # what this run paid: cost_usd includes what redone rows cost before, which was not estimated
     headline = (
         f"{rows['ok']:,} of {rows['total']:,} rows ok, ${summary['paid_usd']} (expected "
         f"${summary['estimate']['cost_usd_expected']}), exit {summary['exit_code']}"
@@ -140,7 +140,7 @@ def show_summary(run: Run, sums: ResultTotals, summary: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def show_progress(run: Run, run_sender: RunSender) -> Iterator[None]:
-    """Keep a progress artifact up to date, at most every two seconds, from a thread of its own."""
+    """Keep a progress artifact up to date, at most every two seconds, from a separate thread."""
     artifact_id: Any = None
     with best_effort("the progress"):
         artifact_id = create_progress_artifact(
@@ -154,7 +154,7 @@ def show_progress(run: Run, run_sender: RunSender) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        run_sender.request_stop()  # the last look may take a while, and nothing more is to be sent meanwhile
+        run_sender.request_stop()  # the last update may take a while, and nothing more may be sent meanwhile
         raise
     finally:
         over.set()
@@ -162,11 +162,11 @@ def show_progress(run: Run, run_sender: RunSender) -> Iterator[None]:
 
 
 def _progress_loop(run: Run, run_sender: RunSender, artifact_id: Any, over: threading.Event) -> None:
-    """Look at the soft limits and the service all the time, and show the progress every now and then and at the end."""
+    """Check soft limits and service every POLL_INTERVAL_S; show progress every UPDATE_INTERVAL_S and at the end."""
     shown, reported = time.monotonic(), 0
     while True:
         last = over.wait(POLL_INTERVAL_S)
-        service = list(run_sender.sender.told)  # it grows meanwhile
+        service = list(run_sender.sender.told)  # a copy: the sender appends to it
         for told in service[reported:]:
             with best_effort("the warning"):
                 get_run_logger().warning(told)
@@ -181,7 +181,7 @@ def _progress_loop(run: Run, run_sender: RunSender, artifact_id: Any, over: thre
 
 
 def _show_progress(run: Run, run_sender: RunSender, artifact_id: Any) -> Any:
-    """Show how far the run is, in an artifact that is made now if the server was away until now; gives its id."""
+    """Update the progress artifact, or create it if the server was away until now; return its id."""
     progress, told = run_sender.sender.progress, escape_inline(headline(run, run_sender))
     share = round(100.0 * progress.done / max(1, progress.total), 1)
     with best_effort("the progress"):
@@ -193,7 +193,7 @@ def _show_progress(run: Run, run_sender: RunSender, artifact_id: Any) -> Any:
 
 
 def _warn(run: Run, run_sender: RunSender, told: str) -> None:
-    """Say, at the moment, that a soft limit is passed: in the flow run's log, as an event and as an artifact."""
+    """Report at once that a soft limit is passed: in the flow run's log, as an event and as an artifact."""
     with best_effort("the warning"):
         get_run_logger().warning(told)
     emit("budget.soft-limit", run.job, run_id=run.run_id, message=told)
@@ -211,7 +211,7 @@ def _warn(run: Run, run_sender: RunSender, told: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A time as a person reads it: 40 s, 12 min, 3 h 5 min."""
+    """Return a time as a person reads it: 40 s, 12 min, 3 h 5 min."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -219,7 +219,7 @@ def duration(seconds: float) -> str:
 
 
 def headline(run: Run, run_sender: RunSender) -> str:
-    """Rows, money and pace in one line."""
+    """Return rows, money and time left in one line."""
     progress, budget = run_sender.sender.progress, run_sender.budget
     limit = f" of {format_usd(budget.limit)}" if budget.limit is not None else ""
     doubt = f", {format_usd(budget.in_doubt)} in doubt" if budget.in_doubt else ""

@@ -1,4 +1,4 @@
-"""Two small pictures for the report, as SVG: what the run cost against its estimate, and how long the answers were."""
+"""Two small SVG charts for the report: the cost against the estimate, and the lengths of the answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _environment = Environment(autoescape=True)
 
 
 def draw_cost(estimate: Mapping[str, Any], cost_usd: str) -> Markup:
-    """A line of dollars: the 90 % interval shaded where there is one, marks at expected, p90, worst case and cost."""
+    """Draw a line of dollars: the 90 % interval shaded, if there is one, and marks at expected, worst case and cost."""
     amounts = {name: Decimal(estimate[f"cost_usd_{name}"]) for name in ("expected", "p90", "worst")}
     most = max(*amounts.values(), Decimal(cost_usd), Decimal("1e-9"))
 
@@ -53,7 +53,7 @@ def draw_cost(estimate: Mapping[str, Any], cost_usd: str) -> Markup:
             "text_y": text_y, "anchor": anchor, "color": color, "width": width
         }  # fmt: skip
 
-    # each text has a height of its own: on a first night what is expected is the worst case
+    # each text has its own height: in a first run the expected cost is the worst case
     marks = [
         mark("worst case", amounts["worst"], 88, color="#7a8691", width=2),
         mark("expected", amounts["expected"], 104, color="#2f6fab", width=2),
@@ -68,9 +68,9 @@ def draw_cost(estimate: Mapping[str, Any], cost_usd: str) -> Markup:
 
 
 def draw_lengths(outputs: Mapping[int, int], predicted: Sequence[Sequence[float]]) -> Markup:
-    """Bars: the share of answers by output tokens (`outputs`: bin -> answers); a line: what was predicted, if it was.
+    """Draw bars, the share of answers by output tokens (`outputs`: bin -> answers), and a line of what was predicted.
 
-    Bins are `OUTPUT_BINS_A_DOUBLING` to the doubling, as `length_model` makes them.
+    There are `OUTPUT_BINS_A_DOUBLING` bins per doubling, as in `length_stats`. Empty if there are no answers.
     """
     answers = sum(outputs.values())
     shares = {number: count / answers for number, count in outputs.items()}
@@ -79,7 +79,7 @@ def draw_lengths(outputs: Mapping[int, int], predicted: Sequence[Sequence[float]
         return Markup("")
     first, last = min([*shares, *told]), max([*shares, *told])
     step = min(MAX_BAR_WIDTH, (RIGHT - LEFT) / (last - first + 1))
-    is_narrow = last - first < OUTPUT_BINS_A_DOUBLING  # then no bin, or one, may begin at a power of two
+    is_narrow = last - first < OUTPUT_BINS_A_DOUBLING  # then at most one bin begins at a power of two
     tallest = max([*shares.values(), *told.values()])
 
     def height(share: float) -> float:

@@ -1,4 +1,4 @@
-"""Counted against reported prompt tokens, as a person reads them."""
+"""Sentences and figures that compare counted with reported prompt tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIN_DEVIATION = 0.01  # smaller ones need no explanation
 
 
 def compared_json(found: CountComparison, *, model: str, encoding: str, exact: bool) -> dict[str, Any]:
-    """The `counted` part of a summary: tokens of this run's answers, the worst row, what a difference means."""
+    """Return the `counted` part of a summary: tokens of this run's answers, the worst row, what a difference means."""
     worst = found.worst
     return {
         "answers": found.answers,
@@ -34,20 +34,20 @@ def compared_json(found: CountComparison, *, model: str, encoding: str, exact: b
 
 
 def _meaning(found: CountComparison, model: str, encoding: str, *, exact: bool) -> str | None:
-    """What it means when counted and reported tokens differ by more than a hundredth; None when they do not."""
+    """Say why counted and reported tokens differ; None if they differ by a hundredth or less."""
     deviation = found.deviation
     if deviation is None or abs(deviation) <= MIN_DEVIATION:
         return None
     told = f"the service reports {abs(deviation):.1%} {'more' if deviation > 0 else 'fewer'} prompt tokens than counted"
     if not exact:
-        return f"{told}: {encoding} only stands in for the tokenizer of {model}; the next estimate is corrected by it"
+        return f"{told}: {encoding} only stands in for the tokenizer of {model}; the next estimate corrects for this"
     if deviation > 0:
-        return f"{told} by the encoding of {model}: it adds text of its own or serves another model; it was paid for"
-    return f"{told} by the encoding of {model}: it shortens prompts or serves another model; the estimate was too high"
+        return f"{told} by the encoding of {model}: it adds text of its own or serves another model; you paid for them"
+    return f"{told} by the encoding of {model}: it cuts prompts or serves another model, so the estimate was too high"
 
 
 def counted_line(counted: Mapping[str, Any]) -> str:
-    """The sums of the `counted` part of a summary, and their deviation."""
+    """Return the sums of the `counted` part of a summary, and their deviation, as one line."""
     return (
         f"counted {counted['prompt_tokens_counted']:,}, reported {counted['prompt_tokens_reported']:,} "
         f"({counted['deviation'] or 0:+.2%})"
@@ -55,7 +55,7 @@ def counted_line(counted: Mapping[str, Any]) -> str:
 
 
 def worst_line(counted: Mapping[str, Any]) -> str:
-    """The row whose count was farthest off; empty when none was off."""
+    """Return a line about the row whose count was farthest off; empty if none was off."""
     worst = counted["worst_row"]
     if worst is None or not worst["deviation"]:
         return ""

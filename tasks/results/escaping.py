@@ -1,4 +1,4 @@
-"""Text from outside made fit to be shown: nothing in it moves a cursor, turns letters around or hides."""
+"""Make text from outside safe to show: nothing in it moves the cursor, reverses letters or hides."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import html
 import re
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~-])")
-# what is obeyed within a line; a _ between letters, and an & that begins no entity, are not
+# what Markdown interprets within a line; not a _ between letters, nor an & that begins no entity
 _INLINE = re.compile(r"([\\`*\[<~]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;))")
-_BLOCK = re.compile(r"^(\d*)([#>+-]|(?<=\d)[.)](?= |$))")  # what is obeyed at the beginning of a line
-# Where an address would become a link. An empty tag stops that in both of Prefect's UIs and is not seen; a backslash
-# stops it in one of them only, the other looks for addresses in what is left when the backslashes are gone.
+_BLOCK = re.compile(r"^(\d*)([#>+-]|(?<=\d)[.)](?= |$))")  # what Markdown interprets at the start of a line
+# Where an address would become a link. An empty, invisible tag prevents that in both of Prefect's UIs. A backslash
+# prevents it in one of them only: the other looks for addresses after it has removed the backslashes.
 _ADDRESS = re.compile(r"(?i)(?:(?<=http:)|(?<=https:)|(?<=ftp:))(?=//)|(?<=www)(?=\.)|(?<=[\w.+-])(?=@\\?[\w-])")
 BREAK = "<wbr>"
 
 
 def strip_control(text: object) -> str:
-    """Text without what a terminal or a page obeys: control characters, bidi overrides, invisible characters.
+    """Replace control characters, bidi overrides and invisible characters with U+FFFD.
 
-    Each becomes U+FFFD. Line ends stay.
+    Line ends stay.
     """
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
 def one_line(text: object) -> str:
-    """`strip_control` text as one line, for a table or a sentence: its line ends become U+FFFD too."""
+    """Return `strip_control` text as one line, for a table or a sentence: line ends become U+FFFD too."""
     return strip_control(text).replace("\n", "\N{REPLACEMENT CHARACTER}")
 
 
 def unescape(line: str) -> str:
-    """The text that `escape` was given, but for what `strip_control` has taken from it."""
+    """Undo `escape`, except for the characters that `strip_control` replaced."""
     return html.unescape(re.sub(r"\\(.)", r"\1", line.replace(BREAK, "")))
 
 
 def escape(text: object) -> str:
-    """One line that neither Markdown nor HTML takes for anything else."""
+    """Return one line in which neither Markdown nor HTML finds any markup."""
     line = html.escape(strip_control(text), quote=False).replace("\n", " ")
     return _ADDRESS.sub(BREAK, _MARKDOWN.sub(r"\\\1", line))
 
 
 def escape_inline(text: object) -> str:
-    """One line for what is Markdown on a page and plain text elsewhere: only what would be obeyed is escaped."""
+    """Escape one line that is Markdown on one page and plain text on another: only real markup is escaped."""
     line = strip_control(text).replace("\n", " ").strip()
     return _ADDRESS.sub(BREAK, _BLOCK.sub(r"\1\\\2", _INLINE.sub(r"\\\1", line)))

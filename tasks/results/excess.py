@@ -1,4 +1,4 @@
-"""What a person reads when replies cost more than was reserved for them, or report figures that do not add up."""
+"""Sentences about replies that cost more than was reserved for them, or whose usage does not add up."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from parquill.tasks.llm.usage import FLAGS
 from parquill.tasks.money.amounts import format_usd, usd_to_nano
 from parquill.tasks.records import Usage
 
-OVER_RESERVED = "the service billed {usd} beyond what was reserved, and the true figures are booked"
+OVER_RESERVED = "the service billed {usd} beyond what was reserved; what it billed is booked"
 CAUSES = {
     "answers": (
-        "answers longer than max_output_tokens ({rows}), as of a model whose reasoning ignores it: raise "
-        "max_output_tokens or choose another model"
+        "answers longer than max_output_tokens ({rows}), for example from a model whose reasoning ignores it: "
+        "raise max_output_tokens or choose another model"
     ),
     "prompts": (
-        "prompts longer than counted ({rows}): the next estimate is corrected by it; `tokenizer` can name another "
+        "prompts longer than counted ({rows}): the next estimate corrects for this; `tokenizer` can name another "
         "encoding"
     ),
     "prices": (
-        "another price than reserved ({rows}), as of a faster service tier, which the settings of the project choose"
+        "another price than reserved ({rows}), for example of a faster service tier that the project's settings choose"
     ),
 }
 
 
 def causes_of(usage: Usage | None, reserved_tokens: int, max_output_tokens: int) -> Iterator[str]:
-    """The keys of CAUSES for a reply that cost more than its reservation; `reserved_tokens` are those of its prompt."""
+    """Yield keys of CAUSES for a reply that cost more than reserved; `reserved_tokens` are those of its prompt."""
     is_longer = usage is not None and usage.completion > max_output_tokens
     is_more = usage is not None and usage.prompt > reserved_tokens
     if is_longer:
@@ -39,12 +39,12 @@ def causes_of(usage: Usage | None, reserved_tokens: int, max_output_tokens: int)
 
 
 def has_excess(summary: Mapping[str, Any]) -> bool:
-    """Whether something was billed beyond its reservation."""
+    """Whether any reply was billed beyond its reservation."""
     return Decimal(summary["over_reserved_usd"]) > 0
 
 
 def money_sentences(summary: Mapping[str, Any]) -> list[str]:
-    """Sentences about a summary: billed beyond the reservations, usage that does not add up or cannot be used."""
+    """Return sentences about a summary: cost beyond the reservations, usage that does not add up or is missing."""
     sentences = []
     if has_excess(summary):
         parts = [OVER_RESERVED.format(usd=format_usd(usd_to_nano(Decimal(summary["over_reserved_usd"]))))]

@@ -1,4 +1,4 @@
-"""How a run ended, and what that means for its exit code."""
+"""The end of a run: its summary, its error and so its exit code."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from parquill.tasks.results.tolerance import check_not_ok, warn_of_not_ok
 from parquill.tasks.results.totals import ResultTotals
 from parquill.tasks.storage.disk import DISK, TEMPORARY, Disk, read_json, remove_folder, sweep
 
-ROOM_BYTES = 64 << 10  # of several summaries
+ROOM_BYTES = 64 << 10  # enough for several summaries
 
 
 def final_error(run: Run, sums: ResultTotals, ending: SendResult) -> ParquillError | None:
-    """The error that a run ends with; None for exit 0."""
+    """Return the error that a run ends with; None for exit 0."""
     rows, job = sums.rows, run.job
     left = f"{rows['not_sent']:,} of {rows['total']:,} rows were not sent"
     if ending.rule is not None:
@@ -45,14 +45,14 @@ def final_error(run: Run, sums: ResultTotals, ending: SendResult) -> ParquillErr
         told = " or ".join(
             f"{name} = {format_usd(usd_to_nano(usd))}" for name, usd in limits.items() if usd is not None
         )
-        return StoppedByBudget(f"the budget is used up ({told}); {left}. Raise it and run again to go on")
+        return StoppedByBudget(f"the budget is used up ({told}); {left}. Raise it, then run again to resume")
     return check_not_ok(job, rows, sums.errors, next(iter(sums.first_errors), None))
 
 
 def finish_run(
     run: Run, sums: ResultTotals, ending: SendResult, disk: Disk = DISK
 ) -> tuple[dict[str, Any], ParquillError | None]:
-    """Write a run's summary and forget what only an interruption would need; gives the summary and how the run ended.
+    """Write a run's summary and remove what only a resumed run would need; return the summary and the run's error.
 
     Raises DiskFailed, LedgerFailed.
     """
@@ -69,7 +69,7 @@ def finish_run(
     )
     keep_past(run.job, run.run_id, sums.history, None if ending.is_stop else now)
     write_summary(run, sums, summary, disk)
-    with contextlib.suppress(LedgerFailed):  # a lesson lost costs nothing but the lesson
+    with contextlib.suppress(LedgerFailed):  # only what the run learned would be lost
         keep_counts(run.job, run.run_id, sums.compared.classes)
     if not ending.is_stop:
         clear_run(run, disk)
@@ -77,14 +77,14 @@ def finish_run(
 
 
 def clear_run(run: Run, disk: Disk = DISK) -> None:
-    """Forget what only an interruption would need: the output's current run and its shards. The journals stay.
+    """Remove what only a resumed run would need: the output's current run and its shards. The journals stay.
 
     Raises DiskFailed.
     """
     own = run.folders.meta
     try:
         disk.remove(own / "current.json")
-        # before the shards go: a run that is still the current one would miss them
+        # before the shards are removed: a run that is still the current one needs them
         disk.sync_folder(own)
     except OSError as error:
         raise DiskFailed(f"cannot write into {own}: {error.strerror}") from None
@@ -93,9 +93,9 @@ def clear_run(run: Run, disk: Disk = DISK) -> None:
 
 @contextlib.contextmanager
 def summary_while_running(run: Run, disk: Disk = DISK) -> Iterator[None]:
-    """Say in summary.json that the run is under way, and leave a true one when it is cut off, at whatever step.
+    """Write in summary.json that the run is under way, and if the run is cut off at any step, that it stopped.
 
-    Room for that is kept from the beginning: a full disk is one of the reasons why a run is cut off.
+    Space for that is reserved from the beginning, because a full disk may be what cuts the run off.
     """
     room = run.folders.meta / f".room{TEMPORARY}"
     disk.write_whole(room, os.urandom(ROOM_BYTES), 0o600)
@@ -103,13 +103,13 @@ def summary_while_running(run: Run, disk: Disk = DISK) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        told, exit_code = "interrupted; run again to go on", 130
+        told, exit_code = "interrupted; run again to resume", 130
         if isinstance(error, ParquillError):
             told, exit_code = str(error), error.exit_code
         elif isinstance(error, Exception):
             told, exit_code = type(error).__name__, 1
         with contextlib.suppress(ParquillError):
-            # a run that ends with an error of its own has told its end already
+            # a run that ended with an error of `finish_run` has written its summary already
             if (read_json(run.folders.output / "summary.json") or {}).get("state") == "running":
                 _tell_stopped(run, told, exit_code, room, disk)
         raise

@@ -1,4 +1,4 @@
-"""report.html: one page without scripts or addresses, everything in it escaped."""
+"""report.html: one page without scripts or links; every value in it is escaped."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ ${{ s.estimate.cost_usd_high }}{% endif %}
 
 
 def _shown(value: Any) -> Any:
-    return strip_control(value) if type(value) is str else value  # pictures are Markup: safe already
+    return strip_control(value) if type(value) is str else value  # charts are Markup: already safe
 
 
 @functools.cache
@@ -91,7 +91,7 @@ def write_report(
     predicted: Sequence[Sequence[float]] = (),
     disk: Disk = DISK,
 ) -> None:
-    """Write the page; `predicted` is the share of answers by bin of output length. Raises DiskFailed."""
+    """Write the page; `predicted` is the predicted share of answers by bin of output length. Raises DiskFailed."""
     text = _page().render(
         s=summary,
         counted_line=counted_line,

@@ -1,4 +1,4 @@
-"""One line of the results for each planned row: its outcome, what it cost, who paid."""
+"""One result row for each planned row: its outcome, its cost, and the run that paid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READ_ROWS = 2_000
 
 
 def price_of_price_as(run: Run) -> ModelPrice | None:
-    """The public price of the job's `price_as` on the run's day; None where there is none."""
+    """Return the public price of the job's `price_as` model on the run's day; None if there is none."""
     if run.job.price_as is None:
         return None
     try:
@@ -37,7 +37,7 @@ def price_of_price_as(run: Run) -> ModelPrice | None:
 
 
 class ResultRows:
-    """Builds result tables from shards, and sums them up on the way."""
+    """Builds result tables from shards, and adds each row to the totals."""
 
     def __init__(self, run: Run, answers: AnswerIndex, sums: ResultTotals, not_sent: str) -> None:
         self._run, self._answers, self._sums, self._not_sent = run, answers, sums, not_sent
@@ -48,10 +48,10 @@ class ResultRows:
         self._parsed = parsed_type(schema if isinstance(schema, dict) else None)
         self._fields = result_fields(self._parsed)
         self.held_by: set[str] = set()  # the runs whose journals have the outcomes
-        self.keeps = False  # whether rows stay as they were, of any run
+        self.keeps = False  # whether any row is kept from the earlier results
 
     def of_shard(self, shard: ShardRef) -> Iterator[pa.Table]:
-        """The result rows of one shard, in pieces. Raises DamagedJournal, DiskFailed."""
+        """Yield the result rows of one shard, in pieces. Raises DamagedJournal, DiskFailed."""
         state = self._run.state(shard.number)
         first = 0
         with self._run.open_shard(shard) as planned:
@@ -59,7 +59,7 @@ class ResultRows:
             if shard.rows == 0:
                 yield self._table(planned.schema.empty_table(), own, [])
                 return
-            # the requests are the largest part of a shard, and no part of the results
+            # leave out the requests: the largest part of a shard, and not in the results
             names = [name for name in planned.schema.names if name not in {PLAN + "messages", PLAN + "parameters"}]
             for batch in planned.batches(READ_ROWS, names):
                 table = pa.Table.from_batches([batch]).select(names)
@@ -116,17 +116,17 @@ class ResultRows:
             if outcome is None:
                 return self._unfinished(state.rows.get(number), row)
             if outcome.key != key.hex():
-                raise DamagedJournal(f"the journal of shard rows at {number} answers another request than the plan has")
+                raise DamagedJournal(f"the journal answers another request for shard row {number} than the plan has")
             self._add_answer(row, outcome, state.rows.get(number))
             self.held_by.add(self._run.run_id)
             return self._own(outcome, self._run.run_id)
         if key not in found:
             if row["action"] == Action.REUSE:
-                raise DamagedJournal(f"an answer that the run {self._run.run_id} reuses is gone with its journal")
+                raise DamagedJournal(f"an answer that run {self._run.run_id} reuses is missing: its journal is gone")
             return self._unfinished(None, row)
         outcome, run_id = found[key], places[key].run_id
         self.held_by.add(run_id)
-        if row["carries_cost"]:  # an answer, or a try that `retry.in_doubt: hold` does not repeat
+        if row["carries_cost"]:  # an answer, or an attempt that `retry.in_doubt: hold` does not repeat
             return self._own(outcome, run_id)
         if outcome.status not in REUSABLE:
             line = _unpaid(outcome.status, outcome.error_code, outcome.error_message)
@@ -145,9 +145,9 @@ class ResultRows:
             self._sums.over_reserved.update(causes_of(outcome.usage, self._counter.reserved(counted or 0), most))
 
     def _own(self, outcome: Outcome, run_id: str) -> dict[str, Any]:
-        """A row with an outcome in the journal of a run of this output, which has paid for it or has reused it."""
+        """Return the row of an outcome in the journal of a run of this output, which paid for it or reused it."""
         if outcome.reused_nano is None:
-            # what this run has paid or has in doubt belongs to it, also if another run paid for the answer
+            # what this run paid or has in doubt is its own, even if another run paid for the answer
             is_ours = outcome.in_doubt_nano or outcome.failed_usage is not None
             return _paid(outcome, run_id if is_ours else outcome.paid_by or run_id)
         self._sums.saved_nano += outcome.reused_nano
@@ -193,7 +193,7 @@ def _microseconds(time: datetime | None) -> int | None:
 
 
 def _decimals(nano: Sequence[int]) -> pa.Array:
-    """Whole nano-dollars as decimal128(18, 9), exactly: the same integer, read with nine decimals."""
+    """Return whole nano-dollars as decimal128(18, 9), exactly: the same integers, read with nine decimals."""
     low = np.array(nano, dtype=np.int64)
     words = np.empty((len(low), 2), dtype=np.int64)
     words[:, 0], words[:, 1] = low, low >> 63
@@ -230,7 +230,7 @@ def _unpaid(status: str, code: str | None, message: str | None) -> dict[str, Any
 
 
 def _shared(outcome: Outcome, run_id: str) -> dict[str, Any]:
-    """A row whose answer another row, or an earlier output, has paid: it cost nothing and used nothing."""
+    """Return a row whose answer another row, or another output, paid for: it cost nothing and used no tokens."""
     return {
         "completion": outcome.completion,
         "parsed": outcome.parsed,
@@ -252,7 +252,7 @@ def _shared(outcome: Outcome, run_id: str) -> dict[str, Any]:
 
 
 def _paid(outcome: Outcome, run_id: str) -> dict[str, Any]:
-    """The row that paid, with what earlier runs of this output had paid for it already."""
+    """Return the row that paid, including what earlier runs of this output paid for it."""
     line = _shared(outcome, run_id)
     line.update(
         zip(

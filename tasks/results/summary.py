@@ -31,10 +31,10 @@ def make_summary(
     message: str | None = None,
     month: tuple[Decimal, Decimal] | None = None,
 ) -> dict[str, Any]:
-    """The summary of a run as the contract has it, and a few keys beside it for people.
+    """Return the summary of a run: the documented keys, and a few more for people.
 
-    Cost and doubt are sums over the rows of this run, with what the same rows had cost before; `paid_usd` is the
-    ledger's figure of the run alone. `month` is what the ledger had booked before the run, and has with it, in dollars.
+    Cost and doubt are sums over the rows of this run, including what the same rows cost before; `paid_usd` is what this
+    run alone paid. `month` is what the ledger had booked before the run, and has booked with it, in dollars.
     """
     run_usd = run.job.budget.run_usd
     before, after = month or (None, None)
@@ -101,7 +101,7 @@ def _duration_s(run: Run, finished_at: datetime) -> float:
 
 
 def write_running(run: Run, disk: Disk = DISK) -> None:
-    """Tell those who wait that the run is under way. Raises DiskFailed; for a store BadJob, FolderInUse."""
+    """Write in summary.json that the run is under way. Raises DiskFailed; for a store BadJob, FolderInUse."""
     if is_uri(run.folders.output_uri):
         take_ownership(run.folders, run.run_id)
     sums, totals = _journaled(run)
@@ -111,7 +111,7 @@ def write_running(run: Run, disk: Disk = DISK) -> None:
 
 
 def _journaled(run: Run) -> tuple[ResultTotals, Totals]:
-    """What the journals say of a run without results: every row that has no outcome of its own there is not sent."""
+    """Return the totals of a run without results, from its journals: a row without an outcome there is not sent."""
     totals = run.totals()
     sums = ResultTotals(cost_nano=totals.settled_nano, in_doubt_nano=totals.in_doubt_nano)
     sums.rows.update(totals.statuses, rejected=sum(run.estimate.rejected.values()))
@@ -123,7 +123,7 @@ def _journaled(run: Run) -> tuple[ResultTotals, Totals]:
 
 
 def write_summary(run: Run, sums: ResultTotals, summary: dict[str, Any], disk: Disk = DISK) -> None:
-    """Write history, report and, last, summary.json. Raises DiskFailed."""
+    """Write history and report, and summary.json last. Raises DiskFailed."""
     output = run.folders.output
     disk.make_folder(output / "history")
     disk.write_json(output / "history" / f"{run.run_id}.json", summary)
@@ -133,7 +133,7 @@ def write_summary(run: Run, sums: ResultTotals, summary: dict[str, Any], disk: D
 
 
 def write_interrupted(run: Run, message: str, exit_code: int, disk: Disk = DISK) -> dict[str, Any]:
-    """summary.json of a run that was cut off: what its journals say; the results stay those of the run before."""
+    """Write summary.json of a run that was cut off, from its journals; the results stay those of the previous run."""
     sums, totals = _journaled(run)
     summary = make_summary(
         run, sums, totals, state="stopped", exit_code=exit_code, finished_at=datetime.now(UTC), message=message

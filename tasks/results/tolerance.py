@@ -1,4 +1,4 @@
-"""What rows that are not ok mean for the end of a run, and for a start that finds nothing to do."""
+"""How rows that are not ok end a run, and a start that finds nothing to do."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from parquill.tasks.storage.folders import Folders
 def check_not_ok(
     job: Job, rows: Mapping[str, int], counts: Mapping[str, int], first: Mapping[str, Any] | None = None
 ) -> TooManyNotOk | None:
-    """The error of a finished run with more rows that are not ok than tolerated.
+    """Return the error of a finished run if more rows are not ok than tolerated, or None.
 
-    `counts` has their number by status or code. `first` is one of them, whose reason is shown.
+    `counts` has their number by status or code. `first` is one of them: its reason is shown.
     """
     not_ok = rows["total"] - rows["ok"]
     if not_ok <= Decimal(str(job.tolerate.not_ok)) * rows["total"]:
@@ -34,7 +34,7 @@ def check_not_ok(
 
 
 def warn_of_not_ok(job: Job, rows: Mapping[str, int], counts: Mapping[str, int]) -> str | None:
-    """What to say of a run that ends well although some rows are not ok."""
+    """Return the warning of a run that ends well with some rows that are not ok; None if all are ok."""
     not_ok = rows["total"] - rows["ok"]
     if not not_ok:
         return None
@@ -46,9 +46,9 @@ def warn_of_not_ok(job: Job, rows: Mapping[str, int], counts: Mapping[str, int])
 
 @dataclass(frozen=True, slots=True)
 class NothingToDo:
-    """How a start ends that finds nothing to do: as the results that are there deserve, and at no cost.
+    """The end of a start that finds nothing to do: it costs nothing, and its error depends on the existing results.
 
-    `rows` are those results by status, `summary` is that of the run which wrote them, empty where somebody removed it.
+    `rows` counts those results by status; `summary` is that of the run that wrote them, empty if it was removed.
     """
 
     rows: dict[str, int]
@@ -58,7 +58,7 @@ class NothingToDo:
 
     @classmethod
     def of(cls, job: Job, redo: Sequence[str] = (), limit: int | None = None) -> NothingToDo:
-        """Look at the results of a placed job with what it tolerates now, and with what a start of it asked for."""
+        """Judge the results of a placed job by what it tolerates now; `redo` and `limit` are those of the start."""
         folders = Folders.of(job.output, job.state)
         manifest = read_json(folders.meta / "manifest.json") or {}
         rows: dict[str, int] = manifest["rows"]

@@ -1,4 +1,4 @@
-"""What the rows of the results add up to: by status, by error, by `for_each` value; tokens, money, what was slow."""
+"""The totals of the result rows: by status, by error, by `for_each` value; tokens, money, the slowest answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Group:
 
 @dataclass(slots=True)
 class ResultTotals:
-    """What the rows of the results add up to; money in nano-dollars, tokens and money of this run's rows only."""
+    """The totals of the result rows; money in nano-dollars, tokens and money of this run's rows only."""
 
     rows: dict[str, int] = field(default_factory=lambda: {"total": 0, **dict.fromkeys(STATUSES, 0), "reused": 0})
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Usage._fields, 0))
@@ -36,7 +36,7 @@ class ResultTotals:
     in_doubt_nano: int = 0
     saved_nano: int = 0
     usage_unknown: int = 0
-    usage_flags: dict[str, int] = field(default_factory=dict)  # why the figures of a reply do not add up -> rows
+    usage_flags: dict[str, int] = field(default_factory=dict)  # why the usage of a reply does not add up -> rows
     over_reserved: Counter[str] = field(default_factory=Counter)  # why replies cost more than reserved -> rows
     prompts_cut_at: dict[str, int] = field(default_factory=dict)  # tokens that the server read of a prompt -> rows
     unknown_finish_reasons: dict[str, int] = field(default_factory=dict)  # of rows that are ok -> rows
@@ -47,7 +47,7 @@ class ResultTotals:
     outputs: Counter[int] = field(default_factory=Counter)  # of the same answers, by bin of output length
     compared: CountComparison = field(
         default_factory=CountComparison
-    )  # counted with reported prompt tokens of these answers
+    )  # counted and reported prompt tokens of these answers
     errors: dict[str, int] = field(default_factory=dict)
     groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # by `for_each` name and its value
     first_errors: list[dict[str, Any]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class ResultTotals:
 
     def add(self, line: dict[str, Any], each: ForEachValues, names: Sequence[str], run_id: str) -> None:
         """Count a line of the results with its values of the `for_each` names; money is that of run `run_id`."""
-        # of a row that reuses an answer too: its own requests before may be in doubt
+        # also for a row that reuses an answer: its own earlier requests may be in doubt
         status, is_own = line["status"], line["run_id"] == run_id
         cost_nano = stored_nano(line, "cost") if is_own else 0
         self.rows["total"] += 1
@@ -96,13 +96,13 @@ class ResultTotals:
 
 
 def _count(names: dict[str, int], name: str) -> None:
-    """Count a name that the service chose: only so many of them."""
+    """Count a name that the service chose; beyond LISTED names, as 'others'."""
     if name not in names and len(names) >= LISTED:
         name = "others"
     names[name] = names.get(name, 0) + 1
 
 
 def stored_nano(line: dict[str, Any], name: str) -> int:
-    """Nano-dollars of a line, which are its own or those of a kept row."""
+    """Return a line's nano-dollars, from its own figure or that of the kept row."""
     kept = line.get(f"{name}_usd")
     return int(kept.scaleb(9)) if kept is not None else int(line[f"{name}_nano"])

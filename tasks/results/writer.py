@@ -1,4 +1,4 @@
-"""From shards and journals to the results: every input column, then Parquill's, one line for each planned row."""
+"""Write the results from shards and journals: one row for each planned row, input columns first, then Parquill's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Part:
 
 
 def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[ResultTotals, list[Part]]:
-    """Write all parts of a run's results and put them in the place of the earlier ones, all at once.
+    """Write all parts of a run's results, and replace the earlier parts all at once.
 
     Rows without an outcome are `not_sent` (`budget_short` says why). Raises DiskFailed, DamagedJournal.
     """
@@ -66,9 +66,9 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
 
 
 def _swap(folders: Folders, disk: Disk) -> None:
-    """Put a whole folder of parts in the place of another, so that no reader ever sees parts of two runs.
+    """Replace the folder of parts as a whole, so that no reader ever sees parts of two runs.
 
-    Raises DiskFailed, with the earlier parts back in their place.
+    Raises DiskFailed after it has put the earlier parts back.
     """
     results = folders.output / "results"
     remove_folder(folders.replaced)
@@ -121,7 +121,7 @@ class _PartWriter:
             self._file, self._rows = None, 0
 
     def finish(self) -> list[Part]:
-        """Close the last file; all of them last now. Raises DiskFailed."""
+        """Close the last file and sync the folder, so that all parts are durable. Raises DiskFailed."""
         self._close()
         try:
             self._disk.sync_folder(self._folder)

@@ -48,7 +48,7 @@ def test_the_second_estimate_knows_the_tokenizer(jobs: Jobs) -> None:
     mine = [row for row in first.rows if row["prompt_tokens"]]
     assert counted["prompt_tokens_counted"] == sum(row["estimated_prompt_tokens"] for row in mine)
     assert counted["prompt_tokens_reported"] == sum(row["prompt_tokens"] for row in mine)
-    assert "the next estimate is corrected by it" in counted["meaning"]
+    assert "the next estimate corrects for this" in counted["meaning"]
     assert counted["meaning"] in first.stderr
     check_books(first)
 

@@ -234,7 +234,7 @@ def test_nothing_to_learn_where_all_is_done(jobs: Jobs, service: FakeService) ->
     assert jobs.run(settings).exit_code == 0
     done = jobs.run(settings, "--pilot", "10", command="estimate")
     assert done.exit_code == 0
-    assert "every row has its answer already" in done.stderr
+    assert "every row already has its answer" in done.stderr
     assert service.stats()["billed"] == 20
 
 

@@ -458,7 +458,7 @@ def test_ctrl_c_at_a_terminal(jobs: Jobs) -> None:
         done = spawned.wait()
     assert done.exit_code == 130, done.stderr
     assert "Error" not in done.stderr
-    assert "did not take" not in done.stderr
+    assert "did not record" not in done.stderr
     assert done.summary["state"] == "stopped"
     rows, tokens = done.summary["rows"], done.summary["tokens"]
     assert (rows["total"], rows["ok"] + rows["not_sent"]) == (400, 400)

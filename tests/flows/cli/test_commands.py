@@ -150,7 +150,7 @@ def test_init_never_overwrites(shell: Shell) -> None:
     (shell.folder / "mine.yaml").write_text("precious", encoding="utf-8")
     ended = shell("init", "mine.yaml")
     assert ended.code == 1
-    assert "mine.yaml is there already" in ended.err
+    assert "mine.yaml already exists" in ended.err
     assert (shell.folder / "mine.yaml").read_text(encoding="utf-8") == "precious"
 
 

@@ -74,7 +74,7 @@ def test_a_server_that_is_restarted_is_waited_for(
             server.shutdown()
             server.server_close()
     assert SERVER_TIMEOUT_S / 2 < clock.now < SERVER_TIMEOUT_S / 2 + 1
-    assert capsys.readouterr().err.count("waiting 60 s for it") == 1
+    assert capsys.readouterr().err.count("waiting up to 60 s for it") == 1
 
 
 def test_a_server_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_a_server_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PREFECT_API_URL", address)
     with (
         temporary_settings({PREFECT_API_URL: address}),
-        pytest.raises(ParquillError, match=f"no Prefect server answers at PREFECT_API_URL={address}; start it, or"),
+        pytest.raises(ParquillError, match=f"no Prefect server answers at PREFECT_API_URL={address}; start the"),
     ):
         EmbeddedServer().wait(clock, clock.sleep)
     assert SERVER_TIMEOUT_S <= clock.now < SERVER_TIMEOUT_S + 1
@@ -223,7 +223,7 @@ def test_a_server_that_asks_who_is_there(guarded: str, monkeypatch: pytest.Monke
             EmbeddedServer().wait(clock, clock.sleep)
     with (
         temporary_settings({PREFECT_API_URL: guarded, PREFECT_API_AUTH_STRING: "admin:wrong"}),
-        pytest.raises(ParquillError, match=r"does not know who asks \(HTTP 401\); set PREFECT_API_AUTH_STRING"),
+        pytest.raises(ParquillError, match=r"refuses the credentials \(HTTP 401\); set PREFECT_API_AUTH_STRING"),
     ):
         EmbeddedServer().wait(clock, clock.sleep)
     assert clock.now == 0
@@ -252,7 +252,7 @@ def test_a_server_that_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         with (
             temporary_settings({PREFECT_API_URL: address}),
-            pytest.raises(ParquillError, match=r"sends on to https://elsewhere\.example/api, which is not followed"),
+            pytest.raises(ParquillError, match=r"redirects to https://elsewhere\.example/api, which is not followed"),
         ):
             EmbeddedServer().wait(clock, clock.sleep)
     finally:
@@ -275,7 +275,7 @@ def test_a_proxy_on_the_way_to_a_server(monkeypatch: pytest.MonkeyPatch) -> None
     clock = Clock()
     try:
         with temporary_settings({PREFECT_API_URL: address}):
-            with pytest.raises(ParquillError, match=r"by the proxy that the environment names \(NO_PROXY goes past it"):
+            with pytest.raises(ParquillError, match=r"through the proxy that the environment sets"):
                 EmbeddedServer().wait(clock, clock.sleep)
             monkeypatch.setenv("NO_PROXY", "elsewhere.example,127.0.0.1")
             EmbeddedServer().wait(clock, clock.sleep)
@@ -354,7 +354,7 @@ def test_an_address_that_lacks_api(address: str, at_health: int, at_api: tuple[i
     if found is not None:
         assert asked.is_wrong
         told = EmbeddedServer()._away("http://h:4200", asked)
-        assert told.endswith(f"write PREFECT_API_URL={found}")
+        assert told.endswith(f"set PREFECT_API_URL={found}")
 
 
 def test_a_time_in_which_no_server_answers_is_refused() -> None:

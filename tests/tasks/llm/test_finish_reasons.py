@@ -188,7 +188,7 @@ def test_only_the_closed_list_is_not_named() -> None:
             sums.add(line, (), (), "another")
     assert sums.unknown_finish_reasons == {"brand_new": 2, "other words": 1}
     (sentence,) = reply_sentences({"unknown_finish_reasons": sums.unknown_finish_reasons})
-    assert sentence.startswith("warning: 3 answers ended for a finish reason that Parquill does not know")
+    assert sentence.startswith("warning: 3 answers ended with a finish reason that Parquill does not know")
     assert "'brand_new' (2)" in sentence
     assert reply_sentences({"errors": {}, "unknown_finish_reasons": {}}) == []
 
