@@ -150,7 +150,7 @@ def unknown_name(reason: str | None) -> str | None:
         return None
     # it may be anything, the prompt included: what does not look like a name is not repeated
     if len(reason) > MAX_NAME_CHARACTERS or not re.fullmatch(r"[A-Za-z0-9_.:\- ]+", reason) or reason.count(" ") > 2:
-        return "a text that is no name"
+        return "a text that is not a name"
     return reason
 
 

@@ -15,20 +15,20 @@ DROPPED = frozenset(
     "language lang".split()
 )
 _SHAREGPT = (
-    "this looks like ShareGPT: write `from` as `role` (human is user, gpt is assistant), `value` as `content`, and "
-    "leave out an answer at the end that the model is to give itself"
+    "this looks like ShareGPT: rename `from` to `role` (human is user, gpt is assistant) and `value` to `content`, and "
+    "drop a final answer that the model is to write itself"
 )
 _ADVICE = {
     "from": _SHAREGPT,
     "value": _SHAREGPT,
     "conversations": _SHAREGPT,
-    "parts": "this looks like Gemini's form: write the text of `parts` as `content`, and the role `model` as assistant",
+    "parts": "this looks like Gemini's format: write the text of `parts` as `content`, the role `model` as assistant",
     "text": "write it as `content`",
     "message": "write it as `content`",
     "speaker": "write it as `role`",
     "author": "write it as `role`",
-    "function_call": "this is the older form of `tool_calls`: write it as one, or leave the message out",
-    "instruction": "this looks like Alpaca: use `prompt` with {{ instruction }} in the place of `messages_column`",
+    "function_call": "this is the older form of `tool_calls`: write it in the new form, or leave the message out",
+    "instruction": "this looks like Alpaca: use `prompt` with {{ instruction }} instead of `messages_column`",
     "images": "a picture's cost is not known before it is sent, so only text can be sent",
     "audio": "the cost of sound is not known before it is sent, so only text can be sent",
 }
@@ -48,9 +48,9 @@ def tell_unknown(number: int, names: set[str]) -> str:
     """Why a message with these fields cannot be sent, with the first that says most about it."""
     name = min(names, key=lambda each: (each not in _ADVICE, list(_ADVICE).index(each) if each in _ADVICE else 0, each))
     # names may be of a cell's JSON: what is no word is not shown
-    shown = f"the field `{name}`" if _WORD.fullmatch(name) else "a field whose name is no word"
-    advice = _ADVICE.get(name, f"a message has {', '.join(sorted(SENT))}")
-    return f"message {number} has {shown}, which no chat message has; {advice}"
+    shown = f"the field `{name}`" if _WORD.fullmatch(name) else "a field whose name is not a word"
+    advice = _ADVICE.get(name, f"a message can have {', '.join(sorted(SENT))}")
+    return f"message {number} has {shown}, which chat messages do not have; {advice}"
 
 
 def tell_role(number: int, role: object) -> str:
@@ -65,5 +65,5 @@ def tell_mapping(names: set[str]) -> str:
     """Why a cell that is one mapping is no list of messages."""
     inner = next((name for name in ("messages", "conversations", "conversation") if name in names), None)
     if inner is not None:
-        return f"the messages are a mapping, not a list of messages: name a column that holds what its `{inner}` holds"
+        return f"the messages are a mapping, not a list of messages: name a column that holds its `{inner}`"
     return "the messages are a mapping, not a list of at least one message"

@@ -69,9 +69,9 @@ class Columns:
         first, other = (str(kind)[:MAX_TYPE] for kind in (error.first, error.other))
         return BadInput(
             f"{redact_uri(path)}: the column {name + error.within!r} is {other} instead of {first} as in "
-            f"{redact_uri(self._seen_in[name])}, and no type holds both without loss; write one of the files with the "
-            "other type (results hold every column, so also where no prompt uses it), or name files of one type with a "
-            "glob"
+            f"{redact_uri(self._seen_in[name])}, and no type holds both without loss; rewrite one of the files with "
+            "the other type (results hold every column, also those that no prompt uses), or select files of one type "
+            "with a glob"
         )
 
     def without(self, keys: Sequence[str]) -> Mapping[str, str]:
@@ -90,12 +90,12 @@ class Columns:
         for name, first in self.without(keys).items():
             count = self._without[name][1]
             told.append(
-                f"{count:,} of {self._files:,} files have no column {name!r}, which is null in their rows: the first "
-                f"is {redact_uri(first)}; write it there, or leave it out of all files, if that is not meant"
+                f"{count:,} of {self._files:,} files have no column {name!r}, so it is null in their rows; the first "
+                f"is {redact_uri(first)}; if this is not intended, add the column there or drop it from all files"
             )
         told += [
             f"the column {name!r} is {kind} in some files and floating point in others, and is read as "
-            f"{self._fields[name].type}: a prompt shows 1 as 1.0; write it as one type if that is not meant"
+            f"{self._fields[name].type}: a prompt shows 1 as 1.0; if this is not intended, use one type"
             for name, kind in self._as_double.items()
         ]
         return told

@@ -87,10 +87,10 @@ def refuse_output_inside_input(location: str, paths: list[str], output: str | No
         recursive = "**" in location and fnmatch.fnmatch(str(folder / "results" / "x.parquet"), location)
         is_in = inside or recursive
         if not is_in and any(Path(path).resolve().is_relative_to(folder) for path in paths):
-            raise BadInput(f"the input {location} lies inside the output {output}; choose an `output` of its own")
+            raise BadInput(f"the input {location} lies inside the output {output}; choose another `output`")
     if is_in:
         told = redact_uri(output), redact_uri(location)
-        raise BadInput(f"the output {told[0]} lies inside the input {told[1]}: results would be read as prompts")
+        raise BadInput(f"the output {told[0]} lies inside the input {told[1]}, so results would be read as prompts")
 
 
 def _list(location: str) -> Listing:
@@ -188,7 +188,7 @@ def _places(paths: list[Path], root: Path) -> list[InputFile]:
             told = str(path).encode("utf-8", "replace").decode()
             raise BadInput(f"the name of {told} is not UTF-8; rename it") from None
         if not path.is_file():
-            kind = "a link to a file that is not there" if path.is_symlink() else "no file"
+            kind = "a link to a file that does not exist" if path.is_symlink() else "not a file"
             raise BadInput(f"{path} is {kind}")
         stat = path.stat()
         places.append(InputFile(str(path), name, stat.st_size, stat.st_mtime_ns))
@@ -282,7 +282,7 @@ def _keys_of(path: str) -> dict[str, str]:
         key, equals, value = part.partition("=")
         if key and equals:
             if key in found:
-                raise BadInput(f"{path}: two of its folders are called {key}=...; nobody knows which is meant")
+                raise BadInput(f"{path}: two of its folders are named {key}=...; rename one of them")
             found[key] = unquote(value)
     return found
 

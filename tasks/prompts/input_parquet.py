@@ -145,7 +145,7 @@ def _check_counts(told: str, footer: pq.FileMetaData) -> None:
     counted = sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
     if counted != footer.num_rows:
         raise BadInput(
-            f"{told} says that it has {footer.num_rows:,} rows, and its row groups have {counted:,}: write it again"
+            f"{told} says that it has {footer.num_rows:,} rows, but its row groups have {counted:,}: write it again"
         )
     flat = [i for i in range(footer.num_columns) if footer.schema.column(i).max_repetition_level == 0]
     # of a file with more chunks it is seen when the rows are read that there are too few
@@ -153,8 +153,8 @@ def _check_counts(told: str, footer: pq.FileMetaData) -> None:
         odd = next((column for column in map(group.column, flat) if column.num_values != group.num_rows), None)
         if odd is not None:
             raise BadInput(
-                f"{told} says that a row group has {group.num_rows:,} rows, and its column {odd.path_in_schema!r} "
-                f"{odd.num_values:,}: write it again"
+                f"{told} says that a row group has {group.num_rows:,} rows, but its column {odd.path_in_schema!r} "
+                f"has {odd.num_values:,}: write it again"
             )
 
 
@@ -253,7 +253,7 @@ def _small_batches(
                 except Inexact as error:
                     raise BadInput(
                         f"{redact_uri(file.path)}: {error.place} has a timestamp in the column {error.column!r} that "
-                        "microseconds cannot hold, in which INT96 is read; write the column as a timestamp of 64 bits"
+                        "microseconds cannot hold, the unit in which INT96 is read; write it as a 64-bit timestamp"
                     ) from None
                 yield portion
 

@@ -21,8 +21,8 @@ def check_says_json(messages: list[dict[str, Any]]) -> None:
     if not any("json" in text.casefold() for message in messages for text in _texts(message)):
         raise RowFault(
             "bad_messages",
-            "OpenAI takes `response_format: {type: json_object}` only with the word JSON in the messages: say in the "
-            "prompt that the answer is to be JSON",
+            "OpenAI accepts `response_format: {type: json_object}` only if the messages contain the word JSON: say in "
+            "the prompt that the answer must be JSON",
         )
 
 

@@ -31,7 +31,7 @@ def tell_format(path: str) -> str | None:
     if found is None:
         return None
     kind, reader = found
-    told = f"it is {kind}, and Parquill reads Parquet"
+    told = f"it is {kind}, but Parquill reads only Parquet"
     if is_uri(path):
         return f"{told}; convert it"
     stem = path[: len(path) - sum(map(len, [suffixes[-1 - len(packed)], *packed]))]

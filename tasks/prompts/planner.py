@@ -41,8 +41,8 @@ from parquill.tasks.storage.uri import redact_uri
 MAX_AT_ONCE = 16 << 20
 MAX_ROWS_AT_ONCE = 4_096
 NOT_THE_SAME = (
-    "the input is not the one of the results, {}, so --redo cannot tell the rows; run without --redo first, which pays "
-    "for nothing that is answered"
+    "the input is not the one of the results, {}, so --redo cannot match the rows; run without --redo first, which "
+    "pays for no answer again"
 )
 
 
@@ -143,8 +143,8 @@ class Planner:
         for each in job.for_each or {}:
             if each in names:
                 raise BadJob(
-                    f"`for_each` has {each!r}, which is a column of the input already; choose another name (the flow "
-                    "`translate` takes it as `language_column`)"
+                    f"`for_each` has {each!r}, which is already a column of the input; choose another name (in the "
+                    "flow `translate`, set `language_column`)"
                 )
         check_names([*names, *(job.for_each or {})], job.column_prefix, with_parsed=job.response_format is not None)
         for setting in ("id_column", "messages_column", "parameters_column"):
@@ -160,7 +160,7 @@ class Planner:
             path = self.source.without[name]
             there = next(file.columns for file in self.source.files if file.path == path)
             same = next((other for other in there if other.casefold() == name.casefold()), None)
-            advice = "write it there (nulls are enough), or leave the file out"
+            advice = "add it there (nulls are enough), or leave the file out"
             hint = f"it is written {same!r} there" if same else advice
             raise BadInput(
                 f"{redact_uri(path)} has no column {name!r}, which the job uses and other files have; {hint}"
@@ -176,7 +176,7 @@ class Planner:
             elif is_missing(value):
                 faults.append(RowFault("bad_id", f"{self.job.id_column} is null"))
             elif not seen.first_id(repr(value)):
-                faults.append(RowFault("bad_id", f"{self.job.id_column} is that of an earlier row"))
+                faults.append(RowFault("bad_id", f"{self.job.id_column} is the same as in an earlier row"))
             else:
                 faults.append(None)
         return faults
@@ -267,7 +267,7 @@ class Planner:
             if window is not None and tokens + room > window:
                 row.fault = RowFault(
                     "too_long",
-                    f"{tokens:,} tokens of input and {room:,} of output exceed {self.job.model}'s {window:,}",
+                    f"{tokens:,} tokens of input and {room:,} of output exceed {self.job.model}'s window of {window:,}",
                 )
 
     @staticmethod
@@ -327,9 +327,9 @@ class Planner:
             if numbers != [row.number for row in rows] or set(table.column(f"{prefix}source_file").to_pylist()) != {
                 file.name
             }:
-                raise OtherRows(NOT_THE_SAME.format("in which other rows stand in this order"))
+                raise OtherRows(NOT_THE_SAME.format("which have other rows or another order"))
             if (other := first_differing_column(given, table)) is not None:
-                raise OtherRows(NOT_THE_SAME.format(f"in which {other!r} has other values"))
+                raise OtherRows(NOT_THE_SAME.format(f"which have other values in {other!r}"))
         self._passed += table.num_rows
         return PreviousRows(table.select(self.previous.own), prefix, self.redo)
 

@@ -148,8 +148,8 @@ def check_current(folders: Folders, current: Run | None) -> None:
         ledger.close()
     if booked:  # else it was removed since it had sent nothing
         raise DamagedJournal(
-            f"{lost[0] if lost else folder.path} is missing, with what the run has booked {format_usd(booked)} for. "
-            f"Restore it from a backup; to pay for its rows again, remove {folders.meta / 'current.json'}"
+            f"{lost[0] if lost else folder.path} is missing; it records what the run has booked {format_usd(booked)} "
+            f"for. Restore it from a backup; to pay for its rows again, remove {folders.meta / 'current.json'}"
         )
 
 

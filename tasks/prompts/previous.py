@@ -25,7 +25,7 @@ class PreviousResults:
         """
         manifest = read_json(folders.meta / "manifest.json")
         if manifest is None:
-            raise OtherRows(f"--redo needs finished results, and {folders.output} has none; run without --redo first")
+            raise OtherRows(f"--redo needs finished results, but {folders.output} has none; run without --redo first")
         # manifests of earlier versions have no checksum
         results = folders.output / "results"
         self._files = [(results / part["file"], part.get("crc32")) for part in manifest["parts"]]
@@ -45,8 +45,8 @@ class PreviousResults:
                     yield from (batch.select(names) for batch in part.batches(1024, names))
             except DiskFailed as error:
                 raise OtherRows(
-                    f"--redo needs the results of the run before, but {error}; run without --redo, which writes them "
-                    "anew and pays for nothing again"
+                    f"--redo needs the results of the previous run, but {error}; run without --redo, which writes "
+                    "them again and pays for no answer twice"
                 ) from None
 
     def _check(self, found: pa.Schema) -> None:
@@ -54,13 +54,13 @@ class PreviousResults:
             if field.name not in found.names or found.field(field.name).type != field.type:
                 raise OtherRows(
                     f"--redo: the results have no column {field.name!r} of type {field.type}; the settings have "
-                    "changed, run without --redo"
+                    "changed; run without --redo"
                 )
         for name in self._given:
             if name not in found.names:
                 raise OtherRows(
-                    f"the input is not the one of the results, which have no column {name!r}, so --redo cannot tell "
-                    "the rows; run without --redo first, which pays for nothing that is answered"
+                    f"the input is not the one of the results, which have no column {name!r}, so --redo cannot match "
+                    "the rows; run without --redo first, which pays for no answer again"
                 )
 
     def take(self, rows: int) -> pa.Table:

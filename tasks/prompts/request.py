@@ -111,17 +111,14 @@ def _check_message(number: int, item: Any) -> dict[str, Any]:
 
 def _tell_no_text(number: int, role: str) -> str:
     if role == "assistant":
-        return (
-            f"message {number} has no text: the `content` of this assistant is null, without tool_calls; leave the "
-            "message out"
-        )
-    return f"message {number} has no text: its `content` is null or no text"
+        return f"message {number} has no text: its `content` is null, and it has no tool_calls; leave the message out"
+    return f"message {number} has no text: its `content` is null or not text"
 
 
 def _check_part(number: int, part: Any) -> dict[str, Any]:
     text = part.get("text") if isinstance(part, dict) else None
     if not isinstance(text, str) or part.get("type", "text") != "text":
-        raise RowFault("bad_messages", f"message {number} has a part that is not text: its cost is not known before")
+        raise RowFault("bad_messages", f"message {number} has a part that is not text; only text has a known cost")
     return {"type": "text", "text": text}
 
 
@@ -150,7 +147,7 @@ def check_parameters(value: Any) -> dict[str, Any] | None:
         raise RowFault("bad_parameters", "the parameters are not a mapping")
     parameters = {name: item for name, item in value.items() if item is not None}
     if "tools" in parameters:
-        raise RowFault("bad_parameters", "'tools' belong to the job's `parameters`, where their tokens are counted")
+        raise RowFault("bad_parameters", "set 'tools' in the job's `parameters`, where their tokens are counted")
     try:
         parameters = own_parameters(parameters)
     except ValueError as error:

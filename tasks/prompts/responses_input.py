@@ -83,7 +83,7 @@ def _items_of(number: int, message: dict[str, Any]) -> list[dict[str, Any]]:
     if "name" in message:
         raise _fault(number, "`name`")
     if role == "function":
-        raise _fault(number, "`role: function`; as `role: tool` with a tool_call_id it has one")
+        raise _fault(number, "`role: function` (write it as `role: tool` with a tool_call_id)")
     if role == "tool":
         return [_output(number, message)]
     if "tool_call_id" in message:
@@ -122,7 +122,7 @@ def _calls(number: int, calls: Any) -> list[dict[str, Any]]:
     for call in calls:
         function = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or call.get("type") not in {None, "function"}:
-            raise _fault(number, "`tool_calls` that are no function calls")
+            raise _fault(number, "`tool_calls` that are not function calls")
         arguments = function.get("arguments")
         if isinstance(arguments, Mapping):  # as some data sets have them
             arguments = orjson.dumps(arguments, default=str).decode()
@@ -140,7 +140,7 @@ def _calls(number: int, calls: Any) -> list[dict[str, Any]]:
 def _text(number: int, value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise RowFault(
-            "bad_messages", f"message {number}: `{name}`, which the Responses API needs, is missing or no text"
+            "bad_messages", f"message {number}: `{name}`, which the Responses API needs, is missing or not text"
         )
     return value
 
@@ -151,4 +151,4 @@ def _refuse_others(number: int, found: Mapping[str, Any], known: set[str]) -> No
 
 
 def _fault(number: int, what: str) -> RowFault:
-    return RowFault("bad_messages", f"message {number} has a {what}: the Responses API has no place for it")
+    return RowFault("bad_messages", f"message {number} has a {what}: the Responses API does not support it")

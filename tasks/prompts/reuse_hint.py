@@ -45,7 +45,7 @@ def explain_reuse(job: Job, total: EstimateSum, runs: Sequence[RunFolder]) -> st
         return f"{told}, whose results this run replaces" if is_replaced else told
     told += f": no setting that goes into a request changed {since}, which has no answers to these rows"
     if not job.dedupe and job.id_column is None:
-        told += " (with `dedupe: false` and no `id_column` a row is also told by its file and number)"
+        told += " (with `dedupe: false` and no `id_column` a row is also identified by its file and number)"
     return told
 
 

@@ -108,7 +108,7 @@ class Run:
 
     def _lost(self, journal: Path) -> DamagedJournal:
         return DamagedJournal(
-            f"{journal} is missing, with what the run {self.run_id} has paid for. Restore the file from a backup; to "
+            f"{journal} is missing; it records what the run {self.run_id} has paid for. Restore it from a backup; to "
             f"pay for its rows again, remove {self.folders.meta / 'current.json'}"
         )
 

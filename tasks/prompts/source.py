@@ -103,7 +103,7 @@ def read_batches(
                     break
             check_unchanged(file)
             if left > 0 and first != file.rows:
-                told = f"it has {first:,} rows, and its footer says {file.rows:,}"
+                told = f"it has {first:,} rows, but its footer says {file.rows:,}"
                 raise BadInput(f"{redact_uri(file.path)} is damaged: {told}")
         except (pa.ArrowException, OSError) as error:
             check_unchanged(file)  # then this is why
@@ -145,8 +145,8 @@ def _adapted(column: pa.Array, field_: pa.Field, file: SourceFile) -> pa.Array:
         return adapt(column, field_.type)
     except pa.ArrowInvalid:
         raise BadInput(
-            f"{redact_uri(file.path)}: the column {field_.name!r} is {column.type} here, is read as {field_.type} "
-            "because of other files, and has a value that this cannot hold; write all files with one type for it"
+            f"{redact_uri(file.path)}: the column {field_.name!r} is {column.type} here but is read as {field_.type} "
+            "because of other files, and one of its values does not fit; write the column with one type in all files"
         ) from None
 
 

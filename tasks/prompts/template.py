@@ -175,7 +175,7 @@ class Templates:
             wanted = meta.find_undeclared_variables(tree) - set(env.globals) - set(self._lookups) - given
             reserved = (OWN_NAMES - given) & {node.name for node in tree.find_all(nodes.Name)} & set(known)
             for name in reserved:
-                raise BadJob(f"`prompt.{role}`: {name!r} is a name of the templates' own; rename the column")
+                raise BadJob(f"`prompt.{role}`: {name!r} is a reserved name in templates; rename the column")
             for name in sorted(wanted - set(known)):
                 raise BadJob(f"`prompt.{role}` uses {name!r}, {_hint(name, known)}")
             used |= wanted
@@ -199,7 +199,7 @@ class Templates:
             except NotPrintable as error:
                 raise RowFault(
                     "template_error",
-                    f"prompt.{role} shows a {error}; say how, with | join(', '), | tojson or a field of it",
+                    f"prompt.{role} shows a {error}; use | join(', '), | tojson or a field of it",
                 ) from None
             except json_text.NotJson as error:
                 raise RowFault(
@@ -212,7 +212,7 @@ class Templates:
                 told = null_of(str(error.message), values)
                 if told is not None:
                     raise RowFault("null_value", f"{told} is null; {FOR_NULLS}") from None
-                raise RowFault("template_error", f"prompt.{role}: a name or key is not there for this row") from None
+                raise RowFault("template_error", f"prompt.{role}: a name or key is missing in this row") from None
             except (
                 TemplateError,
                 ArithmeticError,
@@ -277,4 +277,4 @@ def _hint(name: str, known: list[str]) -> str:
         return f"but the column is written {same!r}"
     near = difflib.get_close_matches(name, known, 1)
     shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-    return (f"did you mean {near[0]!r}? " if near else "which is no column; ") + f"the columns are {shown}"
+    return (f"did you mean {near[0]!r}? " if near else "which is not a column; ") + f"the columns are {shown}"

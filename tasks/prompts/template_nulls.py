@@ -10,7 +10,7 @@ from jinja2 import StrictUndefined
 
 from parquill.tasks.errors import RowFault
 
-FOR_NULLS = "fill it in the data, or let it pass as no text with default('', true) in the prompt"
+FOR_NULLS = "fill it in the data, or show it as empty text with default('', true) in the prompt"
 
 
 class NullValue(Exception):
