@@ -54,31 +54,31 @@ def ask_for_models(endpoint: Endpoint, path: str, key: Key | None, ask: Get = ge
         raise ParquillError(f"{base} refuses the key (HTTP {status})")
     if 300 <= status < 400:
         raise ParquillError(
-            f"{base} sends on to another address (HTTP {status}), which is not followed; write that one as `base_url`"
+            f"{base} redirects to another address (HTTP {status}), which Parquill does not follow; set `base_url` to it"
         )
     if status == 429 or (status >= 500 and status != 501):
-        raise ParquillError(f"{base} answers HTTP {status} to a request for its models; try again later")
+        raise ParquillError(f"{base} answered HTTP {status} to a request for its models; try again later")
     models = read_model_list(document, base) if status == 200 else None
     if models is not None:
         return Service(models)
     _check_path(look, base, path, status)
-    return Service(None, "an answer of another shape" if status == 200 else f"HTTP {status}")
+    return Service(None, "an answer in another format" if status == 200 else f"HTTP {status}")
 
 
 def _check_path(look: Callable[[str, str], tuple[int, object]], base: str, path: str, status: int) -> None:
     """Raise ParquillError unless something is there to send requests to."""
-    found = f"{base}/models gives no list of models (HTTP {status})"
+    found = f"{base}/models returned no list of models (HTTP {status})"
     for other in _others(base):
         answer, document = look(other, "/models")
         if answer in {401, 403} or (answer == 200 and read_model_list(document, other) is not None):
-            raise ParquillError(f"{found}, but {other}/models is there: write `base_url: {other}`")
+            raise ParquillError(f"{found}, but {other}/models exists: set `base_url: {other}`")
     at_path, _ = look(base, path)
     if at_path != 404:
         return
-    found += f", and {base}{path} is not there (HTTP 404)"
+    found += f", and {base}{path} does not exist (HTTP 404)"
     advice = "check the address in the service's documentation"
     if not _VERSION.search(urlsplit(base).path):
-        advice = f"most addresses end in /v1: is it {base}/v1?"
+        advice = f"most addresses end in /v1; try {base}/v1"
     raise ParquillError(f"{found}; {advice}")
 
 
@@ -92,5 +92,5 @@ def _ask(ask: Get, url: str, headers: dict[str, str], base: str) -> tuple[int, o
     try:
         reply = ask(url, headers)
     except Exception:  # noqa: BLE001 - whatever it is, it may hold the header
-        raise ParquillError(f"{base} does not answer; is the address right, is the service up?") from None
+        raise ParquillError(f"{base} does not answer; check the address and whether the service is up") from None
     return reply.status_code, parse_json(reply.content)

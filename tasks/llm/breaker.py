@@ -187,7 +187,7 @@ class Breaker:
             self._probe_at = now + self._interval_s
         if now - self._failing_since > self._patience_s:
             minutes = (now - self._failing_since) / 60
-            self.stop_run(rule, f"the service has failed at everything for {minutes:,.0f} minutes: {message}")
+            self.stop_run(rule, f"every request to the service has failed for {minutes:,.0f} minutes: {message}")
         return True
 
     def refused(self, row: Attempted, rule: Rule, signature: object, message: str, sent_at: float) -> None:
@@ -245,8 +245,8 @@ class Breaker:
         self._streak.clear()
         self._judge(own=False, only=Retry.OUTAGE)
         self.warn(
-            f"the service fails at every request: {message}. The run waits and tries again every few seconds, for up "
-            f"to {self._patience_s / 60:,.0f} minutes (retry.patience_s)"
+            f"every request to the service fails: {message}. The run waits and tries again every few seconds for up to "
+            f"{self._patience_s / 60:,.0f} minutes (retry.patience_s)"
         )
 
     def _end_outage(self, sent_at: float) -> None:
@@ -254,7 +254,7 @@ class Breaker:
         if self.is_open and sent_at >= self._opened_at:
             self.is_open = False
             seconds = self._clock() - (self._failing_since or self._opened_at)
-            self.warn(f"the service answers again, after {seconds:,.0f} s; the run continues")
+            self.warn(f"the service answers again after {seconds:,.0f} s; the run continues")
         if self._streak:
             self._streak = deque((f for f in self._streak if f.sent_at > sent_at), MAX_STREAK)
         if not self.is_open and not self._streak:

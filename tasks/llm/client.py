@@ -116,7 +116,7 @@ class Client:
         if (again.reply is not None or again.rule.retry is Retry.REFUSAL) and self.api.limit != result.limit_name:
             self.api.limit = result.limit_name
             _log.warning(
-                "the service wants max_output_tokens as %s; set endpoint.limit_name to it to save the first refusals",
+                "the service expects max_output_tokens as %s; set endpoint.limit_name to avoid the first refusals",
                 self.api.limit,
             )
         return again

@@ -110,8 +110,8 @@ def estimate_with_pilot(
         _with_approval(run.job, check_budget(run.job, estimate, run.price, spent_totals(pilot.run), booked)),
         run.price,
         completed=sum(totals.statuses.values()),
-        sentence=f"pilot: {pilot.rows:,} rows have their answer for {format_usd(totals.settled_nano)}{doubt}; "
-        f"{pilot.ended}. `run` goes on from them",
+        sentence=f"pilot: {pilot.rows:,} rows were answered for {format_usd(totals.settled_nano)}{doubt}; "
+        f"{pilot.ended}. `run` continues from them",
         pilot={
             "pilot_rows": pilot.rows,
             "pilot_ended": pilot.ended,

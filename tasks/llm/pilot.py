@@ -182,9 +182,9 @@ def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
         worst, what = min(worst, max(0, _most_of_auto(run)[0] - booked)), "--pilot auto"
     if not worst or booked + worst <= usd_to_nano(limit):
         return
-    so_far = f" beside the {format_usd(booked)} that the run has booked" if booked else ""
+    so_far = f" on top of the {format_usd(booked)} that the run has booked" if booked else ""
     told = f"{what} may cost {format_usd(worst)}{so_far}, above budget.approval_usd = {format_usd(usd_to_nano(limit))}"
-    raise NotApproved(f"{told}, and nobody has approved the run: name fewer rows, or start the run, which asks")
+    raise NotApproved(f"{told}, and the run is not approved; choose fewer rows, or start the run, which asks")
 
 
 def _most_of_auto(run: Run) -> tuple[int, str]:
@@ -205,7 +205,7 @@ def _until_precise(picked: _Picked, run_sender: RunSender) -> tuple[str, _Learne
         if not taken and picked.left:
             return f"1 % of {name} ({format_usd(most)}) is used up", learned
         if not picked.left:
-            return "no more rows are taken than these", learned
+            return "a pilot takes no more rows than these", learned
         # the interval shrinks with the root of the answers
         needed = learned.history.count * (min(learned.relative_error, 1.0) / TARGET_ERROR) ** 2 * 1.1
         wanted = max(FIRST_AUTO_ROWS, min(math.ceil(needed) - learned.history.count, 2 * learned.history.count))

@@ -103,11 +103,11 @@ class Answer(NamedTuple):
         has_reasoned = self.has_reasoning or bool(usage and usage.reasoning)
         if code == "empty" and self.has_reasoning:
             return (
-                "the reply holds reasoning alone. If the reasoning is the answer, start the server without its "
+                "the reply holds only reasoning. If the reasoning is the answer, start the server without its "
                 "reasoning parser; otherwise lower the reasoning effort or raise max_output_tokens"
             )
         if code == "max_output_tokens" and has_reasoned and not self.has_text:
-            return "the reasoning used it up before the answer began: raise it, or lower the reasoning effort"
+            return "the reasoning used up all tokens before the answer began; raise it or lower the reasoning effort"
         if code in _NAMED:
             return f"finish reason {self.bad_reason}"
         return None

@@ -39,7 +39,7 @@ from parquill.tasks.storage.answer_index import AnswerIndex
 from parquill.tasks.storage.disk import DISK, Disk
 from parquill.tasks.storage.run_lock import RunMember
 
-STOPPED = "the run was stopped; run again to go on"
+STOPPED = "the run was stopped; run again to resume"
 STOP_TIMEOUT_S = 5.0
 FINISH_TIMEOUT_S = 5.0
 LEADER_CHECK_INTERVAL_S = 0.5  # before each request the leader is looked for anyway
@@ -95,8 +95,8 @@ class RunSender:
         if at_once < job.limits.max_at_once:
             self.shared.log(
                 logging.WARNING,
-                f"this process may open too few files (`ulimit -n`) for limits.max_at_once = "
-                f"{job.limits.max_at_once:,}; {at_once:,} are under way at once",
+                f"this process may not open enough files (`ulimit -n`) for limits.max_at_once = "
+                f"{job.limits.max_at_once:,}; it sends at most {at_once:,} requests at once",
             )
         breaker = Breaker(at_once, patience_s=job.retry.patience_s, clock=time.monotonic)
         limits = RateLimiter(
