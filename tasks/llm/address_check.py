@@ -1,8 +1,8 @@
-"""Whether a service answers at a job's address, and which models it lists there; nothing is sent that could be paid.
+"""Checks whether a service answers at a job's address and which models it lists; sends nothing that could cost money.
 
-A wrong address often answers too: with 404 to everything. So where GET /models finds nothing, the usual address nearby
-is asked, and the operation's own path is looked at, by a GET that no service completes anything for: a path that is
-there refuses the method (405) or the request, and one that is not is 404 again.
+A wrong address often answers too, with 404 to everything. So if GET /models finds nothing, the usual address nearby is
+tried, and then the path of the job's requests, by a GET that costs nothing: a path that exists refuses the method (405)
+or the request, and a wrong path answers 404 again.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from parquill.tasks.llm.model_list import ModelList, read_model_list
 from parquill.tasks.llm.replies import parse_json
 
 TIMEOUT_S = 10.0
-_VERSION = re.compile(r"/(?:v\d+\w*|openai)(?:/|$)")  # in an address that says which version of an API it is of
+_VERSION = re.compile(r"/(?:v\d+\w*|openai)(?:/|$)")  # in an address that names the version of its API
 Get = Callable[[str, dict[str, str]], httpx.Response]
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What answers at an address: its models, or, `without` a list of them, what came in its place."""
+    """What answers at an address: its models, or `without` them a note of what came instead of the list."""
 
     models: ModelList | None
     without: str = ""
 
 
 def get(url: str, headers: dict[str, str]) -> httpx.Response:
-    """Ask once, past proxies, without following a redirect."""
+    """Send one GET without a proxy; redirects are not followed."""
     return httpx.get(url, headers=headers, timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
 
 
 def ask_for_models(endpoint: Endpoint, path: str, key: Key | None, ask: Get = get) -> Service:
-    """Ask for the models at a job's address; `path` is that of its requests.
+    """Ask for the models at a job's address; `path` is the path of the job's requests.
 
-    Raises ParquillError for no answer, a refused key, a server's failure, and an address that is not that of an API.
+    Raises ParquillError if the service does not answer, refuses the key or fails, or if no API is at the address.
     """
     base = endpoint.base_url
     headers = key.headers() if key else {}
@@ -66,7 +66,7 @@ def ask_for_models(endpoint: Endpoint, path: str, key: Key | None, ask: Get = ge
 
 
 def _check_path(look: Callable[[str, str], tuple[int, object]], base: str, path: str, status: int) -> None:
-    """Raise ParquillError unless something is there to send requests to."""
+    """Raise ParquillError unless `path` exists at the address."""
     found = f"{base}/models returned no list of models (HTTP {status})"
     for other in _others(base):
         answer, document = look(other, "/models")
@@ -83,7 +83,7 @@ def _check_path(look: Callable[[str, str], tuple[int, object]], base: str, path:
 
 
 def _others(base: str) -> list[str]:
-    """Where the API may be, if it is not at this address: with /v1, or without what stands behind it."""
+    """Return where the API may be instead: the address with /v1 appended, or cut off after its version."""
     version = re.search(r"^.+/v\d+(?=/)", base)
     return [version.group()] if version else [] if re.search(r"/v\d+$", base) else [f"{base}/v1"]
 
