@@ -338,7 +338,7 @@ class Sender:
         return StopReason() if rule is None else StopReason(rule.code, self.stop_message or rule.sentence)
 
     def stop(self, rule: Rule | None = None, message: str | None = None) -> None:
-        """Send nothing more, but let requests under way end. `rule` and `message` say why, if the service is the cause."""
+        """Send nothing more, but let requests under way end. `rule` and `message` are set if the service is why."""
         self.stopping = True
         if self.stop_rule is None:
             self.stop_rule, self.stop_message = rule, message

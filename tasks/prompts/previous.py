@@ -1,4 +1,4 @@
-"""The results of the run before, row by row in their order, for `--redo` and for a `--limit` below their rows."""
+"""Reads the previous results row by row, for `--redo` and for a `--limit` below their number of rows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from parquill.tasks.storage.parquet_reader import ChecksummedReader
 
 
 class PreviousResults:
-    """Reads the latest results: the columns that they were given, and the output's own."""
+    """Reads the latest results: the columns from the input, and the output's own."""
 
     def __init__(self, folders: Folders, job: Job, given: Sequence[str]) -> None:
         """`given` are the columns of the input and of `for_each`.
 
-        Raises OtherRows when there are no results, or none of this shape.
+        Raises OtherRows if there are no results, or none with these columns.
         """
         manifest = read_json(folders.meta / "manifest.json")
         if manifest is None:
@@ -64,7 +64,7 @@ class PreviousResults:
                 )
 
     def take(self, rows: int) -> pa.Table:
-        """The next rows of the results; fewer when they end."""
+        """Return the next rows of the results; fewer at the end."""
         taken: list[pa.RecordBatch] = []
         while rows:
             batch = self._rest.pop() if self._rest else next(self._batches, None)
