@@ -27,7 +27,7 @@ Get = Callable[[str, dict[str, str]], httpx.Response]
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What answers at an address: its models, or `without` them a note of what came instead of the list."""
+    """What answers at an address: its models, or in `without` what came instead of a list."""
 
     models: ModelList | None
     without: str = ""

@@ -145,7 +145,7 @@ class Client:
 
     async def _read(self, response: httpx.Response, sent: int) -> bytes | None:
         cap = self._cap + sent if response.is_success else ERROR_BODY_BYTES
-        data = bytearray()  # not a list of chunks: a chunk of two bytes takes forty
+        data = bytearray()  # not a list of chunks: a chunk of two bytes would take forty
         async for chunk in response.stream:  # type: ignore[union-attr]
             data += chunk
             if len(data) > cap:
