@@ -1,7 +1,7 @@
-"""How fast requests may leave: meters of one interface (see `meters`), composed in a list.
+"""How fast requests may leave: a list of meters with one interface (see `meters`).
 
-The sender knows only `slot = await limits.acquire(tokens)` and `slot.release()`. Whoever comes first is served first:
-one request at a time stands at the turnstile until every meter has room for it, so a large one is never starved.
+The sender uses only `permit = await limits.acquire(tokens)` and `permit.release()`. Requests are served in the order in
+which they come: one request at a time waits until every meter has room for it, so a large one is never starved.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from parquill.tasks.limits.meters import Brake, Meter, NoBrake, RateMeter, Servi
 
 
 class Stopped(Exception):
-    """Nothing may be sent any more."""
+    """The run has stopped: no further request may be sent."""
 
 
 class Permit:
-    """The right to have one request under way; `sent_at` is when it was given."""
+    """The right to have one request under way; `sent_at` is when it was granted."""
 
     __slots__ = ("_limits", "sent_at", "tokens")
 
@@ -27,11 +27,11 @@ class Permit:
         self.sent_at = sent_at
 
     def release(self) -> None:
-        """Let the next one come."""
+        """Free the place for the next request."""
         self._limits.return_permit()
 
     def settle(self, tokens: int | None) -> None:
-        """Tell how many tokens the request really used (`count_output: actual`)."""
+        """Report how many tokens the request really used (`count_output: actual`)."""
         if tokens is not None and tokens < self.tokens:
             self._limits.give_back(self.tokens - tokens)
 
@@ -89,7 +89,7 @@ class RateLimiter:
                     wait = max(wait, meter.wait_s(now, tokens))
                 if wait <= 0:
                     break
-                await self._sleep(min(wait, 1.0))  # at most a second, so that a stop is noticed
+                await self._sleep(min(wait, 1.0))  # at most a second, to notice a stop
             if self._stopped:
                 raise Stopped
             for meter in self.meters:
@@ -98,7 +98,7 @@ class RateLimiter:
             return Permit(self, tokens, now)
 
     async def _change(self) -> None:
-        """Wait until a request has ended, or for a moment where time alone may make room."""
+        """Wait until a request has ended, or for one interval if time alone can make room."""
         self._freed = asyncio.get_running_loop().create_future()
         interval_s = self._brake.growth_interval_s
         if self._free <= 0 or interval_s is None:
@@ -111,14 +111,14 @@ class RateLimiter:
             moment.cancel()
 
     def return_permit(self) -> None:
-        """One request less is under way."""
+        """Free the place of a request that has ended."""
         self._free += 1
         self._brake.leave()
         if self._freed is not None and not self._freed.done():
             self._freed.set_result(None)
 
     def give_back(self, tokens: int) -> None:
-        """Tokens that were reserved and not used, where the service counts actual output."""
+        """Give back tokens that were reserved but not used, if the service counts actual output."""
         if self._actual:
             for meter in self._token_meters:
                 meter.give_back(tokens)
@@ -131,7 +131,7 @@ class RateLimiter:
                 mirror.correct(now, sent_at, headers)
 
     def stop(self) -> None:
-        """Let nobody through any more; those who wait get Stopped."""
+        """Let no further request through; waiting ones raise Stopped."""
         self._stopped = True
         if self._freed is not None and not self._freed.done():
             self._freed.set_result(None)

@@ -1,11 +1,10 @@
-"""Meters of one interface: each says how long to wait until a request may leave, and counts those that do.
+"""The meters of rate limits: each says how long a request must wait, and counts the requests that leave.
 
-A `RateMeter` holds two things at once. A window remembers what was taken in the last minute and never lets more than
-the limit through in *any* minute. A pace lets requests through evenly, with a burst of one hundredth of the limit, so
-that there is no rush at the start (a token bucket of a minute's size lets twice the limit through in its first minute)
-and no wait either. A request larger than the burst saves up for itself while it waits for the window, and what such
-waits have cost is caught up a little faster. What a service tells in its x-ratelimit headers corrects both by a
-`ServiceMirror`.
+A `RateMeter` combines two rules. A window remembers what was taken in the last minute and never lets more than the
+limit through in *any* minute. A pace lets requests through evenly, with a burst of one hundredth of the limit. So there
+is no rush at the start (a token bucket of a minute's size lets twice the limit through in its first minute), and no
+wait either. A request larger than the burst saves up for itself while it waits for the window, and the time that such
+waits cost is caught up at a slightly faster pace. A `ServiceMirror` corrects both by the service's x-ratelimit headers.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ WINDOW_S = 60.0
 # Requests reach the service a little later or sooner than they left: a minute here is this much longer.
 GUARD_S = 0.25
 BURST_FRACTION = 0.01
-# The pace is a little faster than the limit, which the window holds; the emptier the window is than it should be, the
-# faster, up to this: time lost to large requests, or to nothing to send, is caught up without a rush.
+# The pace is a little faster than the limit, since the window enforces the limit. The emptier the window, the faster
+# the pace, up to MAX_PACE: time lost to large requests, or to nothing to send, is caught up without a rush.
 PACE = 1.05
 MAX_PACE = 1.25
 MIN_WAIT_S = 1e-6
@@ -38,13 +37,13 @@ class Meter(Protocol):
 
 
 class Brake(Meter, Protocol):
-    """A meter that follows each request from before its permit to its end, and may hold all of them back."""
+    """A meter that follows each request from before its permit to its end, and can hold all requests back."""
 
     def arrive(self) -> None:
         """A request waits for its permit."""
 
     def depart(self) -> None:
-        """A request has its permit, or goes without."""
+        """A request has its permit, or gave up waiting for one."""
 
     def leave(self) -> None:
         """A request that was let through has ended."""
@@ -54,7 +53,7 @@ class Brake(Meter, Protocol):
 
     @property
     def growth_interval_s(self) -> float | None:
-        """Seconds after which `is_full` may have changed though no request has ended; None where it cannot."""
+        """Seconds after which `is_full` may change without the end of a request; None if it cannot."""
 
 
 class NoBrake:
@@ -84,11 +83,11 @@ class NoBrake:
 
 
 class RateMeter:
-    """At most `limit` units in any minute, evenly; a unit is a request, or a token where `by_tokens`."""
+    """Allows at most `limit` units in any minute, evenly spread; a unit is a request, or a token if `by_tokens`."""
 
     def __init__(self, limit: int, *, by_tokens: bool, now: float, is_shared: bool = False) -> None:
         self.limit = limit
-        # who shares a limit has a part of it only: what is missing from the whole is no time lost, and is others'
+        # a process that shares a limit gets only a part of it: the unused rest belongs to others and is not lost time
         self._is_shared = is_shared
         self.by_tokens = by_tokens
         self.slowdown = 1.0
@@ -103,7 +102,7 @@ class RateMeter:
     def restored(
         cls, limit: int, *, level: float, began: float, updated: float, taken: Iterable[tuple[float, float]]
     ) -> RateMeter:
-        """A meter of tokens as it was at `updated`; `taken` are the (time, units) of the last minute, in order."""
+        """Return a meter of tokens as it was at `updated`; `taken` has the last minute's (time, units) in order."""
         meter = cls(limit, by_tokens=True, now=began)
         meter._level, meter._most, meter._updated = level, max(level, meter._burst), updated
         meter._taken = deque([time, units] for time, units in taken)
@@ -119,18 +118,18 @@ class RateMeter:
         """See Meter."""
         units = float(tokens if self.by_tokens else 1)
         self._refresh(now)
-        # a request larger than the burst leaves when the burst is whole, and the debt is paid off after it; while the
-        # window holds it back, the debt is paid off beforehand
+        # a request larger than the burst leaves once the burst is full, and pays off its debt afterwards; while the
+        # window holds the request back, it pays off the debt in advance
         self._most = self._burst if self._is_shared else max(units, self._burst)
         pace = (min(units, self._burst) - self._level) / self._rate(now)
         wait = max(pace, self._window_wait(now, units))
-        # a wait that a clock cannot show would be waited for ever
+        # a wait shorter than the resolution of the clock would never end
         return wait if wait > MIN_WAIT_S else 0.0
 
     def has_room_beside(self, now: float, waiting: float, units: float) -> bool:
         """Whether `units` may leave now without delaying `waiting` units that came first and wait for the window.
 
-        A large request may wait for most of a minute; what it leaves of the limit is not lost meanwhile.
+        A large request may wait for most of a minute; small ones can use the rest of the limit in the meantime.
         """
         self._refresh(now)
         wait = self._window_wait(now, waiting)
@@ -141,7 +140,7 @@ class RateMeter:
         return left + waiting + units <= self.limit and late <= wait
 
     def _rate(self, now: float) -> float:
-        """Units a second: faster while the window holds less than a minute at the limit, or than the time so far."""
+        """Units per second; faster while the window holds less than the limit allows for the time so far."""
         due = min(1.0, (now - self._began) / WINDOW_S)
         missing = max(0.0, due - self._total / self.limit)
         return self.limit / WINDOW_S * (PACE if self._is_shared else min(MAX_PACE, PACE + missing)) * self.slowdown
@@ -190,9 +189,9 @@ class RateMeter:
 
 
 class ServiceMirror:
-    """What the service's own bucket holds, by its x-ratelimit headers: it may count more than we do, or have others.
+    """The service's own bucket, by its x-ratelimit headers: it may count more than we do, or serve other clients too.
 
-    A reply tells the level when its request arrived; what left since then is subtracted, what flows in is added.
+    A reply reports the level at the arrival of its request; what left since then is subtracted, what flows in is added.
     """
 
     def __init__(self, kind: str, *, by_tokens: bool) -> None:
@@ -210,7 +209,7 @@ class ServiceMirror:
             return 0.0
         self._refresh(now)
         units = float(tokens if self.by_tokens else 1)
-        # the last hundredth is left for what is on its way
+        # the last hundredth is reserved for requests that are on their way
         need = min(units + self.limit * BURST_FRACTION, self.limit)
         wait = (need - self._level) / (self.limit / WINDOW_S)
         return wait if wait > MIN_WAIT_S else 0.0
@@ -229,7 +228,7 @@ class ServiceMirror:
         self._sent.append((now, units))
 
     def correct(self, now: float, sent_at: float, headers: Mapping[str, str]) -> None:
-        """Learn from the headers of a reply whose request left at `sent_at`."""
+        """Correct the level by the headers of a reply whose request left at `sent_at`."""
         limit, left = _number(headers.get(self._limit_name)), _number(headers.get(self._left_name))
         if limit is None or left is None or not 0 < limit < 1e12:
             return
@@ -251,14 +250,14 @@ def _number(text: str | None) -> float | None:
 
 
 class Throttle:
-    """A 429 slows everybody down together, once, and then recovers."""
+    """Slows all requests down once for each wave of 429s, then recovers step by step."""
 
     def __init__(self, meters: list[RateMeter]) -> None:
         self._meters = meters
         self._until = 0.0
         self._slowed_at = -1.0
         self._first_since_success: float | None = None
-        self.waves = 0  # slow-downs since the service admitted anything
+        self.waves = 0  # slow-downs since the service last accepted a request
         self._factor = 1.0
         self._eased_at = 0.0
 
@@ -274,12 +273,12 @@ class Throttle:
         """See Meter."""
 
     def on_429(self, now: float, sent_at: float, pause_s: float) -> None:
-        """A request that left at `sent_at` was answered 429: nobody sends for `pause_s`."""
+        """A request that left at `sent_at` was answered 429: no request leaves for `pause_s`."""
         if self._first_since_success is None:
             self._first_since_success = now
         self._until = max(self._until, now + pause_s)
         if sent_at < self._slowed_at:
-            return  # it left before the last slow-down: the same wave
+            return  # it left before the last slow-down, so it is of the same wave
         self._slowed_at = now
         self.waves += 1
         self._factor = max(0.1, self._factor * 0.8)
@@ -287,7 +286,7 @@ class Throttle:
         self._apply()
 
     def on_success(self) -> None:
-        """A request was admitted by the service."""
+        """The service accepted a request."""
         self._first_since_success = None
         self.waves = 0
 

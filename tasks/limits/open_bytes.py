@@ -1,16 +1,16 @@
-"""How much text of rows may be open at once: begun, and without an outcome yet."""
+"""A bound for the text of open rows: those that have begun and have no outcome yet."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 
-# Each open row holds its messages, and while it is sent they are held two or three times more.
+# Each open row holds its messages in memory, two or three times more while it is sent.
 MAX_OPEN_BYTES = 64 << 20
 
 
 class OpenBytes:
-    """A bound over the bytes of open rows. A row larger than all of it is open alone."""
+    """Bounds the bytes of open rows. A row larger than the bound is open alone."""
 
     def __init__(self, most: int = MAX_OPEN_BYTES) -> None:
         self._most = most
@@ -18,7 +18,7 @@ class OpenBytes:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def acquire(self, size: int) -> None:
-        """Wait until `size` bytes more may be open; those that came first go first."""
+        """Wait until `size` more bytes may be open; in the order of the calls."""
         if not self._waiting and self._fits(size):
             self._open += size
             return
@@ -27,7 +27,7 @@ class OpenBytes:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it was let in, and leaves at once
+            if not turn.cancelled():  # its bytes were counted already
                 self._open -= size
             self._wake()
             raise

@@ -1,8 +1,8 @@
-"""Whether a service answers at a job's address, and which models it lists there; nothing is sent that could be paid.
+"""Checks whether a service answers at a job's address and which models it lists; sends nothing that could cost money.
 
-A wrong address often answers too: with 404 to everything. So where GET /models finds nothing, the usual address nearby
-is asked, and the operation's own path is looked at, by a GET that no service completes anything for: a path that is
-there refuses the method (405) or the request, and one that is not is 404 again.
+A wrong address often answers too, with 404 to everything. So if GET /models finds nothing, the usual address nearby is
+tried, and then the path of the job's requests, by a GET that costs nothing: a path that exists refuses the method (405)
+or the request, and a wrong path answers 404 again.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from parquill.tasks.llm.model_list import ModelList, read_model_list
 from parquill.tasks.llm.replies import parse_json
 
 TIMEOUT_S = 10.0
-_VERSION = re.compile(r"/(?:v\d+\w*|openai)(?:/|$)")  # in an address that says which version of an API it is of
+_VERSION = re.compile(r"/(?:v\d+\w*|openai)(?:/|$)")  # in an address that names the version of its API
 Get = Callable[[str, dict[str, str]], httpx.Response]
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What answers at an address: its models, or, `without` a list of them, what came in its place."""
+    """What answers at an address: its models, or in `without` what came instead of a list."""
 
     models: ModelList | None
     without: str = ""
 
 
 def get(url: str, headers: dict[str, str]) -> httpx.Response:
-    """Ask once, past proxies, without following a redirect."""
+    """Send one GET without a proxy; redirects are not followed."""
     return httpx.get(url, headers=headers, timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
 
 
 def ask_for_models(endpoint: Endpoint, path: str, key: Key | None, ask: Get = get) -> Service:
-    """Ask for the models at a job's address; `path` is that of its requests.
+    """Ask for the models at a job's address; `path` is the path of the job's requests.
 
-    Raises ParquillError for no answer, a refused key, a server's failure, and an address that is not that of an API.
+    Raises ParquillError if the service does not answer, refuses the key or fails, or if no API is at the address.
     """
     base = endpoint.base_url
     headers = key.headers() if key else {}
@@ -54,36 +54,36 @@ def ask_for_models(endpoint: Endpoint, path: str, key: Key | None, ask: Get = ge
         raise ParquillError(f"{base} refuses the key (HTTP {status})")
     if 300 <= status < 400:
         raise ParquillError(
-            f"{base} sends on to another address (HTTP {status}), which is not followed; write that one as `base_url`"
+            f"{base} redirects to another address (HTTP {status}), which Parquill does not follow; set `base_url` to it"
         )
     if status == 429 or (status >= 500 and status != 501):
-        raise ParquillError(f"{base} answers HTTP {status} to a request for its models; try again later")
+        raise ParquillError(f"{base} answered HTTP {status} to a request for its models; try again later")
     models = read_model_list(document, base) if status == 200 else None
     if models is not None:
         return Service(models)
     _check_path(look, base, path, status)
-    return Service(None, "an answer of another shape" if status == 200 else f"HTTP {status}")
+    return Service(None, "an answer in another format" if status == 200 else f"HTTP {status}")
 
 
 def _check_path(look: Callable[[str, str], tuple[int, object]], base: str, path: str, status: int) -> None:
-    """Raise ParquillError unless something is there to send requests to."""
-    found = f"{base}/models gives no list of models (HTTP {status})"
+    """Raise ParquillError unless `path` exists at the address."""
+    found = f"{base}/models returned no list of models (HTTP {status})"
     for other in _others(base):
         answer, document = look(other, "/models")
         if answer in {401, 403} or (answer == 200 and read_model_list(document, other) is not None):
-            raise ParquillError(f"{found}, but {other}/models is there: write `base_url: {other}`")
+            raise ParquillError(f"{found}, but {other}/models exists: set `base_url: {other}`")
     at_path, _ = look(base, path)
     if at_path != 404:
         return
-    found += f", and {base}{path} is not there (HTTP 404)"
+    found += f", and {base}{path} does not exist (HTTP 404)"
     advice = "check the address in the service's documentation"
     if not _VERSION.search(urlsplit(base).path):
-        advice = f"most addresses end in /v1: is it {base}/v1?"
+        advice = f"most addresses end in /v1; try {base}/v1"
     raise ParquillError(f"{found}; {advice}")
 
 
 def _others(base: str) -> list[str]:
-    """Where the API may be, if it is not at this address: with /v1, or without what stands behind it."""
+    """Return where the API may be instead: the address with /v1 appended, or cut off after its version."""
     version = re.search(r"^.+/v\d+(?=/)", base)
     return [version.group()] if version else [] if re.search(r"/v\d+$", base) else [f"{base}/v1"]
 
@@ -92,5 +92,5 @@ def _ask(ask: Get, url: str, headers: dict[str, str], base: str) -> tuple[int, o
     try:
         reply = ask(url, headers)
     except Exception:  # noqa: BLE001 - whatever it is, it may hold the header
-        raise ParquillError(f"{base} does not answer; is the address right, is the service up?") from None
+        raise ParquillError(f"{base} does not answer; check the address and whether the service is up") from None
     return reply.status_code, parse_json(reply.content)

@@ -1,7 +1,7 @@
-"""Holds an answer against the job's response_format.
+"""Checks an answer against the job's response_format.
 
 Numbers are read as decimals: 0.07 is a multiple of 0.01, a whole number of twenty digits keeps all of them, and 1.0 is
-an integer. What binary floating point made of them would match where the text does not, and the other way round.
+an integer. Binary floating point would accept texts that do not match and refuse texts that do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from parquill.tasks.job.answer_type import parsed_type, shape_value
 from parquill.tasks.job.response_format import schema_of
 from parquill.tasks.llm.wrapping import NotJson, find_object
 
-# Of one number: a double has 17 digits and exponents to 308; what is far beyond only costs time.
+# Of one number: a double has 17 digits and exponents up to 308; numbers far beyond that only cost time.
 MAX_DIGITS, MAX_EXPONENT = 1_000, 400
 
 
@@ -27,7 +27,7 @@ class AnswerFormat:
     """A response_format, its JSON schema compiled once; `kind` is the Arrow type of its answers."""
 
     def __init__(self, response_format: dict[str, Any]) -> None:
-        """`response_format` is in its one form. Raises BadJob for a schema that is none."""
+        """`response_format` is in its normal form. Raises BadJob for an invalid schema."""
         schema = schema_of(response_format)
         self._validator = None if schema is None else compile_schema(schema)
         found = parsed_type(response_format)
@@ -35,7 +35,7 @@ class AnswerFormat:
         self.kind: pa.DataType = found
 
     def parse(self, text: str | None) -> Any:
-        """The answer as JSON if it matches, shaped for `kind`; None for any other. What is around it is left out."""
+        """Return the answer as JSON, shaped for `kind`; None if it does not match. Text around the JSON is dropped."""
         try:
             value = find_object(text or "", _read, self._is_valid)
             if not self._is_valid(value):
@@ -54,7 +54,7 @@ class AnswerFormat:
 
 
 def _read(text: str) -> Any:
-    """JSON as RFC 8259 has it, numbers as they are written. Raises NotJson."""
+    """Read JSON by RFC 8259, with numbers as they are written. Raises NotJson."""
     try:
         value = json.loads(text, parse_float=_decimal, parse_int=_whole, parse_constant=_refuse)
         if "\\ud" in text or "\\uD" in text:  # half of a character

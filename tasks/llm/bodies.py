@@ -1,7 +1,7 @@
-"""The bytes of a reply, whatever wrapping a gateway has put around them: compression, a charset, a stream of events.
+"""Unwraps the body of a reply from what a gateway may add: compression, a charset, a stream of events.
 
-Parquill asks for identity encoding and for one JSON document, but an answer in another wrapping is paid for all the
-same. What is unpacked is bounded like any other reply.
+Parquill asks for identity encoding and for one JSON document, but an answer in another wrapping is billed all the same.
+The unpacked body is bounded like any other reply.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\
 
 
 def unwrap(headers: Mapping[str, str], data: bytes, max_bytes: int) -> bytes | None:
-    """The body as UTF-8 without compression; None where it cannot be unpacked, or grows beyond `max_bytes`.
+    """Return the body as UTF-8 without compression; None if it cannot be unpacked or grows beyond `max_bytes`.
 
-    Bytes that are no text of the charset that was named are left as they are: the reader decides.
+    Bytes that are not text in the declared charset stay as they are: the reader decides.
     """
     plain = _decompress(headers.get("content-encoding", ""), data, max_bytes)
     if plain is None:
@@ -35,7 +35,7 @@ def unwrap(headers: Mapping[str, str], data: bytes, max_bytes: int) -> bytes | N
         return plain
     try:
         return plain.decode(charset).encode("utf-8", "surrogatepass")
-    except (LookupError, ValueError):  # of an unknown name, one with a NUL, or other bytes
+    except (LookupError, ValueError):  # an unknown charset, a name with a NUL, or bytes of another charset
         return plain
 
 
@@ -60,7 +60,7 @@ def _decompress(encoding: str, data: bytes, max_bytes: int) -> bytes | None:
         else:
             unpacked = None
         if unpacked is None:
-            # a gateway may have unpacked the body and left the header
+            # a gateway may have unpacked the body and kept the header
             return data if data.lstrip()[:1] in {b"{", b"["} else None
         data = unpacked
     return data
@@ -83,11 +83,11 @@ def is_stream(headers: Mapping[str, str], data: bytes) -> bool:
 
 
 def events(data: bytes) -> Iterator[Any]:
-    """The JSON documents of a stream of server-sent events, in order, and END for the mark of its end.
+    """Yield the JSON documents of a stream of server-sent events in order, and END for its end mark.
 
-    What is no JSON, as comments, is left out.
+    Everything that is not JSON, such as comments, is left out.
 
-    Lines end as the standard says: by a line feed, a carriage return or both. Lines of one event are joined.
+    By the standard, lines end with a line feed, a carriage return or both. Lines of one event are joined.
     """
     lines: list[bytes] = []
     count = 0

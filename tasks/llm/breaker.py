@@ -1,20 +1,19 @@
-"""Tells what is one row's fault from what every row meets, and slows the run down or stops it for the latter.
+"""Tells failures of single rows from failures that hit every row, and slows or stops the run for the latter.
 
-A circuit breaker with three causes. All of them look at what comes in a row, without an answer in between:
+A circuit breaker with three causes. Each counts consecutive failures, without an answer in between:
 
 - **Outage.** The first requests of OUTAGE_ROWS rows fail (5xx, time-outs, connections). The failures cost no row an
-  attempt; one request at a time leaves as a probe, at growing intervals; the first answer ends the outage and lets
-  requests through in growing numbers. After `patience_s` without an answer the run stops and can be resumed.
-- **Refusals.** MAX_REFUSALS requests are refused alike (a parameter, the model, the key's rights). Then a few rows from
-  farther on are probed, since a block of rows may be at fault; when these are refused too, the run stops. Until an
-  answer shows that the refusals were the rows' own, the refused rows have no outcome.
-- **Unreadable replies.** Several replies cannot be read or hold no answer yet, each of which may be paid for: the run
-  stops.
+  attempt. One request at a time leaves as a probe, at growing intervals. The first answer ends the outage, and requests
+  are let through in growing numbers. After `patience_s` without an answer the run stops and can be resumed.
+- **Refusals.** MAX_REFUSALS requests are refused for the same reason (a parameter, the model, the key's rights). Then
+  a few rows from farther on are probed, since a block of rows may be at fault. If these are refused too, the run stops.
+  The refused rows have no outcome until an answer shows that only these rows were at fault.
+- **Unreadable replies.** Several replies cannot be read or hold no answer yet. Each may be billed, so the run stops.
 
-Until the first answer only FIRST_AT_ONCE requests are under way, so that what every row meets is met by few of them;
-more only while the service sends no reply at all.
-A row that is tried again is no evidence (a start that only tries the failed rows of the last one must end), nor is a
-request after which another one left and was answered (the slow rows at the end of a run must end too).
+Until the first answer only FIRST_AT_ONCE requests are under way, so that a failure of every row hits few of them.
+There are more only while the service sends no reply at all.
+Two kinds of failures are no evidence: a row that is tried again (a start that only retries failed rows must end), and a
+request that left before one that was answered (the slow rows at the end of a run must end too).
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ MAX_FIRST_UNREADABLE, MAX_UNREADABLE = 10, 20  # before and after the first answ
 FIRST_AT_ONCE = 10
 FIRST_GROWTH_INTERVAL_S = 1.0
 FIRST_PROBE_INTERVAL_S, MAX_PROBE_INTERVAL_S = 1.0, 15.0
-MAX_STREAK = 1_000  # failures that are remembered, to be taken back should they turn out to be an outage
-# Refusals of the key or the address: when nothing was ever answered, fewer of them than MAX_REFUSALS say it too.
+MAX_STREAK = 1_000  # failures that are remembered, and taken back if they turn out to be an outage
+# Refusals of the key or the address: without any answer so far, fewer than MAX_REFUSALS are enough to stop.
 _OF_ALL_ROWS = frozenset({"forbidden", "not_found"})
 
 
 class Attempted(Protocol):
-    """A row that was charged an attempt for a request that failed."""
+    """A row that was charged an attempt for a failed request."""
 
     @property
     def is_first_try(self) -> bool:
-        """Whether this was its first request ever. Only such a failure is evidence: a bad row fails again and again."""
+        """Whether this was the row's first request ever. Only then is a failure evidence: a bad row fails each time."""
 
     def uncharge(self) -> None:
-        """Give one attempt back: it was no fault of the row."""
+        """Give one attempt back, since the row was not at fault."""
 
 
 class _Failure(NamedTuple):
@@ -62,7 +61,7 @@ class _Failure(NamedTuple):
 
 @dataclass(slots=True)
 class _Pending:
-    """A row that waits to know whether its failure is its own."""
+    """A row that waits for the verdict whether it is at fault itself."""
 
     retry: Retry
     sent_at: float
@@ -70,7 +69,7 @@ class _Pending:
 
 
 class Breaker:
-    """The breaker of one run in one process: the brake of its limits (see `limits.meters`). Lives on one loop."""
+    """The breaker of one run in one process, and the brake of its limits (see `limits.meters`). Lives on one loop."""
 
     def __init__(
         self,
@@ -81,13 +80,13 @@ class Breaker:
         warn: Callable[[str], None] = lambda _: None,
         stop: Callable[[Rule, str], None] = lambda _rule, _message: None,
     ) -> None:
-        """`warn` says in one line that an outage begins or ends; `stop` stops the run by a rule, with the reason."""
+        """`warn` gets one line when an outage begins or ends; `stop` stops the run with a rule and the reason."""
         self._max, self._patience_s, self._clock = max_at_once, patience_s, clock
         self.warn, self.stop_run = warn, stop
         self._under_way = self._waiting = 0
         self._has_answered = False
-        self._last_answered = -math.inf  # when the latest request left that was answered
-        self._quiet_since: float | None = None  # when a reply last came, or the first request left
+        self._last_answered = -math.inf  # when the latest answered request left
+        self._quiet_since: float | None = None  # when the last reply came, or the first request left
         self._allowed = max_at_once
         self._pending: list[_Pending] = []
         self._streak: deque[_Failure] = deque(maxlen=MAX_STREAK)
@@ -96,7 +95,7 @@ class Breaker:
         self._opened_at = self._probe_at = 0.0
         self._interval_s = FIRST_PROBE_INTERVAL_S
         self._signature: object = None
-        self._refusals: deque[float] = deque(maxlen=MAX_STREAK)  # when each of a streak left
+        self._refusals: deque[float] = deque(maxlen=MAX_STREAK)  # when each request of a streak left
         self._probes = 0
         self.is_probing = False
         self._probing_since = 0.0
@@ -116,7 +115,7 @@ class Breaker:
         self._under_way += 1
 
     def leave(self) -> None:
-        """A request has ended, after it was told how."""
+        """A request has ended; its result was reported before."""
         self._under_way -= 1
         self._judge_if_idle()
 
@@ -126,7 +125,7 @@ class Breaker:
 
     @property
     def growth_interval_s(self) -> float | None:
-        """Seconds after which `is_full` may have changed though no request has ended; None where it cannot."""
+        """Seconds after which `is_full` may change without the end of a request; None if it cannot."""
         return None if self._has_answered or self.is_open or self.is_probing else FIRST_GROWTH_INTERVAL_S
 
     def _most(self, now: float) -> int:
@@ -136,23 +135,23 @@ class Breaker:
             return REFUSAL_PROBES_AT_ONCE
         if self._has_answered:
             return self._allowed
-        # a service that takes long for its first answer is no reason to wait
+        # a service with a slow first answer is no reason to wait
         quiet_s = 0.0 if self._quiet_since is None else now - self._quiet_since
         return int(min(self._max, FIRST_AT_ONCE * 2 ** min(20, quiet_s // FIRST_GROWTH_INTERVAL_S)))
 
     def arrive(self) -> None:
-        """A row is being read, or a request waits for its permit: it may bring evidence."""
+        """A row is being read, or a request waits for its permit; either may bring evidence."""
         self._waiting += 1
 
     def depart(self) -> None:
-        """The row is read, or the request has its permit or goes without."""
+        """The row is read, or the request has its permit or gave up waiting."""
         self._waiting -= 1
         self._judge_if_idle()
 
     # ---- what requests meet
 
     def answered(self, sent_at: float) -> None:
-        """The service answered a request that left at `sent_at`: what earlier requests met is their rows' own."""
+        """The service answered a request that left at `sent_at`, so earlier failures are their rows' own."""
         self._has_answered = True
         self._last_answered = max(self._last_answered, sent_at)
         self._unreadable = 0
@@ -168,12 +167,12 @@ class Breaker:
         self._judge(own=True, until=sent_at)
 
     def failed(self, row: Attempted, rule: Rule, message: str, sent_at: float) -> bool:
-        """A request failed by an OUTAGE rule; gives whether the failure is the outage's, and was taken off the row."""
+        """A request failed by an OUTAGE rule. Returns True if it is part of an outage and not charged to the row."""
         now = self._clock()
         self._quiet_since = now
         self._failing_since = now if self._failing_since is None else self._failing_since
         if not self.is_open:
-            # a request that left later was answered: this one was slow or bad by itself
+            # if a request that left later was answered, this one was slow or bad by itself
             is_evidence = row.is_first_try and sent_at > self._last_answered
             self._streak.append(_Failure(sent_at, row, is_evidence))
             if sum(failure.is_evidence for failure in self._streak) < OUTAGE_ROWS:
@@ -181,19 +180,19 @@ class Breaker:
             self._begin_outage(now, message)
             return True
         row.uncharge()
-        # failures of requests that left together come together: one interval for them all
+        # requests that left together fail together: one interval for all of them
         if now >= self._probe_at:
             self._interval_s = min(MAX_PROBE_INTERVAL_S, 2 * self._interval_s)
             self._probe_at = now + self._interval_s
         if now - self._failing_since > self._patience_s:
             minutes = (now - self._failing_since) / 60
-            self.stop_run(rule, f"the service has failed at everything for {minutes:,.0f} minutes: {message}")
+            self.stop_run(rule, f"every request to the service has failed for {minutes:,.0f} minutes: {message}")
         return True
 
     def refused(self, row: Attempted, rule: Rule, signature: object, message: str, sent_at: float) -> None:
         """A request was refused by a REFUSAL rule. `signature` is equal for refusals that are alike."""
         self._quiet_since = self._clock()
-        self._end_outage(sent_at)  # a service that refuses is there
+        self._end_outage(sent_at)  # a service that refuses is up
         self._judge(own=True, only=Retry.OUTAGE, until=sent_at)
         if not row.is_first_try or sent_at <= self._last_answered:
             return
@@ -203,16 +202,16 @@ class Breaker:
         self._refusals.append(sent_at)
         self._last_refusal = (rule, message)
         if self.is_probing:
-            # what left before the probes is of the same block of rows
+            # requests from before the probes are of the same block of rows
             self._probes += sent_at >= self._probing_since
             if self._probes >= MAX_REFUSAL_PROBES:
                 self._stop_for_refusals()
         elif len(self._refusals) >= MAX_REFUSALS:
-            self.is_probing = True  # the sender takes rows from farther on
+            self.is_probing = True  # the sender now takes rows from farther on
             self._probing_since, self._probes = self._clock(), 0
 
     def unreadable(self, rule: Rule, message: str, sent_at: float) -> None:
-        """A 2xx reply could not be read, or holds no answer that Parquill knows."""
+        """A 2xx reply could not be read, or holds no answer that Parquill understands."""
         self._quiet_since = self._clock()
         self._end_outage(sent_at)
         self._unreadable += 1
@@ -220,7 +219,7 @@ class Breaker:
             self.stop_run(rule, f"{self._unreadable} replies in a row hold no answer: {message}")
 
     async def is_own(self, retry: Retry, sent_at: float) -> bool:
-        """Wait until it is known whether a failure by a rule of this kind is the row's own; False if every row's."""
+        """Wait for the verdict on a failure of this kind: True if it is the row's own, False if it hits every row."""
         if self._is_stopped:
             return False
         pending = _Pending(retry, sent_at)
@@ -229,7 +228,7 @@ class Breaker:
         return await pending.verdict
 
     def stop(self) -> None:
-        """Let rows that wait for a verdict go without one: nothing more is sent."""
+        """Release rows that wait for a verdict, with False: nothing more is sent."""
         self._is_stopped = True
         self._judge(own=False)
 
@@ -245,16 +244,16 @@ class Breaker:
         self._streak.clear()
         self._judge(own=False, only=Retry.OUTAGE)
         self.warn(
-            f"the service fails at every request: {message}. The run waits and tries again every few seconds, for up "
-            f"to {self._patience_s / 60:,.0f} minutes (retry.patience_s)"
+            f"every request to the service fails: {message}. The run waits and tries again every few seconds for up to "
+            f"{self._patience_s / 60:,.0f} minutes (retry.patience_s)"
         )
 
     def _end_outage(self, sent_at: float) -> None:
-        """A request that left at `sent_at` met a service that is there; an answer from before an outage ends none."""
+        """End the outage if a request that left at `sent_at` met a running service; older requests do not end it."""
         if self.is_open and sent_at >= self._opened_at:
             self.is_open = False
             seconds = self._clock() - (self._failing_since or self._opened_at)
-            self.warn(f"the service answers again, after {seconds:,.0f} s; the run continues")
+            self.warn(f"the service answers again after {seconds:,.0f} s; the run continues")
         if self._streak:
             self._streak = deque((f for f in self._streak if f.sent_at > sent_at), MAX_STREAK)
         if not self.is_open and not self._streak:
@@ -271,12 +270,12 @@ class Breaker:
         return bool(self._pending) and not (self._under_way or self._waiting)
 
     def _judge_if_idle(self) -> None:
-        """Judge soon: a row that was just read, or has just ended, may be on its way to the next step."""
+        """Judge in the loop's next step: a row that was just read or has just ended may bring evidence until then."""
         if self._is_idle:
             asyncio.get_running_loop().call_soon(self._judge_idle)
 
     def _judge_idle(self) -> None:
-        """Nothing is under way that could bring evidence: a failure counts as the row's own."""
+        """Count failures as the rows' own if nothing under way can bring evidence."""
         if not self._is_idle:
             return
         if self._refusals and self._last_refusal is not None:
@@ -287,7 +286,7 @@ class Breaker:
         self._judge(own=True)
 
     def _judge(self, *, own: bool, only: Retry | None = None, until: float = math.inf) -> None:
-        """Give their verdict to rows that wait for it: those of one kind, whose requests left before `until`."""
+        """Give waiting rows their verdict: only those of one kind, if given, whose requests left before `until`."""
         if not self._pending:
             return
         waiting, self._pending = self._pending, []

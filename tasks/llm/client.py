@@ -1,10 +1,11 @@
-"""One request and its reply: built once a job what can be, bounded in time and in size, errors without secrets.
+"""Sends one request and classifies its reply: bounded in time and size, without secrets in errors.
 
-The transport of httpx is driven without httpx's client layer (0.15-0.19 ms of CPU a request instead of 0.3). Redirects
-are not followed, cookies not kept, proxies not read from the environment, compressed replies not asked for.
+What is the same for all requests of a job is built once. The transport of httpx is driven without httpx's client layer
+(0.15-0.19 ms of CPU a request instead of 0.3). Redirects are not followed, cookies are not kept, proxies are not read
+from the environment, and compressed replies are not asked for.
 
-`httpx-aiohttp` maps refused and lost connections alike to `ConnectTimeout`, so what an error came from decides. Only a
-connection that never stood (DNS, refused, TLS) counts as not sent; everything else after the call began is in doubt.
+`httpx-aiohttp` maps refused and lost connections alike to `ConnectTimeout`, so the cause of an error decides. A
+request counts as not sent only if no connection was established (DNS, refused, TLS); any later failure is in doubt.
 """
 
 from __future__ import annotations
@@ -31,24 +32,24 @@ from parquill.tasks.llm.reasons import reason_of
 from parquill.tasks.llm.replies import Reply, clean_label, parse_json
 from parquill.tasks.llm.retry import retry_after_s
 
-# A token is at most a few dozen bytes of JSON; this leaves room for a thousand. The request's own length is added:
-# some services repeat it. Hostile JSON takes up to 25 times its size in memory, one reply at a time.
+# A token is at most a few dozen bytes of JSON; a thousand leave room. The request's own length is added, since some
+# services repeat the request. Hostile JSON takes up to 25 times its size in memory, one reply at a time.
 BYTES_PER_TOKEN = 1_000
 MIN_CAP_BYTES = 1 << 20
 MAX_CAP_BYTES = 16 << 20
 ERROR_BODY_BYTES = 64 << 10
-# A connection that does not stand by then is tried anew: nothing was sent, so nothing is in doubt.
+# A connection that is not established by then is tried again: nothing was sent, so nothing is in doubt.
 CONNECT_TIMEOUT_S = 15.0
-# Requests that were refused under both names of max_output_tokens: the name is not at fault.
+# After so many requests that were refused under both names of max_output_tokens, the name is not at fault.
 MAX_MISSED_NAMES = 5
 
 _log = logging.getLogger("parquill.service")
 
 
 class Result(NamedTuple):
-    """How one request ended; `reply` only where the service answered 2xx with an answer.
+    """How one request ended; `reply` is set only if the service answered 2xx with an answer.
 
-    `signature` is equal for refusals that are alike, whatever row they are of. `failure` is what a 2xx reply tells of.
+    `signature` is equal for refusals that are alike, also of different rows. `failure` is what a 2xx reply reports.
     """
 
     rule: Rule
@@ -91,7 +92,7 @@ class Client:
         self._key = key
         self._headers = headers
         self._timeout_s = job.retry.timeout_s
-        # before the deadline of the call, which could not tell whether anything was sent
+        # shorter than the deadline of the call, which does not show whether anything was sent
         self._extensions = {"timeout": {"connect": min(CONNECT_TIMEOUT_S, 0.9 * self._timeout_s)}}
         self._cap = max(MIN_CAP_BYTES, min(MAX_CAP_BYTES, job.max_output_tokens * BYTES_PER_TOKEN))
         self._now = now
@@ -100,23 +101,24 @@ class Client:
         self._misses = 0
 
     async def send(self, messages: str, parameters: str | None) -> Result:
-        """Send one request and classify how it ended. Never raises but for cancellation.
+        """Send one request and classify how it ended. Raises nothing but cancellation.
 
-        A refusal of the name of max_output_tokens, which costs nothing, is answered with the other name at once; later
-        requests have it from the start. So the row is charged one attempt, and the breaker sees no refusal.
+        If the service refuses the name of max_output_tokens, which costs nothing, the request is sent again with the
+        other name at once, and later requests use that name. So the row is charged one attempt, and the breaker sees no
+        refusal.
         """
         used = self.api.limit
         result = await self._send(messages, parameters, used)
         if result.limit_name is None or self._misses >= MAX_MISSED_NAMES:
             return result
         again = await self._send(messages, parameters, result.limit_name)
-        if again.limit_name is not None:  # neither: the first refusal says more
+        if again.limit_name is not None:  # neither name: the first refusal says more
             self._misses += 1
             return result
         if (again.reply is not None or again.rule.retry is Retry.REFUSAL) and self.api.limit != result.limit_name:
             self.api.limit = result.limit_name
             _log.warning(
-                "the service wants max_output_tokens as %s; set endpoint.limit_name to it to save the first refusals",
+                "the service expects max_output_tokens as %s; set endpoint.limit_name to avoid the first refusals",
                 self.api.limit,
             )
         return again
@@ -143,7 +145,7 @@ class Client:
 
     async def _read(self, response: httpx.Response, sent: int) -> bytes | None:
         cap = self._cap + sent if response.is_success else ERROR_BODY_BYTES
-        data = bytearray()  # and no list of chunks: one of two bytes would take forty
+        data = bytearray()  # not a list of chunks: a chunk of two bytes would take forty
         async for chunk in response.stream:  # type: ignore[union-attr]
             data += chunk
             if len(data) > cap:
@@ -165,7 +167,7 @@ class Client:
         return result
 
     def _wait_s(self, headers: httpx.Headers, error: Mapping[str, Any] | None) -> float | None:
-        """Seconds that a failure asks to wait, by its headers or else by its body."""
+        """Return the seconds that a failure asks to wait, by its headers or else by its body."""
         wait = retry_after_s(headers, self._now())
         return retry_after_of(error) if wait is None else wait
 
@@ -204,7 +206,7 @@ class Client:
         return Result(rule, reply.sentence(rule), reply, headers, None)
 
     def _read_reply(self, data: bytes, *, is_stream: bool) -> Reply | Failure | None:
-        """Read a reply; a service that echoes the key does not get it into the results."""
+        """Read a reply with the key masked, so that a service that echoes it does not put it into the results."""
         key = self._key
         if key is None:
             return self.api.read(data, is_stream=is_stream)
@@ -235,10 +237,10 @@ def _ended(code: str) -> Result:
 
 
 def aiohttp_transport() -> httpx.AsyncBaseTransport:
-    """The transport for real work: httpx's interface over aiohttp, which keeps its speed with a thousand at once."""
+    """Return the transport for real work: httpx's interface over aiohttp, which stays fast with 1,000 at once."""
     from httpx_aiohttp import AiohttpTransport
 
-    # the environment may name certificates to trust, but no file into which the keys of a connection are written
+    # the environment may name certificates to trust, but not a file for the TLS keys of connections
     transport: Any = AiohttpTransport(trust_env=True)
     transport.ssl_context.keylog_filename = None
 

@@ -1,13 +1,13 @@
-"""Connections that are used again only while they can be trusted, and replies that are bounded before they are read.
+"""Reuses connections only while they can be trusted, and bounds replies before they are read.
 
-HTTP/1.1 has no identity: the next bytes on a connection are the answer to whatever was asked last. A service, or a
-proxy before it, that sends more than one reply to a request would shift every later answer by one row. So a connection
-on which anything came unasked is closed and never used again, and once a reply came that nobody had asked for, no
-connection of this service is used a second time. What cannot be told from an answer is a reply that comes late, when
-the next request is already on its way: a connection rests for a moment before it is used again.
+HTTP/1.1 replies have no id: the next bytes on a connection count as the reply to the last request. If a service, or a
+proxy in front of it, sends two replies to one request, every later answer shifts by one row. So a connection on which
+anything came unasked is closed and never used again, and after an unasked reply no connection of this service is used
+twice. A late reply, which comes when the next request is already on its way, looks like an answer to that request. So a
+connection rests for REST_INTERVAL_S before it is used again.
 
-A reply is counted in raw bytes from its first, so that heads, chunk extensions, blank lines and interim replies without
-an end cost little time and no memory. aiohttp has no public hook for either, so its version is bounded in pyproject.
+The raw bytes of a reply are counted from the first one, so endless heads, chunk extensions, blank lines and interim
+replies cost little time and no memory. aiohttp has no public hook for either, so its version is bounded in pyproject.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection
 
-# Shorter than the 5 s after which common servers drop an idle connection: sending into one of those is in doubt.
+# Shorter than the 5 s after which common servers drop an idle connection: a request sent on a dropped one is in doubt.
 KEEPALIVE_TIMEOUT_S = 4.0
 REST_INTERVAL_S = 0.005
-# More than the largest body that is read, with its head and its chunks.
+# More than the largest body that is read, its head and chunk overhead included.
 MAX_RAW_BYTES = 32 << 20
-# 100 Continue, 102 Processing, 103 Early Hints: a handful is usual, each costs as much to parse as a reply.
+# 100 Continue, 102 Processing, 103 Early Hints: a handful is usual, and each costs as much to parse as a reply.
 MAX_INTERIM_REPLIES = 50
 
 
 class ReplyTooLarge(Exception):
-    """A reply has passed its bound before it was read."""
+    """A reply exceeded its bound before it was read."""
 
 
 class _Handler(ResponseHandler):
-    """One connection, which counts what comes in answer to one request."""
+    """One connection, which counts what comes in reply to one request."""
 
     _raw = 0
     _interim = 0
@@ -61,7 +61,7 @@ class _Handler(ResponseHandler):
         super().data_received(data)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """Take one parsed head, interim or final; what comes after the final one is nobody's."""
+        """Take one parsed head, interim or final; anything after the final one is an unasked reply."""
         if self._answered:
             self.was_answered_unasked = True
             self.force_close()
@@ -85,14 +85,14 @@ class _Handler(ResponseHandler):
 
     @property
     def is_idle_clean(self) -> bool:
-        """Whether nothing came since the last reply: no reply, no rest of one, no end of the connection."""
+        """Whether nothing came since the last reply: no further reply or part of one, and no end of the connection."""
         if self.should_close or self.transport is None:
             return False
         return not _is_readable(self.transport.get_extra_info("socket"))
 
 
 def _is_readable(socket: Any) -> bool:
-    """Whether bytes, or the end, have arrived that the event loop has not yet handed over."""
+    """Whether bytes, or the end, have arrived that the event loop has not handed over yet."""
     if not hasattr(select, "poll"):  # Windows
         return bool(select.select([socket], [], [], 0)[0])
     poll = select.poll()
@@ -117,7 +117,7 @@ class Connections(aiohttp.TCPConnector):
             assert isinstance(protocol, _Handler)  # noqa: S101 - the factory above makes no other
             if protocol.is_idle_clean and not self._force_close:
                 return connection
-            connection.close()  # comes by _release
+            connection.close()  # this calls _release
         return None
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:

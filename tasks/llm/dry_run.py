@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """An estimate and what the gate says of it; `error` is why the job could not be run even within its budget.
+    """An estimate and the gate's verdict on it; `error` is why the job cannot run even within its budget.
 
-    After a pilot `completed` rows have their outcome, `sentence` says what was done, and `pilot` holds its figures.
+    After a pilot, `completed` rows have their outcome, `sentence` says what was done, and `pilot` holds its figures.
     """
 
     job: Job
@@ -42,7 +42,7 @@ class DryRun:
     pilot: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """One flat mapping; after a pilot the figures are of the whole run, with what of it is paid already."""
+        """Return one flat mapping. After a pilot, the figures are of the whole run, what is already paid included."""
         flat = flat_estimate(self.job, self.estimate, self.price, fits=self.verdict.fits)
         told = {"error": str(self.error), "exit_code": self.error.exit_code} if self.error is not None else {}
         rows = self.estimate.to_send - self.completed
@@ -64,7 +64,7 @@ def estimate_placed(job: Job, options: RunOptions) -> DryRun:
 
 
 def _with_approval(job: Job, verdict: Verdict) -> Verdict:
-    """A verdict that also says that the run will wait for a person, if it will."""
+    """Return the verdict, with a warning added if the run will wait for approval."""
     if job.budget.approval_usd is None or not asks_approval(job, verdict):
         return verdict
     limit = format_usd(usd_to_nano(job.budget.approval_usd))
@@ -82,13 +82,13 @@ def estimate_with_pilot(
 ) -> DryRun | None:
     """Complete a sample of a placed job's rows (None: as many as it takes) and estimate the whole run from them.
 
-    `watch` is given the sender that the pilot opens, and may stop it. `log` takes what is said about shared limits.
-    None when no row is left to send. Raises BadJob, BadInput, FolderInUse, RefusedByBudget, NotApproved before anything
-    is sent; Interrupted, ServiceStopped, StoppedByBudget when the pilot was cut off.
+    `watch` gets the sender that the pilot opens, and may stop it. `log` gets messages about shared limits.
+    Returns None if no row is left to send. Raises BadJob, BadInput, FolderInUse, RefusedByBudget, NotApproved before
+    anything is sent; Interrupted, ServiceStopped, StoppedByBudget if the pilot was cut off.
     """
-    from parquill.tasks.llm.pilot import run_pilot  # it brings the HTTP client, which a plain estimate does not need
+    from parquill.tasks.llm.pilot import run_pilot  # imports the HTTP client, which a plain estimate does not need
 
-    read_key(job.endpoint)  # a missing key is found now, and not after reading
+    read_key(job.endpoint)  # report a missing key now, not after the input is read
     folders = Folders.of(job.output, job.state)
     folders.create()
     with lock_folders(folders, f"a pilot of the job {job.name}"):
@@ -110,8 +110,8 @@ def estimate_with_pilot(
         _with_approval(run.job, check_budget(run.job, estimate, run.price, spent_totals(pilot.run), booked)),
         run.price,
         completed=sum(totals.statuses.values()),
-        sentence=f"pilot: {pilot.rows:,} rows have their answer for {format_usd(totals.settled_nano)}{doubt}; "
-        f"{pilot.ended}. `run` goes on from them",
+        sentence=f"pilot: {pilot.rows:,} rows were answered for {format_usd(totals.settled_nano)}{doubt}; "
+        f"{pilot.ended}. `run` continues from them",
         pilot={
             "pilot_rows": pilot.rows,
             "pilot_ended": pilot.ended,

@@ -1,18 +1,18 @@
-"""Failures that come with HTTP 200: the code inside counts as if it were the status, by the one table of outcomes.
+"""Failures that come with HTTP 200: the code inside is treated as the status, by the one table of outcomes.
 
 | where | who | what it says |
 |---|---|---|
-| `error` beside or instead of `choices` | OpenRouter, gateways; Ollama as text | its `code`, `status` or `type` |
+| `error` next to or instead of `choices` | OpenRouter, gateways; Ollama as text | its `code`, `status` or `type` |
 | `error` in the choice | OpenRouter | the same |
 | `error` with `status: failed` | the Responses API | its `code` |
 | `status: cancelled` | the Responses API | a broken answer |
-| `status: in_progress`, `queued` | the Responses API | no answer yet, and it may be paid for |
+| `status: in_progress`, `queued` | the Responses API | no answer yet, and it may be billed |
 | a finish reason such as `error` or `abort` | see `endings` | a broken answer |
-| `base_resp.status_code` | MiniMax | a code of its own |
+| `base_resp.status_code` | MiniMax | its own code |
 | `object: error`, `detail`, `errors`, `code` with a message | vLLM, FastAPI, gateways | their `code` |
 
-Money: what the reply reports as used is billed. A failure with a part of an answer and without usage may be billed, so
-it is in doubt. Otherwise the table's line counts: a failure that the service itself tells of was not billed.
+Money: usage that the reply reports is billed. A failure with a part of an answer but without usage may be billed, so it
+is in doubt. Otherwise the table's line counts: a failure that the service itself reports was not billed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from parquill.tasks.llm.retry import MAX_RETRY_AFTER_S
 from parquill.tasks.llm.usage import UNKNOWN, Reading, read_usage
 from parquill.tasks.records import Usage
 
-# What services write instead of a status, as `_plain` has it. Codes of `outcomes` that refuse a request are 400.
+# What services write instead of a status, in the form of `_plain`. Codes of `outcomes` that refuse a request are 400.
 _STATUSES: dict[str, int] = {
     name: status
     for status, names in {
@@ -75,13 +75,13 @@ _MINIMAX = {
 }
 _MINIMAX_SENSITIVE = frozenset({1026, 1027})
 _NO_CODES = frozenset({"", "0", "200", "null", "none", "ok", "success"})
-# Where a failure is looked for that has no `error`: only in a reply without an answer.
+# A failure without `error` is looked for only in a reply that has neither of these.
 _ANSWERS = ("choices", "output")
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a 2xx reply tells of instead of an answer; `code` is the line of the table where no status is known."""
+    """The failure that a 2xx reply reports; `code` is the line of the table if no status is known."""
 
     code: str
     status: int | None = None
@@ -89,20 +89,20 @@ class Failure:
     reading: Reading = UNKNOWN
     has_text: bool = False
     service_tier: str | None = None
-    reason: str | None = None  # the finish reason or status that says so, a known name
+    reason: str | None = None  # the finish reason or status that reports the failure, a known name
 
     @property
     def usage(self) -> Usage | None:
-        """What the reply reports as used, and is billed."""
+        """The usage that the reply reports, which is billed."""
         return self.reading.usage
 
     @property
     def retry_after_s(self) -> float | None:
-        """Seconds that the error asks to wait."""
+        """The seconds that the error asks to wait."""
         return retry_after_of(self.error)
 
     def rule(self, *, retry_after: bool) -> tuple[Rule, str]:
-        """The line of the table, and the sentence for the row."""
+        """Return the line of the table and the sentence for the row."""
         if self.status is not None:
             where = "HTTP 200, code"
             return rule_for_status(self.status, retry_after=retry_after, document={"error": self.error}, where=where)
@@ -125,13 +125,13 @@ def failure_of(
     has_text: bool = False,
     service_tier: str | None = None,
 ) -> Failure | None:
-    """The failure that a reply tells of, if it does.
+    """Return the failure that a reply reports, if any.
 
     Args:
         document: The reply.
-        inner: Its choice, which may have an `error` of its own.
+        inner: Its choice, which may have its own `error`.
         ending: The code of its finish reason.
-        reason: That finish reason, as it may be shown.
+        reason: That finish reason, in a form that is safe to show.
         has_text: Whether there is a part of an answer.
         service_tier: The tier that the reply names.
     """
@@ -147,7 +147,7 @@ def failure_of(
 
 
 def _error_in(document: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The `error` of a reply or a choice, in MiniMax's form too; None where it is absent or says that there is none."""
+    """Return the `error` of a reply or a choice, also in MiniMax's form; None if it is absent or reports no error."""
     if document is None:
         return None
     base = document.get("base_resp")
@@ -165,7 +165,7 @@ def _error_in(document: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def _error_without_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The error of a reply that has neither `choices` nor `output`, in the forms of vLLM, FastAPI and gateways."""
+    """Return the error of a reply without `choices` and `output`, in the forms of vLLM, FastAPI and gateways."""
     if (error := error_of_body(document)) is not None:
         return error
     errors = document.get("errors")
@@ -177,7 +177,7 @@ def _error_without_answer(document: Mapping[str, Any]) -> Mapping[str, Any] | No
 
 
 def status_of(error: Mapping[str, Any]) -> int | None:
-    """The HTTP status that an error's code stands for; None for a code that is not known."""
+    """Return the HTTP status that an error's code stands for; None for an unknown code."""
     for name in ("code", "status_code", "status", "type"):
         value = error.get(name)
         text = _plain(value)
@@ -195,9 +195,9 @@ def _plain(value: Any) -> str:
 
 
 def retry_after_of(error: Mapping[str, Any] | None) -> float | None:
-    """Seconds that an error body asks to wait, bounded like the header; None if it asks none.
+    """Return the seconds that an error body asks to wait, bounded like the header; None if it does not ask.
 
-    OpenRouter's `metadata.retry_after_seconds` and the headers of its provider in `metadata.headers`, Gemini's
+    Reads OpenRouter's `metadata.retry_after_seconds`, the headers of its provider in `metadata.headers`, and Gemini's
     `details[].retryDelay` ("17s").
     """
     if error is None:

@@ -1,13 +1,14 @@
-"""Why an answer ended: the finish reasons of the services, and the line of the table of outcomes that each one is.
+"""Why an answer ended: the finish reasons of the services, and the line of the table of outcomes for each.
 
 A closed list. Names are compared without case, blanks and punctuation (`MAX_TOKENS`, `maxTokens` and `max_tokens` are
-one name), and a name may have its enum before it (`FinishReason.STOP`, `REASON_STOP`). Where a router adds the name of
-the model's own service (OpenRouter's `native_finish_reason`), a bad one of the two counts.
+one name), and a name may have its enum before it (`FinishReason.STOP`, `REASON_STOP`). If a router adds the finish
+reason of the model's own service (OpenRouter's `native_finish_reason`), a bad one of the two counts.
 
-- A name that is not here says nothing bad, and the answer is paid for: it stays `ok`, and a warning names the reason.
-- A reason that is missing or null is no name. Older servers and gateways leave it out, and the JSON around the answer
-  has come whole, so nothing says that the answer is not: it is `ok` without a warning. Only a stream that ends without
-  a reason is a broken answer (see `replies`).
+- An unlisted name does not mean that the answer is bad, and the answer is billed: it stays `ok`, with a warning that
+  names the reason.
+- A missing or null reason is no name. Older servers and gateways leave it out. Since the JSON around the answer arrived
+  whole, nothing suggests that the answer is cut: it is `ok` without a warning. Only a stream that ends without a reason
+  is a broken answer (see `replies`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# code of the table of outcomes -> names, with one service of those that use each
+# code of the table of outcomes -> names, each with a service that uses it
 _NAMES: dict[str, tuple[str, ...]] = {
     "ok": (
         "stop",  # OpenAI and most others; Gemini writes STOP
@@ -114,7 +115,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "not_ready": ("in_progress", "queued"),  # the Responses API
 }
-# Names that say nothing.
+# Names that carry no information.
 _NOT_SAID = frozenset({"", "null", "none", "finishreasonunspecified", "unspecified"})
 _PREFIXES = ("finishreason", "reason")
 _PUNCTUATION = re.compile(r"[^a-z0-9]+")
@@ -129,14 +130,14 @@ ENDINGS: Mapping[str, str] = {_plain(name): code for code, names in _NAMES.items
 
 
 def named_reason(value: Any) -> str | None:
-    """The reason as the service names it: a text, or the `type` of an object (SGLang's own form); None for neither."""
+    """Return the service's name of a reason: a text, or the `type` of an object (SGLang); None for anything else."""
     if isinstance(value, dict):
         value = value.get("type")
     return value if isinstance(value, str) and _plain(value) not in _NOT_SAID else None
 
 
 def ending_of(reason: Any, native: Any = None) -> str | None:
-    """The code of a finish reason and of the model's own beside it: `ok` if none is given, None for an unknown name."""
+    """Return the code of a finish reason and the model's own one: `ok` if none is given, None for an unknown name."""
     codes = [code for value in (reason, native) if (name := named_reason(value)) is not None for code in _codes(name)]
     bad = next((code for code in codes if code not in {None, "ok"}), None)
     if bad is not None:
@@ -145,18 +146,18 @@ def ending_of(reason: Any, native: Any = None) -> str | None:
 
 
 def unknown_name(reason: str | None) -> str | None:
-    """The name to warn of: a finish reason that is not in the list, as it may be shown; None for a known one."""
+    """Return the name to warn of: an unlisted finish reason, in a form that is safe to show; None for a known one."""
     if reason is None or ending_of(reason) is not None:
         return None
-    # it may be anything, the prompt included: what does not look like a name is not repeated
+    # it may be any text, even the prompt: what does not look like a name is not repeated
     if len(reason) > MAX_NAME_CHARACTERS or not re.fullmatch(r"[A-Za-z0-9_.:\- ]+", reason) or reason.count(" ") > 2:
-        return "a text that is no name"
+        return "a text that is not a name"
     return reason
 
 
 @functools.lru_cache(maxsize=256)
 def _codes(reason: str) -> tuple[str | None, ...]:
-    """The code of each part: Gemini's OpenAI address writes `content_filter: SAFETY`, proxies `FinishReason.SAFETY`."""
+    """Return the code of each part: Gemini writes `content_filter: SAFETY`, proxies write `FinishReason.SAFETY`."""
     return tuple(_code(part) for part in reason.split(":", 3))
 
 

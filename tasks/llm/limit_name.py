@@ -1,7 +1,7 @@
 """The name under which a service wants max_output_tokens, learned from the refusal that says so.
 
-A deployment may have any name, so that its model cannot be told from it; and gateways know one name or the other. The
-answer to a wrong one is a refusal that costs nothing and names the parameter.
+The name of a deployment does not show its model, and gateways know one name or the other. The reply to a wrong name is
+a refusal that costs nothing and names the parameter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNKNOWN = re.compile(
     r"unexpected|no longer|deprecated|extra[ _](?:fields|inputs|forbidden)|does not exist",
     re.IGNORECASE,
 )
-# The name is known, its value is not taken.
+# The service knows the name but refuses its value.
 _VALUE = re.compile(
     r"too (?:large|small|high|low|big|long|many)|at (?:most|least)|greater|less than|exceed|out of range|between|"
     r"unsupported[ _]value",
@@ -35,7 +35,7 @@ _VALUE = re.compile(
 
 
 def other_limit_name(error: Mapping[str, Any] | None, used: str) -> str | None:
-    """The name that a refusal asks for in the place of the `used` one; None where it is about something else."""
+    """Return the name that a refusal asks for instead of `used`; None if the refusal is about something else."""
     if error is None:
         return None
     told = " ".join(_texts(error, 6))[:MAX_READ_CHARACTERS]
@@ -52,7 +52,7 @@ def other_limit_name(error: Mapping[str, Any] | None, used: str) -> str | None:
 
 
 def _texts(value: Any, depth: int) -> Iterator[str]:
-    """The strings of an error body: message, parameter, code, and FastAPI's list of faults; not the request in it."""
+    """Yield the strings of an error body: message, parameter, code FastAPI's list of faults; not the echoed request."""
     if isinstance(value, str):
         yield value[:MAX_READ_CHARACTERS]
     elif depth and isinstance(value, Mapping):

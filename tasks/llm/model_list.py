@@ -1,8 +1,8 @@
-"""The lists of models that services give at GET /models, in all their shapes, and a job's model in one of them.
+"""Reads the lists of models that services return for GET /models, in all formats, and finds a job's model in them.
 
 OpenAI and most others answer {"data": [{"id": ...}]}. Google writes `models/NAME`, Fireworks `accounts/ACCOUNT/models/
 NAME`, the native APIs of Google and Fireworks {"models": [{"name": ...}]}, Ollama `NAME:latest`, Together a bare array.
-Some lists are no more than a part of what the service serves.
+Some lists are only a part of what the service serves.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from parquill.tasks.llm.replies import clean_label
 _NAMES = ("id", "name", "model")
 _LISTS = ("data", "models", "result", "items")
 _MORE = ("has_more", "nextPageToken", "next_page_token", "next_page", "next")
-# What stands before a name: the resource's path, with an account or a publisher in it.
+# The prefix of a name: the resource's path, with an account or a publisher in it.
 _PATH = re.compile(r"^/?(?:(?:accounts|publishers|projects|locations|organizations)/[^/]+/)*models/", re.IGNORECASE)
 _DATE = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{2}-\d{4}|\d{4}|\d{3}|latest)$")
-# Lists that are known not to have all that is served: Azure lists what can be deployed, and requests name deployments;
-# Hugging Face, Fireworks and Bedrock serve more than they list.
+# Hosts whose lists are incomplete: Azure lists what can be deployed, but requests name deployments; Hugging Face,
+# Fireworks and Bedrock serve more than they list.
 _PARTIAL_HOSTS = re.compile(
     r"(?:.+\.)?(?:azure\.com|azure\.us|azure\.cn|huggingface\.co|fireworks\.ai|amazonaws\.com|api\.aws)", re.IGNORECASE
 )
@@ -31,39 +31,38 @@ _PARTIAL_HOSTS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ModelList:
-    """The names that a service lists, with the day on which each is shut down where the list has it.
+    """The names that a service lists, each with its shutdown date if the list has one.
 
-    `why_partial` says why a model that is not in it may be served all the same; None for a list that is known to be
-    whole.
+    `why_partial` says why a model that is not listed may be served all the same; None for a complete list.
     """
 
     names: dict[str, Any]
     why_partial: str | None = None
 
     def name_of(self, model: str) -> str | None:
-        """The name under which the list has a model; None if it has not."""
+        """Return the name under which the list has a model; None if it is not listed."""
         if model in self.names:
             return model
         wanted = _bare(model)
-        # a request may name a model without the date of its newest version, or by `-latest`
+        # a request may name a model without the date of its newest version, or with `-latest`
         ways = ((_bare, wanted), (_undated, wanted.removesuffix("-latest")))
         for written, sought in ways:
             for name in self.names:
                 if written(name) == sought:
                     return name
-        # OpenRouter's `:free`, `:nitro` and the like choose among the sellers of one model
+        # OpenRouter's `:free`, `:nitro` and others choose among the sellers of one model
         base = model.partition(":")[0]
         return base if "/" in base and base in self.names else None
 
     def nearest(self, model: str) -> list[str]:
-        """The names most like a model's; the first of the list where none is."""
+        """Return the names closest to a model's; the first ones of the list if none is close."""
         bare = {_bare(name): name for name in self.names}
         near = difflib.get_close_matches(_bare(model), bare, 5, 0.5)
         return [bare[name] for name in near] or sorted(self.names)[:10]
 
 
 def read_model_list(document: Any, base_url: str) -> ModelList | None:
-    """Read the list that a service gives; None when it is no list of models, or an empty one."""
+    """Read the list that a service returned; None if it is empty or not a list of models."""
     names: dict[str, Any] = {}
     owners = set()
     for entry in _entries(document):
@@ -103,7 +102,7 @@ def _why_partial(document: Any, names: dict[str, Any], owners: set[Any], base_ur
 
 
 def _bare(name: str) -> str:
-    """A name without its path, its `:latest` and its case."""
+    """Return a name without its path and `:latest`, in lower case."""
     return _PATH.sub("", name).removesuffix(":latest").casefold()
 
 

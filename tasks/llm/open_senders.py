@@ -1,4 +1,4 @@
-"""The runs that this process sends for at the moment: opened, joined by its tasks, stopped together by a signal."""
+"""The senders that are open in this process: opened by a run, joined by its tasks, stopped together by a signal."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from parquill.tasks.storage.disk import DISK, Disk
 from parquill.tasks.storage.folders import RunFolder
 from parquill.tasks.storage.run_lock import RunLock, RunMember
 
-# A process that joined a run keeps its sender for the next shard. When none comes it gives back the money that it
-# reserved and its share of the limits.
+# A process that joined a run keeps its sender for the next shard. If none comes, it gives back its reserved money and
+# its share of the limits.
 IDLE_TIMEOUT_S: Final = 2.0
 _open: dict[str, RunSender] = {}
 _joined: dict[str, _Joined] = {}
@@ -39,10 +39,10 @@ def open_sender(
     disk: Disk = DISK,
     log: LogFn | None = None,
 ) -> Iterator[RunSender]:
-    """Open the sender of a run for this process; on an error or a cancellation what is under way gets its grace.
+    """Open the sender of a run for this process. On an error or a cancellation, requests under way get a grace time.
 
-    `log` takes what is said about shared limits. Raises BadJob when the key cannot be read, or when a request is too
-    large for a limit that is shared.
+    `log` gets messages about shared limits. Raises BadJob if the key cannot be read, or if a request is too large for
+    a shared limit.
     """
     key = read_key(run.job.endpoint)
     with contextlib.closing(RunLock(run.folder)):
@@ -60,10 +60,10 @@ def _closed_at_the_end(run_id: str, run_sender: RunSender) -> Iterator[None]:
             run_sender.request_stop(0)
         yield
     except BaseException:
-        # whoever was asked to stop already and is asked again stops at once
+        # a second request to stop takes effect at once
         try:
             run_sender.close(grace_s=0 if stop_requested.is_set() else GRACE_TIMEOUT_S)
-        except BaseException:  # Prefect turns the second SIGTERM into an exception, in the midst of the grace
+        except BaseException:  # Prefect turns the second SIGTERM into an exception, during the grace time
             run_sender.close(grace_s=0)
             raise
         raise
@@ -75,10 +75,10 @@ def _closed_at_the_end(run_id: str, run_sender: RunSender) -> Iterator[None]:
 
 
 def complete_in_this_process(state: Path, run_id: str, shard: ShardRef, log: LogFn | None = None) -> ShardReport:
-    """Complete a shard with this process' sender of the run; a process that has none joins the run.
+    """Complete a shard with this process' sender of the run; a process without one joins the run.
 
-    A shard that is done returns at once, also when no process leads the run any more. Raises what
-    `RunSender.complete` raises, and Interrupted when no process leads the run.
+    Returns at once for a shard that is done, even if no process leads the run any more. Raises what
+    `RunSender.complete` raises, and Interrupted if no process leads the run.
     """
     totals = done_totals(RunFolder(state / "runs" / run_id), shard)
     if totals is not None:
@@ -89,7 +89,7 @@ def complete_in_this_process(state: Path, run_id: str, shard: ShardRef, log: Log
 
 @dataclass(slots=True)
 class _Joined:
-    """A sender of a run that another process leads, how many tasks use it now, and what closes it when idle."""
+    """A sender of a run that another process leads, the number of tasks that use it, and the timer that closes it."""
 
     run_sender: RunSender
     users: int = 0
@@ -114,14 +114,14 @@ def _sender_for(state: Path, run_id: str, log: LogFn | None) -> Iterator[RunSend
 
 
 def _leave(run_id: str, joined: _Joined) -> None:
-    """End one use. The last one closes the sender: at once after the run's last shard, else when no other comes."""
+    """End one use. The last one closes the sender: at once after the run's last shard, else if no other shard comes."""
     with _mutex:
         joined.users -= 1
         if joined.users:
             return
         if joined.run_sender.has_work:
             _keep(joined)
-            # no daemon: a process that ends waits for it, and leaves nothing reserved
+            # not a daemon: the process waits for it before it exits, and leaves nothing reserved
             joined.closing = threading.Timer(IDLE_TIMEOUT_S, _close_idle, (run_id, joined))
             joined.closing.start()
             return
@@ -152,7 +152,7 @@ def _join(run: Run, log: LogFn | None) -> RunSender:
 
 
 def _forget_in_child() -> None:
-    """Have a forked child join the runs of its parent: the threads of the parent's senders are not in it."""
+    """Let a forked child join its parent's runs: the child does not have the threads of the parent's senders."""
     global _mutex  # noqa: PLW0603 - another thread may have held it at the fork
     _mutex = threading.Lock()
     _open.clear()
@@ -163,12 +163,12 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def request_stop_all() -> None:
-    """Ask every open run of this process to stop; for signal handlers."""
+    """Ask every open sender of this process to stop; for signal handlers."""
     stop_requested.set()
     for run_sender in list(_open.values()):
         run_sender.request_stop()
 
 
 def open_senders() -> list[RunSender]:
-    """The senders that are open now, for whoever shows progress."""
+    """Return the senders that are open now, to show their progress."""
     return list(_open.values())

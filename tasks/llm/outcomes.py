@@ -1,14 +1,15 @@
-"""The one closed table: what each way in which a request can end means for money, the next step and the row.
+"""The one closed table of how a request can end: what each ending means for the money, the next step and the row.
 
-A request is surely unpaid if the connection never stood, if the service refused it (429 and every other 4xx but 408 and
-499), or if the service failed with an error body of its own (5xx). A 408, a 499, a 5xx without such a body, a time-out
-and a lost connection say nothing of the answer: the request is in doubt and stays booked at its full reservation. So
-does a 2xx reply that cannot be read. A billed answer is never asked for again within a run, however useless it is.
+A request is surely unpaid if no connection was established, if the service refused it (429 and every other 4xx except
+408 and 499), or if the service failed with its own error body (5xx). After a 408, a 499, a 5xx without such a body, a
+time-out or a lost connection, nothing is known about the answer: the request is in doubt and stays booked at its full
+reservation. The same holds for a 2xx reply that cannot be read. A billed answer is never asked for again within a run,
+however useless it is.
 
-A 2xx reply may tell of a failure (see `failures`): its code counts as if it were the status. Where such a reply reports
-usage, that is billed whatever the line says, and the row is tried again as the line says.
+A 2xx reply may report a failure (see `failures`): its code is treated as the status. If such a reply reports usage,
+that is billed whatever the line says, and the row is tried again as the line says.
 
-Exit codes follow from the table: a row whose status is not `ok` counts for exit 5, and a stop (STOP, or REFUSAL,
+Exit codes follow from the table: a row whose status is not `ok` counts toward exit 5, and a stop (STOP, or REFUSAL,
 UNREADABLE, OUTAGE and THROTTLE once the run gives up) ends with exit 1.
 """
 
@@ -31,16 +32,16 @@ class Retry(Enum):
     """What happens next."""
 
     NEVER = "never"  # the row has its outcome
-    REFUSAL = "refusal"  # the row has its outcome, unless every row is refused alike: then the run stops
+    REFUSAL = "refusal"  # the row has its outcome; but if every row is refused alike, the run stops
     AGAIN = "again"  # costs an attempt
-    UNREADABLE = "unreadable"  # one more try; several of them without an answer between stop the run: each may be paid
-    OUTAGE = "outage"  # costs an attempt, unless the service fails at everything: then the run waits
-    THROTTLE = "throttle"  # everybody slows down; costs no attempt
+    UNREADABLE = "unreadable"  # one more try, as each may be billed; several without an answer between stop the run
+    OUTAGE = "outage"  # costs an attempt; but if every request fails, the run waits
+    THROTTLE = "throttle"  # all requests slow down; costs no attempt
     STOP = "stop"  # the run stops: no request can succeed
 
 
 class Rule(NamedTuple):
-    """One line of the table. `code` is the row's error_code, None for an answer that is simply good."""
+    """One line of the table. `code` is the row's error_code; None for a good answer."""
 
     code: str | None
     money: Money
@@ -61,23 +62,23 @@ TABLE = _rules(
     # answers
     Rule(None, B, NEVER, "ok", "answered"),
     Rule("max_output_tokens", B, NEVER, "truncated", "the answer was cut at max_output_tokens"),
-    Rule("context_window", B, NEVER, "truncated", "the answer was cut where the model's context window ends"),
-    Rule("cut_off", B, NEVER, "truncated", "the service cut the answer before its end"),
-    Rule("prompt_cut", B, NEVER, "truncated", "the server cut the prompt, and answered the rest of it"),
+    Rule("context_window", B, NEVER, "truncated", "the answer was cut at the end of the model's context window"),
+    Rule("cut_off", B, NEVER, "truncated", "the service cut the answer short"),
+    Rule("prompt_cut", B, NEVER, "truncated", "the server cut the prompt and answered only what was left of it"),
     Rule("content_filter", B, NEVER, "refused", "the service's content filter stopped the answer"),
     Rule("refusal", B, NEVER, "refused", "the model declined to answer"),
     Rule("schema_mismatch", B, NEVER, "invalid", "the answer does not match response_format"),
     Rule("no_answer", B, NEVER, "failed", "the reply was billed but holds no text"),
     Rule("empty", B, NEVER, "failed", "the answer was billed but is empty"),
-    Rule("unusable_answer", B, NEVER, "failed", "the service says that the model's answer is of no use"),
-    # replies that cannot be read: paid, perhaps
+    Rule("unusable_answer", B, NEVER, "failed", "the service reports that the model's answer is unusable"),
+    # replies that cannot be read: perhaps billed
     Rule("bad_reply", D, UNREADABLE, "failed", "the reply could not be read"),
-    Rule("failed_reply", D, UNREADABLE, "failed", "the reply tells of a failure without a known code"),
+    Rule("failed_reply", D, UNREADABLE, "failed", "the reply reports a failure without a known code"),
     Rule("not_ready", D, UNREADABLE, "failed", "the service replied before its answer was ready"),
     Rule("reply_too_large", D, NEVER, "failed", "the reply is larger than any answer can be"),
-    Rule("redirect", D, REFUSAL, "failed", "the service redirects; Parquill does not follow, to keep the key safe"),
-    # nothing is known of the answer
-    Rule("broken_answer", D, UNREADABLE, "failed", "the service broke the answer off"),
+    Rule("redirect", D, REFUSAL, "failed", "the service redirects; Parquill does not follow, which keeps the key safe"),
+    # nothing is known about the answer
+    Rule("broken_answer", D, UNREADABLE, "failed", "the service broke off the answer"),
     Rule("request_timeout", D, OUTAGE, "failed", "the service or a proxy gave up waiting"),
     Rule("bad_gateway", D, OUTAGE, "failed", "the service failed without an error body of its own"),
     Rule("timeout", D, OUTAGE, "failed", "no answer within retry.timeout_s"),
@@ -86,7 +87,7 @@ TABLE = _rules(
     Rule("connect_error", U, OUTAGE, "failed", "the service could not be reached"),
     Rule("server_error", U, OUTAGE, "failed", "the service failed"),
     Rule("unavailable", U, OUTAGE, "failed", "the service was busy (503 with Retry-After)"),
-    Rule("conflict", U, AGAIN, "failed", "the service could not take the request at that moment"),
+    Rule("conflict", U, AGAIN, "failed", "the service could not accept the request at that time"),
     # refusals of the service, surely unpaid
     Rule("bad_request", U, REFUSAL, "failed", "the service refused the request"),
     Rule("forbidden", U, REFUSAL, "failed", "the service does not allow the request"),
@@ -99,7 +100,7 @@ TABLE = _rules(
     Rule("not_authorized", U, STOP, "failed", "the service rejects the key (endpoint.api_key_env, api_key_block)"),
 )
 
-# What else a row's error_code can be: faults found before sending (status rejected), and rows that were not sent.
+# Other values of a row's error_code: faults found before sending (status rejected), and rows that were not sent.
 ROW_CODES = frozenset(
     [
         "null_value",
@@ -131,7 +132,7 @@ _BY_HTTP = {
     499: "request_timeout",
     501: "bad_request",
 }
-# Codes that services put into an error body, and what they mean whatever the status is.
+# Codes that services put into an error body; their meaning does not depend on the status.
 _QUOTA = frozenset(
     [
         "insufficient_quota",  # OpenAI
@@ -147,7 +148,7 @@ _KEY = frozenset(["invalid_api_key", "invalid_authentication_error", "account_de
 _TOO_LONG = frozenset(["context_length_exceeded", "exceed_context_size_error", "string_above_max_length"])
 _FILTERED = frozenset(["content_filter", "content_policy_violation", "data_inspection_failed", "moderation"])
 _REFUSING = frozenset([400, 403, 422])
-# Other codes that the row's message repeats. Nothing else is repeated as it is: it may echo the prompt or the key.
+# Other codes that the row's message repeats. Nothing else is repeated verbatim: it may echo the prompt or the key.
 _PLAIN_CODES = frozenset(
     [
         "invalid_request_error",
@@ -171,10 +172,10 @@ _KNOWN_CODES = _QUOTA | _KEY | _TOO_LONG | _FILTERED | _PLAIN_CODES
 
 
 def error_of_body(document: Any) -> Mapping[str, Any] | None:
-    """The error that a JSON body tells of, in the form of OpenAI's `error` object; None where it is no error body.
+    """Return the error that a JSON body reports, in the form of OpenAI's `error` object; None if it is no error body.
 
     Forms: OpenAI {error: {...}}, Gemini [{error: {...}}], Ollama {error: "text"}, vLLM {object: error, message},
-    FastAPI {detail}. A gateway's page in JSON (problem details, {message} alone) is not the service's own.
+    FastAPI {detail}. A gateway's JSON page (problem details, or only {message}) is not an error of the service itself.
     """
     if isinstance(document, list) and document:
         document = document[0]
@@ -194,9 +195,9 @@ def error_of_body(document: Any) -> Mapping[str, Any] | None:
 
 
 def rule_for_status(status: int, *, retry_after: bool, document: Any, where: str = "HTTP") -> tuple[Rule, str]:
-    """The rule for an HTTP status that is not 2xx, and the sentence for the row.
+    """Return the rule for an HTTP status that is not 2xx, and the sentence for the row.
 
-    `document` is the parsed body, `where` says where the status stood.
+    `document` is the parsed body; `where` says where the status came from.
     """
     error = error_of_body(document)
     known = [

@@ -1,8 +1,8 @@
-"""A pilot: rows of a run that are completed first, chosen so that they tell what the others will cost.
+"""A pilot: completes some rows of a run first, chosen to show what the others will cost.
 
-It is the beginning of the run and not something beside it: its answers are journalled under the run's id, booked
-against the run's budget, and the run goes on from them, so no row is paid for twice. What it learned becomes the run's
-estimate, and the history of the job until there is a whole night of it.
+A pilot is the beginning of the run: its answers are journalled under the run's id and booked against the run's budget.
+The run continues from them, so no row is paid for twice. The pilot's results become the run's estimate, and the history
+of the job until a whole run has finished.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from parquill.tasks.prompts.run_money import spent_totals
 from parquill.tasks.records import Estimate, ShardRef, Totals
 
 FIRST_AUTO_ROWS, MAX_AUTO_ROWS = 30, 10_000  # rows
-TARGET_ERROR = 0.05  # of the expected cost, to either side: what `auto` wants the interval to reach
-PARTS_OF_BUDGET = 100  # `auto` may spend one of them
+TARGET_ERROR = 0.05  # of the expected cost, to either side: the interval that `auto` aims for
+PARTS_OF_BUDGET = 100  # `auto` may spend one part
 SHARDS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """Rows with an answer, what the run has spent so far, why the pilot ended, the run with its new estimate."""
+    """The rows with an answer, what the run has spent so far, why the pilot ended, the run with its new estimate."""
 
     rows: int
     totals: Totals
@@ -55,7 +55,7 @@ class Pilot:
 
 @dataclass(frozen=True, slots=True)
 class _Learned:
-    """Where the run stands: its answers, its money, its estimate, and how far the interval reaches (a fraction)."""
+    """The state of the run: its answers, money and estimate, and the relative width of the interval (a fraction)."""
 
     history: History
     totals: Totals
@@ -72,12 +72,12 @@ def run_pilot(
     watch: Callable[[RunSender], AbstractContextManager[Any]] = nullcontext,
     log: LogFn | None = None,
 ) -> Pilot:
-    """Complete `rows` rows of a run, or with None as many as ±5 % of the cost takes within a hundredth of the budget.
+    """Complete `rows` rows of a run; None: as many as ±5 % of the cost requires, within a hundredth of the budget.
 
     `month_left` is what is left of the monthly budget, in nano-dollars; `watch` may stop the sender. The caller
-    holds the run's folders. Raises RefusedByBudget before anything is sent if the worst case of so many rows does not
-    fit, NotApproved if it is above what may be spent without asking; Interrupted, ServiceStopped or StoppedByBudget if
-    it was cut off, after which a further pilot, or the run, goes on.
+    holds the run's folders. Before anything is sent, raises RefusedByBudget if the worst case of so many rows does not
+    fit, and NotApproved if it is above what may be spent without approval. Raises Interrupted, ServiceStopped or
+    StoppedByBudget if the pilot was cut off; another pilot, or the run, then continues.
     """
     lengths: Counter[int] = Counter()
     for _, _, tokens in planned_parts(run):
@@ -113,7 +113,7 @@ class _Picked:
 
     @property
     def left(self) -> int:
-        """How many were chosen and not taken yet."""
+        """How many chosen rows are not taken yet."""
         return len(self._chosen) - self._taken
 
     def worst(self) -> int:
@@ -124,7 +124,7 @@ class _Picked:
         )
 
     def complete(self, run_sender: RunSender, rows: int, most_nano: int | None = None) -> int:
-        """Complete the next rows, as far as their worst cases fit; gives how many were taken. Raises as run_pilot."""
+        """Complete the next rows, as far as their worst cases fit. Returns how many. Raises like run_pilot."""
         taken = self._chosen[self._taken : self._taken + rows]
         answered = self._answered(taken)
         by_shard: dict[ShardRef, set[int]] = defaultdict(set)
@@ -143,7 +143,7 @@ class _Picked:
             with ThreadPoolExecutor(min(SHARDS_AT_ONCE, len(by_shard))) as threads:
                 try:
                     reports = list(threads.map(run_sender.complete, by_shard.keys(), by_shard.values()))
-                except BaseException:  # the pool waits for its threads, and they for their rows
+                except BaseException:  # the pool waits for its threads, and the threads wait for their rows
                     run_sender.request_stop()
                     raise
             _raise_if_stopped(SendResult.of(list(by_shard), reports))
@@ -169,9 +169,9 @@ def _check(run: Run, picked: _Picked, month_left: int | None) -> None:
 
 
 def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
-    """Refuse (NotApproved) a pilot that may bring what the run has spent above what needs a person's approval.
+    """Refuse (NotApproved) a pilot that may bring the run's spending above the limit that needs approval.
 
-    Its worst case counts: before its answers are there nobody knows what they will cost.
+    Its worst case counts, since the cost of its answers is not known yet.
     """
     limit = run.job.budget.approval_usd
     if limit is None or is_approved(run):
@@ -182,13 +182,13 @@ def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
         worst, what = min(worst, max(0, _most_of_auto(run)[0] - booked)), "--pilot auto"
     if not worst or booked + worst <= usd_to_nano(limit):
         return
-    so_far = f" beside the {format_usd(booked)} that the run has booked" if booked else ""
+    so_far = f" on top of the {format_usd(booked)} that the run has booked" if booked else ""
     told = f"{what} may cost {format_usd(worst)}{so_far}, above budget.approval_usd = {format_usd(usd_to_nano(limit))}"
-    raise NotApproved(f"{told}, and nobody has approved the run: name fewer rows, or start the run, which asks")
+    raise NotApproved(f"{told}, and the run is not approved; choose fewer rows, or start the run, which asks")
 
 
 def _most_of_auto(run: Run) -> tuple[int, str]:
-    """What `auto` may spend, in nano-dollars, and what it is a hundredth of."""
+    """Return what `auto` may spend, in nano-dollars, and the name of what it is a hundredth of."""
     limits = [usd for usd in (run.job.budget.run_usd, run.job.budget.monthly_usd) if usd is not None]
     whole, name = (usd_to_nano(min(limits)), "the budget") if limits else (run.estimate.worst_nano, "the worst case")
     return whole // PARTS_OF_BUDGET, name
@@ -205,8 +205,8 @@ def _until_precise(picked: _Picked, run_sender: RunSender) -> tuple[str, _Learne
         if not taken and picked.left:
             return f"1 % of {name} ({format_usd(most)}) is used up", learned
         if not picked.left:
-            return "no more rows are taken than these", learned
-        # the interval shrinks with the root of the answers
+            return "a pilot takes no more rows than these", learned
+        # the interval shrinks with the square root of the number of answers
         needed = learned.history.count * (min(learned.relative_error, 1.0) / TARGET_ERROR) ** 2 * 1.1
         wanted = max(FIRST_AUTO_ROWS, min(math.ceil(needed) - learned.history.count, 2 * learned.history.count))
 

@@ -1,4 +1,4 @@
-"""The protocols of the services: how a request is written, one class an API. `replies` has how its reply is read."""
+"""Writes the requests of each API, one class per API; `replies` reads their replies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parquill.tasks.job.settings import Job
 from parquill.tasks.llm.limit_name import NAMES
 from parquill.tasks.llm.replies import ChatReplies, CompletionsReplies, ResponsesReplies
 
-# These take max_completion_tokens and refuse max_tokens (OpenAI, "Reasoning models"): fine-tuned and resold ones too.
+# Models that take max_completion_tokens and refuse max_tokens (OpenAI, "Reasoning models"), also fine-tuned and resold.
 _REASONING = re.compile(r"(?:^|[/:.])(?:o\d+(?=[-:@]|$)|gpt-[5-9]|codex-)", re.IGNORECASE)
 
 
@@ -32,16 +32,16 @@ class ChatApi(ChatReplies):
         }
         self._parameters = job.parameters
         self._most = job.max_output_tokens
-        self.limit = job.endpoint.limit_name or self.limit_name(job.model)  # another one, once it is learned
+        self.limit = job.endpoint.limit_name or self.limit_name(job.model)  # replaced once a refusal names another
         self._heads = {self.limit: self._open(None, self.limit)}
         self.names = frozenset({self.field, *self._fixed, *self._parameters, *NAMES})  # the request's own members
 
     def limit_name(self, model: str) -> str:
-        """The name under which this API and model want max_output_tokens."""
+        """Return the name under which this API and model take max_output_tokens."""
         return "max_completion_tokens" if _REASONING.search(model) else "max_tokens"
 
     def format(self, asked: ResponseFormat | None) -> dict[str, Any]:
-        """The request's members for a response_format."""
+        """Return the request's members for a response_format."""
         if asked is None:
             return {}
         if asked.schema is None:
@@ -49,7 +49,7 @@ class ChatApi(ChatReplies):
         return {"response_format": {"type": "json_schema", "json_schema": asked.members()}}
 
     def _tier(self, base_url: str) -> dict[str, Any]:
-        """The standard tier by name, at OpenAI's address: a project's default may be `priority`, at twice the price."""
+        """Name the standard tier at OpenAI's address: a project's default may be `priority`, at twice the price."""
         return {"service_tier": "default"} if is_openai(base_url) else {}
 
     def _open(self, parameters: dict[str, Any] | None, limit: str) -> bytes:
@@ -57,7 +57,7 @@ class ChatApi(ChatReplies):
         return whole[:-1] + b',"' + self.field.encode() + b'":'
 
     def body(self, messages: str, parameters: str | None, limit: str | None = None) -> bytes:
-        """The request's JSON; `messages` and the row's own `parameters` are JSON already.
+        """Return the request's JSON; `messages` and the row's own `parameters` are already JSON.
 
         `limit` is the name of max_output_tokens, by default `self.limit`.
         """
@@ -96,7 +96,7 @@ class ResponsesApi(ResponsesReplies, ChatApi):
         return "max_output_tokens"
 
     def format(self, asked: ResponseFormat | None) -> dict[str, Any]:
-        """The format goes under text.format; `store` is off, since answers are kept here and nowhere else."""
+        """Return the members: the format under text.format, and `store` off, since answers are kept only here."""
         off: dict[str, Any] = {"store": False}
         if asked is None:
             return off

@@ -1,8 +1,8 @@
 """The service's own reason for a refusal, made safe to show: it never repeats a prompt or a key.
 
-A service may echo what it was sent. So each word of its message that also stands in the request is masked, unless it is
-one of the ordinary words of error messages; long tokens (keys, ids) and addresses are masked always. A message of which
-little is left is not shown.
+A service may echo the request. So each word of its message that is also in the request is masked, unless it is one of
+the ordinary words of error messages. Long tokens (keys, ids) and addresses are always masked. A message of which little
+is left is not shown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_WORD_CHARACTERS = 24
 
 _WORD = re.compile(r"[^\W_]+(?:_[^\W_]+)*")
 _ADDRESS = re.compile(r"\S*(?:://|@)\S*")
-# Words of error messages that tell nothing of a cell, even where a prompt has them too.
+# Words of error messages that reveal nothing about a cell, even if a prompt has them too.
 _ORDINARY = frozenset(
     (
         "a about access account all allowed also an and api are argument arguments array as at available be been body "
@@ -41,13 +41,13 @@ _ORDINARY = frozenset(
 
 
 def reason_of(error: Mapping[str, Any] | None, sent: str, names: Collection[str], key: Key | None = None) -> str | None:
-    """One line with the parameter and the reason that an error body names; None where it says nothing that is safe.
+    """Return one line with the parameter and the reason that an error body names; None if nothing in it is safe.
 
     Args:
         error: What `error_of_body` found.
         sent: All text of the request that may come from cells: the messages and the row's own parameters.
-        names: The request's top-level members, which may be named as they are.
-        key: The key, none of whose parts is shown.
+        names: The request's top-level members, which may be shown.
+        key: The key, of which no part is shown.
     """
     if error is None:
         return None
@@ -58,7 +58,7 @@ def reason_of(error: Mapping[str, Any] | None, sent: str, names: Collection[str]
 
 
 def _parameter(error: Mapping[str, Any], names: Collection[str]) -> str | None:
-    """The request's member that the body names (OpenAI's `param`, FastAPI's `detail[].loc`); None for any other."""
+    """Return the request's member that the body names (OpenAI's `param`, FastAPI's `detail[].loc`); else None."""
     found: list[Any] = [error.get("param")]
     detail = error.get("detail")
     if isinstance(detail, list) and detail and isinstance(detail[0], dict) and isinstance(detail[0].get("loc"), list):
@@ -91,7 +91,7 @@ def _mask(message: str, sent: str, names: Collection[str], key: Key | None) -> s
         word = match.group()
         folded = _fold(word)
         is_plain = (folded in _ORDINARY and not word.isupper()) or word in names or (len(word) == 1 and word.isalpha())
-        # an echo may be cut anywhere, so a part of a word counts; parts of two letters are in every text
+        # an echo may be cut anywhere, so parts of words count; but parts of two letters are in every text
         is_echo = folded in request if len(word) >= MIN_ECHO_CHARACTERS else folded in words
         is_safe = len(word) <= MAX_WORD_CHARACTERS and not is_echo
         if key is not None and len(word) >= MIN_ECHO_CHARACTERS and key.has_part(word):

@@ -1,14 +1,14 @@
-"""How a reply is read, one class an API: the answer, why it ended, what the service calls itself, its usage.
+"""Reads replies, one class per API: the answer, why it ended, the service's labels, its usage.
 
-What is the answer:
+What counts as the answer:
 
-- A refusal is the model's own words. Otherwise it is the text; the reasoning beside it is not.
-- Calls of tools are a JSON list. Where there is text beside them, it is the first of the list: {type: text, text: ...}.
+- The text, or a refusal in the model's own words. Reasoning next to it is not a part of the answer.
+- Calls of tools, as a JSON list. Text next to them is the first item of the list: {type: text, text: ...}.
 - The Responses API may send several messages. Those of the phase `final_answer` are the answer, if there are any; those
   of the phase `commentary` never are.
-- A text of nothing but white space is no answer (`empty`), and neither is reasoning alone; both are billed.
+- A text of only white space is no answer (`empty`), and neither is reasoning without text; both are billed.
 
-A reply that tells of a failure is none of these, see `failures`.
+A reply that reports a failure is none of these, see `failures`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from parquill.tasks.records import Usage
 class Reply:
     """What a service answered; `code` is the line of the table of outcomes (`ok`, `max_output_tokens`, ...).
 
-    `usage` is None where it is unusable; then `least` is what is known of it. `usage_flag` is a key of
-    `money.usage.FLAGS`. `note` is what a person reads beside the sentence of the table's line.
+    `usage` is None if it is unusable; then `least` is what is known of it. `usage_flag` is a key of `usage.FLAGS`.
+    `note` is shown after the sentence of the table's line.
     """
 
     code: str
@@ -48,16 +48,16 @@ class Reply:
     note: str | None = None
 
     def sentence(self, rule: Rule) -> str:
-        """The sentence for the row, by a line of the table."""
+        """Return the sentence for the row, by a line of the table."""
         return f"{rule.sentence}: {self.note}" if self.note and rule.code == self.code else rule.sentence
 
 
 class Answer(NamedTuple):
-    """What a reply has in it: `text` is None where there is none, `reason` is the service's finish reason."""
+    """The content of a reply: `text` is None if there is none, `reason` is the service's finish reason."""
 
     text: str | None = None
     reason: Any = None
-    native: Any = None  # the model's own finish reason, where a router gives it beside its own
+    native: Any = None  # the model's own finish reason, if a router adds it to its own
     is_refusal: bool = False
     calls: list[Any] | None = None
     has_reasoning: bool = False
@@ -70,25 +70,25 @@ class Answer(NamedTuple):
 
     @property
     def shown_reason(self) -> str | None:
-        """The finish reason that the service gives, or else the model's own."""
+        """The finish reason that the service reports, or else the model's own."""
         given = self.reason if isinstance(self.reason, str) else named_reason(self.reason)
         return given or named_reason(self.native)
 
     @property
     def bad_reason(self) -> str | None:
-        """The one of the two that says why the answer is not whole."""
+        """The finish reason, of the two, that says why the answer is not whole."""
         is_native = ending_of(self.reason) in {"ok", None} and ending_of(self.native) not in {"ok", None}
         return clean_label(named_reason(self.native) if is_native else self.shown_reason)
 
     def whole(self) -> str | None:
-        """The text, or the calls with it."""
+        """Return the text, or the calls with the text in front."""
         try:
             return _with_calls(self.text, self.calls) if self.calls else self.text
         except RecursionError:
             return self.text
 
     def code(self, text: str | None) -> str:
-        """The line of the table of outcomes; `text` is what is kept of the answer."""
+        """Return the line of the table of outcomes; `text` is what is kept of the answer."""
         if self.is_refusal:
             return "refusal"
         ending = ending_of(self.reason, self.native) or "ok"
@@ -99,34 +99,34 @@ class Answer(NamedTuple):
         return "no_answer" if text is None and not self.has_reasoning else "empty"
 
     def note(self, code: str, usage: Usage | None) -> str | None:
-        """What a person reads beside the sentence of that line."""
+        """Return what to show after the sentence of that line, if anything."""
         has_reasoned = self.has_reasoning or bool(usage and usage.reasoning)
         if code == "empty" and self.has_reasoning:
             return (
-                "the reply holds reasoning alone. If the reasoning is the answer, start the server without its "
+                "the reply holds only reasoning. If the reasoning is the answer, start the server without its "
                 "reasoning parser; otherwise lower the reasoning effort or raise max_output_tokens"
             )
         if code == "max_output_tokens" and has_reasoned and not self.has_text:
-            return "the reasoning used it up before the answer began: raise it, or lower the reasoning effort"
+            return "the reasoning used up all tokens before the answer began; raise it or lower the reasoning effort"
         if code in _NAMED:
             return f"finish reason {self.bad_reason}"
         return None
 
 
-# Lines that more than one finish reason leads to.
+# Lines with more than one finish reason.
 _NAMED = frozenset({"context_window", "cut_off", "unusable_answer"})
 
 
 class ChatReplies:
-    """Of POST /chat/completions."""
+    """Reads replies to POST /chat/completions."""
 
     def document(self, data: bytes, *, is_stream: bool = False) -> dict[str, Any] | None:
-        """The object of a 2xx reply, also of one that came as a stream although none was asked for; else None."""
+        """Return the object of a 2xx reply, also if it came as a stream that was not asked for; else None."""
         found = self._join(events(data)) if is_stream else parse_json(data)
         return _of_list(found)
 
     def read(self, data: bytes, *, is_stream: bool = False) -> Reply | Failure | None:
-        """Read a 2xx reply: an answer, or the failure that it tells of; None when it is no reply of this API."""
+        """Read a 2xx reply: an answer or the failure that it reports; None if it is no reply of this API."""
         document = self.document(data, is_stream=is_stream)
         if document is None:
             return None
@@ -147,7 +147,7 @@ class ChatReplies:
         text = answer.whole()
         text = None if text is None else _repair(text)
         if usage is not None and usage.completion == 0 and text:
-            usage, flag, least = None, None, usage  # a text of no tokens: the figures are not to be trusted
+            usage, flag, least = None, None, usage  # a text of no tokens: the figures cannot be trusted
         code = answer.code(text)
         return Reply(
             code,
@@ -163,7 +163,7 @@ class ChatReplies:
         )
 
     def _join(self, parts: Iterable[Any]) -> dict[str, Any] | None:
-        """One reply of the parts of a stream: texts are joined, and the last word on the rest counts."""
+        """Join the parts of a stream into one reply: texts are joined, for all else the last value counts."""
         joined: dict[str, Any] = {}
         choice: dict[str, Any] = {}
         texts: dict[str, list[str]] = {}
@@ -194,7 +194,7 @@ class ChatReplies:
         return {**joined, "choices": [choice]}
 
     def _answer(self, reply: dict[str, Any]) -> Answer | None:
-        """What is in a reply; None when it is no reply of this API."""
+        """Return the content of a reply; None if it is no reply of this API."""
         choice = _choice(reply)
         if choice is None:
             return None
@@ -204,7 +204,7 @@ class ChatReplies:
         if isinstance(message.get("refusal"), str) and message["refusal"]:
             return Answer(message["refusal"], reason, native, is_refusal=True, inner=choice)
         calls, single = message.get("tool_calls"), message.get("function_call")
-        if not calls and isinstance(single, dict) and single:  # the form before `tool_calls`
+        if not calls and isinstance(single, dict) and single:  # the predecessor of `tool_calls`
             calls = [{"type": "function", "function": single}]
         return Answer(
             _text(message.get("content")),
@@ -217,7 +217,7 @@ class ChatReplies:
 
 
 class CompletionsReplies(ChatReplies):
-    """Of POST /completions."""
+    """Reads replies to POST /completions."""
 
     def _answer(self, reply: dict[str, Any]) -> Answer | None:
         choice = _choice(reply)
@@ -228,10 +228,10 @@ class CompletionsReplies(ChatReplies):
 
 
 class ResponsesReplies(ChatReplies):
-    """Of POST /responses."""
+    """Reads replies to POST /responses."""
 
     def _join(self, parts: Iterable[Any]) -> dict[str, Any] | None:
-        """The last event of a stream of the Responses API holds the whole reply; an `error` event ends it too."""
+        """Return the reply from the last event of a stream that holds it whole; an `error` event is an end too."""
         whole = None
         for part in parts:
             if isinstance(part, dict) and isinstance(part.get("response"), dict):
@@ -243,7 +243,7 @@ class ResponsesReplies(ChatReplies):
     def _answer(self, reply: dict[str, Any]) -> Answer | None:
         output, status = reply.get("output"), reply.get("status")
         if not isinstance(output, list):
-            # a reply that is no answer yet, or will never be one, may have no output
+            # a reply without an answer (yet) may have no output
             return Answer(reason=status) if ending_of(status) in {"broken_answer", "not_ready"} else None
         items = [item for item in output if isinstance(item, dict)]
         contents = [part for item in _messages(items) for part in item["content"] if isinstance(part, dict)]
@@ -272,21 +272,21 @@ def _is(part: dict[str, Any], kinds: frozenset[str]) -> bool:
 
 
 def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages of a Responses reply that are its answer."""
+    """Return the messages of a Responses reply that are its answer."""
     found = [i for i in items if i.get("type") == "message" and isinstance(i.get("content"), list)]
     final = [item for item in found if item.get("phase") == "final_answer"]
     return final or [item for item in found if item.get("phase") != "commentary"]
 
 
 def _of_list(document: Any) -> dict[str, Any] | None:
-    """The reply; Gemini's address wraps an error into a list."""
+    """Return the reply, also out of the list into which Gemini wraps an error."""
     if isinstance(document, list) and len(document) == 1 and isinstance(document[0], dict) and "error" in document[0]:
         return document[0]
     return document if isinstance(document, dict) else None
 
 
 def _choice(reply: dict[str, Any]) -> dict[str, Any] | None:
-    """The first choice, empty where there is none in the list; None without a list."""
+    """Return the first choice; empty if the list has none, None without a list."""
     choices = reply.get("choices")
     if not isinstance(choices, list):
         return None
@@ -294,7 +294,7 @@ def _choice(reply: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _has_reasoning(message: dict[str, Any]) -> bool:
-    """Whether a message holds reasoning: under a name of its own, or as parts of the content (Mistral)."""
+    """Whether a message holds reasoning: in its own field, or as parts of the content (Mistral)."""
     content = message.get("content")
     parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
     if any(_is(part, _REASONING) for part in parts):
@@ -324,20 +324,20 @@ def _join_calls(calls: dict[int, dict[str, Any]], pieces: Any) -> None:
 
 
 def _text(value: Any) -> str | None:
-    if isinstance(value, list):  # some services answer in parts
+    if isinstance(value, list):  # some services send the text in parts
         parts = [part["text"] for part in value if isinstance(part, dict) and isinstance(part.get("text"), str)]
         value = "".join(parts) if parts else None
     return value if isinstance(value, str) else None
 
 
 def _with_calls(text: str | None, calls: list[Any]) -> str:
-    """The calls of tools as JSON, after the text that stands beside them. Raises RecursionError."""
+    """Return the calls of tools as JSON, with the text next to them in front. Raises RecursionError."""
     beside = [{"type": "text", "text": text}] if text is not None and text.strip() else []
     return json.dumps([*beside, *calls], ensure_ascii=False)
 
 
 def _repair(text: str) -> str:
-    # a lone surrogate cannot be written as UTF-8, and one such text would spoil its whole part
+    # a lone surrogate cannot be written as UTF-8, and would make its whole part of the results fail
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -346,16 +346,16 @@ def _repair(text: str) -> str:
 
 
 def clean_label(value: Any) -> str | None:
-    """A label that the service chose: bounded, and without control characters that a terminal would obey."""
+    """Return a service's label in a safe form: at most 200 characters, without control characters for terminals."""
     if not isinstance(value, str):
         return None
     return "".join(c if c.isprintable() else "?" for c in _repair(value[:200]))
 
 
 def parse_json(data: bytes) -> Any:
-    """A document, with what RFC 8259 forbids and services send nevertheless (lone surrogates, NaN); None if it is none.
+    """Parse JSON, also what RFC 8259 forbids but services send (lone surrogates, NaN); None if it is not JSON.
 
-    Surrogates are repaired, and usage of no number is not believed: the answer beside it is paid and is kept.
+    Surrogates are repaired later, and usage that is NaN is not used: the answer next to it is billed, so it is kept.
     """
     try:
         return orjson.loads(data)

@@ -1,6 +1,6 @@
-"""The one thread of a process that talks: it owns the event loop, the client, the limits and the money of a run.
+"""The one sending thread of a process: it owns the event loop, the client, the limits and the money of a run.
 
-The tasks of the shards run in threads of their own; each hands its shard over and waits. Nothing of a run is shared
+The tasks of the shards run in their own threads; each hands its shard over and waits. Nothing of a run is shared
 between loops, so nothing needs a lock.
 """
 
@@ -39,15 +39,15 @@ from parquill.tasks.storage.answer_index import AnswerIndex
 from parquill.tasks.storage.disk import DISK, Disk
 from parquill.tasks.storage.run_lock import RunMember
 
-STOPPED = "the run was stopped; run again to go on"
+STOPPED = "the run was stopped; run again to resume"
 STOP_TIMEOUT_S = 5.0
 FINISH_TIMEOUT_S = 5.0
-LEADER_CHECK_INTERVAL_S = 0.5  # before each request the leader is looked for anyway
-GRACE_TIMEOUT_S = 10.0  # under the 30 s after which Prefect kills a cancelled run
+LEADER_CHECK_INTERVAL_S = 0.5  # each request checks for the leader anyway
+GRACE_TIMEOUT_S = 10.0  # less than the 30 s after which Prefect kills a cancelled run
 
 
 class RunSender:
-    """A run's sender on its own thread. `complete` may be called from many threads at once."""
+    """A run's sender on its own thread. Many threads may call `complete` at once."""
 
     def __init__(
         self,
@@ -59,15 +59,15 @@ class RunSender:
         *,
         member: RunMember | None = None,
     ) -> None:
-        """Open it. `member` is given by a process that joins a run which another process leads."""
+        """Open the sender. A process that joins a run which another process leads passes `member`."""
         self._run, self._key, self._transport, self._disk = run, key, transport, disk
         self._loop = _new_loop()
         self._member = member
         self._watching: asyncio.Task[None] | None = None
-        self._shards: set[asyncio.Task[Any]] = set()  # those under way
-        self._submit_lock = threading.RLock()  # a signal may come to the thread that holds it
-        # Two threads may close it: of two that end the loop one would wait for it forever. A second signal closes it
-        # again within the close of the first.
+        self._shards: set[asyncio.Task[Any]] = set()  # the shards under way
+        self._submit_lock = threading.RLock()  # a signal may interrupt the thread that holds it
+        # Two threads may close the sender; if both ended the loop, one would wait for it forever. A second signal calls
+        # close again within the close of the first.
         self._close_lock = threading.RLock()
         self._is_closed = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="parquill-io", daemon=True)
@@ -95,8 +95,8 @@ class RunSender:
         if at_once < job.limits.max_at_once:
             self.shared.log(
                 logging.WARNING,
-                f"this process may open too few files (`ulimit -n`) for limits.max_at_once = "
-                f"{job.limits.max_at_once:,}; {at_once:,} are under way at once",
+                f"this process may not open enough files (`ulimit -n`) for limits.max_at_once = "
+                f"{job.limits.max_at_once:,}; it sends at most {at_once:,} requests at once",
             )
         breaker = Breaker(at_once, patience_s=job.retry.patience_s, clock=time.monotonic)
         limits = RateLimiter(
@@ -136,7 +136,7 @@ class RunSender:
         self._watching = self._loop.create_task(self._watch_leader(member))
 
     async def _watch_leader(self, member: RunMember) -> None:
-        """Close this process' part of the run when the leader has ended it, was killed, or another one took over."""
+        """Close this process' part of the run if the leader ended it or was killed, or if another leader took over."""
         while True:
             await asyncio.sleep(LEADER_CHECK_INTERVAL_S)
             if not member.is_led():
@@ -159,7 +159,7 @@ class RunSender:
             raise Interrupted(STOPPED) from None
 
     def _call_last(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """`_call` of what closes; nothing once the thread has ended: whoever is asked twice to stop closes twice."""
+        """Run `work` as a part of a close; does nothing once the thread has ended, since a second stop closes twice."""
         if not self._thread.is_alive():
             work.close()
             return None
@@ -167,19 +167,19 @@ class RunSender:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it sends nothing any more."""
+        """Whether the sender is closed and sends nothing any more."""
         return self._is_closed
 
     @property
     def has_work(self) -> bool:
-        """Whether this sender may be asked for another shard: the run has one that is not done, and is not stopped."""
+        """Whether another shard may come: the run has one that is not done, and is not stopped."""
         return not self.sender.stopping and not all(map(self._run.is_done, self._run.shards))
 
     def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> ShardReport:
-        """Complete what a shard lacks, unless another task has done that, and report how it ended.
+        """Complete the open rows of a shard, unless another task has done that, and report how it ended.
 
-        `only` names the rows of the shard that are wanted yet; a pilot's. Raises DiskFailed, DamagedJournal,
-        LedgerFailed; Interrupted when this sender is closed.
+        `only` names the rows of the shard that a pilot wants. Raises DiskFailed, DamagedJournal, LedgerFailed;
+        Interrupted if this sender is closed.
         """
         report: ShardReport = self._call(self._complete(shard, only))
         return report
@@ -192,7 +192,7 @@ class RunSender:
         return await self._work.complete(shard, only)
 
     def request_stop(self, grace_s: float = GRACE_TIMEOUT_S) -> concurrent.futures.Future[None]:
-        """Send nothing more and give what is under way some time; may be called from any thread or signal handler."""
+        """Send nothing more; requests under way get `grace_s` seconds. Any thread or signal handler may call this."""
         with self._submit_lock:
             if self._is_closed:
                 nothing: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -201,7 +201,7 @@ class RunSender:
             return asyncio.run_coroutine_threadsafe(self.sender.drain(grace_s), self._loop)
 
     def close(self, *, grace_s: float | None = None) -> None:
-        """Close the client and end the thread; with `grace_s` what is under way is stopped first."""
+        """Close the client and end the thread; with `grace_s`, stop the requests under way first."""
         with self._close_lock:
             if grace_s is not None:
                 with contextlib.suppress(concurrent.futures.TimeoutError):
@@ -211,7 +211,7 @@ class RunSender:
             self._call_last(self._end_watching())
             self._call_last(self._end_shards())
             self._call_last(self._wire.aclose())
-            # a stop does not wait a minute for a database; the next start reports what was spent
+            # a stop does not wait a minute for a database; the next start books what was spent
             self._end(LEDGER_TIMEOUT_S if grace_s is None else STOP_TIMEOUT_S)
         if self._member is not None:
             _end_orphan()
@@ -222,7 +222,7 @@ class RunSender:
             self._call_last(self._lease.close(patience_s))
         finally:
             self._call_last(self._loop.shutdown_asyncgens())
-            if not self._loop.is_closed():  # a second signal may come when all but the files is closed
+            if not self._loop.is_closed():  # a second signal may come when only the files are still open
                 self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5)
             self._loop.close()
@@ -236,7 +236,7 @@ class RunSender:
             self._watching.cancel()
 
     async def _end_shards(self) -> None:
-        """Wait for shards that had not even begun to send when they were stopped; who waits for them must be told."""
+        """Wait for shards that had not begun to send before the stop; threads that wait for them need a result."""
         if self._shards:
             self.sender.stop()
             _, late = await asyncio.wait(set(self._shards), timeout=FINISH_TIMEOUT_S)
@@ -246,7 +246,7 @@ class RunSender:
 
 
 def _end_orphan() -> None:
-    """End a worker of a pool whose parent is gone: it waits for work that cannot come."""
+    """End a pool worker whose parent is gone: it would wait forever for work."""
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
         os._exit(Interrupted.exit_code)

@@ -1,13 +1,13 @@
 """Sends the rows of shards: reservation, limits, intent, request, outcome, in this order, for each row.
 
-One sender a run and process, on the event loop of a thread of its own, fed by overlapping shards so that the tail of
-one is covered by the head of the next. A row keeps its place among `max_at_once` until its outcome lasts on disk, so at
-a kill no more than `max_at_once` requests can be paid twice.
+Each process has one sender per run, on the event loop of its own thread. Shards overlap, so that the head of one fills
+the places that the tail of another leaves free. A row keeps its place among `max_at_once` until its outcome is safe on
+disk, so after a kill at most `max_at_once` requests can be paid twice.
 
-Rows that wait to be tried again give their place to others, but only so many rows are open at once: a service that
-fails at everything meets a bounded number of rows, and memory does not grow with the input. A stop wakes them.
+Rows that wait for another try free their place for others, but the number of open rows is bounded: an outage affects a
+bounded number of rows, and memory does not grow with the input. A stop wakes waiting rows.
 
-Money is reserved before a place is waited for: whoever holds a place is under way, so nobody can wait in a circle.
+A row reserves its money before it waits for a place. So each row with a place is under way, and no deadlock can arise.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from parquill.tasks.llm.shard_report import StopReason
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import ModelPrice
 
-# Rows that have begun and have no outcome yet, those that wait to be tried again included.
+# Rows that have begun and have no outcome yet, including those that wait for another try.
 MIN_OPEN_ROWS = 1_024
 OPEN_ROWS_A_PLACE = 4
-# A reply that cannot be read may be paid for each time.
+# Each unreadable reply may be billed.
 MAX_UNREADABLE_OF_A_ROW = 2
-# Rows that are passed over while refusals are probed farther on.
+# Rows that are passed over during probes of refusals.
 MAX_PASSED_ROWS = 1_000
 MAX_PASSED_CHARACTERS = 32 << 20
 
@@ -48,7 +48,7 @@ _log = logging.getLogger("parquill.service")
 
 
 class OverBudget(Exception):
-    """This row's worst case does not fit any more."""
+    """The row's worst case does not fit into the budget any more."""
 
 
 class Sender:
@@ -76,10 +76,10 @@ class Sender:
         self.stop_message: str | None = None
         self.stopping = False
         self._sleep, self._may_send = sleep, may_send
-        self.told: list[str] = []  # what was said of the service, for people who see no log
+        self.told: list[str] = []  # warnings about the service, for users who see no log
         self._attempts = job.retry.attempts
         self._patience_s = job.retry.patience_s
-        self._row_patience_s = job.retry.timeout_s * job.retry.attempts  # what its attempts may take
+        self._row_patience_s = job.retry.timeout_s * job.retry.attempts  # the most that its attempts may take
         breaker.warn, breaker.stop_run = self._warn, self.stop
         self._hold = job.retry.in_doubt == "hold"
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,9 +92,9 @@ class Sender:
         _log.warning(text)
 
     async def complete(self, rows: AsyncIterator[SendRow]) -> None:
-        """Complete the rows that have no outcome yet; their outcomes are put into the state of their shard.
+        """Complete the rows that have no outcome yet, and put their outcomes into the state of their shard.
 
-        Raises DiskFailed or LedgerFailed, after which nothing more is sent for any shard.
+        Raises DiskFailed or LedgerFailed; after that nothing more is sent for any shard.
         """
         mine: set[asyncio.Task[None]] = set()
         errors: list[BaseException] = []
@@ -124,9 +124,9 @@ class Sender:
             raise errors[0]
 
     async def _in_turn(self, rows: AsyncIterator[SendRow]) -> AsyncIterator[SendRow]:
-        """The rows without an outcome in their order; while refusals are probed, rows from farther on first.
+        """Yield the rows without an outcome in order; during probes of refusals, rows from farther on first.
 
-        The rows that are passed over come as soon as the probes are over.
+        The rows that were passed over come as soon as the probes are over.
         """
         passed: deque[SendRow] = deque()
         passed_characters = stride = 0
@@ -148,7 +148,7 @@ class Sender:
             yield passed.popleft()
 
     async def _read(self, rows: AsyncIterator[SendRow]) -> AsyncIterator[SendRow]:
-        """The rows as they come from the disk. While one is read the breaker waits for it with its verdicts."""
+        """Yield the rows as they come from the disk. The breaker gives no verdict while a row is being read."""
         while True:
             self.breaker.arrive()
             try:
@@ -160,7 +160,7 @@ class Sender:
             yield row
 
     async def _begin(self, row: SendRow) -> asyncio.Task[None] | None:
-        """Begin a row once there is room for it; None for one that is not to be sent. Raises Stopped, LedgerFailed."""
+        """Begin a row once there is room; None if the row is not sent. Raises Stopped, LedgerFailed."""
         row.state = row.shard.state.rows.setdefault(row.number, row.state)
         if self._hold and row.state.in_doubt_requests:
             message = "it is unknown whether an earlier request was billed; held because of retry.in_doubt: hold"
@@ -181,7 +181,7 @@ class Sender:
         return task
 
     async def _open(self, row: SendRow) -> Permit:
-        """Begin a row once few enough are open. Raises OverBudget, Stopped."""
+        """Open a row once few enough are open. Raises OverBudget, Stopped."""
         await self._open_rows.acquire()
         try:
             await self._open_bytes.acquire(len(row.messages))
@@ -210,7 +210,7 @@ class Sender:
                 raise
             if not self.budget.is_overdrawn:
                 return permit
-            # while the row waited a reply cost more than was reserved for it: the budget may no longer cover this row
+            # while this row waited, a reply cost more than its reservation: the budget may not cover this row any more
             permit.release()
             self.budget.release(row.reserve_nano)
 
@@ -230,7 +230,7 @@ class Sender:
             raise
 
     async def _attempt(self, row: SendRow, permit: Permit) -> float | None:
-        """Send a row once. Gives the seconds after which it is sent again, None once it has its outcome."""
+        """Send a row once. Returns the seconds until its next try, or None if it has its outcome."""
         try:
             await self._settlement.record_intent(row)
             await self._check_leader(row)
@@ -253,7 +253,7 @@ class Sender:
         return await self._after_failure(row, permit, result, is_outage=is_outage)
 
     def _tell_breaker(self, row: SendRow, sent_at: float, result: Result) -> bool:
-        """Charge a row for its failure; True if the failure is an outage's, and was taken off again."""
+        """Charge a row for its failure. Returns True if the failure is part of an outage and was uncharged again."""
         rule, breaker = result.rule, self.breaker
         row.state.failures += rule.retry is not Retry.THROTTLE
         if rule.retry is Retry.OUTAGE:
@@ -268,7 +268,7 @@ class Sender:
     async def _check_leader(self, row: SendRow) -> None:
         """Send nothing once the process that leads the run is gone. Raises Stopped."""
         if not self._may_send():
-            # the intent is on disk already: with its failure beside it no money stays in doubt
+            # the intent is already on disk; with this failure recorded, no money stays in doubt
             row.state.failures += 1
             await self._settlement.record_failure(row, TABLE["connect_error"])
             row.uncharge()
@@ -276,7 +276,7 @@ class Sender:
             raise Stopped
 
     async def _after_failure(self, row: SendRow, permit: Permit, result: Result, *, is_outage: bool) -> float | None:
-        """What a failure means for its row, in the order of the table's kinds."""
+        """Apply a failure to its row. Returns the seconds until its next try, or None if it has its outcome."""
         rule = result.rule
         if rule.retry is Retry.THROTTLE:
             return await self._throttle(row, permit, result)
@@ -301,7 +301,7 @@ class Sender:
         return result.retry_after if result.retry_after is not None else backoff_s(max(1, row.state.failures))
 
     async def _throttle(self, row: SendRow, permit: Permit, result: Result) -> float | None:
-        """Slow everybody down after a 429, which costs the row no attempt."""
+        """Slow all requests down after a 429, which costs the row no attempt."""
         now, gate = self._clock(), self.limits.gate
         self.progress.throttled += 1
         pause = result.retry_after if result.retry_after is not None else backoff_s(gate.waves + 1)
@@ -310,13 +310,13 @@ class Sender:
             self.stop(result.rule, result.sentence)
             raise Stopped
         row.throttled_since = now if row.throttled_since is None else row.throttled_since
-        if now - row.throttled_since > self._row_patience_s:  # others get through: it is this row
+        if now - row.throttled_since > self._row_patience_s:  # other rows get through, so it is this row
             await self._settlement.fail(row, result.rule, result.sentence)
             return None
         return 0.0
 
     async def _rest(self, seconds: float) -> None:
-        """Sleep until a row may be tried again. Raises Stopped at once when the run stops meanwhile."""
+        """Sleep until a row may be tried again. Raises Stopped at once if the run stops in the meantime."""
         if self.stopping:
             raise Stopped
         resting = asyncio.ensure_future(self._sleep(seconds))
@@ -331,14 +331,14 @@ class Sender:
 
     @property
     def stop_reason(self) -> StopReason | None:
-        """Why nothing more is sent; None while it is."""
+        """Why nothing more is sent; None while the sender sends."""
         if not self.stopping:
             return None
         rule = self.stop_rule
         return StopReason() if rule is None else StopReason(rule.code, self.stop_message or rule.sentence)
 
     def stop(self, rule: Rule | None = None, message: str | None = None) -> None:
-        """Send nothing more; what is under way is waited for. `rule` and `message` say why, if the service is why."""
+        """Send nothing more, but let requests under way end. `rule` and `message` are set if the service is why."""
         self.stopping = True
         if self.stop_rule is None:
             self.stop_rule, self.stop_message = rule, message
@@ -349,7 +349,7 @@ class Sender:
             resting.cancel()
 
     async def drain(self, grace_s: float) -> None:
-        """Stop, and give what is under way `grace_s` seconds; what is cut off then is in doubt."""
+        """Stop, and give requests under way `grace_s` seconds; those cut off then are in doubt."""
         self.stop()
         tasks = set(self._tasks)
         if tasks:

@@ -1,4 +1,4 @@
-"""What a reply or a failure means for its row: its money booked, its outcome in the journal, its progress counted."""
+"""Settles rows after a reply or a failure: books the money, journals the outcome, counts the progress."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from parquill.tasks.records import Outcome, Usage
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import RowState, ShardState
 
-_ANSWERED = frozenset({"ok", "truncated"})  # where a cut prompt says more than what else is said of the answer
+_ANSWERED = frozenset({"ok", "truncated"})  # statuses that a cut prompt overrides
 
 
 @dataclass(slots=True)
 class OpenShard:
-    """A shard that is being completed: its journal, what that says so far, and the rows that did not fit the budget."""
+    """A shard that is being completed: its journal, its state so far, and how many rows did not fit the budget."""
 
     journal: Journal
     state: ShardState
@@ -34,7 +34,7 @@ class OpenShard:
 
 @dataclass(slots=True)
 class SendRow:
-    """One row to be sent; money in nano-dollars, `tokens` as reserved: input with its allowance, and all output."""
+    """One row to send; money in nano-dollars. `tokens` are reserved: the input with its allowance, and all output."""
 
     shard: OpenShard
     number: int
@@ -51,24 +51,24 @@ class SendRow:
     state: RowState = field(default_factory=RowState)
     unreadable: int = 0
     throttled_since: float | None = None
-    is_over: bool = False  # it has its outcome
+    is_over: bool = False  # the row has its outcome
 
     @property
     def is_first_try(self) -> bool:
-        """Whether its latest request is its first one, earlier runs and starts included."""
+        """Whether its latest request is its first one, also counting earlier runs and starts."""
         return self.state.requests == 1 and self.carried_attempts == 0
 
     def uncharge(self) -> None:
-        """Give the row one attempt back, since its failure was everybody's."""
+        """Give the row one attempt back, since the failure hit every row."""
         if self.is_over:
             return
         self.state.failures -= 1
-        with contextlib.suppress(DiskFailed):  # the sender meets it at its next record
+        with contextlib.suppress(DiskFailed):  # the sender gets the same error at its next record
             self.shard.journal.append({"type": "uncharge", "row": self.number})
 
 
 class Settlement:
-    """Of the rows of one run. What was reserved for a request is settled, held or released here, once."""
+    """Settles the rows of one run. Each reservation of a request is settled, held or released here exactly once."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Settlement:
         self._progress, self._cuts = progress, cuts
 
     async def record_intent(self, row: SendRow) -> None:
-        """Have it last that the row is sent once more, for which its worst case is reserved."""
+        """Write to the journal that the row is sent once more, with its worst case reserved."""
         row.state.requests += 1
         await row.shard.journal.append(
             {"type": "intent", "row": row.number, "n": row.state.requests, "reserved": row.reserve_nano}
@@ -91,9 +91,9 @@ class Settlement:
         self._progress.sent += 1
 
     async def settle(self, row: SendRow, rule: Rule, reply: Reply, latency_s: float) -> None:
-        """Book what the reply to the row's latest request says it cost, also when that is more than was reserved.
+        """Book the cost that the reply to the row's latest request reports, even if it is more than was reserved.
 
-        Where it is silent all that was reserved is booked, or more if what it does say costs more.
+        Without usable usage, book the whole reservation, or more if the known part of the usage costs more.
         """
         usage, tier = reply.usage, reply.service_tier
         said = usage or reply.least
@@ -128,12 +128,12 @@ class Settlement:
         await self._record(row, outcome)
 
     async def fail(self, row: SendRow, rule: Rule, sentence: str) -> None:
-        """Give the row up."""
+        """Record the row as failed by `rule`, with `sentence` as its message."""
         outcome = self._outcome(row, rule, error_message=sentence)
         await self._record(row, outcome)
 
     async def record_failure(self, row: SendRow, rule: Rule, failure: Failure | None = None) -> None:
-        """Book what a failure of the row's latest request costs: nothing, its usage, or perhaps the reservation."""
+        """Book a failure of the row's latest request: nothing, its usage, or the reservation as in doubt."""
         row.state.last_code = rule.code
         money = rule.money if failure is None else failure.money(rule)
         record = {"type": "attempt", "row": row.number, "n": row.state.requests, "fate": money.value, "code": rule.code}

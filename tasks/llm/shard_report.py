@@ -1,4 +1,4 @@
-"""How the work on shards ended: what each task reports, and what the flow makes of all reports."""
+"""How the work on shards ended: the report of each task, and the result that the flow derives from all reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parquill.tasks.records import ShardRef, Totals
 
 @dataclass(frozen=True, slots=True)
 class StopReason:
-    """Why nothing more is sent. `rule` is a code of the table of outcomes; None when somebody asked for the stop."""
+    """Why nothing more is sent. `rule` is a code of the table of outcomes; None if the stop was requested."""
 
     rule: str | None = None
     message: str | None = None
@@ -19,10 +19,10 @@ class StopReason:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """How the work on one shard ended. The task may have run in another process: this is all that the flow knows.
+    """How the work on one shard ended: all that the flow knows, since the task may have run in another process.
 
     `totals` are of all starts of the run. `over_budget` counts the rows whose worst case did not fit the budget.
-    `stop` says why this process sends nothing more; None when it would.
+    `stop` says why this process sends nothing more; None if it still sends.
     """
 
     number: int
@@ -36,7 +36,7 @@ class ShardReport:
 class SendResult:
     """How sending ended for the whole run.
 
-    `rule` is the outcome by which the service stopped the run, if it did, and `message` says why.
+    If the service stopped the run, `rule` is the code of the outcome and `message` says why.
     """
 
     over_budget: int = 0
@@ -45,8 +45,8 @@ class SendResult:
 
     @classmethod
     def of(cls, shards: Sequence[ShardRef], reports: Sequence[ShardReport]) -> SendResult:
-        """Fold the reports of these shards. Raises Interrupted when somebody asked for a stop and rows are left."""
-        # a shard that is done does not care why its process sends nothing more
+        """Combine the reports of these shards. Raises Interrupted if a stop was requested and rows are left."""
+        # for a finished shard it does not matter why its process sends nothing more
         stops = [report.stop for report in reports if report.stop is not None and not report.is_done]
         by_service = next((stop for stop in stops if stop.rule is not None), None)
         over_budget = sum(report.over_budget for report in reports)
@@ -60,5 +60,5 @@ class SendResult:
 
     @property
     def is_stop(self) -> bool:
-        """Whether rows are left for a next start."""
+        """Whether rows are left for another start."""
         return bool(self.over_budget) or self.rule is not None

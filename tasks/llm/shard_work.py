@@ -1,7 +1,7 @@
-"""The work on one shard: fence it, send what it lacks, and record that it is done.
+"""The work on one shard: fence it, send its open rows, and record that it is done.
 
-Whoever completes a shard holds the lock of its journal, in whatever process. An engine may therefore run the task of a
-shard twice, also at the same time: the second one waits, finds the shard done, and sends nothing.
+A task that completes a shard holds the lock of its journal, in whatever process it runs. So an engine may run the task
+of a shard twice, even at the same time: the second one waits, finds the shard done, and sends nothing.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class ShardWork:
         self._executor, self._disk, self._sleep = executor, disk, sleep
 
     async def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> ShardReport:
-        """Complete what a shard lacks, unless another task has done that, and report how it ended.
+        """Complete the open rows of a shard, unless another task has done that, and report how it ended.
 
-        `only` names the rows of the shard that are wanted yet; a pilot's. Raises DiskFailed, DamagedJournal,
-        LedgerFailed, after which nothing more is sent for any shard.
+        `only` names the rows of the shard that a pilot wants. Raises DiskFailed, DamagedJournal, LedgerFailed; after
+        that nothing more is sent for any shard.
         """
         try:
             journal = await self._fence(shard)
@@ -84,11 +84,11 @@ class ShardWork:
         return ShardReport(shard.number, is_done, totals, over_budget, self._sender.stop_reason)
 
     async def _fence(self, shard: ShardRef) -> Journal | None:
-        """Open the shard's journal, which locks it; None when nothing is to be sent, as it is done or the run stops."""
+        """Open the shard's journal, which locks it; None if the shard is done or the run stops."""
         while not self._sender.stopping:
             try:
                 return await self._in_executor(self._open, shard)
-            except FolderInUse:  # another task completes it, perhaps in another process
+            except FolderInUse:  # another task completes the shard, perhaps in another process
                 await self._sleep(FENCE_CHECK_INTERVAL_S)
         return None
 
@@ -101,7 +101,7 @@ class ShardWork:
         return Journal(run.folder.journal(shard.number), header, self._executor, self._disk)
 
     async def _send(self, shard: ShardRef, only: Collection[int] | None, journal: Journal) -> int:
-        """Send the rows without an outcome; gives how many did not fit the budget."""
+        """Send the rows without an outcome. Returns how many did not fit the budget."""
         work = OpenShard(journal, await self._in_executor(self._run.state, shard.number))
         if only is None:
             self._sender.progress.done += len(work.state.outcomes)
@@ -112,9 +112,9 @@ class ShardWork:
         return work.over_budget
 
     def _record(self, shard: ShardRef) -> Totals:
-        """Index the shard's outcomes, and mark it as done when it has all of them; gives its totals.
+        """Index the shard's outcomes, and mark it as done if it has all of them. Returns its totals.
 
-        Both are read from the journal and not from memory: only what lasts on disk is done.
+        Both read the journal and not the memory: only what is on disk counts as done.
         """
         scan = scan_journal(self._run.folder.journal(shard.number))
         records = list(scan.entries())
@@ -128,12 +128,12 @@ class ShardWork:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
 
     async def _rows(self, shard: ShardRef, only: Collection[int] | None, work: OpenShard) -> AsyncIterator[SendRow]:
-        # checking its checksum reads the whole file
+        # in the executor: the check of its checksum reads the whole file
         with await self._in_executor(self._run.open_shard, shard) as planned:
             batches = planned.batches(READ_ROWS, _COLUMNS)
             number = -1
             while (batch := await self._in_executor(next, batches, None)) is not None:
-                # the messages one by one: together they may take much memory, as Arrow and as Python has them
+                # convert messages one by one: all of them, in Arrow and in Python, may take much memory
                 columns = (
                     batch.column(name) if name == PLAN + "messages" else batch.column(name).to_pylist()
                     for name in _COLUMNS

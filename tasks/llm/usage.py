@@ -1,7 +1,7 @@
 """The usage that a reply reports, under the same five names for every service.
 
-One closed table of names. Where a service gives a figure under several of them the largest counts, and if they differ
-the reply is flagged.
+One closed table of names. If a service reports a figure under several names, the largest counts; if they differ, the
+reply is flagged.
 
 | figure | names | of |
 |---|---|---|
@@ -19,12 +19,12 @@ the reply is flagged.
 | | `timings.cache_n` | llama.cpp |
 | cache_write | `cache_write_tokens` in the details of the input | OpenAI, OpenRouter, Moonshot |
 | | `cache_creation_tokens` in them | LiteLLM |
-| | `cache_creation_input_tokens`, in them or beside | Alibaba; Anthropic, LiteLLM |
+| | `cache_creation_input_tokens`, in them or next to them | Alibaba; Anthropic, LiteLLM |
 | reasoning | `reasoning_tokens` in `completion_tokens_details`, `output_tokens_details` | OpenAI and most others |
 | | `thinking_tokens` in them | Anthropic |
 | | `reasoning_tokens` | xAI earlier, Perplexity |
 
-And one of rules. A figure that is null or absent is not reported; a whole number may be written as a float.
+And one table of rules. A null figure counts as not reported; a whole number may be written as a float.
 
 | what is reported | is booked as | flag |
 |---|---|---|
@@ -41,8 +41,8 @@ And one of rules. A figure that is null or absent is not reported; a whole numbe
 | several names that differ | the largest | names |
 | no completion, but a total; no prompt, but a total | what is left of the total | |
 
-Anything else is unusable: figures that are negative, no numbers, or larger than any model's window; no prompt at all;
-nothing that tells the output. Then the reservation is booked, or what is known if that costs more (`least`).
+Anything else is unusable: figures that are negative, not numbers, or larger than any model's window; no prompt at all;
+nothing that shows the output. Then the reservation is booked, or the known part (`least`) if that costs more.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ from typing import Any, NamedTuple
 
 from parquill.tasks.records import Usage
 
-# No model's window is larger than ten million tokens: a larger figure is a fault of the service, not a bill.
+# No model's window is larger than ten million tokens: a larger figure is an error of the service, not a bill.
 MAX_TOKENS = 10_000_000
-FLAGS = {  # what is said of a reply whose figures do not add up, beside those of `money.prices` (an unknown tier)
+FLAGS = {  # what is said of a reply whose figures do not add up; `tier` is of `money.prices`
     "total": "the total is not the sum of its parts",
     "cache_beside": "more tokens from the cache than in the prompt",
     "reasoning_beside": "more reasoning than output",
@@ -98,8 +98,8 @@ _DETAILS = {  # name -> the names in it
 class Reading(NamedTuple):
     """What a reply's usage says.
 
-    `usage` is None where it is unusable; then `least` is what is known nevertheless, if anything. `flag` is a key of
-    `FLAGS` where the figures do not add up.
+    `usage` is None if it is unusable; then `least` is the known part, if any. `flag` is a key of `FLAGS` if the figures
+    do not add up.
     """
 
     usage: Usage | None
@@ -111,7 +111,7 @@ UNKNOWN = Reading(None)
 
 
 class _Figures(NamedTuple):
-    """Of one reply; None for what is not reported."""
+    """The figures of one reply; None for what is not reported."""
 
     prompt: int | None = None
     completion: int | None = None
@@ -153,7 +153,7 @@ def _of_timings(timings: Any) -> Mapping[str, Any] | None:
 
 
 def _figures_of(usage: Mapping[str, Any]) -> tuple[_Figures, str | None, bool]:
-    """The figures, a flag, and whether all that is reported are numbers of tokens."""
+    """Return the figures, a flag, and whether all reported values are numbers of tokens."""
     found: dict[str, int] = {}
     flag, is_whole = None, True
     for figure, value in _reported(usage):
@@ -170,7 +170,7 @@ def _figures_of(usage: Mapping[str, Any]) -> tuple[_Figures, str | None, bool]:
 
 
 def _reported(usage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Each figure that is reported, under whatever name."""
+    """Yield each reported figure, under any of its names."""
     for name, value in usage.items():
         if value is None:
             continue
@@ -184,16 +184,16 @@ def _reported(usage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _count(value: Any) -> tuple[int, bool] | None:
-    """A number of tokens, rounded up, and whether it had a fraction; None for what is none."""
+    """Return a number of tokens, rounded up, and whether it had a fraction; None if it is no number of tokens."""
     if type(value) is float and math.isfinite(value) and 0 <= value <= 2 * MAX_TOKENS:
         return math.ceil(value), not value.is_integer()
-    if type(value) is int and 0 <= value <= 2 * MAX_TOKENS:  # a total is of two figures
+    if type(value) is int and 0 <= value <= 2 * MAX_TOKENS:  # a total is the sum of two figures
         return value, False
     return None
 
 
 def _add_up(figures: _Figures, usage: Mapping[str, Any]) -> tuple[Usage | None, list[str]]:
-    """The usage by the table of rules, and its flags; None where prompt or output are not known."""
+    """Return the usage by the table of rules, and its flags; None if the prompt or the output is unknown."""
     flags: list[str] = []
     prompt = _prompt_of(figures, usage, flags)
     completion = None if prompt is None else _completion_of(figures, prompt, flags)
@@ -250,7 +250,7 @@ def _is_beside(figures: _Figures, prompt: int, usage: Mapping[str, Any]) -> bool
 
 
 def _least_of(figures: _Figures) -> Usage | None:
-    """What an unusable usage says nevertheless: it is never booked at less."""
+    """Return the known part of an unusable usage; no less than that is booked."""
     known = (figures.prompt or 0, figures.completion or 0)
     total = figures.total or 0
     prompt, completion = (count if count <= MAX_TOKENS else 0 for count in known)

@@ -1,9 +1,9 @@
-"""Finds the JSON of an answer that has something around it: fences, thoughts, byte order marks, a sentence.
+"""Finds the JSON of an answer that is wrapped in fences, thoughts, byte order marks or a sentence.
 
-Services that do not enforce a schema wrap their answers. The whole text comes first; then what follows the thoughts;
-then the one fenced block that is an object; then the one outermost object. A part of something larger is never taken:
-an object within brackets that do not close, or between two objects that differ, is no answer. Each text is looked
-through a fixed number of times, however hostile it is.
+Services that do not enforce a schema wrap their answers. The search tries the whole text first, then the text after the
+thoughts, then the only fenced block that is an object, then the only outermost object. A part of something larger is
+never taken: an object within brackets that do not close, or one of two different objects, is no answer. Each text is
+scanned a fixed number of times, however hostile it is.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _CLOSES = {"{": "}", "[": "]"}
 
 
 class NotJson(ValueError):
-    """A text is no JSON, or none that can be told."""
+    """The text is not JSON, or does not show which JSON in it is the answer."""
 
 
 def find_object(text: str, read: Callable[[str], Any], matches: Callable[[Any], bool]) -> Any:
-    """The JSON of an answer.
+    """Return the JSON of an answer.
 
     Args:
         text: What the service sent.
         read: Reads one JSON text; raises NotJson.
-        matches: Whether a value is what was asked for. It only decides which objects outside a fence are rivals.
+        matches: Whether a value is what was asked for. It only decides which objects outside a fence compete.
 
     Raises:
-        NotJson: There is none, or more than one that it could be.
+        NotJson: There is no JSON, or more than one candidate.
     """
     text = text.strip(_AROUND)
     try:
@@ -53,7 +53,7 @@ def find_object(text: str, read: Callable[[str], Any], matches: Callable[[Any], 
             return read(rest)
         except NotJson:
             pass
-    if _OPENING.search(rest):  # thoughts that do not end, or a text that speaks of them
+    if _OPENING.search(rest):  # thoughts that do not end, or a text about them
         raise NotJson
     fenced = _different(_fenced(rest, read))
     if not fenced:
@@ -69,7 +69,7 @@ def find_object(text: str, read: Callable[[str], Any], matches: Callable[[Any], 
 
 
 def _without_thoughts(text: str) -> str:
-    """What follows the thoughts, which have lost their opening tag in some services; the text itself without any."""
+    """Return the text after the thoughts, whose opening tag some services drop; without thoughts, the whole text."""
     last = None
     for found in _CLOSING.finditer(text):
         last = found
@@ -77,7 +77,7 @@ def _without_thoughts(text: str) -> str:
 
 
 def _different(values: Iterator[Any]) -> dict[str, Any]:
-    """The values that differ, by their text in one order of members."""
+    """Return the different values by their text, with the members of objects sorted."""
     return {json.dumps(value, sort_keys=True, default=str): value for value in values}
 
 
@@ -88,7 +88,7 @@ def _only(values: dict[str, Any]) -> Any:
 
 
 def _fenced(text: str, read: Callable[[str], Any]) -> Iterator[Any]:
-    """The objects that fill a fenced block."""
+    """Yield the objects that fill a fenced block."""
     for block in _blocks(text):
         inner = block.strip(_AROUND)
         if inner.startswith("{"):
@@ -99,13 +99,13 @@ def _fenced(text: str, read: Callable[[str], Any]) -> Iterator[Any]:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """The contents of fenced blocks; the last one may lack its end. Raises NotJson where there are too many.
+    """Yield the contents of fenced blocks; the last one may lack its end. Raises NotJson if there are too many.
 
-    A fence opens outside of brackets, and closes at the end of a line, or anywhere in the line in which it was opened:
-    a string of the JSON may hold fences of its own.
+    A fence opens outside of brackets. It closes at the end of a line, or anywhere in the line in which it was opened,
+    since a string in the JSON may contain fences.
     """
     mark, begin, looked, count = "", 0, 0, 0
-    level, is_one_line = 0, True  # open brackets before the fence; whether the block has one line so far
+    level, is_one_line = 0, True  # open brackets before the fence; whether the block has only one line so far
     for found in _FENCE.finditer(text):
         between = text[looked : found.start()]
         looked = found.end()
@@ -130,9 +130,9 @@ def _blocks(text: str) -> Iterator[str]:
 
 
 def _objects(text: str, read: Callable[[str], Any]) -> Iterator[Any]:
-    """The outermost objects, and lists that hold objects or lists. Raises NotJson where brackets do not close.
+    """Yield the outermost objects, and lists that hold objects or lists. Raises NotJson if brackets do not close.
 
-    What stands in brackets and is no JSON, or a list of plain values, belongs to the sentence: [1], {name}.
+    Text in brackets that is not JSON, or is a list of plain values, belongs to the sentence: [1], {name}.
     """
     for count, piece in enumerate(_pieces(text)):
         if count > MAX_PIECES:
@@ -146,7 +146,7 @@ def _objects(text: str, read: Callable[[str], Any]) -> Iterator[Any]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The outermost bracketed pieces. Raises NotJson for brackets that do not match."""
+    """Yield the outermost bracketed pieces. Raises NotJson for brackets that do not match."""
     awaited: list[str] = []  # the closing brackets
     begin, in_string = 0, False
     for found in _BRACKET.finditer(text):
@@ -160,7 +160,7 @@ def _pieces(text: str) -> Iterator[str]:
             awaited.append(_CLOSES[mark])
             if len(awaited) > MAX_LEVELS:
                 raise NotJson
-        elif not awaited or awaited.pop() != mark:  # also the end of something that began before the text
+        elif not awaited or awaited.pop() != mark:  # also a bracket that was opened before the text
             raise NotJson
         elif not awaited:
             yield text[begin : found.end()]

@@ -1,8 +1,8 @@
-"""Who was asked for a run's money and who approved it: `approval.json` beside the plan.
+"""Records who was asked to approve a run's cost and who approved it: `approval.json` next to the plan.
 
-An approval counts for the plan that it was given for, at no more than the expected cost that was shown: a plan made
-anew has a folder of its own, and a pilot that finds the run dearer has it asked for again. The estimate is compared
-and not what is booked, so a run that is approved and half done goes on whatever its first half cost.
+An approval counts only for its own plan, up to the expected cost that was shown: a new plan has its own folder, and if
+a pilot finds the run more expensive, approval is asked for again. The estimate is compared, not what is booked, so an
+approved run that is half done continues, whatever its first half cost.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.storage.disk import DISK, read_json
 
-MAX_QUESTIONS = 20  # the latest; each is looked up when the run starts again
+MAX_QUESTIONS = 20  # only the latest are kept; each is looked up when the run starts again
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a flow run asked: the key of its pause, in which state it waits, and the expected cost in nano-dollars."""
+    """A flow run's question: the key of its pause, the state in which it waits, the expected cost in nano-dollars."""
 
     flow_run_id: str
     waits: str
@@ -31,35 +31,35 @@ class Question:
 
 
 def now() -> str:
-    """This moment, as it is noted."""
+    """Return the current time in UTC, as it is recorded."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def approve_run(run: Run, by: str, expected: int | None = None) -> None:
-    """Note that a person has approved the run at an expected cost, by default its estimate's. Raises DiskFailed."""
+    """Record that a person approved the run at an expected cost, by default the estimate's. Raises DiskFailed."""
     expected = run.estimate.expected_nano if expected is None else expected
     _write(run, _read(run) | {"approved": {"expected": expected, "at": now(), "by": by}})
 
 
 def is_approved(run: Run) -> bool:
-    """Whether a person has approved the run at what it is expected to cost now."""
+    """Whether a person has approved the run at its current expected cost."""
     approved = _read(run).get("approved")
     return approved is not None and run.estimate.expected_nano <= approved["expected"]
 
 
 def questions_about(run: Run) -> list[Question]:
-    """The questions whose answer counts for the run as it is now, the latest first."""
+    """Return the questions whose answer counts for the run at its current expected cost, the latest first."""
     asked = [Question(**each) for each in reversed(_read(run).get("questions", []))]
     return [each for each in asked if run.estimate.expected_nano <= each.expected]
 
 
 def note_question(run: Run, question: Question) -> None:
-    """Note a question before it is asked. Raises DiskFailed."""
+    """Record a question before it is asked. Raises DiskFailed."""
     _write_questions(run, [*_read(run).get("questions", []), asdict(question)])
 
 
 def forget_question(run: Run, question: Question) -> None:
-    """Forget a question that was answered with no: who starts the run again is asked again. Raises DiskFailed."""
+    """Remove a question that was answered with no, so that another start asks again. Raises DiskFailed."""
     _write_questions(run, [each for each in _read(run).get("questions", []) if each["key"] != question.key])
 
 

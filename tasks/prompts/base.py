@@ -1,4 +1,4 @@
-"""What a start leaves of the results that are there: with `--redo`, and with a `--limit` below their rows."""
+"""Which of the existing results a start keeps: with `--redo`, and with a `--limit` below their number of rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from parquill.tasks.storage.folders import Folders
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What is chosen for one start of a job: `day` for dates in paths and prices, a row limit, statuses to redo."""
+    """The options of one start of a job: `day` for dates in paths and for prices, a row limit, statuses to redo."""
 
     day: date
     limit: int | None = None
@@ -28,16 +28,16 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The results that a plan begins with, None for none, and how many rows of the input it reads (None: all).
+    """The results that a plan starts from (None: no results), and how many rows of the input it reads (None: all).
 
-    Rows of the input after `open_rows` are kept, whatever they are; of the others those that have no status of `redo`,
-    or, without one, those that have their outcome. `keeps_digest` says that the results are complete after it if they
-    were before.
+    Rows of the input after `open_rows` are always kept. Of the others, rows whose status is not in `redo` are kept, or,
+    if `redo` is empty, rows that have their outcome. `keeps_digest` says that the results are complete after the run if
+    they were before.
     """
 
     options: RunOptions
     output: str
-    shown: int  # rows of the input that the results have
+    shown: int  # input rows in the results
     previous: PreviousResults | None = None
     rows: int | None = None
     open_rows: int | None = None
@@ -45,12 +45,12 @@ class Base:
 
     @property
     def kept(self) -> tuple[PreviousResults | None, frozenset[str], int | None]:
-        """What a Planner is given of it."""
+        """The arguments for a Planner: previous results, statuses to redo, open rows."""
         return self.previous, frozenset(self.options.redo), self.open_rows
 
     @contextlib.contextmanager
     def refusals(self) -> Iterator[None]:
-        """Say what to do about results of another input. Raises BadInput."""
+        """Turn the refusal of results of another input into BadInput with advice. Raises BadInput."""
         try:
             yield
         except OtherRows:
@@ -67,7 +67,7 @@ def _other_input(options: RunOptions, output: str, shown: int) -> BadInput:
 
 
 def find_base(job: Job, options: RunOptions, source: Source) -> Base:
-    """What a start of a placed job begins with. Raises BadInput."""
+    """Return what a start of a placed job begins with. Raises BadInput."""
     folders = Folders.of(job.output, job.state)
     manifest = read_json(folders.meta / "manifest.json") or {}
     combinations = math.prod(len(values) for values in (job.for_each or {}).values())
@@ -88,6 +88,6 @@ def find_base(job: Job, options: RunOptions, source: Source) -> Base:
         previous,
         rows=shown if is_smaller else options.limit,
         open_rows=options.limit,
-        # what `--redo` keeps may be of other settings: a plain run after it must still see that
+        # `--redo` may keep results of other settings: a plain run after it must still see that
         keeps_digest=bool(options.redo) or manifest["digest"] == digest_of(job, source.fingerprint, None),
     )

@@ -1,4 +1,4 @@
-"""Cells of an Arrow column as Python values; one bad cell never spoils its batch."""
+"""Cells of an Arrow column as Python values; one bad cell does not affect the rest of its batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BAD_TEXT = "is not valid UTF-8"
 
 
 def cells(column: pa.Array) -> list[Any]:
-    """The values of a column; a cell that is not valid UTF-8 becomes the RowFault that says so."""
+    """Return the values of a column; a bad cell, such as invalid UTF-8, becomes a RowFault that says so."""
     try:
         return list(column.to_pylist())
     except (ValueError, ArithmeticError, LookupError, pa.ArrowException):

@@ -1,6 +1,6 @@
-"""The fields of chat messages that data sets have, beside those that are sent: dropped, or named with what to do.
+"""The fields of chat messages in data sets that are not sent: they are dropped, or refused with advice.
 
-Dropped is what says something about a message and nothing to the model. One closed list, which data/README.md shows.
+Fields that describe a message, but say nothing to the model, are dropped. One closed list, which data/README.md shows.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ import re
 
 SENT = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal"})
 DROPPED = frozenset(
-    # of data for fine-tuning, of answers that were stored as they came, and of logs
+    # of fine-tuning data, of stored answers, and of logs
     "weight loss train mask id object index status finish_reason logprobs usage model annotations citations reasoning "
     "reasoning_content reasoning_details thinking created created_at timestamp date metadata token_count num_tokens "
     "language lang".split()
 )
 _SHAREGPT = (
-    "this looks like ShareGPT: write `from` as `role` (human is user, gpt is assistant), `value` as `content`, and "
-    "leave out an answer at the end that the model is to give itself"
+    "this looks like ShareGPT: rename `from` to `role` (human is user, gpt is assistant) and `value` to `content`, and "
+    "drop a final answer that the model is to write itself"
 )
 _ADVICE = {
     "from": _SHAREGPT,
     "value": _SHAREGPT,
     "conversations": _SHAREGPT,
-    "parts": "this looks like Gemini's form: write the text of `parts` as `content`, and the role `model` as assistant",
+    "parts": "this looks like Gemini's format: write the text of `parts` as `content`, the role `model` as assistant",
     "text": "write it as `content`",
     "message": "write it as `content`",
     "speaker": "write it as `role`",
     "author": "write it as `role`",
-    "function_call": "this is the older form of `tool_calls`: write it as one, or leave the message out",
-    "instruction": "this looks like Alpaca: use `prompt` with {{ instruction }} in the place of `messages_column`",
+    "function_call": "this is the older form of `tool_calls`: write it in the new form, or leave the message out",
+    "instruction": "this looks like Alpaca: use `prompt` with {{ instruction }} instead of `messages_column`",
     "images": "a picture's cost is not known before it is sent, so only text can be sent",
     "audio": "the cost of sound is not known before it is sent, so only text can be sent",
 }
@@ -45,16 +45,16 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 
 def tell_unknown(number: int, names: set[str]) -> str:
-    """Why a message with these fields cannot be sent, with the first that says most about it."""
+    """Say why a message with these fields cannot be sent, by the field with the most specific advice."""
     name = min(names, key=lambda each: (each not in _ADVICE, list(_ADVICE).index(each) if each in _ADVICE else 0, each))
-    # names may be of a cell's JSON: what is no word is not shown
-    shown = f"the field `{name}`" if _WORD.fullmatch(name) else "a field whose name is no word"
-    advice = _ADVICE.get(name, f"a message has {', '.join(sorted(SENT))}")
-    return f"message {number} has {shown}, which no chat message has; {advice}"
+    # a name may come from a cell's JSON, so only words are shown
+    shown = f"the field `{name}`" if _WORD.fullmatch(name) else "a field whose name is not a word"
+    advice = _ADVICE.get(name, f"a message can have {', '.join(sorted(SENT))}")
+    return f"message {number} has {shown}, which chat messages do not have; {advice}"
 
 
 def tell_role(number: int, role: object) -> str:
-    """Why a message with this role cannot be sent."""
+    """Say why a message with this role cannot be sent."""
     known = _ROLES.get(role.casefold()) if isinstance(role, str) else None
     if known is not None and isinstance(role, str):
         return f"message {number} has the role {role.casefold()}, which no chat API knows; write it as {known}"
@@ -62,8 +62,8 @@ def tell_role(number: int, role: object) -> str:
 
 
 def tell_mapping(names: set[str]) -> str:
-    """Why a cell that is one mapping is no list of messages."""
+    """Say why a cell with a single mapping cannot be sent."""
     inner = next((name for name in ("messages", "conversations", "conversation") if name in names), None)
     if inner is not None:
-        return f"the messages are a mapping, not a list of messages: name a column that holds what its `{inner}` holds"
+        return f"the messages are a mapping, not a list of messages: name a column that holds its `{inner}`"
     return "the messages are a mapping, not a list of at least one message"

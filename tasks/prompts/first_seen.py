@@ -1,4 +1,4 @@
-"""Keys and ids that came before, on disk: which row pays for a shared key is decided here, and not in a dictionary."""
+"""Remembers keys and ids on disk: decides which row pays for a shared key without a dictionary in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Self
 
 
 class FirstSeen:
-    """Keys and ids that came before, on disk."""
+    """The set of keys and ids so far, on disk."""
 
     def __init__(self, scratch: Path) -> None:
         self._path = scratch / "seen.sqlite"
@@ -16,7 +16,7 @@ class FirstSeen:
     def __enter__(self) -> Self:
         self._remove()
         self._connection = sqlite3.connect(self._path, isolation_level=None)
-        # a throw-away file: if the planning is cut off it is made anew
+        # a temporary file: a planning that is cut off starts again with a new one
         for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-65536", "locking_mode=EXCLUSIVE"):
             self._connection.execute(f"PRAGMA {setting}")
         self._connection.execute("CREATE TABLE keys (key BLOB PRIMARY KEY) WITHOUT ROWID")

@@ -1,9 +1,9 @@
-"""What a footer says beside its columns, as far as it is true of the results too.
+"""Keeps the metadata of an input's footer that is also true of the results.
 
-Results have more columns than the input, and some in another type. Metadata that describes columns (Spark's row, an
-Avro schema, Iceberg's numbers of fields) would make readers miss the new ones or refuse the file, so it is dropped:
-what is known by its key, and any JSON that names a column. What pandas has written is cut down to what is still true.
-Anything else, such as a license or an owner, is kept.
+Results have more columns than the input, and some with another type. Metadata that describes columns (Spark's row, an
+Avro schema, Iceberg's field numbers) would make readers miss the new columns or refuse the file. So it is dropped, by
+known keys and wherever JSON names a column. The metadata of pandas is cut down to what is still true. Anything else,
+such as a license or an owner, is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 
 PANDAS = b"pandas"
-# by what writers document: Spark, Avro, protobuf and thrift in Parquet, Hive, GeoParquet, Arrow's R package, Hugging
+# as writers document them: Spark, Avro, protobuf and thrift in Parquet, Hive, GeoParquet, Arrow's R package, Hugging
 # Face, Iceberg, Delta, Hudi, GDAL
 _KEYS = frozenset({b"avro.schema", b"geo", b"arrow:schema", b"r", b"huggingface", b"polars.schema"})
 _PREFIXES = (
@@ -31,7 +31,7 @@ _PREFIXES = (
     b"writer.",
     b"gdal:",
 )
-# numbers of an Iceberg or Delta table's columns: readers that go by them find no column without one
+# column numbers of an Iceberg or Delta table: readers that use them do not find columns without one
 _FIELD_KEYS = frozenset({b"PARQUET:field_id", b"field_id"})
 _ONE_LEVEL = {
     "name": None,
@@ -43,7 +43,7 @@ _ONE_LEVEL = {
 
 
 def clean(schema: pa.Schema, changed: Collection[str] = ()) -> pa.Schema:
-    """A schema with the metadata that results may have; `changed` columns have another type than some file says."""
+    """Return the schema with the metadata that results may have; `changed` columns differ in type from some file."""
     names = frozenset(schema.names)
     kept: dict[bytes, bytes] = {}
     for key, value in (schema.metadata or {}).items():
@@ -75,7 +75,7 @@ def _names_one(value: Any, names: frozenset[str]) -> bool:
 
 
 def _cut_pandas(value: bytes, same: frozenset[str]) -> bytes | None:
-    """What pandas needs to bring back the index and its own types; columns are then one level of names."""
+    """Return what pandas needs to restore the index and its types; column names then have one level."""
     try:
         told = orjson.loads(value)
         index = [name for name in told["index_columns"] if isinstance(name, str) and name in same]
@@ -85,7 +85,7 @@ def _cut_pandas(value: bytes, same: frozenset[str]) -> bytes | None:
     cut: Mapping[str, Any] = {
         "index_columns": index,
         "column_indexes": [_ONE_LEVEL],
-        # a name of several levels is written as Python would show it, and is a plain name now
+        # a name of several levels is written in Python's notation, and is a plain name now
         "columns": [{**c, "name": c["name"] if c["field_name"] in index else c["field_name"]} for c in columns],
         "pandas_version": told.get("pandas_version"),
         "creator": told.get("creator"),
@@ -99,7 +99,7 @@ def _clean_field(field: pa.Field) -> pa.Field:
 
 
 def _clean_type(kind: pa.DataType) -> pa.DataType:
-    """A type whose inner fields have no numbers of another table either."""
+    """Return the type with inner fields that have no column numbers either."""
     if pa.types.is_struct(kind):
         return pa.struct([_clean_field(field) for field in kind])
     if pa.types.is_map(kind):

@@ -1,4 +1,4 @@
-"""The columns of the whole input: those of all files, each in the one type that holds the values of all of them."""
+"""The columns of the whole input: of all files together, each with one type that holds the values of all files."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ MAX_TYPE = 200  # characters of a type in a message
 
 
 class Columns:
-    """Takes the schemas of files one by one."""
+    """Collects the schemas of files one by one."""
 
     def __init__(self) -> None:
         self._fields: dict[str, pa.Field] = {}
-        self._seen_in: dict[str, str] = {}  # the first file with the type, or with one that made it wider
+        self._seen_in: dict[str, str] = {}  # the file that set or last widened the type
         self._metadata: dict[bytes, bytes] | None = None
         self._last: pa.Schema | None = None
         self._first = ""
         self._files = 0
         self._changed: set[str] = set()  # columns of more than one type
         self._as_double: dict[str, str] = {}
-        self._without: dict[str, tuple[str, int]] = {}  # of a column: the first file without it, and how many are
+        self._without: dict[str, tuple[str, int]] = {}  # column -> the first file without it, number of such files
 
     def add(self, path: str, found: pa.Schema) -> None:
-        """Take the next file's. Raises BadInput where no type holds the values of both."""
+        """Add the next file's schema. Raises BadInput if no type holds the values of a column in all files."""
         if self._files == 0:
             self._metadata, self._first = found.metadata, path
         if self._last is None or not found.equals(self._last):
@@ -60,7 +60,7 @@ class Columns:
             for before in (known.type, field.type):
                 if pa.types.is_integer(before) and pa.types.is_floating(kind):
                     self._as_double[field.name] = str(before)
-        # a column that may hold nulls in one file may in all
+        # a column that is nullable in one file is nullable in the whole input
         self._fields[field.name] = pa.field(
             field.name, kind, known.nullable or field.nullable, known.metadata or field.metadata
         )
@@ -69,33 +69,33 @@ class Columns:
         first, other = (str(kind)[:MAX_TYPE] for kind in (error.first, error.other))
         return BadInput(
             f"{redact_uri(path)}: the column {name + error.within!r} is {other} instead of {first} as in "
-            f"{redact_uri(self._seen_in[name])}, and no type holds both without loss; write one of the files with the "
-            "other type (results hold every column, so also where no prompt uses it), or name files of one type with a "
-            "glob"
+            f"{redact_uri(self._seen_in[name])}, and no type holds both without loss; rewrite one of the files with "
+            "the other type (results hold every column, also those that no prompt uses), or select files of one type "
+            "with a glob"
         )
 
     def without(self, keys: Sequence[str]) -> Mapping[str, str]:
-        """For each column that some file does not have, and no folder names, the first such file."""
+        """Return, for each column that some file lacks and no folder names, the first such file."""
         return {name: first for name, (first, _) in self._without.items() if name not in keys}
 
     def schema(self, keys: Sequence[str]) -> pa.Schema:
-        """All columns in the order in which they were met; `keys` are named by folders too."""
+        """Return all columns in the order of their first appearance; `keys` are the columns that folders name."""
         without = self.without(keys)
         fields = [field.with_nullable(field.nullable or name in without) for name, field in self._fields.items()]
         return clean(pa.schema(fields, self._metadata), {*self._changed, *without})
 
     def notes(self, keys: Sequence[str]) -> list[str]:
-        """What to say of differences that are no fault."""
+        """Return notes on differences that are allowed."""
         told = []
         for name, first in self.without(keys).items():
             count = self._without[name][1]
             told.append(
-                f"{count:,} of {self._files:,} files have no column {name!r}, which is null in their rows: the first "
-                f"is {redact_uri(first)}; write it there, or leave it out of all files, if that is not meant"
+                f"{count:,} of {self._files:,} files have no column {name!r}, so it is null in their rows; the first "
+                f"is {redact_uri(first)}; if this is not intended, add the column there or drop it from all files"
             )
         told += [
             f"the column {name!r} is {kind} in some files and floating point in others, and is read as "
-            f"{self._fields[name].type}: a prompt shows 1 as 1.0; write it as one type if that is not meant"
+            f"{self._fields[name].type}: a prompt shows 1 as 1.0; if this is not intended, use one type"
             for name, kind in self._as_double.items()
         ]
         return told

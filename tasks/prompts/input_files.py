@@ -1,4 +1,4 @@
-"""Which files are the input: a file, a folder, a glob or an address in a store, and what their folders say of them."""
+"""Lists the input files of a file, folder, glob or store address, and reads the key=value names of their folders."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from parquill.tasks.errors import BadInput
 from parquill.tasks.storage.table_formats import check_above, folders_above, refuse_table, table_among, table_at
 from parquill.tasks.storage.uri import fixed_part, is_uri, join, redact_uri
 
-SUFFIXES = (".parquet", ".parq", ".pq")  # in any case; files of other names are Parquet if they begin as Parquet does
+SUFFIXES = (".parquet", ".parq", ".pq")  # in upper or lower case; other files are input if they begin like Parquet
 MAGIC = frozenset({b"PAR1", b"PARE"})
 MAGIC_BYTES = 4
-MAX_PEEKS = 1_000  # of a store, where each is a round trip
+MAX_PEEKS = 1_000  # in a store, where each peek is a round trip
 SHOWN_NAMES = 3
 
 
@@ -34,7 +34,7 @@ class InputFile:
 
 
 class Listing(NamedTuple):
-    """The files of an input, and what is to be said of those that are left out."""
+    """The files of an input, and notes on those that are left out."""
 
     places: list[InputFile]
     notes: list[str]
@@ -42,7 +42,7 @@ class Listing(NamedTuple):
 
 @dataclass(slots=True)
 class _Found:
-    """What a folder holds: Parquet files, others, and Parquet files that are hidden."""
+    """The contents of a folder: Parquet files, other files, and hidden Parquet files."""
 
     files: list[Path] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
@@ -50,7 +50,7 @@ class _Found:
 
     @property
     def notes(self) -> list[str]:
-        """What is said of files that are left out."""
+        """The notes on files that are left out."""
         return _notes(self.others, self.hidden)
 
 
@@ -65,15 +65,15 @@ def _some(names: Sequence[str]) -> str:
 
 
 def list_files(location: str) -> Listing:
-    """The files behind a file, folder, glob or URI, by name; hidden ones of a folder are left out, as Spark does.
+    """List the files of a file, folder, glob or URI by name; like Spark, leave out hidden files.
 
-    Raises BadInput when there is none, and for the folder of a table of Delta, Iceberg or Hudi.
+    Raises BadInput if there is no file, and for the folder of a Delta, Iceberg or Hudi table.
     """
     return _list_store(location) if is_uri(location) else _list(location)
 
 
 def refuse_output_inside_input(location: str, paths: list[str], output: str | None) -> None:
-    """Refuse an output whose results would be read as prompts by the next run, before the first one pays."""
+    """Refuse an output whose results the next run would read as prompts. Raises BadInput."""
     if output is None or is_uri(output) != is_uri(location):
         return
     if is_uri(output):
@@ -87,10 +87,10 @@ def refuse_output_inside_input(location: str, paths: list[str], output: str | No
         recursive = "**" in location and fnmatch.fnmatch(str(folder / "results" / "x.parquet"), location)
         is_in = inside or recursive
         if not is_in and any(Path(path).resolve().is_relative_to(folder) for path in paths):
-            raise BadInput(f"the input {location} lies inside the output {output}; choose an `output` of its own")
+            raise BadInput(f"the input {location} lies inside the output {output}; choose another `output`")
     if is_in:
         told = redact_uri(output), redact_uri(location)
-        raise BadInput(f"the output {told[0]} lies inside the input {told[1]}: results would be read as prompts")
+        raise BadInput(f"the output {told[0]} lies inside the input {told[1]}, so results would be read as prompts")
 
 
 def _list(location: str) -> Listing:
@@ -128,7 +128,7 @@ def _list_glob(path: Path, location: str) -> Listing:
 
 
 def _hidden_of_glob(names: Sequence[str], pattern: Sequence[str]) -> list[str]:
-    """Of the files that a glob matches those with a hidden part, unless the glob itself names one."""
+    """Return the matches of a glob that have a hidden part, unless the glob itself names a hidden part."""
     if any(part[:1] in {"_", "."} for part in pattern):
         return []
     return [name for name in names if _is_hidden(tuple(name.split("/")))]
@@ -144,9 +144,9 @@ def _advise_of_folders(location: str) -> str:
 
 
 def _walk(folder: Path, root: Path, above: frozenset[tuple[int, int]], found: _Found) -> None:
-    """Find the files of a folder at any depth, also behind links, but for those that lead back to `above`.
+    """Find the files of a folder at any depth, also behind links, except links that lead back to `above`.
 
-    Raises OSError for a folder that cannot be read, since its rows would be lost in silence; BadInput for a table.
+    Raises OSError for a folder that cannot be read, since its rows would be lost silently; BadInput for a table.
     """
     stat = folder.stat()
     here = above | {(stat.st_dev, stat.st_ino)}
@@ -178,7 +178,7 @@ def _begins_as_parquet(path: Path) -> bool:
 
 
 def _places(paths: list[Path], root: Path) -> list[InputFile]:
-    """Raises BadInput for what is no file, and for a name that no column of text can hold; OSError."""
+    """Raises BadInput for a path that is not a file, and for a name that is not UTF-8; OSError."""
     places = []
     for path in paths:
         name = path.relative_to(root).as_posix()
@@ -188,7 +188,7 @@ def _places(paths: list[Path], root: Path) -> list[InputFile]:
             told = str(path).encode("utf-8", "replace").decode()
             raise BadInput(f"the name of {told} is not UTF-8; rename it") from None
         if not path.is_file():
-            kind = "a link to a file that is not there" if path.is_symlink() else "no file"
+            kind = "a link to a file that does not exist" if path.is_symlink() else "not a file"
             raise BadInput(f"{path} is {kind}")
         stat = path.stat()
         places.append(InputFile(str(path), name, stat.st_size, stat.st_mtime_ns))
@@ -196,7 +196,7 @@ def _places(paths: list[Path], root: Path) -> list[InputFile]:
 
 
 def _is_hidden(parts: tuple[str, ...]) -> bool:
-    """Whether Spark would not read it either: a half copy, or a name that begins with a dot or an underscore."""
+    """Whether Spark would skip the file: an unfinished copy, or a name that begins with a dot or an underscore."""
     return any(
         part.startswith(".") or (part.startswith("_") and "=" not in part) or part.endswith("._COPYING_")
         for part in parts
@@ -204,15 +204,15 @@ def _is_hidden(parts: tuple[str, ...]) -> bool:
 
 
 def _covers(location: str, path: str) -> bool:
-    """Whether a file with this address would be input."""
+    """Whether a file at `path` would be input."""
     from parquill.tasks.storage.object_store import matches
 
     return path.startswith(f"{location}/") or matches(path.split("/"), location.split("/"))
 
 
 def _list_store(uri: str) -> Listing:
-    """The Parquet objects of an address, a folder of them, or a glob; hidden ones are left out."""
-    from parquill.tasks.storage.object_store import (  # the store's libraries take a while
+    """List the Parquet objects of an address, a folder or a glob; hidden ones are left out."""
+    from parquill.tasks.storage.object_store import (  # imported late: the store's libraries load slowly
         find_marked,
         list_objects,
         peek,
@@ -259,9 +259,9 @@ def _place_of(stored: Any, name: str) -> InputFile:
 
 
 def partitions_of(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
-    """Columns from key=value folders of the whole path, for each file; whole numbers in all make an int64 column.
+    """Return each file's columns from the key=value folders of its whole path.
 
-    Raises BadInput where the files' folders have different keys.
+    A column is int64 if all its values are whole numbers. Raises BadInput if the files' folders have different keys.
     """
     raw = [_keys_of(redact_uri(path)) for path in paths]
     if any(found.keys() != raw[0].keys() for found in raw):
@@ -282,7 +282,7 @@ def _keys_of(path: str) -> dict[str, str]:
         key, equals, value = part.partition("=")
         if key and equals:
             if key in found:
-                raise BadInput(f"{path}: two of its folders are called {key}=...; nobody knows which is meant")
+                raise BadInput(f"{path}: two of its folders are named {key}=...; rename one of them")
             found[key] = unquote(value)
     return found
 

@@ -1,7 +1,7 @@
-"""One Parquet file of the input: what its footer says, and its rows in portions that even a bomb cannot make large.
+"""One Parquet file of the input: reads its footer, and its rows in portions that stay small even for a bomb.
 
-Files are read through `ParquetFile` with a small buffer and not through a Dataset: a row group of 289 MiB costs 63 MiB
-that way and 892 MiB the other way.
+Files are read through `ParquetFile` with a small buffer and not through a Dataset: a row group of 289 MiB takes 63 MiB
+with the former and 892 MiB with the latter.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from parquill.tasks.storage.uri import is_uri, redact_uri
 BUFFER_BYTES = 1 << 20
 BATCH_BYTES = 8 << 20
 BATCH_ROWS = 1024
-# A value of a dictionary is written once and may come in every row, so rows may be far larger than their bytes in the
-# file say. They are read in portions of which even the largest values would not fill the memory; but row by row, which
-# is slow, only from files that are packed as no text is.
+# A value of a dictionary is stored once but may occur in every row, so rows may be far larger than their bytes in the
+# file. They are read in portions that fit into memory even with the largest values. Row by row, which is slow, is only
+# for files that are packed more tightly than any text.
 PORTION_BYTES = 16 << 20
 PORTION_ROWS = 16
 TIGHTLY_PACKED = 100
 # A file that grows by more than this is not a table of prompts but a trap (zstd of text reaches 20).
 MAX_EXPANSION = 2_000
 EXPANSION_FLOOR_BYTES = 4 << 30
-# Smaller files that may hide so much are read once before anything is counted; of larger ones it is seen on the way.
+# Smaller files that may grow so much are read once before anything is counted; larger ones are checked during reading.
 LOOKED_THROUGH_BYTES = 64 << 20
-MAX_GROUPS = 10_000  # of a footer that are looked at
-FOOTERS_AT_ONCE = 16  # of a store
+MAX_GROUPS = 10_000  # the most that are checked in a footer
+FOOTERS_AT_ONCE = 16  # from a store
 
 
 class RowBytes(NamedTuple):
-    """What rows of a file take, unpacked: on average as written, at most in memory, and in its heaviest pages."""
+    """Bytes of a row, unpacked: on average by the footer, at most in memory, and on average in the heaviest pages."""
 
     mean: float
     largest: int
@@ -56,7 +56,7 @@ class RowBytes(NamedTuple):
 class SourceFile:
     """One input file; `name` is its path below the input, `partitions` its key=value folders, `tag` its store's ETag.
 
-    `footer` is the hash of its footer, which has offsets, sizes and statistics; "" where the store's tag is enough.
+    `footer` is the hash of its footer, which has offsets, sizes and statistics; "" if the store's tag is enough.
     """
 
     path: str
@@ -72,12 +72,12 @@ class SourceFile:
 
     @property
     def most_bytes(self) -> int:
-        """What it may grow to in memory, and still be taken for a table of prompts."""
+        """The most bytes to which the file may grow in memory; a larger one is refused as a bomb."""
         return max(EXPANSION_FLOOR_BYTES, self.size * MAX_EXPANSION)
 
 
 class _Found(NamedTuple):
-    """What one look at a file finds."""
+    """The result of opening a file."""
 
     footer: pq.FileMetaData
     schema: pa.Schema
@@ -89,7 +89,7 @@ class _Found(NamedTuple):
 def read_footers(
     places: Sequence[InputFile], partitions: Iterable[tuple[tuple[str, Any], ...]]
 ) -> Iterator[tuple[SourceFile, pa.Schema]]:
-    """Read the footers of files in order, which have these key=value folders. Raises BadInput."""
+    """Read the footers of files in order; `partitions` are their key=value folders. Raises BadInput."""
     last: tuple[str, ...] = ()
     for place, keys, found in zip(places, partitions, _footers(places), strict=True):
         about = (place.path, place.name, place.size, place.mtime_ns, found.tag, found.digest)
@@ -99,12 +99,12 @@ def read_footers(
 
 
 def _footers(places: Sequence[InputFile]) -> Iterator[_Found]:
-    """The footers in order; those of a store several at once, since each is a few round trips. Raises BadInput."""
+    """Yield the footers in order; several at once from a store, where each takes round trips. Raises BadInput."""
     if not is_uri(places[0].path):
         yield from map(_footer, places)
         return
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
-        # by portions: a footer may be large, and none is kept
+        # in portions: a footer may be large, and none is kept
         for first in range(0, len(places), FOOTERS_AT_ONCE):
             yield from threads.map(_footer, places[first : first + FOOTERS_AT_ONCE])
 
@@ -141,25 +141,25 @@ def _footer(place: InputFile) -> _Found:
 
 
 def _check_counts(told: str, footer: pq.FileMetaData) -> None:
-    """Refuse a footer that contradicts itself: rows would be left out in silence. Raises BadInput."""
+    """Refuse a footer that contradicts itself, since rows would be lost silently. Raises BadInput."""
     counted = sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
     if counted != footer.num_rows:
         raise BadInput(
-            f"{told} says that it has {footer.num_rows:,} rows, and its row groups have {counted:,}: write it again"
+            f"{told} says that it has {footer.num_rows:,} rows, but its row groups have {counted:,}: write it again"
         )
     flat = [i for i in range(footer.num_columns) if footer.schema.column(i).max_repetition_level == 0]
-    # of a file with more chunks it is seen when the rows are read that there are too few
+    # files with more chunks are checked when the rows are read
     for group in map(footer.row_group, range(min(footer.num_row_groups, MAX_CHUNKS // max(1, len(flat))))):
         odd = next((column for column in map(group.column, flat) if column.num_values != group.num_rows), None)
         if odd is not None:
             raise BadInput(
-                f"{told} says that a row group has {group.num_rows:,} rows, and its column {odd.path_in_schema!r} "
-                f"{odd.num_values:,}: write it again"
+                f"{told} says that a row group has {group.num_rows:,} rows, but its column {odd.path_in_schema!r} "
+                f"has {odd.num_values:,}: write it again"
             )
 
 
 def _footer_digest(path: str) -> str:
-    """The hash of a file's footer; an edit that keeps size and time changes what stands there. Raises OSError."""
+    """Return the hash of a file's footer, which changes even if an edit keeps size and time. Raises OSError."""
     with Path(path).open("rb") as file:
         end = file.seek(-8, os.SEEK_END)
         size = int.from_bytes(file.read(4), "little")
@@ -168,7 +168,7 @@ def _footer_digest(path: str) -> str:
 
 
 def _row_bytes(path: str, footer: pq.FileMetaData) -> RowBytes:
-    """Bytes of a row; no value is longer than its column's chunk. Raises BadInput for pages too large to unpack."""
+    """Return the bytes of a row; no value is longer than its column's chunk. Raises BadInput for too large pages."""
     groups = [footer.row_group(i) for i in range(min(footer.num_row_groups, MAX_GROUPS))]
     rows = sum(group.num_rows for group in groups)
     mean = sum(group.total_byte_size for group in groups) / rows if rows else 1.0
@@ -186,7 +186,7 @@ def _stream(path: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def _open(path: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]:
-    """Open a file, with a tag of its content if its store has one; INT96 timestamps are read in a unit."""
+    """Open a file, and return the tag of its content if its store has one. INT96 timestamps are read in a unit."""
     if is_uri(path):
         from parquill.tasks.storage.object_store import open_parquet
 
@@ -201,19 +201,19 @@ def _open(path: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]:
 
 
 def reject_bombs(file: SourceFile) -> None:
-    """Unpack a small file that may be a decompression bomb, before the tokens of what it holds are counted."""
+    """Unpack a small file that may be a decompression bomb, before its tokens are counted. Raises BadInput."""
     if file.size > LOOKED_THROUGH_BYTES or file.rows * file.row_bytes.largest <= file.most_bytes:
         return
-    # damage is told with its row when the rows are read
+    # damage is reported with its row when the rows are read
     with contextlib.suppress(pa.ArrowException, OSError):
         for _ in _small_batches(file, BATCH_ROWS):
             pass
-    # its largest page may have been half a gigabyte, and is not kept for the next
+    # its largest page may have taken half a gigabyte; free it
     pa.default_memory_pool().release_unused()
 
 
 def batches_of(file: SourceFile, columns: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Read a file, or these columns of it, in small portions, and join them. Raises BadInput for a bomb."""
+    """Read a file, or some of its columns, in small portions, and join them. Raises BadInput for a bomb."""
     most_rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, file.row_bytes.mean))))
     joined: list[pa.RecordBatch] = []
     rows = held = 0
@@ -253,15 +253,15 @@ def _small_batches(
                 except Inexact as error:
                     raise BadInput(
                         f"{redact_uri(file.path)}: {error.place} has a timestamp in the column {error.column!r} that "
-                        "microseconds cannot hold, in which INT96 is read; write the column as a timestamp of 64 bits"
+                        "microseconds cannot hold, the unit in which INT96 is read; write it as a 64-bit timestamp"
                     ) from None
                 yield portion
 
 
 def check_unchanged(file: SourceFile) -> None:
-    """Refuse a file that is another than was looked at: rows counted by the old footer would be lost or made up.
+    """Refuse a file that has changed since its footer was read: rows would be lost or made up. Raises BadInput.
 
-    An object in a store is compared by its tag when it is opened: a store replaces objects whole.
+    An object in a store is compared by its tag when it is opened, since a store replaces objects whole.
     """
     if is_uri(file.path):
         return
@@ -276,12 +276,12 @@ def check_unchanged(file: SourceFile) -> None:
 
 
 def changed(file: SourceFile) -> BadInput:
-    """What is raised for a file that is no longer the one that was looked at."""
+    """Return the error for a file that has changed since its footer was read."""
     return BadInput(f"{redact_uri(file.path)} was changed while it was read; run again when no process writes to it")
 
 
 def reason_of(path: str, error: Exception) -> str:
-    """Why a file cannot be read, in a line."""
+    """Say in one line why a file cannot be read."""
     if is_uri(path) and isinstance(error, OSError):
         from parquill.tasks.storage.object_store import reason
 

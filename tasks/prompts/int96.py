@@ -1,8 +1,8 @@
 """INT96 timestamps, as Spark, Hive and Impala write them: a day and the nanoseconds in it.
 
-Nanoseconds in 64 bits reach from 1677 to 2262 and no further: Spark's 9999-12-31 would become a day of 1816. So they
-are read as microseconds, Spark's own unit. What microseconds cannot hold either, a fraction of one or a year beyond
-292,000, is found by reading these columns in other units too, and refused.
+Nanoseconds in 64 bits only reach from 1677 to 2262: Spark's 9999-12-31 would become a day of 1816. So they are read
+as microseconds, Spark's own unit. Timestamps that do not fit into microseconds (a fraction of one, or a year beyond
+292,000) are found by reading these columns in other units too, and are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAX_SECONDS = (2**63 - 1) // 1_000_000
 
 
 class Inexact(Exception):
-    """A timestamp that microseconds cannot hold: the name of its column, and its row where it is known exactly."""
+    """A timestamp that microseconds cannot hold: the name of its column, and its row as exactly as it is known."""
 
     def __init__(self, column: str, row: int, *, is_first: bool) -> None:
         super().__init__(column)
@@ -29,7 +29,7 @@ class Inexact(Exception):
 
 
 def int96_columns(parquet: pq.ParquetFile) -> list[str]:
-    """The columns of a file that hold INT96 timestamps, also within lists and structs."""
+    """Return the columns of a file that hold INT96 timestamps, also within lists and structs."""
     schema = parquet.schema
     paths = [schema.column(i).path for i in range(len(schema)) if schema.column(i).physical_type == "INT96"]
     return [
@@ -40,10 +40,10 @@ def int96_columns(parquet: pq.ParquetFile) -> list[str]:
 
 
 class ExactTimes:
-    """Compares the INT96 timestamps of a file in three units, as far as its rows are read; a context."""
+    """A context that compares the INT96 timestamps of a file in three units, as its rows are read."""
 
     def __init__(self, names: Collection[str], rows: int, open_in: Callable[[str], pq.ParquetFile]) -> None:
-        """`rows` are compared at once; `open_in` opens the file with INT96 in a unit."""
+        """`rows` is how many rows are compared at once; `open_in` opens the file with INT96 in a unit."""
         self._names, self._row, self._next = list(names), 0, 0
         self._open = contextlib.ExitStack()
         self._batches: Iterator[tuple[pa.RecordBatch, ...]] = iter(())
@@ -58,7 +58,7 @@ class ExactTimes:
         self._open.close()
 
     def check(self, rows: int) -> None:
-        """Compare the next rows. Raises Inexact, and what reading raises."""
+        """Compare the next rows. Raises Inexact, and the errors of reading."""
         self._row += rows
         while self._names and self._next < self._row and (batches := next(self._batches, None)) is not None:
             for name in self._names:
@@ -67,7 +67,7 @@ class ExactTimes:
 
     def _compare(self, name: str, micros: pa.Array, nanos: pa.Array, seconds: pa.Array) -> None:
         for us, ns, s in zip(_leaves(micros), _leaves(nanos), _leaves(seconds), strict=True):
-            # both are counted modulo 2**64, so the product is too
+            # both sides are modulo 2**64
             inexact = np.flatnonzero((us * 1_000 != ns) | (np.abs(s) > _MAX_SECONDS))
             if len(inexact):
                 is_flat = pa.types.is_timestamp(micros.type)
@@ -75,7 +75,7 @@ class ExactTimes:
 
 
 def _leaves(column: pa.Array) -> Iterator[npt.NDArray[np.int64]]:
-    """The timestamps in a column as whole numbers, nulls as 0."""
+    """Yield the timestamps in a column as whole numbers, nulls as 0."""
     kind = column.type
     if pa.types.is_timestamp(kind):
         yield column.cast(pa.int64()).fill_null(0).to_numpy()

@@ -1,4 +1,4 @@
-"""OpenAI's own condition for JSON mode: the word JSON somewhere in the messages, or the request is refused."""
+"""OpenAI's condition for JSON mode: it refuses a request without the word JSON in its messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parquill.tasks.job.settings import Job
 
 
 def must_say_json(job: Job) -> bool:
-    """Whether each request of a job is refused unless it says JSON."""
+    """Whether the service refuses each request of a job without the word JSON."""
     asked, url = read_format(job.response_format), job.endpoint.base_url
     return asked is not None and asked.schema is None and (is_openai(url) or is_azure(url))
 
@@ -21,8 +21,8 @@ def check_says_json(messages: list[dict[str, Any]]) -> None:
     if not any("json" in text.casefold() for message in messages for text in _texts(message)):
         raise RowFault(
             "bad_messages",
-            "OpenAI takes `response_format: {type: json_object}` only with the word JSON in the messages: say in the "
-            "prompt that the answer is to be JSON",
+            "OpenAI accepts `response_format: {type: json_object}` only if the messages contain the word JSON: say in "
+            "the prompt that the answer must be JSON",
         )
 
 

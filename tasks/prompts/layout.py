@@ -1,4 +1,4 @@
-"""The columns of a shard: the input's own, those of `for_each`, the plan's, and what `--redo` keeps."""
+"""The columns of a shard: the input's own, those of `for_each`, the plan's, and the results that `--redo` keeps."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from parquill.tasks.storage.columns import PLAN, PLAN_FIELDS, for_each_field
 
 
 class ShardLayout:
-    """Lays out planned rows as they stand in the shards of a job."""
+    """Builds the columns of the shards of a job from planned rows."""
 
     def __init__(self, job: Job, schema: pa.Schema) -> None:
         """`schema` is the input's."""
         self._schema = schema
         self._is_bare = job.endpoint.api == "completions"
         self._each = job.for_each or {}
-        # of the values of `for_each`: an input row makes one row for each
+        # of the values of `for_each`; each input row makes one row per combination
         self.combinations = list(itertools.product(*self._each.values()))
 
     def with_for_each(self, batch: pa.RecordBatch, start: int, count: int) -> pa.RecordBatch:
-        """`count` of the rows that come of some input rows, from `start` on, with the columns of `for_each` too."""
+        """Return `count` of the rows that come of some input rows, from `start` on, with the columns of `for_each`."""
         repeats = len(self.combinations)
         batch = batch.slice(start, count) if repeats == 1 else _repeat(batch, start, count, repeats)
         arrays, fields = list(batch.columns), list(batch.schema)
@@ -43,7 +43,7 @@ class ShardLayout:
     def to_batch(
         self, given: pa.RecordBatch, file: SourceFile, rows: Sequence[PlannedRow], kept: PreviousRows | None
     ) -> pa.RecordBatch:
-        """The `given` rows of a file with all their columns."""
+        """Return the `given` rows of a file with all their columns."""
         arrays, fields = list(given.columns), list(given.schema)
         plan = self._plan(rows, file)
         for name, kind in PLAN_FIELDS.items():
@@ -55,7 +55,7 @@ class ShardLayout:
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, self._schema.metadata))
 
     def empty(self, file: SourceFile, kept: PreviousRows | None) -> pa.RecordBatch:
-        """No rows, with all their columns."""
+        """Return a batch without rows, with all columns."""
         batches = self._schema.empty_table().to_batches()
         none = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=self._schema)
         return self.to_batch(self.with_for_each(none, 0, 0), file, [], kept)
@@ -94,7 +94,7 @@ class ShardLayout:
 
 
 def carried_of(outcome: Outcome | None) -> tuple[int, int, int, list[int] | None]:
-    """Nano-dollars, those in doubt, attempts and usage that a row brings along from earlier tries."""
+    """Return what a row carries over from earlier tries: nano-dollars, those in doubt, attempts and usage."""
     if outcome is None:
         return 0, 0, 0, None
     usage = add_usage(outcome.usage, outcome.failed_usage, outcome.carried_usage)
@@ -107,9 +107,9 @@ def carried_of(outcome: Outcome | None) -> tuple[int, int, int, list[int] | None
 
 
 def _repeat(batch: pa.RecordBatch, start: int, count: int, times: int) -> pa.RecordBatch:
-    """`count` rows from `start` on, where each row comes `times` times.
+    """Return `count` rows from `start` on, where each row comes `times` times.
 
-    Arrow cannot take from views, but can put them together.
+    Arrow cannot take from views, but can concatenate them.
     """
     places = pa.array(np.arange(start, start + count) // times)
     arrays = []

@@ -1,4 +1,4 @@
-"""What an input file is that is no Parquet file, and the command that makes one of it."""
+"""Names the format of an input file that is not Parquet, and the command that converts it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from parquill.tasks.storage.uri import is_uri
 
 _PACKED = frozenset({".gz", ".bz2", ".zst", ".xz"})
-# what it is, and how pandas reads it, by the end of its name
+# suffix -> the format, and how pandas reads it
 _READERS = {
     ".csv": ("CSV", "read_csv({})"),
     ".tsv": ("CSV", "read_csv({}, sep=chr(9))"),
@@ -23,7 +23,7 @@ _READERS = {
 
 
 def tell_format(path: str) -> str | None:
-    """What a file is by its name, with the command that converts it; None for a name that does not tell."""
+    """Name a file's format by its suffix, with the command that converts it; None for an unknown suffix."""
     name = PurePosixPath(path)
     suffixes = [suffix.lower() for suffix in name.suffixes]
     packed = suffixes[-1:] if suffixes and suffixes[-1] in _PACKED else []
@@ -31,7 +31,7 @@ def tell_format(path: str) -> str | None:
     if found is None:
         return None
     kind, reader = found
-    told = f"it is {kind}, and Parquill reads Parquet"
+    told = f"it is {kind}, but Parquill reads only Parquet"
     if is_uri(path):
         return f"{told}; convert it"
     stem = path[: len(path) - sum(map(len, [suffixes[-1 - len(packed)], *packed]))]

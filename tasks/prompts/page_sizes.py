@@ -1,8 +1,8 @@
-"""How large the pages of a Parquet file become when they are unpacked, from their headers alone.
+"""Reads from page headers alone how large the pages of a Parquet file become when they are unpacked.
 
-A footer says how large a column's chunk is, and not how large its pages are: a page is unpacked whole, however few of
-its rows are wanted. Each page begins with a small header (Thrift's compact protocol, `parquet.thrift`); the pages
-themselves are skipped.
+A footer has the size of a column's chunk, but not of its pages, and a page is unpacked whole, however few of its rows
+are wanted. Each page begins with a small header (Thrift's compact protocol, `parquet.thrift`); the pages themselves are
+skipped.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pyarrow.parquet import ColumnChunkMetaData, RowGroupMetaData
 
 from parquill.tasks.errors import BadInput
 
-# Of all columns together, one page each is in memory at once. Older writers put whole row groups into a page.
+# For all columns together: one page of each is in memory at once. Older writers put whole row groups into a page.
 MAX_PAGES_BYTES = 448 << 20
 # A row is copied several times on its way into the results.
 MAX_ROW_BYTES = 64 << 20
-# Headers are looked at where a footer claims more, or where there are so few chunks that a footer need not be trusted.
+# Headers are read if a footer claims more, or if there are so few chunks that the footer need not be trusted.
 CLAIMED_BYTES = 64 << 20
 MAX_CHUNKS = 10_000
-# In a store each header would be a round trip: there only tightly packed chunks are looked at, and read whole.
+# In a store each header would be a round trip, so only tightly packed chunks are checked, and read whole.
 REMOTE_PACKED = 20
 MAX_REMOTE_BYTES = 64 << 20
 HEADER_BYTES = 512
 MAX_HEADER_BYTES = 1 << 24  # statistics in a header may hold two values
-TIGHTLY_PACKED = 20  # as no text is
+TIGHTLY_PACKED = 20  # more tightly than any text
 LEVELS_BYTES, MIN_WIDTH = 4, 4
 _WIDTHS = {"INT64": 8, "DOUBLE": 8, "INT96": 8, "BOOLEAN": 1}
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
@@ -35,21 +35,21 @@ _UNPACKED, _PACKED, _VALUES = (2,), (3,), ((5, 1), (7, 1), (8, 1))  # fields of 
 
 
 class File(Protocol):
-    """What is read: a file that seeks."""
+    """A seekable file."""
 
     def seek(self, offset: int, /) -> Any:
-        """Go to a byte."""
+        """Move to a byte offset."""
 
     def read(self, size: int, /) -> bytes:
-        """Give up to `size` bytes."""
+        """Return up to `size` bytes."""
 
 
 class NotAPage(ValueError):
-    """What stands where a page should begin is no page header."""
+    """The bytes where a page should begin are no page header."""
 
 
 class Page(NamedTuple):
-    """One page: the bytes that it takes unpacked and as it is stored, and its values."""
+    """One page: its bytes unpacked and as stored, and its number of values."""
 
     unpacked: int
     packed: int
@@ -57,9 +57,9 @@ class Page(NamedTuple):
 
 
 def mean_row_bytes(file: File, told: str, groups: Sequence[RowGroupMetaData], *, is_remote: bool = False) -> float:
-    """The most that a row takes on average over a page, unpacked; 0 where no headers were looked at.
+    """Return the most bytes that a row takes unpacked, on average over a page; 0 if no headers were read.
 
-    `told` names the file. Raises BadInput for pages that are too large to be unpacked.
+    `told` names the file. Raises BadInput for pages that are too large to unpack.
     """
     heaviest = 0.0
     few = sum(group.num_columns for group in groups) <= MAX_CHUNKS
@@ -87,12 +87,12 @@ def mean_row_bytes(file: File, told: str, groups: Sequence[RowGroupMetaData], *,
 
 
 def _width(column: ColumnChunkMetaData) -> int:
-    """The bytes of a value of a list in memory, with its levels; runs of one value or of nulls take none in a file."""
+    """Return the bytes of a list value in memory, with its levels; in a file, runs of one value or null take none."""
     return LEVELS_BYTES + _WIDTHS.get(column.physical_type, MIN_WIDTH)
 
 
 def _heaviest(file: File, column: ColumnChunkMetaData, *, is_remote: bool) -> tuple[int, float]:
-    """The largest page of a chunk, and the most that a value takes on average over one of its pages."""
+    """Return the largest page of a chunk, and the most bytes that a value takes on average over a page."""
     start = column.data_page_offset
     if column.has_dictionary_page and column.dictionary_page_offset:
         start = min(start, column.dictionary_page_offset)
@@ -106,11 +106,11 @@ def _heaviest(file: File, column: ColumnChunkMetaData, *, is_remote: bool) -> tu
             file.seek(start)
             file, start, end = io.BytesIO(file.read(end - start)), 0, end - start
         for page in read_pages(file, start, end):
-            # a value that begins as the one before it is stored without its beginning: each may be as long as the page
+            # a value is stored without the beginning that it shares with the one before: it may be as long as the page
             shares = is_shared and page.unpacked > page.packed * TIGHTLY_PACKED
             value = page.unpacked if shares else page.unpacked / max(1, page.values)
             largest, mean = max(largest, page.unpacked), max(mean, value)
-    except (OSError, ValueError):  # NotAPage too: damage is reported with its row when the rows are read
+    except (OSError, ValueError):  # also NotAPage: damage is reported with its row when the rows are read
         pass
     return largest, mean
 
@@ -128,7 +128,7 @@ def read_pages(file: File, start: int, end: int) -> Iterator[Page]:
 
 
 def _header(file: File, at: int, most: int) -> tuple[dict[tuple[int, ...], int], int]:
-    """The whole numbers of a page's header by their fields, and its bytes."""
+    """Return the whole numbers of a page's header by their fields, and its size in bytes."""
     size = min(most, HEADER_BYTES)
     while True:
         file.seek(at)
@@ -143,7 +143,7 @@ def _header(file: File, at: int, most: int) -> tuple[dict[tuple[int, ...], int],
 
 
 def _read_struct(data: bytes, at: int, path: tuple[int, ...], found: dict[tuple[int, ...], int]) -> int:
-    """Collect the whole numbers of a struct; gives where it ends. Raises IndexError where the data ends before."""
+    """Collect the whole numbers of a struct. Returns where it ends. Raises IndexError if the data ends before."""
     if len(path) > 8:
         raise NotAPage
     field = 0

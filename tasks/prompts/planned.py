@@ -1,4 +1,4 @@
-"""The rows of a plan that are to be sent, by what a pilot needs of them: where they are and how long."""
+"""The rows of a plan that are to be sent, as a pilot needs them: their places and their lengths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ READ_ROWS = 2_000
 
 
 class PlannedPart(NamedTuple):
-    """The rows of one shard that are to be sent, in their order: their numbers in it and their prompt tokens."""
+    """The rows of one shard that are to be sent, in order: their numbers in the shard and their prompt tokens."""
 
     shard: ShardRef
     numbers: npt.NDArray[np.int64]
@@ -35,7 +35,7 @@ class Located(NamedTuple):
 
 
 def planned_parts(run: Run) -> Iterator[PlannedPart]:
-    """The rows to be sent, shard by shard. Raises DiskFailed."""
+    """Yield the rows to be sent, shard by shard. Raises DiskFailed."""
     for shard in run.shards:
         if shard.to_send:
             with run.open_shard(shard) as rows:
@@ -46,7 +46,7 @@ def planned_parts(run: Run) -> Iterator[PlannedPart]:
 
 
 def count_lengths(tokens: npt.NDArray[np.int64]) -> Counter[int]:
-    """Prompt tokens -> rows."""
+    """Return prompt tokens -> number of rows."""
     lengths, rows = np.unique(tokens, return_counts=True)
     return Counter(dict(zip(lengths.tolist(), rows.tolist(), strict=True)))
 

@@ -1,7 +1,7 @@
-"""Planning: every input row, in order, becomes a rendered request with its tokens, its key and what to do about it.
+"""Plans a job: turns every input row, in order, into a rendered request with its tokens, its key and its action.
 
-All of it streams: memory holds one batch. Which row pays for a shared key (the first) is decided in an SQLite file
-that lives as long as the planning does, so ten million keys need no dictionary.
+Everything streams, and memory holds one batch. If rows share a key, the first one pays; a temporary SQLite file decides
+this, so that ten million keys need no dictionary in memory.
 """
 
 from __future__ import annotations
@@ -37,51 +37,51 @@ from parquill.tasks.storage.answer_index import AnswerIndex, AnswerLocation
 from parquill.tasks.storage.columns import check_names
 from parquill.tasks.storage.uri import redact_uri
 
-# Of rendered text and what is carried through beside it, and of rows of the plan, that are in memory together.
+# The most rendered text, with the input columns that are carried through, and the most planned rows in memory at once.
 MAX_AT_ONCE = 16 << 20
 MAX_ROWS_AT_ONCE = 4_096
 NOT_THE_SAME = (
-    "the input is not the one of the results, {}, so --redo cannot tell the rows; run without --redo first, which pays "
-    "for nothing that is answered"
+    "the input is not the one of the results, {}, so --redo cannot match the rows; run without --redo first, which "
+    "pays for no answer again"
 )
 
 
 class Sink(Protocol):
-    """Takes planned rows batch by batch."""
+    """Receives planned rows batch by batch."""
 
     def write(self, batch: pa.RecordBatch, to_send: int) -> None:
-        """Take the next rows of the plan."""
+        """Write the next rows of the plan."""
 
 
 class Previous(Protocol):
-    """The results of which rows are kept."""
+    """The previous results, of which rows are kept."""
 
-    own: list[str]  # the output's own columns; the others are what the rows were given
+    own: list[str]  # the output's own columns; the others came from the input
 
     def take(self, rows: int) -> pa.Table:
-        """The next rows of the results, in their order."""
+        """Return the next rows of the results, in order."""
 
 
 @dataclass(slots=True)
 class Planner:
-    """Plans one job; `plan` streams its rows into a sink and gives the sum of their estimates."""
+    """Plans one job; `plan` streams its rows into a sink and returns the sum of their estimates."""
 
     job: Job
     source: Source
     price: ModelPrice
-    scratch: Path  # folder for the file of keys
+    scratch: Path  # folder for the temporary file of keys
     answers: AnswerIndex | None = None
     previous: Previous | None = None
     redo: frozenset[str] = frozenset()
-    open_rows: int | None = None  # of `previous` the rows of the input after these are kept, whatever they are
+    open_rows: int | None = None  # rows of `previous` after so many input rows are always kept
     past: Past | None = None
-    other_prices: Sequence[ModelPrice] = ()  # at which the same rows are estimated too
+    other_prices: Sequence[ModelPrice] = ()  # prices for further estimates of the same rows
     correction: Calibration | None = None  # of an approximate token count
     _templates: Templates | None = field(init=False, default=None)
     _layout: ShardLayout = field(init=False)
     _reservations: dict[int, Reservation] = field(init=False, default_factory=dict)  # by prompt tokens
     _must_say_json: bool = field(init=False)
-    _passed: int = field(init=False, default=0)  # rows of `previous`
+    _passed: int = field(init=False, default=0)  # rows of `previous` that were taken
     kept: int = field(init=False, default=0)  # rows that stay as they are in the results
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class Planner:
         self._must_say_json = must_say_json(self.job)
 
     def plan(self, sink: Sink | None, limit: int | None = None) -> EstimateSum:
-        """Plan at most `limit` input rows; without a sink they are only counted. Raises BadJob, BadInput."""
+        """Plan at most `limit` input rows; without a sink, only count them. Raises BadJob, BadInput."""
         job = self.job
         self._check_columns()
         self._templates = self._compile()
@@ -121,7 +121,7 @@ class Planner:
                     sink.write(self._layout.to_batch(given, file, rows, kept), to_send)
             if self.previous is not None and self.previous.take(1).num_rows:
                 raise OtherRows(NOT_THE_SAME.format("which have more rows"))
-            if total.rows == 0 and sink is not None:  # an empty input makes empty results, with all their columns
+            if total.rows == 0 and sink is not None:  # an empty input makes empty results with all columns
                 file = self.source.files[0]
                 sink.write(self._layout.empty(file, self._kept(None, file, [])), 0)
         return total
@@ -145,8 +145,8 @@ class Planner:
         for each in job.for_each or {}:
             if each in names:
                 raise BadJob(
-                    f"`for_each` has {each!r}, which is a column of the input already; choose another name (the flow "
-                    "`translate` takes it as `language_column`)"
+                    f"`for_each` has {each!r}, which is already a column of the input; choose another name (in the "
+                    "flow `translate`, set `language_column`)"
                 )
         check_names([*names, *(job.for_each or {})], job.column_prefix, with_parsed=job.response_format is not None)
         for setting in ("id_column", "messages_column", "parameters_column"):
@@ -157,12 +157,12 @@ class Planner:
                 raise BadInput(f"`{setting}`: the input has no column {name!r}; {hint}")
 
     def _check_without(self) -> None:
-        """Refuse a column that makes the requests and that some file does not have: its rows would be without it."""
+        """Refuse a column that requests use if some file lacks it. Raises BadInput."""
         for name in sorted(self._columns() & self.source.without.keys()):
             path = self.source.without[name]
             there = next(file.columns for file in self.source.files if file.path == path)
             same = next((other for other in there if other.casefold() == name.casefold()), None)
-            advice = "write it there (nulls are enough), or leave the file out"
+            advice = "add it there (nulls are enough), or leave the file out"
             hint = f"it is written {same!r} there" if same else advice
             raise BadInput(
                 f"{redact_uri(path)} has no column {name!r}, which the job uses and other files have; {hint}"
@@ -178,7 +178,7 @@ class Planner:
             elif is_missing(value):
                 faults.append(RowFault("bad_id", f"{self.job.id_column} is null"))
             elif not seen.first_id(repr(value)):
-                faults.append(RowFault("bad_id", f"{self.job.id_column} is that of an earlier row"))
+                faults.append(RowFault("bad_id", f"{self.job.id_column} is the same as in an earlier row"))
             else:
                 faults.append(None)
         return faults
@@ -186,16 +186,16 @@ class Planner:
     def _rendered(
         self, seen: FirstSeen, limit: int | None, *, is_whole: bool
     ) -> Iterator[tuple[SourceFile, pa.RecordBatch, int, list[PlannedRow]]]:
-        """Rendered rows, as many at once as are not too much for the memory, beside the input rows that they are of.
+        """Yield rendered rows with their input rows, in portions that fit into memory.
 
-        `for_each` makes several of an input row; the number is that of the first among those of the input rows given.
-        Templates and `for_each` may make far more of a row than it was.
+        `for_each` makes several rows of an input row; the yielded number is the place of the first one among the rows
+        of the given input rows. Templates and `for_each` may make rows far larger than they were.
         """
         repeats = len(self._layout.combinations)
         for file, first, batch in read_batches(self.source, limit, None if is_whole else self._columns()):
             begin = size = 0
             rows: list[PlannedRow] = []
-            # what is carried through is written with each row that comes of it
+            # columns that are carried through are written with each row of a combination
             carried = [batch.slice(i, 1).nbytes for i in range(batch.num_rows)] if is_whole and repeats > 1 else None
             for place, row in enumerate(self._render(batch, file, first, self._bad_ids(batch, seen)), 1):
                 rows.append(row)
@@ -207,7 +207,7 @@ class Planner:
                 yield file, *_cut(batch, begin, begin + len(rows), repeats), rows
 
     def _columns(self) -> set[str]:
-        """The columns that make the requests."""
+        """Return the columns that requests use."""
         job = self.job
         wanted = {job.id_column, job.messages_column, job.parameters_column}
         return {name for name in wanted if name is not None} | set(self._templates.columns if self._templates else ())
@@ -215,7 +215,7 @@ class Planner:
     def _render(
         self, batch: pa.RecordBatch, file: SourceFile, first: int, ids: list[RowFault | None]
     ) -> Iterator[PlannedRow]:
-        """What becomes of the input rows: a row for each combination of `for_each`."""
+        """Yield a planned row for each input row and each combination of `for_each`."""
         job, names = self.job, set(batch.schema.names)
         wanted = self._templates.columns if self._templates else [str(job.messages_column)]
         columns = {name: cells(batch.column(name)) for name in wanted if name in names}
@@ -251,7 +251,7 @@ class Planner:
         return messages
 
     def _given(self, value: Any) -> list[dict[str, Any]]:
-        """The messages of a cell, as the job's API takes them."""
+        """Return the messages of a cell in the form of the job's API."""
         if self.job.endpoint.api != "responses":
             return check_messages(value)
         return as_items(check_messages(as_messages(value)))
@@ -269,7 +269,7 @@ class Planner:
             if window is not None and tokens + room > window:
                 row.fault = RowFault(
                     "too_long",
-                    f"{tokens:,} tokens of input and {room:,} of output exceed {self.job.model}'s {window:,}",
+                    f"{tokens:,} tokens of input and {room:,} of output exceed {self.job.model}'s window of {window:,}",
                 )
 
     def _reserve(self, rows: list[PlannedRow], counter: TokenCounter) -> None:
@@ -323,12 +323,12 @@ class Planner:
                 row.carries_cost = first and own
             else:
                 row.action = Action.SEND if first else Action.SAME
-                # a failed try's money stays with the row that tries again, if this output shows it
+                # the money of a failed try stays with the row that tries again, if this output shows it
                 row.carried = tried if first and own else None
             row.carries_cost = row.carries_cost or row.action is Action.SEND
 
     def _is_on_hold(self, tried: Outcome) -> bool:
-        """Whether a failed row stays failed: its request may have been paid for, and is not to be paid for again."""
+        """Whether a failed row stays failed: its request may have been billed, and must not be paid for twice."""
         return self.job.retry.in_doubt == "hold" and tried.is_in_doubt
 
     def _kept(self, given: pa.RecordBatch | None, file: SourceFile, rows: Sequence[PlannedRow]) -> PreviousRows | None:
@@ -341,22 +341,22 @@ class Planner:
             if numbers != [row.number for row in rows] or set(table.column(f"{prefix}source_file").to_pylist()) != {
                 file.name
             }:
-                raise OtherRows(NOT_THE_SAME.format("in which other rows stand in this order"))
+                raise OtherRows(NOT_THE_SAME.format("which have other rows or another order"))
             if (other := first_differing_column(given, table)) is not None:
-                raise OtherRows(NOT_THE_SAME.format(f"in which {other!r} has other values"))
+                raise OtherRows(NOT_THE_SAME.format(f"which have other values in {other!r}"))
         self._passed += table.num_rows
         return PreviousRows(table.select(self.previous.own), prefix, self.redo)
 
 
 def _fields_of_row(schema: pa.Schema) -> frozenset[str]:
-    """The fields of a column that is called `row`: only a struct has any that a template reaches by name."""
+    """Return the fields of a column named `row`: only a struct has fields that a template reaches by name."""
     kind = schema.field(ROW).type if ROW in schema.names else pa.null()
     places = range(kind.num_fields) if pa.types.is_struct(kind) else ()
     return frozenset(kind.field(place).name for place in places)
 
 
 def _cut(batch: pa.RecordBatch, begin: int, end: int, repeats: int) -> tuple[pa.RecordBatch, int]:
-    """The input rows of some rows of the plan, and the number of the first of those among all that come of them."""
+    """Return the input rows of some planned rows, and the place of the first planned row among all rows of these."""
     first = begin // repeats
     return batch.slice(first, -(-end // repeats) - first), begin - first * repeats
 

@@ -1,4 +1,4 @@
-"""From a job to a run: go on with the one that was cut off, find that nothing is to do, or plan a new one."""
+"""Prepares the run of a job: resumes the one that was cut off, finds that nothing is to do, or plans a new one."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def estimate_job(
     price: ModelPrice | None = None,
     other_prices: Sequence[ModelPrice] = (),
 ) -> EstimateSum:
-    """Plan a placed job without writing anything into its folders. Raises BadJob, BadInput.
+    """Estimate a placed job without writing anything into its folders. Raises BadJob, BadInput.
 
-    `past_of` is the job whose past predicts the answers, if it is not this one; `price` is by default the job's.
+    `past_of` is the job whose past predicts the answers, by default this one; `price` is by default the job's.
     """
     source = open_source(job)
     folders = Folders.of(job.output, job.state)
     answers = open_answers(folders) if (folders.state / "runs").is_dir() else None
     past = correction = None
-    with contextlib.suppress(LedgerFailed):  # an estimate is given without the past where there is no ledger
+    with contextlib.suppress(LedgerFailed):  # without the ledger, the estimate is made without the past
         past = read_past(past_of or job)
         correction = read_calibration(job)
     base = find_base(job, options, source)
@@ -102,10 +102,10 @@ def estimate_job(
 def prepare_run(
     job: Job, options: RunOptions, work_ahead: Callable[[], None] = lambda: None, disk: Disk = DISK
 ) -> Run | None:
-    """Give the run that a placed job is to go on with or to begin; None when nothing is to do.
+    """Return the run that a placed job resumes or begins; None if nothing is to do. Sends nothing.
 
     `work_ahead` is called as soon as it is known that there is something to do, before the input is read.
-    The caller holds the folders. Raises BadJob, BadInput, DiskFailed, DamagedJournal; nothing is sent by it.
+    The caller holds the folders. Raises BadJob, BadInput, DiskFailed, DamagedJournal.
     """
     source = open_source(job)
     folders = Folders.of(job.output, job.state)
@@ -130,7 +130,7 @@ def prepare_run(
 
 
 def check_current(folders: Folders, current: Run | None) -> None:
-    """Refuse to begin anything while what an unfinished run of this output has paid for is gone (DamagedJournal)."""
+    """Refuse to begin if the records of what an unfinished run of this output paid for are gone (DamagedJournal)."""
     if current is not None:
         current.check_journals()
         return
@@ -139,22 +139,22 @@ def check_current(folders: Folders, current: Run | None) -> None:
         return
     folder = folders.run(named["run_id"])
     lost = folder.lost_journals()
-    if not lost and folder.has_journals():  # only its plan is gone: what it has answered is reused
+    if not lost and folder.has_journals():  # only its plan is gone: its answers are reused
         return
     ledger, now = Ledger(), datetime.now(UTC)
     try:
         booked = ledger.of_run(named["run_id"], now).total
     finally:
         ledger.close()
-    if booked:  # else it was removed since it had sent nothing
+    if booked:  # else it was removed because it had sent nothing
         raise DamagedJournal(
-            f"{lost[0] if lost else folder.path} is missing, with what the run has booked {format_usd(booked)} for. "
-            f"Restore it from a backup; to pay for its rows again, remove {folders.meta / 'current.json'}"
+            f"{lost[0] if lost else folder.path} is missing; it records what the run has booked {format_usd(booked)} "
+            f"for. Restore it from a backup; to pay for its rows again, remove {folders.meta / 'current.json'}"
         )
 
 
 def _open_source_again(run: Run, disk: Disk) -> None:
-    """Take what other runs have paid since the plan was made, and see that what it reuses is there yet."""
+    """Take over answers that other runs paid for since the plan was made; check that the reused ones still exist."""
     folders = run.folders
     if digest_of_journals(folders.runs(), run.run_id) != run.known_journals:
         with contextlib.closing(open_answers(folders)) as answers:
@@ -164,18 +164,18 @@ def _open_source_again(run: Run, disk: Disk) -> None:
 
 
 def _goes_on(current: Run, options: RunOptions) -> bool:
-    """Whether a start goes on with an unfinished run: the same one, or a `--redo` that has paid and was cut off."""
+    """Whether a start resumes the unfinished run: the same one, or a `--redo` that has paid and was cut off."""
     return current.redo == options.redo or (not options.redo and current.folder.has_begun)
 
 
 def _keep_told(folders: Folders, disk: Disk) -> None:
-    """Leave results and summary as they are. If the summary or the report was removed, write it again."""
+    """Leave results and summary as they are, but write a removed summary or report again."""
     if read_json(folders.output / "summary.json") is None:
         told = read_json(_history(folders))
         if told is not None:
             disk.write_json(folders.output / "summary.json", told)
     if not is_published(folders):
-        publish(folders)  # the copying was cut off, or somebody has removed something there
+        publish(folders)  # the copying was cut off, or files were removed there
 
 
 def _history(folders: Folders) -> Path:
@@ -204,7 +204,7 @@ def _size(path: Path) -> int | None:
 
 
 def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk) -> Run | None:
-    """Plan a run; None when all rows stay as the results have them."""
+    """Plan a run. Returns None if all rows stay as they are in the results."""
     folders = Folders.of(job.output, job.state)
     _discard_unsent(folders, disk)
     started_at, began = datetime.now(UTC), Moment.now()
@@ -225,7 +225,7 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
         if not options.redo:
             total.reuse_note = explain_reuse(job, total, folders.runs())
     except BaseException:
-        folder.discard(disk)  # it holds prompts, and nobody will ask for it
+        folder.discard(disk)  # it holds prompts, and nothing will use it
         raise
     run = Run(
         run_id=run_id,
@@ -244,25 +244,25 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
         began=began,
     )
     run.save(disk)
-    if options.redo:  # an earlier one may have been given up when it had paid
+    if options.redo:  # an earlier one may have been abandoned after it had paid
         with contextlib.closing(open_answers(folders)) as answers:
             reuse_answers(run, answers, disk)
     given_up = current_run(folders)
     if given_up is not None and given_up.folder.has_journals():
-        # nobody else will: its journals know what it paid, the ledger what its process last said
+        # nothing else will: its journals have what it paid, the ledger only what its process last reported
         reconcile_ledger(given_up)
     disk.write_own(folders.meta / "current.json", {"run_id": run_id})
-    folders.delete_stale_shards()  # of a run that was given up for this one
+    folders.delete_stale_shards()  # of a run that this one replaces
     return run
 
 
 def _discard_unsent(folders: Folders, disk: Disk) -> None:
-    """Remove the runs of this output that have sent nothing: cut off while they were planned, or refused."""
+    """Remove the runs of this output that have sent nothing: those cut off during planning, or refused."""
     for old in folders.runs():
         if old.has_journals():
             continue
         settings = read_json(old.path / "job.json") if old.plan.exists() else None
-        # another output of the same state may have a run that waits for approval
+        # another output of the same state folder may have a run that waits for approval
         if settings is None or settings["output"] == folders.output_uri:
             old.discard(disk)
 
@@ -278,7 +278,7 @@ def _plan_rows(
 ) -> tuple[EstimateSum, list[ShardRef], int]:
     with contextlib.closing(open_answers(Folders.of(job.output, job.state))) as answers:
         combinations = math.prod(len(values) for values in (job.for_each or {}).values())
-        # a shard at least as large as what is under way at once: four that overlap keep every place filled
+        # a shard has at least as many rows as requests at once: four that overlap keep every place filled
         smallest = max(MIN_SHARD, job.limits.max_at_once)
         rows = max(smallest, min(MAX_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
         sink = ShardFiles(folder, rows, disk)
@@ -296,9 +296,9 @@ def _plan_rows(
 
 
 def check_rejected(job: Job, total: EstimateSum) -> None:
-    """Refuse a plan with more rejected rows than tolerated (BadInput, the first one named)."""
+    """Refuse a plan with more rejected rows than tolerated (BadInput, which names the first one)."""
     rejected = sum(total.rejected.values())
-    # one bad row is always tolerated: a single typo must not stop a night
+    # one bad row is always tolerated: a single typo must not stop a run
     if rejected > max(Decimal(1), Decimal(str(job.tolerate.rejected)) * total.rows):
         counts = ", ".join(f"{code} {count:,}" for code, count in sorted(total.rejected.items()))
         raise BadInput(

@@ -1,4 +1,4 @@
-"""The results of the run before, row by row in their order, for `--redo` and for a `--limit` below their rows."""
+"""Reads the previous results row by row, for `--redo` and for a `--limit` below their number of rows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from parquill.tasks.storage.parquet_reader import ChecksummedReader
 
 
 class PreviousResults:
-    """Reads the latest results: the columns that they were given, and the output's own."""
+    """Reads the latest results: the columns from the input, and the output's own."""
 
     def __init__(self, folders: Folders, job: Job, given: Sequence[str]) -> None:
         """`given` are the columns of the input and of `for_each`.
 
-        Raises OtherRows when there are no results, or none of this shape.
+        Raises OtherRows if there are no results, or none with these columns.
         """
         manifest = read_json(folders.meta / "manifest.json")
         if manifest is None:
-            raise OtherRows(f"--redo needs finished results, and {folders.output} has none; run without --redo first")
+            raise OtherRows(f"--redo needs finished results, but {folders.output} has none; run without --redo first")
         # manifests of earlier versions have no checksum
         results = folders.output / "results"
         self._files = [(results / part["file"], part.get("crc32")) for part in manifest["parts"]]
@@ -45,8 +45,8 @@ class PreviousResults:
                     yield from (batch.select(names) for batch in part.batches(1024, names))
             except DiskFailed as error:
                 raise OtherRows(
-                    f"--redo needs the results of the run before, but {error}; run without --redo, which writes them "
-                    "anew and pays for nothing again"
+                    f"--redo needs the results of the previous run, but {error}; run without --redo, which writes "
+                    "them again and pays for no answer twice"
                 ) from None
 
     def _check(self, found: pa.Schema) -> None:
@@ -54,17 +54,17 @@ class PreviousResults:
             if field.name not in found.names or found.field(field.name).type != field.type:
                 raise OtherRows(
                     f"--redo: the results have no column {field.name!r} of type {field.type}; the settings have "
-                    "changed, run without --redo"
+                    "changed; run without --redo"
                 )
         for name in self._given:
             if name not in found.names:
                 raise OtherRows(
-                    f"the input is not the one of the results, which have no column {name!r}, so --redo cannot tell "
-                    "the rows; run without --redo first, which pays for nothing that is answered"
+                    f"the input is not the one of the results, which have no column {name!r}, so --redo cannot match "
+                    "the rows; run without --redo first, which pays for no answer again"
                 )
 
     def take(self, rows: int) -> pa.Table:
-        """The next rows of the results; fewer when they end."""
+        """Return the next rows of the results; fewer at the end."""
         taken: list[pa.RecordBatch] = []
         while rows:
             batch = self._rest.pop() if self._rest else next(self._batches, None)

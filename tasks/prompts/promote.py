@@ -1,9 +1,9 @@
-"""One type for a column that files write in different types, and the values of each file in that type.
+"""Finds one type for a column that files store in different types, and converts the values of each file to it.
 
-Only what keeps every value is promoted: null to any type, the kinds of strings, of binaries and of lists, a dictionary
-to its values, numbers to wider ones, decimals, units of time, the spellings of UTC, and the order and nullability of a
-struct's fields. Where a type could not hold each value (whole numbers as floating point, microseconds as nanoseconds)
-the values are checked when they are read.
+Only promotions that keep every value are made: null to any type, between kinds of strings, of binaries and of lists, a
+dictionary to its values, numbers to wider ones, decimals, units of time, spellings of UTC, and the order and
+nullability of a struct's fields. If the type may not hold each value (whole numbers as floating point, microseconds as
+nanoseconds), the values are checked when they are read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ types = pa.types
 
 
 class NotOne(Exception):
-    """Two types that no type holds without loss: where in the column they differ ("" for all of it), and the two."""
+    """No type holds both types without loss. `within` is where in the column they differ ("" for the whole column)."""
 
     def __init__(self, within: str, first: pa.DataType, other: pa.DataType) -> None:
         super().__init__(within)
@@ -30,7 +30,7 @@ class NotOne(Exception):
 
 
 def common_type(first: pa.DataType, other: pa.DataType, within: str = "") -> pa.DataType:  # noqa: PLR0911 - by kinds
-    """The type that holds all values of two types. Raises NotOne."""
+    """Return the type that holds all values of two types. Raises NotOne."""
     if types.is_null(first) or types.is_null(other):
         return first if types.is_null(other) else other
     if _is_list(first) and _is_list(other):
@@ -132,7 +132,7 @@ def _number(first: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     if not all(types.is_integer(kind) or types.is_floating(kind) for kind in kinds):
         return None
     if any(map(types.is_floating, kinds)):
-        # values of whole numbers are checked: those over 2**53 have no double
+        # whole numbers are checked when they are read: many over 2**53 have no double
         narrow = all(map(types.is_floating, kinds)) and pa.float64() not in kinds
         return pa.float32() if narrow else pa.float64()
     signed = [kind.bit_width for kind in kinds if types.is_signed_integer(kind)]
@@ -185,7 +185,7 @@ def _date(first: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def adapt(column: pa.Array, kind: pa.DataType) -> pa.Array:  # noqa: PLR0911 - by kinds
-    """The values of a column in the type that it has in the whole input. Raises ArrowInvalid where one would change."""
+    """Convert a column to its type in the whole input. Raises ArrowInvalid if a value would change."""
     if column.type == kind:
         return column
     if types.is_null(column.type):
@@ -206,7 +206,7 @@ def adapt(column: pa.Array, kind: pa.DataType) -> pa.Array:  # noqa: PLR0911 - b
 def _adapt_list(column: pa.Array, kind: pa.DataType) -> pa.Array:
     values = adapt(column.flatten(), kind.value_type)
     if types.is_fixed_size_list(kind):
-        # the items of a null are not among the values, but have their places
+        # the items of a null are not among the values, but take up places
         places = np.repeat(~column.is_null().to_numpy(zero_copy_only=False), kind.list_size)
         filled = np.where(places, np.cumsum(places) - 1, 0)
         spread = values.take(pa.array(filled, mask=~places)) if len(values) else pa.nulls(len(filled), kind.value_type)

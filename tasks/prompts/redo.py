@@ -1,4 +1,4 @@
-"""What `--redo` and `--limit` keep: the earlier results of one batch, beside the rows that are open."""
+"""What `--redo` and `--limit` keep: the earlier results of one batch, and which of its rows are open."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from parquill.tasks.records import REUSABLE, Outcome, PlannedRow, Usage
 
 
 class PreviousRows:
-    """Which rows of a batch are open (`redo`), and what the others were."""
+    """Which rows of a batch are open (`redo`), and the earlier results of the others."""
 
     def __init__(self, table: pa.Table, prefix: str, redo: frozenset[str]) -> None:
-        """`table` holds the results' own columns; `redo` are the statuses of rows that are done again."""
+        """`table` holds the results' own columns; `redo` are the statuses of rows to do again."""
         self._table = table.combine_chunks()
         self._prefix = prefix
         self._statuses: list[str] = self._table.column(f"{prefix}status").to_pylist()
         self.redo = [status in redo for status in self._statuses]
 
     def close_after(self, rows: int) -> None:
-        """Keep all but the first rows, whatever they are."""
+        """Keep all rows after the first `rows`, whatever their status."""
         self.redo[rows:] = [False] * len(self.redo[rows:])
 
     def open_unsettled(self, rows: Sequence[PlannedRow], *, hold: bool) -> None:
-        """Without `--redo` a row is open that asks something else now, or has no outcome that a next run keeps."""
+        """Without `--redo`, open the rows with a changed request, and those without an outcome that a run keeps."""
         keys = self._table.column(f"{self._prefix}request_key").to_pylist()
         doubts = self._table.column(f"{self._prefix}in_doubt_usd").to_pylist()
         for place, (row, status) in enumerate(zip(rows, self._statuses, strict=True)):
@@ -40,20 +40,20 @@ class PreviousRows:
             self.redo[place] = not is_settled
 
     def answered_at(self, place: int) -> int | None:
-        """When the answer that the row shows came, in microseconds since 1970; None if it shows none."""
+        """Return when the row's shown answer came, in microseconds since 1970; None if it shows no answer."""
         if self._statuses[place] not in REUSABLE:
             return None
         moment: int | None = self._table.column(f"{self._prefix}finished_at")[place].cast(pa.int64()).as_py()
         return moment
 
     def struct(self) -> pa.Array:
-        """The results' own columns as one struct column, null where a row is done anew."""
+        """Return the results' own columns as one struct column; null for rows that are done again."""
         columns = [_one(self._table.column(name)) for name in self._table.column_names]
         fields = [self._table.schema.field(name) for name in self._table.column_names]
         return pa.StructArray.from_arrays(columns, fields=fields, mask=pa.array(self.redo, pa.bool_()))
 
     def carried(self, place: int) -> Outcome:
-        """What the row cost so far."""
+        """Return what the row has cost so far."""
         row = {
             name.removeprefix(self._prefix): self._table.column(name)[place].as_py()
             for name in self._table.column_names
@@ -63,7 +63,7 @@ class PreviousRows:
 
 
 def prior_charge(row: Mapping[str, Any]) -> Outcome:
-    """What a row of the results cost, by its columns without prefix."""
+    """Return what a row of the results has cost, by its columns without prefix."""
     tokens = [row[f"{kind}_tokens"] for kind in Usage._fields]
     mine = not row["reused"]
     return Outcome(
@@ -82,16 +82,16 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
 
 
 def first_differing_column(given: pa.RecordBatch, table: pa.Table) -> str | None:
-    """The first column whose cells are not, row by row, those of the results; None if the rows are the same.
+    """Return the first column whose cells differ from those of the results; None if all rows are the same.
 
-    A row is known by all that it was given, so an input that was exported anew in another order, or the values of
-    `for_each` in another one, never get the answers of other rows.
+    A row is identified by all its input columns. So after another export in another order, or another order of the
+    values of `for_each`, no row gets the answer of another row.
     """
     for name, column in zip(given.schema.names, given.columns, strict=True):
         before = table.column(name)
         if before.type == column.type and pa.chunked_array([column]).equals(before):
             continue
-        # Arrow holds no NaN for equal to another, nor a value of one type to the same of another
+        # to Arrow no NaN equals another, and no value of one type equals the same value of another type
         if repr(cells(column)) != repr([cell for chunk in before.chunks for cell in cells(chunk)]):
             return str(name)
     return None

@@ -1,8 +1,8 @@
 """One row's request: its messages, its parameters, its key.
 
 The key is the sha256 of the RFC 8785 canonical JSON of {v, endpoint, api, model, max_output_tokens, parameters,
-response_format, messages} and, with `dedupe: false`, the row's identity. Equal keys are equal requests: resume, dedupe
-and nightly increments all stand on it.
+response_format, messages} and, with `dedupe: false`, the row's identity. Equal keys mean equal requests: resume, dedupe
+and nightly increments all depend on it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function
 
 
 class KeyMaker:
-    """Computes request keys; everything but the messages is canonicalized once a job."""
+    """Computes request keys; everything but the messages is canonicalized once per job."""
 
     def __init__(self, job: Job) -> None:
-        """`job` is placed: its `response_format` is a schema, no longer a file's name."""
+        """`job` is placed: its `response_format` is a schema, not the name of a file."""
         self._rest: dict[str, Any] = {
             "v": KEY_VERSION,
             "endpoint": job.endpoint.identity,
@@ -37,14 +37,14 @@ class KeyMaker:
         }
         self._parameters = job.parameters
         self._by_identity = not job.dedupe
-        # RFC 8785 sorts members by name: what comes before and after "messages" is the same for every row
+        # RFC 8785 sorts members by name: the bytes before and after "messages" are the same for every row
         whole = rfc8785.dumps({**self._rest, "parameters": self._parameters, "messages": 0})
         marker = b'"messages":0'
         cut = whole.index(marker) + len(marker) - 1
         self._before, self._after = whole[:cut], whole[cut + 1 :]
 
     def key(self, messages: list[dict[str, Any]], parameters: dict[str, Any] | None, identity: list[Any]) -> bytes:
-        """Give the 32 bytes of a request's key. Raises RowFault for what JSON cannot hold."""
+        """Return the 32 bytes of a request's key. Raises RowFault for values that JSON cannot hold."""
         try:
             if parameters is None and not self._by_identity:
                 return hashlib.sha256(self._before + canonical_messages(messages) + self._after).digest()
@@ -58,7 +58,7 @@ class KeyMaker:
 
 
 def canonical_messages(messages: list[dict[str, Any]]) -> bytes:
-    """RFC 8785 bytes of chat messages; orjson where it gives the same bytes (text and fixed names), 30 times faster."""
+    """Return the RFC 8785 bytes of chat messages; if all values are text, orjson writes the same, 30 times faster."""
     if all(type(value) is str for message in messages for value in message.values()):
         return orjson.dumps(messages, option=orjson.OPT_SORT_KEYS)
     return bytes(rfc8785.dumps(messages))
@@ -92,10 +92,10 @@ def _check_message(number: int, item: Any) -> dict[str, Any]:
         item = dict(item)  # an Arrow map
     if not isinstance(item, dict):
         raise RowFault("bad_messages", f"message {number} is not a mapping")
-    # Arrow gives every struct every field: a null field is one that is not there
+    # Arrow gives every struct every field: a null field counts as missing
     message = {name: field for name, field in item.items() if field is not None and name not in DROPPED}
     if message.get("tool_calls") == []:
-        del message["tool_calls"]  # an Arrow list that is not null; services refuse an empty one
+        del message["tool_calls"]  # services refuse an empty list
     unknown = message.keys() - SENT
     if unknown:
         raise RowFault("bad_messages", tell_unknown(number, unknown))
@@ -111,22 +111,19 @@ def _check_message(number: int, item: Any) -> dict[str, Any]:
 
 def _tell_no_text(number: int, role: str) -> str:
     if role == "assistant":
-        return (
-            f"message {number} has no text: the `content` of this assistant is null, without tool_calls; leave the "
-            "message out"
-        )
-    return f"message {number} has no text: its `content` is null or no text"
+        return f"message {number} has no text: its `content` is null, and it has no tool_calls; leave the message out"
+    return f"message {number} has no text: its `content` is null or not text"
 
 
 def _check_part(number: int, part: Any) -> dict[str, Any]:
     text = part.get("text") if isinstance(part, dict) else None
     if not isinstance(text, str) or part.get("type", "text") != "text":
-        raise RowFault("bad_messages", f"message {number} has a part that is not text: its cost is not known before")
+        raise RowFault("bad_messages", f"message {number} has a part that is not text; only text has a known cost")
     return {"type": "text", "text": text}
 
 
 def check_prompt(messages: list[dict[str, str]]) -> None:
-    """Refuse a rendered row whose own text is blank. Raises RowFault."""
+    """Refuse a rendered row whose user message is blank. Raises RowFault."""
     if _is_blank(messages[-1]["content"]):
         raise RowFault("blank_prompt", "prompt.user is blank for this row")
 
@@ -150,14 +147,14 @@ def check_parameters(value: Any) -> dict[str, Any] | None:
         raise RowFault("bad_parameters", "the parameters are not a mapping")
     parameters = {name: item for name, item in value.items() if item is not None}
     if "tools" in parameters:
-        raise RowFault("bad_parameters", "'tools' belong to the job's `parameters`, where their tokens are counted")
+        raise RowFault("bad_parameters", "set 'tools' in the job's `parameters`, where their tokens are counted")
     try:
         parameters = own_parameters(parameters)
     except ValueError as error:
         raise RowFault("bad_parameters", str(error)) from None
     try:
         refuse_unwritable(parameters)
-        orjson.dumps(parameters)  # not so deep as rfc8785 goes
+        orjson.dumps(parameters)  # refuses deep nesting that rfc8785 accepts
     except (ValueError, TypeError):
         raise RowFault("bad_parameters", "the parameters hold a value that JSON cannot hold") from None
     return parameters or None

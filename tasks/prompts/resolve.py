@@ -1,4 +1,4 @@
-"""A job in its place: absolute paths, the day filled in, the files it refers to read."""
+"""Places a job: makes paths absolute, fills in the day, reads the files that it refers to."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def resolve_job(
 ) -> tuple[Job, RunOptions]:
     """Place a job for a day: the one given, else that of `now` in the job's time zone. Raises BadJob."""
     when = (now or datetime.now(job.zone)).astimezone(job.zone)
-    # a plain date: that of Prefect's scheduled time is pendulum's, which no JSON writer knows
+    # a plain date: Prefect's scheduled time has a date of pendulum, which no JSON writer knows
     today = date(when.year, when.month, when.day) if day is None else date(day.year, day.month, day.day)
     return place_job(job, today), RunOptions(day=today, limit=limit, redo=tuple(sorted(set(redo or ()))))

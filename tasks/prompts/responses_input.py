@@ -1,9 +1,9 @@
-"""Messages of `messages_column` as the Responses API takes them, and back.
+"""Converts messages of `messages_column` to the form of the Responses API, and back.
 
-The API has items where chat has messages: https://platform.openai.com/docs/api-reference/responses/create (input). A
-message of plain text is the same in both. Parts have other names, a tool call and its result are items of their own,
-and a speaker has no name. What has no counterpart rejects its row: it would be refused after sending, or change its
-meaning in silence.
+The API has items instead of messages: https://platform.openai.com/docs/api-reference/responses/create (input). A
+message of plain text is the same in both. Parts have other names, a tool call and its result are separate items, and a
+speaker has no name. A row with something that has no counterpart is rejected: the service would refuse it after
+sending, or its meaning would change silently.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from parquill.tasks.errors import RowFault
 
 ITEMS = frozenset({"message", "function_call", "function_call_output"})
 _PARTS = {"input_text": "text", "output_text": "text"}
-# of what services return with a message or a call; a request does not need them
+# fields that services return with a message or a call, and a request does not need
 _OF_REPLIES = frozenset({"id", "status", "type", "phase"})
 _PART_OF_REPLIES = frozenset({"annotations", "logprobs"})
 
 
 def as_messages(value: Any) -> Any:
-    """A cell of messages with what is in the form of the Responses API as chat has it; what is neither stays."""
+    """Convert the messages of a cell from the form of the Responses API to that of chat; leave all else as it is."""
     if isinstance(value, str):
         try:
             value = orjson.loads(value)
@@ -71,7 +71,7 @@ def _chat_parts(content: Any) -> Any:
 
 
 def as_items(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Checked chat messages as items of the Responses API. Raises RowFault, which names the field that has none."""
+    """Convert checked chat messages to items of the Responses API. Raises RowFault for a field without counterpart."""
     items: list[dict[str, Any]] = []
     for number, message in enumerate(messages):
         items += _items_of(number, message)
@@ -83,7 +83,7 @@ def _items_of(number: int, message: dict[str, Any]) -> list[dict[str, Any]]:
     if "name" in message:
         raise _fault(number, "`name`")
     if role == "function":
-        raise _fault(number, "`role: function`; as `role: tool` with a tool_call_id it has one")
+        raise _fault(number, "`role: function` (write it as `role: tool` with a tool_call_id)")
     if role == "tool":
         return [_output(number, message)]
     if "tool_call_id" in message:
@@ -122,9 +122,9 @@ def _calls(number: int, calls: Any) -> list[dict[str, Any]]:
     for call in calls:
         function = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or call.get("type") not in {None, "function"}:
-            raise _fault(number, "`tool_calls` that are no function calls")
+            raise _fault(number, "`tool_calls` that are not function calls")
         arguments = function.get("arguments")
-        if isinstance(arguments, Mapping):  # as some data sets have them
+        if isinstance(arguments, Mapping):  # some data sets have them as mappings
             arguments = orjson.dumps(arguments, default=str).decode()
         items.append(
             {
@@ -140,7 +140,7 @@ def _calls(number: int, calls: Any) -> list[dict[str, Any]]:
 def _text(number: int, value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise RowFault(
-            "bad_messages", f"message {number}: `{name}`, which the Responses API needs, is missing or no text"
+            "bad_messages", f"message {number}: `{name}`, which the Responses API needs, is missing or not text"
         )
     return value
 
@@ -151,4 +151,4 @@ def _refuse_others(number: int, found: Mapping[str, Any], known: set[str]) -> No
 
 
 def _fault(number: int, what: str) -> RowFault:
-    return RowFault("bad_messages", f"message {number} has a {what}: the Responses API has no place for it")
+    return RowFault("bad_messages", f"message {number} has a {what}: the Responses API does not support it")

@@ -1,7 +1,7 @@
-"""The answers that only the results have: their journals were removed, which a person may do, or were lost.
+"""Restores the answers that only the results have, since their journals were removed (which is allowed) or lost.
 
-Results of a finished run are enough to go on from. What they show, and no journal has, is written into a journal of
-its own before anything is planned, so that it is reused, and not paid for again, as any other answer.
+The results of a finished run are enough to continue from. Before anything is planned, answers that are in the results
+but in no journal are written into a new journal. So they are reused like any other answer, and not paid for again.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ LOST_JOURNALS = (
     "from the results and pays only for what they lack"
 )
 READ_ROWS = 500
-JOURNAL_ROWS, JOURNAL_CHARACTERS = 20_000, 32 << 20  # of one journal, which is in memory as a whole
+JOURNAL_ROWS, JOURNAL_CHARACTERS = 20_000, 32 << 20  # of one journal, which is held in memory as a whole
 _TEXTS = ("status", "completion", "error_code", "error_message", "finish_reason", "model_used", "request_id")
 
 
 def restore_answers(folders: Folders, answers: AnswerIndex, disk: Disk = DISK) -> int:
-    """Write what only the latest results have into the state; gives how many answers that were.
+    """Write the answers that only the latest results have into the state. Returns how many there were.
 
     The caller holds the folders. Raises DiskFailed.
     """
@@ -51,19 +51,19 @@ def restore_answers(folders: Folders, answers: AnswerIndex, disk: Disk = DISK) -
 
 
 def needs_results(folders: Folders) -> bool:
-    """Whether journals are gone that had what the latest results show."""
+    """Whether journals with answers of the latest results are gone."""
     manifest = read_json(folders.meta / "manifest.json")
     runs = [folders.run(run_id) for run_id in (manifest or {}).get("held_by", ())]
     return any(not run.plan.exists() or not run.has_journals() or run.lost_journals() for run in runs)
 
 
 def lacks_answers(folders: Folders, answers: AnswerIndex | None) -> bool:
-    """Whether the latest results show answers that no journal has, so that only a run can reuse them."""
+    """Whether the latest results have answers that no journal has, so that only a run can reuse them."""
     return needs_results(folders) and (answers is None or any(_lacking(folders, answers)))
 
 
 def _begin(run: RunFolder, folders: Folders, answers: AnswerIndex, disk: Disk) -> None:
-    """Make a run that holds answers, and has neither rows nor settings of its own."""
+    """Create a run that only holds answers, without rows and settings."""
     for folder in (run.path.parent, run.path, run.path / "journals"):
         private_folder(folder, disk)
     disk.write_own(run.path / "job.json", {"output": folders.output_uri})
@@ -72,23 +72,23 @@ def _begin(run: RunFolder, folders: Folders, answers: AnswerIndex, disk: Disk) -
 
 
 def _lacking(folders: Folders, answers: AnswerIndex) -> Iterator[list[Outcome]]:
-    """The answers of the results that no journal has, as many at once as one takes; it is indexed before the next."""
+    """Yield the answers that no journal has, in portions of one journal; each is indexed before the next is taken."""
     found: dict[str, Outcome] = {}
     size = 0
     for name, crc32 in parts_of(folders.output):
         path = Path(name)
-        if not path.exists():  # removed as well: then they are asked for again
+        if not path.exists():  # removed too: these rows are sent again
             continue
         with ChecksummedReader(path, crc32) as part:
             names = part.schema.names
             prefix = prefix_of(names)
             own = [prefix + field.name for field in result_fields(None)]
-            # the one column whose name an input may have too, where there is no response_format
+            # without a response_format, a column of this name may be of the input
             has_parsed = names.index(f"{prefix}status") - names.index(f"{prefix}completion") == 2
             parsed = [f"{prefix}parsed"] if has_parsed else []
             for batch in part.batches(READ_ROWS, [*own, *parsed]):
                 for outcome in _of_batch(_bare(batch, prefix), folders, answers):
-                    if outcome.key not in found:  # the first of equal rows has the cost
+                    if outcome.key not in found:  # the first of equal rows carries the cost
                         found[outcome.key] = outcome
                         size += len(outcome.completion or "")
                 if len(found) >= JOURNAL_ROWS or size >= JOURNAL_CHARACTERS:
@@ -106,7 +106,7 @@ def _bare(batch: pa.RecordBatch, prefix: str) -> pa.Table:
 
 
 def _of_batch(table: pa.Table, folders: Folders, answers: AnswerIndex) -> Iterator[Outcome]:
-    """The outcomes of rows, by the results' own columns without prefix."""
+    """Yield the outcomes of rows that no journal has, by the results' own columns without prefix."""
     rows = table.to_pylist()
     keys = [bytes.fromhex(row["request_key"]) for row in rows if row["request_key"] is not None]
     known = answers.find(keys, folders.output_uri)

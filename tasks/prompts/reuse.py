@@ -1,7 +1,7 @@
-"""What other runs have paid since a plan was made, or was redone and never shown: no row of it is sent again.
+"""Reuses answers that other runs paid for since a plan was made, or that a redo paid for and never published.
 
-A plan says who pays for a key as the state was then. Runs that share a state take turns, so before each start the
-rows that are open are looked up once more, and each answer that is there becomes the row's outcome, at no cost.
+A plan says who pays for a key by the state of that time. Runs that share a state folder take turns. So before each
+start the open rows are looked up again, and each answer found becomes the row's outcome, at no cost.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COLUMNS = [PLAN + name for name in ("action", "request_key", "worst_nano", "new
 
 
 def reuse_answers(run: Run, answers: AnswerIndex, disk: Disk = DISK) -> int:
-    """Give every open row of a run its answer where the state has one; gives how many rows that were.
+    """Give every open row of a run its answer if the state has one. Returns how many rows that were.
 
     The caller holds the run's folders. Raises DamagedJournal, DiskFailed.
     """
@@ -67,7 +67,7 @@ def _groups(run: Run, shard: ShardRef, state: ShardState, answers: AnswerIndex) 
 def _choose(
     rows: Iterable[dict[str, Any]], run: Run, answers: AnswerIndex
 ) -> dict[bytes, tuple[AnswerLocation, Outcome]]:
-    """The best answer of another run to each key; for a row that `--redo` names only one that it does not show yet."""
+    """Return another run's best answer to each key; to a row that `--redo` names, only one newer than the shown one."""
     newer_than = {row["request_key"]: row["newer_than"] for row in rows}
     waiting = {
         key: [place for place in places if place.reusable and place.run_id != run.run_id]
@@ -86,7 +86,7 @@ def _choose(
 def _outcome(
     number: int, row: dict[str, Any], place: AnswerLocation, answer: Outcome, tried: RowState, *, is_own: bool
 ) -> Outcome:
-    """The record of a row whose answer another run has paid; what the row's own requests left in doubt stays."""
+    """Return the outcome of a row whose answer another run paid for; the row's own money in doubt stays."""
     found = replace(
         answer,
         row=number,
@@ -99,7 +99,7 @@ def _outcome(
         attempts=tried.requests,
         paid_by=answer.paid_by or place.run_id,
     )
-    if is_own and answer.reused_nano is None:  # this output shows what it cost
+    if is_own and answer.reused_nano is None:  # this output shows the cost of the answer
         cost, in_doubt, attempts, usage = carried_of(answer)
         return replace(
             found,
@@ -123,7 +123,7 @@ def _usage(figures: Sequence[int] | None) -> Usage | None:
 
 
 def check_reused(run: Run, answers: AnswerIndex) -> None:
-    """Refuse to go on with a run that reuses answers which are gone with their journals (DamagedJournal)."""
+    """Refuse to resume a run that reuses answers whose journals are gone (DamagedJournal)."""
     gone = 0
     for shard in run.shards:
         with run.open_shard(shard) as planned:

@@ -1,7 +1,7 @@
-"""Why nearly nothing can be reused: which setting that rows or requests depend on changed since the run that paid.
+"""Explains why almost nothing can be reused: which settings of rows or requests changed since the run that paid.
 
-Only settings are told, and of texts and schemas only that they changed: a value of `vars`, a cell or an answer is in
-none of these sentences.
+The sentences show only settings, and of texts and schemas only that they changed. They never contain a value of `vars`,
+a cell or an answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import RunFolder
 
-FEW = 0.05  # under this part of the rows the reason is told
+FEW = 0.05  # if fewer of the rows are reused, the reason is shown
 _PLAIN = ("input", "model", "max_output_tokens", "parameters_column", "messages_column", "dedupe")
 MAX_COMPARED_RUNS = 100  # the latest
 _BEST = 3  # the rank of a run of the same job that sent as much as matters
@@ -24,7 +24,7 @@ _MAX_SHOWN = 60  # characters of a value that is shown
 
 
 def explain_reuse(job: Job, total: EstimateSum, runs: Sequence[RunFolder]) -> str | None:
-    """One sentence when a state folder has answers and nearly no row can use them; None otherwise.
+    """Return one sentence if a state folder has answers but almost no row can reuse them; None otherwise.
 
     `runs` are the runs of the state folder.
     """
@@ -47,12 +47,12 @@ def explain_reuse(job: Job, total: EstimateSum, runs: Sequence[RunFolder]) -> st
         return f"{told}, whose results this run replaces" if is_replaced else told
     told += f": no setting that goes into a request changed {since}, which has no answers to these rows"
     if not job.dedupe and job.id_column is None:
-        told += " (with `dedupe: false` and no `id_column` a row is also told by its file and number)"
+        told += " (with `dedupe: false` and no `id_column` a row is also identified by its file and number)"
     return told
 
 
 def _run_to_compare(job: Job, rows: int, runs: Sequence[RunFolder]) -> tuple[str, Mapping[str, Any]] | None:
-    """The latest run that sent something: of this job and of a size that matters, else of this job, else any."""
+    """Return the latest run that sent something: a large one of this job, else any of this job, else any run."""
     best: tuple[tuple[int, str], str, Mapping[str, Any]] | None = None
     for run in sorted(runs, key=lambda run: run.run_id, reverse=True)[:MAX_COMPARED_RUNS]:
         if best is not None and best[0][0] == _BEST and run.run_id[:_SECOND] != best[1][:_SECOND]:
@@ -62,7 +62,7 @@ def _run_to_compare(job: Job, rows: int, runs: Sequence[RunFolder]) -> tuple[str
             continue
         mine = settings.get("name") == job.name
         sent = sum(shard["to_send"] for shard in plan["shards"])
-        # by when they began: ids of one second do not sort
+        # by start time: ids within one second are not in order
         rank = (2 * mine + (mine and sent >= FEW * rows), str(plan["started_at"]))
         if best is None or rank > best[0]:
             best = (rank, run.run_id, settings)
@@ -70,7 +70,7 @@ def _run_to_compare(job: Job, rows: int, runs: Sequence[RunFolder]) -> tuple[str
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """The input, and each setting that goes into a request key, if it differs; with both values if short and plain."""
+    """Yield the input and each setting of a request key that differs, with both values if short and plain."""
     before, after = old.get("endpoint") or {}, new["endpoint"]
     if _address(before) != _address(after):
         yield _told("endpoint.name" if after.get("name") else "endpoint.base_url", _address(before), _address(after))
@@ -94,7 +94,7 @@ def _address(endpoint: Mapping[str, Any]) -> Any:
 
 
 def _inside(setting: str, old: Mapping[str, Any], new: Mapping[str, Any], *, shown: bool) -> Iterator[str]:
-    """The members of a mapping that differ; with `shown` their values too."""
+    """Yield the members of a mapping that differ; with `shown`, also their values."""
     before, after = old.get(setting) or {}, new.get(setting) or {}
     if not isinstance(before, Mapping) or not isinstance(after, Mapping):
         if before != after:
@@ -112,7 +112,7 @@ def _told(name: str, before: Any, after: Any) -> str:
 
 
 def _word(value: Any) -> str | None:
-    """A short plain value as YAML has it; None for what is too long to show."""
+    """Return a short plain value in the form of YAML; None if it is too long to show."""
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -1,8 +1,8 @@
-"""One run on disk: its plan (fixed when it was made) and the settings that it goes on with (today's).
+"""One run on disk: its plan, which never changes, and the settings with which it resumes, which may.
 
-Settings that change what is asked, or what it costs, are in the plan's digest: changing one makes a new run, which
-reuses every answer whose key is the same. The others (budget, limits, retry, tolerate, labels) may change between an
-interruption and the next start.
+Settings that change requests or their cost are in the plan's digest: a change makes a new run, which reuses every
+answer with the same key. The others (budget, limits, retry, tolerate, labels) may change between an interruption and
+the next start.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _OPERATIONAL = {"name", "output", "state", "timezone", "budget", "limits", "retr
 
 
 def digest_of(job: Job, fingerprint: str, limit: int | None) -> str:
-    """What a plan depends on: the input's files and every setting that changes a request, its price or the output."""
+    """Return the digest of a plan: of the input's files and all settings that change requests, prices or the output."""
     settings = job.model_dump(mode="json", exclude=_OPERATIONAL)
     settings["endpoint"] = {"name": job.endpoint.identity, "api": job.endpoint.api}
-    # orjson first: it refuses what JSON cannot hold with a clear error, and makes dates and the like text
+    # orjson first: it gives a clear error for values that JSON cannot hold, and turns dates and the like into text
     whole = orjson.loads(orjson.dumps({"settings": settings, "input": fingerprint, "limit": limit}, default=str))
     return hashlib.sha256(rfc8785.dumps(whole)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One payment plan and where it stands. Small enough to be handed to any process as (state, run_id)."""
+    """One plan and its progress. Any process can load it by (state, run_id)."""
 
     run_id: str
     job: Job
@@ -55,13 +55,13 @@ class Run:
     started_at: datetime
     input_rows: int
     correction: Calibration | None = None  # of an approximate token count, as it was when the plan was made
-    began: Moment | None = None  # when it was planned, by a clock that cannot be set
-    keeps_digest: bool = False  # whether the results are of the settings that they were of before it
-    known_journals: str = ""  # those of other runs in the state, as they were when the plan was made
+    began: Moment | None = None  # when it was planned, by a clock that no user can set
+    keeps_digest: bool = False  # whether the results keep the digest that they had before
+    known_journals: str = ""  # a digest of the other runs' journals when the plan was made
 
     @property
     def folders(self) -> Folders:
-        """Where the run keeps its state and its output."""
+        """The folders of the run's state and output."""
         return Folders.of(self.job.output, self.job.state)
 
     @property
@@ -70,50 +70,50 @@ class Run:
         return self.folders.run(self.run_id)
 
     def save(self, disk: Disk = DISK) -> None:
-        """Write plan and settings; with the plan written the run exists. Raises DiskFailed."""
+        """Write the settings and the plan; once the plan is written, the run exists. Raises DiskFailed."""
         plan: dict[str, Any] = asdict(self)
         del plan["job"]
         plan["plan"] = 1
-        # shards first: the plan says that they are whole
+        # shards first: the plan implies that they are whole
         for folder in (self.folder.path / "shards", self.folder.path):
             _sync(folder, disk)
         self.save_job(disk)
         disk.write_own(self.folder.plan, plan)
 
     def save_job(self, disk: Disk = DISK) -> None:
-        """Write the settings that the run goes on with."""
+        """Write the settings with which the run resumes."""
         disk.write_own(self.folder.path / "job.json", self.job.model_dump(mode="json"))
 
     def open_shard(self, shard: ShardRef) -> ChecksummedReader:
-        """The planned rows of a shard. Raises DiskFailed when its file is not what was written."""
-        advice = f"; remove {self.folders.meta / 'current.json'} and run again: what was answered is kept"
+        """Open the planned rows of a shard. Raises DiskFailed if its file is not what was written."""
+        advice = f"; remove {self.folders.meta / 'current.json'} and run again; answers are kept"
         return ChecksummedReader(self.folder.shard(shard.number), shard.crc32, advice)
 
     def state(self, shard: int) -> ShardState:
-        """What the journal of a shard says. Raises DamagedJournal, also when it was there and is not any more."""
+        """Return the state of a shard by its journal. Raises DamagedJournal, also if the journal has disappeared."""
         self.check_journal(shard)
         return replay_shard(self.folder.journal(shard))
 
     def check_journal(self, shard: int) -> None:
-        """Refuse to go on when the journal of a shard was there and is not any more (DamagedJournal)."""
+        """Refuse to continue if the journal of a shard has disappeared (DamagedJournal)."""
         journal = self.folder.journal(shard)
         if not journal.exists() and (self.folder.begun(shard).exists() or self.folder.done(shard).exists()):
             raise self._lost(journal)
 
     def check_journals(self) -> None:
-        """Refuse to go on without a journal that the run had (DamagedJournal)."""
+        """Refuse to continue if any journal of the run has disappeared (DamagedJournal)."""
         lost = self.folder.lost_journals()
         if lost:
             raise self._lost(lost[0])
 
     def _lost(self, journal: Path) -> DamagedJournal:
         return DamagedJournal(
-            f"{journal} is missing, with what the run {self.run_id} has paid for. Restore the file from a backup; to "
+            f"{journal} is missing; it records what the run {self.run_id} has paid for. Restore it from a backup; to "
             f"pay for its rows again, remove {self.folders.meta / 'current.json'}"
         )
 
     def mark_begun(self, shard: int, disk: Disk = DISK) -> None:
-        """Note that a shard has its journal, before anything is sent for it. Raises DiskFailed."""
+        """Record that a shard has its journal, before anything is sent for it. Raises DiskFailed."""
         if not self.folder.begun(shard).exists():
             disk.write_own(self.folder.begun(shard), {"shard": shard})
 
@@ -126,12 +126,12 @@ class Run:
         disk.write_own(self.folder.done(shard.number), asdict(state.totals()))
 
     def totals_of(self, shard: ShardRef) -> Totals:
-        """Requests, money and tokens of a shard so far: of a finished one by its totals, else by its journal."""
+        """Return requests, money and tokens of a shard so far: by its totals if it is done, else by its journal."""
         done = done_totals(self.folder, shard)
         return self.state(shard.number).totals() if done is None else done
 
     def totals(self) -> Totals:
-        """Requests, money and tokens of the run so far."""
+        """Return requests, money and tokens of the run so far."""
         total = Totals()
         for shard in self.shards:
             total.add(self.totals_of(shard))
@@ -139,8 +139,8 @@ class Run:
 
 
 def done_totals(folder: RunFolder, shard: ShardRef) -> Totals | None:
-    """The totals of a shard of which every row has its outcome; None of any other. Raises DiskFailed."""
-    if shard.to_send == 0:  # it has no journal, and no mark that it is done
+    """Return the totals of a shard in which every row has its outcome; None for any other. Raises DiskFailed."""
+    if shard.to_send == 0:  # such a shard has no journal and no mark that it is done
         return Totals()
     done = read_json(folder.done(shard.number))
     return None if done is None else Totals(**done)
@@ -185,7 +185,7 @@ def _run_of(run_id: str, plan: dict[str, Any], settings: dict[str, Any]) -> Run:
 
 
 def current_run(folders: Folders) -> Run | None:
-    """The run of this output that is under way or was cut off, if any."""
+    """Return the run of this output that is under way or was cut off, if any."""
     current = read_json(folders.meta / "current.json")
     if current is None or not folders.run(current["run_id"]).plan.exists():
         return None
@@ -193,5 +193,5 @@ def current_run(folders: Folders) -> Run | None:
 
 
 def sum_shards(shards: Sequence[ShardRef]) -> tuple[int, int]:
-    """(rows, rows to send) of shards."""
+    """Return (rows, rows to send) of shards."""
     return sum(s.rows for s in shards), sum(s.to_send for s in shards)

@@ -1,4 +1,4 @@
-"""What a run has spent: its journals beside the ledger."""
+"""What a run has spent: compares its journals and the ledger."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def open_budget(
 ) -> BudgetLease:
     """Open a run's account in the ledger with what its journals say; see `BudgetLease` for `is_first`.
 
-    Raises ParquillError when the ledger cannot be opened.
+    Raises ParquillError if the ledger cannot be opened.
     """
     return BudgetLease(
         entry_of(run),
@@ -50,7 +50,7 @@ def reconcile_ledger(run: Run) -> None:
 
 
 def spent_totals(run: Run) -> Totals:
-    """What a run has spent so far, as its journals say it and as a person has resolved it. Raises LedgerFailed."""
+    """Return what a run has spent so far, by its journals and by what a person has resolved. Raises LedgerFailed."""
     found = run.totals()
     ledger = Ledger()
     try:
@@ -61,7 +61,7 @@ def spent_totals(run: Run) -> Totals:
 
 
 def entry_of(run: Run) -> RunEntry:
-    """What the ledger keeps of a run."""
+    """Return the ledger's entry of a run."""
     job = run.job
     return RunEntry(
         run_id=run.run_id,

@@ -1,4 +1,4 @@
-"""Where planned rows are kept until they are sent."""
+"""The files that hold planned rows until they are sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHARD_BYTES = 64 << 20
 
 
 class ShardFiles:
-    """Takes planned rows and writes them as small Parquet files of about `rows` rows. Implements Sink."""
+    """Writes planned rows as small Parquet files of about `rows` rows. Implements Sink."""
 
     def __init__(self, folder: RunFolder, rows: int, disk: Disk = DISK) -> None:
         self._folder, self._rows, self._disk = folder, rows, disk
@@ -22,7 +22,7 @@ class ShardFiles:
         self._size = self._count = self._to_send = 0
 
     def write(self, batch: pa.RecordBatch, to_send: int) -> None:
-        """Append rows to the open shard; rows never move between shards once it is closed. Raises DiskFailed."""
+        """Append rows to the open shard; once it is closed, its rows never move. Raises DiskFailed."""
         if self._file is None:
             # private: it holds prompts
             self._file = ChecksummedWriter(self._folder.shard(len(self.shards)), batch.schema, 0o600, self._disk)
@@ -34,7 +34,7 @@ class ShardFiles:
             self.close()
 
     def close(self) -> None:
-        """Close the shard that is open, if one is. Raises DiskFailed."""
+        """Close the open shard, if any. Raises DiskFailed."""
         if self._file is None:
             return
         self._file.close()
@@ -43,6 +43,6 @@ class ShardFiles:
         self._size = self._count = self._to_send = 0
 
     def abandon(self) -> None:
-        """Let go of the shard that is open, if one is."""
+        """Abandon the open shard, if any."""
         if self._file is not None:
             self._file.abandon()

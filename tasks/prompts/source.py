@@ -1,4 +1,4 @@
-"""The input: which Parquet files, with which columns, streamed batch by batch."""
+"""The input: finds its Parquet files and columns, and streams its rows batch by batch."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from parquill.tasks.storage.uri import redact_uri
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The whole input, as it was when it was looked at.
+    """The whole input, as it was when its footers were read.
 
-    `without` names a file for each column that not all files have; `notes` are what to say of files that are left out
-    and of columns that differ.
+    `without` names a file for each column that not all files have; `notes` are about files that are left out and
+    columns that differ.
     """
 
     files: tuple[SourceFile, ...]
@@ -47,9 +47,9 @@ class Source:
 
 
 def find_source(location: str, output: str | None = None) -> Source:
-    """Look at the files behind a file, folder, glob or URI without reading their rows.
+    """Read the footers of the files of a file, folder, glob or URI, but not their rows.
 
-    Raises BadInput (the file and what is wrong with it named).
+    Raises BadInput, which names the file and what is wrong with it.
     """
     places, left_out = list_files(location)
     paths = [place.path for place in places]
@@ -59,8 +59,8 @@ def find_source(location: str, output: str | None = None) -> Source:
     columns = Columns()
     for file, found in read_footers(places, partitions_of(paths)):
         columns.add(file.path, found)
-        # An edit may keep size and time: the footer tells it. A store's clock may be too coarse to tell two writes of a
-        # second apart: its tag does.
+        # An edit may keep size and time, but changes the footer. A store's clock may not distinguish two writes within
+        # a second, but its tag does.
         tagged = f"\0{file.tag or file.footer}"
         stamp.update(f"{file.name}\0{file.size}\0{file.mtime_ns}\0{file.rows}{tagged}\n".encode())
         reject_bombs(file)
@@ -83,9 +83,9 @@ def read_batches(
 ) -> Iterator[tuple[SourceFile, int, pa.RecordBatch]]:
     """Yield (file, number of its first row, rows) in input order, at most `limit` rows in all.
 
-    With `columns` the others are not read, but one that is cheap where rows would have none. A batch has at most
-    BATCH_ROWS rows and about BATCH_BYTES. Raises BadInput when a file turns out to be damaged, is no longer the one
-    that was looked at, or contradicts its folder.
+    With `columns`, only these are read, or one cheap column if rows would have none. A batch has at most BATCH_ROWS
+    rows and about BATCH_BYTES. Raises BadInput if a file is damaged, has changed since its footer was read, or
+    contradicts its folder.
     """
     left = source.rows if limit is None else limit
     schema = source.schema if columns is None else _needed(source, columns)
@@ -103,7 +103,7 @@ def read_batches(
                     break
             check_unchanged(file)
             if left > 0 and first != file.rows:
-                told = f"it has {first:,} rows, and its footer says {file.rows:,}"
+                told = f"it has {first:,} rows, but its footer says {file.rows:,}"
                 raise BadInput(f"{redact_uri(file.path)} is damaged: {told}")
         except (pa.ArrowException, OSError) as error:
             check_unchanged(file)  # then this is why
@@ -113,11 +113,11 @@ def read_batches(
 
 
 def _needed(source: Source, columns: Collection[str]) -> pa.Schema:
-    """The fields of some columns, and of those that folders name too: what a file says of them is compared."""
+    """Return the fields of some columns, and of those that folders also name: their values are compared."""
     keys = {key for file in source.files for key, _ in file.partitions}
     found = [field for field in source.schema if field.name in columns or field.name in keys]
     if keys.issuperset(field.name for field in found):
-        # a file that is read in no column has no rows
+        # without any column, a file would have no rows
         stored = [field for field in source.schema if field.name not in keys]
         found += sorted(stored, key=lambda field: not pa.types.is_primitive(field.type))[:1]
     return pa.schema(found, source.schema.metadata)
@@ -145,17 +145,17 @@ def _adapted(column: pa.Array, field_: pa.Field, file: SourceFile) -> pa.Array:
         return adapt(column, field_.type)
     except pa.ArrowInvalid:
         raise BadInput(
-            f"{redact_uri(file.path)}: the column {field_.name!r} is {column.type} here, is read as {field_.type} "
-            "because of other files, and has a value that this cannot hold; write all files with one type for it"
+            f"{redact_uri(file.path)}: the column {field_.name!r} is {column.type} here but is read as {field_.type} "
+            "because of other files, and one of its values does not fit; write the column with one type in all files"
         ) from None
 
 
 def _check_agreement(column: pa.Array, name: str, value: Any, file: SourceFile) -> None:
-    """Refuse a column that says something else than the key=value folder of its name: nobody knows which is meant."""
+    """Refuse a column whose values differ from the key=value folder of its name: it is unclear which one is right."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_timestamp(column.type):
-        return  # a moment of the day that the folder names
+        return  # a time of day within the date that the folder names
     if column.type in {pa.string_view(), pa.binary_view()}:
         column = column.cast(pa.large_binary())
     try:

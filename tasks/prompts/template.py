@@ -1,7 +1,7 @@
 """Prompt templates: Jinja2, sandboxed, strict, compiled once. Values are data and are never parsed as templates.
 
-A column is a name, `{{ text }}`; one whose name is no word is looked up, `{{ row["product title"] }}`. Which columns a
-template needs is known before the first row in both ways.
+A template names a column, `{{ text }}`, or looks it up if its name is not a word, `{{ row["product title"] }}`. In
+both cases, the columns that a template needs are known before the first row.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def _environment() -> Sandbox:
 
 
 def column_template(name: str) -> str:
-    """The template that shows a column, whatever its name."""
+    """Return the template that shows a column of any name."""
     return f"{{{{ {column_expression(name)} }}}}"
 
 
 def column_expression(name: str) -> str:
-    """How a template calls a column, whatever its name."""
+    """Return the expression for a column of any name."""
     plain = f"{{{{ {name} }}}}"
     try:
         (shown,) = _environment().parse(plain).body
@@ -73,9 +73,9 @@ def column_expression(name: str) -> str:
 
 
 class _Lookups(NodeTransformer):
-    """Makes `row["a column"]` and `row.column` names, so that what a template needs is known as it is of any other.
+    """Turns `row["a column"]` and `row.column` into names, so that the needed columns are known as for other names.
 
-    A column `row` keeps its own `fields` (None where they are not known: then only columns whose names are no words are
+    A column `row` keeps its own `fields` (None if they are unknown: then only columns whose names are not words are
     looked up).
     """
 
@@ -84,17 +84,17 @@ class _Lookups(NodeTransformer):
         self.columns: dict[str, str] = {}
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802 - the visitor's name
-        """Replace a lookup. Raises BadJob for what is no column."""
+        """Replace a lookup. Raises BadJob for a name that is not a column."""
         self.generic_visit(node)
         return self._column(node, node.arg.value) if isinstance(node.arg, nodes.Const) else node
 
     def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:  # noqa: N802
-        """Replace a lookup. Raises BadJob for what is no column."""
+        """Replace a lookup. Raises BadJob for a name that is not a column."""
         self.generic_visit(node)
         return self._column(node, node.attr)
 
     def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802
-        """Keep apart what Python takes for one name: it reads letters such as ﬁ as f and i."""
+        """Keep names apart that Python treats as one: it reads letters such as ﬁ as f and i."""
         if node.ctx == "load" and node.name in self._known and unicodedata.normalize("NFKC", node.name) != node.name:
             return self._name(node.name, node.lineno)
         return node
@@ -118,7 +118,7 @@ class _Lookups(NodeTransformer):
 
 
 def _look_up(tree: nodes.Template, env: Sandbox, known: list[str], fields: Collection[str] | None) -> dict[str, str]:
-    """Let a template look up columns in `row`, unless that is a variable of its own; gives names and columns.
+    """Let a template look up columns in `row`, unless it sets a variable of that name. Returns names and columns.
 
     Raises BadJob.
     """
@@ -143,16 +143,16 @@ class Templates:
         variables: Mapping[str, Any] | None,
         fields_of_row: Collection[str] | None = None,
     ) -> None:
-        """Compile; raises BadJob for a syntax error or a name that no column, `for_each` or `vars` gives.
+        """Compile. Raises BadJob for a syntax error or a name that is not a column, nor from `for_each` or `vars`.
 
-        `fields_of_row` are those of a column that is called `row`, where they are known.
+        `fields_of_row` are the fields of a column named `row`, if they are known.
         """
         env = _environment()
         known = list(names)
-        # where a job gives `vars` they are what the name means; a column of this name is `row["vars"]`
+        # if a job sets `vars`, the name means these; a column of this name is `row["vars"]`
         given = {"vars"} if variables is not None else set()
         for name in known:
-            env.globals.pop(name, None)  # a column called `range` or `dict` is the column
+            env.globals.pop(name, None)  # a column named `range` or `dict` takes precedence
         used: set[str] = set()
         self._parts = []
         trees: dict[str, nodes.Template] = {}
@@ -175,7 +175,7 @@ class Templates:
             wanted = meta.find_undeclared_variables(tree) - set(env.globals) - set(self._lookups) - given
             reserved = (OWN_NAMES - given) & {node.name for node in tree.find_all(nodes.Name)} & set(known)
             for name in reserved:
-                raise BadJob(f"`prompt.{role}`: {name!r} is a name of the templates' own; rename the column")
+                raise BadJob(f"`prompt.{role}`: {name!r} is a reserved name in templates; rename the column")
             for name in sorted(wanted - set(known)):
                 raise BadJob(f"`prompt.{role}` uses {name!r}, {_hint(name, known)}")
             used |= wanted
@@ -186,7 +186,7 @@ class Templates:
         self._vars = dict(variables or {})
 
     def render(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
-        """Give the chat messages of one row. Raises RowFault."""
+        """Return the chat messages of one row. Raises RowFault."""
         context = {name: mark_nulls(value, name) for name, value in values.items()}
         context |= {alias: context[name] for alias, name in self._lookups.items()}
         context["vars"] = self._vars
@@ -199,7 +199,7 @@ class Templates:
             except NotPrintable as error:
                 raise RowFault(
                     "template_error",
-                    f"prompt.{role} shows a {error}; say how, with | join(', '), | tojson or a field of it",
+                    f"prompt.{role} shows a {error}; use | join(', '), | tojson or a field of it",
                 ) from None
             except json_text.NotJson as error:
                 raise RowFault(
@@ -212,7 +212,7 @@ class Templates:
                 told = null_of(str(error.message), values)
                 if told is not None:
                     raise RowFault("null_value", f"{told} is null; {FOR_NULLS}") from None
-                raise RowFault("template_error", f"prompt.{role}: a name or key is not there for this row") from None
+                raise RowFault("template_error", f"prompt.{role}: a name or key is missing in this row") from None
             except (
                 TemplateError,
                 ArithmeticError,
@@ -229,7 +229,7 @@ class Templates:
 
 
 def _refuse_other_braces(trees: Mapping[str, nodes.Template], known: list[str]) -> None:
-    """Refuse a prompt that names a column as other languages do, {text}, and none as a template does. Raises BadJob."""
+    """Refuse a prompt that names columns only in the form of other languages, such as {text}. Raises BadJob."""
     for role, tree in trees.items():
         for data in tree.find_all(nodes.TemplateData):
             for match in _BRACES.finditer(data.data):
@@ -243,7 +243,7 @@ def _refuse_other_braces(trees: Mapping[str, nodes.Template], known: list[str]) 
 
 
 def _join(pieces: Iterable[str]) -> str:
-    """The text of a template. Raises TooMuchText once it is longer than any prompt."""
+    """Return the text of a template. Raises TooMuchText once it is longer than any prompt."""
     whole, length = [], 0
     for piece in pieces:
         length += len(piece)
@@ -253,7 +253,7 @@ def _join(pieces: Iterable[str]) -> str:
 
 
 def _check_names_of(tree: nodes.Template, env: Sandbox, role: str) -> None:
-    """Find unknown filters and tests where Jinja2 would find them with a row only: behind an `if`. Raises BadJob."""
+    """Find unknown filters and tests behind an `if`, which Jinja2 would find only with a row. Raises BadJob."""
     for kind, word, known in ((nodes.Filter, "filter", env.filters), (nodes.Test, "test", env.tests)):
         for node in tree.find_all(kind):
             if node.name not in known:
@@ -263,13 +263,13 @@ def _check_names_of(tree: nodes.Template, env: Sandbox, role: str) -> None:
 
 
 def _advise(text: str, known: list[str]) -> str:
-    """How to write the column whose name is no word, if a template holds one."""
+    """Say how to write a column whose name is not a word, if the template holds one."""
     named = next((name for name in known if name and not name.isidentifier() and name in text), None)
     return f"; the column {named!r} is written {column_template(named)}" if named is not None else ""
 
 
 def _hint(name: str, known: list[str]) -> str:
-    """Say which names there are, the nearest first, with a word on case."""
+    """Say which columns exist, the closest name first, and whether only the case differs."""
     if name == ROW:
         return 'which takes the name of a column in quotes: row["..."]'
     same = next((k for k in known if k.casefold() == name.casefold()), None)
@@ -277,4 +277,4 @@ def _hint(name: str, known: list[str]) -> str:
         return f"but the column is written {same!r}"
     near = difflib.get_close_matches(name, known, 1)
     shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-    return (f"did you mean {near[0]!r}? " if near else "which is no column; ") + f"the columns are {shown}"
+    return (f"did you mean {near[0]!r}? " if near else "which is not a column; ") + f"the columns are {shown}"

@@ -1,8 +1,8 @@
-"""What `| tojson` writes for the values of a cell that JSON has no type for.
+"""What `| tojson` writes for values of a cell for which JSON has no type.
 
 A date, a time and a timestamp are ISO 8601 strings, a duration is an ISO 8601 duration (`P1DT2H0.5S`), a UUID is its
-usual string. A decimal is a JSON number with all its digits: a string would tell the model that it is text, and binary
-floating point would change it. Bytes and everything else have no form that a prompt could mean, so they are refused.
+usual string. A decimal is a JSON number with all its digits: a string would look like text to the model, and binary
+floating point would change it. Bytes and all other values have no obvious form in a prompt, so they are refused.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class NotJson(Exception):
 def dumps(value: Any, **options: Any) -> str:
     """`json.dumps` for Jinja2's `tojson`, which passes `indent`. Raises NotJson, NullValue, ValueError.
 
-    NullValue is for a whole cell that is null; inside a document a null is a value.
+    NullValue is for a cell that is null as a whole; inside a document a null is a value.
     """
     decimals: list[str] = []
-    # json writes numbers of its own types only, so a decimal takes its place afterwards. No cell can guess the mark.
+    # json writes only its own number types, so a decimal replaces a mark afterwards. No cell can guess the mark.
     mark = secrets.token_hex(16)
 
     def default(item: Any) -> Any:
@@ -44,7 +44,7 @@ def dumps(value: Any, **options: Any) -> str:
 
 
 def _plain(item: Any) -> str | None:
-    """A value as JSON has it. Raises NotJson, NullValue."""
+    """Return a value in the form of JSON. Raises NotJson, NullValue."""
     if is_json_null(item):
         return None
     if isinstance(item, datetime | date | time):
@@ -57,8 +57,8 @@ def _plain(item: Any) -> str | None:
 
 
 def iso_duration(length: timedelta) -> str:
-    """An ISO 8601 duration in days, hours, minutes and seconds, exact to the nanosecond where the value has them."""
-    # a timedelta of pandas has nanoseconds beside its microseconds
+    """Return an ISO 8601 duration in days, hours, minutes and seconds, exact to the nanosecond."""
+    # a timedelta of pandas also has nanoseconds
     nanoseconds: int = getattr(length, "nanoseconds", 0)
     total = ((length.days * 86_400 + length.seconds) * 1_000_000 + length.microseconds) * 1_000 + nanoseconds
     seconds, fraction = divmod(abs(total), _NS)

@@ -1,4 +1,4 @@
-"""Nulls in a template: a cell, or what is in it, that is null can be asked for and replaced, and never becomes text."""
+"""Nulls in a template: a null cell, or a null within a cell, can be tested for and replaced, but never becomes text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jinja2 import StrictUndefined
 
 from parquill.tasks.errors import RowFault
 
-FOR_NULLS = "fill it in the data, or let it pass as no text with default('', true) in the prompt"
+FOR_NULLS = "fill it in the data, or show it as empty text with default('', true) in the prompt"
 
 
 class NullValue(Exception):
@@ -18,11 +18,11 @@ class NullValue(Exception):
 
 
 class NotPrintable(Exception):
-    """A list or a struct would be shown with Python's brackets and quotes."""
+    """A list or a struct would become text with Python's brackets and quotes."""
 
 
 class Null(StrictUndefined):
-    """A null cell: false in a test, replaced by `default`, and an error wherever it would become text."""
+    """A null cell: false in a test, replaced by `default`, and an error if it would become text."""
 
     def __bool__(self) -> bool:  # type: ignore[override]
         return False
@@ -33,23 +33,23 @@ class Null(StrictUndefined):
     def __ne__(self, other: object) -> bool:  # type: ignore[override]
         return not self == other
 
-    # a list or a filter that shows what is in it would make it text
+    # a list or a filter that shows its items would turn the null into text
     __repr__ = StrictUndefined.__str__
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 class _InnerNull(Null):
-    """A null field of a struct or item of a list: as a null cell, but JSON may hold it."""
+    """A null field of a struct or item of a list: like a null cell, but JSON may hold it."""
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell is null; pandas writes a missing value, also one among texts, as NaN."""
+    """Whether a cell is null; pandas writes missing values as NaN, even in columns of text."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def mark_nulls(value: Any, name: str, null: type[Null] = Null) -> Any:
-    """A cell whose nulls, also those in structs and lists, cannot become text. Raises RowFault."""
+    """Return a cell whose nulls, also those in structs and lists, cannot become text. Raises RowFault."""
     if is_missing(value):
         return null(name=name)
     if isinstance(value, dict):
@@ -65,15 +65,15 @@ def mark_nulls(value: Any, name: str, null: type[Null] = Null) -> Any:
 
 
 def is_json_null(value: Any) -> bool:
-    """Whether JSON writes null for it: inside a document a null is a value. Raises NullValue for a whole cell."""
+    """Whether JSON writes null for a value: inside a document a null is allowed. Raises NullValue for a null cell."""
     if isinstance(value, Null) and not isinstance(value, _InnerNull):
         raise NullValue
     return isinstance(value, _InnerNull)
 
 
 def finalize(value: Any) -> Any:
-    """What every {{ ... }} shows: "None" must never be sent to a model as text. Raises NullValue, ShownAsPython."""
-    if is_missing(value):  # also one that a template makes itself
+    """Return what each {{ ... }} shows: "None" is never sent to a model as text. Raises NullValue, NotPrintable."""
+    if is_missing(value):  # also a null that a template makes itself
         raise NullValue
     if isinstance(value, list | tuple | dict):
         raise NotPrintable("struct" if isinstance(value, dict) else "list")
@@ -81,7 +81,7 @@ def finalize(value: Any) -> Any:
 
 
 def null_of(message: str, values: Mapping[str, Any]) -> str | None:
-    """What was null, if that is why a name is undefined: a cell, or what is in it."""
+    """Return the null cell, or the null within a cell, that is why a name is undefined; None for another reason."""
     name, _, undefined = message.rpartition(" is ")
     if undefined != "undefined":
         return None

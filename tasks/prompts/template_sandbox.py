@@ -1,7 +1,7 @@
 """Jinja2's sandbox, in which no single step makes a text (or list, or number) of more than MAX_CHARACTERS.
 
-The sandbox of Jinja2 bounds `range` only: `{{ "x" * 10**10 }}` takes the memory of the whole machine before anybody
-could look at how long the prompt is. What loops put together is bounded where it is put together, in `template`.
+The sandbox of Jinja2 only bounds `range`: `{{ "x" * 10**10 }}` takes the memory of the whole machine before the length
+of the prompt can be checked. Text that loops put together is bounded in `template`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _WIDE = re.compile(r"\d{8,}")  # in a format: a number that pads to more than th
 
 
 class TooMuchText(TemplateRuntimeError):
-    """A step of a template would make more than any prompt can hold."""
+    """A step of a template would make more text than any prompt can hold."""
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Raises TooMuchText where an operator, a filter or a text's method would make too much."""
+    """A sandbox that raises TooMuchText if an operator, a filter or a method of a text would make too much."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
@@ -34,7 +34,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters = {name: _bounded(name, filter_) for name, filter_ in self.filters.items()}
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Apply one of the operators, unless it makes too much."""
+        """Apply an intercepted operator. Raises TooMuchText."""
         if operator == "*":
             size = max(_length(left) * _count(right), _length(right) * _count(left))
         elif operator == "**":
@@ -45,8 +45,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a method, unless it makes too much."""
-        method = getattr(obj, "__wrapped__", obj)  # Jinja2 puts its own `format` round that of a text
+        """Call a method. Raises TooMuchText."""
+        method = getattr(obj, "__wrapped__", obj)  # Jinja2 wraps the `format` of a text
         check_size(_size(getattr(method, "__name__", ""), getattr(method, "__self__", None), (*args, *kwargs.values())))
         return super().call(context, obj, *args, **kwargs)
 
@@ -55,7 +55,7 @@ def _bounded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     # some filters get the environment or the context first
     place = 1 if hasattr(filter_, "jinja_pass_arg") else 0
 
-    @functools.wraps(filter_)  # with the mark of what it wants
+    @functools.wraps(filter_)  # keeps the mark of the argument that it wants
     def bounded(*args: Any, **kwargs: Any) -> Any:
         value = args[place] if len(args) > place else None
         check_size(_size(name, value, (*args[place + 1 :], *kwargs.values())))
@@ -65,18 +65,18 @@ def _bounded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_size(size: int) -> None:
-    """Raise TooMuchText for more characters than a prompt may have on its way."""
+    """Raise TooMuchText for more than MAX_CHARACTERS."""
     if size > MAX_CHARACTERS:
         raise TooMuchText
 
 
 def _size(name: str, value: Any, arguments: Sequence[Any]) -> int:
-    """A bound for what a filter or method makes of a value; 0 for those that make nothing larger."""
+    """Return an upper bound for the result of a filter or method; 0 if it makes nothing larger."""
     texts = [each for each in arguments if isinstance(each, str)]
     widest = max(map(_count, arguments), default=0)
     if name == "replace" and isinstance(value, str) and len(texts) > 1:
         return len(value) + value.count(texts[0]) * len(texts[1])
-    if name == "join":  # of the filter the value is the list, of the method the separator
+    if name == "join":  # the value is the list for the filter, the separator for the method
         items = max((_length(each) for each in (value, *arguments) if not isinstance(each, str)), default=0)
         return items * max((len(each) for each in (value, *texts) if isinstance(each, str)), default=0)
     if name in {"indent", "expandtabs"} and isinstance(value, str):

@@ -1,4 +1,4 @@
-"""How many bytes rows take once each has values of its own: one of a dictionary counts in every row that has it."""
+"""How many bytes rows take when each has its own values: a dictionary's value counts in every row that has it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 
 def unpacked_bytes(batch: pa.RecordBatch) -> int:
-    """The bytes of some rows, written out."""
+    """Return the bytes of some rows, with dictionaries unpacked."""
     return sum(map(_unpacked, batch.columns))
 
 

@@ -41,7 +41,7 @@ def test_an_outage_costs_time_and_no_row(jobs: Jobs, kind: str) -> None:
     assert stats["billed_twice"] == []
     # what was under way as it began, then one request at a time
     assert stats["statuses"][kind[-3:]] <= 64 + 12 + OUTAGE_S + 4
-    assert "the service fails at every request" in done.stderr
+    assert "every request to the service fails" in done.stderr
     assert "the service answers again" in done.stderr
     check_books(done)
 
@@ -52,7 +52,7 @@ def test_a_run_that_is_stopped_in_an_outage_resumes(jobs: Jobs) -> None:
     settings = jobs.job([f"text {n}" for n in range(300)], retry={"attempts": 1, "patience_s": 3})
     done = jobs.run(settings)
     assert (done.exit_code, done.summary["state"]) == (1, "stopped"), done.stderr
-    assert "the service has failed at everything for" in done.summary["message"]
+    assert "every request to the service has failed for" in done.summary["message"]
     assert "Run again to resume" in done.summary["message"]
     assert set(done.column("status")) == {"ok", "failed", "not_sent"}
     jobs.service.configure(faults=[])

@@ -115,7 +115,7 @@ def test_a_pilot_does_not_spend_what_asks_first(jobs: Jobs, service: FakeService
     assert done.exit_code == 3
     assert "may cost $0.00" in done.stderr
     assert "above budget.approval_usd = $0.0005" in done.stderr
-    assert "name fewer rows, or start the run, which asks" in done.stderr
+    assert "choose fewer rows, or start the run, which asks" in done.stderr
     assert service.stats()["requests"] == 0
 
 
@@ -145,7 +145,7 @@ def test_an_approved_run_may_be_piloted(jobs: Jobs, service: FakeService, monkey
     assert service.stats()["billed"] == 50
     approve_run(run, "a test", run.estimate.expected_nano // 2)
     done = jobs.run(settings, "--pilot", "60", command="estimate")
-    assert (done.exit_code, "nobody has approved" in done.stderr) == (3, True)
+    assert (done.exit_code, "the run is not approved" in done.stderr) == (3, True)
 
 
 def test_nobody_is_asked_for_what_is_spent(jobs: Jobs, service: FakeService) -> None:

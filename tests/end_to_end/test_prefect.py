@@ -483,7 +483,9 @@ def test_more_at_once_than_files(jobs: Jobs) -> None:
     settings = jobs.job([f"text {n}" for n in range(300)], name="few-files", limits={"max_at_once": 256})
     done = jobs.spawn(settings, before=["bash", "-c", 'ulimit -n 256; exec "$@"', "-"]).wait()
     assert done.exit_code == 0, done.stderr
-    assert re.search(r"too few files \(`ulimit -n`\) for limits.max_at_once = 256; \d+ are under way", done.stderr)
+    assert re.search(
+        r"not open enough files \(`ulimit -n`\) for limits.max_at_once = 256; it sends at most \d+", done.stderr
+    )
     assert 64 < jobs.service.stats()["max_in_flight"] < 192
 
 

@@ -54,7 +54,7 @@ def test_an_input_may_have_a_column_language(jobs: Jobs) -> None:
     jobs.write(pa.table({"text": ["good morning"], "language": ["en"], "vars": ["of the input"]}))
     for name, column in (("other", "to"), ("word", "not")):  # the second is a word of the templates' own
         given = _given(jobs, name, languages=["fr"], glossary={"fr": {"morning": name}})
-        with pytest.raises(BadJob, match=r"'language', which is a column of the input already.*`language_column`"):
+        with pytest.raises(BadJob, match=r"'language', which is already a column of the input.*`language_column`"):
             translate(**given)
         translate(**given, language_column=column)
         table = read_results(jobs.folder / name)

@@ -179,7 +179,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "a column twice": (_twice, ["in.parquet", "'text'", "more than once"]),
     "another column": (
         lambda folder: _folder(folder, a=pa.table({"words": TEXTS})),
-        ["'text'", "which is no column", "words"],
+        ["'text'", "which is not a column", "words"],
     ),
     "another case": (lambda folder: _folder(folder, a=pa.table({"Text": TEXTS})), ["'text'", "is written 'Text'"]),
     "no columns": (lambda folder: _folder(folder, a=pa.table({})), ["'text'"]),
@@ -193,7 +193,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     ),
     "a value that the common type cannot hold": (
         lambda folder: _folder(folder, a=_table(n=[2**53 + 1] * 8), b=_table(n=[0.5] * 8)),
-        ["a/part.parquet", "'n'", "cannot hold"],
+        ["a/part.parquet", "'n'", "does not fit"],
     ),
     "a timestamp that microseconds cannot hold": (_nanoseconds, ["in.parquet", "row 3", "'at'", "microseconds"]),
     "a table of Delta": (lambda folder: _lake(folder, "_delta_log/0.json"), ["table of Delta", "export"]),
@@ -209,7 +209,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     ),
     "two folders of one key": (
         lambda folder: _folder(folder, k_is_1__k_is_2=_table()),
-        ["part.parquet", "two of its folders are called k=..."],
+        ["part.parquet", "two of its folders are named k=..."],
     ),
     "a column that contradicts its folder": (
         lambda folder: _folder(folder, lang_is_fr=_table(lang=["fr"] * 7 + [CANARY])),
@@ -244,17 +244,20 @@ BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         ["in", "no *.parquet"],
     ),
     "a glob that matches nothing": (lambda folder: folder / "none-*.parquet", ["none-*.parquet", "no file matches"]),
-    "a pipe": (_pipe, ["in.parquet", "is no file"]),
-    "a folder with a pipe": (_pipe_in_a_folder, ["a.parquet", "is no file"]),
-    "a broken link beside a good file": (_broken_link_in_a_folder, ["b.parquet", "a link to a file that is not there"]),
+    "a pipe": (_pipe, ["in.parquet", "is not a file"]),
+    "a folder with a pipe": (_pipe_in_a_folder, ["a.parquet", "is not a file"]),
+    "a broken link beside a good file": (
+        _broken_link_in_a_folder,
+        ["b.parquet", "a link to a file that does not exist"],
+    ),
     "a broken link that a glob matches": (
         lambda folder: _broken_link_in_a_folder(folder) / "*.parquet",
-        ["b.parquet", "a link to a file that is not there"],
+        ["b.parquet", "a link to a file that does not exist"],
     ),
     "a name that is not UTF-8": (_name_of_bytes, ["the name of", "is not UTF-8"]),
     "a name too long": (lambda folder: folder / ("x" * 300), ["cannot be read", "File name too long"]),
     "a path too long": (lambda folder: folder / ("x/" * 3_000), ["cannot be read", "File name too long"]),
-    "a broken link": (_broken_link, ["in.parquet", "a link to a file that is not there"]),
+    "a broken link": (_broken_link, ["in.parquet", "a link to a file that does not exist"]),
     "links in a circle": (_links_in_a_circle, ["in", "no *.parquet"]),
     "our own output": (_own_results, ["lies inside the input"]),
 }

@@ -312,7 +312,7 @@ BAD: list[tuple[str, str]] = [
     ("prompt.user='{{ Text }}'", "the column is written 'text'"),
     ("prompt.user='{{ text'", "`prompt.user`, line 1"),
     ("id_column=nothing", "no column 'nothing'"),
-    ("for_each={text: [a]}", "a column of the input already"),
+    ("for_each={text: [a]}", "already a column of the input"),
     ("tokenizer=nothing", "`tokenizer`"),
     ("response_format=missing.json", "missing.json"),
     ("response_format={type: object}", "object with properties"),
@@ -540,7 +540,7 @@ def test_an_estimate_names_what_cannot_be_sent(shell: Shell) -> None:
     """A row that exceeds the model's window of 2023 is rejected, and the estimate names it with both numbers."""
     shell.write(["one", "word " * 4_000])
     words = ("estimate", "job.yaml", "--set", "model=gpt-3.5-turbo", "--prices-on", "2023-04-01")
-    told = "in.parquet, row 1: 4,008 tokens of input and 100 of output exceed gpt-3.5-turbo's 4,096"
+    told = "in.parquet, row 1: 4,008 tokens of input and 100 of output exceed gpt-3.5-turbo's window of 4,096"
     assert f"the first of them: {told}" in shell(*words).err
     found = shell(*words, "--json").json
     assert (found["rows_rejected"], found["first_rejected"]) == (1, told)

@@ -65,17 +65,17 @@ def test_a_missing_v1_is_found() -> None:
     for at_v1 in ((200, MODELS), 401):
         told = _refused(Web(**{"/v1/models": at_v1}), "")
         assert "(HTTP 404)" in told
-        assert f"write `base_url: {HOST}/v1`" in told
+        assert f"set `base_url: {HOST}/v1`" in told
 
 
 def test_too_long_an_address_is_found() -> None:
     """An address that goes on behind the version is a failure, with the address to write."""
-    assert f"write `base_url: {HOST}/api/v1`" in _refused(Web(**{"/api/v1/models": (200, MODELS)}), "/api/v1/openai")
+    assert f"set `base_url: {HOST}/api/v1`" in _refused(Web(**{"/api/v1/models": (200, MODELS)}), "/api/v1/openai")
 
 
 def test_an_address_of_nothing() -> None:
     """An address with 404 everywhere is a failure that says what to look for."""
-    assert f"is it {HOST}/v1?" in _refused(Web(), "")
+    assert f"try {HOST}/v1" in _refused(Web(), "")
     assert "check the address" in _refused(Web(), "/v1")
 
 

@@ -151,7 +151,7 @@ def test_an_outage_of_half_a_minute_costs_time_and_nothing_else(how: tuple[int, 
     assert night.shard.over_budget == 0
     assert night.between(4, 32) <= 10, "it probes with few requests"
     assert 32 < night.seconds < 60
-    assert night.sender.told[0].startswith("the service fails at every request: ")
+    assert night.sender.told[0].startswith("every request to the service fails: ")
     assert "answers again" in night.sender.told[1]
 
 
@@ -192,7 +192,7 @@ def test_an_outage_without_end_stops_the_run_after_its_patience() -> None:
     assert 301 < night.seconds < 330
     assert night.sender.stop_rule is not None
     assert night.sender.stop_message is not None
-    assert night.sender.stop_message.startswith("the service has failed at everything for 5 minutes")
+    assert night.sender.stop_message.startswith("every request to the service has failed for 5 minutes")
     assert set(night.statuses) == {"ok"}, "no row is given up"
     assert night.budget.in_doubt == 0
 
@@ -358,7 +358,7 @@ def test_failures_that_nobody_knows_stop_the_run_before_they_are_paid_for_again(
     night = Night(lambda *_: (200, body), rows=1_000).run()
     assert len(night.sent) <= FIRST_AT_ONCE + MAX_FIRST_UNREADABLE
     assert night.sender.stop_message is not None
-    assert "replies in a row hold no answer: the reply tells of a failure" in night.sender.stop_message
+    assert "replies in a row hold no answer: the reply reports a failure" in night.sender.stop_message
 
 
 def test_a_slow_first_answer_holds_up_nothing_for_long() -> None:

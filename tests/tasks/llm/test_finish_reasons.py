@@ -196,7 +196,7 @@ def test_only_the_closed_list_is_not_named() -> None:
 def test_what_is_no_name_is_not_repeated() -> None:
     """A service may put anything there, the prompt too: only what looks like a name is told, and only so many."""
     for odd in ("Bitte übersetzen Sie: der Vertrag", "\x1b[2J", "x" * 60, "a b c d e"):
-        assert unknown_name(odd) == "a text that is no name"
+        assert unknown_name(odd) == "a text that is not a name"
     sums = ResultTotals()
     for number in range(3 * LISTED):
         line = {"status": "ok", "run_id": "r", "reused": True, "finish_reason": f"reason_{number}"}

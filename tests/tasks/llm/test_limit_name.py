@@ -116,7 +116,7 @@ def test_the_name_is_learned_once_for_all_rows(caplog: pytest.LogCaptureFixture)
     assert len(service.bodies) == 25
     assert all(body[NEW] == 7 and OLD not in body for body in service.bodies[20:])
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith("the service wants max_output_tokens as max_completion_tokens; set endpoint.limit_name")
+    assert told.startswith("the service expects max_output_tokens as max_completion_tokens; set endpoint.limit_name")
 
 
 def test_a_row_of_its_own_parameters_has_the_learned_name() -> None:

@@ -119,12 +119,12 @@ def test_an_empty_answer_is_not_ok(api: str, text: str) -> None:
 @pytest.mark.parametrize("content", ["", None, " ", [], [{"type": "thinking", "thinking": [{"text": THOUGHTS}]}]])
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking", "reasoning_details"])
 def test_reasoning_alone_is_no_answer(content: Any, name: str) -> None:
-    """The row says that the reply holds reasoning alone, and what to do; the reasoning is not taken for the answer."""
+    """The row says that the reply holds only reasoning, and what to do; the reasoning is not taken for the answer."""
     value = [{"type": "reasoning.text", "text": THOUGHTS}] if name == "reasoning_details" else THOUGHTS
     found = _read(_chat({"content": content, name: value}))
     assert found.code == "empty"
     sentence = found.sentence(TABLE["empty"])
-    assert "reasoning alone" in sentence
+    assert "only reasoning" in sentence
     assert "reasoning parser" in sentence
     assert THOUGHTS not in sentence
     assert _read(_chat({"content": "Hi", name: value})).text == "Hi"
@@ -148,7 +148,7 @@ def test_reasoning_that_uses_up_the_limit_is_told() -> None:
     rule = TABLE["max_output_tokens"]
     found = _read(_chat({"content": ""}, "length", usage=usage))
     assert found.code == "max_output_tokens"
-    assert "the reasoning used it up before the answer began" in found.sentence(rule)
+    assert "the reasoning used up all tokens before the answer began" in found.sentence(rule)
     assert _read(_chat({"content": "H"}, "length", usage=usage)).sentence(rule) == rule.sentence
 
 
@@ -157,4 +157,4 @@ def test_which_of_several_reasons_is_told() -> None:
     found = _read(
         {"choices": [{"message": {"content": "H"}, "finish_reason": "stop", "native_finish_reason": "OTHER"}]}
     )
-    assert found.sentence(TABLE[found.code]) == "the service cut the answer before its end: finish reason OTHER"
+    assert found.sentence(TABLE[found.code]) == "the service cut the answer short: finish reason OTHER"

@@ -56,7 +56,7 @@ def test_columns_that_a_file_does_not_have(tmp_path: Path) -> None:
         {"text": "w", "old": None, "new": None},
     ]
     new, old = find_source(str(folder)).notes
-    assert old.startswith("2 of 3 files have no column 'old', which is null in their rows: the first is ")
+    assert old.startswith("2 of 3 files have no column 'old', so it is null in their rows; the first is ")
     assert f"{folder}/b.parquet" in old
     assert new.startswith("2 of 3 files have no column 'new'")
     assert f"{folder}/a.parquet" in new

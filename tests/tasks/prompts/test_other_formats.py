@@ -60,4 +60,4 @@ def test_names_that_do_not_tell() -> None:
     assert tell_format("/data/in") is None
     assert tell_format("/data/in.gz") is None
     assert tell_format("s3://bucket/in.csv?key=secret") is None
-    assert tell_format("s3://bucket/in.csv") == "it is CSV, and Parquill reads Parquet; convert it"
+    assert tell_format("s3://bucket/in.csv") == "it is CSV, but Parquill reads only Parquet; convert it"

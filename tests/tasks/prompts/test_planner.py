@@ -326,7 +326,7 @@ def test_a_rejected_row_is_rejected_for_each_value(tmp_path: Path) -> None:
 
 def test_for_each_may_not_hide_a_column(tmp_path: Path) -> None:
     """A name that is a column already is refused."""
-    with pytest.raises(BadJob, match="'text', which is a column"):
+    with pytest.raises(BadJob, match="'text', which is already a column"):
         _plan(tmp_path, {"text": ["a"]}, for_each={"text": ["b"]})
 
 
@@ -445,7 +445,7 @@ def test_too_long_for_the_models_window(tmp_path: Path) -> None:
     assert rows.plan("error_code") == [None, "too_long"]
     assert (
         rows.plan("error_message")[1]
-        == f"{counted[1]:,} tokens of input and 100 of output exceed gpt-3.5-turbo's 4,096"
+        == f"{counted[1]:,} tokens of input and 100 of output exceed gpt-3.5-turbo's window of 4,096"
     )
     assert rows.plan("request_key")[1] is None
 

@@ -216,5 +216,5 @@ def test_a_value_that_the_type_cannot_hold(tmp_path: Path, first: pa.Array, othe
     with pytest.raises(BadInput) as caught:
         list(read_batches(source))
     told = str(caught.value)
-    assert told.startswith(f"{tmp_path}/a.parquet: the column 'value' is {first.type} here, is read as {other.type}")
-    assert "write all files with one type" in told
+    assert told.startswith(f"{tmp_path}/a.parquet: the column 'value' is {first.type} here but is read as {other.type}")
+    assert "write the column with one type in all files" in told

@@ -396,7 +396,7 @@ def test_the_dropped_fields_are_told() -> None:
         ({"role": "user", "value": "hi"}, ["the field `value`", "ShareGPT"]),
         ({"role": "user", "parts": [{"text": "hi"}]}, ["the field `parts`", "Gemini"]),
         ({"role": "user", "text": "hi"}, ["the field `text`", "write it as `content`"]),
-        ({"role": "user", "content": "hi", "zebra": 1}, ["the field `zebra`", "a message has content"]),
+        ({"role": "user", "content": "hi", "zebra": 1}, ["the field `zebra`", "a message can have content"]),
         ({"role": "assistant", "function_call": {"name": "f"}}, ["`function_call`", "older form of `tool_calls`"]),
         ({"role": "human", "content": "hi"}, ["the role human", "write it as user"]),
         ({"role": "GPT", "content": "hi"}, ["the role gpt", "write it as assistant"]),
@@ -427,7 +427,7 @@ def test_a_refusal_shows_no_cell() -> None:
 def test_a_mapping_in_the_place_of_messages() -> None:
     """A cell that holds the list under a name says which."""
     for name in ("messages", "conversations", "conversation"):
-        with pytest.raises(RowFault, match=f"what its `{name}` holds"):
+        with pytest.raises(RowFault, match=f"holds its `{name}`"):
             check_messages(orjson.dumps({name: HELLO}).decode())
     with pytest.raises(RowFault, match="a mapping, not a list"):
         check_messages({"role": "user", "content": "x"})

@@ -149,7 +149,7 @@ def test_other_rows_are_told_as_such(runs: Runs) -> None:
     assert told.endswith("which has no answers to these rows")
     single = _job(dedupe=False)
     runs.add(single)
-    assert "told by its file and number" in str(explain_reuse(single, _sum(single), runs.all))
+    assert "identified by its file and number" in str(explain_reuse(single, _sum(single), runs.all))
 
 
 def test_a_name_stands_for_the_address(runs: Runs) -> None:

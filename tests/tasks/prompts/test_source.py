@@ -273,7 +273,7 @@ def test_a_path_that_cannot_be_is_not_there(tmp_path: Path) -> None:
     """A path with a NUL in it, and a socket, are no input and end in no traceback."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "a.parquet"))
-        assert _refusal(tmp_path / "a.parquet") == f"{tmp_path}/a.parquet is no file"
+        assert _refusal(tmp_path / "a.parquet") == f"{tmp_path}/a.parquet is not a file"
     assert "does not exist" in _refusal(tmp_path / "a\0b.parquet")
 
 
@@ -302,10 +302,11 @@ def test_a_footer_that_contradicts_itself(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     for rows in (2, 9):
         _recount(path, in_file=rows, in_group=8)
-        assert _refusal(path) == f"{path} says that it has {rows} rows, and its row groups have 8: write it again"
+        assert _refusal(path) == f"{path} says that it has {rows} rows, but its row groups have 8: write it again"
         _recount(path, in_file=rows, in_group=rows)
         assert (
-            _refusal(path) == f"{path} says that a row group has {rows} rows, and its column 'text' 8: write it again"
+            _refusal(path)
+            == f"{path} says that a row group has {rows} rows, but its column 'text' has 8: write it again"
         )
 
 
@@ -316,7 +317,7 @@ def test_rows_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     _recount(path, in_file=9, in_group=9)
     with pytest.raises(BadInput) as caught:
         list(read_batches(find_source(str(path)), None, ["text"]))
-    assert str(caught.value) == f"{path} is damaged: it has 8 rows, and its footer says 9"
+    assert str(caught.value) == f"{path} is damaged: it has 8 rows, but its footer says 9"
 
 
 def test_the_order_of_columns_does_not_matter(tmp_path: Path) -> None:

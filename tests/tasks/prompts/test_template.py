@@ -296,7 +296,7 @@ def test_vars_of_a_job_are_no_column() -> None:
     assert templates.columns == ["v"]
     assert templates.render({"v": "text"})[0]["content"] == "plain text"
     assert _render("{{ vars.tone }} {{ row['vars'] }}", values, {"tone": "plain"}) == "plain the column's"
-    with pytest.raises(BadJob, match="'vars' is a name of the templates' own"):
+    with pytest.raises(BadJob, match="'vars' is a reserved name in templates"):
         Templates(None, "{{ vars.tone }}", list(values), None)
 
 
