@@ -378,5 +378,5 @@ def test_a_job_without_a_price_has_the_public_one() -> None:
 @pytest.mark.parametrize("model", ["text-embedding-3-small", "whisper-1", "tts-1"])
 def test_a_model_without_a_price_by_tokens_is_refused(model: str) -> None:
     """What is billed by the hour, by characters or for input alone has no price that a budget could hold."""
-    with pytest.raises(BadJob, match=r"no price by tokens|has a price"):
+    with pytest.raises(BadJob, match=r"no price per token|has a price"):
         find_price(model, OPENAI, DAY)
