@@ -85,7 +85,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"tolerate": {"rejected": -0.1}}, ["tolerate.rejected"]),
     ({"output": "in.parquet/below/a/file"}, ["`output`", "in.parquet is not a folder"]),
     ({"state": "in.parquet"}, ["`state`", "in.parquet is not a folder"]),
-    ({"state": "x" * 300}, ["`state`", "not possible", "too long"]),
+    ({"state": "x" * 300}, ["`state`", "cannot be used", "too long"]),
     ({"state": "state\0"}, ["`state`", "NUL"]),
     ({"input": "in\0.parquet"}, ["`input`", "NUL"]),
     ({"endpoint": {"api_key_env": "sk-proj-AbC123"}}, ["endpoint.api_key_env"]),
