@@ -1,4 +1,4 @@
-"""Estimate what a plan will cost: input counted for every row, output predicted from earlier runs.
+"""Estimate what a plan will cost: input counted for every row, output predicted, at most max_output_tokens.
 
 Rows are kept as counts by input length. Worst case, expectation and spread depend on nothing else, so memory is bounded
 by the model's window, and any number of prices can be applied at the end.

@@ -65,7 +65,7 @@ class Disk:
                 parent.mkdir(exist_ok=True)
                 self.sync_folder(parent.parent)
             path.mkdir(mode=mode, exist_ok=True)
-            # also of one that was there: whoever made it may have been killed before this line
+            # also of an existing folder: the process that made it may have been killed before this line
             self.sync_folder(path.parent)
         except OSError as error:
             raise DiskFailed(f"cannot create the folder {path}: {error.strerror}") from None

@@ -38,7 +38,7 @@ def check_uri(uri: str) -> None:
     if "//" in parts.path.rstrip("/"):
         raise ValueError("has an empty part between two slashes")
     on_azure = parts.scheme.startswith("abfs")
-    # abfs://container@account is no user
+    # in abfs://container@account the container is not a user
     if parts.password is not None or (parts.username is not None and not on_azure):
         raise ValueError("holds a user or a password; credentials come from the environment")
     if on_azure and not parts.username:
