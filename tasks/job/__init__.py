@@ -1,1 +1,1 @@
-"""What the user asks for: settings, loading, validation, parameters, response format, key, presets."""
+"""The job that a user describes: settings, loading, validation, parameters, response format, key, presets."""

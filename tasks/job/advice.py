@@ -1,4 +1,4 @@
-"""What to do about a job file that is no job file: data in its place, templates without quotes, two documents."""
+"""Advice for files that are not job files: data files, templates without quotes, two documents."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _TEMPLATE = re.compile(r"\{\{|\{%")
 
 
 def refuse_data(path: Path) -> None:
-    """Raise BadJob for a file of data that was given in the place of a job file, by its name or its first bytes."""
+    """Raise BadJob if a data file was given instead of a job file, by its name or its first bytes."""
     kind = _DATA.get(path.suffix.lower())
     try:
         with path.open("rb") as file:
             if file.read(4) == b"PAR1":
                 kind = "Parquet data"
     except OSError:
-        return  # reading it tells why
+        return  # reading it will report why
     if kind is not None and path.is_file():
         raise BadJob(
             f"{path} is {kind}, not a job file. Give a job file, and name the data in its `input`; "
@@ -40,9 +40,9 @@ def refuse_data(path: Path) -> None:
 
 
 def tell_fault(text: str, problem: str, line: int | None) -> str:
-    """What is wrong with text that is no YAML, and what to do where that is known; `line` counts from 0."""
+    """Return what is wrong with text that is not YAML, and what to do if that is known; `line` counts from 0."""
     if "another document" in problem:
-        return "a second document begins here, and a job file has one; remove what stands from the second `---` on"
+        return "a second document begins here, but a job file has one; remove everything from the second `---` on"
     lines = text.splitlines()
     near = lines[max(0, (line or 0) - 1) : (line or 0) + 1]
     if any(_TEMPLATE.search(each) for each in near):

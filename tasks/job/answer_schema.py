@@ -1,7 +1,7 @@
 """The JSON schema of a job's `response_format`, checked and compiled once.
 
 Numbers are compared as decimals: 0.07 is a multiple of 0.01, a whole number of twenty digits keeps all of them, and 1.0
-is an integer. Binary floating point would match where the text does not, and the other way round.
+is an integer. Binary floating point would accept some values that the schema refuses, and refuse some that it accepts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from parquill.tasks.job.response_format import schema_of
 
 
 def check_format(response_format: dict[str, Any]) -> None:
-    """Refuse a response_format, in its one form, that no answer could be held against. Raises BadJob."""
+    """Refuse a normalized response_format that no answer could be validated against. Raises BadJob."""
     schema = schema_of(response_format)
     if schema is not None:
         compile_schema(schema)
@@ -30,7 +30,7 @@ def check_format(response_format: dict[str, Any]) -> None:
 
 
 def compile_schema(schema: dict[str, Any]) -> Any:
-    """A validator of jsonschema for answers whose numbers are read as decimals. Raises BadJob for what is no schema."""
+    """Compile a jsonschema validator for answers whose numbers are decimals. Raises BadJob if `schema` is invalid."""
     check_references(schema, schema)
     try:
         refuse_unwritable(schema)
@@ -43,12 +43,12 @@ def compile_schema(schema: dict[str, Any]) -> Any:
         raise BadJob("`response_format` is not a JSON schema") from None
     multiple = {name: _check_multiple for name in ("multipleOf", "divisibleBy") if name in validator.VALIDATORS}
     types = validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number})
-    # an empty registry: a $ref to another host is never fetched
+    # an empty registry, so that a $ref to another host is never fetched
     return extend(validator, multiple, type_checker=types)(exact, registry=Registry())
 
 
 def _exact(value: Any) -> Any:
-    """A schema with its floats as the decimals that were written."""
+    """Return a schema with its floats as the decimals that were written."""
     if isinstance(value, dict):
         return {name: _exact(inner) for name, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""How a JSON schema becomes the Arrow type of `parsed`, and an answer a value of it."""
+"""Convert a JSON schema to the Arrow type of `parsed`, and an answer to a value of that type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from parquill.tasks.job.response_format import read_format
 
 
 def parsed_type(response_format: dict[str, Any] | None) -> pa.DataType | None:
-    """The Arrow struct for answers of a schema, text for those of JSON mode. Raises BadJob for what is no object."""
+    """Return the Arrow type of `parsed`: a struct for a schema, text for JSON mode, None without a format.
+
+    Raises BadJob for a schema that does not describe an object.
+    """
     asked = read_format(response_format)
     if asked is None:
         return None
@@ -31,7 +34,7 @@ def parsed_type(response_format: dict[str, Any] | None) -> pa.DataType | None:
 def _arrow_type(  # noqa: PLR0911 - a line for each kind of place
     schema: Any, root: dict[str, Any], inside: frozenset[str]
 ) -> pa.DataType:
-    """The type of one place of a schema; what has no fixed shape, or contains itself, is kept as JSON text."""
+    """Return the Arrow type of one place in a schema: text (JSON) if it has no fixed shape or contains itself."""
     reference = schema.get("$ref") if isinstance(schema, dict) else None
     if isinstance(reference, str):
         if reference in inside:
@@ -63,7 +66,7 @@ def _kind(schema: Any) -> str:
 
 
 def _target(reference: str, root: dict[str, Any]) -> Any:
-    """What a local pointer points at; an empty schema for other references. Raises BadJob when it points at nothing."""
+    """Return what a local pointer points to, or an empty schema for other references. Raises BadJob for a dead one."""
     if reference != "#" and not reference.startswith("#/"):
         if not reference.startswith("#"):
             known = root.get("$id"), *(v.get("$id") for v in (root.get("$defs") or {}).values() if isinstance(v, dict))
@@ -83,14 +86,14 @@ def _target(reference: str, root: dict[str, Any]) -> Any:
 
 
 def check_references(schema: Any, root: dict[str, Any]) -> None:
-    """Refuse a schema with a $ref that points at nothing (BadJob): every answer would be paid for and invalid."""
+    """Refuse a $ref that points to nothing: every answer would be paid for and be invalid. Raises BadJob."""
     waiting = [schema]
     while waiting:
         found = waiting.pop()
         if isinstance(found, dict):
             if isinstance(found.get("$ref"), str) and "$id" not in found:
                 _target(found["$ref"], root)
-            # what these hold are values, not schemas; below an id of its own a pointer starts there
+            # these hold values, not schemas; below a schema with its own $id, pointers start at that schema
             waiting.extend(
                 value
                 for name, value in found.items()
@@ -102,7 +105,7 @@ def check_references(schema: Any, root: dict[str, Any]) -> None:
 
 
 def shape_value(value: Any, kind: pa.DataType) -> Any:  # noqa: PLR0911 - a line for each kind
-    """Shape a JSON value for its Arrow type. Raises OverflowError for a number that is too large for it."""
+    """Convert a JSON value to its Arrow type. Raises OverflowError for a number that is too large for the type."""
     if value is None:
         return None
     if pa.types.is_struct(kind):
@@ -126,7 +129,7 @@ def shape_value(value: Any, kind: pa.DataType) -> Any:  # noqa: PLR0911 - a line
 
 
 def _digits(value: Any) -> orjson.Fragment:
-    """A number of an answer as it was written."""
+    """Write a number of an answer as it was written."""
     if not isinstance(value, Decimal):
         raise TypeError
     return orjson.Fragment(str(value))

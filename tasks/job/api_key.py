@@ -9,20 +9,20 @@ from collections.abc import Iterable, Mapping
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.endpoint import Endpoint
 
-# What local models are given in the place of a key ("none", "not-needed") may be words of an answer.
+# Shorter values are not masked: placeholders for local models ("none", "not-needed") may be words of an answer.
 MIN_SECRET_CHARACTERS, MIN_CHARACTERS_WITHOUT_DIGITS = 12, 20
 
 
 class Key:
-    """What proves to a service who asks: its key, and the values of its other headers.
+    """The credentials for a service: its key, and the values of the other headers.
 
-    It prints itself masked and cannot be pickled.
+    Its repr is masked, and it cannot be pickled.
     """
 
     __slots__ = ("_headers", "_secrets", "_values")
 
     def __init__(self, value: str | None, auth: str = "bearer", headers: Mapping[str, str] | None = None) -> None:
-        """`value` is None where the headers alone say who asks."""
+        """`value` is None if the headers are the only credentials."""
         self._headers = dict(headers or {})
         if value is not None:
             name, told = ("Authorization", f"Bearer {value}") if auth == "bearer" else ("api-key", value)
@@ -31,23 +31,23 @@ class Key:
         self._secrets = sorted(filter(_is_secret, _with_parts(self._values)), key=len, reverse=True)
 
     def headers(self) -> dict[str, str]:
-        """The headers of a request that say who asks."""
+        """Return the headers that carry the credentials of a request."""
         return dict(self._headers)
 
     def hide_in(self, text: str | None) -> str | None:
-        """Text of a reply without the secrets, unless a secret is none but a word."""
+        """Return the text of a reply with the secrets masked; values that may be plain words are not masked."""
         for secret in self._secrets if text is not None else ():
             text = text.replace(secret, "***") if text is not None else None
         return text
 
     def hide_in_bytes(self, data: bytes) -> bytes:
-        """`hide_in` of what is not yet read, so that no cut of it leaves a part of a secret."""
+        """`hide_in` for bytes that are not yet parsed, so that cutting them cannot leave a part of a secret."""
         for secret in self._secrets:
             data = data.replace(secret.encode(), b"***")
         return data
 
     def has_part(self, text: str) -> bool:
-        """Whether a text is a part of a secret, in whatever case."""
+        """Whether a text is a part of a secret, ignoring case."""
         return any(text.casefold() in value.casefold() for value in self._values)
 
     def __repr__(self) -> str:
@@ -63,14 +63,14 @@ def _is_secret(value: str) -> bool:
 
 
 def _with_parts(values: Iterable[str]) -> set[str]:
-    """The values, and the words of those that have several: `Basic dXNlcjpwYXNz` may come back without its scheme."""
+    """The values and their words: a service may repeat `Basic dXNlcjpwYXNz` without its scheme."""
     return {part for value in values for part in (value, *value.split())}
 
 
 def read_key(endpoint: Endpoint) -> Key | None:
     """Read the key and the headers that an endpoint names; None if it names none.
 
-    Raises BadJob, which names a variable only.
+    Raises BadJob, which names only the variable or block.
     """
     value = _read_value(endpoint)
     headers = {name: _read_header(name, variable) for name, variable in endpoint.headers_env.items()}
@@ -78,7 +78,7 @@ def read_key(endpoint: Endpoint) -> Key | None:
 
 
 def header_names(endpoint: Endpoint) -> dict[str, str]:
-    """The headers that say who asks, each with the name of the variable or block of its value; nothing is read."""
+    """Map each header with credentials to the variable or block that holds its value; nothing is read."""
     named = endpoint.api_key_env or endpoint.api_key_block
     own = {"Authorization" if endpoint.auth == "bearer" else "api-key": named} if named else {}
     return {**endpoint.headers_env, **own}
@@ -112,7 +112,7 @@ def _read_value(endpoint: Endpoint) -> str | None:
     if not value:
         raise BadJob(f"{where} is blank")
     if value[0] in "\"'" or not re.fullmatch(r"[\x21-\x7e]+", value):
-        raise BadJob(f"{where} holds quotes, blanks or characters that no key has; set it anew")
+        raise BadJob(f"{where} holds quotes, blanks or characters that no key has; set it again")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What all groups of settings share: frozen, closed, in one line where they are shown, and writable as UTF-8."""
+"""What all groups of settings share: they are frozen and closed, and their text can be shown and written as UTF-8."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _no_bool(value: Any) -> Any:
 
 
 def refuse_surrogates(value: Any) -> Any:
-    """Raise ValueError for text that no UTF-8 holds, anywhere in settings; JSON can bring it in by an escape."""
+    """Raise ValueError for a lone surrogate anywhere in settings: UTF-8 cannot hold it, but JSON can escape it."""
     try:
         _look_for_surrogates(value)
     except RecursionError:
@@ -47,7 +47,7 @@ def _one_line(value: str) -> str:
 
 
 Number = BeforeValidator(_no_bool)
-# what stands in tables, in names of runs and in the ledger of all jobs
+# text that is shown in tables, in names of runs and in the ledger of all jobs
 OneLine = AfterValidator(_one_line)
 
 

@@ -1,4 +1,4 @@
-"""Where requests go, under which protocol, and what the service wants in them."""
+"""Where requests go, under which protocol, and what the service requires in them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from parquill.tasks.job.parameters import SECRETS
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPENAI_BASE_URL = "https://api.openai.com/v1"
-# The names that services have for max_output_tokens.
+# The names that services use for max_output_tokens.
 LimitName = Literal["max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"]
 
-# Paths of requests, which are added to a base_url; Azure has an address that ends in /models.
+# Paths of requests, which are added to a base_url. /models is not one of them: an address of Azure ends in it.
 _OPERATION = re.compile(r"/(?:chat/completions|completions|chat|responses|messages|embeddings)$", re.IGNORECASE)
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
 _OWN_HEADERS = frozenset(
@@ -36,7 +36,7 @@ class Endpoint(Settings):
     base_url: str = Field(OPENAI_BASE_URL, description="Address that ends before /chat/completions")
     api: Literal["chat", "responses", "completions"] = Field("chat", description="Protocol of the service")
     name: Annotated[str, OneLine] | None = Field(
-        None, min_length=1, description="Stands for the address in request keys, so that it may move"
+        None, min_length=1, description="Replaces the address in request keys, so that the address may change"
     )
     api_key_env: str | None = Field(
         None, description="NAME of the environment variable that holds the key, or else api_key_block"
@@ -51,17 +51,17 @@ class Endpoint(Settings):
         default_factory=dict,
         description="More headers, each with the NAME of the environment variable that holds its value",
     )
-    query: dict[str, str] = Field(default_factory=dict, description="Query of the address, {api-version: 2024-10-21}")
+    query: dict[str, str] = Field(default_factory=dict, description="Query of every request, {api-version: 2024-10-21}")
     limit_name: LimitName | None = Field(
-        None, description="Name of max_output_tokens in the request; default: as API and model want it"
+        None, description="Name of max_output_tokens in the request; default: the one for the API and model"
     )
-    allow_http: bool = Field(False, description="Allow plain http to another host than this one")
+    allow_http: bool = Field(False, description="Allow plain http to hosts other than this machine")
 
     @model_validator(mode="before")
     @classmethod
     def _default_key(cls, data: Any) -> Any:
-        # OPENAI_API_KEY is for OpenAI alone: another host is never offered it unless the job says so. The form of
-        # The form in Prefect's UI sends null for an empty field. OpenAI answers no request without a key.
+        # OPENAI_API_KEY is for OpenAI only, which answers no request without a key; another host gets it only if the
+        # job says so. The form in Prefect's UI sends null for an empty field.
         if isinstance(data, dict) and data.get("api_key_env") is None and data.get("api_key_block") is None:
             host = urlsplit(str(data.get("base_url", OPENAI_BASE_URL))).hostname
             if host == urlsplit(OPENAI_BASE_URL).hostname:
@@ -85,7 +85,7 @@ class Endpoint(Settings):
             if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", header):
                 raise ValueError("has a name that no header can have")
             if header.casefold() in _OWN_HEADERS or header.casefold().startswith("proxy-"):
-                raise ValueError(f"{header!r} is a header of the protocol, which is not to be set")
+                raise ValueError(f"{header!r} is a header of the protocol and cannot be set")
             if not re.fullmatch(_VARIABLE, variable):
                 raise ValueError(f"{header!r} must have the name of a variable, never the value itself")
         if len({header.casefold() for header in value}) < len(value):
@@ -95,7 +95,7 @@ class Endpoint(Settings):
     @field_validator("query", mode="before")
     @classmethod
     def _text_of_query(cls, value: Any) -> Any:
-        # YAML makes a date of `api-version: 2024-10-21`
+        # YAML reads `api-version: 2024-10-21` as a date
         if not isinstance(value, Mapping):
             return value
         return {
@@ -110,7 +110,7 @@ class Endpoint(Settings):
             if not re.fullmatch(r"[\x21-\x7e]{1,128}", name) or not re.fullmatch(r"[\x20-\x7e]{0,1000}", told):
                 raise ValueError("holds characters that no query has")
             if name.casefold() in SECRETS or _SECRET_NAME.search(name):
-                raise ValueError(f"{name!r} is a secret, which never stands in an address: use `auth` or `headers_env`")
+                raise ValueError(f"{name!r} is a secret and must not be in an address: use `auth` or `headers_env`")
         return value
 
     @field_validator("api_key_env")
@@ -161,7 +161,7 @@ class Endpoint(Settings):
         parts = urlsplit(self.base_url)
         if parts.scheme == "http" and parts.hostname not in LOOPBACK and not self.allow_http:
             raise ValueError(
-                f"base_url is plain http to {parts.hostname}: prompts and key would be readable on the way; "
+                f"base_url is plain http to {parts.hostname}: others could read the prompts and the key; "
                 "use https, or set `allow_http: true`"
             )
         if self.api_key_env and self.api_key_block:
@@ -173,7 +173,7 @@ class Endpoint(Settings):
 
     @property
     def identity(self) -> str:
-        """What stands for the service in request keys: its name, or its address."""
+        """What identifies the service in request keys: its name, or its address."""
         return identity_of(self.name, self.base_url, self.query)
 
     def url(self, path: str) -> str:
@@ -182,7 +182,7 @@ class Endpoint(Settings):
 
 
 def identity_of(name: str | None, base_url: str | None, query: Mapping[str, str]) -> str:
-    """The name, or else the address with what of its query may choose who answers; versions of an API answer alike."""
+    """Return the name, or else the address with its query except `api-version`, which does not change who answers."""
     chosen = {member: told for member, told in sorted(query.items()) if member.casefold() != "api-version"}
     return name or f"{base_url or ''}{'?' if chosen else ''}{urlencode(chosen)}"
 

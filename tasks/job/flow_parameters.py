@@ -1,7 +1,7 @@
-"""What a flow is given, validated by the types of its signature.
+"""Validate the parameters of a flow by the types of its signature.
 
-Prefect would do so before the flow begins; but then a bad job is plainly Failed, under a name of Prefect's own, with
-several lines in which the values stand.
+Prefect could do so before the flow begins, but then a bad job ends as Failed, under a name that Prefect chose, with
+several lines that show the values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from parquill.tasks.job.validation import explain
 
 
 class Arguments:
-    """The arguments that a function takes; `signature` is its own, with types instead of their names."""
+    """The arguments that a function takes; `signature` is that of the function, with its type names resolved."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.signature = inspect.signature(function, eval_str=True)
@@ -27,14 +27,14 @@ class Arguments:
         }
 
     def validate(self, given: inspect.BoundArguments) -> None:
-        """Put true values into the place of those given. Raises BadJob, in one sentence a fault, without the values."""
+        """Replace the given values by validated ones. Raises BadJob with one sentence per fault, without the values."""
         faults: list[str] = []
         for name, value in given.arguments.items():
             kind = self._types[name]
             try:
                 given.arguments[name] = kind.validate_python(value)
             except ValidationError as error:
-                # the settings of a job have the names that they have in a job file
+                # name the settings of a job as in a job file
                 is_job = self.signature.parameters[name].annotation is Job
                 faults += explain(error, None if is_job else name)
         if faults:

@@ -11,28 +11,28 @@ from pydantic import TypeAdapter, ValidationError
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import read_yaml
 
-Terms = dict[str, str] | str  # in a file the terms of a language may also be a text
+Terms = dict[str, str] | str  # in a file the terms of a language may also be plain text
 SHAPE = "{language: {term: translation}}, for example {fr: {basket: panier}}"
 _TYPE = TypeAdapter(dict[str, Terms])
 
 
 def read_glossary(glossary: dict[str, dict[str, str]] | str, languages: Sequence[str]) -> dict[str, Any]:
-    """The terms of a glossary, or of the file of that name. Raises BadJob, also if it has none of the languages.
+    """Return the terms of a glossary, or of the file with that name. Raises BadJob.
 
-    Every row would be paid for with no term used: nobody means that.
+    A glossary without any of the languages is refused: every row would be paid for, and no term used.
     """
     where: str = "`glossary`"
     terms: Any = glossary
     if isinstance(glossary, str):
         if "://" in glossary:
-            raise BadJob(f"`glossary`: {glossary} is an address; it must be a file of the machine that runs this")
+            raise BadJob(f"`glossary`: {glossary} is an address; it must be a file on the machine that runs the flow")
         where = f"`glossary`: the file {glossary}"
         try:
             terms = _TYPE.validate_python(read_yaml(Path(glossary).expanduser(), "`glossary`"))
         except ValidationError:
             terms = ""
     if not isinstance(terms, dict):
-        raise BadJob(f"{where} must hold {SHAPE}, all of it text")
+        raise BadJob(f"{where} must hold {SHAPE}; all values must be text")
     if not any(terms.get(language) for language in languages):
         raise BadJob(f"{where} has no terms for {' or '.join(languages)}; it must hold {SHAPE}")
     return terms

@@ -1,4 +1,4 @@
-"""From a job file to a `Job`: YAML 1.2, `--set`, dates in paths, errors in one sentence."""
+"""Load a job file as a `Job`: YAML 1.2, `--set`, dates in paths, errors in one sentence."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class PlainText(str):
-    """A value of `vars` that stays the text that it is; any other that names a YAML or JSON file is what that holds."""
+    """A value of `vars` that stays text; any other text that names a YAML or JSON file is replaced by its content."""
 
     __slots__ = ()
 
 
 class _Constructor(SafeConstructor):
-    """Reads the escapes of JSON, of which YAML 1.2 is a superset: two escaped halves are one character."""
+    """Reads JSON's escapes, since YAML 1.2 is a superset of JSON: two escaped surrogates are one character."""
 
     def construct_scalar(self, node: ScalarNode) -> Any:
-        """The value of a scalar, of a key too. Raises ConstructorError for half of a character."""
+        """Return the value of a scalar, also of a key. Raises ConstructorError for a lone surrogate."""
         value = super().construct_scalar(node)
         if isinstance(value, str) and _SURROGATE.search(value):
             try:
@@ -50,7 +50,7 @@ class _Constructor(SafeConstructor):
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML with the rules of 1.2 (so `no` is Norwegian). Raises BadJob with the line."""
+    """Parse YAML 1.2 (so `no` is text, for example Norwegian). Raises BadJob with the line."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     yaml.version = (1, 2)
@@ -67,7 +67,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """Read one YAML file; `what` names it in the error (BadJob)."""
+    """Read one YAML or JSON file; `what` names it in errors. Raises BadJob."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         return _parse_json(text, what, path) if path.suffix == ".json" else parse_yaml(text, str(path))
@@ -117,7 +117,7 @@ def _set(mapping: dict[str, Any], override: str) -> None:
 
 
 def merge(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with changes put over them, group by group; lists and values are replaced."""
+    """Return settings with changes applied, group by group; lists and values are replaced."""
     merged = dict(settings)
     for name, value in changes.items():
         old = merged.get(name)
@@ -126,7 +126,7 @@ def merge(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def make_job(mapping: Mapping[str, Any]) -> Job:
-    """Validate a mapping of settings. Raises BadJob, in one sentence a fault, without the values."""
+    """Validate a mapping of settings. Raises BadJob with one sentence per fault, without the values."""
     try:
         return Job.model_validate(mapping)
     except ValidationError as error:
@@ -137,7 +137,7 @@ _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(date|month)([+-]\d{1,4})?\}|\{[^{}]*\}"
 
 
 def expand_dates(text: str, day: date) -> str:
-    """Replace {date}, {date-1}, {month}, {month-1} by the day or month (ISO 8601), and doubled braces by single ones.
+    """Replace {date}, {date-1}, {month}, {month-1} with the day or month (ISO 8601), and doubled braces with single.
 
     Raises BadJob for anything else in braces.
     """
@@ -148,8 +148,8 @@ def expand_dates(text: str, day: date) -> str:
         unit, offset = match.group(1), int(match.group(2) or 0)
         if unit is None:
             raise BadJob(
-                f"{found} in a path is unknown: {{date}}, {{date-1}} and {{month}} are; for a name that has these "
-                f"braces write {{{found}}}"
+                f"{found} in a path is unknown; use {{date}}, {{date-1}} or {{month}}, or for a name with these braces "
+                f"write {{{found}}}"
             )
         if unit == "date":
             try:
@@ -182,7 +182,7 @@ def place_job(job: Job, today: date) -> Job:
 
 
 def _response_format(value: dict[str, Any] | str) -> dict[str, Any]:
-    """Read the file that holds a response_format, and the one that holds the schema in its wrapper."""
+    """Return a normalized response_format; it, and the schema in its wrapper, may be in files."""
     try:
         found = one_form(_mapping(value, "response_format") if isinstance(value, str) else value)
         if found.get("type") == "json_schema" and isinstance(found["schema"], str):
@@ -200,7 +200,7 @@ def _absolute(path: str, today: date) -> str:
         found = os.path.abspath(Path(expand_dates(path, today)).expanduser())  # noqa: PTH100 - links are kept
         os.fsencode(found)
     except RuntimeError:
-        raise BadJob(f"{path} names the home of a user who is not there") from None
+        raise BadJob(f"{path} names the home of a user who does not exist") from None
     except UnicodeEncodeError:
         encoding = sys.getfilesystemencoding()
         raise BadJob(
@@ -210,7 +210,7 @@ def _absolute(path: str, today: date) -> str:
 
 
 def _read_if_file(name: str, value: Any) -> Any:
-    """What `vars: {glossary: glossary.yaml}` means: a value that names a YAML or JSON file is what the file holds."""
+    """Return the content of the YAML or JSON file that a value names, as in `vars: {glossary: glossary.yaml}`."""
     if isinstance(value, PlainText):
         return str(value)
     if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):

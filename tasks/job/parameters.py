@@ -1,7 +1,7 @@
-"""Which request parameters are the user's to set: in a job's `parameters`, and in a row's own.
+"""Which request parameters a user may set, in a job's `parameters` and in those of a row.
 
-Refused is whatever makes a service bill more than the tokens that were reserved, or changes the protocol of its reply.
-Services ignore or refuse names that they do not know, so a name that is harmless at one of them is refused for all if
+A parameter is refused if it makes a service bill more than the reserved tokens, or changes the protocol of the reply.
+Services ignore or refuse names that they do not know, so a name that is harmless at one service is refused for all if
 it costs money at another.
 """
 
@@ -15,20 +15,20 @@ from typing import Any
 
 import rfc8785
 
-# The names that services give to max_output_tokens: one setting bounds the cost, under one neutral name.
+# The names that services use for max_output_tokens: one setting bounds the cost, under one neutral name.
 OUTPUT_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"})
 SECRETS = frozenset(["api_key", "api-key", "apikey", "key", "token", "authorization"])
 OWNED = frozenset(["model", "messages", "input", "prompt", "instructions", "response_format", "text"])
-# They say what happens anyway: dropped, so that a request has the same key with them and without.
+# These are the defaults: they are dropped, so that a request has the same key with and without them.
 HARMLESS: dict[str, Any] = {"n": 1, "best_of": 1, "num_return_sequences": 1, "stream": False}
 
 # https://platform.openai.com/docs/api-reference/chat/create
 RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
 
-# One closed list: why it is refused, what to do, and the names that services have for it.
+# One closed list: why a parameter is refused, what to do, and the names that services use for it.
 _REFUSED: tuple[tuple[str, str, dict[str, str]], ...] = (
     (
-        "makes the service search or use tools of its own, which it bills beside the tokens",
+        "makes the service search or use tools of its own, which it bills in addition to the tokens",
         "leave it out",
         {
             "OpenAI": "web_search_options container",
@@ -37,7 +37,7 @@ _REFUSED: tuple[tuple[str, str, dict[str, str]], ...] = (
             "Alibaba": "enable_search search_options enable_code_interpreter enable_text_image_mixed",
             "Google": "google google_search google_search_retrieval googleSearch grounding url_context",
             "Groq": "search_settings compound_custom include_domains exclude_domains",
-            # more than the fee that its price has
+            # billed above the fee in its price
             "Perplexity": "search_type search_mode search_context_size search_domain_filter search_recency_filter "
             "search_after_date_filter search_before_date_filter num_search_results return_images media_response",
             "Tencent": "enable_enhancement force_search_enhancement enable_deep_search",
@@ -81,7 +81,7 @@ _REFUSED: tuple[tuple[str, str, dict[str, str]], ...] = (
         {"clients of OpenAI, Google and LiteLLM": "extra_body extra_query extra_headers extra_params model_kwargs"},
     ),
     (
-        "makes more answers, or longer ones, than one of max_output_tokens",
+        "makes more than one answer, or one longer than max_output_tokens",
         "leave it out; to sample, use `for_each` with `dedupe: false`",
         {"OpenAI": "n best_of prediction echo", "Hugging Face": "num_return_sequences", "vLLM": "use_beam_search"},
     ),
@@ -101,13 +101,13 @@ REFUSED = {
     for names in services.values()
     for name in names.split()
 }
-# A cache that lasts longer than usual is written at a higher price than the one that is reserved (Anthropic and its
-# resellers, Moonshot: 1h at twice the input; OpenAI: 12h).
+# A cache that lasts longer than usual is written at a higher price than the reserved one (Anthropic and its resellers,
+# Moonshot: 1h at twice the input price; OpenAI: 12h).
 _CACHES = ("cache_control", "prompt_cache_options")
 _USUAL_TTLS = frozenset({"5m", "30m"})
 
 
-# Names that services take; one that is nearly one of them, and none itself, is a slip of the pen, and is sent in vain.
+# Names that services accept. A name that is nearly one of them, but not one itself, is a misspelling without effect.
 KNOWN = frozenset(
     "temperature top_p top_k top_a min_p typical typical_p tfs_z repetition_penalty_range presence_penalty "
     "frequency_penalty repetition_penalty repeat_penalty repeat_last_n length_penalty no_repeat_ngram_size stop "
@@ -121,11 +121,11 @@ KNOWN = frozenset(
     "samplers num_ctx keep_alive truncation truncate_prompt_tokens top_n_sigma use_cache".split()
 )
 _SIGNS = re.compile("[-_]")
-LIKENESS = 0.85  # of two names, from which on one is taken for a slip of the other
+LIKENESS = 0.85  # from this similarity of two names on, one is taken for a misspelling of the other
 
 
 def own_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that are to be sent. Raises ValueError for the first that is not the user's to set."""
+    """Return the parameters to send. Raises ValueError for the first one that a user may not set."""
     kept = {
         name: value
         for name, value in parameters.items()
@@ -147,10 +147,10 @@ def _refuse(parameters: Mapping[str, Any]) -> None:
         if name in OWNED:
             raise ValueError(f"{name!r} is a setting of the job itself, not a parameter")
         if name == "tools" and not (isinstance(value, list) and all(_is_function(tool) for tool in value)):
-            raise ValueError("'tools' may hold functions only: hosted tools are billed beside the tokens")
+            raise ValueError("'tools' may hold functions only: hosted tools are billed in addition to the tokens")
         if name in _CACHES and isinstance(value, Mapping) and value.get("ttl", "5m") not in _USUAL_TTLS:
             raise ValueError(
-                f"{name!r} keeps a cache for longer, at a higher price than is reserved; leave its ttl out"
+                f"{name!r} keeps a cache for longer, at a higher price than the reserved one; leave out its `ttl`"
             )
         if near := near_miss(name):
             raise ValueError(f"{name!r} is unknown; did you mean {near!r}?")
@@ -167,7 +167,7 @@ def _refuse_range(name: str, value: Any) -> None:
 
 @lru_cache(maxsize=1024)  # rows may have parameters of their own
 def near_miss(name: str) -> str | None:
-    """The known parameter that a name was meant to be; None for one that is known, and for one that is like none."""
+    """Return the known parameter that a name misspells; None if the name is known, or similar to none."""
     if name in KNOWN or name in REFUSED or len(name) < 4:
         return None
     bare = _SIGNS.sub("", name).lower()
@@ -177,7 +177,7 @@ def near_miss(name: str) -> str | None:
 
 
 def refuse_unwritable(value: Any) -> None:
-    """Raise ValueError for what RFC 8785 cannot write: keys are computed over it."""
+    """Raise ValueError for a value that RFC 8785 cannot write, since request keys are computed from that form."""
     try:
         rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeError, RecursionError, TypeError, ValueError, AttributeError):

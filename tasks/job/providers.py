@@ -1,12 +1,12 @@
-"""Whose price list counts: that of the seller whom the address belongs to, and never another one's.
+"""Which price list applies: that of the seller to whom the address belongs, never another seller's.
 
-genai-prices knows the addresses of the sellers whose prices it has. An address of one of them is priced by its list
-alone (Azure and a few others sell the models of a maker at the maker's prices; genai-prices says so). An address of a
-seller without a list has no price. Any other address is a proxy, a gateway or a server of one's own: there a model is
-priced as OpenAI's, as that of the only seller who has it, or as its maker's.
+genai-prices knows the addresses of the sellers whose prices it has. An address of such a seller is priced only by that
+seller's list (Azure and a few others sell a maker's models at the maker's prices; genai-prices says so). An address of
+a seller without a list has no price. Any other address is a proxy, a gateway or a private server: there a model has
+OpenAI's price, that of the only seller who has it, or that of its maker.
 
-A name with a tag (`deepseek-r1:8b`, as Ollama has them) is a build of its own, and `ft:...` is a fine-tuned model: both
-are priced only by an entry of their own.
+A name with a tag (`deepseek-r1:8b`, as in Ollama) is a separate build, and `ft:...` is a fine-tuned model: both are
+priced only by an entry for exactly that name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from parquill.tasks.errors import BadJob
 
-# Hosts of sellers without a list in genai-prices, by provider's documentation of their OpenAI-compatible address.
+# Hosts of sellers without a list in genai-prices, from each provider's documentation of its OpenAI-compatible address.
 _UNLISTED = re.compile(
     r"""(?:.+\.)?(?:
       (?:dashscope|dashscope-intl|dashscope-us|cn-hongkong\.dashscope)\.aliyuncs\.com  # Alibaba Model Studio (Qwen)
@@ -44,10 +44,10 @@ _UNLISTED = re.compile(
     )""",
     re.VERBOSE | re.IGNORECASE,
 )
-# Where genai-prices has a seller's list, but not this address of it.
+# Addresses that genai-prices does not have, of sellers whose list it has.
 _ALIASES = {"api.together.ai": "together"}
-# https://developers.openai.com/api/docs/guides/data-residency: addresses of a region cost a tenth more for models
-# released from 2026-03-05 on. Those before:
+# https://developers.openai.com/api/docs/guides/data-residency: regional addresses cost 10 % more for models released
+# from 2026-03-05 on. _NO_UPLIFT matches the earlier ones.
 _OPENAI_REGION = re.compile(r"[a-z]{2}\.api\.openai\.com", re.IGNORECASE)
 _AZURE = re.compile(r"[\w-]+\.(?:openai|cognitiveservices|services\.ai)\.azure\.(?:com|us|cn)", re.IGNORECASE)
 _NO_UPLIFT = re.compile(r"(?:ft:)?(?:gpt-3|gpt-4|chatgpt|davinci|babbage|o\d|gpt-5(?:\.[0-3])?(?:-|$))")
@@ -56,7 +56,7 @@ _VERSION_TAG = re.compile(r"-v\d+:\d+")  # amazon's: anthropic.claude-...-v1:0
 
 
 class ProvidedModel(NamedTuple):
-    """A seller and a model of genai-prices, and what the address adds to its price."""
+    """A seller and a model of genai-prices, and the percentage that the address adds to the price."""
 
     provider: Any
     info: Any
@@ -64,19 +64,19 @@ class ProvidedModel(NamedTuple):
 
 
 def is_openai(base_url: str | None) -> bool:
-    """Whether an address is OpenAI's own, of a region or not."""
+    """Whether an address is OpenAI's own, regional ones included."""
     host = _host(base_url)
     return host == "api.openai.com" or _OPENAI_REGION.fullmatch(host) is not None
 
 
 def is_azure(base_url: str | None) -> bool:
-    """Whether an address is that of OpenAI's models at Azure."""
+    """Whether an address is one of OpenAI's models on Azure."""
     path = urlsplit(base_url).path if base_url else ""
     return _AZURE.fullmatch(_host(base_url)) is not None and path.startswith("/openai")
 
 
 def provider_of(base_url: str | None) -> Any:
-    """The provider of genai-prices that an address belongs to; None where no listed seller owns the address."""
+    """Return the genai-prices provider to which an address belongs; None if no listed seller owns it."""
     providers = _providers()
     if is_openai(base_url):
         return providers["openai"]
@@ -86,7 +86,7 @@ def provider_of(base_url: str | None) -> Any:
 
 
 def find_model(model: str, base_url: str | None) -> ProvidedModel:
-    """The entry that prices a model at an address. Raises BadJob with the nearest names."""
+    """Return the entry that prices a model at an address. Raises BadJob with the nearest names."""
     provider = provider_of(base_url)
     if provider is not None:
         info = provider.find_model(model, all_providers=list(_providers().values()))
@@ -96,7 +96,7 @@ def find_model(model: str, base_url: str | None) -> ProvidedModel:
         return ProvidedModel(provider, info, _REGIONAL_PERCENT if regional else 0)
     if base_url is not None and _UNLISTED.fullmatch(_host(base_url)):
         raise BadJob(
-            f"no price is known for the model {model!r}: {_host(base_url)} has prices of its own, which are not known "
+            f"no price is known for the model {model!r}: {_host(base_url)} has its own prices, which are not known "
             f"here. {_SET}"
         )
     return _at_an_unknown_address(model)
@@ -110,19 +110,19 @@ def _at_an_unknown_address(model: str) -> ProvidedModel:
     first = [owner for owner in owners if owner[0].id == "openai"]
     if first or len(owners) == 1:
         return ProvidedModel(*(first or owners)[0])
-    # several sell it: the price of its maker, if that is one of them
+    # several sellers have it: take the price of its maker, if the maker is one of them
     made = [(p, i) for p, i in owners if p.model_match is not None and p.model_match.is_match(model.lower())]
     if made:
         return ProvidedModel(*made[0])
     sellers = [provider.id for provider, _ in owners]
     raise BadJob(
-        f"the model {model!r} has several prices, of {', '.join(sellers[:5])}: set endpoint.base_url to one of them, "
-        "or `price`"
+        f"the model {model!r} has several prices, those of {', '.join(sellers[:5])}: set `endpoint.base_url` to one of "
+        "them, or set `price`"
     )
 
 
 def _is_of_its_own(model: str, info: Any) -> bool:
-    """Whether an entry prices a fine-tuned model as one, and not as what it was made from."""
+    """Whether the entry fits: a fine-tuned model needs an entry for fine-tuned models, not one for its base model."""
     return not re.search(r"(?:^|[/:])ft[:-]", model.lower()) or re.search(r"(?:^|[/:])ft[:-]", info.id) is not None
 
 
@@ -133,7 +133,7 @@ def _has_its_tag(model: str, info: Any) -> bool:
     return name == info.id.lower() or _VERSION_TAG.search(name) is not None
 
 
-_SET = "For another model set `price: {usd_per_mtok_input: ..., usd_per_mtok_output: ...}` (0 if it costs nothing)"
+_SET = "To use it anyway, set `price: {usd_per_mtok_input: ..., usd_per_mtok_output: ...}` (0 if it costs nothing)"
 
 
 def _unknown(model: str, provider: Any) -> str:
@@ -144,7 +144,7 @@ def _unknown(model: str, provider: Any) -> str:
     if provider is not None:
         hint += f" (at {provider.name}'s address only {provider.name}'s prices count)"
     if re.match(r"ft:", model):
-        hint += ". A fine-tuned model has a price of its own"
+        hint += ". A fine-tuned model has its own price"
     return f"no price is known for the model {model!r}{hint}. {_SET}"
 
 

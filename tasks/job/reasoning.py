@@ -1,7 +1,7 @@
-"""Models that think before they answer: the tokens of it are output, are billed, and count for max_output_tokens.
+"""Models that think before they answer: thinking tokens are billed as output and count toward max_output_tokens.
 
-With a small `max_output_tokens` such a model may use all of it before the first word of an answer, which is paid and
-empty. Most services take a parameter that switches the thinking off.
+With a small `max_output_tokens` such a model may use all of it before the first word of the answer, which is then empty
+but paid for. Most services accept a parameter that switches the thinking off.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 from parquill.tasks.job.settings import Job
 
-# Below this a thinking model may well end before its answer begins.
+# Below this limit a thinking model may be cut off before its answer begins.
 SMALL_OUTPUT_TOKENS = 1_000
-# Those that think unless they are asked not to, by the names that services have, behind that of a maker or not.
+# Models that think unless a parameter says otherwise, by the names that services use, with or without a maker's prefix.
 _THINKS = re.compile(
     r"""(?:^|[/.:])(?:
       o[1-9](?:-|$)                       # OpenAI
@@ -27,11 +27,11 @@ _THINKS = re.compile(
     )|-thinking\b|(?<!non)-reasoning\b|-r1\b""",
     re.VERBOSE | re.IGNORECASE,
 )
-# Those of OpenAI's that take an effort of `none`, and then a temperature too; not so pro, codex and chat.
+# OpenAI models that accept an effort of `none`, and then a temperature too; pro, codex and chat models do not.
 _TAKES_NONE = re.compile(
     r"(?:.*/)?gpt-(?:5\.[1-9]|[6-9])(?:\.\d+)?(?:-(?:mini|nano|luna|terra|sol))?(?:-\d{4}-\d\d-\d\d)?"
 )
-# What services take to switch it off, by its path in the parameters.
+# What services accept to switch thinking off, by its path in the parameters.
 _OFF: tuple[tuple[str, Any], ...] = (
     ("reasoning_effort", "none"),
     ("reasoning.effort", "none"),
@@ -47,19 +47,19 @@ _OFF: tuple[tuple[str, Any], ...] = (
 
 
 def takes_effort_none(model: str) -> bool:
-    """Whether a model is one of OpenAI's that thinks at will, and answers at once with an effort of `none`."""
+    """Whether a model is one of OpenAI's that answers without thinking at an effort of `none`."""
     return _TAKES_NONE.fullmatch(model) is not None
 
 
 def answers_at_once(model: str, api: str = "chat") -> dict[str, Any]:
-    """Parameters for short answers: no thinking where the model can do without; none for any other model."""
+    """Return parameters that switch off thinking, for short answers; empty if the model does not accept them."""
     if not takes_effort_none(model):
         return {}
     return {"reasoning": {"effort": "none"}} if api == "responses" else {"reasoning_effort": "none"}
 
 
 def thinks(job: Job) -> bool:
-    """Whether the job's model thinks before it answers, as far as its name and the job's parameters tell."""
+    """Whether the job's model thinks before it answers, as far as its name and the job's parameters show."""
     asked = _at(job.parameters, "reasoning_effort") or _at(job.parameters, "reasoning.effort")
     if any(_is_off(_at(job.parameters, path), off) for path, off in _OFF):
         return False
@@ -69,16 +69,16 @@ def thinks(job: Job) -> bool:
 
 
 def warn_of_thinking(job: Job) -> str | None:
-    """What to say of a model that thinks within a small `max_output_tokens`; None where there is nothing to say."""
+    """Return a warning for a model that thinks within a small `max_output_tokens`; None for any other job."""
     if job.max_output_tokens >= SMALL_OUTPUT_TOKENS or not thinks(job):
         return None
     off = answers_at_once(job.model, job.endpoint.api)
-    # the mapping is one of ours, with names and one word
+    # safe: the mapping is our own, with plain names and one word
     shown = str(off).replace("'", "")
-    switch = f"Set `parameters: {shown}`" if off else "Switch its thinking off by a parameter"
+    switch = f"Set `parameters: {shown}`" if off else "Switch its thinking off with a parameter"
     return (
         f"the model {job.model} thinks before it answers, and max_output_tokens = {job.max_output_tokens:,} counts "
-        f"that too: answers may come back cut off or empty, and are paid. {switch}, or raise `max_output_tokens` to "
+        f"that too: answers may be cut off or empty, and are still paid for. {switch}, or raise `max_output_tokens` to "
         f"{SMALL_OUTPUT_TOKENS:,} or more"
     )
 

@@ -1,7 +1,8 @@
-"""The three things that `response_format` can be: a JSON schema, a schema in OpenAI's wrapper, or plain JSON mode.
+"""The three forms of `response_format`: a JSON schema, a schema in OpenAI's wrapper, or plain JSON mode.
 
-One form is kept of each, so that equal requests have equal keys however they were written: the schema alone where it is
-sent as `answer` and strict, `{type: json_schema, name, strict, schema}` otherwise, `{type: json_object}` for JSON mode.
+Each is normalized, so that equal requests have equal keys however they were written: to the schema alone if it is sent
+as `answer` and strict, to `{type: json_schema, name, strict, schema}` otherwise, and to `{type: json_object}` for JSON
+mode.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _MEMBERS = frozenset({"name", "description", "strict", "schema"})
 
 
 class ResponseFormat(NamedTuple):
-    """What an answer must be; without a schema any JSON object."""
+    """What an answer must be: an instance of `schema`, or any JSON object if that is None."""
 
     schema: dict[str, Any] | None
     name: str = DEFAULT_NAME
@@ -25,17 +26,17 @@ class ResponseFormat(NamedTuple):
     description: str | None = None
 
     def members(self) -> dict[str, Any]:
-        """The members that both APIs of OpenAI have beside `type: json_schema`."""
+        """Return the members that both APIs of OpenAI have in addition to `type: json_schema`."""
         told = {} if self.description is None else {"description": self.description}
         return {"name": self.name, **told, "schema": self.schema, "strict": self.strict}
 
 
 def one_form(value: dict[str, Any]) -> dict[str, Any]:
-    """The form that is kept of a `response_format`. Raises ValueError; a schema itself is not looked at."""
+    """Return the normalized form of a `response_format`. Raises ValueError; the schema itself is not checked."""
     if not isinstance(kind := value.get("type"), str) or kind not in {"json_schema", "json_object", "text"}:
         return value
     if kind == "text":
-        raise ValueError("`type: text` is what is sent without a response_format: leave it out")
+        raise ValueError("`type: text` is the default: leave it out")
     inner = {name: member for name, member in value.items() if name != "type"}
     if kind == "json_object":
         _refuse_unknown(inner, frozenset())
@@ -44,23 +45,23 @@ def one_form(value: dict[str, Any]) -> dict[str, Any]:
         _refuse_unknown(inner, frozenset({"json_schema"}))
         inner = inner["json_schema"]
         if not isinstance(inner, Mapping):
-            raise ValueError("`json_schema` is not a mapping with a `schema`")
+            raise ValueError("`json_schema` must be a mapping with a `schema`")
     _refuse_unknown(inner, _MEMBERS)
     return _kept(inner)
 
 
 def _kept(inner: Mapping[str, Any]) -> dict[str, Any]:
     schema, name = inner.get("schema"), inner.get("name", DEFAULT_NAME)
-    # as at OpenAI, whose wrapper this is: there a schema is strict only if it says so
+    # as in OpenAI's API, from which this wrapper is: a schema is strict only if the wrapper says so
     strict, description = inner.get("strict"), inner.get("description")
     if not isinstance(schema, Mapping | str) or not schema:
         raise ValueError("has no `schema`: a JSON schema, or a file that holds one")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError("`name` is not of 1 to 64 letters, digits, underscores and dashes")
+        raise ValueError("`name` must be 1 to 64 letters, digits, underscores and dashes")
     if not (strict is None or isinstance(strict, bool)):
-        raise ValueError("`strict` is not true or false")
+        raise ValueError("`strict` must be true or false")
     if not (description is None or isinstance(description, str)):
-        raise ValueError("`description` is not text")
+        raise ValueError("`description` must be text")
     if isinstance(schema, Mapping) and (name, strict, description) == (DEFAULT_NAME, True, None):
         return dict(schema)
     told = {} if description is None else {"description": description}
@@ -71,11 +72,11 @@ def _refuse_unknown(members: Mapping[str, Any], known: frozenset[str]) -> None:
     unknown = sorted(str(name) for name in members if name not in known)
     if unknown:
         there = f"; it can have {', '.join(sorted(known))}" if known else ""
-        raise ValueError(f"has a member {unknown[0]!r} that is not known there{there}")
+        raise ValueError(f"has an unknown member {unknown[0]!r}{there}")
 
 
 def read_format(value: Any) -> ResponseFormat | None:
-    """What a `response_format` in its one form asks for; None where it asks for nothing."""
+    """Read a normalized `response_format`; None if there is none."""
     if not isinstance(value, dict):
         return None
     if value.get("type") == "json_object":
@@ -86,6 +87,6 @@ def read_format(value: Any) -> ResponseFormat | None:
 
 
 def schema_of(value: Any) -> dict[str, Any] | None:
-    """The JSON schema in a `response_format`, if there is one."""
+    """Return the JSON schema in a normalized `response_format`, None if it has none."""
     found = read_format(value)
     return None if found is None else found.schema

@@ -1,8 +1,8 @@
-"""The settings of a job, validated once at the border; inside, types are true.
+"""The settings of a job, validated once when they come in; the code behind relies on their types.
 
 The same mapping is the YAML job file, the `job` parameter of the flows and the form that Prefect's UI draws. A secret
-is never a setting: only the name of an environment variable or of a Prefect Secret block is. How a file becomes this
-model (YAML 1.2, `--set`, dates, one-sentence errors) is in `job_file`.
+is never a setting, only the name of the environment variable or Prefect Secret block that holds it. `load` turns a file
+into this model (YAML 1.2, `--set`, dates, one-sentence errors).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from parquill.tasks.job.response_format import one_form
 from parquill.tasks.storage.uri import check_uri, is_uri
 
 CHEAPEST_USD_PER_MTOK = Decimal("0.0001")
-# Of one input row by `for_each`: they are in memory together.
+# Rows that `for_each` makes of one input row: they are in memory together.
 MAX_FOR_EACH_ROWS = 10_000
 
 
-# as pydantic writes it the text branch has no pattern, so that a form would take "ten"
+# in the schema that pydantic writes, the text branch has no pattern, so a form would accept "ten"
 _DECIMAL = {"type": "string", "pattern": r"^\d{1,7}(\.\d{1,9})?$"}
 _POSITIVE = {"type": "string", "pattern": r"^(?=.*[1-9])\d{1,7}(\.\d{1,9})?$"}
 _USD = {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 10_000_000}, _POSITIVE]}
@@ -67,14 +67,14 @@ class PromptSettings(Settings, title="Prompt"):
 
 
 class PriceSettings(Settings, title="Price"):
-    """Dollars for a million tokens; 0 is written down on purpose."""
+    """Dollars per million tokens; write 0 if there is no charge."""
 
-    usd_per_mtok_input: UsdPerMtok = Field(description="Dollars for a million tokens of input")
+    usd_per_mtok_input: UsdPerMtok = Field(description="Dollars per million tokens of input")
     usd_per_mtok_cached: UsdPerMtok | None = Field(None, description="Input read from a cache; default: as input")
     usd_per_mtok_cache_write: UsdPerMtok | None = Field(
         None, description="Input that is written to a cache; default: as input"
     )
-    usd_per_mtok_output: UsdPerMtok = Field(description="Dollars for a million tokens of output")
+    usd_per_mtok_output: UsdPerMtok = Field(description="Dollars per million tokens of output")
 
     @model_validator(mode="after")
     def _per_million(self) -> Self:
@@ -84,10 +84,10 @@ class PriceSettings(Settings, title="Price"):
             self.usd_per_mtok_cache_write or 0,
             self.usd_per_mtok_output,
         )
-        # no service is so cheap; with dollars for one token a budget would hold nothing
+        # no service is so cheap; with dollars per token no budget would hold
         if 0 < highest < CHEAPEST_USD_PER_MTOK:
             raise ValueError(
-                f"is nowhere above ${CHEAPEST_USD_PER_MTOK} for a million tokens: are these dollars for one token?"
+                f"is nowhere above ${CHEAPEST_USD_PER_MTOK} per million tokens: are these dollars for one token?"
             )
         return self
 
@@ -100,14 +100,14 @@ class BudgetSettings(Settings, title="Budget"):
         0.8, description="A warning, an artifact and an event once more than this fraction of a budget is spent"
     )
     monthly_usd: Usd | None = Field(None, description="The most that all jobs may cost in a month (UTC), in dollars")
-    approval_usd: Usd | None = Field(None, description="Above this expected cost, in dollars, a person is asked first")
+    approval_usd: Usd | None = Field(None, description="Above this expected cost, in dollars, a person must approve")
     when_short: Literal["refuse", "partial"] = Field(
         "refuse", description="At the gate: refuse the run, or complete what fits"
     )
 
 
 class LimitSettings(Settings, title="Limits"):
-    """How fast requests may leave."""
+    """How fast requests may be sent."""
 
     max_at_once: Annotated[int, Field(ge=1, le=4096), Number] = Field(64, description="Requests under way at once")
     requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000), Number] | None = Field(
@@ -117,7 +117,7 @@ class LimitSettings(Settings, title="Limits"):
         None, description="The service's limit of tokens in any minute"
     )
     count_output: Literal["reserved", "actual"] = Field(
-        "reserved", description="How the service counts output against its limit: max_output_tokens, or what came"
+        "reserved", description="What the service counts against its limit: max_output_tokens, or the actual output"
     )
     shared: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
         None, description="NAME under which concurrent runs share these limits, through the ledger"
@@ -126,7 +126,7 @@ class LimitSettings(Settings, title="Limits"):
     @model_validator(mode="after")
     def _something_to_share(self) -> Self:
         if self.shared is not None and self.requests_per_minute is None and self.tokens_per_minute is None:
-            raise ValueError("`shared` needs a requests_per_minute or a tokens_per_minute that is shared")
+            raise ValueError("`shared` needs a requests_per_minute or a tokens_per_minute to share")
         return self
 
 
@@ -141,15 +141,15 @@ class RetrySettings(Settings, title="Retry"):
         "resend", description="A request that may have been billed: send it again, or hold the row as failed"
     )
     patience_s: Annotated[float, Field(gt=0, le=604_800), Number] = Field(
-        1800, description="Seconds that a run waits while every request fails or meets 429; then it stops"
+        1800, description="Seconds that a run continues while every request fails or gets 429; then it stops"
     )
 
 
 class ToleranceSettings(Settings, title="Tolerate"):
     """Fractions of the rows."""
 
-    rejected: Fraction = Field(0.01, description="More bad rows than this stop the run before any payment")
-    not_ok: Fraction = Field(0.0, description="Up to so many rows that are not ok the run counts as a success")
+    rejected: Fraction = Field(0.01, description="If more rows than this are bad, the run stops before any payment")
+    not_ok: Fraction = Field(0.0, description="The run succeeds if at most this fraction of the rows is not ok")
 
 
 class Job(Settings):
@@ -158,7 +158,7 @@ class Job(Settings):
     name: JobName = Field(description="Names the job in the UI and in the ledger")
     input: str = Field(
         min_length=1,
-        description="Parquet file, folder, glob or URI; {date}, {date-1}, {month} are those scheduled",
+        description="Parquet file, folder, glob or URI; {date}, {date-1}, {month} are of the scheduled day",
     )
     output: str = Field(min_length=1, description="Folder or URI of results, summary and report; {date} as in input")
     state: str | None = Field(None, min_length=1, description="Folder for journals; default OUTPUT/.parquill")
@@ -170,10 +170,10 @@ class Job(Settings):
     vars: dict[str, Any] | str | None = Field(
         None,
         description="A mapping for the templates, or a file that holds one; a value that ends in .yaml, .yml or .json "
-        "is what that file holds",
+        "is replaced by the content of that file",
     )
     prompt: PromptSettings | None = Field(None, description="Templates of the request; or name a messages_column")
-    messages_column: str | None = Field(None, description="Column of chat messages, in the place of a prompt")
+    messages_column: str | None = Field(None, description="Column of chat messages, instead of a prompt")
     model: Annotated[str, OneLine] = Field(min_length=1, description="The model's name, as the service knows it")
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000), Number] = Field(
         description="The longest answer in tokens; it bounds what a row can cost"
@@ -190,28 +190,28 @@ class Job(Settings):
     endpoint: Endpoint = Field(
         default_factory=lambda: Endpoint.model_validate({}), description="Where requests go; default OpenAI"
     )
-    price: PriceSettings | None = Field(None, description="For models without a public price; 0 on purpose")
+    price: PriceSettings | None = Field(None, description="For models without a public price; 0 if there is no charge")
     price_as: str | None = Field(None, description="A model at whose price the summary also shows the usage")
     tokenizer: str | None = Field(
-        None, min_length=1, description="An encoding's name, where the model's own is not public"
+        None, min_length=1, description="Name of an encoding, for a model whose own tokenizer is not public"
     )
     budget: BudgetSettings = Field(
         default_factory=lambda: BudgetSettings.model_validate({}), description="What a run and a month may cost"
     )
     limits: LimitSettings = Field(
-        default_factory=lambda: LimitSettings.model_validate({}), description="How fast requests may leave"
+        default_factory=lambda: LimitSettings.model_validate({}), description="How fast requests may be sent"
     )
     retry: RetrySettings = Field(
         default_factory=lambda: RetrySettings.model_validate({}), description="What happens to a request that fails"
     )
-    dedupe: bool = Field(True, description="Pay identical requests once; switch it off to sample")
+    dedupe: bool = Field(True, description="Send identical requests once; switch it off to sample")
     tolerate: ToleranceSettings = Field(
         default_factory=lambda: ToleranceSettings.model_validate({}),
-        description="How many bad or failed rows are borne",
+        description="How many bad or failed rows are tolerated",
     )
     column_prefix: str = Field("", description="Put before the result columns when an input column has their name")
     labels: dict[Annotated[str, OneLine], Annotated[str, OneLine]] = Field(
-        default_factory=dict, description="Kept in the ledger and shown, {team: search}"
+        default_factory=dict, description="Kept in the ledger and shown, for example {team: search}"
     )
 
     @field_validator("*", mode="before")
@@ -222,21 +222,21 @@ class Job(Settings):
     @field_validator("prompt", mode="before", json_schema_input_type=PromptSettings | str | None)
     @classmethod
     def _user_alone(cls, value: Any) -> Any:
-        # one text is what the row asks
+        # a plain text is the template of the user's message
         return {"user": value} if isinstance(value, str) else value
 
     @field_validator("input", "output", "state")
     @classmethod
     def _path(cls, value: str | None) -> str | None:
         if value is not None and "\0" in value:
-            raise ValueError("holds a NUL, which no path can")
+            raise ValueError("holds a NUL character, which no path can have")
         return value
 
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
         if value not in available_timezones():
-            raise ValueError(f"{value!r} is no time zone; for example Europe/Paris or UTC")
+            raise ValueError(f"{value!r} is not a time zone; write for example Europe/Paris or UTC")
         return value
 
     @field_validator("parameters")
@@ -257,29 +257,29 @@ class Job(Settings):
     def _distinct(cls, value: dict[str, list[Scalar]] | None) -> dict[str, list[Scalar]] | None:
         for name, values in (value or {}).items():
             if not re.fullmatch(r"[^\W\d]\w*", name):
-                raise ValueError(f"{name!r} is not usable as a column and template name")
+                raise ValueError(f"{name!r} cannot be the name of a column and of a template variable")
             if len({(type(v), v) for v in values}) != len(values):
-                raise ValueError(f"{name!r} has a value twice, which would pay twice")
+                raise ValueError(f"{name!r} has a value twice, which would be paid for twice")
             if any(isinstance(v, int) and not -(2**63) <= v < 2**63 for v in values):
                 raise ValueError(f"{name!r} has a number that no 64-bit column holds")
             if any(isinstance(v, float) and not math.isfinite(v) for v in values):
-                raise ValueError(f"{name!r} has a value that is no number")
+                raise ValueError(f"{name!r} has a value that is not a finite number")
             if len({type(v) for v in values}) != 1:
                 raise ValueError(f"{name!r} mixes types; a column has one (quote the values to make them text)")
         rows = math.prod(len(values) for values in (value or {}).values())
         if rows > MAX_FOR_EACH_ROWS:
-            raise ValueError(f"makes {rows:,} rows of each input row; at most {MAX_FOR_EACH_ROWS:,} are possible")
+            raise ValueError(f"makes {rows:,} rows of each input row; at most {MAX_FOR_EACH_ROWS:,} are allowed")
         return value
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.prompt is None) == (self.messages_column is None):
-            raise ValueError("set `prompt` or `messages_column`, one of the two")
+            raise ValueError("set either `prompt` or `messages_column`")
         if self.endpoint.api == "completions":
             if self.prompt is None or self.prompt.system is not None:
                 raise ValueError("`api: completions` takes one text: use `prompt.user` alone")
             if self.response_format is not None:
-                raise ValueError("`api: completions` knows no response_format")
+                raise ValueError("`api: completions` does not support `response_format`")
         for name in ("input", "output"):
             if is_uri(value := getattr(self, name)):
                 try:
@@ -287,7 +287,7 @@ class Job(Settings):
                 except ValueError as error:
                     raise ValueError(f"`{name}` {error}") from None
         if self.state and is_uri(self.state):
-            raise ValueError("`state` is a local folder: journals are synced and locked, which no store can do")
+            raise ValueError("`state` must be a local folder: journals are synced and locked, which no store can do")
         return self
 
     @property

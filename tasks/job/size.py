@@ -1,7 +1,7 @@
-"""How large a job may be: Prefect stores the whole of it as a parameter of the flow run, and refuses large ones.
+"""How large a job may be: Prefect stores the whole job as a parameter of the flow run, and refuses large parameters.
 
-Its server counts the bytes of the parameters as JSON in ASCII, where an é has six. What a file holds that a job only
-names is no part of it.
+Its server counts the bytes of the parameters as ASCII JSON, in which an é takes six. The content of files that a job
+names does not count.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _GROUPS = ("vars", "response_format", "prompt", "for_each", "parameters")
 
 
 def check_size(job: Job, environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse a job that no Prefect server would take (BadJob), with its largest setting and what to do with it."""
+    """Refuse a job that is too large for Prefect. Raises BadJob, which names the largest setting and what to do."""
     limit = _limit(environment)
     dumped = job.model_dump(mode="json")
     size = _bytes(dumped) + OTHER_PARAMETERS_BYTES
@@ -30,12 +30,12 @@ def check_size(job: Job, environment: Mapping[str, str] = os.environ) -> None:
     largest = max(sizes, key=lambda name: sizes[name])
     advice = f"`{largest}` is {sizes[largest]:,} of them; make it shorter"
     if largest in {"vars", "response_format"}:
-        advice = f"put `{largest}` ({sizes[largest]:,} of them) into a file, and name that: `{largest}: {largest}.json`"
-    raise BadJob(f"the job is {size:,} bytes of JSON, and Prefect takes {limit:,} at most: {advice}")
+        advice = f"put `{largest}` ({sizes[largest]:,} of them) into a file, and set `{largest}: {largest}.json`"
+    raise BadJob(f"the job is {size:,} bytes of JSON, and Prefect accepts at most {limit:,}: {advice}")
 
 
 def _limit(environment: Mapping[str, str]) -> int:
-    """The most bytes that the server takes, as the environment has it; 0 for no limit."""
+    """Return the most bytes that the server accepts, according to the environment; 0 for no limit."""
     text = environment.get(SETTING, "")
     return int(text) if text.isascii() and text.isdecimal() else MAX_PARAMETER_BYTES
 

@@ -1,7 +1,7 @@
 """OpenAI's rules for a strict schema, checked before anything is sent.
 
-https://platform.openai.com/docs/guides/structured-outputs (supported schemas), and what the API refuses besides. This
-check refuses only what the API is known to refuse: what it lets through by mistake, OpenAI refuses unpaid.
+https://platform.openai.com/docs/guides/structured-outputs (supported schemas), and what else the API refuses. This
+check refuses only what the API is known to refuse: if it lets a fault through, OpenAI refuses the request, unpaid.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REFUSED = frozenset(
         "maxContains"
     ).split()
 )
-# by models that were fine-tuned
+# refused in addition by fine-tuned models
 _REFUSED_BY_TUNED = frozenset("minLength maxLength pattern format minimum maximum multipleOf minItems maxItems".split())
 _LOOKAROUND = re.compile(r"(?<!\\)\(\?<?[=!]")
 _WAY_OUT = "Change it there, or set `strict: false` (response_format: {type: json_schema, strict: false, schema: ...})"
@@ -45,7 +45,7 @@ class _Fault(NamedTuple):
 
 
 def check_strict(job: Job) -> None:
-    """Refuse a schema that OpenAI would refuse for every row, the place named. Raises BadJob."""
+    """Refuse a schema that OpenAI would refuse for every row. Raises BadJob, which names the place in the schema."""
     asked = read_format(job.response_format)
     url = job.endpoint.base_url
     if asked is None or asked.schema is None or not asked.strict or not (is_openai(url) or is_azure(url)):
@@ -62,7 +62,7 @@ def check_strict(job: Job) -> None:
 
 def _faults(schema: Mapping[str, Any], *, is_tuned: bool) -> Iterator[_Fault]:
     if "anyOf" in schema or schema.get("type") != "object":
-        yield _Fault("#", "there is no `type: object` of its own (no anyOf, no $ref)")
+        yield _Fault("#", "the schema itself must have `type: object` (no anyOf, no $ref)")
     refused = _REFUSED | (_REFUSED_BY_TUNED if is_tuned else frozenset())
     sizes = _Sizes()
     for place in _places(schema):
@@ -71,7 +71,7 @@ def _faults(schema: Mapping[str, Any], *, is_tuned: bool) -> Iterator[_Fault]:
 
 
 def _places(schema: Mapping[str, Any]) -> Iterator[_SchemaNode]:
-    """Every schema within a schema, each once; a $ref is a place of its own and is not followed."""
+    """Yield every schema within a schema, each once; a $ref is its own place and is not followed."""
     waiting = [_SchemaNode("#", schema, 0)]
     while waiting:
         place = waiting.pop()
@@ -93,7 +93,7 @@ def _faults_of_place(place: _SchemaNode, refused: frozenset[str]) -> Iterator[_F
     if "$ref" in found:
         beside = sorted(found.keys() - {"$ref", "$defs", "definitions", "$schema", "$id"})
         if beside:
-            yield _Fault(pointer, f"{beside[0]!r} stands beside $ref, which must be alone")
+            yield _Fault(pointer, f"{beside[0]!r} is next to $ref, which must be alone")
         return
     yield from (_Fault(pointer, f"{name!r} is not allowed") for name in found if name in refused)
     kinds = found.get("type")
@@ -103,9 +103,9 @@ def _faults_of_place(place: _SchemaNode, refused: frozenset[str]) -> Iterator[_F
     if "array" in kinds and not isinstance(found.get("items"), Mapping):
         yield _Fault(pointer, "the array has no `items`")
     if (form := found.get("format")) is not None and form not in FORMATS:
-        yield _Fault(pointer, f"the format is none of {', '.join(sorted(FORMATS))}")
+        yield _Fault(pointer, f"the format is not one of {', '.join(sorted(FORMATS))}")
     if isinstance(pattern := found.get("pattern"), str) and _LOOKAROUND.search(pattern):
-        yield _Fault(pointer, "the pattern looks ahead or behind")
+        yield _Fault(pointer, "the pattern has a lookahead or lookbehind")
     if _is_object(found):
         yield from _faults_of_object(place)
         if level >= MAX_LEVELS:
@@ -120,19 +120,17 @@ def _faults_of_object(place: _SchemaNode) -> Iterator[_Fault]:
     known = required if isinstance(required, list) else []
     missing = [name for name, _ in _members(found, "properties") if name not in known]
     if missing:
-        yield _Fault(
-            pointer, f"`required` lacks {missing[0]!r} (a property that may be absent is one that may be null)"
-        )
+        yield _Fault(pointer, f"`required` lacks {missing[0]!r} (list every property; let an optional one be null)")
 
 
 class _Sizes:
-    """Check what is limited over the whole schema. Each limit is reported once."""
+    """Checks the limits over the whole schema; each is reported once."""
 
     def __init__(self) -> None:
         self._properties = self._values = self._characters = 0
 
     def add(self, place: _SchemaNode) -> Iterator[_Fault]:
-        """Count a place; gives the limits that it passes."""
+        """Count a place; yields a fault for each limit that is exceeded with it."""
         found = place.schema
         names = [name for kind in ("properties", "$defs", "definitions") for name, _ in _members(found, kind)]
         enum = found.get("enum")
@@ -151,7 +149,7 @@ class _Sizes:
         told = ("properties", "values of enums", "characters of names and values")
         for old, new, most, what in zip(before, now, _LIMITS, told, strict=True):
             if old <= most < new:
-                yield _Fault(place.pointer, f"the schema comes to more than {most:,} {what}")
+                yield _Fault(place.pointer, f"the schema has more than {most:,} {what}")
 
 
 _LIMITS = (MAX_PROPERTIES, MAX_ENUM_VALUES, MAX_CHARACTERS)

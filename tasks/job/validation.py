@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with settings, in one sentence a fault, without the values."""
+"""Explain what pydantic finds wrong with settings, in one sentence per fault, without the values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from parquill.tasks.job.settings import Job
 
-# The form of a group of settings, which a refusal shows to a user who wrote one value in its place.
+# The form of each group of settings, shown to a user who wrote a single value instead.
 EXAMPLES = {
     "budget": "{run_usd: 5}",
     "prompt": '{user: "{{ text }}"}',
@@ -21,12 +21,12 @@ EXAMPLES = {
     "retry": "{attempts: 6}",
     "tolerate": "{not_ok: 0.01}",
 }
-# what pydantic puts into the place of a fault for each type that a value may have
+# what pydantic adds to the location of a fault for each type that a value may have
 _TYPE = re.compile(r"str|int|float|bool|constrained-\w+|(dict|list|literal)\[.*\]")
 
 
 def explain(error: ValidationError, within: str | None = None) -> list[str]:
-    """One sentence for each fault, none twice; `within` names what was validated, if it was not a whole job."""
+    """Return one sentence per fault, without duplicates; `within` names what was validated if that is not a job."""
     before = [] if within is None else [within]
     groups: dict[tuple[Any, ...], list[tuple[list[Any], Any]]] = {}
     for fault in error.errors(include_url=False):
@@ -38,7 +38,7 @@ def explain(error: ValidationError, within: str | None = None) -> list[str]:
 
 
 def _of_value(value: list[Any], faults: Sequence[tuple[list[Any], Any]]) -> Iterator[str]:
-    """The faults of one value: of the types that it may have, those in which most of it was sound are told."""
+    """Yield the faults of one value: of the types that it may have, those of the type that it matched most deeply."""
     texts = [str(fault["msg"]) for _, fault in faults]
     deepest = max(len(path) for path, _ in faults)
     if deepest > len(value) + 1 and len(faults) > 1:

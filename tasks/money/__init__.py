@@ -1,1 +1,1 @@
-"""Parts that count: tokens, prices, usage, estimates, the budget. They import no Prefect."""
+"""Tokens, prices, usage, estimates, the budget and the ledger. Nothing here imports Prefect."""

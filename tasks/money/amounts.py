@@ -1,4 +1,4 @@
-"""Amounts of money: whole femto-dollars (1e-15 $) a token, whole nano-dollars (1e-9 $) a row, dollars for people."""
+"""Amounts of money: whole femto-dollars (1e-15 $) per token, whole nano-dollars (1e-9 $) per row, dollars to show."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ NANO_PER_USD = 1_000_000_000
 
 
 def femto_to_nano(femto: int) -> int:
-    """Round femto-dollars once to nano-dollars, halves to even (as Decimal does)."""
+    """Round femto-dollars to nano-dollars, halves to even (as Decimal does)."""
     whole, rest = divmod(femto, FEMTO_PER_NANO)
     half = FEMTO_PER_NANO // 2
     return whole + (rest > half or (rest == half and whole % 2 == 1))
 
 
 def nano_to_usd(nano: int) -> Decimal:
-    """Nano-dollars as dollars with nine decimals."""
+    """Convert nano-dollars to dollars with nine decimals."""
     return Decimal(nano).scaleb(-9)
 
 
 def usd_to_nano(amount: Decimal) -> int:
-    """Dollars as nano-dollars."""
+    """Convert dollars to nano-dollars, rounded to a whole number."""
     return int(amount.scaleb(9).to_integral_value())
 
 
 def format_usd(nano: int) -> str:
-    """Dollars for people: cents, or as many digits as it takes to see something; never rounded to nothing."""
+    """Format dollars for people: with cents, or with more decimals for small amounts, so that none is shown as zero."""
     amount = nano_to_usd(nano)
     if nano == 0 or abs(nano) >= 10_000_000_000:
         return f"${amount:,.2f}"
@@ -36,5 +36,5 @@ def format_usd(nano: int) -> str:
 
 
 def usd_text(amount: Decimal) -> str:
-    """A decimal string for JSON: plain digits, never an exponent."""
+    """Format dollars as a decimal string for JSON: plain digits, never an exponent."""
     return format(amount, "f")

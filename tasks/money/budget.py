@@ -1,8 +1,8 @@
-"""The budget of a run: a request is admitted only against a reservation of its worst case.
+"""The budget of a run: a request is admitted only after its worst case is reserved.
 
-At every instant `settled + in_doubt + reserved <= granted`, and what is granted is leased from the ledger, where every
-run and every process is counted. All methods but `reserve` are synchronous and run on one event loop, so nothing can
-come between a check and its reservation.
+At every instant `settled + in_doubt + reserved <= granted`. The granted money is leased from the ledger, which counts
+every run and every process. All methods but `reserve` are synchronous and run on one event loop, so nothing can come
+between a check and its reservation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ POLL_INTERVAL_S = 0.5
 
 
 class Budget:
-    """Money of one run in nano-dollars, as one process holds it. `granted` None means no limit."""
+    """The money of one run in one process, in nano-dollars; `granted` is None for no limit."""
 
     def __init__(
         self,
@@ -26,14 +26,14 @@ class Budget:
         more: Callable[[int], Awaitable[int]] | None = None,
         patient: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
-        """Begin with what an interrupted run has spent already.
+        """Start with what an interrupted run has already `settled` and has `in_doubt`.
 
-        `more` asks for at least an amount and gives what was granted, 0 if it does not fit. `patient` gives back what
-        is granted and not in use, waits a little, and says whether money that others hold may still come back.
-        `limit` is the run's own, to be shown.
+        `more` requests at least an amount and returns what was granted, 0 if it does not fit. `patient` gives back
+        granted money that is not in use, waits a little, and returns whether money that others hold may still come
+        back. `limit` is the run's own limit, for display.
         """
         self.granted = granted
-        # what is leased from a ledger, for a month say, is no limit of the run
+        # money that is leased, for example for a month's budget, is not a limit of the run
         self.limit = granted if limit is None and more is None else limit
         self.settled = settled
         self.in_doubt = in_doubt
@@ -48,12 +48,12 @@ class Budget:
 
     @property
     def booked(self) -> int:
-        """Nano-dollars that are spent or may be: settled, in doubt and reserved."""
+        """Nano-dollars that are spent or may be spent: settled, in doubt and reserved."""
         return self.settled + self.in_doubt + self.reserved
 
     @property
     def is_overdrawn(self) -> bool:
-        """Whether more is booked than was granted, since a reply cost more than was reserved for it."""
+        """Whether more is booked than was granted, because a reply cost more than was reserved for it."""
         return self.granted is not None and self.booked > self.granted
 
     def fits(self, amount: int) -> bool:
@@ -61,9 +61,10 @@ class Budget:
         return self.granted is None or self.booked + amount <= self.granted
 
     async def reserve(self, amount: int) -> bool:
-        """Reserve `amount`; waits while money reserved elsewhere may come back. False: it can never fit.
+        """Reserve `amount`; waits while reserved money may still come back. False if `amount` can never fit.
 
-        False, too, for who waits when the budget is stopped. Raises what `more` raised, to all that wait and come.
+        Waiting callers also get False when the budget is stopped. If `more` raises, all waiting and later callers get
+        its exception.
         """
         while not self._may_fit(amount):
             if await self._ask(amount):
@@ -85,11 +86,11 @@ class Budget:
         return self.fits(amount)
 
     async def _ask(self, amount: int) -> bool:
-        """Ask the ledger for what is missing; one at a time, so that no more is leased than is needed."""
+        """Ask the ledger for what is missing, one caller at a time, so that no more is leased than needed."""
         if self._more is None or self.granted is None:
             return False
         async with self._asking:
-            if self._may_fit(amount):  # one who has waited for the ledger in vain has waited for all
+            if self._may_fit(amount):  # raises if the ledger failed for an earlier caller: no other waits for it again
                 return True
             if self._stopped:
                 return False
@@ -107,7 +108,7 @@ class Budget:
         await self._changed.wait()
 
     def give_back_unused(self, keep: int) -> int:
-        """Give up what is granted beyond what is booked and `keep`; gives how much that is."""
+        """Give up what is granted beyond what is booked and `keep`; returns that amount."""
         if self.granted is None:
             return 0
         unused = max(0, self.granted - self.booked - keep)
@@ -115,40 +116,40 @@ class Budget:
         return unused
 
     def fail(self, error: Exception) -> None:
-        """Admit nothing more: the ledger is lost."""
+        """Admit nothing more, because the ledger failed: `reserve` raises `error` from now on."""
         self._failed = error
         self.wake()
 
     def stop(self) -> None:
-        """Let nobody wait any more; what is booked stays."""
+        """End all waiting for money; what is booked stays booked."""
         self._stopped = True
         self.wake()
 
     def revoke(self, amount: int) -> None:
-        """Count no more on `amount` of what was granted: the ledger does not know of it."""
+        """Take back `amount` of what was granted, because the ledger no longer has it as leased."""
         if self.granted is not None:
             self.granted -= amount
 
     def settle(self, amount: int, cost: int) -> None:
-        """Turn a reservation into what the request really cost, even when that is more."""
+        """Replace a reservation of `amount` with what the request really cost, even if that is more."""
         self.reserved -= amount
         self.settled += cost
         self.overshoot += max(0, cost - amount)
         self.wake()
 
     def hold(self, amount: int) -> None:
-        """Keep a reservation booked: nobody knows whether the request was paid."""
+        """Keep a reservation booked as in doubt: it is unknown whether the request was paid."""
         self.reserved -= amount
         self.in_doubt += amount
         self.wake()
 
     def release(self, amount: int) -> None:
-        """Give a reservation back: the request was surely not paid."""
+        """Give back a reservation: the request was certainly not paid."""
         self.reserved -= amount
         self.wake()
 
     def wake(self) -> None:
-        """Let those who wait for money look again."""
+        """Have the callers that wait for money check again."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None

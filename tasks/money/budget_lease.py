@@ -26,17 +26,18 @@ from parquill.tasks.money.soft_limit import SoftLimits
 from parquill.tasks.records import Totals
 
 REPORT_INTERVAL_S = 1.0
-LEDGER_TIMEOUT_S = 60.0  # how long a database may be away: a restart, a failover
-SLICES = 50  # a slice is this part of the limit: few enough transactions, and little idle money at the end
-# where a slice would hold a few requests only, as with a small budget: a transaction for each of them would keep the
-# requests from being sent at once
+LEDGER_TIMEOUT_S = 60.0  # how long a database may be unavailable: a restart, a failover
+SLICES = 50  # a slice is the limit / SLICES: few transactions, and little idle money at the end
+# With a small budget a slice would hold only a few requests, and a transaction for each would keep them from being sent
+# at once: a slice holds REQUESTS_A_SLICE requests then, but at most the limit / MAX_PART.
 REQUESTS_A_SLICE, MAX_PART = 32, 8
 
 
 class LeaseAccount:
     """Leases money for one run. Its methods block for a transaction: call them from a thread that may wait.
 
-    One call at a time, whatever thread it comes from, so the ledger never hears an older state after a newer one.
+    Calls run one at a time, whatever thread they come from, so an older state never reaches the ledger after a newer
+    one.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class LeaseAccount:
         return LeaseReport(self._settled, self._in_doubt, left if self.limited else 0, self._is_new)
 
     def lease(self, amount: int) -> int:
-        """Lease a slice that holds at least `amount`; 0 if so much does not fit, or if the account is closed.
+        """Lease a slice of at least `amount` nano-dollars; returns how much was leased.
 
-        Negative if a person has resolved what was leased, and nothing fits in its place. A database that is away for a
-        while is waited for. Raises LedgerFailed.
+        Returns 0 if `amount` does not fit or the account is closed. Returns a negative amount if a person has resolved
+        what was leased, and nothing fits in its place. Waits for a database that is unavailable for a while. Raises
+        LedgerFailed.
         """
         with self._guard:
             if self._closing.is_set():
@@ -100,15 +102,16 @@ class LeaseAccount:
         return held > 0
 
     def report(self, settled: int, in_doubt: int, returned: int = 0) -> int:
-        """Tell what this process has settled, has in doubt and has given up of its leases, each in all.
+        """Report what this process has settled, has in doubt and has given back of its leases, each in total.
 
-        Gives what it must not count on any more, 0 as a rule: a person has resolved it. Raises LedgerFailed.
+        Returns how much of its lease the process no longer has because a person resolved it, usually 0. Raises
+        LedgerFailed.
         """
         with self._guard:
             return 0 if self._closing.is_set() else self._report(settled, in_doubt, returned)
 
     def _report(self, settled: int, in_doubt: int, returned: int) -> int:
-        # a thread that was slower than the next one has old figures
+        # a slower thread may bring older figures
         self._settled, self._in_doubt = max(self._settled, settled), max(self._in_doubt, in_doubt)
         self._returned = max(self._returned, returned)
         lost = self._ledger.report(self._run_id, self._holder, self._held(), self._now())
@@ -117,14 +120,14 @@ class LeaseAccount:
         return lost
 
     def close(self, settled: int, in_doubt: int, patience_s: float = LEDGER_TIMEOUT_S) -> None:
-        """Tell the last figures and give the rest back. Raises LedgerFailed."""
+        """Report the last figures and give back the rest of the lease. Raises LedgerFailed."""
         self._closing.set()
         with self._guard:
             rest = max(self._returned, self._granted - settled - in_doubt)
             self._patient(patience_s)(self._report, settled, in_doubt, rest)
 
     def _patient(self, patience_s: float, *, until_closing: bool = False) -> Retrying:
-        """Calls the ledger again while its database is away for a while."""
+        """Return a retrier that calls the ledger again while its database is unavailable."""
         stop = stop_after_delay(patience_s)
         return Retrying(
             sleep=self._sleep,
@@ -140,7 +143,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 class BudgetLease:
-    """Opens a run's account with what its journals say, and keeps the ledger up to date."""
+    """Opens a run's account with the figures of its journals, and keeps the ledger up to date."""
 
     def __init__(
         self,
@@ -154,9 +157,9 @@ class BudgetLease:
         is_first: bool = True,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`before` is what the run's journals say. Raises ParquillError when the ledger cannot be opened.
+        """`before` is what the run's journals say. Raises ParquillError if the ledger cannot be opened.
 
-        `is_first` is false for a process that joins others in a run that is open: their leases stay what they are.
+        `is_first` is False for a process that joins an open run: the leases of the other processes stay as they are.
         """
         run_limit = None if budget.run_usd is None else usd_to_nano(budget.run_usd)
         month_limit = None if budget.monthly_usd is None else usd_to_nano(budget.monthly_usd)
@@ -187,22 +190,22 @@ class BudgetLease:
         now = datetime.now(UTC)
         this = f"{now:%Y-%m}"
         month, mine = self._ledger.of_month(this, now), self._ledger.of_run(run_id, now)
-        # with the run's own earlier months taken off, what the run has spent in all can be added to it
+        # all of the run is subtracted, its earlier months too, so that the run's whole spending can be added to it
         return month.settled + month.in_doubt - mine.settled - mine.in_doubt
 
     async def _more(self, amount: int) -> int:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._account.lease, amount)
 
     async def _patient(self) -> bool:
-        """Wait a little for money that others hold; False when they hold none or patience is used up.
+        """Wait a little for money that other processes hold; False if they hold none or patience is used up.
 
-        A run that waits can use nothing of what it has leased, so it gives that back first: of two runs that wait for
-        each other one gets all, or both see that nothing is to be waited for.
+        A waiting run cannot use what it has leased, so it first gives that back: of two runs that wait for each other
+        one gets all of it, or both see that there is nothing to wait for.
         """
         loop = asyncio.get_running_loop()
         if self._patience_s <= 0:
             return False
-        with contextlib.suppress(LedgerFailed):  # to ask what others hold waits for a ledger that is away
+        with contextlib.suppress(LedgerFailed):  # the next call waits for a ledger that is unavailable
             await self._report(keep=0)
         if not await loop.run_in_executor(self._executor, self._account.others_lease):
             return False
@@ -211,20 +214,20 @@ class BudgetLease:
         return True
 
     def begin(self) -> None:
-        """Begin to report, on the running loop."""
+        """Start to report periodically, on the running loop."""
         self._reporter = asyncio.get_running_loop().create_task(self._report_on())
 
     async def _report_on(self) -> None:
         while True:
             await self._sleep(REPORT_INTERVAL_S)
-            # a run that has admitted nothing since may have nothing left to admit, and others may wait for its lease
+            # a run that has admitted nothing since the last report may be at its end, and others may wait for its lease
             is_idle, self._admitted = self._admitted == self.budget.admitted, self.budget.admitted
             try:
                 await self._report(keep=0 if is_idle else self._account.slice)
             except RunTakenOver:
                 return
             except LedgerFailed:
-                # a ledger that is away for a while delays the report; the lease stays booked there meanwhile
+                # an unavailable ledger delays the report; the lease stays booked there meanwhile
                 continue
 
     async def _report(self, keep: int) -> None:
@@ -242,9 +245,9 @@ class BudgetLease:
         return self.budget.settled - self._before[0], self.budget.in_doubt - self._before[1]
 
     async def close(self, patience_s: float = LEDGER_TIMEOUT_S) -> None:
-        """Report the last figures and give back what was not spent; a ledger that is away is waited for so long.
+        """Report the last figures and give back what was not spent; waits up to `patience_s` seconds for the ledger.
 
-        Raises LedgerFailed when they could not be told; the next start of the run tells them, from its journals.
+        Raises LedgerFailed if that is not possible; the next start of the run reports them from its journals.
         """
         if self._reporter is not None:
             self._reporter.cancel()
@@ -256,6 +259,6 @@ class BudgetLease:
         except RunTakenOver:
             raise
         except LedgerFailed as error:
-            raise LedgerFailed(f"{error}; it lacks the run's last figures: run again, which tells them") from None
+            raise LedgerFailed(f"{error}; it lacks the run's last figures: run again to report them") from None
         finally:
             self._ledger.close()

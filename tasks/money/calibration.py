@@ -1,10 +1,10 @@
-"""Counted against reported prompt tokens: how far they lie apart, and what an approximate count is corrected by.
+"""Counted against reported prompt tokens: how far they differ, and how an approximate count is corrected.
 
-Where a model's own tokenizer is not public, another encoding stands in for it, and a chat template of its own adds a
-fixed number of tokens to each request. So the reported tokens lie near a line over the counted ones: an overhead a
-request and a ratio a token, fitted by least squares to the answers of earlier runs. The fit needs only five sums, which
-are kept by class of length (a doubling each), each with the largest excess over the reservation that was ever seen: a
-reservation must never be low, so it is the allowance and that excess, and never below the line and a tenth.
+If a model's own tokenizer is not public, another encoding stands in for it, and the model's chat template adds a fixed
+number of tokens to each request. So the reported tokens lie near a line over the counted ones: an overhead per request
+and a ratio per token, fitted by least squares to the answers of earlier runs. The fit needs only five sums. They are
+kept by class of length (one per doubling), each with the largest excess over the allowance that was ever seen. A
+reservation must never be too low, so it is the allowance plus that excess, and at least 1.1 times the line.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-MIN_ANSWERS = 10  # fewer say nothing about the next thousand
-SPREAD = 0.1  # lengths that vary by less than this part of their mean tell a ratio, but no line
+MIN_ANSWERS = 10  # fewer are not enough to predict the next thousand
+SPREAD = 0.1  # lengths that vary by less than this part of their mean give a ratio, but no line
 ABOVE_LINE = 1.1
-# A reply that reports more than this for a counted prompt is a fault of the service: billed, but not learned from.
+# A reply that reports more than MAX_RATIO * counted + MAX_OVERHEAD is a fault of the service: billed, not learned from.
 MAX_RATIO, MAX_OVERHEAD = 8, 4096
 
 
 def allowance(counted: int) -> int:
-    """Tokens to reserve for an approximate count: half as much again, since small vocabularies need more tokens."""
+    """Tokens to reserve for an approximate count: 1.5 * counted + 16, since small vocabularies need more tokens."""
     return counted + counted // 2 + 16
 
 
 def size_class(counted: int) -> int:
-    """The class of a counted length: 1 for one token, 2 for two and three, and so on by doublings."""
+    """The class of a counted length: 1 for one token, 2 for two and three, and so on, doubling each time."""
     return max(1, counted).bit_length()
 
 
@@ -43,7 +43,7 @@ class RegressionSums:
     excess: int = 0  # the largest y above the allowance for x
 
     def add(self, counted: int, reported: int) -> None:
-        """Count one answer."""
+        """Add one answer."""
         self.answers += 1
         self.counted += counted
         self.reported += reported
@@ -52,7 +52,7 @@ class RegressionSums:
         self.excess = max(self.excess, reported - allowance(counted))
 
     def merge(self, other: RegressionSums) -> None:
-        """Count the answers of another run."""
+        """Add the answers of another run."""
         self.answers += other.answers
         self.counted += other.counted
         self.reported += other.reported
@@ -63,7 +63,7 @@ class RegressionSums:
 
 @dataclass(frozen=True, slots=True)
 class WorstRow:
-    """The answer whose count was farthest off, as a part of what was counted."""
+    """The answer whose count was farthest off; `deviation` is a fraction of the counted tokens."""
 
     deviation: float
     source_file: str
@@ -95,13 +95,13 @@ class CountComparison:
 
     @property
     def deviation(self) -> float | None:
-        """By what part of the counted tokens more were reported; negative for fewer, None without answers."""
+        """Reported tokens above the counted ones, as a fraction of these; negative for fewer, None without answers."""
         return self.reported / self.counted - 1 if self.counted else None
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was learned of a model at an endpoint; `excess` is (class, tokens above the allowance) by class."""
+    """What was learned about a model at an endpoint; `excess` is a (class, tokens above the allowance) per class."""
 
     overhead: float = 0.0
     ratio: float = 1.0
@@ -110,7 +110,7 @@ class Calibration:
 
     @classmethod
     def learn(cls, classes: Mapping[int, RegressionSums]) -> Calibration | None:
-        """Fit the line; None without an answer. With too few of them only the excess counts."""
+        """Fit the line; None without answers. With fewer than MIN_ANSWERS only the excess counts."""
         whole = RegressionSums()
         for tally in classes.values():
             whole.merge(tally)
@@ -122,21 +122,21 @@ class Calibration:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Calibration:
-        """Read what `dataclasses.asdict` and JSON made of it."""
+        """Read a calibration that `dataclasses.asdict` and JSON wrote."""
         excess = tuple((int(number), int(tokens)) for number, tokens in found["excess"])
         return cls(found["overhead"], found["ratio"], found["answers"], excess)
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there were enough answers to correct an expectation."""
+        """Whether there were enough answers to correct an expected count."""
         return self.answers >= MIN_ANSWERS
 
     def expected(self, counted: int) -> float:
-        """Prompt tokens that the service will report, as an expectation."""
+        """The expected number of prompt tokens that the service will report."""
         return max(1.0, self.overhead + self.ratio * counted)
 
     def reserved(self, counted: int) -> int:
-        """Prompt tokens to reserve: the allowance and the largest excess of such lengths, at least the line's."""
+        """Prompt tokens to reserve: allowance plus largest excess of similar lengths, at least 1.1 times the line."""
         number = size_class(counted)
         below = [tokens for seen, tokens in self.excess if seen <= number][-1:]
         above = [tokens for seen, tokens in self.excess if seen >= number][:1]
@@ -145,7 +145,7 @@ class Calibration:
 
 
 def _line(whole: RegressionSums) -> tuple[float, float]:
-    """Overhead and ratio by least squares; the ratio alone where the lengths hardly vary or no line rises."""
+    """Overhead and ratio by least squares; only the ratio if the lengths hardly vary or the line does not rise."""
     x_mean, y_mean = whole.counted / whole.answers, whole.reported / whole.answers
     variance = whole.squares / whole.answers - x_mean * x_mean
     if variance > (SPREAD * x_mean) ** 2:

@@ -1,13 +1,13 @@
-"""What a plan will cost: input counted for every row, output predicted from the past, bounded by max_output_tokens.
+"""Estimate what a plan will cost: input counted for every row, output predicted, at most max_output_tokens.
 
-Rows are kept as counts by input length: worst case, expectation and spread depend on nothing else, so memory is bounded
-by the model's window and any number of prices can be applied at the end.
+Rows are kept as counts by input length. Worst case, expectation and spread depend on nothing else, so memory is bounded
+by the model's window, and any number of prices can be applied at the end.
 
-Without history the only bound on the output is max_output_tokens, so expected, p90 and worst are the same, and the
-words "no history: worst case is the only bound" go with them. With it (`length_model`) expected is the sum of the
-predictions. The output's total is taken as log-normal about it: `low` and `high` are the bounds of its central 90 %,
-p90 its 90 % quantile, none above the worst case; the normal quantile is widened to Student's t (Cornish-Fisher, first
-order) for few answers.
+Without history the only bound on the output is max_output_tokens: expected, p90 and worst are the same, and the
+estimate says "no history: worst case is the only bound". With history (`length_model`) expected is the sum of the
+predictions, and the total output is taken as log-normal about it: `low` and `high` bound its central 90 %, p90 is its
+90 % quantile, and none is above the worst case. For few answers the normal quantile is widened to Student's t
+(Cornish-Fisher, first order).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from parquill.tasks.money.tokens import TokenCounter
 
 NORMAL_P90, NORMAL_P95 = 1.2816, 1.6449
-# A spread that is estimated from a hundred answers of a long-tailed law is too low more often than too high: without
-# this the interval held in 84-96 % of the seeds, with it in 91-97 % (`python -m tests.benchmarks.pilots`).
+# A spread estimated from a hundred answers of a long-tailed law is too low more often than too high: without this
+# factor the interval held in 84-96 % of the seeds, with it in 91-97 % (`python -m tests.benchmarks.pilots`).
 INTERVAL_SAFETY = 1.06
 NO_HISTORY = "no history: worst case is the only bound"
 
 
 @dataclass(frozen=True, slots=True)
 class CostForecast:
-    """What rows come to at one price; money in nano-dollars, `low` to `high` the central 90 %."""
+    """The cost of rows at one price, in nano-dollars; `low` to `high` is the central 90 %."""
 
     completion_tokens: int
     expected: int
@@ -48,14 +48,14 @@ class CostForecast:
 
     @property
     def relative_error(self) -> float:
-        """How far the interval reaches from the expected cost to its farther side, as a fraction of it."""
+        """The distance from the expected cost to the farther bound of the interval, as a fraction of that cost."""
         return max(self.high - self.expected, self.expected - self.low) / self.expected if self.expected else 0.0
 
 
 def price_histogram(
     rows: Mapping[int, int], room: int, price: ModelPrice, counter: TokenCounter, lengths: LengthModel | None
 ) -> CostForecast:
-    """Price rows given as counts by prompt tokens, each with at most `room` output tokens."""
+    """Price rows, given as prompt tokens -> number of rows, each with at most `room` output tokens."""
     worst = sum(count * price.worst_nano(counter.reserved(tokens), room) for tokens, count in rows.items())
     if lengths is None:
         return CostForecast(room * sum(rows.values()), worst, worst, worst, worst, worst)
@@ -83,11 +83,11 @@ def price_histogram(
 
 
 def _reported(tokens: int, counter: TokenCounter, lengths: LengthModel) -> tuple[float, float, float]:
-    """Prompt tokens that are expected to be reported for a counted input, and of these cached and cache writes."""
+    """Expected reported prompt tokens for a counted input, and how many of them are cached and cache writes."""
     prompt, cached, written = lengths.reported(tokens)
     if not counter.is_corrected:
         return prompt, cached, written
-    # a ratio of this job's lengths takes a template's fixed tokens for a part of every text, at other lengths wrongly
+    # the job's own ratio counts a template's fixed tokens in proportion to the text, which is wrong at other lengths
     expected = counter.expected(tokens)
     return expected, expected * cached / max(1, prompt), expected * written / max(1, prompt)
 
@@ -97,7 +97,7 @@ def _widened_quantile(normal: float, answers: int) -> float:
 
 
 class EstimateSum:
-    """Sums the estimate of planned rows, at one or several prices; `result` gives it."""
+    """Sums up planned rows; `result` returns their estimate at one of several prices."""
 
     def __init__(self, job: Job, prices: Sequence[ModelPrice], counter: TokenCounter, past: Past | None = None) -> None:
         self._job = job
@@ -125,7 +125,7 @@ class EstimateSum:
                 self.reused += 1
 
     def result(self, place: int = 0) -> Estimate:
-        """The estimate of all rows added so far, at the price of that place."""
+        """Return the estimate of all rows added so far, at the price with index `place`."""
         room, lengths = self._job.max_output_tokens, self._past.lengths
         counted = sum(tokens * rows for tokens, rows in self._lengths.items())
         prompt_tokens = sum(self._counter.expected(tokens) * rows for tokens, rows in self._lengths.items())
@@ -155,7 +155,7 @@ class EstimateSum:
 
 
 def basis_of(lengths: LengthModel | None, last: tuple[int, int] | None) -> str:
-    """What an estimate stands on, in words; `last` is (expected, settled) nano-dollars of the latest finished run."""
+    """Describe what an estimate is based on; `last` is (expected, settled) nano-dollars of the latest finished run."""
     basis = NO_HISTORY
     if lengths is not None:
         runs = {0: "a pilot", 1: "the last run"}.get(lengths.runs, f"the last {lengths.runs} runs")
@@ -166,9 +166,9 @@ def basis_of(lengths: LengthModel | None, last: tuple[int, int] | None) -> str:
 
 
 def estimate_json(estimate: Estimate) -> dict[str, Any]:
-    """The `estimate` part of a summary; money as decimal strings in dollars.
+    """Return the `estimate` part of a summary; money as decimal strings in dollars.
 
-    `cost_usd_low` and `cost_usd_high` bound the central 90 %; null without answers to learn from.
+    `cost_usd_low` and `cost_usd_high` bound the central 90 %; they are null without answers to learn from.
     """
     low, high = estimate.low_nano, estimate.high_nano
     return {
@@ -183,7 +183,7 @@ def estimate_json(estimate: Estimate) -> dict[str, Any]:
 
 
 def flat_estimate(job: Job, estimate: Estimate, price: ModelPrice, *, fits: bool) -> dict[str, Any]:
-    """One flat mapping for `estimate --json`."""
+    """Return the flat mapping that `estimate --json` prints."""
     return {
         "rows": estimate.rows,
         "rows_to_send": estimate.to_send,

@@ -1,4 +1,4 @@
-"""The gate before the first payment: does what is still to be paid fit into what is left of the budget?"""
+"""The gate before the first payment: check that what is still to be paid fits into what is left of the budget."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from parquill.tasks.records import Estimate, Totals
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says; `warning` is None when there is nothing to warn of. Money in nano-dollars.
+    """The result of the gate, money in nano-dollars; `warning` is None if there is nothing to warn of.
 
-    `left` is how many rows are still to be sent.
+    `left` is the number of rows that are still to be sent.
     """
 
     fits: bool
@@ -38,14 +38,14 @@ def check_budget(
     month_booked: int | None = None,
     today: date | None = None,
 ) -> Verdict:
-    """Hold an estimate against the budgets of a job.
+    """Compare an estimate with the budgets of a job.
 
-    `totals` is what an interrupted run has spent already, `month_booked` what all other runs of the month have.
-    `today` is by default the day of the clock: models are shut down by it, whatever day the prices are of.
+    `totals` is what an interrupted run has already spent; `month_booked` is what all other runs of the month have
+    booked. `today` defaults to the current date, which decides whether a model is shut down, whatever the prices' day.
     """
     spent = totals or Totals()
     booked = spent.settled_nano + spent.in_doubt_nano
-    # what has an outcome counts by its true figure; the rest by the same share of expected as of worst
+    # rows with an outcome count with their true cost; the rest with the same share of expected as of worst
     left = max(0, estimate.worst_nano - spent.worst_nano)
     worst = booked + left
     open_worst, open_expected = (
@@ -70,7 +70,7 @@ def check_budget(
     limit, name = min(limits)
     if expected > limit:
         over = format_usd(expected)
-        if over == format_usd(limit):  # one number must be seen to be larger than the other
+        if over == format_usd(limit):  # show enough digits to see which number is larger
             over = f"${nano_to_usd(expected):,.9f}"
         return Verdict(False, f"expected {over} exceeds {name} {facts}", odd, expected, rows)
     may_stop = f"the worst case of {format_usd(worst)} exceeds {name}: the run may stop on the way"
@@ -79,7 +79,7 @@ def check_budget(
 
 
 def _warnings(job: Job, estimate: Estimate, today: date) -> list[str]:
-    """What to say before the first payment of a job that may be run, but should be looked at."""
+    """Return the warnings to show before the first payment of a job."""
     if not estimate.rows:
         return ["the input has no rows: the results will be empty"]
     found = [_warn_of_one_prompt(job, estimate)]
@@ -90,7 +90,7 @@ def _warnings(job: Job, estimate: Estimate, today: date) -> list[str]:
 
 
 def _warn_of_one_prompt(job: Job, estimate: Estimate) -> str | None:
-    """What to say of a prompt without a single {{ }}, which asks the same of every row."""
+    """Return a warning if the prompt has no {{ }}, so that it is the same for every row."""
     if job.prompt is None or not job.dedupe or job.parameters_column is not None or estimate.rows < 2:
         return None
     if any(mark in text for mark in ("{{", "{%") for text in (job.prompt.system or "", job.prompt.user)):
@@ -102,16 +102,16 @@ def _warn_of_one_prompt(job: Job, estimate: Estimate) -> str | None:
 
 
 def asks_approval(job: Job, verdict: Verdict) -> bool:
-    """Whether the expected cost, with what is spent already, is above what may be spent without asking.
+    """Whether the expected cost, what is already spent included, is above `budget.approval_usd`.
 
-    Nobody is asked for a run that has nothing left to send: its money is spent.
+    A run with nothing left to send needs no approval: its money is spent.
     """
     limit = job.budget.approval_usd
     return limit is not None and verdict.left > 0 and verdict.expected_nano > usd_to_nano(limit)
 
 
 def check_largest(job: Job, estimate: Estimate) -> None:
-    """Refuse a job with a request that its own limit would never let through (BadJob)."""
+    """Refuse a job with a request that its own limit would never let through. Raises BadJob."""
     allowed = job.limits.tokens_per_minute
     if allowed is not None and estimate.to_send and estimate.largest_request > allowed:
         raise BadJob(
@@ -130,15 +130,17 @@ def pass_gate(
     check_largest(job, estimate)
     verdict = check_budget(job, estimate, price, totals, month_booked)
     if not verdict.fits and job.budget.when_short == "refuse" and estimate.to_send:
-        raise RefusedByBudget(f"{verdict.sentence}; {estimate.basis}. Raise it, or set budget.when_short: partial")
+        raise RefusedByBudget(
+            f"{verdict.sentence}; {estimate.basis}. Raise the budget, or set `budget.when_short: partial`"
+        )
     return verdict
 
 
 def spent_by_others(job: Job, run_id: str | None = None) -> int | None:
-    """Nano-dollars that other runs have booked this month; None when the job has no monthly budget.
+    """Nano-dollars that other runs have booked this month; None if the job has no monthly budget.
 
-    What the run itself has booked in earlier months is taken off (the figure may be negative then), so that all
-    that the run has spent, whenever, can be added.
+    What the run itself booked in earlier months is subtracted too (the figure may then be negative), so that all that
+    the run has spent, in any month, can be added.
     """
     if job.budget.monthly_usd is None:
         return None
@@ -151,7 +153,7 @@ def spent_by_others(job: Job, run_id: str | None = None) -> int | None:
 
 
 def month_figures(run_id: str) -> tuple[Decimal, Decimal]:
-    """Dollars that were booked this month before a run, and that are with it."""
+    """Dollars that are booked this month without a run, and with it."""
     ledger, now = Ledger(), datetime.now(UTC)
     this = f"{now:%Y-%m}"
     try:

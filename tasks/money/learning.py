@@ -1,7 +1,7 @@
 """What the ledger keeps of earlier runs to predict the next one.
 
-By job and prompt: the lengths of the answers, and how good the last estimate was. By model, endpoint and encoding:
-counted and reported prompt tokens.
+Per job and prompt it keeps the lengths of the answers, and how good the last estimate was. Per model, endpoint and
+encoding it keeps counted and reported prompt tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Past:
 
 
 def prompt_digest(job: Job) -> str:
-    """What the length of an answer depends on, beside the input's length: job, model, prompt and output settings."""
+    """The digest of what answer lengths depend on besides the input's length: job, model, prompt, output settings."""
     named = job.model_dump(
         mode="json",
         include={
@@ -48,7 +48,7 @@ def prompt_digest(job: Job) -> str:
 
 
 def read_past(job: Job, run_id: str | None = None) -> Past:
-    """Read the past of a job: of runs with the same prompt and output settings. Raises LedgerFailed.
+    """Read the past of a job, from runs with the same prompt and output settings. Raises LedgerFailed.
 
     The run `run_id` is left out of `last`.
     """
@@ -73,11 +73,11 @@ def keep_past(job: Job, run_id: str, history: History, finished_at: datetime | N
 
 
 _SUMS = ("count", "total", "squares", "cut", "counted", "prompt", "cached", "cache_write")
-RUNS_KEPT = 10  # the latest runs that a prediction looks at
+RUNS_KEPT = 10  # the number of latest runs that a prediction uses
 
 
 def keep_history(ledger: Ledger, run_id: str, digest: str, history: History) -> None:
-    """Keep the lengths of a run's answers in the place of what was kept of it before. Raises LedgerFailed."""
+    """Keep the lengths of a run's answers; they replace what was kept of the run before. Raises LedgerFailed."""
     with ledger.transaction() as connection:
         connection.execute(LENGTHS.delete().where(LENGTHS.c.run_id == run_id))
         rows = [
@@ -90,7 +90,7 @@ def keep_history(ledger: Ledger, run_id: str, digest: str, history: History) -> 
 
 
 def read_history(ledger: Ledger, digest: str) -> tuple[History, list[str]]:
-    """The lengths of the answers of the latest runs with this digest, and these runs' ids. Raises LedgerFailed."""
+    """Return the answer lengths of the latest runs with this digest, and the ids of these runs. Raises LedgerFailed."""
     with ledger.transaction() as connection:
         latest = (
             sa.select(LENGTHS.c.run_id)
@@ -110,11 +110,11 @@ def read_history(ledger: Ledger, digest: str) -> tuple[History, list[str]]:
     return whole, names
 
 
-RUNS_BACK = 30  # so that a reply that was wrong once is forgotten some day
+RUNS_BACK = 30  # so that a reply with wrong usage is forgotten after a while
 
 
 def read_calibration(job: Job) -> Calibration | None:
-    """What the latest runs at a job's endpoint teach; None where the count is exact or nothing is known.
+    """Return what the latest runs at a job's endpoint teach; None if the count is exact or nothing is known.
 
     Raises BadJob for an unknown tokenizer, LedgerFailed.
     """
@@ -138,7 +138,7 @@ def read_calibration(job: Job) -> Calibration | None:
 
 
 def keep_counts(job: Job, run_id: str, classes: dict[int, RegressionSums]) -> None:
-    """Keep what a run's answers teach in the place of what was kept of it before. Raises LedgerFailed."""
+    """Keep what a run's answers teach; it replaces what was kept of the run before. Raises LedgerFailed."""
     encoding, exact = encoding_of(job.model, job.tokenizer)
     if exact:
         return
@@ -158,6 +158,6 @@ def keep_counts(job: Job, run_id: str, classes: dict[int, RegressionSums]) -> No
 
 
 def _about(job: Job, encoding: str) -> dict[str, str]:
-    """What a service's count depends on: each API wraps a prompt in another way."""
+    """Return what a service's token count depends on; each API wraps a prompt differently."""
     endpoint = job.endpoint.identity
     return {"model": job.model, "endpoint": endpoint, "api": job.endpoint.api, "encoding": encoding}

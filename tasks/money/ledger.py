@@ -1,17 +1,17 @@
-"""One ledger for all jobs of a user, or of several machines: who may spend what, and what was spent.
+"""One ledger for all jobs of a user, or of several machines: what each run may spend, and what was spent.
 
-Money is leased in slices: a process, a *holder*, asks for a slice in one transaction, in which every run and every
-process is counted, and admits requests against it without asking again. So run and month hold for any number of
-processes, and the database sees a few transactions a second. Amounts are whole nano-dollars, days and months are UTC,
-of the lease.
+Money is leased in slices. A process, a *holder*, leases a slice in one transaction, which counts every run and every
+process, and then admits requests against the slice without asking again. So the limits of run and month hold for any
+number of processes, and the database sees a few transactions a second. Amounts are whole nano-dollars; days and months
+are UTC, those of the lease.
 
 At every instant, for a run and for a month: settled + in doubt + leased <= limit.
 
-A holder never tells what changed, it tells how it stands: what it has spent in all and what it may spend yet. So a
-call whose answer was lost can be made again, and is booked once. What a holder had leased stays booked when it dies:
-after DEAD_S of `books` it counts as in doubt, until the run goes on (its journals tell the truth) or a person resolves
-it. A holder that was only asleep wakes up with all it had. When a run is opened anew the holders of before are shut
-out.
+A holder reports totals, never changes: what it has spent in all and what it may still spend. So a call whose answer was
+lost can be repeated and is booked once. If a holder dies, what it had leased stays booked: after LEASE_EXPIRY_S of
+`ledger_accounts` it counts as in doubt, until the run resumes (its journals have the true figures) or a person resolves
+it. A holder whose machine only slept still has its whole lease. When a run is opened again, its earlier holders are
+shut out.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from parquill.tasks.money.ledger_accounts import (
 from parquill.tasks.money.ledger_database import LedgerDatabase
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RUNS
 
-RECENT_S = 30.0  # a holder that told something so lately may give something back
+RECENT_S = 30.0  # a holder that reported within this time may still give money back
 
 
 @dataclass(frozen=True, slots=True)
 class RunEntry:
-    """What the ledger keeps of a run from its first entry on."""
+    """What the ledger records of a run when it is first opened."""
 
     run_id: str
     job: str
@@ -59,20 +59,20 @@ class RunEntry:
 
 
 class Ledger(LedgerDatabase):
-    """The ledger behind a SQLAlchemy URL. Every method raises LedgerFailed, nothing of it done or (rarely) all."""
+    """The ledger behind a SQLAlchemy URL. Methods raise LedgerFailed, with nothing done or, rarely, everything done."""
 
     def open_run(self, entry: RunEntry, settled: int, in_doubt: int, now: datetime) -> tuple[int, int]:
-        """Enter a run, or set the books of one that goes on to what its journals say; holders of before are void.
+        """Enter a run, or set the books of a resumed run to what its journals say; its earlier holders are shut out.
 
-        What a person has resolved stays resolved. What was settled and is in no journal was paid all the same (the
-        journals may be those of a backup, restored): it is in doubt then, and stays booked until a person resolves it.
-        Gives what is settled and in doubt now.
+        What a person has resolved stays resolved. What was settled but is in no journal was paid all the same (the
+        journals may be restored from a backup): it becomes in doubt, and stays booked until a person resolves it.
+        Returns what is settled and in doubt now, in nano-dollars.
         """
         with self.transaction() as connection:
             known = connection.execute(sa.select(RUNS.c.run_id).where(RUNS.c.run_id == entry.run_id)).scalar()
             if known is None:
                 connection.execute(RUNS.insert().values(_row_of(entry)))
-            else:  # a pilot knows better what it will cost
+            else:  # after a pilot the expectation is better
                 expected = RUNS.update().where(RUNS.c.run_id == entry.run_id).values(expected_nano=entry.expected_nano)
                 connection.execute(expected)
             booked = ledger_accounts.balance_of(connection, now, run_id=entry.run_id, leases=False)
@@ -85,7 +85,7 @@ class Ledger(LedgerDatabase):
             ledger_accounts.reverse(connection, entry.run_id, missing)
             mine = LEASES.c.run_id == entry.run_id
             for lease in connection.execute(sa.select(LEASES).where(mine).order_by(LEASES.c.month)).all():
-                # what a dead process had spent of its lease belongs to the month in which it was leased
+                # what a dead process spent of its lease is booked in the month of the lease
                 paid = max(0, min(missing[0], lease.amount_nano))
                 doubt = max(0, min(missing[1], lease.amount_nano - paid))
                 ledger_accounts.charge(connection, entry.run_id, lease.day, paid, doubt)
@@ -96,7 +96,7 @@ class Ledger(LedgerDatabase):
         return stand
 
     def spent(self, run_id: str, settled: int, in_doubt: int) -> tuple[int, int]:
-        """What is settled and in doubt of a run whose journals say this, with what a person has resolved."""
+        """Return what is settled and in doubt of a run: the journals' figures, with what a person has resolved."""
         with self.transaction() as connection:
             return ledger_resolutions.resolved(connection, run_id, in_doubt).apply(settled, in_doubt)
 
@@ -112,14 +112,14 @@ class Ledger(LedgerDatabase):
         month_limit: int | None,
         now: datetime,
     ) -> int:
-        """Let a holder have up to `want` nano-dollars more than `held.left`, at least `least`; 0 if that does not fit.
+        """Lease a holder up to `want` nano-dollars more than `held.left`, at least `least`.
 
-        Gives how much more it has. That is negative if a person has resolved what it held, and no more fits. Raises
-        RunTakenOver.
+        Returns how much more it has: 0 if `least` does not fit, negative if a person has resolved what it held and no
+        more fits. Raises RunTakenOver.
         """
         month = day_of(now)[:7]
         with self.transaction() as connection:
-            # above 0 after an overshoot, which is booked as settled already; below if the ledger knows of less
+            # above 0 after an overshoot, which is already booked as settled; below 0 if the ledger has less as leased
             known = ledger_accounts.apply_report(connection, run_id, holder, held, now) - held.left
             least, room = least - known, want - known
             if run_limit is not None:
@@ -137,21 +137,21 @@ class Ledger(LedgerDatabase):
             return room + known
 
     def report(self, run_id: str, holder: str, held: LeaseReport, now: datetime) -> int:
-        """Book what a holder has spent, and free what it does not need any more.
+        """Book what a holder has spent, and free what it no longer needs.
 
-        What was leased in an earlier month is spent first, and booked there. Gives what of `held.left` the ledger does
-        not know of (a person has resolved it), 0 as a rule. Raises RunTakenOver.
+        What was leased in an earlier month is spent first, and booked there. Returns how much of `held.left` the ledger
+        no longer has as leased because a person resolved it, usually 0. Raises RunTakenOver.
         """
         with self.transaction() as connection:
             return max(0, held.left - ledger_accounts.apply_report(connection, run_id, holder, held, now))
 
     def finish(self, run_id: str, finished_at: datetime) -> None:
-        """Note that a run is finished."""
+        """Record that a run is finished."""
         with self.transaction() as connection:
             connection.execute(RUNS.update().where(RUNS.c.run_id == run_id).values(finished_at=finished_at.isoformat()))
 
     def leased_by_others(self, run_id: str, holder: str, month: str | None, now: datetime) -> int:
-        """Nano-dollars that others who live have leased for the run, or, with a month, for any run in it."""
+        """Nano-dollars that other live holders have leased for the run, or, with a month, for any run in that month."""
         scope = LEASES.c.run_id == run_id if month is None else LEASES.c.month == month
         alive = HOLDERS.c.renewed_at >= time_of(now - timedelta(seconds=RECENT_S))
         others = sa.not_(is_of(LEASES, run_id, holder))
@@ -160,9 +160,9 @@ class Ledger(LedgerDatabase):
             return int(connection.execute(held).scalar_one())
 
     def resolve(self, month: str, job: str | None, *, paid: bool, now: datetime) -> int:
-        """Settle what was in doubt in a month as paid, or as not paid; gives the nano-dollars that were in doubt.
+        """Resolve what is in doubt in a month as paid or as not paid; returns the nano-dollars that were in doubt.
 
-        What dead holders had leased is in doubt too. The answer is kept: the next start of a run does not ask again.
+        What dead holders had leased is in doubt too. The answer is kept, so that it also holds when a run starts again.
         """
         runs = sa.select(RUNS.c.run_id) if job is None else sa.select(RUNS.c.run_id).where(RUNS.c.job == job)
         where = sa.and_(in_month(month), DAYS.c.run_id.in_(runs))
@@ -183,17 +183,17 @@ class Ledger(LedgerDatabase):
         return total
 
     def of_run(self, run_id: str, now: datetime, month: str | None = None) -> Balance:
-        """What is booked for a run, in all or in one month."""
+        """Return what is booked for a run, in total or in one month."""
         with self.transaction() as connection:
             return ledger_accounts.balance_of(connection, now, run_id=run_id, month=month)
 
     def of_month(self, month: str, now: datetime) -> Balance:
-        """What is booked for a month such as 2026-11, over all runs."""
+        """Return what is booked for a month such as 2026-11, over all runs."""
         with self.transaction() as connection:
             return ledger_accounts.balance_of(connection, now, month=month)
 
     def last_run(self, runs: Iterable[str]) -> tuple[int, int] | None:
-        """(expected, settled) nano-dollars of the latest of these runs that is finished and paid anything."""
+        """Return (expected, settled) nano-dollars of the latest of these runs that finished and paid anything."""
         paid = sa.func.sum(DAYS.c.settled_nano)
         query = (
             sa.select(RUNS.c.expected_nano, paid)
@@ -209,14 +209,14 @@ class Ledger(LedgerDatabase):
         return None if row is None else (int(row[0]), int(row[1]))
 
     def jobs(self) -> list[str]:
-        """The names of all jobs that have a run, in order."""
+        """Return the names of all jobs that have a run, sorted."""
         with self.transaction() as connection:
             return list(connection.execute(sa.select(RUNS.c.job).distinct().order_by(RUNS.c.job)).scalars())
 
     def days(self, month: str, now: datetime, job: str | None = None) -> list[dict[str, Any]]:
-        """Rows of {day, job, model, labels (JSON), settled_nano, in_doubt_nano, runs} of a month, by day.
+        """Return rows of {day, job, model, labels (JSON), settled_nano, in_doubt_nano, runs} of a month, by day.
 
-        What dead holders had leased is in doubt.
+        What dead holders had leased counts as in doubt.
         """
         nothing = sa.literal(0, sa.BigInteger)
         leases = sa.select(LEASES.c.run_id, LEASES.c.day, nothing, LEASES.c.amount_nano).select_from(HELD)

@@ -1,6 +1,6 @@
-"""The books behind the ledger: what is settled and in doubt on which day, and what each holder has leased.
+"""The books behind the ledger: what is settled and in doubt on each day, and what each holder has leased.
 
-Everything here is part of a transaction that its caller has begun: a connection comes first.
+Every function runs in a transaction that its caller has begun, so its first argument is a connection.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from parquill.tasks.errors import RunTakenOver
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES
 
-LEASE_EXPIRY_S = 900.0  # no holder that lives is silent for so long, unless its machine sleeps
+LEASE_EXPIRY_S = 900.0  # no live holder is silent for so long, unless its machine sleeps
 HELD = LEASES.join(HOLDERS, sa.and_(HOLDERS.c.run_id == LEASES.c.run_id, HOLDERS.c.holder == LEASES.c.holder))
 
 
@@ -29,15 +29,15 @@ class Balance:
 
     @property
     def total(self) -> int:
-        """All that is spent or may be."""
+        """All that is spent or may be spent."""
         return self.settled + self.in_doubt + self.leased
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseReport:
-    """How a holder stands, in nano-dollars since its start: spent, and what it may spend yet.
+    """A holder's own figures, in nano-dollars since its start: what it has spent, and what it may still spend.
 
-    `left` is negative after an overshoot. `is_new` until the ledger has answered once.
+    `left` is negative after an overshoot. `is_new` is True until the ledger has answered once.
     """
 
     settled: int
@@ -47,7 +47,7 @@ class LeaseReport:
 
 
 def apply_report(connection: sa.Connection, run_id: str, holder: str, held: LeaseReport, now: datetime) -> int:
-    """Bring the ledger to what a holder says of itself; gives what it has leased now. Raises RunTakenOver."""
+    """Set the ledger to what a holder reports; returns what it has leased now. Raises RunTakenOver."""
     mine = is_of(HOLDERS, run_id, holder)
     told = connection.execute(sa.select(HOLDERS).where(mine)).first()
     if told is None and not held.is_new:
@@ -62,7 +62,7 @@ def apply_report(connection: sa.Connection, run_id: str, holder: str, held: Leas
     leases = connection.execute(sa.select(LEASES).where(is_of(LEASES, run_id, holder)).order_by(LEASES.c.month)).all()
     amounts = _charge_leases(connection, leases, settled, in_doubt, run_id, now)
     surplus = sum(amounts) - max(0, held.left)
-    for place in reversed(range(len(leases))):  # the latest month's first: the others' is reserved, or soon spent
+    for place in reversed(range(len(leases))):  # the latest month first: earlier leases are reserved, or soon spent
         back = min(amounts[place], max(0, surplus))
         amounts[place], surplus = amounts[place] - back, surplus - back
     for lease, amount in zip(leases, amounts, strict=True):
@@ -77,9 +77,9 @@ def apply_report(connection: sa.Connection, run_id: str, holder: str, held: Leas
 def _charge_leases(
     connection: sa.Connection, leases: Sequence[Any], settled: int, in_doubt: int, run_id: str, now: datetime
 ) -> list[int]:
-    """Book what was spent of leases, the earliest month's first; gives what is left of each.
+    """Book what was spent of leases, the earliest month first; returns what is left of each.
 
-    What is more than was leased is booked where the last lease was, or today where there was none.
+    What was spent beyond the leases is booked on the day of the last lease, or today if there was none.
     """
     amounts, today = [], day_of(now)
     day = today
@@ -95,7 +95,7 @@ def _charge_leases(
 
 
 def reverse(connection: sa.Connection, run_id: str, missing: list[int]) -> None:
-    """Correct days on which too much was booked; what was in doubt and is settled now stays in its month."""
+    """Correct days on which too much was booked; what was in doubt and is now settled stays in its month."""
     days = sa.select(DAYS).where(DAYS.c.run_id == run_id).order_by(DAYS.c.day.desc())
     for row in connection.execute(days).all():
         books = [row.settled_nano, row.in_doubt_nano]
@@ -129,7 +129,7 @@ def balance_of(
     month: str | None = None,
     leases: bool = True,
 ) -> Balance:
-    """What is booked for a run, for a month over all runs, or for a run in a month."""
+    """Return what is booked for a run, for a month over all runs, or for a run in a month."""
     days, held = [], []
     if run_id is not None:
         days, held = [DAYS.c.run_id == run_id], [LEASES.c.run_id == run_id]
@@ -151,17 +151,17 @@ def day_of(now: datetime) -> str:
 
 
 def time_of(now: datetime) -> str:
-    """A moment as the tables have it: texts that are in order as the times are."""
+    """A moment as the tables store it: a text that sorts as the time does."""
     return now.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def total_of(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    """What a column adds up to, 0 over no rows."""
+    """The sum of a column, 0 over no rows."""
     return sa.func.coalesce(sa.func.sum(column), 0)
 
 
 def is_of(table: sa.Table, run_id: str, holder: str) -> sa.ColumnElement[bool]:
-    """Whose row it is."""
+    """Whether a row belongs to this holder of this run."""
     return sa.and_(table.c.run_id == run_id, table.c.holder == holder)
 
 
@@ -171,6 +171,6 @@ def is_dead(now: datetime) -> sa.ColumnElement[bool]:
 
 
 def in_month(month: str) -> sa.ColumnElement[bool]:
-    """Whether a day is one of a month such as 2026-11."""
-    # a range and not LIKE: both databases find it in the index
+    """Whether a day is in a month such as 2026-11."""
+    # a range instead of LIKE: both databases can use the index
     return DAYS.c.day.between(f"{month}-01", f"{month}-31")

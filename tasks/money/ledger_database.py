@@ -1,8 +1,8 @@
-"""Where the ledger is kept: an SQLite file in the user's state folder, or the database in PARQUILL_LEDGER_URL.
+"""The ledger's database: an SQLite file in the user's state folder, or the database in PARQUILL_LEDGER_URL.
 
-Whoever writes is alone: a transaction takes the one lock before its first read, so nothing comes between a check and a
-reservation. No wait is without end: a database that is away, or a lock that another process does not let go, raises
-LedgerFailed after some seconds, and who can wait longer asks again.
+Writers take turns: a transaction takes the one lock before its first read, so nothing comes between a check and a
+reservation. Every wait is bounded: if the database is unavailable, or another process does not release the lock, a call
+raises LedgerFailed after some seconds, and a caller that can wait longer calls again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from parquill.tasks.storage.sqlite import use_wal
 CONNECT_TIMEOUT_S = 10
 LOCK_TIMEOUT_S = 10  # a transaction takes milliseconds
 STATEMENT_TIMEOUT_S = 20
-FROZEN_TIMEOUT_S = 30  # a process that stops within a transaction, as a suspended machine does, loses its lock
-_LOCK = 7210021  # any number that nobody else takes
+FROZEN_TIMEOUT_S = 30  # a process that freezes within a transaction, for example on a suspended machine, loses its lock
+_LOCK = 7210021  # any number that no other program uses
 
 
 def ledger_url() -> sa.URL:
-    """PARQUILL_LEDGER_URL, or the SQLite file in the user's state folder. Raises LedgerFailed."""
+    """Return PARQUILL_LEDGER_URL, or the URL of the SQLite file in the user's state folder. Raises LedgerFailed."""
     url = os.environ.get("PARQUILL_LEDGER_URL")
     if not url:
         folder = Path(platformdirs.user_state_dir("parquill"))
@@ -37,8 +37,8 @@ def ledger_url() -> sa.URL:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise LedgerFailed(
-                f"the ledger's folder {folder} cannot be made: {error.strerror}; set XDG_STATE_HOME to a folder that "
-                "can be written, or PARQUILL_LEDGER_URL to a database"
+                f"the ledger's folder {folder} cannot be created: {error.strerror}; set XDG_STATE_HOME to a folder "
+                "that can be written, or PARQUILL_LEDGER_URL to a database"
             ) from None
         return sa.URL.create("sqlite", database=str(folder / "ledger.sqlite"))
     try:
@@ -49,16 +49,16 @@ def ledger_url() -> sa.URL:
 
 
 class LedgerDatabase:
-    """A database with the ledger's tables; safe to use from several threads and processes."""
+    """The database with the ledger's tables; safe to use from several threads and processes."""
 
     def __init__(
         self, url: sa.URL | str | None = None, *, lock_s: float = LOCK_TIMEOUT_S, is_durable: bool = True
     ) -> None:
-        """Open it and create its tables; `lock_s` is how long a call waits for other writers.
+        """Open the database and create its tables; `lock_s` is how long a call waits for other writers, in seconds.
 
         Without `is_durable` SQLite does not sync each transaction: a power cut may lose the last ones, a kill does not.
 
-        Raises LedgerFailed, in which the URL is not shown.
+        Raises LedgerFailed, which does not show the URL.
         """
         self._timeouts = _timeouts(lock_s)
         try:
@@ -78,7 +78,7 @@ class LedgerDatabase:
             sa.event.listen(self.engine, "connect", lambda connection, _: _set_up_sqlite(connection, lock_s, sync))
             sa.event.listen(self.engine, "begin", _begin_immediate)
         elif self.engine.dialect.name != "postgresql":
-            # nobody has proved that a limit holds there
+            # no test shows that a limit holds on another database
             raise LedgerFailed("PARQUILL_LEDGER_URL names neither an SQLite file nor a PostgreSQL database")
         with self.transaction() as connection:
             self._create(connection)
@@ -98,15 +98,15 @@ class LedgerDatabase:
             connection.execute(META.insert().values(name="version", value=str(VERSION)))
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self.engine.dispose()
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """One transaction that no other writer can come between. Raises LedgerFailed, the transaction undone.
+        """Run one transaction, exclusive of other writers. Raises LedgerFailed after the transaction is rolled back.
 
-        When the connection is lost at the very end nobody knows whether it was undone: whatever is written must be
-        right also when it is written twice.
+        If the connection is lost during the commit, it is unknown whether it was rolled back: each write must be
+        correct even if it is made twice.
         """
         try:
             with self.engine.begin() as connection:
@@ -119,13 +119,15 @@ class LedgerDatabase:
 
 
 def _check_folder(database: str | None) -> None:
-    """Name the folder of an SQLite file that could not be made or written. Raises LedgerFailed."""
+    """Refuse an SQLite file that cannot be created or written, and name it or its folder. Raises LedgerFailed."""
     if not database or database == ":memory:" or database.startswith("file:"):
         return
     file = Path(database).absolute()
     if not file.parent.is_dir():
-        raise LedgerFailed(f"the ledger's folder {file.parent} is not there; make it, or change PARQUILL_LEDGER_URL")
-    # SQLite puts its own files beside it
+        raise LedgerFailed(
+            f"the ledger's folder {file.parent} does not exist; create it, or change PARQUILL_LEDGER_URL"
+        )
+    # SQLite creates more files in the same folder
     if not os.access(file.parent, os.W_OK) or (file.exists() and not os.access(file, os.W_OK)):
         raise LedgerFailed(
             f"the ledger {file} cannot be written; set XDG_STATE_HOME to a folder that can be written, or "
@@ -134,9 +136,10 @@ def _check_folder(database: str | None) -> None:
 
 
 def _from_version_1(connection: sa.Connection) -> None:
-    """Version 1 kept leases otherwise: what they held is in doubt now, until its run goes on or a person resolves it.
+    """Migrate from version 1, which kept leases in another form.
 
-    What was learned from answers is forgotten where it was kept otherwise; the next night teaches it anew.
+    What the leases held becomes in doubt, until its run resumes or a person resolves it. What was learned from answers
+    is dropped where its tables differ; the next run collects it again.
     """
     inspector = sa.inspect(connection)
     there = {name: {column["name"] for column in inspector.get_columns(name)} for name in inspector.get_table_names()}
@@ -153,9 +156,9 @@ def _from_version_1(connection: sa.Connection) -> None:
 
 
 def _forget_other_shapes(connection: sa.Connection, tables: Iterable[sa.Table]) -> None:
-    """Drop those of the tables that an earlier version made with other columns, and say that the ledger is of this one.
+    """Drop the tables that an earlier version created with other columns, and set the ledger's version to this one.
 
-    Version 2 kept no cache writes of the answers that it had learned from: the next night teaches them.
+    Version 2 kept no cache writes of the answers that it had learned from: the next run collects them.
     """
     inspector = sa.inspect(connection)
     names = set(inspector.get_table_names())
@@ -167,7 +170,7 @@ def _forget_other_shapes(connection: sa.Connection, tables: Iterable[sa.Table]) 
 
 
 def _timeouts(lock_s: float) -> sa.Select[Any]:
-    # for one transaction only: a pooler that lends connections would keep them for others
+    # for one transaction only: a connection pooler would keep the settings for other clients
     settings = {
         "lock_timeout": lock_s,
         "statement_timeout": STATEMENT_TIMEOUT_S,
@@ -178,7 +181,7 @@ def _timeouts(lock_s: float) -> sa.Select[Any]:
 
 
 def _arguments(address: sa.URL, lock_s: float) -> dict[str, Any]:
-    """How to connect, where the URL does not say it."""
+    """Return the connection arguments that the URL does not set itself."""
     if address.get_backend_name() == "sqlite":
         return {"timeout": lock_s}
     if address.drivername != "postgresql+psycopg":
@@ -188,7 +191,7 @@ def _arguments(address: sa.URL, lock_s: float) -> dict[str, Any]:
         "keepalives_idle": CONNECT_TIMEOUT_S,
         "tcp_user_timeout": STATEMENT_TIMEOUT_S * 1000,
     }
-    wanted["prepare_threshold"] = None  # type: ignore[assignment]  # no pooler loses what is not prepared
+    wanted["prepare_threshold"] = None  # type: ignore[assignment]  # a pooler may lose prepared statements
     return {name: value for name, value in wanted.items() if name not in address.query}
 
 
@@ -201,5 +204,5 @@ def _set_up_sqlite(connection: Any, lock_s: float, sync: str) -> None:
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
-    # the lock is taken before the first read, so that nobody comes between the check and the reservation
+    # take the lock before the first read, so that no other writer comes between a check and its reservation
     connection.exec_driver_sql("BEGIN IMMEDIATE")

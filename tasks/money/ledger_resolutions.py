@@ -1,8 +1,8 @@
-"""What a person has said of a run's money in doubt, and what the ledger knows of it that no journal tells.
+"""What a person has resolved of a run's money in doubt, and what was lost with a journal.
 
-A journal never says less than it said: a request whose fate is unknown stays in doubt there for good. So the ledger
-keeps each answer of `spend --resolve`, and takes it off what the journals say whenever the run starts again.
-Everything here is part of a transaction that its caller has begun.
+A journal is never changed: a request whose fate is unknown stays in doubt there forever. So the ledger keeps each
+answer of `spend --resolve`, and applies it to the journals' figures whenever the run starts again. Every function runs
+in a transaction that its caller has begun.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from parquill.tasks.money.ledger_accounts import total_of
 from parquill.tasks.money.ledger_tables import RESOLUTIONS
 
 PAID, UNPAID = "paid", "unpaid"
-# settled once, and in no journal: those of a backup were restored, say
+# settled once, but in no journal, for example after the journals were restored from a backup
 LOST = "lost"
 
 
 class Resolved(NamedTuple):
-    """Nano-dollars of one run: of what is in doubt, what was found paid and unpaid; what was lost with a journal."""
+    """Nano-dollars of one run: what was in doubt and resolved as paid or unpaid, and what was lost with a journal."""
 
     paid: int
     unpaid: int
     lost: int
 
     def apply(self, settled: int, in_doubt: int) -> tuple[int, int]:
-        """(settled, in doubt) of a run whose journals say this."""
+        """Return (settled, in doubt) of a run, given the figures of its journals."""
         return settled + self.paid, in_doubt + self.lost - self.paid - self.unpaid
 
 
 def keep(connection: sa.Connection, run_id: str, kind: str, amount_nano: int) -> None:
-    """Note an amount of a run: PAID, UNPAID or LOST."""
+    """Record an amount of a run as PAID, UNPAID or LOST."""
     latest = sa.select(sa.func.max(RESOLUTIONS.c.number)).where(RESOLUTIONS.c.run_id == run_id)
     number = (connection.execute(latest).scalar() or 0) + 1
     new = {"run_id": run_id, "number": number, "kind": kind, "amount_nano": amount_nano}
@@ -40,16 +40,16 @@ def keep(connection: sa.Connection, run_id: str, kind: str, amount_nano: int) ->
 
 
 def settled_by_hand(connection: sa.Connection, run_id: str) -> int:
-    """Nano-dollars of a run that are booked as settled since a person said so."""
+    """Nano-dollars of a run that are booked as settled because a person resolved them as paid."""
     mine = sa.and_(RESOLUTIONS.c.run_id == run_id, RESOLUTIONS.c.kind == PAID)
     return int(connection.execute(sa.select(total_of(RESOLUTIONS.c.amount_nano)).where(mine)).scalar_one())
 
 
 def resolved(connection: sa.Connection, run_id: str, in_doubt: int, *, correct: bool = False) -> Resolved:
-    """What was resolved of a run whose journals have `in_doubt` nano-dollars in doubt.
+    """Return what was resolved of a run whose journals have `in_doubt` nano-dollars in doubt.
 
-    Never more than there is: what a dead process had leased was resolved whole, and its journals know how much of it
-    was in doubt. With `correct` that is what is kept from now on; a doubt that comes later is another one.
+    Never more than is in doubt: the whole lease of a dead process was resolved, but only the journals know how much of
+    it was in doubt. With `correct` the ledger keeps the smaller amount, so that it does not cover later doubts.
     """
     mine = RESOLUTIONS.c.run_id == run_id
     rows = connection.execute(sa.select(RESOLUTIONS).where(mine).order_by(RESOLUTIONS.c.number)).all()

@@ -30,17 +30,17 @@ DAYS = sa.Table(
     sa.Column("settled_nano", sa.BigInteger, nullable=False),
     sa.Column("in_doubt_nano", sa.BigInteger, nullable=False),
 )
-HOLDERS = sa.Table(  # one a process that spends for a run; the row ends when the run is opened anew
+HOLDERS = sa.Table(  # a row per process that spends for a run, until the run is opened again
     "parquill_holders",
     METADATA,
     sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("holder", sa.String(100), primary_key=True),
-    # what it told that it has spent in all: whatever is told twice is booked once
+    # what it reported as spent in total, so that a repeated report is booked once
     sa.Column("settled_nano", sa.BigInteger, nullable=False),
     sa.Column("in_doubt_nano", sa.BigInteger, nullable=False),
     sa.Column("renewed_at", sa.String(40), nullable=False),
 )
-LEASES = sa.Table(  # what a holder may spend yet, by month: what was leased in a month is booked in it
+LEASES = sa.Table(  # what a holder may still spend, by month: what was leased in a month is booked in it
     "parquill_leases",
     METADATA,
     sa.Column("run_id", sa.String(64), primary_key=True),
@@ -49,7 +49,7 @@ LEASES = sa.Table(  # what a holder may spend yet, by month: what was leased in 
     sa.Column("day", sa.String(10), nullable=False),  # of the latest slice
     sa.Column("amount_nano", sa.BigInteger, nullable=False),  # never negative
 )
-RESOLUTIONS = sa.Table(  # see money.resolutions: what a person has settled of a run, in the order of the answers
+RESOLUTIONS = sa.Table(  # see money.ledger_resolutions: what a person has resolved of a run, in order of the answers
     "parquill_resolutions",
     METADATA,
     sa.Column("run_id", sa.String(64), primary_key=True),
@@ -57,7 +57,7 @@ RESOLUTIONS = sa.Table(  # see money.resolutions: what a person has settled of a
     sa.Column("kind", sa.String(8), nullable=False),
     sa.Column("amount_nano", sa.BigInteger, nullable=False),
 )
-LENGTHS = sa.Table(  # see money.length_stats: what is kept of a run's answers, to predict those of the next
+LENGTHS = sa.Table(  # see money.length_stats: statistics of a run's answers, to predict those of the next run
     "parquill_lengths",
     METADATA,
     sa.Column("run_id", sa.String(64), primary_key=True),
@@ -74,7 +74,7 @@ LENGTHS = sa.Table(  # see money.length_stats: what is kept of a run's answers, 
     sa.Column("cached", sa.BigInteger, nullable=False),
     sa.Column("cache_write", sa.BigInteger, nullable=False),
 )
-COUNTS = sa.Table(  # see money.correction: counted and reported prompt tokens of a run's answers
+COUNTS = sa.Table(  # see money.calibration: counted and reported prompt tokens of a run's answers
     "parquill_counts",
     METADATA,
     sa.Column("run_id", sa.String(64), primary_key=True),
@@ -99,7 +99,7 @@ RATES = sa.Table(  # see limits.rate_ledger: how evenly a shared limit was used;
     sa.Column("began_s", sa.Float, nullable=False),
     sa.Column("updated_s", sa.Float, nullable=False),
 )
-RATE_HOLDERS = sa.Table(  # one a process that shares a limit
+RATE_HOLDERS = sa.Table(  # a row per process that shares a limit
     "parquill_rate_holders",
     METADATA,
     sa.Column("name", sa.String(64), primary_key=True),
@@ -108,14 +108,14 @@ RATE_HOLDERS = sa.Table(  # one a process that shares a limit
     sa.Column("run_id", sa.String(64), nullable=False),
     sa.Column("job", sa.String(200), nullable=False),
     sa.Column("host", sa.String(200), nullable=False),
-    sa.Column("per_minute", sa.BigInteger),  # as its job sets it
+    sa.Column("per_minute", sa.BigInteger),  # the limit as its job sets it
     sa.Column("largest", sa.BigInteger, nullable=False),  # units of its largest request
     sa.Column("seen_s", sa.Float, nullable=False),
-    sa.Column("wanted", sa.BigInteger, nullable=False),  # what it waits for, 0 for nothing
+    sa.Column("wanted", sa.BigInteger, nullable=False),  # units that it waits for, 0 for none
     sa.Column("waits_since_s", sa.Float, nullable=False),
     sa.Column("claim_until_s", sa.Float, nullable=False),  # when it loses its turn unless it asks again
 )
-RATE_LEASES = sa.Table(  # what was leased in the last minute, and not given back
+RATE_LEASES = sa.Table(  # units that were leased in the last minute and not given back
     "parquill_rate_leases",
     METADATA,
     sa.Column("name", sa.String(64), primary_key=True),

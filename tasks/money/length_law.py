@@ -1,7 +1,7 @@
-"""The law of the length of answers: a log-normal one about a line, cut at max_output_tokens.
+"""The distribution of answer lengths: log-normal about a line, cut at max_output_tokens.
 
 The logarithm of the output is normal about a straight line over the logarithm of the input (a censored regression:
-J. Tobin, Econometrica 26, 1958). It is fitted to class sums only, so history and pilot are one thing.
+J. Tobin, Econometrica 26, 1958). It is fitted to class sums only, so history and pilot are handled alike.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MIN_SIGMA = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class CensoredLogNormal:
-    """Logarithm of the output: normal, mean `intercept + slope * log(input)`, deviation `sigma`, cut at `most`."""
+    """The log of the output is normal: mean `intercept + slope * log(input)`, deviation `sigma`, cut at `most`."""
 
     intercept: float
     slope: float
@@ -42,9 +42,9 @@ class CensoredLogNormal:
 
 
 def fit_log_normal(classes: Mapping[int, LengthStats], most: int) -> CensoredLogNormal:
-    """The likeliest law for answers of which some were cut: expectation and maximization in turns.
+    """Fit the most likely distribution to answers, some of them cut, by expectation-maximization.
 
-    Each turn puts in the place of a cut answer what the law of the turn before expects of it (mean and square of a
+    Each round replaces a cut answer by its expectation under the previous round's distribution (mean and square of a
     normal variable above a limit), and then fits by least squares.
     """
     limit = math.log(most)
@@ -83,7 +83,7 @@ def _below(z: float) -> float:
 
 
 def _above(mu: float, sigma: float, limit: float) -> tuple[float, float]:
-    """Mean of a normal variable, and of its square, where it is above a limit."""
+    """Mean of a normal variable and of its square, given that it is above a limit."""
     z = (limit - mu) / sigma
     tail = _below(-z)
     # far out the ratio of density and tail tends to z + 1/z

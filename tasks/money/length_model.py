@@ -1,13 +1,13 @@
-"""How long answers will be: learned from answers of the same job, model and prompt, of earlier runs or of a pilot.
+"""Predict how long answers will be, from answers of the same job, model and prompt, of earlier runs or of a pilot.
 
 The prediction for an input length has two parts. One is the line of `length_law`, whose mean is scaled so that the
-ratios of seen to predicted average to one: that ratio is what makes it hold for answers that are not log-normal. The
-other is the mean of the class itself, taken for as much as it is known better than the line (empirical Bayes: J. James
-& C. Stein, 1961): a class that was seen a thousand times speaks for itself, one that was never seen lies on the line,
-and where classes scatter no more than chance makes them, only the line counts.
+ratios of seen to predicted average to one: with that scale it holds for answers that are not log-normal. The other is
+the mean of the class itself, weighted by how much better it is known than the line (empirical Bayes: J. James & C.
+Stein, 1961). A class that was seen a thousand times counts almost alone, a class that was never seen lies on the line,
+and if classes scatter no more than by chance, only the line counts.
 
-How far a sum over many rows may be off: by the line (heteroscedasticity-consistent covariance, H. White, Econometrica
-48, 1980), by the classes, by chance among the rows, and, when what was learned is of another night, by the night.
+A sum over many rows may be off by the line (heteroscedasticity-consistent covariance, H. White, Econometrica 48, 1980),
+by the classes, by chance among the rows, and, if the answers are of another night, by the difference between nights.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from parquill.tasks.money.length_stats import (
     output_bin,
 )
 
-# Nights differ more than chance among the rows of one night tells; measured history replaces this once there is some.
+# Nights differ more than chance among the rows of one night explains; to be replaced by a measured value.
 BETWEEN_NIGHTS = 0.02
-MIN_ANSWERS = 8  # answers, from which on a spread is believed
+MIN_ANSWERS = 8  # the least number of answers for which a spread is used
 
 
 class LengthModel:
@@ -46,7 +46,7 @@ class LengthModel:
         self._scale = sum(seen.total / mean[number] for number, seen in history.classes.items()) / self.answers
         line = {number: self._line(number) for number in history.classes}
         self._ratios = {n: seen.total / seen.count / line[n] for n, seen in history.classes.items()}
-        # of one answer about its prediction, relative: its square, by class, and over all
+        # squared relative deviations of answers from their prediction: sums by class, and their mean over all
         self._squares = {
             n: max(0.0, (seen.squares - 2 * seen.total * line[n] + seen.count * line[n] ** 2) / line[n] ** 2)
             for n, seen in history.classes.items()
@@ -57,14 +57,14 @@ class LengthModel:
         self._within = min(self._dispersion, max(0.0, inside) / free) if free >= MIN_ANSWERS else self._dispersion
         self._between = self._scatter()
         self._known: dict[int, float] = {}
-        if self._between:  # a line that does not fit is off where few answers are: what was seen is met as a whole
+        if self._between:  # a line that does not fit is off where there are few answers: scale to meet the total seen
             self._scale *= self._whole.total / sum(s.count * self._one(n) for n, s in history.classes.items())
 
     def _line(self, number: int) -> float:
         return min(float(self._most), self._scale * self.law.mean(middle_of(number)))
 
     def _scatter(self) -> float:
-        """Variance of the classes' ratios to the line beyond what chance makes, by the method of moments."""
+        """Variance of the classes' ratios to the line beyond chance, by the method of moments."""
         counts = [seen.count for seen in self._classes.values()]
         seen = sum(n * (ratio - 1) ** 2 for n, ratio in zip(counts, self._ratios.values(), strict=True))
         room = self.answers - sum(n * n for n in counts) / self.answers
@@ -73,7 +73,7 @@ class LengthModel:
         return max(0.0, (seen - self._within * (len(counts) - 3)) / room)
 
     def _weight(self, number: int) -> float:
-        """How far the class speaks for itself, from 0 to 1."""
+        """The weight of the class's own mean against the line, from 0 to 1."""
         seen = self._classes.get(number)
         if seen is None or not self._between:
             return 0.0
@@ -91,7 +91,7 @@ class LengthModel:
         return min(float(self._most), self._line(number) * own)
 
     def output_shares(self, rows: Mapping[int, int]) -> list[tuple[int, float]]:
-        """Share of answers by bin of output length, as the law has it for `rows` (prompt tokens -> rows)."""
+        """Predicted share of answers by bin of output length, for `rows` (prompt tokens -> rows)."""
         classes: dict[int, int] = {}
         for prompt_tokens, count in rows.items():
             number = length_class(prompt_tokens)
@@ -107,7 +107,7 @@ class LengthModel:
         return shares
 
     def reported(self, prompt_tokens: int) -> tuple[int, int, int]:
-        """Of a counted input: the tokens that are expected to be reported, and of these cached and cache writes."""
+        """Expected reported tokens for a counted input, and how many of them are cached and cache writes."""
         seen = self._classes.get(length_class(prompt_tokens))
         if seen is None or seen.count < MIN_ANSWERS or not seen.prompt:
             seen = self._whole
@@ -140,7 +140,7 @@ class LengthModel:
         return math.sqrt(variance + (BETWEEN_NIGHTS**2 if self.runs else 0.0))
 
     def _line_variance(self, shares: Mapping[int, float]) -> float:
-        """Of the logarithm of the sum, from intercept and slope."""
+        """Variance of the logarithm of the sum that comes from intercept and slope."""
         counts = {number: seen.count for number, seen in self._classes.items()}
         weight = sum(counts.values())
         middle = sum(n * middle_of(number) for number, n in counts.items()) / weight

@@ -1,8 +1,9 @@
-"""What is kept of the answers of a job, model and prompt, to predict the length of the next ones.
+"""Statistics of the answers of a job, model and prompt, kept to predict the length of the next answers.
 
-It is small: for each class of input length (eight to the doubling) the number of answers, the sums of their output
-tokens and of the squares, and of the logarithms of those that were not cut at max_output_tokens; and how many prompt
-tokens were counted, reported, read from a cache and written to one, since it is what the service reports that is paid.
+They are small. For each class of input length (eight per doubling) they hold the number of answers, the sums of their
+output tokens and of the squares, and the sums of the logarithms of those that were not cut at max_output_tokens. They
+also hold how many prompt tokens were counted, reported, read from a cache and written to one, since the reported tokens
+are the ones that are paid.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from parquill.tasks.records import Usage
 
 CLASSES_A_DOUBLING = 8
-OUTPUT_BINS_A_DOUBLING = 4  # of output tokens, for a picture of them
+OUTPUT_BINS_A_DOUBLING = 4  # of output tokens, for the report's chart
 
 
 def length_class(prompt_tokens: int) -> int:
@@ -23,7 +24,7 @@ def length_class(prompt_tokens: int) -> int:
 
 
 def output_bin(output_tokens: int) -> int:
-    """The bin of an output length in a picture; bin 0 begins at one token."""
+    """The bin of an output length in a chart; bin 0 begins at one token."""
     return int(OUTPUT_BINS_A_DOUBLING * math.log2(max(1, output_tokens)) + 1e-9)
 
 
@@ -48,7 +49,7 @@ class LengthStats:
     cache_write: int = 0
 
     def add(self, usage: Usage, *, cut: bool, counted: int) -> None:
-        """Count one answer of so many counted prompt tokens; `cut` says that max_output_tokens ended it."""
+        """Add one answer to a prompt of `counted` tokens; `cut` means that max_output_tokens ended the answer."""
         output_tokens = usage.completion
         self.count += 1
         self.counted += counted
@@ -65,31 +66,31 @@ class LengthStats:
             self.log_squares += log * log
 
     def merge(self, other: LengthStats) -> None:
-        """Count the answers of another run."""
+        """Add the answers of another run."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 @dataclass(slots=True)
 class History:
-    """Classes of answers; `runs` is how many finished runs they are from, 0 for a pilot or a run under way."""
+    """Classes of answers; `runs` is the number of finished runs behind them, 0 for a pilot or a run under way."""
 
     classes: dict[int, LengthStats] = field(default_factory=dict)
     runs: int = 0
 
     def add(self, prompt_tokens: int, usage: Usage, max_output_tokens: int) -> None:
-        """Count one answer: tokens as they were counted, and as the service reported them."""
+        """Add one answer, with its prompt tokens as counted and its usage as the service reported it."""
         seen = self.classes.setdefault(length_class(prompt_tokens), LengthStats())
         seen.add(usage, cut=usage.completion >= max_output_tokens, counted=prompt_tokens)
 
     @property
     def count(self) -> int:
-        """How many answers there are."""
+        """The number of answers."""
         return sum(seen.count for seen in self.classes.values())
 
 
 def merge(histories: Iterable[History]) -> History:
-    """All answers of several runs together."""
+    """Return all answers of several runs together."""
     whole = History()
     for history in histories:
         whole.runs += history.runs

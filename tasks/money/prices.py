@@ -1,12 +1,12 @@
-"""What a token costs: compiled once a model from genai-prices and the dated overrides of `data/prices.toml`.
+"""The price of a token: compiled once per model from genai-prices and the dated overrides in `data/prices.toml`.
 
-Money is exact: prices are whole femto-dollars (1e-15 $) a token, since $1 for a million tokens is 1e9 of them and no
-price has more than nine decimals; sums are integers, and a row's cost is rounded once, to nano-dollars (1e-9 $).
+Money is exact. Prices are whole femto-dollars (1e-15 $) per token: $1 for a million tokens is 1e9 of them, and no price
+has more than nine decimals. Sums are integers, and a row's cost is rounded once, to nano-dollars (1e-9 $).
 
-Every kind of token has its price: input, cached input, input that is written to a cache, output (reasoning is output).
-Some services also take a fee for each request. A price counts for a whole request: the number of its prompt tokens
-chooses the band, the service tier that the reply names chooses between the tiers. A service whose prices depend on the
-hour is priced at its highest of the day, since the hour of an answer is not known beforehand.
+Every kind of token has its price: input, cached input, input that is written to a cache, output (which includes
+reasoning). Some services also charge a fee for each request. A price applies to a whole request: the number of its
+prompt tokens selects the band, and the service tier that the reply names selects the tier. A service whose prices
+depend on the hour is priced at the highest of the day, since the hour of an answer is not known beforehand.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from parquill.tasks.records import Usage
 _FEMTO_PER_USD_PER_MTOK = 1_000_000_000
 _FEMTO_PER_USD_PER_1000_REQUESTS = 1_000_000_000_000
 
-# What services call the tier that everybody gets: OpenAI `default` (and `auto` where a project has no other), Anthropic
-# and Google `standard`, Groq `on_demand`.
+# The names of the usual tier: OpenAI `default` (and `auto` if a project has no other), Anthropic and Google `standard`,
+# Groq `on_demand`.
 STANDARD_TIERS = frozenset({"", "default", "standard", "auto", "on_demand"})
 _ALSO = {"fast": "priority", "priority": "fast"}  # OpenAI answers `priority` to a request for `fast`
 _NEVER_ABOVE_STANDARD = frozenset({"flex", "batch"})
@@ -40,7 +40,7 @@ _NEVER_ABOVE_STANDARD = frozenset({"flex", "batch"})
 
 @dataclass(frozen=True, slots=True)
 class PriceBand:
-    """Prices in femto-dollars a token for requests whose prompt has more than `above` tokens."""
+    """Prices in femto-dollars per token for requests whose prompt has more than `above` tokens."""
 
     above: int
     input: int
@@ -49,7 +49,7 @@ class PriceBand:
     output: int
 
     def femto(self, prompt: int, cached: int, cache_write: int, completion: int) -> int:
-        """What these tokens cost; `prompt` includes `cached` and `cache_write`."""
+        """Cost of these tokens in femto-dollars; `prompt` includes `cached` and `cache_write`."""
         return (
             (prompt - cached - cache_write) * self.input
             + cached * self.cached
@@ -60,7 +60,7 @@ class PriceBand:
 
 @dataclass(frozen=True, slots=True)
 class ServiceTier:
-    """The prices of another service tier than the standard one, by the name that replies have for it."""
+    """The prices of a service tier other than the standard one; `name` is what replies call it."""
 
     name: str
     bands: tuple[PriceBand, ...]
@@ -68,7 +68,7 @@ class ServiceTier:
 
 @dataclass(frozen=True, slots=True)
 class ModelPrice:
-    """The price of one model on one day; `window` is its context in tokens, where known.
+    """The price of one model on one day; `window` is its context in tokens, None if unknown.
 
     `request` is a fee in femto-dollars for each billed reply.
     """
@@ -83,14 +83,14 @@ class ModelPrice:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
-        """Read what `dataclasses.asdict` and JSON made of it. Raises LookupError, TypeError."""
+        """Read a price that `dataclasses.asdict` and JSON wrote. Raises LookupError, TypeError."""
         tiers = tuple(ServiceTier(tier["name"], _bands_from_json(tier["bands"])) for tier in found["tiers"])
         return cls(**{**found, "bands": _bands_from_json(found["bands"]), "tiers": tiers})
 
     def femto(self, usage: Usage, tier: str | None = None) -> int:
         """Exact cost in femto-dollars of one billed reply, at the tier that it names.
 
-        A tier without a known price costs as the most expensive known one (`knows_tier` tells).
+        A tier without a known price (see `knows_tier`) is priced as the most expensive known tier.
         """
         named = self._bands_of(tier)
         choices = (self.bands, *(other.bands for other in self.tiers)) if named is None else (named,)
@@ -100,7 +100,7 @@ class ModelPrice:
         )
 
     def knows_tier(self, tier: str | None) -> bool:
-        """Whether the price of a tier is known; what a reply calls the standard tier always is."""
+        """Whether the price of a tier is known; that of the standard tier, under any of its names, always is."""
         name = (tier or "").lower()
         return name in STANDARD_TIERS or any(other.name in {name, _ALSO.get(name)} for other in self.tiers)
 
@@ -115,15 +115,15 @@ class ModelPrice:
         return self.bands if name in _NEVER_ABOVE_STANDARD else None
 
     def expected_femto(self, prompt: float, cached: float, cache_write: float, completion: float) -> int:
-        """Cost in femto-dollars of a request whose tokens are expectations, no whole numbers."""
+        """Cost in femto-dollars of a request with expected tokens, which need not be whole numbers."""
         tokens = (round(count * 1000) for count in (prompt, cached, cache_write, completion))
         return self.request + _band_for(self.bands, prompt).femto(*tokens) // 1000
 
     def worst_nano(self, prompt_tokens: int, max_output_tokens: int) -> int:
         """The most that a request can cost at the standard tier, in nano-dollars, rounded up.
 
-        All of its input at the most expensive input price that may apply, in every band that a prompt of at most
-        `prompt_tokens` can fall into, all output used, and the request's fee.
+        Takes all input at the most expensive input price, all output used, and the request's fee; of the bands that a
+        prompt of at most `prompt_tokens` can fall into, the most expensive.
         """
         most = 0
         for place, band in enumerate(self.bands):
@@ -149,9 +149,9 @@ def _bands_from_json(found: Iterable[Mapping[str, int]]) -> tuple[PriceBand, ...
 
 
 def price_of(job: Job, day: date, *, batch: bool = False) -> ModelPrice:
-    """The price of a job's model: the job's own, else the public one. Raises BadJob with the nearest names.
+    """Return the price of a job's model: the job's own, else the public one. Raises BadJob with the nearest names.
 
-    With `batch` that of the service's batch processing; where none is known, the same as without.
+    With `batch` it is the price of the service's batch processing, or the usual price if no batch price is known.
     """
     if job.price is None:
         return find_price(job.model, job.endpoint.base_url, day, batch=batch)
@@ -166,10 +166,10 @@ def price_of(job: Job, day: date, *, batch: bool = False) -> ModelPrice:
 
 @cache
 def find_price(model: str, base_url: str | None, day: date, *, batch: bool = False) -> ModelPrice:
-    """The public price of a model at an address on a day, see `sellers`.
+    """Return the public price of a model at an address on a day, see `providers`.
 
-    Raises BadJob for a model without a price, since nothing may be sent that has none, and for one that is billed
-    beside its tokens.
+    Raises BadJob for a model without a price, since nothing may be sent without one, and for a model that is billed for
+    more than its tokens.
     """
     refuse_model(model, has_fee=True)
     seller = provider_of(base_url)
@@ -180,10 +180,10 @@ def find_price(model: str, base_url: str | None, day: date, *, batch: bool = Fal
     found = _prices_of_the_day(info, day, context)
     bands = _bands(found, plus_percent)
     if not bands:
-        raise BadJob(f"the model {model!r} has no price by tokens; set `price`")
+        raise BadJob(f"the model {model!r} has no price per token; set `price`")
     fees = [fee for prices in found if (fee := getattr(prices, "requests_kcount", None)) is not None]
     if not all(isinstance(fee, Decimal) for fee in fees):
-        raise BadJob(f"the model {model!r} has a fee by the request that depends on its tokens; set `price`")
+        raise BadJob(f"the model {model!r} has a fee per request that depends on its tokens; set `price`")
     refuse_model(model, has_fee=bool(fees))
     notes = ["the highest prices of the day"] if len(found) > 1 else []
     notes += [f"{plus_percent} % more for a region's address"] if plus_percent else []
@@ -199,10 +199,10 @@ def find_price(model: str, base_url: str | None, day: date, *, batch: bool = Fal
 
 
 def _prices_of_the_day(info: Any, day: date, context: Mapping[str, str] | None) -> list[Any]:
-    """The different prices that a model has in the course of a day: some have cheaper and more expensive hours."""
+    """Return the different prices of a model during a day: some models have cheaper and more expensive hours."""
     constraints = [entry.constraint for entry in info.prices] if isinstance(info.prices, list) else []
     constraints += [variant.constraint for variant in info.price_variants or ()]
-    # a constraint by the day has no hours; noon is in no doubt about which day it is
+    # a constraint by the day has no hours; noon is unambiguously on that day
     hours = {
         edge.replace(tzinfo=None)
         for constraint in constraints
@@ -218,9 +218,9 @@ def _prices_of_the_day(info: Any, day: date, context: Mapping[str, str] | None) 
 
 
 def _tiers(provider: Any, info: Any, day: date, plus_percent: int) -> tuple[ServiceTier, ...]:
-    """The prices of the service tiers that a model has at its seller."""
+    """Return the prices of the service tiers that a model has at its seller."""
     if all(info is not model for model in provider.models):
-        return ()  # another seller's model: the tiers are that one's
+        return ()  # another seller's model: the tiers are that seller's
     names = sorted({name for v in info.price_variants or () if (name := v.when.get("service_tier")) is not None})
     found = []
     for name in names:
@@ -239,9 +239,9 @@ _KINDS = ("input", "output", "cache_read", "cache_write")
 
 
 def _bands(of_the_day: Sequence[Any], plus_percent: int = 0) -> tuple[PriceBand, ...]:
-    """Read flat or tiered prices of genai-prices, of several the highest; empty if there is no price by tokens.
+    """Read flat or tiered prices of genai-prices, the highest of several; empty if there is no price per token.
 
-    A tier counts for all tokens of a request above its start.
+    A tier applies to all tokens of a request that is above its start.
     """
     tables = [{kind: getattr(prices, f"{kind}_mtok", None) for kind in _KINDS} for prices in of_the_day]
     if any(table["input"] is None or table["output"] is None for table in tables):
@@ -271,7 +271,7 @@ def _band_at(table: Mapping[str, Any], start: int, plus_percent: int) -> PriceBa
     full, output, cached, written = (at(kind) for kind in _KINDS)
     assert full is not None  # noqa: S101 - the caller has looked
     assert output is not None  # noqa: S101
-    # without a price of their own cached tokens, and those written to the cache, are billed as input
+    # cached tokens and those written to the cache are billed as input if they have no price of their own
     prices = (full, full if cached is None else cached, full if written is None else written, output)
     return _band(start, *(price * (100 + plus_percent) / 100 for price in prices))
 

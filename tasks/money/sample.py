@@ -1,9 +1,9 @@
-"""Which rows a pilot completes: a sample stratified by input length, and so is every beginning of it.
+"""Choose the rows that a pilot completes: a sample that is stratified by input length, at whatever size it stops.
 
-The rows lie in a line, ordered by their tokens, each as long as the square root of its tokens: long rows decide the
-cost and are chosen more often, but not so much that an output that does not depend on the input is badly sampled.
+The rows lie on a line, ordered by their tokens, each as long as the square root of its tokens. Long rows decide the
+cost, so they are chosen more often, but not so often that an output that does not depend on the input is badly sampled.
 Points are set a golden section of the line apart, each in the widest gap that the earlier ones left (as in the
-low-discrepancy sequence of H. Weyl, 1916), so that a pilot can be made larger without beginning anew.
+low-discrepancy sequence of H. Weyl, 1916), so that a pilot can be enlarged without starting over.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 class Pick(NamedTuple):
-    """A row by what is known without reading it: its prompt tokens, and how many rows of that length precede it."""
+    """A row, identified without reading it: its prompt tokens, and the number of rows of that length before it."""
 
     prompt_tokens: int
     place: int
@@ -27,7 +27,7 @@ class Pick(NamedTuple):
 def choose(rows: Mapping[int, int], most: int, start: float) -> list[Pick]:
     """Choose up to `most` of the rows (prompt tokens -> rows), in the order in which to complete them.
 
-    `start` from 0 to 1 is where the line is entered; fixed for a run, so that it chooses the same rows again.
+    `start`, from 0 to 1, is the first point on the line. It is fixed for a run, so that it chooses the same rows again.
     """
     lengths = sorted(rows)
     ends = list(itertools.accumulate(rows[tokens] * math.sqrt(max(1, tokens)) for tokens in lengths))
@@ -41,7 +41,7 @@ def choose(rows: Mapping[int, int], most: int, start: float) -> list[Pick]:
         chosen.setdefault(Pick(tokens, min(rows[tokens] - 1, int((at - before) / math.sqrt(max(1, tokens))))))
         if len(chosen) >= min(most, total):
             return list(chosen)
-    # nearly every row is wanted: what the points did not meet comes last
+    # nearly every row is wanted: the rows that no point met come last
     rest = (Pick(tokens, place) for tokens in lengths for place in range(rows[tokens]))
     for pick in rest:
         if len(chosen) >= min(most, total):

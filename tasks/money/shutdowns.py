@@ -1,4 +1,4 @@
-"""When a model answers no request any more: `data/shutdowns.toml`, or the day that the service itself gives."""
+"""The day from which a model no longer answers: from `data/shutdowns.toml`, or from the service's list of models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """The day from which a model answers no request, and what its service recommends instead, if it says."""
+    """The day from which a model no longer answers, and the model that its service recommends instead, if any."""
 
     model: str
     day: date
@@ -25,11 +25,11 @@ class Shutdown:
     source: str
 
     def is_past(self, today: date) -> bool:
-        """Whether the model is gone already."""
+        """Whether the model is already shut down."""
         return self.day <= today
 
     def sentence(self, today: date) -> str:
-        """What to say of it today."""
+        """The warning to show today."""
         advice = f"; change `model` to {self.instead}" if self.instead else "; change `model`"
         if self.is_past(today):
             return f"the model {self.model} was shut down on {self.day} ({self.source}){advice}"
@@ -39,7 +39,7 @@ class Shutdown:
 
 
 def find_shutdown(model: str, base_url: str | None) -> Shutdown | None:
-    """The known shutdown of a model at an address; None where the table has none for the seller of the address."""
+    """Return the known shutdown of a model at an address; None if the table has none for the address's seller."""
     seller = provider_of(base_url)
     if seller is None:
         return None
@@ -51,7 +51,7 @@ def find_shutdown(model: str, base_url: str | None) -> Shutdown | None:
 
 
 def listed_shutdown(model: str, value: Any) -> Shutdown | None:
-    """The shutdown that a service's list of models gives for a model, as YYYY-MM-DD; None for anything else."""
+    """Read a shutdown day in a service's list of models, a text that starts with YYYY-MM-DD; None for other values."""
     try:
         day = date.fromisoformat(value[:10]) if isinstance(value, str) else None
     except ValueError:
@@ -60,7 +60,7 @@ def listed_shutdown(model: str, value: Any) -> Shutdown | None:
 
 
 def _names(model: str) -> list[str]:
-    """The names under which the table may have a model: its own, without a date, and what a fine-tuned one is made of.
+    """The names under which the table may have a model: its own, its base model's if fine-tuned, and one without date.
 
     >>> _names("ft:gpt-4o-mini-2024-07-18:shop::abc")
     ['ft:gpt-4o-mini-2024-07-18:shop::abc', 'gpt-4o-mini-2024-07-18', 'gpt-4o-mini']

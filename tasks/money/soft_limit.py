@@ -1,4 +1,4 @@
-"""The soft limit: told once, at the moment when more than `soft_fraction` of a budget is spent or in doubt."""
+"""The soft limit: one warning when more than `soft_fraction` of a budget is spent or in doubt."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from parquill.tasks.money.amounts import format_usd, usd_to_nano
 
 
 class SoftLimits:
-    """Those of one run: of its own budget and of the month. Safe to look at from several threads."""
+    """The soft limits of one run: of its own budget and of the month. Safe to use from several threads."""
 
     def __init__(self, budget: BudgetSettings, *, before: int, others: int) -> None:
-        """What was passed before this start is not told again.
+        """Start without limits that were passed before this start: they are not reported again.
 
         Args:
             budget: The job's budget settings.
@@ -28,7 +28,7 @@ class SoftLimits:
         self.told.clear()
 
     def look(self, spent: int) -> list[str]:
-        """A sentence for each limit that is passed now and was not before; `spent` is the run's, in nano-dollars."""
+        """Return a sentence for each newly passed limit; `spent` is what the run has spent, in nano-dollars."""
         with self._guard:
             passed = [entry for entry in self._open if spent + entry[2] > int(entry[1] * self._fraction)]
             self._open = [entry for entry in self._open if entry not in passed]

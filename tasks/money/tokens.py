@@ -1,10 +1,10 @@
-"""How many tokens a request has, counted by the model's own encoding, with no network ever.
+"""Count the tokens of a request by the model's own encoding, without any network access.
 
-The vocabularies lie in `data/encodings/` under the names that tiktoken gives them and are checked by hash before
-tiktoken sees them, since it deletes a file that it finds damaged.
+The vocabularies are in `data/encodings/` under the names that tiktoken gives them. They are checked by hash before
+tiktoken reads them, since it deletes a file that it finds damaged.
 
 The chat formula (OpenAI cookbook, "How to count tokens with tiktoken"): each message costs 3 tokens and the tokens of
-all its values, a name costs 1 more, and 3 prime the reply. gpt-3.5-turbo-0301 counted 4 a message and -1 a name.
+all its values, a name costs 1 more, and 3 prime the reply. gpt-3.5-turbo-0301 counts 4 per message and -1 per name.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from parquill.tasks.errors import BadJob, ParquillError
 from parquill.tasks.money.calibration import Calibration, allowance
 from parquill.tasks.money.tool_tokens import count_tools
 
-# tiktoken panics on one run of about a million blanks and slows down on long runs: a longer text is counted in pieces,
-# which can only raise the count (by at most a token or so for each piece).
+# tiktoken panics on about a million blanks in a row and is slow on long runs of them: longer texts are counted in
+# pieces, which can only raise the count (by at most a token or so per piece).
 PIECE_CHARACTERS = 50_000
-# Tokens are Python integers, ten times the text that they stand for: so much text is encoded in one call.
+# Encoded in one call: tokens are Python integers, which take ten times the memory of their text.
 MAX_ENCODED_CHARACTERS = 4 << 20
-# Texts that repeat (roles, a constant system prompt) are counted once; so many and so much of them are remembered.
+# Counts of texts that repeat (roles, a constant system prompt) are cached, up to these limits.
 MAX_SEEN_TEXTS, MAX_SEEN_CHARACTERS = 4_096, 4 << 20
 
 _VOCABULARIES = {  # encoding -> (file, sha256), both as tiktoken's openai_public.py has them
@@ -83,7 +83,7 @@ def _base(model: str) -> str:
 
 
 def encoding_of(model: str, tokenizer: str | None) -> tuple[str, bool]:
-    """The encoding that counts for a model, and whether it is the model's own."""
+    """Return the encoding with which a model's tokens are counted, and whether it is the model's own."""
     if tokenizer is not None:
         return tokenizer, False
     try:
@@ -95,8 +95,8 @@ def encoding_of(model: str, tokenizer: str | None) -> tuple[str, bool]:
 class TokenCounter:
     """Counts the tokens of requests for one model.
 
-    `exact` is False where the model's own tokenizer is not public; then o200k_base (or the job's `tokenizer`) stands
-    in, what was learned from earlier answers corrects the expectation, and a reservation takes an allowance.
+    `exact` is False if the model's own tokenizer is not public. Then o200k_base (or the job's `tokenizer`) stands in,
+    earlier answers correct the expectation, and a reservation includes an allowance.
     """
 
     def __init__(
@@ -108,26 +108,26 @@ class TokenCounter:
         tools: Sequence[Any] = (),
         correction: Calibration | None = None,
     ) -> None:
-        """`schema` and `tools` are what each request carries beside its messages. Raises BadJob.
+        """`schema` and `tools` are what each request carries in addition to its messages. Raises BadJob.
 
-        `correction` is what earlier answers taught; an exact count needs none.
+        `correction` is what was learned from earlier answers; an exact count ignores it.
         """
         self.name, self.exact = encoding_of(model, tokenizer)
         self._encoding = _encoding(self.name)
         self._correction = None if self.exact else correction
         self._message, self._named = (4, -1) if _base(model) == "gpt-3.5-turbo-0301" else (3, 1)
         self._extra = count_tools(tools, self.name, self.count_text)
-        if schema is not None:  # no formula is published: its JSON, and a margin for what wraps it
+        if schema is not None:  # no formula is published: count its JSON, and a margin for what wraps it
             self._extra += self.count_text(orjson.dumps(schema).decode()) + 10
         self._seen: dict[str, int] = {}
         self._seen_characters = 0
 
     def count_text(self, text: str) -> int:
-        """Tokens of a text; special tokens in it count as the plain text that they are here."""
+        """Count the tokens of a text; special tokens in it count as plain text."""
         return self.count_texts([text])[0]
 
     def count_texts(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, counted on all cores (tiktoken releases the GIL)."""
+        """Count the tokens of each text, on several cores (tiktoken releases the GIL)."""
         short = [text if len(text) <= PIECE_CHARACTERS else "" for text in texts]
         counts = self._count_batch(short)
         for place, text in enumerate(texts):
@@ -143,7 +143,7 @@ class TokenCounter:
         return counts
 
     def count_chats(self, chats: Sequence[list[dict[str, Any]]]) -> list[int]:
-        """Prompt tokens of each list of chat messages, `response_format` included."""
+        """Count the prompt tokens of each list of chat messages, `response_format` and tools included."""
         texts = {text for messages in chats for message in messages for text in _values(message)}
         new = [text for text in texts if text not in self._seen]
         self._seen.update(zip(new, self.count_texts(new), strict=True))
@@ -156,18 +156,18 @@ class TokenCounter:
                 if "name" in message:
                     total += self._named
             totals.append(total)
-        # what repeats stays; what does not must not pile up
+        # clear the cache: texts that do not repeat must not pile up
         if len(self._seen) > MAX_SEEN_TEXTS or self._seen_characters > MAX_SEEN_CHARACTERS:
             self._seen.clear()
             self._seen_characters = 0
         return totals
 
     def count_prompts(self, prompts: Sequence[str]) -> list[int]:
-        """Prompt tokens of each plain prompt (legacy completions: no formula, the text alone)."""
+        """Count the prompt tokens of each plain prompt (legacy completions: only the text, no formula)."""
         return self.count_texts(prompts)
 
     def reserved(self, prompt_tokens: int) -> int:
-        """Tokens to reserve for a counted prompt: more where the count can be low."""
+        """Tokens to reserve for a counted prompt: more if the count may be too low."""
         if self.exact:
             return prompt_tokens
         return allowance(prompt_tokens) if self._correction is None else self._correction.reserved(prompt_tokens)
@@ -180,11 +180,11 @@ class TokenCounter:
 
     @property
     def is_corrected(self) -> bool:
-        """Whether expectations are corrected by what earlier answers taught."""
+        """Whether earlier answers correct the expected counts."""
         return self._correction is not None and self._correction.is_fitted
 
     def note(self, counted: int, expected: float) -> str:
-        """What to say beside a sum of prompt tokens; nothing where it is exact."""
+        """The note to show next to a sum of prompt tokens; empty if the count is exact."""
         if self.exact:
             return ""
         if self._correction is None or not self._correction.is_fitted:
@@ -197,7 +197,7 @@ _THREADS = max(1, min(8, os.cpu_count() or 1))
 
 
 def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Texts in their order, about MAX_ENCODED_CHARACTERS at once."""
+    """Yield the texts in order, in portions of about MAX_ENCODED_CHARACTERS."""
     first = characters = 0
     for place, text in enumerate(texts):
         if characters > MAX_ENCODED_CHARACTERS:

@@ -3,7 +3,7 @@
 OpenAI cookbook, "How to count tokens with tiktoken" (section 6, calls with tools): a function costs a start (7 for
 gpt-4o and later, 10 before), "name:description" and an end of 12; its properties cost 3, and each of them 3 and
 "name:type:description"; an enumeration costs -3, and each of its values 3 and its text. Closing periods of descriptions
-do not count. The formula says nothing of what is nested inside a property: that is counted as its JSON.
+do not count. The formula does not cover what is nested inside a property: that is counted as its JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PLAIN = frozenset({"type", "description", "enum"})
 
 
 def count_tools(tools: Sequence[Mapping[str, Any]], encoding: str, count: Callable[[str], int]) -> int:
-    """Tokens that function definitions add to a prompt; `count` counts a text by `encoding`."""
+    """Count the tokens that function definitions add to a prompt; `count` counts those of a text by `encoding`."""
     start = 7 if encoding.startswith("o200k") else 10
     return sum(start + END + _count_function(tool.get("function", tool), count) for tool in tools)
 

@@ -1,6 +1,6 @@
-"""Models whose bill has more on it than tokens, so that no budget could hold: they are refused.
+"""Models that are billed for more than their tokens: they are refused, since no budget could hold.
 
-A fee for each request is not among them: where genai-prices knows it, it is part of the price.
+A model with a fee for each request is not refused if genai-prices knows the fee: the fee is part of the price then.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from parquill.tasks.errors import BadJob
 
 _ROUTER = "the service passes the request on to a model of its choice, whose price is not known before"
-# One closed list: what the name says, and what is billed beside the tokens. Names are compared in lower case.
+# One closed list: a pattern of the name, and what is billed besides the tokens. Names are compared in lower case.
 _MODELS = (
     # OpenAI: gpt-4o-search-preview, gpt-4o-mini-search-preview, gpt-5-search-api; $10 and more for 1,000 searches
     (r"-search-(?:preview|api)", "it searches the web on every request, and each search is billed"),
@@ -38,16 +38,16 @@ _SONAR = re.compile(r"(?:^|/)sonar(?:-|$)")  # Perplexity: a fee for each reques
 
 
 def refuse_model(model: str, *, has_fee: bool = False) -> None:
-    """Raise BadJob for a model that is billed beside its tokens; `has_fee` says that its price holds a request fee."""
+    """Raise BadJob for a model that is billed for more than its tokens; `has_fee`: its price includes a request fee."""
     name = model.lower()
     for pattern, reason in _COMPILED:
         if pattern.search(name):
             raise BadJob(
-                f"the model {model!r} is billed beside its tokens: {reason}. No budget here would hold; choose a model "
-                "without it"
+                f"the model {model!r} is billed for more than its tokens: {reason}. No budget would hold; choose "
+                "another model"
             )
     if _SONAR.search(name) and not has_fee:
         raise BadJob(
-            f"the model {model!r} is billed by the request beside its tokens, and the fee is not known here. "
-            "No budget here would hold; use it at https://api.perplexity.ai, where the fee is known"
+            f"the model {model!r} is billed for more than its tokens: by the request too, with a fee that is not known "
+            "here. No budget would hold; use it at https://api.perplexity.ai, where the fee is known"
         )

@@ -1,11 +1,11 @@
-"""Where the answer to a request key is: an index over the journals of a state folder.
+"""The index of answers: where in the journals of a state folder the outcome for a request key is.
 
-The journals are the truth and are never rewritten; this SQLite file only says in which journal, and where in it, the
-latest outcome for a key stands, for each output that asked. It can be deleted at any time: what it lacks is read again
-from the journals.
+The journals are the truth and are never rewritten. This SQLite file only records, for each key and each output that
+asked, which journal holds the latest outcome and at which offset. It can be deleted at any time: it is rebuilt from the
+journals.
 
-A start reads only what is new. Of a run that writes no more (`RunFolder.closed_ns`) it looks at the folder of the
-journals, and not at each of them.
+A start reads only what is new. For a closed run, which writes no more (`RunFolder.closed_ns`), it looks at the folder of
+the journals only, not at each journal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from parquill.tasks.storage.folders import Folders, RunFolder
 from parquill.tasks.storage.journal import JournalRecord, Scan, damaged, scan_journal, tell_cut
 from parquill.tasks.storage.sqlite import use_wal
 
-VERSION = 3  # of the tables: another one is made anew
+VERSION = 3  # of the tables: a file of another version is rebuilt
 LOCK_TIMEOUT_S = 60
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS outputs (number INTEGER PRIMARY KEY, path TEXT UNIQUE);
@@ -49,7 +49,7 @@ _FIND = """
 SELECT key, run_id, shard, offset, length, crc, status, path FROM answers
 JOIN runs ON run = runs.number JOIN outputs ON answers.output = outputs.number WHERE key IN (?)
 """
-# a failed try never hides a paid answer; else the latest run has the last word, in whatever order they are indexed
+# a failure never hides a paid answer; otherwise the latest run wins, in whatever order the runs are indexed
 _PUT = """
 INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, output) DO UPDATE SET
     run = excluded.run, shard = excluded.shard, offset = excluded.offset, length = excluded.length,
@@ -63,7 +63,7 @@ _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class AnswerLocation(NamedTuple):
-    """Where an outcome stands, its checksum, its status, and the output folder whose rows carry its cost."""
+    """Where an outcome is, its checksum, its status, and the output folder whose rows carry its cost."""
 
     run_id: str
     shard: int
@@ -75,12 +75,12 @@ class AnswerLocation(NamedTuple):
 
     @property
     def reusable(self) -> bool:
-        """Whether the outcome is a paid answer that is not asked for again."""
+        """Whether the outcome is a paid answer, which is reused instead of requested again."""
         return self.status in REUSABLE
 
 
 class _IndexAheadOfJournals(Exception):
-    """The index knew answers that the journals lack; it is empty now, and every journal is to be indexed again."""
+    """The index had answers that the journals lack. It is empty now; the caller must index every journal again."""
 
 
 class AnswerIndex:
@@ -98,7 +98,7 @@ class AnswerIndex:
         except sqlite3.Error as error:
             if not _is_damage(error):
                 raise self._failure(error) from None
-            self._remove()  # it is made anew from the journals
+            self._remove()  # rebuilt from the journals
             self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
@@ -109,8 +109,8 @@ class AnswerIndex:
         connection = sqlite3.connect(self._path, timeout=LOCK_TIMEOUT_S, check_same_thread=False, isolation_level=None)
         try:
             use_wal(connection.execute, LOCK_TIMEOUT_S)
-            # the last transactions may be lost, they are read again from the journals; but what is said to be indexed
-            # must be there after a power cut, or it is paid for again: OFF would not do
+            # NORMAL may lose the last transactions, which are read again from the journals. OFF could lose answers
+            # that are marked as indexed in a power cut, and they would be paid for again.
             connection.execute("PRAGMA synchronous=NORMAL")
             _make_tables(connection)
         except BaseException:
@@ -127,7 +127,7 @@ class AnswerIndex:
 
     def close(self) -> None:
         """Close the file."""
-        with contextlib.suppress(sqlite3.Error):  # what the last checkpoint lacks is read again
+        with contextlib.suppress(sqlite3.Error):  # what the last checkpoint lacks is read again from the journals
             self._connection.close()
 
     def add_run(self, run_id: str, output: str) -> None:
@@ -148,7 +148,7 @@ class AnswerIndex:
         self.add_records(run_id, shard, scan, scan.entries())
 
     def add_records(self, run_id: str, shard: int, scan: Scan, records: Iterable[JournalRecord]) -> None:
-        """Index the outcomes among the records of a journal, which are those of `scan`. Raises DiskFailed."""
+        """Index the outcomes among the `records` of a journal that was read as `scan`. Raises DiskFailed."""
         rows = [
             (bytes.fromhex(each.record["key"]), each.offset, each.length, zlib.crc32(each.line), each.record)
             for each in records
@@ -167,7 +167,7 @@ class AnswerIndex:
                     for key, offset, length, crc, record in rows
                 ),
             )
-            # to the end of the whole groups: what is damaged after it is written anew when the run goes on
+            # only up to the end of the last whole group: a run that resumes overwrites the damaged bytes after it
             connection.execute("INSERT OR REPLACE INTO indexed_to VALUES (?, ?, ?)", (number, shard, scan.tail.end))
 
     def _knows(self, run_id: str) -> bool:
@@ -175,10 +175,10 @@ class AnswerIndex:
             return connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is not None
 
     def _missing(self, runs: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, list[tuple[int, Path]]]]:
-        """Which journals of each run are not indexed to their end: an indexed one grows when its run goes on.
+        """The journals of each run that are not indexed to their end; an indexed one grows when its run resumes.
 
-        When one is gone, or shorter than what was indexed of it (its last group was never synced, and the power was
-        cut), the index knows answers that are gone: it is emptied. Raises DiskFailed, _IndexAheadOfJournals.
+        If a journal is gone, or shorter than its indexed part (its last group was never synced, and the power was cut),
+        the index has answers that no longer exist, so it is emptied. Raises DiskFailed, _IndexAheadOfJournals.
         """
         closed, indexed = self._indexed()
         missing, closing, now_ns = [], [], self._now_ns()
@@ -193,10 +193,13 @@ class AnswerIndex:
             if any(there.get(shard, -1) < size for shard, size in found.items()):
                 self._empty()
             missing.append((run, [(shard, path) for shard, path, size in sizes if found.get(shard) != size]))
-            closing.append((closed_ns, run.run_id))
+            if closed_ns != was_closed_ns:
+                closing.append((closed_ns, run.run_id))
         if indexed or closed:  # whole runs are gone
             self._empty()
         yield from missing
+        if not closing:
+            return
         with self._transaction() as connection:
             connection.executemany("UPDATE runs SET closed_ns = ? WHERE run_id = ?", closing)
 
@@ -221,7 +224,7 @@ class AnswerIndex:
         raise _IndexAheadOfJournals
 
     def index_new_journals(self, runs: Iterable[RunFolder]) -> None:
-        """Index every journal that is not. Raises DamagedJournal, DiskFailed, _Ahead."""
+        """Index every journal that is not yet indexed. Raises DamagedJournal, DiskFailed, _IndexAheadOfJournals."""
         for run, missing in self._missing(runs):
             if missing:
                 settings = read_json(run.path / "job.json") or {}
@@ -230,14 +233,14 @@ class AnswerIndex:
                     self.add_shard(run.run_id, number, journal)
 
     def find(self, keys: Sequence[bytes], output: str) -> dict[bytes, AnswerLocation]:
-        """Where the outcomes of these keys are; keys without one are left out.
+        """Return where the outcomes of these keys are; keys without an outcome are left out.
 
-        A paid answer comes before a failed try, that of this output before that of another, a later before an earlier.
+        A paid answer is preferred to a failure, one of this output to one of another, a later one to an earlier one.
         """
         return {key: places[0] for key, places in self.find_all(keys, output).items()}
 
     def find_all(self, keys: Sequence[bytes], output: str) -> dict[bytes, list[AnswerLocation]]:
-        """All outcomes of these keys, one of each output, those first that `find` prefers."""
+        """Return all outcomes of these keys, one per output, in the order in which `find` prefers them."""
         found: dict[bytes, list[AnswerLocation]] = {}
         for at in range(0, len(keys), 500):
             some = keys[at : at + 500]
@@ -252,7 +255,7 @@ class AnswerIndex:
         return found
 
     def read(self, places: dict[bytes, AnswerLocation]) -> dict[bytes, Outcome]:
-        """Read the outcomes at these places. Raises DamagedJournal if one is not what was indexed, DiskFailed."""
+        """Read the outcomes at these places. Raises DamagedJournal if one differs from what was indexed, DiskFailed."""
         outcomes: dict[bytes, Outcome] = {}
         by_file: dict[Path, list[tuple[int, bytes]]] = {}
         for key, place in places.items():
@@ -265,8 +268,8 @@ class AnswerIndex:
                         outcomes[key] = _parse(path, offset, key, line, places[key].crc)
             except FileNotFoundError:
                 raise DamagedJournal(
-                    f"{path} is missing, with the outcomes of {len(wanted)} rows that are asked for. Restore the file "
-                    "from a backup: going on without it would pay for its rows again"
+                    f"{path} is missing; it holds the outcomes of {len(wanted)} of the rows. Restore the file from a "
+                    "backup: a run without it would pay for its rows again"
                 ) from None
             except OSError as error:
                 raise DiskFailed(f"cannot read the journal {path}: {error.strerror}") from None
@@ -285,7 +288,7 @@ class AnswerIndex:
                 if _is_damage(error):
                     self._remove()
                     raise DiskFailed(
-                        f"{self._path} was damaged and is removed; run again: it is made anew from the journals"
+                        f"{self._path} was damaged and has been removed; run again to rebuild it from the journals"
                     ) from None
                 raise self._failure(error) from None
 
@@ -337,7 +340,7 @@ def _parse(path: Path, offset: int, key: bytes, line: bytes, crc: int) -> Outcom
 
 
 def open_answers(folders: Folders) -> AnswerIndex:
-    """The index of a state folder with every journal in it, also of runs that were cut off.
+    """Open the index of a state folder, with every journal in it indexed, those of interrupted runs included.
 
     Raises DamagedJournal, DiskFailed.
     """

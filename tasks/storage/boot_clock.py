@@ -1,8 +1,8 @@
 """How long a run took, by a clock that cannot be set.
 
-The wall clock may be set back or forward while a run works, or between an interruption and the next start. Linux counts
-the seconds since the machine was started, its sleep included, and each start of it has an id: within one the count is
-right in any process. Where the machine was started again, or is another one, only the wall clock is left.
+The wall clock may be set back or forward during a run, or between an interruption and the next start. Linux counts the
+seconds since the machine booted, sleep included, and gives each boot an id. Two times with the same boot id can be
+compared in any process. After a reboot, or on another machine, only the wall clock is left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Seconds since the machine was started, and the id of that start; None where it has none."""
+    """Seconds since the machine booted, and the id of that boot; None where the system has no boot id."""
 
     boot_id: str | None
     boot_s: float
@@ -33,12 +33,12 @@ class Moment:
 
 
 def seconds_since_boot() -> float:
-    """Seconds since the machine was started, its sleep included: the same in all of its processes."""
+    """Seconds since the machine booted, sleep included; the same clock in all processes."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def elapsed_s(began: Moment | None, ended: Moment, started_at: datetime, finished_at: datetime) -> float:
-    """Seconds from one moment to another, never negative; the times of the wall clock are used where it must be."""
+    """Seconds from `began` to `ended`, never negative; the wall clock's times are used if the boot ids differ."""
     if began is not None and began.boot_id is not None and began.boot_id == ended.boot_id:
         return max(0.0, ended.boot_s - began.boot_s)
     return max(0.0, (finished_at - started_at).total_seconds())

@@ -1,4 +1,4 @@
-"""The columns that Parquill adds to the input's."""
+"""The columns that Parquill adds to those of the input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parquill.tasks.errors import BadInput
 
 USD = pa.decimal128(18, 9)
 
-# What the plan keeps beside the input's columns in a shard, under names that no input has.
+# What the plan adds to the input's columns in a shard, under names that no input may have.
 PLAN = "__parquill_"
 PLAN_FIELDS = {
     "action": pa.int8(),
@@ -30,12 +30,12 @@ PLAN_FIELDS = {
     "carried_in_doubt_nano": pa.int64(),
     "carried_attempts": pa.int32(),
     "carried_usage": pa.list_(pa.int64()),
-    "newer_than": pa.int64(),  # `--redo`: an answer from after this moment (microseconds since 1970) is taken
+    "newer_than": pa.int64(),  # `--redo`: only an answer from after this time is reused (microseconds since 1970)
 }
 
 
 def result_fields(parsed: pa.DataType | None) -> list[pa.Field]:
-    """The output columns in order, without prefix; `parsed` is there only with a response_format."""
+    """Return the output columns in order, without prefix; `parsed` is None for a job without a response_format."""
     return [
         pa.field("completion", pa.string()),
         *([pa.field("parsed", parsed)] if parsed is not None else []),
@@ -65,17 +65,17 @@ def result_fields(parsed: pa.DataType | None) -> list[pa.Field]:
 
 
 def check_names(columns: list[str], prefix: str, *, with_parsed: bool) -> None:
-    """Refuse an input whose columns would collide with Parquill's (BadInput; names `column_prefix`)."""
+    """Refuse an input whose columns would collide with Parquill's. Raises BadInput, which names `column_prefix`."""
     own = {prefix + field.name for field in result_fields(pa.null() if with_parsed else None)}
     taken = [name for name in columns if name in own]
     if taken:
         raise BadInput(
             f"the input (or `for_each`) has a column {taken[0]!r}, as the output has; set `column_prefix` (for example "
-            "llm_) to tell them apart"
+            "llm_) to rename Parquill's"
         )
     reserved = [name for name in columns if name.startswith(PLAN)]
     if reserved:
-        raise BadInput(f"the input has a column {reserved[0]!r}; names that start with {PLAN} are Parquill's own")
+        raise BadInput(f"the input has a column {reserved[0]!r}; rename it, since {PLAN} starts Parquill's own names")
 
 
 def for_each_field(name: str, values: list[Any]) -> pa.Field:

@@ -1,7 +1,7 @@
-"""The few disk calls that promises stand on, behind one object, so that a test can make each of them fail or forget.
+"""The disk calls that Parquill's guarantees depend on, behind one object, so that a test can make each of them fail.
 
-Everything of Parquill's that must last goes through it: plans, shards, journals, results, manifest, summary, history.
-(The index of answers is SQLite's own affair, and a view that is made anew from the journals.)
+Every file that must survive a crash is written through it: plans, shards, journals, results, manifest, summary,
+history. The index of answers is not: SQLite writes it, and it can be rebuilt from the journals.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHECKSUM = "crc32"
 
 
 class Disk:
-    """The real disk. Every method but the last three raises OSError as the system does."""
+    """The real disk. Methods raise OSError as the system does, unless they say that they raise DiskFailed."""
 
     def write(self, descriptor: int, data: bytes) -> None:
         """Write all of `data`."""
@@ -35,19 +35,19 @@ class Disk:
         os.ftruncate(descriptor, size)
 
     def sync(self, descriptor: int) -> None:
-        """Make what was written last through a power cut."""
+        """Make what was written survive a power cut."""
         os.fsync(descriptor)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Put `old` in the place of `new` in one step."""
+        """Replace `new` with `old` in one atomic step."""
         old.replace(new)
 
     def remove(self, path: Path) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         path.unlink(missing_ok=True)
 
     def sync_folder(self, folder: Path) -> None:
-        """Make the names in a folder last through a power cut: new ones, changed ones, removed ones."""
+        """Make new, renamed and removed names in a folder survive a power cut."""
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self.sync(descriptor)
@@ -55,7 +55,7 @@ class Disk:
             os.close(descriptor)
 
     def make_folder(self, path: Path, mode: int = 0o777) -> None:
-        """Create a folder, with its parents, so that it lasts; one that is there already keeps its mode.
+        """Create a folder and its parents so that they survive a power cut; an existing folder keeps its mode.
 
         Raises DiskFailed.
         """
@@ -65,15 +65,15 @@ class Disk:
                 parent.mkdir(exist_ok=True)
                 self.sync_folder(parent.parent)
             path.mkdir(mode=mode, exist_ok=True)
-            # also of one that was there: whoever made it may have been killed before this line
+            # also of an existing folder: the process that made it may have been killed before this line
             self.sync_folder(path.parent)
         except OSError as error:
             raise DiskFailed(f"cannot create the folder {path}: {error.strerror}") from None
 
     def write_whole(self, path: Path, data: bytes, mode: int = 0o644) -> None:
-        """Write a file so that every reader sees the old one, the new one, or none: never a part.
+        """Write a file atomically: every reader sees the old file, the new file, or none, never a part.
 
-        Raises DiskFailed, with the temporary file removed.
+        Raises DiskFailed, after the temporary file is removed.
         """
         temporary = path.with_name(f".{path.name}{TEMPORARY}")
         try:
@@ -96,37 +96,37 @@ class Disk:
         self.write_whole(path, data, mode)
 
     def write_own(self, path: Path, value: dict[str, Any]) -> None:
-        """`write_json` of what only Parquill reads (0600), with a checksum that `read_json` compares."""
+        """`write_json` of a file that only Parquill reads (0600), with a checksum that `read_json` compares."""
         self.write_json(path, {**value, CHECKSUM: _checksum(value)}, 0o600)
 
 
 def _checksum(value: dict[str, Any]) -> int:
-    return zlib.crc32(orjson.dumps(value))  # what is read and written again has the same bytes
+    return zlib.crc32(orjson.dumps(value))  # a value that is read and dumped again has the same bytes
 
 
 DISK = Disk()
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that Parquill wrote; None if there is none. Raises DiskFailed if it is not what was written."""
+    """Read a JSON file that Parquill wrote; None if there is none. Raises DiskFailed if it is damaged or unreadable."""
     try:
         found = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except PermissionError as error:
-        raise DiskFailed(f"{path} belongs to another user, who alone may read it ({error.strerror})") from None
+        raise DiskFailed(f"{path} belongs to another user, and only that user may read it ({error.strerror})") from None
     except (OSError, orjson.JSONDecodeError):
         raise damaged(path) from None
     if not isinstance(found, dict):
         raise damaged(path)
-    checksum = found.pop(CHECKSUM, None)  # files of earlier versions, and those for others, have none
+    checksum = found.pop(CHECKSUM, None)  # files of earlier versions, and files that users read, have none
     if checksum is not None and checksum != _checksum(found):
         raise damaged(path)
     return found
 
 
 def damaged(path: Path) -> DiskFailed:
-    """The error for a file of Parquill's own that is not what it wrote."""
+    """The error for one of Parquill's own files that differs from what Parquill wrote."""
     return DiskFailed(f"{path} cannot be read; it was written by Parquill and is damaged")
 
 
@@ -137,12 +137,12 @@ def private_folder(path: Path, disk: Disk = DISK) -> Path:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder of Parquill's own, if it is there."""
+    """Remove one of Parquill's own folders if it exists; errors are ignored."""
     shutil.rmtree(path, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half written in a folder."""
+    """Remove the temporary files that a killed process left in a folder."""
     for path in folder.glob(f".*{TEMPORARY}"):
         with contextlib.suppress(OSError):
             path.unlink()

@@ -1,7 +1,8 @@
-"""Locks of the kernel (flock) on open files.
+"""Kernel locks (flock) on open files.
 
-`kill -9` releases them with the last copy of their descriptor, and on a folder that machines share they hold across
-machines. A forked child would keep its parent's locks after the parent's death, so it closes its copies.
+The kernel releases a lock when the last copy of its descriptor is closed, also after `kill -9`. On a folder that
+machines share the locks hold across machines. A forked child would keep its parent's locks after the parent's death, so
+it closes its copies.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _mutex = threading.Lock()
 
 
 def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Lock an open file without waiting; False when another descriptor of it has a lock in the way. Raises OSError."""
+    """Lock an open file without waiting; False if another descriptor holds a conflicting lock. Raises OSError."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -27,7 +28,7 @@ def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
 
 
 def register_locked(*descriptors: int) -> None:
-    """Have forked children close their copies of these descriptors."""
+    """Register descriptors whose copies a forked child must close."""
     with _mutex:
         _descriptors.update(descriptors)
 

@@ -1,14 +1,14 @@
-"""The folders of a job: who holds them, which run is under way, what a run consists of.
+"""The folders of a job: the process that holds them, the run under way, the files of a run.
 
 STATE/                            (default OUTPUT/.parquill)
-  lock                            held while a run works; says who holds it
-  answers.sqlite                  index of every answer ever paid, rebuilt from the journals when lost
-  runs/RUN_ID/plan.json           written last when the plan is complete
+  lock                            held during a run; names the holder
+  answers.sqlite                  index of every answer ever paid, rebuilt from the journals if it is lost
+  runs/RUN_ID/plan.json           written last, when the plan is complete
   runs/RUN_ID/shards/*.parquet    input columns and rendered requests
   runs/RUN_ID/journals/*.journal  intents and outcomes: the truth about money
   runs/RUN_ID/begun/*.json        which shards had a journal
   runs/RUN_ID/done/*.json         totals of each finished shard
-  runs/RUN_ID/leader, workers     while it sends: locked by the process that leads the run, and by those that joined
+  runs/RUN_ID/leader, workers     during sending: locked by the process that leads the run, and by those that joined
 OUTPUT/.parquill/
   lock, current.json (the run under way), manifest.json (the parts that belong together)
 """
@@ -44,38 +44,38 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
-        """The run's id: its start in UTC and four random letters, so that names sort by time."""
+        """The run's id, which sorts by time, see `new_run_id`."""
         return self.path.name
 
     @property
     def plan(self) -> Path:
-        """The plan; a run without one was cut off before it sent anything."""
+        """The plan; a run without one was interrupted before it sent anything."""
         return self.path / "plan.json"
 
     def shard(self, number: int) -> Path:
-        """Rows and requests of a shard."""
+        """The rows and requests of a shard."""
         return self.path / "shards" / f"{number:06d}.parquet"
 
     def journal(self, number: int) -> Path:
-        """Journal of a shard."""
+        """The journal of a shard."""
         return self.path / "journals" / f"{number:06d}.journal"
 
     def begun(self, number: int) -> Path:
-        """Says that a shard had a journal before anything was sent for it: one that is missing is noticed."""
+        """The mark that a shard has a journal, written before its first request: a missing journal is noticed."""
         return self.path / "begun" / f"{number:06d}.json"
 
     def done(self, number: int) -> Path:
-        """Totals of a finished shard."""
+        """The totals of a finished shard."""
         return self.path / "done" / f"{number:06d}.json"
 
     @property
     def leader_lock(self) -> Path:
-        """Locked by the process that leads the run, see run_lock.py."""
+        """The file that the process that leads the run locks, see run_lock.py."""
         return self.path / "leader"
 
     @property
     def workers_lock(self) -> Path:
-        """Locked by the processes that joined the run, see run_lock.py."""
+        """The file that the processes that joined the run lock, see run_lock.py."""
         return self.path / "workers"
 
     def create(self, disk: Disk = DISK) -> None:
@@ -89,7 +89,7 @@ class RunFolder:
         return any((self.path / "begun").glob("*.json"))
 
     def lost_journals(self) -> list[Path]:
-        """The journals that were here and are not any more."""
+        """The journals that the run had and that are missing now."""
         numbers = {int(mark.stem) for name in ("begun", "done") for mark in (self.path / name).glob("*.json")}
         return [path for number in sorted(numbers) if not (path := self.journal(number)).exists()]
 
@@ -116,7 +116,7 @@ class RunFolder:
         return changed_ns if now_ns - changed_ns > CLOSED_AFTER_NS else None
 
     def discard(self, disk: Disk = DISK) -> None:
-        """Remove a run that has sent nothing. Its plan goes first: a run without one is no run. Raises DiskFailed."""
+        """Remove a run that has sent nothing, its plan first: without a plan it is not a run. Raises DiskFailed."""
         try:
             if self.plan.exists():
                 disk.remove(self.plan)
@@ -127,7 +127,7 @@ class RunFolder:
 
 
 def local_output(named: str, state: str | None = None) -> Path:
-    """The folder of an output; of one that is a URI, the local one from which it is copied."""
+    """Return the folder of an output; for a URI, the local folder that is copied there."""
     if not is_uri(named):
         return Path(named)
     usual = local_mirror(named)
@@ -135,13 +135,13 @@ def local_output(named: str, state: str | None = None) -> Path:
 
 
 def _check_place(setting: str, folder: Path) -> None:
-    """Refuse a place where no folder can be made or written, before anything else is done. Raises BadJob."""
+    """Refuse a place where no folder can be created or written, before anything else is done. Raises BadJob."""
     try:
         there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
-    except OSError as error:  # a name that is too long, say
-        raise BadJob(f"`{setting}`: {str(folder)[:200]} is not possible: {error.strerror}") from None
+    except OSError as error:  # for example, a name that is too long
+        raise BadJob(f"`{setting}`: {str(folder)[:200]} cannot be used: {error.strerror}") from None
     if not there.is_dir():
-        raise BadJob(f"`{setting}`: {there} is no folder")
+        raise BadJob(f"`{setting}`: {there} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise BadJob(f"`{setting}`: {there} cannot be written")
 
@@ -152,7 +152,7 @@ class Folders:
 
     state: Path
     output: Path
-    output_uri: str  # the job's `output`: where people look, for a URI not where the files are made
+    output_uri: str  # the job's `output`: where users look; for a URI, `output` is the local folder behind it
 
     @classmethod
     def of(cls, output: str, state: str | None) -> Folders:
@@ -170,28 +170,28 @@ class Folders:
         return RunFolder(self.state / "runs" / run_id)
 
     def runs(self) -> list[RunFolder]:
-        """All runs of the state folder, the oldest first."""
+        """All runs of the state folder, oldest first."""
         folder = self.state / "runs"
         return [RunFolder(p) for p in sorted(folder.iterdir())] if folder.is_dir() else []
 
     @property
     def staging(self) -> Path:
-        """Where results are written before they are swapped in."""
+        """Where results are written before they are moved into place."""
         return self.meta / "staging"
 
     @property
     def replaced(self) -> Path:
-        """Where the results before go while they are swapped out."""
+        """Where the earlier results go while new ones are moved into place."""
         return self.meta / "replaced"
 
     def create(self, disk: Disk = DISK) -> None:
-        """Create output and state, and show that both can be written. Raises BadJob, DiskFailed."""
+        """Create output and state, and check that both can be written. Raises BadJob, DiskFailed."""
         _check_place("output", self.output)
         _check_place("state", self.state)
         disk.make_folder(self.output)
         for folder in sorted({self.meta, self.state}):
             private_folder(folder, disk)
-            # of a name of its own: who holds the folder may sweep it, others probe at the same moment
+            # a unique name: other processes may probe at the same time, and the folder's holder may sweep it
             probe = folder / f".probe-{secrets.token_hex(8)}{TEMPORARY}"
             try:
                 probe.write_bytes(b"")
@@ -200,16 +200,16 @@ class Folders:
                 raise DiskFailed(f"cannot write into {folder}: {error.strerror}") from None
 
     def recover(self, disk: Disk = DISK) -> None:
-        """Clear up after a killed process: what it left half written goes, results that it moved away come back.
+        """Clean up after a killed process: remove half-written files, and put back results that it moved away.
 
-        The caller holds the folders. Raises DiskFailed; BadJob where results could not be put into their place at the
-        end, when all is paid.
+        The caller holds the folders. Raises DiskFailed; BadJob if the results could not be moved into place later, when
+        everything is paid.
         """
         results = self.output / "results"
         if results.is_symlink() or self.meta.stat().st_dev != self.output.stat().st_dev:
             raise BadJob(
-                f"{results} and {self.meta} must be folders of one disk, since results are swapped in together; make "
-                f"{self.output} itself a link, if they are to lie elsewhere"
+                f"{results} and {self.meta} must be folders on one disk, because results are moved into place with one "
+                f"rename; to keep them elsewhere, make {self.output} itself a link"
             )
         if self.replaced.exists() and not results.exists():
             try:
@@ -223,10 +223,10 @@ class Folders:
         self.delete_stale_shards()
 
     def delete_stale_shards(self) -> None:
-        """Remove the shards, which hold prompts, of every abandoned run of this output."""
+        """Remove the shards of every abandoned run of this output, since they hold prompts."""
         current = read_json(self.meta / "current.json") or {}
         for run in self.runs():
-            if (run.path / "shards").is_dir():  # not finished, or not tidily
+            if (run.path / "shards").is_dir():  # not finished, or killed before it had cleaned up
                 sweep(run.path)
                 sweep(run.path / "done")
                 settings = read_json(run.path / "job.json") or {}
@@ -235,24 +235,24 @@ class Folders:
 
 
 def new_run_id(now: datetime) -> str:
-    """A run id that sorts by time, also within a second, for example 20261123-051448-k3fqab: time, then chance."""
+    """A run id that sorts by time, also within a second: UTC, part of the second, random; 20261123-051448-k3fqab."""
     letters = "23456789abcdefghjkmnpqrstuvwxyz"  # ascending, so that names sort as their numbers do
     base, part = len(letters), now.microsecond * len(letters) ** 3 // 1_000_000
     fine = "".join(letters[part // base**place % base] for place in (2, 1, 0))
     return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{fine}{''.join(secrets.choice(letters) for _ in range(3))}"
 
 
-_locks: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, how many times its holder holds it)
+_locks: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, number of nested holds)
 _mutex = threading.Lock()
-# The lock files that whoever runs here holds: another flow of this process, in a thread or task beside, is another
+# The lock files that the current flow holds. Another flow of this process, in another thread or task, is another holder
 _held_here: ContextVar[frozenset[Path]] = ContextVar("parquill-held", default=frozenset())
 
 
 @contextlib.contextmanager
 def lock_folders(folders: Folders, who: str) -> Iterator[None]:
-    """Hold the output and the state folder; a hold within a hold (the command's, then its flow's) is one with it.
+    """Hold the output and the state folder. Holds nest: the flow of a command shares the command's hold.
 
-    The lock is the kernel's, so that of a dead process is gone with it. Raises FolderInUse, which names the holder.
+    These are kernel locks, so they end with the process that holds them. Raises FolderInUse, which names the holder.
     """
     before = _held_here.get()
     with contextlib.ExitStack() as stack:
@@ -279,7 +279,9 @@ def _acquire(path: Path, folder: Path, who: str) -> None:
         except BlockingIOError:
             holder = _holder(os.pread(descriptor, 4096, 0))
             os.close(descriptor)
-            raise FolderInUse(f"the folder {folder} is in use by {holder}; wait for it, or choose another") from None
+            raise FolderInUse(
+                f"the folder {folder} is in use by {holder}; wait until it ends, or choose another folder"
+            ) from None
         except OSError as error:  # a file system without locks
             os.close(descriptor)
             raise DiskFailed(f"cannot lock {path}: {error.strerror}") from None
@@ -303,7 +305,7 @@ def _holder(text: bytes) -> str:
 
 
 def _forget_in_child() -> None:
-    """Close a forked child's copies: they would hold the folders after the death of the process that locked them."""
+    """Close a forked child's copies: they would hold the folders after the death of the parent."""
     global _mutex  # noqa: PLW0603 - another thread may have held it at the fork
     _mutex = threading.Lock()
     for descriptor, _ in _locks.values():

@@ -1,15 +1,15 @@
-"""The journal of a shard: an intent before each request, what became of it after.
+"""The journal of a shard: an intent before each request, and its outcome after it.
 
-A file is a row of groups; each is written and synced as one, and the next is written only after that, so a crash can
-leave at most the last one damaged:
+A file is a sequence of groups. Each is written and synced as one, and the next is written only after that, so a crash
+can damage only the last one:
 
     magic "PQJ1" | number u32 | payload bytes u32 | crc32 u32 of number, size and payload | payload
 
-all little-endian, the payload being JSON records a line each (`strings FILE` shows them). The first record is the
-header {"journal": 1, "run_id", "shard"}. A damaged last group is cut off and reported; damage anywhere else stops the
+all little-endian. The payload is JSON records, one per line (`strings FILE` shows them). The first record is the
+header {"journal": 1, "run_id", "shard"}. A damaged last group is cut off and reported. Damage anywhere else stops the
 run, since skipping it would pay for its rows again.
 
-Whoever writes a journal holds its lock. Two writers would mix their groups, and pay for each row twice.
+The writer of a journal holds its lock: two writers would mix their groups and pay for each row twice.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _log = logging.getLogger("parquill.journal")
 
 VERSION = 1
 MAGIC = b"PQJ1"
-LOCK_TIMEOUT_S = 30.0  # longer than the grace of a stopped worker's requests
+LOCK_TIMEOUT_S = 30.0  # longer than a stopped worker waits for its last requests
 _HEAD = struct.Struct("<4sIII")
 _CHECKED = struct.Struct("<II")
 
 
 class JournalRecord(NamedTuple):
-    """One record: where its line starts in the file, how long it is in bytes, the line, and what it says."""
+    """One record: the offset and the length of its line in bytes, the line, and the parsed record."""
 
     offset: int
     length: int
@@ -51,7 +51,7 @@ class JournalRecord(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """Where the last whole group begins and ends, how many there are, and how many bytes after them are damaged."""
+    """Where the last whole group begins and ends, the number of whole groups, and the damaged bytes after them."""
 
     last: int
     end: int
@@ -60,7 +60,7 @@ class Tail(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """A journal as it was read: its bytes, (start, end) of the payload of each whole group, how it ends."""
+    """A journal as it was read: its bytes, (start, end) of the payload of each whole group, and its tail."""
 
     path: Path
     data: bytes
@@ -68,7 +68,7 @@ class Scan(NamedTuple):
     tail: Tail
 
     def entries(self) -> Iterator[JournalRecord]:
-        """Yield the records in order, the header left out. Raises DamagedJournal for a version that is not known."""
+        """Yield the records in order, without the header. Raises DamagedJournal for an unknown version."""
         view = memoryview(self.data)
         for number, (start, end) in enumerate(self.spans):
             at = start
@@ -89,7 +89,7 @@ def _group(number: int, payload: bytes) -> bytes:
 
 
 def _payload(data: bytes | memoryview, at: int, number: int | None) -> memoryview | None:
-    """The payload of the group at an offset, or None if there is no whole one (with that number, if given)."""
+    """Return the payload of the group at an offset; None if no whole group (with that number, if given) is there."""
     view = memoryview(data)
     if at + _HEAD.size > len(view):
         return None
@@ -103,8 +103,8 @@ def _payload(data: bytes | memoryview, at: int, number: int | None) -> memoryvie
 def scan_journal(path: Path) -> Scan:
     """Read a journal and find its whole groups.
 
-    Raises DamagedJournal when a whole group follows a damaged one, with the offset and the count of safe rows;
-    DiskFailed when the file cannot be read.
+    Raises DamagedJournal, with the offset and the count of safe rows, if a whole group follows a damaged one;
+    DiskFailed if the file cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -126,29 +126,32 @@ def scan_journal(path: Path) -> Scan:
 
 
 def damaged(scan: Scan, at: int) -> DamagedJournal:
-    """The error for damage at a byte of a journal: what is safe, and what to do."""
+    """The error for damage at byte `at` of a journal, which says what is safe and what to do."""
     safe = [entry.record for entry in scan.entries() if entry.offset < at]
     rows = len({record["row"] for record in safe if record["type"] == "outcome"})
     return DamagedJournal(
         f"{scan.path} is damaged at byte {at}; {len(safe)} records before it, with the outcomes of {rows} rows, are "
-        "safe. Restore the file from a backup: going on without it would pay for its rows again"
+        "safe. Restore the file from a backup: a run without it would pay for its rows again"
     )
 
 
 def read_journal(path: Path) -> Iterator[JournalRecord]:
-    """Yield the records of a journal in order, the header left out. Raises DamagedJournal, DiskFailed."""
+    """Yield the records of a journal in order, without the header. Raises DamagedJournal, DiskFailed."""
     yield from scan_journal(path).entries()
 
 
 def tell_cut(path: Path, torn_bytes: int) -> None:
-    """Report the damaged last group of a journal, which was being written when its run was cut off."""
-    _log.warning("%s: its last %d bytes are a write that was never finished; they are cut off", path, torn_bytes)
+    """Report the damaged last group of a journal, which was being written when its run was interrupted."""
+    _log.warning("%s: the last %d bytes are an unfinished write; they are cut off", path, torn_bytes)
 
 
 def check_version(path: Path, header: dict[str, Any]) -> None:
-    """Refuse a journal of a version that this code does not know (DamagedJournal)."""
+    """Refuse a journal of an unknown version. Raises DamagedJournal."""
     if header.get("journal") != VERSION:
-        raise DamagedJournal(f"{path} has the version {header.get('journal')!r}, which this Parquill does not know")
+        raise DamagedJournal(
+            f"{path} has the version {header.get('journal')!r}, which this Parquill does not know; use the Parquill "
+            "that wrote it"
+        )
 
 
 class _Opened(NamedTuple):
@@ -158,7 +161,7 @@ class _Opened(NamedTuple):
 
 
 def _lock(path: Path) -> int:
-    """Open a journal, or create it, for its only writer. Raises FolderInUse, OSError."""
+    """Open or create a journal and lock it for its only writer. Raises FolderInUse, OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     register_locked(descriptor)
     try:
@@ -176,7 +179,7 @@ def _open(path: Path, header: dict[str, Any], disk: Disk) -> _Opened:
     """Lock a journal and cut off its damaged end. Raises FolderInUse, DamagedJournal, OSError."""
     descriptor = _lock(path)
     try:
-        scan = scan_journal(path)  # under the lock: until then another writer could append
+        scan = scan_journal(path)  # under the lock: before it another writer could append
         tail = scan.tail
         whole = scan.data[tail.last : tail.end]
         if tail.groups == 0:
@@ -184,8 +187,8 @@ def _open(path: Path, header: dict[str, Any], disk: Disk) -> _Opened:
         if tail.torn_bytes:
             tell_cut(path, tail.torn_bytes)
             disk.truncate(descriptor, tail.end)
-        # Also a group that is there: the sync of the last one may have failed, after which the kernel takes its
-        # bytes for written, and no later sync writes them. All groups before it were synced before it was begun.
+        # Rewrite an existing last group too: if its sync failed, the kernel takes its bytes for written, and no later
+        # sync writes them. All groups before it were synced before it was begun.
         os.lseek(descriptor, tail.last, os.SEEK_SET)
         disk.write(descriptor, whole)
         disk.sync(descriptor)
@@ -199,7 +202,7 @@ def _open(path: Path, header: dict[str, Any], disk: Disk) -> _Opened:
 def _open_in_turn(
     path: Path, header: dict[str, Any], disk: Disk, clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> _Opened:
-    """`_open` once no other process writes the journal: a worker of an earlier start may still be at its last rows."""
+    """`_open` once no other process writes the journal: a worker of an earlier start may still finish its last rows."""
     deadline = clock() + LOCK_TIMEOUT_S
     while True:
         try:
@@ -219,10 +222,10 @@ def append_groups(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Append groups of records to a journal, which is made for the first of them; gives how many records that were.
+    """Append groups of records to a journal, synced, and return the number of records; creates it for the first group.
 
-    All of them last then. Raises FolderInUse while another process writes it for LOCK_TIMEOUT_S seconds,
-    DamagedJournal, DiskFailed.
+    Raises FolderInUse if another process still writes the journal after LOCK_TIMEOUT_S seconds, DamagedJournal,
+    DiskFailed.
     """
     count, descriptor, number = 0, None, 0
     try:
@@ -247,15 +250,15 @@ def append_groups(
 class Journal:
     """Appends records to one file in groups, one unsynced group at a time, and holds its lock until it is closed.
 
-    Made in any thread, as it reads and syncs the file; then it lives on one event loop, and writing and syncing happen
-    in `executor`. After a failed write or sync every further
-    append raises DiskFailed: a sync that failed once is never tried again, since the kernel may have dropped the data.
+    Create it in any thread, since that reads and syncs the file; then use it on one event loop. It writes and syncs in
+    `executor`. After a failed write or sync every further append raises DiskFailed: a failed sync is never tried again,
+    since the kernel may have dropped the data.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], executor: Executor, disk: Disk = DISK) -> None:
-        """Open or create `path` and cut a damaged last group.
+        """Open or create `path` and cut off a damaged last group.
 
-        Raises FolderInUse while another process, or another task of this one, writes it; DamagedJournal, DiskFailed.
+        Raises FolderInUse if another process, or another task of this one, writes it; DamagedJournal, DiskFailed.
         """
         self.path = path
         self._disk = disk
@@ -270,13 +273,13 @@ class Journal:
             raise DiskFailed(f"cannot open the journal {path}: {error.strerror}") from None
 
     def append(self, record: Any) -> asyncio.Future[None]:
-        """Queue one record; the future is done when it lasts. Raises DiskFailed at once after an earlier failure."""
+        """Queue one record; the future is done when it is synced. Raises DiskFailed after an earlier failure."""
         if self._failed is not None:
             raise self._failed
         self._lines.append(orjson.dumps(record, default=to_json))
         if self._group_done is None:
             self._group_done = asyncio.get_running_loop().create_future()
-            # a failure is told to whoever waits; nobody may be waiting any more
+            # retrieve the exception: without a waiting caller asyncio would log it as never retrieved
             self._group_done.add_done_callback(lambda future: future.cancelled() or future.exception())
         done = self._group_done
         if self._writer is None:
@@ -313,14 +316,14 @@ class Journal:
         self._disk.sync(self._descriptor)
 
     async def flush(self) -> None:
-        """Wait until everything queued lasts. Raises DiskFailed."""
+        """Wait until all queued records are synced. Raises DiskFailed."""
         while self._writer is not None:
             await asyncio.shield(self._writer)
         if self._failed is not None:
             raise self._failed
 
     async def close(self) -> None:
-        """Wait until everything queued lasts, then close and release the lock. Raises DiskFailed."""
+        """Wait until all queued records are synced, then close the file, which releases its lock. Raises DiskFailed."""
         try:
             await self.flush()
         finally:

@@ -1,8 +1,9 @@
-"""Object stores: where an input or an output that is a URI lies, and how its files are read, listed and put there.
+"""Object stores: read, list and write the files of an input or an output that is a URI.
 
-s3://, gs:// and abfs:// are pyarrow's own filesystems; credentials come from where each store's tools take them (the
-environment, a profile, the machine's role), never from a setting. A store has no rename and no lock: an object is whole
-or absent, a folder is only names, so what belongs together is said by a manifest (see `publish`).
+s3://, gs:// and abfs:// are pyarrow's own filesystems. Credentials come from where each store's own tools find them
+(the environment, a profile, the machine's role), never from a setting. A store has no rename and no lock: an object is
+whole or absent, and a folder is only a prefix of names, so a manifest says which objects belong together (see
+`publish`).
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ _S3_WORDS = {
     "INVALID_ACCESS_KEY_ID": "access denied",
     "SIGNATURE_DOES_NOT_MATCH": "access denied",
     "NO_SUCH_BUCKET": "there is no such bucket",
-    "NETWORK_CONNECTION": "it does not answer",
+    "NETWORK_CONNECTION": "the store does not answer",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One object: its address, size in bytes, and when it was written, in nanoseconds since 1970."""
+    """One object: its address, its size in bytes, and its time of writing in nanoseconds since 1970."""
 
     uri: str
     size: int
@@ -53,14 +54,14 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class StoreLocation:
-    """Where an address points: a filesystem, and the path in it without a slash at its end."""
+    """What an address points to: a filesystem, and the path in it without a trailing slash."""
 
     files: pafs.FileSystem
     path: str
 
 
 def find_location(uri: str) -> StoreLocation:
-    """The filesystem and the path of an address. Raises BadJob."""
+    """Return the filesystem and the path of an address. Raises BadJob."""
     parts = urlsplit(uri)
     # abfs://container@account
     container, _, account = parts.netloc.rpartition("@")
@@ -72,7 +73,7 @@ def find_location(uri: str) -> StoreLocation:
 
 
 def _ambient() -> tuple[tuple[str, str], ...]:
-    """What the environment says of S3, as Amazon's own tools read it; pyarrow looks at the credentials only."""
+    """The S3 options in the environment, as Amazon's own tools read them; pyarrow itself reads only credentials."""
     names = {
         "endpoint_override": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
@@ -83,14 +84,14 @@ def _ambient() -> tuple[tuple[str, str], ...]:
 
 @functools.cache
 def _files(scheme: str, host: str, query: str, ambient: tuple[tuple[str, str], ...]) -> pafs.FileSystem:
-    """One filesystem a bucket or an account: it keeps connections."""
+    """One filesystem per bucket or account, cached because it keeps connections."""
     options: dict[str, Any] = dict(parse_qsl(query))
     if scheme == "s3":
         return _s3(host, {**dict(ambient), **options})
     if scheme in {"gs", "gcs"}:
         anonymous = options.pop("anonymous", "false") == "true"
         return pafs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=RETRY_TIMEOUT_S), **options)
-    # the variables that Azure's own command takes
+    # the variables that Azure's own command-line tool reads
     secrets = {"account_key": "AZURE_STORAGE_KEY", "sas_token": "AZURE_STORAGE_SAS_TOKEN"}
     found = {name: os.environ[variable] for name, variable in secrets.items() if os.environ.get(variable)}
     return pafs.AzureFileSystem(account_name=host.partition(".")[0], **found, **options)
@@ -102,7 +103,7 @@ def _s3(bucket: str, options: dict[str, Any]) -> pafs.S3FileSystem:
     anonymous = options.pop("anonymous", "false") == "true"
     return pafs.S3FileSystem(
         anonymous=anonymous,
-        background_writes=False,  # they would hold a whole file in memory where the disk is faster than the network
+        background_writes=False,  # they would hold a whole file in memory if the disk is faster than the network
         connect_timeout=CONNECT_TIMEOUT_S,
         request_timeout=REQUEST_TIMEOUT_S,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
@@ -111,7 +112,7 @@ def _s3(bucket: str, options: dict[str, Any]) -> pafs.S3FileSystem:
 
 
 def reason(error: Exception) -> str:
-    """Why a store refused, in a few words: its own text may hold whatever was sent to it."""
+    """Return why a store refused, in a few words; its own text is not shown, since it may repeat what was sent."""
     text = str(error)
     if found := re.search(r"AWS Error ([A-Z_]+)", text):
         return _S3_WORDS.get(found[1], found[1].lower().replace("_", " "))
@@ -120,14 +121,14 @@ def reason(error: Exception) -> str:
     if isinstance(error, PermissionError) or re.search(r"\b(401|403)\b", text):
         return "access denied"
     if isinstance(error, TimeoutError | ConnectionError) or re.search(r"(?i)connect|resolve|time[d ]*out|curl", text):
-        return "it does not answer"
+        return "the store does not answer"
     return f"the store refuses it ({type(error).__name__})"
 
 
 def list_objects(uri: str) -> Iterator[Stored]:
-    """The object with this address, all below it, or those that match a glob, in the order of their names.
+    """Yield the object with this address, all objects below it, or those that match a glob, in order of their names.
 
-    Of a glob only the folders that match are listed. Raises BadInput, BadJob.
+    For a glob only the matching folders are listed. Raises BadInput, BadJob.
     """
     root = fixed_part(uri)
     pattern = redact_uri(uri).rstrip("/").removeprefix(redact_uri(root)).lstrip("/")
@@ -139,7 +140,7 @@ def list_objects(uri: str) -> Iterator[Stored]:
     for info in sorted(infos, key=lambda each: each.path):
         name = info.path.removeprefix(place.path).lstrip("/")
         if {"?", "#"} & set(name):
-            raise BadInput(f"{redact_uri(root)} holds {name!r}, and no address can hold a ? or #: rename it")
+            raise BadInput(f"{redact_uri(root)} holds {name!r}: an address cannot contain ? or #; rename the object")
         yield Stored(join(root, name) if name else root, info.size, info.mtime_ns or 0)
 
 
@@ -152,7 +153,7 @@ def _below(place: StoreLocation) -> list[pafs.FileInfo]:
 
 
 def _matching(files: pafs.FileSystem, folder: str, pattern: Sequence[str]) -> list[pafs.FileInfo]:
-    """The files below a folder that match the parts of a glob, in which ** is any number of folders."""
+    """Return the files below a folder that match the parts of a glob; ** matches any number of folders."""
     recursive = pattern[0] == "**"
     selector = pafs.FileSelector(folder, recursive=recursive, allow_not_found=True)
     found = files.get_file_info(selector)
@@ -167,7 +168,7 @@ def _matching(files: pafs.FileSystem, folder: str, pattern: Sequence[str]) -> li
 
 
 def peek(uris: Sequence[str], size: int) -> list[bytes]:
-    """The first bytes of objects, several at once. Raises BadInput, BadJob."""
+    """Read the first `size` bytes of each object, several objects at once. Raises BadInput, BadJob."""
 
     def begin(uri: str) -> bytes:
         try:
@@ -182,9 +183,10 @@ def peek(uris: Sequence[str], size: int) -> list[bytes]:
 
 
 def find_marked(uri: str, folders_of: Callable[[str], Iterable[str]]) -> tuple[str, str] | None:
-    """The first of some folders, at or above the files of an address, that is a table: its format, and where it is.
+    """Return the format and the address of the first folder that is a table; None if none is.
 
-    `folders_of` gives them for the path of the address. What may not be listed is left alone.
+    `folders_of` returns the folders to look at, at or above the files, for the path of the address. A folder that
+    cannot be listed is skipped.
     """
     place = find_location(uri)
     scheme = uri.partition("://")[0]
@@ -205,7 +207,7 @@ def find_marked(uri: str, folders_of: Callable[[str], Iterable[str]]) -> tuple[s
 
 
 def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the parts of a path match those of a glob, as those of files do: no wildcard is a dot in front."""
+    """Whether the parts of a path match those of a glob, as for local files: no wildcard matches a leading dot."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
@@ -220,7 +222,7 @@ def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def open_parquet(uri: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]:
-    """Open a Parquet object for streaming (pages are fetched as they are read), with its ETag. Raises OSError."""
+    """Open a Parquet object for streaming and return it with its ETag. Pages are fetched when read. Raises OSError."""
     place = find_location(uri)
     stream = place.files.open_input_file(place.path)
     parquet = pq.ParquetFile(
@@ -234,13 +236,13 @@ def open_parquet(uri: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]
 
 
 def open_object(uri: str) -> pa.NativeFile:
-    """Open an object, of which ranges are fetched as they are read. Raises OSError."""
+    """Open an object; ranges of it are fetched when they are read. Raises OSError."""
     place = find_location(uri)
     return place.files.open_input_file(place.path)
 
 
 def read_object(uri: str) -> bytes | None:
-    """The bytes of a small object; None when there is none. Raises BadInput, BadJob."""
+    """Return the bytes of a small object; None if it does not exist. Raises BadInput, BadJob."""
     place = find_location(uri)
     try:
         with place.files.open_input_file(place.path) as stream:
@@ -255,8 +257,8 @@ def read_object(uri: str) -> bytes | None:
 def put_file(path: Path, uri: str) -> None:
     """Copy a file into a store. Raises DiskFailed.
 
-    One call below Python: a stream that Python writes is closed by whatever interrupts it, a signal say, and closing
-    makes an object of the half that was written.
+    This is one call into pyarrow: a stream that Python writes is closed by an interruption such as a signal, and
+    closing it would store the half-written object.
     """
     place = find_location(uri)
     try:
@@ -273,7 +275,7 @@ def put_file(path: Path, uri: str) -> None:
 
 
 def remove_object(uri: str) -> None:
-    """Remove an object, if it is there. Raises DiskFailed."""
+    """Remove an object if it exists. Raises DiskFailed."""
     place = find_location(uri)
     try:
         place.files.delete_file(place.path)

@@ -1,8 +1,8 @@
-"""A Parquet file that Parquill wrote, read only as it was written.
+"""A Parquet file that Parquill wrote, read only if it is unchanged.
 
-Page checksums do not cover what stands between the pages: of the single bits of a shard one in thirty could be flipped
-in its footer or a page's header and give other values without an error. So the whole file has a checksum, which is kept
-elsewhere (in the plan, in the manifest) and compared before anything is read.
+Page checksums do not cover what is between the pages: one in thirty of the bits of a shard, in its footer or in a page
+header, could be flipped and give other values without an error. So the whole file has a checksum, which is kept
+elsewhere (in the plan or the manifest) and compared before anything is read.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ READ_BYTES = 1 << 20
 
 
 class ChecksummedReader:
-    """The batches of a file of Parquill's own; a context."""
+    """Reads the batches of one of Parquill's own files; a context manager."""
 
     def __init__(self, path: Path, crc32: int | None, advice: str = "") -> None:
-        """`crc32` is of the whole file, None if it was written before there was one; `advice` ends a refusal.
+        """`crc32` is that of the whole file, None for a file of an earlier version; `advice` is added to errors.
 
-        Raises DiskFailed when the file is gone, cannot be read, or is not what was written.
+        Raises DiskFailed if the file is missing, cannot be read, or differs from what was written.
         """
         self._path, self._advice = path, advice
         try:
@@ -48,9 +48,9 @@ class ChecksummedReader:
         return self._file.schema_arrow
 
     def batches(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Batches of at most so many rows, with all columns or those named. Raises DiskFailed.
+        """Yield batches of at most `rows` rows, with all columns or those named. Raises DiskFailed.
 
-        None is of more than one row group: each was written as one batch that was not too much for the memory.
+        A batch never spans row groups: each was written as one batch, which fit into memory.
         """
         names = None if columns is None else list(columns)
         try:
@@ -61,8 +61,8 @@ class ChecksummedReader:
 
     def _failure(self, error: Exception) -> DiskFailed:
         if isinstance(error, FileNotFoundError):
-            return DiskFailed(f"{self._path} was written by Parquill and is gone{self._advice}")
-        # what the library says may hold bytes of a cell
+            return DiskFailed(f"{self._path} was written by Parquill and is missing{self._advice}")
+        # the library's message may contain bytes of a cell
         return DiskFailed(f"{self._path} was written by Parquill and cannot be read{self._advice}")
 
 

@@ -1,4 +1,4 @@
-"""A Parquet file that is written through the disk's calls, and lasts once it is closed."""
+"""A Parquet file that is written through `Disk` and survives a crash once it is closed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WRITE_BYTES = 1 << 20
 
 
 class ChecksummedWriter:
-    """Writes one Parquet file: page checksums, zstd. Its name lasts with the next sync of its folder."""
+    """Writes one Parquet file with page checksums and zstd. Its name survives a crash after its folder is synced."""
 
     def __init__(self, path: Path, schema: pa.Schema, mode: int, disk: Disk = DISK) -> None:
         """Raises DiskFailed."""
@@ -43,7 +43,7 @@ class ChecksummedWriter:
             raise self._failure(error) from None
 
     def close(self) -> int:
-        """Finish the file and give its bytes, which last now. Raises DiskFailed."""
+        """Finish and sync the file; returns its size in bytes. Raises DiskFailed."""
         try:
             self._writer.close()
             self._sink.flush_buffer()
@@ -56,13 +56,13 @@ class ChecksummedWriter:
 
     @property
     def crc32(self) -> int:
-        """The checksum of the whole file; whoever reads it later compares it."""
+        """The checksum of the whole file, which later readers compare."""
         return self._sink.crc32
 
     def abandon(self) -> None:
-        """Let go of a file that will not be finished, or is."""
+        """Release the file, finished or not."""
         if self._descriptor >= 0:
-            # else pyarrow writes a footer when the writer is collected, into whatever has this descriptor then
+            # otherwise pyarrow writes a footer when the writer is collected, into the file that has the descriptor then
             self._writer.is_open = False
             os.close(self._descriptor)
             self._descriptor = -1
@@ -72,7 +72,7 @@ class ChecksummedWriter:
 
 
 class _Sink:
-    """What pyarrow takes for a file; small writes (there are many, of each column) go to the disk together."""
+    """The file object that pyarrow writes to; the many small writes of columns are buffered."""
 
     def __init__(self, descriptor: int, disk: Disk) -> None:
         self._descriptor, self._disk = descriptor, disk
@@ -81,7 +81,7 @@ class _Sink:
         self.closed = False
 
     def write(self, data: Any) -> int:
-        """Take all of a buffer."""
+        """Buffer all of `data`."""
         view: Any = memoryview(data)
         self._kept += view
         self._at += len(view)
@@ -90,7 +90,7 @@ class _Sink:
         return len(view)
 
     def flush_buffer(self) -> None:
-        """Write what is kept back."""
+        """Write what is buffered to the disk."""
         kept, self._kept = bytes(self._kept), bytearray()
         self.crc32 = zlib.crc32(kept, self.crc32)
         self._disk.write(self._descriptor, kept)
@@ -100,12 +100,12 @@ class _Sink:
         return self._at
 
     def flush(self) -> None:
-        """What is kept back is written when the file is closed."""
+        """Do nothing: the buffer is written when the file is closed."""
 
     def writable(self) -> bool:
         """Yes."""
         return True
 
     def close(self) -> None:
-        """The descriptor is closed by its owner."""
+        """Mark it closed; the owner closes the descriptor."""
         self.closed = True

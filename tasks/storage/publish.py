@@ -1,13 +1,13 @@
-"""An output that is a URI: a local folder has it all (`uri.local_mirror`), and is copied to the store.
+"""Copy an output that is a URI from its local folder (`uri.local_mirror`) to the store.
 
-A store has no rename, so the order makes the promise. A part has a name that says its run and its content, so none is
-ever written over; new parts are put beside the earlier ones, then the manifest says which belong together, then the
-earlier ones are removed, and summary.json, which says `running` meanwhile, comes last. Whoever waits for `state:
-finished`, or reads the parts that the manifest names, sees one run. An object is whole or absent, so a copy that was
-cut off between any two steps is finished by the next start.
+A store has no rename, so the order of the steps keeps the output consistent. The name of a part identifies its run and
+its content, so no part is overwritten. New parts are added next to the earlier ones; then the manifest says which parts
+belong together; then the earlier ones are removed; summary.json, which says `running` meanwhile, comes last. A reader
+that waits for `state: finished`, or reads the parts that the manifest names, sees one run. An object is whole or
+absent, so the next start finishes a copy that was interrupted between any two steps.
 
-A store has no lock either: `owner.json` says which state folder a run that writes there belongs to. The lock of the
-state folder keeps the runs that share it apart, so one of them takes over what a killed one has left.
+A store has no lock either: `owner.json` names the state folder of the run that writes there. The lock of the state
+folder keeps the runs that share it apart, so one of them can take over what a killed one left.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ MANIFEST, OWNER, SUMMARY = ".parquill/manifest.json", ".parquill/owner.json", "s
 
 
 def take_ownership(folders: Folders, run_id: str) -> None:
-    """Show that a store can be written, and say that a run writes there. Raises BadJob, FolderInUse.
+    """Check that a store can be written, and record that a run writes there. Raises BadJob, FolderInUse.
 
-    Another machine that began within the same moment is seen when the first of the two begins to copy.
+    If two machines do so at the same time, the conflict is found when the first of them begins to copy.
     """
     try:
         _take_ownership(folders, run_id)
@@ -45,8 +45,8 @@ def _take_ownership(folders: Folders, run_id: str) -> None:
     owner, mine = _owner(folders.output_uri), _identity(folders)
     if owner is not None and owner.get("state_id") != mine:
         raise FolderInUse(
-            f"{redact_uri(folders.output_uri)} is written by the run {owner.get('run_id')} on {owner.get('host')} "
-            f"since {owner.get('since')}, with another state; wait for it, or remove "
+            f"{redact_uri(folders.output_uri)} is in use by the run {owner.get('run_id')} on {owner.get('host')} "
+            f"since {owner.get('since')}, with another state folder; wait until it ends, or remove "
             f"{redact_uri(join(folders.output_uri, OWNER))} if it will never end"
         )
     since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -66,7 +66,7 @@ def _owner(named: str) -> dict[str, Any] | None:
 
 
 def _read(uri: str) -> dict[str, Any] | None:
-    """A JSON object of Parquill's in a store; None for none, and for one that somebody has damaged."""
+    """Read one of Parquill's JSON objects in a store; None if it is missing or damaged."""
     try:
         found = orjson.loads(read_object(uri) or b"null")
     except orjson.JSONDecodeError:
@@ -75,7 +75,7 @@ def _read(uri: str) -> dict[str, Any] | None:
 
 
 def _identity(folders: Folders) -> str:
-    """A name of the state folder that goes where it goes: hosts and paths change with every container."""
+    """The id of the state folder, kept in it: hosts and paths change with every container."""
     path = folders.state / "state-id.json"
     found = read_json(path)
     if found is None:
@@ -85,7 +85,7 @@ def _identity(folders: Folders) -> str:
 
 
 def publish_summary(folders: Folders, *, ended: bool = False) -> None:
-    """Copy the summary of a run that is under way, or that has `ended` early. Raises DiskFailed."""
+    """Copy the summary of a run that is under way or has `ended` early. Raises DiskFailed."""
     if is_uri(folders.output_uri):
         try:
             put_file(folders.output / SUMMARY, join(folders.output_uri, SUMMARY))
@@ -96,14 +96,14 @@ def publish_summary(folders: Folders, *, ended: bool = False) -> None:
 
 
 def publish(folders: Folders) -> None:
-    """Copy what the local folder has and the store lacks, in the order above. Raises DiskFailed."""
+    """Copy what the store lacks from the local folder, in the order above. Raises DiskFailed."""
     if not is_uri(folders.output_uri):
         return
     try:
         _publish(folders)
-    # something was paid: not an error of those by which nothing was sent
+    # these errors mean that nothing was sent, but requests were paid
     except (BadInput, BadJob, FolderInUse) as error:
-        raise DiskFailed(f"the results are in {folders.output}, and not copied: {error}") from None
+        raise DiskFailed(f"the results are in {folders.output} but were not copied to the store: {error}") from None
 
 
 def _publish(folders: Folders) -> None:
@@ -136,7 +136,7 @@ def _publish(folders: Folders) -> None:
 
 
 def _mark_running(folders: Folders, summary: dict[str, Any]) -> None:
-    """Say `running` in the store before its parts change, where no run has said so."""
+    """Set the stored summary to `running` before its parts change, unless it says so already."""
     there = _read(join(folders.output_uri, SUMMARY))
     if there is not None and there.get("state") != "running":
         running = {**(summary or there), "state": "running", "exit_code": None, "finished_at": None}
@@ -145,12 +145,12 @@ def _mark_running(folders: Folders, summary: dict[str, Any]) -> None:
 
 
 def is_published(folders: Folders) -> bool:
-    """Whether the store has what a finished copy would have left there. Raises DiskFailed."""
+    """Whether the store holds exactly what a finished copy leaves there. Raises DiskFailed."""
     if not is_uri(folders.output_uri):
         return True
     path = folders.output / SUMMARY
     try:
-        # it comes last, so what is equal says that all before it was copied
+        # it is copied last, so if it is equal, all before it was copied
         if not path.exists() or read_object(join(folders.output_uri, SUMMARY)) != path.read_bytes():
             return False
         manifest = _read(join(folders.output_uri, MANIFEST)) or {"parts": []}
@@ -163,7 +163,7 @@ def is_published(folders: Folders) -> bool:
 
 
 def stored_summary(output: str) -> dict[str, Any]:
-    """The summary of an output whose local folder is on another machine. Raises BadInput when there is none."""
+    """Return the summary of an output whose local folder is on another machine. Raises BadInput if there is none."""
     found = _read(join(output, SUMMARY))
     if found is None:
         raise BadInput(f"{redact_uri(output)} has no summary.json: no run has begun there yet")
@@ -171,13 +171,13 @@ def stored_summary(output: str) -> dict[str, Any]:
 
 
 def stored_parts(output: str) -> list[tuple[str, None]]:
-    """The addresses of the parts that belong together; a store checks its objects itself. Raises BadInput, BadJob."""
+    """Return the addresses of the current parts, without checksums: stores check objects. Raises BadInput, BadJob."""
     manifest = _read(join(output, MANIFEST)) or {"parts": []}
     return [(join(output, "results", part["file"]), None) for part in manifest["parts"]]
 
 
 def _stored_name(path: Path) -> str:
-    """The name of a part in a store: a run that goes on writes its parts anew, under the same local names."""
+    """The name of a part in a store, with its digest: a resumed run rewrites its parts under the same local names."""
     with path.open("rb") as data:
         return f"{path.stem}-{hashlib.file_digest(data, 'sha256').hexdigest()[:8]}.parquet"
 

@@ -1,4 +1,4 @@
-"""Reads what runs have written: the latest summary, the rows that are not ok."""
+"""Read what runs have written: the latest summary, the rows that are not ok."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LAST = "finished_at"
 
 
 def latest_summary(output: Path) -> dict[str, Any]:
-    """The summary of the latest run. Raises BadInput when there is none."""
+    """Return the summary of the latest run. Raises BadInput if there is none."""
     found: dict[str, Any] | None = read_json(output / "summary.json")
     if found is None:
         raise BadInput(f"{output} has no summary.json: no run has begun there yet")
@@ -27,16 +27,16 @@ def latest_summary(output: Path) -> dict[str, Any]:
 
 
 def parts_of(output: Path) -> list[tuple[str, int | None]]:
-    """The files of the results that belong together, each with the checksum of the whole of it, if it is known."""
+    """Return the current files of the results, each with the checksum of the whole file, None if unknown."""
     manifest = read_json(output / ".parquill" / "manifest.json")
     parts = manifest["parts"] if manifest else []
     return [(str(output / "results" / part["file"]), part.get("crc32")) for part in parts]
 
 
 def failed_rows(parts: Iterable[tuple[str, int | None]]) -> Iterator[dict[str, Any]]:
-    """Every row of the results that is not ok: where it is, its status, code and message.
+    """Yield every row of the results that is not ok: its file and row number, its status, code and message.
 
-    A part is a file, or an object of a store, and its checksum. Raises BadInput, DiskFailed.
+    A part is a file or an object in a store, and its checksum. Raises BadInput, DiskFailed.
     """
     for part, crc32 in parts:
         for batch in _stored(part) if is_uri(part) else _kept(Path(part), crc32):
@@ -66,5 +66,5 @@ def _shown_columns(names: list[str]) -> list[str]:
 
 
 def prefix_of(names: list[str]) -> str:
-    """Whatever stands before the last of Parquill's columns."""
+    """The `column_prefix` of results, read from the name of the last of Parquill's columns."""
     return next(name.removesuffix(_LAST) for name in reversed(names) if name.endswith(_LAST))

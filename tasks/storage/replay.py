@@ -1,4 +1,4 @@
-"""What a shard's journal says: which rows are settled, what was paid, what is in doubt."""
+"""Replay a shard's journal: which rows are settled, what was paid, what is in doubt."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class RowState:
     open: dict[int, int] = field(default_factory=dict)  # number of a request -> its reservation
 
     def add_billed(self, cost_nano: int, usage: Usage, reserved_nano: int) -> None:
-        """A request of the row failed and was billed."""
+        """Add a request of the row that failed and was billed."""
         self.cost_nano += cost_nano
         self.usage = add_usage(self.usage, usage)
         self.over_reserved_nano += max(0, cost_nano - reserved_nano)
 
     def mark_open_in_doubt(self) -> None:
-        """Requests that were under way when the run was cut off: nobody knows whether they were paid."""
+        """Count open requests as in doubt: the run was interrupted, so it is unknown whether they were paid."""
         for reserved in self.open.values():
             self.in_doubt_requests += 1
             self.in_doubt_nano += reserved
@@ -76,12 +76,12 @@ class ShardState:
 
 
 def replay_shard(journal: Path) -> ShardState:
-    """Read a journal to its end; a shard that was never started has none. Raises DamagedJournal, DiskFailed."""
+    """Replay a journal; a shard that was never started has none. Raises DamagedJournal, DiskFailed."""
     return replay_records(journal, read_journal(journal)) if journal.exists() else ShardState()
 
 
 def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardState:
-    """What all records of a journal say, in their order. Raises DamagedJournal for one that is not known."""
+    """Replay all records of a journal in order. Raises DamagedJournal for a record of an unknown kind."""
     state = ShardState()
     for each in records:
         record = each.record
@@ -104,7 +104,7 @@ def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardStat
         elif record["type"] == "outcome":
             row.open.pop(record["resolves"], None)
             row.mark_open_in_doubt()
-            # of an answer that was reused nothing was reserved; it is what the estimate had counted for the row
+            # nothing was reserved for a reused answer: its record has what the estimate counted for the row
             row.reserved_nano = record.get("reserved", row.reserved_nano)
             state.outcomes[record["row"]] = Outcome.from_record(record)
         else:

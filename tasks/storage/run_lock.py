@@ -1,13 +1,12 @@
-"""Which process leads a run, so that processes that joined it stop when the leader is gone, however it went.
+"""Which process leads a run, so that the processes that joined it stop when the leader is gone, for whatever reason.
 
-RUN/leader    locked by the process that leads the run while it sends; holds a token of that leadership
+RUN/leader    locked by the process that leads the run while it sends; contains a token of that leadership
 RUN/workers   locked, shared, by each process that joined, until it has closed its last journal
 
-The locks are the kernel's (`file_lock`), as those of the output and state folders are. Watching the parent process is
-not enough: workers of Dask and Ray have other parents, and PR_SET_PDEATHSIG is bound to the thread that started a
-process.
+These are kernel locks (`file_lock`), like those of the output and state folders. Watching the parent process is not
+enough: workers of Dask and Ray have other parents, and PR_SET_PDEATHSIG is bound to the thread that started a process.
 
-A leader waits for the workers of the leader before it: they may still write answers into journals that it is to read.
+A new leader waits for the workers of the previous one: they may still write answers into journals that it must read.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from parquill.tasks.errors import DiskFailed, FolderInUse, Interrupted
 from parquill.tasks.storage.file_lock import LOCK_CHECK_INTERVAL_S, close_locked, register_locked, try_lock
 from parquill.tasks.storage.folders import RunFolder
 
-WORKERS_TIMEOUT_S: Final = 30.0  # longer than the grace of their requests in flight
+WORKERS_TIMEOUT_S: Final = 30.0  # longer than a stopped worker waits for its requests in flight
 _TOKEN_BYTES: Final = 32
 
 
 class RunLock:
-    """The leadership of a run; `close` it when nothing more is sent."""
+    """The leadership of a run. `close` it when nothing more will be sent."""
 
     def __init__(
         self,
@@ -39,19 +38,19 @@ class RunLock:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Take it. Raises FolderInUse while workers of an earlier leader are at work, DiskFailed."""
+        """Take the leadership. Raises FolderInUse if workers of an earlier leader do not end in time, DiskFailed."""
         self._folder, self._process, deadline = folder, os.getpid(), clock() + WORKERS_TIMEOUT_S
         workers = _open(folder.workers_lock)
         try:
             while not try_lock(workers, fcntl.LOCK_EX):
                 if clock() >= deadline:
                     raise FolderInUse(
-                        f"worker processes of an earlier start of run {folder.run_id} are still at work; wait until "
-                        "they end, or end them, and run again"
+                        f"worker processes of an earlier start of run {folder.run_id} are still running; wait until "
+                        "they end, or stop them, and run again"
                     )
                 sleep(LOCK_CHECK_INTERVAL_S)
             self._leader = _open(folder.leader_lock)
-            # only a worker of an earlier leader could hold it, for the moment of a look
+            # only a worker of an earlier leader can hold it, briefly, while it checks for its leader
             while not try_lock(self._leader, fcntl.LOCK_EX):
                 sleep(LOCK_CHECK_INTERVAL_S)
             _write(self._leader, folder.leader_lock)
@@ -59,7 +58,7 @@ class RunLock:
             close_locked(workers)
 
     def close(self) -> None:
-        """Give it up: workers that are left stop. The files go when no worker needs them any more."""
+        """Give up the leadership, so that remaining workers stop; remove the files if no worker needs them."""
         if self._leader < 0 or os.getpid() != self._process:  # a forked child leads nothing
             return
         descriptor, self._leader = self._leader, -1
@@ -74,10 +73,10 @@ class RunLock:
 
 
 class RunMember:
-    """The part that a process takes in a run which another one leads; `close` it when its journals are closed."""
+    """The membership of a process in a run that another process leads. `close` it after its journals are closed."""
 
     def __init__(self, folder: RunFolder) -> None:
-        """Join. Raises Interrupted when no process leads the run."""
+        """Join the run. Raises Interrupted if no process leads it."""
         self._leader = self._workers = -1
         try:
             # in this order: a new leader waits for the workers before it begins
@@ -93,7 +92,7 @@ class RunMember:
             raise Interrupted(f"no process leads run {folder.run_id} any more; run the job again to resume it")
 
     def is_led(self) -> bool:
-        """Whether the leader that this process joined still leads: some microseconds, so each send asks first."""
+        """Whether the leader that this process joined still leads. Takes microseconds, so each send checks it."""
         try:
             if not try_lock(self._leader, fcntl.LOCK_SH):
                 return os.pread(self._leader, _TOKEN_BYTES, 0) == self._token
@@ -101,12 +100,12 @@ class RunMember:
         except (
             OSError,
             ValueError,
-        ):  # closed already, or the shared folder is gone: the leader is not known, so nothing is sent
+        ):  # closed already, or the shared folder is gone: the leader is unknown, so nothing is sent
             pass
         return False
 
     def close(self) -> None:
-        """Leave: a next leader waits for this process no longer."""
+        """Leave the run: a new leader no longer waits for this process."""
         descriptors, self._leader, self._workers = (self._leader, self._workers), -1, -1
         for descriptor in descriptors:
             if descriptor >= 0:

@@ -1,4 +1,4 @@
-"""SQLite files that several processes open at the same moment, the first time too."""
+"""SQLite files that several processes may open at the same time, even for the first time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def _is_locked(error: BaseException) -> bool:
 
 
 def use_wal(execute: Callable[[str], object], wait_s: float) -> None:
-    """Switch a file to write-ahead logging, waiting up to `wait_s` seconds for others who do the same.
+    """Switch a file to write-ahead logging; waits up to `wait_s` seconds for other processes that do the same.
 
-    Of two that switch a new file at once SQLite refuses one without a wait, whatever the connection's timeout
+    If two processes switch a new file at once, SQLite refuses one of them at once, whatever the connection's timeout
     (https://www.sqlite.org/c3ref/busy_handler.html: a wait could be a deadlock). Raises sqlite3.Error.
     """
     tenacity.Retrying(

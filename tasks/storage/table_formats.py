@@ -1,7 +1,7 @@
-"""Folders of Delta, Iceberg and Hudi tables: which of their files are current stands in a log, not in a listing.
+"""Find folders of Delta, Iceberg and Hudi tables, whose current files are recorded in a log, not in the listing.
 
 After an update the earlier files are still there, so reading all of them would pay for deleted and replaced rows, and
-take Iceberg's delete files for rows. Such a folder is refused, wherever it stands: at, below or above what a job names.
+take Iceberg's delete files for rows. Such a folder is refused at, below or above the path that a job names.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ MARKERS = (*_FOLDERS, ICEBERG_FOLDER)
 
 
 def refuse_table(kind: str, folder: str) -> BadInput:
-    """What is raised for the folder of a table of such a format."""
+    """The error for the folder of a table of the format `kind`."""
     return BadInput(
         f"{redact_uri(folder)} is a table of {kind}, which also keeps files of rows that were replaced or deleted: "
-        "export its current rows to plain Parquet files and name those as `input`, or name one of its files"
+        "export its current rows to plain Parquet files and set `input` to those, or to one file of the table"
     )
 
 
 def table_among(root: str, names: Iterable[str]) -> tuple[str, str] | None:
-    """The format and the folder of the first table that some paths below `root` belong to."""
+    """Return the format and the folder of the first table that any of the paths below `root` belongs to."""
     for name in names:
         parts = name.split("/")
         for depth, part in enumerate(parts[:-1]):
@@ -40,12 +40,12 @@ def table_among(root: str, names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def is_iceberg(names: Iterable[str]) -> bool:
-    """Whether a folder `metadata` with files of these names is one of Iceberg's."""
+    """Whether a folder `metadata` with files of these names belongs to an Iceberg table."""
     return any(name.endswith(_ICEBERG_FILES) for name in names)
 
 
 def table_at(folder: Path) -> str | None:
-    """The format of the table that a local folder is; None if it is none. Raises OSError."""
+    """Return the format of the table in a local folder; None if it is not a table. Raises OSError."""
     for name, kind in _FOLDERS.items():
         if (folder / name).is_dir():
             return kind
@@ -54,7 +54,7 @@ def table_at(folder: Path) -> str | None:
 
 
 def check_above(folders: Iterable[Path]) -> None:
-    """Refuse local folders that are, or lie in, the folder of a table (BadInput). Raises OSError."""
+    """Refuse local folders that are, or are inside, the folder of a table. Raises BadInput, OSError."""
     seen: set[Path] = set()
     for folder in folders:
         for each in (folder, *folder.parents):
@@ -66,9 +66,9 @@ def check_above(folders: Iterable[Path]) -> None:
 
 
 def folders_above(root: str, names: Sequence[str]) -> Iterator[str]:
-    """The folders of a store in which a table's marker would make some files its own: those of files, and all above.
+    """Yield the folders of a store where a table's marker may be: the folders of the files, and all above them.
 
-    key=value folders are parts of a table and not one themselves, and there may be thousands.
+    key=value folders are left out: they are parts of a table, never a table, and there may be thousands.
     """
     seen = set()
     for name in names:

@@ -1,4 +1,4 @@
-"""Addresses of inputs and outputs in object stores: told apart from local paths, checked, joined and shown."""
+"""Addresses of inputs and outputs in object stores: recognize, check, join and show them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import platformdirs
 
-# What an address may set: where the store is, never who asks.
+# The options that an address may set: where the store is, never credentials.
 _S3 = frozenset({"region", "scheme", "endpoint_override", "anonymous"})
 _GS = frozenset({"scheme", "endpoint_override", "anonymous"})
 _ABFS = frozenset({"blob_storage_authority", "blob_storage_scheme", "dfs_storage_authority", "dfs_storage_scheme"})
@@ -23,49 +23,49 @@ def is_uri(place: str) -> bool:
 
 
 def check_uri(uri: str) -> None:
-    """Raise ValueError for an address that cannot be used, or that holds a secret; the message tells no secret."""
+    """Raise ValueError for an address that cannot be used or holds a secret; the message shows no secret."""
     try:
         parts = urlsplit(uri)
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError:
-        raise ValueError("is no address; what follows a ? is options, so it is no wildcard here: use *") from None
+        raise ValueError("is not an address; options follow a ?, so it is not a wildcard here: use *") from None
     if parts.scheme == "file":
         raise ValueError("names a local file: leave out file://")
     if parts.scheme not in _OPTIONS:
-        raise ValueError(f"has the scheme {parts.scheme}://; s3://, gs:// and abfs:// can be used")
+        raise ValueError(f"has the unsupported scheme {parts.scheme}://; use s3://, gs:// or abfs://")
     if not parts.netloc:
         raise ValueError("names no bucket")
     if "//" in parts.path.rstrip("/"):
         raise ValueError("has an empty part between two slashes")
     on_azure = parts.scheme.startswith("abfs")
-    # abfs://container@account is no user
+    # in abfs://container@account the container is not a user
     if parts.password is not None or (parts.username is not None and not on_azure):
         raise ValueError("holds a user or a password; credentials come from the environment")
     if on_azure and not parts.username:
         raise ValueError("names no account: abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH")
     if options.keys() - _OPTIONS[parts.scheme] or parts.fragment:
         names = ", ".join(sorted(_OPTIONS[parts.scheme]))
-        raise ValueError(f"may have the options {names} alone, and no credentials: they come from the environment")
+        raise ValueError(f"may only have the options {names}, no credentials: they come from the environment")
 
 
 def redact_uri(uri: str) -> str:
-    """An address as it is told: without its options."""
+    """Return an address as it is shown: without its options."""
     return uri.partition("?")[0] if is_uri(uri) else uri
 
 
 def join(uri: str, *names: str) -> str:
-    """The address of something below another; of a local folder, its path."""
+    """Return the address, or the local path, of something below `uri`; its options stay at the end."""
     place, mark, query = uri.partition("?") if is_uri(uri) else (uri, "", "")
     return "/".join([place.rstrip("/"), *names]) + mark + query
 
 
 def is_wild(text: str) -> bool:
-    """Whether a part of an address stands for others."""
+    """Whether a part of an address has a wildcard."""
     return glob.has_magic(text)
 
 
 def fixed_part(uri: str) -> str:
-    """An address up to its first wildcard, with its options."""
+    """Return an address up to its first wildcard, with its options."""
     place, mark, query = uri.partition("?")
     parts = place.rstrip("/").split("/")
     depth = next((i for i, part in enumerate(parts) if is_wild(part)), len(parts))
@@ -73,13 +73,13 @@ def fixed_part(uri: str) -> str:
 
 
 def local_mirror(output: str, state: str | None = None) -> Path:
-    """The local folder of an output that is a URI: always the same for the same address, below `state` if one is set.
+    """Return the local folder of an output that is a URI: always the same for an address, below `state` if it is set.
 
-    Two machines that share a state so share what they know of the output too.
+    So machines that share a state folder also share the local copy of the output.
     """
     parts = urlsplit(output)
     place = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
-    # buckets of the same name in two services are two
+    # two services may have buckets of the same name
     service = dict(parse_qsl(parts.query)).get("endpoint_override", "")
     slug = re.sub(r"[^a-z0-9]+", "-", place.lower()).strip("-")[-60:]
     digest = hashlib.sha256(f"{place}\0{service}".encode()).hexdigest()[:8]

@@ -128,7 +128,7 @@ def test_pilots_together_do_not_spend_it_either(jobs: Jobs, service: FakeService
     assert service.stats()["billed"] == 25
     done = jobs.run(settings, "--pilot", "40", command="estimate")
     assert done.exit_code == 3
-    assert "beside the $0.0007" in done.stderr
+    assert "on top of the $0.0007" in done.stderr
     assert service.stats()["billed"] == 25
 
 

@@ -99,7 +99,7 @@ def test_a_bad_job_is_refused_by_its_state(jobs: Jobs, prefect_server: str) -> N
     """Whatever is wrong with what a flow is given, its run has the name of its job and the state that says it in one sentence."""
     settings: Any = jobs.job(["a"], name="bad-job")
     ready = _given(jobs, "bad-job")
-    form = "set `prompt` or `messages_column`, one of the two"
+    form = "set either `prompt` or `messages_column`"
     calls: list[tuple[Flow[..., Any], dict[str, Any], str, str]] = [
         (complete_prompts, {"job": {**settings, "messages_column": "m"}}, "bad-job · gpt-4o-mini", form),
         (estimate_cost, {"job": {**settings, "messages_column": "m"}}, "bad-job · estimate · gpt-4o-mini", form),

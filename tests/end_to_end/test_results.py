@@ -235,7 +235,7 @@ def test_results_that_could_not_be_put_into_place(jobs: Jobs, linked: str) -> No
         (jobs.folder / "linked" / linked).symlink_to(elsewhere)
         refused = jobs.run(settings)
         assert (refused.exit_code, jobs.service.stats()["requests"]) == (2, 0)
-        assert "must be folders of one disk" in refused.stderr
+        assert "must be folders on one disk" in refused.stderr
         (jobs.folder / "linked" / linked).unlink()
         shutil.rmtree(jobs.folder / "linked")
         (jobs.folder / "linked").symlink_to(elsewhere)

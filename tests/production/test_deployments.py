@@ -140,7 +140,7 @@ def test_a_bad_job_is_told_as_such(house: House, made: Jobs) -> None:
     """A job that cannot be run ends under its own name, refused in one sentence; a form that is not drawn from the schema is no way round."""
     settings = made.job(["a"], name="bad", limits={"max_at_once": 8})
     cases: list[tuple[str, dict[str, Any], str]] = [
-        ("complete-prompts/complete", {"job": {**settings, "messages_column": "chat"}}, "set `prompt` or `messages_"),
+        ("complete-prompts/complete", {"job": {**settings, "messages_column": "chat"}}, "set either `prompt` or"),
         ("complete-prompts/complete", {"job": {**settings, "run_usd": 3}}, "did you mean `budget.run_usd`?"),
         ("complete-prompts/complete", {"job": settings, "date": "yesterday"}, "`date`: input should be a valid date"),
         ("estimate-cost/estimate", {"job": {**settings, "name": "bad", "price": {}}}, "is missing"),

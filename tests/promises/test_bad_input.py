@@ -244,7 +244,7 @@ def test_a_flipped_bit_in_results(tmp_path: Path, service: FakeService) -> None:
             with pytest.raises(DiskFailed, match=re.escape(str(path))):
                 list(failed_rows(parts_of(tmp_path / "out")))
     part.unlink()
-    with pytest.raises(BadInput, match="is gone; run without --redo"):
+    with pytest.raises(BadInput, match="is missing; run without --redo"):
         run_steps(job, redo=["ok"])
     assert service.stats()["billed_requests"] == billed
     run_steps(job)

@@ -104,7 +104,7 @@ def test_a_torn_end_is_cut_and_reported(job: SmallJob, caplog: pytest.LogCapture
     whole = photograph(job.root)
     service = job.start()
     cut = len(scan.data) + 4997 - scan.tail.last
-    assert f"{journals[-1]}: its last {cut} bytes are a write that was never finished" in caplog.text
+    assert f"{journals[-1]}: the last {cut} bytes are an unfinished write" in caplog.text
     assert 0 < service.billed.total() <= len(lost)
     assert scan_journal(journals[-1]).tail.torn_bytes == 0
     assert stripped(results(job.settings)) == job.wanted
@@ -113,7 +113,7 @@ def test_a_torn_end_is_cut_and_reported(job: SmallJob, caplog: pytest.LogCapture
     table = pq.read_table(job.settings["input"])
     pq.write_table(table.slice(0, len(table) - 1), job.settings["input"])  # the run is given up for another
     assert job.start().billed.total() <= len(lost)
-    assert f"{journals[-1]}: its last {cut} bytes" in caplog.text
+    assert f"{journals[-1]}: the last {cut} bytes" in caplog.text
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.journal")), ids=lambda path: path.stem)

@@ -102,7 +102,7 @@ def test_white_space_around_a_key_is_stripped(monkeypatch: pytest.MonkeyPatch, w
 def test_what_no_key_has_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """Quotes, blanks, line ends and invisible characters are refused by the variable's name, the value unseen."""
     assert _refusal(monkeypatch, value) == (
-        f"the environment variable {VARIABLE} holds quotes, blanks or characters that no key has; set it anew"
+        f"the environment variable {VARIABLE} holds quotes, blanks or characters that no key has; set it again"
     )
 
 

@@ -61,7 +61,7 @@ def test_values_become_true() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"job": {**JOB, "messages_column": "m"}}, "set `prompt` or `messages_column`, one of the two"),
+        ({"job": {**JOB, "messages_column": "m"}}, "set either `prompt` or `messages_column`"),
         ({"job": {**JOB, "modle": CANARY}}, "unknown setting `modle`; did you mean `model`?"),
         ({"job": {**JOB, "price": {"usd_per_mtok_input": 1}}}, "the setting `price.usd_per_mtok_output` is missing"),
         ({"job": {**JOB, "name": " "}}, "`name`: string should match pattern '\\S'"),

@@ -318,7 +318,7 @@ def test_days_beyond_the_calendar_are_refused(text: str, day: date) -> None:
 @pytest.mark.parametrize("setting", ["input", "output", "state"])
 def test_the_home_of_nobody_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
     """`~name` of a user who is not there is refused, `~` is the user's own home."""
-    with pytest.raises(BadJob, match="a user who is not there"):
+    with pytest.raises(BadJob, match="a user who does not exist"):
         _place(tmp_path, monkeypatch, **{setting: "~nobody-of-that-name/x"})
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert getattr(_place(tmp_path, monkeypatch, **{setting: "~/x"}), setting) == str(tmp_path / "home" / "x")
@@ -378,7 +378,7 @@ def test_a_template_without_quotes_is_told(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("text", ["name: a\n---\nname: b\n", "---\nname: a\n---\nname: b\n", "--- a\n--- b\n"])
 def test_a_second_document_is_told(tmp_path: Path, text: str) -> None:
     """A file with two documents is refused with what to remove."""
-    with pytest.raises(BadJob, match="remove what stands from the second `---` on"):
+    with pytest.raises(BadJob, match="remove everything from the second `---` on"):
         load_job(_write(tmp_path, text))
 
 

@@ -112,9 +112,9 @@ def test_a_model_that_is_billed_beside_its_tokens_is_refused(model: str, url: st
     """M1: a model that searches, or lets another answer, is refused with the reason, and a price of one's own helps nobody."""
     told = _refusal(model, url)
     assert words in told
-    assert "beside its tokens" in told
+    assert "more than its tokens" in told
     job = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": model, "max_output_tokens": 5}
-    with pytest.raises(BadJob, match="beside its tokens"):
+    with pytest.raises(BadJob, match="more than its tokens"):
         price_of(make_job({**job, "endpoint": {"base_url": url}, "price": OWN}), DAY)
 
 

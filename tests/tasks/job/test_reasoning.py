@@ -65,7 +65,7 @@ def test_the_warning_says_what_to_do() -> None:
     assert "Set `parameters: {reasoning_effort: none}`" in str(warn_of_thinking(_job("gpt-6-luna")))
     told = str(warn_of_thinking(_job("gpt-6-luna", api="responses")))
     assert "Set `parameters: {reasoning: {effort: none}}`" in told
-    assert "Switch its thinking off by a parameter" in str(warn_of_thinking(_job("o3")))
+    assert "Switch its thinking off with a parameter" in str(warn_of_thinking(_job("o3")))
     assert warn_of_thinking(_job("gpt-6-luna", 1_000)) is None
     assert warn_of_thinking(_job("gpt-6-luna", 999)) is not None
 

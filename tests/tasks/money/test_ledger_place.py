@@ -20,7 +20,7 @@ def _refused() -> str:
 def test_a_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The missing folder of PARQUILL_LEDGER_URL is named."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path}/none/ledger.sqlite")
-    assert _refused() == f"the ledger's folder {tmp_path}/none is not there; make it, or change PARQUILL_LEDGER_URL"
+    assert _refused() == f"the ledger's folder {tmp_path}/none does not exist; create it, or change PARQUILL_LEDGER_URL"
     (tmp_path / "none").mkdir()
     Ledger().close()
 
@@ -31,7 +31,7 @@ def test_a_state_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.delenv("PARQUILL_LEDGER_URL", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     told = _refused()
-    assert f"{tmp_path}/file/parquill cannot be made" in told
+    assert f"{tmp_path}/file/parquill cannot be created" in told
     assert "XDG_STATE_HOME" in told
     assert "PARQUILL_LEDGER_URL" in told
 

@@ -84,7 +84,7 @@ def test_damage_that_is_found_later_removes_it(tmp_path: Path, journal: Path) ->
     data[4096:] = b"\xff" * (len(data) - 4096)
     path.write_bytes(data)
     index = AnswerIndex(tmp_path)
-    with pytest.raises(DiskFailed, match="is made anew from the journals"):
+    with pytest.raises(DiskFailed, match="rebuild it from the journals"):
         index.find(KEYS, "out")
     index.close()
     index = _index(tmp_path, journal)

@@ -83,7 +83,7 @@ def test_each_output_has_a_folder_of_its_own() -> None:
     [
         (OSError("AWS Error ACCESS_DENIED during GetObject operation: CANARY"), "access denied"),
         (OSError("AWS Error SLOW_DOWN during PutObject operation: CANARY"), "slow down"),
-        (OSError("Could not connect to server CANARY"), "it does not answer"),
+        (OSError("Could not connect to server CANARY"), "the store does not answer"),
         (OSError("403 CANARY"), "access denied"),
         (FileNotFoundError("CANARY"), "it is not there"),
         (OSError("CANARY"), "the store refuses it (OSError)"),
