@@ -26,14 +26,14 @@ demo: install ## Run the sample job on a small local model; no key, no cost (1 m
 	$(BIN)/parquill serve-model --port 0 -- \
 	  $(BIN)/parquill run data/jobs/summarize-articles.yaml --set 'endpoint.base_url={url}'
 
-unit: install ## Run the tests that start no process and no server; for use while you work (40 s).
+unit: install ## Run the tests that start no process and no server; for use while you work (50 s).
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not integration and not nightly" tests/tasks tests/flows
 
-test: install ## Run every test of CI except e2e; starts and stops its own servers (3 min).
+test: install ## Run every test of CI except e2e; starts and stops its own servers (5 min).
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not nightly" $(E2E:%=--ignore=%)
 
 # The workers wait more than they compute, so there are three; each file has one server and one worker.
-e2e: install chromium ## Run deployments, a schedule, approval, cancel and the browser on real Prefect servers (2 min).
+e2e: install chromium ## Run deployments, a schedule, approval, cancel and the browser on real Prefect servers (3 min).
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not nightly" $(E2E)
 
 check: install ## Run the linter, the formatter and the type checker (40 s).
