@@ -4,8 +4,8 @@ The journals are the truth and are never rewritten. This SQLite file only record
 asked, which journal holds the latest outcome and at which offset. It can be deleted at any time: it is rebuilt from the
 journals.
 
-A start reads only what is new. For a closed run, which writes no more (`RunFolder.closed_ns`), it looks at the folder of
-the journals only, not at each journal.
+A start reads only what is new. For a closed run, which writes no more (`RunFolder.closed_ns`), it looks at the folder
+of the journals only, not at each journal.
 """
 
 from __future__ import annotations
