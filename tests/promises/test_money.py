@@ -499,8 +499,8 @@ def test_runs_that_wait_for_each_other(
             spending.budget.settle(4_000_000, 4_000_000)
             assert not spending.budget.fits(wanted)
         assert sum(await asyncio.gather(finish(first[0]), finish(second[0]))) == admitted
-        # a few seconds; while each kept what the other lacks they would wait out their patience of 720 s
-        assert first[1].asked_s + second[1].asked_s < 300
+        # a few seconds; while each kept what the other lacks they would wait for 240 s
+        assert first[1].asked_s + second[1].asked_s < 100
 
     with ThreadPoolExecutor(4) as threads:
         asyncio.run(race(threads))
@@ -515,7 +515,7 @@ def test_a_run_with_nothing_left_to_admit(tmp_path: Path, monkeypatch: pytest.Mo
         assert await first.budget.reserve(4_000_000)
         first.begin()
         assert await second.budget.reserve(996_000_000)
-        assert polled.asked_s < 300
+        assert polled.asked_s < 100
         first.budget.settle(4_000_000, 4_000_000)
         second.budget.settle(996_000_000, 996_000_000)
         await first.close()

@@ -17,7 +17,7 @@ from parquill.tasks.errors import BadJob, LedgerFailed
 from parquill.tasks.limits.lease_client import LEDGER_TIMEOUT_S, LeaseClient
 from parquill.tasks.limits.leased_meter import LeasedMeter
 from parquill.tasks.limits.limiter import RateLimiter
-from parquill.tasks.limits.meters import GUARD_S
+from parquill.tasks.limits.meters import GUARD_S, RateMeter
 from parquill.tasks.limits.rate_ledger import HOLDER_EXPIRY_S, LEASE_S, RateHolder, RateLedger
 from parquill.tasks.money.ledger_tables import RATE_HOLDERS, RATE_LEASES
 from tests.tasks.llm.simulated import simulate
@@ -358,6 +358,15 @@ def test_no_more_is_leased_than_may_arrive(tmp_path: Path, seed: int) -> None:
     ledger.close()
     assert busiest(leased, 60.0 + LEASE_S + GUARD_S) <= limit
     assert sum(units for _, units in leased) > limit
+
+
+def test_room_that_is_left_delays_nothing_that_came_first() -> None:
+    """While 600 units wait for the window, others may have what is left of the limit then, and not one unit more."""
+    meter = RateMeter.restored(1_000, level=10.0, began=0.0, updated=100.0, taken=[(60.0, 300), (90.0, 200)])
+    assert meter.wait_s(100.0, 600) == pytest.approx(60.0 + 60.0 + GUARD_S - 100.0)  # until the 300 have left
+    assert meter.has_room_beside(100.0, 600, 200)
+    assert not meter.has_room_beside(100.0, 600, 201)
+    assert not meter.has_room_beside(100.0, 500, 1), "nothing waits for the window"
 
 
 def test_what_was_leased_is_used_in_time_or_given_back() -> None:
