@@ -49,7 +49,7 @@ class LeaseClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self.meter = LeasedMeter(by_tokens=holder.dimension == "tokens")
+        self.meter = LeasedMeter(by_tokens=holder.dimension == "tokens", clock=clock)
         self._holder, self._lender, self._call, self._log = holder, lender, call, log
         self._clock, self._sleep, self._draw = clock, sleep, draw
         self._terms: Terms | None = None

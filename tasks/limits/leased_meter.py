@@ -1,8 +1,12 @@
-"""A meter (see `meters`) that lets through what was leased from a limit that several processes share."""
+"""A meter (see `meters`) that lets through what was leased from a limit that several processes share.
+
+It has a clock of its own, which runs while the machine sleeps: a lease must not outlive a sleep that other clocks miss.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from parquill.tasks.errors import ParquillError
@@ -13,10 +17,10 @@ _KEPT_S: Final = 10.0  # of the notes of what was used and lost
 
 
 class LeasedMeter:
-    """Lets through what was leased; everything while `is_unlimited`. Times are seconds of the limiter's clock."""
+    """Lets through what was leased; everything while `is_unlimited`. Times are seconds of `clock`."""
 
-    def __init__(self, *, by_tokens: bool) -> None:
-        self.by_tokens = by_tokens
+    def __init__(self, *, by_tokens: bool, clock: Callable[[], float]) -> None:
+        self.by_tokens, self._clock = by_tokens, clock
         self.is_unlimited = True
         self.failure: ParquillError | None = None  # why nothing more can be leased
         self._leases: deque[list[float]] = deque()  # [end, units left, number]
@@ -26,20 +30,20 @@ class LeasedMeter:
         self._wanted = 0.0
         self._wanted_until = 0.0
 
-    def wait_s(self, now: float, tokens: int) -> float:
+    def wait_s(self, _now: float, tokens: int) -> float:
         """See Meter. Raises what `failure` is."""
         if self.failure is not None:
             raise self.failure
-        units = float(tokens if self.by_tokens else 1)
+        units, now = float(tokens if self.by_tokens else 1), self._clock()
         if self.is_unlimited or self.held(now) >= units:
             return 0.0
-        # who waits asks again within a second, whatever another meter says
+        # a waiting request asks again within a second, whatever another meter says
         self._wanted, self._wanted_until = units, now + 1.1
         return POLL_INTERVAL_S
 
-    def take(self, now: float, tokens: int) -> None:
+    def take(self, _now: float, tokens: int) -> None:
         """See Meter."""
-        units = float(tokens if self.by_tokens else 1)
+        units, now = float(tokens if self.by_tokens else 1), self._clock()
         self._wanted = 0.0
         if self.is_unlimited:
             return

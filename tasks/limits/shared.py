@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
-import time
 
 from parquill.tasks.limits.lease_client import Caller, LeaseClient, LogFn
 from parquill.tasks.limits.leased_meter import LeasedMeter
 from parquill.tasks.limits.rate_ledger import RateHolder, RateLedger
 from parquill.tasks.prompts.run import Run
+from parquill.tasks.storage.boot_clock import seconds_since_boot
 
 _log = logging.getLogger("parquill.limits")
 
@@ -61,7 +61,7 @@ class SharedLimits:
                 per_minute=own,
                 largest=self._largest[dimension],
             )
-            client = LeaseClient(holder, self._ledger, self._call, log=self.log, clock=time.monotonic)
+            client = LeaseClient(holder, self._ledger, self._call, log=self.log, clock=seconds_since_boot)
             found = await client.begin()
             self._clients.append(client)
             self.per_minute[dimension] = found if own is None else own

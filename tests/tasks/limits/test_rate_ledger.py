@@ -20,6 +20,7 @@ from parquill.tasks.limits.limiter import RateLimiter
 from parquill.tasks.limits.meters import GUARD_S, RateMeter
 from parquill.tasks.limits.rate_ledger import HOLDER_EXPIRY_S, LEASE_S, RateHolder, RateLedger
 from parquill.tasks.money.ledger_tables import RATE_HOLDERS, RATE_LEASES
+from tests.clock import Clock
 from tests.tasks.llm.simulated import simulate
 
 Sent = list[tuple[float, float]]
@@ -370,24 +371,30 @@ def test_room_that_is_left_delays_nothing_that_came_first() -> None:
 
 
 def test_what_was_leased_is_used_in_time_or_given_back() -> None:
-    """A meter lets nothing through without a lease, nor after its end, and tells once what was left of it."""
-    meter = LeasedMeter(by_tokens=True)
-    assert meter.wait_s(0.0, 5) == 0.0
+    """A meter lets nothing through without a lease, nor after its end, and says once what was left of it."""
+    clock = Clock()
+    meter = LeasedMeter(by_tokens=True, clock=clock)
+
+    def waits(at: float, tokens: int) -> bool:
+        clock.now = at
+        return meter.wait_s(0.0, tokens) > 0.0  # a limiter's clock that stands still, as while the machine sleeps
+
+    assert not waits(0.0, 5)
     meter.is_unlimited = False
-    assert meter.wait_s(0.0, 5) > 0.0
+    assert waits(0.0, 5)
     assert meter.waiting(0.5) == 5
     meter.lend(7, 1.5, 8)
-    assert meter.wait_s(1.0, 5) == 0.0
-    meter.take(1.0, 5)
-    assert meter.wait_s(1.1, 5) > 0.0
-    assert meter.wait_s(1.1, 3) == 0.0
+    assert not waits(1.0, 5)
+    meter.take(0.0, 5)
+    assert waits(1.1, 5)
+    assert not waits(1.1, 3)
     assert meter.pop_unused(1.4) == []
-    assert meter.wait_s(1.5, 3) > 0.0
+    assert waits(1.5, 3)
     assert meter.used_and_lost(1.5, 1.0) == (5.0, 3.0)
     assert meter.pop_unused(1.5) == [(7, 3)]
     meter.lend(8, 3.0, 4)
     assert meter.give_up() == [(8, 4)]
-    assert meter.wait_s(2.0, 1) > 0.0
+    assert waits(2.0, 1)
 
 
 def test_a_clock_that_begins_again_costs_a_minute_at_most(ledger: RateLedger) -> None:
