@@ -73,15 +73,17 @@ def test_a_task_that_runs_twice_at_once_pays_once(run: Run, settings: dict[str, 
 def test_a_task_that_waits_ends_with_the_stop(run: Run) -> None:
     """A task whose shard another process completes does not wait for that process when the run is stopped."""
     service = Answering()
-    journal = run.folder.journal(0)
-    with journal.open("wb") as others:
+    with (
+        open_sender(run, service.open) as run_sender,
+        ThreadPoolExecutor(1) as threads,
+        run.folder.journal(0).open("wb") as others,
+    ):
         fcntl.flock(others, fcntl.LOCK_EX)
-        with open_sender(run, service.open) as run_sender, ThreadPoolExecutor(1) as threads:
-            waiting = threads.submit(run_sender.complete, run.shards[0])
-            with pytest.raises(TimeoutError):
-                waiting.result(0.3)  # it waits
-            run_sender.request_stop(0).result(HANGS_S)
-            report = waiting.result(HANGS_S)
+        waiting = threads.submit(run_sender.complete, run.shards[0])
+        with pytest.raises(TimeoutError):
+            waiting.result(0.3)  # it waits
+        run_sender.request_stop(0).result(HANGS_S)
+        report = waiting.result(HANGS_S)
     assert (report.is_done, report.stop) == (False, StopReason())
     assert not service.billed
 
