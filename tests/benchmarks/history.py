@@ -31,7 +31,7 @@ def build(folder: Path, runs: int) -> dict[str, Any]:
         run = place / f"20251201-{number:06d}-aaaaaa"
         shutil.copytree(first, run)
         for name in ("journals", "done", "begun"):
-            whole = next((first / name).iterdir())
+            whole = next((run / name).iterdir())
             for shard in range(1, SHARDS):
                 os.link(whole, run / name / f"{shard:06d}{whole.suffix}")
     before = time.time() - DAY_S
