@@ -122,8 +122,8 @@ class LeaseClient:
     def _units(self, now: float) -> int:
         """How much to lease, 0 for nothing now: a quantum, ahead of need.
 
-        A process that did not use what it leased of late leases for a request that waits, and hardly more than it uses:
-        what it holds nobody else can have.
+        A process that did not use its latest leases leases for a request that waits, and hardly more than it uses: the
+        others cannot have what it holds.
         """
         if self._terms is None or self._terms.per_minute is None:
             return 0

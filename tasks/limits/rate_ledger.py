@@ -1,15 +1,15 @@
 """Limits a minute that runs share under a name, kept in the ledger: SQLite for one machine, PostgreSQL for several.
 
-A holder (one process of one run) leases units, requests or tokens, in one transaction, and sends them within LEASE_S.
-So what arrives at the service in a minute was leased in `WINDOW_S + LEASE_S + GUARD_S`, and no more than the limit is
-ever leased in so long: whoever asks, however many, the first minute included. Leases are let out evenly, by the meter
-that also paces one process alone (`RateMeter`). What a holder did not use in time it gives back.
+A holder is one process of one run. It leases units (requests or tokens) in one transaction, and sends them within LEASE_S.
+What arrives at the service in a minute was therefore leased within `WINDOW_S + LEASE_S + GUARD_S`. In any such time the
+ledger leases no more than the limit, for any number of holders, the first minute included. It leases evenly, by the meter
+that paces a process without shared limits (`RateMeter`). A holder gives back what it did not use in time.
 
-Who waits longest is served first, so that a large request is never starved by small ones. A holder that does not ask
-again in time loses its turn; what a dead one leased counts for a minute, like everything that was leased.
+The holder that waits longest is served first, so small requests never starve a large one. A holder that does not ask
+again in time loses its turn. What a dead holder leased counts for a minute, like every lease.
 
-The limit of a name is the smallest that a run under way sets. No clock of a process matters but for how long it may use
-a lease: the ledger's own clock is that of the database, or with SQLite the machine's, which cannot be set.
+The limit of a name is the smallest that a run under way sets. A process needs its own clock only to know when a lease
+ends. The ledger's clock is that of the database; with SQLite it is the machine's, which cannot be set.
 """
 
 from __future__ import annotations

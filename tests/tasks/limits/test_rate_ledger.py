@@ -336,7 +336,7 @@ def test_a_request_larger_than_the_limit_is_refused(ledger: RateLedger, *, is_fi
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_more_is_leased_than_may_arrive(tmp_path: Path, seed: int) -> None:
-    """In any minute and the life of a lease beside it no more units are leased than the limit, whoever asks for what."""
+    """In any minute plus the life of a lease no more units are leased than the limit, for any mix of requests."""
     now, draw, limit = [100.0], random.Random(seed), 1_000
     ledger = RateLedger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=lambda: now[0])
     holders = [RateHolder("shared", "tokens", str(n), "run", "job", "host", limit, 900) for n in range(3)]

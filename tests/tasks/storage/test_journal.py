@@ -196,7 +196,7 @@ def test_replay_tells_money_and_doubt(tmp_path: Path, threads: ThreadPoolExecuto
 
 
 def test_a_journal_has_one_writer(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    """C10: while somebody writes a journal it opens for nobody else; at the writer's end it does."""
+    """C10: while a writer has a journal open, no other can open it; when the writer closes it, the next one can."""
 
     async def run() -> None:
         path = tmp_path / "j"
