@@ -2,8 +2,8 @@
 
 A holder is one process of one run. It leases units (requests or tokens) in one transaction, and sends them within
 LEASE_S. What arrives at the service in a minute was therefore leased within `WINDOW_S + LEASE_S + GUARD_S`. In any such
-time the ledger leases no more than the limit, for any number of holders, the first minute included. It leases evenly, by
-the meter that paces a process without shared limits (`RateMeter`). A holder gives back what it did not use in time.
+time the ledger leases no more than the limit, for any number of holders, the first minute included. It leases evenly,
+by the meter that paces a process without shared limits (`RateMeter`). A holder gives back what it did not use in time.
 
 The holder that waits longest is served first, so small requests never starve a large one. A holder that does not ask
 again in time loses its turn. What a dead holder leased counts for a minute, like every lease.
