@@ -92,8 +92,9 @@ def test_a_cron_fires(house: House, made: Jobs, each_minute: str) -> None:
     assert runs[0]["state_type"] == "COMPLETED", runs[0]["state"]["message"]
     first = datetime.fromisoformat(runs[0]["expected_start_time"])
     assert first.second == 0
-    # the server tells the worker in whole seconds how long to wait, so a run may begin up to a second too early
-    assert datetime.fromisoformat(runs[0]["start_time"]) >= first - timedelta(seconds=1)
+    # The server rounds the wait to the nearest second, and a run's start is when it asked to run, not when it was let:
+    # on a busy machine that may be more than half a second early. A run that did not wait would be half a minute early.
+    assert datetime.fromisoformat(runs[0]["start_time"]) >= first - timedelta(seconds=10)
     day = first.astimezone(ZoneInfo("Asia/Kolkata")).date()
     table = read_results(Path(made.folder / f"out-{day}"))
     assert table.column("status").to_pylist() == ["ok"] * 2

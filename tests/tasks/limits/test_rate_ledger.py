@@ -107,6 +107,13 @@ class Process:
         for client in self.clients:
             await client.begin()
 
+    async def lose_the_ledger(self, seconds: float) -> None:
+        """Cut it off after half a minute, for so long."""
+        await asyncio.sleep(30.0)
+        self.is_cut_off = True
+        await asyncio.sleep(seconds)
+        self.is_cut_off = False
+
     async def send(self, sizes: Iterator[int], seconds: float, *, by_tokens: bool = False) -> None:
         """Send as fast as the limits allow, then go without a word, as a process that is killed."""
         loop = asyncio.get_running_loop()
@@ -173,6 +180,7 @@ def test_all_processes_together_keep_the_limit(ledger: RateLedger, limit: int, c
     sent = [each for process in processes for each in process.sent]
     assert busiest(sent) <= limit
     assert used_between(sent, 1_080.0, 1_200.0) >= (0.95 if limit >= 60 else 0.85) * 2 * limit
+    assert min(len(process.sent) for process in processes) >= 0.7 * len(sent) / count, "each has its share"
     # evenly: no rush, neither at the start nor after it
     assert busiest(sent, 1.0) <= max(2.0 * count, limit / 60 * 1.3 + 2 * limit / 80 + count)
 
@@ -219,14 +227,10 @@ def test_a_holder_that_is_cut_off_keeps_its_lease_and_no_more(ledger: RateLedger
     async def run() -> Process:
         process = Process(ledger, 1, requests=(limit, 1))
 
-        async def cut() -> None:
-            await asyncio.sleep(30)
-            process.is_cut_off = True
-
-        cutting = asyncio.create_task(cut())
+        cutting = asyncio.create_task(process.lose_the_ledger(300.0))
         with pytest.raises(LedgerFailed):
             await process.send(itertools.repeat(1), 300.0)
-        await cutting
+        cutting.cancel()
         return process
 
     process = simulate(run())
@@ -241,13 +245,7 @@ def test_a_short_absence_costs_only_its_time(ledger: RateLedger) -> None:
     async def run() -> Process:
         process = Process(ledger, 1, requests=(limit, 1))
 
-        async def cut() -> None:
-            await asyncio.sleep(30)
-            process.is_cut_off = True
-            await asyncio.sleep(LEDGER_TIMEOUT_S / 2)
-            process.is_cut_off = False
-
-        cutting = asyncio.create_task(cut())
+        cutting = asyncio.create_task(process.lose_the_ledger(LEDGER_TIMEOUT_S / 2))
         await process.send(itertools.repeat(1), 180.0)
         await cutting
         return process
