@@ -50,22 +50,44 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("job.yaml"))
-def init(path: Path) -> None:
+@click.option("--provider", metavar="NAME", help="Write for a service: openai, azure, ollama and others.")
+@click.option("--model", metavar="NAME", help="The model, as the service lists it.")
+@click.option("--input", "location", metavar="PATH", help="Use this input, and make the prompt of its columns.")
+def init(path: Path, provider: str | None, model: str | None, location: str | None) -> None:
     """Write a commented job file to start from.
 
-    PATH is job.yaml if it is left out.
+    PATH is job.yaml if it is left out. With --provider, the file has the service's address, the name of its key and
+    what its models need.
     """
-    from parquill.flows.cli.starter import STARTER, warn_of_starter
+    from parquill.flows.cli.starter import (
+        STARTER_PROVIDER,
+        next_steps,
+        providers,
+        read_starter,
+        warn_of_starter,
+        write_starter,
+    )
 
+    if provider is not None and provider not in providers():
+        raise click.BadParameter(f"{provider!r} is not known; use {', '.join(providers())}", param_hint="--provider")
+    if model is None and provider not in {None, STARTER_PROVIDER}:
+        raise click.UsageError(f"--provider {provider} needs --model NAME, as the service lists the model")
+    prompt = None
+    if location is not None:
+        from parquill.flows.cli.input_prompt import describe_input
+
+        prompt = describe_input(location)
+    text = write_starter(provider, model, location, prompt)
+    job = read_starter(text)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(STARTER)
+            file.write(text)
     except FileExistsError:
         raise ParquillError(f"{path} already exists; name another file") from None
     except OSError as error:
         raise ParquillError(f"cannot write {path}: {error.strerror}") from None
-    click.echo(f"wrote {path}; set input, prompt and budget, then run: parquill preview {path}", err=True)
-    for told in warn_of_starter(datetime.now(UTC).date()):
+    click.echo(f"wrote {path}; {next_steps(job, path, has_input=location is not None)}", err=True)
+    for told in warn_of_starter(datetime.now(UTC).date(), text):
         click.echo(f"warning: {told}", err=True)
 
 

@@ -1,66 +1,153 @@
-"""The job file that `parquill init` writes."""
+"""The job file that `parquill init` writes: the starter, changed for a provider, a model and an input."""
 
 from __future__ import annotations
 
+import json
+import re
+import tomllib
+from collections.abc import Mapping
 from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
+from parquill.data import FOLDER
+from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import make_job, parse_yaml
-from parquill.tasks.job.reasoning import warn_of_thinking
+from parquill.tasks.job.reasoning import SMALL_OUTPUT_TOKENS, answers_at_once, thinks, warn_of_thinking
+from parquill.tasks.job.settings import Job
+from parquill.tasks.money.prices import price_of
 from parquill.tasks.money.shutdowns import find_shutdown
 
-STARTER = """\
-# A Parquill job. Commented lines show what else can be set, with its default or an example.
-# Look at it before you pay: parquill preview job.yaml, parquill estimate job.yaml
-name: my-job                        # names the job in the Prefect UI
+STARTER = (FOLDER / "jobs" / "starter.yaml").read_text(encoding="utf-8")
+STARTER_PROVIDER = "openai"  # the starter's own, which has a model too
+RESOURCE = "RESOURCE"  # in the address of a service where each customer has an own one
+_COMMENT_COLUMN = 36
 
-input: prompts.parquet              # a file, a folder or a glob; {date} and {date-1} may stand in the path
-output: runs/my-job                 # results/, summary.json and report.html go here
-# state: runs/.state                # jobs that share it reuse each other's answers; default OUTPUT/.parquill
-# timezone: Europe/Paris            # of {date}; default UTC
-# id_column: id                     # must be unique
-# for_each: {language: [fr, de]}    # one output row for each input row and value
-# vars: {glossary: glossary.yaml}   # a mapping, or a file that holds one, for the templates
 
-prompt:                             # or messages_column: a column of chat messages
-  system: Summarize the text in one sentence.
-  user: "{{ text }}"                # {{ column | default('', true) }} where a null is fine
+class Provider(NamedTuple):
+    """A service of data/providers.toml, as `init` writes it into `endpoint` and `price`."""
 
-model: gpt-6-luna
-max_output_tokens: 120              # bounds the cost; a longer answer is cut, and its row is `truncated`
-parameters: {reasoning_effort: none}   # passed on to the service; this model would think first, within the 120 tokens
-# response_format: schema.json      # a JSON schema; the validated answer is in the column `parsed`. For services that
-                                    # know no schema: {type: json_object}
+    base_url: str
+    api_key_env: str | None = None
+    auth: str | None = None
+    is_free: bool = False
+    note: str | None = None
 
-endpoint:
-  base_url: https://api.openai.com/v1
-  api: chat                         # chat, responses or completions
-  api_key_env: OPENAI_API_KEY       # the NAME of the variable; a key never stands in a job file
-  # auth: api-key                   # the key's header, for Azure and gateways that take no Authorization: Bearer
-  # headers_env: {X-Tenant: TENANT} # more headers, each with the NAME of the variable of its value
-  # query: {api-version: 2024-10-21}
-  # limit_name: max_completion_tokens   # what the service calls max_output_tokens; detected by default
-# price: {usd_per_mtok_input: 0, usd_per_mtok_output: 0}   # for a model without a public price
 
-budget:
-  run_usd: 1.00                     # never exceeded: a run is refused before it starts, or stopped on the way
-  when_short: refuse                # or partial: complete what fits
+class InputPrompt(NamedTuple):
+    """What `init` writes about an input: the template of the user's message, and the columns."""
 
-limits:
-  max_at_once: 64
-  # requests_per_minute: 5000
-  # tokens_per_minute: 2000000
-  # shared: openai                  # runs with this name share both, through the ledger
+    user: str
+    columns: tuple[str, ...]
+    id_column: str | None
 
-# retry: {attempts: 6, timeout_s: 120, in_doubt: resend, patience_s: 1800}
-# tolerate: {rejected: 0.01, not_ok: 0.0}
-# column_prefix: ""
-# labels: {team: search}
-"""
+
+@cache
+def providers() -> Mapping[str, Provider]:
+    """Return the services that `init` knows, by name."""
+    found = tomllib.loads((FOLDER / "providers.toml").read_text(encoding="utf-8"))
+    return {name: Provider(**given) for name, given in found.items()}
+
+
+def write_starter(
+    provider: str | None = None,
+    model: str | None = None,
+    location: str | None = None,
+    prompt: InputPrompt | None = None,
+) -> str:
+    """Return the text of a job file. Without arguments it is the starter as it stands."""
+    text = STARTER
+    if location is not None:
+        text = _with_line(text, "input: ", f"input: {_yaml(location)}")
+    if prompt is not None:
+        text = _with_prompt(text, prompt)
+    if model is not None:
+        text = _with_line(text, "model: ", f"model: {_yaml(model)}")
+    if provider is not None:
+        text = _with_provider(text, providers()[provider])
+    return text if model is None else _with_thinking(text)
 
 
 def warn_of_starter(today: date, text: str = STARTER) -> list[str]:
-    """Warn about the job file that was just written: the model that an old release names may be shut down."""
-    job = make_job(parse_yaml(text, "the starter"))
+    """Warn about a job file that was just written: its model may be shut down, think first, or lack a price."""
+    job = read_starter(text)
     shutdown = find_shutdown(job.model, job.endpoint.base_url)
-    told = (shutdown.sentence(today) if shutdown is not None else None, warn_of_thinking(job))
+    told = (shutdown.sentence(today) if shutdown is not None else None, warn_of_thinking(job), _lacks_price(job, today))
     return [sentence for sentence in told if sentence is not None]
+
+
+def next_steps(job: Job, path: Path, *, has_input: bool) -> str:
+    """Say what to do with a job file that was just written."""
+    check = "check prompt and budget" if has_input else "set input, prompt and budget"
+    own = f"write your resource for {RESOURCE} in endpoint.base_url, " if RESOURCE in job.endpoint.base_url else ""
+    return f"{own}{check}, then run: parquill preview {path}"
+
+
+def _lacks_price(job: Job, today: date) -> str | None:
+    try:
+        price_of(job, today)
+    except BadJob as error:
+        return str(error)
+    return None
+
+
+def read_starter(text: str) -> Job:
+    """Read what `write_starter` has written. Raises BadJob for a model or an input that no job can have."""
+    return make_job(parse_yaml(text, "the starter"))
+
+
+def _with_provider(text: str, provider: Provider) -> str:
+    # a note is long, so it gets its own line
+    note = "" if provider.note is None else f"  # {provider.note}\n"
+    text = _with_line(text, "  base_url: ", f"{note}  base_url: {provider.base_url}")
+    if provider.api_key_env is None:
+        text = _with_line(text, "  api_key_env: ", "  api_key_env: null", "no key is needed")
+    else:
+        text = _with_line(text, "  api_key_env: ", f"  api_key_env: {provider.api_key_env}")
+    if provider.auth is not None:
+        text = _with_line(text, "  # auth: ", f"  auth: {provider.auth}")
+    if provider.is_free:
+        free = "price: {usd_per_mtok_input: 0, usd_per_mtok_output: 0}"
+        text = _with_line(text, "# price: ", free, "there is no charge")
+    return text
+
+
+def _with_prompt(text: str, prompt: InputPrompt) -> str:
+    columns = ", ".join(prompt.columns)
+    text = _with_line(text, "  user: ", f"  # columns of the input: {columns}\n  user: {_yaml(prompt.user)}")
+    if prompt.id_column is None:
+        return text
+    return _with_line(text, "# id_column: ", f"id_column: {_yaml(prompt.id_column)}")
+
+
+def _with_thinking(text: str) -> str:
+    """Switch the model's thinking off if it can be switched off, or else leave it room."""
+    job = read_starter(text)
+    if answers_at_once(job.model, job.endpoint.api):
+        return text  # the starter switches it off
+    text = _with_line(text, "parameters: ", "# parameters: {}", "passed on to the service")
+    if thinks(read_starter(text)):
+        told = "bounds the cost; this model thinks first, within these tokens"
+        text = _with_line(text, "max_output_tokens: ", f"max_output_tokens: {SMALL_OUTPUT_TOKENS}", told)
+    return text
+
+
+def _with_line(text: str, start: str, line: str, comment: str | None = None) -> str:
+    """Replace the line that begins with `start`. Keeps the line's comment unless another one is given."""
+    (old,) = [each for each in text.splitlines() if each.startswith(start)]
+    if comment is None:
+        found = re.search(r"  # (.*)", old.removeprefix("  # "))
+        comment = found.group(1) if found is not None else ""
+    *above, last = line.split("\n")
+    told = f"{last:<{_COMMENT_COLUMN - 2}}  # {comment}" if comment else last
+    return text.replace(f"{old}\n", "\n".join([*above, told]) + "\n")
+
+
+def _yaml(value: str) -> str:
+    """Write text as a YAML value, without quotes where it is surely read as text."""
+    if re.fullmatch(r"[A-Za-z./_][\w./@+-]*(?:[:=][\w./@+-]+)*", value, re.ASCII) and parse_yaml(value, "") == value:
+        return value
+    if '"' in value and "'" not in value and value.isprintable():
+        return f"'{value}'"
+    return json.dumps(value, ensure_ascii=False)  # JSON is YAML
