@@ -15,7 +15,7 @@ from typing import Any
 import click
 import orjson
 
-from parquill.flows.cli.options import Day, PilotRows, Whole, job_options
+from parquill.flows.cli.options import Day, PilotRows, Whole, job_options, override_options
 from parquill.flows.cli.prefect_server import set_prefect_defaults
 from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job.load import load_job
@@ -251,7 +251,7 @@ def spend(job: str | None, month: str | None, resolve: str | None, as_json: bool
 
 @cli.command()
 @click.argument("job", required=False, type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value).")
+@override_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def doctor(job: Path | None, overrides: Sequence[str], as_json: bool) -> None:
     """Check what a run needs: key, endpoint, model, Prefect.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -56,16 +58,45 @@ class PilotRows(click.ParamType[int]):
         return rows
 
 
+# Short forms of `--set`: the option, the setting, and its help.
+_SHORT = (
+    ("model", "model", "NAME", "Use this model, as --set model=NAME does."),
+    ("input", "input", "PATH", "Read this input, as --set input=PATH does."),
+    ("output", "output", "PATH", "Write into this output, as --set output=PATH does."),
+    ("budget", "budget.run_usd", "USD", "What the run may cost, as --set budget.run_usd=USD does."),
+)
+
+
+def override_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--set` and its short forms; the command gets all of them as `overrides`."""
+
+    @functools.wraps(command)
+    def call(overrides: Sequence[str], **given: Any) -> Any:
+        short = [(name, setting, given.pop(f"short_{name}")) for name, setting, _, _ in _SHORT]
+        return command(overrides=[*overrides, *_from_short(short, overrides)], **given)
+
+    wrapped: Callable[..., Any] = call
+    for name, _, value, told in reversed(_SHORT):
+        wrapped = click.option(f"--{name}", f"short_{name}", metavar=value, help=told)(wrapped)
+    return click.option(
+        "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value)."
+    )(wrapped)
+
+
+def _from_short(given: Iterable[tuple[str, str, str | None]], overrides: Sequence[str]) -> Iterator[str]:
+    settings = {override.partition("=")[0].strip() for override in overrides}
+    for name, setting, value in given:
+        if value is None:
+            continue
+        for other in sorted(settings & {name, setting}):
+            raise click.UsageError(f"--{name} and --set {other}=... both set `{setting}`; give one of them")
+        yield f"{setting}={json.dumps(value)}"  # in quotes: text, whatever it looks like in YAML
+
+
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument and the options that every command about one job takes."""
-    options = (
-        click.argument("job", type=click.Path(path_type=Path)),
-        click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value)."),
-        click.option(
-            "--date", "day", type=Day(), help="Day for {date} in paths; default today in the job's time zone."
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(command)
+    command = click.option(
+        "--date", "day", type=Day(), help="Day for {date} in paths; default today in the job's time zone."
+    )(command)
+    return click.argument("job", type=click.Path(path_type=Path))(override_options(command))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from parquill.flows.cli import commands
 from parquill.flows.cli.commands import cli, main
 from parquill.flows.cli.lists import comparison_lines, rounded
+from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import load_job
+from parquill.tasks.job.settings import Job
 
 COMMANDS = ("approve", "doctor", "estimate", "init", "preview", "report", "run", "serve-model", "spend")
 JOB = """\
@@ -602,3 +606,48 @@ def test_an_estimate_tells_that_a_run_would_wait(shell: Shell) -> None:
     found = shell(*words, "budget.approval_usd=0.000001", "--json").json
     assert "a run waits until a person approves it" in found["warning"]
     assert "approves it" not in shell(*words, "budget.approval_usd=0.9").err
+
+
+SHORT = {
+    "model": ("gpt-6-luna", "model"),
+    "input": ("other.parquet", "input"),
+    "output": ("elsewhere", "output"),
+    "budget": ("3.5", "budget.run_usd"),
+}
+
+
+@pytest.mark.parametrize("command", ["run", "estimate", "preview", "doctor"])
+@pytest.mark.parametrize("option", SHORT)
+def test_a_short_form_is_a_set(shell: Shell, command: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--model, --input, --output and --budget set the same as --set does, and giving both is refused."""
+    value, setting = SHORT[option]
+    shell.write(["one"])
+    loaded: list[Job] = []
+
+    def load(path: Path, overrides: Sequence[str]) -> Job:
+        loaded.append(load_job(path, overrides))
+        raise BadJob("enough")
+
+    monkeypatch.setattr(commands, "load_job", load)
+    assert shell(command, "job.yaml", f"--{option}", value).code == 2
+    assert shell(command, "job.yaml", "--set", f"{setting}={value}").code == 2
+    assert loaded[0] == loaded[1] != load_job(shell.folder / "job.yaml")
+    ended = shell(command, "job.yaml", f"--{option}", value, "--set", f"{setting}=1")
+    assert ended.code == 2
+    assert f"--{option} and --set {setting}=... both set `{setting}`; give one of them" in ended.err
+    assert len(loaded) == 2
+
+
+@pytest.mark.parametrize("value", ["", "null", "$5", "0"])
+def test_a_budget_that_is_no_amount(shell: Shell, value: str) -> None:
+    """A budget that is no amount is refused, also a blank one: it does not mean a run without a budget."""
+    shell.write(["one"])
+    ended = shell("estimate", "job.yaml", "--budget", value)
+    assert ended.code == 2
+    assert "`budget.run_usd`" in ended.err
+
+
+def test_a_model_that_yaml_reads_as_a_number(shell: Shell) -> None:
+    """The value of a short form is text, whatever it looks like in YAML."""
+    shell.write(["one"], JOB + "price: {usd_per_mtok_input: 0, usd_per_mtok_output: 0}\n")
+    assert shell("estimate", "job.yaml", "--model", "1e3", "--json").json["model"] == "1e3"
