@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from parquill.tasks.errors import BadInput
 from parquill.tasks.prompts.footer_metadata import clean
-from parquill.tasks.prompts.promote import NotOne, common_type
+from parquill.tasks.prompts.promote import NotOne, common_type, missing_fields
 from parquill.tasks.storage.uri import redact_uri
 
 MAX_TYPE = 200  # characters of a type in a message
@@ -26,6 +26,8 @@ class Columns:
         self._files = 0
         self._changed: set[str] = set()  # columns of more than one type
         self._as_double: dict[str, str] = {}
+        self._first_with: dict[str, str] = {}  # column -> the first file with it
+        self._fields_without: dict[str, str] = {}  # field of a struct -> the first file without it
         self._without: dict[str, tuple[str, int]] = {}  # column -> the first file without it, number of such files
 
     def add(self, path: str, found: pa.Schema) -> None:
@@ -48,11 +50,16 @@ class Columns:
             if self._files:
                 self._without[field.name] = self._first, self._files
             self._fields[field.name], self._seen_in[field.name] = field, path
+            self._first_with[field.name] = path
             return
         try:
             kind = common_type(known.type, field.type)
         except NotOne as error:
             raise self._refusal(path, field.name, error) from None
+        # a field that is new now is missing in all earlier files
+        for before, file in ((known.type, self._first_with[field.name]), (field.type, path)):
+            for place in missing_fields(before, kind):
+                self._fields_without.setdefault(field.name + place, file)
         if kind != known.type:
             self._seen_in[field.name] = path
         if known.type != field.type:
@@ -93,6 +100,11 @@ class Columns:
                 f"{count:,} of {self._files:,} files have no column {name!r}, so it is null in their rows; the first "
                 f"is {redact_uri(first)}; if this is not intended, add the column there or drop it from all files"
             )
+        told += [
+            f"some files have no field {place!r}, so it is null in their rows; the first is {redact_uri(first)}; if "
+            "this is not intended, add the field there or drop it from all files"
+            for place, first in self._fields_without.items()
+        ]
         told += [
             f"the column {name!r} is {kind} in some files and floating point in others, and is read as "
             f"{self._fields[name].type}: a prompt shows 1 as 1.0; if this is not intended, use one type"

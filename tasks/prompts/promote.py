@@ -1,14 +1,15 @@
 """Finds one type for a column that files store in different types, and converts the values of each file to it.
 
 Only promotions that keep every value are made: null to any type, between kinds of strings, of binaries and of lists, a
-dictionary to its values, numbers to wider ones, decimals, units of time, spellings of UTC, and the order and
-nullability of a struct's fields. If the type may not hold each value (whole numbers as floating point, microseconds as
-nanoseconds), the values are checked when they are read.
+dictionary to its values, numbers to wider ones, decimals, units of time, spellings of UTC, and the fields of a struct:
+their order and nullability, and those that only one file has, which are null in the rows of the other. If the type may
+not hold each value (whole numbers as floating point, microseconds as nanoseconds), the values are checked when they are
+read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -83,12 +84,38 @@ def _common_list(first: pa.DataType, other: pa.DataType, within: str) -> pa.Data
 
 
 def _common_struct(first: pa.DataType, other: pa.DataType, within: str) -> pa.DataType:
-    names = [field.name for field in first]
-    if sorted(names) != sorted(field.name for field in other) or len(set(names)) < len(names):
+    fields, others = ({field.name: field for field in kind} for kind in (first, other))
+    if len(fields) < first.num_fields or len(others) < other.num_fields:  # a name twice
         if first == other:
             return first
         raise NotOne(within, first, other)
-    return pa.struct([_common_field(field, other.field(field.name), f"{within}.{field.name}") for field in first])
+    return pa.struct(
+        [
+            _common_field(fields[name], others[name], f"{within}.{name}")
+            if name in fields and name in others
+            else (fields.get(name) or others[name]).with_nullable(True)
+            for name in {**fields, **others}
+        ]
+    )
+
+
+def missing_fields(kind: pa.DataType, whole: pa.DataType, within: str = "") -> Iterator[str]:
+    """Yield the places of the fields of structs that `kind` lacks of a common type with others, also within lists."""
+    if types.is_dictionary(kind) or types.is_null(kind):
+        return
+    if types.is_struct(whole):
+        own = {field.name: field.type for field in kind}
+        for field in whole:
+            place = f"{within}.{field.name}"
+            if field.name not in own:
+                yield place
+            else:
+                yield from missing_fields(own[field.name], field.type, place)
+    elif types.is_map(whole):
+        yield from missing_fields(kind.key_type, whole.key_type, f"{within}.key")
+        yield from missing_fields(kind.item_type, whole.item_type, f"{within}.value")
+    elif _is_list(whole):
+        yield from missing_fields(kind.value_type, whole.value_type, f"{within}[]")
 
 
 def _common_leaf(first: pa.DataType, other: pa.DataType) -> pa.DataType | None:
@@ -194,7 +221,10 @@ def adapt(column: pa.Array, kind: pa.DataType) -> pa.Array:  # noqa: PLR0911 - b
         return adapt(column.dictionary_decode(), kind)
     if types.is_struct(kind):
         parts = dict(zip([field.name for field in column.type], column.flatten(), strict=True))
-        inner = [adapt(parts[field.name], field.type) for field in kind]
+        inner = [
+            adapt(parts[field.name], field.type) if field.name in parts else pa.nulls(len(column), field.type)
+            for field in kind
+        ]
         return pa.StructArray.from_arrays(inner, fields=list(kind), mask=column.is_null())
     if types.is_map(kind):
         return _adapt_map(column, kind)

@@ -108,6 +108,27 @@ def test_types_that_are_not_one(tmp_path: Path, value: list[Any], difference: st
     assert "write one of the files with the other type" in told
 
 
+def test_fields_that_a_file_does_not_have(tmp_path: Path) -> None:
+    """A field of a struct that some file lacks is null in its rows, wherever it is new or gone, and a note says so."""
+    folder = _write(
+        tmp_path,
+        a={"text": ["x"], "meta": [{"old": 1, "site": "s"}]},
+        b={"text": ["y"], "meta": [{"site": "t", "new": "n"}]},
+        c={"text": ["z"], "meta": pa.nulls(1)},
+    )
+    assert _rows(folder) == [
+        {"text": "x", "meta": {"old": 1, "site": "s", "new": None}},
+        {"text": "y", "meta": {"old": None, "site": "t", "new": "n"}},
+        {"text": "z", "meta": None},
+    ]
+    told = {note.partition(",")[0]: note for note in find_source(str(folder)).notes}
+    assert f"the first is {folder}/a.parquet" in told["some files have no field 'meta.new'"]
+    assert f"the first is {folder}/b.parquet" in told["some files have no field 'meta.old'"]
+    for prompt, rejected in (("{{ meta.new | default('', true) }}.", 1), ("{{ meta.new }}", 2)):
+        found = estimate_job(_job(tmp_path, prompt), RunOptions(date(2026, 11, 1))).result()
+        assert found.rejected == {"null_value": rejected}
+
+
 def test_a_field_within_a_column_is_named(tmp_path: Path) -> None:
     """Of a struct or a list the place that differs is named."""
     folder = _write(tmp_path, a={"value": [[{"a": 1}]]}, b={"value": [[{"a": "x"}]]})

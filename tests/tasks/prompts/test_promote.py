@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquill.tasks.errors import BadInput
-from parquill.tasks.prompts.promote import NotOne, adapt, common_type
+from parquill.tasks.prompts.promote import NotOne, adapt, common_type, missing_fields
 from parquill.tasks.prompts.source import find_source, read_batches
 from parquill.tasks.prompts.template import Templates
 
@@ -150,7 +151,12 @@ OTHERS: dict[str, tuple[pa.DataType, pa.DataType, str]] = {
     "a decimal and a double": (pa.decimal128(5, 1), pa.float64(), ""),
     "items": (pa.list_(pa.string()), pa.list_(pa.int8()), "[]"),
     "a list and text": (pa.list_(pa.string()), pa.string(), ""),
-    "fields": (pa.struct([("a", pa.string())]), pa.struct([("b", pa.string())]), ""),
+    "a field twice": (pa.struct([("a", pa.string())]), pa.struct([("a", pa.string()), ("a", pa.string())]), ""),
+    "beside a field that is missing": (
+        pa.struct([("a", pa.string()), ("b", pa.string())]),
+        pa.struct([("b", pa.int8())]),
+        ".b",
+    ),
     "a field of a struct": (pa.struct([("a", pa.string())]), pa.struct([("a", pa.int8())]), ".a"),
     "values of a map": (pa.map_(pa.string(), pa.string()), pa.map_(pa.string(), pa.int8()), ".value"),
 }
@@ -164,6 +170,64 @@ def test_what_would_change_has_no_type(name: str) -> None:
         with pytest.raises(NotOne) as caught:
             common_type(*pair)
         assert caught.value.within == within
+
+
+IN_STRUCT = pa.struct([pa.field("a", pa.int32(), nullable=False), ("c", pa.string())])
+WITHOUT: dict[str, tuple[pa.DataType, list[Any], pa.DataType, list[Any], list[str]]] = {
+    "a struct": (
+        IN_STRUCT,
+        [{"a": 1, "c": "x"}, None],
+        pa.struct([("b", pa.list_(pa.int8())), ("a", pa.int64())]),
+        [{"b": [1], "a": 2}, {"b": None, "a": None}],
+        [".b"],
+    ),
+    "none in common": (IN_STRUCT, [{"a": 1, "c": "x"}], pa.struct([("b", pa.int8())]), [{"b": 1}], [".b"]),
+    "in lists": (
+        pa.large_list(IN_STRUCT),
+        [[{"a": 1, "c": None}, None], None, []],
+        pa.list_(pa.struct([("c", pa.string()), ("b", IN_STRUCT)])),
+        [[{"c": "x", "b": {"a": 3, "c": "y"}}, {"c": "z", "b": None}]],
+        ["[].b"],
+    ),
+    "in maps": (
+        pa.map_(pa.string(), IN_STRUCT),
+        [[("k", {"a": 1, "c": None})], None],
+        pa.map_(pa.string(), pa.struct([("b", pa.dictionary(pa.int8(), pa.string()))])),
+        [[("k", {"b": "x"})]],
+        [".value.b"],
+    ),
+    "in a struct": (
+        pa.struct([("s", IN_STRUCT)]),
+        [{"s": {"a": 1, "c": "x"}}, {"s": None}],
+        pa.struct([("s", pa.struct([("b", pa.decimal128(5, 1))]))]),
+        [{"s": {"b": Decimal("0.5")}}],
+        [".s.b"],
+    ),
+}
+
+
+def _known(value: Any) -> Any:
+    """The value without fields that are null."""
+    if isinstance(value, dict):
+        return {name: _known(inner) for name, inner in value.items() if inner is not None}
+    return [_known(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_a_field_that_one_struct_lacks(name: str) -> None:
+    """Structs have one type with the fields of both; a field that one lacks is null in its rows, all else stays."""
+    first, some, other, more, missing = WITHOUT[name]
+    kind = common_type(first, other)
+    assert list(missing_fields(first, kind)) == missing
+    for before, values in ((first, some), (other, more)):
+        for column in (pa.array(values, before), pa.array(values * 2, before).slice(1)):
+            adapted = adapt(column, kind)
+            adapted.validate(full=True)
+            assert adapted.type == kind
+            assert adapted.null_count == column.null_count
+            assert _known(adapted.to_pylist()) == _known(column.to_pylist())
+    names = [set(re.findall(r"\w+(?=:)", str(each))) for each in (kind, first, other)]
+    assert names[0] >= names[1] | names[2]
 
 
 def _write(folder: Path, **columns: pa.Array) -> Path:
