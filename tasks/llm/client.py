@@ -100,28 +100,27 @@ class Client:
         self._may_rename = job.endpoint.limit_name is None
         self._misses = 0
 
-    async def send(self, messages: str, parameters: str | None) -> Result:
+    async def send(self, messages: str, parameters: str | None, refused: Result | None = None) -> Result:
         """Send one request and classify how it ended. Raises nothing but cancellation.
 
-        If the service refuses the name of max_output_tokens, which costs nothing, the request is sent again with the
-        other name at once, and later requests use that name. So the row is charged one attempt, and the breaker sees no
-        refusal.
+        If the service refuses the name of max_output_tokens, which costs nothing, the result has a `limit_name`. Then
+        the caller sends the request again at once, with that result as `refused`. Later requests use the other name
+        from the start.
         """
-        used = self.api.limit
-        result = await self._send(messages, parameters, used)
-        if result.limit_name is None or self._misses >= MAX_MISSED_NAMES:
-            return result
-        again = await self._send(messages, parameters, result.limit_name)
-        if again.limit_name is not None:  # neither name: the first refusal says more
+        limit = self.api.limit if refused is None else refused.limit_name or self.api.limit
+        result = await self._send(messages, parameters, limit)
+        if refused is None:
+            return result if self._misses < MAX_MISSED_NAMES else result._replace(limit_name=None)
+        if result.limit_name is not None:  # neither name: the first refusal says more
             self._misses += 1
-            return result
-        if (again.reply is not None or again.rule.retry is Retry.REFUSAL) and self.api.limit != result.limit_name:
-            self.api.limit = result.limit_name
+            return refused._replace(limit_name=None)
+        if (result.reply is not None or result.rule.retry is Retry.REFUSAL) and self.api.limit != limit:
+            self.api.limit = limit
             _log.warning(
                 "the service expects max_output_tokens as %s; set endpoint.limit_name to avoid the first refusals",
-                self.api.limit,
+                limit,
             )
-        return again
+        return result
 
     async def _send(self, messages: str, parameters: str | None, limit: str) -> Result:
         body = self.api.body(messages, parameters, limit)

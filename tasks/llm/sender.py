@@ -235,8 +235,11 @@ class Sender:
             await self._settlement.record_intent(row)
             await self._check_leader(row)
             began = self._clock()
-            result = await self._client.send(row.messages, row.parameters)
+            result = await self._client.send(row.messages, row.parameters, row.refused)
             self.limits.learn(permit.sent_at, result.headers)
+            if result.limit_name is not None:
+                await self._rename_limit(row, result)
+                return 0.0
             if (reply := result.reply) is not None:
                 self.limits.gate.on_success()
                 self.breaker.answered(permit.sent_at)
@@ -251,6 +254,13 @@ class Sender:
         finally:
             permit.release()
         return await self._after_failure(row, permit, result, is_outage=is_outage)
+
+    async def _rename_limit(self, row: SendRow, result: Result) -> None:
+        """Note that only the name of max_output_tokens was refused: it costs no attempt, and is no evidence."""
+        row.refused = result
+        row.state.failures += 1
+        await self._settlement.record_failure(row, result.rule)
+        row.uncharge()
 
     def _tell_breaker(self, row: SendRow, sent_at: float, result: Result) -> bool:
         """Charge a row for its failure. Returns True if the failure is part of an outage and was uncharged again."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from parquill.tasks.errors import DiskFailed
 from parquill.tasks.llm.answer_format import AnswerFormat
+from parquill.tasks.llm.client import Result
 from parquill.tasks.llm.failures import Failure
 from parquill.tasks.llm.outcomes import TABLE, Money, Retry, Rule
 from parquill.tasks.llm.progress import Progress
@@ -52,11 +53,15 @@ class SendRow:
     unreadable: int = 0
     throttled_since: float | None = None
     is_over: bool = False  # the row has its outcome
+    refused: Result | None = None  # a request that was refused for the name of max_output_tokens only
 
     @property
     def is_first_try(self) -> bool:
-        """Whether its latest request is its first one, also counting earlier runs and starts."""
-        return self.state.requests == 1 and self.carried_attempts == 0
+        """Whether its latest request is its first one, also counting earlier runs and starts.
+
+        A request that was refused for the name of max_output_tokens does not count.
+        """
+        return self.state.requests == 1 + (self.refused is not None) and self.carried_attempts == 0
 
     def uncharge(self) -> None:
         """Give the row one attempt back, since the failure hit every row."""

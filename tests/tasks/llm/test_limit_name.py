@@ -99,10 +99,14 @@ def _client(service: Any, **endpoint: Any) -> Client:
 
 
 def _send(client: Client, times: int = 1) -> list[Result]:
-    async def send() -> list[Result]:
-        return list(await asyncio.gather(*(client.send(MESSAGES, None) for _ in range(times))))
+    async def send() -> Result:
+        result = await client.send(MESSAGES, None)
+        return result if result.limit_name is None else await client.send(MESSAGES, None, result)
 
-    return asyncio.run(send())
+    async def send_all() -> list[Result]:
+        return list(await asyncio.gather(*(send() for _ in range(times))))
+
+    return asyncio.run(send_all())
 
 
 def test_the_name_is_learned_once_for_all_rows(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,10 +13,11 @@ import httpx
 import pytest
 
 from parquill.tasks.job.load import make_job
-from parquill.tasks.limits.limiter import RateLimiter
+from parquill.tasks.limits.limiter import Permit, RateLimiter
 from parquill.tasks.limits.open_bytes import OpenBytes
 from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Client
+from parquill.tasks.llm.outcomes import TABLE
 from parquill.tasks.llm.sender import MIN_OPEN_ROWS, Sender
 from parquill.tasks.llm.settlement import OpenShard, SendRow
 from parquill.tasks.money.budget import Budget
@@ -25,6 +26,7 @@ from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import ShardState, replay_shard
 
 GOOD = b'{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]}'
+RENAME = b"""{"error":{"message":"Use 'max_completion_tokens' instead of 'max_tokens'.","param":"max_tokens","code":"unsupported_parameter"}}"""
 Answer = Callable[[str], tuple[int, dict[str, str]]]
 
 
@@ -232,9 +234,50 @@ def test_nothing_is_sent_once_the_leader_is_gone() -> None:
 def test_the_name_of_the_limit_costs_no_row_and_no_run() -> None:
     """When every request of the start is refused for the limit's name, no row is charged and the run goes on."""
     bench = Bench(lambda body: (200 if '"max_completion_tokens":10' in body else 400, {}), attempts=1)
-    bench.refusal = b"""{"error":{"message":"Use 'max_completion_tokens' instead of 'max_tokens'.","param":"max_tokens","code":"unsupported_parameter"}}"""
+    bench.refusal = RENAME
     asyncio.run(bench.complete(100))
     assert bench.codes() == [None] * 100
     assert bench.sent <= 104
-    assert {outcome.attempts for outcome in bench.state.outcomes.values()} == {1}
+    totals = bench.state.totals()
+    assert (totals.sent, totals.retried) == (bench.sent, bench.sent - 100)
+    assert sum(outcome.attempts for outcome in bench.state.outcomes.values()) == bench.sent
     assert bench.sender.stop_rule is None
+
+
+def test_each_request_has_its_own_permit() -> None:
+    """The request with the other name counts against the limits like any other, and its row keeps its attempts."""
+    bench = Bench(lambda body: (200 if '"max_completion_tokens":10' in body else 400, {}), attempts=1)
+    bench.refusal = RENAME
+    acquire, permits = bench.sender.limits.acquire, 0
+
+    async def counted(tokens: int) -> Permit:
+        nonlocal permits
+        permits += 1
+        return await acquire(tokens)
+
+    bench.sender.limits.acquire = counted  # type: ignore[method-assign]
+    asyncio.run(bench.complete(100))
+    assert permits == bench.sent > 100
+    assert {row.failures for row in bench.state.rows.values()} == {0}
+
+
+def test_a_refusal_after_that_of_the_name_is_of_all_rows() -> None:
+    """If a service that took the other name does not allow the request, no row is to blame: the run stops."""
+
+    def answer(body: str) -> tuple[int, dict[str, str]]:
+        has_other = '"max_completion_tokens":10' in body
+        bench.refusal = b'{"error":{"message":"not for you"}}' if has_other else RENAME
+        return 403 if has_other else 400, {}
+
+    bench = Bench(answer)
+    asyncio.run(bench.complete(1))
+    assert bench.sender.stop_rule is TABLE["forbidden"]
+
+
+def test_a_refusal_of_both_names_stops_as_any_other() -> None:
+    """A service that takes neither name stops the run early, with its first refusal, which names the parameter."""
+    bench = Bench(lambda _: (400, {}))
+    bench.refusal = RENAME
+    asyncio.run(bench.complete(1_000))
+    assert bench.sent < 60
+    assert "max_tokens" in str(bench.sender.stop_message)
