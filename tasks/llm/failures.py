@@ -12,7 +12,8 @@
 | `object: error`, `detail`, `errors`, `code` with a message | vLLM, FastAPI, gateways | their `code` |
 
 Money: usage that the reply reports is billed. A failure with a part of an answer but without usage may be billed, so it
-is in doubt. Otherwise the table's line counts: a failure that the service itself reports was not billed.
+is in doubt. In both cases each try may cost money, so the row gets one more try whatever the code. Otherwise the line
+of the table counts: a failure that the service itself reports was not billed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from parquill.tasks.llm.outcomes import TABLE, Money, Rule, error_of_body, rule_for_status
+from parquill.tasks.llm.outcomes import TABLE, Money, Retry, Rule, error_of_body, rule_for_status
 from parquill.tasks.llm.retry import MAX_RETRY_AFTER_S
 from parquill.tasks.llm.usage import UNKNOWN, Reading, read_usage
 from parquill.tasks.records import Usage
@@ -75,6 +76,7 @@ _MINIMAX = {
 }
 _MINIMAX_SENSITIVE = frozenset({1026, 1027})
 _NO_CODES = frozenset({"", "0", "200", "null", "none", "ok", "success"})
+_AGAIN = frozenset({Retry.AGAIN, Retry.OUTAGE, Retry.THROTTLE})
 # A failure without `error` is looked for only in a reply that has neither of these.
 _ANSWERS = ("choices", "output")
 
@@ -102,12 +104,21 @@ class Failure:
         return retry_after_of(self.error)
 
     def rule(self, *, retry_after: bool) -> tuple[Rule, str]:
-        """Return the line of the table and the sentence for the row."""
+        """Return the line of the table, with one more try at most if each may cost money, and the row's sentence."""
+        rule = TABLE[self.code]
+        sentence = f"{rule.sentence} ({self.reason})" if self.reason else rule.sentence
         if self.status is not None:
             where = "HTTP 200, code"
-            return rule_for_status(self.status, retry_after=retry_after, document={"error": self.error}, where=where)
-        rule = TABLE[self.code]
-        return rule, f"{rule.sentence} ({self.reason})" if self.reason else rule.sentence
+            document = {"error": self.error}
+            rule, sentence = rule_for_status(self.status, retry_after=retry_after, document=document, where=where)
+        if rule.retry in _AGAIN and self._may_cost:
+            rule = rule._replace(retry=Retry.UNREADABLE)
+        return rule, sentence
+
+    @property
+    def _may_cost(self) -> bool:
+        """Whether the reply itself shows that it is billed or may be."""
+        return any(self.usage) if self.usage is not None else self.has_text or self.reading.least is not None
 
     def money(self, rule: Rule) -> Money:
         """What the failure did to the budget."""

@@ -7,7 +7,7 @@ reservation. The same holds for a 2xx reply that cannot be read. A billed answer
 however useless it is.
 
 A 2xx reply may report a failure (see `failures`): its code is treated as the status. If such a reply reports usage,
-that is billed whatever the line says, and the row is tried again as the line says.
+that is billed whatever the line says, and the row is tried once more at most.
 
 Exit codes follow from the table: a row whose status is not `ok` counts toward exit 5, and a stop (STOP, or REFUSAL,
 UNREADABLE, OUTAGE and THROTTLE once the run gives up) ends with exit 1.

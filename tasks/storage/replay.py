@@ -97,8 +97,11 @@ def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardStat
                 row.in_doubt_nano += reserved
             elif record["fate"] == "billed":
                 row.add_billed(record["cost"], Usage.of(record["usage"]), reserved)
-            row.throttled += record["code"] == "rate_limited"
-            row.failures += record["code"] != "rate_limited"
+            # a 429 inside a reply that is billed, or may be, costs an attempt (`llm.failures`)
+            may_cost = record["fate"] == "in_doubt" or any(record.get("usage", ()))
+            is_throttled = record["code"] == "rate_limited" and not may_cost
+            row.throttled += is_throttled
+            row.failures += not is_throttled
         elif record["type"] == "uncharge":
             row.failures -= 1
         elif record["type"] == "outcome":

@@ -112,6 +112,21 @@ def test_every_fault_has_its_line_in_the_table(jobs: Jobs, kinds: list[str], tim
     assert "\ufffd" in done.rows[kinds.index("lone_surrogate")]["completion"]
 
 
+def test_a_failure_that_is_billed_is_paid_twice_at_most(jobs: Jobs) -> None:
+    """A failure whose reply reports usage is sent once more whatever `retry.attempts` says, and each request is paid for in its row."""
+    jobs.service.configure(prompt_tokens="tiktoken:o200k_base", faults=[{"kind": "billed_failure", "match": "<bad>"}])
+    texts = [f"<{'bad' if number % 4 == 1 else 'good'}> {number}" for number in range(12)]
+    done = jobs.run(jobs.job(texts, retry={"attempts": 6, "timeout_s": 120}, tolerate={"not_ok": 1}))
+    assert done.exit_code == 0, done.stderr
+    bad = [row for row in done.rows if "<bad>" in row["text"]]
+    assert [(row["status"], row["error_code"], row["attempts"]) for row in bad] == [("failed", "server_error", 2)] * 3
+    assert jobs.service.stats()["billed_requests"] == 9 + 2 * 3
+    assert {row["in_doubt_usd"] for row in bad} == {0}
+    assert {row["completion_tokens"] for row in bad} == {32}  # of both requests
+    assert Decimal(done.summary["cost_usd"]) == billed_usd(jobs.service)
+    check_books(done)
+
+
 def test_a_fault_that_passes_is_retried(jobs: Jobs) -> None:
     """What fails once and may be repeated ends ok; what the first request left in doubt stays shown beside the cost."""
     kinds = [kind for kind, expected in FAULTS.items() if expected[2] == 2 and kind not in WAITING]

@@ -48,6 +48,7 @@ KINDS = {
     "nested": True,  # 200,000 brackets
     "overrun": True,  # twice the tokens, even above the request's maximum; billed so
     "duplicate_keys": True,  # a second usage, of zero tokens, after the true one
+    "billed_failure": True,  # 200 with the code 502 beside a part of the answer and its usage
     "echo": False,  # 400 that repeats key and prompt
     "ansi": False,  # 400 with escape sequences
 } | {f"bad_usage:{variant}": True for variant in USAGE_VARIANTS}

@@ -93,6 +93,9 @@ def twisted(rule: Rule, call: Call, answer: Answer, identity: str, suffix: str) 
     document = written(call, answer, identity, suffix)
     if rule.kind == "empty_choices":
         document["output" if call.api == "responses" else "choices"] = []
+    if rule.kind == "billed_failure":
+        document |= {"error": {"code": 502, "message": "Provider returned error"}}
+        document |= {"status": "failed"} if call.api == "responses" else {}
     kind, _, variant = rule.kind.partition(":")
     body = _with_bad_usage(document, variant) if kind == "bad_usage" else orjson.dumps(document)
     if kind == "truncated_json":

@@ -165,6 +165,26 @@ def test_a_failure_inside_a_200(name: str) -> None:
     assert (found.failure.usage is not None) is (money is BILLED)
 
 
+@pytest.mark.parametrize("code", [409, 429, 500, 502, 504])
+@pytest.mark.parametrize(
+    ("reply", "retry"),
+    [
+        ({"choices": [NOTHING], "usage": USAGE}, Retry.UNREADABLE),
+        ({"choices": [HALF]}, Retry.UNREADABLE),
+        ({"choices": [NOTHING]}, None),
+        ({"choices": [NOTHING], "usage": dict.fromkeys(USAGE, 0)}, None),
+    ],
+)
+def test_a_failure_that_may_cost_is_tried_once_more_at_most(
+    code: int, reply: dict[str, Any], retry: Retry | None
+) -> None:
+    """If the reply shows usage or a part of an answer, the row is tried once more whatever the code, or else as the code says."""
+    found = _send("chat", {**reply, "error": {"code": code, "message": "x"}})
+    usual = _send("chat", {"error": {"code": code, "message": "x"}}, status=code)
+    assert found.rule.code == usual.rule.code
+    assert found.rule.retry is (retry or usual.rule.retry)
+
+
 def test_a_code_inside_does_what_the_status_does() -> None:
     """A 429 waits, a 402 stops, a 502 is tried again, a 400 is the row's own; the sentence says where the code stood."""
     kinds = {429: Retry.THROTTLE, 402: Retry.STOP, 502: Retry.OUTAGE, 400: Retry.REFUSAL, 401: Retry.STOP}
