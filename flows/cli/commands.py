@@ -39,7 +39,17 @@ def _print_json(value: Any) -> None:
     sys.stdout.write(text + "\n")
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _InOrder(click.Group):
+    """Lists the commands in the order in which they are used, which is that of this file."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """See click.Group."""
+        return list(self.commands)
+
+
+@click.group(
+    cls=_InOrder, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="parquill")
 def cli() -> None:
     """Bulk LLM completions from Parquet to Parquet, on budget, run by Prefect.

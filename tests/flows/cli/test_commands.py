@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -80,10 +81,12 @@ def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
 
 def test_help_names_commands_and_exit_codes(shell: Shell) -> None:
-    """`--help` lists every command and what the exit codes mean, on stdout."""
+    """`--help` lists every command in the order of use, and what the exit codes mean, on stdout."""
     ended = shell("--help")
     assert ended.code == 0
-    assert all(command in ended.out for command in COMMANDS)
+    listed = re.findall(r"^  ([a-z-]+)  ", ended.out.split("Commands:")[1], re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+    assert listed[:4] == ["init", "preview", "estimate", "run"]
     text = " ".join(ended.out.split())
     for told in ("0 done", "2 bad job or input", "3 refused by the budget", "4 stopped by a budget", "130 interrupted"):
         assert told in text
