@@ -34,7 +34,7 @@ def describe_input(location: str) -> InputPrompt:
 
 
 def _text_column(schema: pa.Schema) -> str:
-    texts = [field.name for field in schema if _is_text(field.type)]
+    texts: list[str] = [field.name for field in schema if _is_text(field.type)]
     for wanted in _TEXT_NAMES:
         for name in texts:
             if name.casefold() == wanted:
