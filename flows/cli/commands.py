@@ -55,11 +55,11 @@ def init(path: Path) -> None:
 
     PATH is job.yaml if it is left out.
     """
-    from parquill.flows.cli.starter import STARTER, warn_of_starter
+    from parquill.flows.cli.starter import starter_for, warn_of_starter
 
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(STARTER)
+            file.write(starter_for(path))
     except FileExistsError:
         raise ParquillError(f"{path} already exists; name another file") from None
     except OSError as error:
@@ -67,6 +67,17 @@ def init(path: Path) -> None:
     click.echo(f"wrote {path}; set input, prompt and budget, then run: parquill preview {path}", err=True)
     for told in warn_of_starter(datetime.now(UTC).date()):
         click.echo(f"warning: {told}", err=True)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of a job file, for editors.
+
+    Write it to job.schema.json before `init`, and the job file that `init` writes points to it.
+    """
+    from parquill.tasks.job.json_schema import job_schema
+
+    _print_json(job_schema())
 
 
 @cli.command()
@@ -90,6 +101,7 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
 @click.option(
     "--pilot",
     type=PilotRows(),
+    metavar="N|auto",
     help="Complete and pay for N rows first; `run` continues from them. `auto`: as many rows as an estimate within "
     "±5 % needs, for at most 1 % of the budget.",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
 
 from parquill.tasks.job.load import make_job, parse_yaml
 from parquill.tasks.job.reasoning import warn_of_thinking
@@ -56,6 +57,14 @@ limits:
 # column_prefix: ""
 # labels: {team: search}
 """
+
+SCHEMA_FILE = "job.schema.json"
+
+
+def starter_for(path: Path) -> str:
+    """Return the job file to write at `path`; it names the schema that `parquill schema` wrote beside it, if any."""
+    line = f"# yaml-language-server: $schema={SCHEMA_FILE}\n"
+    return (line if (path.parent / SCHEMA_FILE).is_file() else "") + STARTER
 
 
 def warn_of_starter(today: date, text: str = STARTER) -> list[str]:
