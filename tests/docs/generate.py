@@ -118,7 +118,7 @@ def parameters() -> str:
 
 def commands() -> str:
     """Return a section for each command: its usage, its help, its arguments and options."""
-    context = click.Context(cli, info_name="parquill")
+    context = click.Context(cli, info_name="parquill", **cli.context_settings)
     parts = [table(["command", "purpose"], [[f"[{name}](#parquill-{name})", _first(c)] for name, c in _commands()])]
     parts.extend(_command(name, command, context) for name, command in _commands())
     return "\n".join(parts)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *``` *$", re.DOTALL | re.MULTILINE)
+_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*")
 # Words before a command that start it.
 _STARTERS = frozenset({"sudo", "exec", "nohup", "time", "env", "uvx", "do"})
@@ -54,14 +55,19 @@ def prose(text: str) -> str:
     return _FENCE.sub("", text)
 
 
+def words(text: str) -> str:
+    """Return the sentences of a page, without any code, in one line."""
+    return re.sub(r"\s+", " ", _SPAN.sub("", prose(text)))
+
+
 def spans(text: str) -> list[str]:
     """Return the inline code of a page."""
-    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", prose(text))
+    return [match[1] for match in _SPAN.finditer(prose(text))]
 
 
 def links(text: str) -> list[str]:
     """Return the targets of the links and images of a page, without those to other sites."""
-    bare = re.sub(r"(?<!`)`[^`\n]+`(?!`)", "", prose(text))
+    bare = _SPAN.sub("", prose(text))
     targets = re.findall(r"\]\(([^()\s]+)(?: \"[^\"]*\")?\)", bare)
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
@@ -97,12 +103,13 @@ def split(line: str) -> Iterator[list[str]]:
     lexer.whitespace_split = True
     lexer.commenters = "#"
     words: list[str] = []
-    skips = False
+    is_target = False  # of a redirection
     for word in [*lexer, ";"]:
-        if skips:
-            skips = False
-        elif set(word) <= set("<>"):
-            skips = True  # the file that follows
+        if is_target:
+            is_target = False
+        elif set(word) <= set("<>&") and set(word) & set("<>"):
+            is_target = True
+            words = words[:-1] if words and words[-1].isdigit() else words  # 2> is the output of errors
         elif set(word) <= set(";|&()"):
             if words:
                 yield _command(words)

@@ -18,7 +18,8 @@ from parquill.flows.cli.commands import cli
 from tests.docs.pages import ROOT, commands, docs, name_of, pages, spans, split
 
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-OTHERS: frozenset[str] = frozenset()  # options of other programs that stand alone in a sentence
+# Options of other programs that stand alone in a sentence: of vLLM, pip.
+OTHERS = frozenset({"--api-key", "--require-hashes"})
 SOME_ID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -31,7 +32,8 @@ def parse_parquill(words: list[str]) -> str | None:
                 return None
             if words[0] not in cli.commands:
                 return f"no command {words[0]}"
-            cli.commands[words[0]].make_context(words[0], words[1:])
+            parent = click.Context(cli, info_name="parquill", **cli.context_settings)
+            cli.commands[words[0]].make_context(words[0], words[1:], parent)
     except click.exceptions.Exit:
         return None
     except click.UsageError as error:
@@ -155,6 +157,7 @@ def test_a_right_command_is_not_found() -> None:
     lines = (
         "A=b parquill run job.yaml --set a.b=1 --redo failed,ok > out.txt  # again",
         "parquill --version",
+        "nohup parquill run job.yaml > run.log 2>&1 &",
         "parquill estimate --help",
         "until curl -sf http://127.0.0.1/; do sleep 1; done",
         "prefect --no-prompt deploy --all",

@@ -13,9 +13,10 @@ import pytest
 
 from parquill.flows.cli.commands import cli, main
 from parquill.flows.cli.lists import comparison_lines, rounded
+from parquill.tasks.job.json_schema import job_schema
 from parquill.tasks.job.load import load_job
 
-COMMANDS = ("approve", "doctor", "estimate", "init", "preview", "report", "run", "serve-model", "spend")
+COMMANDS = ("approve", "doctor", "estimate", "init", "preview", "report", "run", "schema", "serve-model", "spend")
 JOB = """\
 name: cli
 input: in.parquet
@@ -143,6 +144,18 @@ def test_init_writes_a_job_that_is_valid(shell: Shell) -> None:
     assert job.budget.run_usd == 1
     pq.write_table(pa.table({"text": ["a"]}), shell.folder / "prompts.parquet")
     assert shell("estimate", "job.yaml", "--json").json["rows"] == 1
+
+
+def test_the_schema_is_printed_and_found_by_init(shell: Shell) -> None:
+    """`schema` prints the JSON schema of a job alone; if it is in the folder, what `init` writes names it."""
+    ended = shell("schema")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.json == job_schema()
+    (shell.folder / "job.schema.json").write_text(ended.out, encoding="utf-8")
+    assert shell("init").code == 0
+    text = (shell.folder / "job.yaml").read_text(encoding="utf-8")
+    assert text.startswith("# yaml-language-server: $schema=job.schema.json\n")
+    assert load_job(shell.folder / "job.yaml").name == "my-job"
 
 
 def test_init_never_overwrites(shell: Shell) -> None:
