@@ -141,8 +141,9 @@ def _command(name: str, command: click.Command, parent: click.Context) -> str:
             names = ", ".join(f"`{each}`" for each in parameter.opts)
             value = "" if parameter.is_flag else f"`{parameter.make_metavar(context)}`"
             rows.append([names, value, _shown_default(parameter), _unwrap(parameter.help or "")])
-    return f"## parquill {name}\n\n    {usage}\n\n{_unwrap(command.help or '')}\n\n" + table(
-        ["option", "value", "default", "meaning"], rows
+    options = table(["option", "value", "default", "meaning"], rows) if rows else ""
+    return (
+        "\n\n".join(filter(None, [f"## parquill {name}", f"    {usage}", _unwrap(command.help or ""), options])) + "\n"
     )
 
 
