@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from parquill.tasks.errors import RowFault
 
@@ -30,19 +30,40 @@ class Usage(NamedTuple):
     def __add__(self, other: Usage) -> Usage:  # type: ignore[override]  # a sum of tokens, not a longer tuple
         return Usage(*(a + b for a, b in zip(self, other, strict=True)))
 
-    @classmethod
-    def of(cls, figures: Sequence[int]) -> Self:
-        """Read what a journal or a shard stores. Records without cache writes have four figures."""
-        if len(figures) == 4:
-            prompt, cached, completion, reasoning = figures
-            return cls(prompt, cached, 0, completion, reasoning)
-        return cls(*figures)
-
 
 def add_usage(*usages: Usage | None) -> Usage | None:
     """Return the sum of the known usages, or None if none is known."""
     known = [usage for usage in usages if usage is not None]
     return sum(known[1:], known[0]) if known else None
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one or more requests for a row cost: money in nano-dollars, requests, and their usage if it is known."""
+
+    cost_nano: int = 0
+    in_doubt_nano: int = 0
+    attempts: int = 0
+    usage: Usage | None = None
+
+    def __add__(self, other: Charge) -> Charge:
+        return Charge(
+            self.cost_nano + other.cost_nano,
+            self.in_doubt_nano + other.in_doubt_nano,
+            self.attempts + other.attempts,
+            add_usage(self.usage, other.usage),
+        )
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any] | None) -> Charge:
+        """Read what a journal or a shard stores; a shard stores null for a row without earlier requests."""
+        if stored is None:
+            return NO_CHARGE
+        usage = stored["usage"]
+        return cls(**{**stored, "usage": None if usage is None else Usage(*usage)})
+
+
+NO_CHARGE = Charge()
 
 
 def to_json(value: Any) -> Any:
@@ -104,8 +125,8 @@ class Estimate:
 class Outcome:
     """The outcome of one row: its last record in a journal.
 
-    `cost_nano`, `in_doubt_nano`, `usage` and `attempts` are this run's; the `carried_` fields are what earlier runs of
-    the same output paid for the row. `paid_by` is the run that paid for the answer if it is not the journal's own run;
+    `cost_nano`, `in_doubt_nano`, `usage` and `attempts` are this run's; `prior` is what earlier runs of the same output
+    paid for the row. `paid_by` is the run that paid for the answer if it is not the journal's own run;
     `reused_nano` is what the answer cost there if this output does not show it. Money is in nano-dollars.
     """
 
@@ -129,10 +150,7 @@ class Outcome:
     usage_unknown: bool = False  # the service reported no usable figures: the reservation was booked
     usage_flag: str | None = None  # why the figures do not add up, see llm.usage; the larger figure was booked
     service_tier: str | None = None  # as the reply names it; it decides the price
-    carried_cost_nano: int = 0
-    carried_in_doubt_nano: int = 0
-    carried_attempts: int = 0
-    carried_usage: Usage | None = None
+    prior: Charge = NO_CHARGE
     resolves: int = 0  # the request whose intent this record settles; 0 if another record did
     paid_by: str | None = None
     reused_nano: int | None = None
@@ -141,7 +159,13 @@ class Outcome:
     @property
     def is_in_doubt(self) -> bool:
         """Whether the row has no answer but may have been paid for."""
-        return self.status == "failed" and self.in_doubt_nano + self.carried_in_doubt_nano > 0
+        return self.status == "failed" and self.total.in_doubt_nano > 0
+
+    @property
+    def total(self) -> Charge:
+        """What the row has cost in this run and in earlier ones of the same output."""
+        usage = add_usage(self.usage, self.failed_usage)
+        return Charge(self.cost_nano, self.in_doubt_nano, self.attempts, usage) + self.prior
 
     @property
     def lesson(self) -> Usage | None:
@@ -153,16 +177,16 @@ class Outcome:
         """What the answer cost; a row that shares it saves this amount."""
         if self.reused_nano is not None:
             return self.reused_nano
-        return self.cost_nano if self.paid_by is None else self.carried_cost_nano
+        return self.cost_nano if self.paid_by is None else self.prior.cost_nano
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Outcome:
-        """Build an Outcome from a journal's record; fields of a later version are ignored."""
+        """Build an Outcome from a journal's record."""
         given = {name: value for name, value in record.items() if name in _OUTCOME_FIELDS}
-        for name in ("usage", "failed_usage", "carried_usage"):
-            if given.get(name) is not None:
-                given[name] = Usage.of(given[name])
-        return cls(**given)
+        for name in ("usage", "failed_usage"):
+            if given[name] is not None:
+                given[name] = Usage(*given[name])
+        return cls(**{**given, "prior": Charge.of(given["prior"])})
 
 
 _OUTCOME_FIELDS = frozenset(f.name for f in fields(Outcome))
@@ -196,7 +220,7 @@ class PlannedRow:
     action: Action = Action.REJECT
     carries_cost: bool = False
     fault: RowFault | None = None
-    carried: Outcome | None = None
+    prior: Charge = NO_CHARGE
     newer_than: int | None = None  # `--redo`: when the answer in the results arrived, in microseconds since 1970
 
 

@@ -16,7 +16,7 @@ from parquill.tasks.llm.replies import Reply
 from parquill.tasks.money.amounts import femto_to_nano
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import ModelPrice
-from parquill.tasks.records import Outcome, Usage
+from parquill.tasks.records import NO_CHARGE, Charge, Outcome
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import RowState, ShardState
 
@@ -44,10 +44,7 @@ class SendRow:
     tokens: int
     reserve_nano: int
     expected_tokens: float = 0.0  # of the prompt, as the service is expected to report it
-    carried_cost_nano: int = 0
-    carried_in_doubt_nano: int = 0
-    carried_attempts: int = 0
-    carried_usage: Usage | None = None
+    prior: Charge = NO_CHARGE
     state: RowState = field(default_factory=RowState)
     unreadable: int = 0
     throttled_since: float | None = None
@@ -56,7 +53,7 @@ class SendRow:
     @property
     def is_first_try(self) -> bool:
         """Whether its latest request is its first one, also counting earlier runs and starts."""
-        return self.state.requests == 1 and self.carried_attempts == 0
+        return self.state.requests == 1 and self.prior.attempts == 0
 
     def uncharge(self) -> None:
         """Give the row one attempt back, since the failure hit every row."""
@@ -170,9 +167,6 @@ class Settlement:
             in_doubt_nano=row.state.in_doubt_nano,
             attempts=row.state.requests,
             finished_at=time.time_ns() // 1000,
-            carried_cost_nano=row.carried_cost_nano,
-            carried_in_doubt_nano=row.carried_in_doubt_nano,
-            carried_attempts=row.carried_attempts,
-            carried_usage=row.carried_usage,
+            prior=row.prior,
             **of_reply,  # type: ignore[arg-type]
         )

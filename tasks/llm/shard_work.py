@@ -16,7 +16,7 @@ from parquill.tasks.llm.sender import Sender
 from parquill.tasks.llm.settlement import OpenShard, SendRow
 from parquill.tasks.llm.shard_report import ShardReport
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.records import Action, ShardRef, Totals, Usage
+from parquill.tasks.records import Action, Charge, ShardRef, Totals
 from parquill.tasks.storage.answer_index import AnswerIndex
 from parquill.tasks.storage.columns import PLAN
 from parquill.tasks.storage.disk import Disk
@@ -36,10 +36,7 @@ _COLUMNS = [
         "reserved_tokens",
         "worst_nano",
         "expected_prompt_tokens",
-        "carried_cost_nano",
-        "carried_in_doubt_nano",
-        "carried_attempts",
-        "carried_usage",
+        "prior",
     ]
 ]
 
@@ -138,9 +135,7 @@ class ShardWork:
                     batch.column(name) if name == PLAN + "messages" else batch.column(name).to_pylist()
                     for name in _COLUMNS
                 )
-                for action, key, messages, parameters, tokens, worst, expected, cost, in_doubt, attempts, usage in zip(
-                    *columns, strict=True
-                ):
+                for action, key, messages, parameters, tokens, worst, expected, prior in zip(*columns, strict=True):
                     number += 1
                     if action != Action.SEND or (only is not None and number not in only):
                         continue
@@ -153,8 +148,5 @@ class ShardWork:
                         tokens,
                         worst,
                         expected,
-                        cost,
-                        in_doubt,
-                        attempts,
-                        Usage.of(usage) if usage else None,
+                        Charge.of(prior),
                     )

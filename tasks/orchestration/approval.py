@@ -56,9 +56,10 @@ POLL_INTERVAL_S = 2  # between polls of the server while a run waits
 class Approval(RunInput):
     """The answer to a question for approval; Prefect's UI shows it as a form."""
 
-    # Prefect does not keep an empty answer, so `approve` is required: an empty answer is refused, not taken as a yes
+    # Off by default: a careless Submit must not spend money. Prefect does not keep an empty answer, so `approve` is
+    # required: an empty answer is refused.
     model_config = ConfigDict(json_schema_extra={"required": ["approve"]})
-    approve: bool = Field(default=True, description="Spend the money; switch this off to decline")
+    approve: bool = Field(default=False, description="Switch this on to spend the money; off declines")
 
     # Prefect stores the form, then its text, and refuses what it already has. After a lost reply both are tried again.
     @classmethod
@@ -151,7 +152,7 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
         raise NotApproved(timeout_message(_expected(run, verdict))) from None
     except httpx.HTTPError:
         raise NotApproved(f"Prefect's server did not accept the question: {_expected(run, verdict)}. {AGAIN}") from None
-    # only a person's answer counts: without one, Prefect would return the form's default, which is yes
+    # only a person's answer counts: without one, Prefect would return the form's default
     answer = _answer_to(question)
     if answer is None:
         raise NotApproved(f"Prefect's server has no answer: {_expected(run, verdict)}. {AGAIN}")

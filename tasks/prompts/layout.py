@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 from parquill.tasks.job.settings import Job
 from parquill.tasks.prompts.input_parquet import SourceFile
 from parquill.tasks.prompts.redo import PreviousRows
-from parquill.tasks.records import Action, Outcome, PlannedRow, add_usage
+from parquill.tasks.records import NO_CHARGE, Action, PlannedRow
 from parquill.tasks.storage.columns import PLAN, PLAN_FIELDS, for_each_field
 
 
@@ -61,7 +62,6 @@ class ShardLayout:
         return self.to_batch(self.with_for_each(none, 0, 0), file, [], kept)
 
     def _plan(self, rows: Sequence[PlannedRow], file: SourceFile) -> dict[str, list[Any]]:
-        carried = [carried_of(row.carried) for row in rows]
         reserved = [row.reservation or (None, None, None) for row in rows]
         return {
             "action": [int(row.action) for row in rows],
@@ -80,10 +80,7 @@ class ShardLayout:
             "carries_cost": [row.carries_cost for row in rows],
             "error_code": [row.fault.code if row.fault else None for row in rows],
             "error_message": [row.fault.message if row.fault else None for row in rows],
-            "carried_cost_nano": [cost for cost, _, _, _ in carried],
-            "carried_in_doubt_nano": [in_doubt for _, in_doubt, _, _ in carried],
-            "carried_attempts": [attempts for _, _, attempts, _ in carried],
-            "carried_usage": [usage for _, _, _, usage in carried],
+            "prior": [None if row.prior == NO_CHARGE else asdict(row.prior) for row in rows],
             "newer_than": [row.newer_than for row in rows],
         }
 
@@ -91,19 +88,6 @@ class ShardLayout:
         if row.messages is None:
             return None
         return orjson.dumps(row.messages[-1]["content"] if self._is_bare else row.messages).decode()
-
-
-def carried_of(outcome: Outcome | None) -> tuple[int, int, int, list[int] | None]:
-    """Return what a row carries over from earlier tries: nano-dollars, those in doubt, attempts and usage."""
-    if outcome is None:
-        return 0, 0, 0, None
-    usage = add_usage(outcome.usage, outcome.failed_usage, outcome.carried_usage)
-    return (
-        outcome.cost_nano + outcome.carried_cost_nano,
-        outcome.in_doubt_nano + outcome.carried_in_doubt_nano,
-        outcome.attempts + outcome.carried_attempts,
-        None if usage is None else list(usage),
-    )
 
 
 def _repeat(batch: pa.RecordBatch, start: int, count: int, times: int) -> pa.RecordBatch:

@@ -32,7 +32,7 @@ from parquill.tasks.prompts.responses_input import as_items, as_messages
 from parquill.tasks.prompts.source import Source, read_batches
 from parquill.tasks.prompts.template import ROW, Templates
 from parquill.tasks.prompts.template_nulls import is_missing
-from parquill.tasks.records import Action, Outcome, PlannedRow, Reservation
+from parquill.tasks.records import NO_CHARGE, Action, Outcome, PlannedRow, Reservation
 from parquill.tasks.storage.answer_index import AnswerIndex, AnswerLocation
 from parquill.tasks.storage.columns import check_names
 from parquill.tasks.storage.uri import redact_uri
@@ -316,7 +316,7 @@ class Planner:
             own = old is not None and old.output == self.job.output
             if kept is not None and self.redo:
                 row.action = Action.SEND if first else Action.SAME
-                row.carried = kept.carried(place) if first else None
+                row.prior = kept.prior(place) if first else NO_CHARGE
                 row.newer_than = kept.answered_at(place) if first else None
             elif old is not None and (tried is None or self._is_on_hold(tried)):
                 row.action = Action.REUSE
@@ -324,7 +324,7 @@ class Planner:
             else:
                 row.action = Action.SEND if first else Action.SAME
                 # the money of a failed try stays with the row that tries again, if this output shows it
-                row.carried = tried if first and own else None
+                row.prior = tried.total if first and own and tried is not None else NO_CHARGE
             row.carries_cost = row.carries_cost or row.action is Action.SEND
 
     def _is_on_hold(self, tried: Outcome) -> bool:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from parquill.tasks.money.amounts import usd_to_nano
 from parquill.tasks.prompts.cells import cells
-from parquill.tasks.records import REUSABLE, Outcome, PlannedRow, Usage
+from parquill.tasks.records import REUSABLE, Charge, PlannedRow, Usage
 
 
 class PreviousRows:
@@ -52,7 +52,7 @@ class PreviousRows:
         fields = [self._table.schema.field(name) for name in self._table.column_names]
         return pa.StructArray.from_arrays(columns, fields=fields, mask=pa.array(self.redo, pa.bool_()))
 
-    def carried(self, place: int) -> Outcome:
+    def prior(self, place: int) -> Charge:
         """Return what the row has cost so far."""
         row = {
             name.removeprefix(self._prefix): self._table.column(name)[place].as_py()
@@ -62,14 +62,11 @@ class PreviousRows:
         return prior_charge(row)
 
 
-def prior_charge(row: Mapping[str, Any]) -> Outcome:
+def prior_charge(row: Mapping[str, Any]) -> Charge:
     """Return what a row of the results has cost, by its columns without prefix."""
     tokens = [row[f"{kind}_tokens"] for kind in Usage._fields]
     mine = not row["reused"]
-    return Outcome(
-        row=0,
-        key="",
-        status=row["status"],
+    return Charge(
         cost_nano=usd_to_nano(row["cost_usd"]),
         in_doubt_nano=usd_to_nano(row["in_doubt_usd"]),
         attempts=row["attempts"],

@@ -7,7 +7,6 @@ but in no journal are written into a new journal. So they are reused like any ot
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -116,9 +115,14 @@ def _of_batch(table: pa.Table, folders: Folders, answers: AnswerIndex) -> Iterat
             continue
         there = known.get(bytes.fromhex(key))
         if there is None or (status in REUSABLE and not there.reusable):
-            yield replace(
-                prior_charge(row),
+            charge = prior_charge(row)
+            yield Outcome(
+                row=0,
                 key=key,
+                cost_nano=charge.cost_nano,
+                in_doubt_nano=charge.in_doubt_nano,
+                attempts=charge.attempts,
+                usage=charge.usage,
                 parsed=row.get("parsed"),
                 latency_s=row["latency_s"],
                 finished_at=row["finished_at"],

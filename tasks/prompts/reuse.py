@@ -6,14 +6,13 @@ start the open rows are looked up again, and each answer found becomes the row's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.prompts.layout import carried_of
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.records import Action, Outcome, ShardRef, Usage
+from parquill.tasks.records import Action, Charge, Outcome, ShardRef
 from parquill.tasks.storage.answer_index import AnswerIndex, AnswerLocation
 from parquill.tasks.storage.columns import PLAN
 from parquill.tasks.storage.disk import DISK, Disk
@@ -21,8 +20,7 @@ from parquill.tasks.storage.journal import append_groups
 from parquill.tasks.storage.replay import RowState, ShardState
 
 READ_ROWS = 500
-_CARRIED = ("carried_cost_nano", "carried_in_doubt_nano", "carried_attempts", "carried_usage")
-_COLUMNS = [PLAN + name for name in ("action", "request_key", "worst_nano", "newer_than", *_CARRIED)]
+_COLUMNS = [PLAN + name for name in ("action", "request_key", "worst_nano", "newer_than", "prior")]
 
 
 def reuse_answers(run: Run, answers: AnswerIndex, disk: Disk = DISK) -> int:
@@ -100,26 +98,8 @@ def _outcome(
         paid_by=answer.paid_by or place.run_id,
     )
     if is_own and answer.reused_nano is None:  # this output shows the cost of the answer
-        cost, in_doubt, attempts, usage = carried_of(answer)
-        return replace(
-            found,
-            carried_cost_nano=cost,
-            carried_in_doubt_nano=in_doubt,
-            carried_attempts=attempts,
-            carried_usage=_usage(usage),
-        )
-    return replace(
-        found,
-        reused_nano=answer.saved_nano,
-        carried_cost_nano=row["carried_cost_nano"],
-        carried_in_doubt_nano=row["carried_in_doubt_nano"],
-        carried_attempts=row["carried_attempts"],
-        carried_usage=_usage(row["carried_usage"]),
-    )
-
-
-def _usage(figures: Sequence[int] | None) -> Usage | None:
-    return Usage.of(figures) if figures else None
+        return replace(found, prior=answer.total)
+    return replace(found, reused_nano=answer.saved_nano, prior=Charge.of(row["prior"]))
 
 
 def check_reused(run: Run, answers: AnswerIndex) -> None:

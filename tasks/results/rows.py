@@ -16,7 +16,7 @@ from parquill.tasks.money.length_stats import output_bin
 from parquill.tasks.money.prices import ModelPrice, find_price
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.records import REUSABLE, Action, Outcome, ShardRef, Usage, add_usage
+from parquill.tasks.records import NO_CHARGE, REUSABLE, Action, Charge, Outcome, ShardRef, Usage
 from parquill.tasks.results.excess import causes_of
 from parquill.tasks.results.totals import ForEachValues, ResultTotals, stored_nano
 from parquill.tasks.storage.answer_index import AnswerIndex, AnswerLocation
@@ -164,11 +164,10 @@ class ResultRows:
             rule = TABLE[tried.last_code or "connection_lost"]
             line = _unpaid("failed", rule.code, rule.sentence)
             line["run_id"] = self._run.run_id
-        line["attempts"] = (tried.requests if tried else 0) + (row["carried_attempts"] or 0)
-        line["in_doubt_nano"] = (tried.in_doubt_nano if tried else 0) + (row["carried_in_doubt_nano"] or 0)
-        line["cost_nano"] = (tried.cost_nano if tried else 0) + (row["carried_cost_nano"] or 0)
-        if tried is not None and tried.usage is not None:
-            line.update(zip(_TOKENS, tried.usage, strict=True))
+        charge = (NO_CHARGE if tried is None else tried.charge) + Charge.of(row["prior"])
+        line |= {"attempts": charge.attempts, "cost_nano": charge.cost_nano, "in_doubt_nano": charge.in_doubt_nano}
+        if charge.usage is not None:
+            line.update(zip(_TOKENS, charge.usage, strict=True))
         return line
 
     def _table(self, table: pa.Table, own: list[str], lines: Sequence[dict[str, Any]]) -> pa.Table:
@@ -253,18 +252,12 @@ def _shared(outcome: Outcome, run_id: str) -> dict[str, Any]:
 
 def _paid(outcome: Outcome, run_id: str) -> dict[str, Any]:
     """Return the row that paid, including what earlier runs of this output paid for it."""
-    line = _shared(outcome, run_id)
+    line, total = _shared(outcome, run_id), outcome.total
+    line.update(zip(_TOKENS, total.usage or [None] * len(_TOKENS), strict=True))
     line.update(
-        zip(
-            _TOKENS,
-            add_usage(outcome.usage, outcome.failed_usage, outcome.carried_usage) or [None] * len(_TOKENS),
-            strict=True,
-        )
-    )
-    line.update(
-        cost_nano=outcome.cost_nano + outcome.carried_cost_nano,
-        in_doubt_nano=outcome.in_doubt_nano + outcome.carried_in_doubt_nano,
-        attempts=outcome.attempts + outcome.carried_attempts,
+        cost_nano=total.cost_nano,
+        in_doubt_nano=total.in_doubt_nano,
+        attempts=total.attempts,
         reused=False,
         usage_unknown=outcome.usage_unknown,
         usage_flag=outcome.usage_flag,

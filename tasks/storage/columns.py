@@ -10,6 +10,16 @@ from parquill.tasks.errors import BadInput
 
 USD = pa.decimal128(18, 9)
 
+# As records.Charge; the usage in its order.
+CHARGE = pa.struct(
+    {
+        "cost_nano": pa.int64(),
+        "in_doubt_nano": pa.int64(),
+        "attempts": pa.int32(),
+        "usage": pa.list_(pa.int64()),
+    }
+)
+
 # What the plan adds to the input's columns in a shard, under names that no input may have.
 PLAN = "__parquill_"
 PLAN_FIELDS = {
@@ -26,10 +36,7 @@ PLAN_FIELDS = {
     "carries_cost": pa.bool_(),  # this row's output shows what the shared answer cost
     "error_code": pa.string(),
     "error_message": pa.string(),
-    "carried_cost_nano": pa.int64(),
-    "carried_in_doubt_nano": pa.int64(),
-    "carried_attempts": pa.int32(),
-    "carried_usage": pa.list_(pa.int64()),
+    "prior": CHARGE,  # what earlier runs of the same output paid for the row; null for most rows
     "newer_than": pa.int64(),  # `--redo`: only an answer from after this time is reused (microseconds since 1970)
 }
 

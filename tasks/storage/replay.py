@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.records import Outcome, Totals, Usage, add_usage
+from parquill.tasks.records import Charge, Outcome, Totals, Usage, add_usage
 from parquill.tasks.storage.journal import JournalRecord, read_journal
 
 
@@ -26,6 +26,11 @@ class RowState:
     usage: Usage | None = None
     over_reserved_nano: int = 0
     open: dict[int, int] = field(default_factory=dict)  # number of a request -> its reservation
+
+    @property
+    def charge(self) -> Charge:
+        """What the row's requests have cost so far; one that is under way is not in it."""
+        return Charge(self.cost_nano, self.in_doubt_nano, self.requests, self.usage)
 
     def add_billed(self, cost_nano: int, usage: Usage, reserved_nano: int) -> None:
         """Add a request of the row that failed and was billed."""
@@ -96,7 +101,7 @@ def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardStat
                 row.in_doubt_requests += 1
                 row.in_doubt_nano += reserved
             elif record["fate"] == "billed":
-                row.add_billed(record["cost"], Usage.of(record["usage"]), reserved)
+                row.add_billed(record["cost"], Usage(*record["usage"]), reserved)
             row.throttled += record["code"] == "rate_limited"
             row.failures += record["code"] != "rate_limited"
         elif record["type"] == "uncharge":

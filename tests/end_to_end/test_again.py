@@ -369,6 +369,22 @@ def test_redo_of_truncated_rows(jobs: Jobs) -> None:
 
 
 @pytest.mark.nightly
+def test_redo_with_a_larger_limit(jobs: Jobs) -> None:
+    """`--redo truncated --set max_output_tokens=N` sends only the truncated rows with the new limit; the unchanged job then has nothing to do."""
+    jobs.service.configure(faults=[{"kind": "length", "match": "cut"}])
+    settings = jobs.job(["fine 0", "cut 1", "fine 2"], tolerate={"not_ok": 1})
+    first = jobs.run(settings)
+    jobs.service.configure(faults=[])
+    second = jobs.run(settings, "--redo", "truncated", "--set", "max_output_tokens=400")
+    assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 4)
+    assert second.column("status") == ["ok"] * 3
+    assert [second.rows[place] for place in (0, 2)] == [first.rows[place] for place in (0, 2)]
+    assert second.column("request_key")[1] != first.column("request_key")[1]
+    assert jobs.run(settings).exit_code == 0
+    assert jobs.service.stats()["requests"] == 4
+
+
+@pytest.mark.nightly
 def test_redo_of_another_input(jobs: Jobs) -> None:
     """An input in another order, other values of `for_each` or another night's rows are refused with exit 2: no row is given the answer of another. The same cells written anew are the same input."""
     texts = ["apple", "cut pear", "plum"]

@@ -23,8 +23,8 @@ NIGHTLY = "summarize/summarize-nightly"
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A house whose server remembers its leases, as data/production.md has it."""
-    assert LEASES in (ROOT / "data" / "production.md").read_text()
+    """A house whose server remembers its leases, as docs/production.md has it."""
+    assert LEASES in (ROOT / "docs" / "production.md").read_text()
     leases = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES}
     with opened_house(tmp_path_factory.mktemp("house"), **leases) as opened:
         yield opened

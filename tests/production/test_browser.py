@@ -202,7 +202,7 @@ def test_a_job_is_started_from_the_form(house: House, made: Jobs, page: Page) ->
 
 @pytest.mark.parametrize("is_approved", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_the_pages_own_button_approves_and_declines(house: House, made: Jobs, page: Page, is_approved: bool) -> None:  # noqa: FBT001 - parametrized
-    """A run that waits shows its estimate in the page's own form: submitted it goes on, with the switch off it ends, and nothing is sent before."""
+    """A run that waits shows its estimate in the page's own form: with the switch on it goes on, submitted as it is it ends, and nothing is sent before."""
     name = "ask-me" if is_approved else "do-not"
     job = _job(made, [f"text {n}" for n in range(20)], name, budget={"run_usd": 1, "approval_usd": 0.00001})
     run = house.start_run("complete-prompts/complete", {"job": job})
@@ -214,7 +214,6 @@ def test_the_pages_own_button_approves_and_declines(house: House, made: Jobs, pa
     _see(page, "completion tokens, expected")
     if is_approved:
         _shoot(page, "approval")
-    else:
         page.locator(
             "[role=dialog] [role=switch], [role=dialog] input[type=checkbox], [role=dialog] .p-toggle__control"
         ).first.click()

@@ -258,10 +258,10 @@ def test_outputs_are_plain_files(house: House, made: Jobs) -> None:
 
 
 @pytest.mark.nightly
-def test_the_readme_s_own_job_deploys(house: House, tmp_path: Path) -> None:
-    """The deployment that README.md shows for a job of one's own deploys beside the others, its template as it was written."""
-    text = (ROOT / "README.md").read_text()
-    shown = re.search(r"```yaml\n(  - <<: \*defaults\n.*?)```", text, re.DOTALL)
+def test_the_documented_job_deploys(house: House, tmp_path: Path) -> None:
+    """The deployment that docs/how-to/schedule.md shows for a user's own job deploys beside the others, its template unchanged."""
+    text = (ROOT / "docs" / "how-to" / "schedule.md").read_text()
+    shown = re.search(r"```yaml\n# part of prefect.yaml\n(  - <<: \*defaults\n.*?)```", text, re.DOTALL)
     assert shown is not None
     path = tmp_path / "prefect.yaml"
     path.write_text((ROOT / "prefect.yaml").read_text() + "\n" + shown[1])

@@ -1,7 +1,7 @@
 """Makes the stored journals of the present version: `python -m tests.promises.make_journals`.
 
-Journals are made once and kept for ever: run this only after `VERSION` of tasks/storage/journal.py has changed, or what a
-record says, with another `CHANGE`. (Those of version 1 without one have four figures of usage, before cache writes.) Beside each journal lies what it says, to be read by a person before it is committed.
+The journals of a released version stay for ever. After a release, run this only when `VERSION` of
+tasks/storage/journal.py has changed. Beside each journal lies what it says, for a person to read before it is committed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import Any
 
 import orjson
 
-from parquill.tasks.records import Outcome, Usage, to_json
+from parquill.tasks.records import Charge, Outcome, Usage, to_json
 from parquill.tasks.storage.journal import VERSION, Journal
 from parquill.tasks.storage.replay import ShardState, replay_shard
 
 FOLDER = Path(__file__).with_name("journals")
 HEADER = {"run_id": "20261123-051448-k3fq", "shard": 7}
 RESERVED = 41_250
-CHANGE = "-billed-failures"  # what is new in the records since the last stored journals
 
 
 def _intent(row: int, number: int) -> dict[str, Any]:
@@ -66,7 +65,7 @@ WHOLE: list[Any] = [
     *(_intent(6, 1), _attempt(6, 1, "unpaid", "bad_request")),
     Outcome(row=6, key=f"{6:064x}", status="failed", error_code="bad_request", error_message="refused", attempts=1),
     _intent(7, 1),
-    _answer(7, carried_cost_nano=9, carried_in_doubt_nano=8, carried_attempts=3, carried_usage=Usage(4, 1, 2, 3, 2)),
+    _answer(7, prior=Charge(9, 8, 3, Usage(4, 1, 2, 3, 2))),
     _intent(8, 1),  # under way when the run was cut off
     *(_intent(9, 1), _attempt(9, 1, "in_doubt", "server_error"), _intent(9, 2)),
     *(
@@ -106,11 +105,11 @@ async def _write(path: Path) -> None:
 def main() -> None:
     """Write the journal of the present version, one with a torn end, and what both say."""
     FOLDER.mkdir(exist_ok=True)
-    whole = FOLDER / f"v{VERSION}{CHANGE}-whole.journal"
+    whole = FOLDER / f"v{VERSION}-whole.journal"
     if whole.exists():
         raise SystemExit(f"{whole} is there already, and is kept as it is")
     asyncio.run(_write(whole))
-    torn = FOLDER / f"v{VERSION}{CHANGE}-torn.journal"
+    torn = FOLDER / f"v{VERSION}-torn.journal"
     torn.write_bytes(whole.read_bytes()[:-10])
     for path in (whole, torn):
         said = orjson.dumps(told(replay_shard(path)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -27,6 +27,7 @@ from parquill.tasks.llm.sender import Sender
 from parquill.tasks.llm.settlement import OpenShard, SendRow
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import ModelPrice, PriceBand
+from parquill.tasks.records import Charge
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import RowState, ShardState
 from tests.tasks.llm.simulated import simulate
@@ -103,7 +104,9 @@ class Night:
                 await asyncio.sleep(self._reading_s)
             messages = f'[{{"role":"user","content":"row {number} of cells"}}]'
             attempts = 6 if number in self._carried else 0
-            yield SendRow(self.shard, number, f"{number:x}", messages, None, 10, RESERVED, carried_attempts=attempts)
+            yield SendRow(
+                self.shard, number, f"{number:x}", messages, None, 10, RESERVED, prior=Charge(attempts=attempts)
+            )
 
     async def _complete(self) -> None:
         loop = asyncio.get_running_loop()

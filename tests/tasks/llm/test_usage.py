@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.llm.usage import FLAGS, MAX_TOKENS, UNKNOWN, Reading, read_usage
-from parquill.tasks.records import Usage, add_usage
+from parquill.tasks.records import NO_CHARGE, Charge, Usage, add_usage
 
 CHAT = {
     "prompt_tokens": 100,
@@ -451,7 +451,11 @@ def test_usages_add_up() -> None:
     assert add_usage(None, None) is None
 
 
-def test_usage_of_earlier_journals() -> None:
-    """C8: records from before cache writes have four figures: prompt, cached, completion, reasoning."""
-    assert Usage.of([100, 20, 30, 10]) == Usage(100, 20, 0, 30, 10)
-    assert Usage.of([100, 20, 5, 30, 10]) == Usage(100, 20, 5, 30, 10)
+def test_charges_add_up() -> None:
+    """What earlier runs paid for a row and what this run paid are one charge; no known usage stays unknown."""
+    first, second = Charge(7, 3, 2, Usage(9, 1, 0, 5, 0)), Charge(1, 2, 1)
+    assert first + second == Charge(8, 5, 3, Usage(9, 1, 0, 5, 0))
+    assert (second + second).usage is None
+    assert first + NO_CHARGE == first
+    assert Charge.of({"cost_nano": 7, "in_doubt_nano": 3, "attempts": 2, "usage": [9, 1, 0, 5, 0]}) == first
+    assert Charge.of(None) == NO_CHARGE

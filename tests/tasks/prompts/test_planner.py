@@ -563,10 +563,8 @@ def test_redo_sends_the_named_statuses_only(tmp_path: Path) -> None:
     Planner(job, source, price_of(job, DAY), tmp_path, None, earlier, frozenset({"truncated"})).plan(rows)
     assert rows.plan("action") == [Action.KEEP, Action.SEND, Action.KEEP, Action.KEEP]
     assert rows.texts == [None, "b", None, None]
-    assert rows.plan("carried_cost_nano") == [0, 5, 0, 0]
-    assert rows.plan("carried_in_doubt_nano") == [0, 2, 0, 0]
-    assert rows.plan("carried_attempts") == [0, 3, 0, 0]
-    assert rows.plan("carried_usage")[1] == [9, 0, 0, 0, 0]
+    charge = {"cost_nano": 5, "in_doubt_nano": 2, "attempts": 3, "usage": [9, 0, 0, 0, 0]}
+    assert rows.plan("prior") == [None, charge, None, None]
     kept = rows.plan("kept")
     assert kept[1] is None
     assert [kept[place]["status"] for place in (0, 2, 3)] == ["ok", "failed", "rejected"]
@@ -672,7 +670,7 @@ def test_a_paid_answer_is_never_paid_again(tmp_path: Path, status: str, elsewher
     first, _ = _plan(tmp_path, {"text": ["a", "b", "a"]})
     job = _job(tmp_path / "in.parquet")
     key, output = first.plan("request_key")[0], "elsewhere" if elsewhere else job.output
-    outcome = {"status": status, "cost_nano": 7, "in_doubt_nano": 3, "attempts": 2, "usage": (9, 1, 5, 0)}
+    outcome = {"status": status, "cost_nano": 7, "in_doubt_nano": 3, "attempts": 2, "usage": (9, 1, 0, 5, 0)}
     answers = _answered(tmp_path, key, output, **outcome)
     rows = Rows()
     try:
@@ -684,10 +682,9 @@ def test_a_paid_answer_is_never_paid_again(tmp_path: Path, status: str, elsewher
         assert rows.plan("action") == [reuse, send, reuse]
         # the cost of an answer is shown once, by the output that paid for it
         assert rows.plan("carries_cost") == [not elsewhere, True, False]
-        assert rows.plan("carried_cost_nano") == [0, 0, 0]
+        assert rows.plan("prior") == [None, None, None]
         assert total.result().to_send == 1
     else:
         assert rows.plan("action") == [send, send, same]
-        carried = [0, 0, 0] if elsewhere else [7, 3, 2]
-        assert [rows.plan(f"carried_{name}")[0] for name in ("cost_nano", "in_doubt_nano", "attempts")] == carried
-        assert rows.plan("carried_usage") == [None if elsewhere else [9, 1, 0, 5, 0], None, None]
+        charge = {"cost_nano": 7, "in_doubt_nano": 3, "attempts": 2, "usage": [9, 1, 0, 5, 0]}
+        assert rows.plan("prior") == [None if elsewhere else charge, None, None]
