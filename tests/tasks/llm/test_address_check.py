@@ -119,7 +119,7 @@ def test_what_is_trusted_is_what_a_run_trusts(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "one.pem"))
     context = trusted()
     assert context.cert_store_stats()["x509_ca"] == 1
-    assert context.keylog_filename is None
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     with pytest.raises(ParquillError, match="SSL_CERT_FILE"):
         trusted()
+    assert context.keylog_filename is None
