@@ -8,7 +8,7 @@ E2E := tests/production tests/promises/test_secrets.py
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo unit test e2e ui chromium readers check crash fuzz lock bench mutants nightly nightly-tests
+.PHONY: help install demo docs unit test e2e ui chromium readers check crash fuzz lock bench mutants nightly nightly-tests
 help: ## List the targets. Durations are for two free cores.
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 	  printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -26,8 +26,11 @@ demo: install ## Run the sample job on a small local model; no key, no cost (1 m
 	$(BIN)/parquill serve-model --port 0 -- \
 	  $(BIN)/parquill run data/jobs/summarize-articles.yaml --set 'endpoint.base_url={url}'
 
+docs: install ## Write the generated parts of docs/reference from the code (5 s).
+	$(BIN)/python -m tests.docs.generate
+
 unit: install ## Run the tests that start no process and no server; for use while you work (50 s).
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not integration and not nightly" tests/tasks tests/flows
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not integration and not nightly" tests/tasks tests/flows tests/docs
 
 test: install ## Run every test of CI except e2e; starts and stops its own servers (5 min).
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not nightly" $(E2E:%=--ignore=%)

@@ -25,6 +25,17 @@ states, logs and events.
 
 from __future__ import annotations
 
+# What each exit code of the command means, and what to do next.
+EXIT_CODES = {
+    0: ("done", "nothing"),
+    1: ("another error", "read the sentence"),
+    2: ("the job or the input is bad; nothing was sent", "correct the job file, the environment or the input"),
+    3: ("the budget refused the run, or it was not approved; nothing was sent", "raise the budget or approve the run"),
+    4: ("the budget stopped the run on the way", "raise the budget, then run the same command: it resumes"),
+    5: ("finished, but more rows are not ok than `tolerate.not_ok` allows", "look at these rows, then run again"),
+    130: ("interrupted by Ctrl-C, a signal or a cancellation", "run the same command: it resumes"),
+}
+
 
 class ParquillError(Exception):
     """What Parquill refuses or could not do, in one sentence."""

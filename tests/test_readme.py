@@ -5,26 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from parquill.flows.cli.commands import cli
 from parquill.flows.cli.starter import STARTER
 from parquill.tasks.job.endpoint import Endpoint
 from parquill.tasks.job.load import make_job, parse_yaml
 from parquill.tasks.job.settings import BudgetSettings, Job, LimitSettings, PromptSettings, RetrySettings
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-
-
-def test_every_command_is_there_and_told() -> None:
-    """The README names every command, and no other."""
-    told = set(re.findall(r"^\$ parquill ([a-z-]+)", README, re.MULTILINE))
-    assert told == set(cli.commands)
-
-
-def test_every_option_is_one() -> None:
-    """Each --option in the README is an option of some command."""
-    options = {name for command in cli.commands.values() for parameter in command.params for name in parameter.opts}
-    own = re.sub(r"^\$ prefect .*$", "", README, flags=re.MULTILINE)
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", own)) <= options
 
 
 def test_every_setting_is_told() -> None:

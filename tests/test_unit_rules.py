@@ -31,9 +31,10 @@ def _item(path: str, *markers: str) -> pytest.Item:
 
 
 def test_which_tests_are_unit_tests() -> None:
-    """Tests of tests/tasks and tests/flows are unit tests unless they are marked."""
+    """Tests of tests/tasks, tests/flows and tests/docs are unit tests unless they are marked."""
     assert is_unit(_item("tests/tasks/llm/test_x.py"))
     assert is_unit(_item("tests/flows/test_x.py", "nightly"))
+    assert is_unit(_item("tests/docs/test_x.py"))
     assert not is_unit(_item("tests/flows/test_x.py", "integration"))
     assert not is_unit(_item("tests/promises/test_x.py"))
 

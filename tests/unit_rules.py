@@ -1,6 +1,6 @@
 """What a unit test may not do, enforced: start a process, open a server, or wait for time to pass.
 
-Every test below tests/tasks and tests/flows is a unit test unless it is marked `integration`; `make unit` runs the
+Every test below tests/tasks, tests/flows and tests/docs is a unit test unless it is marked `integration`; `make unit` runs the
 unit tests. A unit test that breaks a rule fails, also when the code under test swallows the error that the rule raises.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-UNIT_FOLDERS = (ROOT / "tests" / "tasks", ROOT / "tests" / "flows")
+UNIT_FOLDERS = tuple(ROOT / "tests" / name for name in ("tasks", "flows", "docs"))
 _OURS = tuple(f"{ROOT / part}{os.sep}" for part in ("tests", "tasks", "flows"))
 
 

@@ -74,6 +74,7 @@ def init(path: Path, provider: str | None, model: str | None, location: str | No
         next_steps,
         providers,
         read_starter,
+        starter_for,
         warn_of_starter,
         write_starter,
     )
@@ -91,7 +92,7 @@ def init(path: Path, provider: str | None, model: str | None, location: str | No
     job = read_starter(text)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+            file.write(starter_for(path, text))
     except FileExistsError:
         raise ParquillError(f"{path} already exists; name another file") from None
     except OSError as error:
@@ -99,6 +100,17 @@ def init(path: Path, provider: str | None, model: str | None, location: str | No
     click.echo(f"wrote {path}; {next_steps(job, path, has_input=location is not None)}", err=True)
     for told in warn_of_starter(datetime.now(UTC).date(), text):
         click.echo(f"warning: {told}", err=True)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of a job file, for editors.
+
+    Write it to job.schema.json before `init`, and the job file that `init` writes points to it.
+    """
+    from parquill.tasks.job.json_schema import job_schema
+
+    _print_json(job_schema())
 
 
 @cli.command()
@@ -122,6 +134,7 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
 @click.option(
     "--pilot",
     type=PilotRows(),
+    metavar="N|auto",
     help="Complete and pay for N rows first; `run` continues from them. `auto`: as many rows as an estimate within "
     "±5 % needs, for at most 1 % of the budget.",
 )

@@ -36,7 +36,8 @@ SERVER_TIMEOUT_S = 60.0  # a server that restarts while a nightly command begins
 
 def set_prefect_defaults() -> None:
     """Set what must be set before Prefect is imported, unless the user has set it."""
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # of the embedded server
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # of Prefect's library, also where a server has telemetry on
     # one sentence at the end replaces Prefect's tracebacks of fifty lines; Prefect's own log has them
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     # and its services would print whole events and logs that a server did not take

@@ -21,6 +21,7 @@ from parquill.tasks.money.shutdowns import find_shutdown
 
 STARTER = (FOLDER / "jobs" / "starter.yaml").read_text(encoding="utf-8")
 STARTER_PROVIDER = "openai"  # the starter's own, which has a model too
+SCHEMA_FILE = "job.schema.json"
 RESOURCE = "RESOURCE"  # in the address of a service where each customer has an own one
 _COMMENT_COLUMN = 36
 
@@ -67,6 +68,12 @@ def write_starter(
     if provider is not None:
         text = _with_provider(text, providers()[provider])
     return text if model is None else _with_thinking(text)
+
+
+def starter_for(path: Path, text: str = STARTER) -> str:
+    """Return the job file to write at `path`; it names the schema that `parquill schema` wrote beside it, if any."""
+    line = f"# yaml-language-server: $schema={SCHEMA_FILE}\n"
+    return (line if (path.parent / SCHEMA_FILE).is_file() else "") + text
 
 
 def warn_of_starter(today: date, text: str = STARTER) -> list[str]:

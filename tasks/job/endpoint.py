@@ -33,16 +33,20 @@ _SECRET_NAME = re.compile(r"key|secret|token|password|credential|^(?:sig|signatu
 class Endpoint(Settings):
     """Where requests go, and under which protocol."""
 
-    base_url: str = Field(OPENAI_BASE_URL, description="Address that ends before /chat/completions")
+    base_url: str = Field(
+        OPENAI_BASE_URL, description="Address of the service; it ends before /chat/completions, for example in /v1"
+    )
     api: Literal["chat", "responses", "completions"] = Field("chat", description="Protocol of the service")
     name: Annotated[str, OneLine] | None = Field(
         None, min_length=1, description="Replaces the address in request keys, so that the address may change"
     )
     api_key_env: str | None = Field(
-        None, description="NAME of the environment variable that holds the key, or else api_key_block"
+        None,
+        description="NAME of the environment variable that holds the key; default: OPENAI_API_KEY at api.openai.com, "
+        "no key elsewhere",
     )
     api_key_block: str | None = Field(
-        None, description="NAME of the Prefect Secret block that holds the key, or else api_key_env"
+        None, description="NAME of the Prefect Secret block that holds the key, instead of api_key_env"
     )
     auth: Literal["bearer", "api-key"] = Field(
         "bearer", description="Header of the key: `Authorization: Bearer`, or `api-key` (Azure, many gateways)"
@@ -51,7 +55,9 @@ class Endpoint(Settings):
         default_factory=dict,
         description="More headers, each with the NAME of the environment variable that holds its value",
     )
-    query: dict[str, str] = Field(default_factory=dict, description="Query of every request, {api-version: 2024-10-21}")
+    query: dict[str, str] = Field(
+        default_factory=dict, description="Query of every request, for example {api-version: 2024-10-21}"
+    )
     limit_name: LimitName | None = Field(
         None, description="Name of max_output_tokens in the request; default: the one for the API and model"
     )

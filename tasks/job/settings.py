@@ -62,17 +62,21 @@ RowLimit = Annotated[int, Field(ge=1, le=MAX_ROWS), Number]
 class PromptSettings(Settings, title="Prompt"):
     """Jinja2 templates over the columns, the `for_each` values and `vars`."""
 
-    system: str | None = Field(None, description="Instruction that goes before every row's text")
-    user: str = Field(description="The row's own text, for example {{ text }}")
+    system: str | None = Field(
+        None, description="Template of the system message, which goes before the text of every row"
+    )
+    user: str = Field(description="Template of the row's own text, for example {{ text }}")
 
 
 class PriceSettings(Settings, title="Price"):
     """Dollars per million tokens; write 0 if there is no charge."""
 
     usd_per_mtok_input: UsdPerMtok = Field(description="Dollars per million tokens of input")
-    usd_per_mtok_cached: UsdPerMtok | None = Field(None, description="Input read from a cache; default: as input")
+    usd_per_mtok_cached: UsdPerMtok | None = Field(
+        None, description="Input that the service reads from its cache; default: the input price"
+    )
     usd_per_mtok_cache_write: UsdPerMtok | None = Field(
-        None, description="Input that is written to a cache; default: as input"
+        None, description="Input that the service writes to its cache; default: the input price"
     )
     usd_per_mtok_output: UsdPerMtok = Field(description="Dollars per million tokens of output")
 
@@ -109,7 +113,9 @@ class BudgetSettings(Settings, title="Budget"):
 class LimitSettings(Settings, title="Limits"):
     """How fast requests may be sent."""
 
-    max_at_once: Annotated[int, Field(ge=1, le=4096), Number] = Field(64, description="Requests under way at once")
+    max_at_once: Annotated[int, Field(ge=1, le=4096), Number] = Field(
+        64, description="The most requests in flight at once"
+    )
     requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000), Number] | None = Field(
         None, description="The service's limit of requests in any minute"
     )
@@ -161,7 +167,12 @@ class Job(Settings):
         description="Parquet file, folder, glob or URI; {date}, {date-1}, {month} are of the scheduled day",
     )
     output: str = Field(min_length=1, description="Folder or URI of results, summary and report; {date} as in input")
-    state: str | None = Field(None, min_length=1, description="Folder for journals; default OUTPUT/.parquill")
+    state: str | None = Field(
+        None,
+        min_length=1,
+        description="Local folder of journals and paid answers; default OUTPUT/.parquill. Jobs "
+        "that share it reuse each other's answers",
+    )
     timezone: str = Field("UTC", description="Time zone of {date} in paths, for example Europe/Paris")
     id_column: str | None = Field(None, description="Column that identifies a row; unique and never null")
     for_each: dict[str, Annotated[list[Scalar], Field(min_length=1)]] | None = Field(
@@ -172,8 +183,12 @@ class Job(Settings):
         description="A mapping for the templates, or a file that holds one; a value that ends in .yaml, .yml or .json "
         "is replaced by the content of that file",
     )
-    prompt: PromptSettings | None = Field(None, description="Templates of the request; or name a messages_column")
-    messages_column: str | None = Field(None, description="Column of chat messages, instead of a prompt")
+    prompt: PromptSettings | None = Field(
+        None, description="Templates of the request; a plain text means `prompt.user`"
+    )
+    messages_column: str | None = Field(
+        None, description="Column of chat messages, instead of `prompt`: lists of structs, or JSON text"
+    )
     model: Annotated[str, OneLine] = Field(min_length=1, description="The model's name, as the service knows it")
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000), Number] = Field(
         description="The longest answer in tokens; it bounds what a row can cost"
@@ -184,9 +199,11 @@ class Job(Settings):
         "{type: json_object}",
     )
     parameters: dict[str, Any] = Field(
-        default_factory=dict, description="Passed on, for example {reasoning_effort: none}"
+        default_factory=dict, description="Sent with every request as they are, for example {reasoning_effort: none}"
     )
-    parameters_column: str | None = Field(None, description="Column of parameters for single rows")
+    parameters_column: str | None = Field(
+        None, description="Column of parameters that override `parameters` row by row"
+    )
     endpoint: Endpoint = Field(
         default_factory=lambda: Endpoint.model_validate({}), description="Where requests go; default OpenAI"
     )
@@ -196,7 +213,8 @@ class Job(Settings):
         None, min_length=1, description="Name of an encoding, for a model whose own tokenizer is not public"
     )
     budget: BudgetSettings = Field(
-        default_factory=lambda: BudgetSettings.model_validate({}), description="What a run and a month may cost"
+        default_factory=lambda: BudgetSettings.model_validate({}),
+        description="What a run and a month may cost; default: no limit",
     )
     limits: LimitSettings = Field(
         default_factory=lambda: LimitSettings.model_validate({}), description="How fast requests may be sent"
@@ -204,7 +222,7 @@ class Job(Settings):
     retry: RetrySettings = Field(
         default_factory=lambda: RetrySettings.model_validate({}), description="What happens to a request that fails"
     )
-    dedupe: bool = Field(True, description="Send identical requests once; switch it off to sample")
+    dedupe: bool = Field(True, description="Send identical requests once, and pay for them once; false to sample")
     tolerate: ToleranceSettings = Field(
         default_factory=lambda: ToleranceSettings.model_validate({}),
         description="How many bad or failed rows are tolerated",

@@ -8,6 +8,7 @@ or the request, and a wrong path answers 404 again.
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -35,7 +36,20 @@ class Service:
 
 def get(url: str, headers: dict[str, str]) -> httpx.Response:
     """Send one GET without a proxy; redirects are not followed."""
-    return httpx.get(url, headers=headers, timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
+    return httpx.get(url, headers=headers, timeout=TIMEOUT_S, verify=trusted(), trust_env=False, follow_redirects=False)
+
+
+def trusted() -> ssl.SSLContext:
+    """Return the certificates that a run trusts too: those that the environment names, or certifi's.
+
+    Raises ParquillError if they cannot be read.
+    """
+    try:
+        context = httpx.create_ssl_context(trust_env=True)
+    except OSError:
+        raise ParquillError("the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read") from None
+    context.keylog_filename = None  # type: ignore[assignment]  # SSLKEYLOGFILE would record what decrypts the key
+    return context
 
 
 def ask_for_models(endpoint: Endpoint, path: str, key: Key | None, ask: Get = get) -> Service:

@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from parquill.tasks.llm.run_sender import RunSender
 
 
+# What the keys mean that `estimate --json` has only after a pilot, and only if the job cannot run.
+PILOT_KEYS = {
+    "pilot_rows": "rows that the pilot completed",
+    "pilot_ended": "why the pilot ended",
+    "paid_usd": "what the pilot cost",
+    "in_doubt_usd": "dollars reserved for requests of the pilot that may have been billed",
+}
+ERROR_KEYS = {"error": "why the job cannot run", "exit_code": "the exit code of that error"}
+
+
 @dataclass(frozen=True, slots=True)
 class DryRun:
     """An estimate and the gate's verdict on it; `error` is why the job cannot run even within its budget.

@@ -40,6 +40,18 @@ class Retry(Enum):
     STOP = "stop"  # the run stops: no request can succeed
 
 
+# The same for readers of the documentation.
+NEXT_STEPS = {
+    Retry.NEVER: "no other request",
+    Retry.REFUSAL: "no other request; if every row is refused alike, the run stops",
+    Retry.AGAIN: "another attempt",
+    Retry.UNREADABLE: "one more request; several in a row stop the run",
+    Retry.OUTAGE: "another attempt; if every request fails, the run waits",
+    Retry.THROTTLE: "all requests slow down; costs no attempt",
+    Retry.STOP: "the run stops",
+}
+
+
 class Rule(NamedTuple):
     """One line of the table. `code` is the row's error_code; None for a good answer."""
 
@@ -101,19 +113,17 @@ TABLE = _rules(
 )
 
 # Other values of a row's error_code: faults found before sending (status rejected), and rows that were not sent.
-ROW_CODES = frozenset(
-    [
-        "null_value",
-        "blank_prompt",
-        "template_error",
-        "invalid_utf8",
-        "bad_messages",
-        "bad_parameters",
-        "bad_id",
-        "bad_value",
-        "too_long",
-    ]
-)
+ROW_CODES = {
+    "null_value": "the template uses a null that it does not handle",
+    "blank_prompt": "the rendered prompt is empty or white space",
+    "template_error": "the template fails on this row",
+    "invalid_utf8": "a text of the row is not valid UTF-8",
+    "bad_messages": "the messages cannot be sent to the API of the job",
+    "bad_parameters": "the row's own parameters cannot be read, or one of them is refused",
+    "bad_id": "the id is null, or another row has it too",
+    "bad_value": "a cell that the prompt uses cannot be written as text",
+    "too_long": "the prompt and `max_output_tokens` exceed the model's context window",
+}
 NOT_SENT_CODES = {"over_budget": "did not fit into the budget", "stopped": "the run stopped before this row"}
 
 _BY_HTTP = {

@@ -182,6 +182,35 @@ def estimate_json(estimate: Estimate) -> dict[str, Any]:
     }
 
 
+# What each key of an estimate means, for the documentation: those in a summary, and those of `estimate --json` alone.
+ESTIMATE_KEYS = {
+    "prompt_tokens": "prompt tokens of the rows to send, corrected by what services reported before",
+    "completion_tokens_expected": "output tokens, predicted from earlier answers; without any, the most possible",
+    "cost_usd_expected": "the expected cost; without earlier answers, the most that the run can cost",
+    "cost_usd_low": "the lower end of the interval that holds nine times in ten; null without earlier answers",
+    "cost_usd_high": "the upper end of that interval; null without earlier answers",
+    "cost_usd_p90": "the cost that is not exceeded nine times in ten",
+    "cost_usd_worst": "the most that the run can cost: every answer is as long as `max_output_tokens` allows",
+}
+FLAT_KEYS = {
+    "rows": "rows of the output",
+    "rows_to_send": "rows that need a request",
+    "model": "the setting `model`",
+    "fits_budget": "whether the cost fits the budget",
+    "basis": "what the prediction is based on",
+    "prompt_tokens_counted": "prompt tokens before the correction",
+    "prompt_tokens_note": "why `prompt_tokens` is approximate; null if it is exact",
+    "rows_reused": "rows whose answer an earlier run paid for",
+    "reuse_note": "why nearly no row can be reused: the setting that changed",
+    "input_note": "files that are left out, and columns that differ between files",
+    "rows_rejected": "bad rows, which are never sent",
+    "first_rejected": "the first bad row, and why it is bad",
+    "prices_source": "the source of the prices",
+    "prices_version": "the version and the day of the prices",
+    "warning": "what the estimate warns about",
+}
+
+
 def flat_estimate(job: Job, estimate: Estimate, price: ModelPrice, *, fits: bool) -> dict[str, Any]:
     """Return the flat mapping that `estimate --json` prints."""
     return {

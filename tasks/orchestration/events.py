@@ -1,4 +1,4 @@
-"""Prefect events with stable names and payloads, for automations; data/README.md lists them."""
+"""Prefect events with stable names and payloads, for automations."""
 
 from __future__ import annotations
 
@@ -21,6 +21,28 @@ from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Estimate
 
 TRIES = 2
+_END = (
+    "run_id state exit_code message rows cost_usd in_doubt_usd cost_usd_expected budget duration_s not_ok_percent "
+    "over_expected_percent"
+).split()
+# Each event: when it is emitted, and what its payload has in addition to `job`, `model` and `labels`.
+EVENTS: dict[str, tuple[str, list[str]]] = {
+    "parquill.estimate.ready": (
+        "the estimate is ready and nothing was sent yet",
+        "run_id rows rows_to_send estimate fits_budget message".split(),
+    ),
+    "parquill.approval.requested": ("a run waits for approval", "run_id message".split()),
+    "parquill.budget.soft-limit": ("spending crosses `soft_fraction` of a budget, once", "run_id message".split()),
+    "parquill.budget.exhausted": ("a run stopped because of its budget; the next event follows it", _END),
+    "parquill.run.finished": ("a run has written its results, finished or stopped", _END),
+}
+# The labels of `parquill.run.finished`, which a trigger can match.
+LABELS = {
+    "parquill.state": "`finished` or `stopped`",
+    "parquill.exit-code": "the exit code",
+    "parquill.not-ok-percent": "the percentage of rows that are not ok, rounded up",
+    "parquill.over-expected-percent": "by how many percent the run cost more than expected, rounded down; 0 if less",
+}
 _log = logging.getLogger("parquill")
 
 

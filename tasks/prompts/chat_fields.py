@@ -1,6 +1,7 @@
 """The fields of chat messages in data sets that are not sent: they are dropped, or refused with advice.
 
-Fields that describe a message, but say nothing to the model, are dropped. One closed list, which data/README.md shows.
+Fields that describe a message, but say nothing to the model, are dropped. One closed list, which
+docs/reference/requests.md shows.
 """
 
 from __future__ import annotations

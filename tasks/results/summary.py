@@ -19,6 +19,43 @@ from parquill.tasks.storage.disk import DISK, Disk
 from parquill.tasks.storage.publish import publish, publish_summary, take_ownership
 from parquill.tasks.storage.uri import is_uri
 
+# What each key means, for the documentation.
+SUMMARY_KEYS = {
+    "run_id": "the run",
+    "state": "`running`, `finished` or `stopped`",
+    "exit_code": "the [exit code](exit-codes.md); null while the run is under way",
+    "message": "one sentence if the run stopped or some rows are not ok; otherwise null",
+    "job": "the setting `name`",
+    "model": "the setting `model`",
+    "labels": "the setting `labels`",
+    "rows": "rows by status, which add up to `total`, and how many of them are `reused`",
+    "tokens": "prompt, cached, cache write, completion and reasoning tokens of this run's rows, as billed",
+    "counted": "prompt tokens as counted before the run and as reported by the service, see below",
+    "estimate": "tokens and cost as expected before the run; keys as in [`estimate --json`](#estimate---json)",
+    "cost_usd": "the sum of the column `cost_usd` over the rows of this `run_id`",
+    "paid_usd": "what this run alone paid, according to the ledger",
+    "in_doubt_usd": "the sum of the column `in_doubt_usd` over the rows of this `run_id`",
+    "over_reserved_usd": "what replies of this run cost beyond their reservations; booked, and 0 if the service keeps "
+    "`max_output_tokens`",
+    "saved_usd": "what the rows that reuse an answer would have cost",
+    "budget": "the budget of the run, and what was booked in the month before and after the run",
+    "requests": "requests sent, retried, throttled and in doubt: of this run alone, summed over interruptions",
+    "duration_s": "seconds from start to end",
+    "prices": "the source of the prices, with its version and day",
+    "errors": "rows by `error_code`",
+    "groups": "for each `for_each` name and value: rows, rows that are not ok, and cost",
+    "usage_unknown": "answers whose usage is missing or cannot be true; at least their reservation is booked",
+    "usage_flags": "answers whose usage does not add up, by reason; the larger figure is booked. `tier`: a service "
+    "tier without a known price, booked at the highest known one",
+    "over_reserved_rows": "rows that cost more than reserved, by cause: `answers` longer than `max_output_tokens`, "
+    "`prompts` longer than counted, other `prices`",
+    "prompts_cut_at": "answers to prompts that the server cut, by the number of prompt tokens that it read",
+    "unknown_finish_reasons": "answers that are ok although their finish reason is not known, by that reason",
+    "started_at": "when the run started",
+    "finished_at": "when the run ended",
+    "price_as": "only with the setting `price_as`: what the same usage costs on that model",
+}
+
 
 def make_summary(
     run: Run,

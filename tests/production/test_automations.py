@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from parquill.tasks.orchestration.events import EVENTS, LABELS
 from tests.end_to_end.jobs import Jobs
 from tests.production.house import ROOT, House
 
@@ -133,7 +134,7 @@ def test_each_message_comes_when_it_should(
 
 
 def test_every_event_has_its_payload(house: House, made: Jobs) -> None:
-    """Each event that data/README.md lists is emitted with the payload that it lists, the flow run related to it."""
+    """Each event that docs/reference/events.md lists is emitted with the payload that it lists, the flow run related to it."""
     made.service.configure(output_tokens="fixed:40")
     job = made.job(
         [f"text {n}" for n in range(30)],
@@ -150,17 +151,13 @@ def test_every_event_has_its_payload(house: House, made: Jobs) -> None:
         found = house.ask("POST", "/events/filter", filter=wanted, limit=50)["events"]
         return {each["event"]: each for each in found}
 
-    table = [
-        line.split("|") for line in (ROOT / "data" / "README.md").read_text().splitlines() if "| `parquill." in line
-    ]
-    listed = {line[1].strip(" `"): set(line[3].split("`")[1::2]) for line in table}
-    names = set(listed) - {"parquill.approval.requested"}
+    names = EVENTS.keys() - {"parquill.approval.requested"}
     House.wait("all events", lambda: set(events()) >= names, 30)
     for name in names:
         payload = events()[name]["payload"]
-        wanted = listed[name] - {"parquill.run.finished"} or listed["parquill.run.finished"]
-        assert set(payload) == wanted | {"job", "model", "labels"}, name
+        assert set(payload) == {*EVENTS[name][1], "job", "model", "labels"}, name
     labels = events()["parquill.run.finished"]["resource"]
+    assert labels.keys() >= LABELS.keys()
     assert labels["parquill.state"] == "stopped"
     assert labels["parquill.exit-code"] == "4"
     assert 0 < int(labels["parquill.not-ok-percent"]) <= 100

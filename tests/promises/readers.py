@@ -1,4 +1,4 @@
-"""Writes inputs and reads results with other tools: `python readers.py write|read FOLDER`, in an environment of their own.
+"""Writes inputs and reads results with other tools: `python readers.py write|read|page FOLDER`, in an environment of its own.
 
 `make readers` makes the environment (build/readers) with what stands in `readers.txt`. Nothing of Parquill is imported
 here: the tools must read the files as anybody's do.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -91,6 +92,20 @@ def read(folder: Path) -> dict[str, Any]:
     return found
 
 
+def run_page(folder: Path) -> list[str]:
+    """Run the blocks of docs/how-to/results.md that use another tool than pandas or pyarrow; return the tools."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "results.md").read_text(encoding="utf-8")
+    os.chdir(folder)
+    _spark()  # with the settings of a small machine; the block takes this session
+    found = []
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        tool = re.match(r"(?:import|from) (duckdb|polars|pyspark)", block)
+        if tool:
+            exec(compile(block, tool[1], "exec"), {})  # noqa: S102 - our own page
+            found.append(tool[1])
+    return found
+
+
 def _plain(value: Any) -> Any:
     if value is None or value != value or str(value) == "<NA>":  # noqa: PLR0124 - a NaN
         return None
@@ -103,4 +118,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "write":
         write(Path(sys.argv[2]))
     else:
-        sys.stdout.write(json.dumps(read(Path(sys.argv[2]))) + "\n")
+        sys.stdout.write(json.dumps({"read": read, "page": run_page}[sys.argv[1]](Path(sys.argv[2]))) + "\n")

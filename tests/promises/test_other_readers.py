@@ -42,3 +42,11 @@ def test_other_tools_read_the_results(tmp_path: Path, service: FakeService) -> N
         for tool in TOOLS:
             assert found[name][tool] == rows, f"{tool} reads results of an input of {name}"
         assert found[name]["index of pandas"] == ("id" if "index" in name else None)
+
+
+@pytest.mark.nightly
+def test_the_page_on_results_runs(tmp_path: Path, service: FakeService) -> None:
+    """What docs/how-to/results.md shows for DuckDB, Polars and Spark runs on results as it stands there."""
+    job = job_of(tmp_path, TEXTS, service.url, output=str(tmp_path / "runs" / "audience"))
+    run_steps(job)
+    assert json.loads(_call("page", tmp_path).splitlines()[-1]) == ["duckdb", "polars", "pyspark"]

@@ -17,10 +17,11 @@ from parquill.flows.cli import commands
 from parquill.flows.cli.commands import cli, main
 from parquill.flows.cli.lists import comparison_lines, rounded
 from parquill.tasks.errors import BadJob
+from parquill.tasks.job.json_schema import job_schema
 from parquill.tasks.job.load import load_job
 from parquill.tasks.job.settings import Job
 
-COMMANDS = ("approve", "doctor", "estimate", "init", "preview", "report", "run", "serve-model", "spend")
+COMMANDS = ("approve", "doctor", "estimate", "init", "preview", "report", "run", "schema", "serve-model", "spend")
 JOB = """\
 name: cli
 input: in.parquet
@@ -86,7 +87,8 @@ def test_help_names_commands_and_exit_codes(shell: Shell) -> None:
     assert ended.code == 0
     listed = re.findall(r"^  ([a-z-]+)  ", ended.out.split("Commands:")[1], re.MULTILINE)
     assert sorted(listed) == sorted(COMMANDS)
-    assert listed[:4] == ["init", "preview", "estimate", "run"]
+    in_use = ["init", "preview", "estimate", "run", "report", "approve"]
+    assert [command for command in listed if command in in_use] == in_use
     text = " ".join(ended.out.split())
     for told in ("0 done", "2 bad job or input", "3 refused by the budget", "4 stopped by a budget", "130 interrupted"):
         assert told in text
@@ -150,6 +152,18 @@ def test_init_writes_a_job_that_is_valid(shell: Shell) -> None:
     assert job.budget.run_usd == 1
     pq.write_table(pa.table({"text": ["a"]}), shell.folder / "prompts.parquet")
     assert shell("estimate", "job.yaml", "--json").json["rows"] == 1
+
+
+def test_the_schema_is_printed_and_found_by_init(shell: Shell) -> None:
+    """`schema` prints the JSON schema of a job alone; if it is in the folder, what `init` writes names it."""
+    ended = shell("schema")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.json == job_schema()
+    (shell.folder / "job.schema.json").write_text(ended.out, encoding="utf-8")
+    assert shell("init").code == 0
+    text = (shell.folder / "job.yaml").read_text(encoding="utf-8")
+    assert text.startswith("# yaml-language-server: $schema=job.schema.json\n")
+    assert load_job(shell.folder / "job.yaml").name == "my-job"
 
 
 def test_init_never_overwrites(shell: Shell) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import ipaddress
+import logging
 import os
 import socket
 import ssl
@@ -19,6 +20,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from prefect._internal.analytics.ci_detection import CI_ENV_VARS
+from prefect.analytics import is_telemetry_enabled
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_KEY,
@@ -26,11 +29,19 @@ from prefect.settings import (
     PREFECT_API_SSL_CERT_FILE,
     PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
     PREFECT_API_URL,
+    Settings,
     temporary_settings,
 )
 
 from parquill.flows.cli.doctor import examine
-from parquill.flows.cli.prefect_server import SERVER_TIMEOUT_S, EmbeddedServer, _ask, check_home, check_patience
+from parquill.flows.cli.prefect_server import (
+    SERVER_TIMEOUT_S,
+    EmbeddedServer,
+    _ask,
+    check_home,
+    check_patience,
+    set_prefect_defaults,
+)
 from parquill.tasks.errors import ParquillError
 from tests.clock import Clock
 from tests.end_to_end.jobs import PARQUILL
@@ -49,6 +60,22 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_prefect_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command turns the telemetry of Prefect's library and of the embedded server off, unless the user has it on."""
+    ours = ("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "PREFECT_INTERNAL_LOGGING_LEVEL", "PREFECT_CLIENT_MAX_RETRIES")
+    for name in (*ours, *CI_ENV_VARS, "DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "")  # so that the end of the test undoes what is set below
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    assert is_telemetry_enabled()
+    set_prefect_defaults()
+    assert not is_telemetry_enabled()
+    assert not Settings().server.analytics_enabled
+    monkeypatch.setenv("DO_NOT_TRACK", "0")
+    set_prefect_defaults()
+    assert is_telemetry_enabled()
 
 
 @pytest.mark.integration

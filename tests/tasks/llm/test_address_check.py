@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import certifi
 import httpx
 import pytest
 
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.endpoint import Endpoint
-from parquill.tasks.llm.address_check import Service, ask_for_models
+from parquill.tasks.llm.address_check import Service, ask_for_models, trusted
 
 MODELS = {"data": [{"id": "m"}]}
 HOST = "http://127.0.0.1:8000"
@@ -107,3 +109,17 @@ def test_the_settings_of_the_endpoint_are_used() -> None:
     for url, headers in asked:
         assert url.endswith("?api-version=2024-10-21")
         assert headers == {"api-key": "sk-test-0123456789", "X-Team": "search"}
+
+
+def test_what_is_trusted_is_what_a_run_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificates that the environment names are trusted, and the secrets of TLS are logged to no file."""
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "tls.log"))
+    one = Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----")
+    (tmp_path / "one.pem").write_text(one[0] + one[1] + "\n", encoding="utf-8")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "one.pem"))
+    context = trusted()
+    assert context.cert_store_stats()["x509_ca"] == 1
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    with pytest.raises(ParquillError, match="SSL_CERT_FILE"):
+        trusted()
+    assert context.keylog_filename is None

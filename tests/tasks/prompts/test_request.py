@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,7 +15,7 @@ from parquill.tasks.errors import RowFault
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.parameters import OUTPUT_LIMITS, OWNED, REFUSED, own_parameters
 from parquill.tasks.job.settings import Job
-from parquill.tasks.prompts.chat_fields import DROPPED, SENT
+from parquill.tasks.prompts.chat_fields import DROPPED
 from parquill.tasks.prompts.request import (
     KeyMaker,
     canonical_messages,
@@ -378,14 +376,6 @@ def test_fields_that_say_nothing_to_the_model_are_dropped(name: str) -> None:
     """What data sets hold of a message beside it is not sent, whatever its value."""
     for value in (1, 0.5, "x", [1], {"a": 1}, True):
         assert check_messages([{**HELLO[0], name: value}]) == HELLO
-
-
-def test_the_dropped_fields_are_told() -> None:
-    """The page names every field of a message that is sent and every one that is dropped."""
-    page = (Path(__file__).parents[3] / "data" / "README.md").read_text(encoding="utf-8")
-    text = page.split("## Chat messages")[1].split("Any other field")[0]
-    names = set(re.findall(r"`([a-z_]+)`", text))
-    assert names - {"messages_column"} == DROPPED | SENT
 
 
 @pytest.mark.parametrize(

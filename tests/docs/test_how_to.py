@@ -1,0 +1,283 @@
+"""The tutorial and the how-to pages: their jobs are accepted, their prices are found, and their code runs.
+
+Blocks of other tools (DuckDB, Polars, Spark) compile here, and run in the nightly readers environment
+(`tests/promises/test_other_readers.py`).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import runpy
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from parquill.data import FOLDER
+from parquill.flows.cli.commands import cli
+from parquill.flows.cli.preview import preview_rows
+from parquill.flows.summarize import summarize
+from parquill.flows.translate import translate
+from parquill.tasks.job.answer_schema import check_format
+from parquill.tasks.job.glossary import read_glossary
+from parquill.tasks.job.load import make_job, merge, parse_yaml
+from parquill.tasks.job.presets import preset_job
+from parquill.tasks.job.reasoning import warn_of_thinking
+from parquill.tasks.job.settings import Job
+from parquill.tasks.job.strict_schema import check_strict
+from parquill.tasks.money.prices import price_of
+from parquill.tasks.prompts.resolve import resolve_job
+from tests.direct import results, run_steps
+
+DOCS = Path(__file__).parents[2] / "docs"
+NAMES = (
+    "tutorial how-to/providers how-to/cost how-to/tonight how-to/results how-to/structured-output how-to/python "
+    "how-to/translate-and-summarize"
+).split()
+PAGES = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in NAMES}
+PART = "# part of a job"
+OTHER_TOOLS = re.compile(r"^(?:import|from) (?:duckdb|polars|pyspark)", re.MULTILINE)
+BASE: dict[str, Any] = {
+    "name": "base",
+    "input": str(FOLDER / "samples" / "products.parquet"),
+    "output": "out",
+    "prompt": {"user": "{{ title }}"},
+    "model": "gpt-6-luna",
+    "max_output_tokens": 100,
+}
+PRICE = re.compile(
+    r"```yaml\n(?P<block>[^`]*)```\n\nPrice: (?:found, `(?P<list>[^`]+)`|(?P<own>the job's `price`))\.\n"
+)
+
+
+def _blocks(page: str, language: str) -> list[str]:
+    return [
+        re.sub(r"^ {2}", "", text)
+        for text in re.findall(rf"^```{language}\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
+    ]
+
+
+def _all(language: str) -> list[Any]:
+    return [
+        pytest.param(page, block, id=f"{page}-{place}")
+        for page in NAMES
+        for place, block in enumerate(_blocks(page, language))
+    ]
+
+
+def _settings(block: str) -> dict[str, Any]:
+    """The settings of a block: a whole job, or a part of one over the base."""
+    found = parse_yaml(block, "a block")
+    return merge(BASE, found) if block.startswith(PART) else found
+
+
+@pytest.mark.parametrize(("page", "block"), _all("yaml"))
+def test_a_job_is_accepted(page: str, block: str, tmp_path: Path) -> None:
+    """Every job of a page, and every part of one, has settings that exist and values that are possible."""
+    if block.startswith("# glossary.yaml"):
+        (tmp_path / "glossary.yaml").write_text(block, encoding="utf-8")
+        assert read_glossary(str(tmp_path / "glossary.yaml"), ["fr"])
+        return
+    assert block.startswith((PART, "name: ")), page
+    job = make_job(_settings(block))
+    check_strict(job)
+    if isinstance(job.response_format, dict) and "facts.json" not in block:
+        check_format(job.response_format)
+
+
+def test_every_recipe_says_where_its_price_is_from() -> None:
+    """Each recipe of the providers page is followed by the source of its price."""
+    assert len(PRICE.findall(PAGES["how-to/providers"])) == len(_blocks("how-to/providers", "yaml"))
+
+
+@pytest.mark.parametrize(
+    "found", [pytest.param(f, id=str(n)) for n, f in enumerate(PRICE.finditer(PAGES["how-to/providers"]))]
+)
+def test_a_recipe_is_priced_and_sent_as_told(found: re.Match[str]) -> None:
+    """A recipe has the price that the page claims, does not think itself out of its tokens, and its request goes to its address."""
+    day = date.fromisoformat(re.findall(r"checked on (\S+)\.", PAGES["how-to/providers"])[0])
+    job, options = resolve_job(make_job(_settings(found["block"])), day, None, ())
+    price = price_of(job, day)
+    assert price.source == (found["list"] or found["own"])
+    assert (job.price is None) == (found["list"] is not None)
+    assert warn_of_thinking(job) is None
+    (row,) = preview_rows(job, options, 1)
+    assert row["error"] is None
+    assert row["url"].startswith(f"{job.endpoint.base_url}/chat/completions")
+    assert row["body"]["model"] == job.model
+
+
+def test_every_service_has_its_limits_page() -> None:
+    """The table of limits names no service without a recipe."""
+    page = PAGES["how-to/providers"]
+    headings = set(re.findall(r"^## (.+)$", page, re.MULTILINE))
+    table = page.split("| service |")[1].split("\n\n")[0]
+    named = {name for line in table.splitlines()[2:] for name in line.split("|")[1].strip().split(", ")}
+    assert named
+    assert named <= headings
+
+
+@pytest.mark.parametrize(("page", "block"), _all("console"))
+def test_a_command_has_these_options(page: str, block: str) -> None:
+    """Every parquill command of a page exists and takes the options that it is given."""
+    for line in re.findall(r"\bparquill ([a-z][^|;>#\n]*)", "\n".join(re.findall(r"^ *\$ (.*)$", block, re.MULTILINE))):
+        name = line.split()[0]
+        assert name in cli.commands, (page, line)
+        options = {option for parameter in cli.commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", line)) <= options, (page, line)
+
+
+@pytest.mark.parametrize(("page", "block"), _all("python"))
+def test_code_compiles_and_its_imports_exist(page: str, block: str) -> None:
+    """Every Python block compiles, and what it imports of Parquill is there."""
+    tree = ast.parse(block, page)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("parquill"):
+            module = importlib.import_module(str(node.module))
+            assert all(hasattr(module, name.name) for name in node.names)
+
+
+def test_the_ready_flows_take_what_the_page_gives_them() -> None:
+    """The calls of `translate` and `summarize` have parameters that the flows have, and settings that a job has."""
+    seen = set()
+    flows = {"translate": translate, "summarize": summarize}
+    for block in _blocks("how-to/translate-and-summarize", "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in flows:
+                given = {str(each.arg): ast.literal_eval(each.value) for each in node.keywords}
+                inspect.signature(flows[node.func.id].fn).bind(**given)
+                preset_job(BASE, given["settings"], {})
+                seen.add(node.func.id)
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "settings":
+                preset_job(BASE, ast.literal_eval(node.value), {})
+                seen.add("settings")
+    assert seen == {"translate", "summarize", "settings"}
+
+
+def test_the_job_in_python_is_that_of_the_tutorial() -> None:
+    """The mapping of the Python page is a job, and sends the requests of the tutorial."""
+    (found,) = (
+        ast.literal_eval(node.value)
+        for block in _blocks("how-to/python", "python")
+        for node in ast.parse(block).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "job"
+    )
+    job, tutorial = make_job(found), _tutorial()
+    for name in ("prompt", "model", "max_output_tokens", "parameters", "endpoint"):
+        assert getattr(job, name) == getattr(tutorial, name)
+
+
+def _tutorial() -> Job:
+    whole, part = (parse_yaml(block, "the tutorial") for block in _blocks("tutorial", "yaml"))
+    return make_job(merge(whole, part))
+
+
+def test_links_within_the_pages_lead_somewhere() -> None:
+    """A link to a file outside docs/, or to another of these pages, leads to a file."""
+    mine = {DOCS / f"{name}.md" for name in NAMES}
+    seen = 0
+    for name, text in PAGES.items():
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            path = (DOCS / name).parent.joinpath(target).resolve()
+            if path in mine or not path.is_relative_to(DOCS):
+                assert path.exists(), (name, target)
+                seen += 1
+    assert seen > 10
+
+
+AUDIENCES = ["hiker", "cyclist", "cook", "gardener", "anyone"]
+
+
+def _answer(request: httpx.Request) -> httpx.Response:
+    """Answer as a service would: a word, or facts; the gift card gets a sentence that is cut off, or a wrong value."""
+    asked = orjson.loads(request.content)
+    text = asked["messages"][-1]["content"]
+    is_gift = text.startswith("Gift card")
+    told = "everyone" if is_gift else AUDIENCES[len(text) % len(AUDIENCES)]
+    facts = {"audience": told, "materials": ["wool"] if "ool" in text else [], "weight_g": None}
+    is_cut = is_gift and "response_format" not in asked
+    choice = {
+        "index": 0,
+        "message": {
+            "role": "assistant",
+            "content": orjson.dumps(facts).decode() if "response_format" in asked else told,
+        },
+        "finish_reason": "length" if is_cut else "stop",
+    }
+    usage = {"prompt_tokens": 50, "completion_tokens": 3, "total_tokens": 53}
+    return httpx.Response(200, json={"id": "x", "model": asked["model"], "choices": [choice], "usage": usage})
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sample, and the results of the tutorial's job and of that of the page on structured output."""
+    folder = tmp_path_factory.mktemp("shop")
+    pq.write_table(pq.read_table(FOLDER / "samples" / "products.parquet"), folder / "products.parquet")
+    whole = parse_yaml(_blocks("how-to/structured-output", "yaml")[0], "the page")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", "sk-of-no-service")
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        for settings in (_tutorial().model_dump(), whole):
+            places = {name: str(folder / settings[name]) for name in ("input", "output")}
+            run_steps({**settings, **places}, transport=lambda: httpx.MockTransport(_answer))
+            statuses = [row["status"] for row in results({"output": places["output"]})]
+            assert statuses.count("ok") == len(statuses) - 1 == 39
+    return folder
+
+
+def _run(block: str, folder: Path) -> None:
+    """Run a block as a script: pydantic looks up the names of a class in its module."""
+    (folder / "block.py").write_text(block, encoding="utf-8")
+    runpy.run_path(str(folder / "block.py"), run_name="block_of_a_page")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=f"{page}-{place}")
+        for page in ("how-to/results", "how-to/structured-output")
+        for place, block in enumerate(_blocks(page, "python"))
+        if not OTHER_TOOLS.search(block)
+    ],
+)
+def test_code_that_reads_results_runs(
+    block: str, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each block of pandas, pyarrow and pydantic runs on real results, and has something to show or leaves a file."""
+    monkeypatch.chdir(shop)
+    _run(block, tmp_path)
+    written = [path for path in re.findall(r'"(\w+\.(?:csv|jsonl|json))"', block) if (shop / path).stat().st_size > 50]
+    assert capsys.readouterr().out.strip() or written
+
+
+def test_the_exported_files_hold_every_row(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The export of the results page has every row, with money as plain decimals."""
+    monkeypatch.chdir(shop)
+    (block,) = (each for each in _blocks("how-to/results", "python") if "to_csv" in each)
+    _run(block, tmp_path)
+    rows = [orjson.loads(line) for line in (shop / "audience.jsonl").read_bytes().splitlines()]
+    assert [row["id"] for row in rows] == pq.read_table(shop / "products.parquet")["id"].to_pylist()
+    assert {row["cost_usd"] for row in rows if row["reused"]} == {"0.000000000"}
+    assert len((shop / "audience.csv").read_text(encoding="utf-8").splitlines()) > len(rows)
+
+
+def test_the_pydantic_schema_is_strict(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page's pydantic model writes is a schema that OpenAI takes as strict, and that of the page's job."""
+    monkeypatch.chdir(shop)
+    (block,) = (each for each in _blocks("how-to/structured-output", "python") if "model_json_schema" in each)
+    _run(block, tmp_path)
+    job, _ = resolve_job(make_job({**BASE, "response_format": "facts.json"}), None, None, ())
+    check_strict(job)
+    assert isinstance(job.response_format, dict)
+    by_hand = make_job(parse_yaml(_blocks("how-to/structured-output", "yaml")[0], "the page")).response_format
+    assert isinstance(by_hand, dict)
+    assert job.response_format["required"] == by_hand["required"]
+    assert pa.types.is_struct(pq.read_table(shop / "runs/facts/results").schema.field("parsed").type)
