@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from parquill.tasks.errors import BadInput
-from parquill.tasks.prompts.text_names import kind_of
+from parquill.tasks.prompts.text_names import kind_of, packing_of
 from parquill.tasks.storage.table_formats import check_above, folders_above, refuse_table, table_among, table_at
 from parquill.tasks.storage.uri import fixed_part, is_uri, join, redact_uri
 
@@ -92,12 +92,15 @@ def list_files(location: str) -> Listing:
 
 def one_kind(location: str, places: Sequence[InputFile]) -> str | None:
     """Return the kind of all files; None for Parquet. Raises BadInput if they are of two kinds."""
-    first = {place.kind: redact_uri(place.path) for place in reversed(places)}
+    first: dict[str | None, str] = {}
+    for place in places:
+        first.setdefault(place.kind, redact_uri(place.path))
     if len(first) > 1:
         told, other = list(first.values())[:2]
+        ending = "".join(PurePosixPath(told).suffixes[-2 if packing_of(told) else -1 :])
         raise BadInput(
             f"{redact_uri(location)} has files of two kinds, {told} and {other}; write a glob for one kind, such as "
-            f"one that ends in /*{''.join(PurePosixPath(told).suffixes[-1:])}"
+            f"one that ends in /*{ending}"
         )
     return next(iter(first), None)
 

@@ -171,6 +171,12 @@ def _footer_digest(path: str) -> str:
         return hashlib.sha256(file.read(size + 8)).hexdigest()
 
 
+def _file_digest(path: str) -> str:
+    """Return the hash of all bytes of a file. Raises OSError."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _row_bytes(path: str, footer: pq.FileMetaData) -> RowBytes:
     """Return the bytes of a row; no value is longer than its column's chunk. Raises BadInput for too large pages."""
     groups = [footer.row_group(i) for i in range(min(footer.num_row_groups, MAX_GROUPS))]
@@ -272,8 +278,11 @@ def check_unchanged(file: SourceFile) -> None:
     try:
         found = Path(file.path).stat()
         same = (found.st_size, found.st_mtime_ns) == (file.size, file.mtime_ns)
-        # a text file has no footer: its bytes are compared when its rows are read
-        same = same and (file.schema is not None or _footer_digest(file.path) == file.footer)
+        if file.schema is not None:
+            # a text file has no footer, and of its rows only the first may have been read
+            same = same and _file_digest(file.path) == file.footer
+        else:
+            same = same and _footer_digest(file.path) == file.footer
     except OSError:
         raise changed(file) from None
     if not same:

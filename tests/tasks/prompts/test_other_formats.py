@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import pickle  # noqa: S403 - written, never read
+import pickle
 import shlex
 import sqlite3
 import zipfile
