@@ -232,10 +232,10 @@ def _places(paths: list[Path], root: Path) -> list[InputFile]:
             kind = "a link to a file that does not exist" if path.is_symlink() else "not a file"
             raise BadInput(f"{path} is {kind}")
         stat = path.stat()
-        kind = kind_of(name)
-        if kind is not None and _begins_as_parquet(path):
-            kind = None
-        places.append(InputFile(str(path), name, stat.st_size, stat.st_mtime_ns, kind))
+        text = kind_of(name)
+        if text is not None and _begins_as_parquet(path):
+            text = None
+        places.append(InputFile(str(path), name, stat.st_size, stat.st_mtime_ns, text))
     return places
 
 

@@ -237,7 +237,8 @@ def open_parquet(uri: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]
 
 def tag_of(stream: pa.NativeFile) -> str:
     """Return the ETag of an open object, which changes with its content; "" if the store has none."""
-    return (stream.metadata() or {}).get("ETag", b"").decode(errors="replace")
+    tag: str = (stream.metadata() or {}).get("ETag", b"").decode(errors="replace")
+    return tag
 
 
 def open_object(uri: str) -> pa.NativeFile:

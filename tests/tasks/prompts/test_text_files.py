@@ -215,6 +215,17 @@ def test_a_file_that_changes(tmp_path: Path, ending: str, change: Callable[[Path
         list(batches)
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_file_that_changes_behind_the_first_rows(tmp_path: Path, ending: str) -> None:
+    """If only the first rows are read, a file of the same size and time but with other bytes is refused too."""
+    path = _write(tmp_path / f"a.{ending}")
+    source = find_source(str(path))
+    assert [batch.num_rows for _, _, batch in read_batches(source, 1)] == [1]
+    _edit(path)
+    with pytest.raises(BadInput, match=rf"a\.{ending} was changed while it was read"):
+        list(read_batches(source, 1))
+
+
 def test_a_file_that_grows_during_the_first_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file to which a process appends while its rows are counted is refused."""
     monkeypatch.setattr(text_stream, "BLOCK_BYTES", 16)
