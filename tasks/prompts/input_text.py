@@ -97,7 +97,8 @@ def _look(place: InputFile, kinds: CsvKinds | Kind) -> _Seen:
 
 
 def _look_at_cells(stream: TextStream, kinds: CsvKinds, seen: _Seen, separator: str) -> None:
-    text, names = csv_text(separator), []
+    text = csv_text(separator)
+    names: list[str] = []
     for block in stream.blocks(text.cut, text.explain):
         if not names:
             names, block = text.header(block, stream.told)  # noqa: PLW2901
