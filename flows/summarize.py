@@ -42,7 +42,7 @@ def summarize(
     """Summarize a column of text within a budget, and return the run's summary.
 
     Args:
-        input: Parquet file, folder, glob or URI; {date}, {date-1} and {month} are of the scheduled day.
+        input: Parquet, CSV or JSONL: file, folder, glob or URI; {date}, {date-1}, {month} are of the scheduled day.
         output: Folder or URI of the results: one row for each text.
         name: The job's name, in this UI and in the ledger.
         text_column: The column that holds the text.

@@ -44,7 +44,7 @@ def translate(
     """Translate a column of text into each of several languages within a budget, and return the summary.
 
     Args:
-        input: Parquet file, folder, glob or URI; {date}, {date-1} and {month} are of the scheduled day.
+        input: Parquet, CSV or JSONL: file, folder, glob or URI; {date}, {date-1}, {month} are of the scheduled day.
         output: Folder or URI of the results: one row for each text and language.
         languages: Languages to translate into, by name or code, for example fr or Brazilian Portuguese.
         name: The job's name, in this UI and in the ledger.

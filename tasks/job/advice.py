@@ -25,7 +25,8 @@ _TEMPLATE = re.compile(r"\{\{|\{%")
 
 def refuse_data(path: Path) -> None:
     """Raise BadJob if a data file was given instead of a job file, by its name or its first bytes."""
-    kind = _DATA.get(path.suffix.lower())
+    is_packed = path.suffix.lower() in {".gz", ".zst"}
+    kind = _DATA.get((path.with_suffix("") if is_packed else path).suffix.lower())
     try:
         with path.open("rb") as file:
             if file.read(4) == b"PAR1":

@@ -164,7 +164,7 @@ class Job(Settings):
     name: JobName = Field(description="Names the job in the UI and in the ledger")
     input: str = Field(
         min_length=1,
-        description="Parquet file, folder, glob or URI; {date}, {date-1}, {month} are of the scheduled day",
+        description="Parquet, CSV or JSONL: file, folder, glob or URI; {date}, {date-1}, {month}: the scheduled day",
     )
     output: str = Field(min_length=1, description="Folder or URI of results, summary and report; {date} as in input")
     state: str | None = Field(

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from parquill.tasks.errors import BadInput
+from parquill.tasks.prompts.text_names import kind_of, packing_of
 from parquill.tasks.storage.table_formats import check_above, folders_above, refuse_table, table_among, table_at
 from parquill.tasks.storage.uri import fixed_part, is_uri, join, redact_uri
 
 SUFFIXES = (".parquet", ".parq", ".pq")  # in upper or lower case; other files are input if they begin like Parquet
+PARQUET = "Parquet"
 MAGIC = frozenset({b"PAR1", b"PARE"})
 MAGIC_BYTES = 4
 MAX_PEEKS = 1_000  # in a store, where each peek is a round trip
@@ -25,12 +27,16 @@ SHOWN_NAMES = 3
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """An input file as it was listed: `name` is its path below the input, `size` in bytes, `mtime_ns` since 1970."""
+    """An input file as it was listed: `name` is its path below the input, `size` in bytes, `mtime_ns` since 1970.
+
+    `kind` is None for Parquet, and for what is read as such because of its name.
+    """
 
     path: str
     name: str
     size: int
     mtime_ns: int
+    kind: str | None = None
 
 
 class Listing(NamedTuple):
@@ -42,20 +48,32 @@ class Listing(NamedTuple):
 
 @dataclass(slots=True)
 class _Found:
-    """The contents of a folder: Parquet files, other files, and hidden Parquet files."""
+    """The contents of a folder: its input files, text files, other files, and hidden ones that are named as input.
+
+    Text files are input if there is no Parquet file.
+    """
 
     files: list[Path] = field(default_factory=list)
+    texts: list[Path] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
+    kind: str = PARQUET
+
+    def choose(self, root: Path) -> None:
+        """Take the text files as input if there is no Parquet file."""
+        if self.files:
+            self.others += [path.relative_to(root).as_posix() for path in self.texts]
+        elif self.texts:
+            self.files, self.kind = self.texts, kind_of(self.texts[0].name) or PARQUET
 
     @property
     def notes(self) -> list[str]:
         """The notes on files that are left out."""
-        return _notes(self.others, self.hidden)
+        return _notes(self.others, [name for name in self.hidden if _may_be(name, self.kind)], self.kind)
 
 
-def _notes(others: Sequence[str], hidden: Sequence[str]) -> list[str]:
-    told = ((others, "are not Parquet"), (hidden, "have names or folders that begin with a dot or an underscore"))
+def _notes(others: Sequence[str], hidden: Sequence[str], kind: str = PARQUET) -> list[str]:
+    told = ((others, f"are not {kind}"), (hidden, "have names or folders that begin with a dot or an underscore"))
     return [f"files of the input that {why} and are left out: {_some(names)}" for names, why in told if names]
 
 
@@ -70,6 +88,21 @@ def list_files(location: str) -> Listing:
     Raises BadInput if there is no file, and for the folder of a Delta, Iceberg or Hudi table.
     """
     return _list_store(location) if is_uri(location) else _list(location)
+
+
+def one_kind(location: str, places: Sequence[InputFile]) -> str | None:
+    """Return the kind of all files; None for Parquet. Raises BadInput if they are of two kinds."""
+    first: dict[str | None, str] = {}
+    for place in places:
+        first.setdefault(place.kind, redact_uri(place.path))
+    if len(first) > 1:
+        told, other = list(first.values())[:2]
+        ending = "".join(PurePosixPath(told).suffixes[-2 if packing_of(told) else -1 :])
+        raise BadInput(
+            f"{redact_uri(location)} has files of two kinds, {told} and {other}; write a glob for one kind, such as "
+            f"one that ends in /*{ending}"
+        )
+    return next(iter(first), None)
 
 
 def refuse_output_inside_input(location: str, paths: list[str], output: str | None) -> None:
@@ -102,9 +135,10 @@ def _list(location: str) -> Listing:
             check_above([path.resolve()])
             found = _Found()
             _walk(path, path, frozenset(), found)
+            found.choose(path)
             if not found.files:
                 advice = _advise_of_globs(location, found.notes)
-                raise BadInput(f"the folder {location} holds no *.parquet file{advice}")
+                raise BadInput(f"the folder {location} holds no *.parquet, *.csv or *.jsonl file{advice}")
             return Listing(_places(sorted(found.files), path), found.notes)
         if glob.has_magic(location):
             return _list_glob(path, location)
@@ -157,19 +191,26 @@ def _walk(folder: Path, root: Path, above: frozenset[tuple[int, int]], found: _F
     for path in folder.iterdir():
         name = os.fsencode(path.relative_to(root)).decode(errors="replace")
         if _is_hidden((path.name,)):
-            if _is_named_parquet(path.name) and path.is_file():
+            if path.is_file():
                 found.hidden.append(name)
         elif path.is_dir():
             # links too
             _walk(path, root, here, found)
         elif _is_named_parquet(path.name) or (path.is_file() and _begins_as_parquet(path)):
             found.files.append(path)
+        elif kind_of(path.name):
+            found.texts.append(path)
         elif path.is_file():
             found.others.append(name)
 
 
 def _is_named_parquet(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
+
+
+def _may_be(name: str, kind: str) -> bool:
+    """Whether a file has a name that would make it input, beside files of a kind."""
+    return _is_named_parquet(name) or (kind != PARQUET and kind_of(name) is not None)
 
 
 def _begins_as_parquet(path: Path) -> bool:
@@ -191,7 +232,10 @@ def _places(paths: list[Path], root: Path) -> list[InputFile]:
             kind = "a link to a file that does not exist" if path.is_symlink() else "not a file"
             raise BadInput(f"{path} is {kind}")
         stat = path.stat()
-        places.append(InputFile(str(path), name, stat.st_size, stat.st_mtime_ns))
+        text = kind_of(name)
+        if text is not None and _begins_as_parquet(path):
+            text = None
+        places.append(InputFile(str(path), name, stat.st_size, stat.st_mtime_ns, text))
     return places
 
 
@@ -211,7 +255,7 @@ def _covers(location: str, path: str) -> bool:
 
 
 def _list_store(uri: str) -> Listing:
-    """List the Parquet objects of an address, a folder or a glob; hidden ones are left out."""
+    """List the objects of an address, a folder or a glob; hidden ones are left out."""
     from parquill.tasks.storage.object_store import (  # imported late: the store's libraries load slowly
         find_marked,
         list_objects,
@@ -224,15 +268,21 @@ def _list_store(uri: str) -> Listing:
     if set(found) == {""}:
         return Listing([_place_of(found[""], PurePosixPath(root).name)], [])
     table = table_among(root, found)
+    kind = PARQUET
     names = [name for name in found if not _is_hidden(tuple(name.split("/")))]
     if root == whole:
-        hidden = [name for name in found if name not in set(names) and _is_named_parquet(name.rpartition("/")[2])]
-        hidden = [name for name in hidden if not _is_hidden(tuple(name.split("/")[:-1]))]
-        unknown = [name for name in names if not _is_named_parquet(name)]
+        texts = [name for name in names if kind_of(name)]  # by their names alone: a look at each takes a round trip
+        unknown = [name for name in names if not _is_named_parquet(name) and not kind_of(name)]
         looked = unknown[:MAX_PEEKS]
         begun = peek([found[name].uri for name in looked], MAGIC_BYTES)
         others = [name for name, data in zip(looked, begun, strict=True) if data not in MAGIC]
         unknown = unknown[MAX_PEEKS:]
+        if len(names) > len(texts) + len(others) + len(unknown):
+            others += texts  # since there is Parquet
+        elif texts:
+            kind = kind_of(texts[0]) or PARQUET
+        hidden = [name for name in found if name not in set(names) and _may_be(name.rpartition("/")[2], kind)]
+        hidden = [name for name in hidden if not _is_hidden(tuple(name.split("/")[:-1]))]
     else:
         hidden = _hidden_of_glob(list(found), whole.removeprefix(root).lstrip("/").split("/"))
         others, unknown = [], []
@@ -243,19 +293,19 @@ def _list_store(uri: str) -> Listing:
         table = find_marked(fixed, lambda path: folders_above(path, ["*"] if root == whole else taken))
     if table is not None:
         raise refuse_table(*table)
-    notes = _notes(others, hidden)
+    notes = _notes(others, hidden, kind)
     if unknown:
         notes.append(f"objects whose names do not end in .parquet, .parq or .pq and are left out: {_some(unknown)}")
     if not taken:
         if root == whole:
-            raise BadInput(f"there is no *.parquet object at {whole}{_advise_of_globs(whole, notes)}")
+            raise BadInput(f"there is no *.parquet, *.csv or *.jsonl object at {whole}{_advise_of_globs(whole, notes)}")
         has_folders = any(list_objects(join(uri, "*")))
         raise BadInput(f"no object matches {whole}{_advise_of_folders(whole) if has_folders else ''}")
     return Listing([_place_of(found[name], name) for name in taken], notes)
 
 
 def _place_of(stored: Any, name: str) -> InputFile:
-    return InputFile(stored.uri, name, stored.size, stored.mtime_ns)
+    return InputFile(stored.uri, name, stored.size, stored.mtime_ns, kind_of(name))
 
 
 def partitions_of(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:

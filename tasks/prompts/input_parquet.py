@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from parquill.tasks.errors import BadInput
 from parquill.tasks.prompts.input_files import InputFile
 from parquill.tasks.prompts.int96 import ExactTimes, Inexact, int96_columns
-from parquill.tasks.prompts.other_formats import tell_format
+from parquill.tasks.prompts.other_formats import tell_content, tell_format
 from parquill.tasks.prompts.page_sizes import MAX_CHUNKS, mean_row_bytes
 from parquill.tasks.prompts.unpacked_size import unpacked_bytes
 from parquill.tasks.storage.uri import is_uri, redact_uri
@@ -56,7 +56,8 @@ class RowBytes(NamedTuple):
 class SourceFile:
     """One input file; `name` is its path below the input, `partitions` its key=value folders, `tag` its store's ETag.
 
-    `footer` is the hash of its footer, which has offsets, sizes and statistics; "" if the store's tag is enough.
+    `footer` is the hash of its footer, which has offsets, sizes and statistics; "" if the store's tag is enough. A text
+    file has no footer: there it is the hash of all its bytes.
     """
 
     path: str
@@ -69,6 +70,7 @@ class SourceFile:
     row_bytes: RowBytes
     partitions: tuple[tuple[str, Any], ...]
     columns: tuple[str, ...]
+    schema: pa.Schema | None = None  # of a text file, whose types were found by reading it
 
     @property
     def most_bytes(self) -> int:
@@ -121,8 +123,10 @@ def _footer(place: InputFile) -> _Found:
     except PermissionError:
         raise BadInput(f"{told} cannot be opened: permission denied") from None
     except pa.ArrowInvalid as error:
-        why = tell_format(path) or _first_line(error)
-        raise BadInput(f"{told} is not a readable Parquet file: {why}") from None
+        other = tell_format(path) or tell_content(path)
+        raise BadInput(
+            f"{told} is {other}" if other else f"{told} is not a readable Parquet file: {_first_line(error)}"
+        ) from None
     except (pa.ArrowException, OSError) as error:
         kind = "cannot be read" if is_uri(path) else "is not a readable Parquet file"
         raise BadInput(f"{told} {kind}: {reason_of(path, error)}") from None
@@ -165,6 +169,12 @@ def _footer_digest(path: str) -> str:
         size = int.from_bytes(file.read(4), "little")
         file.seek(max(0, end - size))
         return hashlib.sha256(file.read(size + 8)).hexdigest()
+
+
+def _file_digest(path: str) -> str:
+    """Return the hash of all bytes of a file. Raises OSError."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _row_bytes(path: str, footer: pq.FileMetaData) -> RowBytes:
@@ -268,15 +278,19 @@ def check_unchanged(file: SourceFile) -> None:
     try:
         found = Path(file.path).stat()
         same = (found.st_size, found.st_mtime_ns) == (file.size, file.mtime_ns)
-        same = same and _footer_digest(file.path) == file.footer
+        if file.schema is not None:
+            # a text file has no footer, and of its rows only the first may have been read
+            same = same and _file_digest(file.path) == file.footer
+        else:
+            same = same and _footer_digest(file.path) == file.footer
     except OSError:
         raise changed(file) from None
     if not same:
         raise changed(file)
 
 
-def changed(file: SourceFile) -> BadInput:
-    """Return the error for a file that has changed since its footer was read."""
+def changed(file: SourceFile | InputFile) -> BadInput:
+    """Return the error for a file that has changed since it was first read."""
     return BadInput(f"{redact_uri(file.path)} was changed while it was read; run again when no process writes to it")
 
 

@@ -1,4 +1,4 @@
-"""The input: finds its Parquet files and columns, and streams its rows batch by batch."""
+"""The input: finds its files and columns, and streams its rows batch by batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import pyarrow.compute as pc
 
 from parquill.tasks.errors import BadInput
 from parquill.tasks.prompts.input_columns import Columns
-from parquill.tasks.prompts.input_files import list_files, partitions_of, refuse_output_inside_input
+from parquill.tasks.prompts.input_files import (
+    list_files,
+    one_kind,
+    partitions_of,
+    refuse_output_inside_input,
+)
 from parquill.tasks.prompts.input_parquet import (
     SourceFile,
     batches_of,
@@ -22,13 +27,14 @@ from parquill.tasks.prompts.input_parquet import (
     reason_of,
     reject_bombs,
 )
+from parquill.tasks.prompts.input_text import batches_of_text, read_texts
 from parquill.tasks.prompts.promote import adapt
 from parquill.tasks.storage.uri import redact_uri
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The whole input, as it was when its footers were read.
+    """The whole input, as it was when its footers, or its text files, were first read.
 
     `without` names a file for each column that not all files have; `notes` are about files that are left out and
     columns that differ.
@@ -47,7 +53,7 @@ class Source:
 
 
 def find_source(location: str, output: str | None = None) -> Source:
-    """Read the footers of the files of a file, folder, glob or URI, but not their rows.
+    """Read the footers of the files of a file, folder, glob or URI, but not their rows; text files are read whole.
 
     Raises BadInput, which names the file and what is wrong with it.
     """
@@ -57,16 +63,20 @@ def find_source(location: str, output: str | None = None) -> Source:
     stamp = hashlib.sha256()
     files: list[SourceFile] = []
     columns = Columns()
-    for file, found in read_footers(places, partitions_of(paths)):
+    notes = list(left_out)
+    text = one_kind(location, places)
+    partitions = partitions_of(paths)
+    for file, found in read_texts(places, partitions, notes) if text else read_footers(places, partitions):
         columns.add(file.path, found)
         # An edit may keep size and time, but changes the footer. A store's clock may not distinguish two writes within
         # a second, but its tag does.
         tagged = f"\0{file.tag or file.footer}"
         stamp.update(f"{file.name}\0{file.size}\0{file.mtime_ns}\0{file.rows}{tagged}\n".encode())
-        reject_bombs(file)
+        if not text:
+            reject_bombs(file)
         files.append(file)
     if not files:
-        raise BadInput(f"no Parquet file in {redact_uri(location)}")
+        raise BadInput(f"no file in {redact_uri(location)}")
     keys = [key for key, _ in files[0].partitions]
     schema = columns.schema(keys)
     for key in keys:
@@ -74,8 +84,8 @@ def find_source(location: str, output: str | None = None) -> Source:
             values = [dict(file.partitions)[key] for file in files]
             kind = pa.int64() if any(isinstance(v, int) for v in values) else pa.string()
             schema = schema.append(pa.field(key, kind))
-    notes = (*left_out, *columns.notes(keys))
-    return Source(tuple(files), schema, stamp.hexdigest(), columns.without(keys), notes)
+    notes += columns.notes(keys)
+    return Source(tuple(files), schema, stamp.hexdigest(), columns.without(keys), tuple(notes))
 
 
 def read_batches(
@@ -94,13 +104,17 @@ def read_batches(
         if left <= 0:
             return
         try:
-            for batch in batches_of(file, None if columns is None else schema.names):
+            read = batches_of if file.schema is None else batches_of_text
+            batches = read(file, None if columns is None else schema.names)
+            for batch in batches:
                 taken = _complete(batch.slice(0, left), file, schema)
                 yield file, first, taken
                 first += taken.num_rows
                 left -= taken.num_rows
                 if left <= 0:
                     break
+            if first == file.rows:
+                next(batches, None)  # a text file is compared at its end, which may come after its last row
             check_unchanged(file)
             if left > 0 and first != file.rows:
                 told = f"it has {first:,} rows, but its footer says {file.rows:,}"

@@ -232,7 +232,13 @@ def open_parquet(uri: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]
         page_checksum_verification=True,
         coerce_int96_timestamp_unit=int96_unit,
     )
-    return parquet, (stream.metadata() or {}).get("ETag", b"").decode(errors="replace")
+    return parquet, tag_of(stream)
+
+
+def tag_of(stream: pa.NativeFile) -> str:
+    """Return the ETag of an open object, which changes with its content; "" if the store has none."""
+    tag: str = (stream.metadata() or {}).get("ETag", b"").decode(errors="replace")
+    return tag
 
 
 def open_object(uri: str) -> pa.NativeFile:

@@ -31,6 +31,11 @@ def check_uri(uri: str) -> None:
         raise ValueError("is not an address; options follow a ?, so it is not a wildcard here: use *") from None
     if parts.scheme == "file":
         raise ValueError("names a local file: leave out file://")
+    if parts.scheme == "hf":
+        raise ValueError(
+            "names a dataset of Hugging Face, which Parquill does not read: download it (hf download OWNER/NAME "
+            "--repo-type dataset --local-dir FOLDER) and name its files"
+        )
     if parts.scheme not in _OPTIONS:
         raise ValueError(f"has the unsupported scheme {parts.scheme}://; use s3://, gs:// or abfs://")
     if not parts.netloc:

@@ -20,6 +20,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prefect import Flow
 
 from parquill.data import FOLDER
 from parquill.flows.cli.commands import cli
@@ -33,6 +34,7 @@ from parquill.tasks.job.presets import preset_job
 from parquill.tasks.job.reasoning import warn_of_thinking
 from parquill.tasks.job.settings import Job
 from parquill.tasks.job.strict_schema import check_strict
+from parquill.tasks.llm.dry_run import estimate_placed
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.resolve import resolve_job
 from tests.direct import results, run_steps
@@ -109,6 +111,8 @@ def test_a_recipe_is_priced_and_sent_as_told(found: re.Match[str]) -> None:
     assert price.source == (found["list"] or found["own"])
     assert (job.price is None) == (found["list"] is not None)
     assert warn_of_thinking(job) is None
+    estimated = estimate_placed(job, options)
+    assert (estimated.error, estimated.price) == (None, price)
     (row,) = preview_rows(job, options, 1)
     assert row["error"] is None
     assert row["url"].startswith(f"{job.endpoint.base_url}/chat/completions")
@@ -148,7 +152,7 @@ def test_code_compiles_and_its_imports_exist(page: str, block: str) -> None:
 def test_the_ready_flows_take_what_the_page_gives_them() -> None:
     """The calls of `translate` and `summarize` have parameters that the flows have, and settings that a job has."""
     seen = set()
-    flows = {"translate": translate, "summarize": summarize}
+    flows: dict[str, Flow[..., Any]] = {"translate": translate, "summarize": summarize}
     for block in _blocks("how-to/translate-and-summarize", "python"):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in flows:
@@ -227,7 +231,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         for settings in (_tutorial().model_dump(), whole):
             places = {name: str(folder / settings[name]) for name in ("input", "output")}
-            run_steps({**settings, **places}, transport=lambda: httpx.MockTransport(_answer))
+            unhurried = {**settings, **places, "limits": {}}  # no waiting for requests_per_minute
+            run_steps(unhurried, transport=lambda: httpx.MockTransport(_answer))
             statuses = [row["status"] for row in results({"output": places["output"]})]
             assert statuses.count("ok") == len(statuses) - 1 == 39
     return folder

@@ -33,6 +33,12 @@ def _bytes(folder: Path, data: bytes) -> Path:
     return path
 
 
+def _text(folder: Path, ending: str, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / f"in.{ending}"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
 def _cut(folder: Path, keep: float) -> Path:
     data = good(folder / "whole" / "in.parquet").read_bytes()
     return _bytes(folder, data[: int(len(data) * keep)])
@@ -168,7 +174,29 @@ BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "zeros": (lambda folder: _bytes(folder, bytes(4096)), ["in.parquet", "not a readable"]),
     "only its magic": (lambda folder: _bytes(folder, b"PAR1PAR1"), ["in.parquet", "not a readable"]),
     "encrypted": (lambda folder: _bytes(folder, b"PARE" + bytes(64) + b"\x20\0\0\0PARE"), ["in.parquet"]),
-    "of Feather": (_feather, ["in.parquet", "not a readable"]),
+    "of Feather": (_feather, ["in.parquet", "an Arrow (Feather) file"]),
+    "a spreadsheet": (lambda folder: _text(folder, "xlsx", "PK\x03\x04"), ["in.xlsx is an Excel file; save it as CSV"]),
+    "a list of JSON": (lambda folder: _text(folder, "json", "[]"), ["in.json is a JSON file", "convert it: python"]),
+    "CSV with a cell too many": (
+        lambda folder: _text(folder, "csv", f"text\n{CANARY}\n\n{CANARY},1\n"),
+        ["in.csv, line 4: the row has 2 cells, but the header has 1"],
+    ),
+    "CSV with a quote too many": (
+        lambda folder: _text(folder, "csv", f'text\n"{CANARY}\n' + "x\n" * 9),
+        ["in.csv", "line 2: the quote that opens a cell here is never closed"],
+    ),
+    "CSV that is Latin-1": (
+        lambda folder: _text(folder, "csv", f"text\n{CANARY}\n\xe4\n", "latin-1"),
+        ["in.csv, line 3: the text is not UTF-8"],
+    ),
+    "a damaged line of JSON": (
+        lambda folder: _text(folder, "jsonl", f'{{"text": "a"}}\n{{"text": "{CANARY}\n'),
+        ["in.jsonl, line 2 is not JSON"],
+    ),
+    "lines of JSON with two types": (
+        lambda folder: _text(folder, "jsonl", f'{{"text": 1}}\n{{"text": "{CANARY}"}}\n'),
+        ["in.jsonl, line 2: 'text' is text here, but a number in line 1"],
+    ),
     "half of it": (lambda folder: _cut(folder, 0.5), ["in.parquet", "not a readable"]),
     "cut in its footer": (lambda folder: _cut(folder, 0.97), ["in.parquet", "not a readable"]),
     "a footer too long": (_long_footer, ["in.parquet", "not a readable"]),

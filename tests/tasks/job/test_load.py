@@ -389,6 +389,7 @@ def test_a_second_document_is_told(tmp_path: Path, text: str) -> None:
         ("in.bin", b"PAR1\xff\xfe", "Parquet data"),
         ("in.csv", b"id,text\n1,a\n", "CSV data"),
         ("in.JSONL", b'{"id": 1}\n{"id": 2}\n', "JSON lines"),
+        ("in.csv.gz", b"\x1f\x8b...", "CSV data"),
     ],
 )
 def test_data_in_the_place_of_a_job_file(tmp_path: Path, name: str, data: bytes, kind: str) -> None:

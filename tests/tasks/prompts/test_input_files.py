@@ -91,12 +91,12 @@ def test_a_file_by_name_that_is_no_parquet_is_not_left_out(tmp_path: Path, place
 
 def test_a_folder_without_parquet(tmp_path: Path, place: str) -> None:
     """A folder that holds none says what it does hold, and how to name files of other names."""
-    _write(tmp_path / "in" / "a.csv")
+    _write(tmp_path / "in" / "a.txt")
     with pytest.raises(BadInput) as caught:
         list_files(f"{place}/in")
     told = str(caught.value)
     assert "no *.parquet" in told
-    assert "not Parquet and are left out: 1 (a.csv)" in told
+    assert "not Parquet and are left out: 1 (a.txt)" in told
     assert told.endswith(f"write a glob for them, such as {place}/in/*")
 
 

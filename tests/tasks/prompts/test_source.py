@@ -184,10 +184,10 @@ def test_no_rows_are_no_fault(tmp_path: Path) -> None:
 
 
 def test_missing_input_is_refused_by_name(tmp_path: Path) -> None:
-    """A file, a folder and a glob that are not there, and a folder without Parquet, are named."""
+    """A file, a folder and a glob that are not there, and a folder without input files, are named."""
     (tmp_path / "empty").mkdir()
     assert _refusal(tmp_path / "none.parquet") == f"the input {tmp_path}/none.parquet does not exist"
-    told = f"the folder {tmp_path}/empty holds no *.parquet file"
+    told = f"the folder {tmp_path}/empty holds no *.parquet, *.csv or *.jsonl file"
     assert _refusal(tmp_path / "empty") == (
         f"{told}; if its files have other names, write a glob for them, such as {tmp_path}/empty/*"
     )
