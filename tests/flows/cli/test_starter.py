@@ -191,6 +191,16 @@ def test_the_column_of_texts(columns: dict[str, Any], user: str, shown: str, tmp
 
 
 @pytest.mark.parametrize(
+    ("name", "text"), [("in.csv", "id,review\n7,good\n"), ("in.jsonl", '{"id": 7, "review": "good"}\n')]
+)
+def test_an_input_of_another_format(name: str, text: str, tmp_path: Path) -> None:
+    """A CSV or JSON Lines file gives its columns like a Parquet file."""
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    found = describe_input(str(tmp_path / name))
+    assert (found.user, found.columns, found.id_column) == ("{{ review }}", ("id", "review"), "id")
+
+
+@pytest.mark.parametrize(
     ("ids", "found"),
     [([1, 2], "id"), (["a", "b"], "id"), ([1, 1], None), ([1, None], None), ([1.0, 2.0], None)],
 )
