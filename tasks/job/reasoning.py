@@ -21,7 +21,7 @@ _THINKS = re.compile(
     | gpt-(?:5(?!\.[1-4])|[6-9])(?!.*-chat)  # 5.1 to 5.4 think only if they are asked to
     | gpt-oss
     | gemini-(?:2\.5-(?:pro|flash(?!-lite))|[3-9])
-    | deepseek-(?:reasoner|r\d)
+    | deepseek-(?:reasoner|r\d|v[4-9])  # v4 thinks by default: api-docs.deepseek.com/guides/thinking_mode
     | grok-(?:3-mini|[4-9])(?!.*non-reasoning)
     | qwq | qwen3-(?!.*(?:instruct|coder)) | magistral
     )|-thinking\b|(?<!non)-reasoning\b|-r1\b""",

@@ -148,6 +148,11 @@ _QUOTA = frozenset(
         "insufficient_quota",  # OpenAI
         "billing_hard_limit_reached",
         "billing_not_active",
+        "credit_balance_exhausted",  # this and the next three as in OpenAI's page on 429 errors, November 2026
+        "organization_usage_limit_exceeded",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "enforced_spend_limit_reached",  # Anthropic
         "exceeded_current_quota_error",  # Moonshot
         "insufficient_user_quota",  # one-api and new-api gateways
         "insufficient_balance",

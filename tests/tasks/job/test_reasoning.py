@@ -19,7 +19,7 @@ def _job(model: str, max_output_tokens: int = 120, api: str = "chat", **paramete
 @pytest.mark.parametrize(
     "model",
     "gpt-6-luna gpt-6.1-sol openai/gpt-6-luna gpt-5 gpt-5-mini o3 o4-mini gpt-oss-120b gemini-2.5-flash gemini-3.8-flash "
-    "google/gemini-2.5-pro deepseek-reasoner deepseek-r1 deepseek/deepseek-r1:free grok-4 qwq-32b Qwen3-8B "
+    "google/gemini-2.5-pro deepseek-reasoner deepseek-r1 deepseek/deepseek-r1:free deepseek-v4-flash grok-4 qwq-32b Qwen3-8B "
     "grok-4-fast-reasoning kimi-k2-thinking magistral-small".split(),
 )
 def test_models_that_think(model: str) -> None:
@@ -29,7 +29,7 @@ def test_models_that_think(model: str) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    "gpt-4o-mini gpt-4.1 gpt-5.1 gpt-5.4-nano gpt-5-chat-latest gemini-2.5-flash-lite deepseek-chat "
+    "gpt-4o-mini gpt-4.1 gpt-5.1 gpt-5.4-nano gpt-5-chat-latest gemini-2.5-flash-lite deepseek-chat deepseek-v3.2 "
     "grok-4-fast-non-reasoning mistral-small-latest claude-sonnet-4-6 smollm2-135m-instruct foo3 qwen3-8b-instruct-2507".split(),
 )
 def test_models_that_do_not(model: str) -> None:
