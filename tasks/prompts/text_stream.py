@@ -121,7 +121,7 @@ class TextStream:
             wanted = max(BLOCK_BYTES, len(held))
             if held and (is_last or len(held) > MAX_ROW_BYTES):
                 self._check(held, line)
-                raise BadInput(f"{self.told}: {explain(held, line)}")
+                raise BadInput(f"{self.told}, {explain(held, line)}")
 
     def _begin(self) -> bytes:
         """Return the first bytes without a byte order mark. Raises BadInput if they are no UTF-8 text."""

@@ -160,9 +160,9 @@ def test_what_python_writes_comes_back(
         ('a,b\n"x\ny",1\n\n1,2,3\n', ", line 5: the row has 3 cells, but the header has 2"),
         ("a,b\n1,2\n3\n4,5\n", ", line 3: the row has 1 cell, but the header has 2"),
         ("a,b\r\n1,2\r\n3\r\n", ", line 3: the row has 1 cell, but the header has 2"),
-        ('a,b\n1,2\n"x,3\n4,5\n', ": line 3: the quote that opens a cell here is never closed"),
-        ('a,b\n1,2\n3,"x"y\n4,5\n', ": line 3: text follows the closing quote of a cell; a quote within"),
-        ('a,b\n1,"x" \n4,5\n', ": line 2: text follows the closing quote of a cell"),
+        ('a,b\n1,2\n"x,3\n4,5\n', ", line 3: the quote that opens a cell here is never closed"),
+        ('a,b\n1,2\n3,"x"y\n4,5\n', ", line 3: text follows the closing quote of a cell; a quote within"),
+        ('a,b\n1,"x" \n4,5\n', ", line 2: text follows the closing quote of a cell"),
         ("a,b\n1,2\n\x00,3\n", ", line 3: there is a NUL byte"),
         ("a,b\n1,2\nä,3\n".encode("latin-1"), ", line 3: the text is not UTF-8 (is it Latin-1 or Windows-1252?)"),
         ("a,b\n1,2\n".encode("utf-16"), ", line 1: the text is UTF-16; save it as UTF-8"),
@@ -184,9 +184,9 @@ def test_a_quote_that_is_never_closed_holds_little(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(text_stream, "MAX_ROW_BYTES", 1 << 12)
     monkeypatch.setattr(text_stream, "BLOCK_BYTES", 1 << 10)
     path = _write(tmp_path / "a.csv", 'a,b\n1,"x\n' + "4,5\n" * 100_000)
-    assert _refusal(path) == ": line 2: the quote that opens a cell here is never closed"
+    assert _refusal(path) == ", line 2: the quote that opens a cell here is never closed"
     path = _write(tmp_path / "b.csv", "a,b\n1," + "x" * 50_000 + "\n")
-    assert _refusal(path).startswith(": line 2: the row that begins here is longer than")
+    assert _refusal(path).startswith(", line 2: the row that begins here is longer than")
 
 
 def test_a_large_cell(tmp_path: Path) -> None:
