@@ -49,7 +49,7 @@ def test_the_second_estimate_knows_the_tokenizer(jobs: Jobs) -> None:
     assert counted["prompt_tokens_counted"] == sum(row["estimated_prompt_tokens"] for row in mine)
     assert counted["prompt_tokens_reported"] == sum(row["prompt_tokens"] for row in mine)
     assert "the next estimate corrects for this" in counted["meaning"]
-    assert counted["meaning"] in first.stderr
+    assert counted["meaning"] in first.stdout
     check_books(first)
 
     other = jobs.job(_texts(150, 2), **HOUSE, output=str(jobs.folder / "out2"))
@@ -119,7 +119,7 @@ def test_the_setting_that_changed_is_told(jobs: Jobs) -> None:
     changed = jobs.job(texts, max_output_tokens=60)
     told = f"none of 60 rows can be reused: max_output_tokens changed from 50 to 60 since run {first.summary['run_id']}"
     assert _estimate(jobs, changed)["reuse_note"] == told
-    assert told in jobs.run(changed, command="estimate").stderr
+    assert told in jobs.run(changed, command="estimate").stdout
     second = jobs.run(changed)
     assert told in second.stderr
     assert jobs.service.stats()["requests"] == 110
