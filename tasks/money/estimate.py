@@ -172,7 +172,7 @@ def describe_basis(lengths: LengthModel | None, last: tuple[int, int] | None) ->
         runs = {0: "a pilot", 1: "the last run"}.get(lengths.runs, f"the last {lengths.runs} runs")
         basis = f"output from {lengths.answers:,} answers of {runs}"
     if last is not None:
-        basis += f"; last run: expected {format_usd(last[0])}, cost {format_usd(last[1])}"
+        basis += f"; the last run cost {format_usd(last[1])}"  # its own estimate may have been the worst case
     return basis
 
 

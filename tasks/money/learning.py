@@ -106,7 +106,9 @@ def read_history(ledger: Ledger, digest: str) -> tuple[History, list[str]]:
         whole = History(runs=int(connection.execute(done).scalar_one()))
     for row in found:
         sums = {name: int(row[name]) for name in _SUMS}
-        seen = LengthStats(**sums, **{name: float(row[name]) for name in _FLOATS})
+        seen = LengthStats(**sums)
+        for name in _FLOATS:
+            setattr(seen, name, float(row[name]))
         whole.classes.setdefault(int(row["class"]), LengthStats()).merge(seen)
     return whole, names
 

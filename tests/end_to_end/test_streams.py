@@ -101,13 +101,14 @@ def test_a_reader_that_leaves(jobs: Jobs, stream: str, command: str, options: li
     os.close(reading)
     settings = _settings(jobs)
     try:
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: writing}
+        out, err = (writing, subprocess.PIPE) if stream == "stdout" else (subprocess.PIPE, writing)
         done = subprocess.run(
             [PARQUILL, command, str(jobs.job_file(settings)), *options],
             stdin=subprocess.DEVNULL,
             timeout=180,
             check=False,
-            **streams,
+            stdout=out,
+            stderr=err,
         )
     finally:
         os.close(writing)
