@@ -80,8 +80,10 @@ def test_a_run_can_be_read_at_a_glance(jobs: Jobs, prefect_server: str) -> None:
     assert "\n| cost, worst case | " in estimate["data"]
     assert "\n\n| cost" not in estimate["data"]  # a blank line would end the table
     assert "1,199 of 1,200 rows ok" in summary["description"]
-    assert f"${done.summary['cost_usd']}" in summary["description"]
-    assert f"{billed_usd(jobs.service):f}" in summary["description"]
+    assert f", {format_usd_text(done.summary['cost_usd'])} (at most $" in summary["description"]
+    assert Decimal(done.summary["cost_usd"]) == billed_usd(jobs.service)
+    assert "at most $" in estimate["data"]
+    assert "expected cost run `parquill estimate JOB" in estimate["data"].replace("\\", "")
     assert "max_output" in summary["data"].replace("\\", "")
     assert (progress["type"], float(progress["data"])) == ("progress", 100.0)
     assert "1,200 of 1,200 rows, 1 not ok" in progress["description"]
