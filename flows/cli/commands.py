@@ -25,9 +25,9 @@ from parquill.tasks.records import STATUSES
 from parquill.tasks.results.escaping import one_line
 
 EXIT_CODES = """\b
-Exit codes: 0 done · 2 bad job or input, nothing sent · 3 refused by the budget, nothing sent · 4 stopped by a budget
-on the way · 5 finished, more rows not ok than tolerated · 130 interrupted · 1 anything else.
-After 4 and 130 the same command resumes where it stopped."""
+Exit codes: 0 done · 2 bad job or input, nothing sent · 3 refused by the budget or an approval, nothing sent except a
+pilot · 4 stopped by a budget on the way · 5 finished, more rows not ok than tolerated · 130 interrupted · 1 anything
+else. After 4 and 130 the same command resumes where it stopped."""
 
 
 def _print_json(value: Any) -> None:
