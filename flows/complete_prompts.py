@@ -17,6 +17,7 @@ from parquill.tasks.job.settings import Job, RowLimit, Status
 from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.orchestration.approval import wait_for_approval
+from parquill.tasks.orchestration.first_pilot import pilot_first
 from parquill.tasks.orchestration.flow_run import sigterm_as_interrupt, stop_when_cancelled
 from parquill.tasks.orchestration.flow_start import end_idle, job_lock, resolve_for_flow
 from parquill.tasks.orchestration.options import FLOW_OPTIONS
@@ -52,6 +53,7 @@ def complete_prompts(
         if run is None:
             return end_idle(placed, options)
         register_flow_run(run)
+        run = pilot_first(run)
         estimate = estimate_cost(run)
         gate_budget(run, estimate)
         wait_for_approval(run)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from parquill.tasks.errors import RowFault
 
+WORST_CASE = "worst_case"  # an estimate's basis
 STATUSES = ("ok", "truncated", "invalid", "refused", "failed", "rejected", "not_sent")
 # Statuses of paid answers, good or not: the answer is kept and never requested again without `--redo`.
 REUSABLE = frozenset({"ok", "truncated", "invalid", "refused"})
@@ -104,7 +105,7 @@ class Estimate:
     expected_nano: int
     p90_nano: int
     worst_nano: int
-    basis: str
+    basis: str  # worst_case (nothing is known of the answers: expected, p90 and worst are the same), pilot or history
     largest_request: int  # prompt and output tokens of the largest request
     exact: bool
     low_nano: int | None = None  # to high_nano: the central 90 % interval; None without answers to learn from
@@ -119,6 +120,14 @@ class Estimate:
     reused: int = 0  # rows whose answer comes from an earlier run
     reuse_note: str | None = None  # why nearly no row is reused
     input_notes: list[str] = field(default_factory=list)  # files that are left out, columns that differ
+    basis_note: str = ""  # what the estimate is based on, for people
+    reserved_tokens: int = 0  # prompt and output tokens that all requests reserve
+    latency_s: float | None = None  # mean of earlier answers; None if unknown
+
+    @property
+    def is_worst_case(self) -> bool:
+        """Whether nothing is known of the length of the answers, so that no cost is expected."""
+        return self.basis == WORST_CASE
 
 
 @dataclass(slots=True)

@@ -38,7 +38,7 @@ def test_the_real_model_through_the_whole_flow(tmp_path: Path) -> None:
     assert summary["cost_usd"] == "0.000000000"
     assert float(summary["price_as"]["cost_usd"]) > 0
     assert "starting the local model" in done.stderr
-    assert str(output / "results") in done.stderr.replace("\n", "")
+    assert str(output / "results") in done.stdout.replace("\n", "")
 
 
 AT_ONCE = "assert 'prefect' not in sys.modules and 'pandas' not in sys.modules"

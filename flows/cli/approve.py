@@ -15,8 +15,7 @@ import tenacity
 
 from parquill.flows.cli.console import print_line
 from parquill.tasks.errors import NotApproved, ParquillError
-from parquill.tasks.money.amounts import format_usd, usd_to_nano
-from parquill.tasks.money.gate import Verdict
+from parquill.tasks.money.gate import Verdict, approval_sentence
 from parquill.tasks.prompts.approvals import approve_run, is_approved
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.results.escaping import unescape
@@ -35,12 +34,9 @@ def ask_on_terminal(run: Run, verdict: Verdict, *, may_wait: bool) -> None:
     """
     from parquill.tasks.orchestration.approval import timeout_s
 
-    limit = run.job.budget.approval_usd
-    if is_approved(run) or limit is None:
+    if is_approved(run) or run.job.budget.approval_usd is None:
         return
-    told = (
-        f"expected {format_usd(verdict.expected_nano)} is above budget.approval_usd = {format_usd(usd_to_nano(limit))}"
-    )
+    told = approval_sentence(run.job, verdict)
     if sys.stdin.isatty() and sys.stderr.isatty():
         try:
             is_yes = click.confirm(f"{told}. Spend it?", default=False, err=True)

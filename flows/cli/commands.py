@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,18 +25,20 @@ from parquill.tasks.records import STATUSES
 from parquill.tasks.results.escaping import one_line
 
 EXIT_CODES = """\b
-Exit codes: 0 done · 2 bad job or input, nothing sent · 3 refused by the budget, nothing sent · 4 stopped by a budget
-on the way · 5 finished, more rows not ok than tolerated · 130 interrupted · 1 anything else.
-After 4 and 130 the same command resumes where it stopped."""
+Exit codes: 0 done · 2 bad job or input, nothing sent · 3 refused by the budget or an approval, nothing sent except a
+pilot · 4 stopped by a budget on the way · 5 finished, more rows not ok than tolerated · 130 interrupted · 1 anything
+else. After 4 and 130 the same command resumes where it stopped."""
 
 
 def _print_json(value: Any) -> None:
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:  # JSON can escape it in ASCII
         text = json.dumps(orjson.loads(text), indent=2)
-    sys.stdout.write(text + "\n")
+    from parquill.flows.cli.console import print_text
+
+    print_text(text + "\n")
 
 
 class _InOrder(click.Group):
@@ -97,7 +99,7 @@ def init(path: Path, provider: str | None, model: str | None, location: str | No
         raise ParquillError(f"{path} already exists; name another file") from None
     except OSError as error:
         raise ParquillError(f"cannot write {path}: {error.strerror}") from None
-    click.echo(f"wrote {path}; {next_steps(job, path, has_input=location is not None)}", err=True)
+    click.echo(f"wrote {path}; {next_steps(job, path, has_input=location is not None)}")
     for told in warn_of_starter(datetime.now(UTC).date(), text):
         click.echo(f"warning: {told}", err=True)
 
@@ -154,7 +156,7 @@ def estimate(
 
     Exit 3 when it does not fit the budget. Only `--pilot` sends requests and needs a key.
     """
-    from parquill.flows.cli.console import print_line, show_estimate
+    from parquill.flows.cli.console import print_line, print_result, show_estimate
     from parquill.tasks.llm.dry_run import estimate_placed
 
     if pilot is not None and prices_on is not None:
@@ -164,7 +166,7 @@ def estimate(
         options = replace(options, day=prices_on)
     found = _pilot(placed, options, pilot) if pilot is not None else None
     if found is not None and found.sentence:
-        print_line(found.sentence)
+        (print_line if as_json else print_result)(found.sentence)
     if compare:
         from parquill.flows.cli.compare import compare_models
         from parquill.flows.cli.lists import show_comparison
@@ -177,7 +179,7 @@ def estimate(
     if as_json:
         _print_json(found.as_dict())
     else:
-        show_estimate(found.estimate, found.verdict, found.price, found.completed, error=found.error)
+        show_estimate(found.job, found.estimate, found.verdict, found.price, found.completed, error=found.error)
     if found.error is not None:
         raise _Reported(found.error)
     if not found.verdict.fits:
@@ -214,7 +216,7 @@ def run(
     unknown = [name for name in statuses if name not in STATUSES]
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is not a status; use {', '.join(STATUSES)}", param_hint="--redo")
-    summary, error = run_job(load_job(job, overrides), day, limit, statuses)
+    summary, error = run_job(load_job(job, overrides), day, limit, statuses, as_json=as_json)
     if as_json and summary is not None:
         _print_json(summary)
     if error is not None:
@@ -260,7 +262,7 @@ def spend(job: str | None, month: str | None, resolve: str | None, as_json: bool
 
     It also forecasts the month's total. JOB is a job file or a job's name.
     """
-    from parquill.flows.cli.console import print_line
+    from parquill.flows.cli.console import print_result
     from parquill.flows.cli.spend import parse_query, read_spending, show_spending
 
     today = datetime.now(UTC).date()
@@ -269,7 +271,7 @@ def spend(job: str | None, month: str | None, resolve: str | None, as_json: bool
         _print_json(found)
     else:
         for line in show_spending(found):
-            print_line(line)
+            print_result(line)
 
 
 @cli.command()
@@ -304,20 +306,20 @@ def approve(run: str | None, decline: bool, as_json: bool) -> None:
     its job.
     """
     from parquill.flows.cli.approve import answer, question_of, waiting
-    from parquill.flows.cli.console import print_line
+    from parquill.flows.cli.console import print_result
 
     if run is None:
         found = [{"id": str(each.id), "name": each.name, **question_of(each)} for each in waiting()]
         if as_json:
             _print_json({"waiting": found})
         for each in found if not as_json else ():
-            print_line(f"{each['id']}  {each['name']}: {each['question']} (until {each['until']})")
+            print_result(f"{each['id']}  {each['name']}: {each['question']} (until {each['until']})")
         if not found and not as_json:
-            print_line("no run waits for approval")
+            print_result("no run waits for approval")
         return
     name = answer(run, approve=not decline)
     word = "declined" if decline else "approved"
-    _print_json({"run": name, "answer": word}) if as_json else print_line(f"{name} is {word}")
+    _print_json({"run": name, "answer": word}) if as_json else print_result(f"{name} is {word}")
 
 
 @cli.command("serve-model", context_settings={"ignore_unknown_options": True})
@@ -348,6 +350,11 @@ class _Reported(Exception):
         self.error = error
 
 
+def _complain(text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody reads stderr any more: the exit code still tells
+        click.echo(text, err=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with the documented codes; an error is one sentence on stderr."""
     set_prefect_defaults()
@@ -355,12 +362,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.exit(cli.main(words, prog_name="parquill", standalone_mode=False) or 0)
     except _Reported as told:
-        click.echo(f"parquill: {one_line(told.error)}", err=True)
+        _complain(f"parquill: {one_line(told.error)}")
         sys.exit(told.error.exit_code)
     except ParquillError as error:
         if "--json" in words:
             _print_json({"error": str(error), "exit_code": error.exit_code})
-        click.echo(f"parquill: {one_line(error)}", err=True)
+        _complain(f"parquill: {one_line(error)}")
         sys.exit(error.exit_code)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)
@@ -369,11 +376,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(Interrupted.exit_code)
-    except BrokenPipeError:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        sys.exit(1)
     except Exception as error:
         if os.environ.get("PARQUILL_TRACEBACK"):
             raise
-        click.echo(f"parquill: {safe_error(error)}", err=True)
+        _complain(f"parquill: {safe_error(error)}")
         sys.exit(1)

@@ -39,7 +39,7 @@ def compare_models(job: Job, options: RunOptions, models: Sequence[str], today: 
             {
                 "model": model,
                 "lane": "live",
-                "estimate": estimate_json(estimate),
+                "estimate": estimate_json(other, estimate),
                 "prices": {"source": price.source, "version": price.version},
                 "prompt_tokens_note": estimate.tokens_note or None,
                 "thinking_note": THINKS if thinks(other) and not thinks(job) else None,

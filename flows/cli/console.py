@@ -1,14 +1,21 @@
-"""What the terminal shows: the estimate, the progress bar, the summary."""
+"""What the terminal shows: the estimate, the progress bar, the summary.
+
+What a command was asked for goes to stdout. Progress, warnings and errors go to stderr. A reader that has closed either
+stream ends the output, not the command.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,7 +23,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from parquill.tasks.errors import ParquillError
-from parquill.tasks.money.amounts import format_usd
+from parquill.tasks.job.settings import Job
+from parquill.tasks.money.amounts import format_usd, format_usd_text
+from parquill.tasks.money.figures import cost_of, estimate_pairs, three_answers
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.records import Estimate
@@ -31,12 +40,55 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL_S = 5.0
 POLL_INTERVAL_S = 0.2
-console = Console(stderr=True, highlight=False)
+PIPE_COLUMNS = 200  # the width of a table that no terminal shows
+
+
+class _Stream(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on without a reader; Rich would end the process."""
+        self.quiet = True
+        drop_stream(self.file)
+
+
+console = _Stream(stderr=True, highlight=False)
+result = _Stream(highlight=False)
+
+
+def drop_stream(stream: IO[str] | None) -> None:
+    """Send what is still to be written to a stream nowhere, because nothing reads it any more."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())  # type: ignore[union-attr]  # None has no fileno
+        os.close(null)
 
 
 def print_line(text: str) -> None:
-    """Print one plain line. Markup and control characters in it have no effect."""
-    console.print(escape(one_line(text)), soft_wrap=True)
+    """Print one plain line on stderr. Markup and control characters in it have no effect."""
+    _print_plain(text, console)
+
+
+def print_result(text: str) -> None:
+    """Print one plain line of what the command was asked for, on stdout."""
+    _print_plain(text, result)
+
+
+def _print_plain(text: str, to: Console) -> None:
+    to.print(escape(one_line(text)), soft_wrap=True)
+
+
+def print_text(text: str) -> None:
+    """Print text on stdout as it is."""
+    if sys.stdout is None:  # closed before the command began
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_stream(sys.stdout)
+
+
+def _print_table(pairs: dict[str, str], to: Console) -> None:
+    to.print(_pairs(pairs), width=None if to.is_terminal else PIPE_COLUMNS)
 
 
 class _LineHandler(logging.Handler):
@@ -66,78 +118,69 @@ def _pairs(pairs: dict[str, str]) -> Table:
 
 
 def show_estimate(
+    job: Job,
     estimate: Estimate,
     verdict: Verdict,
     price: ModelPrice,
     completed: int = 0,
     *,
     error: ParquillError | None = None,
-    is_refused: bool = False,
+    is_result: bool = True,
 ) -> None:
-    """Show the estimate; `completed` of its rows already have an outcome.
+    """Show the estimate; `completed` of its rows already have an outcome. Warnings go to stderr.
 
-    With an `error`, or if the budget refuses the run (`is_refused`), what the refusal says right after this is left
-    out here.
+    With an `error`, all of it goes to stderr, and what the error says right after this is left out. So it does where
+    the estimate is not what the command was asked for (`is_result`), without what the gate says next.
     """
-    pairs = {
-        "rows": f"{estimate.rows:,}",
-        "rows to send": f"{estimate.to_send - completed:,}" + (f" ({completed:,} are completed)" if completed else ""),
-        "prompt tokens": f"{estimate.prompt_tokens:,}",
-        "completion tokens, expected": f"{estimate.completion_tokens_expected:,}",
-        "cost, expected": format_usd(estimate.expected_nano),
-        **interval(estimate),
-        "cost, p90": format_usd(estimate.p90_nano),
-        "cost, worst case": format_usd(estimate.worst_nano),
-    }
+    to, say = (result, print_result) if is_result and error is None else (console, print_line)
+    pairs = estimate_pairs(estimate, completed)
     if estimate.rejected:
         pairs["rows that cannot be sent"] = ", ".join(f"{code} {n:,}" for code, n in sorted(estimate.rejected.items()))
-    console.print(_pairs(pairs))
+    _print_table(pairs, to)
     if estimate.tokens_note:
-        print_line(f"prompt tokens are {estimate.tokens_note}")
+        say(f"prompt tokens are {estimate.tokens_note}")
     if estimate.first_rejected and error is None:
-        print_line(f"the first of them: {estimate.first_rejected}")
+        say(f"the first of them: {estimate.first_rejected}")
     for note in estimate.input_notes:
         print_line(f"warning: {note}")
     if estimate.reuse_note:
-        print_line(estimate.reuse_note)
-    print_line(f"{estimate.basis}; prices: {price.source}, {price.version}")
-    if error is None and not is_refused:
-        print_line(verdict.sentence)
+        say(estimate.reuse_note)
+    say(f"{estimate.basis_note}; prices: {price.source}, {price.version}")
+    answers = three_answers(job, estimate, verdict, datetime.now(UTC))
+    for told in answers if error is None and is_result else answers[: answers.index(verdict.sentence)]:
+        say(told)
+    if not is_result and verdict.fits:
+        say(verdict.sentence)
     if verdict.warning:
         print_line(f"warning: {verdict.warning}")
 
 
-def interval(estimate: Estimate) -> dict[str, str]:
-    """Return the 90 % interval of the cost; empty if there were no answers to learn from."""
-    if estimate.low_nano is None or estimate.high_nano is None:
-        return {}
-    return {"cost, 90 % interval": f"{format_usd(estimate.low_nano)} to {format_usd(estimate.high_nano)}"}
-
-
 def _figures(summary: dict[str, Any]) -> dict[str, str]:
-    rows, tokens, estimate = summary["rows"], summary["tokens"], summary["estimate"]
+    rows, tokens = summary["rows"], summary["tokens"]
     shown = {name: f"{count:,}" for name, count in rows.items() if count or name in {"total", "ok"}}
     pairs = {
         "run": f"{summary['run_id']} ({summary['state']})",
         "rows": ", ".join(f"{name} {count}" for name, count in shown.items()),
         "tokens": ", ".join(f"{name} {count:,}" for name, count in tokens.items()),
         "requests": ", ".join(f"{name} {count:,}" for name, count in summary["requests"].items()),
-        "cost": f"${summary['paid_usd']} (expected ${estimate['cost_usd_expected']})",
+        "cost": cost_of(summary),
     }
     if summary["paid_usd"] != summary["cost_usd"]:
-        pairs["cost of its rows"] = f"${summary['cost_usd']} (rows that were redone include their earlier cost)"
+        pairs["cost of its rows"] = (
+            f"{format_usd_text(summary['cost_usd'])} (rows that were redone include their earlier cost)"
+        )
     if summary["in_doubt_usd"].strip("0") != ".":
-        pairs["in doubt"] = f"${summary['in_doubt_usd']}"
+        pairs["in doubt"] = format_usd_text(summary["in_doubt_usd"])
     if has_excess(summary):
-        pairs["beyond the reservations"] = f"${summary['over_reserved_usd']}"
+        pairs["beyond the reservations"] = format_usd_text(summary["over_reserved_usd"])
     if summary["saved_usd"].strip("0") != ".":
-        pairs["saved by reuse"] = f"${summary['saved_usd']}"
+        pairs["saved by reuse"] = format_usd_text(summary["saved_usd"])
     if (counted := summary.get("counted")) and counted["answers"]:
         pairs["prompt tokens"] = counted_line(counted)
         pairs |= {"the count farthest off": worst} if (worst := worst_line(counted)) else {}
     if "price_as" in summary:
         other = summary["price_as"]
-        pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"
+        pairs[f"the same usage on {other['model']}"] = format_usd_text(other["cost_usd"])
     if prices := summary.get("prices"):
         pairs["prices"] = f"{prices['source']}, {prices['version']}"
     if summary["duration_s"] is not None:
@@ -145,19 +188,23 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
     return pairs
 
 
-def show_summary(summary: dict[str, Any], output: Path | None, output_uri: str) -> None:
-    """Show what ran, what it cost, and where the files are; `output` is the local folder of `output_uri`."""
-    console.print(_pairs(_figures(summary)))
+def show_summary(summary: dict[str, Any], output: Path | None, output_uri: str, *, is_result: bool = True) -> None:
+    """Show what ran, what it cost, and where the files are; `output` is the local folder of `output_uri`.
+
+    It goes to stdout, or to stderr if something else is the result there.
+    """
+    to, say = (result, print_result) if is_result else (console, print_line)
+    _print_table(_figures(summary), to)
     counted = summary.get("counted")
     if counted and counted["meaning"]:
-        print_line(counted["meaning"])
+        say(counted["meaning"])
     for sentence in [*reply_sentences(summary), *money_sentences(summary)]:
-        print_line(sentence)
+        say(sentence)
     if summary["exit_code"] == 0 and summary["message"]:
-        print_line(summary["message"])
+        say(summary["message"])
     for place in ("results", "summary.json", "report.html"):
         if output is None or (output / place).exists():
-            print_line(join(output_uri, place) + ("/" if place == "results" else ""))
+            say(join(output_uri, place) + ("/" if place == "results" else ""))
 
 
 @contextlib.contextmanager
@@ -182,8 +229,6 @@ def _spent(run_sender: RunSender) -> str:
 
 
 def _active_sender() -> RunSender | None:
-    import sys
-
     module = sys.modules.get("parquill.tasks.llm.open_senders")
     run_sender: list[RunSender] = module.open_senders() if module else []
     return run_sender[0] if run_sender else None

@@ -62,6 +62,8 @@ def _flush_and_exit(code: int) -> None:
         try:
             if stream is not None:
                 stream.flush()
-        except (OSError, ValueError):  # a closed pipe or a full disk did not take the output
+        except BrokenPipeError:  # its reader wanted no more, as `head` does
+            continue
+        except (OSError, ValueError):  # a full disk did not take the output
             code = code or 1
     os._exit(code)

@@ -8,50 +8,71 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from parquill.flows.cli.console import print_line
+from parquill.flows.cli.console import print_result
+from parquill.tasks.money.amounts import format_column, usd_to_nano
+from parquill.tasks.records import WORST_CASE
 
 if TYPE_CHECKING:
     from parquill.flows.cli.doctor import Check
+
+MAX_NAME = 40  # characters of a model's name in a table
 
 
 def show_preview(rows: list[dict[str, Any]]) -> None:
     """Show each request: where its row is, its tokens, its body."""
     for row in rows:
-        print_line(f"--- {row['source_file']}, row {row['row_number']}: {row['prompt_tokens'] or 0:,} prompt tokens")
+        print_result(f"--- {row['source_file']}, row {row['row_number']}: {row['prompt_tokens'] or 0:,} prompt tokens")
         if row["error"]:
-            print_line(row["error"])
+            print_result(row["error"])
         if row["body"] is not None:
-            print_line(f"POST {row['url']}")
+            print_result(f"POST {row['url']}")
             for name, variable in row["headers"].items():
-                print_line(f"{name}: (from {variable})")
+                print_result(f"{name}: (from {variable})")
             for line in orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode().split("\n"):
-                print_line(line)
+                print_result(line)
 
 
 def show_comparison(found: dict[str, Any]) -> None:
     """Show each model's estimate in a table, the cheapest first, with notes about the models below it."""
     for line in comparison_lines(found):
-        print_line(line)
+        print_result(line)
 
 
 def comparison_lines(found: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of a comparison: a header, a line for each model with aligned columns, and notes."""
+    """Yield the lines of a comparison: a header, a line for each model with aligned columns, and notes.
+
+    Without earlier answers nothing is expected: the models are compared by the most that they can cost.
+    """
+    entries = found["models"]
     yield f"{found['rows']:,} rows, the cheapest model first; nothing was sent"
-    head = ("model", "lane", "expected", "p90", "worst case", "prompt tokens")
-    lines = [head, *(_compared(entry) for entry in found["models"])]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
+    if all(entry["estimate"]["basis"] == WORST_CASE for entry in entries):
+        costs = {"at most": "worst"}
+    else:
+        costs = {"expected": "expected", "p90": "p90", "at most": "worst"}
+    usd = [entry["estimate"][f"cost_usd_{name}"] for entry in entries for name in costs.values()]
+    shown, width = format_column([usd_to_nano(Decimal(each)) for each in usd]), len(costs)
+    lines = [("model", "lane", *costs, "prompt tokens")]
+    for number, entry in enumerate(entries):
+        tokens = f"{entry['estimate']['prompt_tokens']:,}"
+        own = shown[number * width : (number + 1) * width]
+        lines.append((shorten(entry["model"]), entry["lane"], *own, tokens))
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     for line in lines:
         sized = list(zip(line, widths, strict=True))
         words = [cell.ljust(width) for cell, width in sized[:2]]
         yield "  ".join([*words, *(cell.rjust(width) for cell, width in sized[2:])])
-    for entry in found["models"]:
+    if len(costs) == 1:
+        yield "no earlier answers to learn from; for expected costs run `parquill estimate JOB --pilot 100` first"
+    for entry in entries:
         yield from (f"{entry['model']}: {note}" for note in _notes(entry))
 
 
-def _compared(entry: dict[str, Any]) -> tuple[str, ...]:
-    estimate = entry["estimate"]
-    costs = (rounded(estimate[f"cost_usd_{name}"]) for name in ("expected", "p90", "worst"))
-    return (entry["model"], entry["lane"], *costs, f"{estimate['prompt_tokens']:,}")
+def shorten(name: str) -> str:
+    """Cut a long name in its middle: vendors and versions stand at its ends."""
+    if len(name) <= MAX_NAME:
+        return name
+    head = (MAX_NAME - 1) // 2
+    return f"{name[:head]}…{name[head + 1 - MAX_NAME :]}"
 
 
 def _notes(entry: dict[str, Any]) -> Iterator[str]:
@@ -66,26 +87,19 @@ def _notes(entry: dict[str, Any]) -> Iterator[str]:
             yield entry[name]
 
 
-def rounded(usd: str) -> str:
-    """Return dollars for comparison: rounded to cents, or below a dollar to two significant digits."""
-    amount = Decimal(usd)
-    places = 2 if amount >= 1 or not amount else max(2, 1 - amount.adjusted())
-    return f"${amount:,.{places}f}"
-
-
 def show_failed(rows: Iterable[dict[str, Any]]) -> None:
     """Show each row that is not ok."""
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007 - counted for the last line
-        print_line(
+        print_result(
             f"{row['source_file']}, row {row['row_number']}: {row['status']}, {row['error_code']}: "
             f"{row['error_message']}"
         )
-    print_line(f"{count:,} rows are not ok")
+    print_result(f"{count:,} rows are not ok")
 
 
 def show_checks(checks: Iterable[Check]) -> None:
     """Show each check: ok, a warning, or what to do."""
     for check in checks:
         word = "FAIL" if not check.ok else "warn" if check.warns else "ok  "
-        print_line(f"{word} {check.name}: {check.told}")
+        print_result(f"{word} {check.name}: {check.told}")

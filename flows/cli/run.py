@@ -10,11 +10,19 @@ from types import FrameType
 from typing import Any
 
 from parquill.flows.cli.approve import ask_on_terminal
-from parquill.flows.cli.console import journal_warnings_to_stderr, print_line, show_bar, show_estimate, show_summary
+from parquill.flows.cli.console import (
+    journal_warnings_to_stderr,
+    print_line,
+    print_result,
+    show_bar,
+    show_estimate,
+    show_summary,
+)
 from parquill.flows.cli.prefect_server import EmbeddedServer
 from parquill.tasks.errors import Interrupted, NotApproved, ParquillError, error_of
 from parquill.tasks.job.api_key import read_key
 from parquill.tasks.job.settings import Job, Status
+from parquill.tasks.llm.first_pilot import complete_first_pilot, needs_pilot, pilot_must_ask
 from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, check_largest, pass_gate, spent_by_others
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.prompts.prepare import prepare_run
@@ -30,10 +38,11 @@ IMPORT_POLL_INTERVAL_S = 0.05  # between two looks at whether an import is under
 
 
 def run_job(
-    job: Job, day: date | None, limit: int | None, redo: Sequence[Status]
+    job: Job, day: date | None, limit: int | None, redo: Sequence[Status], *, as_json: bool = False
 ) -> tuple[dict[str, Any] | None, ParquillError | None]:
     """Run a job to its end; return the summary, if there is one, and the error that decides the exit code.
 
+    The summary is shown on stdout; with `as_json` on stderr, since stdout is for the JSON alone.
     Raises BadJob, BadInput, FolderInUse and RefusedByBudget before anything is sent.
     """
     placed, options = resolve_job(job, day, limit, redo)
@@ -56,7 +65,7 @@ def run_job(
         run = prepare_run(placed, options, work_ahead)
         if run is None:
             idle = NothingToDo.of(placed, options.redo, options.limit)
-            print_line(idle.sentence)
+            (print_line if as_json else print_result)(idle.sentence)
             if not server.needed:
                 from parquill.tasks.orchestration.takeover import report_previous_end
 
@@ -65,12 +74,24 @@ def run_job(
         month = spent_by_others(run.job, run.run_id)
         verdict = _show(run, month)
         check_largest(run.job, run.estimate)
-        if server.needed:
+        is_left_to_flow = False
+        if needs_pilot(run):
+            if pilot_must_ask(run):
+                ask_on_terminal(run, verdict, may_wait=not server.needed)
+            # without an answer here, the flow waits for it and completes the pilot
+            is_left_to_flow = pilot_must_ask(run)
+            if not is_left_to_flow:
+                piloted = _complete_pilot(run)
+                verdict = verdict if piloted is run else _show(piloted, month)
+                run = piloted
+        if server.needed and not is_left_to_flow:
             pass_gate(run.job, run.estimate, run.price, spent_totals(run), month)
-        if asks_approval(run.job, verdict):
+        if asks_approval(run.job, verdict) and not is_left_to_flow:
             ask_on_terminal(run, verdict, may_wait=not server.needed)
         server.wait()
-        return _run_flow(run.run_id, job, options.day, limit, redo, folders, refuse_if_asked)
+        ended = _run_flow(run.run_id, job, options.day, limit, redo, folders, refuse_if_asked)
+    show_summary(ended[0], folders.output, folders.output_uri, is_result=not as_json)
+    return ended
 
 
 def _show(run: Run, month: int | None) -> Verdict:
@@ -78,9 +99,15 @@ def _show(run: Run, month: int | None) -> Verdict:
     if totals.sent:
         print_line(f"resuming run {run.run_id}: {totals.sent:,} requests were sent before")
     verdict = check_budget(run.job, run.estimate, run.price, totals, month)
-    is_refused = not verdict.fits and run.job.budget.when_short == "refuse" and run.estimate.to_send > 0
-    show_estimate(run.estimate, verdict, run.price, sum(totals.statuses.values()), is_refused=is_refused)
+    show_estimate(run.job, run.estimate, verdict, run.price, sum(totals.statuses.values()), is_result=False)
     return verdict
+
+
+def _complete_pilot(run: Run) -> Run:
+    with stop_on_signal(), show_bar():
+        run, told = complete_first_pilot(run)
+    print_line(told)
+    return run
 
 
 def _run_flow(
@@ -91,7 +118,7 @@ def _run_flow(
     redo: Sequence[Status],
     folders: Folders,
     refuse_if_asked: Callable[[], None],
-) -> tuple[dict[str, Any] | None, ParquillError | None]:
+) -> tuple[dict[str, Any], ParquillError | None]:
     from prefect import tags
     from prefect.exceptions import FailedRun, TerminationSignal
 
@@ -124,7 +151,6 @@ def _run_flow(
     if summary is None and error is not None:
         raise error  # before anything was sent: what is there is of an earlier run
     summary = summary or latest_summary(folders.output)
-    show_summary(summary, folders.output, folders.output_uri)
     return summary, error
 
 

@@ -7,13 +7,14 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import load_job
 from parquill.tasks.limits.rate_ledger import RateLedger, describe
-from parquill.tasks.money.amounts import nano_to_usd, usd_text, usd_to_nano
+from parquill.tasks.money.amounts import format_column, format_usd_text, nano_to_usd, usd_text, usd_to_nano
 from parquill.tasks.money.ledger import Ledger
 
 MAX_SHOWN_JOBS = 20
@@ -126,21 +127,26 @@ def _forecast(scope: SpendQuery, mine: int, all_jobs: int, today: date) -> dict[
 
 
 def show_spending(found: dict[str, Any]) -> list[str]:
-    """Return the lines that a person reads."""
+    """Return the lines that a person reads; the amounts of the table have the same number of decimals."""
+    rows = found["rows"]
+    settled = _column([*(row["cost_usd"] for row in rows), found["cost_usd"]])
+    in_doubt = _column([*(row["in_doubt_usd"] for row in rows), found["in_doubt_usd"]])
     lines = [
-        f"{row['day']}  {row['job']}  {row['model']}  {row['runs']} runs  ${row['cost_usd']}"
-        + (f"  in doubt ${row['in_doubt_usd']}" if row["in_doubt_usd"].strip("0") != "." else "")
-        for row in found["rows"]
+        f"{row['day']}  {row['job']}  {row['model']}  {row['runs']} runs  {cost}"
+        + (f"  in doubt {doubt}" if Decimal(row["in_doubt_usd"]) else "")
+        for row, cost, doubt in zip(rows, settled, in_doubt, strict=False)
     ]
-    lines.append(f"{found['month']}: ${found['cost_usd']}, in doubt ${found['in_doubt_usd']}")
+    lines.append(f"{found['month']}: {settled[-1]}, in doubt {in_doubt[-1]}")
     if "resolved_usd" in found:
-        lines.append(f"settled ${found['resolved_usd']} that was in doubt")
-    lines.append(f"at this pace the month ends at ${found['forecast_usd']}")
+        lines.append(f"settled {format_usd_text(found['resolved_usd'])} that was in doubt")
+    lines.append(f"at this pace the month ends at {format_usd_text(found['forecast_usd'])}")
     if found["monthly_usd"] is not None:
-        when = found["limit_met_on"]
+        when, limit = found["limit_met_on"], format_usd_text(found["monthly_usd"])
         lines.append(
-            f"the limit of ${found['monthly_usd']} is met on {when}"
-            if when
-            else f"the limit of ${found['monthly_usd']} is not met this month"
+            f"the limit of {limit} is met on {when}" if when else f"the limit of {limit} is not met this month"
         )
     return [*lines, *(f"limits.shared {line}" for line in describe(found["shared_limits"]))]
+
+
+def _column(amounts: Sequence[str]) -> list[str]:
+    return format_column([usd_to_nano(Decimal(usd)) for usd in amounts])

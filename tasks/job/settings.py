@@ -108,6 +108,12 @@ class BudgetSettings(Settings, title="Budget"):
     when_short: Literal["refuse", "partial"] = Field(
         "refuse", description="At the gate: refuse the run, or complete what fits"
     )
+    pilot: Literal["auto", "never"] = Field(
+        "auto",
+        description="auto: a first run whose worst case does not fit completes a pilot, for at most 1 % of the budget, "
+        "and the gate decides on what it cost; never: such a run is refused. With when_short: partial there is no "
+        "pilot, since what fits is completed anyway",
+    )
 
 
 class LimitSettings(Settings, title="Limits"):

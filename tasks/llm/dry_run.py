@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job.api_key import read_key
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.amounts import format_usd, nano_to_usd, usd_text, usd_to_nano
+from parquill.tasks.money.amounts import nano_to_usd, usd_text
 from parquill.tasks.money.estimate import flat_estimate
+from parquill.tasks.money.figures import must_approve
 from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, check_largest, spent_by_others
 from parquill.tasks.money.prices import ModelPrice, price_of
 from parquill.tasks.prompts.base import RunOptions
@@ -53,10 +54,12 @@ class DryRun:
 
     def as_dict(self) -> dict[str, Any]:
         """Return one flat mapping. After a pilot, the figures are of the whole run, what is already paid included."""
-        flat = flat_estimate(self.job, self.estimate, self.price, fits=self.verdict.fits)
+        flat = flat_estimate(self.job, self.estimate, self.price, fits=self.verdict.fits, left=self.verdict.left)
         told = {"error": str(self.error), "exit_code": self.error.exit_code} if self.error is not None else {}
         rows = self.estimate.to_send - self.completed
-        return {**flat, "rows_to_send": rows, "warning": self.verdict.warning, **self.pilot, **told}
+        asks = must_approve(self.job, self.verdict) if asks_approval(self.job, self.verdict) else None
+        warning = "; ".join(filter(None, [self.verdict.warning, asks])) or None
+        return {**flat, "rows_to_send": rows, "warning": warning, **self.pilot, **told}
 
 
 def estimate_placed(job: Job, options: RunOptions) -> DryRun:
@@ -69,18 +72,8 @@ def estimate_placed(job: Job, options: RunOptions) -> DryRun:
         check_largest(job, estimate)
     except ParquillError as found:
         error = found
-    verdict = _with_approval(job, check_budget(job, estimate, price, None, spent_by_others(job)))
+    verdict = check_budget(job, estimate, price, None, spent_by_others(job))
     return DryRun(job, estimate, verdict, price, error)
-
-
-def _with_approval(job: Job, verdict: Verdict) -> Verdict:
-    """Return the verdict, with a warning added if the run will wait for approval."""
-    if job.budget.approval_usd is None or not asks_approval(job, verdict):
-        return verdict
-    limit = format_usd(usd_to_nano(job.budget.approval_usd))
-    expected = format_usd(verdict.expected_nano)
-    told = f"{expected} is above budget.approval_usd = {limit}: a run waits until a person approves it"
-    return replace(verdict, warning="; ".join(filter(None, [verdict.warning, told])))
 
 
 def estimate_with_pilot(
@@ -106,22 +99,16 @@ def estimate_with_pilot(
         if run is None or not run.estimate.to_send:
             return None
         check_largest(run.job, run.estimate)
+        pilot = run_pilot(run, rows, watch=watch, log=log)
         booked = spent_by_others(run.job, run.run_id)
-        left = None
-        if run.job.budget.monthly_usd is not None:
-            spent = spent_totals(run)
-            left = usd_to_nano(run.job.budget.monthly_usd) - (booked or 0) - spent.settled_nano - spent.in_doubt_nano
-        pilot = run_pilot(run, rows, month_left=left, watch=watch, log=log)
     totals, estimate = pilot.totals, pilot.run.estimate
-    doubt = f", {format_usd(totals.in_doubt_nano)} in doubt" if totals.in_doubt_nano else ""
     return DryRun(
         job,
         estimate,
-        _with_approval(run.job, check_budget(run.job, estimate, run.price, spent_totals(pilot.run), booked)),
+        check_budget(run.job, estimate, run.price, spent_totals(pilot.run), booked),
         run.price,
         completed=sum(totals.statuses.values()),
-        sentence=f"pilot: {pilot.rows:,} rows were answered for {format_usd(totals.settled_nano)}{doubt}; "
-        f"{pilot.ended}. `run` continues from them",
+        sentence=pilot.sentence,
         pilot={
             "pilot_rows": pilot.rows,
             "pilot_ended": pilot.ended,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -25,7 +25,7 @@ from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.money.amounts import format_usd, usd_to_nano
-from parquill.tasks.money.estimate import basis_of, price_histogram
+from parquill.tasks.money.estimate import basis_of, describe_basis, price_histogram
 from parquill.tasks.money.learning import keep_past
 from parquill.tasks.money.length_model import MIN_ANSWERS, LengthModel
 from parquill.tasks.money.length_stats import History
@@ -34,7 +34,7 @@ from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.approvals import is_approved
 from parquill.tasks.prompts.planned import Located, count_lengths, locate, planned_parts
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.prompts.run_money import spent_totals
+from parquill.tasks.prompts.run_money import month_left, spent_totals
 from parquill.tasks.records import Estimate, ShardRef, Totals
 
 FIRST_AUTO_ROWS, MAX_AUTO_ROWS = 30, 10_000  # rows
@@ -52,6 +52,14 @@ class Pilot:
     ended: str
     run: Run
 
+    @property
+    def sentence(self) -> str:
+        """What the pilot did, for people."""
+        settled, in_doubt = self.totals.settled_nano, self.totals.in_doubt_nano
+        doubt = f", {format_usd(in_doubt)} in doubt" if in_doubt else ""
+        paid = f"{self.rows:,} rows were answered for {format_usd(settled)}{doubt}"
+        return f"pilot: {paid}; {self.ended}. `run` continues from them"
+
 
 @dataclass(frozen=True, slots=True)
 class _Learned:
@@ -67,17 +75,17 @@ def run_pilot(
     run: Run,
     rows: int | None,
     *,
-    month_left: int | None = None,
+    least: int = 0,
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
     watch: Callable[[RunSender], AbstractContextManager[Any]] = nullcontext,
     log: LogFn | None = None,
 ) -> Pilot:
     """Complete `rows` rows of a run; None: as many as ±5 % of the cost requires, within a hundredth of the budget.
 
-    `month_left` is what is left of the monthly budget, in nano-dollars; `watch` may stop the sender. The caller
-    holds the run's folders. Before anything is sent, raises RefusedByBudget if the worst case of so many rows does not
-    fit, and NotApproved if it is above what may be spent without approval. Raises Interrupted, ServiceStopped or
-    StoppedByBudget if the pilot was cut off; another pilot, or the run, then continues.
+    `watch` may stop the sender. The caller holds the run's folders. Before anything is sent, raises RefusedByBudget if
+    the worst case of so many rows does not fit, or for None that of the first `least` rows, and NotApproved if it is
+    above what may be spent without approval. Raises Interrupted, ServiceStopped or StoppedByBudget if the pilot was cut
+    off; another pilot, or the run, then continues.
     """
     lengths: Counter[int] = Counter()
     for _, _, tokens in planned_parts(run):
@@ -85,13 +93,15 @@ def run_pilot(
     start = int.from_bytes(hashlib.sha256(run.run_id.encode()).digest()[:6]) / 2**48
     chosen = locate(run, choose(lengths, MAX_AUTO_ROWS if rows is None else rows, start)) if lengths else []
     counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
-    picked = _Picked(run, chosen, counter)
+    picked, auto = _Picked(run, chosen, counter), most_of_auto(run)
     if rows is not None:
-        _check(run, picked, month_left)
+        _check(run, picked)
+    else:
+        _check_least(run, picked, least, auto)
     _check_approved(run, picked, rows)
     with open_sender(run, transport, log=log) as run_sender, watch(run_sender):
         if rows is None:
-            ended, learned = _until_precise(picked, run_sender)
+            ended, learned = _until_precise(picked, run_sender, auto)
         else:
             picked.complete(run_sender, rows)
             ended, learned = f"{rows:,} rows were asked for", _learn(run, counter)
@@ -116,12 +126,11 @@ class _Picked:
         """How many chosen rows are not taken yet."""
         return len(self._chosen) - self._taken
 
-    def worst(self) -> int:
-        """The most that the chosen rows without an answer can cost, in nano-dollars."""
-        answered = self._answered(self._chosen)
-        return sum(
-            w for row, w in zip(self._chosen, self._worst, strict=True) if (row.shard, row.number) not in answered
-        )
+    def worst(self, rows: int | None = None) -> int:
+        """The most that those of the first `rows` chosen rows, by default of all, can cost that lack an answer."""
+        chosen = self._chosen[:rows]
+        answered = self._answered(chosen)
+        return sum(w for row, w in zip(chosen, self._worst, strict=False) if (row.shard, row.number) not in answered)
 
     def complete(self, run_sender: RunSender, rows: int, most_nano: int | None = None) -> int:
         """Complete the next rows, as far as their worst cases fit. Returns how many. Raises like run_pilot."""
@@ -154,18 +163,26 @@ class _Picked:
         return {(shard, number) for shard in shards for number in self.run.state(shard.number).outcomes}
 
 
-def _check(run: Run, picked: _Picked, month_left: int | None) -> None:
-    spent, worst = spent_totals(run), picked.worst()
+def _check(run: Run, picked: _Picked) -> None:
+    spent, worst, of_month = spent_totals(run), picked.worst(), month_left(run)
     limits = []
     if run.job.budget.run_usd is not None:
         room = usd_to_nano(run.job.budget.run_usd) - spent.settled_nano - spent.in_doubt_nano
         limits.append((room, f"what is left of the budget ({format_usd(max(0, room))})"))
-    if month_left is not None:
-        limits.append((month_left, f"what is left of the month ({format_usd(max(0, month_left))})"))
+    if of_month is not None:
+        limits.append((of_month, f"what is left of the month ({format_usd(max(0, of_month))})"))
     if limits and worst > min(limits)[0]:
         raise RefusedByBudget(
             f"a pilot of {picked.left:,} rows may cost {format_usd(worst)}, more than {min(limits)[1]}"
         )
+
+
+def _check_least(run: Run, picked: _Picked, least: int, auto: MostOfAuto) -> None:
+    """Refuse a pilot that may end before it has learned anything."""
+    spent, worst = spent_totals(run), picked.worst(least)
+    if worst > auto.nano - spent.settled_nano - spent.in_doubt_nano:
+        rows = min(least, picked.left)
+        raise RefusedByBudget(f"a pilot of {rows:,} rows may cost {format_usd(worst)}, more than {auto}")
 
 
 def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
@@ -179,7 +196,7 @@ def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
     spent, worst, what = spent_totals(run), picked.worst(), f"a pilot of {picked.left:,} rows"
     booked = spent.settled_nano + spent.in_doubt_nano
     if rows is None:
-        worst, what = min(worst, max(0, _most_of_auto(run)[0] - booked)), "--pilot auto"
+        worst, what = min(worst, max(0, most_of_auto(run).nano - booked)), "--pilot auto"
     if not worst or booked + worst <= usd_to_nano(limit):
         return
     so_far = f" on top of the {format_usd(booked)} that the run has booked" if booked else ""
@@ -187,23 +204,38 @@ def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
     raise NotApproved(f"{told}, and the run is not approved; choose fewer rows, or start the run, which asks")
 
 
-def _most_of_auto(run: Run) -> tuple[int, str]:
-    """Return what `auto` may spend, in nano-dollars, and the name of what it is a hundredth of."""
+class MostOfAuto(NamedTuple):
+    """The most that a run may have booked when `auto` ends, in nano-dollars, and what that is."""
+
+    nano: int
+    name: str
+
+    def __str__(self) -> str:
+        """Name and amount."""
+        return f"{self.name} ({format_usd(self.nano)})"
+
+
+def most_of_auto(run: Run) -> MostOfAuto:
+    """Return what `auto` may spend: a hundredth of the smaller budget, and no more than the month has left."""
     limits = [usd for usd in (run.job.budget.run_usd, run.job.budget.monthly_usd) if usd is not None]
     whole, name = (usd_to_nano(min(limits)), "the budget") if limits else (run.estimate.worst_nano, "the worst case")
-    return whole // PARTS_OF_BUDGET, name
+    most, of_month = MostOfAuto(whole // PARTS_OF_BUDGET, f"1 % of {name}"), month_left(run)
+    if of_month is None:
+        return most
+    spent = spent_totals(run)
+    rest = max(0, spent.settled_nano + spent.in_doubt_nano + of_month)
+    return min(most, MostOfAuto(rest, "what is left of the month"))
 
 
-def _until_precise(picked: _Picked, run_sender: RunSender) -> tuple[str, _Learned]:
-    run = picked.run
-    (most, name), wanted = _most_of_auto(run), FIRST_AUTO_ROWS
+def _until_precise(picked: _Picked, run_sender: RunSender, auto: MostOfAuto) -> tuple[str, _Learned]:
+    run, wanted = picked.run, FIRST_AUTO_ROWS
     while True:
-        taken = picked.complete(run_sender, wanted, most - run_sender.budget.settled - run_sender.budget.in_doubt)
+        taken = picked.complete(run_sender, wanted, auto.nano - run_sender.budget.settled - run_sender.budget.in_doubt)
         learned = _learn(run, picked.counter)
         if learned.history.count >= MIN_ANSWERS and learned.relative_error <= TARGET_ERROR:
             return f"the cost is known to ±{learned.relative_error:.1%}", learned
         if not taken and picked.left:
-            return f"1 % of {name} ({format_usd(most)}) is used up", learned
+            return f"{auto} is used up", learned
         if not picked.left:
             return "a pilot takes no more rows than these", learned
         # the interval shrinks with the square root of the number of answers
@@ -226,7 +258,7 @@ def _learn(run: Run, counter: TokenCounter) -> _Learned:
             for number, outcome in state.outcomes.items():
                 left[length[number]] -= 1
                 if (usage := outcome.lesson) is not None:
-                    history.add(length[number], usage, room)
+                    history.add(length[number], usage, room, outcome.latency_s)
                     output += usage.completion
         rest.update(+left)
     model = LengthModel(history, room) if history.count else None
@@ -240,7 +272,9 @@ def _learn(run: Run, counter: TokenCounter) -> _Learned:
         low_nano=paid + figures.low if model is not None else None,
         high_nano=paid + figures.high if model is not None else None,
         output_shares=model.output_shares(lengths) if model is not None else [],
-        basis=basis_of(model, None),
+        basis=basis_of(model),
+        basis_note=describe_basis(model, None),
+        latency_s=model.latency_s if model is not None else None,
         paid_nano=paid,
         paid_worst_nano=totals.worst_nano,
     )

@@ -4,7 +4,7 @@ Rows are kept as counts by input length. Worst case, expectation and spread depe
 by the model's window, and any number of prices can be applied at the end.
 
 Without history the only bound on the output is max_output_tokens: expected, p90 and worst are the same, and the
-estimate says "no history: worst case is the only bound". With history (`length_model`) expected is the sum of the
+estimate's basis is `worst_case`. With history (`length_model`) expected is the sum of the
 predictions, and the total output is taken as log-normal about it: `low` and `high` bound its central 90 %, p90 is its
 90 % quantile, and none is above the worst case. For few answers the normal quantile is widened to Student's t
 (Cornish-Fisher, first order).
@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from parquill.tasks.money.amounts import femto_to_nano, format_usd, nano_to_usd, usd_text
+from parquill.tasks.money.duration import least_duration
 from parquill.tasks.money.learning import Past
-from parquill.tasks.records import Action, Estimate, PlannedRow
+from parquill.tasks.records import WORST_CASE, Action, Estimate, PlannedRow
 
 if TYPE_CHECKING:
     from parquill.tasks.job.settings import Job
@@ -32,7 +33,7 @@ NORMAL_P90, NORMAL_P95 = 1.2816, 1.6449
 # A spread estimated from a hundred answers of a long-tailed law is too low more often than too high: without this
 # factor the interval held in 84-96 % of the seeds, with it in 91-97 % (`python -m tests.benchmarks.pilots`).
 INTERVAL_SAFETY = 1.06
-NO_HISTORY = "no history: worst case is the only bound"
+NO_HISTORY = "no earlier answers to learn from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,10 @@ class EstimateSum:
             low_nano=figures.low if lengths is not None else None,
             high_nano=figures.high if lengths is not None else None,
             output_shares=lengths.output_shares(self._lengths) if lengths is not None else [],
-            basis=basis_of(lengths, self._past.last),
+            basis=basis_of(lengths),
+            basis_note=describe_basis(lengths, self._past.last),
+            reserved_tokens=sum((self._counter.reserved(tokens) + room) * n for tokens, n in self._lengths.items()),
+            latency_s=lengths.latency_s if lengths is not None else None,
             largest_request=max((self._counter.reserved(tokens) + room for tokens in self._lengths), default=0),
             exact=self._counter.exact,
             rejected=self.rejected,
@@ -154,23 +158,32 @@ class EstimateSum:
         )
 
 
-def basis_of(lengths: LengthModel | None, last: tuple[int, int] | None) -> str:
+def basis_of(lengths: LengthModel | None) -> str:
+    """Return the name of what an estimate is based on: worst_case, pilot or history."""
+    if lengths is None:
+        return WORST_CASE
+    return "history" if lengths.runs else "pilot"
+
+
+def describe_basis(lengths: LengthModel | None, last: tuple[int, int] | None) -> str:
     """Describe what an estimate is based on; `last` is (expected, settled) nano-dollars of the latest finished run."""
     basis = NO_HISTORY
     if lengths is not None:
         runs = {0: "a pilot", 1: "the last run"}.get(lengths.runs, f"the last {lengths.runs} runs")
         basis = f"output from {lengths.answers:,} answers of {runs}"
     if last is not None:
-        basis += f"; last run: expected {format_usd(last[0])}, cost {format_usd(last[1])}"
+        basis += f"; the last run cost {format_usd(last[1])}"  # its own estimate may have been the worst case
     return basis
 
 
-def estimate_json(estimate: Estimate) -> dict[str, Any]:
+def estimate_json(job: Job, estimate: Estimate, left: int | None = None) -> dict[str, Any]:
     """Return the `estimate` part of a summary; money as decimal strings in dollars.
 
     `cost_usd_low` and `cost_usd_high` bound the central 90 %; they are null without answers to learn from.
+    `duration_s` is the least time for the `left` rows, by default for all; null if nothing bounds it.
     """
     low, high = estimate.low_nano, estimate.high_nano
+    duration = least_duration(job, estimate, left)
     return {
         "prompt_tokens": estimate.prompt_tokens,
         "completion_tokens_expected": estimate.completion_tokens_expected,
@@ -179,6 +192,8 @@ def estimate_json(estimate: Estimate) -> dict[str, Any]:
         "cost_usd_high": None if high is None else usd_text(nano_to_usd(high)),
         "cost_usd_p90": usd_text(nano_to_usd(estimate.p90_nano)),
         "cost_usd_worst": usd_text(nano_to_usd(estimate.worst_nano)),
+        "duration_s": None if duration is None else round(duration.seconds, 1),
+        "basis": estimate.basis,
     }
 
 
@@ -191,13 +206,15 @@ ESTIMATE_KEYS = {
     "cost_usd_high": "the upper end of that interval; null without earlier answers",
     "cost_usd_p90": "the cost that is not exceeded nine times in ten",
     "cost_usd_worst": "the most that the run can cost: every answer is as long as `max_output_tokens` allows",
+    "duration_s": "the least time that limits and earlier latencies allow, in seconds; null if nothing is known",
+    "basis": "what the costs are predicted from: `history`, `pilot`, or `worst_case`, which makes all of them the most",
 }
 FLAT_KEYS = {
     "rows": "rows of the output",
     "rows_to_send": "rows that need a request",
     "model": "the setting `model`",
     "fits_budget": "whether the cost fits the budget",
-    "basis": "what the prediction is based on",
+    "basis_note": "what the prediction is based on, in a sentence",
     "prompt_tokens_counted": "prompt tokens before the correction",
     "prompt_tokens_note": "why `prompt_tokens` is approximate; null if it is exact",
     "rows_reused": "rows whose answer an earlier run paid for",
@@ -211,15 +228,17 @@ FLAT_KEYS = {
 }
 
 
-def flat_estimate(job: Job, estimate: Estimate, price: ModelPrice, *, fits: bool) -> dict[str, Any]:
-    """Return the flat mapping that `estimate --json` prints."""
+def flat_estimate(
+    job: Job, estimate: Estimate, price: ModelPrice, *, fits: bool, left: int | None = None
+) -> dict[str, Any]:
+    """Return the flat mapping that `estimate --json` prints; `left` rows are to be sent, by default all."""
     return {
         "rows": estimate.rows,
         "rows_to_send": estimate.to_send,
         "model": job.model,
-        **estimate_json(estimate),
+        **estimate_json(job, estimate, left),
         "fits_budget": fits,
-        "basis": estimate.basis,
+        "basis_note": estimate.basis_note,
         "prompt_tokens_counted": estimate.counted_tokens,
         "prompt_tokens_note": estimate.tokens_note or None,
         "rows_reused": estimate.reused,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -9,7 +10,7 @@ from decimal import Decimal
 from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job.reasoning import warn_of_thinking
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.amounts import format_usd, nano_to_usd, usd_to_nano
+from parquill.tasks.money.amounts import decimals_of, format_usd, nano_to_usd, usd_to_nano
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.money.shutdowns import find_shutdown
@@ -28,6 +29,16 @@ class Verdict:
     warning: str | None
     expected_nano: int
     left: int
+    is_worst_case: bool = False  # `expected_nano` is the worst case, since nothing is known of the answers
+
+    @property
+    def cost(self) -> str:
+        """What the run costs, for a sentence: `expected $6.40`, or `at most $12.10`."""
+        return f"{_word(is_worst_case=self.is_worst_case)} {format_usd(self.expected_nano)}"
+
+
+def _word(*, is_worst_case: bool) -> str:
+    return "at most" if is_worst_case else "expected"
 
 
 def check_budget(
@@ -56,26 +67,42 @@ def check_budget(
     rows = estimate.to_send - sum(spent.statuses.values())
     facts = f"({rows:,} rows to send, {job.model}, prices of {price.version})"
     odd = "; ".join(_warnings(job, estimate, today or datetime.now(UTC).date())) or None
-    limits = []
+    limits = _limits(job, month_booked)
+    word, is_worst_case = _word(is_worst_case=estimate.is_worst_case), estimate.is_worst_case
+    if not limits:
+        told = f"{word} {format_usd(expected)}, no budget is set {facts}"
+        return Verdict(True, told, odd, expected, rows, is_worst_case)
+    tight = limits[0][0]
+    if expected > tight:
+        over = decimals_of(expected, tight)  # enough to see which number is larger
+        names = " and ".join(name(decimals_of(limit, expected)) for limit, name in limits if expected > limit)
+        told = f"{word} {format_usd(expected, over)} exceeds {names} {facts}"
+        return Verdict(False, told, odd, expected, rows, is_worst_case)
+    names = " and ".join(name(None) for _, name in limits)
+    short = " and ".join(name(None) for limit, name in limits if worst > limit)
+    may_stop = f"the worst case of {format_usd(worst)} exceeds {short}: the run may stop on the way"
+    warning = "; ".join(told for told in (odd, may_stop if short else None) if told) or None
+    told = f"{word} {format_usd(expected)} fits into {names} {facts}"
+    return Verdict(True, told, warning, expected, rows, is_worst_case)
+
+
+def _limits(job: Job, month_booked: int | None) -> list[tuple[int, Callable[[int | None], str]]]:
+    """Return what the run may cost by each budget, in nano-dollars, and its name with so many decimals."""
+    limits: list[tuple[int, Callable[[int | None], str]]] = []
     if job.budget.run_usd is not None:
-        limits.append((usd_to_nano(job.budget.run_usd), f"the budget of {format_usd(usd_to_nano(job.budget.run_usd))}"))
+        run = usd_to_nano(job.budget.run_usd)
+        limits.append((run, lambda places: f"the budget of {format_usd(run, places)}"))
     if job.budget.monthly_usd is not None:
         taken, whole = month_booked or 0, usd_to_nano(job.budget.monthly_usd)
-        rest = f"{format_usd(whole - taken)} of {format_usd(whole)}"
-        if taken >= whole:
-            rest = f"nothing: its budget of {format_usd(whole)} is used up"
-        limits.append((whole - taken, f"what is left of the month ({rest}, {format_usd(taken)} booked)"))
-    if not limits:
-        return Verdict(True, f"expected {format_usd(expected)}, no budget is set {facts}", odd, expected, rows)
-    limit, name = min(limits)
-    if expected > limit:
-        over = format_usd(expected)
-        if over == format_usd(limit):  # show enough digits to see which number is larger
-            over = f"${nano_to_usd(expected):,.9f}"
-        return Verdict(False, f"expected {over} exceeds {name} {facts}", odd, expected, rows)
-    may_stop = f"the worst case of {format_usd(worst)} exceeds {name}: the run may stop on the way"
-    warning = "; ".join(told for told in (odd, may_stop if worst > limit else None) if told) or None
-    return Verdict(True, f"expected {format_usd(expected)} fits into {name} {facts}", warning, expected, rows)
+
+        def month(places: int | None) -> str:
+            rest = f"{format_usd(whole - taken, places)} of {format_usd(whole)}"
+            if taken >= whole:
+                rest = f"nothing: its budget of {format_usd(whole)} is used up"
+            return f"what is left of the month ({rest}, {format_usd(taken)} booked)"
+
+        limits.append((whole - taken, month))
+    return sorted(limits, key=lambda each: each[0])
 
 
 def _warnings(job: Job, estimate: Estimate, today: date) -> list[str]:
@@ -110,6 +137,15 @@ def asks_approval(job: Job, verdict: Verdict) -> bool:
     return limit is not None and verdict.left > 0 and verdict.expected_nano > usd_to_nano(limit)
 
 
+def approval_sentence(job: Job, verdict: Verdict) -> str:
+    """Return why a person must approve, with both numbers; only for a job with `budget.approval_usd`."""
+    limit = usd_to_nano(job.budget.approval_usd or Decimal(0))
+    more, cost = decimals_of(limit, verdict.expected_nano), verdict.expected_nano
+    word = _word(is_worst_case=verdict.is_worst_case)
+    told = f"{word} {format_usd(cost, decimals_of(cost, limit))}"
+    return f"{told} is above budget.approval_usd = {format_usd(limit, more)}"
+
+
 def check_largest(job: Job, estimate: Estimate) -> None:
     """Refuse a job with a request that its own limit would never let through. Raises BadJob."""
     allowed = job.limits.tokens_per_minute
@@ -118,6 +154,16 @@ def check_largest(job: Job, estimate: Estimate) -> None:
             f"the largest request has {estimate.largest_request:,} tokens (input and max_output_tokens), more than "
             f"limits.tokens_per_minute = {allowed:,}: it could never be sent"
         )
+
+
+def what_to_do(estimate: Estimate) -> str:
+    """Return the advice of a refusal."""
+    if not estimate.is_worst_case:
+        return "Raise the budget, or set `budget.when_short: partial`"
+    return (
+        "For an expected cost run `parquill estimate JOB --pilot 100`; or raise the budget, or set "
+        "`budget.when_short: partial`"
+    )
 
 
 def pass_gate(
@@ -130,9 +176,7 @@ def pass_gate(
     check_largest(job, estimate)
     verdict = check_budget(job, estimate, price, totals, month_booked)
     if not verdict.fits and job.budget.when_short == "refuse" and estimate.to_send:
-        raise RefusedByBudget(
-            f"{verdict.sentence}; {estimate.basis}. Raise the budget, or set `budget.when_short: partial`"
-        )
+        raise RefusedByBudget(f"{verdict.sentence}; {estimate.basis_note}. {what_to_do(estimate)}")
     return verdict
 
 

@@ -72,7 +72,8 @@ def keep_past(job: Job, run_id: str, history: History, finished_at: datetime | N
         ledger.close()
 
 
-_SUMS = ("count", "total", "squares", "cut", "counted", "prompt", "cached", "cache_write")
+_SUMS = ("count", "total", "squares", "cut", "counted", "prompt", "cached", "cache_write", "timed")
+_FLOATS = ("logs", "log_squares", "seconds")
 RUNS_KEPT = 10  # the number of latest runs that a prediction uses
 
 
@@ -82,7 +83,7 @@ def keep_history(ledger: Ledger, run_id: str, digest: str, history: History) -> 
         connection.execute(LENGTHS.delete().where(LENGTHS.c.run_id == run_id))
         rows = [
             {"run_id": run_id, "digest": digest, "class": number}
-            | {name: getattr(seen, name) for name in (*_SUMS, "logs", "log_squares")}
+            | {name: getattr(seen, name) for name in (*_SUMS, *_FLOATS)}
             for number, seen in history.classes.items()
         ]
         if rows:
@@ -105,7 +106,9 @@ def read_history(ledger: Ledger, digest: str) -> tuple[History, list[str]]:
         whole = History(runs=int(connection.execute(done).scalar_one()))
     for row in found:
         sums = {name: int(row[name]) for name in _SUMS}
-        seen = LengthStats(**sums, logs=float(row["logs"]), log_squares=float(row["log_squares"]))
+        seen = LengthStats(**sums)
+        for name in _FLOATS:
+            setattr(seen, name, float(row[name]))
         whole.classes.setdefault(int(row["class"]), LengthStats()).merge(seen)
     return whole, names
 

@@ -89,7 +89,7 @@ class LedgerDatabase:
         found = connection.execute(sa.select(META.c.value).where(META.c.name == "version")).scalar()
         if found == "1":
             _from_version_1(connection)
-        elif found == "2":
+        elif found in {"2", "3"}:
             _forget_other_shapes(connection, (LENGTHS,))
         elif found not in {None, str(VERSION)}:
             raise LedgerFailed(f"the ledger has the version {found}; this Parquill knows only version {VERSION}")
@@ -158,7 +158,8 @@ def _from_version_1(connection: sa.Connection) -> None:
 def _forget_other_shapes(connection: sa.Connection, tables: Iterable[sa.Table]) -> None:
     """Drop the tables that an earlier version created with other columns, and set the ledger's version to this one.
 
-    Version 2 kept no cache writes of the answers that it had learned from: the next run collects them.
+    Version 2 kept no cache writes of the answers that it had learned from, and version 3 no latencies: the next run
+    collects them.
     """
     inspector = sa.inspect(connection)
     names = set(inspector.get_table_names())

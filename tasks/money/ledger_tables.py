@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-VERSION = 3
+VERSION = 4
 METADATA = sa.MetaData()
 
 RUNS = sa.Table(
@@ -73,6 +73,8 @@ LENGTHS = sa.Table(  # see money.length_stats: statistics of a run's answers, to
     sa.Column("prompt", sa.BigInteger, nullable=False),
     sa.Column("cached", sa.BigInteger, nullable=False),
     sa.Column("cache_write", sa.BigInteger, nullable=False),
+    sa.Column("timed", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
 )
 COUNTS = sa.Table(  # see money.calibration: counted and reported prompt tokens of a run's answers
     "parquill_counts",

@@ -41,6 +41,7 @@ class LengthModel:
         self._whole = LengthStats()
         for seen in history.classes.values():
             self._whole.merge(seen)
+        self.latency_s = self._whole.seconds / self._whole.timed if self._whole.timed else None  # mean of an answer
         self.law = fit_log_normal(history.classes, max_output_tokens)
         mean = {number: self.law.mean(middle_of(number)) for number in history.classes}
         self._scale = sum(seen.total / mean[number] for number, seen in history.classes.items()) / self.answers

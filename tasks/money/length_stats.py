@@ -3,7 +3,7 @@
 They are small. For each class of input length (eight per doubling) they hold the number of answers, the sums of their
 output tokens and of the squares, and the sums of the logarithms of those that were not cut at max_output_tokens. They
 also hold how many prompt tokens were counted, reported, read from a cache and written to one, since the reported tokens
-are the ones that are paid.
+are the ones that are paid, and how long the answers took, to predict how long a run takes.
 """
 
 from __future__ import annotations
@@ -47,9 +47,14 @@ class LengthStats:
     prompt: int = 0
     cached: int = 0
     cache_write: int = 0
+    timed: int = 0  # answers whose latency is known, and the sum of these latencies
+    seconds: float = 0.0
 
-    def add(self, usage: Usage, *, cut: bool, counted: int) -> None:
+    def add(self, usage: Usage, *, cut: bool, counted: int, latency_s: float | None = None) -> None:
         """Add one answer to a prompt of `counted` tokens; `cut` means that max_output_tokens ended the answer."""
+        if latency_s is not None:
+            self.timed += 1
+            self.seconds += latency_s
         output_tokens = usage.completion
         self.count += 1
         self.counted += counted
@@ -78,10 +83,10 @@ class History:
     classes: dict[int, LengthStats] = field(default_factory=dict)
     runs: int = 0
 
-    def add(self, prompt_tokens: int, usage: Usage, max_output_tokens: int) -> None:
-        """Add one answer, with its prompt tokens as counted and its usage as the service reported it."""
+    def add(self, prompt_tokens: int, usage: Usage, max_output_tokens: int, latency_s: float | None = None) -> None:
+        """Add one answer, with its prompt tokens as counted, its usage as the service reported it, and its latency."""
         seen = self.classes.setdefault(length_class(prompt_tokens), LengthStats())
-        seen.add(usage, cut=usage.completion >= max_output_tokens, counted=prompt_tokens)
+        seen.add(usage, cut=usage.completion >= max_output_tokens, counted=prompt_tokens, latency_s=latency_s)
 
     @property
     def count(self) -> int:

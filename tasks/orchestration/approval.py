@@ -26,8 +26,7 @@ from prefect.input.run_input import Keyset, keyset_from_base_key
 from pydantic import ConfigDict, Field
 
 from parquill.tasks.errors import BadJob, NotApproved
-from parquill.tasks.money.amounts import format_usd, usd_to_nano
-from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, spent_by_others
+from parquill.tasks.money.gate import Verdict, approval_sentence, asks_approval, check_budget, spent_by_others
 from parquill.tasks.orchestration.artifacts import estimate_table
 from parquill.tasks.orchestration.events import emit
 from parquill.tasks.orchestration.flow_run import retry_while_unavailable, wait_unless_cancelled
@@ -114,24 +113,16 @@ def wait_for_approval(run: Run) -> None:
     question, answer = _earlier_answer(run) or _ask(run, verdict, timeout_s())
     if not answer.approve:
         forget_question(run, question)
-        raise NotApproved(f"declined: {_expected(run, verdict)}")
+        raise NotApproved(f"declined: {approval_sentence(run.job, verdict)}")
     approve_run(run, "Prefect", question.expected)
 
 
-def _expected(run: Run, verdict: Verdict) -> str:
-    limit = run.job.budget.approval_usd
-    assert limit is not None  # noqa: S101 - it asked
-    return (
-        f"expected {format_usd(verdict.expected_nano)} is above budget.approval_usd = {format_usd(usd_to_nano(limit))}"
-    )
-
-
 def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
-    context = FlowRunContext.get()
+    context, why = FlowRunContext.get(), approval_sentence(run.job, verdict)
     if context is None or context.flow_run is None:
-        raise NotApproved(f"{_expected(run, verdict)}, and no one can be asked outside a flow")
+        raise NotApproved(f"{why}, and no one can be asked outside a flow")
     deployed = context.flow_run.deployment_id is not None
-    text = f"**{escape(run.job.name)}** {ASKS}{escape(_expected(run, verdict))}.\n\n"
+    text = f"**{escape(run.job.name)}** {ASKS}{escape(why)}.\n\n"
     asking = Approval.with_initial_data(description=text + estimate_table(run.estimate))
     waits = "suspended" if deployed else "paused"
     # Prefect answers a second question with the same key from the first, or refuses it
@@ -139,7 +130,7 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
     keyset = keyset_from_base_key(f"{waits}-{key}")
     question = Question(str(context.flow_run.id), waits, key, run.estimate.expected_nano, now())
     note_question(run, question)
-    emit("approval.requested", run.job, run_id=run.run_id, message=_expected(run, verdict))
+    emit("approval.requested", run.job, run_id=run.run_id, message=why)
     try:
         if deployed:
             _suspend(asking, keyset, seconds, key)
@@ -149,13 +140,13 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
             )
             wait_unless_cancelled(pause, partial(asking.asave, keyset))
     except FlowPauseTimeout:
-        raise NotApproved(timeout_message(_expected(run, verdict))) from None
+        raise NotApproved(timeout_message(why)) from None
     except httpx.HTTPError:
-        raise NotApproved(f"Prefect's server did not accept the question: {_expected(run, verdict)}. {AGAIN}") from None
+        raise NotApproved(f"Prefect's server did not accept the question: {why}. {AGAIN}") from None
     # only a person's answer counts: without one, Prefect would return the form's default
     answer = _answer_to(question)
     if answer is None:
-        raise NotApproved(f"Prefect's server has no answer: {_expected(run, verdict)}. {AGAIN}")
+        raise NotApproved(f"Prefect's server has no answer: {why}. {AGAIN}")
     return question, answer
 
 

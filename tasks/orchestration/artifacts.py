@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from parquill.tasks.money.amounts import format_usd
-from parquill.tasks.records import Estimate
+from parquill.tasks.money.amounts import format_column, format_usd_text, usd_to_nano
+from parquill.tasks.money.figures import estimate_pairs
+from parquill.tasks.records import WORST_CASE, Estimate
 from parquill.tasks.results.count_figures import counted_line, worst_line
 from parquill.tasks.results.escaping import escape
 from parquill.tasks.results.excess import has_excess, money_sentences
@@ -28,17 +30,10 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 def estimate_table(estimate: Estimate) -> str:
     """Return the table of the estimate."""
-    about = f" ({estimate.tokens_note})" if estimate.tokens_note else ""
-    pairs = {
-        "rows": f"{estimate.rows:,}",
-        "rows to send": f"{estimate.to_send:,}",
-        f"prompt tokens{about}": f"{estimate.prompt_tokens:,}",
-        "completion tokens, expected": f"{estimate.completion_tokens_expected:,}",
-        "cost, expected": format_usd(estimate.expected_nano),
-    }
-    if estimate.low_nano is not None and estimate.high_nano is not None:
-        pairs["cost, 90 % interval"] = f"{format_usd(estimate.low_nano)} to {format_usd(estimate.high_nano)}"
-    pairs |= {"cost, p90": format_usd(estimate.p90_nano), "cost, worst case": format_usd(estimate.worst_nano)}
+    pairs = estimate_pairs(estimate)
+    if estimate.tokens_note:
+        about = {"prompt tokens": f"prompt tokens ({estimate.tokens_note})"}
+        pairs = {about.get(name, name): value for name, value in pairs.items()}
     return _markdown(pd.DataFrame({"": list(pairs), "value": list(pairs.values())}))
 
 
@@ -56,7 +51,7 @@ def groups_tables(summary: dict[str, Any]) -> str:
     tables = []
     for name, groups in summary["groups"].items():
         frame = pd.DataFrame(groups)
-        frame["cost_usd"] = "$" + frame["cost_usd"]
+        frame["cost_usd"] = format_column([usd_to_nano(Decimal(usd)) for usd in frame["cost_usd"]])
         frame = frame.rename(columns={"value": name, "not_ok": "not ok", "cost_usd": "cost"})
         tables.append(f"## By {escape(name)}\n\n{_markdown(frame)}")
     return "\n\n".join(tables)
@@ -79,31 +74,42 @@ def links(output: Path, named: str) -> str:
 
 def money_table(summary: dict[str, Any]) -> str:
     """Return the table of cost against estimate, tokens and requests, with sentences about them."""
-    estimate, tokens = summary["estimate"], summary["tokens"]
+    tokens = summary["tokens"]
     pairs = {
-        "paid by this run": f"${summary['paid_usd']}",
-        "expected": f"${estimate['cost_usd_expected']}",
-        "worst case": f"${estimate['cost_usd_worst']}",
-        "in doubt": f"${summary['in_doubt_usd']}",
-        "saved by reuse": f"${summary['saved_usd']}",
-        "budget": "none" if summary["budget"]["run_usd"] is None else f"${summary['budget']['run_usd']}",
+        **_amounts(summary),
         **{f"{name} tokens": f"{count:,}" for name, count in tokens.items()},
         "prompt tokens of the answers": counted_line(summary["counted"]),
         "the count farthest off": worst_line(summary["counted"]) or "none",
         **{f"requests {name}": f"{count:,}" for name, count in summary["requests"].items()},
     }
-    if has_excess(summary):
-        pairs["beyond the reservations"] = f"${summary['over_reserved_usd']}"
-    if summary["cost_usd"] != summary["paid_usd"]:
-        pairs["cost of its rows, with what they had cost before"] = f"${summary['cost_usd']}"
     pairs["prices"] = f"{summary['prices']['source']}, {summary['prices']['version']}"
     if "price_as" in summary:
         other = summary["price_as"]
-        pairs[f"the same usage on {other['model']}"] = f"${other['cost_usd']}"
+        pairs[f"the same usage on {other['model']}"] = format_usd_text(other["cost_usd"])
     table = "## Cost\n\n" + _markdown(pd.DataFrame({"": list(pairs), "value": list(pairs.values())}))
     meaning = summary["counted"]["meaning"]
     sentences = [*([meaning] if meaning else []), *reply_sentences(summary), *money_sentences(summary)]
     return "\n\n".join([table, *map(escape, sentences)])
+
+
+def _amounts(summary: dict[str, Any]) -> dict[str, str]:
+    """Return the amounts of a summary, with the same number of decimals. Without history, nothing was expected."""
+    estimate = summary["estimate"]
+    known = {
+        "paid by this run": summary["paid_usd"],
+        "expected": None if estimate.get("basis") == WORST_CASE else estimate["cost_usd_expected"],
+        "worst case": estimate["cost_usd_worst"],
+        "in doubt": summary["in_doubt_usd"],
+        "saved by reuse": summary["saved_usd"],
+        "budget": summary["budget"]["run_usd"],
+        "beyond the reservations": summary["over_reserved_usd"] if has_excess(summary) else None,
+        "cost of its rows, with what they had cost before": (
+            summary["cost_usd"] if summary["cost_usd"] != summary["paid_usd"] else None
+        ),
+    }
+    amounts = {name: usd_to_nano(Decimal(usd)) for name, usd in known.items() if usd is not None}
+    pairs = dict(zip(amounts, format_column(list(amounts.values())), strict=True))
+    return pairs if "budget" in pairs else {**pairs, "budget": "none"}
 
 
 def slowest_table(sums: ResultTotals) -> str:

@@ -94,7 +94,7 @@ def emit_estimate(job: Job, estimate: Estimate, verdict: Verdict, run_id: str | 
         run_id=run_id,
         rows=estimate.rows,
         rows_to_send=estimate.to_send,
-        estimate=estimate_json(estimate),
+        estimate=estimate_json(job, estimate),
         fits_budget=verdict.fits,
         message=verdict.sentence,
     )

@@ -30,6 +30,7 @@ from parquill.tasks.errors import (
     Unforeseen,
 )
 from parquill.tasks.job.flow_parameters import Arguments
+from parquill.tasks.money.amounts import format_usd_text
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.orchestration import deployed_process as process
 from parquill.tasks.orchestration.events import add_tag
@@ -72,7 +73,7 @@ def state_of_summary(summary: dict[str, Any]) -> State[Any]:
     rows = summary.get("rows", {"ok": 0, "total": 0})
     if summary.get("message"):
         return Completed(name=FAILED_ROWS, message=summary["message"], data=summary)
-    cost = f", ${summary['paid_usd']}" if "paid_usd" in summary else ""
+    cost = f", {format_usd_text(summary['paid_usd'])}" if "paid_usd" in summary else ""
     return Completed(message=f"{rows['ok']:,} of {rows['total']:,} rows ok{cost}", data=summary)
 
 

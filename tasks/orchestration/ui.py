@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from prefect.runtime import flow_run
 from parquill.tasks.job.settings import Job
 from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.money.amounts import format_usd
+from parquill.tasks.money.figures import cost_of, format_duration, three_answers
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.orchestration.artifacts import (
@@ -94,13 +96,13 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: ModelPr
     rejected = ", ".join(f"{code} {count:,}" for code, count in sorted(estimate.rejected.items()))
     parts = [
         f"# Estimate of {escape(job.name)}",
-        escape(verdict.sentence),
-        escape(verdict.warning or ""),
+        *(f"**{escape(told)}**" for told in three_answers(job, estimate, verdict, datetime.now(UTC))),
+        escape(f"Warning: {verdict.warning}." if verdict.warning else ""),
         estimate_table(estimate),
         escape(f"Rows that cannot be sent: {rejected}. The first: {estimate.first_rejected}.") if rejected else "",
         *(escape(f"Warning: {note}.") for note in estimate.input_notes),
         escape(estimate.reuse_note or ""),
-        escape(f"{estimate.basis}. Prices: {price.source}, {price.version}."),
+        escape(f"{estimate.basis_note}. Prices: {price.source}, {price.version}."),
     ]
     with best_effort("the estimate"):
         create_markdown_artifact(
@@ -114,10 +116,7 @@ def show_summary(run: Run, sums: ResultTotals, summary: dict[str, Any]) -> None:
     """Show the cost summary as an artifact, with its headline as the description."""
     rows = summary["rows"]
     # what this run paid: cost_usd includes what redone rows cost before, which was not estimated
-    headline = (
-        f"{rows['ok']:,} of {rows['total']:,} rows ok, ${summary['paid_usd']} (expected "
-        f"${summary['estimate']['cost_usd_expected']}), exit {summary['exit_code']}"
-    )
+    headline = f"{rows['ok']:,} of {rows['total']:,} rows ok, {cost_of(summary)}, exit {summary['exit_code']}"
     parts = [
         f"# {escape(run.job.name)}: {headline}",
         escape(summary["message"] or ""),
@@ -210,21 +209,13 @@ def _warn(run: Run, run_sender: RunSender, told: str) -> None:
         )
 
 
-def duration(seconds: float) -> str:
-    """Return a time as a person reads it: 40 s, 12 min, 3 h 5 min."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def headline(run: Run, run_sender: RunSender) -> str:
     """Return rows, money and time left in one line."""
     progress, budget = run_sender.sender.progress, run_sender.budget
     limit = f" of {format_usd(budget.limit)}" if budget.limit is not None else ""
     doubt = f", {format_usd(budget.in_doubt)} in doubt" if budget.in_doubt else ""
     left_s = progress.eta_s(time.monotonic())
-    left = "" if left_s is None or progress.done >= progress.total else f", {duration(left_s)} left"
+    left = "" if left_s is None or progress.done >= progress.total else f", {format_duration(left_s)} left"
     if run_sender.sender.breaker.is_open:
         left = ", waiting for the service, which fails at every request"
     return (

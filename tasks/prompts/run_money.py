@@ -9,7 +9,9 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from parquill.tasks.money.amounts import usd_to_nano
 from parquill.tasks.money.budget_lease import BudgetLease
+from parquill.tasks.money.gate import spent_by_others
 from parquill.tasks.money.ledger import Ledger, RunEntry
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Totals
@@ -58,6 +60,18 @@ def spent_totals(run: Run) -> Totals:
     finally:
         ledger.close()
     return replace(found, settled_nano=settled, in_doubt_nano=in_doubt)
+
+
+def month_left(run: Run) -> int | None:
+    """Return what the month's budget has left for a run beyond what it has booked; None without such a budget.
+
+    It is negative if more is booked than the month has. Raises LedgerFailed.
+    """
+    whole = run.job.budget.monthly_usd
+    if whole is None:
+        return None
+    others, spent = spent_by_others(run.job, run.run_id) or 0, spent_totals(run)
+    return usd_to_nano(whole) - others - spent.settled_nano - spent.in_doubt_nano
 
 
 def entry_of(run: Run) -> RunEntry:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from parquill.tasks.money.amounts import format_usd, usd_to_nano
 from parquill.tasks.money.length_stats import OUTPUT_BINS_A_DOUBLING
+from parquill.tasks.records import WORST_CASE
 
 WIDTH, LEFT, RIGHT = 640.0, 12.0, 628.0
 LINE = 52  # the height at which the line of dollars is drawn
@@ -53,10 +54,11 @@ def draw_cost(estimate: Mapping[str, Any], cost_usd: str) -> Markup:
             "text_y": text_y, "anchor": anchor, "color": color, "width": width
         }  # fmt: skip
 
-    # each text has its own height: in a first run the expected cost is the worst case
+    # each text has its own height: the marks may be close; in a first run nothing is expected
+    is_worst_case = estimate.get("basis") == WORST_CASE
     marks = [
         mark("worst case", amounts["worst"], 88, color="#7a8691", width=2),
-        mark("expected", amounts["expected"], 104, color="#2f6fab", width=2),
+        *([] if is_worst_case else [mark("expected", amounts["expected"], 104, color="#2f6fab", width=2)]),
         mark("cost", Decimal(cost_usd), 18, color="#b3541e", width=3),
     ]
     band = None

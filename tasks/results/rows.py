@@ -138,7 +138,7 @@ class ResultRows:
         """Learn from an answer that this run paid for."""
         lesson, counted, most = outcome.lesson, row["prompt_tokens"], self._run.job.max_output_tokens
         if lesson is not None and counted is not None:
-            self._sums.history.add(counted, lesson, most)
+            self._sums.history.add(counted, lesson, most, outcome.latency_s)
             self._sums.outputs[output_bin(lesson.completion)] += 1
             self._sums.compared.add(counted, lesson.prompt, row["source_file"], row["row_number"])
         if tried is not None and outcome.cost_nano - tried.cost_nano > tried.reserved_nano:

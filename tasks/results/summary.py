@@ -87,7 +87,7 @@ def make_summary(
         "rows": sums.rows,
         "tokens": sums.tokens,
         "counted": compared_json(sums.compared, model=run.job.model, encoding=encoding, exact=exact),
-        "estimate": estimate_json(run.estimate),
+        "estimate": estimate_json(run.job, run.estimate),
         "cost_usd": usd_text(nano_to_usd(sums.cost_nano)),
         "paid_usd": usd_text(nano_to_usd(totals.settled_nano)),  # by this run; a redone row also shows its earlier cost
         "in_doubt_usd": usd_text(nano_to_usd(sums.in_doubt_nano)),

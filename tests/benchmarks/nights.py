@@ -67,7 +67,7 @@ def night(folder: Path, service: FakeService, sigma: float, rows: int, seed: int
     return (
         f"sigma {sigma}, seed {seed}: pilot ${low / USD:.4f} to ${high / USD:.4f}, cost ${actual / USD:.4f}: {held} "
         f"(expected off by {expected / actual - 1:+.1%}); next night expected ${guess.expected_nano / USD:.4f}, "
-        f"cost ${paid / USD:.4f}: {guess.expected_nano / paid - 1:+.2%} ({guess.basis.split(';')[0]})"
+        f"cost ${paid / USD:.4f}: {guess.expected_nano / paid - 1:+.2%} ({guess.basis_note.split(';')[0]})"
     )
 
 

@@ -173,7 +173,7 @@ def test_a_smaller_limit_and_back(jobs: Jobs) -> None:
     before = files_of(jobs.folder / "out")
     some = jobs.run(settings, "--limit", "3")
     assert (some.exit_code, some.table.equals(everything.table)) == (0, True)
-    assert "nothing to do: no row of the first 3 lacks its outcome" in some.stderr
+    assert "nothing to do: no row of the first 3 lacks its outcome" in some.stdout
     again = jobs.run(settings)
     assert (again.exit_code, jobs.service.stats()["requests"]) == (0, 12)
     assert files_of(jobs.folder / "out") == before
@@ -274,7 +274,7 @@ def test_a_redo_with_nothing_to_redo(jobs: Jobs) -> None:
     for start in (["--redo", "failed"], ["--redo", "truncated", "--limit", "3"], ["--redo", "invalid,refused"]):
         idle = jobs.run(settings, *start)
         assert (idle.exit_code, _sent(jobs)) == (0, 0)
-        assert "nothing to redo: no row" in idle.stderr
+        assert "nothing to redo: no row" in idle.stdout
         assert files_of(jobs.folder / "out") == before
     strict = jobs.run({**settings, "tolerate": {"not_ok": 0}}, "--redo", "failed")
     assert (strict.exit_code, _sent(jobs)) == (5, 0)

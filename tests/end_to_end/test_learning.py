@@ -49,7 +49,7 @@ def test_the_second_estimate_knows_the_tokenizer(jobs: Jobs) -> None:
     assert counted["prompt_tokens_counted"] == sum(row["estimated_prompt_tokens"] for row in mine)
     assert counted["prompt_tokens_reported"] == sum(row["prompt_tokens"] for row in mine)
     assert "the next estimate corrects for this" in counted["meaning"]
-    assert counted["meaning"] in first.stderr
+    assert counted["meaning"] in first.stdout
     check_books(first)
 
     other = jobs.job(_texts(150, 2), **HOUSE, output=str(jobs.folder / "out2"))
@@ -119,10 +119,27 @@ def test_the_setting_that_changed_is_told(jobs: Jobs) -> None:
     changed = jobs.job(texts, max_output_tokens=60)
     told = f"none of 60 rows can be reused: max_output_tokens changed from 50 to 60 since run {first.summary['run_id']}"
     assert _estimate(jobs, changed)["reuse_note"] == told
-    assert told in jobs.run(changed, command="estimate").stderr
+    assert told in jobs.run(changed, command="estimate").stdout
     second = jobs.run(changed)
     assert told in second.stderr
     assert jobs.service.stats()["requests"] == 110
     others = _estimate(jobs, jobs.job(_texts(60, 7), max_output_tokens=60))
     assert others["reuse_note"].endswith("which has no answers to these rows")
     assert _estimate(jobs, jobs.job(texts, output=str(jobs.folder / "new")))["reuse_note"] is None
+
+
+def test_latencies_tell_how_long(jobs: Jobs) -> None:
+    """Earlier answers tell how long the next run takes; without limits and answers the duration is null."""
+    jobs.service.configure(latency_ms=200)
+    settings = jobs.job([f"text {row}" for row in range(20)], limits={"max_at_once": 4})
+    first = orjson.loads(jobs.run(settings, "--json", command="estimate").stdout)
+    assert first["duration_s"] is None
+    done = jobs.run(settings)
+    assert done.exit_code == 0, done.stderr
+    assert done.summary["estimate"]["duration_s"] is None
+    measured = sum(done.column("latency_s")) / 20
+    jobs.write([f"another {row}" for row in range(200)])
+    next_night = orjson.loads(jobs.run(settings, "--json", command="estimate").stdout)
+    assert next_night["duration_s"] == pytest.approx(200 / 4 * measured, abs=0.1)
+    told = jobs.run(settings, command="estimate").stdout
+    assert "with 4 requests at once that take 0." in told

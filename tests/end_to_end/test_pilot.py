@@ -38,7 +38,7 @@ def test_the_run_goes_on_from_the_pilot(jobs: Jobs, service: FakeService) -> Non
     assert done.exit_code == 0
     assert service.stats()["billed"] == 100
     assert (told["pilot_rows"], told["rows"], told["rows_to_send"]) == (100, 1_500, 1_400)
-    assert told["basis"] == "output from 100 answers of a pilot"
+    assert (told["basis"], told["basis_note"]) == ("pilot", "output from 100 answers of a pilot")
     assert not (jobs.folder / "out" / "results").exists()
     done = jobs.run(settings)
     assert done.exit_code == 0
@@ -55,7 +55,9 @@ def test_the_run_goes_on_from_the_pilot(jobs: Jobs, service: FakeService) -> Non
     assert not any(done.column("reused"))
     # the whole night is history now, and the pilot is part of it
     again = jobs.run(settings | {"output": str(jobs.folder / "next")}, "--json", command="estimate")
-    assert orjson.loads(again.stdout)["basis"].startswith("output from 1,500 answers of the last run")
+    found = orjson.loads(again.stdout)
+    assert found["basis"] == "history"
+    assert found["basis_note"].startswith("output from 1,500 answers of the last run")
 
 
 def test_a_pilot_again_and_a_larger_one(jobs: Jobs, service: FakeService) -> None:
@@ -70,7 +72,7 @@ def test_a_pilot_again_and_a_larger_one(jobs: Jobs, service: FakeService) -> Non
     assert larger["pilot_rows"] == 70
     plain = orjson.loads(jobs.run(settings, "--json", command="estimate").stdout)
     assert plain["rows_to_send"] == 230
-    assert plain["basis"] == "output from 70 answers of a pilot"
+    assert plain["basis_note"] == "output from 70 answers of a pilot"
     assert service.stats()["billed_twice"] == []
 
 
@@ -223,7 +225,7 @@ def test_answers_that_fail_tell_nothing(jobs: Jobs, service: FakeService) -> Non
     done, told = _pilot(jobs, settings, "10")
     assert done.exit_code == 0
     assert told["pilot_rows"] == 0
-    assert told["basis"] == "no history: worst case is the only bound"
+    assert told["basis"] == "worst_case"
     assert told["cost_usd_low"] is None
     assert Decimal(told["in_doubt_usd"]) > 0
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from prefect import flow_engine
 
+from parquill.tasks.money.amounts import format_usd_text
 from parquill.tasks.orchestration.events import deviation_percentages
 from tests.end_to_end.jobs import Jobs
 from tests.end_to_end.truth import billed_usd
@@ -76,11 +77,13 @@ def test_a_run_can_be_read_at_a_glance(jobs: Jobs, prefect_server: str) -> None:
     assert {each["flow_run_id"] for each in (estimate, summary, progress)} == {run["id"]}
     assert "fits into the budget of $1.00" in estimate["description"]
     assert "1,200 rows" in estimate["description"]
-    assert "\n| cost, expected | " in estimate["data"]
+    assert "\n| cost, worst case | " in estimate["data"]
     assert "\n\n| cost" not in estimate["data"]  # a blank line would end the table
     assert "1,199 of 1,200 rows ok" in summary["description"]
-    assert f"${done.summary['cost_usd']}" in summary["description"]
-    assert f"{billed_usd(jobs.service):f}" in summary["description"]
+    assert f", {format_usd_text(done.summary['cost_usd'])} (at most $" in summary["description"]
+    assert Decimal(done.summary["cost_usd"]) == billed_usd(jobs.service)
+    assert "at most $" in estimate["data"]
+    assert "expected cost run `parquill estimate JOB" in estimate["data"].replace("\\", "")
     assert "max_output" in summary["data"].replace("\\", "")
     assert (progress["type"], float(progress["data"])) == ("progress", 100.0)
     assert "1,200 of 1,200 rows, 1 not ok" in progress["description"]
@@ -168,7 +171,7 @@ def test_a_second_start_is_as_good_as_the_first(
     sent = jobs.service.stats()["requests"]
     second = jobs.run(settings)
     assert second.exit_code == exit_code
-    assert "nothing to do" in second.stderr
+    assert "nothing to do" in second.stdout
     if exit_code:
         with pytest.raises(TooManyNotOk, match="nothing to do"):
             complete_prompts(job=settings)
@@ -499,7 +502,8 @@ def test_a_redo_is_not_dearer_than_expected(jobs: Jobs, prefect_server: str) -> 
     assert Decimal(done.summary["cost_usd"]) > Decimal(done.summary["paid_usd"]) > 0
     assert abs(deviation_percentages(done.summary)["over_expected_percent"]) < 5
     api, paid = Api(prefect_server, "anew"), done.summary["paid_usd"]
-    assert f"40 of 40 rows ok, ${paid} (expected" in api.artifact("summary")["description"]
+    shown = format_usd_text(paid)
+    assert f"40 of 40 rows ok, {shown} (expected" in api.artifact("summary")["description"]
     messages = [run["state"]["message"] for run in api.flow_runs()]
-    assert f"40 of 40 rows ok, ${paid}" in messages
-    assert f"${paid} (expected" in done.stderr
+    assert f"40 of 40 rows ok, {shown}" in messages
+    assert f"{shown} (expected" in done.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.end_to_end.jobs import Jobs
+from tests.end_to_end.jobs import Done, Jobs
 from tests.end_to_end.truth import check_books
 
 TEXTS = ["one", "two", "three"]
@@ -100,8 +100,9 @@ def test_tolerate_decides_the_exit_code(jobs: Jobs, not_ok: float, exit_code: in
     assert done.summary["exit_code"] == exit_code
     assert done.summary["state"] == "finished"
     assert done.column("status") == ["truncated", "failed", *["ok"] * 8]
-    assert "bad_request 1" in done.stderr
-    assert "max_output_tokens 1" in done.stderr
+    told = done.stdout + done.stderr
+    assert "bad_request 1" in told
+    assert "max_output_tokens 1" in told
     check_books(done)
 
 
@@ -114,7 +115,7 @@ def test_a_refused_parameter_is_shown_as_in_the_readme(jobs: Jobs) -> None:
     done = jobs.run(jobs.job(texts, model="o4-mini", parameters={"temperature": 0}))
     assert done.exit_code == 1
     assert 30 <= jobs.service.stats()["requests"] < 100
-    assert _plain(block) in _plain(_shown(done.stderr))
+    assert _plain(block) in _plain(_shown(done))
     again = jobs.run(jobs.job(texts, model="o4-mini"))
     assert again.column("status") == ["ok"] * 600
 
@@ -124,7 +125,8 @@ def _plain(text: str) -> str:
     return re.sub(r"(?<=failed )\d+|(?<=not_sent )\d+|\d+(?= requests in a row)", "N", " ".join(text.split()))
 
 
-def _shown(stderr: str) -> str:
+def _shown(done: Done) -> str:
     """The lines of an end that the README has: rows, cost, and the sentence."""
-    lines = [line for line in stderr.splitlines() if line.startswith(("rows  ", "cost  ", "parquill: "))]
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("rows  ", "cost  "))]
+    lines += [line for line in done.stderr.splitlines() if line.startswith("parquill: ")]
     return "\n".join(lines)

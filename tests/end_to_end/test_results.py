@@ -174,7 +174,7 @@ def test_an_empty_input_finishes(jobs: Jobs) -> None:
     assert done.summary["state"] == "finished"
     again = jobs.run(settings)
     assert again.exit_code == 0
-    assert "nothing to do: the input has no rows; nothing was sent, $0" in again.stderr
+    assert "nothing to do: the input has no rows; nothing was sent, $0" in again.stdout
     assert jobs.service.stats()["requests"] == 0
 
 

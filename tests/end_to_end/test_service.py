@@ -170,8 +170,8 @@ def test_usage_that_does_not_add_up_is_booked_at_the_larger_figure(jobs: Jobs) -
     assert done.summary["usage_flags"] == {"total": 1, "cache_beside": 1}
     over = sum(max(0, row["cost_usd"] - reserved_usd(row["estimated_prompt_tokens"])) for row in done.rows)
     assert Decimal(done.summary["over_reserved_usd"]) == over > Decimal("0.8")
-    assert "does not add up" in done.stderr
-    assert f"{format_usd(usd_to_nano(over))} beyond what was reserved" in done.stderr
+    assert "does not add up" in done.stdout
+    assert f"{format_usd(usd_to_nano(over))} beyond what was reserved" in done.stdout
     check_books(done)
 
 

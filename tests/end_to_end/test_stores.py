@@ -533,7 +533,7 @@ def test_the_command_on_a_store(shop: S3, jobs: Jobs) -> None:
     settings = jobs.job(input=shop.uri("in/dt={date-1}"), output=shop.uri("out/{month}/dt={date}"), **state)
     done = jobs.run(settings, "--date", "2026-11-23")
     assert done.exit_code == 0, done.stderr
-    assert "s3://shop/out/2026-11/dt=2026-11-23/results" in done.stderr.replace("\n", "")
+    assert "s3://shop/out/2026-11/dt=2026-11-23/results" in done.stdout.replace("\n", "")
     told = orjson.loads(jobs.run(settings, "--date", "2026-11-23", "--json", command="report").stdout)
     assert told == _summary(shop, "out/2026-11/dt=2026-11-23")
     assert told["rows"]["ok"] == 11

@@ -65,6 +65,20 @@ def test_approved_it_goes_on(jobs: Jobs, costly: dict[str, Any], prefect_server:
         answer(costly["name"], approve=True)
 
 
+def test_a_pilot_waits_too(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:  # noqa: ARG001
+    """A first run whose pilot alone may exceed approval_usd waits before the pilot; approved, it is asked nothing more."""
+    jobs.service.configure(output_tokens="fixed:10", prompt_tokens="tiktoken:o200k_base")
+    jobs.write([f"text {row:04}" for row in range(1_200)])
+    settings = {**costly, "max_output_tokens": 200, "budget": {"run_usd": 0.12, "approval_usd": 0.0005}}
+    spawned = _start(jobs, settings)
+    assert answer(costly["name"], approve=True).startswith(costly["name"])
+    done = spawned.wait()
+    assert done.exit_code == 0, done.stderr
+    assert done.summary["estimate"]["basis"] == "pilot"
+    assert done.summary["rows"]["ok"] == 1_200
+    assert jobs.service.stats()["billed_twice"] == []
+
+
 LOST: dict[str, Chosen] = {
     "the pause": lambda _method, path, body: path.endswith("/set_state") and b'"PAUSED"' in body,
     "the question": lambda method, path, body: method == "POST" and path.endswith("/input") and b"-schema" in body,
@@ -93,7 +107,7 @@ def test_declined_it_ends(jobs: Jobs, costly: dict[str, Any], prefect_server: st
     answer(costly["name"], approve=False)
     done = spawned.wait()
     assert done.exit_code == 3
-    assert "declined: expected $" in done.stderr
+    assert "declined: at most $" in done.stderr
     (run,) = Api(prefect_server, costly["name"]).flow_runs()
     assert (run["state_type"], run["state_name"]) == ("FAILED", "Not approved")
     assert jobs.service.stats()["requests"] == 0
@@ -163,7 +177,7 @@ def test_the_command_lists_and_answers(jobs: Jobs, costly: dict[str, Any], capsy
     with pytest.raises(SystemExit):
         main(["approve", "--json"])
     (listed,) = (each for each in orjson.loads(capsys.readouterr().out)["waiting"] if costly["name"] in each["name"])
-    assert re.fullmatch(r"expected \$0\.\d+ is above budget\.approval_usd = \$0\.00001\.", listed["question"])
+    assert re.fullmatch(r"at most \$0\.\d+ is above budget\.approval_usd = \$0\.000010\.", listed["question"])
     left = datetime.fromisoformat(listed["until"]) - datetime.now(UTC)
     assert timedelta(hours=23, minutes=58) < left < timedelta(hours=24)
     with pytest.raises(SystemExit) as ended:
@@ -206,7 +220,7 @@ def test_a_job_is_meant_by_whatever_name_it_has(jobs: Jobs, costly: dict[str, An
     settings = {**costly, "name": f"{costly['name']} {name}"}
     spawned = _start(jobs, settings)
     (run,) = (each for each in waiting() if (each.name or "").startswith(settings["name"]))
-    assert str(question_of(run)["question"]).startswith("expected $0.")
+    assert str(question_of(run)["question"]).startswith("at most $0.")
     with pytest.raises(ParquillError, match="waits for approval"):
         answer(settings["name"].split(" · ")[0].split(": ")[0], approve=True)
     assert answer(settings["name"], approve=True) == run.name
@@ -262,9 +276,9 @@ def test_the_end_of_input_is_no_answer(jobs: Jobs, costly: dict[str, Any]) -> No
     """Ctrl-D at the terminal's question ends with exit 3 and a sentence, and nothing is sent."""
     code, said = _at_a_terminal(jobs, costly, b"\x04")
     assert code == 3, said
-    assert "not approved, the question was not answered: expected $" in said
+    assert "not approved, the question was not answered: at most $" in said
     code, said = _at_a_terminal(jobs, costly, b"n\n")
-    assert (code, "declined: expected $" in said) == (3, True)
+    assert (code, "declined: at most $" in said) == (3, True)
     assert jobs.service.stats()["requests"] == 0
     code, said = _at_a_terminal(jobs, costly, b"y\n")
     assert code == 0, said

@@ -31,7 +31,9 @@ def _asks(house: House, run: str, but: str | None = None) -> str:
         return found["state"]["state_details"]["pause_key"] if found["state_type"] == "PAUSED" else None
 
     House.wait("a question", lambda: key() not in {None, but}, 90)
-    House.wait("its text", lambda: "expected $" in house.parquill("approve", "--json").stdout.partition(run)[2][:400])
+    House.wait(
+        "its text", lambda: "budget.approval_usd" in house.parquill("approve", "--json").stdout.partition(run)[2][:400]
+    )
     return str(key())
 
 

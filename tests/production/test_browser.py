@@ -211,7 +211,7 @@ def test_the_pages_own_button_approves_and_declines(house: House, made: Jobs, pa
     page.goto(f"{house.ui}/runs/flow-run/{run}")
     page.get_by_role("button", name="Resume").first.click()
     _see(page, f"{name} waits for your approval")
-    _see(page, "completion tokens, expected")
+    _see(page, "completion tokens, at most")
     if is_approved:
         _shoot(page, "approval")
         page.locator(

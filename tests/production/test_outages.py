@@ -130,7 +130,7 @@ def test_the_server_goes_away_while_a_command_waits(house: House, made: Jobs) ->
     settings = made.job(["a", "b"], name="patient", budget={"approval_usd": 0.00001})
     with ThreadPoolExecutor(1) as thread:
         command = thread.submit(house.parquill, "run", str(made.job_file(settings)), **IMPATIENT)
-        house.wait("a question", lambda: "expected $" in _asked(house), 60)
+        house.wait("a question", lambda: "budget.approval_usd" in _asked(house), 60)
         house.stop_server()
         time.sleep(6)  # Prefect's own waiting has given up meanwhile
         assert not command.done()

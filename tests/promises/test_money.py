@@ -759,7 +759,7 @@ def test_a_run_on_postgresql(jobs: Jobs, server: Postgres, monkeypatch: pytest.M
     told = orjson.loads(jobs.run(jobs.job(), "--json", command="spend").stdout)
     assert told["cost_usd"] == done.summary["cost_usd"] == done.summary["budget"]["month_usd_after"]
     again = jobs.run(jobs.job(output=str(jobs.folder / "next")), "--json", command="estimate")
-    assert "30 answers of the last run" in orjson.loads(again.stdout)["basis"]
+    assert "30 answers of the last run" in orjson.loads(again.stdout)["basis_note"]
 
 
 def test_a_ledger_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

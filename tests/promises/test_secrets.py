@@ -380,7 +380,7 @@ def test_what_is_shown_is_escaped(jobs: Jobs, prefect_server: str) -> None:
     page.feed(text)
     assert not page.tags & {"img", "script", "a", "iframe"}
     assert not {name for name in page.attributes if name.startswith("on") or name in {"href", "src"}}
-    for told in (text, done.stderr, shown.stderr, shown.stdout):
+    for told in (text, done.stderr, done.stdout, shown.stderr, shown.stdout):
         assert not set(told) & {"\x1b", "\x07", "\u202e"}
     artifacts = ask_prefect(prefect_server, "POST", "/artifacts/filter")
     for artifact in artifacts:

@@ -15,7 +15,7 @@ import pytest
 
 from parquill.flows.cli import commands
 from parquill.flows.cli.commands import cli, main
-from parquill.flows.cli.lists import comparison_lines, rounded
+from parquill.flows.cli.lists import comparison_lines, shorten
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.json_schema import job_schema
 from parquill.tasks.job.load import load_job
@@ -38,6 +38,11 @@ class Ended(NamedTuple):
     code: int
     out: str
     err: str
+
+    @property
+    def told(self) -> str:
+        """What stands on stdout, in one line; nothing else may stand there."""
+        return " ".join(self.out.split())
 
     @property
     def json(self) -> dict[str, Any]:
@@ -146,8 +151,7 @@ def test_a_command_that_is_misspelt_exits_2(shell: Shell, words: tuple[str, ...]
 def test_init_writes_a_job_that_is_valid(shell: Shell) -> None:
     """The job file that `init` writes can be read, and works once its input is there."""
     ended = shell("init")
-    assert (ended.code, ended.out) == (0, "")
-    assert "parquill preview job.yaml" in ended.err
+    assert (ended.code, "parquill preview job.yaml" in ended.told) == (0, True)
     job = load_job(shell.folder / "job.yaml")
     assert job.budget.run_usd == 1
     pq.write_table(pa.table({"text": ["a"]}), shell.folder / "prompts.parquet")
@@ -186,10 +190,10 @@ def test_preview_shows_requests_and_sends_nothing(shell: Shell) -> None:
     """The first requests are shown as they would be sent, without a key, and nothing is written."""
     shell.write(["one", "two", "three", "four"])
     ended = shell("preview", "job.yaml")
-    assert (ended.code, ended.out) == (0, "")
-    assert ended.err.count("POST https://api.openai.com/v1/chat/completions") == 3
-    assert '"content": "three"' in ended.err
-    assert "four" not in ended.err
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.told.count("POST https://api.openai.com/v1/chat/completions") == 3
+    assert '"content": "three"' in ended.told
+    assert "four" not in ended.told
     assert shell.files == ["in.parquet", "job.yaml"]
 
 
@@ -227,19 +231,26 @@ def test_what_is_shown_cannot_steer_a_terminal(shell: Shell, capsys: pytest.Capt
     shell.write(["\x1b[31mred\x07 [bold]loud[/bold] [/nothing]"])
     with pytest.raises(SystemExit):
         main(["preview", "job.yaml"])
-    err = capsys.readouterr().err
-    assert "\x1b" not in err
-    assert "\x07" not in err
-    assert "[bold]loud[/bold] [/nothing]" in err
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+    assert "[bold]loud[/bold] [/nothing]" in out
 
 
 def test_estimate_for_people(shell: Shell) -> None:
-    """The estimate tells rows, tokens, cost and what it is based on, on stderr, without a key."""
+    """The estimate tells rows, tokens, the most it can cost and what that is based on, on stdout, without a key; no cost is expected."""
     shell.write(["one", "two", "one"], JOB + "budget: {run_usd: 1}\n")
     ended = shell("estimate", "job.yaml")
-    assert (ended.code, ended.out) == (0, "")
-    for told in ("rows to send 2", "cost, worst case $0.00", "fits into the budget of $1.00", "genai-prices"):
-        assert told in ended.err
+    assert ended.code == 0
+    for told in (
+        "rows to send 2",
+        "cost, worst case $0.00012",
+        "at most $0.00012; for an expected cost run `parquill estimate JOB --pilot 100`",
+        "at most $0.00012 fits into the budget of $1.00",
+        "genai-prices",
+    ):
+        assert told in ended.told
+    assert "expected" not in ended.told.replace("for an expected cost", "")
     assert shell.files == ["in.parquet", "job.yaml"]
 
 
@@ -271,7 +282,10 @@ def test_an_estimate_over_the_budget_exits_3(shell: Shell, as_json: bool) -> Non
         assert ended.json["fits_budget"] is False
         assert ended.json["cost_usd_expected"] == "0.000122400"
     else:
-        assert "expected $0.000122 exceeds the budget of $0.0001 (2 rows to send" in ended.err
+        assert "at most $0.00012 exceeds the budget of $0.00010 (2 rows to send" in ended.told
+        assert "`run` first completes a pilot for at most 1 % of the budget" in ended.told
+        never = shell(*words, "budget.run_usd=0.0001", "--set", "budget.pilot=never")
+        assert "budget.pilot is `never`, so `run` refuses this" in never.told
     assert shell(*words, "budget.run_usd=0.0001224").code == 0
 
 
@@ -402,7 +416,7 @@ def test_an_estimate_over_the_month_exits_3(shell: Shell) -> None:
     assert shell("estimate", "job.yaml", "--set", "budget.monthly_usd=1").code == 0
     ended = shell("estimate", "job.yaml", "--set", "budget.monthly_usd=0.0001")
     assert ended.code == 3
-    assert "expected $0.000122 exceeds what is left of the month" in ended.err
+    assert "at most $0.00012 exceeds what is left of the month" in ended.told
 
 
 def _finish(folder: Path) -> dict[str, Any]:
@@ -444,21 +458,21 @@ def _finish(folder: Path) -> dict[str, Any]:
 
 
 def test_report_shows_the_latest_run_again(shell: Shell) -> None:
-    """`report` shows run, rows, requests and money, of a folder and of a job, on stderr."""
+    """`report` shows run, rows, requests and money, of a folder and of a job, on stdout."""
     shell.write(["one"])
     _finish(shell.folder / "out")
     for place in ("out", "job.yaml"):
         ended = shell("report", place)
-        assert (ended.code, ended.out) == (0, "")
+        assert (ended.code, ended.err) == (0, "")
         for told in (
             "20261123-051448-k3fq",
             "total 1,002, ok 1,000",
-            "$0.001802400",
-            "in doubt $0.000001000",
+            "cost $0.0018 (expected $0.0020)",
+            "in doubt $0.000001",
             "12.5 s",
         ):
-            assert told in ended.err
-        assert "saved by reuse" not in ended.err
+            assert told in ended.told
+        assert "saved by reuse" not in ended.told
 
 
 def test_report_as_json(shell: Shell) -> None:
@@ -478,12 +492,12 @@ def test_report_lists_rows_that_are_not_ok(shell: Shell) -> None:
     _finish(shell.folder / "out")
     ended = shell("report", "out", "--failed")
     assert ended.code == 0
-    assert "in.parquet, row 1: truncated, max_output_tokens: the answer was cut" in ended.err
-    assert "row 2: failed, timeout: no answer" in ended.err
-    assert "[bold]x[/bold]" in ended.err
-    assert "\x1b" not in ended.err
-    assert "2 rows are not ok" in ended.err
-    assert "row 0" not in ended.err
+    assert "in.parquet, row 1: truncated, max_output_tokens: the answer was cut" in ended.told
+    assert "row 2: failed, timeout: no answer" in ended.told
+    assert "[bold]x[/bold]" in ended.told
+    assert "\x1b" not in ended.told
+    assert "2 rows are not ok" in ended.told
+    assert "row 0" not in ended.told
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -513,8 +527,8 @@ def test_comparing_models(shell: Shell) -> None:
     costs = [Decimal(entry["estimate"]["cost_usd_expected"]) for entry in found["models"]]
     assert costs == sorted(costs)
     ended = shell("estimate", "job.yaml", "--compare", "gpt-4o")
-    assert (ended.code, ended.out) == (0, "")
-    assert "gpt-4o" in ended.err
+    assert (ended.code, ended.err) == (0, "")
+    assert "gpt-4o" in ended.told
     assert shell("estimate", "job.yaml", "--compare", "gpt-4o-mni").code == 2
 
 
@@ -535,26 +549,49 @@ def test_a_comparison_has_windows_and_notes(shell: Shell) -> None:
     # nothing is sent at this price, so a model that the job's address does not sell is compared at its maker's
     assert entries["claude-sonnet-4-5"]["prices"]["source"] == "genai-prices, anthropic"
     assert entries["claude-sonnet-4-5"]["prompt_tokens_note"].startswith("approximate")
-    told = shell("estimate", "job.yaml", "--compare", wanted).err
+    told = shell("estimate", "job.yaml", "--compare", wanted).told
     assert "gpt-3.5-turbo: 1 rows are too long for its window" in told
     lines = list(comparison_lines(found))
     assert lines[0].startswith("2 rows")
     table = lines[1:6]
-    assert table[0].split() == "model lane expected p90 worst case prompt tokens".split()
+    assert table[0].split() == "model lane at most prompt tokens".split()  # nothing is expected without history
+    assert "for expected costs run `parquill estimate JOB --pilot 100` first" in told
     assert all("  live  " in line for line in table[1:])
     assert {len(line) for line in table} == {len(table[0])}  # the columns are aligned
 
 
-@pytest.mark.parametrize(
-    ("usd", "shown"),
-    [
-        ("0", "$0.00"), ("0.000000000", "$0.00"), ("0.002472000", "$0.0025"), ("0.000000012", "$0.000000012"),
-        ("0.5", "$0.50"), ("0.999", "$1.00"), ("6.999747", "$7.00"), ("1234.5", "$1,234.50"), ("0.05", "$0.050"),
-    ],
-)  # fmt: skip
-def test_money_to_compare_is_rounded(usd: str, shown: str) -> None:
-    """Dollars have cents, and below a dollar two digits that tell something; they are never rounded to nothing."""
-    assert rounded(usd) == shown
+def test_a_comparison_with_history() -> None:
+    """With earlier answers costs are expected; they have the same number of decimals, and a long name breaks no column."""
+    names = ["gpt-4o", "openrouter/anthropic/claude-3-haiku-20240307-extended-thinking"]
+    costs = [("1.234567890", "1.5", "2.000000000"), ("0.004200000", "0.0051", "0.010000000")]
+    found = {
+        "rows": 2,
+        "models": [
+            {
+                "model": name,
+                "lane": "live",
+                "estimate": {"basis": "history", "prompt_tokens": 1234}
+                | dict(zip(("cost_usd_expected", "cost_usd_p90", "cost_usd_worst"), cost, strict=True)),
+                "fits_budget": True,
+                "fits_window": True,
+                "rows_too_long": 0,
+                "prompt_tokens_note": None,
+                "thinking_note": None,
+                "shutdown_note": None,
+            }
+            for name, cost in zip(names, costs, strict=True)
+        ],
+    }
+    head, *rows = list(comparison_lines(found))[1:]
+    assert head.split() == "model lane expected p90 at most prompt tokens".split()
+    assert [line.split()[2:5] for line in rows] == [
+        ["$1.2346", "$1.5000", "$2.0000"],
+        ["$0.0042", "$0.0051", "$0.0100"],
+    ]
+    assert {len(line) for line in rows} == {len(head)}
+    assert len(shorten(names[1])) == 40
+    assert shorten(names[1]).startswith("openrouter/anthropi")
+    assert shorten(names[1]).endswith("extended-thinking")
 
 
 def test_an_estimate_names_what_cannot_be_sent(shell: Shell) -> None:
@@ -562,7 +599,7 @@ def test_an_estimate_names_what_cannot_be_sent(shell: Shell) -> None:
     shell.write(["one", "word " * 4_000])
     words = ("estimate", "job.yaml", "--set", "model=gpt-3.5-turbo", "--prices-on", "2023-04-01")
     told = "in.parquet, row 1: 4,008 tokens of input and 100 of output exceed gpt-3.5-turbo's window of 4,096"
-    assert f"the first of them: {told}" in shell(*words).err
+    assert f"the first of them: {told}" in shell(*words).told
     found = shell(*words, "--json").json
     assert (found["rows_rejected"], found["first_rejected"]) == (1, told)
     assert found["prices_source"].startswith("data/prices.toml, OpenAI")
@@ -605,7 +642,7 @@ def test_the_help_of_each_command_is_one_sentence() -> None:
 
 
 def test_a_refusal_is_said_once(shell: Shell) -> None:
-    """An estimate shows its refusal once, and does not say just before it that the cost fits."""
+    """An estimate shows its refusal once, on stderr, and does not say just before it that the cost fits."""
     shell.write(["one", None, None, None])
     ended = shell("estimate", "job.yaml")
     assert ended.code == 2
@@ -619,10 +656,11 @@ def test_an_estimate_tells_that_a_run_would_wait(shell: Shell) -> None:
     shell.write(["one", "two"])
     words = ("estimate", "job.yaml", "--set", "budget.run_usd=1", "--set")
     above = shell(*words, "budget.approval_usd=0.000001")
-    assert "is above budget.approval_usd = $0.000001: a run waits until a person approves it" in above.err
+    sentence = "a person must approve: at most $0.00012 is above budget.approval_usd = $0.000001"
+    assert above.told.count(sentence) == 1
     found = shell(*words, "budget.approval_usd=0.000001", "--json").json
-    assert "a run waits until a person approves it" in found["warning"]
-    assert "approves it" not in shell(*words, "budget.approval_usd=0.9").err
+    assert sentence in found["warning"]
+    assert "must approve" not in shell(*words, "budget.approval_usd=0.9").told
 
 
 SHORT = {

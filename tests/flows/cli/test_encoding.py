@@ -63,12 +63,12 @@ def test_the_c_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "job\u00e9.json"
     Path(name).write_bytes(orjson.dumps(settings))
     run_steps(settings)
-    code, _, told = _run(tmp_path, ASCII, "preview", name)
+    code, told, _ = _run(tmp_path, ASCII, "preview", name)
     assert (code, "\u00c9cris: \u00e9t\u00e9 \u4e2d" in told.decode()) == (0, True)
     code, out, _ = _run(tmp_path, ASCII, "estimate", "--json", name)
     assert (code, orjson.loads(out)["rows"]) == (0, 3)
     for where in (name, "sorti\u00e9"):
-        code, _, told = _run(tmp_path, ASCII, "report", "--failed", where)
+        code, told, _ = _run(tmp_path, ASCII, "report", "--failed", where)
         assert (code, told.decode().count("\u00e9.parquet, row ")) == (0, 3)
     code, _, told = _run(tmp_path, ASCII, "spend", "nowh\u00e9re")
     assert (code, "'nowh\u00e9re'" in told.decode(), "r\u00e9sum\u00e9" in told.decode()) == (2, True, True)
@@ -83,7 +83,7 @@ def test_a_stream_that_lacks_a_letter(tmp_path: Path) -> None:
     assert (code, b"0 done \\xb7 2 bad job" in b" ".join(out.split())) == (0, True)
     settings = _job(tmp_path)
     (tmp_path / "job.json").write_bytes(orjson.dumps(settings))
-    code, _, told = _run(tmp_path, LATIN, "preview", "job.json")
+    code, told, _ = _run(tmp_path, LATIN, "preview", "job.json")
     assert (code, "\u00c9cris: \u00e9t\u00e9 \\u4e2d" in told.decode("latin-1")) == (0, True)
     code, out, _ = _run(tmp_path, LATIN, "preview", "--json", "job.json")
     assert orjson.loads(out)["rows"][0]["body"]["messages"][0]["content"] == "\u00c9cris: \u00e9t\u00e9 \u4e2d"

@@ -67,7 +67,7 @@ def test_a_name_with_a_line_break(ledger: Ledger, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as ended:
         main(["spend"])
     assert not ended.value.code
-    lines = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().out.splitlines()
     assert sum("1 runs" in line for line in lines) == len(names)
     assert len(lines) == len(names) + 2
     assert all(character.isprintable() for line in lines for character in line)

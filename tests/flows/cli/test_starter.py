@@ -124,8 +124,9 @@ def test_a_model_without_a_price_is_warned_of(
     """A model that no price list has is written, and the warning names the setting that it needs."""
     monkeypatch.chdir(tmp_path)
     assert _init("--provider", "azure", "--model", "my-deployment") == 0
-    told = " ".join(capsys.readouterr().err.split())
-    assert "write your resource for RESOURCE in endpoint.base_url" in told
+    ended = capsys.readouterr()
+    told = " ".join(ended.err.split())
+    assert "write your resource for RESOURCE in endpoint.base_url" in " ".join(ended.out.split())
     assert "warning: no price is known for the model 'my-deployment'" in told
     assert "set `price: {" in told
 

@@ -217,7 +217,7 @@ def test_preview_shows_the_request_without_values(
     assert rows[0]["headers"] == {"X-Gateway": "GATEWAY", "api-key": "A_KEY"}
     assert rows[0]["body"]["max_completion_tokens"] == 7
     show_preview(rows)
-    told = capsys.readouterr().err + orjson.dumps(rows).decode()
+    told = capsys.readouterr().out + orjson.dumps(rows).decode()
     assert "api-key: (from A_KEY)" in told
     assert SECRET not in told
     assert OTHER not in told

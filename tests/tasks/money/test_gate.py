@@ -35,7 +35,8 @@ def _estimate(expected: int, worst: int | None = None, to_send: int = 12_000, la
         expected_nano=expected,
         p90_nano=expected,
         worst_nano=expected if worst is None else worst,
-        basis="from a test",
+        basis="history",
+        basis_note="from a test",
         largest_request=largest,
         exact=True,
     )

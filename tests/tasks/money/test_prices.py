@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.settings import CHEAPEST_USD_PER_MTOK, Job
-from parquill.tasks.money.amounts import femto_to_nano, format_usd, nano_to_usd, usd_to_nano
+from parquill.tasks.money.amounts import femto_to_nano, format_column, format_usd, nano_to_usd, usd_to_nano
 from parquill.tasks.money.prices import ModelPrice, PriceBand, ServiceTier, _prices_of_the_day, find_price, price_of
 from parquill.tasks.records import Usage
 
@@ -361,12 +361,30 @@ def test_prices_agree_with_genai_prices() -> None:
         (4_000_000_000, "$4.00"),
         (75_150, "$0.000075"),
         (12_345_678_901_234, "$12,345.68"),
-        (123_400_000, "$0.1234"),
+        (123_400_000, "$0.12"),
+        (6_999_747_000, "$7.00"),
+        (4_200_000, "$0.0042"),
+        (50_000_000, "$0.05"),
+        (999_000_000, "$1.00"),
+        (123, "$0.00000012"),
+        (12, "$0.00000001"),
+        (1, "<$0.00000001"),
     ],
 )
 def test_dollars_for_people(nano: int, text: str) -> None:
-    """Amounts are shown in dollars and cents, small ones with the digits that it takes to see them."""
+    """Amounts have cents from a dollar up, else two significant digits, never nine decimals, and are never shown as zero."""
     assert format_usd(nano) == text
+
+
+@given(st.lists(st.integers(0, 10**13), min_size=1, max_size=6))
+def test_amounts_of_one_table(amounts: list[int]) -> None:
+    """Amounts that are shown together have the same number of decimals, and each is close to the truth."""
+    shown = format_column(amounts)
+    assert len({len(text.partition(".")[2]) for text in shown}) == 1
+    for nano, text in zip(amounts, shown, strict=True):
+        if not text.startswith("<"):
+            assert abs(Decimal(text.strip("$").replace(",", "")) - nano_to_usd(nano)) <= Decimal("0.005")
+        assert nano == 0 or any(digit in text for digit in "123456789")
 
 
 def test_a_job_without_a_price_has_the_public_one() -> None:

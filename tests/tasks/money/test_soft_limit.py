@@ -20,7 +20,7 @@ def test_it_is_told_once_when_it_is_passed() -> None:
     """At the limit's fraction itself nothing is told, a nano-dollar above it once, and never again."""
     limits = _limits(run_usd=10, soft_fraction=0.8)
     assert limits.look(8 * USD) == []
-    assert limits.look(8 * USD + 1) == ["more than 80% of the budget is spent: $8.000000 of $10.00"]
+    assert limits.look(8 * USD + 1) == ["more than 80% of the budget is spent: $8.00 of $10.00"]
     assert limits.look(9 * USD) == []
     assert len(limits.told) == 1
 

@@ -237,7 +237,7 @@ def test_an_estimate_needs_no_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path}/no/such/folder/ledger.sqlite")
     estimate = estimate_job(_job(tmp_path, {"text": ["a"]}), OPTIONS).result()
     assert estimate.expected_nano == estimate.worst_nano
-    assert "no history" in estimate.basis
+    assert estimate.is_worst_case
 
 
 def test_folders_of_prompts_are_private(tmp_path: Path) -> None:

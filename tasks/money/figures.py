@@ -1,0 +1,127 @@
+"""What an estimate tells a person: how much, how long, and whether it fits. Terminal and Prefect show the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from parquill.tasks.job.settings import Job
+from parquill.tasks.money.amounts import NANO_PER_USD, format_column, format_usd, nano_to_usd, usd_to_nano
+from parquill.tasks.money.duration import least_duration
+from parquill.tasks.money.gate import Verdict, approval_sentence, asks_approval
+from parquill.tasks.records import WORST_CASE, Estimate
+
+CENT_NANO = NANO_PER_USD // 100
+SHORT_S = 90  # a shorter time is told in seconds, and needs no time of day
+
+
+def three_answers(job: Job, estimate: Estimate, verdict: Verdict, now: datetime) -> list[str]:
+    """Return the sentences: how much, how long (left out if nothing bounds it), and whether it fits.
+
+    A last one says if a person must approve the run.
+    """
+    told = [how_much(estimate), how_long(job, estimate, verdict.left, now), verdict.sentence]
+    if not verdict.fits and verdict.left and estimate.is_worst_case and job.budget.when_short == "refuse":
+        told.append(_about_pilot(job))
+    if asks_approval(job, verdict):
+        told.append(must_approve(job, verdict))
+    return [sentence for sentence in told if sentence is not None]
+
+
+def _about_pilot(job: Job) -> str:
+    if job.budget.pilot == "never":
+        return "budget.pilot is `never`, so `run` refuses this"
+    return "`run` first completes a pilot for at most 1 % of the budget, and decides on what it learns"
+
+
+def how_much(estimate: Estimate) -> str:
+    """Return what the run costs: expected, with a bound, and what to ask for; or only the most, without history."""
+    if not estimate.to_send:
+        return "nothing is left to send"
+    expected, p90, worst = format_column([estimate.expected_nano, estimate.p90_nano, estimate.worst_nano])
+    if not estimate.worst_nano:
+        return "the price of this model is $0"
+    if estimate.is_worst_case:
+        return f"at most {worst}; for an expected cost run `parquill estimate JOB --pilot 100`"
+    ask = format_round(ask_for(estimate.p90_nano))
+    return f"expected {expected}, nine in ten below {p90}, at most {worst}: ask for {ask}"
+
+
+def ask_for(nano: int) -> int:
+    """Round an amount up to two significant digits and to whole cents: a sum that a person can ask for."""
+    unit = max(CENT_NANO, 10 ** (len(str(nano)) - 2)) if nano else CENT_NANO
+    return max(1, -(-nano // unit)) * unit
+
+
+def format_round(nano: int) -> str:
+    """Format an amount without cents if it has none."""
+    return f"${nano // NANO_PER_USD:,}" if nano % NANO_PER_USD == 0 else f"${nano_to_usd(nano):,.2f}"
+
+
+def how_long(job: Job, estimate: Estimate, left: int, now: datetime) -> str | None:
+    """Return how long the `left` rows take at least, and when they are done if they start now; None if unknown."""
+    found = least_duration(job, estimate, left)
+    if found is None:
+        return None
+    told = f"at least {format_duration(found.seconds)} {found.reason}"
+    if found.seconds < SHORT_S:
+        return told
+    start = now.astimezone(job.zone)
+    end = start + timedelta(seconds=found.seconds)
+    day = "" if end.date() == start.date() else f" on {end:%A}, {end:%B} {end.day}"
+    return f"{told}; done about {end:%H:%M %Z}{day}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time as a person reads it: 40 s, 12 min, 3 h 5 min."""
+    minutes = round(seconds / 60)
+    if seconds < SHORT_S:
+        return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
+    hours, rest = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours:,} h {rest} min" if rest else f"{hours:,} h"
+
+
+def must_approve(job: Job, verdict: Verdict) -> str:
+    """Return that the run waits for a person, with both numbers."""
+    return f"a person must approve: {approval_sentence(job, verdict)}"
+
+
+def estimate_pairs(estimate: Estimate, completed: int = 0) -> dict[str, str]:
+    """Return the table of an estimate, name -> value; `completed` of its rows already have an outcome.
+
+    Without earlier answers nothing is expected, so only the most is shown.
+    """
+    done = f" ({completed:,} are completed)" if completed else ""
+    pairs = {
+        "rows": f"{estimate.rows:,}",
+        "rows to send": f"{estimate.to_send - completed:,}{done}",
+        "prompt tokens": f"{estimate.prompt_tokens:,}",
+    }
+    if estimate.is_worst_case:
+        pairs["completion tokens, at most"] = f"{estimate.completion_tokens_expected:,}"
+        pairs["cost, worst case"] = format_usd(estimate.worst_nano)
+        return pairs
+    low, high = estimate.low_nano, estimate.high_nano
+    amounts = [estimate.expected_nano, estimate.p90_nano, estimate.worst_nano, low or 0, high or 0]
+    expected, p90, worst, *interval = format_column(amounts)
+    pairs |= {
+        "completion tokens, expected": f"{estimate.completion_tokens_expected:,}",
+        "cost, expected": expected,
+    }
+    if low is not None and high is not None:
+        pairs["cost, 90 % interval"] = " to ".join(interval)
+    return pairs | {"cost, p90": p90, "cost, worst case": worst}
+
+
+def cost_of(summary: Mapping[str, Any]) -> str:
+    """Return what a run paid and what was expected, `$6.12 (expected $6.40)`; without history, the most it could be."""
+    estimate = summary["estimate"]
+    is_worst_case = estimate.get("basis") == WORST_CASE
+    word = "at most" if is_worst_case else "expected"
+    before = estimate["cost_usd_worst" if is_worst_case else "cost_usd_expected"]
+    paid, other = format_column([usd_to_nano(Decimal(usd)) for usd in (summary["paid_usd"], before)])
+    return f"{paid} ({word} {other})"

@@ -1,0 +1,26 @@
+"""The pilot of a first run, in its flow."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger
+
+from parquill.tasks.llm.first_pilot import complete_first_pilot, needs_pilot, pilot_must_ask
+from parquill.tasks.orchestration.approval import wait_for_approval
+from parquill.tasks.orchestration.flow_run import stop_when_cancelled
+from parquill.tasks.orchestration.run_log import run_log
+from parquill.tasks.prompts.run import Run
+
+
+def pilot_first(run: Run) -> Run:
+    """Return the run, with the estimate of a pilot if the gate would refuse it for its worst case.
+
+    Waits for approval before a pilot that may exceed `budget.approval_usd` by itself. Raises NotApproved, Interrupted,
+    ServiceStopped, StoppedByBudget.
+    """
+    if not needs_pilot(run):
+        return run
+    if pilot_must_ask(run):
+        wait_for_approval(run)
+    run, told = complete_first_pilot(run, stop_when_cancelled, run_log())
+    get_run_logger().info(told)
+    return run

@@ -1,0 +1,15 @@
+"""How long the real meters take to let requests through, with a clock that is set forward."""
+
+from __future__ import annotations
+
+from parquill.tasks.limits.meters import RateMeter
+
+
+def time_by_meters(limit: int, rows: int, tokens: int, *, by_tokens: bool) -> float:
+    """Seconds until the last of `rows` requests of so many tokens has left, when all wait from the beginning."""
+    meter, now = RateMeter(limit, by_tokens=by_tokens, now=0.0), 0.0
+    for _ in range(rows):
+        while (wait := meter.wait_s(now, tokens)) > 0:
+            now += wait
+        meter.take(now, tokens)
+    return now
