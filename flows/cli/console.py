@@ -177,7 +177,7 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
         pairs["saved by reuse"] = format_usd_text(summary["saved_usd"])
     if (counted := summary.get("counted")) and counted["answers"]:
         pairs["prompt tokens"] = counted_line(counted)
-        pairs |= {"the count farthest off": worst} if (worst := worst_line(counted)) else {}
+        pairs |= {"largest miscount": worst} if (worst := worst_line(counted)) else {}
     if "price_as" in summary:
         other = summary["price_as"]
         pairs[f"the same usage on {other['model']}"] = format_usd_text(other["cost_usd"])
@@ -234,6 +234,11 @@ def _active_sender() -> RunSender | None:
     return run_sender[0] if run_sender else None
 
 
+def format_rate(per_second: float) -> str:
+    """Format a rate of rows for people; a slow one by the minute."""
+    return f"{per_second:,.0f} rows/s" if per_second >= 10 else f"{per_second * 60:,.0f} rows/min"
+
+
 class _NoticePrinter:
     """Prints each notice of a run once: soft limits that are passed, outages, how limits are shared."""
 
@@ -272,7 +277,7 @@ def _bar(over: threading.Event) -> None:
                 continue
             news.print_new(run_sender)
             progress = run_sender.sender.progress
-            rate = f"{progress.rate(time.monotonic()):,.0f} rows/s"
+            rate = format_rate(progress.rate(time.monotonic()))
             if task is None:
                 task = bar.add_task("completing", total=progress.total, rate=rate, spent="")
             bar.update(task, completed=progress.done, rate=rate, spent=_spent(run_sender))
@@ -291,5 +296,5 @@ def _lines(over: threading.Event) -> None:
         progress = run_sender.sender.progress
         now = time.monotonic()
         left = progress.eta_s(now)
-        told = f"{progress.done:,} of {progress.total:,} rows, {progress.rate(now):,.0f} rows/s, {_spent(run_sender)}"
+        told = f"{progress.done:,} of {progress.total:,} rows, {format_rate(progress.rate(now))}, {_spent(run_sender)}"
         print_line(told + ("" if left is None else f", {left:,.0f} s left"))

@@ -79,7 +79,7 @@ def money_table(summary: dict[str, Any]) -> str:
         **_amounts(summary),
         **{f"{name} tokens": f"{count:,}" for name, count in tokens.items()},
         "prompt tokens of the answers": counted_line(summary["counted"]),
-        "the count farthest off": worst_line(summary["counted"]) or "none",
+        "largest miscount": worst_line(summary["counted"]) or "none",
         **{f"requests {name}": f"{count:,}" for name, count in summary["requests"].items()},
     }
     pairs["prices"] = f"{summary['prices']['source']}, {summary['prices']['version']}"

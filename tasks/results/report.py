@@ -49,7 +49,7 @@ ${{ s.estimate.cost_usd_high }}{% endif %}
 {% if s.price_as %}<tr><th>the same usage on {{ s.price_as.model }}<td class="n">${{ s.price_as.cost_usd }}{% endif %}
 {% for name, count in s.tokens.items() %}<tr><th>{{ name }} tokens<td class="n">{{ "{:,}".format(count) }}{% endfor %}
 <tr><th>prompt tokens of the answers<td>{{ counted_line(s.counted) }}
-{% if worst %}<tr><th>the count farthest off<td>{{ worst }}{% endif %}
+{% if worst %}<tr><th>largest miscount<td>{{ worst }}{% endif %}
 {% if s.counted.meaning %}<tr><th>which means<td>{{ s.counted.meaning }}{% endif %}
 {% for name, count in s.requests.items() %}
 <tr><th>requests {{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}

@@ -121,9 +121,7 @@ def test_every_command_in_a_sentence_is_one(page: Path) -> None:
 
 
 def test_every_command_is_told() -> None:
-    """The README names every command, and the page of commands has a section for each."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert {words[1] for words in commands(readme) if words[0] == "parquill" and len(words) > 1} >= cli.commands.keys()
+    """The page of commands has a section for each command, in the order of `parquill --help`."""
     page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     assert re.findall(r"^## parquill (.+)$", page, re.MULTILINE) == list(cli.commands)
 

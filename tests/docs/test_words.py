@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import docs, name_of, words
+from tests.docs.pages import ROOT, docs, name_of, words
 
-# The pages whose words are checked; to add the README, write [*docs(), ROOT / "README.md"].
-PAGES = docs()
+PAGES = [*docs(), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
 AVOIDED = re.compile(
     r"\b(anew|whoever|heeds?|dearer|gone on with|nobody|in the midst|is told)\b|<(?!https?:)/?[a-z]", re.IGNORECASE
 )

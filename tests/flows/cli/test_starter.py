@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from parquill.flows.cli.commands import main
 from parquill.flows.cli.input_prompt import describe_input
 from parquill.flows.cli.preview import preview_rows
 from parquill.flows.cli.starter import STARTER, providers, read_starter, warn_of_starter, write_starter
-from parquill.tasks.job.load import load_job
+from parquill.tasks.job.load import load_job, make_job, parse_yaml
 from parquill.tasks.job.settings import Job
 from parquill.tasks.prompts.resolve import resolve_job
 from tests.services.running import FakeService
@@ -210,3 +211,12 @@ def test_a_unique_id(ids: list[Any], found: str | None, tmp_path: Path) -> None:
     path = str(tmp_path / "in.parquet")
     pq.write_table(pa.table({"id": ids, "text": ["a", "b"]}), path)
     assert describe_input(path).id_column == found
+
+
+def test_the_starter_is_a_job() -> None:
+    """What `init` writes is valid as it stands, and with every commented setting switched on."""
+    make_job(parse_yaml(STARTER, "starter"))
+    bare = re.sub(r"^( *)# (?=[a-z_]+: )", r"\1", STARTER, flags=re.MULTILINE)
+    switched = parse_yaml(bare.replace("# A Parquill job.", "#"), "starter")
+    make_job(switched)
+    assert {"for_each", "vars", "response_format", "tolerate", "labels", "price"} <= switched.keys()
