@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KILLS ?= 100
 PORT ?= 4200
-E2E := tests/production tests/promises/test_secrets.py
+E2E := tests/deployed tests/promises/test_secrets.py
 # Commands that tests start would otherwise compile the whole project each time.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -57,16 +57,16 @@ crash: install ## Kill a run KILLS times (100) and fail every disk call in every
 	TIMED_TESTS=1 LONG_CRASH=$(KILLS) $(BIN)/python -m pytest -s tests/promises/test_crash.py tests/promises/test_crash_processes.py
 
 fuzz: install ## Look for bytes that break a reader, one minute for each kind (5 min).
-	$(BIN)/python -m tests.promises.fuzz
+	$(BIN)/python -m tests.tools.fuzz
 
 mutants: install ## Remove each line that keeps a promise, one at a time, and require a failing test (40 min).
-	$(BIN)/python -m tests.promises.mutants
+	$(BIN)/python -m tests.tools.mutants
 
 bench: install ## Measure the memory of a run (2 min).
 	$(BIN)/python -m tests.benchmarks.memory
 
 ui: install ## Run a Prefect server and a worker with everything deployed, until Ctrl-C; PORT (4200) is the UI.
-	@exec $(BIN)/python -m tests.production.house build/ui $(PORT)
+	@exec $(BIN)/python -m tests.deployed.live_stack build/ui $(PORT)
 
 chromium: ## Install the browser of the e2e tests from Debian's packages, as root (30 s).
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
@@ -75,9 +75,9 @@ chromium: ## Install the browser of the e2e tests from Debian's packages, as roo
 
 readers: build/readers/installed ## Install Spark, DuckDB, Polars, datasets and pandas into build/readers, for a nightly test (2 min).
 
-build/readers/installed: tests/promises/readers.txt
+build/readers/installed: tests/tools/readers.txt
 	$(PYTHON) -m venv build/readers
-	build/readers/bin/python -m pip install --quiet -r tests/promises/readers.txt
+	build/readers/bin/python -m pip install --quiet -r tests/tools/readers.txt
 	@command -v java >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
 	  && apt-get install -y -qq --no-install-recommends default-jre-headless; }
 	@touch $@

@@ -22,18 +22,18 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.end_to_end.jobs import Jobs
-from tests.prefect_api import is_up
-from tests.services.ending import end
-from tests.services.options import Options
-from tests.services.running import FakeService, fake_openai
+from tests.fakes.options import Options
+from tests.fakes.running import FakeService, fake_openai
+from tests.fakes.terminate import end
+from tests.tools.jobs import Jobs
+from tests.tools.prefect_api import is_up
 
-pytest_plugins = ["tests.unit_rules"]
+pytest_plugins = ["tests.tools.unit_rules"]
 # What the tests say of a commit does not depend on chance, nor on how busy the machine is; `make fuzz` explores, and
 # so does `pytest --hypothesis-profile default`.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
-TETHER = Path(__file__).parent / "services" / "tether.py"
+TETHER = Path(__file__).parent / "fakes" / "die_with_parent.py"
 START_S = 180.0
 # What only deployments and automations need; the recorders of task runs and events stay on, tests look at both.
 IDLE_SERVICES = (

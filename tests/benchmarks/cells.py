@@ -21,9 +21,9 @@ from typing import Any
 
 import orjson
 
-from tests.large_cells import write_large_cells, write_map_bomb
-from tests.peak import peak_kib
-from tests.services.running import fake_openai
+from tests.fakes.running import fake_openai
+from tests.tools.large_cells import write_large_cells, write_map_bomb
+from tests.tools.peak import peak_kib
 
 SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {  # shape -> kind of cells, prompt, settings
     "passed-through": ("text", "{{ text }}", {}),

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.direct import job_of, run_steps
-from tests.promises.answering import Answering
+from tests.tools.answering import Answering
+from tests.tools.direct import job_of, run_steps
 
 SHARDS = 200
 DAY_S = 86_400

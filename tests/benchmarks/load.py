@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.benchmarks.memory import run_job
-from tests.promises.many_records import replay_records
-from tests.services.running import fake_openai
+from tests.fakes.running import fake_openai
+from tests.tools.many_records import replay_records
 
 MAX_PEAK_MIB = 1024
 MAX_REPLAY_S = 20.0

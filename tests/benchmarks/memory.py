@@ -22,10 +22,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.peak import peak_kib
-from tests.services.running import fake_openai
+from tests.fakes.running import fake_openai
+from tests.tools.peak import peak_kib
 
-WORDS = "time order price state large small under paper water light house green south north table river stone".split()
+WORDS = "time order price state large small under paper water light stack green south north table river stone".split()
 ROW_WORDS = 170  # about 1 KB
 
 

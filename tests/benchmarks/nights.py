@@ -20,8 +20,8 @@ from parquill.tasks.llm.pilot import run_pilot
 from parquill.tasks.prompts.prepare import estimate_job, prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.storage.folders import Folders, lock_folders
-from tests.direct import job_of, run_steps
-from tests.services.running import FakeService, fake_openai
+from tests.fakes.running import FakeService, fake_openai
+from tests.tools.direct import job_of, run_steps
 
 USD = Decimal(10**9)
 

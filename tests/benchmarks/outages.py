@@ -15,8 +15,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.end_to_end.jobs import Jobs
-from tests.services.running import FakeService, fake_openai
+from tests.fakes.running import FakeService, fake_openai
+from tests.tools.jobs import Jobs
 
 ROWS = 1_208
 KINDS: dict[str, dict[str, Any]] = {

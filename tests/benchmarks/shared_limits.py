@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.sharing import run_together
-from tests.production.house import House
-from tests.services.running import FakeService, fake_openai
+from tests.deployed.live_stack import LiveStack
+from tests.fakes.running import FakeService, fake_openai
+from tests.tools.jobs import Jobs
+from tests.tools.sharing import run_together
 
 REQUESTS, TOKENS = 1_200, 120_000  # a minute
 TOKENS_A_ROW = 62  # about: the template, the row, and what is reserved for the answer
@@ -51,9 +51,9 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         fake_openai(latency_ms=50, prompt_tokens="tiktoken:o200k_base") as service,
     ):
-        house = House(Path(folder))
-        house.start_server()
-        os.environ |= {name: house.environment[name] for name in ("PREFECT_HOME", "PREFECT_API_URL", "XDG_STATE_HOME")}
+        stack = LiveStack(Path(folder))
+        stack.start_server()
+        os.environ |= {name: stack.environment[name] for name in ("PREFECT_HOME", "PREFECT_API_URL", "XDG_STATE_HOME")}
         try:
             sys.stdout.write(
                 "| limit of | processes | a minute | all sent for | busiest minute | used | exit codes |\n"
@@ -63,7 +63,7 @@ def main() -> None:
                 sys.stdout.write(study(Path(folder) / unit, service, unit, given.processes, given.minutes))
                 sys.stdout.flush()
         finally:
-            house.close()
+            stack.close()
 
 
 if __name__ == "__main__":

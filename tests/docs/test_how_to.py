@@ -37,7 +37,7 @@ from parquill.tasks.job.strict_schema import check_strict
 from parquill.tasks.llm.dry_run import estimate_placed
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.resolve import resolve_job
-from tests.direct import results, run_steps
+from tests.tools.direct import results, run_steps
 
 DOCS = Path(__file__).parents[2] / "docs"
 NAMES = (

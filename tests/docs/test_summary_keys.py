@@ -11,7 +11,7 @@ from parquill.tasks.llm.dry_run import ERROR_KEYS, PILOT_KEYS
 from parquill.tasks.money.estimate import ESTIMATE_KEYS, FLAT_KEYS
 from parquill.tasks.results.summary import SUMMARY_KEYS
 from tests.docs.generate import FOLDER
-from tests.end_to_end.jobs import Jobs
+from tests.tools.jobs import Jobs
 
 pytestmark = pytest.mark.integration
 

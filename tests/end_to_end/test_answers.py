@@ -9,9 +9,9 @@ import orjson
 import pyarrow as pa
 import pytest
 
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import PRICES, billed_usd, check_books, request_key, row_usd
-from tests.services.answers import echo
+from tests.fakes.answers import echo
+from tests.tools.expected import PRICES, billed_usd, check_books, request_key, row_usd
+from tests.tools.jobs import Jobs
 
 PRODUCT: dict[str, Any] = {
     "type": "object",

@@ -15,10 +15,10 @@ from parquill.tasks.job.load import make_job
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.prompts.run import current_run
 from parquill.tasks.storage.folders import Folders
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import billed_usd, check_books
-from tests.promises.ledger_machine import entry
-from tests.services.running import FakeService
+from tests.fakes.running import FakeService
+from tests.tools.expected import billed_usd, check_books
+from tests.tools.jobs import Jobs
+from tests.tools.ledger_machine import entry
 
 ROWS = 1_200
 BUDGET = "0.12"

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import check_books, exact_usd, total
+from tests.tools.expected import check_books, exact_usd, total
+from tests.tools.jobs import Jobs
 
 WORDS = "the of a nightly budget tokens Überraschung 東京 parquet row answer 12,345 cost".split()
 PRICE = (Decimal(1), Decimal(1), Decimal(2))

@@ -7,8 +7,8 @@ from decimal import Decimal
 import orjson
 import pytest
 
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import billed_usd, check_books, reserved_usd
+from tests.tools.expected import billed_usd, check_books, reserved_usd
+from tests.tools.jobs import Jobs
 
 
 def test_the_ledger_is_the_sum_of_the_summaries(jobs: Jobs) -> None:

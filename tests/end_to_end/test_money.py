@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from parquill.tasks.money.amounts import format_usd_text
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import PRICES, billed_usd, check_books, exact_usd, files_of, reserved_usd, row_usd, total
+from tests.tools.expected import PRICES, billed_usd, check_books, exact_usd, files_of, reserved_usd, row_usd, total
+from tests.tools.jobs import Jobs
 
 
 def _texts(count: int) -> list[str]:

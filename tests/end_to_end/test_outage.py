@@ -9,8 +9,8 @@ from decimal import Decimal
 
 import pytest
 
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import billed_usd, check_books, total
+from tests.tools.expected import billed_usd, check_books, total
+from tests.tools.jobs import Jobs
 
 OUTAGE_S = 4
 

@@ -16,8 +16,8 @@ from parquill.tasks.job.load import make_job
 from parquill.tasks.prompts.approvals import approve_run
 from parquill.tasks.prompts.run import current_run
 from parquill.tasks.storage.folders import Folders
-from tests.end_to_end.jobs import Done, Jobs
-from tests.services.running import FakeService
+from tests.fakes.running import FakeService
+from tests.tools.jobs import Done, Jobs
 
 
 def _texts(count: int, seed: int = 1) -> list[str]:

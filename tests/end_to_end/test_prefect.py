@@ -16,11 +16,11 @@ from prefect import flow_engine
 
 from parquill.tasks.money.amounts import format_usd_text
 from parquill.tasks.orchestration.events import deviation_percentages
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import billed_usd
-from tests.prefect_api import ask_prefect
-from tests.promises.kills import wait_for_requests
-from tests.timing import within
+from tests.tools.expected import billed_usd
+from tests.tools.jobs import Jobs
+from tests.tools.kills import wait_for_requests
+from tests.tools.prefect_api import ask_prefect
+from tests.tools.timing import within
 
 
 class Api:

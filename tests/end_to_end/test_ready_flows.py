@@ -15,8 +15,8 @@ from parquill.flows.estimate_cost import estimate_cost
 from parquill.flows.summarize import summarize
 from parquill.flows.translate import translate
 from parquill.tasks.errors import BadJob
-from tests.end_to_end.jobs import Jobs, read_results
 from tests.end_to_end.test_prefect import Api
+from tests.tools.jobs import Jobs, read_results
 
 
 def _given(jobs: Jobs, name: str, **parameters: Any) -> dict[str, Any]:

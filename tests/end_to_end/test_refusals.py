@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.end_to_end.jobs import Done, Jobs
-from tests.end_to_end.truth import check_books
+from tests.tools.expected import check_books
+from tests.tools.jobs import Done, Jobs
 
 TEXTS = ["one", "two", "three"]
 README = Path(__file__).parents[2] / "README.md"

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import COLUMNS, PRICES, billed_usd, check_books, request_key, row_usd
-from tests.services.answers import echo
+from tests.fakes.answers import echo
+from tests.tools.expected import COLUMNS, PRICES, billed_usd, check_books, request_key, row_usd
+from tests.tools.jobs import Jobs
 
 
 def _many_types(start: int, count: int) -> pa.Table:

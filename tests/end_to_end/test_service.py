@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from parquill.tasks.money.amounts import format_usd, usd_to_nano
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import PRICES, billed_usd, check_books, reserved_usd, row_usd, total
-from tests.timing import within
+from tests.tools.expected import PRICES, billed_usd, check_books, reserved_usd, row_usd, total
+from tests.tools.jobs import Jobs
+from tests.tools.timing import within
 
 # Kind of fault -> what it makes of a row that meets it twice (retry.attempts is 2):
 # status, error_code, requests sent for it, how many of them are in doubt, whether the service billed the answer.

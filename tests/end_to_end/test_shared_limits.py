@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.sharing import allowed, run_together
+from tests.tools.jobs import Jobs
+from tests.tools.sharing import allowed, run_together
 
 PER_MINUTE = 3_000
 
@@ -21,4 +21,4 @@ def test_two_processes_share_a_limit(jobs: Jobs) -> None:
     assert len(shared.arrivals) == 440
     for window_s in (1.0, 5.0, 10.0):
         assert shared.busiest(window_s) <= allowed(PER_MINUTE, window_s, 2)
-    # that 95 % of it is used takes a whole minute of both: tests/production, and tests/tasks/limits in simulated time
+    # that 95 % of it is used takes a whole minute of both: tests/deployed, and tests/tasks/limits in simulated time

@@ -29,10 +29,10 @@ from parquill.tasks.storage import publish as publishing
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.object_store import put_file, remove_object
 from parquill.tasks.storage.uri import join, redact_uri
-from tests.direct import run_steps
-from tests.end_to_end.jobs import Jobs
-from tests.services.running import ROOT, FakeService
-from tests.services.s3 import S3, credentials, s3
+from tests.fakes.running import ROOT, FakeService
+from tests.fakes.s3 import S3, credentials, s3
+from tests.tools.direct import run_steps
+from tests.tools.jobs import Jobs
 
 TEXTS = [f"text {row}" for row in range(12)]
 
@@ -264,7 +264,7 @@ _UPLOAD = """
 import sys
 from pathlib import Path
 from parquill.tasks.storage.object_store import put_file
-from tests.peak import peak_kib
+from tests.tools.peak import peak_kib
 folder, uri = sys.argv[1:]
 put_file(Path(folder, "small"), uri)
 before = peak_kib()

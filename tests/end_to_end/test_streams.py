@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from parquill.flows.cli.commands import cli
-from tests.direct import run_steps
-from tests.end_to_end.jobs import PARQUILL, Jobs
+from tests.tools.direct import run_steps
+from tests.tools.jobs import PARQUILL, Jobs
 
 # command and options -> what stands on stdout, and what stands on stderr ("" for nothing)
 HUMAN = {

@@ -12,9 +12,9 @@ import orjson
 import pytest
 
 from parquill.flows.cli.commands import main
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import SUMMARY_KEYS, SUMMARY_NAMES, billed_usd, check_books
-from tests.prefect_api import ask_prefect
+from tests.tools.expected import SUMMARY_KEYS, SUMMARY_NAMES, billed_usd, check_books
+from tests.tools.jobs import Jobs
+from tests.tools.prefect_api import ask_prefect
 
 FAULTS = [
     {"kind": "content_filter", "match": "filter"},

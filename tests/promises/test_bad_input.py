@@ -31,15 +31,15 @@ from parquill.tasks.prompts.source import find_source, read_batches
 from parquill.tasks.prompts.template import Templates
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.published import failed_rows, parts_of
-from tests.direct import job_of, results, run_steps
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import check_books, request_key
-from tests.promises import bad_files, bad_rows, bad_settings
-from tests.promises.bad_files import CANARY, good
-from tests.promises.flips import flipped
-from tests.promises.measured import peak_of
-from tests.services.running import FakeService
-from tests.timing import within
+from tests.fakes.running import FakeService
+from tests.tools import bad_files, bad_rows, bad_settings
+from tests.tools.bad_files import CANARY, good
+from tests.tools.direct import job_of, results, run_steps
+from tests.tools.expected import check_books, request_key
+from tests.tools.flips import flipped
+from tests.tools.jobs import Jobs
+from tests.tools.measured import peak_of
+from tests.tools.timing import within
 
 
 def _job(folder: Path, service: FakeService, source: Path, **changes: Any) -> dict[str, Any]:

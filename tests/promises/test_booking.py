@@ -20,7 +20,7 @@ from parquill.tasks.records import Usage
 from parquill.tasks.results.excess import causes_of, money_sentences
 from parquill.tasks.results.summary import write_interrupted
 from parquill.tasks.storage.folders import Folders
-from tests.direct import job_of, results, run_steps
+from tests.tools.direct import job_of, results, run_steps
 
 OWN = {"usd_per_mtok_input": 1, "usd_per_mtok_cached": "0.1", "usd_per_mtok_cache_write": 2, "usd_per_mtok_output": 10}
 GROK = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 2_814}

@@ -38,9 +38,9 @@ from parquill.tasks.storage.disk import Disk, remove_folder
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.journal import Journal, read_journal, scan_journal
 from parquill.tasks.storage.parquet_reader import ChecksummedReader
-from tests.direct import results
-from tests.promises.answering import Answering
-from tests.promises.disks import (
+from tests.tools.answering import Answering
+from tests.tools.direct import results
+from tests.tools.disks import (
     BrokenDisk,
     CountingDisk,
     FailingDisk,
@@ -50,8 +50,8 @@ from tests.promises.disks import (
     photograph,
     to_folder,
 )
-from tests.promises.small_job import AT_ONCE, OLD, TEXTS, SmallJob, stripped
-from tests.timing import within
+from tests.tools.small_job import AT_ONCE, OLD, TEXTS, SmallJob, stripped
+from tests.tools.timing import within
 
 HANGS_S = 60.0  # for what takes milliseconds
 LONG = bool(os.environ.get("LONG_CRASH"))  # `make crash`: every call in every way

@@ -16,11 +16,11 @@ import pytest
 from parquill.tasks.errors import DamagedJournal, DiskFailed
 from parquill.tasks.storage.journal import VERSION, scan_journal
 from parquill.tasks.storage.replay import replay_shard
-from tests.direct import results
-from tests.promises.answering import Answering
-from tests.promises.disks import BrokenDisk, photograph, to_folder
-from tests.promises.make_journals import FOLDER, told
-from tests.promises.small_job import SmallJob, stripped
+from tests.tools.answering import Answering
+from tests.tools.direct import results
+from tests.tools.disks import BrokenDisk, photograph, to_folder
+from tests.tools.make_journals import FOLDER, told
+from tests.tools.small_job import SmallJob, stripped
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pytest
 
 from parquill.flows.complete_prompts import complete_prompts
-from tests.end_to_end.jobs import Done, Jobs
-from tests.end_to_end.truth import billed_usd, check_books, reserved_usd, total
-from tests.promises.kills import Kills, wait_for_requests
-from tests.timing import within
+from tests.tools.expected import billed_usd, check_books, reserved_usd, total
+from tests.tools.jobs import Done, Jobs
+from tests.tools.kills import Kills, wait_for_requests
+from tests.tools.timing import within
 
 AT_ONCE = 16
 SAME = 20  # rows that ask what an earlier row asks

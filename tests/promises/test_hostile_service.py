@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.direct import job_of, results, run_steps
-from tests.end_to_end.jobs import Jobs
-from tests.end_to_end.truth import check_books
-from tests.promises.hell import answer_to
-from tests.promises.measured import Hell, hell, measure
-from tests.promises.misdeeds import FORGERIES, MISDEEDS
+from tests.tools.attacks import ATTACKS, FORGERIES
+from tests.tools.direct import job_of, results, run_steps
+from tests.tools.expected import check_books
+from tests.tools.hostile_server import answer_to
+from tests.tools.jobs import Jobs
+from tests.tools.measured import HostileServer, hostile_server, measure
 
 KEY = "sk-canary-0123456789"
 # gpt-4.1-mini
@@ -24,21 +24,21 @@ OUTPUT = 50
 TIMEOUT_S = 120
 SHORT_TIMEOUT_S = 6
 LATE = "twice_with_a_pause"
-WAITING = [name for name, deed in MISDEEDS.items() if "timeout" in deed.codes]
-AT_WORK = [name for name in MISDEEDS if name not in WAITING and name != LATE]
+WAITING = [name for name, attack in ATTACKS.items() if "timeout" in attack.codes]
+AT_WORK = [name for name in ATTACKS if name not in WAITING and name != LATE]
 QUICK = [
-    name for name, deed in MISDEEDS.items() if deed.requests == 1 and not name.startswith("endless") and name != LATE
+    name for name, attack in ATTACKS.items() if attack.requests == 1 and not name.startswith("endless") and name != LATE
 ]
 
 
 @pytest.fixture(scope="module")
-def fiend() -> Iterator[Hell]:
-    with hell() as running:
+def hostile() -> Iterator[HostileServer]:
+    with hostile_server() as running:
         yield running
 
 
 def _texts(names: list[str], *, good: int) -> list[str]:
-    """A prompt for each deed, and good ones around it; deeds that leave requests unread get much to leave."""
+    """A prompt for each attack, and good ones around it; attacks that leave requests unread get much to leave."""
     texts = []
     for name in names:
         texts.append(f"<{name}> CANARY says " + ("x " * 300_000 if name.startswith("unread") else ""))
@@ -64,16 +64,16 @@ def _job(folder: Path, url: str, texts: list[str], **settings: Any) -> dict[str,
 
 def _check_row(row: dict[str, Any]) -> None:
     name = row["text"].partition(">")[0][1:] if row["text"].startswith("<") else "good"
-    deed = MISDEEDS[name]
-    assert row["status"] == deed.status, name
-    assert row["error_code"] in deed.codes, name
-    assert row["attempts"] == deed.requests, name
+    attack = ATTACKS[name]
+    assert row["status"] == attack.status, name
+    assert row["error_code"] in attack.codes, name
+    assert row["attempts"] == attack.requests, name
     worst = row["estimated_prompt_tokens"] * NANO["input"] + OUTPUT * NANO["output"]
-    assert row["in_doubt_usd"] == deed.doubt * worst, name
-    prompt, cached, completion = deed.tokens
+    assert row["in_doubt_usd"] == attack.doubt * worst, name
+    prompt, cached, completion = attack.tokens
     used = (prompt - cached) * NANO["input"] + cached * NANO["cached"] + completion * NANO["output"]
-    assert row["cost_usd"] == {"no": 0, "usage": used, "reserved": worst}[deed.paid], name
-    assert row["completion_tokens"] == (completion if deed.paid == "usage" else None), name
+    assert row["cost_usd"] == {"no": 0, "usage": used, "reserved": worst}[attack.paid], name
+    assert row["completion_tokens"] == (completion if attack.paid == "usage" else None), name
     if row["status"] == "ok" and name != "tool_calls":
         assert answer_to(row["text"]) in row["completion"].replace("\ufffd ", "").replace("\0\x1b[2J ", ""), name
     told = f"{row['error_message']} {row['model_used']} {row['request_id']} {row['finish_reason']}"
@@ -84,25 +84,25 @@ def _check_row(row: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def worst_night(fiend: Hell, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A good night, then two in which each row meets another misdeed at 64 at once, all in one measured process."""
-    folder = tmp_path_factory.mktemp("hell")
+def worst_night(hostile: HostileServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A good night, then two in which each row meets another attack at 64 at once, all in one measured process."""
+    folder = tmp_path_factory.mktemp("hostile")
     at_work, waiting = (_texts(names, good=2) for names in (AT_WORK, WAITING))
     tame = ["good" + text[text.find(">") :] if text.startswith("<") else text for text in at_work + waiting]
     short = {"attempts": 2, "timeout_s": SHORT_TIMEOUT_S}
     jobs = [
-        _job(folder / "tame", fiend.url, tame),
-        _job(folder / "at-work", fiend.url, at_work, tolerate={"not_ok": 1}),
-        _job(folder / "waiting", fiend.url, waiting, tolerate={"not_ok": 1}, retry=short),
+        _job(folder / "tame", hostile.url, tame),
+        _job(folder / "at-work", hostile.url, at_work, tolerate={"not_ok": 1}),
+        _job(folder / "waiting", hostile.url, waiting, tolerate={"not_ok": 1}, retry=short),
     ]
     figures, said = measure(folder, jobs, {"HELL_KEY": KEY})
     rows = [row for job in jobs[1:] for row in results(job)]
-    return {"rows": rows, "figures": figures, "said": said, "seen": fiend.seen()}
+    return {"rows": rows, "figures": figures, "said": said, "seen": hostile.seen()}
 
 
 def _check_rows(worst_night: dict[str, Any]) -> None:
     """Whatever a service does, the row has status, code, attempts and money of the one table, and no other row is harmed."""
-    assert len(worst_night["rows"]) == 3 * (len(MISDEEDS) - 1)  # but the LATE one
+    assert len(worst_night["rows"]) == 3 * (len(ATTACKS) - 1)  # but the LATE one
     wrong = []
     for row in worst_night["rows"]:
         try:
@@ -113,7 +113,7 @@ def _check_rows(worst_night: dict[str, Any]) -> None:
 
 
 def _check_memory(worst_night: dict[str, Any]) -> None:
-    """All misdeeds at once take a bounded share of memory beyond a good night's."""
+    """All attacks at once take a bounded share of memory beyond a good night's."""
     tame, _, waiting = worst_night["figures"]
     assert waiting["peak_kib"] - tame["peak_kib"] < 160 << 10  # a process' peak is of all that it has done
 
@@ -137,7 +137,7 @@ def _check_redirects_and_cookies(worst_night: dict[str, Any]) -> None:
 
 
 def test_the_worst_night(worst_night: dict[str, Any]) -> None:
-    """Each misdeed has its row, memory stays bounded, nothing is left behind or said, no redirect is followed and no cookie kept.
+    """Each attack has its row, memory stays bounded, nothing is left behind or said, no redirect is followed and no cookie kept.
 
     One test, so that the night is run once and not once for each worker of pytest.
     """
@@ -152,7 +152,7 @@ def test_the_worst_night(worst_night: dict[str, Any]) -> None:
 
 @pytest.mark.nightly
 def test_time_stays_bounded(worst_night: dict[str, Any]) -> None:
-    """All misdeeds at once take a bounded share of the processor and of time beyond a good night's."""
+    """All attacks at once take a bounded share of the processor and of time beyond a good night's."""
     tame, at_work, waiting = worst_night["figures"]
     # two deadlines, and the wait between
     assert at_work["seconds"] + waiting["seconds"] - tame["seconds"] < 2 * SHORT_TIMEOUT_S + 14
@@ -166,14 +166,14 @@ def test_time_stays_bounded(worst_night: dict[str, Any]) -> None:
     # is tested in tests/tasks/llm/test_connections.py
     [pytest.param(name, marks=pytest.mark.nightly if name == LATE else ()) for name in FORGERIES],
 )
-def test_an_answer_never_lands_on_another_row(fiend: Hell, tmp_path: Path, name: str, at_once: int) -> None:
+def test_an_answer_never_lands_on_another_row(hostile: HostileServer, tmp_path: Path, name: str, at_once: int) -> None:
     """Replies that nobody asked for are given to nobody: each row holds its own answer, however few connections there are."""
     texts = [f"<{name}> {n}" if n % 4 == 0 else f"good {n}" for n in range(16)]
     settings = _job(
         tmp_path,
-        fiend.url,
+        hostile.url,
         texts,
-        endpoint={"base_url": fiend.url},
+        endpoint={"base_url": hostile.url},
         limits={"max_at_once": at_once},
         tolerate={"not_ok": 1},
     )
@@ -182,27 +182,29 @@ def test_an_answer_never_lands_on_another_row(fiend: Hell, tmp_path: Path, name:
         _check_row(row)
 
 
-def test_connections_are_used_again_until_one_speaks_unasked(fiend: Hell, tmp_path: Path) -> None:
+def test_connections_are_used_again_until_one_speaks_unasked(hostile: HostileServer, tmp_path: Path) -> None:
     """A good service keeps its connections; after one reply too many none is used a second time."""
 
     def connections(folder: str, first: str) -> int:
-        before = fiend.seen()["connections"]
+        before = hostile.seen()["connections"]
         texts = [f"{first} 0", *(f"good {n}" for n in range(1, 20))]
         settings = _job(
-            tmp_path / folder, fiend.url, texts, endpoint={"base_url": fiend.url}, limits={"max_at_once": 1}
+            tmp_path / folder, hostile.url, texts, endpoint={"base_url": hostile.url}, limits={"max_at_once": 1}
         )
         run_steps(settings)
-        return fiend.seen()["connections"] - before - 1  # one of them asked
+        return hostile.seen()["connections"] - before - 1  # one of them asked
 
     assert connections("good", "good") <= 2
     assert connections("bad", "<twice>") == 20
 
 
-def test_a_run_through_hell_ends_with_its_exit_code(fiend: Hell, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_against_a_hostile_server_ends_with_its_exit_code(
+    hostile: HostileServer, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The whole command finishes such a run with exit 5, its sums equal to its rows, and shows nothing of what came."""
     monkeypatch.setenv("HELL_KEY", KEY)
     texts = _texts(QUICK, good=1)
-    settings = _job(jobs.folder / "job", fiend.url, texts)
+    settings = _job(jobs.folder / "job", hostile.url, texts)
     done = jobs.run(settings)
     assert (done.exit_code, done.summary["state"]) == (5, "finished"), done.stderr
     for row in done.rows:

@@ -13,10 +13,10 @@ import pytest
 
 from parquill.tasks.errors import BadInput
 from parquill.tasks.prompts.source import find_source, read_batches
-from tests.direct import job_of, results, run_steps
-from tests.large_cells import write_large_cells, write_map_bomb
-from tests.promises.measured import ROOT, measure, peak_of
-from tests.services.running import FakeService
+from tests.fakes.running import FakeService
+from tests.tools.direct import job_of, results, run_steps
+from tests.tools.large_cells import write_large_cells, write_map_bomb
+from tests.tools.measured import ROOT, measure, peak_of
 
 REJECTED = {"tolerate": {"rejected": 1, "not_ok": 1}}
 FREE = {"price": {"usd_per_mtok_input": 0.1, "usd_per_mtok_output": 0.1}, "model": "a-model"}
@@ -55,7 +55,7 @@ def _estimate(job: dict[str, Any], code: str = "estimate_job(job, options)") -> 
         "from parquill.tasks.job.load import make_job",
         "from parquill.tasks.prompts.resolve import resolve_job",
         "from parquill.tasks.prompts.prepare import estimate_job",
-        "from tests.peak import peak_kib",
+        "from tests.tools.peak import peak_kib",
         "job, options = resolve_job(make_job(orjson.loads(sys.argv[1])), None, None, ())",
         code,
         "print(peak_kib() >> 10)",

@@ -17,10 +17,10 @@ import pytest
 from parquill.tasks.prompts.source import find_source, read_batches
 from parquill.tasks.storage.answer_index import AnswerIndex
 from parquill.tasks.storage.replay import replay_shard
-from tests.direct import job_of, run_steps
-from tests.promises.many_records import write_journal
-from tests.promises.measured import measure, peak_of
-from tests.services.running import FakeService
+from tests.fakes.running import FakeService
+from tests.tools.direct import job_of, run_steps
+from tests.tools.many_records import write_journal
+from tests.tools.measured import measure, peak_of
 
 PARTS = 10  # of a million records
 FEW = 700

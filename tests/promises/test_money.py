@@ -35,11 +35,11 @@ from parquill.tasks.prompts.run_money import open_budget, spent_totals
 from parquill.tasks.storage.disk import DISK
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.journal import append_groups
-from tests.direct import job_of
-from tests.end_to_end.jobs import Jobs
-from tests.promises.ledger_machine import BEGIN, LedgerMachine, empty, entry
-from tests.services.postgres import NoPostgresError, Postgres, postgres
-from tests.timing import within
+from tests.fakes.postgres import NoPostgresError, Postgres, postgres
+from tests.tools.direct import job_of
+from tests.tools.jobs import Jobs
+from tests.tools.ledger_machine import BEGIN, LedgerMachine, empty, entry
+from tests.tools.timing import within
 
 WORST = 10  # nano-dollars that a request may cost
 LIMIT = 40 * WORST

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.direct import job_of, results, run_steps
-from tests.promises.readers import IDS, INPUTS, STARS, TEXTS, TIMES, TOOLS
-from tests.services.running import FakeService
+from tests.fakes.running import FakeService
+from tests.tools.direct import job_of, results, run_steps
+from tests.tools.readers import IDS, INPUTS, STARS, TEXTS, TIMES, TOOLS
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / "build" / "readers" / "bin" / "python"

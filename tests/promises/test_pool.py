@@ -21,11 +21,11 @@ from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.run_lock import RunLock, RunMember
-from tests.direct import job_of, results, run_steps
-from tests.production.house import House
-from tests.promises.answering import Answering
-from tests.promises.pool import WORKERS
-from tests.services.running import ROOT, FakeService
+from tests.deployed.live_stack import LiveStack
+from tests.fakes.running import ROOT, FakeService
+from tests.tools.answering import Answering
+from tests.tools.direct import job_of, results, run_steps
+from tests.tools.pool import WORKERS
 
 AT_ONCE = 8  # of each worker
 
@@ -35,7 +35,7 @@ def _pool(folder: Path, settings: dict[str, Any], times: int = 1) -> Iterator[su
     """The leader of a run; at the end it is killed, and its workers with it."""
     (folder / "workers").mkdir()
     (folder / "job.yaml").write_bytes(orjson.dumps(settings))
-    command = [sys.executable, "-m", "tests.promises.pool", str(folder / "job.yaml"), str(folder / "workers")]
+    command = [sys.executable, "-m", "tests.tools.pool", str(folder / "job.yaml"), str(folder / "workers")]
     command += [str(times)]
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
@@ -101,11 +101,11 @@ def test_workers_stop_when_their_leader_was_killed(
     the workers end, and the next start resumes the run and pays for nothing that they were answered.
     """
     with _pool(tmp_path, settings) as leader:
-        House.wait("requests", lambda: service.stats()["requests"] > 4 * AT_ONCE, 120)
+        LiveStack.wait("requests", lambda: service.stats()["requests"] > 4 * AT_ONCE, 120)
         leader.kill()
         leader.wait()
         sent = service.stats()["requests"]
-        House.wait("the end of the workers", lambda: not any(map(_is_running, _workers(tmp_path))), 120)
+        LiveStack.wait("the end of the workers", lambda: not any(map(_is_running, _workers(tmp_path))), 120)
         assert len(_workers(tmp_path)) == WORKERS
     figures = service.stats()
     # at most those that had been let through when the lock went; without a leader there would be 2,000
@@ -151,7 +151,7 @@ def test_a_killed_workers_shard_is_completed_by_another(
     ]
     with contextlib.closing(RunLock(run.folder)):
         worker = subprocess.Popen([sys.executable, "-c", "\n".join(code)], cwd=ROOT)
-        House.wait("requests", lambda: service.stats()["requests"] > 4 * AT_ONCE, 120)
+        LiveStack.wait("requests", lambda: service.stats()["requests"] > 4 * AT_ONCE, 120)
         worker.kill()
         worker.wait()
         service.configure(latency_ms=0)
@@ -159,4 +159,4 @@ def test_a_killed_workers_shard_is_completed_by_another(
     assert (report.is_done, report.totals.statuses) == (True, {"ok": shard.rows})
     assert service.stats()["billed"] <= shard.rows + AT_ONCE
     assert len(service.stats()["billed_twice"]) <= AT_ONCE
-    House.wait("the end of this process' part", lambda: not open_senders(), 120)
+    LiveStack.wait("the end of this process' part", lambda: not open_senders(), 120)

@@ -24,9 +24,9 @@ from parquill.tasks.prompts.restore import LOST_JOURNALS
 from parquill.tasks.prompts.run_money import spent_totals
 from parquill.tasks.storage.folders import Folders, lock_folders
 from parquill.tasks.storage.journal import read_journal
-from tests.direct import job_of, results, run_steps
-from tests.promises.answering import Answering
-from tests.promises.small_job import stripped
+from tests.tools.answering import Answering
+from tests.tools.direct import job_of, results, run_steps
+from tests.tools.small_job import stripped
 
 AT_ONCE = 2
 TEXTS = [f"text {n}" for n in range(20)]

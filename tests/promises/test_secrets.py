@@ -36,11 +36,11 @@ from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.prompts import run
 from parquill.tasks.results.escaping import BREAK, escape, strip_control
 from parquill.tasks.storage.replay import replay_shard
-from tests.direct import job_of, run_steps
-from tests.end_to_end.jobs import Jobs
-from tests.prefect_api import ask_prefect
-from tests.production.house import House
-from tests.promises.searching import reachable, where
+from tests.deployed.live_stack import LiveStack
+from tests.tools.direct import job_of, run_steps
+from tests.tools.jobs import Jobs
+from tests.tools.prefect_api import ask_prefect
+from tests.tools.searching import reachable, where
 
 KINDS = ["echo", "ansi", "redirect", "garbage", "status:500", "disconnect_before", "hang", "truncated_json"]
 
@@ -155,7 +155,7 @@ def _settle(address: str) -> None:
         latest = sorted(runs, key=lambda run: str(run["created"]))[-3:]
         return all((f"prefect.flow-run.{run['state_name']}", f"prefect.flow-run.{run['id']}") in told for run in latest)
 
-    House.wait("the events of the runs' ends", is_told)
+    LiveStack.wait("the events of the runs' ends", is_told)
 
 
 def _interrupt(process: int, output: Path) -> None:

@@ -16,9 +16,9 @@ from parquill.tasks.job.load import make_job
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import estimate_job
 from parquill.tasks.prompts.resolve import resolve_job
-from tests.direct import results, run_steps
-from tests.promises.answering import Answering
-from tests.promises.measured import peak_of
+from tests.tools.answering import Answering
+from tests.tools.direct import results, run_steps
+from tests.tools.measured import peak_of
 
 ENDINGS = ["csv", "jsonl"]
 

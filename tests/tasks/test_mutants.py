@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 
-from tests.promises.mutants import ROOT, Mutant, read_mutants
+from tests.tools.mutants import ROOT, Mutant, read_mutants
 
 MUTANTS = read_mutants()
 

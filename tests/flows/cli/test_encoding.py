@@ -14,8 +14,8 @@ import pytest
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import make_job, place_job
-from tests.direct import run_steps
-from tests.end_to_end.jobs import PARQUILL
+from tests.tools.direct import run_steps
+from tests.tools.jobs import PARQUILL
 
 pytestmark = pytest.mark.integration
 

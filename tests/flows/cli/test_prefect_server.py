@@ -43,8 +43,8 @@ from parquill.flows.cli.prefect_server import (
     set_prefect_defaults,
 )
 from parquill.tasks.errors import ParquillError
-from tests.clock import Clock
-from tests.end_to_end.jobs import PARQUILL
+from tests.tools.clock import Clock
+from tests.tools.jobs import PARQUILL
 
 
 class _Healthy(http.server.BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ from parquill.flows.cli.commands import main
 from parquill.flows.cli.spend import parse_query, read_spending
 from parquill.tasks.errors import BadJob
 from parquill.tasks.money.ledger import Ledger
-from tests.promises.ledger_machine import entry
+from tests.tools.ledger_machine import entry
 
 TODAY = date(2026, 11, 28)
 JOB = """\

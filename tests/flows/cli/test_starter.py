@@ -19,7 +19,7 @@ from parquill.flows.cli.starter import STARTER, providers, read_starter, warn_of
 from parquill.tasks.job.load import load_job, make_job, parse_yaml
 from parquill.tasks.job.settings import Job
 from parquill.tasks.prompts.resolve import resolve_job
-from tests.services.running import FakeService
+from tests.fakes.running import FakeService
 
 DAY = date(2026, 11, 29)
 CHAT = "/chat/completions"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.direct import job_of, run_steps
-from tests.services.running import llmock_service
+from tests.fakes.running import llmock_service
+from tests.tools.direct import job_of, run_steps
 
 
 @pytest.mark.integration

@@ -20,8 +20,8 @@ from parquill.tasks.limits.limiter import RateLimiter
 from parquill.tasks.limits.meters import GUARD_S, RateMeter
 from parquill.tasks.limits.rate_ledger import HOLDER_EXPIRY_S, LEASE_S, RateHolder, RateLedger
 from parquill.tasks.money.ledger_tables import RATE_HOLDERS, RATE_LEASES
-from tests.clock import Clock
 from tests.tasks.llm.simulated import simulate
+from tests.tools.clock import Clock
 
 Sent = list[tuple[float, float]]
 ANSWER_S = 0.005  # of the ledger

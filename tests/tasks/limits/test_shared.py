@@ -9,8 +9,8 @@ import pytest
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.limits.rate_ledger import RateHolder, RateLedger, describe
-from tests.direct import job_of, results, run_steps
-from tests.services.running import FakeService
+from tests.fakes.running import FakeService
+from tests.tools.direct import job_of, results, run_steps
 
 PER_MINUTE = 60_000
 pytestmark = pytest.mark.integration

@@ -25,8 +25,8 @@ from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.run_lock import RunLock
-from tests.direct import job_of, results, run_steps
-from tests.promises.answering import Answering
+from tests.tools.answering import Answering
+from tests.tools.direct import job_of, results, run_steps
 
 pytestmark = pytest.mark.integration
 ROWS, SHARD_ROWS = 60, 20

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from parquill.tasks.llm.open_senders import open_sender
-from tests.direct import job_of, results, run_steps
-from tests.services.running import FakeService
+from tests.fakes.running import FakeService
+from tests.tools.direct import job_of, results, run_steps
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ import pytest
 
 from parquill.tasks.llm.answer_format import AnswerFormat
 from parquill.tasks.llm.wrapping import MAX_LEVELS, NotJson, find_object
-from tests.timing import within
+from tests.tools.timing import within
 
 SCHEMA = {
     "type": "object",

@@ -17,7 +17,7 @@ from parquill.tasks.orchestration.flow_run import (
     wait_for_server,
     watch,
 )
-from tests.clock import Clock
+from tests.tools.clock import Clock
 
 LONG_S = 60.0
 

@@ -14,7 +14,7 @@ from parquill.tasks.errors import DamagedJournal, DiskFailed
 from parquill.tasks.storage.answer_index import AnswerIndex, _IndexAheadOfJournals, list_journals
 from parquill.tasks.storage.folders import RunFolder
 from parquill.tasks.storage.journal import scan_journal
-from tests.promises.many_records import write_journal
+from tests.tools.many_records import write_journal
 
 KEYS = [number.to_bytes(32) for number in range(130)]
 

@@ -18,7 +18,7 @@ from parquill.tasks.storage.disk import Disk
 from parquill.tasks.storage.file_lock import close_locked
 from parquill.tasks.storage.journal import Journal, append_groups, read_journal, scan_journal
 from parquill.tasks.storage.replay import replay_shard
-from tests.clock import Clock
+from tests.tools.clock import Clock
 
 HEADER = {"run_id": "r", "shard": 0}
 

@@ -14,7 +14,7 @@ import pytest
 from parquill.tasks.errors import FolderInUse, Interrupted
 from parquill.tasks.storage.folders import Folders, RunFolder, lock_folders
 from parquill.tasks.storage.run_lock import WORKERS_TIMEOUT_S, RunLock, RunMember
-from tests.clock import Clock
+from tests.tools.clock import Clock
 
 
 @pytest.fixture

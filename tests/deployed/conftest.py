@@ -1,0 +1,37 @@
+"""One server and one worker for all tests of production."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.deployed.live_stack import LiveStack, open_stack
+from tests.fakes.running import FakeService
+from tests.tools.jobs import Jobs
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a test that failed what its server and its worker said."""
+    report = yield
+    stack = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and isinstance(stack, LiveStack):
+        report.sections.append(("server and worker", stack.said()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
+    """A server, a worker and every deployment."""
+    with open_stack(tmp_path_factory.mktemp("stack")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def made(service: FakeService, tmp_path: Path) -> Jobs:
+    """Writes inputs and settings; the runs themselves are the worker's."""
+    return Jobs(tmp_path, service)

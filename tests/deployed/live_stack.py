@@ -1,0 +1,307 @@
+"""A Prefect server and a worker of their own, with everything in prefect.yaml deployed: for the tests, and `make ui`.
+
+`python -m tests.deployed.live_stack FOLDER [PORT]` keeps all of it in the folder, prints the address of the UI, and stops
+everything on Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.fakes.terminate import end
+from tests.tools.prefect_api import ask_prefect, is_up
+
+ROOT = Path(__file__).resolve().parents[2]
+TETHER = ROOT / "tests" / "services" / "tether.py"
+BIN = Path(sys.executable).parent
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+START_S = 180.0
+CANCEL_S = 120.0
+
+
+class LiveStack:
+    """Server, worker and deployments; everything lies in one folder and ends with it."""
+
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        """With port 0 a free one is taken; with another, OSError if it is not free."""
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            self.port = int(probe.getsockname()[1])
+        self.folder = folder
+        self.ui = f"http://127.0.0.1:{self.port}"
+        self.api = f"{self.ui}/api"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PARQUILL_"))}
+        self.environment = kept | {
+            "PWD": "/",  # where one is, is what the system says, not what a shell has left behind
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_API_URL": self.api,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+            "PREFECT_API_SERVICES_FOREMAN_LOOP_SECONDS": "5",
+            "XDG_STATE_HOME": str(folder / "state"),
+        }
+        self._server: subprocess.Popen[bytes] | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
+
+    def open(self) -> None:
+        """Start everything and deploy what prefect.yaml says, as it stands."""
+        self.start_server()
+        self.command("work-pool", "create", "--overwrite", "--type", "process", "parquill")
+        self.command("--no-prompt", "deploy", "--all")
+        self.start_worker()
+
+    def start_worker(self) -> None:
+        """Start a worker that takes what the pool has."""
+        self._worker = self._start("worker", [str(BIN / "prefect"), "worker", "start", "--pool", "parquill"])
+
+    def kill_worker(self, *, alone: bool = False) -> None:
+        """Kill the worker with all that it runs, as a machine that dies does; or `alone`, without its runs' processes."""
+        assert self._worker is not None
+        for pid in reversed([self._worker.pid, *([] if alone else _children(self._worker.pid))]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._worker.wait(30)
+
+    def cancel_runs(self) -> None:
+        """Cancel what runs, and wait for it: a worker that is asked to stop kills its runs, which then stay Running."""
+        wanted = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+
+        def under_way() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = self.ask("POST", "/flow_runs/filter", flow_runs=wanted)
+            return found
+
+        state = {"type": "CANCELLING", "name": "Cancelling"}
+        for run in under_way():
+            self.ask("POST", f"/flow_runs/{run['id']}/set_state", state=state, force=False)
+        self.wait("the runs to end", lambda: not under_way(), CANCEL_S)
+
+    def close(self) -> None:
+        """Stop everything by its pid."""
+        for process in (self._worker, self._server):
+            if process is not None:
+                end(process, within_s=15)
+
+    def said(self) -> str:
+        """What server and worker have said of late."""
+        logs = sorted(self.folder.glob("*.log"))
+        return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-4_000:]}" for log in logs)
+
+    def start_server(self) -> None:
+        """Start the server, or start it again, and wait until it answers."""
+        command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        self._server = self._start("server", [*command, "--analytics-off", "--log-level", "ERROR"])
+        self.wait("the server", lambda: is_up(self.api), START_S)
+
+    def stop_server(self) -> None:
+        """Take the server away."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGTERM)
+        self._server.wait(30)
+
+    def command(self, *arguments: str) -> str:
+        """Run `prefect ...` in the project's folder."""
+        done = subprocess.run(
+            [str(BIN / "prefect"), *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            check=False,
+            start_new_session=True,  # a Ctrl-C is for who started it
+        )
+        said = done.stdout.decode() + done.stderr.decode()
+        assert done.returncode == 0, said
+        return said
+
+    def parquill(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run `parquill ...` with this server."""
+        return subprocess.run(
+            [str(BIN / "parquill"), *arguments],
+            cwd=ROOT,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    def ask(self, method: str, path: str, **body: Any) -> Any:
+        """Ask the server's API."""
+        return ask_prefect(self.api, method, path, **body)
+
+    def start_run(
+        self,
+        deployment: str,
+        parameters: dict[str, Any],
+        at: str | None = None,
+        env: dict[str, str] | None = None,
+        *,
+        enforced: bool = True,
+    ) -> str:
+        """Have a deployment run, now or as scheduled at a time, with more in its environment; the flow run's id.
+
+        The server itself refuses parameters that its schema does not allow, unless that is not to be enforced.
+        """
+        found = self.ask("GET", f"/deployments/name/{deployment}")
+        details = {"type": "SCHEDULED", "state_details": {"scheduled_time": at}} if at else {"type": "SCHEDULED"}
+        more = {"job_variables": {"env": {**found["job_variables"].get("env", {}), **env}}} if env else {}
+        path = f"/deployments/{found['id']}/create_flow_run"
+        asked = {"parameters": parameters, "state": details, "enforce_parameter_schema": enforced}
+        return str(self.ask("POST", path, **asked, **more)["id"])
+
+    def run(self, flow_run: str) -> dict[str, Any]:
+        """A flow run as it is now."""
+        found: dict[str, Any] = self.ask("GET", f"/flow_runs/{flow_run}")
+        return found
+
+    def ended(self, flow_run: str, types: Sequence[str] = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")) -> Any:
+        """Wait until a flow run is in a state of these types; gives the run."""
+        self.wait(f"one of {types}", lambda: self.run(flow_run)["state_type"] in types, 240)
+        return self.run(flow_run)
+
+    def artifact(self, key: str) -> dict[str, Any]:
+        """The latest artifact with a key; its id is that of its page."""
+        wanted = {"key": {"any_": [key]}}
+        found = self.ask("POST", "/artifacts/filter", artifacts=wanted, sort="CREATED_DESC", limit=1)
+        assert found, f"no artifact {key}"
+        latest: dict[str, Any] = found[0]
+        return latest
+
+    def logs(self, flow_run: str, level: int = 0) -> list[str]:
+        """What a run's page shows of its log, from a level on."""
+        wanted = {"flow_run_id": {"any_": [flow_run]}, "level": {"ge_": level}}
+        return [str(log["message"]) for log in self.ask("POST", "/logs/filter", logs=wanted)]
+
+    def flow_process(self) -> int:
+        """The pid of the process in which the worker runs a flow."""
+        assert self._worker is not None
+        found = [pid for pid in _children(self._worker.pid) if b"prefect" in _command(pid)]
+        assert found, "no flow runs"
+        return found[-1]
+
+    @staticmethod
+    def wait(what: str, happened: Callable[[], bool], seconds: float = 180.0) -> None:
+        """Wait until something has happened."""
+        until = time.monotonic() + seconds
+        while not happened():
+            assert time.monotonic() < until, f"waited {seconds:.0f} s for {what}"
+            time.sleep(0.2)
+
+    def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as said:
+            return subprocess.Popen(
+                [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), *command],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+
+
+@contextlib.contextmanager
+def open_stack(folder: Path, **environment: str) -> Iterator[LiveStack]:
+    """A stack with more in its environment, opened, and closed at the end whatever came of it."""
+    stack = LiveStack(folder)
+    stack.environment |= environment
+    try:
+        stack.open()
+        yield stack
+    finally:
+        stack.close()
+
+
+def _children(pid: int) -> list[int]:
+    """All processes below one, the nearest first."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += [int(child), *_children(int(child))]
+    return found
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+class _Over(BaseException):
+    """Somebody has asked for an end."""
+
+
+def _stop(*_: object) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # what follows is the end, which nobody has to ask for twice
+    raise _Over
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep a folder for this stack: another one in it would run, and at its end cancel, the first one's runs."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"{folder} has a server and a worker already: stop them first (Ctrl-C)") from None
+        yield
+
+
+def main(folder: Path, port: int) -> None:
+    """Open the stack, say where it is, and close it when asked to. Raises SystemExit with a sentence."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    with contextlib.suppress(_Over), _held(folder):
+        _live(folder, port)
+
+
+def _live(folder: Path, port: int) -> None:
+    try:
+        stack = LiveStack(folder.resolve(), port)
+    except (OSError, OverflowError) as error:
+        raise SystemExit(f"port {port} cannot be used ({error}); make ui PORT=... takes another") from None
+    # the folder is opened again, by a server that has forgotten whatever it did not write down
+    stack.environment["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] = LEASES
+    try:
+        _say("starting a Prefect server and a worker, half a minute or so")
+        stack.open()
+        _say(f"{stack.ui}  (server and worker run until Ctrl-C; what they keep is in {folder})")
+        try:
+            threading.Event().wait()
+        finally:
+            with contextlib.suppress(AssertionError, httpx.HTTPError):  # then it is taken over by the job's next run
+                stack.cancel_runs()
+    finally:
+        stack.close()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal():
+        raise SystemExit(f"PORT={text} is no port; make ui PORT=4201 takes that one")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), _port(sys.argv[2]) if len(sys.argv) > 2 else 0)

@@ -1,0 +1,55 @@
+"""Runs whose worker is killed alone, and runs that are cancelled before their process has begun."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.deployed.live_stack import LiveStack
+from tests.deployed.slow_jobs import check_settled, nightly, slow_job, summary_of
+from tests.tools.jobs import Jobs
+
+pytestmark = pytest.mark.nightly
+
+CANCELLING = {"type": "CANCELLING", "name": "Cancelling"}
+
+
+def test_a_run_whose_worker_is_killed_is_taken_over(stack: LiveStack, made: Jobs) -> None:
+    """When the worker alone is killed, its run stops within seconds as Crashed, says why, and keeps what was under way; the next one takes over its work."""
+    settings = slow_job(made, 1_000, name="orphaned")
+    run = stack.start_run("complete-prompts/complete", {"job": settings})
+    stack.wait("requests", lambda: made.service.stats()["requests"] > 30)
+    stack.kill_worker(alone=True)
+    try:
+        ended = stack.ended(run)
+        sent = made.service.stats()["requests"]
+        assert (ended["state_type"], ended["state_name"]) == ("CRASHED", "Crashed")
+        assert ended["state"]["message"].startswith("its worker is gone: interrupted with ")
+        assert summary_of(settings)["state"] == "stopped"
+        assert summary_of(settings)["rows"]["ok"] == made.service.stats()["billed"] < 1_000
+    finally:
+        stack.start_worker()
+    made.service.configure(latency_ms=0)
+    again = stack.ended(stack.start_run("complete-prompts/complete", {"job": settings}))
+    assert again["state_type"] == "COMPLETED", again["state"]["message"]
+    assert made.service.stats()["requests"] == 1_000 > sent
+    check_settled(made, settings, 1_000)
+
+
+def test_a_run_is_cancelled_while_its_process_starts(stack: LiveStack, made: Jobs) -> None:
+    """A run that is cancelled before it has begun is Cancelled once its process is there, and the deployment's next run goes."""
+    settings = slow_job(made, 20, name="hardly-there")
+    run = stack.start_run("summarize/summarize-nightly", nightly(settings))
+    stack.wait("its process", lambda: stack.run(run)["state_type"] == "PENDING")
+    stack.ask("POST", f"/flow_runs/{run}/set_state", state=CANCELLING, force=False)
+    asked = time.monotonic()
+    ended = stack.ended(run)
+    assert (ended["state_type"], ended["state"]["message"]) == (
+        "CANCELLED",
+        "cancelled before it began; nothing was sent",
+    )
+    again = stack.ended(stack.start_run("summarize/summarize-nightly", nightly(settings)))
+    assert again["state_type"] == "COMPLETED", again["state"]["message"]
+    assert time.monotonic() - asked < 150  # Prefect itself gives up after five minutes
+    check_settled(made, settings, 20)

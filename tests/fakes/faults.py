@@ -1,0 +1,136 @@
+"""Rules that make the service misbehave: which request is hit, and what it gets instead of its answer.
+
+A rule is a JSON object; the first that fits a request is taken. Only requests that the limits admit are hit.
+
+    kind         what happens, see KINDS; needed
+    match        a text that the raw body must hold (as it stands in the JSON, escapes too); null: any body
+    probability  decided by hash(seed, content, attempt of that content, place of the rule); 1 by default
+    times        at most so often for one content; null: always
+    total        at most so often in all; null: always
+    after        only once so many requests have been admitted before; 0
+    retry_after  sent as Retry-After exactly as it stands: "-5", "1e9", a date
+    location     where `redirect` points to; another path of this service by default
+    billed       whether the request is billed; null: as KINDS says
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .draws import uniform
+
+USAGE_VARIANTS = (
+    "negative", "huge", "nan", "infinity", "missing", "null", "string", "float", "bool", "inconsistent",
+)  # fmt: skip
+
+# Each kind and whether the service charges for it.
+KINDS = {
+    "insufficient_quota": False,  # 429 that no waiting cures
+    "disconnect_before": False,  # the request is read, then the connection closed without one byte
+    "disconnect_after": True,  # closed after the headers
+    "hang": True,  # never answered
+    "redirect": False,  # 307
+    "garbage": True,  # 200 with text/html
+    "empty_body": True,  # 200 with nothing
+    "truncated_json": True,  # 200 with half of the answer, its length declared truthfully
+    "content_filter": True,
+    "refusal": True,
+    "length": True,  # cut at the maximum, whatever was drawn
+    "null_content": True,
+    "empty_choices": True,
+    "slow_loris": True,  # the answer, one byte every 50 ms
+    "endless_body": True,  # blanks for ever
+    "huge_length": True,  # promises a petabyte, sends the answer, stays open
+    "gzip_bomb": True,  # 64 MB of blanks in 64 KB, unasked
+    "invalid_utf8": True,
+    "lone_surrogate": True,
+    "nested": True,  # 200,000 brackets
+    "overrun": True,  # twice the tokens, even above the request's maximum; billed so
+    "duplicate_keys": True,  # a second usage, of zero tokens, after the true one
+    "billed_failure": True,  # 200 with the code 502 beside a part of the answer and its usage
+    "echo": False,  # 400 that repeats key and prompt
+    "ansi": False,  # 400 with escape sequences
+} | {f"bad_usage:{variant}": True for variant in USAGE_VARIANTS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One rule, see the module."""
+
+    kind: str
+    match: str | None = None
+    probability: float = 1.0
+    times: int | None = None
+    total: int | None = None
+    after: int = 0
+    retry_after: str | None = None
+    location: str = "/v1/elsewhere"
+    billed: bool | None = None
+
+    @property
+    def bills(self) -> bool:
+        """Whether the request is paid; a status is not, unless the rule says so."""
+        return KINDS.get(self.kind, False) if self.billed is None else self.billed
+
+    @property
+    def status(self) -> int | None:
+        """The N of `status:N`, which has OpenAI's error body, and of `gateway:N`, which has a proxy's page."""
+        kind, _, rest = self.kind.partition(":")
+        return int(rest) if kind in {"status", "gateway"} else None
+
+
+def read_rules(value: Any) -> tuple[Rule, ...]:
+    """Check a list of rules; ValueError or TypeError name what is wrong."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"a list of rules is wanted, not {value!r}")
+    return tuple(each if isinstance(each, Rule) else _read_rule(each) for each in value)
+
+
+def _read_rule(value: Any) -> Rule:
+    if not isinstance(value, dict):
+        raise TypeError(f"a rule is an object, not {value!r}")
+    values = dict(value)
+    if values.get("retry_after") is not None:
+        values["retry_after"] = str(values["retry_after"])
+    rule = Rule(**values)  # an unknown name is a TypeError that names it
+    prefix, _, code = rule.kind.partition(":")
+    if rule.kind not in KINDS and not (prefix in {"status", "gateway"} and code.isdigit() and 200 <= int(code) < 600):
+        raise ValueError(f"unknown kind {rule.kind!r}; known are status:NNN, gateway:NNN and {sorted(KINDS)}")
+    if not 0 <= rule.probability <= 1:
+        raise ValueError(f"a probability is from 0 to 1, not {rule.probability!r}")
+    return rule
+
+
+class FaultBook:
+    """Which rule hits which request; how often each has."""
+
+    def __init__(self) -> None:
+        self._by_content: dict[tuple[int, bytes], int] = {}
+        self._in_all: dict[int, int] = {}
+        self._attempts: dict[bytes, int] = {}
+        self._admitted = 0
+        self.counts: dict[str, int] = {}
+
+    def pick(self, rules: tuple[Rule, ...], seed: int, digest: bytes, body: bytes) -> Rule | None:
+        """The first rule that fits, its use written down; attempts are counted only while there are rules."""
+        if not rules:
+            return None
+        before, self._admitted = self._admitted, self._admitted + 1
+        attempt = self._attempts[digest] = self._attempts.get(digest, 0) + 1
+        for place, rule in enumerate(rules):
+            if before < rule.after or (rule.match is not None and rule.match.encode() not in body):
+                continue
+            key = (place, digest)
+            if rule.times is not None and self._by_content.get(key, 0) >= rule.times:
+                continue
+            if rule.total is not None and self._in_all.get(place, 0) >= rule.total:
+                continue
+            if rule.probability < 1 and uniform(seed, digest, f"fault {place} {attempt}") >= rule.probability:
+                continue
+            if rule.times is not None:
+                self._by_content[key] = self._by_content.get(key, 0) + 1
+            self._in_all[place] = self._in_all.get(place, 0) + 1
+            self.counts[rule.kind] = self.counts.get(rule.kind, 0) + 1
+            return rule
+        return None

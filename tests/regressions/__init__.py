@@ -1,1 +1,0 @@
-"""Faults that were found once, each with the promise that it broke."""

@@ -1,0 +1,47 @@
+"""Parameters that canonical JSON cannot hold (2**60, NaN, a date, integer keys) are refused with a sentence."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from parquill.tasks.errors import BadJob, RowFault
+from parquill.tasks.job.load import make_job
+from parquill.tasks.prompts.request import KeyMaker
+
+LEAST = {
+    "name": "x",
+    "input": "i",
+    "output": "o",
+    "prompt": {"user": "x"},
+    "model": "gpt-4o-mini",
+    "max_output_tokens": 5,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parameters": {"seed": 2**60}},
+        {"parameters": {"temperature": float("nan")}},
+        {"parameters": {"metadata": {"day": dt.date(2026, 1, 1)}}},
+        {"parameters": {"logit_bias": {50256: -100}}},
+        {"parameters": {"stop": "\ud800"}},
+        {"response_format": {"type": "object", "properties": {"a": {"type": "integer", "maximum": 2**63 - 1}}}},
+    ],
+    ids=str,
+)
+def test_settings_that_json_cannot_hold_are_refused(changes: dict[str, Any]) -> None:
+    """A setting that JSON cannot hold exactly is refused in a sentence that names it (BadJob), never a traceback."""
+    (setting,) = changes
+    with pytest.raises(BadJob, match=f"`{setting}`: "):
+        KeyMaker(make_job({**LEAST, **changes}))
+
+
+def test_a_rows_parameters_have_the_code_of_parameters() -> None:
+    """A row whose parameters cannot be written is rejected as bad_parameters, not as bad_messages."""
+    with pytest.raises(RowFault) as caught:
+        KeyMaker(make_job(LEAST)).key([{"role": "user", "content": "a"}], {"seed": 2**60}, [])
+    assert caught.value.code == "bad_parameters"

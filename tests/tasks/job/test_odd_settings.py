@@ -1,0 +1,64 @@
+"""Odd settings, folders and dates end in a sentence (exit 2), never in a traceback."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from parquill.tasks.errors import BadJob
+from parquill.tasks.job.load import expand_dates, make_job, parse_yaml, place_job
+from parquill.tasks.money.prices import price_of
+from parquill.tasks.prompts.planner import Planner
+from parquill.tasks.prompts.source import find_source
+
+LEAST = {
+    "name": "x",
+    "input": "i",
+    "output": "o",
+    "prompt": {"user": "x"},
+    "model": "gpt-4o-mini",
+    "max_output_tokens": 5,
+}
+
+
+def test_a_folder_with_two_signs(tmp_path: Path) -> None:
+    """k=--5 is text (ValueError from int() today)."""
+    (tmp_path / "k=--5").mkdir()
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "k=--5" / "a.parquet")
+    assert find_source(str(tmp_path)).files[0].partitions == (("k", "--5"),)
+
+
+def test_a_home_that_is_not_there() -> None:
+    """~nobody/x is refused (RuntimeError today)."""
+    with pytest.raises(BadJob):
+        place_job(make_job({**LEAST, "input": "~nobody-of-that-name/x"}), date(2026, 11, 23))
+
+
+@pytest.mark.parametrize("text", ["{date-1}", "{date+1}"])
+def test_a_day_beyond_the_calendar(text: str) -> None:
+    """A date that does not exist is refused (OverflowError today)."""
+    with pytest.raises(BadJob):
+        expand_dates(text, date.min if "-" in text else date.max)
+
+
+@pytest.mark.parametrize("text", ['a: !!int ""', "a: !!bool x"])
+def test_a_tag_that_does_not_fit(text: str) -> None:
+    """YAML that cannot be built is refused (IndexError and KeyError today)."""
+    with pytest.raises(BadJob):
+        parse_yaml(text, "here")
+
+
+def test_a_for_each_beyond_64_bits(tmp_path: Path) -> None:
+    """A for_each value that no column holds is refused (OverflowError in planning today)."""
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(BadJob):
+        job = make_job({**LEAST, "input": str(tmp_path / "a.parquet"), "for_each": {"n": [10**30]}})
+
+        class Rows:
+            def write(self, batch: object, to_send: int) -> None: ...
+
+        Planner(job, find_source(job.input), price_of(job, date(2026, 11, 23)), tmp_path).plan(Rows())

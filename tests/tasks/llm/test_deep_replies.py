@@ -1,0 +1,33 @@
+"""Reading a reply never raises, however deep its tool calls are nested."""
+
+from __future__ import annotations
+
+import pytest
+
+from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.protocol import APIS
+from parquill.tasks.llm.replies import Reply
+
+LEAST = {
+    "name": "x",
+    "input": "i",
+    "output": "o",
+    "prompt": {"user": "x"},
+    "model": "gpt-4o-mini",
+    "max_output_tokens": 5,
+}
+DEEP = b"[" * 1000 + b"]" * 1000
+
+
+@pytest.mark.parametrize(
+    ("api", "data"),
+    [
+        ("chat", b'{"choices": [{"message": {"content": null, "tool_calls": [' + DEEP + b"]}}]}"),
+        ("responses", b'{"output": [{"type": "function_call", "arguments": ' + DEEP + b"}]}"),
+    ],
+)
+def test_reading_a_reply_never_raises(api: str, data: bytes) -> None:
+    """A hostile reply gives its row the status of one without an answer, and the run continues."""
+    reply = APIS[api](make_job({**LEAST, "endpoint": {"api": api}})).read(data)
+    assert isinstance(reply, Reply)
+    assert (reply.code, reply.text) == ("no_answer", None)

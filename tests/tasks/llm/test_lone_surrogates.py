@@ -1,0 +1,39 @@
+"""A lone surrogate is repaired wherever a reply has text: `refusal` of chat, every text of the Responses API."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+
+from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.protocol import APIS
+from parquill.tasks.llm.replies import Reply
+
+LEAST = {
+    "name": "x",
+    "input": "i",
+    "output": "o",
+    "prompt": {"user": "x"},
+    "model": "gpt-4o-mini",
+    "max_output_tokens": 5,
+}
+LONE = "a\ud800b"
+
+
+@pytest.mark.parametrize(
+    ("api", "reply"),
+    [
+        ("chat", {"choices": [{"message": {"content": None, "refusal": LONE}, "finish_reason": "stop"}]}),
+        ("responses", {"output": [{"type": "message", "content": [{"type": "output_text", "text": LONE}]}]}),
+        ("responses", {"output": [{"type": "message", "content": [{"type": "refusal", "refusal": LONE}]}]}),
+    ],
+)
+def test_lone_surrogates_are_repaired_wherever_text_comes_from(api: str, reply: dict[str, Any]) -> None:
+    """Whatever text a service answers can be written as UTF-8 into journal and Parquet."""
+    found = APIS[api](make_job({**LEAST, "endpoint": {"api": api}})).read(json.dumps(reply).encode())
+    assert isinstance(found, Reply)
+    assert found.text == "a\N{REPLACEMENT CHARACTER}b"
+    orjson.dumps(found.text)  # what the journal does: TypeError today

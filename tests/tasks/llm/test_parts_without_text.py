@@ -1,0 +1,30 @@
+"""A chat answer in parts, none of which is text, is `no_answer`."""
+
+from __future__ import annotations
+
+import json
+
+from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.protocol import APIS
+from parquill.tasks.llm.replies import Reply
+
+LEAST = {
+    "name": "x",
+    "input": "i",
+    "output": "o",
+    "prompt": {"user": "x"},
+    "model": "gpt-4o-mini",
+    "max_output_tokens": 5,
+}
+
+
+def test_an_answer_without_text_is_no_answer() -> None:
+    """A reply that holds no text is billed and `no_answer`, as with `content: null` and `content: []`."""
+    reply = {
+        "choices": [
+            {"message": {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "finish_reason": "stop"}
+        ]
+    }
+    found = APIS["chat"](make_job(LEAST)).read(json.dumps(reply).encode())
+    assert isinstance(found, Reply)
+    assert (found.code, found.text) == ("no_answer", None)
