@@ -47,6 +47,7 @@ def complete_prompts(
     """
     placed, options = resolve_for_flow(job, date, limit, redo)
     with sigterm_as_interrupt(), job_lock(placed):
+        # promise: rerun: a retried flow run does not redo the same rows twice
         if options.redo and redo_already_done(Folders.of(placed.output, placed.state)):
             options = replace(options, redo=())
         run = read_prompts(placed, options)

@@ -19,6 +19,7 @@ def gate_budget(run: Run, estimate: Estimate) -> None:
     """Let the run pass if its cost fits. Raises RefusedByBudget, BadJob."""
     # find a missing key before the run counts as begun
     read_key(run.job.endpoint)
+    # promise: M5 the budget gate counts the amounts that a person resolved
     verdict = pass_gate(run.job, estimate, run.price, spent_totals(run), spent_by_others(run.job, run.run_id))
     logger = get_run_logger()
     logger.info(verdict.sentence)

@@ -179,6 +179,7 @@ class Outcome:
     @property
     def lesson(self) -> Usage | None:
         """The usage to learn token counts from; None if the server cut the prompt or reported no usage."""
+        # promise: estimates: a truncated prompt does not affect later estimates
         return None if self.error_code == "prompt_cut" else self.usage
 
     @property

@@ -23,6 +23,7 @@ from parquill.tasks.results.totals import ResultTotals
 def summarize_run(run: Run, sums: ResultTotals, ending: SendResult) -> dict[str, Any]:
     """Write the summary and return it. Raises StoppedByBudget, ServiceStopped or TooManyNotOk afterwards."""
     summary, error = finish_run(run, sums, ending)
+    # promise: P5 a deployed run waits for its server before it ends
     wait_for_server()  # the files are complete by now
     name_run(run_name(run.job, run.estimate.rows))  # again: the server may have been away the first time
     show_summary(run, sums, summary)

@@ -110,6 +110,7 @@ def answer(name: str, *, approve: bool, sleep: Callable[[float], None] = time.sl
         )
     # a run waits some moments before its question is stored: two seconds if the server is busy
     resuming = tenacity.Retrying(
+        # promise: approval: an answer that comes before its question is sent again
         retry=tenacity.retry_if_exception_type(RuntimeError),
         stop=tenacity.stop_after_attempt(QUESTION_TRIES),
         wait=tenacity.wait_fixed(0.5),
@@ -128,6 +129,7 @@ def answer(name: str, *, approve: bool, sleep: Callable[[float], None] = time.sl
 
 def _is_of(run: FlowRun, job: str) -> bool:
     """Whether a run is of the job with this name. Runs are called `JOB · 3 rows · MODEL`; JOB may contain ` · ` too."""
+    # promise: P4 the approve command never answers for another job
     return re.fullmatch(re.escape(job) + r" · (?:[\d,]+ rows? · )?(?:(?! · ).)+", run.name or "") is not None
 
 

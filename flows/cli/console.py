@@ -47,6 +47,7 @@ class _Stream(Console):
     def on_broken_pipe(self) -> None:
         """Go on without a reader; Rich would end the process."""
         self.quiet = True
+        # promise: output: a reader that closes stdout does not stop a run
         drop_stream(self.file)
 
 
@@ -69,10 +70,12 @@ def print_line(text: str) -> None:
 
 def print_result(text: str) -> None:
     """Print one plain line of what the command was asked for, on stdout."""
+    # promise: output: requested output goes to stdout
     _print_plain(text, result)
 
 
 def _print_plain(text: str, to: Console) -> None:
+    # promise: S4 a line printed to the terminal holds no line break or control character
     to.print(escape(one_line(text)), soft_wrap=True)
 
 

@@ -188,6 +188,7 @@ def _shutdown(job: Job, models: ModelList | None, today: date) -> str:
     found = listed or known
     if found is None:
         return f"none is known for {job.model}"
+    # promise: doctor: a model that is shut down is a failure
     if found.is_past(today):
         raise ParquillError(found.sentence(today))
     return Hint(found.sentence(today))

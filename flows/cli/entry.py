@@ -21,11 +21,14 @@ INTERRUPTED = 130  # as errors.Interrupted, which is not imported yet
 
 def main() -> None:
     """Run the command; SIGTERM acts like Ctrl-C. The process ends with the code of the SystemExit."""
+    # promise: input: paths and text outside ASCII work in the C locale
     _use_utf8()
     for number in (signal.SIGINT, signal.SIGTERM):
+        # promise: C7 a signal during the command's imports ends it as interrupted
         signal.signal(number, _exit_interrupted)
     code = 1
     # registered first, so it runs last: all other exit functions have printed, closed and sent what they had to
+    # promise: C7 the command exits with the exit code of its run
     atexit.register(lambda: _flush_and_exit(code))
     from parquill.flows.cli.commands import main as run
 
@@ -49,6 +52,7 @@ def _use_utf8() -> None:
         os.execve(sys.executable, command, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606 - itself
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            # promise: input: characters that an output stream cannot encode are escaped
             stream.reconfigure(errors="backslashreplace")
 
 

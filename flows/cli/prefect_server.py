@@ -27,6 +27,7 @@ HOST = "127.0.0.1"
 _OWN_SETTINGS = {  # of the embedded server
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
+    # promise: server: the API of the embedded server has a fixed base path
     "PREFECT_SERVER_API_BASE_PATH": "/api",  # where the user's own server has it is another matter
 }
 START_TIMEOUT_S = 90.0
@@ -69,6 +70,7 @@ class EmbeddedServer:
             port = probe.getsockname()[1]
         self._url = f"http://{HOST}:{port}/api"
         # -P: a file in the current folder must not shadow a module of the server
+        # promise: server: files in the current folder do not shadow the embedded server's modules
         command = [sys.executable, "-P", "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
         command += ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("UVICORN_")}
@@ -79,6 +81,7 @@ class EmbeddedServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             # Ctrl-C in the terminal must reach only the run, which still needs its server
+            # promise: C7 Ctrl-C in a terminal does not reach the run's embedded server
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into libc
         )
@@ -98,8 +101,10 @@ class EmbeddedServer:
             from parquill.tasks.orchestration.api_client import EMBEDDED
 
             os.environ["PREFECT_API_URL"] = os.environ[EMBEDDED] = self._url
+            # promise: server: the run authenticates with its embedded server
             if PREFECT_SERVER_API_AUTH_STRING.value():  # the embedded server reads this setting too
                 os.environ["PREFECT_API_AUTH_STRING"] = PREFECT_SERVER_API_AUTH_STRING.value()
+            # promise: server: the embedded server is reached without proxies
             _bypass_proxies(HOST)
             refresh_global_settings_context()
         address = str(PREFECT_API_URL.value()).rstrip("/")
@@ -169,8 +174,10 @@ def _ask(client: httpx.Client, address: str) -> _HealthCheck:
         return _HealthCheck(is_there=False, is_wrong=True)
     except httpx.HTTPError:
         return _HealthCheck(is_there=False)
+    # promise: server: a server that redirects is reported with its new address
     if reply.next_request is not None:
         return _HealthCheck(is_there=False, is_wrong=True, moved_to=_as_told(reply.next_request.url))
+    # promise: server: a server that rejects the credentials is reported as such
     refusal = reply.status_code if reply.status_code in {401, 403} else None
     # Prefect's UI answers any path with an HTML page, its API answers this path with `true`
     is_page = reply.is_success and "html" in reply.headers.get("content-type", "")

@@ -195,8 +195,11 @@ def interrupted_by_signals() -> Iterator[Callable[[], None]]:
 
     def stop(_number: int, frame: FrameType | None) -> None:
         nonlocal asked
+        # promise: C7 a signal is remembered even if a library swallows its exception
         asked = True
+        # promise: signals: a signal during an import takes effect after the import
         if _is_importing(frame):
+            # promise: signals: a signal deferred by an import is delivered again
             signal.setitimer(signal.ITIMER_REAL, IMPORT_POLL_INTERVAL_S)
             return
         raise KeyboardInterrupt
@@ -209,9 +212,11 @@ def interrupted_by_signals() -> Iterator[Callable[[], None]]:
     try:
         yield refuse_if_asked
     except (Exception, KeyboardInterrupt):
+        # promise: C7 a signal interrupts the command even if a library raises another error
         refuse_if_asked()  # whatever a library made of it
         raise
     finally:
+        # promise: signals: no timer for a deferred signal stays armed
         signal.setitimer(signal.ITIMER_REAL, 0)
         for name, handler in before.items():
             signal.signal(name, handler)
@@ -235,6 +240,7 @@ def stop_on_signal() -> Iterator[None]:
         for name, handler in before.items():
             signal.signal(name, handler)
         print_line("stopping: waiting for the requests under way; interrupt again to stop at once")
+        # promise: C7 no new request is sent after the first signal
         request_stop_all()
         del number
 

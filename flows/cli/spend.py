@@ -58,6 +58,7 @@ def read_spending(scope: SpendQuery, today: date, resolve: str | None = None) ->
     ledger, now = Ledger(), datetime.now(UTC)
     try:
         if scope.is_name and scope.job is not None:
+            # promise: input: the spend command refuses a job name that no run has
             _check_known(scope.job, ledger.jobs())
         resolved = None if resolve is None else ledger.resolve(scope.month, scope.job, paid=resolve == "paid", now=now)
         rows = ledger.days(scope.month, now, scope.job)

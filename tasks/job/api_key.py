@@ -27,6 +27,7 @@ class Key:
         if value is not None:
             name, told = ("Authorization", f"Bearer {value}") if auth == "bearer" else ("api-key", value)
             self._headers[name] = told
+        # promise: S1 a header value that a reply echoes is masked
         self._values = [found for found in (value, *(headers or {}).values()) if found is not None]
         self._secrets = sorted(filter(_is_secret, _with_parts(self._values)), key=len, reverse=True)
 
@@ -51,6 +52,7 @@ class Key:
         return any(text.casefold() in value.casefold() for value in self._values)
 
     def __repr__(self) -> str:
+        # promise: S1 the repr of a key never shows its value
         return "Key(***)"
 
     def __reduce__(self) -> str:
@@ -92,6 +94,7 @@ def _read_header(name: str, variable: str) -> str:
     value = value.strip()
     if not value:
         raise BadJob(f"{where} is blank")
+    # promise: S2 a malformed header value is refused by the name of its variable
     if value[0] in "\"'" or not re.fullmatch(r"[\x20-\x7e]+", value):
         raise BadJob(f"{where} holds quotes, a line break or characters that no header has; set it again")
     return value
@@ -111,6 +114,8 @@ def _read_value(endpoint: Endpoint) -> str | None:
     value = value.strip()
     if not value:
         raise BadJob(f"{where} is blank")
+    # promise: S2 a malformed API key is refused by the name of its variable
+    # promise: S2 validation covers the whole API key, not only its beginning
     if value[0] in "\"'" or not re.fullmatch(r"[\x21-\x7e]+", value):
         raise BadJob(f"{where} holds quotes, blanks or characters that no key has; set it again")
     return value
@@ -122,4 +127,5 @@ def _read_block(name: str, where: str) -> str:
     try:
         return str(Secret.load(name).get())  # type: ignore[union-attr]
     except Exception:  # noqa: BLE001 - whatever Prefect raises may hold the value
+        # promise: S2 the error for an unreadable credentials block does not chain the original error
         raise BadJob(f"{where} cannot be read") from None

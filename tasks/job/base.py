@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 def _no_bool(value: Any) -> Any:
     # bool is an int in Python: `max_at_once: yes` must not become 1
+    # promise: input: a boolean is not accepted as a number
     if isinstance(value, bool):
         raise ValueError("a number is needed, not true or false")  # noqa: TRY004 - pydantic reads ValueError
     return value
@@ -42,6 +43,7 @@ def _look_for_surrogates(value: Any) -> None:
 
 def _one_line(value: str) -> str:
     if any(unicodedata.category(character) in {"Cc", "Zl", "Zp"} for character in value):
+        # promise: input: a name with a line break or control character is refused
         raise ValueError("holds a line break or another control character")
     return value
 
@@ -54,4 +56,5 @@ OneLine = AfterValidator(_one_line)
 class Settings(BaseModel):
     """Frozen, keyword-only, and closed: an unknown name is an error."""
 
+    # promise: input: an unknown setting is refused
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

@@ -20,6 +20,7 @@ LimitName = Literal["max_tokens", "max_completion_tokens", "max_output_tokens", 
 
 # Paths of requests, which are added to a base_url. /models is not one of them: an address of Azure ends in it.
 _OPERATION = re.compile(r"/(?:chat/completions|completions|chat|responses|messages|embeddings)$", re.IGNORECASE)
+# promise: S2 a key where the name of its variable belongs is refused
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
 _OWN_HEADERS = frozenset(
     (
@@ -68,6 +69,7 @@ class Endpoint(Settings):
     def _default_key(cls, data: Any) -> Any:
         # OPENAI_API_KEY is for OpenAI only, which answers no request without a key; another host gets it only if the
         # job says so. The form in Prefect's UI sends null for an empty field.
+        # promise: P6 a key field left empty in Prefect's form means the default key
         if isinstance(data, dict) and data.get("api_key_env") is None and data.get("api_key_block") is None:
             host = urlsplit(str(data.get("base_url", OPENAI_BASE_URL))).hostname
             if host == urlsplit(OPENAI_BASE_URL).hostname:
@@ -92,6 +94,7 @@ class Endpoint(Settings):
                 raise ValueError("has a name that no header can have")
             if header.casefold() in _OWN_HEADERS or header.casefold().startswith("proxy-"):
                 raise ValueError(f"{header!r} is a header of the protocol and cannot be set")
+            # promise: S1 `headers_env` accepts names of variables, never values
             if not re.fullmatch(_VARIABLE, variable):
                 raise ValueError(f"{header!r} must have the name of a variable, never the value itself")
         if len({header.casefold() for header in value}) < len(value):
@@ -115,6 +118,7 @@ class Endpoint(Settings):
         for name, told in value.items():
             if not re.fullmatch(r"[\x21-\x7e]{1,128}", name) or not re.fullmatch(r"[\x20-\x7e]{0,1000}", told):
                 raise ValueError("holds characters that no query has")
+            # promise: S1 a query parameter that names a secret is refused
             if name.casefold() in SECRETS or _SECRET_NAME.search(name):
                 raise ValueError(f"{name!r} is a secret and must not be in an address: use `auth` or `headers_env`")
         return value
@@ -144,9 +148,11 @@ class Endpoint(Settings):
             raise ValueError("is not a URL") from None
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("must start with https:// (or http:// on this machine)")
+        # promise: S1 a base_url that holds a user or password is refused
         if parts.username is not None or parts.password is not None:
             raise ValueError("must not hold a user or password: name a variable in `api_key_env`")
         try:
+            # promise: input: a base_url with an invalid host name is refused
             parts.hostname.encode("idna")
         except UnicodeError:
             raise ValueError("has a host name that no host can have") from None
@@ -155,6 +161,7 @@ class Endpoint(Settings):
         if parts.fragment or re.search(r"[?\s\x00-\x1f]", value):
             raise ValueError("must be an address without a query, fragment or blanks")
         value = value.rstrip("/")
+        # promise: input: a base_url that includes the operation path is refused
         if operation := _OPERATION.search(value):
             raise ValueError(
                 f"must end before {operation.group()}, which is added to it: write "
@@ -165,6 +172,7 @@ class Endpoint(Settings):
     @model_validator(mode="after")
     def _safe(self) -> Self:
         parts = urlsplit(self.base_url)
+        # promise: S1 plain HTTP to another host is refused unless the job allows it
         if parts.scheme == "http" and parts.hostname not in LOOPBACK and not self.allow_http:
             raise ValueError(
                 f"base_url is plain http to {parts.hostname}: others could read the prompts and the key; "
@@ -180,6 +188,7 @@ class Endpoint(Settings):
     @property
     def identity(self) -> str:
         """What identifies the service in request keys: its name, or its address."""
+        # promise: keys: the query of the endpoint is part of a request key
         return identity_of(self.name, self.base_url, self.query)
 
     def url(self, path: str) -> str:

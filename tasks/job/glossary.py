@@ -24,15 +24,18 @@ def read_glossary(glossary: dict[str, dict[str, str]] | str, languages: Sequence
     where: str = "`glossary`"
     terms: Any = glossary
     if isinstance(glossary, str):
+        # promise: presets: a glossary given as an address is refused
         if "://" in glossary:
             raise BadJob(f"`glossary`: {glossary} is an address; it must be a file on the machine that runs the flow")
         where = f"`glossary`: the file {glossary}"
         try:
+            # promise: presets: a glossary with the wrong structure is refused
             terms = _TYPE.validate_python(read_yaml(Path(glossary).expanduser(), "`glossary`"))
         except ValidationError:
             terms = ""
     if not isinstance(terms, dict):
         raise BadJob(f"{where} must hold {SHAPE}; all values must be text")
+    # promise: presets: a glossary without terms for the job's languages is refused
     if not any(terms.get(language) for language in languages):
         raise BadJob(f"{where} has no terms for {' or '.join(languages)}; it must hold {SHAPE}")
     return terms

@@ -52,6 +52,7 @@ class _Constructor(SafeConstructor):
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML 1.2 (so `no` is text, for example Norwegian). Raises BadJob with the line."""
     yaml = YAML(typ="safe", pure=True)
+    # promise: input: a character that JSON escapes as a surrogate pair is joined
     yaml.Constructor = _Constructor
     yaml.version = (1, 2)
     try:
@@ -62,6 +63,7 @@ def parse_yaml(text: str, where: str) -> Any:
         problem = str(getattr(error, "problem", None) or "is not YAML").strip()
         told = tell_fault(text, problem, None if mark is None else mark.line)
         raise BadJob(f"{where}{line}: {told}") from None
+    # promise: input: malformed YAML is refused with a message, not a traceback
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise BadJob(f"{where}: is not YAML") from None
 
@@ -82,6 +84,7 @@ def read_yaml(path: Path, what: str) -> Any:
 def _parse_json(text: str, what: str, path: Path) -> Any:
     value = json.loads(text)
     try:
+        # promise: input: a job file with an unpaired surrogate is refused
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise BadJob(f"{what} {path} {HALF}") from None
@@ -97,6 +100,7 @@ def load_job(path: Path, overrides: Iterable[str] = ()) -> Job:
     for override in overrides:
         _set(mapping, override)
     job = make_job(mapping)
+    # promise: input: a job that is too large for Prefect is refused
     check_size(job)
     return job
 
@@ -144,6 +148,7 @@ def expand_dates(text: str, day: date) -> str:
 
     def value(match: re.Match[str]) -> str:
         if (found := match.group()) in {"{{", "}}"}:
+            # promise: input: doubled braces in a path stand for single braces
             return found[0]
         unit, offset = match.group(1), int(match.group(2) or 0)
         if unit is None:

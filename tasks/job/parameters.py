@@ -142,16 +142,19 @@ def _refuse(parameters: Mapping[str, Any]) -> None:
         if name in REFUSED:
             reason, remedy = REFUSED[name]
             raise ValueError(f"{name!r} is refused: it {reason}; {remedy}")
+        # promise: S2 a secret among the model parameters is refused
         if name.casefold() in SECRETS:
             raise ValueError("a secret is never a setting: name its variable in `endpoint.api_key_env`")
         if name in OWNED:
             raise ValueError(f"{name!r} is a setting of the job itself, not a parameter")
         if name == "tools" and not (isinstance(value, list) and all(_is_function(tool) for tool in value)):
             raise ValueError("'tools' may hold functions only: hosted tools are billed in addition to the tokens")
+        # promise: M1 a cache lifetime that no reservation covers is refused
         if name in _CACHES and isinstance(value, Mapping) and value.get("ttl", "5m") not in _USUAL_TTLS:
             raise ValueError(
                 f"{name!r} keeps a cache for longer, at a higher price than the reserved one; leave out its `ttl`"
             )
+        # promise: input: a misspelled parameter name is refused with a suggestion
         if near := near_miss(name):
             raise ValueError(f"{name!r} is unknown; did you mean {near!r}?")
         _refuse_range(name, value)
@@ -161,6 +164,7 @@ def _refuse_range(name: str, value: Any) -> None:
     low, high = RANGES.get(name, (None, None))
     if low is None or high is None or value is None:
         return
+    # promise: input: a numeric parameter outside its range is refused
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(f"{name} is not a number from {low} to {high}")
 

@@ -13,9 +13,11 @@ from parquill.tasks.job.reasoning import answers_at_once
 from parquill.tasks.job.settings import Job
 
 # A phrase of the prompt: a blank one would leave a gap in a sentence, and every row would be paid for.
+# promise: presets: a blank phrase for the instructions is refused
 Phrase = Annotated[str, Field(pattern=r"\S")]
 # setting -> the parameter that sets it
 _SAME = {name: name for name in ("name", "input", "output", "model", "max_output_tokens")}
+# promise: presets: the budget of a preset flow is set only by `run_usd`
 PARAMETERS: Mapping[str, str] = {**_SAME, "budget.run_usd": "run_usd"}
 MADE = ("prompt", "messages_column")
 
@@ -26,6 +28,7 @@ def preset_job(job: Mapping[str, Any], settings: Mapping[str, Any], parameters: 
     Raises BadJob for a setting that would override a parameter, above all the budget.
     """
     for path, parameter in {**PARAMETERS, **parameters}.items():
+        # promise: presets: `settings` cannot override a parameter of the flow
         if _has(settings, path):
             raise BadJob(f"`settings.{path}` is the parameter `{parameter}` of this flow; set it there")
     for name in MADE:
@@ -34,6 +37,7 @@ def preset_job(job: Mapping[str, Any], settings: Mapping[str, Any], parameters: 
     job = {"parameters": {}, **job}
     for name, value in settings.items():
         # any other value would replace the flow's whole group, and with it what the parameters set
+        # promise: presets: a group of settings can be extended but not replaced
         if isinstance(job.get(name), dict) and not isinstance(value, dict):
             raise BadJob(f"`settings.{name}` must be a mapping: this flow adds to it")
     made = merge(job, settings)

@@ -87,13 +87,16 @@ def provider_of(base_url: str | None) -> Any:
 
 def find_model(model: str, base_url: str | None) -> ProvidedModel:
     """Return the entry that prices a model at an address. Raises BadJob with the nearest names."""
+    # promise: M2 a seller's address is priced only from that seller's list
     provider = provider_of(base_url)
     if provider is not None:
         info = provider.find_model(model, all_providers=list(_providers().values()))
+        # promise: M2 a fine-tuned model is not priced as its base model
         if info is None or not _is_of_its_own(model, info):
             raise BadJob(_unknown(model, provider))
         regional = _OPENAI_REGION.fullmatch(_host(base_url)) and not _NO_UPLIFT.match(model)
         return ProvidedModel(provider, info, _REGIONAL_PERCENT if regional else 0)
+    # promise: M2 the address of a seller without a price list has no default price
     if base_url is not None and _UNLISTED.fullmatch(_host(base_url)):
         raise BadJob(
             f"no price is known for the model {model!r}: {_host(base_url)} has its own prices, which are not known "
@@ -104,6 +107,7 @@ def find_model(model: str, base_url: str | None) -> ProvidedModel:
 
 def _at_an_unknown_address(model: str) -> ProvidedModel:
     owners = [(provider, provider.find_model(model)) for provider in _providers().values()]
+    # promise: M2 a model name with a tag is not priced as the name without it
     owners = [(p, i) for p, i in owners if i is not None and _is_of_its_own(model, i) and _has_its_tag(model, i)]
     if not owners:
         raise BadJob(_unknown(model, None))

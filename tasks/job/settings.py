@@ -89,6 +89,7 @@ class PriceSettings(Settings, title="Price"):
             self.usd_per_mtok_output,
         )
         # no service is so cheap; with dollars per token no budget would hold
+        # promise: input: a price per token instead of per million tokens is refused
         if 0 < highest < CHEAPEST_USD_PER_MTOK:
             raise ValueError(
                 f"is nowhere above ${CHEAPEST_USD_PER_MTOK} per million tokens: are these dollars for one token?"
@@ -241,6 +242,7 @@ class Job(Settings):
     @field_validator("*", mode="before")
     @classmethod
     def _text(cls, value: Any) -> Any:
+        # promise: input: a setting with an unpaired surrogate is refused
         return refuse_surrogates(value)
 
     @field_validator("prompt", mode="before", json_schema_input_type=PromptSettings | str | None)

@@ -41,4 +41,5 @@ def _limit(environment: Mapping[str, str]) -> int:
 
 
 def _bytes(value: object) -> int:
+    # promise: input: the size of a job is computed as Prefect computes it
     return len(json.dumps(value, separators=(",", ":")))

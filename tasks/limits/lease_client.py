@@ -63,6 +63,7 @@ class LeaseClient:
         Raises BadJob when requests of this run, or of another one, are too large for it; LedgerFailed.
         """
         terms = (await self._lease(0)).terms
+        # promise: shared limits: a request larger than the limit is refused before sending
         if terms.per_minute is not None and terms.largest > terms.per_minute:
             await self._call(self._lender.leave, self._holder, [])
             who = "this job" if terms.largest == self._holder.largest else "another run"
@@ -89,6 +90,7 @@ class LeaseClient:
                 pause_s = await self._step()
             except LedgerFailed as error:
                 if self._clock() - self._answered > LEDGER_TIMEOUT_S:
+                    # promise: shared limits: a run that cannot reach the ledger fails after a timeout
                     self.meter.failure = error
                     return
                 pause_s = RETRY_INTERVAL_S
@@ -106,6 +108,7 @@ class LeaseClient:
 
     async def _lease(self, units: int) -> RateLease:
         asked, number = self._clock(), self._number
+        # promise: shared limits: unused units of a lease are given back
         unused = self.meter.pop_unused(asked)
         self._number += 1
         answer: RateLease = await self._call(self._lender.lease, self._holder, units, number, unused)

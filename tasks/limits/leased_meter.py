@@ -35,6 +35,7 @@ class LeasedMeter:
         if self.failure is not None:
             raise self.failure
         units, now = float(tokens if self.by_tokens else 1), self._clock()
+        # promise: shared limits: no request is sent without a lease
         if self.is_unlimited or self.held(now) >= units:
             return 0.0
         # a waiting request asks again within a second, whatever another meter says
@@ -64,6 +65,7 @@ class LeasedMeter:
 
     def held(self, now: float) -> float:
         """Units that may leave now."""
+        # promise: shared limits: a lease cannot be used after its end
         while self._leases and (self._leases[0][0] <= now or self._leases[0][1] <= 0):
             end, left, number = self._leases.popleft()
             if left > 0:

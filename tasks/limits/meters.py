@@ -137,6 +137,8 @@ class RateMeter:
             return False
         left = sum(taken for time, taken in self._taken if time + WINDOW_S + GUARD_S > now + wait)
         late = (min(waiting, self._burst) - self._level + units) / self._rate(now)
+        # promise: shared limits: small requests use the room that a waiting large one leaves
+        # promise: shared limits: small requests do not delay a large one that waits
         return left + waiting + units <= self.limit and late <= wait
 
     def _rate(self, now: float) -> float:

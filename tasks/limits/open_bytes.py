@@ -38,6 +38,7 @@ class OpenBytes:
         self._wake()
 
     def _fits(self, size: int) -> bool:
+        # promise: input: the bytes of open rows stay within their limit
         return self._open == 0 or self._open + size <= self._most
 
     def _wake(self) -> None:

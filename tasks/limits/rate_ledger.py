@@ -138,6 +138,7 @@ class RateLedger(LedgerDatabase):
         row = connection.execute(this).first()
         if row is None:
             connection.execute(RATES.insert().values(**_key(holder), level=0.0, began_s=now, updated_s=now))
+        # promise: shared limits: a clock that restarts delays requests by one minute at most
         elif row.updated_s > now:
             # The clock begins again when the machine does. What lies in its future happened now: so it counts longest.
             for table, times in _TIMES.items():
@@ -164,6 +165,7 @@ class RateLedger(LedgerDatabase):
             if row.holder == holder.holder:
                 me = found
                 connection.execute(RATE_HOLDERS.update().where(_is(RATE_HOLDERS, holder)).values(**said))
+            # promise: shared limits: the limit of a dead holder no longer applies
             elif row.seen_s >= now - HOLDER_EXPIRY_S:
                 others.append(found)
             else:
@@ -184,11 +186,13 @@ class RateLedger(LedgerDatabase):
         columns = RATE_LEASES.c.leased_s, RATE_LEASES.c.units
         query = sa.select(*columns).where(_of_name(RATE_LEASES, holder)).order_by(RATE_LEASES.c.leased_s)
         leases = [(row.leased_s, row.units) for row in connection.execute(query)]
+        # promise: shared limits: a lease is dropped only once it no longer counts
         gone = now - WINDOW_S - LEASE_S - GUARD_S
         if leases and leases[0][0] <= gone:
             old = sa.and_(_of_name(RATE_LEASES, holder), RATE_LEASES.c.leased_s <= gone)
             connection.execute(RATE_LEASES.delete().where(old))
         # a lease may be used until its end
+        # promise: shared limits: a lease counts for its lifetime plus one minute
         taken = [(leased_s + LEASE_S, units) for leased_s, units in leases if leased_s > gone]
         return RateMeter.restored(limit, level=level, began=state.began_s, updated=state.updated_s, taken=taken)
 
@@ -238,12 +242,14 @@ def _is(table: sa.Table, holder: RateHolder) -> sa.ColumnElement[bool]:
 
 def _terms(rows: Sequence[_Row]) -> Terms:
     limits = [row.per_minute for row in rows if row.per_minute is not None]
+    # promise: shared limits: the smallest limit under one name applies to all jobs
     return Terms(min(limits, default=None), max(row.largest for row in rows))
 
 
 def _ahead_of(me: _Row, others: Sequence[_Row], now: float) -> int:
     """Units that others want who have waited longer."""
     mine = me.since_s(now), me.holder
+    # promise: shared limits: the holder that has waited longest comes first
     return sum(row.wanted for row in others if row.waits(now) and (row.waits_since_s, row.holder) < mine)
 
 

@@ -48,6 +48,7 @@ def trusted() -> ssl.SSLContext:
         context = httpx.create_ssl_context(trust_env=True)
     except OSError:
         raise ParquillError("the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read") from None
+    # promise: S1 the doctor command writes no TLS secrets to a key log file
     context.keylog_filename = None  # type: ignore[assignment]  # SSLKEYLOGFILE would record what decrypts the key
     return context
 
@@ -87,6 +88,7 @@ def _check_path(look: Callable[[str, str], tuple[int, object]], base: str, path:
         if answer in {401, 403} or (answer == 200 and read_model_list(document, other) is not None):
             raise ParquillError(f"{found}, but {other}/models exists: set `base_url: {other}`")
     at_path, _ = look(base, path)
+    # promise: doctor: a wrong service address is a failure
     if at_path != 404:
         return
     found += f", and {base}{path} does not exist (HTTP 404)"

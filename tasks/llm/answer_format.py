@@ -56,6 +56,8 @@ class AnswerFormat:
 def _read(text: str) -> Any:
     """Read JSON by RFC 8259, with numbers as they are written. Raises NotJson."""
     try:
+        # promise: answers: numbers are validated as exact decimals
+        # promise: answers: NaN is not accepted as JSON
         value = json.loads(text, parse_float=_decimal, parse_int=_whole, parse_constant=_refuse)
         if "\\ud" in text or "\\uD" in text:  # half of a character
             orjson.dumps(value, default=str)

@@ -53,6 +53,7 @@ def _decompress(encoding: str, data: bytes, max_bytes: int) -> bytes | None:
     if not names:
         return _inflate(data, 31, max_bytes) if data.startswith(_GZIP) else data
     for name in reversed(names):  # the last one was applied last
+        # promise: A5 a compressed answer is decompressed and read
         if name in {"gzip", "x-gzip"}:
             unpacked = _inflate(data, 31, max_bytes)
         elif name == "deflate":  # with a zlib header by the standard, without one by some servers
@@ -72,6 +73,7 @@ def _inflate(data: bytes, window_bits: int, max_bytes: int) -> bytes | None:
         unpacked = unpacker.decompress(data, max_bytes)
     except zlib.error:
         return None
+    # promise: service: the unpacked size of a reply is bounded
     return unpacked if unpacker.eof and not unpacker.unconsumed_tail else None
 
 

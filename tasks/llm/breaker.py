@@ -107,6 +107,7 @@ class Breaker:
 
     def wait_s(self, now: float, tokens: int) -> float:  # noqa: ARG002 - a meter like the others
         """Seconds until the next probe of an outage, 0 without one."""
+        # promise: outage: the run waits between two probes
         return max(0.0, self._probe_at - now) if self.is_open else 0.0
 
     def take(self, now: float, tokens: int) -> None:  # noqa: ARG002 - a meter like the others
@@ -129,6 +130,7 @@ class Breaker:
         return None if self._has_answered or self.is_open or self.is_probing else FIRST_GROWTH_INTERVAL_S
 
     def _most(self, now: float) -> int:
+        # promise: outage: only one probe at a time is sent
         if self.is_open:
             return 1
         if self.is_probing:
@@ -137,6 +139,7 @@ class Breaker:
             return self._allowed
         # a service with a slow first answer is no reason to wait
         quiet_s = 0.0 if self._quiet_since is None else now - self._quiet_since
+        # promise: A5 only a few requests are sent before the first answer
         return int(min(self._max, FIRST_AT_ONCE * 2 ** min(20, quiet_s // FIRST_GROWTH_INTERVAL_S)))
 
     def arrive(self) -> None:
@@ -173,12 +176,14 @@ class Breaker:
         self._failing_since = now if self._failing_since is None else self._failing_since
         if not self.is_open:
             # if a request that left later was answered, this one was slow or bad by itself
+            # promise: outage: a row that failed earlier is no evidence of an outage
             is_evidence = row.is_first_try and sent_at > self._last_answered
             self._streak.append(_Failure(sent_at, row, is_evidence))
             if sum(failure.is_evidence for failure in self._streak) < OUTAGE_ROWS:
                 return False
             self._begin_outage(now, message)
             return True
+        # promise: outage: a failure during an outage uses up no attempt
         row.uncharge()
         # requests that left together fail together: one interval for all of them
         if now >= self._probe_at:
@@ -190,12 +195,14 @@ class Breaker:
         return True
 
     def refused(self, row: Attempted, rule: Rule, signature: object, message: str, sent_at: float) -> None:
+        # promise: refusals: a refusal counts as a reply and stops the ramp-up of first requests
         """A request was refused by a REFUSAL rule. `signature` is equal for refusals that are alike."""
         self._quiet_since = self._clock()
         self._end_outage(sent_at)  # a service that refuses is up
         self._judge(own=True, only=Retry.OUTAGE, until=sent_at)
         if not row.is_first_try or sent_at <= self._last_answered:
             return
+        # promise: refusals: only refusals with the same signature count together
         if signature != self._signature:
             self._signature, self.is_probing = signature, False
             self._refusals.clear()
@@ -203,7 +210,9 @@ class Breaker:
         self._last_refusal = (rule, message)
         if self.is_probing:
             # requests from before the probes are of the same block of rows
+            # promise: refusals: only requests sent after probing began count as probes
             self._probes += sent_at >= self._probing_since
+            # promise: refusals: the run stops after a fixed number of refused probes
             if self._probes >= MAX_REFUSAL_PROBES:
                 self._stop_for_refusals()
         elif len(self._refusals) >= MAX_REFUSALS:
@@ -215,6 +224,7 @@ class Breaker:
         self._quiet_since = self._clock()
         self._end_outage(sent_at)
         self._unreadable += 1
+        # promise: A5 a series of unreadable replies stops the run
         if self._unreadable >= (MAX_UNREADABLE if self._has_answered else MAX_FIRST_UNREADABLE):
             self.stop_run(rule, f"{self._unreadable} replies in a row hold no answer: {message}")
 
@@ -240,6 +250,7 @@ class Breaker:
         self._probe_at = now + self._interval_s
         self._allowed = 1
         for failure in self._streak:
+            # promise: outage: the failures that reveal an outage use up no attempts
             failure.row.uncharge()
         self._streak.clear()
         self._judge(own=False, only=Retry.OUTAGE)

@@ -110,6 +110,7 @@ class Client:
         limit = self.api.limit if refused is None else refused.limit_name or self.api.limit
         result = await self._send(messages, parameters, limit)
         if refused is None:
+            # promise: M7 the other name of the output limit is tried a few times only
             return result if self._misses < MAX_MISSED_NAMES else result._replace(limit_name=None)
         if result.limit_name is not None:  # neither name: the first refusal says more
             self._misses += 1
@@ -126,6 +127,7 @@ class Client:
         body = self.api.body(messages, parameters, limit)
         request = httpx.Request("POST", self._url, headers=self._headers, content=body, extensions=self._extensions)
         try:
+            # promise: service: one timeout covers the whole request and its reply
             async with asyncio.timeout(self._timeout_s):
                 response = await self._transport.handle_async_request(request)
                 try:
@@ -136,9 +138,11 @@ class Client:
         except TimeoutError:
             return _ended("timeout")
         except httpx.TransportError as error:
+            # promise: S2 a transport error that may hold the key is replaced by an outcome
             return _ended("connect_error" if _was_not_sent(error) else "connection_lost")
         except ReplyTooLarge:
             return _ended("reply_too_large")
+        # promise: M5 a request that ends in an unexpected error is in doubt
         except Exception:  # noqa: BLE001 - whatever it is, it may hold headers, and the money is in doubt
             return _ended("connection_lost")
 
@@ -147,12 +151,14 @@ class Client:
         data = bytearray()  # not a list of chunks: a chunk of two bytes would take forty
         async for chunk in response.stream:  # type: ignore[union-attr]
             data += chunk
+            # promise: service: the size of a reply body is bounded
             if len(data) > cap:
                 return None
         return bytes(data)
 
     def _classify(self, response: httpx.Response, data: bytes | None, sent_bytes: int, sent: str, limit: str) -> Result:
         headers, status = response.headers, response.status_code
+        # promise: A5 a reply with any 2xx status is read as an answer
         if response.is_success:
             return self._classify_reply(headers, status, data, self._cap + sent_bytes, sent)
         plain = unwrap(headers, data, ERROR_BODY_BYTES) if data else None
@@ -209,11 +215,13 @@ class Client:
         key = self._key
         if key is None:
             return self.api.read(data, is_stream=is_stream)
+        # promise: S1 a key that a reply echoes is masked
         reply = self.api.read(key.hide_in_bytes(data), is_stream=is_stream)
         if not isinstance(reply, Reply) or b"\\u00" not in data:
             return reply
         return replace(  # JSON can write any letter as an escape
             reply,
+            # promise: S1 a key that a reply echoes in JSON escapes is masked
             text=key.hide_in(reply.text),
             finish_reason=key.hide_in(reply.finish_reason),
             model=key.hide_in(reply.model),
@@ -224,6 +232,7 @@ class Client:
 
 def _was_not_sent(error: httpx.TransportError) -> bool:
     unsent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+    # promise: M5 only a request whose connection was never established counts as not sent
     return isinstance(error, httpx.ConnectError) or isinstance(error.__cause__, unsent)
 
 
@@ -241,12 +250,15 @@ def aiohttp_transport() -> httpx.AsyncBaseTransport:
 
     # the environment may name certificates to trust, but not a file for the TLS keys of connections
     transport: Any = AiohttpTransport(trust_env=True)
+    # promise: S1 the client writes no TLS secrets to a key log file
     transport.ssl_context.keylog_filename = None
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=Connections(ssl=transport.ssl_context),
+            # promise: service: the client keeps no cookies
             cookie_jar=aiohttp.DummyCookieJar(),
+            # promise: S1 the client uses no proxy or .netrc from the environment
             trust_env=False,
             auto_decompress=False,
             requote_redirect_url=False,

@@ -55,6 +55,7 @@ class _Handler(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         """Count, and give up beyond the bound."""
         self._raw += len(data)
+        # promise: service: the raw bytes of a reply are bounded
         if self._raw > MAX_RAW_BYTES:
             self._give_up()
             return
@@ -62,12 +63,14 @@ class _Handler(ResponseHandler):
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """Take one parsed head, interim or final; anything after the final one is an unasked reply."""
+        # promise: C9 nothing received after the final reply is taken as an answer
         if self._answered:
             self.was_answered_unasked = True
             self.force_close()
             return
         self._answered = data[0].code >= 200
         self._interim += not self._answered
+        # promise: service: the number of interim replies is bounded
         if self._interim > MAX_INTERIM_REPLIES:
             self._give_up()
             return
@@ -111,10 +114,12 @@ class Connections(aiohttp.TCPConnector):
     async def _get(self, key: ConnectionKey, traces: list[Any]) -> Connection | None:
         idle = self._conns.get(key)
         if idle and (rest := idle[0][1] + REST_INTERVAL_S - monotonic()) > 0:
+            # promise: C9 a connection stays idle for a short time before it is reused
             await asyncio.sleep(rest)
         while (connection := await super()._get(key, traces)) is not None:
             protocol = connection.protocol
             assert isinstance(protocol, _Handler)  # noqa: S101 - the factory above makes no other
+            # promise: C9 a connection that received an unrequested reply is not reused
             if protocol.is_idle_clean and not self._force_close:
                 return connection
             connection.close()  # this calls _release
@@ -122,5 +127,6 @@ class Connections(aiohttp.TCPConnector):
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         if isinstance(protocol, _Handler) and protocol.was_answered_unasked:
+            # promise: C9 after one unrequested reply, no connection of the client is reused
             self._force_close = True
         super()._release(key, protocol, should_close=should_close)

@@ -87,6 +87,7 @@ class Failure:
 
     code: str
     status: int | None = None
+    # promise: secrets: the repr of a failed reply omits its error body
     error: Mapping[str, Any] | None = field(default=None, repr=False)  # it may echo the prompt
     reading: Reading = UNKNOWN
     has_text: bool = False
@@ -111,6 +112,7 @@ class Failure:
             where = "HTTP 200, code"
             document = {"error": self.error}
             rule, sentence = rule_for_status(self.status, retry_after=retry_after, document=document, where=where)
+        # promise: M2 a failure that was billed is requested once more at most
         if rule.retry in _AGAIN and self._may_cost:
             rule = rule._replace(retry=Retry.UNREADABLE)
         return rule, sentence
@@ -124,6 +126,7 @@ class Failure:
         """What the failure did to the budget."""
         if self.usage is not None:
             return Money.BILLED
+        # promise: M5 a partial answer without usage is in doubt
         return Money.IN_DOUBT if self.has_text or self.reading.least is not None else rule.money
 
 
@@ -147,11 +150,13 @@ def failure_of(
         service_tier: The tier that the reply names.
     """
     reading = read_usage(document)
+    # promise: M5 an error inside a choice makes the reply a failure
     error = _error_in(inner) or _error_in(document)
     if error is None and not any(isinstance(document.get(name), list) for name in _ANSWERS):
         error = _error_without_answer(document)
     if error is not None:
         return Failure("failed_reply", status_of(error), error, reading, has_text, service_tier)
+    # promise: M5 an answer that the service broke off is not accepted
     if ending in {"broken_answer", "not_ready"}:
         return Failure(ending, None, None, reading, has_text, service_tier, reason)
     return None

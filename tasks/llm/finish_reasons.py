@@ -133,6 +133,7 @@ def named_reason(value: Any) -> str | None:
     """Return the service's name of a reason: a text, or the `type` of an object (SGLang); None for anything else."""
     if isinstance(value, dict):
         value = value.get("type")
+    # promise: service: a finish reason of any type is read without an error
     return value if isinstance(value, str) and _plain(value) not in _NOT_SAID else None
 
 
@@ -151,6 +152,7 @@ def unknown_name(reason: str | None) -> str | None:
         return None
     # it may be any text, even the prompt: what does not look like a name is not repeated
     if len(reason) > MAX_NAME_CHARACTERS or not re.fullmatch(r"[A-Za-z0-9_.:\- ]+", reason) or reason.count(" ") > 2:
+        # promise: privacy: a finish reason that does not look like a name is not shown
         return "a text that is not a name"
     return reason
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 def needs_pilot(run: Run) -> bool:
     """Whether the gate would refuse the run for its worst case, and a pilot may find out what it really costs."""
     budget = run.job.budget
+    # promise: gate: with `budget.pilot: never` no pilot is completed
+    # promise: gate: a run with `when_short: partial` completes no pilot
     if budget.pilot != "auto" or budget.when_short != "refuse" or not run.estimate.is_worst_case:
         return False
     month = spent_by_others(run.job, run.run_id)

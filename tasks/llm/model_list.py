@@ -91,6 +91,7 @@ def _is_name(entry: dict[str, Any], key: str) -> bool:
 
 def _why_partial(document: Any, names: dict[str, Any], owners: set[Any], base_url: str) -> str | None:
     if isinstance(document, dict) and any(document.get(name) for name in _MORE):
+        # promise: doctor: a model list with more pages does not prove that a model is missing
         return "the list has more pages"
     if any("*" in name for name in names):
         return "the list has patterns"

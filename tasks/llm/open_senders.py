@@ -64,6 +64,7 @@ def _closed_at_the_end(run_id: str, run_sender: RunSender) -> Iterator[None]:
         try:
             run_sender.close(grace_s=0 if stop_requested.is_set() else GRACE_TIMEOUT_S)
         except BaseException:  # Prefect turns the second SIGTERM into an exception, during the grace time
+            # promise: C7 a second interrupt ends the grace period at once
             run_sender.close(grace_s=0)
             raise
         raise
@@ -81,6 +82,7 @@ def complete_in_this_process(state: Path, run_id: str, shard: ShardRef, log: Log
     `RunSender.complete` raises, and Interrupted if no process leads the run.
     """
     totals = done_totals(RunFolder(state / "runs" / run_id), shard)
+    # promise: C10 a finished shard returns without joining the run
     if totals is not None:
         return ShardReport(shard.number, is_done=True, totals=totals)
     with _sender_for(state, run_id, log) as run_sender:
@@ -119,10 +121,12 @@ def _leave(run_id: str, joined: _Joined) -> None:
         joined.users -= 1
         if joined.users:
             return
+        # promise: C10 a worker gives its lease back after the run's last shard
         if joined.run_sender.has_work:
             _keep(joined)
             # not a daemon: the process waits for it before it exits, and leaves nothing reserved
             joined.closing = threading.Timer(IDLE_TIMEOUT_S, _close_idle, (run_id, joined))
+            # promise: C10 a worker that gets no other shard closes after an idle timeout
             joined.closing.start()
             return
     _close_idle(run_id, joined)

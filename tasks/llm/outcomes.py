@@ -90,6 +90,7 @@ TABLE = _rules(
     Rule("reply_too_large", D, NEVER, "failed", "the reply is larger than any answer can be"),
     Rule("redirect", D, REFUSAL, "failed", "the service redirects; Parquill does not follow, which keeps the key safe"),
     # nothing is known about the answer
+    # promise: M2 an answer that the service broke off is requested once more at most
     Rule("broken_answer", D, UNREADABLE, "failed", "the service broke off the answer"),
     Rule("request_timeout", D, OUTAGE, "failed", "the service or a proxy gave up waiting"),
     Rule("bad_gateway", D, OUTAGE, "failed", "the service failed without an error body of its own"),
@@ -131,6 +132,7 @@ _BY_HTTP = {
     402: "quota_exhausted",
     403: "forbidden",
     404: "not_found",
+    # promise: M5 a 408 reply leaves the request in doubt
     408: "request_timeout",
     409: "conflict",
     410: "not_found",
@@ -204,6 +206,7 @@ def error_of_body(document: Any) -> Mapping[str, Any] | None:
     if document.get("object") == "error":
         return document
     detail = document.get("detail")
+    # promise: M5 a gateway's problem document is not taken as the service's error body
     if detail and "title" not in document and "cloudflare_error" not in document:
         return {"message": detail} if isinstance(detail, str) else {"detail": detail}
     return None
@@ -218,6 +221,7 @@ def rule_for_status(status: int, *, retry_after: bool, document: Any, where: str
     known = [
         value
         for name in ("code", "type")
+        # promise: S1 only known error codes are repeated from an error body
         if error is not None and isinstance(value := error.get(name), str) and value in _KNOWN_CODES
     ]
     rule = TABLE[_code_of(status, set(known), error, retry_after=retry_after)]
@@ -228,12 +232,16 @@ def rule_for_status(status: int, *, retry_after: bool, document: Any, where: str
 def _code_of(  # noqa: PLR0911 - one return for each line
     status: int, known: set[str], error: Mapping[str, Any] | None, *, retry_after: bool
 ) -> str:
+    # promise: service: a redirect reply has its own outcome and is not followed
     if 300 <= status < 400:
         return "redirect"
     if 500 <= status < 600 and status != 501:
+        # promise: M5 a 5xx reply is a server error only with the service's own error body
         if error is not None:
             return "server_error"
+        # promise: M5 a 503 reply without an error body is unpaid only with Retry-After
         return "unavailable" if status == 503 and retry_after else "bad_gateway"
+    # promise: M5 a reply with an unexpected status is not reported as a lost connection
     if not 400 <= status < 600:
         return "bad_reply"
     if known & _QUOTA:

@@ -97,7 +97,9 @@ def run_pilot(
     if rows is not None:
         _check(run, picked)
     else:
+        # promise: gate: a pilot too small to learn from sends nothing
         _check_least(run, picked, least, auto)
+    # promise: P4 a pilot stays below the amount that needs approval
     _check_approved(run, picked, rows)
     with open_sender(run, transport, log=log) as run_sender, watch(run_sender):
         if rows is None:
@@ -197,6 +199,7 @@ def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
     booked = spent.settled_nano + spent.in_doubt_nano
     if rows is None:
         worst, what = min(worst, max(0, most_of_auto(run).nano - booked)), "--pilot auto"
+    # promise: P4 all pilots of a run together stay below the amount that needs approval
     if not worst or booked + worst <= usd_to_nano(limit):
         return
     so_far = f" on top of the {format_usd(booked)} that the run has booked" if booked else ""
@@ -219,17 +222,20 @@ def most_of_auto(run: Run) -> MostOfAuto:
     """Return what `auto` may spend: a hundredth of the smaller budget, and no more than the month has left."""
     limits = [usd for usd in (run.job.budget.run_usd, run.job.budget.monthly_usd) if usd is not None]
     whole, name = (usd_to_nano(min(limits)), "the budget") if limits else (run.estimate.worst_nano, "the worst case")
+    # promise: M1 a pilot costs at most a hundredth of the budget
     most, of_month = MostOfAuto(whole // PARTS_OF_BUDGET, f"1 % of {name}"), month_left(run)
     if of_month is None:
         return most
     spent = spent_totals(run)
     rest = max(0, spent.settled_nano + spent.in_doubt_nano + of_month)
+    # promise: M1 a pilot stays within the month's budget
     return min(most, MostOfAuto(rest, "what is left of the month"))
 
 
 def _until_precise(picked: _Picked, run_sender: RunSender, auto: MostOfAuto) -> tuple[str, _Learned]:
     run, wanted = picked.run, FIRST_AUTO_ROWS
     while True:
+        # promise: M1 a pilot counts the money that it has already spent
         taken = picked.complete(run_sender, wanted, auto.nano - run_sender.budget.settled - run_sender.budget.in_doubt)
         learned = _learn(run, picked.counter)
         if learned.history.count >= MIN_ANSWERS and learned.relative_error <= TARGET_ERROR:

@@ -35,6 +35,7 @@ class PromptCuts:
         """Whether the server cut a prompt, by its expected and its reported tokens."""
         is_longest = reported >= self._most
         self._most = max(self._most, reported)
+        # promise: answers: a longer prompt that was read in full rules out truncation
         if not is_longest or reported < MIN_TOKENS or reported > FAR_BELOW * expected:
             return False
         windows = [reported + free for free in self._free]

@@ -50,6 +50,7 @@ class ChatApi(ChatReplies):
 
     def _tier(self, base_url: str) -> dict[str, Any]:
         """Name the standard tier at OpenAI's address: a project's default may be `priority`, at twice the price."""
+        # promise: M1 requests to OpenAI name the standard service tier
         return {"service_tier": "default"} if is_openai(base_url) else {}
 
     def _open(self, parameters: dict[str, Any] | None, limit: str) -> bytes:

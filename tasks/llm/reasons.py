@@ -65,6 +65,7 @@ def _parameter(error: Mapping[str, Any], names: Collection[str]) -> str | None:
         found += detail[0]["loc"]
     for name in found:
         top = re.split(r"[.\[]", name, maxsplit=1)[0] if isinstance(name, str) else ""
+        # promise: S3 a parameter is named only if the request contains it
         if top in names:
             return top
     return None
@@ -92,8 +93,10 @@ def _mask(message: str, sent: str, names: Collection[str], key: Key | None) -> s
         folded = _fold(word)
         is_plain = (folded in _ORDINARY and not word.isupper()) or word in names or (len(word) == 1 and word.isalpha())
         # an echo may be cut anywhere, so parts of words count; but parts of two letters are in every text
+        # promise: S3 the reason shown for an error repeats no word of the prompt
         is_echo = folded in request if len(word) >= MIN_ECHO_CHARACTERS else folded in words
         is_safe = len(word) <= MAX_WORD_CHARACTERS and not is_echo
+        # promise: S1 the reason shown for an error contains no part of the key
         if key is not None and len(word) >= MIN_ECHO_CHARACTERS and key.has_part(word):
             is_plain = is_safe = False
         if is_plain or is_safe:

@@ -94,6 +94,7 @@ class Answer(NamedTuple):
         ending = ending_of(self.reason, self.native) or "ok"
         if ending != "ok":
             return ending
+        # promise: answers: a row with an empty answer is not ok
         if text is not None and text.strip():
             return "ok"
         return "no_answer" if text is None and not self.has_reasoning else "empty"
@@ -187,6 +188,7 @@ class ChatReplies:
         message: dict[str, Any] = {name: "".join(pieces) for name, pieces in texts.items()}
         if calls:
             message["tool_calls"] = [calls[index] for index in sorted(calls)]
+        # promise: M2 a stream with its end mark counts as complete
         if choice.get("finish_reason") is None and "usage" not in joined and not is_whole:
             choice["finish_reason"] = "aborted"  # a stream without its end
         whole = choice.get("message")
@@ -275,6 +277,7 @@ def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the messages of a Responses reply that are its answer."""
     found = [i for i in items if i.get("type") == "message" and isinstance(i.get("content"), list)]
     final = [item for item in found if item.get("phase") == "final_answer"]
+    # promise: answers: commentary is never part of the answer
     return final or [item for item in found if item.get("phase") != "commentary"]
 
 

@@ -11,6 +11,7 @@ FIRST_WAIT_S = 0.5
 MAX_WAIT_S = 60.0
 # Limits are counted per minute, so a longer wait is a mistake or a daily quota. A request that meets 429 again after a
 # minute loses nothing, and a run that meets only 429 stops once its patience is used up.
+# promise: service: Retry-After is capped at one minute
 MAX_RETRY_AFTER_S = 60.0
 
 

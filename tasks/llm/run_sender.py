@@ -91,6 +91,7 @@ class RunSender:
         job = self._run.job
         await self.shared.begin()
         self._lease.begin()
+        # promise: limits: concurrent requests are capped by the limit of open files
         at_once = cap_by_open_files(job.limits.max_at_once)
         if at_once < job.limits.max_at_once:
             self.shared.log(
@@ -104,6 +105,7 @@ class RunSender:
             requests_per_minute=self.shared.per_minute["requests"],
             tokens_per_minute=self.shared.per_minute["tokens"],
             actual_output=job.limits.count_output == "actual",
+            # promise: shared limits: the sender sends each request against a shared lease
             leased=self.shared.meters,
             brake=breaker,
             clock=time.monotonic,
@@ -113,6 +115,7 @@ class RunSender:
         client = Client(job, self._key, self._wire)
         schema = job.response_format
         answer_format = AnswerFormat(schema) if isinstance(schema, dict) else None
+        # promise: C7 a worker checks for its leader before each request
         is_led = self._member.is_led if self._member is not None else lambda: True
         sender = Sender(
             job,
@@ -139,6 +142,7 @@ class RunSender:
         """Close this process' part of the run if the leader ended it or was killed, or if another leader took over."""
         while True:
             await asyncio.sleep(LEADER_CHECK_INTERVAL_S)
+            # promise: C7 a worker closes its part of the run once its leader is gone
             if not member.is_led():
                 break
         self.sender.stop()
@@ -149,6 +153,7 @@ class RunSender:
 
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
         with self._submit_lock:
+            # promise: C7 a task that starts after the stop does not wait
             if self._is_closed:  # a loop that has stopped would never answer
                 work.close()
                 raise Interrupted(STOPPED)
@@ -209,11 +214,13 @@ class RunSender:
             with self._submit_lock:
                 self._is_closed = True
             self._call_last(self._end_watching())
+            # promise: C7 a shard that is still being read ends when the run stops
             self._call_last(self._end_shards())
             self._call_last(self._wire.aclose())
             # a stop does not wait a minute for a database; the next start books what was spent
             self._end(LEDGER_TIMEOUT_S if grace_s is None else STOP_TIMEOUT_S)
         if self._member is not None:
+            # promise: C7 a worker process ends once its parent process is gone
             _end_orphan()
 
     def _end(self, patience_s: float) -> None:
@@ -222,6 +229,7 @@ class RunSender:
             self._call_last(self._lease.close(patience_s))
         finally:
             self._call_last(self._loop.shutdown_asyncgens())
+            # promise: C7 a second stop request while the run closes is not an error
             if not self._loop.is_closed():  # a second signal may come when only the files are still open
                 self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5)

@@ -103,6 +103,7 @@ class Sender:
             mine.discard(task)
             self._tasks.discard(task)
             if not task.cancelled() and (error := task.exception()) is not None:
+                # promise: C5 an error in any row is kept and ends the run
                 errors.append(error)
 
         try:
@@ -166,6 +167,7 @@ class Sender:
             message = "it is unknown whether an earlier request was billed; held because of retry.in_doubt: hold"
             await self._settlement.fail(row, TABLE["connection_lost"], message)
             return None
+        # promise: M7 attempts of earlier starts count toward the limit
         if row.state.failures >= self._attempts:  # of starts before this one
             rule = TABLE[row.state.last_code or "connection_lost"]
             await self._settlement.fail(row, rule, f"{rule.sentence}; attempts used up")
@@ -182,8 +184,10 @@ class Sender:
 
     async def _open(self, row: SendRow) -> Permit:
         """Open a row once few enough are open. Raises OverBudget, Stopped."""
+        # promise: service: the number of open rows is bounded
         await self._open_rows.acquire()
         try:
+            # promise: input: the sender limits its open rows by their bytes
             await self._open_bytes.acquire(len(row.messages))
         except BaseException:
             self._open_rows.release()
@@ -201,6 +205,7 @@ class Sender:
     async def _admit(self, row: SendRow) -> Permit:
         """Reserve the row's worst case, then wait for its turn. Raises OverBudget, Stopped."""
         while True:
+            # promise: M1 a request is admitted only if its reservation fits the budget
             if not await self.budget.reserve(row.reserve_nano):
                 raise Stopped if self.stopping else OverBudget
             try:
@@ -208,6 +213,7 @@ class Sender:
             except BaseException:
                 self.budget.release(row.reserve_nano)
                 raise
+            # promise: M3 a row that waited for a permit checks the budget again
             if not self.budget.is_overdrawn:
                 return permit
             # while this row waited, a reply cost more than its reservation: the budget may not cover this row any more
@@ -225,6 +231,7 @@ class Sender:
             row.shard.over_budget += 1
         except Stopped:
             pass
+        # promise: C5 an error in one row stops all other sending at once
         except BaseException:
             self.stop()
             raise
@@ -237,6 +244,7 @@ class Sender:
             began = self._clock()
             result = await self._client.send(row.messages, row.parameters, row.refused)
             self.limits.learn(permit.sent_at, result.headers)
+            # promise: refusals: a refused name of the output limit is not charged to a row
             if result.limit_name is not None:
                 await self._rename_limit(row, result)
                 return 0.0
@@ -277,9 +285,11 @@ class Sender:
 
     async def _check_leader(self, row: SendRow) -> None:
         """Send nothing once the process that leads the run is gone. Raises Stopped."""
+        # promise: C7 a worker sends nothing once its leader is gone
         if not self._may_send():
             # the intent is already on disk; with this failure recorded, no money stays in doubt
             row.state.failures += 1
+            # promise: C7 a request held back because the leader is gone leaves no money in doubt
             await self._settlement.record_failure(row, TABLE["connect_error"])
             row.uncharge()
             self.stop()
@@ -294,9 +304,11 @@ class Sender:
             row.uncharge()
             self.stop(rule, result.sentence)
             raise Stopped
+        # promise: refusals: a run that refusals stop gives its refused rows no outcome
         if rule.retry is Retry.REFUSAL and not await self.breaker.is_own(Retry.REFUSAL, permit.sent_at):
             row.uncharge()
             raise Stopped
+        # promise: A5 a row with an unreadable reply is sent once more at most
         is_final = rule.retry in {Retry.NEVER, Retry.REFUSAL} or row.unreadable >= MAX_UNREADABLE_OF_A_ROW
         if is_final or (self._hold and result.money is Money.IN_DOUBT):
             await self._settlement.fail(row, rule, result.sentence)
@@ -314,12 +326,15 @@ class Sender:
         """Slow all requests down after a 429, which costs the row no attempt."""
         now, gate = self._clock(), self.limits.gate
         self.progress.throttled += 1
+        # promise: service: pauses grow with each wave of 429 replies
         pause = result.retry_after if result.retry_after is not None else backoff_s(gate.waves + 1)
         gate.on_429(now, permit.sent_at, pause)
+        # promise: service: a run that meets only 429 replies stops once its patience is used up
         if gate.throttled_s(now) > self._patience_s:
             self.stop(result.rule, result.sentence)
             raise Stopped
         row.throttled_since = now if row.throttled_since is None else row.throttled_since
+        # promise: service: a row that is always throttled fails once its patience is used up
         if now - row.throttled_since > self._row_patience_s:  # other rows get through, so it is this row
             await self._settlement.fail(row, result.rule, result.sentence)
             return None
@@ -352,10 +367,12 @@ class Sender:
         self.stopping = True
         if self.stop_rule is None:
             self.stop_rule, self.stop_message = rule, message
+        # promise: C7 a row that waits for a permit sends nothing after a stop
         self.limits.stop()
         self.breaker.stop()
         self.budget.stop()
         for resting in self._resting:
+            # promise: service: a stop wakes rows that wait for their next attempt
             resting.cancel()
 
     async def drain(self, grace_s: float) -> None:
@@ -363,8 +380,10 @@ class Sender:
         self.stop()
         tasks = set(self._tasks)
         if tasks:
+            # promise: C7 replies that arrive within the grace period are kept
             _, late = await asyncio.wait(tasks, timeout=grace_s)
             for task in late:
+                # promise: C7 requests that outlast the grace period are cut off
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError, DiskFailed):
                 await asyncio.gather(*late, return_exceptions=True)

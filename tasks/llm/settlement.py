@@ -58,6 +58,7 @@ class SendRow:
 
         A request that was refused for the name of max_output_tokens does not count.
         """
+        # promise: refusals: a refusal that follows a refused limit name counts as evidence
         return self.state.requests == 1 + (self.refused is not None) and self.prior.attempts == 0
 
     def uncharge(self) -> None:
@@ -86,6 +87,7 @@ class Settlement:
     async def record_intent(self, row: SendRow) -> None:
         """Write to the journal that the row is sent once more, with its worst case reserved."""
         row.state.requests += 1
+        # promise: C1 an intent is synced to the journal before its request is sent
         await row.shard.journal.append(
             {"type": "intent", "row": row.number, "n": row.state.requests, "reserved": row.reserve_nano}
         )
@@ -98,10 +100,13 @@ class Settlement:
         Without usable usage, book the whole reservation, or more if the known part of the usage costs more.
         """
         usage, tier = reply.usage, reply.service_tier
+        # promise: M3 unusable usage is booked at no less than the tokens it reports
         said = usage or reply.least
+        # promise: M6 the service tier in the reply determines the price
         cost = 0 if said is None else femto_to_nano(self._price.femto(said, tier))
         if usage is None:
             cost = max(cost, row.reserve_nano)
+        # promise: M3 a row is settled at the cost of its reply, not at its reservation
         self._budget.settle(row.reserve_nano, cost)
         parsed, sentence = None, reply.sentence(rule)
         if usage is not None and self._cuts.is_cut(row.expected_tokens, usage.prompt) and rule.status in _ANSWERED:
@@ -121,6 +126,7 @@ class Settlement:
             request_id=reply.request_id,
             usage=usage,
             usage_unknown=usage is None,
+            # promise: M3 a reply with a service tier of unknown price is flagged
             usage_flag=reply.usage_flag or (None if self._price.knows_tier(tier) else "tier"),
             service_tier=tier,
             cost_nano=cost,
@@ -141,12 +147,14 @@ class Settlement:
         record = {"type": "attempt", "row": row.number, "n": row.state.requests, "fate": money.value, "code": rule.code}
         if failure is not None and failure.usage is not None:
             billed = femto_to_nano(self._price.femto(failure.usage, failure.service_tier))
+            # promise: M1 a billed failure counts against the budget
             self._budget.settle(row.reserve_nano, billed)
             row.state.add_billed(billed, failure.usage, row.reserve_nano)
             record |= {"cost": billed, "usage": list(failure.usage)}
         elif money is Money.IN_DOUBT:
             row.state.in_doubt_requests += 1
             row.state.in_doubt_nano += row.reserve_nano
+            # promise: M5 a failed request that may have been billed keeps its reservation booked
             self._budget.hold(row.reserve_nano)
         else:
             self._budget.release(row.reserve_nano)
@@ -163,10 +171,12 @@ class Settlement:
 
     def _outcome(self, row: SendRow, rule: Rule, cost_nano: int = 0, **of_reply: object) -> Outcome:
         return Outcome(
+            # promise: C9 an outcome carries the number and key of the row that was sent
             row=row.number,
             key=row.key,
             status=rule.status,
             error_code=rule.code,
+            # promise: M4 a row's outcome includes the cost of its failed requests
             cost_nano=row.state.cost_nano + cost_nano,
             failed_usage=row.state.usage,
             in_doubt_nano=row.state.in_doubt_nano,

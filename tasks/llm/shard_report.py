@@ -47,8 +47,10 @@ class SendResult:
     def of(cls, shards: Sequence[ShardRef], reports: Sequence[ShardReport]) -> SendResult:
         """Combine the reports of these shards. Raises Interrupted if a stop was requested and rows are left."""
         # for a finished shard it does not matter why its process sends nothing more
+        # promise: C10 a finished shard does not count as an interruption
         stops = [report.stop for report in reports if report.stop is not None and not report.is_done]
         by_service = next((stop for stop in stops if stop.rule is not None), None)
+        # promise: C10 the end of a run adds up the reports of all shards
         over_budget = sum(report.over_budget for report in reports)
         if by_service is not None:
             return cls(over_budget, by_service.rule, by_service.message)

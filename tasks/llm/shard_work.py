@@ -75,6 +75,7 @@ class ShardWork:
                 finally:
                     await journal.close()
         except BaseException:
+            # promise: C5 an error in a shard outside its rows stops all other sending
             self._sender.stop()
             raise
         is_done = sum(totals.statuses.values()) == shard.to_send
@@ -82,6 +83,7 @@ class ShardWork:
 
     async def _fence(self, shard: ShardRef) -> Journal | None:
         """Open the shard's journal, which locks it; None if the shard is done or the run stops."""
+        # promise: C10 a task that waits for a shard ends when the run stops
         while not self._sender.stopping:
             try:
                 return await self._in_executor(self._open, shard)
@@ -103,6 +105,7 @@ class ShardWork:
         if only is None:
             self._sender.progress.done += len(work.state.outcomes)
             self._sender.progress.done_before += len(work.state.outcomes)
+        # promise: C1 a shard's journal is marked as begun before its first request
         await self._in_executor(self._run.mark_begun, shard.number, self._disk)
         if len(work.state.outcomes) < shard.to_send:
             await self._sender.complete(self._rows(shard, only, work))

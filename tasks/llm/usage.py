@@ -73,6 +73,7 @@ _NAMES = {
     "output_tokens": "completion",
     "total_tokens": "total",
     "cached_tokens": "cached",
+    # promise: M6 DeepSeek's cached tokens are booked at the cached price
     "prompt_cache_hit_tokens": "cached",
     "cache_read_input_tokens": "cached",
     "cached_prompt_text_tokens": "cached",
@@ -138,6 +139,7 @@ def read_usage(reply: Any) -> Reading:
             figures = figures._replace(cached=found[0])
     found_usage, flags = _add_up(figures, usage)
     flag = next((f for f in (*flags, flag) if f is not None), None)
+    # promise: service: usage with values that are not token counts is not used
     if found_usage is not None and is_whole and max(found_usage) <= MAX_TOKENS:
         return Reading(found_usage, flag)
     return Reading(None, None, _least_of(figures))
@@ -212,9 +214,11 @@ def _prompt_of(figures: _Figures, usage: Mapping[str, Any], flags: list[str]) ->
         if total is None or completion is None:
             return None
         prompt = max(0, total - completion)
+    # promise: M6 Anthropic's cached tokens are added to its prompt tokens
     if _is_beside(figures, prompt, usage):
         return prompt + cached + written
     if cached + written > prompt:
+        # promise: M3 cached tokens beyond the prompt count are added to the prompt
         flags.append("cache_beside")
         return prompt + cached + written
     return prompt
@@ -230,10 +234,13 @@ def _completion_of(figures: _Figures, prompt: int, flags: list[str]) -> int | No
             flags.append("total")
         elif reasoning and rest - completion not in {0, reasoning}:
             flags.append("total")
+            # promise: M3 usage that does not add up is booked at the larger figure
             completion = max(rest, completion + reasoning)
+        # promise: M3 output tokens are counted as the total minus the prompt
         else:
             completion = rest
     if completion is not None and reasoning > completion:
+        # promise: M3 reasoning tokens beyond the output count are added to the output
         flags.append("reasoning_beside")
         completion += reasoning
     return completion

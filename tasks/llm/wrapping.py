@@ -53,6 +53,7 @@ def find_object(text: str, read: Callable[[str], Any], matches: Callable[[Any], 
             return read(rest)
         except NotJson:
             pass
+    # promise: answers: a text with unfinished thinking is no answer
     if _OPENING.search(rest):  # thoughts that do not end, or a text about them
         raise NotJson
     fenced = _different(_fenced(rest, read))
@@ -82,6 +83,7 @@ def _different(values: Iterator[Any]) -> dict[str, Any]:
 
 
 def _only(values: dict[str, Any]) -> Any:
+    # promise: answers: a text with several different JSON objects is no answer
     if len(values) != 1:
         raise NotJson
     return next(iter(values.values()))
@@ -111,6 +113,7 @@ def _blocks(text: str) -> Iterator[str]:
         looked = found.end()
         if not mark:
             level += sum(between.count(bracket) for bracket in "{[") - sum(map(between.count, "}]"))
+            # promise: answers: a code fence inside brackets is ignored
             if level <= 0:
                 mark, is_one_line = found.group(), True
                 language = _LANGUAGE.match(text, found.end())
@@ -158,11 +161,13 @@ def _pieces(text: str) -> Iterator[str]:
         elif mark in _CLOSES:
             begin = begin if awaited else found.start()
             awaited.append(_CLOSES[mark])
+            # promise: answers: the nesting of brackets is bounded
             if len(awaited) > MAX_LEVELS:
                 raise NotJson
         elif not awaited or awaited.pop() != mark:  # also a bracket that was opened before the text
             raise NotJson
         elif not awaited:
             yield text[begin : found.end()]
+    # promise: answers: JSON with unclosed brackets is no answer
     if awaited:
         raise NotJson

@@ -58,6 +58,7 @@ class Budget:
 
     def fits(self, amount: int) -> bool:
         """Whether `amount` could be reserved now."""
+        # promise: M1 the budget check counts everything that is already booked
         return self.granted is None or self.booked + amount <= self.granted
 
     async def reserve(self, amount: int) -> bool:
@@ -77,6 +78,8 @@ class Budget:
                 return False
         # no await between the check above and this line
         self.admitted += 1
+        # promise: M1 no other task runs between the budget check and the reservation
+        # promise: M1 every admitted request reserves its amount in the budget
         self.reserved += amount
         return True
 
@@ -97,6 +100,7 @@ class Budget:
             try:
                 got = await self._more(self.booked + amount - self.granted)
             except Exception as error:
+                # promise: M1 no request is admitted once the ledger is lost
                 self.fail(error)
                 raise
             self.granted += got
@@ -112,6 +116,7 @@ class Budget:
         if self.granted is None:
             return 0
         unused = max(0, self.granted - self.booked - keep)
+        # promise: M1 a holder gives back the part of its lease that it does not need
         self.granted -= unused
         return unused
 
@@ -128,11 +133,13 @@ class Budget:
     def revoke(self, amount: int) -> None:
         """Take back `amount` of what was granted, because the ledger no longer has it as leased."""
         if self.granted is not None:
+            # promise: M1 a holder no longer counts on money that the ledger took back
             self.granted -= amount
 
     def settle(self, amount: int, cost: int) -> None:
         """Replace a reservation of `amount` with what the request really cost, even if that is more."""
         self.reserved -= amount
+        # promise: M3 the budget books the true cost of a request, even above its reservation
         self.settled += cost
         self.overshoot += max(0, cost - amount)
         self.wake()
@@ -140,6 +147,7 @@ class Budget:
     def hold(self, amount: int) -> None:
         """Keep a reservation booked as in doubt: it is unknown whether the request was paid."""
         self.reserved -= amount
+        # promise: M5 a reservation in doubt stays booked in the budget
         self.in_doubt += amount
         self.wake()
 

@@ -139,6 +139,7 @@ class LeaseAccount:
 
 
 def _may_pass(error: BaseException) -> bool:
+    # promise: M1 a run waits for a ledger database that is briefly unavailable
     return isinstance(error, LedgerFailed) and not isinstance(error, RunTakenOver)
 
 
@@ -166,7 +167,9 @@ class BudgetLease:
         self._executor = executor
         self._ledger = ledger or Ledger()
         told = before.settled_nano, before.in_doubt_nano
+        # promise: M1 a process that joins a run takes no lease away from the others
         if is_first:
+            # promise: M5 a resumed run starts with the amounts that a person resolved
             self._before = self._ledger.open_run(entry, *told, datetime.now(UTC))
         else:
             self._before = self._ledger.spent(entry.run_id, *told)
@@ -206,6 +209,7 @@ class BudgetLease:
         if self._patience_s <= 0:
             return False
         with contextlib.suppress(LedgerFailed):  # the next call waits for a ledger that is unavailable
+            # promise: M1 a run that waits for money gives its idle lease back
             await self._report(keep=0)
         if not await loop.run_in_executor(self._executor, self._account.others_lease):
             return False
@@ -223,6 +227,7 @@ class BudgetLease:
             # a run that has admitted nothing since the last report may be at its end, and others may wait for its lease
             is_idle, self._admitted = self._admitted == self.budget.admitted, self.budget.admitted
             try:
+                # promise: M1 a run with nothing left to admit gives its lease back
                 await self._report(keep=0 if is_idle else self._account.slice)
             except RunTakenOver:
                 return

@@ -109,9 +109,11 @@ def _warnings(job: Job, estimate: Estimate, today: date) -> list[str]:
     """Return the warnings to show before the first payment of a job."""
     if not estimate.rows:
         return ["the input has no rows: the results will be empty"]
+    # promise: warnings: a prompt that uses no column causes a warning
     found = [_warn_of_one_prompt(job, estimate)]
     if estimate.to_send:
         shutdown = find_shutdown(job.model, job.endpoint.base_url)
+        # promise: warnings: a model that is shut down causes a warning before payment
         found += [shutdown.sentence(today) if shutdown is not None else None, warn_of_thinking(job)]
     return [told for told in found if told is not None]
 
@@ -134,6 +136,7 @@ def asks_approval(job: Job, verdict: Verdict) -> bool:
     A run with nothing left to send needs no approval: its money is spent.
     """
     limit = job.budget.approval_usd
+    # promise: P4 no approval is asked for when no money is left to spend
     return limit is not None and verdict.left > 0 and verdict.expected_nano > usd_to_nano(limit)
 
 

@@ -77,9 +77,11 @@ class Ledger(LedgerDatabase):
                 connection.execute(expected)
             booked = ledger_accounts.balance_of(connection, now, run_id=entry.run_id, leases=False)
             told = booked.settled - ledger_resolutions.settled_by_hand(connection, entry.run_id)
+            # promise: M1 a settled amount that the journals lost stays booked
             if (lost := told - settled - in_doubt) > 0:
                 ledger_resolutions.keep(connection, entry.run_id, ledger_resolutions.LOST, lost)
             found = ledger_resolutions.resolved(connection, entry.run_id, in_doubt, correct=True)
+            # promise: M5 amounts that a person resolved stay resolved at later starts
             stand = settled, in_doubt = found.apply(settled, in_doubt)
             missing = [settled - booked.settled, in_doubt - booked.in_doubt]
             ledger_accounts.reverse(connection, entry.run_id, missing)
@@ -122,8 +124,10 @@ class Ledger(LedgerDatabase):
             # above 0 after an overshoot, which is already booked as settled; below 0 if the ledger has less as leased
             known = ledger_accounts.apply_report(connection, run_id, holder, held, now) - held.left
             least, room = least - known, want - known
+            # promise: M1 the leases of all processes of a run stay within the run's limit
             if run_limit is not None:
                 room = min(room, run_limit - ledger_accounts.balance_of(connection, now, run_id=run_id).total)
+            # promise: M1 the leases of all runs stay within the month's limit
             if month_limit is not None:
                 room = min(room, month_limit - ledger_accounts.balance_of(connection, now, month=month).total)
             if room < least or room <= 0:
@@ -176,6 +180,7 @@ class Ledger(LedgerDatabase):
             total, kind = 0, ledger_resolutions.PAID if paid else ledger_resolutions.UNPAID
             for run_id, amount in connection.execute(doubts.order_by(DAYS.c.run_id)).all():
                 if amount:
+                    # promise: M5 the ledger stores each resolution of a person
                     ledger_resolutions.keep(connection, run_id, kind, int(amount))
                     total += int(amount)
             settled = DAYS.c.settled_nano + (DAYS.c.in_doubt_nano if paid else 0)

@@ -50,6 +50,7 @@ def apply_report(connection: sa.Connection, run_id: str, holder: str, held: Leas
     """Set the ledger to what a holder reports; returns what it has leased now. Raises RunTakenOver."""
     mine = is_of(HOLDERS, run_id, holder)
     told = connection.execute(sa.select(HOLDERS).where(mine)).first()
+    # promise: M1 a process whose run was taken over books nothing more
     if told is None and not held.is_new:
         raise RunTakenOver(f"the run {run_id} was taken over by another process")
     values = {"settled_nano": held.settled, "in_doubt_nano": held.in_doubt, "renewed_at": time_of(now)}
@@ -57,8 +58,10 @@ def apply_report(connection: sa.Connection, run_id: str, holder: str, held: Leas
         connection.execute(HOLDERS.insert().values(run_id=run_id, holder=holder, **values))
     else:
         connection.execute(HOLDERS.update().where(mine).values(values))
+    # promise: M1 a holder's report that is sent twice is booked once
     settled = held.settled - (told.settled_nano if told is not None else 0)
     in_doubt = held.in_doubt - (told.in_doubt_nano if told is not None else 0)
+    # promise: M1 money that was leased in a month is booked in that month
     leases = connection.execute(sa.select(LEASES).where(is_of(LEASES, run_id, holder)).order_by(LEASES.c.month)).all()
     amounts = _charge_leases(connection, leases, settled, in_doubt, run_id, now)
     surplus = sum(amounts) - max(0, held.left)
@@ -115,6 +118,7 @@ def charge(connection: sa.Connection, run_id: str, day: str, settled: int, in_do
     changed = connection.execute(
         DAYS.update()
         .where(DAYS.c.run_id == run_id, DAYS.c.day == day)
+        # promise: M4 the ledger books costs exactly, to the last nano-dollar
         .values(settled_nano=DAYS.c.settled_nano + settled, in_doubt_nano=DAYS.c.in_doubt_nano + in_doubt)
     )
     if changed.rowcount == 0:
@@ -139,6 +143,7 @@ def balance_of(
     settled, in_doubt = map(int, connection.execute(books).one())
     if not leases:
         return Balance(settled, in_doubt, 0)
+    # promise: M1 the leases of a dead process stay booked
     dead = total_of(sa.case((is_dead(now), LEASES.c.amount_nano), else_=0))
     whole = sa.select(total_of(LEASES.c.amount_nano), dead).select_from(HELD).where(*held)
     leased, of_dead = map(int, connection.execute(whole).one())

@@ -112,6 +112,7 @@ class LedgerDatabase:
             with self.engine.begin() as connection:
                 if not self.is_sqlite:
                     connection.execute(self._timeouts)
+                    # promise: M1 the PostgreSQL ledger takes its lock before it checks a limit
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                 yield connection
         except SQLAlchemyError as error:
@@ -199,6 +200,7 @@ def _arguments(address: sa.URL, lock_s: float) -> dict[str, Any]:
 def _set_up_sqlite(connection: Any, lock_s: float, sync: str) -> None:
     connection.isolation_level = None  # transactions are begun below, by SQLAlchemy's event
     cursor = connection.cursor()
+    # promise: first start: a process waits while another one creates the ledger
     use_wal(cursor.execute, lock_s)
     cursor.execute(f"PRAGMA synchronous={sync}")
     cursor.close()
@@ -206,4 +208,5 @@ def _set_up_sqlite(connection: Any, lock_s: float, sync: str) -> None:
 
 def _begin_immediate(connection: sa.Connection) -> None:
     # take the lock before the first read, so that no other writer comes between a check and its reservation
+    # promise: M1 the SQLite ledger takes its write lock before it checks a limit
     connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -61,6 +61,7 @@ def resolved(connection: sa.Connection, run_id: str, in_doubt: int, *, correct: 
         amount = min(row.amount_nano, left)
         left -= amount
         sums[row.kind] += amount
+        # promise: M5 a resolved lease does not cover money that is in doubt later
         if correct and amount != row.amount_nano:
             this = sa.and_(mine, RESOLUTIONS.c.number == row.number)
             connection.execute(RESOLUTIONS.update().where(this).values(amount_nano=amount))

@@ -85,6 +85,7 @@ class ModelPrice:
     def from_json(cls, found: Mapping[str, Any]) -> Self:
         """Read a price that `dataclasses.asdict` and JSON wrote. Raises LookupError, TypeError."""
         tiers = tuple(ServiceTier(tier["name"], _bands_from_json(tier["bands"])) for tier in found["tiers"])
+        # promise: M6 a resumed run reads the prices of service tiers from its plan
         return cls(**{**found, "bands": _bands_from_json(found["bands"]), "tiers": tiers})
 
     def femto(self, usage: Usage, tier: str | None = None) -> int:
@@ -95,6 +96,7 @@ class ModelPrice:
         named = self._bands_of(tier)
         choices = (self.bands, *(other.bands for other in self.tiers)) if named is None else (named,)
         prompt, cached, cache_write, completion, _ = usage
+        # promise: M6 the booked cost includes the fee per request
         return self.request + max(
             _band_for(bands, prompt).femto(prompt, cached, cache_write, completion) for bands in choices
         )
@@ -127,12 +129,15 @@ class ModelPrice:
         """
         most = 0
         for place, band in enumerate(self.bands):
+            # promise: M1 a reservation covers every price band that may apply
             if place and band.above >= prompt_tokens:
                 break
             last = self.bands[place + 1].above if place + 1 < len(self.bands) else prompt_tokens
             prompt = min(prompt_tokens, last)
+            # promise: M1 a reservation covers the price of cache writes
             highest = max(band.input, band.cached, band.cache_write)
             most = max(most, prompt * highest + max_output_tokens * band.output)
+        # promise: M1 a reservation includes the fee per request
         return -(-(self.request + most) // FEMTO_PER_NANO)
 
 
@@ -155,6 +160,7 @@ def price_of(job: Job, day: date, *, batch: bool = False) -> ModelPrice:
     """
     if job.price is None:
         return find_price(job.model, job.endpoint.base_url, day, batch=batch)
+    # promise: M1 a search model is refused even if the job sets a price
     refuse_model(job.model)
     own, full = job.price, job.price.usd_per_mtok_input
     cached, written = own.usd_per_mtok_cached, own.usd_per_mtok_cache_write
@@ -184,6 +190,7 @@ def find_price(model: str, base_url: str | None, day: date, *, batch: bool = Fal
     fees = [fee for prices in found if (fee := getattr(prices, "requests_kcount", None)) is not None]
     if not all(isinstance(fee, Decimal) for fee in fees):
         raise BadJob(f"the model {model!r} has a fee per request that depends on its tokens; set `price`")
+    # promise: M1 a model with an unknown fee is refused
     refuse_model(model, has_fee=bool(fees))
     notes = ["the highest prices of the day"] if len(found) > 1 else []
     notes += [f"{plus_percent} % more for a region's address"] if plus_percent else []
@@ -210,6 +217,7 @@ def _prices_of_the_day(info: Any, day: date, context: Mapping[str, str] | None) 
         if edge is not None
     }
     found: list[Any] = []
+    # promise: M1 a reservation uses the highest price of the day
     for hour in (time(12), *sorted(hours)):
         prices = info.get_prices(datetime.combine(day, hour, UTC), context)
         if prices not in found:

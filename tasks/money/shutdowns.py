@@ -69,6 +69,7 @@ def _names(model: str) -> list[str]:
     if model.startswith("ft:"):
         names.append(model.split(":")[1])
     if _SNAPSHOT.search(names[-1]):
+        # promise: warnings: a dated model name is also looked up without its date
         names.append(_SNAPSHOT.sub("", names[-1]))
     return names
 

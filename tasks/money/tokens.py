@@ -157,6 +157,7 @@ class TokenCounter:
                     total += self._named
             totals.append(total)
         # clear the cache: texts that do not repeat must not pile up
+        # promise: input: the cache of the token counter is bounded by its characters
         if len(self._seen) > MAX_SEEN_TEXTS or self._seen_characters > MAX_SEEN_CHARACTERS:
             self._seen.clear()
             self._seen_characters = 0

@@ -39,6 +39,7 @@ def limited_retries(times: int) -> Iterator[None]:
     context = get_settings_context()
     client = context.settings.client
     # copied, because Prefect's `temporary_settings` reads and validates every setting again: 30 ms each time
+    # promise: ui: Prefect calls that only display something retry a few times at most
     hasty = client.model_copy(update={"max_retries": min(times, client.max_retries)})
     with SettingsContext(profile=context.profile, settings=context.settings.model_copy(update={"client": hasty})):
         yield
@@ -62,6 +63,8 @@ def http_client(address: str, timeout: float = 10.0) -> httpx.Client:
         headers["Authorization"] = f"Basic {word}"
     elif settings.api.key is not None:
         headers["Authorization"] = f"Bearer {settings.api.key.get_secret_value()}"
+    # promise: server: the certificates from Prefect's settings are trusted
+    # promise: server: requests carry Prefect's own credentials
     return httpx.Client(verify=_trusted(address), headers=headers, timeout=timeout)
 
 

@@ -57,6 +57,7 @@ class Approval(RunInput):
 
     # Off by default: a careless Submit must not spend money. Prefect does not keep an empty answer, so `approve` is
     # required: an empty answer is refused.
+    # promise: P4 an empty answer is refused, not taken as approval
     model_config = ConfigDict(json_schema_extra={"required": ["approve"]})
     approve: bool = Field(default=False, description="Switch this on to spend the money; off declines")
 
@@ -110,10 +111,13 @@ def wait_for_approval(run: Run) -> None:
     verdict = check_budget(run.job, run.estimate, run.price, spent_totals(run), spent_by_others(run.job, run.run_id))
     if not asks_approval(run.job, verdict) or is_approved(run):
         return
+    # promise: P4 an approval question that was answered is not asked again
     question, answer = _earlier_answer(run) or _ask(run, verdict, timeout_s())
+    # promise: P4 a declined approval stops the run
     if not answer.approve:
         forget_question(run, question)
         raise NotApproved(f"declined: {approval_sentence(run.job, verdict)}")
+    # promise: P4 an approval records the cost that was shown
     approve_run(run, "Prefect", question.expected)
 
 
@@ -126,6 +130,7 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
     asking = Approval.with_initial_data(description=text + estimate_table(run.estimate))
     waits = "suspended" if deployed else "paused"
     # Prefect answers a second question with the same key from the first, or refuses it
+    # promise: P4 each approval question has its own key
     key = f"{KEY}-{run.run_id}-{secrets.token_hex(4)}"
     keyset = keyset_from_base_key(f"{waits}-{key}")
     question = Question(str(context.flow_run.id), waits, key, run.estimate.expected_nano, now())
@@ -145,6 +150,7 @@ def _ask(run: Run, verdict: Verdict, seconds: int) -> tuple[Question, Approval]:
         raise NotApproved(f"Prefect's server did not accept the question: {why}. {AGAIN}") from None
     # only a person's answer counts: without one, Prefect would return the form's default
     answer = _answer_to(question)
+    # promise: P4 a run without an answer is not approved
     if answer is None:
         raise NotApproved(f"Prefect's server has no answer: {why}. {AGAIN}")
     return question, answer
@@ -159,6 +165,7 @@ def _suspend(asking: type[Approval], keyset: Keyset, seconds: int, key: str) -> 
     try:
         retry_while_unavailable(lambda: suspend_flow_run(wait_for_input=asking, timeout=seconds, key=key))
     except Pause:
+        # promise: approval: a question is stored even if the reply to the suspension is lost
         retry_while_unavailable(lambda: asking.save(keyset))
         raise
 
@@ -170,8 +177,10 @@ def _earlier_answer(run: Run) -> tuple[Question, Approval] | None:
     """
     context = FlowRunContext.get()
     mine = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
+    # promise: P4 a flow run's own answer takes precedence over others
     for question in sorted(questions_about(run), key=lambda each: each.flow_run_id != mine):
         answer = _answer_to(question)
+        # promise: P4 a decline in another flow run does not count as an answer
         if answer is not None and (answer.approve or question.flow_run_id == mine):
             return question, answer
     return None

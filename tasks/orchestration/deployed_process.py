@@ -45,6 +45,7 @@ def on_flow_start() -> None:
     """Note that this process called its flow, and let a deployed run survive a worker that no longer reads its log."""
     _begun.set()
     for name in ("flow_runs", "task_runs"):
+        # promise: logs: a refusal is not logged as an unexpected exception
         logging.getLogger(f"prefect.{name}").addFilter(_is_unexpected)
     if not is_deployed():
         return
@@ -54,6 +55,7 @@ def on_flow_start() -> None:
     for handler in {handler for logger in loggers for handler in logger.handlers}:
         console: Any = getattr(handler, "console", None)
         if hasattr(console, "on_broken_pipe"):
+            # promise: worker: a run survives the broken log pipe of a killed worker
             console.on_broken_pipe = functools.partial(setattr, console, "quiet", True)  # and not SystemExit
 
 
@@ -83,12 +85,14 @@ def cancel_if_never_started() -> None:
         return
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:  # too late to report an error
         state = client.read_flow_run(UUID(run)).state
+        # promise: worker: a flow run that is cancelled before its flow starts ends as Cancelled
         if state is not None and state.is_cancelling():
             client.set_flow_run_state(UUID(run), Cancelled(message=UNBEGUN))
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
+    # promise: logs: an unexpected error keeps its traceback
     return not isinstance(error, ParquillError) or isinstance(error, Unforeseen)
 
 

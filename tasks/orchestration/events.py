@@ -55,6 +55,7 @@ def best_effort(what: str) -> Iterator[None]:
     try:
         with limited_retries(TRIES):
             yield
+    # promise: ui: an error while displaying something in Prefect never stops the run
     except Exception as error:  # noqa: BLE001 - whatever the server does, the run continues
         _log.warning("%s could not be shown in Prefect (%s)", what, type(error).__name__)
 
@@ -136,6 +137,7 @@ def deviation_percentages(summary: Mapping[str, Any]) -> dict[str, float]:
     """
     rows = summary["rows"]
     expected = Decimal(summary["estimate"]["cost_usd_expected"])
+    # promise: C3 a redo is compared with its estimate by the cost of this run only
     over = (Decimal(summary["paid_usd"]) / expected - 1) * 100 if expected else Decimal(0)
     not_ok = 100 * (rows["total"] - rows["ok"]) / rows["total"] if rows["total"] else 0.0
     return {"not_ok_percent": round(not_ok, 4), "over_expected_percent": round(float(over), 4)}

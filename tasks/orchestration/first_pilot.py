@@ -20,6 +20,7 @@ def pilot_first(run: Run) -> Run:
     if not needs_pilot(run):
         return run
     if pilot_must_ask(run):
+        # promise: P4 a pilot that needs approval waits for it
         wait_for_approval(run)
     run, told = complete_first_pilot(run, stop_when_cancelled, run_log())
     get_run_logger().info(told)

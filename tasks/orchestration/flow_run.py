@@ -81,13 +81,17 @@ def watch(
     """Until `over` is set, call `stop` once the flow run's state is a cancelled one, or its worker is gone."""
     looked = clock()
     # the interval includes the poll itself: a server that has just come back is slow, and the run has only a second
+    # promise: P5 a cancellation is noticed within a second
     while not over.wait(max(0.0, looked + POLL_INTERVAL_S - clock())):
         looked = clock()
+        # promise: worker: a run stops when its worker is killed
         if worker_is_gone():
             stop()
             return
+        # promise: P5 the check for a cancellation continues after a server outage
         with contextlib.suppress(Exception):  # whatever the server does, the run continues
             if read_type() in {"CANCELLING", "CANCELLED"} and not over.is_set():
+                # promise: P5 a cancelled flow run sends no further requests
                 stop()
                 return
 
@@ -114,6 +118,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
     if not _handlers:
         yield
         return
+    # promise: P6 SIGTERM stops a command's flow the same way as Ctrl-C
     before = signal.signal(signal.SIGTERM, _handlers[-1])
     try:
         yield
@@ -151,16 +156,20 @@ async def _wait(
 ) -> Any:
     paused, is_stored = asyncio.ensure_future(pausing()), False
     async with get_client(httpx_settings={"timeout": POLL_TIMEOUT_S}) as client:
+        # promise: P5 a run that waits for approval keeps waiting while the server is away
+        # promise: approval: a run keeps waiting if the reply to the pause is lost
         while not paused.done() or isinstance(paused.exception(), httpx.TransportError | httpx.HTTPStatusError | Pause):
             # Prefect's own waiting ends when the server is away, and never begins if the server's reply to the pause is
             # lost: the retried pause fails, because the run is paused already. So this loop continues to wait.
             await (asyncio.sleep(POLL_INTERVAL_S) if paused.done() else asyncio.wait({paused}, timeout=POLL_INTERVAL_S))
             state = await _state_of(client, run)
+            # promise: P5 a flow run that waits for approval can be cancelled
             if over.is_set() or stop_requested.is_set() or _is_cancelled(state):
                 paused.cancel()
                 raise Interrupted("cancelled while it waited for approval; nothing was sent")
             if paused.done() and state is not None and state.is_paused() and not is_stored:
                 with contextlib.suppress(httpx.HTTPError):  # at the next look
+                    # promise: approval: a question is stored even if the reply to the pause is lost
                     await store()
                     is_stored = True
             if paused.done() and state is not None and state.is_running():
@@ -227,6 +236,7 @@ def ensure_final_state_accepted() -> None:
     run = UUID(flow_run.id)
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:
         state = client.read_flow_run(run).state
+        # promise: P5 a run that is cancelled after all rows were sent ends as Completed
         if state is not None and state.is_cancelling():
             client.set_flow_run_state(run, Running(message="cancelled after everything was sent"), force=True)
 
@@ -245,6 +255,7 @@ def wait_for_server(
     started = clock()
     tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda is_there: not is_there),
+        # promise: P5 the wait for the server is limited in time
         stop=lambda _: clock() - started >= SERVER_TIMEOUT_S,
         wait=tenacity.wait_fixed(RETRY_INTERVAL_S),
         sleep=sleep,

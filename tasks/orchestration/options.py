@@ -15,8 +15,10 @@ SHARDS_AT_ONCE = 4  # one that ends, one that begins, two for a margin; all of t
 
 TASK_OPTIONS: dict[str, Any] = {"retries": 0, "persist_result": False, "cache_policy": NO_CACHE, "log_prints": False}
 FLOW_OPTIONS: dict[str, Any] = {
+    # promise: flows: Prefect's default retries do not apply
     "retries": 0,  # whatever PREFECT_FLOWS_DEFAULT_RETRIES says: a refusal would be repeated, and reported as a crash
     "persist_result": False,
+    # promise: presets: a bad job ends in its own state, not in Prefect's parameter error
     "validate_parameters": False,  # `returns_state` does: a bad job ends in a named state with one sentence
     "task_runner": ThreadPoolTaskRunner[Any](max_workers=SHARDS_AT_ONCE),
 }

@@ -41,6 +41,7 @@ def redact_errors(body: Callable[Arguments, Given]) -> Callable[Arguments, Given
         try:
             return body(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - each is raised again, or replaced
+            # promise: S3 an unexpected error in a task is replaced by one without its text
             raised = safe_error(error)
         raise raised  # outside the handler, so that the first error does not stay as its context
 

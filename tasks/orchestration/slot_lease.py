@@ -62,10 +62,12 @@ def keep_lease(renew: Callable[[], object], wait: Callable[[float], bool]) -> bo
             if error.response.status_code == GONE:
                 return False
         except Exception:  # noqa: BLE001, S110 - whatever the error is, the next interval tries again
+            # promise: P5 the lease of a concurrency slot is still renewed after a server outage
             pass
         if wait(RENEW_INTERVAL_S):
             return True
 
 
 # the engine has no setting for this; it looks the name up when a run begins, after the flow's file was imported
+# promise: P5 a run continues when its concurrency slot is lost
 vars(flow_engine)["maintain_concurrency_lease"] = maintain_slot_lease

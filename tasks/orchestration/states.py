@@ -114,16 +114,20 @@ def returns_state(
         given = arguments.signature.bind(*args, **kwargs)
         process.on_flow_start()
         _latest.clear()
+        # promise: flows: every flow run carries the tag that automations match
         add_tag(TAG)
         try:
+            # promise: presets: a flow validates its arguments before its body runs
             arguments.validate(given)
             ended = body(*given.args, **given.kwargs)
         except Exception as error:
+            # promise: S3 an unexpected error in a flow is replaced by one without its text
             shown = safe_error(error)
             if not isinstance(shown, ParquillError):
                 raise
             _latest[:] = [shown]
             if isinstance(shown, Interrupted):  # a stop does not wait for the server
+                # promise: worker: a run stopped by a killed worker ends as Crashed, not as Cancelled
                 return process.crashed_state(shown) or state_of(shown)
             ensure_final_state_accepted()
             return state_of(shown)

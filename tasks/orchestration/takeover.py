@@ -44,6 +44,7 @@ def register_flow_run(run: Run) -> None:
         summary = _summary(run.folders)
         told = summary.get("run_id") == run.run_id and summary["state"] in ENDED
         with best_effort("the end of the previous flow run"), get_client(sync_client=True) as client:
+            # promise: P5 the next start marks the flow run of a dead process as Crashed
             _end(client, before, _state_of(summary) if told else Crashed(message=DIED))
 
 
@@ -70,6 +71,7 @@ def report_previous_end(folders: Folders, run_id: str | None = None) -> None:
     before = (read_json(folders.run(summary["run_id"]).path / "flow_run.json") or {}).get("flow_run_id")
     if before not in {None, flow_run.id}:
         with best_effort("the end of the previous run"), get_client(sync_client=True) as client:
+            # promise: P6 the next start reports an end that the server did not receive
             _end(client, before, _state_of(summary))
 
 
@@ -93,5 +95,6 @@ def _end(client: SyncPrefectClient, flow_run_id: str, state: State[Any]) -> None
         return
     # a suspended run has no process: it still waits for its answer
     waits = found is not None and found.is_paused() and not found.state_details.pause_reschedule
+    # promise: P5 the next start ends a dead flow run that waited for approval
     if found is not None and (found.is_running() or waits):
         client.set_flow_run_state(UUID(flow_run_id), state)

@@ -50,6 +50,7 @@ MAX_WORD = 80  # in the name of a run
 def _key(kind: str, job: Job) -> str:
     """Return an artifact key unique to the job; Prefect allows lower case letters, digits and dashes."""
     slug = re.sub(r"[^a-z0-9]+", "-", job.name.lower()).strip("-") or "job"
+    # promise: P6 each job has its own artifact key
     if slug != job.name:
         slug += "-" + hashlib.sha256(job.name.encode("utf-8", "surrogatepass")).hexdigest()[:6]
     return f"parquill-{kind}-{slug}"

@@ -44,12 +44,14 @@ def approve_run(run: Run, by: str, expected: int | None = None) -> None:
 def is_approved(run: Run) -> bool:
     """Whether a person has approved the run at its current expected cost."""
     approved = _read(run).get("approved")
+    # promise: P4 an approval holds only up to the cost that was shown
     return approved is not None and run.estimate.expected_nano <= approved["expected"]
 
 
 def questions_about(run: Run) -> list[Question]:
     """Return the questions whose answer counts for the run at its current expected cost, the latest first."""
     asked = [Question(**each) for each in reversed(_read(run).get("questions", []))]
+    # promise: P4 an answer counts only if its question showed at least the current cost
     return [each for each in asked if run.estimate.expected_nano <= each.expected]
 
 

@@ -73,6 +73,7 @@ def find_base(job: Job, options: RunOptions, source: Source) -> Base:
     combinations = math.prod(len(values) for values in (job.for_each or {}).values())
     shown = (manifest.get("rows") or {}).get("total", 0) // combinations
     is_smaller = options.limit is not None and options.limit < shown
+    # promise: rerun: a smaller `--limit` keeps the rows beyond it
     if not options.redo and not is_smaller:
         return Base(options, job.output, shown, rows=options.limit)
     try:
@@ -86,8 +87,10 @@ def find_base(job: Job, options: RunOptions, source: Source) -> Base:
         job.output,
         shown,
         previous,
+        # promise: rerun: `--redo` with `--limit` keeps the rows beyond the limit
         rows=shown if is_smaller else options.limit,
         open_rows=options.limit,
         # `--redo` may keep results of other settings: a plain run after it must still see that
+        # promise: rerun: results of other settings that `--limit` keeps do not count as current
         keeps_digest=bool(options.redo) or manifest["digest"] == digest_of(job, source.fingerprint, None),
     )

@@ -16,6 +16,7 @@ def cells(column: pa.Array) -> list[Any]:
     try:
         return list(column.to_pylist())
     except (ValueError, ArithmeticError, LookupError, pa.ArrowException):
+        # promise: input: a cell with invalid UTF-8 affects only its own row
         return [_cell(value) for value in column]
 
 

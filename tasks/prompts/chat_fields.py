@@ -49,6 +49,7 @@ def tell_unknown(number: int, names: set[str]) -> str:
     """Say why a message with these fields cannot be sent, by the field with the most specific advice."""
     name = min(names, key=lambda each: (each not in _ADVICE, list(_ADVICE).index(each) if each in _ADVICE else 0, each))
     # a name may come from a cell's JSON, so only words are shown
+    # promise: S3 a field name that is not a plain word is not shown
     shown = f"the field `{name}`" if _WORD.fullmatch(name) else "a field whose name is not a word"
     advice = _ADVICE.get(name, f"a message can have {', '.join(sorted(SENT))}")
     return f"message {number} has {shown}, which chat messages do not have; {advice}"

@@ -49,6 +49,7 @@ def _kind(values: pa.Array, known: pa.DataType | None) -> pa.DataType:
 
 def _are_whole(values: pa.Array) -> bool:
     try:
+        # promise: input: a CSV whole number keeps its text
         return bool(pc.all(pc.equal(values.cast(pa.int64()).cast(pa.string()), values)).as_py())
     except pa.ArrowInvalid:
         return False
@@ -61,4 +62,5 @@ def _is_fraction(text: str) -> bool:
         number = float(text)
     except ValueError:
         return False
+    # promise: input: a CSV number with a fraction keeps its text
     return math.isfinite(number) and repr(number) == text

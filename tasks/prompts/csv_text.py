@@ -83,6 +83,7 @@ class CsvText:
 
         def take(row: pa_csv.InvalidRow) -> str:
             faults.append(row)
+            # promise: input: a CSV row with more or fewer cells than the header is refused
             return "error"
 
         # a block is read whole: pyarrow would look for the ends of rows again
@@ -122,6 +123,7 @@ def _strings(wanted: tuple[str, ...]) -> pa_csv.ConvertOptions:
         column_types=dict.fromkeys(wanted, pa.string()),
         check_utf8=False,  # the whole block is checked before
         strings_can_be_null=True,
+        # promise: input: an empty CSV cell is null, and a quoted empty cell is empty text
         quoted_strings_can_be_null=False,
         null_values=[""],
     )

@@ -57,12 +57,14 @@ def clean(schema: pa.Schema, changed: Collection[str] = ()) -> pa.Schema:
 
 def _describes_columns(key: bytes, value: bytes, names: frozenset[str]) -> bool:
     low = key.lower()
+    # promise: results: footer metadata that describes other columns is not copied
     if low in _KEYS or low.startswith(_PREFIXES):
         return True
     try:
         found = orjson.loads(value)
     except orjson.JSONDecodeError:
         return False
+    # promise: results: JSON metadata that names input columns is not copied
     return isinstance(found, dict | list) and _names_one(found, names)
 
 

@@ -55,6 +55,7 @@ class Columns:
         try:
             kind = common_type(known.type, field.type)
         except NotOne as error:
+            # promise: input: a column whose types cannot be merged across files is refused
             raise self._refusal(path, field.name, error) from None
         # a field that is new now is missing in all earlier files
         for before, file in ((known.type, self._first_with[field.name]), (field.type, path)):

@@ -95,6 +95,7 @@ def one_kind(location: str, places: Sequence[InputFile]) -> str | None:
     first: dict[str | None, str] = {}
     for place in places:
         first.setdefault(place.kind, redact_uri(place.path))
+    # promise: input: an input with CSV and JSON lines files is refused
     if len(first) > 1:
         told, other = list(first.values())[:2]
         ending = "".join(PurePosixPath(told).suffixes[-2 if packing_of(told) else -1 :])
@@ -111,6 +112,7 @@ def refuse_output_inside_input(location: str, paths: list[str], output: str | No
         return
     if is_uri(output):
         own = redact_uri(output).rstrip("/")
+        # promise: stores: an output whose results the input would include is refused
         is_in = _covers(redact_uri(location).rstrip("/"), f"{own}/results/x.parquet") or any(
             redact_uri(path).startswith(f"{own}/") for path in paths
         )
@@ -121,6 +123,7 @@ def refuse_output_inside_input(location: str, paths: list[str], output: str | No
         is_in = inside or recursive
         if not is_in and any(Path(path).resolve().is_relative_to(folder) for path in paths):
             raise BadInput(f"the input {location} lies inside the output {output}; choose another `output`")
+    # promise: input: an input that contains the job's own output is refused
     if is_in:
         told = redact_uri(output), redact_uri(location)
         raise BadInput(f"the output {told[0]} lies inside the input {told[1]}, so results would be read as prompts")
@@ -132,6 +135,7 @@ def _list(location: str) -> Listing:
         if os.path.lexists(path) and not path.is_dir():
             return Listing(_places([path], path.parent), [])
         if path.is_dir():
+            # promise: input: a folder inside a table of another format is refused
             check_above([path.resolve()])
             found = _Found()
             _walk(path, path, frozenset(), found)
@@ -142,6 +146,7 @@ def _list(location: str) -> Listing:
             return Listing(_places(sorted(found.files), path), found.notes)
         if glob.has_magic(location):
             return _list_glob(path, location)
+    # promise: input: a folder that cannot be read is refused
     except OSError as error:
         raise BadInput(f"the input {str(error.filename or location)[:200]} cannot be read: {error.strerror}") from None
     raise BadInput(f"the input {location} does not exist")
@@ -157,6 +162,7 @@ def _list_glob(path: Path, location: str) -> Listing:
     matched = [each for each, name in names.items() if name not in hidden]
     if not matched:
         raise BadInput(f"no file matches {location}{_advise_of_folders(location) if found and not names else ''}")
+    # promise: input: a glob inside a table of another format is refused
     check_above(each.parent.resolve() for each in matched)
     return Listing(_places(matched, root), _notes([], hidden))
 
@@ -165,6 +171,7 @@ def _hidden_of_glob(names: Sequence[str], pattern: Sequence[str]) -> list[str]:
     """Return the matches of a glob that have a hidden part, unless the glob itself names a hidden part."""
     if any(part[:1] in {"_", "."} for part in pattern):
         return []
+    # promise: input: a glob skips hidden files
     return [name for name in names if _is_hidden(tuple(name.split("/")))]
 
 
@@ -184,8 +191,10 @@ def _walk(folder: Path, root: Path, above: frozenset[tuple[int, int]], found: _F
     """
     stat = folder.stat()
     here = above | {(stat.st_dev, stat.st_ino)}
+    # promise: input: a link back to a parent folder is not followed
     if len(here) == len(above):
         return
+    # promise: input: a folder that contains a table of another format is refused
     if (kind := table_at(folder)) is not None:
         raise refuse_table(kind, str(folder))
     for path in folder.iterdir():
@@ -193,14 +202,17 @@ def _walk(folder: Path, root: Path, above: frozenset[tuple[int, int]], found: _F
         if _is_hidden((path.name,)):
             if path.is_file():
                 found.hidden.append(name)
+        # promise: input: folders behind links are read
         elif path.is_dir():
             # links too
             _walk(path, root, here, found)
+        # promise: input: a Parquet file with any extension is read
         elif _is_named_parquet(path.name) or (path.is_file() and _begins_as_parquet(path)):
             found.files.append(path)
         elif kind_of(path.name):
             found.texts.append(path)
         elif path.is_file():
+            # promise: input: files that are skipped are named
             found.others.append(name)
 
 
@@ -224,10 +236,12 @@ def _places(paths: list[Path], root: Path) -> list[InputFile]:
     for path in paths:
         name = path.relative_to(root).as_posix()
         try:
+            # promise: input: a file name that is not UTF-8 is refused
             str(path).encode()
         except UnicodeEncodeError:
             told = str(path).encode("utf-8", "replace").decode()
             raise BadInput(f"the name of {told} is not UTF-8; rename it") from None
+        # promise: input: a path that is not a regular file is never opened
         if not path.is_file():
             kind = "a link to a file that does not exist" if path.is_symlink() else "not a file"
             raise BadInput(f"{path} is {kind}")
@@ -267,6 +281,7 @@ def _list_store(uri: str) -> Listing:
     found = {redact_uri(each.uri).removeprefix(root).lstrip("/"): each for each in list_objects(uri)}
     if set(found) == {""}:
         return Listing([_place_of(found[""], PurePosixPath(root).name)], [])
+    # promise: input: a table of another format in a store is refused
     table = table_among(root, found)
     kind = PARQUET
     names = [name for name in found if not _is_hidden(tuple(name.split("/")))]
@@ -275,6 +290,7 @@ def _list_store(uri: str) -> Listing:
         unknown = [name for name in names if not _is_named_parquet(name) and not kind_of(name)]
         looked = unknown[:MAX_PEEKS]
         begun = peek([found[name].uri for name in looked], MAGIC_BYTES)
+        # promise: input: a Parquet object in a store is read whatever its extension
         others = [name for name, data in zip(looked, begun, strict=True) if data not in MAGIC]
         unknown = unknown[MAX_PEEKS:]
         if len(names) > len(texts) + len(others) + len(unknown):
@@ -289,6 +305,7 @@ def _list_store(uri: str) -> Listing:
         names = [name for name in found if name not in hidden]
     left = {*others, *unknown}
     taken = [name for name in names if name not in left]
+    # promise: input: objects inside a table of another format are refused
     if table is None and taken:
         table = find_marked(fixed, lambda path: folders_above(path, ["*"] if root == whole else taken))
     if table is not None:

@@ -113,6 +113,7 @@ def _footers(places: Sequence[InputFile]) -> Iterator[_Found]:
 
 def _footer(place: InputFile) -> _Found:
     path, size, told = place.path, place.size, redact_uri(place.path)
+    # promise: input: an empty file of 0 bytes is refused
     if size == 0:
         raise BadInput(f"{told} is empty (0 bytes)")
     try:
@@ -132,10 +133,12 @@ def _footer(place: InputFile) -> _Found:
         raise BadInput(f"{told} {kind}: {reason_of(path, error)}") from None
     names = schema.names
     twice = sorted({name for name in names if names.count(name) > 1})
+    # promise: input: a file with a duplicate column name is refused
     if twice:
         raise BadInput(f"{told} has the column {twice[0]!r} more than once")
     _check_counts(told, footer)
     claimed = sum(footer.row_group(i).total_byte_size for i in range(min(footer.num_row_groups, MAX_GROUPS)))
+    # promise: input: a decompression bomb is refused by its footer
     if claimed > EXPANSION_FLOOR_BYTES and claimed > size * MAX_EXPANSION:
         raise BadInput(f"{told} would grow from {size:,} to {claimed:,} bytes: a decompression bomb?")
     try:
@@ -147,6 +150,7 @@ def _footer(place: InputFile) -> _Found:
 def _check_counts(told: str, footer: pq.FileMetaData) -> None:
     """Refuse a footer that contradicts itself, since rows would be lost silently. Raises BadInput."""
     counted = sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+    # promise: input: a footer whose row groups contradict its row count is refused
     if counted != footer.num_rows:
         raise BadInput(
             f"{told} says that it has {footer.num_rows:,} rows, but its row groups have {counted:,}: write it again"
@@ -155,6 +159,7 @@ def _check_counts(told: str, footer: pq.FileMetaData) -> None:
     # files with more chunks are checked when the rows are read
     for group in map(footer.row_group, range(min(footer.num_row_groups, MAX_CHUNKS // max(1, len(flat))))):
         odd = next((column for column in map(group.column, flat) if column.num_values != group.num_rows), None)
+        # promise: input: a column with a different row count is refused
         if odd is not None:
             raise BadInput(
                 f"{told} says that a row group has {group.num_rows:,} rows, but its column {odd.path_in_schema!r} "
@@ -205,7 +210,9 @@ def _open(path: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]:
         path,
         buffer_size=BUFFER_BYTES,
         pre_buffer=False,
+        # promise: input: page checksums of input files are verified
         page_checksum_verification=True,
+        # promise: input: INT96 timestamps keep their value
         coerce_int96_timestamp_unit=int96_unit,
     ), ""
 
@@ -242,6 +249,7 @@ def _small_batches(
     file: SourceFile, most_rows: int, columns: Collection[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
     fewest = 1 if file.rows * file.row_bytes.mean > file.size * TIGHTLY_PACKED else PORTION_ROWS
+    # promise: input: a file that unpacks to large rows is read in small batches
     size = min(most_rows, max(fewest, PORTION_BYTES // max(1, file.row_bytes.largest)))
     size = min(size, max(1, int(PORTION_BYTES / file.row_bytes.heaviest)))
     unpacked = 0
@@ -253,6 +261,7 @@ def _small_batches(
         with ExactTimes(times, size, lambda unit: _open(file.path, unit)[0]) as exact:
             for portion in parquet.iter_batches(batch_size=size, columns=None if columns is None else list(columns)):
                 unpacked += unpacked_bytes(portion)
+                # promise: input: a decompression bomb is refused while it is unpacked
                 if unpacked > file.most_bytes:
                     raise BadInput(
                         f"{redact_uri(file.path)} grows from {file.size:,} to over {unpacked:,} bytes: "
@@ -280,8 +289,10 @@ def check_unchanged(file: SourceFile) -> None:
         same = (found.st_size, found.st_mtime_ns) == (file.size, file.mtime_ns)
         if file.schema is not None:
             # a text file has no footer, and of its rows only the first may have been read
+            # promise: input: a text file is read to its end even if a run needs its first rows only
             same = same and _file_digest(file.path) == file.footer
         else:
+            # promise: input: an edit that keeps size and time is detected during reading
             same = same and _footer_digest(file.path) == file.footer
     except OSError:
         raise changed(file) from None

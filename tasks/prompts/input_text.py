@@ -92,6 +92,7 @@ def _look(place: InputFile, kinds: CsvKinds | Kind) -> _Seen:
     except (pa.ArrowException, OSError) as error:
         _check_as_listed(place)
         raise BadInput(f"{told} cannot be read: {reason_of(place.path, error)}") from None
+    # promise: input: a text file that changes during the first reading is refused
     _check_as_listed(place, size)
     return seen
 
@@ -156,6 +157,7 @@ def batches_of_text(file: SourceFile, columns: Collection[str] | None = None) ->
             yield from _cells(stream, file, schema) if is_csv else _objects(stream, schema)
         except (BadInput, pa.ArrowInvalid, pa.ArrowTypeError, KeyError):
             raise changed(file) from None  # the first reading found no fault in it
+        # promise: input: a text file that changed between its two readings is refused
         if stream.finish() != (file.footer, file.size):
             raise changed(file)
 

@@ -68,6 +68,8 @@ class ExactTimes:
     def _compare(self, name: str, micros: pa.Array, nanos: pa.Array, seconds: pa.Array) -> None:
         for us, ns, s in zip(_leaves(micros), _leaves(nanos), _leaves(seconds), strict=True):
             # both sides are modulo 2**64
+            # promise: input: an INT96 timestamp finer than a microsecond is refused, not truncated
+            # promise: input: an INT96 timestamp out of range is refused and does not wrap around
             inexact = np.flatnonzero((us * 1_000 != ns) | (np.abs(s) > _MAX_SECONDS))
             if len(inexact):
                 is_flat = pa.types.is_timestamp(micros.type)

@@ -79,6 +79,7 @@ class Kind:
         if depth > MAX_DEPTH:
             raise Conflict(f"a value is nested deeper than {MAX_DEPTH} levels; write it as JSON text")
         for other, at in self._first.items():
+            # promise: input: a JSON key with values of several types is refused
             if _NAMES[other] != _NAMES[shape]:
                 advice = "write it the same way in all lines"
                 if {shape, other} & {dict, list}:

@@ -102,6 +102,7 @@ def _as_binary(kind: pa.DataType) -> pa.DataType:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    # promise: input: a JSON object with a duplicate key is refused
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)

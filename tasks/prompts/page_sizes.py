@@ -66,6 +66,7 @@ def mean_row_bytes(file: File, told: str, groups: Sequence[RowGroupMetaData], *,
     for group in groups:
         columns = [group.column(i) for i in range(group.num_columns)]
         packed = sum(column.total_compressed_size for column in columns)
+        # promise: input: page headers in a store are fetched only for tightly packed columns
         suspicious = max(CLAIMED_BYTES, packed * REMOTE_PACKED) if is_remote else CLAIMED_BYTES
         if group.total_byte_size <= suspicious and (is_remote or not few):
             continue
@@ -75,7 +76,10 @@ def mean_row_bytes(file: File, told: str, groups: Sequence[RowGroupMetaData], *,
             pages_bytes += unpacked
             # a row of a list has many values
             items = column.num_values / max(1, group.num_rows)
+            # promise: input: the row size estimate counts the repeated values of a list
             row_bytes += mean if items <= 1 else items * max(mean, _width(column))
+        # promise: input: a file with pages too large to unpack is refused
+        # promise: input: a file with rows too large to copy is refused
         if pages_bytes > MAX_PAGES_BYTES or row_bytes > MAX_ROW_BYTES:
             most = max(pages_bytes, int(row_bytes))
             raise BadInput(
@@ -98,6 +102,7 @@ def _heaviest(file: File, column: ColumnChunkMetaData, *, is_remote: bool) -> tu
         start = min(start, column.dictionary_page_offset)
     end = start + column.total_compressed_size
     largest, mean = 0, 0.0
+    # promise: input: the row size estimate counts shared prefixes in full
     is_shared = "DELTA_BYTE_ARRAY" in column.encodings
     if is_remote and end - start > MAX_REMOTE_BYTES:
         return largest, mean

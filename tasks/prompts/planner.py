@@ -93,6 +93,7 @@ class Planner:
         job = self.job
         self._check_columns()
         self._templates = self._compile()
+        # promise: input: a file without a column that the prompt uses is refused
         self._check_without()
         counter = TokenCounter(
             job.model,
@@ -119,6 +120,7 @@ class Planner:
                     self._reserve(rows, counter)
                     to_send = sum(row.action is Action.SEND for row in rows)
                     sink.write(self._layout.to_batch(given, file, rows, kept), to_send)
+            # promise: C9 `--redo` refuses an input that lacks rows of the results
             if self.previous is not None and self.previous.take(1).num_rows:
                 raise OtherRows(NOT_THE_SAME.format("which have more rows"))
             if total.rows == 0 and sink is not None:  # an empty input makes empty results with all columns
@@ -200,6 +202,7 @@ class Planner:
             for place, row in enumerate(self._render(batch, file, first, self._bad_ids(batch, seen)), 1):
                 rows.append(row)
                 size += _characters(row) + (carried[(place - 1) // repeats] if carried else 0)
+                # promise: input: rendered rows are planned in batches that fit in memory
                 if size > MAX_AT_ONCE or len(rows) > MAX_ROWS_AT_ONCE:
                     yield file, *_cut(batch, begin, place, repeats), rows
                     begin, size, rows = place, 0, []
@@ -247,6 +250,7 @@ class Planner:
             messages = self._templates.render(values)
             check_prompt(messages)
         if self._must_say_json:
+            # promise: input: a prompt for JSON mode without the word JSON is rejected
             check_says_json(messages)
         return messages
 
@@ -280,6 +284,7 @@ class Planner:
                 continue
             if counted not in self._reservations:
                 prompt = counter.reserved(counted)
+                # promise: M1 a reservation covers the worst-case cost of its request
                 worst_nano = self.price.worst_nano(prompt, most)
                 self._reservations[counted] = Reservation(prompt + most, worst_nano, counter.expected(counted))
             row.reservation = self._reservations[counted]
@@ -300,6 +305,7 @@ class Planner:
                 kept.open_unsettled(rows, hold=self.job.retry.in_doubt == "hold")
             if self.open_rows is not None:
                 before = self._passed - len(rows)
+                # promise: rerun: `--limit` opens no row beyond the limit
                 kept.close_after(max(0, self.open_rows * len(self._layout.combinations) - before))
         if self.answers is not None:
             found = self.answers.find([row.key for row in rows if row.key is not None], self.job.output)
@@ -329,6 +335,7 @@ class Planner:
 
     def _is_on_hold(self, tried: Outcome) -> bool:
         """Whether a failed row stays failed: its request may have been billed, and must not be paid for twice."""
+        # promise: M5 with `hold`, a row in doubt is not sent again by a later run
         return self.job.retry.in_doubt == "hold" and tried.is_in_doubt
 
     def _kept(self, given: pa.RecordBatch | None, file: SourceFile, rows: Sequence[PlannedRow]) -> PreviousRows | None:
@@ -342,6 +349,7 @@ class Planner:
                 file.name
             }:
                 raise OtherRows(NOT_THE_SAME.format("which have other rows or another order"))
+            # promise: C9 `--redo` refuses an input whose values differ from the results
             if (other := first_differing_column(given, table)) is not None:
                 raise OtherRows(NOT_THE_SAME.format(f"which have other values in {other!r}"))
         self._passed += table.num_rows
@@ -358,6 +366,7 @@ def _fields_of_row(schema: pa.Schema) -> frozenset[str]:
 def _cut(batch: pa.RecordBatch, begin: int, end: int, repeats: int) -> tuple[pa.RecordBatch, int]:
     """Return the input rows of some planned rows, and the place of the first planned row among all rows of these."""
     first = begin // repeats
+    # promise: input: `for_each` rows that are split between batches keep their own values
     return batch.slice(first, -(-end // repeats) - first), begin - first * repeats
 
 

@@ -47,6 +47,7 @@ def open_source(job: Job) -> Source:
         if not isinstance(job.response_format, dict):
             raise BadJob("`response_format` names a file that was not read")
         check_format(job.response_format)
+        # promise: input: a strict schema is checked before the input is read
         check_strict(job)
     if job.price_as is not None:
         find_price(job.price_as, None, date.today())  # noqa: DTZ011 - only whether there is one
@@ -112,6 +113,7 @@ def prepare_run(
     folders.recover(disk)
     digest = digest_of(job, source.fingerprint, options.limit)
     current = current_run(folders)
+    # promise: C1 a missing journal of an unfinished run is detected before sending
     check_current(folders, current)
     if current is not None and current.digest == digest and _goes_on(current, options):
         work_ahead()
@@ -146,6 +148,7 @@ def check_current(folders: Folders, current: Run | None) -> None:
         booked = ledger.of_run(named["run_id"], now).total
     finally:
         ledger.close()
+    # promise: C1 a missing run folder with booked payments is detected before sending
     if booked:  # else it was removed because it had sent nothing
         raise DamagedJournal(
             f"{lost[0] if lost else folder.path} is missing; it records what the run has booked {format_usd(booked)} "
@@ -158,8 +161,11 @@ def _open_source_again(run: Run, disk: Disk) -> None:
     folders = run.folders
     if digest_of_journals(folders.runs(), run.run_id) != run.known_journals:
         with contextlib.closing(open_answers(folders)) as answers:
+            # promise: C4 a resumed run restores its missing answers from the results
+            # promise: C1 a missing reused answer is detected before any payment
             restore_answers(folders, answers, disk)
             check_reused(run, answers)
+            # promise: C1 a resumed run reuses answers that were paid for since its plan
             reuse_answers(run, answers, disk)
 
 
@@ -173,7 +179,9 @@ def _keep_told(folders: Folders, disk: Disk) -> None:
     if read_json(folders.output / "summary.json") is None:
         told = read_json(_history(folders))
         if told is not None:
+            # promise: rerun: a summary.json that was removed is written again
             disk.write_json(folders.output / "summary.json", told)
+    # promise: stores: the next start completes an interrupted copy
     if not is_published(folders):
         publish(folders)  # the copying was cut off, or files were removed there
 
@@ -193,6 +201,7 @@ def _nothing_to_do(folders: Folders, digest: str, *, hold: bool) -> bool:
         manifest is not None
         and manifest["digest"] == digest
         and manifest["rows"]["failed"] + manifest["rows"]["not_sent"]
+        # promise: M5 with `hold`, rows in doubt do not count as work left to do
         == (manifest.get("failed_in_doubt", 0) if hold else 0)
         and ((folders.output / "summary.json").exists() or _history(folders).exists())
         and all(_size(folders.output / "results" / part["file"]) == part.get("bytes") for part in manifest["parts"])
@@ -210,6 +219,7 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
     started_at, began = datetime.now(UTC), Moment.now()
     price = price_of(job, options.day)
     with contextlib.closing(open_answers(folders)) as answers:
+        # promise: C4 answers of removed journals are restored from the results
         restore_answers(folders, answers, disk)
     base = find_base(job, options, source)
     run_id = new_run_id(started_at)
@@ -218,13 +228,16 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
     try:
         correction = read_calibration(job)
         total, shards, kept = _plan_rows(job, base, source, price, folder, correction, disk)
+        # promise: rerun: a redo that selects no rows changes nothing
         if base.previous is not None and kept == total.rows:
             folder.discard(disk)
             return None
+        # promise: input: more rejected rows than tolerated stop the run before any payment
         check_rejected(job, total)
         if not options.redo:
             total.reuse_note = explain_reuse(job, total, folders.runs())
     except BaseException:
+        # promise: input: the planned prompts of a refused input are removed
         folder.discard(disk)  # it holds prompts, and nothing will use it
         raise
     run = Run(
@@ -244,12 +257,14 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
         began=began,
     )
     run.save(disk)
+    # promise: C1 `--redo` reuses answers that an interrupted redo paid for
     if options.redo:  # an earlier one may have been abandoned after it had paid
         with contextlib.closing(open_answers(folders)) as answers:
             reuse_answers(run, answers, disk)
     given_up = current_run(folders)
     if given_up is not None and given_up.folder.has_journals():
         # nothing else will: its journals have what it paid, the ledger only what its process last reported
+        # promise: M4 an abandoned run is settled in the ledger from its journals
         reconcile_ledger(given_up)
     disk.write_own(folders.meta / "current.json", {"run_id": run_id})
     folders.delete_stale_shards()  # of a run that this one replaces
@@ -259,6 +274,7 @@ def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk
 def _discard_unsent(folders: Folders, disk: Disk) -> None:
     """Remove the runs of this output that have sent nothing: those cut off during planning, or refused."""
     for old in folders.runs():
+        # promise: input: a run that has journals is never discarded
         if old.has_journals():
             continue
         settings = read_json(old.path / "job.json") if old.plan.exists() else None

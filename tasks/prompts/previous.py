@@ -40,6 +40,7 @@ class PreviousResults:
         names = [*self.own, *self._given]
         for path, crc32 in self._files:
             try:
+                # promise: input: earlier results are read only if the checksum of their file matches
                 with ChecksummedReader(path, crc32) as part:
                     self._check(part.schema)
                     yield from (batch.select(names) for batch in part.batches(1024, names))

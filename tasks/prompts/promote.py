@@ -194,6 +194,7 @@ def _timestamp(first: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return None
     if first.tz == other.tz:
         return pa.timestamp(_finer(first, other), first.tz)
+    # promise: input: timestamps of different time zones are not merged
     return pa.timestamp(_finer(first, other), "UTC") if _is_utc(first.tz) and _is_utc(other.tz) else None
 
 
@@ -230,6 +231,7 @@ def adapt(column: pa.Array, kind: pa.DataType) -> pa.Array:  # noqa: PLR0911 - b
         return _adapt_map(column, kind)
     if _is_list(kind):
         return _adapt_list(column, kind)
+    # promise: input: converting a column to a common type never changes a value
     return column.cast(kind)
 
 

@@ -93,6 +93,7 @@ def _check_message(number: int, item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise RowFault("bad_messages", f"message {number} is not a mapping")
     # Arrow gives every struct every field: a null field counts as missing
+    # promise: input: dataset fields of a message are not sent to the model
     message = {name: field for name, field in item.items() if field is not None and name not in DROPPED}
     if message.get("tool_calls") == []:
         del message["tool_calls"]  # services refuse an empty list
@@ -124,6 +125,7 @@ def _check_part(number: int, part: Any) -> dict[str, Any]:
 
 def check_prompt(messages: list[dict[str, str]]) -> None:
     """Refuse a rendered row whose user message is blank. Raises RowFault."""
+    # promise: input: a row with a blank prompt is rejected and not sent
     if _is_blank(messages[-1]["content"]):
         raise RowFault("blank_prompt", "prompt.user is blank for this row")
 
@@ -149,10 +151,12 @@ def check_parameters(value: Any) -> dict[str, Any] | None:
     if "tools" in parameters:
         raise RowFault("bad_parameters", "set 'tools' in the job's `parameters`, where their tokens are counted")
     try:
+        # promise: input: row parameters that could raise the row's cost are rejected
         parameters = own_parameters(parameters)
     except ValueError as error:
         raise RowFault("bad_parameters", str(error)) from None
     try:
+        # promise: input: row parameters that JSON cannot hold reject the row
         refuse_unwritable(parameters)
         orjson.dumps(parameters)  # refuses deep nesting that rfc8785 accepts
     except (ValueError, TypeError):

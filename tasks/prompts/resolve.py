@@ -14,6 +14,7 @@ def resolve_job(
     job: Job, day: date | None, limit: int | None, redo: Sequence[str] | None, now: datetime | None = None
 ) -> tuple[Job, RunOptions]:
     """Place a job for a day: the one given, else that of `now` in the job's time zone. Raises BadJob."""
+    # promise: schedule: the day of a run follows the job's time zone
     when = (now or datetime.now(job.zone)).astimezone(job.zone)
     # a plain date: Prefect's scheduled time has a date of pendulum, which no JSON writer knows
     today = date(when.year, when.month, when.day) if day is None else date(day.year, day.month, day.day)

@@ -80,6 +80,7 @@ def as_items(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _items_of(number: int, message: dict[str, Any]) -> list[dict[str, Any]]:
     role, content = message["role"], message.get("content")
+    # promise: input: a `name` that the Responses API lacks is rejected, not dropped
     if "name" in message:
         raise _fault(number, "`name`")
     if role == "function":

@@ -76,6 +76,7 @@ def _choose(
         best = {key: places.pop(0) for key, places in waiting.items()}
         for key, outcome in answers.read(best).items():
             shown = newer_than[key]
+            # promise: rerun: a redo does not reuse the answers that the results already show
             if shown is None or (outcome.finished_at or 0) > shown:
                 chosen[key] = best[key], outcome
     return chosen

@@ -76,6 +76,7 @@ class Run:
         plan["plan"] = 1
         # shards first: the plan implies that they are whole
         for folder in (self.folder.path / "shards", self.folder.path):
+            # promise: C1 the folder that lists the shards is synced before the plan is written
             _sync(folder, disk)
         self.save_job(disk)
         disk.write_own(self.folder.plan, plan)

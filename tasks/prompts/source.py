@@ -70,6 +70,7 @@ def find_source(location: str, output: str | None = None) -> Source:
         columns.add(file.path, found)
         # An edit may keep size and time, but changes the footer. A store's clock may not distinguish two writes within
         # a second, but its tag does.
+        # promise: input: an edit that keeps size and time makes the file a different input
         tagged = f"\0{file.tag or file.footer}"
         stamp.update(f"{file.name}\0{file.size}\0{file.mtime_ns}\0{file.rows}{tagged}\n".encode())
         if not text:
@@ -114,12 +115,16 @@ def read_batches(
                 if left <= 0:
                     break
             if first == file.rows:
+                # promise: input: a text file is compared after its last row is read
                 next(batches, None)  # a text file is compared at its end, which may come after its last row
+            # promise: input: a file that changes while it is read is refused
+            # promise: input: a file with fewer rows than its footer states is refused
             check_unchanged(file)
             if left > 0 and first != file.rows:
                 told = f"it has {first:,} rows, but its footer says {file.rows:,}"
                 raise BadInput(f"{redact_uri(file.path)} is damaged: {told}")
         except (pa.ArrowException, OSError) as error:
+            # promise: input: a read error in a file that has changed is reported as a change
             check_unchanged(file)  # then this is why
             raise BadInput(
                 f"{redact_uri(file.path)}: row {first} or later cannot be read: {reason_of(file.path, error)}"
@@ -175,9 +180,11 @@ def _check_agreement(column: pa.Array, name: str, value: Any, file: SourceFile) 
     try:
         told = pa.scalar(None if value is None else str(value)).cast(column.type)
         agrees = column.null_count == len(column) if value is None else bool(pc.all(pc.equal(column, told)).as_py())
+        # promise: input: a column with nulls does not match the value of its folder
         agrees = agrees and (value is None or column.null_count == 0)
     except (pa.ArrowException, ValueError):
         agrees = False
+    # promise: input: a column that differs from its `key=value` folder is refused
     if not agrees:
         raise BadInput(
             f"{redact_uri(file.path)}: its column {name!r} and its folder {name}=... do not agree; rename one of them"

@@ -43,6 +43,7 @@ OWN_NAMES = frozenset({"self", "vars"})
 
 
 def _environment() -> Sandbox:
+    # promise: S4 templates render in a sandbox
     env = Sandbox(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=finalize)
     env.policies["json.dumps_function"] = json_text.dumps
     env.policies["json.dumps_kwargs"] = {}
@@ -150,6 +151,7 @@ class Templates:
         env = _environment()
         known = list(names)
         # if a job sets `vars`, the name means these; a column of this name is `row["vars"]`
+        # promise: input: a job's `vars` take precedence over a column of that name
         given = {"vars"} if variables is not None else set()
         for name in known:
             env.globals.pop(name, None)  # a column named `range` or `dict` takes precedence
@@ -171,6 +173,7 @@ class Templates:
                 raise BadJob(f"`prompt.{role}`, line {error.lineno}: {error.message}{_advise(text, known)}") from None
             except (RecursionError, MemoryError, SyntaxError):
                 raise BadJob(f"`prompt.{role}` is nested too deeply") from None
+            # promise: input: a template with an unknown filter is refused at load time
             _check_names_of(tree, env, role)
             wanted = meta.find_undeclared_variables(tree) - set(env.globals) - set(self._lookups) - given
             reserved = (OWN_NAMES - given) & {node.name for node in tree.find_all(nodes.Name)} & set(known)
@@ -181,6 +184,7 @@ class Templates:
             used |= wanted
         used |= set(self._lookups.values())
         self.columns = [name for name in known if name in used]
+        # promise: input: a column in the braces of another template language is refused
         if not self.columns:
             _refuse_other_braces(trees, known)
         self._vars = dict(variables or {})
@@ -215,6 +219,7 @@ class Templates:
                 raise RowFault("template_error", f"prompt.{role}: a name or key is missing in this row") from None
             except (
                 TemplateError,
+                # promise: input: an error that a template raises rejects only its row
                 ArithmeticError,
                 LookupError,
                 TypeError,
@@ -247,6 +252,7 @@ def _join(pieces: Iterable[str]) -> str:
     whole, length = [], 0
     for piece in pieces:
         length += len(piece)
+        # promise: input: the text that a template renders is bounded in size
         check_size(length)
         whole.append(piece)
     return "".join(whole)

@@ -35,6 +35,7 @@ def dumps(value: Any, **options: Any) -> str:
 
     def default(item: Any) -> Any:
         if isinstance(item, Decimal) and item.is_finite():
+            # promise: input: `tojson` writes a decimal with all its digits
             decimals.append(format(item, "f"))
             return f"{mark}{len(decimals) - 1}"
         return _plain(item)
@@ -48,6 +49,7 @@ def _plain(item: Any) -> str | None:
     if is_json_null(item):
         return None
     if isinstance(item, datetime | date | time):
+        # promise: input: `tojson` writes dates in ISO 8601
         return item.isoformat()
     if isinstance(item, timedelta):
         return iso_duration(item)
@@ -59,6 +61,7 @@ def _plain(item: Any) -> str | None:
 def iso_duration(length: timedelta) -> str:
     """Return an ISO 8601 duration in days, hours, minutes and seconds, exact to the nanosecond."""
     # a timedelta of pandas also has nanoseconds
+    # promise: input: `tojson` writes durations exact to the nanosecond
     nanoseconds: int = getattr(length, "nanoseconds", 0)
     total = ((length.days * 86_400 + length.seconds) * 1_000_000 + length.microseconds) * 1_000 + nanoseconds
     seconds, fraction = divmod(abs(total), _NS)

@@ -45,11 +45,13 @@ class _InnerNull(Null):
 
 def is_missing(value: Any) -> bool:
     """Whether a cell is null; pandas writes missing values as NaN, even in columns of text."""
+    # promise: input: NaN counts as a null
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def mark_nulls(value: Any, name: str, null: type[Null] = Null) -> Any:
     """Return a cell whose nulls, also those in structs and lists, cannot become text. Raises RowFault."""
+    # promise: input: a null never renders as text
     if is_missing(value):
         return null(name=name)
     if isinstance(value, dict):

@@ -119,6 +119,7 @@ class TextStream:
                 line += count_lines(block)
             # a long row is looked through again each time, so what is looked at doubles
             wanted = max(BLOCK_BYTES, len(held))
+            # promise: input: a quote that never closes takes a bounded amount of memory
             if held and (is_last or len(held) > MAX_ROW_BYTES):
                 self._check(held, line)
                 raise BadInput(f"{self.told}, {explain(held, line)}")

@@ -13,6 +13,7 @@ def unpacked_bytes(batch: pa.RecordBatch) -> int:
 
 def _unpacked(column: pa.Array) -> int:
     kind = column.type
+    # promise: input: the unpacked size counts dictionary values in every row
     if pa.types.is_dictionary(kind):
         values = column.dictionary
         if not len(values):

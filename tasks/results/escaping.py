@@ -25,6 +25,7 @@ def strip_control(text: object) -> str:
 
 def one_line(text: object) -> str:
     """Return `strip_control` text as one line, for a table or a sentence: line ends become U+FFFD too."""
+    # promise: input: each row of a printed table is one line
     return strip_control(text).replace("\n", "\N{REPLACEMENT CHARACTER}")
 
 
@@ -35,6 +36,7 @@ def unescape(line: str) -> str:
 
 def escape(text: object) -> str:
     """Return one line in which neither Markdown nor HTML finds any markup."""
+    # promise: S4 HTML in text shown as Markdown is escaped
     line = html.escape(strip_control(text), quote=False).replace("\n", " ")
     return _ADDRESS.sub(BREAK, _MARKDOWN.sub(r"\\\1", line))
 
@@ -42,4 +44,5 @@ def escape(text: object) -> str:
 def escape_inline(text: object) -> str:
     """Escape one line that is Markdown on one page and plain text on another: only real markup is escaped."""
     line = strip_control(text).replace("\n", " ").strip()
+    # promise: P6 an address in shown text never becomes a link
     return _ADDRESS.sub(BREAK, _BLOCK.sub(r"\1\\\2", _INLINE.sub(r"\\\1", line)))

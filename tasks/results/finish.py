@@ -39,6 +39,7 @@ def final_error(run: Run, sums: ResultTotals, ending: SendResult) -> ParquillErr
         # an outage and endless throttling pass by themselves; anything else needs a person first
         passes = TABLE[ending.rule].retry in {Retry.THROTTLE, Retry.OUTAGE}
         advice = "Run again to resume" if passes else "Fix this, then run again to resume"
+        # promise: service: a run that the service stopped exits with its own exit code
         return ServiceStopped(f"stopped: {ending.message}; {left}. {advice}")
     if ending.over_budget:
         limits = {"run_usd": job.budget.run_usd, "monthly_usd": job.budget.monthly_usd}
@@ -85,6 +86,7 @@ def clear_run(run: Run, disk: Disk = DISK) -> None:
     try:
         disk.remove(own / "current.json")
         # before the shards are removed: a run that is still the current one needs them
+        # promise: C4 the removal of the current-run entry is synced before the shards are removed
         disk.sync_folder(own)
     except OSError as error:
         raise DiskFailed(f"cannot write into {own}: {error.strerror}") from None
@@ -110,6 +112,7 @@ def summary_while_running(run: Run, disk: Disk = DISK) -> Iterator[None]:
             told, exit_code = type(error).__name__, 1
         with contextlib.suppress(ParquillError):
             # a run that ended with an error of `finish_run` has written its summary already
+            # promise: C3 the end of a run is written to summary.json only once
             if (read_json(run.folders.output / "summary.json") or {}).get("state") == "running":
                 _tell_stopped(run, told, exit_code, room, disk)
         raise
@@ -123,6 +126,7 @@ def _tell_stopped(run: Run, told: str, exit_code: int, room: Path, disk: Disk) -
     except DiskFailed:
         remove_folder(run.folders.staging)  # results that could not be written whole
         try:
+            # promise: C5 a stopped run can write its summary even after the disk was full
             disk.remove(room)
         except OSError as error:
             raise DiskFailed(f"cannot remove {room}: {error.strerror}") from None

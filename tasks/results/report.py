@@ -76,11 +76,13 @@ ${{ s.estimate.cost_usd_high }}{% endif %}
 
 
 def _shown(value: Any) -> Any:
+    # promise: S4 control characters are removed from values in the HTML report
     return strip_control(value) if type(value) is str else value  # charts are Markup: already safe
 
 
 @functools.cache
 def _page() -> Template:
+    # promise: S4 values in the HTML report are escaped
     return Environment(autoescape=True, finalize=_shown).from_string(_PAGE)
 
 

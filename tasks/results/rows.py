@@ -115,9 +115,11 @@ class ResultRows:
             outcome = state.outcomes.get(number)
             if outcome is None:
                 return self._unfinished(state.rows.get(number), row)
+            # promise: C9 an outcome whose key differs from the row's key is refused
             if outcome.key != key.hex():
                 raise DamagedJournal(f"the journal answers another request for shard row {number} than the plan has")
             self._add_answer(row, outcome, state.rows.get(number))
+            # promise: results: the manifest names the runs whose journals the results need
             self.held_by.add(self._run.run_id)
             return self._own(outcome, self._run.run_id)
         if key not in found:
@@ -152,6 +154,7 @@ class ResultRows:
             return _paid(outcome, run_id if is_ours else outcome.paid_by or run_id)
         self._sums.saved_nano += outcome.reused_nano
         line = _shared(outcome, outcome.paid_by or run_id)
+        # promise: M4 a reused row shows the cost and doubt that its own run booked for it
         paid = _paid(outcome, run_id)
         if paid["cost_nano"] or paid["in_doubt_nano"]:
             return {**paid, "reused": True}

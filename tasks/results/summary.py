@@ -134,6 +134,7 @@ def make_summary(
 
 
 def _duration_s(run: Run, finished_at: datetime) -> float:
+    # promise: clock: the summary's duration is measured with the boot clock
     return round(elapsed_s(run.began, Moment.now(), run.started_at, finished_at), 3)
 
 

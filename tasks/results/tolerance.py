@@ -70,7 +70,9 @@ class NothingToDo:
             first = "" if limit is None else f" of the first {limit:,}"
             done = f"no row{first} {wanted} ({_listed(by_status)} of {rows['total']:,})"
         nothing = f"nothing to {'redo' if redo else 'do'}"
+        # promise: results: a start with an empty input says that it has no rows
         told = f"{nothing}: {done if rows['total'] else 'the input has no rows'}"
+        # promise: P5 a start with nothing to do fails if its results exceed the tolerance
         error = check_not_ok(job, rows, not_ok)
         if error is not None:
             help_ = f"; {done}" if redo else ", --redo sends them again"

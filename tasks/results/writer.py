@@ -78,9 +78,11 @@ def _swap(folders: Folders, disk: Disk) -> None:
         try:
             disk.rename(folders.staging, results)
         except OSError:
+            # promise: C3 a failed swap puts the old results back
             if folders.replaced.exists():
                 disk.rename(folders.replaced, results)
             raise
+        # promise: C3 the swap is synced before the old parts are removed
         disk.sync_folder(folders.output)
         disk.sync_folder(folders.meta)
     except OSError as error:
@@ -124,6 +126,7 @@ class _PartWriter:
         """Close the last file and sync the folder, so that all parts are durable. Raises DiskFailed."""
         self._close()
         try:
+            # promise: C3 the folder of new parts is synced before the swap
             self._disk.sync_folder(self._folder)
         except OSError as error:
             raise DiskFailed(f"cannot write into {self._folder}: {error.strerror}") from None

@@ -108,9 +108,11 @@ class AnswerIndex:
             raise DiskFailed(f"cannot open {self._path}: {error.strerror}") from None
         connection = sqlite3.connect(self._path, timeout=LOCK_TIMEOUT_S, check_same_thread=False, isolation_level=None)
         try:
+            # promise: first start: a process waits while another one creates the index
             use_wal(connection.execute, LOCK_TIMEOUT_S)
             # NORMAL may lose the last transactions, which are read again from the journals. OFF could lose answers
             # that are marked as indexed in a power cut, and they would be paid for again.
+            # promise: C1 a power cut loses no answer that the index marks as indexed
             connection.execute("PRAGMA synchronous=NORMAL")
             _make_tables(connection)
         except BaseException:
@@ -144,6 +146,7 @@ class AnswerIndex:
         """Index the outcomes of one journal. Raises DamagedJournal, DiskFailed."""
         scan = scan_journal(journal)
         if scan.tail.torn_bytes:
+            # promise: C2 a torn end in the journal of an abandoned run is reported
             tell_cut(journal, scan.tail.torn_bytes)
         self.add_records(run_id, shard, scan, scan.entries())
 
@@ -168,6 +171,7 @@ class AnswerIndex:
                 ),
             )
             # only up to the end of the last whole group: a run that resumes overwrites the damaged bytes after it
+            # promise: C1 a journal counts as indexed only up to its last whole group
             connection.execute("INSERT OR REPLACE INTO indexed_to VALUES (?, ?, ?)", (number, shard, scan.tail.end))
 
     def _knows(self, run_id: str) -> bool:
@@ -185,16 +189,20 @@ class AnswerIndex:
         for run in runs:
             closed_ns = run.closed_ns(now_ns)
             was_closed_ns = closed.pop(run.run_id, None)
+            # promise: history: the journals of a closed run are not listed again
             if closed_ns is not None and closed_ns == was_closed_ns:
                 continue
             found = self._indexed_of(run.run_id) if was_closed_ns is not None else indexed.pop(run.run_id, {})
             sizes = [(shard, path, path.stat().st_size) for shard, path in list_journals(run.path)]
             there = {shard: size for shard, _, size in sizes}
             if any(there.get(shard, -1) < size for shard, size in found.items()):
+                # promise: C1 an index that is ahead of the journals is emptied
                 self._empty()
             missing.append((run, [(shard, path) for shard, path, size in sizes if found.get(shard) != size]))
             if closed_ns != was_closed_ns:
                 closing.append((closed_ns, run.run_id))
+        # promise: C4 the index drops the answers of removed runs
+        # promise: history: the removal of a closed run is noticed
         if indexed or closed:  # whole runs are gone
             self._empty()
         yield from missing
@@ -309,6 +317,7 @@ def _make_tables(connection: sqlite3.Connection, *, from_scratch: bool = False) 
     if not from_scratch and _version_of(connection) == VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")  # rolled back with the connection
+    # promise: first start: a process keeps an index that another one has just created
     if from_scratch or _version_of(connection) != VERSION:  # another process may have made and filled them meanwhile
         for name in ("answers", "indexed_to", "runs", "outputs"):
             connection.execute(f"DROP TABLE IF EXISTS {name}")
@@ -328,10 +337,13 @@ def _is_damage(error: sqlite3.Error) -> bool:
 
 
 def _rank(place: AnswerLocation, output: str) -> tuple[bool, bool, str]:
+    # promise: C1 the index prefers a paid answer to a failed attempt
+    # promise: C1 the index prefers an output's own answer to that of another output
     return place.reusable, place.output == output, place.run_id
 
 
 def _parse(path: Path, offset: int, key: bytes, line: bytes, crc: int) -> Outcome:
+    # promise: C2 an answer whose bytes have changed since indexing is never returned
     if zlib.crc32(line) == crc:
         record = orjson.loads(line)
         if record["key"] == key.hex():
@@ -375,5 +387,6 @@ def digest_of_journals(runs: Iterable[RunFolder], but: str) -> str:
             found.update(f"{run.run_id} closed {closed_ns}\n".encode())
         else:
             for shard, path in list_journals(run.path):
+                # promise: C1 a resumed run looks for new answers if another run's journal has changed
                 found.update(f"{run.run_id} {shard} {path.stat().st_size}\n".encode())
     return found.hexdigest()

@@ -40,5 +40,7 @@ def seconds_since_boot() -> float:
 def elapsed_s(began: Moment | None, ended: Moment, started_at: datetime, finished_at: datetime) -> float:
     """Seconds from `began` to `ended`, never negative; the wall clock's times are used if the boot ids differ."""
     if began is not None and began.boot_id is not None and began.boot_id == ended.boot_id:
+        # promise: clock: a change of the wall clock does not affect a duration
         return max(0.0, ended.boot_s - began.boot_s)
+    # promise: clock: a duration is never negative
     return max(0.0, (finished_at - started_at).total_seconds())

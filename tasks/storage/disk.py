@@ -65,6 +65,7 @@ class Disk:
                 parent.mkdir(exist_ok=True)
                 self.sync_folder(parent.parent)
             path.mkdir(mode=mode, exist_ok=True)
+            # promise: C1 a new folder is synced in its parent folder
             # also of an existing folder: the process that made it may have been killed before this line
             self.sync_folder(path.parent)
         except OSError as error:
@@ -75,14 +76,17 @@ class Disk:
 
         Raises DiskFailed, after the temporary file is removed.
         """
+        # promise: C3 a file is written under a temporary name before it replaces the old one
         temporary = path.with_name(f".{path.name}{TEMPORARY}")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
             try:
+                # promise: C3 a file is synced before it is renamed into place
                 self.write(descriptor, data)
                 self.sync(descriptor)
             finally:
                 os.close(descriptor)
+            # promise: C3 a rename is synced in its folder
             self.rename(temporary, path)
             self.sync_folder(path.parent)
         except OSError as error:
@@ -120,6 +124,7 @@ def read_json(path: Path) -> Any:
     if not isinstance(found, dict):
         raise damaged(path)
     checksum = found.pop(CHECKSUM, None)  # files of earlier versions, and files that users read, have none
+    # promise: input: a state file is read only if its checksum matches
     if checksum is not None and checksum != _checksum(found):
         raise damaged(path)
     return found
@@ -132,6 +137,7 @@ def damaged(path: Path) -> DiskFailed:
 
 def private_folder(path: Path, disk: Disk = DISK) -> Path:
     """Create a folder that only its owner can enter (0700): it holds prompts and answers. Raises DiskFailed."""
+    # promise: S3 only the owner can enter a state folder
     disk.make_folder(path, 0o700)
     return path
 

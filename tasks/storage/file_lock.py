@@ -44,6 +44,7 @@ def _forget_in_child() -> None:
     """Close a forked child's copies: a lock lasts until its last copy is closed."""
     global _mutex  # noqa: PLW0603 - another thread may have held it at the fork
     _mutex = threading.Lock()
+    # promise: C6 a forked child process does not keep its parent's run locked
     for descriptor in _descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)

@@ -107,6 +107,7 @@ class RunFolder:
         A run has shards until its end, and a workers' lock while processes that joined it are at work. Answers that
         are restored from results are written within minutes.
         """
+        # promise: history: a run that still has shards is not closed
         if (self.path / "shards").exists() or self.workers_lock.exists():
             return None
         try:
@@ -119,6 +120,7 @@ class RunFolder:
         """Remove a run that has sent nothing, its plan first: without a plan it is not a run. Raises DiskFailed."""
         try:
             if self.plan.exists():
+                # promise: C4 discarding a run removes its plan first
                 disk.remove(self.plan)
                 disk.sync_folder(self.path)
         except OSError as error:
@@ -131,6 +133,7 @@ def local_output(named: str, state: str | None = None) -> Path:
     if not is_uri(named):
         return Path(named)
     usual = local_mirror(named)
+    # promise: stores: a machine that shares the state folder resumes another machine's run
     return usual if state in {None, str(usual / ".parquill")} else local_mirror(named, state)
 
 
@@ -140,6 +143,7 @@ def _check_place(setting: str, folder: Path) -> None:
         there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
     except OSError as error:  # for example, a name that is too long
         raise BadJob(f"`{setting}`: {str(folder)[:200]} cannot be used: {error.strerror}") from None
+    # promise: input: an output or state path that is not a folder is refused
     if not there.is_dir():
         raise BadJob(f"`{setting}`: {there} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
@@ -206,6 +210,7 @@ class Folders:
         everything is paid.
         """
         results = self.output / "results"
+        # promise: results: an output whose results cannot be swapped by a rename is refused
         if results.is_symlink() or self.meta.stat().st_dev != self.output.stat().st_dev:
             raise BadJob(
                 f"{results} and {self.meta} must be folders on one disk, because results are moved into place with one "
@@ -213,11 +218,14 @@ class Folders:
             )
         if self.replaced.exists() and not results.exists():
             try:
+                # promise: C3 the next start restores results that an interrupted swap moved away
                 disk.rename(self.replaced, results)
             except OSError as error:
                 raise DiskFailed(f"cannot put the results back into {results}: {error.strerror}") from None
+        # promise: C3 the next start removes folders of parts that a killed process left
         for folder in (self.staging, self.replaced):
             remove_folder(folder)
+        # promise: C3 the next start removes temporary files that a killed process left
         for folder in (self.output, self.output / "history", self.meta, self.state):
             sweep(folder)
         self.delete_stale_shards()
@@ -266,6 +274,7 @@ def lock_folders(folders: Folders, who: str) -> Iterator[None]:
 
 def _acquire(path: Path, folder: Path, who: str) -> None:
     with _mutex:
+        # promise: C6 two flows in one process never hold the same folder
         if path in _held_here.get():
             descriptor, times = _locks[path]
             _locks[path] = (descriptor, times + 1)
@@ -275,8 +284,10 @@ def _acquire(path: Path, folder: Path, who: str) -> None:
         except OSError as error:
             raise DiskFailed(f"cannot open {path}: {error.strerror}") from None
         try:
+            # promise: C6 only one run at a time holds an output or state folder
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            # promise: C6 the error for a folder in use names the run that holds it
             holder = _holder(os.pread(descriptor, 4096, 0))
             os.close(descriptor)
             raise FolderInUse(
@@ -308,6 +319,7 @@ def _forget_in_child() -> None:
     """Close a forked child's copies: they would hold the folders after the death of the parent."""
     global _mutex  # noqa: PLW0603 - another thread may have held it at the fork
     _mutex = threading.Lock()
+    # promise: C6 a forked child process does not keep its parent's folders locked
     for descriptor, _ in _locks.values():
         os.close(descriptor)
     _locks.clear()

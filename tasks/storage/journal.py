@@ -97,6 +97,7 @@ def _payload(data: bytes | memoryview, at: int, number: int | None) -> memoryvie
     payload = view[at + _HEAD.size : at + _HEAD.size + size]
     if magic != MAGIC or len(payload) != size or (number is not None and found != number):
         return None
+    # promise: C2 a journal group with a wrong checksum is not accepted
     return payload if zlib.crc32(payload, zlib.crc32(_CHECKED.pack(found, size))) == checked else None
 
 
@@ -118,6 +119,7 @@ def scan_journal(path: Path) -> Scan:
         at = start + len(payload)
     later = data.find(MAGIC, at + 1)
     while later != -1:
+        # promise: C2 damage before the last group of a journal stops the run
         if _payload(data, later, None) is not None:
             raise damaged(Scan(path, data, spans, Tail(at, at, len(spans), len(data) - at)), at)
         later = data.find(MAGIC, later + 1)
@@ -147,6 +149,7 @@ def tell_cut(path: Path, torn_bytes: int) -> None:
 
 def check_version(path: Path, header: dict[str, Any]) -> None:
     """Refuse a journal of an unknown version. Raises DamagedJournal."""
+    # promise: C8 a journal of an unknown version is refused
     if header.get("journal") != VERSION:
         raise DamagedJournal(
             f"{path} has the version {header.get('journal')!r}, which this Parquill does not know; use the Parquill "
@@ -162,6 +165,7 @@ class _Opened(NamedTuple):
 
 def _lock(path: Path) -> int:
     """Open or create a journal and lock it for its only writer. Raises FolderInUse, OSError."""
+    # promise: S3 only the owner can read a journal file
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     register_locked(descriptor)
     try:
@@ -169,6 +173,7 @@ def _lock(path: Path) -> int:
     except OSError:
         close_locked(descriptor)
         raise
+    # promise: C10 a shard has only one writer at a time
     if not is_ours:
         close_locked(descriptor)
         raise FolderInUse(f"another process writes the journal {path}; wait until it ends, and run again")
@@ -185,13 +190,17 @@ def _open(path: Path, header: dict[str, Any], disk: Disk) -> _Opened:
         if tail.groups == 0:
             whole = _group(0, orjson.dumps({"journal": VERSION, **header}) + b"\n")
         if tail.torn_bytes:
+            # promise: C2 a torn end of a journal is reported
             tell_cut(path, tail.torn_bytes)
+            # promise: C2 a torn end of a journal is cut off
             disk.truncate(descriptor, tail.end)
         # Rewrite an existing last group too: if its sync failed, the kernel takes its bytes for written, and no later
         # sync writes them. All groups before it were synced before it was begun.
         os.lseek(descriptor, tail.last, os.SEEK_SET)
+        # promise: C5 after a failed sync, the next start writes the last group again
         disk.write(descriptor, whole)
         disk.sync(descriptor)
+        # promise: C1 the folder entry of a journal is synced
         disk.sync_folder(path.parent)
     except BaseException:
         close_locked(descriptor)
@@ -233,6 +242,7 @@ def append_groups(
             for records in filter(None, groups):
                 if descriptor is None:
                     descriptor, number, _ = _open_in_turn(path, header, disk, clock, sleep)
+                # promise: C1 a reused answer is written to the journal of the run that reuses it
                 disk.write(
                     descriptor,
                     _group(number, b"".join(orjson.dumps(each, default=to_json) + b"\n" for each in records)),
@@ -274,6 +284,7 @@ class Journal:
 
     def append(self, record: Any) -> asyncio.Future[None]:
         """Queue one record; the future is done when it is synced. Raises DiskFailed after an earlier failure."""
+        # promise: C5 a journal accepts no record after a failed write or sync
         if self._failed is not None:
             raise self._failed
         self._lines.append(orjson.dumps(record, default=to_json))
@@ -312,6 +323,8 @@ class Journal:
         self._lines, self._group_done = [], None
 
     def _write(self, data: bytes) -> None:
+        # promise: C1 an awaited append returns only after its record is synced
+        # promise: C1 a group is synced before its records count as written
         self._disk.write(self._descriptor, data)
         self._disk.sync(self._descriptor)
 

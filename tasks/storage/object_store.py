@@ -69,6 +69,7 @@ def find_location(uri: str) -> StoreLocation:
         files = _files(parts.scheme, account if container else parts.netloc, parts.query, _ambient())
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadJob(f"{redact_uri(uri)} cannot be opened: {reason(error)}") from None
+    # promise: stores: an Azure account name is not part of an object's path
     return StoreLocation(files, f"{container or parts.netloc}{parts.path}".rstrip("/"))
 
 
@@ -87,6 +88,7 @@ def _files(scheme: str, host: str, query: str, ambient: tuple[tuple[str, str], .
     """One filesystem per bucket or account, cached because it keeps connections."""
     options: dict[str, Any] = dict(parse_qsl(query))
     if scheme == "s3":
+        # promise: stores: the S3 endpoint that the environment sets is used
         return _s3(host, {**dict(ambient), **options})
     if scheme in {"gs", "gcs"}:
         anonymous = options.pop("anonymous", "false") == "true"
@@ -103,6 +105,7 @@ def _s3(bucket: str, options: dict[str, Any]) -> pafs.S3FileSystem:
     anonymous = options.pop("anonymous", "false") == "true"
     return pafs.S3FileSystem(
         anonymous=anonymous,
+        # promise: stores: an upload uses a bounded amount of memory
         background_writes=False,  # they would hold a whole file in memory if the disk is faster than the network
         connect_timeout=CONNECT_TIMEOUT_S,
         request_timeout=REQUEST_TIMEOUT_S,
@@ -122,6 +125,7 @@ def reason(error: Exception) -> str:
         return "access denied"
     if isinstance(error, TimeoutError | ConnectionError) or re.search(r"(?i)connect|resolve|time[d ]*out|curl", text):
         return "the store does not answer"
+    # promise: stores: the text of a store's own error is never shown
     return f"the store refuses it ({type(error).__name__})"
 
 
@@ -216,6 +220,7 @@ def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
             for i in range(len(parts) + 1)
             if not any(part.startswith(".") for part in parts[:i])
         )
+    # promise: stores: a wildcard does not match hidden objects
     if not parts or (parts[0].startswith(".") and is_wild(pattern[0][:1])):
         return False
     return fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
@@ -237,6 +242,7 @@ def open_parquet(uri: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]
 
 def tag_of(stream: pa.NativeFile) -> str:
     """Return the ETag of an open object, which changes with its content; "" if the store has none."""
+    # promise: stores: an object that is overwritten within the same second is detected
     tag: str = (stream.metadata() or {}).get("ETag", b"").decode(errors="replace")
     return tag
 
@@ -268,6 +274,7 @@ def put_file(path: Path, uri: str) -> None:
     """
     place = find_location(uri)
     try:
+        # promise: stores: an interrupted upload leaves no partial object
         pafs.copy_files(
             str(path),
             place.path,

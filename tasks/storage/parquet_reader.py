@@ -30,6 +30,7 @@ class ChecksummedReader:
         """
         self._path, self._advice = path, advice
         try:
+            # promise: input: a shard is read only if the checksum of its file matches
             if crc32 is not None and _checksum(path) != crc32:
                 raise DiskFailed(f"{path} was written by Parquill and is damaged{advice}")
             self._file = pq.ParquetFile(path, page_checksum_verification=True)
@@ -55,6 +56,7 @@ class ChecksummedReader:
         names = None if columns is None else list(columns)
         try:
             for group in range(self._file.num_row_groups):
+                # promise: input: a batch of a shard never spans two row groups
                 yield from self._file.iter_batches(rows, row_groups=[group], columns=names)
         except (pa.ArrowException, OSError) as error:
             raise self._failure(error) from None

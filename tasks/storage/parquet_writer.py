@@ -47,6 +47,7 @@ class ChecksummedWriter:
         try:
             self._writer.close()
             self._sink.flush_buffer()
+            # promise: C1 shard files are synced before the plan is written
             self._disk.sync(self._descriptor)
             return os.fstat(self._descriptor).st_size
         except OSError as error:

@@ -43,6 +43,7 @@ def take_ownership(folders: Folders, run_id: str) -> None:
 
 def _take_ownership(folders: Folders, run_id: str) -> None:
     owner, mine = _owner(folders.output_uri), _identity(folders)
+    # promise: stores: an output that a run with another state owns is refused
     if owner is not None and owner.get("state_id") != mine:
         raise FolderInUse(
             f"{redact_uri(folders.output_uri)} is in use by the run {owner.get('run_id')} on {owner.get('host')} "
@@ -89,6 +90,7 @@ def publish_summary(folders: Folders, *, ended: bool = False) -> None:
     if is_uri(folders.output_uri):
         try:
             put_file(folders.output / SUMMARY, join(folders.output_uri, SUMMARY))
+            # promise: stores: a stopped run releases its output for others
             if ended:
                 _drop_ownership(folders)
         except BadInput as error:
@@ -110,8 +112,13 @@ def _publish(folders: Folders) -> None:
     named, local = folders.output_uri, folders.output
     manifest = read_json(folders.meta / "manifest.json")
     summary = read_json(local / SUMMARY) or {}
+    # promise: stores: of two machines that claim an output at once, only one copies
     _take_ownership(folders, str(summary.get("run_id")))
+    # promise: stores: summary.json says `running` while the parts change
+    # promise: stores: the final summary is stored last
     _mark_running(folders, summary)
+    # promise: stores: old parts are removed only after the new manifest is stored
+    # promise: stores: the manifest is stored after its parts
     results = join(named, "results")
     there = _sizes(results)
     if manifest:
@@ -157,6 +164,7 @@ def is_published(folders: Folders) -> bool:
         parts = {part["file"]: part["bytes"] for part in manifest["parts"]}
         owner = _owner(folders.output_uri)
         left_over = owner is not None and owner.get("state_id") == _identity(folders)
+        # promise: stores: the next start removes a leftover ownership record
         return _sizes(join(folders.output_uri, "results")) == parts and not left_over
     except (BadInput, BadJob) as error:
         raise DiskFailed(str(error)) from None
@@ -179,6 +187,7 @@ def stored_parts(output: str) -> list[tuple[str, None]]:
 def _stored_name(path: Path) -> str:
     """The name of a part in a store, with its digest: a resumed run rewrites its parts under the same local names."""
     with path.open("rb") as data:
+        # promise: stores: a part in a store is never overwritten
         return f"{path.stem}-{hashlib.file_digest(data, 'sha256').hexdigest()[:8]}.parquet"
 
 

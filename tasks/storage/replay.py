@@ -73,6 +73,7 @@ class ShardState:
             total.statuses[outcome.status] = total.statuses.get(outcome.status, 0) + 1
             row = self.rows.get(number, RowState())
             total.worst_nano += row.reserved_nano
+            # promise: M3 the cost above the reservations is summed from the journals
             total.over_reserved_nano += max(0, outcome.cost_nano - row.cost_nano - row.reserved_nano)
             usage = add_usage(usage, outcome.usage, outcome.failed_usage) or usage
         for kind, tokens in zip(Usage._fields, usage, strict=True):
@@ -101,11 +102,13 @@ def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardStat
                 row.in_doubt_requests += 1
                 row.in_doubt_nano += reserved
             elif record["fate"] == "billed":
+                # promise: M4 a billed failure stays in the books after a stop
                 row.add_billed(record["cost"], Usage(*record["usage"]), reserved)
             # a 429 inside a reply that is billed, or may be, costs an attempt (`llm.failures`)
             may_cost = record["fate"] == "in_doubt" or any(record.get("usage", ()))
             is_throttled = record["code"] == "rate_limited" and not may_cost
             row.throttled += is_throttled
+            # promise: C8 a version 1 journal keeps the meaning it was written with
             row.failures += not is_throttled
         elif record["type"] == "uncharge":
             row.failures -= 1
@@ -113,6 +116,7 @@ def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardStat
             row.open.pop(record["resolves"], None)
             row.mark_open_in_doubt()
             # nothing was reserved for a reused answer: its record has what the estimate counted for the row
+            # promise: gate: a reused row does not count as left to pay
             row.reserved_nano = record.get("reserved", row.reserved_nano)
             state.outcomes[record["row"]] = Outcome.from_record(record)
         else:

@@ -42,6 +42,7 @@ class RunLock:
         self._folder, self._process, deadline = folder, os.getpid(), clock() + WORKERS_TIMEOUT_S
         workers = _open(folder.workers_lock)
         try:
+            # promise: C2 a new leader waits until the workers of the previous one have ended
             while not try_lock(workers, fcntl.LOCK_EX):
                 if clock() >= deadline:
                     raise FolderInUse(
@@ -87,6 +88,7 @@ class RunMember:
             is_joined = try_lock(self._workers, fcntl.LOCK_SH) and self.is_led()
         except OSError:
             is_joined = False
+        # promise: C7 a task that starts after the stop sends nothing
         if not is_joined:
             self.close()
             raise Interrupted(f"no process leads run {folder.run_id} any more; run the job again to resume it")
@@ -95,6 +97,7 @@ class RunMember:
         """Whether the leader that this process joined still leads. Takes microseconds, so each send checks it."""
         try:
             if not try_lock(self._leader, fcntl.LOCK_SH):
+                # promise: C7 a worker accepts no other leader than the one it joined
                 return os.pread(self._leader, _TOKEN_BYTES, 0) == self._token
             fcntl.flock(self._leader, fcntl.LOCK_UN)
         except (

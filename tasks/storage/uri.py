@@ -26,6 +26,7 @@ def check_uri(uri: str) -> None:
     """Raise ValueError for an address that cannot be used or holds a secret; the message shows no secret."""
     try:
         parts = urlsplit(uri)
+        # promise: stores: a `?` wildcard in an address is not parsed as options
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError:
         raise ValueError("is not an address; options follow a ?, so it is not a wildcard here: use *") from None
@@ -40,14 +41,17 @@ def check_uri(uri: str) -> None:
         raise ValueError(f"has the unsupported scheme {parts.scheme}://; use s3://, gs:// or abfs://")
     if not parts.netloc:
         raise ValueError("names no bucket")
+    # promise: stores: an address with an empty path segment is refused
     if "//" in parts.path.rstrip("/"):
         raise ValueError("has an empty part between two slashes")
     on_azure = parts.scheme.startswith("abfs")
     # in abfs://container@account the container is not a user
+    # promise: stores: an address with a user or password is refused
     if parts.password is not None or (parts.username is not None and not on_azure):
         raise ValueError("holds a user or a password; credentials come from the environment")
     if on_azure and not parts.username:
         raise ValueError("names no account: abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH")
+    # promise: stores: an address with options that may hold a secret is refused
     if options.keys() - _OPTIONS[parts.scheme] or parts.fragment:
         names = ", ".join(sorted(_OPTIONS[parts.scheme]))
         raise ValueError(f"may only have the options {names}, no credentials: they come from the environment")

@@ -257,6 +257,7 @@ def _held(folder: Path) -> Iterator[None]:
     """Keep a folder for this stack: another one in it would run, and at its end cancel, the first one's runs."""
     with (folder / "lock").open("w") as lock:
         try:
+            # promise: make ui: only one stack at a time uses a folder
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SystemExit(f"{folder} has a server and a worker already: stop them first (Ctrl-C)") from None

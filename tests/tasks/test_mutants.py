@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 
-from tests.tools.mutants import ROOT, Mutant, read_mutants
+from tests.tools.mutants import ANCHOR, ROOT, Mutant, read_mutants
 
 MUTANTS = read_mutants()
 
@@ -39,14 +39,39 @@ def _is_there(test: str) -> bool:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.promise)
 def test_a_mutant_can_be_made_and_has_its_tests(mutant: Mutant) -> None:
-    """Each mutant's text stands exactly once in its file, differs from its replacement, and has tests that exist."""
-    assert _text(mutant.file).count(mutant.text) == 1, mutant.file
-    assert mutant.text != mutant.replacement
+    """Each mutant's comment stands once in its file, with the text to change below it, and its tests exist."""
+    changed = mutant.changed(_text(mutant.file))
+    assert changed != _text(mutant.file)
+    ast.parse(changed)
     assert mutant.tests
     assert [test for test in mutant.tests if not _is_there(test)] == []
 
 
+def test_each_comment_has_its_mutant() -> None:
+    """A comment that names a promise is an entry of the list: a reader may rely on it."""
+    found = {
+        (str(path.relative_to(ROOT)), line.partition(ANCHOR)[2])
+        for folder in ("tasks", "flows")
+        for path in (ROOT / folder).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip().startswith(ANCHOR)
+    }
+    assert found == {(mutant.file, mutant.promise) for mutant in MUTANTS if mutant.file.startswith(("tasks", "flows"))}
+
+
 def test_no_mutant_is_listed_twice() -> None:
-    """Two entries with the same text and replacement would try the same mutant twice."""
-    listed = Counter((mutant.file, mutant.text, mutant.replacement) for mutant in MUTANTS)
-    assert [each for each, times in listed.items() if times > 1] == []
+    """Each promise has one entry, and no two entries are the same change."""
+    names = Counter(mutant.promise for mutant in MUTANTS)
+    changes = Counter((mutant.file, mutant.text, mutant.replacement) for mutant in MUTANTS)
+    assert [name for name, times in names.items() if times > 1] == []
+    assert [change for change, times in changes.items() if times > 1] == []
+
+
+def test_a_mutant_whose_line_moved_is_found() -> None:
+    """A comment that is missing, or stands twice, or has another line below it, is an error that names the promise."""
+    mutant = Mutant("C2 a torn end is cut", "x.py", "cut()", "pass", ["tests/x.py"])
+    anchor = f"{ANCHOR}C2 a torn end is cut\n"
+    assert mutant.changed(f"cut()\n{anchor}cut()\n") == f"cut()\n{anchor}pass\n"
+    for text in ("cut()\n", f"{anchor}{anchor}cut()\n", f"{anchor}other()\n", anchor + "x\n" * 50 + "cut()\n"):
+        with pytest.raises(ValueError, match="C2 a torn end is cut"):
+            mutant.changed(text)

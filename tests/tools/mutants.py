@@ -1,7 +1,8 @@
 """Takes out each line that keeps a promise, one at a time, and requires a red test: `make mutants`.
 
-The list is mutants.json: the file, the exact text (standing there once), what is put in its place, and the tests that
-must go red. Each is tried in a copy of the tree, so the tree is never touched. Prints survivors; exit 1 if there is one.
+A comment in the code, `# promise: C2 a torn end is cut`, stands above each line that keeps a promise. The list is
+mutants.json: for each such comment the file, what is replaced in the lines below the comment and by what, and the tests
+that must fail then. Each mutant is tried in a copy of the tree. Prints survivors; exit 1 if there is one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("mutants.json")
 AT_ONCE = 2
 TIMEOUT_S = 300.0
+ANCHOR = "# promise: "
+# A statement that spans many lines, such as an SQL text, has its comment above its first line.
+MAX_LINES_BELOW = 40
 _PARTS = ("flows", "tasks", "data", "tests", "pyproject.toml", "prefect.yaml", "README.md", "Makefile")
 _PACKAGE = ("flows", "tasks", "data")  # what the package `parquill` consists of
 _START = """
@@ -36,7 +40,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 @dataclass(frozen=True)
 class Mutant:
-    """One protecting piece of code, and the tests that protect it."""
+    """One piece of code that keeps a promise, and the tests that fail without it."""
 
     promise: str
     file: str
@@ -44,22 +48,33 @@ class Mutant:
     replacement: str
     tests: list[str]
 
+    def changed(self, whole: str) -> str:
+        """Return the text of the file with the mutant in it.
+
+        Raises ValueError unless the comment of the promise stands exactly once and the text is below it.
+        """
+        anchor = f"{ANCHOR}{self.promise}\n"
+        if whole.count(anchor) != 1:
+            raise ValueError(f"the comment {anchor.strip()!r} stands {whole.count(anchor)} times in {self.file}")
+        start = whole.index(anchor) + len(anchor)
+        at = whole.find(self.text, start)
+        if at < 0 or whole.count("\n", start, at) > MAX_LINES_BELOW:
+            raise ValueError(f"the text of {self.promise!r} is not below its comment in {self.file}")
+        return whole[:at] + self.replacement + whole[at + len(self.text) :]
+
     def apply(self, tree: Path) -> None:
-        """Replace the text in a copy of the tree. Raises ValueError unless it stands there exactly once."""
+        """Put the mutant into a copy of the tree. Raises ValueError as `changed` does."""
         path = tree / self.file
-        whole = path.read_text(encoding="utf-8")
-        if whole.count(self.text) != 1:
-            raise ValueError(f"{self.promise}: the text stands {whole.count(self.text)} times in {self.file}")
-        path.write_text(whole.replace(self.text, self.replacement), encoding="utf-8")
+        path.write_text(self.changed(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def read_mutants(path: Path = LIST) -> list[Mutant]:
-    """The list. Raises TypeError for an entry that is not one."""
+    """Return the list. Raises TypeError if an entry lacks a field or has an unknown one."""
     return [Mutant(**entry) for entry in orjson.loads(path.read_bytes())]
 
 
 def verdict_of(code: int) -> str:
-    """What pytest's exit code says: only 1, failed tests, is a kill; a test that cannot be collected proves nothing."""
+    """Return what pytest's exit code means. Only 1, failed tests, is a kill: a test that is not collected proves nothing."""
     return {0: "SURVIVED", 1: "killed"}.get(code, f"BROKEN (pytest ended with {code})")
 
 
@@ -98,7 +113,7 @@ def try_mutant(mutant: Mutant | None, tests: list[str]) -> str:
 
 
 def _unsound(mutants: list[Mutant], threads: ThreadPoolExecutor) -> list[str]:
-    """The test files that are not green without a mutant: red tests would kill every mutant."""
+    """Return the test files that fail without any mutant: they would kill every mutant."""
     files: dict[str, set[str]] = {}
     for test in {test for mutant in mutants for test in mutant.tests}:
         files.setdefault(test.partition("::")[0], set()).add(test)
@@ -108,7 +123,7 @@ def _unsound(mutants: list[Mutant], threads: ThreadPoolExecutor) -> list[str]:
 
 def _try_and_tell(mutant: Mutant) -> str:
     verdict = try_mutant(mutant, mutant.tests)
-    line = f"{verdict:10} {mutant.promise}: {mutant.file}: {mutant.text.strip().splitlines()[0]}"
+    line = f"{verdict:10} {mutant.promise}: {mutant.file}"
     print(line, flush=True)  # noqa: T201 - a command
     return verdict
 
