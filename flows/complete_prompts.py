@@ -20,7 +20,7 @@ from parquill.tasks.orchestration.approval import wait_for_approval
 from parquill.tasks.orchestration.first_pilot import pilot_first
 from parquill.tasks.orchestration.flow_run import sigterm_as_interrupt, stop_when_cancelled
 from parquill.tasks.orchestration.flow_start import end_idle, job_lock, resolve_for_flow
-from parquill.tasks.orchestration.options import FLOW_OPTIONS
+from parquill.tasks.orchestration.options import flow_options
 from parquill.tasks.orchestration.run_log import run_log
 from parquill.tasks.orchestration.states import returns_state
 from parquill.tasks.orchestration.takeover import redo_already_done, register_flow_run
@@ -32,7 +32,7 @@ from parquill.tasks.summarize_run import summarize_run
 from parquill.tasks.write_results import write_results
 
 
-@flow(name="complete-prompts", flow_run_name=flow_run_name(), **FLOW_OPTIONS)
+@flow(name="complete-prompts", flow_run_name=flow_run_name(), **flow_options())
 @returns_state
 def complete_prompts(
     job: Job, date: Date | None = None, limit: RowLimit | None = None, redo: list[Status] | None = None

@@ -14,13 +14,13 @@ from parquill.tasks.llm.dry_run import estimate_placed, estimate_with_pilot
 from parquill.tasks.orchestration.events import emit_estimate
 from parquill.tasks.orchestration.flow_run import stop_when_cancelled
 from parquill.tasks.orchestration.flow_start import resolve_for_flow
-from parquill.tasks.orchestration.options import FLOW_OPTIONS
+from parquill.tasks.orchestration.options import flow_options
 from parquill.tasks.orchestration.run_log import run_log
 from parquill.tasks.orchestration.states import returns_state, state_of_estimate
 from parquill.tasks.orchestration.ui import flow_run_name, name_run, run_name, show_estimate
 
 
-@flow(name="estimate-cost", flow_run_name=flow_run_name("estimate"), **FLOW_OPTIONS)
+@flow(name="estimate-cost", flow_run_name=flow_run_name("estimate"), **flow_options())
 @returns_state
 def estimate_cost(
     job: Job,

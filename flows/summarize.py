@@ -12,7 +12,7 @@ from parquill.flows.complete_prompts import complete_prompts
 from parquill.tasks.job.load import PlainText
 from parquill.tasks.job.presets import Phrase, preset_job
 from parquill.tasks.job.settings import JobName, Usd
-from parquill.tasks.orchestration.options import FLOW_OPTIONS
+from parquill.tasks.orchestration.options import flow_options
 from parquill.tasks.orchestration.states import returns_state
 from parquill.tasks.orchestration.ui import flow_run_name
 from parquill.tasks.prompts.template import column_template
@@ -23,7 +23,7 @@ LANGUAGE = " Write in {{ vars.language }}."
 GIVEN = {f"vars.{name}": name for name in ("length", "style", "language")}  # and what every ready flow gives
 
 
-@flow(name="summarize", flow_run_name=flow_run_name(), **FLOW_OPTIONS)
+@flow(name="summarize", flow_run_name=flow_run_name(), **flow_options())
 @returns_state
 def summarize(
     input: str,  # noqa: A002 - the contract's name

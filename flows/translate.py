@@ -13,7 +13,7 @@ from parquill.tasks.job.glossary import read_glossary
 from parquill.tasks.job.load import PlainText
 from parquill.tasks.job.presets import Phrase, preset_job
 from parquill.tasks.job.settings import JobName, Usd
-from parquill.tasks.orchestration.options import FLOW_OPTIONS
+from parquill.tasks.orchestration.options import flow_options
 from parquill.tasks.orchestration.states import returns_state
 from parquill.tasks.orchestration.ui import flow_run_name
 from parquill.tasks.prompts.template import column_expression, column_template
@@ -24,7 +24,7 @@ TONE = " Tone: {{ vars.tone }}."
 GIVEN = {"vars.glossary": "glossary", "vars.tone": "tone"}  # and what every ready flow gives
 
 
-@flow(name="translate", flow_run_name=flow_run_name(), **FLOW_OPTIONS)
+@flow(name="translate", flow_run_name=flow_run_name(), **flow_options())
 @returns_state
 def translate(
     input: str,  # noqa: A002 - the contract's name

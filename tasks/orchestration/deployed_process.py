@@ -77,9 +77,14 @@ def crashed_state(error: Interrupted) -> State[Any] | None:
     return Crashed(message=f"its worker is gone: {error}", data=error) if _abandoned.is_set() else None
 
 
-@atexit.register
-def cancel_if_never_started() -> None:
-    """At exit, end the run of this process as Cancelled if it is being cancelled and its flow was never called."""
+def end_unstarted_at_exit() -> None:
+    """Have this process end its run when it exits without having called the flow."""
+    atexit.unregister(_cancel_if_never_started)  # each flow's file calls this; once is enough
+    atexit.register(_cancel_if_never_started)
+
+
+def _cancel_if_never_started() -> None:
+    """End the run of this process as Cancelled if it is being cancelled and its flow was never called."""
     run = os.environ.get(RUN_ID)
     if run is None or _begun.is_set() or not _is_engine():
         return

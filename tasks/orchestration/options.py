@@ -9,12 +9,13 @@ from typing import Any
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
-import parquill.tasks.orchestration.slot_lease  # noqa: F401 - its import lets runs outlive their slots
+from parquill.tasks.orchestration.deployed_process import end_unstarted_at_exit
+from parquill.tasks.orchestration.slot_lease import outlive_slots
 
 SHARDS_AT_ONCE = 4  # one that ends, one that begins, two for a margin; all of them share one set of limits
 
 TASK_OPTIONS: dict[str, Any] = {"retries": 0, "persist_result": False, "cache_policy": NO_CACHE, "log_prints": False}
-FLOW_OPTIONS: dict[str, Any] = {
+_FLOW_OPTIONS: dict[str, Any] = {
     # promise: flows: Prefect's default retries do not apply
     "retries": 0,  # whatever PREFECT_FLOWS_DEFAULT_RETRIES says: a refusal would be repeated, and reported as a crash
     "persist_result": False,
@@ -22,3 +23,10 @@ FLOW_OPTIONS: dict[str, Any] = {
     "validate_parameters": False,  # `returns_state` does: a bad job ends in a named state with one sentence
     "task_runner": ThreadPoolTaskRunner[Any](max_workers=SHARDS_AT_ONCE),
 }
+
+
+def flow_options() -> dict[str, Any]:
+    """Return the options of a flow, and prepare this process for deployed runs of it."""
+    outlive_slots()
+    end_unstarted_at_exit()
+    return _FLOW_OPTIONS

@@ -68,6 +68,10 @@ def keep_lease(renew: Callable[[], object], wait: Callable[[float], bool]) -> bo
             return True
 
 
-# the engine has no setting for this; it looks the name up when a run begins, after the flow's file was imported
-# promise: P5 a run continues when its concurrency slot is lost
-vars(flow_engine)["maintain_concurrency_lease"] = maintain_slot_lease
+def outlive_slots() -> None:
+    """Have Prefect's engine renew slots as this module does. It has no setting for that.
+
+    The engine looks the name up when a run begins, which is after the flow's file was imported.
+    """
+    # promise: P5 a run continues when its concurrency slot is lost
+    vars(flow_engine)["maintain_concurrency_lease"] = maintain_slot_lease

@@ -21,6 +21,7 @@ from parquill.tasks.orchestration.slot_lease import (
     RENEW_INTERVAL_S,
     keep_lease,
     maintain_slot_lease,
+    outlive_slots,
 )
 
 
@@ -88,6 +89,8 @@ def test_a_run_outlives_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slot, "get_client", lambda **_: Client(renew_concurrency_lease=renew))
     monkeypatch.setattr(slot, "get_run_logger", lambda: SimpleNamespace(warning=lambda _: warned.set()))
     engine: Any = vars(flow_engine)
+    monkeypatch.setitem(engine, "maintain_concurrency_lease", None)
+    outlive_slots()
     assert engine["maintain_concurrency_lease"] is maintain_slot_lease
     with engine["maintain_concurrency_lease"](uuid4(), 300, raise_on_lease_renewal_failure=True):
         assert warned.wait(60)
