@@ -188,7 +188,7 @@ def estimate(
 
 def _pilot(job: Job, options: Any, rows: int) -> Any:
     from parquill.flows.cli.console import print_line, show_bar
-    from parquill.flows.cli.run import interrupted_by_signals, stop_on_signal
+    from parquill.flows.cli.signals import interrupted_by_signals, stop_on_signal
     from parquill.tasks.llm.dry_run import estimate_with_pilot
 
     with interrupted_by_signals(), stop_on_signal(), show_bar():

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
-from types import FrameType
 from typing import Any
 
 from parquill.flows.cli.approve import ask_on_terminal
@@ -19,6 +16,7 @@ from parquill.flows.cli.console import (
     show_summary,
 )
 from parquill.flows.cli.prefect_server import EmbeddedServer
+from parquill.flows.cli.signals import interrupted_by_signals, stop_on_signal
 from parquill.tasks.errors import Interrupted, NotApproved, ParquillError, error_of
 from parquill.tasks.job.api_key import read_key
 from parquill.tasks.job.settings import Job, Status
@@ -33,8 +31,6 @@ from parquill.tasks.results.tolerance import NothingToDo
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import Folders, lock_folders
 from parquill.tasks.storage.published import latest_summary
-
-IMPORT_POLL_INTERVAL_S = 0.05  # between two looks at whether an import is under way
 
 
 def run_job(
@@ -181,74 +177,3 @@ def _of_server(raised: Exception) -> Exception:
         f"Prefect's server did not answer ({type(raised).__name__}); check that it runs, and raise "
         "PREFECT_API_REQUEST_TIMEOUT if it is slow. What was answered is kept; run again to resume"
     )
-
-
-@contextlib.contextmanager
-def interrupted_by_signals() -> Iterator[Callable[[], None]]:
-    """Before anything is sent, let Ctrl-C and SIGTERM remove an unfinished plan and end with exit code 130.
-
-    Yields a function to call before anything is sent: it raises Interrupted if there was such a signal. The exception
-    of the signal handler is not enough, since a library may take it for its own error and continue. During an import
-    the handler waits: an interrupted import of Prefect prints a traceback and leaves Prefect half imported.
-    """
-    asked = False
-
-    def stop(_number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        # promise: C7 a signal is remembered even if a library swallows its exception
-        asked = True
-        # promise: signals: a signal during an import takes effect after the import
-        if _is_importing(frame):
-            # promise: signals: a signal deferred by an import is delivered again
-            signal.setitimer(signal.ITIMER_REAL, IMPORT_POLL_INTERVAL_S)
-            return
-        raise KeyboardInterrupt
-
-    def refuse_if_asked() -> None:
-        if asked:
-            raise Interrupted("interrupted before anything was sent")
-
-    before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
-    try:
-        yield refuse_if_asked
-    except (Exception, KeyboardInterrupt):
-        # promise: C7 a signal interrupts the command even if a library raises another error
-        refuse_if_asked()  # whatever a library made of it
-        raise
-    finally:
-        # promise: signals: no timer for a deferred signal stays armed
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
-        frame = frame.f_back
-    return frame is not None
-
-
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM stop the run gently, and the second at once."""
-    from parquill.tasks.llm.open_senders import request_stop_all
-    from parquill.tasks.orchestration.flow_run import push_sigterm_handler
-
-    before: dict[signal.Signals, Any] = {}
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-        print_line("stopping: waiting for the requests under way; interrupt again to stop at once")
-        # promise: C7 no new request is sent after the first signal
-        request_stop_all()
-        del number
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        before[name] = signal.signal(name, stop)
-    try:
-        with push_sigterm_handler(stop):
-            yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)

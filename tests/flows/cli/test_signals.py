@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from parquill.flows.cli.run import interrupted_by_signals
+from parquill.flows.cli.signals import interrupted_by_signals
 from parquill.tasks.errors import BadInput, Interrupted
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
