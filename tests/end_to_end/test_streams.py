@@ -31,8 +31,9 @@ HUMAN = {
     "spend": ("at this pace the month ends at", ""),
     "doctor JOB": ("ok   prices: ", ""),
     "approve": ("wait", ""),
+    "schema": ('"max_output_tokens"', ""),
 }
-JSON = [words for words in HUMAN if not words.startswith("init")]
+JSON = [words for words in HUMAN if not words.startswith(("init", "schema"))]
 
 
 def _settings(jobs: Jobs) -> dict[str, object]:

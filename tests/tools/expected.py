@@ -62,6 +62,8 @@ SUMMARY_KEYS = {
         "cost_usd_high",
         "cost_usd_p90",
         "cost_usd_worst",
+        "duration_s",
+        "basis",
     },
     "budget": {"run_usd", "month_usd_before", "month_usd_after"},
     "requests": {"sent", "retried", "throttled", "in_doubt"},
