@@ -25,7 +25,7 @@ from tests.fakes.terminate import end
 from tests.tools.prefect_api import ask_prefect, is_up
 
 ROOT = Path(__file__).resolve().parents[2]
-TETHER = ROOT / "tests" / "services" / "tether.py"
+TETHER = ROOT / "tests" / "fakes" / "die_with_parent.py"
 BIN = Path(sys.executable).parent
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 START_S = 180.0

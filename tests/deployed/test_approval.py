@@ -177,7 +177,7 @@ def test_the_command_lists_and_answers(jobs: Jobs, costly: dict[str, Any], capsy
     with pytest.raises(SystemExit):
         main(["approve", "--json"])
     (listed,) = (each for each in orjson.loads(capsys.readouterr().out)["waiting"] if costly["name"] in each["name"])
-    assert re.fullmatch(r"at most \$0\.\d+ is above budget\.approval_usd = \$0\.000010\.", listed["question"])
+    assert re.fullmatch(r"at most \$0\.\d+ is above budget\.approval_usd = \$0\.00001\.", listed["question"])
     left = datetime.fromisoformat(listed["until"]) - datetime.now(UTC)
     assert timedelta(hours=23, minutes=58) < left < timedelta(hours=24)
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""Start a command that dies with its parent: `python tether.py PARENT_PID COMMAND...`, run as a file.
+"""Start a command that dies with its parent: `python die_with_parent.py PARENT_PID COMMAND...`, run as a file.
 
 A test run that is killed with SIGKILL cannot stop its services; the kernel can. It is asked here, in a
 process that then becomes the command (the wish survives exec): a preexec_fn may deadlock beside threads.

@@ -18,7 +18,7 @@ PYTHON = ROOT / "build" / "readers" / "bin" / "python"
 
 def _call(command: str, folder: Path) -> str:
     assert PYTHON.exists(), "this test needs `make readers`, which installs the other tools into build/readers"
-    script = ROOT / "tests" / "promises" / "readers.py"
+    script = ROOT / "tests" / "tools" / "readers.py"
     done = subprocess.run([PYTHON, script, command, folder], capture_output=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     return done.stdout.decode()

@@ -131,7 +131,7 @@ def _try_and_tell(mutant: Mutant) -> str:
 def main() -> int:
     """Try all mutants, or those whose promise is named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("promises", nargs="*", help="only these, such as S1 or Hostile")
+    parser.add_argument("promises", nargs="*", help="only these, such as S1 or service")
     chosen = parser.parse_args().promises
     mutants = [each for each in read_mutants() if not chosen or each.promise.split()[0].strip(":") in chosen]
     began = time.monotonic()
