@@ -9,16 +9,15 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from parquill.tasks.errors import BadInput
 from parquill.tasks.prompts.text_stream import MAX_ROW_BYTES, Block, count_lines
-
-_QUOTED = rb'"[^"]*+(?:""[^"]*+)*+"'
 
 
 class CsvText:
@@ -28,43 +27,58 @@ class CsvText:
         self._separator = separator
         own = re.escape(separator.encode())
         # a quote opens a cell only at its start; anywhere else in an unquoted cell it is a character
-        whole = rb"(?<![^\r\n" + own + rb"])" + _QUOTED + rb"(?=[\r\n" + own + rb"])"
-        literal = rb"(?<=[^\r\n" + own + rb'])"'
-        row = rb"(?:" + whole + rb'|[^"\r\n]++|' + literal + rb")*+(?:\r\n?|\n)"
-        self._row = re.compile(row)
-        self._rows = re.compile(rb"(?:" + row + rb")*+")
-        self._good = re.compile(rb"(?:" + whole + rb'|[^"]++|' + literal + rb")*+")
+        opens = rb"(?<![^\r\n" + own + rb'])"'
+        self._opens = re.compile(opens)
+        self._marks = re.compile(rb"\r\n?|\n|" + opens)
+        self._after = {separator.encode(), b"\r", b"\n"}  # what may follow the closing quote of a cell
 
     def cut(self, data: bytes) -> int:
         """Return the length of the whole rows at the start."""
         end = len(data) - data.endswith(b"\r")  # its LF may follow
-        if b'"' not in data:
-            return max(data.rfind(b"\n", 0, end), data.rfind(b"\r", 0, end)) + 1
-        found = self._rows.match(data, 0, end)
-        return found.end() if found else 0
+        whole = place = 0
+        while True:
+            opened = self._opens.search(data, place, end)
+            stop = end if opened is None else opened.start()
+            whole = max(whole, data.rfind(b"\n", place, stop) + 1, data.rfind(b"\r", place, stop) + 1)
+            if opened is None:
+                return whole
+            place = _close(data, stop)
+            if data[place : place + 1] not in self._after:
+                return whole
 
     def explain(self, data: bytes, line: int) -> str:
         """Say why the first row has no end."""
-        found = self._good.match(data)
-        place = found.end() if found else 0
-        cell = re.compile(_QUOTED).match(data, place)
-        if cell is not None:
-            at = line + count_lines(data[: cell.end()])
-            return f"line {at:,}: text follows the closing quote of a cell; a quote within a cell is written twice"
-        if place < len(data):
-            return f"line {line + count_lines(data[:place]):,}: the quote that opens a cell here is never closed"
+        place = 0
+        while (opened := self._opens.search(data, place)) is not None:
+            place = _close(data, opened.start())
+            if place == len(data):
+                at = line + count_lines(data[: opened.start()])
+                return f"line {at:,}: the quote that opens a cell here is never closed"
+            if data[place : place + 1] not in self._after:
+                at = line + count_lines(data[:place])
+                return f"line {at:,}: text follows the closing quote of a cell; a quote within a cell is written twice"
         return f"line {line:,}: the row that begins here is longer than {MAX_ROW_BYTES:,} bytes"
+
+    def _rows(self, data: bytes) -> Iterator[tuple[int, int]]:
+        """Yield where each row of a block begins and ends. Blank lines are no rows."""
+        begin = place = 0
+        while (mark := self._marks.search(data, place)) is not None:
+            if mark.group() == b'"':
+                place = _close(data, mark.start())
+                continue
+            if mark.start() > begin:
+                yield begin, mark.end()
+            begin = place = mark.end()
 
     def header(self, block: Block, told: str) -> tuple[list[str], Block]:
         """Return the names of the columns, and the rest of the block. Raises BadInput."""
-        place = 0
-        while (row := self._row.match(block.data, place)) is not None and not row.group().strip(b"\r\n"):
-            place = row.end()
-        if row is None:
+        place, end = next(self._rows(block.data), (0, 0))
+        if end == 0:
             raise BadInput(f"{told} has no header row with the names of the columns")
         line = block.line + count_lines(block.data[:place])
         try:
-            names = next(csv.reader(io.StringIO(row.group().decode(), newline=""), delimiter=self._separator))
+            row = block.data[place:end].decode()
+            names = next(csv.reader(io.StringIO(row, newline=""), delimiter=self._separator))
         except csv.Error:
             raise BadInput(f"{told}, line {line:,}: the header has a name that is far too long") from None
         where = f"{told}, line {line:,}"
@@ -75,7 +89,7 @@ class CsvText:
             )
         if len(names) == 1 and set(names[0]) & set(";\t|,"):
             raise BadInput(f"{where}: no {_NAMES[self._separator]} separates the names; .csv has commas, .tsv has tabs")
-        return names, Block(block.data[row.end() :], block.line + count_lines(block.data[: row.end()]))
+        return names, Block(block.data[end:], block.line + count_lines(block.data[:end]))
 
     def cells(self, block: Block, names: Sequence[str], wanted: Sequence[str], told: str) -> pa.Table:
         """Return the wanted columns of a block as strings. Raises BadInput for a row with more or fewer cells."""
@@ -106,10 +120,15 @@ class CsvText:
 
     def _place(self, data: bytes, number: int) -> int:
         """Return where a row begins, by its number from 1; blank lines are no rows."""
-        rows = (row for row in self._row.finditer(data) if row.group().strip(b"\r\n"))
-        for _ in range(number - 1):
-            next(rows)
-        return next(rows).start()
+        return next(itertools.islice(self._rows(data), number - 1, None))[0]
+
+
+def _close(data: bytes, place: int) -> int:
+    """Return the place after the closing quote of the cell that opens at `place`; the end if it is never closed."""
+    at = data.find(b'"', place + 1)
+    while at >= 0 and data[at + 1 : at + 2] == b'"':  # a quote within the cell
+        at = data.find(b'"', at + 2)
+    return len(data) if at < 0 else at + 1
 
 
 _NAMES = {",": "comma", "\t": "tab"}
