@@ -137,7 +137,7 @@ def test_what_the_pilot_learned_is_what_is_asked_for(
     assert billed_usd(service) <= Decimal("0.0012")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.nightly), signal.SIGKILL])
 def test_a_pilot_that_is_cut_off(jobs: Jobs, service: FakeService, number: signal.Signals) -> None:
     """Interrupted or killed in its pilot, the same command resumes; nothing is paid twice but what was in flight at a kill."""
     service.configure(latency_ms=400)

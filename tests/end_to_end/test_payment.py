@@ -276,6 +276,7 @@ def test_a_limit_is_the_head_of_the_whole(service: FakeService, tmp_path: Path) 
         ("echo", "failed", "bad_request", False),
     ],
 )
+@pytest.mark.nightly  # test_service.py has each fault in one run
 def test_every_fault_has_its_row(
     service: FakeService, tmp_path: Path, kind: str, status: str, code: str | None, *, in_doubt: bool
 ) -> None:

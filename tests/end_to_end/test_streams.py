@@ -94,8 +94,17 @@ def test_an_error_is_on_stderr(words: str, tmp_path: Path, capsys: pytest.Captur
     assert err.startswith("parquill: ")
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-@pytest.mark.parametrize(("command", "options"), [("preview", []), ("estimate", ["--json"]), ("run", [])])
+@pytest.mark.parametrize(
+    ("stream", "command", "options"),
+    [
+        ("stdout", "preview", []),
+        ("stdout", "run", []),
+        pytest.param("stdout", "estimate", ["--json"], marks=pytest.mark.nightly),
+        pytest.param("stderr", "preview", [], marks=pytest.mark.nightly),
+        pytest.param("stderr", "estimate", ["--json"], marks=pytest.mark.nightly),
+        pytest.param("stderr", "run", [], marks=pytest.mark.nightly),
+    ],
+)
 def test_a_reader_that_leaves(jobs: Jobs, stream: str, command: str, options: list[str]) -> None:
     """A reader that closes its end, as `head` does, neither stops a run nor changes an exit code."""
     reading, writing = os.pipe()

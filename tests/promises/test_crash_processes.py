@@ -142,6 +142,7 @@ def test_a_signal_stops_gently(jobs: Jobs, number: signal.Signals) -> None:
     check_books(done)
 
 
+@pytest.mark.nightly
 def test_a_signal_at_any_moment(jobs: Jobs) -> None:
     """C7: asked to stop while it is imported, reads, plans or begins to send, a run ends with 130 and sends no more than
     what was under way, and the next start ends as an undisturbed one.

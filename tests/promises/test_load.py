@@ -99,6 +99,7 @@ def test_runs_leave_nothing_open(service: FakeService, tmp_path: Path, monkeypat
     assert service.stats()["connections_open"] == 1  # the one that asks
 
 
+@pytest.mark.nightly
 def test_memory_does_not_grow_with_the_rows(service: FakeService, tmp_path: Path) -> None:
     """Reading, completing and writing ten times the rows takes as much memory: less comes more than their texts alone
     would take; no task, file or thread is left more either.

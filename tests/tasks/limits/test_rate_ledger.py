@@ -185,7 +185,10 @@ def test_all_processes_together_keep_the_limit(ledger: RateLedger, limit: int, c
     assert busiest(sent, 1.0) <= max(2.0 * count, limit / 60 * 1.3 + 2 * limit / 80 + count)
 
 
-@pytest.mark.parametrize(("part", "turns"), [(0.05, 75), (0.33, 9), (0.9, 4)])
+@pytest.mark.parametrize(
+    ("part", "turns"),
+    [pytest.param(0.05, 75, marks=pytest.mark.nightly), (0.33, 9), pytest.param(0.9, 4, marks=pytest.mark.nightly)],
+)
 def test_large_requests_are_not_starved(ledger: RateLedger, part: float, turns: int) -> None:
     """A process of large requests gets its turns while another one sends small ones, and together they use the limit."""
     limit = 100_000
@@ -332,7 +335,7 @@ def test_a_request_larger_than_the_limit_is_refused(ledger: RateLedger, *, is_fi
     assert not [row for row in ledger.holders() if row["per_minute"] == 1_000]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 4))])
 def test_no_more_is_leased_than_may_arrive(tmp_path: Path, seed: int) -> None:
     """In any minute plus the life of a lease no more units are leased than the limit, for any mix of requests."""
     now, draw, limit = [100.0], random.Random(seed), 1_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,12 +155,14 @@ def test_types_of_two_files_that_conflict(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "flipped", "none"])
 def test_packed_files_that_are_damaged(tmp_path: Path, name: str, damage: str) -> None:
     """A packed file that is cut off, damaged, or not packed at all is refused by its name, and no row of it is read."""
-    path = _write(tmp_path / name, [{"id": os.urandom(500).hex()} for _ in range(200)])
+    # the same text each time: zstd as pyarrow writes it has no checksum, so some damage only changes characters
+    rng = random.Random(5)
+    path = _write(tmp_path / name, [{"id": rng.randbytes(500).hex()} for _ in range(200)])
     data = bytearray(path.read_bytes())
     if damage == "cut":
         data = data[: len(data) // 2]
     elif damage == "flipped":
-        data[len(data) // 2 : len(data) // 2 + 400] = bytes(400)
+        data[100:500] = bytes(400)  # where the tables of the codes are
     else:
         data = bytearray(b"id\n1\n")
     path.write_bytes(data)
