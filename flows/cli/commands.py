@@ -351,7 +351,7 @@ class _Reported(Exception):
 
 
 def _complain(text: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody reads stderr any more: the exit code still tells
+    with contextlib.suppress(BrokenPipeError):  # the reader of stderr is gone: the exit code is left
         click.echo(text, err=True)
 
 

@@ -14,7 +14,7 @@ from parquill.tasks.money.gate import Verdict, approval_sentence, asks_approval
 from parquill.tasks.records import WORST_CASE, Estimate
 
 CENT_NANO = NANO_PER_USD // 100
-SHORT_S = 90  # a shorter time is told in seconds, and needs no time of day
+SHORT_S = 90  # a shorter time is shown in seconds, without the time of day
 
 
 def three_answers(job: Job, estimate: Estimate, verdict: Verdict, now: datetime) -> list[str]:

@@ -37,7 +37,7 @@ class CsvKinds:
 
 
 def _kind(values: pa.Array, known: pa.DataType | None) -> pa.DataType:
-    # most text is told by its first value
+    # most columns of text show it in their first value
     first = values[0].as_py()
     if first[:1] in _NUMBER_STARTS:
         if known in {None, pa.int64()} and _are_whole(values):

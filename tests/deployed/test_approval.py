@@ -65,7 +65,7 @@ def test_approved_it_goes_on(jobs: Jobs, costly: dict[str, Any], prefect_server:
         answer(costly["name"], approve=True)
 
 
-def test_a_pilot_waits_too(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:  # noqa: ARG001
+def test_a_pilot_waits_too(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:  # noqa: ARG001 - it has to run
     """A first run whose pilot alone may exceed approval_usd waits before the pilot; approved, it is asked nothing more."""
     jobs.service.configure(output_tokens="fixed:10", prompt_tokens="tiktoken:o200k_base")
     jobs.write([f"text {row:04}" for row in range(1_200)])

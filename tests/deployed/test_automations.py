@@ -78,7 +78,7 @@ def test_the_examples_deploy_as_they_stand(stack: LiveStack) -> None:
     assert {each["name"] for each in made} == {
         "parquill-soft-limit",
         "parquill-failed-rows",
-        "parquill-dearer-than-expected",
+        "parquill-over-estimate",
         "parquill-failed",
         "parquill-crashed",
         "parquill-silent-runs",
@@ -124,7 +124,7 @@ def test_each_message_comes_when_it_should(
     assert _subjects(got, "alarm-failing") == {"alarm-failing: 1.6393 % of the rows are not ok"}
     assert _subjects(got, "alarm-soft") == {"alarm-soft: soft limit"}
     assert len(_subjects(got, "alarm-dear")) == 1
-    assert "% dearer than expected" in next(iter(_subjects(got, "alarm-dear")))
+    assert "% over the estimate" in next(iter(_subjects(got, "alarm-dear")))
     assert not _subjects(got, "alarm-quiet")
     (refused,) = (each for each in got if each["subject"].startswith("alarm-refused"))
     assert refused["subject"] == "alarm-refused · 1 row · gpt-4o-mini: Refused by budget"

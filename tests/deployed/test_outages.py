@@ -29,7 +29,7 @@ def _asked(stack: LiveStack) -> str:
 
 @contextlib.contextmanager
 def _command_without_server(stack: LiveStack, made: Jobs, settings: dict[str, Any]) -> Iterator[Future[Any]]:
-    """`parquill run` on the stack's server, which is taken away in the midst of it and is there again afterwards."""
+    """`parquill run` on the stack's server, which goes down during the run and comes back after it."""
     with ThreadPoolExecutor(1) as thread:
         command = thread.submit(stack.parquill, "run", str(made.job_file(settings)))
         stack.wait("requests", lambda: made.service.stats()["requests"] > 30)

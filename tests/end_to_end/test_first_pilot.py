@@ -97,7 +97,7 @@ def test_partial_needs_no_pilot(jobs: Jobs, service: FakeService) -> None:
 
 
 @pytest.mark.parametrize(("left_nano", "pays"), [(500_000, False), (1_100_000, True)])
-def test_the_month_bounds_the_pilot(jobs: Jobs, service: FakeService, left_nano: int, pays: bool) -> None:  # noqa: FBT001
+def test_the_month_bounds_the_pilot(jobs: Jobs, service: FakeService, left_nano: int, pays: bool) -> None:  # noqa: FBT001 - parametrized
     """When the month has less left than 1 % of the budget, the pilot spends no more than that, or nothing if that is too little."""
     ledger = Ledger()
     ledger.open_run(entry("another", "another"), 1_000_000_000 - left_nano, 0, datetime.now(UTC))
@@ -116,7 +116,7 @@ def test_the_month_bounds_the_pilot(jobs: Jobs, service: FakeService, left_nano:
 def test_a_pilot_that_needs_approval_asks_first(
     jobs: Jobs, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pilot that alone may exceed approval_usd waits for a person as a run does; where nobody can be asked nothing is sent."""
+    """A pilot that alone may exceed approval_usd waits for a person, as a run does. If no one can be asked, nothing is sent."""
     monkeypatch.delenv("PREFECT_API_URL")
     done = jobs.run(_job(jobs, budget={"run_usd": BUDGET, "approval_usd": "0.0005"}))
     assert done.exit_code == 3

@@ -121,7 +121,7 @@ def test_how_long() -> None:
 
 
 def test_nothing_is_guessed() -> None:
-    """Without limits and without earlier latencies no time is told."""
+    """Without limits and without earlier latencies no time is shown."""
     assert how_long(_job(), UNKNOWN, 180_000, NOW) is None
     assert least_duration(_job(limits={"requests_per_minute": 5}), UNKNOWN, 0) is None
 
@@ -148,7 +148,7 @@ def test_the_least_duration(limits: dict[str, Any], estimate: Estimate, left: in
 
 @pytest.mark.parametrize(("rows", "tokens"), [(300, 50), (1_000, 50), (5_000, 50), (2_500, 400), (700, 3_000)])
 @pytest.mark.parametrize("by_tokens", [False, True])
-def test_the_meters_take_as_long(rows: int, tokens: int, by_tokens: bool) -> None:  # noqa: FBT001
+def test_the_meters_take_as_long(rows: int, tokens: int, by_tokens: bool) -> None:  # noqa: FBT001 - parametrized
     """The meters that hold the limits take as long as is told: to a tenth after two minutes, a fifth less in the first one."""
     limit = 50_000 if by_tokens else 500
     limits = {"tokens_per_minute" if by_tokens else "requests_per_minute": limit}
@@ -166,7 +166,7 @@ def test_the_meters_take_as_long(rows: int, tokens: int, by_tokens: bool) -> Non
     ("seconds", "told"), [(0.2, "1 s"), (40.4, "40 s"), (89, "89 s"), (720, "12 min"), (11_100, "3 h 5 min"), (21_600, "6 h")]
 )  # fmt: skip
 def test_a_time_for_people(seconds: float, told: str) -> None:
-    """A time is told in seconds, minutes or hours."""
+    """A time is shown in seconds, minutes or hours."""
     assert format_duration(seconds) == told
 
 
