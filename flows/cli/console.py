@@ -254,7 +254,7 @@ class _NoticePrinter:
         warnings, told, service = (
             list(run_sender.soft_limits.told),
             list(run_sender.shared.messages),
-            list(run_sender.sender.told),
+            list(run_sender.lane.warnings),
         )
         warned = [*warnings[self._warned :], *service[self._of_service :]]
         for text in [*(f"warning: {text}" for text in warned), *told[self._told :]]:
@@ -279,7 +279,7 @@ def _bar(over: threading.Event) -> None:
             if run_sender is None:
                 continue
             news.print_new(run_sender)
-            progress = run_sender.sender.progress
+            progress = run_sender.lane.progress
             rate = format_rate(progress.rate(time.monotonic()))
             if task is None:
                 task = bar.add_task("completing", total=progress.total, rate=rate, spent="")
@@ -296,7 +296,7 @@ def _lines(over: threading.Event) -> None:
         if time.monotonic() - said < PLAIN_INTERVAL_S:
             continue
         said = time.monotonic()
-        progress = run_sender.sender.progress
+        progress = run_sender.lane.progress
         now = time.monotonic()
         left = progress.eta_s(now)
         told = f"{progress.done:,} of {progress.total:,} rows, {format_rate(progress.rate(now))}, {_spent(run_sender)}"

@@ -156,7 +156,7 @@ def _key(job: Job, found: list[Key | None]) -> str:
 
 
 def _endpoint(job: Job, key: Key | None, found: list[Service]) -> str:
-    service = ask_for_models(job.endpoint, APIS[job.endpoint.api].path, key)
+    service = ask_for_models(job.endpoint, APIS[job.endpoint.api](job).path, key)
     found.append(service)
     told = f"{job.endpoint.base_url} answers"
     if service.models is not None:

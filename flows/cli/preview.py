@@ -46,7 +46,7 @@ def preview_rows(job: Job, options: RunOptions, rows: int) -> list[dict[str, Any
                 {
                     "source_file": plan["source_file"],
                     "row_number": plan["row_number"],
-                    "url": job.endpoint.url(api.path),
+                    "url": api.url,
                     "headers": headers,
                     "prompt_tokens": plan["prompt_tokens"],
                     "body": orjson.loads(api.body(plan["messages"], plan["parameters"])) if plan["messages"] else None,

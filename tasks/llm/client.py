@@ -79,18 +79,9 @@ class Client:
     ) -> None:
         self.api = APIS[job.endpoint.api](job)
         self._transport = transport
-        self._url = httpx.URL(job.endpoint.url(self.api.path))
-        headers = {
-            "Host": self._url.netloc.decode(),
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": "parquill",
-        }
-        if key is not None:
-            headers |= key.headers()
+        self._url = httpx.URL(self.api.url)
+        self._headers = {"Host": self._url.netloc.decode(), **self.api.headers(key)}
         self._key = key
-        self._headers = headers
         self._timeout_s = job.retry.timeout_s
         # shorter than the deadline of the call, which does not show whether anything was sent
         self._extensions = {"timeout": {"connect": min(CONNECT_TIMEOUT_S, 0.9 * self._timeout_s)}}

@@ -149,7 +149,7 @@ class _Picked:
                 by_shard[row.shard].add(row.number)
             count += 1
         self._taken += count
-        run_sender.sender.progress.total = max(self._taken, run_sender.sender.progress.done)
+        run_sender.lane.progress.total = max(self._taken, run_sender.lane.progress.done)
         if by_shard:
             with ThreadPoolExecutor(min(SHARDS_AT_ONCE, len(by_shard))) as threads:
                 try:

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Progress:
-    """The figures of a progress bar. Only the sender writes them; any thread may read them."""
+    """The figures of a progress bar. Only the event loop writes them; any thread may read them."""
 
     total: int = 0
     done: int = 0
     not_ok: int = 0
-    sent: int = 0
-    throttled: int = 0
     done_before: int = 0  # rows that earlier, interrupted starts have done
     started: float = field(default_factory=time.monotonic)
 

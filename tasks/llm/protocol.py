@@ -1,20 +1,47 @@
-"""Writes the requests of each API, one class per API; `replies` reads their replies."""
+"""One class per API: where its requests go, what they hold, and how its replies are read (in `replies`).
+
+Another service is another class with the members of `Api`, and its name in APIS.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import orjson
 
+from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.providers import is_openai
 from parquill.tasks.job.response_format import ResponseFormat, read_format
 from parquill.tasks.job.settings import Job
+from parquill.tasks.llm.failures import Failure
 from parquill.tasks.llm.limit_name import NAMES
-from parquill.tasks.llm.replies import ChatReplies, CompletionsReplies, ResponsesReplies
+from parquill.tasks.llm.replies import ChatReplies, CompletionsReplies, Reply, ResponsesReplies
 
 # Models that take max_completion_tokens and refuse max_tokens (OpenAI, "Reasoning models"), also fine-tuned and resold.
 _REASONING = re.compile(r"(?:^|[/:.])(?:o\d+(?=[-:@]|$)|gpt-[5-9]|codex-)", re.IGNORECASE)
+
+
+class Api(Protocol):
+    """All that the client, `preview` and `doctor` need of an API, for the requests of one job."""
+
+    path: str  # of its requests, after the base_url
+    url: str
+    limit: str  # the name of max_output_tokens in a request; replaced once a refusal names another
+    names: frozenset[str]  # the request's own members, which an error may name
+
+    def headers(self, key: Key | None) -> dict[str, str]:
+        """Return the headers of every request except `Host`."""
+
+    def body(self, messages: str, parameters: str | None, limit: str | None = None) -> bytes:
+        """Return the request's JSON; `messages` and the row's own `parameters` are already JSON.
+
+        `limit` is the name of max_output_tokens, by default `self.limit`.
+        """
+
+    def read(self, data: bytes, *, is_stream: bool = False) -> Reply | Failure | None:
+        """Read a 2xx reply: an answer or the failure that it reports; None if it is no reply of this API."""
 
 
 class ChatApi(ChatReplies):
@@ -25,6 +52,7 @@ class ChatApi(ChatReplies):
 
     def __init__(self, job: Job) -> None:
         """`job` is placed: its response_format is a schema."""
+        self.url = job.endpoint.url(self.path)
         self._fixed = {
             "model": job.model,
             **self.format(read_format(job.response_format)),
@@ -32,9 +60,19 @@ class ChatApi(ChatReplies):
         }
         self._parameters = job.parameters
         self._most = job.max_output_tokens
-        self.limit = job.endpoint.limit_name or self.limit_name(job.model)  # replaced once a refusal names another
+        self.limit = job.endpoint.limit_name or self.limit_name(job.model)
         self._heads = {self.limit: self._open(None, self.limit)}
-        self.names = frozenset({self.field, *self._fixed, *self._parameters, *NAMES})  # the request's own members
+        self.names = frozenset({self.field, *self._fixed, *self._parameters, *NAMES})
+
+    def headers(self, key: Key | None) -> dict[str, str]:
+        """Return the headers of every request except `Host`. Compression is not asked for: replies are small."""
+        own = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": "parquill",
+        }
+        return own if key is None else {**own, **key.headers()}
 
     def limit_name(self, model: str) -> str:
         """Return the name under which this API and model take max_output_tokens."""
@@ -58,10 +96,7 @@ class ChatApi(ChatReplies):
         return whole[:-1] + b',"' + self.field.encode() + b'":'
 
     def body(self, messages: str, parameters: str | None, limit: str | None = None) -> bytes:
-        """Return the request's JSON; `messages` and the row's own `parameters` are already JSON.
-
-        `limit` is the name of max_output_tokens, by default `self.limit`.
-        """
+        """Return the request's JSON, with a head that is written once for all rows without own parameters."""
         limit = limit or self.limit
         if parameters is not None:
             head = self._open(orjson.loads(parameters), limit)
@@ -106,4 +141,4 @@ class ResponsesApi(ResponsesReplies, ChatApi):
         return {**off, "text": {"format": {"type": "json_schema", **asked.members()}}}
 
 
-APIS: dict[str, type[ChatApi]] = {"chat": ChatApi, "completions": CompletionsApi, "responses": ResponsesApi}
+APIS: dict[str, Callable[[Job], Api]] = {"chat": ChatApi, "completions": CompletionsApi, "responses": ResponsesApi}

@@ -28,7 +28,11 @@ from parquill.tasks.limits.shared import SharedLimits
 from parquill.tasks.llm.answer_format import AnswerFormat
 from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Client
-from parquill.tasks.llm.sender import Sender
+from parquill.tasks.llm.lane import Lane
+from parquill.tasks.llm.live_lane import LiveLane
+from parquill.tasks.llm.progress import Progress
+from parquill.tasks.llm.prompt_cuts import PromptCuts
+from parquill.tasks.llm.settlement import Settlement
 from parquill.tasks.llm.shard_report import ShardReport
 from parquill.tasks.llm.shard_work import ShardWork
 from parquill.tasks.money.budget_lease import LEDGER_TIMEOUT_S
@@ -79,15 +83,15 @@ class RunSender:
         self.shared = SharedLimits(run, self._in_executor, log)
         self._thread.start()
         try:
-            self.sender: Sender = self._call(self._start())
-            self._work = ShardWork(run, self.sender, self._answers, self._disk_threads, disk)
+            self.lane: Lane = self._call(self._start())
+            self._work = ShardWork(run, self.lane, self._answers, self._disk_threads, disk)
             if member is not None:
                 self._call(self._begin_watching(member))
         except BaseException:
             self._end(STOP_TIMEOUT_S)
             raise
 
-    async def _start(self) -> Sender:
+    async def _start(self) -> Lane:
         job = self._run.job
         await self.shared.begin()
         self._lease.begin()
@@ -105,7 +109,7 @@ class RunSender:
             requests_per_minute=self.shared.per_minute["requests"],
             tokens_per_minute=self.shared.per_minute["tokens"],
             actual_output=job.limits.count_output == "actual",
-            # promise: shared limits: the sender sends each request against a shared lease
+            # promise: shared limits: the lane sends each request against a shared lease
             leased=self.shared.meters,
             brake=breaker,
             clock=time.monotonic,
@@ -115,22 +119,14 @@ class RunSender:
         client = Client(job, self._key, self._wire)
         schema = job.response_format
         answer_format = AnswerFormat(schema) if isinstance(schema, dict) else None
+        done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
+        progress = Progress(total=self._run.estimate.to_send, done=done, done_before=done)
+        settlement = Settlement(
+            self._run.price, self.budget, progress, answer_format, PromptCuts(job.max_output_tokens)
+        )
         # promise: C7 a worker checks for its leader before each request
         is_led = self._member.is_led if self._member is not None else lambda: True
-        sender = Sender(
-            job,
-            self._run.price,
-            client,
-            limits,
-            breaker,
-            self.budget,
-            answer_format=answer_format,
-            may_send=is_led,
-        )
-        sender.progress.total = self._run.estimate.to_send
-        done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
-        sender.progress.done = sender.progress.done_before = done
-        return sender
+        return LiveLane(job, client, limits, breaker, settlement, may_send=is_led)
 
     async def _in_executor(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._loop.run_in_executor(self._disk_threads, function, *arguments)
@@ -145,7 +141,7 @@ class RunSender:
             # promise: C7 a worker closes its part of the run once its leader is gone
             if not member.is_led():
                 break
-        self.sender.stop()
+        self.lane.stop()
         threading.Thread(target=self._leave, name="parquill-leave").start()
 
     def _leave(self) -> None:
@@ -178,7 +174,7 @@ class RunSender:
     @property
     def has_work(self) -> bool:
         """Whether another shard may come: the run has one that is not done, and is not stopped."""
-        return not self.sender.stopping and not all(map(self._run.is_done, self._run.shards))
+        return not self.lane.stopping and not all(map(self._run.is_done, self._run.shards))
 
     def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> ShardReport:
         """Complete the open rows of a shard, unless another task has done that, and report how it ended.
@@ -203,7 +199,7 @@ class RunSender:
                 nothing: concurrent.futures.Future[None] = concurrent.futures.Future()
                 nothing.set_result(None)
                 return nothing
-            return asyncio.run_coroutine_threadsafe(self.sender.drain(grace_s), self._loop)
+            return asyncio.run_coroutine_threadsafe(self.lane.drain(grace_s), self._loop)
 
     def close(self, *, grace_s: float | None = None) -> None:
         """Close the client and end the thread; with `grace_s`, stop the requests under way first."""
@@ -246,7 +242,7 @@ class RunSender:
     async def _end_shards(self) -> None:
         """Wait for shards that had not begun to send before the stop; threads that wait for them need a result."""
         if self._shards:
-            self.sender.stop()
+            self.lane.stop()
             _, late = await asyncio.wait(set(self._shards), timeout=FINISH_TIMEOUT_S)
             for task in late:
                 task.cancel()

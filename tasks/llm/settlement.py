@@ -1,77 +1,26 @@
-"""Settles rows after a reply or a failure: books the money, journals the outcome, counts the progress."""
+"""Settles requests after a reply or a failure: books the money, journals the outcome, counts the progress."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from dataclasses import dataclass, field
 
-from parquill.tasks.errors import DiskFailed
 from parquill.tasks.llm.answer_format import AnswerFormat
-from parquill.tasks.llm.client import Result
 from parquill.tasks.llm.failures import Failure
 from parquill.tasks.llm.outcomes import TABLE, Money, Retry, Rule
 from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.prompt_cuts import PromptCuts, cut_sentence
 from parquill.tasks.llm.replies import Reply
+from parquill.tasks.llm.unit import Step
 from parquill.tasks.money.amounts import femto_to_nano
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import ModelPrice
-from parquill.tasks.records import NO_CHARGE, Charge, Outcome
-from parquill.tasks.storage.journal import Journal
-from parquill.tasks.storage.replay import RowState, ShardState
+from parquill.tasks.records import Outcome
 
 _ANSWERED = frozenset({"ok", "truncated"})  # statuses that a cut prompt overrides
 
 
-@dataclass(slots=True)
-class OpenShard:
-    """A shard that is being completed: its journal, its state so far, and how many rows did not fit the budget."""
-
-    journal: Journal
-    state: ShardState
-    over_budget: int = 0
-
-
-@dataclass(slots=True)
-class SendRow:
-    """One row to send; money in nano-dollars. `tokens` are reserved: the input with its allowance, and all output."""
-
-    shard: OpenShard
-    number: int
-    key: str
-    messages: str
-    parameters: str | None
-    tokens: int
-    reserve_nano: int
-    expected_tokens: float = 0.0  # of the prompt, as the service is expected to report it
-    prior: Charge = NO_CHARGE
-    state: RowState = field(default_factory=RowState)
-    unreadable: int = 0
-    throttled_since: float | None = None
-    is_over: bool = False  # the row has its outcome
-    refused: Result | None = None  # a request that was refused for the name of max_output_tokens only
-
-    @property
-    def is_first_try(self) -> bool:
-        """Whether its latest request is its first one, also counting earlier runs and starts.
-
-        A request that was refused for the name of max_output_tokens does not count.
-        """
-        # promise: refusals: a refusal that follows a refused limit name counts as evidence
-        return self.state.requests == 1 + (self.refused is not None) and self.prior.attempts == 0
-
-    def uncharge(self) -> None:
-        """Give the row one attempt back, since the failure hit every row."""
-        if self.is_over:
-            return
-        self.state.failures -= 1
-        with contextlib.suppress(DiskFailed):  # the sender gets the same error at its next record
-            self.shard.journal.append({"type": "uncharge", "row": self.number})
-
-
 class Settlement:
-    """Settles the rows of one run. Each reservation of a request is settled, held or released here exactly once."""
+    """Settles the steps of one run. Each reservation of a request is settled, held or released here exactly once."""
 
     def __init__(
         self,
@@ -81,21 +30,20 @@ class Settlement:
         answer_format: AnswerFormat | None,
         cuts: PromptCuts,
     ) -> None:
-        self._price, self._budget, self._format = price, budget, answer_format
-        self._progress, self._cuts = progress, cuts
+        self.budget, self.progress = budget, progress
+        self._price, self._format, self._cuts = price, answer_format, cuts
 
-    async def record_intent(self, row: SendRow) -> None:
-        """Write to the journal that the row is sent once more, with its worst case reserved."""
-        row.state.requests += 1
+    async def record_intent(self, step: Step) -> None:
+        """Write to the journal that the step is sent once more, with its worst case reserved."""
+        step.state.requests += 1
         # promise: C1 an intent is synced to the journal before its request is sent
-        await row.shard.journal.append(
-            {"type": "intent", "row": row.number, "n": row.state.requests, "reserved": row.reserve_nano}
+        await step.shard.journal.append(
+            {"type": "intent", "row": step.number, "n": step.state.requests, "reserved": step.reserve_nano}
         )
-        row.state.reserved_nano = row.reserve_nano
-        self._progress.sent += 1
+        step.state.reserved_nano = step.reserve_nano
 
-    async def settle(self, row: SendRow, rule: Rule, reply: Reply, latency_s: float) -> None:
-        """Book the cost that the reply to the row's latest request reports, even if it is more than was reserved.
+    async def settle(self, step: Step, rule: Rule, reply: Reply, latency_s: float) -> None:
+        """Book the cost that the reply to the step's latest request reports, even if it is more than was reserved.
 
         Without usable usage, book the whole reservation, or more if the known part of the usage costs more.
         """
@@ -105,18 +53,18 @@ class Settlement:
         # promise: M6 the service tier in the reply determines the price
         cost = 0 if said is None else femto_to_nano(self._price.femto(said, tier))
         if usage is None:
-            cost = max(cost, row.reserve_nano)
+            cost = max(cost, step.reserve_nano)
         # promise: M3 a row is settled at the cost of its reply, not at its reservation
-        self._budget.settle(row.reserve_nano, cost)
+        self.budget.settle(step.reserve_nano, cost)
         parsed, sentence = None, reply.sentence(rule)
-        if usage is not None and self._cuts.is_cut(row.expected_tokens, usage.prompt) and rule.status in _ANSWERED:
-            rule, sentence = TABLE["prompt_cut"], cut_sentence(row.expected_tokens, usage.prompt)
+        if usage is not None and self._cuts.is_cut(step.expected_tokens, usage.prompt) and rule.status in _ANSWERED:
+            rule, sentence = TABLE["prompt_cut"], cut_sentence(step.expected_tokens, usage.prompt)
         elif rule.status == "ok" and self._format is not None:
             parsed = self._format.parse(reply.text)
             if parsed is None:
                 rule, sentence = TABLE["schema_mismatch"], TABLE["schema_mismatch"].sentence
         outcome = self._outcome(
-            row,
+            step,
             rule,
             completion=reply.text if rule.status != "failed" else None,
             parsed=parsed,
@@ -131,57 +79,62 @@ class Settlement:
             service_tier=tier,
             cost_nano=cost,
             latency_s=latency_s,
-            resolves=row.state.requests,
+            resolves=step.state.requests,
         )
-        await self._record(row, outcome)
+        await self._record(step, outcome)
 
-    async def fail(self, row: SendRow, rule: Rule, sentence: str) -> None:
-        """Record the row as failed by `rule`, with `sentence` as its message."""
-        outcome = self._outcome(row, rule, error_message=sentence)
-        await self._record(row, outcome)
+    async def fail(self, step: Step, rule: Rule, sentence: str) -> None:
+        """Record the step as failed by `rule`, with `sentence` as its message."""
+        outcome = self._outcome(step, rule, error_message=sentence)
+        await self._record(step, outcome)
 
-    async def record_failure(self, row: SendRow, rule: Rule, failure: Failure | None = None) -> None:
-        """Book a failure of the row's latest request: nothing, its usage, or the reservation as in doubt."""
-        row.state.last_code = rule.code
+    async def record_failure(self, step: Step, rule: Rule, failure: Failure | None = None) -> None:
+        """Book a failure of the step's latest request: nothing, its usage, or the reservation as in doubt."""
+        step.state.last_code = rule.code
         money = rule.money if failure is None else failure.money(rule)
-        record = {"type": "attempt", "row": row.number, "n": row.state.requests, "fate": money.value, "code": rule.code}
+        record = {
+            "type": "attempt",
+            "row": step.number,
+            "n": step.state.requests,
+            "fate": money.value,
+            "code": rule.code,
+        }
         if failure is not None and failure.usage is not None:
             billed = femto_to_nano(self._price.femto(failure.usage, failure.service_tier))
             # promise: M1 a billed failure counts against the budget
-            self._budget.settle(row.reserve_nano, billed)
-            row.state.add_billed(billed, failure.usage, row.reserve_nano)
+            self.budget.settle(step.reserve_nano, billed)
+            step.state.add_billed(billed, failure.usage, step.reserve_nano)
             record |= {"cost": billed, "usage": list(failure.usage)}
         elif money is Money.IN_DOUBT:
-            row.state.in_doubt_requests += 1
-            row.state.in_doubt_nano += row.reserve_nano
+            step.state.in_doubt_requests += 1
+            step.state.in_doubt_nano += step.reserve_nano
             # promise: M5 a failed request that may have been billed keeps its reservation booked
-            self._budget.hold(row.reserve_nano)
+            self.budget.hold(step.reserve_nano)
         else:
-            self._budget.release(row.reserve_nano)
+            self.budget.release(step.reserve_nano)
         if rule.retry is Retry.THROTTLE:
-            row.state.throttled += 1
-        await row.shard.journal.append(record)
+            step.state.throttled += 1
+        await step.shard.journal.append(record)
 
-    async def _record(self, row: SendRow, outcome: Outcome) -> None:
-        row.shard.state.outcomes[row.number] = outcome
-        row.is_over = True
-        self._progress.done += 1
-        self._progress.not_ok += outcome.status != "ok"
-        await row.shard.journal.append(outcome)
+    async def _record(self, step: Step, outcome: Outcome) -> None:
+        step.shard.state.outcomes[step.number] = outcome
+        self.progress.done += 1
+        self.progress.not_ok += outcome.status != "ok"
+        await step.shard.journal.append(outcome)
 
-    def _outcome(self, row: SendRow, rule: Rule, cost_nano: int = 0, **of_reply: object) -> Outcome:
+    def _outcome(self, step: Step, rule: Rule, cost_nano: int = 0, **of_reply: object) -> Outcome:
         return Outcome(
             # promise: C9 an outcome carries the number and key of the row that was sent
-            row=row.number,
-            key=row.key,
+            row=step.number,
+            key=step.key,
             status=rule.status,
             error_code=rule.code,
             # promise: M4 a row's outcome includes the cost of its failed requests
-            cost_nano=row.state.cost_nano + cost_nano,
-            failed_usage=row.state.usage,
-            in_doubt_nano=row.state.in_doubt_nano,
-            attempts=row.state.requests,
+            cost_nano=step.state.cost_nano + cost_nano,
+            failed_usage=step.state.usage,
+            in_doubt_nano=step.state.in_doubt_nano,
+            attempts=step.state.requests,
             finished_at=time.time_ns() // 1000,
-            prior=row.prior,
+            prior=step.prior,
             **of_reply,  # type: ignore[arg-type]
         )

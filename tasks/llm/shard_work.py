@@ -12,9 +12,9 @@ from concurrent.futures import Executor
 from typing import Any, Final, TypeVar
 
 from parquill.tasks.errors import FolderInUse
-from parquill.tasks.llm.sender import Sender
-from parquill.tasks.llm.settlement import OpenShard, SendRow
+from parquill.tasks.llm.lane import Lane
 from parquill.tasks.llm.shard_report import ShardReport
+from parquill.tasks.llm.unit import OpenShard, Step, Unit
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Action, Charge, ShardRef, Totals
 from parquill.tasks.storage.answer_index import AnswerIndex
@@ -42,19 +42,19 @@ _COLUMNS = [
 
 
 class ShardWork:
-    """Completes shards of one run with a sender, on the sender's event loop."""
+    """Completes shards of one run on the event loop of its lane."""
 
     def __init__(
         self,
         run: Run,
-        sender: Sender,
+        lane: Lane,
         answers: AnswerIndex,
         executor: Executor,
         disk: Disk,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`executor` reads and writes files, so that the event loop never waits for a disk."""
-        self._run, self._sender, self._answers = run, sender, answers
+        self._run, self._lane, self._answers = run, lane, answers
         self._executor, self._disk, self._sleep = executor, disk, sleep
 
     async def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> ShardReport:
@@ -76,15 +76,15 @@ class ShardWork:
                     await journal.close()
         except BaseException:
             # promise: C5 an error in a shard outside its rows stops all other sending
-            self._sender.stop()
+            self._lane.stop()
             raise
         is_done = sum(totals.statuses.values()) == shard.to_send
-        return ShardReport(shard.number, is_done, totals, over_budget, self._sender.stop_reason)
+        return ShardReport(shard.number, is_done, totals, over_budget, self._lane.stop_reason)
 
     async def _fence(self, shard: ShardRef) -> Journal | None:
         """Open the shard's journal, which locks it; None if the shard is done or the run stops."""
         # promise: C10 a task that waits for a shard ends when the run stops
-        while not self._sender.stopping:
+        while not self._lane.stopping:
             try:
                 return await self._in_executor(self._open, shard)
             except FolderInUse:  # another task completes the shard, perhaps in another process
@@ -103,12 +103,12 @@ class ShardWork:
         """Send the rows without an outcome. Returns how many did not fit the budget."""
         work = OpenShard(journal, await self._in_executor(self._run.state, shard.number))
         if only is None:
-            self._sender.progress.done += len(work.state.outcomes)
-            self._sender.progress.done_before += len(work.state.outcomes)
+            self._lane.progress.done += len(work.state.outcomes)
+            self._lane.progress.done_before += len(work.state.outcomes)
         # promise: C1 a shard's journal is marked as begun before its first request
         await self._in_executor(self._run.mark_begun, shard.number, self._disk)
         if len(work.state.outcomes) < shard.to_send:
-            await self._sender.complete(self._rows(shard, only, work))
+            await self._lane.complete(self._units(shard, only, work))
         return work.over_budget
 
     def _record(self, shard: ShardRef) -> Totals:
@@ -127,7 +127,7 @@ class ShardWork:
     async def _in_executor(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
 
-    async def _rows(self, shard: ShardRef, only: Collection[int] | None, work: OpenShard) -> AsyncIterator[SendRow]:
+    async def _units(self, shard: ShardRef, only: Collection[int] | None, work: OpenShard) -> AsyncIterator[Unit]:
         # in the executor: the check of its checksum reads the whole file
         with await self._in_executor(self._run.open_shard, shard) as planned:
             batches = planned.batches(READ_ROWS, _COLUMNS)
@@ -142,7 +142,7 @@ class ShardWork:
                     number += 1
                     if action != Action.SEND or (only is not None and number not in only):
                         continue
-                    yield SendRow(
+                    step = Step(
                         work,
                         number,
                         key.hex(),
@@ -153,3 +153,4 @@ class ShardWork:
                         expected,
                         Charge.of(prior),
                     )
+                    yield Unit((step,))

@@ -166,7 +166,7 @@ def _progress_loop(run: Run, run_sender: RunSender, artifact_id: Any, over: thre
     shown, reported = time.monotonic(), 0
     while True:
         last = over.wait(POLL_INTERVAL_S)
-        service = list(run_sender.sender.told)  # a copy: the sender appends to it
+        service = list(run_sender.lane.warnings)  # a copy: the sender appends to it
         for told in service[reported:]:
             with best_effort("the warning"):
                 get_run_logger().warning(told)
@@ -182,7 +182,7 @@ def _progress_loop(run: Run, run_sender: RunSender, artifact_id: Any, over: thre
 
 def _show_progress(run: Run, run_sender: RunSender, artifact_id: Any) -> Any:
     """Update the progress artifact, or create it if the server was away until now; return its id."""
-    progress, told = run_sender.sender.progress, escape_inline(headline(run, run_sender))
+    progress, told = run_sender.lane.progress, escape_inline(headline(run, run_sender))
     share = round(100.0 * progress.done / max(1, progress.total), 1)
     with best_effort("the progress"):
         if artifact_id is None:
@@ -212,12 +212,12 @@ def _warn(run: Run, run_sender: RunSender, told: str) -> None:
 
 def headline(run: Run, run_sender: RunSender) -> str:
     """Return rows, money and time left in one line."""
-    progress, budget = run_sender.sender.progress, run_sender.budget
+    progress, budget = run_sender.lane.progress, run_sender.budget
     limit = f" of {format_usd(budget.limit)}" if budget.limit is not None else ""
     doubt = f", {format_usd(budget.in_doubt)} in doubt" if budget.in_doubt else ""
     left_s = progress.eta_s(time.monotonic())
     left = "" if left_s is None or progress.done >= progress.total else f", {format_duration(left_s)} left"
-    if run_sender.sender.breaker.is_open:
+    if run_sender.lane.is_waiting:
         left = ", waiting for the service, which fails at every request"
     return (
         f"{progress.done:,} of {progress.total:,} rows, {progress.not_ok:,} not ok, "

@@ -23,7 +23,7 @@ from parquill.tasks.job.settings import Job
 from parquill.tasks.llm.client import Client
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.request import KeyMaker
-from tests.tasks.llm.test_sender import GOOD
+from tests.tasks.llm.test_live_lane import GOOD
 from tests.tasks.prompts.test_planner import DAY
 
 AZURE = "https://acme.openai.azure.com/openai/deployments/gpt-4o"

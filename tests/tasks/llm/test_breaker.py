@@ -23,8 +23,11 @@ from parquill.tasks.llm.breaker import (
     Breaker,
 )
 from parquill.tasks.llm.client import Client
-from parquill.tasks.llm.sender import Sender
-from parquill.tasks.llm.settlement import OpenShard, SendRow
+from parquill.tasks.llm.live_lane import LiveLane
+from parquill.tasks.llm.progress import Progress
+from parquill.tasks.llm.prompt_cuts import PromptCuts
+from parquill.tasks.llm.settlement import Settlement
+from parquill.tasks.llm.unit import OpenShard, Step, Unit
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import ModelPrice, PriceBand
 from parquill.tasks.records import Charge
@@ -86,7 +89,7 @@ class Night:
         self.journal = Records()
         self.shard = OpenShard(cast("Journal", self.journal), self.state)
         self.seconds = 0.0
-        self.sender = cast("Sender", None)
+        self.lane = cast("LiveLane", None)
 
     async def _handle(self, request: httpx.Request) -> httpx.Response:
         row = int(orjson.loads(request.content)["messages"][0]["content"].split()[1])
@@ -98,15 +101,16 @@ class Night:
             raise found
         return httpx.Response(found[0], content=found[1])
 
-    async def _rows_of_shard(self) -> AsyncIterator[SendRow]:
+    async def _units(self) -> AsyncIterator[Unit]:
         for number in range(self._rows):
             if self._reading_s:
                 await asyncio.sleep(self._reading_s)
             messages = f'[{{"role":"user","content":"row {number} of cells"}}]'
             attempts = 6 if number in self._carried else 0
-            yield SendRow(
+            step = Step(
                 self.shard, number, f"{number:x}", messages, None, 10, RESERVED, prior=Charge(attempts=attempts)
             )
+            yield Unit((step,))
 
     async def _complete(self) -> None:
         loop = asyncio.get_running_loop()
@@ -120,8 +124,9 @@ class Night:
         client = Client(job, None, httpx.MockTransport(self._handle))
         price = ModelPrice("a-model", (PriceBand(0, 0, 0, 0, 0),), None, "a test", "today")
         self.budget = Budget(self._budget_nano)
-        self.sender = Sender(job, price, client, limits, breaker, self.budget, clock=loop.time, sleep=asyncio.sleep)
-        await self.sender.complete(self._rows_of_shard())
+        settlement = Settlement(price, self.budget, Progress(), None, PromptCuts(10))
+        self.lane = LiveLane(job, client, limits, breaker, settlement, clock=loop.time, sleep=asyncio.sleep)
+        await self.lane.complete(self._units())
         self.seconds = loop.time() - 1000.0
 
     def run(self) -> Night:
@@ -154,8 +159,8 @@ def test_an_outage_of_half_a_minute_costs_time_and_nothing_else(how: tuple[int, 
     assert night.shard.over_budget == 0
     assert night.between(4, 32) <= 10, "it probes with few requests"
     assert 32 < night.seconds < 60
-    assert night.sender.told[0].startswith("every request to the service fails: ")
-    assert "answers again" in night.sender.told[1]
+    assert night.lane.warnings[0].startswith("every request to the service fails: ")
+    assert "answers again" in night.lane.warnings[1]
 
 
 def test_an_outage_of_ten_minutes_is_waited_out() -> None:
@@ -186,16 +191,16 @@ def test_a_service_that_fails_at_a_third_is_not_slowed_down(seed: int) -> None:
     rng = random.Random(seed)
     night = Night(lambda *_: DOWN if rng.random() < 0.3 else (200, GOOD), rows=3_000, attempts=20).run()
     assert night.statuses == {"ok": 3_000}
-    assert night.sender.told == []
+    assert night.lane.warnings == []
 
 
 def test_an_outage_without_end_stops_the_run_after_its_patience() -> None:
     """A service that fails for longer than retry.patience_s stops the run, which can be resumed."""
     night = Night(down_between(1, 10**9), rows=2_000, patience_s=300).run()
     assert 301 < night.seconds < 330
-    assert night.sender.stop_rule is not None
-    assert night.sender.stop_message is not None
-    assert night.sender.stop_message.startswith("every request to the service has failed for 5 minutes")
+    assert night.lane.stop_rule is not None
+    assert night.lane.stop_message is not None
+    assert night.lane.stop_message.startswith("every request to the service has failed for 5 minutes")
     assert set(night.statuses) == {"ok"}, "no row is given up"
     assert night.budget.in_doubt == 0
 
@@ -242,7 +247,7 @@ def test_a_systematic_refusal_stops_the_run_early() -> None:
     night = Night(lambda *_: REFUSED, rows=5_000).run()
     assert MAX_REFUSALS <= len(night.sent) <= MAX_REFUSALS + MAX_REFUSAL_PROBES + FIRST_AT_ONCE
     assert night.state.outcomes == {}, "the rows are sent again once the job is corrected"
-    assert night.sender.stop_message == (
+    assert night.lane.stop_message == (
         "30 requests in a row were refused for the same reason: the service refused the request (HTTP 400, "
         "unsupported_value): parameter 'temperature': Unsupported value"
     )
@@ -253,14 +258,14 @@ def test_a_service_that_refuses_slowly_is_sent_no_more() -> None:
     """Before the first answer more requests leave only while no reply comes at all: a refusal is a reply."""
     night = Night(lambda *_: REFUSED, rows=5_000, latency_s=1.5).run()
     assert len(night.sent) <= MAX_REFUSALS + MAX_REFUSAL_PROBES
-    assert str(night.sender.stop_message).startswith("30 requests in a row were refused for the same reason")
+    assert str(night.lane.stop_message).startswith("30 requests in a row were refused for the same reason")
 
 
 def test_a_small_job_that_is_refused_as_a_whole_stops_too() -> None:
     """Where fewer rows than that are left and all are refused for the key or the model, the run stops."""
     night = Night(lambda *_: (404, b'{"error": {"code": "model_not_found"}}'), rows=5).run()
-    assert night.sender.stop_rule is not None
-    assert night.sender.stop_rule.code == "not_found"
+    assert night.lane.stop_rule is not None
+    assert night.lane.stop_rule.code == "not_found"
     assert night.state.outcomes == {}
 
 
@@ -275,14 +280,14 @@ def test_one_refused_row_is_its_own(status: int, at_once: int) -> None:
             max_at_once=at_once,
         ).run()
         assert night.statuses == {"ok": 60, "failed": 1}
-        assert night.sender.stop_rule is None
+        assert night.lane.stop_rule is None
 
 
 def test_the_last_refused_row_ends_at_the_next_start() -> None:
     """A start that only tries a row which was refused in an earlier run gives it its outcome, and does not stop."""
     night = Night(lambda *_: (403, b"<html>"), rows=1, carried=frozenset({0})).run()
     assert night.statuses == {"failed": 1}
-    assert night.sender.stop_rule is None
+    assert night.lane.stop_rule is None
 
 
 @pytest.mark.parametrize("first", [0, 700])
@@ -297,7 +302,7 @@ def test_a_block_of_refused_rows_does_not_stop_the_run(first: int, refused: int)
 def test_a_model_that_is_retired_on_the_way_stops_the_run() -> None:
     """Refusals that begin in the middle of a run stop it too, and no further row is used up."""
     night = Night(lambda _, now: (410, b"") if now > 5 else (200, GOOD), rows=50_000).run()
-    assert night.sender.stop_rule is not None
+    assert night.lane.stop_rule is not None
     assert set(night.statuses) == {"ok"}
     assert night.between(5.01, 10**9) <= 64 + MAX_REFUSALS + MAX_REFUSAL_PROBES
 
@@ -312,8 +317,8 @@ def test_replies_that_cannot_be_read_stop_the_run_before_they_are_paid_for_again
     """When the first replies cannot be read the run stops after a handful, and says what came."""
     night = Night(lambda *_: (200, b"<html>login</html>"), rows=1_000).run()
     assert len(night.sent) <= FIRST_AT_ONCE + MAX_FIRST_UNREADABLE
-    assert night.sender.stop_message is not None
-    assert "the reply could not be read (HTTP 200, no content type, 18 bytes)" in night.sender.stop_message
+    assert night.lane.stop_message is not None
+    assert "the reply could not be read (HTTP 200, no content type, 18 bytes)" in night.lane.stop_message
 
 
 def test_a_reply_that_cannot_be_read_is_asked_for_once_more() -> None:
@@ -349,8 +354,8 @@ def test_a_429_inside_a_200_is_waited_out() -> None:
 def test_a_failure_inside_a_200_that_no_request_escapes_stops_the_run(code: int, rule: str) -> None:
     """No money left, or a rejected key: the run stops at once and can be resumed."""
     night = Night(lambda *_: inside(code), rows=1_000).run()
-    assert night.sender.stop_rule is not None
-    assert night.sender.stop_rule.code == rule
+    assert night.lane.stop_rule is not None
+    assert night.lane.stop_rule.code == rule
     assert len(night.sent) <= FIRST_AT_ONCE
     assert night.state.outcomes == {}
 
@@ -360,8 +365,8 @@ def test_failures_that_nobody_knows_stop_the_run_before_they_are_paid_for_again(
     """A failure without a known code may be paid: the run stops after a handful, and says the service's reason."""
     night = Night(lambda *_: (200, body), rows=1_000).run()
     assert len(night.sent) <= FIRST_AT_ONCE + MAX_FIRST_UNREADABLE
-    assert night.sender.stop_message is not None
-    assert "replies in a row hold no answer: the reply reports a failure" in night.sender.stop_message
+    assert night.lane.stop_message is not None
+    assert "replies in a row hold no answer: the reply reports a failure" in night.lane.stop_message
 
 
 def test_a_slow_first_answer_holds_up_nothing_for_long() -> None:
@@ -380,7 +385,7 @@ def test_slow_rows_at_the_end_of_a_run_are_no_outage() -> None:
 
     night = Night(service, rows=400, attempts=2, slow=slow).run()
     assert night.statuses == {"ok": 370, "failed": 30}
-    assert night.sender.told == []
+    assert night.lane.warnings == []
 
 
 def test_an_outage_before_the_first_answer_is_probed_with_few_requests() -> None:
@@ -407,4 +412,4 @@ def test_rows_that_are_still_being_read_may_bring_evidence(reading_s: float) -> 
         lambda row, _: (403, b"<html>") if row in bad else (200, GOOD), rows=80, latency_s=0.01, reading_s=reading_s
     ).run()
     assert night.statuses == {"ok": 55, "failed": 25}
-    assert night.sender.stop_rule is None
+    assert night.lane.stop_rule is None

@@ -15,7 +15,7 @@ from parquill.tasks.llm.client import MAX_MISSED_NAMES, Client, Result
 from parquill.tasks.llm.limit_name import other_limit_name
 from parquill.tasks.llm.outcomes import error_of_body
 from parquill.tasks.llm.protocol import APIS
-from tests.tasks.llm.test_sender import GOOD
+from tests.tasks.llm.test_live_lane import GOOD
 
 MESSAGES = '[{"role":"user","content":"Hi"}]'
 OLD, NEW = "max_tokens", "max_completion_tokens"

@@ -19,7 +19,7 @@ from parquill.tasks.limits.limiter import RateLimiter
 from parquill.tasks.llm.client import Client, aiohttp_transport
 from parquill.tasks.llm.failures import Failure
 from parquill.tasks.llm.outcomes import TABLE, Money
-from parquill.tasks.llm.protocol import APIS, ChatApi
+from parquill.tasks.llm.protocol import APIS, Api
 from parquill.tasks.llm.usage import MAX_TOKENS
 
 USAGE = {
@@ -76,7 +76,7 @@ JSON = st.recursive(
 
 
 @cache
-def _api(name: str) -> ChatApi:
+def _api(name: str) -> Api:
     return APIS[name](_job(name))
 
 
