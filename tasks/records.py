@@ -242,8 +242,10 @@ class Totals:
     retried: int = 0
     throttled: int = 0
     in_doubt: int = 0
+    submitted: int = 0  # requests that wait for their reply at the service, such as those of a batch
     settled_nano: int = 0
     in_doubt_nano: int = 0
+    submitted_nano: int = 0  # what is reserved for them
     worst_nano: int = 0  # reservations of the rows that have an outcome, as estimated
     over_reserved_nano: int = 0  # what replies cost beyond their reservations
     prompt_tokens: int = 0  # as the answers report them, like the other four counts of tokens
@@ -252,6 +254,11 @@ class Totals:
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     statuses: dict[str, int] = field(default_factory=dict)  # of the rows that have an outcome
+
+    @property
+    def committed_nano(self) -> int:
+        """What counts against a budget: what is paid, may have been paid, or is reserved at the service."""
+        return self.settled_nano + self.in_doubt_nano + self.submitted_nano
 
     def add(self, other: Totals) -> None:
         """Add another part of the run."""

@@ -169,6 +169,9 @@ class LiveLane:
         """Return the next step that may be sent; None if there is none. Those that must not be sent fail."""
         while (step := unit.next_step()) is not None:
             step.state = step.shard.state.rows.setdefault(step.number, step.state)
+            # promise: M2 a request that waits at the service is not sent again by another lane
+            if step.state.submitted:
+                return None
             if not await self._policy.fail_unsent(step):
                 return step
         return None

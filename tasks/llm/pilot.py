@@ -169,7 +169,7 @@ def _check(run: Run, picked: _Picked) -> None:
     spent, worst, of_month = spent_totals(run), picked.worst(), month_left(run)
     limits = []
     if run.job.budget.run_usd is not None:
-        room = usd_to_nano(run.job.budget.run_usd) - spent.settled_nano - spent.in_doubt_nano
+        room = usd_to_nano(run.job.budget.run_usd) - spent.committed_nano
         limits.append((room, f"what is left of the budget ({format_usd(max(0, room))})"))
     if of_month is not None:
         limits.append((of_month, f"what is left of the month ({format_usd(max(0, of_month))})"))
@@ -182,7 +182,7 @@ def _check(run: Run, picked: _Picked) -> None:
 def _check_least(run: Run, picked: _Picked, least: int, auto: MostOfAuto) -> None:
     """Refuse a pilot that may end before it has learned anything."""
     spent, worst = spent_totals(run), picked.worst(least)
-    if worst > auto.nano - spent.settled_nano - spent.in_doubt_nano:
+    if worst > auto.nano - spent.committed_nano:
         rows = min(least, picked.left)
         raise RefusedByBudget(f"a pilot of {rows:,} rows may cost {format_usd(worst)}, more than {auto}")
 
@@ -196,7 +196,7 @@ def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
     if limit is None or is_approved(run):
         return
     spent, worst, what = spent_totals(run), picked.worst(), f"a pilot of {picked.left:,} rows"
-    booked = spent.settled_nano + spent.in_doubt_nano
+    booked = spent.committed_nano
     if rows is None:
         worst, what = min(worst, max(0, most_of_auto(run).nano - booked)), "--pilot auto"
     # promise: P4 all pilots of a run together stay below the amount that needs approval
@@ -227,7 +227,7 @@ def most_of_auto(run: Run) -> MostOfAuto:
     if of_month is None:
         return most
     spent = spent_totals(run)
-    rest = max(0, spent.settled_nano + spent.in_doubt_nano + of_month)
+    rest = max(0, spent.committed_nano + of_month)
     # promise: M1 a pilot stays within the month's budget
     return min(most, MostOfAuto(rest, "what is left of the month"))
 

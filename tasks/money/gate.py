@@ -55,7 +55,7 @@ def check_budget(
     booked. `today` defaults to the current date, which decides whether a model is shut down, whatever the prices' day.
     """
     spent = totals or Totals()
-    booked = spent.settled_nano + spent.in_doubt_nano
+    booked = spent.committed_nano
     # rows with an outcome count with their true cost; the rest with the same share of expected as of worst
     left = max(0, estimate.worst_nano - spent.worst_nano)
     worst = booked + left

@@ -2,12 +2,13 @@
 
 The key is the sha256 of the RFC 8785 canonical JSON of {v, endpoint, api, model, max_output_tokens, parameters,
 response_format, messages} and, with `dedupe: false`, the row's identity. Equal keys mean equal requests: resume, dedupe
-and nightly increments all depend on it.
+and nightly increments all depend on it. A request that depends on an earlier answer has a chained key (`chain_key`).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -18,7 +19,7 @@ from parquill.tasks.job.parameters import own_parameters, refuse_unwritable
 from parquill.tasks.job.settings import Job
 from parquill.tasks.prompts.chat_fields import DROPPED, SENT, tell_mapping, tell_role, tell_unknown
 
-KEY_VERSION = 1
+KEY_VERSION, CHAINED_KEY_VERSION = 1, 2
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
@@ -55,6 +56,19 @@ class KeyMaker:
         except (rfc8785.CanonicalizationError, UnicodeError, RecursionError, TypeError, ValueError):
             code = "bad_parameters" if parameters else "bad_messages"
             raise RowFault(code, "the request cannot be written as JSON") from None
+
+
+def chain_key(previous: bytes, template: Mapping[str, Any]) -> bytes:
+    """Return the key of a step whose messages depend on the answer of the step before, which has the key `previous`.
+
+    `template` is what the messages are made from, besides that answer. So the key is known while planning, and a change
+    of either makes a new request. Raises RowFault for values that JSON cannot hold.
+    """
+    try:
+        whole = rfc8785.dumps({"v": CHAINED_KEY_VERSION, "previous": previous.hex(), "template": dict(template)})
+    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError, TypeError, ValueError):
+        raise RowFault("bad_messages", "the request cannot be written as JSON") from None
+    return hashlib.sha256(whole).digest()
 
 
 def canonical_messages(messages: list[dict[str, Any]]) -> bytes:

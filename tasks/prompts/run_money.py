@@ -71,7 +71,7 @@ def month_left(run: Run) -> int | None:
     if whole is None:
         return None
     others, spent = spent_by_others(run.job, run.run_id) or 0, spent_totals(run)
-    return usd_to_nano(whole) - others - spent.settled_nano - spent.in_doubt_nano
+    return usd_to_nano(whole) - others - spent.committed_nano
 
 
 def entry_of(run: Run) -> RunEntry:

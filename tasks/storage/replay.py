@@ -1,14 +1,34 @@
-"""Replay a shard's journal: which rows are settled, what was paid, what is in doubt."""
+"""Replay a shard's journal: which rows are settled, what was paid, what is in doubt.
+
+| record | says |
+|---|---|
+| `intent` | request `n` of a row is about to leave, with its worst case `reserved` |
+| `submitted` | request `n` was handed over as a part of something larger, `to` (a batch); its reply comes later |
+| `attempt` | request `n` failed; `fate` is what it did to the money |
+| `uncharge` | the latest failure hit every row, so it costs this row no attempt |
+| `outcome` | the row has its outcome; `resolves` is the request that it settles |
+
+An intent without a later record of its request is in doubt: the run was interrupted. A submitted request is not: its
+reservation stays until the lane that submitted it has collected the reply.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from parquill.tasks.errors import DamagedJournal
 from parquill.tasks.records import Charge, Outcome, Totals, Usage, add_usage
 from parquill.tasks.storage.journal import JournalRecord, read_journal
+
+
+class Submitted(NamedTuple):
+    """A request that waits for its reply at the service: what it is a part of, and its reservation in nano-dollars."""
+
+    to: str
+    reserved_nano: int
 
 
 @dataclass(slots=True)
@@ -26,6 +46,7 @@ class RowState:
     usage: Usage | None = None
     over_reserved_nano: int = 0
     open: dict[int, int] = field(default_factory=dict)  # number of a request -> its reservation
+    submitted: dict[int, Submitted] = field(default_factory=dict)  # by the number of the request
 
     @property
     def charge(self) -> Charge:
@@ -37,6 +58,16 @@ class RowState:
         self.cost_nano += cost_nano
         self.usage = add_usage(self.usage, usage)
         self.over_reserved_nano += max(0, cost_nano - reserved_nano)
+
+    def submit(self, number: int, to: str) -> None:
+        """Note that an open request waits at the service."""
+        self.submitted[number] = Submitted(to, self.open.pop(number, self.reserved_nano))
+
+    def settle(self, number: int) -> int:
+        """Note that a request is over. Returns its reservation; 0 if it had no intent."""
+        # promise: C1 a submitted request is settled by its later record
+        submitted = self.submitted.pop(number, None)
+        return self.open.pop(number, 0) if submitted is None else submitted.reserved_nano
 
     def mark_open_in_doubt(self) -> None:
         """Count open requests as in doubt: the run was interrupted, so it is unknown whether they were paid."""
@@ -68,6 +99,8 @@ class ShardState:
             total.retried += max(0, row.requests - row.throttled - 1)
             total.in_doubt += row.in_doubt_requests
             total.in_doubt_nano += row.in_doubt_nano
+            total.submitted += len(row.submitted)
+            total.submitted_nano += sum(request.reserved_nano for request in row.submitted.values())
         for number, outcome in self.outcomes.items():
             total.settled_nano += outcome.cost_nano
             total.statuses[outcome.status] = total.statuses.get(outcome.status, 0) + 1
@@ -95,8 +128,11 @@ def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardStat
         if record["type"] == "intent":
             row.requests += 1
             row.open[record["n"]] = row.reserved_nano = record["reserved"]
+        elif record["type"] == "submitted":
+            # promise: M5 a request that was submitted elsewhere is neither open nor in doubt
+            row.submit(record["n"], record["to"])
         elif record["type"] == "attempt":
-            reserved = row.open.pop(record["n"], 0)
+            reserved = row.settle(record["n"])
             row.last_code = record["code"]
             if record["fate"] == "in_doubt":
                 row.in_doubt_requests += 1
@@ -113,7 +149,7 @@ def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardStat
         elif record["type"] == "uncharge":
             row.failures -= 1
         elif record["type"] == "outcome":
-            row.open.pop(record["resolves"], None)
+            row.settle(record["resolves"])
             row.mark_open_in_doubt()
             # nothing was reserved for a reused answer: its record has what the estimate counted for the row
             # promise: gate: a reused row does not count as left to pay

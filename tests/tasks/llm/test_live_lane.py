@@ -28,7 +28,7 @@ from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import ModelPrice, PriceBand
 from parquill.tasks.records import Outcome
 from parquill.tasks.storage.journal import Journal
-from parquill.tasks.storage.replay import ShardState, replay_shard
+from parquill.tasks.storage.replay import RowState, ShardState, Submitted, replay_shard
 
 GOOD = b'{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]}'
 RENAME = b"""{"error":{"message":"Use 'max_completion_tokens' instead of 'max_tokens'.","param":"max_tokens","code":"unsupported_parameter"}}"""
@@ -347,3 +347,12 @@ def test_a_step_over_budget_leaves_the_rest_of_its_unit() -> None:
     asyncio.run(harness.complete_pairs(2))
     assert sorted(harness.state.outcomes) == [0]
     assert harness.shard.over_budget == 3
+
+
+def test_a_request_that_waits_at_the_service_is_not_sent() -> None:
+    """A row that another lane has submitted is left to that lane; the other rows are sent."""
+    harness = LaneHarness(lambda _: (200, {}))
+    harness.state.rows[1] = RowState(requests=1, submitted={1: Submitted("batch_1", 5)})
+    asyncio.run(harness.complete(3))
+    assert sorted(harness.state.outcomes) == [0, 2]
+    assert harness.sent == 2

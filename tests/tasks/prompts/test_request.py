@@ -19,6 +19,7 @@ from parquill.tasks.prompts.chat_fields import DROPPED
 from parquill.tasks.prompts.request import (
     KeyMaker,
     canonical_messages,
+    chain_key,
     check_messages,
     check_parameters,
     check_prompt,
@@ -165,6 +166,24 @@ def test_the_key_changes_with_each_member() -> None:
 def test_the_key_does_not_change_with_what_the_service_never_sees(changes: dict[str, Any]) -> None:
     """Answers are found again when only budgets, limits, folders, keys or the way to the same text changed."""
     assert _key(_job(**changes)) == _key(_job())
+
+
+def test_a_chained_key_follows_from_the_step_before() -> None:
+    """The key of a dependent step changes with the step before and with its template, and with nothing else."""
+    first, other = KeyMaker(_job()).key(HELLO, None, []), KeyMaker(_job(model="gpt-4o")).key(HELLO, None, [])
+    template = {"user": "And in {{ language }}?", "language": "French"}
+    key = chain_key(first, template)
+    assert key == hashlib.sha256(rfc8785.dumps({"v": 2, "previous": first.hex(), "template": template})).digest()
+    assert key == chain_key(first, dict(reversed(template.items())))
+    keys = [
+        key,
+        chain_key(other, template),
+        chain_key(first, {**template, "language": "German"}),
+        chain_key(key, template),
+    ]
+    assert len(set(keys)) == 4
+    with pytest.raises(RowFault, match="cannot be written as JSON"):
+        chain_key(first, {"value": 2**70})
 
 
 def test_a_named_endpoint_may_move() -> None:
