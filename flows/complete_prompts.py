@@ -55,9 +55,9 @@ def complete_prompts(
             return end_idle(placed, options)
         register_flow_run(run)
         run = pilot_first(run)
-        estimate = estimate_cost(run)
-        gate_budget(run, estimate)
-        wait_for_approval(run)
+        standing = estimate_cost(run)
+        gate_budget(run, standing)
+        wait_for_approval(run, standing)
         with summary_while_running(run):
             with (
                 open_sender(run, log=run_log()) as run_sender,

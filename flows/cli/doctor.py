@@ -88,11 +88,8 @@ def _ledger() -> str:
 
 
 def _shared_limits() -> str:
-    ledger = RateLedger()
-    try:
+    with RateLedger() as ledger:
         return "; ".join(describe(ledger.holders())) or "no run under way shares a limit"
-    finally:
-        ledger.close()
 
 
 def _prefect() -> str:

@@ -21,12 +21,12 @@ from parquill.tasks.errors import Interrupted, NotApproved, ParquillError, error
 from parquill.tasks.job.api_key import read_key
 from parquill.tasks.job.settings import Job, Status
 from parquill.tasks.llm.first_pilot import complete_first_pilot, needs_pilot, pilot_must_ask
-from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, check_largest, pass_gate, spent_by_others
+from parquill.tasks.money.gate import asks_approval, check_largest, pass_gate
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.prompts.run_money import spent_totals
+from parquill.tasks.prompts.run_money import Standing, read_standing
 from parquill.tasks.results.tolerance import NothingToDo
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import Folders, lock_folders
@@ -67,36 +67,36 @@ def run_job(
 
                 report_previous_end(folders)
             return idle.summary or None, idle.error
-        month = spent_by_others(run.job, run.run_id)
-        verdict = _show(run, month)
+        standing = _show_standing(run)
         check_largest(run.job, run.estimate)
         is_left_to_flow = False
-        if needs_pilot(run):
-            if pilot_must_ask(run):
-                ask_on_terminal(run, verdict, may_wait=not server.needed)
+        if needs_pilot(run, standing):
+            if pilot_must_ask(run, standing):
+                ask_on_terminal(run, standing.verdict, may_wait=not server.needed)
             # without an answer here, the flow waits for it and completes the pilot
-            is_left_to_flow = pilot_must_ask(run)
+            is_left_to_flow = pilot_must_ask(run, standing)
             if not is_left_to_flow:
                 piloted = _complete_pilot(run)
-                verdict = verdict if piloted is run else _show(piloted, month)
+                standing = standing if piloted is run else _show_standing(piloted)
                 run = piloted
         if server.needed and not is_left_to_flow:
-            pass_gate(run.job, run.estimate, run.price, spent_totals(run), month)
-        if asks_approval(run.job, verdict) and not is_left_to_flow:
-            ask_on_terminal(run, verdict, may_wait=not server.needed)
+            pass_gate(run.job, run.estimate, standing.verdict)
+        if asks_approval(run.job, standing.verdict) and not is_left_to_flow:
+            ask_on_terminal(run, standing.verdict, may_wait=not server.needed)
         server.wait()
         ended = _run_flow(run.run_id, job, options.day, limit, redo, folders, refuse_if_asked)
     show_summary(ended[0], folders.output, folders.output_uri, is_result=not as_json)
     return ended
 
 
-def _show(run: Run, month: int | None) -> Verdict:
-    totals = spent_totals(run)
+def _show_standing(run: Run) -> Standing:
+    standing = read_standing(run)
+    totals = standing.totals
     if totals.sent:
         print_line(f"resuming run {run.run_id}: {totals.sent:,} requests were sent before")
-    verdict = check_budget(run.job, run.estimate, run.price, totals, month)
-    show_estimate(run.job, run.estimate, verdict, run.price, sum(totals.statuses.values()), is_result=False)
-    return verdict
+    completed = sum(totals.statuses.values())
+    show_estimate(run.job, run.estimate, standing.verdict, run.price, completed, is_result=False)
+    return standing
 
 
 def _complete_pilot(run: Run) -> Run:

@@ -55,21 +55,16 @@ def read_spending(scope: SpendQuery, today: date, resolve: str | None = None) ->
 
     Raises BadJob for a name that is neither a job file nor a job with a run, LedgerFailed.
     """
-    ledger, now = Ledger(), datetime.now(UTC)
-    try:
+    now = datetime.now(UTC)
+    with Ledger() as ledger:
         if scope.is_name and scope.job is not None:
             # promise: input: the spend command refuses a job name that no run has
             _check_known(scope.job, ledger.jobs())
         resolved = None if resolve is None else ledger.resolve(scope.month, scope.job, paid=resolve == "paid", now=now)
         rows = ledger.days(scope.month, now, scope.job)
         month = ledger.of_month(scope.month, now)
-    finally:
-        ledger.close()
-    rates = RateLedger()
-    try:
+    with RateLedger() as rates:
         holders = rates.holders()
-    finally:
-        rates.close()
     settled = sum(row["settled_nano"] for row in rows)
     in_doubt = sum(row["in_doubt_nano"] for row in rows)
     found: dict[str, Any] = {

@@ -13,11 +13,13 @@ from parquill.tasks.job.settings import Job
 from parquill.tasks.money.amounts import nano_to_usd, usd_text
 from parquill.tasks.money.estimate import flat_estimate
 from parquill.tasks.money.figures import must_approve
-from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, check_largest, spent_by_others
+from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, check_largest
+from parquill.tasks.money.ledger import Ledger
+from parquill.tasks.money.month import month_of_others
 from parquill.tasks.money.prices import ModelPrice, price_of
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import check_rejected, estimate_job, prepare_run
-from parquill.tasks.prompts.run_money import spent_totals
+from parquill.tasks.prompts.run_money import read_standing
 from parquill.tasks.records import Estimate
 from parquill.tasks.storage.folders import Folders, lock_folders
 
@@ -72,7 +74,8 @@ def estimate_placed(job: Job, options: RunOptions) -> DryRun:
         check_largest(job, estimate)
     except ParquillError as found:
         error = found
-    verdict = check_budget(job, estimate, price, None, spent_by_others(job))
+    with Ledger() as ledger:
+        verdict = check_budget(job, estimate, price, None, month_of_others(ledger, job))
     return DryRun(job, estimate, verdict, price, error)
 
 
@@ -100,12 +103,12 @@ def estimate_with_pilot(
             return None
         check_largest(run.job, run.estimate)
         pilot = run_pilot(run, rows, watch=watch, log=log)
-        booked = spent_by_others(run.job, run.run_id)
+        standing = read_standing(pilot.run)
     totals, estimate = pilot.totals, pilot.run.estimate
     return DryRun(
         job,
         estimate,
-        check_budget(run.job, estimate, run.price, spent_totals(pilot.run), booked),
+        standing.verdict,
         run.price,
         completed=sum(totals.statuses.values()),
         sentence=pilot.sentence,

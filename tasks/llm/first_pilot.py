@@ -14,35 +14,35 @@ from typing import TYPE_CHECKING, Any
 
 from parquill.tasks.errors import RefusedByBudget
 from parquill.tasks.money.amounts import usd_to_nano
-from parquill.tasks.money.gate import check_budget, spent_by_others
 from parquill.tasks.money.length_model import MIN_ANSWERS
 from parquill.tasks.prompts.approvals import is_approved
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.prompts.run_money import spent_totals
+from parquill.tasks.prompts.run_money import Standing
 
 if TYPE_CHECKING:
     from parquill.tasks.limits.lease_client import LogFn
     from parquill.tasks.llm.run_sender import RunSender
 
 
-def needs_pilot(run: Run) -> bool:
-    """Whether the gate would refuse the run for its worst case, and a pilot may find out what it really costs."""
+def may_need_pilot(run: Run) -> bool:
+    """Whether a pilot may find out what the run really costs, if the gate would refuse it for its worst case."""
     budget = run.job.budget
     # promise: gate: with `budget.pilot: never` no pilot is completed
     # promise: gate: a run with `when_short: partial` completes no pilot
-    if budget.pilot != "auto" or budget.when_short != "refuse" or not run.estimate.is_worst_case:
-        return False
-    month = spent_by_others(run.job, run.run_id)
-    verdict = check_budget(run.job, run.estimate, run.price, spent_totals(run), month)
-    return not verdict.fits and verdict.left > 0
+    return budget.pilot == "auto" and budget.when_short == "refuse" and run.estimate.is_worst_case
 
 
-def pilot_must_ask(run: Run) -> bool:
+def needs_pilot(run: Run, standing: Standing) -> bool:
+    """Whether the gate would refuse the run for its worst case, and a pilot may find out what it really costs."""
+    return may_need_pilot(run) and not standing.verdict.fits and standing.verdict.left > 0
+
+
+def pilot_must_ask(run: Run, standing: Standing) -> bool:
     """Whether a person must approve the run before its pilot: the pilot alone may exceed `budget.approval_usd`."""
     from parquill.tasks.llm.pilot import most_of_auto  # imports the HTTP client
 
     limit = run.job.budget.approval_usd
-    return limit is not None and not is_approved(run) and most_of_auto(run).nano > usd_to_nano(limit)
+    return limit is not None and not is_approved(run) and most_of_auto(run, standing).nano > usd_to_nano(limit)
 
 
 def complete_first_pilot(

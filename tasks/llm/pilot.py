@@ -34,7 +34,7 @@ from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.approvals import is_approved
 from parquill.tasks.prompts.planned import Located, count_lengths, locate, planned_parts
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.prompts.run_money import month_left, spent_totals
+from parquill.tasks.prompts.run_money import Standing, read_standing
 from parquill.tasks.records import Estimate, ShardRef, Totals
 
 FIRST_AUTO_ROWS, MAX_AUTO_ROWS = 30, 10_000  # rows
@@ -93,14 +93,15 @@ def run_pilot(
     start = int.from_bytes(hashlib.sha256(run.run_id.encode()).digest()[:6]) / 2**48
     chosen = locate(run, choose(lengths, MAX_AUTO_ROWS if rows is None else rows, start)) if lengths else []
     counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
-    picked, auto = _Picked(run, chosen, counter), most_of_auto(run)
+    standing = read_standing(run)
+    picked, auto = _Picked(run, chosen, counter), most_of_auto(run, standing)
     if rows is not None:
-        _check(run, picked)
+        _check(run, picked, standing)
     else:
         # promise: gate: a pilot too small to learn from sends nothing
-        _check_least(run, picked, least, auto)
+        _check_least(picked, least, auto, standing.totals)
     # promise: P4 a pilot stays below the amount that needs approval
-    _check_approved(run, picked, rows)
+    _check_approved(run, picked, standing.totals, None if rows is not None else auto)
     with open_sender(run, transport, log=log) as run_sender, watch(run_sender):
         if rows is None:
             ended, learned = _until_precise(picked, run_sender, auto)
@@ -165,11 +166,11 @@ class _Picked:
         return {(shard, number) for shard in shards for number in self.run.state(shard.number).outcomes}
 
 
-def _check(run: Run, picked: _Picked) -> None:
-    spent, worst, of_month = spent_totals(run), picked.worst(), month_left(run)
+def _check(run: Run, picked: _Picked, standing: Standing) -> None:
+    worst, of_month = picked.worst(), standing.month_left_nano
     limits = []
     if run.job.budget.run_usd is not None:
-        room = usd_to_nano(run.job.budget.run_usd) - spent.committed_nano
+        room = usd_to_nano(run.job.budget.run_usd) - standing.totals.committed_nano
         limits.append((room, f"what is left of the budget ({format_usd(max(0, room))})"))
     if of_month is not None:
         limits.append((of_month, f"what is left of the month ({format_usd(max(0, of_month))})"))
@@ -179,26 +180,26 @@ def _check(run: Run, picked: _Picked) -> None:
         )
 
 
-def _check_least(run: Run, picked: _Picked, least: int, auto: MostOfAuto) -> None:
+def _check_least(picked: _Picked, least: int, auto: MostOfAuto, spent: Totals) -> None:
     """Refuse a pilot that may end before it has learned anything."""
-    spent, worst = spent_totals(run), picked.worst(least)
+    worst = picked.worst(least)
     if worst > auto.nano - spent.committed_nano:
         rows = min(least, picked.left)
         raise RefusedByBudget(f"a pilot of {rows:,} rows may cost {format_usd(worst)}, more than {auto}")
 
 
-def _check_approved(run: Run, picked: _Picked, rows: int | None) -> None:
+def _check_approved(run: Run, picked: _Picked, spent: Totals, auto: MostOfAuto | None) -> None:
     """Refuse (NotApproved) a pilot that may bring the run's spending above the limit that needs approval.
 
-    Its worst case counts, since the cost of its answers is not known yet.
+    Its worst case counts, since the cost of its answers is not known yet. `auto` bounds a pilot of as many rows as it
+    takes.
     """
     limit = run.job.budget.approval_usd
     if limit is None or is_approved(run):
         return
-    spent, worst, what = spent_totals(run), picked.worst(), f"a pilot of {picked.left:,} rows"
-    booked = spent.committed_nano
-    if rows is None:
-        worst, what = min(worst, max(0, most_of_auto(run).nano - booked)), "--pilot auto"
+    booked, worst, what = spent.committed_nano, picked.worst(), f"a pilot of {picked.left:,} rows"
+    if auto is not None:
+        worst, what = min(worst, max(0, auto.nano - booked)), "--pilot auto"
     # promise: P4 all pilots of a run together stay below the amount that needs approval
     if not worst or booked + worst <= usd_to_nano(limit):
         return
@@ -218,16 +219,15 @@ class MostOfAuto(NamedTuple):
         return f"{self.name} ({format_usd(self.nano)})"
 
 
-def most_of_auto(run: Run) -> MostOfAuto:
+def most_of_auto(run: Run, standing: Standing) -> MostOfAuto:
     """Return what `auto` may spend: a hundredth of the smaller budget, and no more than the month has left."""
     limits = [usd for usd in (run.job.budget.run_usd, run.job.budget.monthly_usd) if usd is not None]
     whole, name = (usd_to_nano(min(limits)), "the budget") if limits else (run.estimate.worst_nano, "the worst case")
     # promise: M1 a pilot costs at most a hundredth of the budget
-    most, of_month = MostOfAuto(whole // PARTS_OF_BUDGET, f"1 % of {name}"), month_left(run)
+    most, of_month = MostOfAuto(whole // PARTS_OF_BUDGET, f"1 % of {name}"), standing.month_left_nano
     if of_month is None:
         return most
-    spent = spent_totals(run)
-    rest = max(0, spent.committed_nano + of_month)
+    rest = max(0, standing.totals.committed_nano + of_month)
     # promise: M1 a pilot stays within the month's budget
     return min(most, MostOfAuto(rest, "what is left of the month"))
 

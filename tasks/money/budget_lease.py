@@ -183,18 +183,12 @@ class BudgetLease:
             more=self._more,
             patient=self._patient,
         )
-        self.soft_limits = SoftLimits(budget, before=sum(self._before), others=self._month_of_others(entry.run_id))
+        others = self._ledger.month_without(entry.run_id, datetime.now(UTC))
+        self.soft_limits = SoftLimits(budget, before=sum(self._before), others=others.settled + others.in_doubt)
         self._reporter: asyncio.Task[None] | None = None
         self._returned = 0
         self._admitted = 0  # when it was last looked at
         self._sleep = sleep
-
-    def _month_of_others(self, run_id: str) -> int:
-        now = datetime.now(UTC)
-        this = f"{now:%Y-%m}"
-        month, mine = self._ledger.of_month(this, now), self._ledger.of_run(run_id, now)
-        # all of the run is subtracted, its earlier months too, so that the run's whole spending can be added to it
-        return month.settled + month.in_doubt - mine.settled - mine.in_doubt
 
     async def _more(self, amount: int) -> int:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._account.lease, amount)

@@ -10,8 +10,7 @@ from decimal import Decimal
 from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job.reasoning import warn_of_thinking
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.amounts import decimals_of, format_usd, nano_to_usd, usd_to_nano
-from parquill.tasks.money.ledger import Ledger
+from parquill.tasks.money.amounts import decimals_of, format_usd, usd_to_nano
 from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.money.shutdowns import find_shutdown
 from parquill.tasks.records import Estimate, Totals
@@ -169,42 +168,11 @@ def what_to_do(estimate: Estimate) -> str:
     )
 
 
-def pass_gate(
-    job: Job, estimate: Estimate, price: ModelPrice, totals: Totals | None = None, month_booked: int | None = None
-) -> Verdict:
+def pass_gate(job: Job, estimate: Estimate, verdict: Verdict) -> None:
     """Raise RefusedByBudget, with both numbers, unless the expected cost fits or `when_short` is partial.
 
     Raises BadJob for a request that could never be sent.
     """
     check_largest(job, estimate)
-    verdict = check_budget(job, estimate, price, totals, month_booked)
     if not verdict.fits and job.budget.when_short == "refuse" and estimate.to_send:
         raise RefusedByBudget(f"{verdict.sentence}; {estimate.basis_note}. {what_to_do(estimate)}")
-    return verdict
-
-
-def spent_by_others(job: Job, run_id: str | None = None) -> int | None:
-    """Nano-dollars that other runs have booked this month; None if the job has no monthly budget.
-
-    What the run itself booked in earlier months is subtracted too (the figure may then be negative), so that all that
-    the run has spent, in any month, can be added.
-    """
-    if job.budget.monthly_usd is None:
-        return None
-    ledger, now = Ledger(), datetime.now(UTC)
-    try:
-        month = ledger.of_month(f"{now:%Y-%m}", now).total
-        return month - (ledger.of_run(run_id, now).total if run_id is not None else 0)
-    finally:
-        ledger.close()
-
-
-def month_figures(run_id: str) -> tuple[Decimal, Decimal]:
-    """Dollars that are booked this month without a run, and with it."""
-    ledger, now = Ledger(), datetime.now(UTC)
-    this = f"{now:%Y-%m}"
-    try:
-        month, mine = ledger.of_month(this, now), ledger.of_run(run_id, now, this)
-        return nano_to_usd(month.total - mine.total), nano_to_usd(month.total)
-    finally:
-        ledger.close()

@@ -52,24 +52,18 @@ def read_past(job: Job, run_id: str | None = None) -> Past:
 
     The run `run_id` is left out of `last`.
     """
-    ledger = Ledger()
-    try:
+    with Ledger() as ledger:
         history, runs = read_history(ledger, prompt_digest(job))
         last = ledger.last_run(set(runs) - {run_id})
-    finally:
-        ledger.close()
     return Past(LengthModel(history, job.max_output_tokens) if history.count else None, last)
 
 
 def keep_past(job: Job, run_id: str, history: History, finished_at: datetime | None) -> None:
     """Keep the lengths of a run's answers; `finished_at` is None for a run that was stopped. Raises LedgerFailed."""
-    ledger = Ledger()
-    try:
+    with Ledger() as ledger:
         keep_history(ledger, run_id, prompt_digest(job), history)
         if finished_at is not None:
             ledger.finish(run_id, finished_at)
-    finally:
-        ledger.close()
 
 
 _SUMS = ("count", "total", "squares", "cut", "counted", "prompt", "cached", "cache_write", "timed")
@@ -126,13 +120,9 @@ def read_calibration(job: Job) -> Calibration | None:
         return None
     about = [getattr(COUNTS.c, name) == value for name, value in _about(job, encoding).items()]
     latest = sa.select(COUNTS.c.run_id).where(*about).distinct().order_by(COUNTS.c.run_id.desc()).limit(RUNS_BACK)
-    ledger = Ledger()
-    try:
-        with ledger.transaction() as connection:
-            names = [name for (name,) in connection.execute(latest)]
-            rows = connection.execute(sa.select(COUNTS).where(COUNTS.c.run_id.in_(names))).mappings().all()
-    finally:
-        ledger.close()
+    with Ledger() as ledger, ledger.transaction() as connection:
+        names = [name for (name,) in connection.execute(latest)]
+        rows = connection.execute(sa.select(COUNTS).where(COUNTS.c.run_id.in_(names))).mappings().all()
     classes: dict[int, RegressionSums] = {}
     for row in rows:
         found = RegressionSums(*(row[name] for name in RegressionSums.__slots__))
@@ -150,14 +140,10 @@ def keep_counts(job: Job, run_id: str, classes: dict[int, RegressionSums]) -> No
         {**about, "class": number, **{name: getattr(tally, name) for name in RegressionSums.__slots__}}
         for number, tally in classes.items()
     ]
-    ledger = Ledger()
-    try:
-        with ledger.transaction() as connection:
-            connection.execute(COUNTS.delete().where(COUNTS.c.run_id == run_id))
-            if rows:
-                connection.execute(COUNTS.insert(), rows)
-    finally:
-        ledger.close()
+    with Ledger() as ledger, ledger.transaction() as connection:
+        connection.execute(COUNTS.delete().where(COUNTS.c.run_id == run_id))
+        if rows:
+            connection.execute(COUNTS.insert(), rows)
 
 
 def _about(job: Job, encoding: str) -> dict[str, str]:

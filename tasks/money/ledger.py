@@ -197,6 +197,16 @@ class Ledger(LedgerDatabase):
         with self.transaction() as connection:
             return ledger_accounts.balance_of(connection, now, month=month)
 
+    def month_without(self, run_id: str | None, now: datetime) -> Balance:
+        """Return what is booked for the month of `now` by all runs but one.
+
+        What that run booked in earlier months is subtracted too (a figure may be negative then), so that all that it
+        has spent, in any month, can be added.
+        """
+        with self.transaction() as connection:
+            month = ledger_accounts.balance_of(connection, now, month=day_of(now)[:7])
+            return month if run_id is None else month - ledger_accounts.balance_of(connection, now, run_id=run_id)
+
     def last_run(self, runs: Iterable[str]) -> tuple[int, int] | None:
         """Return (expected, settled) nano-dollars of the latest of these runs that finished and paid anything."""
         paid = sa.func.sum(DAYS.c.settled_nano)

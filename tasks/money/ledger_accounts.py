@@ -32,6 +32,9 @@ class Balance:
         """All that is spent or may be spent."""
         return self.settled + self.in_doubt + self.leased
 
+    def __sub__(self, other: Balance) -> Balance:
+        return Balance(self.settled - other.settled, self.in_doubt - other.in_doubt, self.leased - other.leased)
+
 
 @dataclass(frozen=True, slots=True)
 class LeaseReport:

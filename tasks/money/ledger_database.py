@@ -8,17 +8,17 @@ raises LedgerFailed after some seconds, and a caller that can wait longer calls 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import platformdirs
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from parquill.tasks.errors import LedgerFailed
-from parquill.tasks.money.ledger_tables import COUNTS, DAYS, HOLDERS, LEASES, LENGTHS, META, METADATA, VERSION
+from parquill.tasks.money.ledger_tables import META, METADATA, VERSION
 from parquill.tasks.storage.sqlite import use_wal
 
 CONNECT_TIMEOUT_S = 10
@@ -87,15 +87,17 @@ class LedgerDatabase:
     def _create(connection: sa.Connection) -> None:
         METADATA.create_all(connection, tables=[META])
         found = connection.execute(sa.select(META.c.value).where(META.c.name == "version")).scalar()
-        if found == "1":
-            _from_version_1(connection)
-        elif found in {"2", "3"}:
-            _forget_other_shapes(connection, (LENGTHS,))
-        elif found not in {None, str(VERSION)}:
+        if found not in {None, str(VERSION)}:
             raise LedgerFailed(f"the ledger has the version {found}; this Parquill knows only version {VERSION}")
         METADATA.create_all(connection)
         if found is None:
             connection.execute(META.insert().values(name="version", value=str(VERSION)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the connections."""
@@ -134,41 +136,6 @@ def _check_folder(database: str | None) -> None:
             f"the ledger {file} cannot be written; set XDG_STATE_HOME to a folder that can be written, or "
             "PARQUILL_LEDGER_URL to a database"
         )
-
-
-def _from_version_1(connection: sa.Connection) -> None:
-    """Migrate from version 1, which kept leases in another form.
-
-    What the leases held becomes in doubt, until its run resumes or a person resolves it. What was learned from answers
-    is dropped where its tables differ; the next run collects it again.
-    """
-    inspector = sa.inspect(connection)
-    there = {name: {column["name"] for column in inspector.get_columns(name)} for name in inspector.get_table_names()}
-    old = sa.table(LEASES.name, *(sa.column(name) for name in ("run_id", "day", "amount_nano")))
-    if {"run_id", "day", "amount_nano"} <= there.get(LEASES.name, set()):
-        amounts = sa.select(old.c.run_id, old.c.day, sa.func.sum(old.c.amount_nano)).where(old.c.amount_nano > 0)
-        for run_id, day, amount in connection.execute(amounts.group_by(old.c.run_id, old.c.day)).all():
-            this = sa.and_(DAYS.c.run_id == run_id, DAYS.c.day == day)
-            more = DAYS.update().where(this).values(in_doubt_nano=DAYS.c.in_doubt_nano + int(amount))
-            if connection.execute(more).rowcount == 0:
-                new = {"run_id": run_id, "day": day, "settled_nano": 0, "in_doubt_nano": int(amount)}
-                connection.execute(DAYS.insert().values(new))
-    _forget_other_shapes(connection, (LEASES, HOLDERS, LENGTHS, COUNTS))
-
-
-def _forget_other_shapes(connection: sa.Connection, tables: Iterable[sa.Table]) -> None:
-    """Drop the tables that an earlier version created with other columns, and set the ledger's version to this one.
-
-    Version 2 kept no cache writes of the answers that it had learned from, and version 3 no latencies: the next run
-    collects them.
-    """
-    inspector = sa.inspect(connection)
-    names = set(inspector.get_table_names())
-    for table in tables:
-        columns = {column.name for column in table.columns}
-        if table.name in names and {column["name"] for column in inspector.get_columns(table.name)} != columns:
-            table.drop(connection)
-    connection.execute(META.update().where(META.c.name == "version").values(value=str(VERSION)))
 
 
 def _timeouts(lock_s: float) -> sa.Select[Any]:

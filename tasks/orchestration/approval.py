@@ -26,7 +26,7 @@ from prefect.input.run_input import Keyset, keyset_from_base_key
 from pydantic import ConfigDict, Field
 
 from parquill.tasks.errors import BadJob, NotApproved
-from parquill.tasks.money.gate import Verdict, approval_sentence, asks_approval, check_budget, spent_by_others
+from parquill.tasks.money.gate import Verdict, approval_sentence, asks_approval
 from parquill.tasks.orchestration.artifacts import estimate_table
 from parquill.tasks.orchestration.events import emit
 from parquill.tasks.orchestration.flow_run import retry_while_unavailable, wait_unless_cancelled
@@ -40,7 +40,7 @@ from parquill.tasks.prompts.approvals import (
     questions_about,
 )
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.prompts.run_money import spent_totals
+from parquill.tasks.prompts.run_money import Standing
 from parquill.tasks.results.escaping import escape
 
 KEY = "approval"  # the keys of all questions begin with this
@@ -102,13 +102,13 @@ def timeout_message(about: str) -> str:
     return f"not approved within {timeout_s():,} seconds: {about}"
 
 
-def wait_for_approval(run: Run) -> None:
+def wait_for_approval(run: Run, standing: Standing) -> None:
     """Return if the run needs no approval, or once a person approves it; call this in the flow itself.
 
     Raises NotApproved if it is declined or not answered within PARQUILL_APPROVAL_TIMEOUT_S (default a day); BadJob if
     that is not a number of seconds; Interrupted if the run is cancelled meanwhile.
     """
-    verdict = check_budget(run.job, run.estimate, run.price, spent_totals(run), spent_by_others(run.job, run.run_id))
+    verdict = standing.verdict
     if not asks_approval(run.job, verdict) or is_approved(run):
         return
     # promise: P4 an approval question that was answered is not asked again

@@ -143,11 +143,9 @@ def check_current(folders: Folders, current: Run | None) -> None:
     lost = folder.lost_journals()
     if not lost and folder.has_journals():  # only its plan is gone: its answers are reused
         return
-    ledger, now = Ledger(), datetime.now(UTC)
-    try:
+    now = datetime.now(UTC)
+    with Ledger() as ledger:
         booked = ledger.of_run(named["run_id"], now).total
-    finally:
-        ledger.close()
     # promise: C1 a missing run folder with booked payments is detected before sending
     if booked:  # else it was removed because it had sent nothing
         raise DamagedJournal(

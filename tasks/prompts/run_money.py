@@ -1,4 +1,4 @@
-"""What a run has spent: compares its journals and the ledger."""
+"""The money of a run: its journals, the ledger and the gate together."""
 
 from __future__ import annotations
 
@@ -6,15 +6,29 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from parquill.tasks.money.amounts import usd_to_nano
 from parquill.tasks.money.budget_lease import BudgetLease
-from parquill.tasks.money.gate import spent_by_others
+from parquill.tasks.money.gate import Verdict, check_budget
 from parquill.tasks.money.ledger import Ledger, RunEntry
+from parquill.tasks.money.month import month_of_others
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a run stands before its next payment. It is read once for each phase and handed on.
+
+    `totals` is what the run has spent so far, by its journals and by what a person has resolved. `month_left_nano` is
+    what the month's budget has left for it, negative if more is booked than the month has; None without such a budget.
+    """
+
+    totals: Totals
+    month_left_nano: int | None
+    verdict: Verdict
 
 
 def open_budget(
@@ -44,34 +58,22 @@ def open_budget(
 def reconcile_ledger(run: Run) -> None:
     """Set the ledger to what the journals of an abandoned run say. Raises LedgerFailed."""
     found = run.totals()
-    ledger = Ledger()
-    try:
+    with Ledger() as ledger:
         ledger.open_run(entry_of(run), found.settled_nano, found.in_doubt_nano, datetime.now(UTC))
-    finally:
-        ledger.close()
 
 
-def spent_totals(run: Run) -> Totals:
-    """Return what a run has spent so far, by its journals and by what a person has resolved. Raises LedgerFailed."""
-    found = run.totals()
-    ledger = Ledger()
-    try:
+def read_standing(run: Run) -> Standing:
+    """Read how a run stands: its journals once, the ledger once. Raises LedgerFailed, DiskFailed, DamagedJournal."""
+    job, found = run.job, run.totals()
+    with Ledger() as ledger:
+        # promise: M5 the budget gate counts the amounts that a person resolved
         settled, in_doubt = ledger.spent(run.run_id, found.settled_nano, found.in_doubt_nano)
-    finally:
-        ledger.close()
-    return replace(found, settled_nano=settled, in_doubt_nano=in_doubt)
-
-
-def month_left(run: Run) -> int | None:
-    """Return what the month's budget has left for a run beyond what it has booked; None without such a budget.
-
-    It is negative if more is booked than the month has. Raises LedgerFailed.
-    """
-    whole = run.job.budget.monthly_usd
-    if whole is None:
-        return None
-    others, spent = spent_by_others(run.job, run.run_id) or 0, spent_totals(run)
-    return usd_to_nano(whole) - others - spent.committed_nano
+        others = month_of_others(ledger, job, run.run_id)
+    totals = replace(found, settled_nano=settled, in_doubt_nano=in_doubt)
+    left = None
+    if job.budget.monthly_usd is not None and others is not None:
+        left = usd_to_nano(job.budget.monthly_usd) - others - totals.committed_nano
+    return Standing(totals, left, check_budget(job, run.estimate, run.price, totals, others))
 
 
 def entry_of(run: Run) -> RunEntry:

@@ -19,8 +19,8 @@ from parquill.tasks.errors import (
 from parquill.tasks.llm.outcomes import TABLE, Retry
 from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.money.amounts import format_usd, usd_to_nano
-from parquill.tasks.money.gate import month_figures
 from parquill.tasks.money.learning import keep_counts, keep_past
+from parquill.tasks.money.month import month_figures
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.results.summary import make_summary, write_interrupted, write_running, write_summary
 from parquill.tasks.results.tolerance import check_not_ok, warn_of_not_ok

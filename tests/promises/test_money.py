@@ -28,10 +28,9 @@ from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.budget_lease import BudgetLease, LeaseAccount
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_accounts import LEASE_EXPIRY_S, Balance, LeaseReport
-from parquill.tasks.money.ledger_tables import HOLDERS, LEASES, META
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
-from parquill.tasks.prompts.run_money import open_budget, spent_totals
+from parquill.tasks.prompts.run_money import open_budget, read_standing
 from parquill.tasks.storage.disk import DISK
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.journal import append_groups
@@ -451,7 +450,7 @@ def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
         assert asyncio.run(begin(threads, whole - 7)) == (0, 7, True)
         assert resolve(paid=True) == 7
         assert asyncio.run(begin(threads, whole - 7)) == (7, 0, True)
-        assert spent_totals(run).settled_nano == 7
+        assert read_standing(run).totals.settled_nano == 7
 
 
 class Polled:
@@ -657,27 +656,6 @@ def test_a_database_that_stays_away(tmp_path: Path) -> None:
         patch.setattr(time, "monotonic", lambda: float(next(clock)))
         with pytest.raises(LedgerFailed):
             account.lease(100)
-
-
-def test_a_ledger_of_version_1(ledger: Ledger, address: str) -> None:
-    """A ledger of version 1 is taken over: its books stay, and what was leased then is in doubt until somebody settles it."""
-    ledger.open_run(entry("fr"), 50, 5, BEGIN)
-    with ledger.transaction() as connection:
-        LEASES.drop(connection)
-        HOLDERS.drop(connection)
-        columns = "holder TEXT, run_id TEXT, month TEXT, day TEXT, amount_nano BIGINT, renewed_at TEXT"
-        connection.execute(sa.text(f"CREATE TABLE {LEASES.name} ({columns})"))
-        for run, day, amount in (("fr", "2026-11-28", 30), ("fr", "2026-11-28", 7), ("fr", "2026-11-29", -4)):
-            values = f"'h', '{run}', '2026-11', '{day}', {amount}, ''"
-            connection.execute(sa.text(f"INSERT INTO {LEASES.name} VALUES ({values})"))  # noqa: S608 - the test's own
-        connection.execute(META.update().where(META.c.name == "version").values(value="1"))
-    taken = Ledger(address)
-    assert taken.of_run("fr", BEGIN) == Balance(50, 42, 0)
-    assert _lease(taken, "fr", 8) == 8
-    taken.open_run(entry("fr"), 60, 0, BEGIN)
-    assert taken.of_month("2026-11", BEGIN) == Balance(60, 0, 0)
-    taken.close()
-    Ledger(address).close()
 
 
 @pytest.mark.timed

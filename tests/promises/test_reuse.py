@@ -16,12 +16,11 @@ from parquill.tasks.errors import DamagedJournal, Interrupted
 from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.open_senders import open_senders
 from parquill.tasks.llm.pilot import run_pilot
-from parquill.tasks.money.gate import check_budget
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.prompts.prepare import estimate_job, prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.restore import LOST_JOURNALS
-from parquill.tasks.prompts.run_money import spent_totals
+from parquill.tasks.prompts.run_money import read_standing
 from parquill.tasks.storage.folders import Folders, lock_folders
 from parquill.tasks.storage.journal import read_journal
 from tests.tools.answering import Answering
@@ -159,7 +158,7 @@ def test_after_a_budget_stop(tmp_path: Path) -> None:
     with lock_folders(Folders.of(job.output, job.state), "a test"):
         run = prepare_run(job, options)
         assert run is not None
-        verdict = check_budget(run.job, run.estimate, run.price, spent_totals(run))
+        verdict = read_standing(run).verdict
     assert (verdict.fits, verdict.left) == (True, 0)
     assert _run(tight) == Counter()
     assert {row["status"] for row in results(tight)} == {"ok"}

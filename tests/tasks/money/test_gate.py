@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.gate import asks_approval, check_budget, pass_gate
+from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, pass_gate
 from parquill.tasks.money.prices import ModelPrice, PriceBand
 from parquill.tasks.records import Estimate, Totals
 
@@ -42,10 +42,16 @@ def _estimate(expected: int, worst: int | None = None, to_send: int = 12_000, la
     )
 
 
+def _pass(job: Job, estimate: Estimate, spent: Totals | None = None) -> Verdict:
+    verdict = check_budget(job, estimate, PRICE, spent)
+    pass_gate(job, estimate, verdict)
+    return verdict
+
+
 def test_a_refusal_shows_both_numbers() -> None:
     """A refusal tells what is expected, what is allowed, for how many rows, which model and prices of when."""
     with pytest.raises(RefusedByBudget) as caught:
-        pass_gate(_job(run_usd=40), _estimate(41_200_000_000), PRICE)
+        _pass(_job(run_usd=40), _estimate(41_200_000_000))
     told = str(caught.value)
     assert told.startswith(
         "expected $41.20 exceeds the budget of $40.00 (12,000 rows to send, gpt-6-luna, prices of 2026-08-01)"
@@ -117,21 +123,21 @@ def test_an_input_without_rows_is_warned_of() -> None:
 
 def test_the_worst_case_only_warns() -> None:
     """When only the worst case does not fit, the run begins, with a warning that shows both numbers."""
-    verdict = pass_gate(_job(run_usd=40), _estimate(30 * USD, 50 * USD), PRICE)
+    verdict = _pass(_job(run_usd=40), _estimate(30 * USD, 50 * USD))
     assert verdict.fits
     assert verdict.warning == "the worst case of $50.00 exceeds the budget of $40.00: the run may stop on the way"
 
 
 def test_without_a_budget_nothing_is_refused_and_it_is_said() -> None:
     """A budget left out means no limit, and the sentence says so."""
-    verdict = pass_gate(_job(), _estimate(10**15), PRICE)
+    verdict = _pass(_job(), _estimate(10**15))
     assert (verdict.fits, verdict.warning) == (True, None)
     assert "no budget is set" in verdict.sentence
 
 
 def test_partial_completes_what_fits() -> None:
     """With `when_short: partial` the gate lets a job through that does not fit, and still says that it does not."""
-    verdict = pass_gate(_job(run_usd=1, when_short="partial"), _estimate(50 * USD), PRICE)
+    verdict = _pass(_job(run_usd=1, when_short="partial"), _estimate(50 * USD))
     assert not verdict.fits
     assert "exceeds the budget" in verdict.sentence
 
@@ -139,7 +145,7 @@ def test_partial_completes_what_fits() -> None:
 def test_nothing_to_send_is_never_refused() -> None:
     """A run whose answers are all there needs no budget."""
     spent = Totals(settled_nano=2 * USD)
-    assert not pass_gate(_job(run_usd=1), _estimate(0, to_send=0), PRICE, spent).fits
+    assert not _pass(_job(run_usd=1), _estimate(0, to_send=0), spent).fits
 
 
 def test_what_was_spent_counts_once() -> None:
@@ -181,8 +187,8 @@ def test_the_tighter_budget_decides() -> None:
 def test_a_request_that_never_fits_a_minute_is_refused() -> None:
     """One request larger than tokens_per_minute would wait for ever: it is refused before the first payment."""
     with pytest.raises(BadJob, match=r"5,001 tokens .* limits\.tokens_per_minute = 5,000"):
-        pass_gate(_job(tokens_per_minute=5_000), _estimate(1, largest=5_001), PRICE)
-    assert pass_gate(_job(tokens_per_minute=5_000), _estimate(1, largest=5_000), PRICE).fits
+        _pass(_job(tokens_per_minute=5_000), _estimate(1, largest=5_001))
+    assert _pass(_job(tokens_per_minute=5_000), _estimate(1, largest=5_000)).fits
 
 
 def test_what_costs_nothing_is_expected_to_cost_nothing() -> None:

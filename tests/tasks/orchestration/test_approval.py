@@ -15,6 +15,7 @@ from parquill.tasks.orchestration import approval
 from parquill.tasks.orchestration.approval import Approval, wait_for_approval
 from parquill.tasks.prompts.approvals import Question, is_approved, note_question, questions_about
 from parquill.tasks.prompts.run import Run
+from parquill.tasks.prompts.run_money import read_standing
 from tests.tasks.prompts.planned_run import dearer, plan_run
 
 MINE, ANOTHERS = "0000000a-0000-4000-8000-000000000000", "0000000b-0000-4000-8000-000000000000"
@@ -64,14 +65,18 @@ def _asked_by(run: Run, flow_run: str, server: Server, *, said: bool) -> None:
     server.answers[key] = said
 
 
+def _wait(run: Run) -> None:
+    wait_for_approval(run, read_standing(run))
+
+
 def test_a_yes_is_noted_with_what_was_shown(run: Run, server: Server) -> None:
     """A yes lets the run pass, once and again, and no further than the cost that it was given for."""
     server.next = True
     for _ in range(2):
-        wait_for_approval(run)
+        _wait(run)
     assert len(server.asked) == 1
     assert not is_approved(dearer(run))
-    wait_for_approval(dearer(run))
+    _wait(dearer(run))
     assert len(set(server.asked)) == 2
 
 
@@ -80,7 +85,7 @@ def test_a_no_ends_it_and_the_next_asks(run: Run, server: Server) -> None:
     server.next = False
     for asked in (1, 2):
         with pytest.raises(NotApproved, match="declined"):
-            wait_for_approval(run)
+            _wait(run)
         assert len(set(server.asked)) == asked
         assert questions_about(run) == []
 
@@ -88,7 +93,7 @@ def test_a_no_ends_it_and_the_next_asks(run: Run, server: Server) -> None:
 def test_nothing_said_is_no_yes(run: Run, server: Server) -> None:
     """A flow run that goes on without an answer, as when its state is set by hand, is not approved."""
     with pytest.raises(NotApproved, match="has no answer"):
-        wait_for_approval(run)
+        _wait(run)
     assert len(server.asked) == 1
     assert not is_approved(run)
 
@@ -103,10 +108,10 @@ def test_whose_answer_counts(run: Run, server: Server, mine: bool | None, anothe
         _asked_by(run, MINE, server, said=mine)
     _asked_by(run, ANOTHERS, server, said=anothers)
     if passes:
-        wait_for_approval(run)
+        _wait(run)
     else:
         with pytest.raises(NotApproved, match="declined" if mine is False else "has no answer"):
-            wait_for_approval(run)
+            _wait(run)
     assert is_approved(run) is passes
     assert bool(server.asked) is (mine is None and not anothers)
 
@@ -115,7 +120,7 @@ def test_an_answer_for_less_is_none(run: Run, server: Server) -> None:
     """A yes to a question that showed less than the run is expected to cost now has the run ask again."""
     _asked_by(run, MINE, server, said=True)
     with pytest.raises(NotApproved, match="has no answer"):
-        wait_for_approval(dearer(run))
+        _wait(dearer(run))
     assert len(server.asked) == 1
 
 
@@ -130,7 +135,7 @@ def test_a_suspension_whose_answer_is_lost(run: Run, server: Server, monkeypatch
     monkeypatch.setattr(approval, "suspend_flow_run", suspend)
     monkeypatch.setattr(Approval, "save", classmethod(lambda cls, keyset: stored.append((cls._description, keyset))))
     with pytest.raises(Pause):
-        wait_for_approval(run)
+        _wait(run)
     ((text, keyset),) = stored
     assert "waits for your approval" in text
     assert keyset == keyset_from_base_key(f"suspended-{server.asked[0]}")

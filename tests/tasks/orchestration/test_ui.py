@@ -24,7 +24,7 @@ def test_a_server_that_does_not_answer_holds_up_no_stop(monkeypatch: pytest.Monk
     run_sender: Any = SimpleNamespace(
         request_stop=stopped.set,
         soft_limits=SimpleNamespace(look=lambda _: []),
-        sender=SimpleNamespace(told=[]),
+        lane=SimpleNamespace(warnings=[]),
         budget=SimpleNamespace(settled=0, in_doubt=0),
     )
     run: Any = SimpleNamespace(job=SimpleNamespace(name="shown"))
@@ -56,7 +56,7 @@ def test_progress_is_shown_when_the_server_is_back(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ui, "create_progress_artifact", create)
     monkeypatch.setattr(ui, "headline", lambda *_: "")
     run: Any = SimpleNamespace(job=SimpleNamespace(name="shown"))
-    run_sender: Any = SimpleNamespace(sender=SimpleNamespace(progress=SimpleNamespace(done=1, total=4)))
+    run_sender: Any = SimpleNamespace(lane=SimpleNamespace(progress=SimpleNamespace(done=1, total=4)))
     found = None
     for _ in range(3):
         assert found is None
