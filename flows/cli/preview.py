@@ -16,8 +16,8 @@ from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.planner import Planner
 from parquill.tasks.prompts.prepare import open_source
+from parquill.tasks.prompts.shards import plan_of_batch
 from parquill.tasks.records import Action
-from parquill.tasks.storage.columns import PLAN
 
 
 class _Rows:
@@ -40,8 +40,9 @@ def preview_rows(job: Job, options: RunOptions, rows: int) -> list[dict[str, Any
     headers = header_names(job.endpoint)
     shown = []
     for batch in found.batches:
-        for row in batch.select([name for name in batch.schema.names if name.startswith(PLAN)]).to_pylist():
-            plan = {name.removeprefix(PLAN): value for name, value in row.items()}
+        columns = plan_of_batch(batch)
+        for values in zip(*columns.values(), strict=True):
+            plan = dict(zip(columns, values, strict=True))
             shown.append(
                 {
                     "source_file": plan["source_file"],

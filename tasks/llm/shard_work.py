@@ -16,29 +16,14 @@ from parquill.tasks.llm.lane import Lane
 from parquill.tasks.llm.shard_report import ShardReport
 from parquill.tasks.llm.unit import OpenShard, Step, Unit
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.records import Action, Charge, ShardRef, Totals
+from parquill.tasks.records import ShardRef, Totals
 from parquill.tasks.storage.answer_index import AnswerIndex
-from parquill.tasks.storage.columns import PLAN
 from parquill.tasks.storage.disk import Disk
 from parquill.tasks.storage.journal import Journal, scan_journal
 from parquill.tasks.storage.replay import replay_records
 
 T = TypeVar("T")
 FENCE_CHECK_INTERVAL_S: Final = 0.1
-READ_ROWS = 500
-_COLUMNS = [
-    PLAN + name
-    for name in [
-        "action",
-        "request_key",
-        "messages",
-        "parameters",
-        "reserved_tokens",
-        "worst_nano",
-        "expected_prompt_tokens",
-        "prior",
-    ]
-]
 
 
 class ShardWork:
@@ -130,27 +115,18 @@ class ShardWork:
     async def _units(self, shard: ShardRef, only: Collection[int] | None, work: OpenShard) -> AsyncIterator[Unit]:
         # in the executor: the check of its checksum reads the whole file
         with await self._in_executor(self._run.open_shard, shard) as planned:
-            batches = planned.batches(READ_ROWS, _COLUMNS)
-            number = -1
+            batches = planned.pending(only)
             while (batch := await self._in_executor(next, batches, None)) is not None:
-                # convert messages one by one: all of them, in Arrow and in Python, may take much memory
-                columns = (
-                    batch.column(name) if name == PLAN + "messages" else batch.column(name).to_pylist()
-                    for name in _COLUMNS
-                )
-                for action, key, messages, parameters, tokens, worst, expected, prior in zip(*columns, strict=True):
-                    number += 1
-                    if action != Action.SEND or (only is not None and number not in only):
-                        continue
+                for row in batch:
                     step = Step(
                         work,
-                        number,
-                        key.hex(),
-                        messages.as_py(),
-                        parameters,
-                        tokens,
-                        worst,
-                        expected,
-                        Charge.of(prior),
+                        row.number,
+                        row.key.hex(),
+                        row.messages,
+                        row.parameters,
+                        row.tokens,
+                        row.worst_nano,
+                        row.expected_prompt_tokens,
+                        row.prior,
                     )
                     yield Unit((step,))

@@ -23,12 +23,13 @@ from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.cells import cells
 from parquill.tasks.prompts.first_seen import FirstSeen
+from parquill.tasks.prompts.for_each import ForEach
 from parquill.tasks.prompts.input_parquet import SourceFile
 from parquill.tasks.prompts.json_mode import check_says_json, must_say_json
-from parquill.tasks.prompts.layout import ShardLayout
 from parquill.tasks.prompts.redo import PreviousRows, first_differing_column
 from parquill.tasks.prompts.request import KeyMaker, check_messages, check_parameters, check_prompt
 from parquill.tasks.prompts.responses_input import as_items, as_messages
+from parquill.tasks.prompts.shards import check_unreserved, shard_batch
 from parquill.tasks.prompts.source import Source, read_batches
 from parquill.tasks.prompts.template import ROW, Templates
 from parquill.tasks.prompts.template_nulls import is_missing
@@ -78,14 +79,14 @@ class Planner:
     other_prices: Sequence[ModelPrice] = ()  # prices for further estimates of the same rows
     correction: Calibration | None = None  # of an approximate token count
     _templates: Templates | None = field(init=False, default=None)
-    _layout: ShardLayout = field(init=False)
+    _for_each: ForEach = field(init=False)
     _reservations: dict[int, Reservation] = field(init=False, default_factory=dict)  # by prompt tokens
     _must_say_json: bool = field(init=False)
     _passed: int = field(init=False, default=0)  # rows of `previous` that were taken
     kept: int = field(init=False, default=0)  # rows that stay as they are in the results
 
     def __post_init__(self) -> None:
-        self._layout = ShardLayout(self.job, self.source.schema)
+        self._for_each = ForEach(self.job, self.source.schema)
         self._must_say_json = must_say_json(self.job)
 
     def plan(self, sink: Sink | None, limit: int | None = None) -> EstimateSum:
@@ -109,7 +110,7 @@ class Planner:
             # without a sink, columns that no prompt uses are not needed
             is_whole = sink is not None or self.previous is not None
             for file, batch, start, rows in self._rendered(seen, limit, is_whole=is_whole):
-                given = self._layout.with_for_each(batch, start, len(rows)) if is_whole else None
+                given = self._for_each.repeat(batch, start, len(rows)) if is_whole else None
                 kept = self._kept(given, file, rows)
                 self._count(rows, counter)
                 for row in rows:
@@ -119,14 +120,20 @@ class Planner:
                 if sink is not None and given is not None:
                     self._reserve(rows, counter)
                     to_send = sum(row.action is Action.SEND for row in rows)
-                    sink.write(self._layout.to_batch(given, file, rows, kept), to_send)
+                    sink.write(self._shard_batch(given, file, rows, kept), to_send)
             # promise: C9 `--redo` refuses an input that lacks rows of the results
             if self.previous is not None and self.previous.take(1).num_rows:
                 raise OtherRows(NOT_THE_SAME.format("which have more rows"))
             if total.rows == 0 and sink is not None:  # an empty input makes empty results with all columns
                 file = self.source.files[0]
-                sink.write(self._layout.empty(file, self._kept(None, file, [])), 0)
+                sink.write(self._shard_batch(self._for_each.empty(), file, [], self._kept(None, file, [])), 0)
         return total
+
+    def _shard_batch(
+        self, given: pa.RecordBatch, file: SourceFile, rows: Sequence[PlannedRow], kept: PreviousRows | None
+    ) -> pa.RecordBatch:
+        struct = None if kept is None else kept.struct()
+        return shard_batch(given, file.name, rows, struct, is_bare=self.job.endpoint.api == "completions")
 
     def _compile(self) -> Templates | None:
         if self.job.prompt is None:
@@ -150,6 +157,7 @@ class Planner:
                     f"`for_each` has {each!r}, which is already a column of the input; choose another name (in the "
                     "flow `translate`, set `language_column`)"
                 )
+        check_unreserved([*names, *(job.for_each or {})])
         check_names([*names, *(job.for_each or {})], job.column_prefix, with_parsed=job.response_format is not None)
         for setting in ("id_column", "messages_column", "parameters_column"):
             name = getattr(job, setting)
@@ -193,7 +201,7 @@ class Planner:
         `for_each` makes several rows of an input row; the yielded number is the place of the first one among the rows
         of the given input rows. Templates and `for_each` may make rows far larger than they were.
         """
-        repeats = len(self._layout.combinations)
+        repeats = len(self._for_each.combinations)
         for file, first, batch in read_batches(self.source, limit, None if is_whole else self._columns()):
             begin = size = 0
             rows: list[PlannedRow] = []
@@ -226,7 +234,7 @@ class Planner:
         row_ids = cells(batch.column(job.id_column)) if job.id_column else None
         for place in range(batch.num_rows):
             values = {name: column[place] for name, column in columns.items()}
-            for combination in self._layout.combinations:
+            for combination in self._for_each.combinations:
                 name = [row_ids[place]] if row_ids else [file.name, first + place]
                 identity = [*map(str, name), *combination]
                 row = PlannedRow(file=file.name, number=first + place, identity=identity)
@@ -306,7 +314,7 @@ class Planner:
             if self.open_rows is not None:
                 before = self._passed - len(rows)
                 # promise: rerun: `--limit` opens no row beyond the limit
-                kept.close_after(max(0, self.open_rows * len(self._layout.combinations) - before))
+                kept.close_after(max(0, self.open_rows * len(self._for_each.combinations) - before))
         if self.answers is not None:
             found = self.answers.find([row.key for row in rows if row.key is not None], self.job.output)
             known = self.answers.read({key: place for key, place in found.items() if not place.reusable})

@@ -28,7 +28,7 @@ from parquill.tasks.prompts.reuse import check_reused, reuse_answers
 from parquill.tasks.prompts.reuse_hint import explain_reuse
 from parquill.tasks.prompts.run import Run, current_run, digest_of
 from parquill.tasks.prompts.run_money import reconcile_ledger
-from parquill.tasks.prompts.shard_files import ShardFiles
+from parquill.tasks.prompts.shards import ShardWriter
 from parquill.tasks.prompts.source import Source, find_source
 from parquill.tasks.records import ShardRef
 from parquill.tasks.storage.answer_index import digest_of_journals, open_answers
@@ -295,7 +295,7 @@ def _plan_rows(
         # a shard has at least as many rows as requests at once: four that overlap keep every place filled
         smallest = max(MIN_SHARD, job.limits.max_at_once)
         rows = max(smallest, min(MAX_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
-        sink = ShardFiles(folder, rows, disk)
+        sink = ShardWriter(folder, rows, disk)
         planner = Planner(job, source, price, folder.path, answers, *base.kept, read_past(job), correction=correction)
         try:
             with base.refusals():

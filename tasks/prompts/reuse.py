@@ -14,13 +14,11 @@ from parquill.tasks.errors import DamagedJournal
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Action, Charge, Outcome, ShardRef
 from parquill.tasks.storage.answer_index import AnswerIndex, AnswerLocation
-from parquill.tasks.storage.columns import PLAN
 from parquill.tasks.storage.disk import DISK, Disk
 from parquill.tasks.storage.journal import append_groups
 from parquill.tasks.storage.replay import RowState, ShardState
 
-READ_ROWS = 500
-_COLUMNS = [PLAN + name for name in ("action", "request_key", "worst_nano", "newer_than", "prior")]
+_COLUMNS = ("action", "request_key", "worst_nano", "newer_than", "prior")
 
 
 def reuse_answers(run: Run, answers: AnswerIndex, disk: Disk = DISK) -> int:
@@ -43,14 +41,14 @@ def reuse_answers(run: Run, answers: AnswerIndex, disk: Disk = DISK) -> int:
 def _groups(run: Run, shard: ShardRef, state: ShardState, answers: AnswerIndex) -> Iterator[list[dict[str, Any]]]:
     first = 0
     with run.open_shard(shard) as planned:
-        for batch in planned.batches(READ_ROWS, _COLUMNS):
-            rows = batch.rename_columns([name.removeprefix(PLAN) for name in batch.schema.names]).to_pylist()
+        for plan in planned.plan(*_COLUMNS):
+            rows = [dict(zip(plan, values, strict=True)) for values in zip(*plan.values(), strict=True)]
             open_rows = {
-                first + place: row
-                for place, row in enumerate(rows)
-                if row["action"] == Action.SEND and first + place not in state.outcomes
+                number: row
+                for number, row in enumerate(rows, first)
+                if row["action"] == Action.SEND and number not in state.outcomes
             }
-            first += batch.num_rows
+            first += len(rows)
             chosen = _choose(open_rows.values(), run, answers)
             group = []
             for number, row in open_rows.items():
@@ -108,9 +106,9 @@ def check_reused(run: Run, answers: AnswerIndex) -> None:
     gone = 0
     for shard in run.shards:
         with run.open_shard(shard) as planned:
-            for batch in planned.batches(READ_ROWS, [PLAN + "action", PLAN + "request_key"]):
-                actions, keys = (column.to_pylist() for column in batch.columns)
-                wanted = [key for action, key in zip(actions, keys, strict=True) if action == Action.REUSE]
+            for plan in planned.plan("action", "request_key"):
+                rows = zip(plan["action"], plan["request_key"], strict=True)
+                wanted = [key for action, key in rows if action == Action.REUSE]
                 gone += len(set(wanted)) - len(answers.find(wanted, run.job.output))
     if gone:
         lost = [path for folder in run.folders.runs() for path in folder.lost_journals()]

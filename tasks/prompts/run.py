@@ -21,11 +21,11 @@ from parquill.tasks.errors import DamagedJournal, DiskFailed
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.calibration import Calibration
 from parquill.tasks.money.prices import ModelPrice
+from parquill.tasks.prompts.shards import ShardReader
 from parquill.tasks.records import Estimate, ShardRef, Totals
 from parquill.tasks.storage.boot_clock import Moment
 from parquill.tasks.storage.disk import DISK, Disk, damaged, read_json
 from parquill.tasks.storage.folders import Folders, RunFolder
-from parquill.tasks.storage.parquet_reader import ChecksummedReader
 from parquill.tasks.storage.replay import ShardState, replay_shard
 
 _OPERATIONAL = {"name", "output", "state", "timezone", "budget", "limits", "retry", "tolerate", "price_as", "labels"}
@@ -85,10 +85,10 @@ class Run:
         """Write the settings with which the run resumes."""
         disk.write_own(self.folder.path / "job.json", self.job.model_dump(mode="json"))
 
-    def open_shard(self, shard: ShardRef) -> ChecksummedReader:
+    def open_shard(self, shard: ShardRef) -> ShardReader:
         """Open the planned rows of a shard. Raises DiskFailed if its file is not what was written."""
         advice = f"; remove {self.folders.meta / 'current.json'} and run again; answers are kept"
-        return ChecksummedReader(self.folder.shard(shard.number), shard.crc32, advice)
+        return ShardReader(self.folder.shard(shard.number), shard.crc32, advice)
 
     def state(self, shard: int) -> ShardState:
         """Return the state of a shard by its journal. Raises DamagedJournal, also if the journal has disappeared."""

@@ -20,10 +20,8 @@ from parquill.tasks.records import NO_CHARGE, REUSABLE, Action, Charge, Outcome,
 from parquill.tasks.results.excess import causes_of
 from parquill.tasks.results.totals import ForEachValues, ResultTotals, stored_nano
 from parquill.tasks.storage.answer_index import AnswerIndex, AnswerLocation
-from parquill.tasks.storage.columns import PLAN, USD, result_fields
+from parquill.tasks.storage.columns import USD, result_fields
 from parquill.tasks.storage.replay import RowState, ShardState
-
-READ_ROWS = 2_000
 
 
 def price_of_price_as(run: Run) -> ModelPrice | None:
@@ -55,20 +53,9 @@ class ResultRows:
         state = self._run.state(shard.number)
         first = 0
         with self._run.open_shard(shard) as planned:
-            own = [name for name in planned.schema.names if not name.startswith(PLAN)]
-            if shard.rows == 0:
-                yield self._table(planned.schema.empty_table(), own, [])
-                return
-            # leave out the requests: the largest part of a shard, and not in the results
-            names = [name for name in planned.schema.names if name not in {PLAN + "messages", PLAN + "parameters"}]
-            for batch in planned.batches(READ_ROWS, names):
-                table = pa.Table.from_batches([batch]).select(names)
-                plan = {
-                    name.removeprefix(PLAN): table.column(name).to_pylist() for name in names if name.startswith(PLAN)
-                }
-                lines = self._lines(plan, state, first, self._each(table))
-                yield self._table(table, own, lines)
-                first += batch.num_rows
+            for part in planned.result_parts():
+                yield self._table(part.given, self._lines(part.plan, state, first, self._each(part.given)))
+                first += part.given.num_rows
 
     def _each(self, table: pa.Table) -> list[ForEachValues]:
         columns = [map(str, table.column(name).to_pylist()) for name in self._each_names]
@@ -173,9 +160,8 @@ class ResultRows:
             line.update(zip(_TOKENS, charge.usage, strict=True))
         return line
 
-    def _table(self, table: pa.Table, own: list[str], lines: Sequence[dict[str, Any]]) -> pa.Table:
-        prefix = self._run.job.column_prefix
-        result = table.select(own)
+    def _table(self, given: pa.Table, lines: Sequence[dict[str, Any]]) -> pa.Table:
+        prefix, result = self._run.job.column_prefix, given
         for field_ in self._fields:
             result = result.append_column(field_.with_name(prefix + field_.name), self._column(field_, lines))
         return result

@@ -24,14 +24,11 @@ import httpx
 import orjson
 
 from parquill.tasks.job.load import load_job
-from parquill.tasks.llm import shard_work
 from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.shard_report import SendResult
-from parquill.tasks.prompts import input_parquet as source_file
-from parquill.tasks.prompts import prepare
+from parquill.tasks.prompts import input_parquet, prepare, shards
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
-from parquill.tasks.results import rows as result_rows
 from parquill.tasks.results.finish import clear_run
 from parquill.tasks.results.writer import write_results
 from parquill.tasks.storage.folders import Folders, lock_folders
@@ -127,7 +124,7 @@ def peak_of(code: str) -> int:
 def main() -> None:
     """Run the jobs that are named."""
     if rows := int(sys.argv[1]):
-        prepare.MIN_SHARD = source_file.BATCH_ROWS = result_rows.READ_ROWS = shard_work.READ_ROWS = rows
+        prepare.MIN_SHARD = input_parquet.BATCH_ROWS = shards.READ_ROWS = shards.READ_ROWS_WITHOUT_REQUESTS = rows
     for path in sys.argv[2:]:
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
         tasks = _complete(Path(path))

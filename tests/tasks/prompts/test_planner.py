@@ -21,10 +21,11 @@ from parquill.tasks.job.load import make_job
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.planner import Planner
+from parquill.tasks.prompts.shards import PREFIX
 from parquill.tasks.prompts.source import find_source
 from parquill.tasks.records import REUSABLE, STATUSES, Action, Estimate, Outcome
 from parquill.tasks.storage.answer_index import AnswerIndex
-from parquill.tasks.storage.columns import PLAN, result_fields
+from parquill.tasks.storage.columns import result_fields
 from parquill.tasks.storage.journal import Journal
 
 DAY = date(2026, 11, 23)
@@ -54,7 +55,7 @@ class Rows:
         return pa.Table.from_batches(self.batches)
 
     def plan(self, name: str) -> list[Any]:
-        return list(self.table.column(PLAN + name).to_pylist())
+        return list(self.table.column(PREFIX + name).to_pylist())
 
     @property
     def texts(self) -> list[str | None]:

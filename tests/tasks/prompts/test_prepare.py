@@ -24,8 +24,8 @@ from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import check_rejected, estimate_job, open_source, prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run
+from parquill.tasks.prompts.shards import PREFIX
 from parquill.tasks.records import Action, Outcome
-from parquill.tasks.storage.columns import PLAN
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.journal import Journal
 from tests.tasks.prompts.test_planner import COLUMNS, VIEWS
@@ -71,7 +71,7 @@ def _rows(run: Run) -> pa.Table:
 
 
 def _texts(run: Run) -> list[str]:
-    cells: Sequence[Any] = _rows(run).column(f"{PLAN}messages").to_pylist()
+    cells: Sequence[Any] = _rows(run).column(f"{PREFIX}messages").to_pylist()
     return [orjson.loads(cell)[-1]["content"] for cell in cells if cell]
 
 
@@ -85,13 +85,13 @@ def test_a_run_has_every_row_in_its_shards(tmp_path: Path) -> None:
     run = _prepare(_job(tmp_path, {"text": texts}))
     rows = _rows(run)
     assert rows.column("text").to_pylist() == texts
-    assert rows.column(f"{PLAN}row_number").to_pylist() == list(range(2500))
+    assert rows.column(f"{PREFIX}row_number").to_pylist() == list(range(2500))
     assert [shard.number for shard in run.shards] == list(range(len(run.shards)))
     assert len(run.shards) > 1
     for shard in run.shards:
         found = pq.read_table(run.folder.shard(shard.number))
         assert found.num_rows == shard.rows
-        assert found.num_rows - found.column(f"{PLAN}messages").null_count == shard.to_send
+        assert found.num_rows - found.column(f"{PREFIX}messages").null_count == shard.to_send
     assert sum(shard.to_send for shard in run.shards) == run.estimate.to_send == 2500 - 834 + 1
     assert run.input_rows == 2500
 
@@ -404,7 +404,7 @@ def test_a_finished_job_has_something_to_do_again(tmp_path: Path, changed: str) 
 def test_answers_are_found_also_when_their_index_is_lost(tmp_path: Path, indexed: bool) -> None:  # noqa: FBT001
     """The journals are the truth: without answers.sqlite every answer in them is still found, and not paid again."""
     first = _prepare(_job(tmp_path, {"text": ["a"]}))
-    key = _rows(first).column(f"{PLAN}request_key")[0].as_py()
+    key = _rows(first).column(f"{PREFIX}request_key")[0].as_py()
 
     async def answer() -> None:
         with ThreadPoolExecutor(1) as threads:
@@ -418,6 +418,6 @@ def test_answers_are_found_also_when_their_index_is_lost(tmp_path: Path, indexed
             path.unlink()
     again = _prepare(_job(tmp_path, {"text": ["a", "b"]}))
     assert again.run_id != first.run_id
-    assert _rows(again).column(f"{PLAN}action").to_pylist() == [Action.REUSE, Action.SEND]
-    assert _rows(again).column(f"{PLAN}carries_cost").to_pylist() == [True, True]
+    assert _rows(again).column(f"{PREFIX}action").to_pylist() == [Action.REUSE, Action.SEND]
+    assert _rows(again).column(f"{PREFIX}carries_cost").to_pylist() == [True, True]
     assert again.estimate.to_send == 1

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 import pytest
 
 from parquill.tasks.errors import BadInput
-from parquill.tasks.storage.columns import PLAN, check_names, for_each_field, result_fields
+from parquill.tasks.storage.columns import check_names, result_fields
 
 # DESIGN.md, section 2: the output columns.
 CONTRACT = {
@@ -67,18 +65,3 @@ def test_parsed_collides_only_when_it_is_there() -> None:
     check_names(["parsed"], "", with_parsed=False)
     with pytest.raises(BadInput, match="'parsed'"):
         check_names(["parsed"], "", with_parsed=True)
-
-
-def test_names_of_the_plan_are_reserved() -> None:
-    """A column that would be taken for one of the plan's is refused, whatever the prefix."""
-    with pytest.raises(BadInput, match="Parquill's own"):
-        check_names([f"{PLAN}action"], "llm_", with_parsed=False)
-
-
-@pytest.mark.parametrize(
-    ("values", "kind"),
-    [(["fr"], pa.string()), ([1, 2], pa.int64()), ([1.5], pa.float64()), ([True], pa.bool_()), (["007"], pa.string())],
-)
-def test_a_for_each_column_has_the_type_of_its_values(values: list[Any], kind: pa.DataType) -> None:
-    """Numbers stay numbers, truth values are no numbers, text is text."""
-    assert for_each_field("x", values) == pa.field("x", kind)
