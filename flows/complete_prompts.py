@@ -45,14 +45,14 @@ def complete_prompts(
         limit: Complete only the first rows of the input.
         redo: Statuses of finished rows to complete again.
     """
-    placed, options = resolve_for_flow(job, date, limit, redo)
-    with sigterm_as_interrupt(), job_lock(placed):
+    resolved, options = resolve_for_flow(job, date, limit, redo)
+    with sigterm_as_interrupt(), job_lock(resolved):
         # promise: rerun: a retried flow run does not redo the same rows twice
-        if options.redo and redo_already_done(Folders.of(placed.output, placed.state)):
+        if options.redo and redo_already_done(Folders.of(resolved.output, resolved.state)):
             options = replace(options, redo=())
-        run = read_prompts(placed, options)
+        run = read_prompts(resolved, options)
         if run is None:
-            return end_idle(placed, options)
+            return end_idle(resolved, options)
         register_flow_run(run)
         run = pilot_first(run)
         standing = estimate_cost(run)

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from parquill.tasks.job.settings import Job, RowLimit
-from parquill.tasks.llm.dry_run import estimate_placed, estimate_with_pilot
+from parquill.tasks.llm.dry_run import estimate_with_pilot, estimate_without_pilot
 from parquill.tasks.orchestration.events import emit_estimate
 from parquill.tasks.orchestration.flow_run import stop_when_cancelled
 from parquill.tasks.orchestration.flow_start import resolve_for_flow
@@ -37,14 +37,16 @@ def estimate_cost(
         pilot: Complete and pay for this many rows first; the run continues from them. auto: as many rows as an estimate
             within ±5 % needs, for at most 1 % of the budget.
     """
-    placed, options = resolve_for_flow(job, date, limit, ())
+    resolved, options = resolve_for_flow(job, date, limit, ())
     found = None
     if pilot is not None:
-        found = estimate_with_pilot(placed, options, None if pilot == "auto" else pilot, stop_when_cancelled, run_log())
-    found = found or estimate_placed(placed, options)
+        found = estimate_with_pilot(
+            resolved, options, None if pilot == "auto" else pilot, stop_when_cancelled, run_log()
+        )
+    found = found or estimate_without_pilot(resolved, options)
     name_run(run_name(job, found.estimate.rows, "estimate of "))
-    show_estimate(placed, found.estimate, found.verdict, found.price)
-    emit_estimate(placed, found.estimate, found.verdict)
+    show_estimate(resolved, found.estimate, found.verdict, found.price)
+    emit_estimate(resolved, found.estimate, found.verdict)
     if found.error is not None:
         raise found.error
     return state_of_estimate(found.verdict, found.as_dict())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.orchestration.options import TASK_OPTIONS
 from parquill.tasks.orchestration.redaction import redact_errors
 from parquill.tasks.orchestration.ui import name_run, run_name
@@ -15,7 +15,7 @@ from parquill.tasks.prompts.run import Run
 
 @task(name="read", **TASK_OPTIONS)
 @redact_errors
-def read_prompts(job: Job, options: RunOptions) -> Run | None:
+def read_prompts(job: ResolvedJob, options: RunOptions) -> Run | None:
     """Plan a run, or find the one to resume; return None if there is nothing to do. Raises BadJob, BadInput."""
     run = prepare_run(job, options)
     if run is not None:

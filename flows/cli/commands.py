@@ -19,6 +19,7 @@ from parquill.flows.cli.options import Day, PilotRows, Whole, job_options, overr
 from parquill.flows.cli.prefect_server import set_prefect_defaults
 from parquill.tasks.errors import Interrupted, ParquillError
 from parquill.tasks.job.load import load_job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.job.settings import MAX_ROWS, Job
 from parquill.tasks.orchestration.redaction import safe_error
 from parquill.tasks.records import STATUSES
@@ -126,7 +127,7 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
     from parquill.flows.cli.lists import show_preview
     from parquill.flows.cli.preview import preview_rows
 
-    found = preview_rows(*_place(load_job(job, overrides), day), rows)
+    found = preview_rows(*_resolve(load_job(job, overrides), day), rows)
     _print_json({"rows": found}) if as_json else show_preview(found)
 
 
@@ -157,14 +158,14 @@ def estimate(
     Exit 3 when it does not fit the budget. Only `--pilot` sends requests and needs a key.
     """
     from parquill.flows.cli.console import print_line, print_result, show_estimate
-    from parquill.tasks.llm.dry_run import estimate_placed
+    from parquill.tasks.llm.dry_run import estimate_without_pilot
 
     if pilot is not None and prices_on is not None:
         raise click.UsageError("--pilot pays today's prices; to use --prices-on, leave out --pilot")
-    placed, options = _place(load_job(job, overrides), day, limit)
+    resolved, options = _resolve(load_job(job, overrides), day, limit)
     if prices_on is not None:
         options = replace(options, day=prices_on)
-    found = _pilot(placed, options, pilot) if pilot is not None else None
+    found = _pilot(resolved, options, pilot) if pilot is not None else None
     if found is not None and found.sentence:
         (print_line if as_json else print_result)(found.sentence)
     if compare:
@@ -172,10 +173,10 @@ def estimate(
         from parquill.flows.cli.lists import show_comparison
 
         models = [name.strip() for name in compare.split(",") if name.strip()]
-        table = compare_models(placed, options, models, datetime.now(UTC).date())
+        table = compare_models(resolved, options, models, datetime.now(UTC).date())
         _print_json(table) if as_json else show_comparison(table)
         return
-    found = found or estimate_placed(placed, options)
+    found = found or estimate_without_pilot(resolved, options)
     if as_json:
         _print_json(found.as_dict())
     else:
@@ -186,7 +187,7 @@ def estimate(
         sys.exit(3)
 
 
-def _pilot(job: Job, options: Any, rows: int) -> Any:
+def _pilot(job: ResolvedJob, options: Any, rows: int) -> Any:
     from parquill.flows.cli.console import print_line, show_bar
     from parquill.flows.cli.signals import interrupted_by_signals, stop_on_signal
     from parquill.tasks.llm.dry_run import estimate_with_pilot
@@ -338,7 +339,7 @@ def serve_model(port: int, slots: int, command: Sequence[str]) -> None:
     sys.exit(serve_while(port, slots, command))
 
 
-def _place(job: Job, day: date | None, limit: int | None = None) -> tuple[Job, Any]:
+def _resolve(job: Job, day: date | None, limit: int | None = None) -> tuple[ResolvedJob, Any]:
     from parquill.tasks.prompts.resolve import resolve_job
 
     return resolve_job(job, day, limit, ())

@@ -8,7 +8,7 @@ from typing import Any
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.reasoning import thinks
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.estimate import estimate_json
 from parquill.tasks.money.gate import check_budget
 from parquill.tasks.money.prices import ModelPrice, find_price, price_of
@@ -19,8 +19,8 @@ from parquill.tasks.prompts.prepare import estimate_job
 THINKS = "thinks before it answers, so its answers may cost more than predicted from the answers of the job's model"
 
 
-def compare_models(job: Job, options: RunOptions, models: Sequence[str], today: date) -> dict[str, Any]:
-    """Estimate a placed job for its own model and for others; return the estimates, the cheapest first.
+def compare_models(job: ResolvedJob, options: RunOptions, models: Sequence[str], today: date) -> dict[str, Any]:
+    """Estimate a job for its own model and for others; return the estimates, the cheapest first.
 
     Models that are shut down by `today` have a note. The lengths of answers are predicted from the job's own past for
     every model; only tokens, price and window differ.
@@ -53,7 +53,7 @@ def compare_models(job: Job, options: RunOptions, models: Sequence[str], today: 
     return {"rows": rows, "models": entries}
 
 
-def _price_of(job: Job, other: Job, day: date) -> ModelPrice:
+def _price_of(job: ResolvedJob, other: ResolvedJob, day: date) -> ModelPrice:
     """Return the price at the job's address; for another model that is not sold there, the price of its own seller.
 
     Nothing is sent at such a price; `prices.source` names the seller. Raises BadJob.

@@ -14,6 +14,7 @@ from parquill.flows.cli.prefect_server import check_home, check_patience, config
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job.api_key import Key, header_names, read_key
 from parquill.tasks.job.reasoning import warn_of_thinking
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.job.settings import Job
 from parquill.tasks.limits.rate_ledger import RateLedger, describe
 from parquill.tasks.llm.address_check import Service, ask_for_models
@@ -119,20 +120,20 @@ def _prefect() -> str:
 
 def _examine_job(job: Job, today: date) -> Iterator[Check]:
     day = datetime.now(job.zone).date()
-    placed, _ = resolve_job(job, day, None, ())
-    yield _check("input", lambda: f"{open_source(placed).rows:,} rows in {placed.input}")
-    yield _check("price", lambda: _told_price(placed))
-    yield _check("tokenizer", lambda: _tokenizer(placed))
-    yield _check("max_output_tokens", lambda: _output_tokens(placed))
+    resolved, _ = resolve_job(job, day, None, ())
+    yield _check("input", lambda: f"{open_source(resolved).rows:,} rows in {resolved.input}")
+    yield _check("price", lambda: _told_price(resolved))
+    yield _check("tokenizer", lambda: _tokenizer(resolved))
+    yield _check("max_output_tokens", lambda: _output_tokens(resolved))
     key: list[Key | None] = []
-    yield _check("key", lambda: _key(placed, key))
+    yield _check("key", lambda: _key(resolved, key))
     service: list[Service] = []
     if key:
-        yield _check("endpoint", lambda: _endpoint(placed, key[0], service))
+        yield _check("endpoint", lambda: _endpoint(resolved, key[0], service))
     models = service[0].models if service else None
     if models is not None:
-        yield _check("model", lambda: _model(placed, models))
-    yield _check("shutdown", lambda: _shutdown(placed, models, today))
+        yield _check("model", lambda: _model(resolved, models))
+    yield _check("shutdown", lambda: _shutdown(resolved, models, today))
 
 
 def _told_price(job: Job) -> str:
@@ -152,7 +153,7 @@ def _key(job: Job, found: list[Key | None]) -> str:
     return ", ".join(told) or "none is needed"
 
 
-def _endpoint(job: Job, key: Key | None, found: list[Service]) -> str:
+def _endpoint(job: ResolvedJob, key: Key | None, found: list[Service]) -> str:
     service = ask_for_models(job.endpoint, APIS[job.endpoint.api](job).path, key)
     found.append(service)
     told = f"{job.endpoint.base_url} answers"

@@ -24,8 +24,8 @@ types = pa.types
 
 def describe_input(location: str) -> InputPrompt:
     """Read the columns of an input, and its ids. Raises BadInput, BadJob."""
-    placed, _ = resolve_job(read_starter(write_starter(location=location)), None, None, ())
-    source = find_source(placed.input)
+    resolved, _ = resolve_job(read_starter(write_starter(location=location)), None, None, ())
+    source = find_source(resolved.input)
     names = source.schema.names
     shown = [one_line(name)[:MAX_NAME] for name in names[:MAX_COLUMNS]]
     if len(names) > MAX_COLUMNS:

@@ -10,7 +10,7 @@ import orjson
 import pyarrow as pa
 
 from parquill.tasks.job.api_key import header_names
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.base import RunOptions
@@ -28,7 +28,7 @@ class _Rows:
         self.batches.append(batch)
 
 
-def preview_rows(job: Job, options: RunOptions, rows: int) -> list[dict[str, Any]]:
+def preview_rows(job: ResolvedJob, options: RunOptions, rows: int) -> list[dict[str, Any]]:
     """Return the requests of the first rows: source, URL, header names, body, tokens, or why a row is rejected.
 
     Raises BadJob, BadInput. Sends nothing, needs no key.

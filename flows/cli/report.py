@@ -40,8 +40,8 @@ def find_latest(where: str, overrides: Sequence[str], day: date | None) -> Lates
     if Path(where).is_dir():
         folder = Path(where)
         return Latest(latest_summary(folder), parts_of(folder), where, folder)
-    placed, _ = resolve_job(load_job(Path(where), overrides), day, None, ())
-    folders = Folders.of(placed.output, placed.state)
+    resolved, _ = resolve_job(load_job(Path(where), overrides), day, None, ())
+    folders = Folders.of(resolved.output, resolved.state)
     if is_uri(folders.output_uri) and not (folders.output / "summary.json").exists():
         return _stored(folders.output_uri)
     return Latest(latest_summary(folders.output), parts_of(folders.output), folders.output_uri, folders.output)

@@ -41,9 +41,9 @@ def run_job(
     The summary is shown on stdout; with `as_json` on stderr, since stdout is for the JSON alone.
     Raises BadJob, BadInput, FolderInUse and RefusedByBudget before anything is sent.
     """
-    placed, options = resolve_job(job, day, limit, redo)
-    folders = Folders.of(placed.output, placed.state)
-    read_key(placed.endpoint)  # find a missing key now, not after an hour of reading
+    resolved, options = resolve_job(job, day, limit, redo)
+    folders = Folders.of(resolved.output, resolved.state)
+    read_key(resolved.endpoint)  # find a missing key now, not after an hour of reading
     Ledger().close()  # and a ledger that cannot be written
     folders.create()
     with (
@@ -58,9 +58,9 @@ def run_job(
                 print_line("starting Prefect's embedded server while the input is read")
 
         # the flow's first step finds this plan and uses it
-        run = prepare_run(placed, options, work_ahead)
+        run = prepare_run(resolved, options, work_ahead)
         if run is None:
-            idle = NothingToDo.of(placed, options.redo, options.limit)
+            idle = NothingToDo.of(resolved, options.redo, options.limit)
             (print_line if as_json else print_result)(idle.sentence)
             if not server.needed:
                 from parquill.tasks.orchestration.takeover import report_previous_end

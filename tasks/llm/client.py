@@ -21,7 +21,7 @@ import aiohttp
 import httpx
 
 from parquill.tasks.job.api_key import Key
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.llm.bodies import is_stream, unwrap
 from parquill.tasks.llm.connections import Connections, ReplyTooLarge
 from parquill.tasks.llm.failures import Failure, retry_after_of
@@ -72,7 +72,7 @@ class Client:
 
     def __init__(
         self,
-        job: Job,
+        job: ResolvedJob,
         key: Key | None,
         transport: httpx.AsyncBaseTransport,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job.api_key import read_key
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.amounts import nano_to_usd, usd_text
 from parquill.tasks.money.estimate import flat_estimate
 from parquill.tasks.money.figures import must_approve
@@ -45,7 +45,7 @@ class DryRun:
     After a pilot, `completed` rows have their outcome, `sentence` says what was done, and `pilot` holds its figures.
     """
 
-    job: Job
+    job: ResolvedJob
     estimate: Estimate
     verdict: Verdict
     price: ModelPrice
@@ -64,8 +64,8 @@ class DryRun:
         return {**flat, "rows_to_send": rows, "warning": warning, **self.pilot, **told}
 
 
-def estimate_placed(job: Job, options: RunOptions) -> DryRun:
-    """Estimate a placed job; nothing is sent, nothing is written to its folders. Raises BadJob, BadInput."""
+def estimate_without_pilot(job: ResolvedJob, options: RunOptions) -> DryRun:
+    """Estimate a job; nothing is sent, nothing is written to its folders. Raises BadJob, BadInput."""
     total = estimate_job(job, options)
     estimate, price = total.result(), price_of(job, options.day)
     error: ParquillError | None = None
@@ -80,13 +80,13 @@ def estimate_placed(job: Job, options: RunOptions) -> DryRun:
 
 
 def estimate_with_pilot(
-    job: Job,
+    job: ResolvedJob,
     options: RunOptions,
     rows: int | None,
     watch: Callable[[RunSender], AbstractContextManager[Any]] = nullcontext,
     log: LogFn | None = None,
 ) -> DryRun | None:
-    """Complete a sample of a placed job's rows (None: as many as it takes) and estimate the whole run from them.
+    """Complete a sample of a job's rows (None: as many as it takes) and estimate the whole run from them.
 
     `watch` gets the sender that the pilot opens, and may stop it. `log` gets messages about shared limits.
     Returns None if no row is left to send. Raises BadJob, BadInput, FolderInUse, RefusedByBudget, NotApproved before

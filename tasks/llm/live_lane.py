@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from parquill.tasks.errors import DiskFailed
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.limits.limiter import Permit, RateLimiter, Stopped
 from parquill.tasks.limits.open_bytes import OpenBytes
 from parquill.tasks.llm.breaker import Breaker
@@ -51,7 +51,7 @@ class LiveLane:
 
     def __init__(
         self,
-        job: Job,
+        job: ResolvedJob,
         client: Client,
         limits: RateLimiter,
         breaker: Breaker,

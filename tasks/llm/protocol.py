@@ -13,8 +13,8 @@ import orjson
 
 from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.providers import is_openai
-from parquill.tasks.job.response_format import ResponseFormat, read_format
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
+from parquill.tasks.job.response_format import ResponseFormat
 from parquill.tasks.llm.failures import Failure
 from parquill.tasks.llm.limit_name import NAMES
 from parquill.tasks.llm.replies import ChatReplies, CompletionsReplies, Reply, ResponsesReplies
@@ -50,12 +50,11 @@ class ChatApi(ChatReplies):
     path = "/chat/completions"
     field = "messages"
 
-    def __init__(self, job: Job) -> None:
-        """`job` is placed: its response_format is a schema."""
+    def __init__(self, job: ResolvedJob) -> None:
         self.url = job.endpoint.url(self.path)
         self._fixed = {
             "model": job.model,
-            **self.format(read_format(job.response_format)),
+            **self.format(job.answer_format),
             **self._tier(job.endpoint.base_url),
         }
         self._parameters = job.parameters
@@ -141,4 +140,8 @@ class ResponsesApi(ResponsesReplies, ChatApi):
         return {**off, "text": {"format": {"type": "json_schema", **asked.members()}}}
 
 
-APIS: dict[str, Callable[[Job], Api]] = {"chat": ChatApi, "completions": CompletionsApi, "responses": ResponsesApi}
+APIS: dict[str, Callable[[ResolvedJob], Api]] = {
+    "chat": ChatApi,
+    "completions": CompletionsApi,
+    "responses": ResponsesApi,
+}

@@ -118,7 +118,7 @@ class RunSender:
         self._wire = self._transport()
         client = Client(job, self._key, self._wire)
         schema = job.response_format
-        answer_format = AnswerFormat(schema) if isinstance(schema, dict) else None
+        answer_format = AnswerFormat(schema) if schema is not None else None
         done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
         progress = Progress(total=self._run.estimate.to_send, done=done, done_before=done)
         settlement = Settlement(

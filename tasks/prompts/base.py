@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from parquill.tasks.errors import BadInput, OtherRows
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.prompts.previous import PreviousResults
 from parquill.tasks.prompts.run import digest_of
 from parquill.tasks.prompts.source import Source
@@ -66,8 +66,8 @@ def _other_input(options: RunOptions, output: str, shown: int) -> BadInput:
     )
 
 
-def find_base(job: Job, options: RunOptions, source: Source) -> Base:
-    """Return what a start of a placed job begins with. Raises BadInput."""
+def find_base(job: ResolvedJob, options: RunOptions, source: Source) -> Base:
+    """Return what a start of a job begins with. Raises BadInput."""
     folders = Folders.of(job.output, job.state)
     manifest = read_json(folders.meta / "manifest.json") or {}
     combinations = math.prod(len(values) for values in (job.for_each or {}).values())

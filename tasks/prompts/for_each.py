@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 
 
 def for_each_field(name: str, values: list[Any]) -> pa.Field:
@@ -20,7 +20,7 @@ def for_each_field(name: str, values: list[Any]) -> pa.Field:
 class ForEach:
     """Repeats the rows of an input for the combinations of a job's `for_each`."""
 
-    def __init__(self, job: Job, schema: pa.Schema) -> None:
+    def __init__(self, job: ResolvedJob, schema: pa.Schema) -> None:
         """`schema` is the input's."""
         self._schema = schema
         self._values = job.for_each or {}

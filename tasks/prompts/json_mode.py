@@ -6,13 +6,12 @@ from typing import Any
 
 from parquill.tasks.errors import RowFault
 from parquill.tasks.job.providers import is_azure, is_openai
-from parquill.tasks.job.response_format import read_format
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 
 
-def must_say_json(job: Job) -> bool:
+def must_say_json(job: ResolvedJob) -> bool:
     """Whether the service refuses each request of a job without the word JSON."""
-    asked, url = read_format(job.response_format), job.endpoint.base_url
+    asked, url = job.answer_format, job.endpoint.base_url
     return asked is not None and asked.schema is None and (is_openai(url) or is_azure(url))
 
 

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from parquill.tasks.errors import BadInput, BadJob, OtherRows, RowFault
-from parquill.tasks.job.response_format import schema_of
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.calibration import Calibration
 from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.money.learning import Past
@@ -67,7 +66,7 @@ class Previous(Protocol):
 class Planner:
     """Plans one job; `plan` streams its rows into a sink and returns the sum of their estimates."""
 
-    job: Job
+    job: ResolvedJob
     source: Source
     price: ModelPrice
     scratch: Path  # folder for the temporary file of keys
@@ -99,7 +98,7 @@ class Planner:
         counter = TokenCounter(
             job.model,
             job.tokenizer,
-            schema=schema_of(job.response_format),
+            schema=job.answer_format.schema if job.answer_format is not None else None,
             tools=job.parameters.get("tools", ()),
             correction=self.correction,
         )
@@ -139,9 +138,8 @@ class Planner:
         if self.job.prompt is None:
             return None
         names = [*self.source.schema.names, *(self.job.for_each or {})]
-        variables = self.job.vars if isinstance(self.job.vars, dict) else None
         templates = Templates(
-            self.job.prompt.system, self.job.prompt.user, names, variables, _fields_of_row(self.source.schema)
+            self.job.prompt.system, self.job.prompt.user, names, self.job.vars, _fields_of_row(self.source.schema)
         )
         for name in templates.columns:
             kind = self.source.schema.field(name).type if name in self.source.schema.names else pa.string()

@@ -11,9 +11,9 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
-from parquill.tasks.errors import BadInput, BadJob, DamagedJournal, DiskFailed, LedgerFailed
+from parquill.tasks.errors import BadInput, DamagedJournal, DiskFailed, LedgerFailed
 from parquill.tasks.job.answer_schema import check_format
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.job.strict_schema import check_strict
 from parquill.tasks.money.amounts import format_usd
 from parquill.tasks.money.calibration import Calibration
@@ -41,11 +41,9 @@ SHARDS_WANTED = 200
 MIN_SHARD, MAX_SHARD = 500, 20_000
 
 
-def open_source(job: Job) -> Source:
-    """Find the input of a placed job and check what can be checked before reading it. Raises BadInput, BadJob."""
+def open_source(job: ResolvedJob) -> Source:
+    """Find the input of a job and check what can be checked before reading it. Raises BadInput, BadJob."""
     if job.response_format is not None:
-        if not isinstance(job.response_format, dict):
-            raise BadJob("`response_format` names a file that was not read")
         check_format(job.response_format)
         # promise: input: a strict schema is checked before the input is read
         check_strict(job)
@@ -55,14 +53,14 @@ def open_source(job: Job) -> Source:
 
 
 def estimate_job(
-    job: Job,
+    job: ResolvedJob,
     options: RunOptions,
     *,
-    past_of: Job | None = None,
+    past_of: ResolvedJob | None = None,
     price: ModelPrice | None = None,
     other_prices: Sequence[ModelPrice] = (),
 ) -> EstimateSum:
-    """Estimate a placed job without writing anything into its folders. Raises BadJob, BadInput.
+    """Estimate a job without writing anything into its folders. Raises BadJob, BadInput.
 
     `past_of` is the job whose past predicts the answers, by default this one; `price` is by default the job's.
     """
@@ -101,9 +99,9 @@ def estimate_job(
 
 
 def prepare_run(
-    job: Job, options: RunOptions, work_ahead: Callable[[], None] = lambda: None, disk: Disk = DISK
+    job: ResolvedJob, options: RunOptions, work_ahead: Callable[[], None] = lambda: None, disk: Disk = DISK
 ) -> Run | None:
-    """Return the run that a placed job resumes or begins; None if nothing is to do. Sends nothing.
+    """Return the run that a job resumes or begins; None if nothing is to do. Sends nothing.
 
     `work_ahead` is called as soon as it is known that there is something to do, before the input is read.
     The caller holds the folders. Raises BadJob, BadInput, DiskFailed, DamagedJournal.
@@ -189,7 +187,7 @@ def _history(folders: Folders) -> Path:
     return folders.output / "history" / f"{manifest.get('run_id')}.json"
 
 
-def _with(run: Run, job: Job) -> Run:
+def _with(run: Run, job: ResolvedJob) -> Run:
     return Run(**{**{name: getattr(run, name) for name in Run.__slots__}, "job": job})
 
 
@@ -210,7 +208,7 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.exists() else None
 
 
-def _plan(job: Job, options: RunOptions, source: Source, digest: str, disk: Disk) -> Run | None:
+def _plan(job: ResolvedJob, options: RunOptions, source: Source, digest: str, disk: Disk) -> Run | None:
     """Plan a run. Returns None if all rows stay as they are in the results."""
     folders = Folders.of(job.output, job.state)
     _discard_unsent(folders, disk)
@@ -282,7 +280,7 @@ def _discard_unsent(folders: Folders, disk: Disk) -> None:
 
 
 def _plan_rows(
-    job: Job,
+    job: ResolvedJob,
     base: Base,
     source: Source,
     price: ModelPrice,
@@ -309,7 +307,7 @@ def _plan_rows(
     return total, sink.shards, planner.kept
 
 
-def check_rejected(job: Job, total: EstimateSum) -> None:
+def check_rejected(job: ResolvedJob, total: EstimateSum) -> None:
     """Refuse a plan with more rejected rows than tolerated (BadInput, which names the first one)."""
     rejected = sum(total.rejected.values())
     # one bad row is always tolerated: a single typo must not stop a run

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from parquill.tasks.errors import DiskFailed, OtherRows
 from parquill.tasks.job.answer_type import parsed_type
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.storage.columns import result_fields
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import Folders
@@ -18,7 +18,7 @@ from parquill.tasks.storage.parquet_reader import ChecksummedReader
 class PreviousResults:
     """Reads the latest results: the columns from the input, and the output's own."""
 
-    def __init__(self, folders: Folders, job: Job, given: Sequence[str]) -> None:
+    def __init__(self, folders: Folders, job: ResolvedJob, given: Sequence[str]) -> None:
         """`given` are the columns of the input and of `for_each`.
 
         Raises OtherRows if there are no results, or none with these columns.
@@ -29,7 +29,7 @@ class PreviousResults:
         # manifests of earlier versions have no checksum
         results = folders.output / "results"
         self._files = [(results / part["file"], part.get("crc32")) for part in manifest["parts"]]
-        kind = parsed_type(job.response_format) if isinstance(job.response_format, dict) else None
+        kind = parsed_type(job.response_format)
         self._fields = [f.with_name(job.column_prefix + f.name) for f in result_fields(kind)]
         self.own = [field.name for field in self._fields]
         self._given = list(given)

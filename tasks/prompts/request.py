@@ -16,7 +16,7 @@ import rfc8785
 
 from parquill.tasks.errors import RowFault
 from parquill.tasks.job.parameters import own_parameters, refuse_unwritable
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.prompts.chat_fields import DROPPED, SENT, tell_mapping, tell_role, tell_unknown
 
 KEY_VERSION, CHAINED_KEY_VERSION = 1, 2
@@ -26,8 +26,7 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function
 class KeyMaker:
     """Computes request keys; everything but the messages is canonicalized once per job."""
 
-    def __init__(self, job: Job) -> None:
-        """`job` is placed: its `response_format` is a schema, not the name of a file."""
+    def __init__(self, job: ResolvedJob) -> None:
         self._rest: dict[str, Any] = {
             "v": KEY_VERSION,
             "endpoint": job.endpoint.identity,

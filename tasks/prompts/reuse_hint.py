@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from parquill.tasks.job.endpoint import identity_of
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import RunFolder
@@ -23,7 +23,7 @@ _SECOND = len("20261129-120000")  # of a run's id: ids of one second do not sort
 _MAX_SHOWN = 60  # characters of a value that is shown
 
 
-def explain_reuse(job: Job, total: EstimateSum, runs: Sequence[RunFolder]) -> str | None:
+def explain_reuse(job: ResolvedJob, total: EstimateSum, runs: Sequence[RunFolder]) -> str | None:
     """Return one sentence if a state folder has answers but almost no row can reuse them; None otherwise.
 
     `runs` are the runs of the state folder.
@@ -51,7 +51,7 @@ def explain_reuse(job: Job, total: EstimateSum, runs: Sequence[RunFolder]) -> st
     return told
 
 
-def _run_to_compare(job: Job, rows: int, runs: Sequence[RunFolder]) -> tuple[str, Mapping[str, Any]] | None:
+def _run_to_compare(job: ResolvedJob, rows: int, runs: Sequence[RunFolder]) -> tuple[str, Mapping[str, Any]] | None:
     """Return the latest run that sent something: a large one of this job, else any of this job, else any run."""
     best: tuple[tuple[int, str], str, Mapping[str, Any]] | None = None
     for run in sorted(runs, key=lambda run: run.run_id, reverse=True)[:MAX_COMPARED_RUNS]:

@@ -18,7 +18,7 @@ import orjson
 import rfc8785
 
 from parquill.tasks.errors import DamagedJournal, DiskFailed
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.calibration import Calibration
 from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.prompts.shards import ShardReader
@@ -31,7 +31,7 @@ from parquill.tasks.storage.replay import ShardState, replay_shard
 _OPERATIONAL = {"name", "output", "state", "timezone", "budget", "limits", "retry", "tolerate", "price_as", "labels"}
 
 
-def digest_of(job: Job, fingerprint: str, limit: int | None) -> str:
+def digest_of(job: ResolvedJob, fingerprint: str, limit: int | None) -> str:
     """Return the digest of a plan: of the input's files and all settings that change requests, prices or the output."""
     settings = job.model_dump(mode="json", exclude=_OPERATIONAL)
     settings["endpoint"] = {"name": job.endpoint.identity, "api": job.endpoint.api}
@@ -45,7 +45,7 @@ class Run:
     """One plan and its progress. Any process can load it by (state, run_id)."""
 
     run_id: str
-    job: Job
+    job: ResolvedJob
     day: date
     digest: str
     redo: tuple[str, ...]
@@ -169,7 +169,7 @@ def load_run(state: Path, run_id: str) -> Run:
 def _run_of(run_id: str, plan: dict[str, Any], settings: dict[str, Any]) -> Run:
     return Run(
         run_id=run_id,
-        job=Job.model_validate(settings),
+        job=ResolvedJob.model_validate(settings),
         day=date.fromisoformat(plan["day"]),
         digest=plan["digest"],
         redo=tuple(plan["redo"]),

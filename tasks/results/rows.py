@@ -42,8 +42,7 @@ class ResultRows:
         sums.price_as = price_of_price_as(run)
         self._counter = TokenCounter(run.job.model, run.job.tokenizer, correction=run.correction)
         self._each_names = tuple(run.job.for_each or {})
-        schema = run.job.response_format
-        self._parsed = parsed_type(schema if isinstance(schema, dict) else None)
+        self._parsed = parsed_type(run.job.response_format)
         self._fields = result_fields(self._parsed)
         self.held_by: set[str] = set()  # the runs whose journals have the outcomes
         self.keeps = False  # whether any row is kept from the earlier results

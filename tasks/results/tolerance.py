@@ -9,13 +9,13 @@ from decimal import Decimal
 from typing import Any
 
 from parquill.tasks.errors import ParquillError, TooManyNotOk
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import Folders
 
 
 def check_not_ok(
-    job: Job, rows: Mapping[str, int], counts: Mapping[str, int], first: Mapping[str, Any] | None = None
+    job: ResolvedJob, rows: Mapping[str, int], counts: Mapping[str, int], first: Mapping[str, Any] | None = None
 ) -> TooManyNotOk | None:
     """Return the error of a finished run if more rows are not ok than tolerated, or None.
 
@@ -33,7 +33,7 @@ def check_not_ok(
     )
 
 
-def warn_of_not_ok(job: Job, rows: Mapping[str, int], counts: Mapping[str, int]) -> str | None:
+def warn_of_not_ok(job: ResolvedJob, rows: Mapping[str, int], counts: Mapping[str, int]) -> str | None:
     """Return the warning of a run that ends well with some rows that are not ok; None if all are ok."""
     not_ok = rows["total"] - rows["ok"]
     if not not_ok:
@@ -57,8 +57,8 @@ class NothingToDo:
     error: ParquillError | None
 
     @classmethod
-    def of(cls, job: Job, redo: Sequence[str] = (), limit: int | None = None) -> NothingToDo:
-        """Judge the results of a placed job by what it tolerates now; `redo` and `limit` are those of the start."""
+    def of(cls, job: ResolvedJob, redo: Sequence[str] = (), limit: int | None = None) -> NothingToDo:
+        """Judge the results of a job by what it tolerates now; `redo` and `limit` are those of the start."""
         folders = Folders.of(job.output, job.state)
         manifest = read_json(folders.meta / "manifest.json") or {}
         rows: dict[str, int] = manifest["rows"]

@@ -137,7 +137,7 @@ def local_output(named: str, state: str | None = None) -> Path:
     return usual if state in {None, str(usual / ".parquill")} else local_mirror(named, state)
 
 
-def _check_place(setting: str, folder: Path) -> None:
+def _check_resolve(setting: str, folder: Path) -> None:
     """Refuse a place where no folder can be created or written, before anything else is done. Raises BadJob."""
     try:
         there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
@@ -152,7 +152,7 @@ def _check_place(setting: str, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Where a placed job keeps its state and its output."""
+    """Where a job keeps its state and its output."""
 
     state: Path
     output: Path
@@ -160,7 +160,7 @@ class Folders:
 
     @classmethod
     def of(cls, output: str, state: str | None) -> Folders:
-        """The folders of a placed job's `output` and `state`."""
+        """The folders of a job's `output` and `state`."""
         folder = local_output(output, state)
         return cls(Path(state) if state else folder / ".parquill", folder, output)
 
@@ -190,8 +190,8 @@ class Folders:
 
     def create(self, disk: Disk = DISK) -> None:
         """Create output and state, and check that both can be written. Raises BadJob, DiskFailed."""
-        _check_place("output", self.output)
-        _check_place("state", self.state)
+        _check_resolve("output", self.output)
+        _check_resolve("state", self.state)
         disk.make_folder(self.output)
         for folder in sorted({self.meta, self.state}):
             private_folder(folder, disk)

@@ -34,7 +34,7 @@ from parquill.tasks.job.presets import preset_job
 from parquill.tasks.job.reasoning import warn_of_thinking
 from parquill.tasks.job.settings import Job
 from parquill.tasks.job.strict_schema import check_strict
-from parquill.tasks.llm.dry_run import estimate_placed
+from parquill.tasks.llm.dry_run import estimate_without_pilot
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.resolve import resolve_job
 from tests.tools.direct import results, run_steps
@@ -111,7 +111,7 @@ def test_a_recipe_is_priced_and_sent_as_told(found: re.Match[str]) -> None:
     assert price.source == (found["list"] or found["own"])
     assert (job.price is None) == (found["list"] is not None)
     assert warn_of_thinking(job) is None
-    estimated = estimate_placed(job, options)
+    estimated = estimate_without_pilot(job, options)
     assert (estimated.error, estimated.price) == (None, price)
     (row,) = preview_rows(job, options, 1)
     assert row["error"] is None

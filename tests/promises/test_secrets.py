@@ -29,7 +29,6 @@ from pydantic import SecretStr
 
 from parquill.tasks.errors import BadJob, DamagedJournal
 from parquill.tasks.job.api_key import Key, read_key
-from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.client import Client, aiohttp_transport
 from parquill.tasks.llm.settlement import Settlement
 from parquill.tasks.llm.shard_report import SendResult
@@ -41,6 +40,7 @@ from tests.tools.direct import job_of, run_steps
 from tests.tools.jobs import Jobs
 from tests.tools.prefect_api import ask_prefect
 from tests.tools.searching import reachable, where
+from tests.tools.small_jobs import resolved_job
 
 KINDS = ["echo", "ansi", "redirect", "garbage", "status:500", "disconnect_before", "hang", "truncated_json"]
 
@@ -267,7 +267,7 @@ def test_an_error_of_the_transport_is_replaced(kind: type[Exception]) -> None:
         text = f"Illegal header value {request.headers['Authorization']!r}"
         raise UnicodeEncodeError("ascii", text, 0, 1, text) if kind is UnicodeEncodeError else kind(text)
 
-    job = make_job(_least(endpoint={"base_url": "http://localhost:1/v1"}))
+    job = resolved_job(_least(endpoint={"base_url": "http://localhost:1/v1"}))
     result = asyncio.run(Client(job, Key(key), httpx.MockTransport(refuse)).send("[]", None))
     assert result.rule.code in {"connect_error", "connection_lost", "timeout"}
     assert not [thing for thing in reachable(result) if isinstance(thing, BaseException) or key in str(thing)]
@@ -278,7 +278,7 @@ def test_a_malformed_key_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch,
     """A key that no header can hold is refused before it is used, by the name of its variable, with no way back to its value."""
     key = _canary("key")
     monkeypatch.setenv("SPOILED_KEY", spoil.format(key, key) if spoil != "{}" else key + "\x7f")
-    endpoint = make_job(_least(endpoint={"api_key_env": "SPOILED_KEY"})).endpoint
+    endpoint = resolved_job(_least(endpoint={"api_key_env": "SPOILED_KEY"})).endpoint
     with pytest.raises(BadJob, match="SPOILED_KEY") as caught:
         read_key(endpoint)
     assert caught.value.__cause__ is caught.value.__context__ is None
@@ -299,7 +299,7 @@ def test_proxies_netrc_and_key_logs_of_the_environment_are_not_used(
     netrc.write_text("machine 127.0.0.1 login canary password other\n")
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("SSLKEYLOGFILE", str(log))
-    job = make_job(_least(endpoint={"base_url": f"http://127.0.0.1:{service.port}/v1"}))
+    job = resolved_job(_least(endpoint={"base_url": f"http://127.0.0.1:{service.port}/v1"}))
 
     async def send() -> ssl.SSLContext:
         transport: Any = aiohttp_transport()
@@ -332,7 +332,7 @@ def test_proxies_netrc_and_key_logs_of_the_environment_are_not_used(
 def test_addresses_that_would_leak_are_refused(url: str) -> None:
     """Plain http to another host, a user or password in an address and other schemes are refused, the password unsaid."""
     with pytest.raises(BadJob) as caught:
-        make_job(_least(endpoint={"base_url": url}))
+        resolved_job(_least(endpoint={"base_url": url}))
     assert "word" not in str(caught.value).replace("password", "")
 
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.load import make_job, place_job
+from parquill.tasks.job.load import make_job
+from parquill.tasks.job.resolved import resolve
 from tests.tools.direct import run_steps
 from tests.tools.jobs import PARQUILL
 
@@ -99,4 +100,4 @@ def test_a_path_that_the_encoding_lacks(setting: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr("parquill.tasks.job.load.os.fsencode", encode)
     job = make_job({**_job(tmp_path), "input": "a", "output": "b", setting: "sorti\u00e9"})
     with pytest.raises(BadJob, match=r"cannot be opened: file names are .* set PYTHONUTF8=1"):
-        place_job(job, date(2026, 11, 28))
+        resolve(job, date(2026, 11, 28))

@@ -17,6 +17,7 @@ from parquill.flows.cli.input_prompt import describe_input
 from parquill.flows.cli.preview import preview_rows
 from parquill.flows.cli.starter import STARTER, providers, read_starter, warn_of_starter, write_starter
 from parquill.tasks.job.load import load_job, make_job, parse_yaml
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.job.settings import Job
 from parquill.tasks.prompts.resolve import resolve_job
 from tests.fakes.running import FakeService
@@ -57,7 +58,7 @@ def _init(*words: str) -> int:
     return code or 0
 
 
-def _placed(job: Job) -> tuple[Job, Any]:
+def _resolved(job: Job) -> tuple[ResolvedJob, Any]:
     return resolve_job(job, DAY, None, ())
 
 
@@ -73,7 +74,7 @@ def test_a_job_for_each_provider(provider: str, tmp_path: Path, monkeypatch: pyt
     assert warn_of_starter(DAY, (tmp_path / "job.yaml").read_text(encoding="utf-8")) == []
     assert (job.price is not None) == (provider in {"ollama", "vllm"})
     assert job.price is None or job.price.usd_per_mtok_input == job.price.usd_per_mtok_output == 0
-    (shown,) = preview_rows(*_placed(job), 3)
+    (shown,) = preview_rows(*_resolved(job), 3)
     assert (shown["url"], shown["headers"]) == (url, headers)
     assert ("reasoning_effort" in shown["body"]) == ("gpt-6" in model)
 
@@ -165,7 +166,7 @@ def test_an_input_gives_the_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "# columns of the input: id, language, product title, price\n" in text
     job = load_job(tmp_path / "job.yaml")
     assert job.id_column == "id"
-    shown = preview_rows(*_placed(job), 3)
+    shown = preview_rows(*_resolved(job), 3)
     assert [row["body"]["messages"][-1]["content"] for row in shown] == ["Rock", "Jupe"]
 
 
@@ -188,7 +189,7 @@ def test_the_column_of_texts(columns: dict[str, Any], user: str, shown: str, tmp
     job = read_starter(write_starter(location=path, prompt=describe_input(path)))
     assert job.prompt is not None
     assert job.prompt.user == user
-    (first,) = preview_rows(*_placed(job), 1)
+    (first,) = preview_rows(*_resolved(job), 1)
     assert first["body"]["messages"][-1]["content"] == shown
 
 

@@ -17,8 +17,8 @@ import pytest
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.api_key import Key, read_key
 from parquill.tasks.job.endpoint import Endpoint
-from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.client import Client
+from tests.tools.small_jobs import resolved_job
 
 CANARY = "sk-canary-4711"
 VARIABLE = "PARQUILL_TEST_KEY"
@@ -59,7 +59,7 @@ def test_a_service_that_echoes_the_key_does_not_get_it_into_the_results(
         f'"message":{{"content":"It is {sent}, caf\\u00e9"}}}}]}}'
     ).encode()
     least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
-    job = make_job({**least, "max_output_tokens": 10, "endpoint": ENDPOINT.model_dump()})
+    job = resolved_job({**least, "max_output_tokens": 10, "endpoint": ENDPOINT.model_dump()})
     transport = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
     reply = asyncio.run(Client(job, _read(monkeypatch, CANARY), transport).send("[]", None)).reply
     assert reply is not None

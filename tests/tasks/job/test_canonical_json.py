@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from parquill.tasks.errors import BadJob, RowFault
-from parquill.tasks.job.load import make_job
 from parquill.tasks.prompts.request import KeyMaker
+from tests.tools.small_jobs import resolved_job
 
 LEAST = {
     "name": "x",
@@ -37,11 +37,11 @@ def test_settings_that_json_cannot_hold_are_refused(changes: dict[str, Any]) -> 
     """A setting that JSON cannot hold exactly is refused in a sentence that names it (BadJob), never a traceback."""
     (setting,) = changes
     with pytest.raises(BadJob, match=f"`{setting}`: "):
-        KeyMaker(make_job({**LEAST, **changes}))
+        KeyMaker(resolved_job({**LEAST, **changes}))
 
 
 def test_a_rows_parameters_have_the_code_of_parameters() -> None:
     """A row whose parameters cannot be written is rejected as bad_parameters, not as bad_messages."""
     with pytest.raises(RowFault) as caught:
-        KeyMaker(make_job(LEAST)).key([{"role": "user", "content": "a"}], {"seed": 2**60}, [])
+        KeyMaker(resolved_job(LEAST)).key([{"role": "user", "content": "a"}], {"seed": 2**60}, [])
     assert caught.value.code == "bad_parameters"

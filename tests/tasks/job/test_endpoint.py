@@ -18,20 +18,21 @@ from parquill.flows.cli.preview import preview_rows
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.api_key import Key, header_names, read_key
 from parquill.tasks.job.endpoint import Endpoint
-from parquill.tasks.job.load import load_job, make_job
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.load import load_job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.llm.client import Client
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.request import KeyMaker
 from tests.tasks.llm.test_live_lane import GOOD
 from tests.tasks.prompts.test_planner import DAY
+from tests.tools.small_jobs import resolved_job
 
 AZURE = "https://acme.openai.azure.com/openai/deployments/gpt-4o"
 SECRET, OTHER = "sk-canary-4711-key", "hdr-canary-0815"
 
 
-def _job(location: Path = Path("i"), **endpoint: Any) -> Job:
-    return make_job({
+def _job(location: Path = Path("i"), **endpoint: Any) -> ResolvedJob:
+    return resolved_job({
         "name": "x", "input": str(location), "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini",
         "max_output_tokens": 7, "endpoint": {"base_url": AZURE, "api_key_env": "A_KEY", **endpoint},
     })  # fmt: skip
@@ -43,7 +44,7 @@ def _refusal(**endpoint: Any) -> str:
     return str(caught.value)
 
 
-def _sent(job: Job, key: Key | None, status: int = 200, **more: Any) -> list[httpx.Request]:
+def _sent(job: ResolvedJob, key: Key | None, status: int = 200, **more: Any) -> list[httpx.Request]:
     requests: list[httpx.Request] = []
 
     async def answer(request: httpx.Request) -> httpx.Response:

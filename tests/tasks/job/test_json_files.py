@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from parquill.tasks.errors import RowFault
-from parquill.tasks.job.load import make_job, place_job
+from parquill.tasks.job.load import make_job
+from parquill.tasks.job.resolved import resolve
 from parquill.tasks.prompts.request import KeyMaker
 
 LEAST = {
@@ -27,11 +28,11 @@ def test_a_json_file_is_read_as_json(tmp_path: Path, setting: str) -> None:
     """A file that json.dumps wrote holds what was written."""
     value = {"type": "object", "description": "\U0001f600", "properties": {"a": {"type": "string"}}}
     (tmp_path / "value.json").write_text(json.dumps(value), encoding="utf-8")
-    job = place_job(make_job({**LEAST, setting: str(tmp_path / "value.json")}), date(2026, 11, 23))
+    job = resolve(make_job({**LEAST, setting: str(tmp_path / "value.json")}), date(2026, 11, 23))
     assert getattr(job, setting) == value
 
 
 def test_a_lone_surrogate_rejects_its_row() -> None:
     """What JSON cannot hold is a RowFault, as the docstring says (orjson's TypeError today)."""
     with pytest.raises(RowFault):
-        KeyMaker(make_job(LEAST)).key([{"role": "user", "content": "\ud800"}], None, [])
+        KeyMaker(resolve(make_job(LEAST), date(2026, 11, 23))).key([{"role": "user", "content": "\ud800"}], None, [])

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.load import expand_dates, load_job, make_job, parse_yaml, place_job
+from parquill.tasks.job.load import load_job, make_job, parse_yaml
+from parquill.tasks.job.resolved import expand_dates, resolve
 from parquill.tasks.job.settings import Job, PromptSettings
 from parquill.tasks.job.validation import EXAMPLES
 
@@ -249,7 +250,7 @@ def test_a_folder_with_braces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
 
 def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Job:
     monkeypatch.chdir(tmp_path)
-    return place_job(make_job({**parse_yaml(FILE, "here"), **changes}), DAY)
+    return resolve(make_job({**parse_yaml(FILE, "here"), **changes}), DAY)
 
 
 def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

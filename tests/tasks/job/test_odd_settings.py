@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.load import expand_dates, make_job, parse_yaml, place_job
+from parquill.tasks.job.load import make_job, parse_yaml
+from parquill.tasks.job.resolved import expand_dates, resolve
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.planner import Planner
 from parquill.tasks.prompts.source import find_source
@@ -35,7 +36,7 @@ def test_a_folder_with_two_signs(tmp_path: Path) -> None:
 def test_a_home_that_is_not_there() -> None:
     """~nobody/x is refused (RuntimeError today)."""
     with pytest.raises(BadJob):
-        place_job(make_job({**LEAST, "input": "~nobody-of-that-name/x"}), date(2026, 11, 23))
+        resolve(make_job({**LEAST, "input": "~nobody-of-that-name/x"}), date(2026, 11, 23))
 
 
 @pytest.mark.parametrize("text", ["{date-1}", "{date+1}"])
@@ -53,10 +54,12 @@ def test_a_tag_that_does_not_fit(text: str) -> None:
 
 
 def test_a_for_each_beyond_64_bits(tmp_path: Path) -> None:
-    """A for_each value that no column holds is refused (OverflowError in planning today)."""
+    """A for_each value that no column holds is refused."""
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(BadJob):
-        job = make_job({**LEAST, "input": str(tmp_path / "a.parquet"), "for_each": {"n": [10**30]}})
+        job = resolve(
+            make_job({**LEAST, "input": str(tmp_path / "a.parquet"), "for_each": {"n": [10**30]}}), date(2026, 11, 23)
+        )
 
         class Rows:
             def write(self, batch: object, to_send: int) -> None: ...

@@ -10,24 +10,24 @@ import orjson
 import pytest
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.load import make_job, place_job
+from parquill.tasks.job.resolved import ResolvedJob, resolve
 from parquill.tasks.job.response_format import ResponseFormat, read_format, schema_of
-from parquill.tasks.job.settings import Job
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.prompts.request import KeyMaker
+from tests.tools.small_jobs import resolved_job
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 LOOSE = {"type": "json_schema", "name": "answer", "strict": False, "schema": SCHEMA}
 JSON_MODE = {"type": "json_object"}
 
 
-def _job(response_format: Any, api: str = "chat") -> Job:
+def _job(response_format: Any, api: str = "chat") -> ResolvedJob:
     least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
-    return make_job({**least, "max_output_tokens": 7, "endpoint": {"api": api}, "response_format": response_format})
+    return resolved_job({**least, "max_output_tokens": 7, "endpoint": {"api": api}, "response_format": response_format})
 
 
 def _place(response_format: Any) -> Any:
-    return place_job(_job(response_format), date(2026, 11, 1)).response_format
+    return resolve(_job(response_format), date(2026, 11, 1)).response_format
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ import orjson
 import pytest
 
 from parquill.tasks.job.api_key import Key
-from parquill.tasks.job.load import make_job
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.llm.client import Client, Result
 from parquill.tasks.llm.failures import Failure
 from parquill.tasks.llm.outcomes import Money
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.replies import Reply
 from parquill.tasks.records import Usage
+from tests.tools.small_jobs import resolved_job
 
 KEY = "sk-ant-0123456789abcdef"
 REPLY = {
@@ -36,7 +36,7 @@ class MessagesApi:
     limit = "max_tokens"
     names = frozenset({"model", "max_tokens", "messages"})
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ResolvedJob) -> None:
         self.url = job.endpoint.url(self.path)
         self._job = job
 
@@ -74,7 +74,7 @@ def _send(answer: httpx.Response, monkeypatch: pytest.MonkeyPatch) -> tuple[http
         asked.append(request)
         return answer
 
-    job = make_job({
+    job = resolved_job({
         "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "claude-haiku",
         "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1", "api_key_env": "K"},
     })  # fmt: skip

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.bodies import events, unwrap
 from parquill.tasks.llm.client import Client, Result
 from parquill.tasks.llm.outcomes import TABLE
+from tests.tools.small_jobs import resolved_job
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 TEXT = "Grüße, 世界 🙂"
@@ -31,7 +31,7 @@ DOCUMENTS = {"chat": CHAT, "completions": COMPLETION, "responses": RESPONSE}
 
 
 def _ask(api: str, body: bytes, headers: dict[str, str], status: int = 200) -> Result:
-    job = make_job({
+    job = resolved_job({
         "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini",
         "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1", "api": api},
     })  # fmt: skip

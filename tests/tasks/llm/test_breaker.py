@@ -12,7 +12,6 @@ import httpx
 import orjson
 import pytest
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.limits.limiter import RateLimiter
 from parquill.tasks.llm.breaker import (
     FIRST_AT_ONCE,
@@ -34,6 +33,7 @@ from parquill.tasks.records import Charge
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import RowState, ShardState
 from tests.tasks.llm.simulated import simulate
+from tests.tools.small_jobs import resolved_job
 
 GOOD = orjson.dumps(
     {
@@ -114,7 +114,7 @@ class Night:
 
     async def _complete(self) -> None:
         loop = asyncio.get_running_loop()
-        job = make_job({
+        job = resolved_job({
             "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini",
             "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1"},
             "parameters": {"temperature": 0}, "retry": self._retry, "limits": {"max_at_once": self._max_at_once},

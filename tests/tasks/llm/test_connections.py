@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.client import Client, aiohttp_transport
+from tests.tools.small_jobs import resolved_job
 
 HANGS_S = 60.0  # for what takes milliseconds
 
@@ -70,7 +70,9 @@ def _forging() -> Iterator[tuple[str, _Forger]]:
 
 async def _ask_twice(url: str, between: Callable[[], None]) -> list[str | None]:
     least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
-    job = make_job({**least, "max_output_tokens": 10, "endpoint": {"base_url": url}, "retry": {"timeout_s": HANGS_S}})
+    job = resolved_job(
+        {**least, "max_output_tokens": 10, "endpoint": {"base_url": url}, "retry": {"timeout_s": HANGS_S}}
+    )
     transport = aiohttp_transport()
     client = Client(job, None, transport)
     first = await client.send("[]", None)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.replies import Reply
+from tests.tools.small_jobs import resolved_job
 
 LEAST = {
     "name": "x",
@@ -28,6 +28,6 @@ DEEP = b"[" * 1000 + b"]" * 1000
 )
 def test_reading_a_reply_never_raises(api: str, data: bytes) -> None:
     """A hostile reply gives its row the status of one without an answer, and the run continues."""
-    reply = APIS[api](make_job({**LEAST, "endpoint": {"api": api}})).read(data)
+    reply = APIS[api](resolved_job({**LEAST, "endpoint": {"api": api}})).read(data)
     assert isinstance(reply, Reply)
     assert (reply.code, reply.text) == ("no_answer", None)

@@ -9,10 +9,10 @@ import httpx
 import orjson
 import pytest
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.client import Client, Result
 from parquill.tasks.llm.failures import retry_after_of
 from parquill.tasks.llm.outcomes import Money, Retry
+from tests.tools.small_jobs import resolved_job
 
 USAGE = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
 HALF = {"message": {"content": "Guten Tag, sehr"}, "finish_reason": "error"}
@@ -144,7 +144,7 @@ FAILURES: dict[str, tuple[str, Any, str, Money]] = {
 
 
 def _send(api: str, reply: Any, headers: dict[str, str] | None = None, status: int = 200) -> Result:
-    job = make_job({
+    job = resolved_job({
         "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "m", "max_output_tokens": 9,
         "endpoint": {"base_url": "http://localhost:1/v1", "api": api},
     })  # fmt: skip

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.failures import Failure
 from parquill.tasks.llm.finish_reasons import ENDINGS, ending_of, unknown_name
 from parquill.tasks.llm.outcomes import TABLE
@@ -17,6 +16,7 @@ from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.replies import Reply
 from parquill.tasks.results.reply_warnings import reply_sentences
 from parquill.tasks.results.totals import LISTED, ResultTotals
+from tests.tools.small_jobs import resolved_job
 
 CUT, WINDOW, FILTER, BROKEN = "max_output_tokens", "context_window", "content_filter", "broken_answer"
 TEXT = "Guten Tag"
@@ -124,7 +124,7 @@ ENDINGS_OF: dict[str, dict[Any, str]] = {
 
 
 def _read(reply: dict[str, Any], api: str = "chat") -> Reply | Failure:
-    job = make_job({
+    job = resolved_job({
         "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "m", "max_output_tokens": 9,
         "endpoint": {"base_url": "http://localhost:1/v1", "api": api},
     })  # fmt: skip

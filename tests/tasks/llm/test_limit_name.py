@@ -10,12 +10,12 @@ import httpx
 import orjson
 import pytest
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.client import MAX_MISSED_NAMES, Client, Result
 from parquill.tasks.llm.limit_name import other_limit_name
 from parquill.tasks.llm.outcomes import error_of_body
 from parquill.tasks.llm.protocol import APIS
 from tests.tasks.llm.test_live_lane import GOOD
+from tests.tools.small_jobs import resolved_job
 
 MESSAGES = '[{"role":"user","content":"Hi"}]'
 OLD, NEW = "max_tokens", "max_completion_tokens"
@@ -91,7 +91,7 @@ class Service:
 
 
 def _client(service: Any, **endpoint: Any) -> Client:
-    job = make_job({
+    job = resolved_job({
         "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "my-deployment",
         "max_output_tokens": 7, "endpoint": {"base_url": "http://localhost:1/v1", **endpoint},
     })  # fmt: skip
@@ -204,7 +204,7 @@ def test_a_name_that_the_job_sets_stays() -> None:
 )
 def test_the_name_by_the_model(model: str, name: str) -> None:
     """Fine-tuned and resold reasoning models are known by their names, deployments of any name are not."""
-    job = make_job({
+    job = resolved_job({
         "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": model, "max_output_tokens": 7,
     })  # fmt: skip
     assert {key for key in orjson.loads(APIS["chat"](job).body(MESSAGES, None)) if "token" in key} == {name}

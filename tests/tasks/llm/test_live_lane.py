@@ -13,7 +13,6 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.limits.limiter import Permit, RateLimiter
 from parquill.tasks.limits.open_bytes import OpenBytes
 from parquill.tasks.llm.breaker import Breaker
@@ -29,6 +28,7 @@ from parquill.tasks.money.prices import ModelPrice, PriceBand
 from parquill.tasks.records import Outcome
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import RowState, ShardState, Submitted, replay_shard
+from tests.tools.small_jobs import resolved_job
 
 GOOD = b'{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]}'
 RENAME = b"""{"error":{"message":"Use 'max_completion_tokens' instead of 'max_tokens'.","param":"max_tokens","code":"unsupported_parameter"}}"""
@@ -85,7 +85,7 @@ class LaneHarness:
             status, headers = answer(body)
             return httpx.Response(status, content=GOOD if status == 200 else self.refusal, headers=headers)
 
-        job = make_job({
+        job = resolved_job({
             "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini",
             "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1"},
             "retry": retry, "limits": {"max_at_once": 4},

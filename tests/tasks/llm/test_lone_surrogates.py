@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.replies import Reply
+from tests.tools.small_jobs import resolved_job
 
 LEAST = {
     "name": "x",
@@ -33,7 +33,7 @@ LONE = "a\ud800b"
 )
 def test_lone_surrogates_are_repaired_wherever_text_comes_from(api: str, reply: dict[str, Any]) -> None:
     """Whatever text a service answers can be written as UTF-8 into journal and Parquet."""
-    found = APIS[api](make_job({**LEAST, "endpoint": {"api": api}})).read(json.dumps(reply).encode())
+    found = APIS[api](resolved_job({**LEAST, "endpoint": {"api": api}})).read(json.dumps(reply).encode())
     assert isinstance(found, Reply)
     assert found.text == "a\N{REPLACEMENT CHARACTER}b"
     orjson.dumps(found.text)  # what the journal does: TypeError today

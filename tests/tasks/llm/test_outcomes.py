@@ -15,21 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.job.api_key import Key
-from parquill.tasks.job.load import make_job
-from parquill.tasks.job.settings import Job, Status
+from parquill.tasks.job.resolved import ResolvedJob
+from parquill.tasks.job.settings import Status
 from parquill.tasks.llm.client import Client, Result
 from parquill.tasks.llm.outcomes import NOT_SENT_CODES, ROW_CODES, TABLE, Money, Retry, rule_for_status
 from parquill.tasks.records import REUSABLE, STATUSES
 from tests.tasks.llm.simulated import simulate
+from tests.tools.small_jobs import resolved_job
 
 CANARY = "sk-canary-4711"
 MESSAGES = '[{"role":"user","content":"PROMPT"}]'
 Handler = Any  # a function of the request, or a coroutine function
 
 
-def _job(**changes: Any) -> Job:
+def _job(**changes: Any) -> ResolvedJob:
     least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
-    return make_job({**least, "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1"}, **changes})
+    return resolved_job(
+        {**least, "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1"}, **changes}
+    )
 
 
 def _client(handler: Handler, **changes: Any) -> Client:

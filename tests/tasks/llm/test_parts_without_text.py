@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.replies import Reply
+from tests.tools.small_jobs import resolved_job
 
 LEAST = {
     "name": "x",
@@ -25,6 +25,6 @@ def test_an_answer_without_text_is_no_answer() -> None:
             {"message": {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "finish_reason": "stop"}
         ]
     }
-    found = APIS["chat"](make_job(LEAST)).read(json.dumps(reply).encode())
+    found = APIS["chat"](resolved_job(LEAST)).read(json.dumps(reply).encode())
     assert isinstance(found, Reply)
     assert (found.code, found.text) == ("no_answer", None)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parquill.tasks.job.load import make_job
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.llm.failures import Failure
 from parquill.tasks.llm.outcomes import TABLE
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.replies import Reply, parse_json
 from parquill.tasks.records import Usage
+from tests.tools.small_jobs import resolved_job
 
 MESSAGES = '[{"role":"user","content":"{{ 7*7 }}"}]'
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -24,9 +24,9 @@ REPLACED = "\N{REPLACEMENT CHARACTER}"
 DEEP = 200_000
 
 
-def _job(api: str, **changes: Any) -> Job:
+def _job(api: str, **changes: Any) -> ResolvedJob:
     least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
-    return make_job({**least, "max_output_tokens": 7, "endpoint": {"api": api}, **changes})
+    return resolved_job({**least, "max_output_tokens": 7, "endpoint": {"api": api}, **changes})
 
 
 def _body(api: str, messages: str = MESSAGES, parameters: str | None = None, **changes: Any) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.outcomes import TABLE
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.replies import Reply
+from tests.tools.small_jobs import resolved_job
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "set_label", "arguments": '{"label":"pos"}'}}
 ITEM = {"type": "function_call", "call_id": "call_1", "name": "set_label", "arguments": '{"label":"pos"}'}
@@ -18,7 +18,7 @@ THOUGHTS = "Guten Tag ist die Antwort"
 
 
 def _read(reply: Any, api: str = "chat") -> Reply:
-    job = make_job({
+    job = resolved_job({
         "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "m", "max_output_tokens": 9,
         "endpoint": {"base_url": "http://localhost:1/v1", "api": api},
     })  # fmt: skip

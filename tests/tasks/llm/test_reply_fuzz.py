@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.limits.limiter import RateLimiter
 from parquill.tasks.llm.client import Client, aiohttp_transport
 from parquill.tasks.llm.failures import Failure
 from parquill.tasks.llm.outcomes import TABLE, Money
 from parquill.tasks.llm.protocol import APIS, Api
 from parquill.tasks.llm.usage import MAX_TOKENS
+from tests.tools.small_jobs import resolved_job
 
 USAGE = {
     "prompt_tokens": 20,
@@ -81,7 +81,7 @@ def _api(name: str) -> Api:
 
 
 def _job(api: str, url: str = "http://localhost:1/v1", **changes: Any) -> Any:
-    return make_job(
+    return resolved_job(
         {
             "name": "x",
             "input": "i",

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquill.tasks.errors import BadInput
-from parquill.tasks.job.load import make_job
 from parquill.tasks.money.estimate import flat_estimate
 from parquill.tasks.money.gate import check_budget
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import estimate_job
 from parquill.tasks.prompts.source import find_source, read_batches
+from tests.tools.small_jobs import resolved_job
 
 
 def _write(folder: Path, **tables: dict[str, Any]) -> Path:
@@ -35,7 +35,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _job(folder: Path, prompt: str) -> Any:
-    return make_job(
+    return resolved_job(
         {
             "name": "a job",
             "input": str(folder / "in"),

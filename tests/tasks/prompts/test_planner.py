@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquill.tasks.errors import BadInput, BadJob
-from parquill.tasks.job.load import make_job
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.planner import Planner
 from parquill.tasks.prompts.shards import PREFIX
@@ -27,6 +26,7 @@ from parquill.tasks.records import REUSABLE, STATUSES, Action, Estimate, Outcome
 from parquill.tasks.storage.answer_index import AnswerIndex
 from parquill.tasks.storage.columns import result_fields
 from parquill.tasks.storage.journal import Journal
+from tests.tools.small_jobs import resolved_job
 
 DAY = date(2026, 11, 23)
 LEAST: dict[str, Any] = {
@@ -63,8 +63,8 @@ class Rows:
         return [orjson.loads(cell)[-1]["content"] if cell else None for cell in self.plan("messages")]
 
 
-def _job(location: Path, **changes: Any) -> Job:
-    return make_job({**LEAST, "input": str(location), **changes})
+def _job(location: Path, **changes: Any) -> ResolvedJob:
+    return resolved_job({**LEAST, "input": str(location), **changes})
 
 
 def _plan_files(location: Path, limit: int | None = None, day: date = DAY, **changes: Any) -> tuple[Rows, Estimate]:

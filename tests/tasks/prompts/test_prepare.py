@@ -19,7 +19,7 @@ from prefect.server.schemas.schedules import CronSchedule
 from parquill.flows.cli.preview import preview_rows
 from parquill.tasks.errors import BadInput, BadJob
 from parquill.tasks.job.load import make_job
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import check_rejected, estimate_job, open_source, prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
@@ -42,7 +42,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def _job(folder: Path, table: pa.Table | dict[str, Any] | None = None, **changes: Any) -> Job:
+def _job(folder: Path, table: pa.Table | dict[str, Any] | None = None, **changes: Any) -> ResolvedJob:
     """A placed job over a table."""
     if table is not None:
         pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), folder / "in.parquet")
@@ -59,7 +59,7 @@ def _job(folder: Path, table: pa.Table | dict[str, Any] | None = None, **changes
     return placed
 
 
-def _prepare(job: Job, options: RunOptions = OPTIONS) -> Run:
+def _prepare(job: ResolvedJob, options: RunOptions = OPTIONS) -> Run:
     Folders.of(job.output, job.state).create()
     run = prepare_run(job, options)
     assert run is not None

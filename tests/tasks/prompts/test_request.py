@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.errors import RowFault
-from parquill.tasks.job.load import make_job
 from parquill.tasks.job.parameters import OUTPUT_LIMITS, OWNED, REFUSED, own_parameters
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.prompts.chat_fields import DROPPED
 from parquill.tasks.prompts.request import (
     KeyMaker,
@@ -24,6 +23,7 @@ from parquill.tasks.prompts.request import (
     check_parameters,
     check_prompt,
 )
+from tests.tools.small_jobs import resolved_job
 
 LEAST: dict[str, Any] = {
     "name": "x",
@@ -68,15 +68,15 @@ def _are_allowed(parameters: dict[str, Any]) -> bool:
 PARAMETERS = st.dictionaries(TEXT, JSON, max_size=3).filter(_are_allowed)
 
 
-def _job(**changes: Any) -> Job:
-    return make_job({**LEAST, **changes})
+def _job(**changes: Any) -> ResolvedJob:
+    return resolved_job({**LEAST, **changes})
 
 
-def _key(job: Job, messages: Any = HELLO, parameters: Any = None, identity: Any = ("a.parquet", "0")) -> str:
+def _key(job: ResolvedJob, messages: Any = HELLO, parameters: Any = None, identity: Any = ("a.parquet", "0")) -> str:
     return KeyMaker(job).key(messages, parameters, list(identity)).hex()
 
 
-def _expected(job: Job, messages: Any, parameters: Any, identity: list[Any]) -> str:
+def _expected(job: ResolvedJob, messages: Any, parameters: Any, identity: list[Any]) -> str:
     """The key as DESIGN.md describes it, computed from the whole mapping at once."""
     whole = {
         "v": 1,

@@ -12,13 +12,13 @@ import pytest
 
 from parquill.flows.cli.preview import preview_rows
 from parquill.tasks.errors import BadJob, RowFault
-from parquill.tasks.job.load import make_job
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import open_source
 from parquill.tasks.prompts.request import check_messages
 from parquill.tasks.prompts.responses_input import as_items, as_messages
 from tests.tasks.prompts.test_planner import DAY
+from tests.tools.small_jobs import resolved_job
 
 HI = {"role": "user", "content": "Hi"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"a":1}'}}
@@ -156,7 +156,7 @@ def test_a_plan_has_the_shapes_of_its_api(tmp_path: Path, api: str) -> None:
     ]
     column = pa.array([orjson.dumps(messages).decode()])
     pq.write_table(pa.table({"messages": column}), tmp_path / "in.parquet")
-    job = make_job({
+    job = resolved_job({
         "name": "x", "input": str(tmp_path / "in.parquet"), "output": str(tmp_path / "out"),
         "messages_column": "messages", "model": "gpt-4o-mini", "max_output_tokens": 7, "endpoint": {"api": api},
     })  # fmt: skip
@@ -181,7 +181,7 @@ def test_json_mode_at_openai_needs_the_word(
 ) -> None:
     """What OpenAI refuses for want of the word JSON is rejected before it is sent, with what to do."""
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "in.parquet")
-    job = make_job({
+    job = resolved_job({
         "name": "x", "input": str(tmp_path / "in.parquet"), "output": str(tmp_path / "out"), "prompt": {"user": prompt},
         "model": "gpt-4o-mini", "max_output_tokens": 7, "response_format": {"type": "json_object"},
         "endpoint": {"base_url": base_url, "api": api, "api_key_env": "K"},
@@ -193,7 +193,7 @@ def test_json_mode_at_openai_needs_the_word(
 
 def test_a_strict_schema_is_checked_before_reading(tmp_path: Path) -> None:
     """A schema that OpenAI would refuse for every row stops the job before its input is looked at."""
-    job = make_job({
+    job = resolved_job({
         "name": "x", "input": str(tmp_path / "none.parquet"), "output": str(tmp_path / "out"), "prompt": {"user": "x"},
         "model": "gpt-4o-mini", "max_output_tokens": 7,
         "response_format": {"type": "object", "properties": {"a": {"type": "string"}}},

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from parquill.tasks.job.load import make_job
-from parquill.tasks.job.settings import Job
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.money.tokens import TokenCounter
@@ -18,7 +18,7 @@ from parquill.tasks.prompts.reuse_hint import explain_reuse
 from parquill.tasks.storage.folders import RunFolder
 
 
-def _job(**changes: Any) -> Job:
+def _job(**changes: Any) -> ResolvedJob:
     least = {
         "name": "nightly",
         "input": "in",
@@ -31,7 +31,7 @@ def _job(**changes: Any) -> Job:
     return resolve_job(make_job(least), None, None, ())[0]
 
 
-def _sum(job: Job, rows: int = 20_000, reused: int = 12, rejected: int = 0) -> EstimateSum:
+def _sum(job: ResolvedJob, rows: int = 20_000, reused: int = 12, rejected: int = 0) -> EstimateSum:
     _, options = resolve_job(job, None, None, ())
     total = EstimateSum(job, [price_of(job, options.day)], TokenCounter(job.model))
     total.rows, total.reused = rows, reused
@@ -47,7 +47,7 @@ class Runs:
         self._folder = folder
         self.all: list[RunFolder] = []
 
-    def add(self, job: Job, sent: int = 20_000, *, journal: bool = True) -> str:
+    def add(self, job: ResolvedJob, sent: int = 20_000, *, journal: bool = True) -> str:
         index = len(self.all)
         run_id = f"20261123-000000-{'zyx'[index]}aaa"  # one second, so that the names do not tell which is later
         folder = RunFolder(self._folder / run_id)

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.planner import Planner
 from parquill.tasks.prompts.source import find_source
+from tests.tools.small_jobs import resolved_job
 
 DEEP = "[" * 300 + "1" + "]" * 300
 
@@ -33,7 +33,7 @@ class Rows:
 def _plan(folder: Path, table: dict[str, Any], **changes: Any) -> list[str | None]:
     pq.write_table(pa.table(table), folder / "in.parquet")
     least = {"name": "x", "input": str(folder / "in.parquet"), "output": "o", "model": "gpt-4o-mini"}
-    job = make_job({**least, "max_output_tokens": 5, **changes})
+    job = resolved_job({**least, "max_output_tokens": 5, **changes})
     rows = Rows()
     Planner(job, find_source(job.input), price_of(job, date(2026, 11, 23)), folder).plan(rows)
     return list(pa.Table.from_batches(rows.batches).column("__parquill_error_code").to_pylist())

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquill.tasks.job.load import make_job
 from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.planner import Planner
 from parquill.tasks.prompts.source import find_source
+from tests.tools.small_jobs import resolved_job
 
 VIEWS = {
     "string_view": pa.array(["a text longer than twelve bytes", None, ""], pa.string_view()),
@@ -41,7 +41,7 @@ def test_every_type_is_repeated_for_each_value(tmp_path: Path, name: str) -> Non
     """With `for_each`, a column of any type is repeated for each value, and none is changed."""
     pq.write_table(pa.table({"text": ["a", "b", "c"], "other": VIEWS[name]}), tmp_path / "in.parquet")
     least = {"name": "x", "input": str(tmp_path / "in.parquet"), "output": "o", "prompt": {"user": "{{ text }}{{ n }}"}}
-    job = make_job({**least, "model": "gpt-4o-mini", "max_output_tokens": 5, "for_each": {"n": [1, 2]}})
+    job = resolved_job({**least, "model": "gpt-4o-mini", "max_output_tokens": 5, "for_each": {"n": [1, 2]}})
     rows = Rows()
     Planner(job, find_source(job.input), price_of(job, date(2026, 11, 23)), tmp_path).plan(rows)
     found = pa.Table.from_batches(rows.batches).column("other")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from parquill.tasks.job.settings import Job, ToleranceSettings
+from parquill.tasks.job.resolved import ResolvedJob
+from parquill.tasks.job.settings import ToleranceSettings
 from parquill.tasks.results.tolerance import check_not_ok, warn_of_not_ok
 
 ROWS = {"total": 275, "ok": 200, "failed": 75}
 
 
-def _job(not_ok: float) -> Job:
-    return Job.model_construct(output="out", tolerate=ToleranceSettings(rejected=0, not_ok=not_ok))
+def _job(not_ok: float) -> ResolvedJob:
+    return ResolvedJob.model_construct(output="out", tolerate=ToleranceSettings(rejected=0, not_ok=not_ok))
 
 
 def test_what_is_tolerated_is_told_with_the_whole() -> None:
