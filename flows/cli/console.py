@@ -24,15 +24,22 @@ from rich.table import Table
 
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.amounts import format_usd, format_usd_text
-from parquill.tasks.money.figures import cost_of, estimate_pairs, three_answers
+from parquill.tasks.money.amounts import format_usd
+from parquill.tasks.money.figures import estimate_pairs, three_answers
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.records import Estimate
-from parquill.tasks.results.count_figures import counted_line, worst_line
 from parquill.tasks.results.escaping import one_line
-from parquill.tasks.results.excess import has_excess, money_sentences
-from parquill.tasks.results.reply_warnings import reply_sentences
+from parquill.tasks.results.figures import (
+    cost_of,
+    count_figures,
+    notable_figures,
+    request_figures,
+    row_figures,
+    source_figures,
+    summary_sentences,
+    token_figures,
+)
 from parquill.tasks.storage.uri import join
 
 if TYPE_CHECKING:
@@ -159,36 +166,18 @@ def show_estimate(
 
 
 def _figures(summary: dict[str, Any]) -> dict[str, str]:
-    rows, tokens = summary["rows"], summary["tokens"]
-    shown = {name: f"{count:,}" for name, count in rows.items() if count or name in {"total", "ok"}}
-    pairs = {
+    rows, tokens, requests = row_figures(summary), token_figures(summary), request_figures(summary)
+    return {
         "run": f"{summary['run_id']} ({summary['state']})",
-        "rows": ", ".join(f"{name} {count}" for name, count in shown.items()),
-        "tokens": ", ".join(f"{name} {count:,}" for name, count in tokens.items()),
-        "requests": ", ".join(f"{name} {count:,}" for name, count in summary["requests"].items()),
+        **{
+            label: ", ".join(f"{name} {count}" for name, count in figures.items())
+            for label, figures in (("rows", rows), ("tokens", tokens), ("requests", requests))
+        },
         "cost": cost_of(summary),
+        **notable_figures(summary),
+        **count_figures(summary),
+        **source_figures(summary),
     }
-    if summary["paid_usd"] != summary["cost_usd"]:
-        pairs["cost of its rows"] = (
-            f"{format_usd_text(summary['cost_usd'])} (rows that were redone include their earlier cost)"
-        )
-    if summary["in_doubt_usd"].strip("0") != ".":
-        pairs["in doubt"] = format_usd_text(summary["in_doubt_usd"])
-    if has_excess(summary):
-        pairs["beyond the reservations"] = format_usd_text(summary["over_reserved_usd"])
-    if summary["saved_usd"].strip("0") != ".":
-        pairs["saved by reuse"] = format_usd_text(summary["saved_usd"])
-    if (counted := summary.get("counted")) and counted["answers"]:
-        pairs["prompt tokens"] = counted_line(counted)
-        pairs |= {"largest miscount": worst} if (worst := worst_line(counted)) else {}
-    if "price_as" in summary:
-        other = summary["price_as"]
-        pairs[f"the same usage on {other['model']}"] = format_usd_text(other["cost_usd"])
-    if prices := summary.get("prices"):
-        pairs["prices"] = f"{prices['source']}, {prices['version']}"
-    if summary["duration_s"] is not None:
-        pairs["time"] = f"{summary['duration_s']:,.1f} s"
-    return pairs
 
 
 def show_summary(summary: dict[str, Any], output: Path | None, output_uri: str, *, is_result: bool = True) -> None:
@@ -198,10 +187,7 @@ def show_summary(summary: dict[str, Any], output: Path | None, output_uri: str, 
     """
     to, say = (result, print_result) if is_result else (console, print_line)
     _print_table(_figures(summary), to)
-    counted = summary.get("counted")
-    if counted and counted["meaning"]:
-        say(counted["meaning"])
-    for sentence in [*reply_sentences(summary), *money_sentences(summary)]:
+    for sentence in summary_sentences(summary):
         say(sentence)
     if summary["exit_code"] == 0 and summary["message"]:
         say(summary["message"])

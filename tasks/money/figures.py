@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import Any
 
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.amounts import NANO_PER_USD, format_column, format_usd, nano_to_usd, usd_to_nano
+from parquill.tasks.money.amounts import NANO_PER_USD, format_column, format_usd, nano_to_usd
 from parquill.tasks.money.duration import least_duration
 from parquill.tasks.money.gate import Verdict, approval_sentence, asks_approval
-from parquill.tasks.records import WORST_CASE, Estimate
+from parquill.tasks.records import Estimate
 
 CENT_NANO = NANO_PER_USD // 100
 SHORT_S = 90  # a shorter time is shown in seconds, without the time of day
@@ -115,13 +112,3 @@ def estimate_pairs(estimate: Estimate, completed: int = 0) -> dict[str, str]:
     if low is not None and high is not None:
         pairs["cost, 90 % interval"] = " to ".join(interval)
     return pairs | {"cost, p90": p90, "cost, worst case": worst}
-
-
-def cost_of(summary: Mapping[str, Any]) -> str:
-    """Return what a run paid and what was expected, `$6.12 (expected $6.40)`; without history, the most it could be."""
-    estimate = summary["estimate"]
-    is_worst_case = estimate.get("basis") == WORST_CASE
-    word = "at most" if is_worst_case else "expected"
-    before = estimate["cost_usd_worst" if is_worst_case else "cost_usd_expected"]
-    paid, other = format_column([usd_to_nano(Decimal(usd)) for usd in (summary["paid_usd"], before)])
-    return f"{paid} ({word} {other})"

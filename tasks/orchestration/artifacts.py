@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from parquill.tasks.money.amounts import format_column, format_usd_text, usd_to_nano
+from parquill.tasks.money.amounts import format_column, usd_to_nano
 from parquill.tasks.money.figures import estimate_pairs
-from parquill.tasks.records import WORST_CASE, Estimate
-from parquill.tasks.results.count_figures import counted_line, worst_line
+from parquill.tasks.records import Estimate
 from parquill.tasks.results.escaping import escape
-from parquill.tasks.results.excess import has_excess, money_sentences
-from parquill.tasks.results.reply_warnings import reply_sentences
+from parquill.tasks.results.figures import summary_figures, summary_sentences
 from parquill.tasks.storage.uri import join
 
 if TYPE_CHECKING:
@@ -74,42 +72,9 @@ def links(output: Path, named: str) -> str:
 
 def money_table(summary: dict[str, Any]) -> str:
     """Return the table of cost against estimate, tokens and requests, with sentences about them."""
-    tokens = summary["tokens"]
-    pairs = {
-        **_amounts(summary),
-        **{f"{name} tokens": f"{count:,}" for name, count in tokens.items()},
-        "prompt tokens of the answers": counted_line(summary["counted"]),
-        "largest miscount": worst_line(summary["counted"]) or "none",
-        **{f"requests {name}": f"{count:,}" for name, count in summary["requests"].items()},
-    }
-    pairs["prices"] = f"{summary['prices']['source']}, {summary['prices']['version']}"
-    if "price_as" in summary:
-        other = summary["price_as"]
-        pairs[f"the same usage on {other['model']}"] = format_usd_text(other["cost_usd"])
+    pairs = summary_figures(summary)
     table = "## Cost\n\n" + _markdown(pd.DataFrame({"": list(pairs), "value": list(pairs.values())}))
-    meaning = summary["counted"]["meaning"]
-    sentences = [*([meaning] if meaning else []), *reply_sentences(summary), *money_sentences(summary)]
-    return "\n\n".join([table, *map(escape, sentences)])
-
-
-def _amounts(summary: dict[str, Any]) -> dict[str, str]:
-    """Return the amounts of a summary, with the same number of decimals. Without history, nothing was expected."""
-    estimate = summary["estimate"]
-    known = {
-        "paid by this run": summary["paid_usd"],
-        "expected": None if estimate.get("basis") == WORST_CASE else estimate["cost_usd_expected"],
-        "worst case": estimate["cost_usd_worst"],
-        "in doubt": summary["in_doubt_usd"],
-        "saved by reuse": summary["saved_usd"],
-        "budget": summary["budget"]["run_usd"],
-        "beyond the reservations": summary["over_reserved_usd"] if has_excess(summary) else None,
-        "cost of its rows, with what they had cost before": (
-            summary["cost_usd"] if summary["cost_usd"] != summary["paid_usd"] else None
-        ),
-    }
-    amounts = {name: usd_to_nano(Decimal(usd)) for name, usd in known.items() if usd is not None}
-    pairs = dict(zip(amounts, format_column(list(amounts.values())), strict=True))
-    return pairs if "budget" in pairs else {**pairs, "budget": "none"}
+    return "\n\n".join([table, *map(escape, summary_sentences(summary))])
 
 
 def slowest_table(sums: ResultTotals) -> str:

@@ -22,7 +22,7 @@ from prefect.runtime import flow_run
 from parquill.tasks.job.settings import Job
 from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.money.amounts import format_usd
-from parquill.tasks.money.figures import cost_of, format_duration, three_answers
+from parquill.tasks.money.figures import format_duration, three_answers
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.orchestration.artifacts import (
@@ -40,6 +40,7 @@ from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Estimate
 from parquill.tasks.results.charts import draw_cost, draw_lengths
 from parquill.tasks.results.escaping import escape, escape_inline, strip_control
+from parquill.tasks.results.figures import headline
 from parquill.tasks.results.totals import ResultTotals
 
 UPDATE_INTERVAL_S = 2.0
@@ -115,11 +116,9 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: ModelPr
 
 def show_summary(run: Run, sums: ResultTotals, summary: dict[str, Any]) -> None:
     """Show the cost summary as an artifact, with its headline as the description."""
-    rows = summary["rows"]
-    # what this run paid: cost_usd includes what redone rows cost before, which was not estimated
-    headline = f"{rows['ok']:,} of {rows['total']:,} rows ok, {cost_of(summary)}, exit {summary['exit_code']}"
+    told = headline(summary)
     parts = [
-        f"# {escape(run.job.name)}: {headline}",
+        f"# {escape(run.job.name)}: {told}",
         escape(summary["message"] or ""),
         rows_table(summary),
         groups_tables(summary),
@@ -134,7 +133,7 @@ def show_summary(run: Run, sums: ResultTotals, summary: dict[str, Any]) -> None:
         create_markdown_artifact(
             markdown="\n\n".join(part for part in parts if part),
             key=_key("summary", run.job),
-            description=escape_inline(headline),
+            description=escape_inline(told),
         )
 
 
@@ -144,7 +143,7 @@ def show_progress(run: Run, run_sender: RunSender) -> Iterator[None]:
     artifact_id: Any = None
     with best_effort("the progress"):
         artifact_id = create_progress_artifact(
-            progress=0.0, key=_key("progress", run.job), description=escape_inline(headline(run, run_sender))
+            progress=0.0, key=_key("progress", run.job), description=escape_inline(progress_line(run, run_sender))
         )
     over = threading.Event()
     # in the flow's context, so that what the thread logs, creates and emits belongs to the flow run
@@ -182,7 +181,7 @@ def _progress_loop(run: Run, run_sender: RunSender, artifact_id: Any, over: thre
 
 def _show_progress(run: Run, run_sender: RunSender, artifact_id: Any) -> Any:
     """Update the progress artifact, or create it if the server was away until now; return its id."""
-    progress, told = run_sender.lane.progress, escape_inline(headline(run, run_sender))
+    progress, told = run_sender.lane.progress, escape_inline(progress_line(run, run_sender))
     share = round(100.0 * progress.done / max(1, progress.total), 1)
     with best_effort("the progress"):
         if artifact_id is None:
@@ -199,7 +198,7 @@ def _warn(run: Run, run_sender: RunSender, told: str) -> None:
     emit("budget.soft-limit", run.job, run_id=run.run_id, message=told)
     lines = [
         f"# {escape(run.job.name)}: {escape(told)}",
-        escape(headline(run, run_sender)),
+        escape(progress_line(run, run_sender)),
         f"Run {escape(run.run_id)}.",
     ]
     with best_effort("the warning's artifact"):
@@ -210,7 +209,7 @@ def _warn(run: Run, run_sender: RunSender, told: str) -> None:
         )
 
 
-def headline(run: Run, run_sender: RunSender) -> str:
+def progress_line(run: Run, run_sender: RunSender) -> str:
     """Return rows, money and time left in one line."""
     progress, budget = run_sender.lane.progress, run_sender.budget
     limit = f" of {format_usd(budget.limit)}" if budget.limit is not None else ""

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, Template
 
 from parquill.tasks.results.charts import draw_cost, draw_lengths
-from parquill.tasks.results.count_figures import counted_line, worst_line
 from parquill.tasks.results.escaping import strip_control
-from parquill.tasks.results.excess import has_excess, money_sentences
-from parquill.tasks.results.reply_warnings import reply_sentences
+from parquill.tasks.results.figures import headline, row_figures, summary_figures, summary_sentences
 from parquill.tasks.storage.disk import DISK, Disk
 
 if TYPE_CHECKING:
@@ -30,30 +28,14 @@ th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-
 <h1>{{ s.job }}</h1>
 <p>{{ s.run_id }} · {{ s.model }} · {{ s.state }}, exit {{ s.exit_code }}
 {%- if s.message %} · {{ s.message }}{% endif %}</p>
-<p class="big">${{ s.cost_usd }} of ${{ s.budget.run_usd or "no limit" }} · {{ "{:,}".format(s.rows.ok) }} of
-{{ "{:,}".format(s.rows.total) }} rows ok</p>
-<h2>Rows</h2><table>{% for name, count in s.rows.items() %}
-<tr><th>{{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
+<p class="big">{{ headline }}</p>
+<h2>Rows</h2><table>{% for name, count in rows.items() %}
+<tr><th>{{ name }}<td class="n">{{ count }}{% endfor %}
 </table>
 <h2>Money and tokens</h2>
 {{ cost }}
 <table>
-<tr><th>expected<td class="n">${{ s.estimate.cost_usd_expected }}
-{% if s.estimate.cost_usd_low %}<tr><th>90 % interval<td class="n">${{ s.estimate.cost_usd_low }} to
-${{ s.estimate.cost_usd_high }}{% endif %}
-<tr><th>p90<td class="n">${{ s.estimate.cost_usd_p90 }}
-<tr><th>worst case<td class="n">${{ s.estimate.cost_usd_worst }}
-<tr><th>cost<td class="n">${{ s.cost_usd }}<tr><th>in doubt<td class="n">${{ s.in_doubt_usd }}
-{% if has_excess %}<tr><th>beyond the reservations<td class="n">${{ s.over_reserved_usd }}{% endif %}
-<tr><th>saved by reuse<td class="n">${{ s.saved_usd }}
-{% if s.price_as %}<tr><th>the same usage on {{ s.price_as.model }}<td class="n">${{ s.price_as.cost_usd }}{% endif %}
-{% for name, count in s.tokens.items() %}<tr><th>{{ name }} tokens<td class="n">{{ "{:,}".format(count) }}{% endfor %}
-<tr><th>prompt tokens of the answers<td>{{ counted_line(s.counted) }}
-{% if worst %}<tr><th>largest miscount<td>{{ worst }}{% endif %}
-{% if s.counted.meaning %}<tr><th>which means<td>{{ s.counted.meaning }}{% endif %}
-{% for name, count in s.requests.items() %}
-<tr><th>requests {{ name }}<td class="n">{{ "{:,}".format(count) }}{% endfor %}
-<tr><th>seconds<td class="n">{{ s.duration_s }}<tr><th>prices<td>{{ s.prices.source }}, {{ s.prices.version }}
+{% for name, value in figures.items() %}<tr><th>{{ name }}<td class="n">{{ value }}{% endfor %}
 </table>
 {% for sentence in sentences %}<p>{{ sentence }}</p>
 {% endfor %}
@@ -96,10 +78,10 @@ def write_report(
     """Write the page; `predicted` is the predicted share of answers by bin of output length. Raises DiskFailed."""
     text = _page().render(
         s=summary,
-        counted_line=counted_line,
-        has_excess=has_excess(summary),
-        sentences=[*reply_sentences(summary), *money_sentences(summary)],
-        worst=worst_line(summary["counted"]),
+        headline=headline(summary),
+        rows=row_figures(summary),
+        figures=summary_figures(summary),
+        sentences=summary_sentences(summary),
         for_each=list(sums.groups),
         errors=sums.first_errors,
         slowest=sorted(sums.slowest, reverse=True),

@@ -15,7 +15,6 @@ from parquill.tasks.job.settings import Job
 from parquill.tasks.money.duration import least_duration
 from parquill.tasks.money.figures import (
     ask_for,
-    cost_of,
     estimate_pairs,
     format_duration,
     format_round,
@@ -75,8 +74,6 @@ def test_a_worst_case_is_not_expected() -> None:
         assert others
         assert not [told for told in others if "expected" in told]
     assert not [name for name in estimate_pairs(UNKNOWN) if "expected" in name]
-    figures = {"basis": WORST_CASE, "cost_usd_expected": "0.010158300", "cost_usd_worst": "0.010158300"}
-    assert cost_of({"paid_usd": "0.004123000", "estimate": figures}) == "$0.0041 (at most $0.0102)"
 
 
 def test_nothing_to_pay() -> None:

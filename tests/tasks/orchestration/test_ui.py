@@ -19,7 +19,7 @@ def test_a_server_that_does_not_answer_holds_up_no_stop(monkeypatch: pytest.Monk
         has_waited.append(stopped.wait(60))  # a server that answers only after the stop
 
     monkeypatch.setattr(ui, "create_progress_artifact", lambda **_: None)
-    monkeypatch.setattr(ui, "headline", lambda *_: "")
+    monkeypatch.setattr(ui, "progress_line", lambda *_: "")
     monkeypatch.setattr(ui, "_show_progress", show)
     run_sender: Any = SimpleNamespace(
         request_stop=stopped.set,
@@ -54,7 +54,7 @@ def test_progress_is_shown_when_the_server_is_back(monkeypatch: pytest.MonkeyPat
         return "the-id"
 
     monkeypatch.setattr(ui, "create_progress_artifact", create)
-    monkeypatch.setattr(ui, "headline", lambda *_: "")
+    monkeypatch.setattr(ui, "progress_line", lambda *_: "")
     run: Any = SimpleNamespace(job=SimpleNamespace(name="shown"))
     run_sender: Any = SimpleNamespace(lane=SimpleNamespace(progress=SimpleNamespace(done=1, total=4)))
     found = None

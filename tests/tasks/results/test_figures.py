@@ -1,0 +1,98 @@
+"""The figures and sentences of a summary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from parquill.tasks.records import WORST_CASE
+from parquill.tasks.results.figures import (
+    cost_of,
+    estimate_figures,
+    headline,
+    notable_figures,
+    row_figures,
+    summary_figures,
+    summary_sentences,
+)
+
+SUMMARY: dict[str, Any] = {
+    "exit_code": 5,
+    "rows": {"total": 1_200, "ok": 1_100, "failed": 100, "refused": 0, "reused": 0},
+    "tokens": {"prompt": 12_000, "completion": 3_400},
+    "requests": {"sent": 1_250, "retried": 50},
+    "paid_usd": "6.120000000",
+    "cost_usd": "6.120000000",
+    "in_doubt_usd": "0.000000000",
+    "over_reserved_usd": "0.000000000",
+    "saved_usd": "0.000000000",
+    "estimate": {"basis": "history", "cost_usd_expected": "6.40", "cost_usd_p90": "6.90", "cost_usd_worst": "12.10"},
+    "budget": {"run_usd": "7"},
+    "counted": {
+        "answers": 1_100,
+        "prompt_tokens_counted": 10_000,
+        "prompt_tokens_reported": 10_500,
+        "deviation": 0.05,
+        "worst_row": None,
+        "meaning": "the service adds text of its own",
+    },
+    "prices": {"source": "genai-prices, openai", "version": "0.2.3"},
+    "duration_s": 61.25,
+}
+
+
+def test_the_run_in_one_line() -> None:
+    """The headline has rows, cost against the estimate, and the exit code."""
+    assert headline(SUMMARY) == "1,100 of 1,200 rows ok, $6.12 (expected $6.40), exit 5"
+
+
+def test_without_history_nothing_was_expected() -> None:
+    """A first run is held against the most that it could cost; the word `expected` does not appear."""
+    estimate = {"basis": WORST_CASE, "cost_usd_expected": "0.010158300", "cost_usd_worst": "0.010158300"}
+    first = {**SUMMARY, "paid_usd": "0.004123000", "estimate": estimate}
+    assert cost_of(first) == "$0.0041 (at most $0.0102)"
+    assert "expected" not in estimate_figures(first)
+    assert estimate_figures(first)["worst case"].startswith("$0.01")
+
+
+def test_amounts_that_are_compared_have_the_same_decimals() -> None:
+    """The cost, the estimate and the budget are rounded alike."""
+    assert estimate_figures(SUMMARY) == {
+        "paid by this run": "$6.12",
+        "expected": "$6.40",
+        "nine in ten below": "$6.90",
+        "worst case": "$12.10",
+        "budget": "$7.00",
+    }
+    assert estimate_figures({**SUMMARY, "budget": {"run_usd": None}})["budget"] == "none"
+
+
+def test_only_what_the_run_has_is_shown() -> None:
+    """Amounts of zero and statuses without rows are left out; the total and `ok` always show."""
+    assert notable_figures(SUMMARY) == {}
+    assert row_figures(SUMMARY) == {"total": "1,200", "ok": "1,100", "failed": "100"}
+    assert row_figures({"rows": {"total": 0, "ok": 0, "failed": 0}}) == {"total": "0", "ok": "0"}
+    changes = {"in_doubt_usd": "0.020000000", "saved_usd": "1.500000000", "cost_usd": "7.000000000"}
+    other = {"price_as": {"model": "gpt-5.6", "cost_usd": "31.000000000"}, "over_reserved_usd": "0.100000000"}
+    assert notable_figures({**SUMMARY, **changes, **other}) == {
+        "cost of its rows, with what they had cost before": "$7.00",
+        "in doubt": "$0.02",
+        "beyond the reservations": "$0.10",
+        "saved by reuse": "$1.50",
+        "the same usage on gpt-5.6": "$31.00",
+    }
+
+
+def test_each_figure_has_a_label_that_stands_by_itself() -> None:
+    """Tokens and requests say what they are, since the report and the artifact list them below each other."""
+    figures = summary_figures(SUMMARY)
+    assert figures["prompt tokens"] == "12,000"
+    assert figures["prompt tokens of the answers"] == "counted 10,000, reported 10,500 (+5.00%)"
+    assert (figures["requests retried"], figures["time"]) == ("50", "61.2 s")
+    assert "largest miscount" not in figures
+
+
+def test_sentences_come_in_one_order() -> None:
+    """The meaning of the counts comes first, then odd replies, then money."""
+    assert summary_sentences(SUMMARY) == ["the service adds text of its own"]
+    assert len(summary_sentences({**SUMMARY, "usage_unknown": 3, "errors": {"prompt_cut": 2}})) == 3
+    assert summary_sentences({**SUMMARY, "counted": None}) == []
