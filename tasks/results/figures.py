@@ -56,7 +56,7 @@ def estimate_figures(summary: Summary) -> dict[str, str]:
 def notable_figures(summary: Summary) -> dict[str, str]:
     """Return amounts that most runs do not have."""
     known = {
-        "cost of its rows, with what they had cost before": (
+        "cost with earlier runs": (
             summary["cost_usd"] if summary["cost_usd"] != summary["paid_usd"] else None
         ),
         "in doubt": summary["in_doubt_usd"],

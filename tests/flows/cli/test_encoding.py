@@ -97,7 +97,7 @@ def test_a_path_that_the_encoding_lacks(setting: str, tmp_path: Path, monkeypatc
     def encode(path: str) -> bytes:
         return path.encode("ascii", "surrogateescape")
 
-    monkeypatch.setattr("parquill.tasks.job.load.os.fsencode", encode)
+    monkeypatch.setattr("parquill.tasks.job.resolved.os.fsencode", encode)
     job = make_job({**_job(tmp_path), "input": "a", "output": "b", setting: "sorti\u00e9"})
     with pytest.raises(BadJob, match=r"cannot be opened: file names are .* set PYTHONUTF8=1"):
         resolve(job, date(2026, 11, 28))

@@ -74,7 +74,7 @@ def test_only_what_the_run_has_is_shown() -> None:
     changes = {"in_doubt_usd": "0.020000000", "saved_usd": "1.500000000", "cost_usd": "7.000000000"}
     other = {"price_as": {"model": "gpt-5.6", "cost_usd": "31.000000000"}, "over_reserved_usd": "0.100000000"}
     assert notable_figures({**SUMMARY, **changes, **other}) == {
-        "cost of its rows, with what they had cost before": "$7.00",
+        "cost with earlier runs": "$7.00",
         "in doubt": "$0.02",
         "beyond the reservations": "$0.10",
         "saved by reuse": "$1.50",
