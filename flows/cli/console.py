@@ -238,7 +238,7 @@ class _NoticePrinter:
         """Print the notices that are new."""
         # copies: other threads append to these lists
         warnings, told, service = (
-            list(run_sender.soft_limits.told),
+            list(run_sender.soft_limits.messages),
             list(run_sender.shared.messages),
             list(run_sender.lane.warnings),
         )

@@ -25,12 +25,14 @@ class Budget:
         limit: int | None = None,
         more: Callable[[int], Awaitable[int]] | None = None,
         patient: Callable[[], Awaitable[bool]] | None = None,
+        on_spent: Callable[[int], None] | None = None,
     ) -> None:
         """Start with what an interrupted run has already `settled` and has `in_doubt`.
 
         `more` requests at least an amount and returns what was granted, 0 if it does not fit. `patient` gives back
         granted money that is not in use, waits a little, and returns whether money that others hold may still come
-        back. `limit` is the run's own limit, for display.
+        back. `limit` is the run's own limit, for display. `on_spent` gets what is settled and in doubt each time that
+        it grows.
         """
         self.granted = granted
         # money that is leased, for example for a month's budget, is not a limit of the run
@@ -38,9 +40,8 @@ class Budget:
         self.settled = settled
         self.in_doubt = in_doubt
         self.reserved = 0
-        self.overshoot = 0
         self.admitted = 0  # reservations so far
-        self._more, self._patient = more, patient
+        self._more, self._patient, self._on_spent = more, patient, on_spent
         self._asking = asyncio.Lock()
         self._stopped = False
         self._failed: Exception | None = None
@@ -141,19 +142,24 @@ class Budget:
         self.reserved -= amount
         # promise: M3 the budget books the true cost of a request, even above its reservation
         self.settled += cost
-        self.overshoot += max(0, cost - amount)
-        self.wake()
+        self._after_spending()
 
     def hold(self, amount: int) -> None:
         """Keep a reservation booked as in doubt: it is unknown whether the request was paid."""
         self.reserved -= amount
         # promise: M5 a reservation in doubt stays booked in the budget
         self.in_doubt += amount
-        self.wake()
+        self._after_spending()
 
     def release(self, amount: int) -> None:
         """Give back a reservation: the request was certainly not paid."""
         self.reserved -= amount
+        self.wake()
+
+    def _after_spending(self) -> None:
+        # promise: M1 the soft limits are checked whenever money is spent
+        if self._on_spent is not None:
+            self._on_spent(self.settled + self.in_doubt)
         self.wake()
 
     def wake(self) -> None:

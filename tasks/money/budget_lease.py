@@ -175,6 +175,8 @@ class BudgetLease:
             self._before = self._ledger.spent(entry.run_id, *told)
         self._account = LeaseAccount(self._ledger, entry.run_id, run_limit=run_limit, month_limit=month_limit)
         self._patience_s = patience_s
+        others = self._ledger.month_without(entry.run_id, datetime.now(UTC))
+        self.soft_limits = SoftLimits(budget, before=sum(self._before), others=others.settled + others.in_doubt)
         self.budget = Budget(
             sum(self._before) if self._account.limited else None,
             settled=self._before[0],
@@ -182,9 +184,8 @@ class BudgetLease:
             limit=run_limit,
             more=self._more,
             patient=self._patient,
+            on_spent=self.soft_limits.check,
         )
-        others = self._ledger.month_without(entry.run_id, datetime.now(UTC))
-        self.soft_limits = SoftLimits(budget, before=sum(self._before), others=others.settled + others.in_doubt)
         self._reporter: asyncio.Task[None] | None = None
         self._returned = 0
         self._admitted = 0  # when it was last looked at

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import threading
+from dataclasses import dataclass
 
 from parquill.tasks.job.settings import BudgetSettings
 from parquill.tasks.money.amounts import format_usd, usd_to_nano
 
 
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """One limit that is not passed yet; money in nano-dollars. `others` is what other runs count toward it."""
+
+    name: str
+    whole_nano: int
+    others_nano: int
+    passed_above_nano: int  # of the run's own spending
+
+
 class SoftLimits:
-    """The soft limits of one run: of its own budget and of the month. Safe to use from several threads."""
+    """The soft limits of one run: of its own budget and of the month. Any thread may read `messages`."""
 
     def __init__(self, budget: BudgetSettings, *, before: int, others: int) -> None:
         """Start without limits that were passed before this start: they are not reported again.
@@ -20,21 +30,18 @@ class SoftLimits:
             others: Nano-dollars that other runs of the month have settled and in doubt.
         """
         self._fraction = budget.soft_fraction
-        self._guard = threading.Lock()
+        self.messages: list[str] = []  # one for each limit that this start has passed
         limits = (("the budget", budget.run_usd, 0), ("the month", budget.monthly_usd, others))
-        self._open = [(name, usd_to_nano(usd), more) for name, usd, more in limits if usd is not None]
-        self.told: list[str] = []
-        self.look(before)
-        self.told.clear()
+        wholes = ((name, usd_to_nano(usd), more) for name, usd, more in limits if usd is not None)
+        open_limits = (_Limit(name, whole, more, int(whole * self._fraction) - more) for name, whole, more in wholes)
+        self._open = [limit for limit in open_limits if before <= limit.passed_above_nano]
 
-    def look(self, spent: int) -> list[str]:
-        """Return a sentence for each newly passed limit; `spent` is what the run has spent, in nano-dollars."""
-        with self._guard:
-            passed = [entry for entry in self._open if spent + entry[2] > int(entry[1] * self._fraction)]
-            self._open = [entry for entry in self._open if entry not in passed]
-            told = [
-                f"more than {self._fraction:.0%} of {name} is spent: {format_usd(spent + more)} of {format_usd(limit)}"
-                for name, limit, more in passed
-            ]
-            self.told += told
-            return told
+    def check(self, spent: int) -> None:
+        """Add a message for each newly passed limit; `spent` is what the run has spent, in nano-dollars."""
+        passed = [limit for limit in self._open if spent > limit.passed_above_nano]
+        for limit in passed:
+            self._open.remove(limit)
+            self.messages.append(
+                f"more than {self._fraction:.0%} of {limit.name} is spent: {format_usd(spent + limit.others_nano)} of "
+                f"{format_usd(limit.whole_nano)}"
+            )

@@ -161,17 +161,19 @@ def show_progress(run: Run, run_sender: RunSender) -> Iterator[None]:
 
 
 def _progress_loop(run: Run, run_sender: RunSender, artifact_id: Any, over: threading.Event) -> None:
-    """Check soft limits and service every POLL_INTERVAL_S; show progress every UPDATE_INTERVAL_S and at the end."""
-    shown, reported = time.monotonic(), 0
+    """Report warnings every POLL_INTERVAL_S; show progress every UPDATE_INTERVAL_S and at the end."""
+    shown, reported, passed = time.monotonic(), 0, 0
     while True:
         last = over.wait(POLL_INTERVAL_S)
-        service = list(run_sender.lane.warnings)  # a copy: the sender appends to it
+        # copies: the event loop appends to both
+        service, limits = list(run_sender.lane.warnings), list(run_sender.soft_limits.messages)
         for told in service[reported:]:
             with best_effort("the warning"):
                 get_run_logger().warning(told)
         reported = len(service)
-        for told in run_sender.soft_limits.look(run_sender.budget.settled + run_sender.budget.in_doubt):
+        for told in limits[passed:]:
             _warn(run, run_sender, told)
+        passed = len(limits)
         if last or time.monotonic() - shown >= UPDATE_INTERVAL_S:
             shown = time.monotonic()
             artifact_id = _show_progress(run, run_sender, artifact_id)

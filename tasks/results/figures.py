@@ -56,9 +56,7 @@ def estimate_figures(summary: Summary) -> dict[str, str]:
 def notable_figures(summary: Summary) -> dict[str, str]:
     """Return amounts that most runs do not have."""
     known = {
-        "cost with earlier runs": (
-            summary["cost_usd"] if summary["cost_usd"] != summary["paid_usd"] else None
-        ),
+        "cost with earlier runs": (summary["cost_usd"] if summary["cost_usd"] != summary["paid_usd"] else None),
         "in doubt": summary["in_doubt_usd"],
         "beyond the reservations": summary["over_reserved_usd"] if has_excess(summary) else None,
         "saved by reuse": summary["saved_usd"],

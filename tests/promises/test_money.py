@@ -599,11 +599,11 @@ def test_a_run_that_goes_on_in_the_next_month(ledger: Ledger) -> None:
 
 
 def test_more_than_was_reserved() -> None:
-    """When a service bills more than was reserved the true figure is booked, the overshoot is known, and nothing more is admitted once the budget is passed."""
+    """When a service bills more than was reserved the true figure is booked, and nothing more is admitted once the budget is passed."""
     budget = Budget(100)
     assert asyncio.run(budget.reserve(60))
     budget.settle(60, 110)
-    assert (budget.settled, budget.overshoot, budget.reserved) == (110, 50, 0)
+    assert (budget.settled, budget.reserved) == (110, 0)
     assert not asyncio.run(budget.reserve(1))
 
 

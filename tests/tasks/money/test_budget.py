@@ -121,8 +121,24 @@ def test_overshoot_is_booked_and_shown() -> None:
     budget = Budget(100)
     assert asyncio.run(budget.reserve(60))
     budget.settle(60, 130)
-    assert (budget.settled, budget.overshoot) == (130, 70)
+    assert (budget.settled, budget.is_overdrawn) == (130, True)
     assert not asyncio.run(budget.reserve(1))
+
+
+def test_each_spending_is_passed_on() -> None:
+    """What is settled or in doubt is passed on each time that it grows, and not when a reservation is released."""
+    seen: list[int] = []
+    budget = Budget(100, settled=5, on_spent=seen.append)
+
+    async def spend() -> None:
+        for _ in range(3):
+            assert await budget.reserve(10)
+
+    asyncio.run(spend())
+    budget.settle(10, 7)
+    budget.release(10)
+    budget.hold(10)
+    assert seen == [12, 22]
 
 
 def test_spent_before_counts() -> None:

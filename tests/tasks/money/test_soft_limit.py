@@ -19,29 +19,35 @@ def _limits(before: int = 0, others: int = 0, **budget: Any) -> SoftLimits:
 def test_it_is_told_once_when_it_is_passed() -> None:
     """At the limit's fraction itself nothing is told, a nano-dollar above it once, and never again."""
     limits = _limits(run_usd=10, soft_fraction=0.8)
-    assert limits.look(8 * USD) == []
-    assert limits.look(8 * USD + 1) == ["more than 80% of the budget is spent: $8.00 of $10.00"]
-    assert limits.look(9 * USD) == []
-    assert len(limits.told) == 1
+    limits.check(8 * USD)
+    assert limits.messages == []
+    limits.check(8 * USD + 1)
+    assert limits.messages == ["more than 80% of the budget is spent: $8.00 of $10.00"]
+    limits.check(9 * USD)
+    assert len(limits.messages) == 1
 
 
 def test_the_month_counts_all_runs() -> None:
     """The month's soft limit is passed by what other runs have spent and this one together."""
     limits = _limits(monthly_usd=100, others=75 * USD)
-    assert limits.look(5 * USD) == []
-    assert limits.look(6 * USD) == ["more than 80% of the month is spent: $81.00 of $100.00"]
+    limits.check(5 * USD)
+    assert limits.messages == []
+    limits.check(6 * USD)
+    assert limits.messages == ["more than 80% of the month is spent: $81.00 of $100.00"]
 
 
 def test_both_limits_are_told() -> None:
     """Run and month have each their own warning."""
     limits = _limits(run_usd=1, monthly_usd=2)
-    assert len(limits.look(USD)) == 1
-    assert len(limits.look(2 * USD)) == 1
+    limits.check(USD)
+    assert len(limits.messages) == 1
+    limits.check(2 * USD)
+    assert len(limits.messages) == 2
 
 
 @pytest.mark.parametrize("budget", [{}, {"run_usd": 1}, {"monthly_usd": 10}])
 def test_what_was_passed_before_is_not_told_again(budget: dict[str, Any]) -> None:
     """A run that goes on, in a month that was over its soft limit before, does not repeat what was told then."""
     limits = _limits(before=USD, others=9 * USD, **budget)
-    assert limits.told == []
-    assert limits.look(2 * USD) == []
+    limits.check(2 * USD)
+    assert limits.messages == []

@@ -23,7 +23,7 @@ def test_a_server_that_does_not_answer_holds_up_no_stop(monkeypatch: pytest.Monk
     monkeypatch.setattr(ui, "_show_progress", show)
     run_sender: Any = SimpleNamespace(
         request_stop=stopped.set,
-        soft_limits=SimpleNamespace(look=lambda _: []),
+        soft_limits=SimpleNamespace(messages=[]),
         lane=SimpleNamespace(warnings=[]),
         budget=SimpleNamespace(settled=0, in_doubt=0),
     )
