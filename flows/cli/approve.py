@@ -36,22 +36,22 @@ def ask_on_terminal(run: Run, verdict: Verdict, *, may_wait: bool) -> None:
 
     if is_approved(run) or run.job.budget.approval_usd is None:
         return
-    told = approval_sentence(run.job, verdict)
+    message = approval_sentence(run.job, verdict)
     if sys.stdin.isatty() and sys.stderr.isatty():
         try:
-            is_yes = click.confirm(f"{told}. Spend it?", default=False, err=True)
+            is_yes = click.confirm(f"{message}. Spend it?", default=False, err=True)
         except click.Abort:  # Ctrl-D; the caller notices Ctrl-C
             print_line("")  # end the question's line
-            raise NotApproved(f"not approved, the question was not answered: {told}") from None
+            raise NotApproved(f"not approved, the question was not answered: {message}") from None
         if not is_yes:
-            raise NotApproved(f"declined: {told}")
+            raise NotApproved(f"declined: {message}")
         approve_run(run, "terminal")
     elif may_wait:
         timeout_s()
-        print_line(f"{told}: waiting for approval; answer in Prefect's UI or run `parquill approve {run.job.name}`")
+        print_line(f"{message}: waiting for approval; answer in Prefect's UI or run `parquill approve {run.job.name}`")
     else:
         raise NotApproved(
-            f"{told}, and no one can be asked here: run it at a terminal, or set PREFECT_API_URL to a Prefect server"
+            f"{message}, and no one can be asked here: run it at a terminal, or set PREFECT_API_URL to a Prefect server"
         )
 
 
@@ -86,8 +86,8 @@ def question_of(run: FlowRun) -> dict[str, str | None]:
         contextlib.suppress(PrefectHTTPStatusError),
     ):
         # not stored yet in the first moments
-        told = client.read_flow_run_input(run.id, keyset_from_paused_state(run.state)["description"])
-        asked = unescape(orjson.loads(told).partition("\n")[0].rpartition(ASKS)[2])
+        description = client.read_flow_run_input(run.id, keyset_from_paused_state(run.state)["description"])
+        asked = unescape(orjson.loads(description).partition("\n")[0].rpartition(ASKS)[2])
     return {"question": asked, "until": until.isoformat(timespec="seconds") if until is not None else None}
 
 

@@ -101,8 +101,8 @@ def init(path: Path, provider: str | None, model: str | None, location: str | No
     except OSError as error:
         raise ParquillError(f"cannot write {path}: {error.strerror}") from None
     click.echo(f"wrote {path}; {next_steps(job, path, has_input=location is not None)}")
-    for told in warn_of_starter(datetime.now(UTC).date(), text):
-        click.echo(f"warning: {told}", err=True)
+    for warning in warn_of_starter(datetime.now(UTC).date(), text):
+        click.echo(f"warning: {warning}", err=True)
 
 
 @cli.command()
@@ -362,9 +362,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.exit(cli.main(words, prog_name="parquill", standalone_mode=False) or 0)
-    except _Reported as told:
-        _complain(f"parquill: {one_line(told.error)}")
-        sys.exit(told.error.exit_code)
+    except _Reported as reported:
+        _complain(f"parquill: {one_line(reported.error)}")
+        sys.exit(reported.error.exit_code)
     except ParquillError as error:
         if "--json" in words:
             _print_json({"error": str(error), "exit_code": error.exit_code})

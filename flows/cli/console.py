@@ -157,8 +157,8 @@ def show_estimate(
         say(estimate.reuse_note)
     say(f"{estimate.basis_note}; prices: {price.source}, {price.version}")
     answers = three_answers(job, estimate, verdict, datetime.now(UTC))
-    for told in answers if error is None and is_result else answers[: answers.index(verdict.sentence)]:
-        say(told)
+    for answer in answers if error is None and is_result else answers[: answers.index(verdict.sentence)]:
+        say(answer)
     if not is_result and verdict.fits:
         say(verdict.sentence)
     if verdict.warning:
@@ -232,20 +232,20 @@ class _NoticePrinter:
     """Prints each notice of a run once: soft limits that are passed, outages, how limits are shared."""
 
     def __init__(self) -> None:
-        self._warned = self._told = self._of_service = 0
+        self._warned = self._shared = self._of_service = 0
 
     def print_new(self, run_sender: RunSender) -> None:
         """Print the notices that are new."""
         # copies: other threads append to these lists
-        warnings, told, service = (
+        warnings, messages, service = (
             list(run_sender.soft_limits.messages),
             list(run_sender.shared.messages),
             list(run_sender.lane.warnings),
         )
         warned = [*warnings[self._warned :], *service[self._of_service :]]
-        for text in [*(f"warning: {text}" for text in warned), *told[self._told :]]:
+        for text in [*(f"warning: {text}" for text in warned), *messages[self._shared :]]:
             print_line(text)
-        self._warned, self._told, self._of_service = len(warnings), len(told), len(service)
+        self._warned, self._shared, self._of_service = len(warnings), len(messages), len(service)
 
 
 def _bar(over: threading.Event) -> None:
@@ -273,17 +273,17 @@ def _bar(over: threading.Event) -> None:
 
 
 def _lines(over: threading.Event) -> None:
-    news, said = _NoticePrinter(), time.monotonic()
+    news, printed = _NoticePrinter(), time.monotonic()
     while not over.wait(POLL_INTERVAL_S):
         run_sender = _active_sender()
         if run_sender is None:
             continue
         news.print_new(run_sender)
-        if time.monotonic() - said < PLAIN_INTERVAL_S:
+        if time.monotonic() - printed < PLAIN_INTERVAL_S:
             continue
-        said = time.monotonic()
+        printed = time.monotonic()
         progress = run_sender.lane.progress
         now = time.monotonic()
         left = progress.eta_s(now)
-        told = f"{progress.done:,} of {progress.total:,} rows, {format_rate(progress.rate(now))}, {_spent(run_sender)}"
-        print_line(told + ("" if left is None else f", {left:,.0f} s left"))
+        line = f"{progress.done:,} of {progress.total:,} rows, {format_rate(progress.rate(now))}, {_spent(run_sender)}"
+        print_line(line + ("" if left is None else f", {left:,.0f} s left"))

@@ -41,7 +41,7 @@ class Check:
 
     name: str
     ok: bool
-    told: str
+    message: str
     warns: bool = False
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,8 +64,8 @@ def examine(job: Job | None, today: date | None = None) -> list[Check]:
 
 def _check(name: str, look_at: Callable[[], str]) -> Check:
     try:
-        told = look_at()
-        return Check(name, True, str(told), isinstance(told, Hint))
+        answer = look_at()
+        return Check(name, True, str(answer), isinstance(answer, Hint))
     except ParquillError as error:
         return Check(name, False, str(error))
 
@@ -105,24 +105,24 @@ def _prefect() -> str:
         )
     from parquill.tasks.orchestration.api_client import http_client, without_password  # Prefect takes 1.3 s to import
 
-    told = without_password(address)
+    shown = without_password(address)
     try:
         with http_client(address) as client:
             reply = client.get(f"{address.rstrip('/')}/health")
     except (httpx.HTTPError, httpx.InvalidURL):
-        raise ParquillError(f"no server answers at PREFECT_API_URL={told}; start it or unset the variable") from None
-    if reply.status_code == 404 and not told.rstrip("/").endswith("/api"):
-        raise ParquillError(f"no API answers at PREFECT_API_URL={told}; is /api missing at its end?")
+        raise ParquillError(f"no server answers at PREFECT_API_URL={shown}; start it or unset the variable") from None
+    if reply.status_code == 404 and not shown.rstrip("/").endswith("/api"):
+        raise ParquillError(f"no API answers at PREFECT_API_URL={shown}; is /api missing at its end?")
     if reply.status_code != 200:
-        raise ParquillError(f"the server at PREFECT_API_URL={told} answers {reply.status_code}")
-    return f"{version}, server {told}"
+        raise ParquillError(f"the server at PREFECT_API_URL={shown} answers {reply.status_code}")
+    return f"{version}, server {shown}"
 
 
 def _examine_job(job: Job, today: date) -> Iterator[Check]:
     day = datetime.now(job.zone).date()
     resolved, _ = resolve_job(job, day, None, ())
     yield _check("input", lambda: f"{open_source(resolved).rows:,} rows in {resolved.input}")
-    yield _check("price", lambda: _told_price(resolved))
+    yield _check("price", lambda: _price_source(resolved))
     yield _check("tokenizer", lambda: _tokenizer(resolved))
     yield _check("max_output_tokens", lambda: _output_tokens(resolved))
     key: list[Key | None] = []
@@ -136,7 +136,7 @@ def _examine_job(job: Job, today: date) -> Iterator[Check]:
     yield _check("shutdown", lambda: _shutdown(resolved, models, today))
 
 
-def _told_price(job: Job) -> str:
+def _price_source(job: Job) -> str:
     price = price_of(job, datetime.now(job.zone).date())
     band = price.bands[0]
     return f"${band.input / 1e9:g} input, ${band.output / 1e9:g} output per million tokens ({price.source})"
@@ -149,17 +149,19 @@ def _tokenizer(job: Job) -> str:
 
 def _key(job: Job, found: list[Key | None]) -> str:
     found.append(read_key(job.endpoint))
-    told = [f"{name} from {variable}" for name, variable in header_names(job.endpoint).items()]
-    return ", ".join(told) or "none is needed"
+    sources = [f"{name} from {variable}" for name, variable in header_names(job.endpoint).items()]
+    return ", ".join(sources) or "none is needed"
 
 
 def _endpoint(job: ResolvedJob, key: Key | None, found: list[Service]) -> str:
     service = ask_for_models(job.endpoint, APIS[job.endpoint.api](job).path, key)
     found.append(service)
-    told = f"{job.endpoint.base_url} answers"
+    message = f"{job.endpoint.base_url} answers"
     if service.models is not None:
-        return told
-    return Hint(f"{told}, but gives no list of models ({service.without}), so the name {job.model!r} was not checked")
+        return message
+    return Hint(
+        f"{message}, but gives no list of models ({service.without}), so the name {job.model!r} was not checked"
+    )
 
 
 def _output_tokens(job: Job) -> str:
@@ -171,10 +173,10 @@ def _model(job: Job, models: ModelList) -> str:
     name = models.name_of(job.model)
     if name is not None:
         return job.model if name == job.model else f"{job.model} (the service lists it as {name})"
-    told = f"the service does not list {job.model!r}; it lists {', '.join(models.nearest(job.model))}"
+    message = f"the service does not list {job.model!r}; it lists {', '.join(models.nearest(job.model))}"
     if models.why_partial is not None:
-        return Hint(f"{told}. It may still serve the model: {models.why_partial}")
-    raise ParquillError(f"{told}. Correct `model`")
+        return Hint(f"{message}. It may still serve the model: {models.why_partial}")
+    raise ParquillError(f"{message}. Correct `model`")
 
 
 def _shutdown(job: Job, models: ModelList | None, today: date) -> str:

@@ -102,4 +102,4 @@ def show_checks(checks: Iterable[Check]) -> None:
     """Show each check: ok, a warning, or what to do."""
     for check in checks:
         word = "FAIL" if not check.ok else "warn" if check.warns else "ok  "
-        print_result(f"{word} {check.name}: {check.told}")
+        print_result(f"{word} {check.name}: {check.message}")

@@ -76,8 +76,8 @@ def override_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(overrides=[*overrides, *_from_short(short, overrides)], **given)
 
     wrapped: Callable[..., Any] = call
-    for name, _, value, told in reversed(_SHORT):
-        wrapped = click.option(f"--{name}", f"short_{name}", metavar=value, help=told)(wrapped)
+    for name, _, value, help_text in reversed(_SHORT):
+        wrapped = click.option(f"--{name}", f"short_{name}", metavar=value, help=help_text)(wrapped)
     return click.option(
         "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value)."
     )(wrapped)

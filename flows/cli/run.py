@@ -101,8 +101,8 @@ def _show_standing(run: Run) -> Standing:
 
 def _complete_pilot(run: Run) -> Run:
     with stop_on_signal(), show_bar():
-        run, told = complete_first_pilot(run)
-    print_line(told)
+        run, message = complete_first_pilot(run)
+    print_line(message)
     return run
 
 

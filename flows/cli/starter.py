@@ -80,8 +80,12 @@ def warn_of_starter(today: date, text: str = STARTER) -> list[str]:
     """Warn about a job file that was just written: its model may be shut down, think first, or lack a price."""
     job = read_starter(text)
     shutdown = find_shutdown(job.model, job.endpoint.base_url)
-    told = (shutdown.sentence(today) if shutdown is not None else None, warn_of_thinking(job), _lacks_price(job, today))
-    return [sentence for sentence in told if sentence is not None]
+    warnings = (
+        shutdown.sentence(today) if shutdown is not None else None,
+        warn_of_thinking(job),
+        _lacks_price(job, today),
+    )
+    return [sentence for sentence in warnings if sentence is not None]
 
 
 def next_steps(job: Job, path: Path, *, has_input: bool) -> str:
@@ -135,8 +139,8 @@ def _with_thinking(text: str) -> str:
         return text  # the starter switches it off
     text = _with_line(text, "parameters: ", "# parameters: {}", "passed on to the service")
     if thinks(read_starter(text)):
-        told = "bounds the cost; this model thinks first, within these tokens"
-        text = _with_line(text, "max_output_tokens: ", f"max_output_tokens: {SMALL_OUTPUT_TOKENS}", told)
+        comment = "bounds the cost; this model thinks first, within these tokens"
+        text = _with_line(text, "max_output_tokens: ", f"max_output_tokens: {SMALL_OUTPUT_TOKENS}", comment)
     return text
 
 
@@ -147,8 +151,8 @@ def _with_line(text: str, start: str, line: str, comment: str | None = None) -> 
         found = re.search(r"  # (.*)", old.removeprefix("  # "))
         comment = found.group(1) if found is not None else ""
     *above, last = line.split("\n")
-    told = f"{last:<{_COMMENT_COLUMN - 2}}  # {comment}" if comment else last
-    return text.replace(f"{old}\n", "\n".join([*above, told]) + "\n")
+    commented = f"{last:<{_COMMENT_COLUMN - 2}}  # {comment}" if comment else last
+    return text.replace(f"{old}\n", "\n".join([*above, commented]) + "\n")
 
 
 def _yaml(value: str) -> str:

@@ -25,8 +25,8 @@ class Key:
         """`value` is None if the headers are the only credentials."""
         self._headers = dict(headers or {})
         if value is not None:
-            name, told = ("Authorization", f"Bearer {value}") if auth == "bearer" else ("api-key", value)
-            self._headers[name] = told
+            name, content = ("Authorization", f"Bearer {value}") if auth == "bearer" else ("api-key", value)
+            self._headers[name] = content
         # promise: S1 a header value that a reply echoes is masked
         self._values = [found for found in (value, *(headers or {}).values()) if found is not None]
         self._secrets = sorted(filter(_is_secret, _with_parts(self._values)), key=len, reverse=True)

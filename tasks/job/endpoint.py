@@ -108,15 +108,15 @@ class Endpoint(Settings):
         if not isinstance(value, Mapping):
             return value
         return {
-            name: str(told) if isinstance(told, date | int | float) and not isinstance(told, bool) else told
-            for name, told in value.items()
+            name: str(member) if isinstance(member, date | int | float) and not isinstance(member, bool) else member
+            for name, member in value.items()
         }
 
     @field_validator("query")
     @classmethod
     def _plain_query(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, told in value.items():
-            if not re.fullmatch(r"[\x21-\x7e]{1,128}", name) or not re.fullmatch(r"[\x20-\x7e]{0,1000}", told):
+        for name, member in value.items():
+            if not re.fullmatch(r"[\x21-\x7e]{1,128}", name) or not re.fullmatch(r"[\x20-\x7e]{0,1000}", member):
                 raise ValueError("holds characters that no query has")
             # promise: S1 a query parameter that names a secret is refused
             if name.casefold() in SECRETS or _SECRET_NAME.search(name):
@@ -198,14 +198,14 @@ class Endpoint(Settings):
 
 def identity_of(name: str | None, base_url: str | None, query: Mapping[str, str]) -> str:
     """Return the name, or else the address with its query except `api-version`, which does not change who answers."""
-    chosen = {member: told for member, told in sorted(query.items()) if member.casefold() != "api-version"}
+    chosen = {member: value for member, value in sorted(query.items()) if member.casefold() != "api-version"}
     return name or f"{base_url or ''}{'?' if chosen else ''}{urlencode(chosen)}"
 
 
 def _without_query(host: str, query: str) -> str:
     names = [name for name, _ in parse_qsl(query, keep_blank_values=True)] or ["..."]
     advice = ", ".join(f"{name}: ..." for name in names[:5] if re.fullmatch(r"[\w.-]{1,40}", name)) or "..."
-    told = f"must be an address without a query: put it into `endpoint.query: {{{advice}}}`"
+    message = f"must be an address without a query: put it into `endpoint.query: {{{advice}}}`"
     if host.endswith(".azure.com"):
-        told += f". Azure also takes https://{host}/openai/v1 without one, with the deployment's name as `model`"
-    return told
+        message += f". Azure also takes https://{host}/openai/v1 without one, with the deployment's name as `model`"
+    return message

@@ -56,8 +56,8 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = str(getattr(error, "problem", None) or "is not YAML").strip()
-        told = tell_fault(text, problem, None if mark is None else mark.line)
-        raise BadJob(f"{where}{line}: {told}") from None
+        message = tell_fault(text, problem, None if mark is None else mark.line)
+        raise BadJob(f"{where}{line}: {message}") from None
     # promise: input: malformed YAML is refused with a message, not a traceback
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise BadJob(f"{where}: is not YAML") from None

@@ -27,8 +27,8 @@ class ResponseFormat(NamedTuple):
 
     def members(self) -> dict[str, Any]:
         """Return the members that both APIs of OpenAI have in addition to `type: json_schema`."""
-        told = {} if self.description is None else {"description": self.description}
-        return {"name": self.name, **told, "schema": self.schema, "strict": self.strict}
+        described = {} if self.description is None else {"description": self.description}
+        return {"name": self.name, **described, "schema": self.schema, "strict": self.strict}
 
 
 def one_form(value: dict[str, Any]) -> dict[str, Any]:
@@ -64,8 +64,8 @@ def _kept(inner: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("`description` must be text")
     if isinstance(schema, Mapping) and (name, strict, description) == (DEFAULT_NAME, True, None):
         return dict(schema)
-    told = {} if description is None else {"description": description}
-    return {"type": "json_schema", "name": name, **told, "strict": bool(strict), "schema": schema}
+    described = {} if description is None else {"description": description}
+    return {"type": "json_schema", "name": name, **described, "strict": bool(strict), "schema": schema}
 
 
 def _refuse_unknown(members: Mapping[str, Any], known: frozenset[str]) -> None:

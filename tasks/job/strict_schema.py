@@ -146,8 +146,8 @@ class _Sizes:
         self._values += len(values)
         self._characters += sum(map(len, [*names, *texts, *const]))
         now = (self._properties, self._values, self._characters)
-        told = ("properties", "values of enums", "characters of names and values")
-        for old, new, most, what in zip(before, now, _LIMITS, told, strict=True):
+        limits = ("properties", "values of enums", "characters of names and values")
+        for old, new, most, what in zip(before, now, _LIMITS, limits, strict=True):
             if old <= most < new:
                 yield _Fault(place.pointer, f"the schema has more than {most:,} {what}")
 

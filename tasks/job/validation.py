@@ -33,8 +33,8 @@ def explain(error: ValidationError, within: str | None = None) -> list[str]:
         path = before + [part for part in fault["loc"] if not str(part).startswith("function-")]
         tried = next((place for place, part in enumerate(path) if place and _TYPE.fullmatch(str(part))), len(path))
         groups.setdefault(tuple(path[:tried]), []).append((path, fault))
-    told = [sentence for value, faults in groups.items() for sentence in _of_value(list(value), faults)]
-    return list(dict.fromkeys(told))
+    sentences = [sentence for value, faults in groups.items() for sentence in _of_value(list(value), faults)]
+    return list(dict.fromkeys(sentences))
 
 
 def _of_value(value: list[Any], faults: Sequence[tuple[list[Any], Any]]) -> Iterator[str]:
@@ -69,8 +69,8 @@ def _sentence(path: list[Any], fault: Any, text: str) -> str:
         message = "a number is needed, in digits and without a sign of a currency, for example 5.00"
     shown = fault.get("input")
     # a number that does not fit is shown; anything else may be long or private
-    told = f" (it is {shown})" if isinstance(shown, int | float) and kind != "value_error" else ""
-    return f"`{name}`: {message[0].lower()}{message[1:]}{told}"
+    given = f" (it is {shown})" if isinstance(shown, int | float) and kind != "value_error" else ""
+    return f"`{name}`: {message[0].lower()}{message[1:]}{given}"
 
 
 def _nearest(path: list[Any]) -> str | None:

@@ -243,8 +243,8 @@ class ServiceMirror:
             if time <= sent_at:
                 break
             since += units
-        told = min(limit, left + (now - sent_at) * limit / WINDOW_S) - since
-        self._level = min(self._level, max(told, -limit))
+        level = min(limit, left + (now - sent_at) * limit / WINDOW_S) - since
+        self._level = min(self._level, max(level, -limit))
 
 
 def _number(text: str | None) -> float | None:

@@ -158,13 +158,13 @@ class RateLedger(LedgerDatabase):
     def _enter(connection: sa.Connection, holder: RateHolder, now: float) -> tuple[_Row, list[_Row]]:
         """Note that a holder is there; gives its row, and those of the others that are. The silent ones are removed."""
         rows = connection.execute(sa.select(RATE_HOLDERS).where(_of_name(RATE_HOLDERS, holder))).all()
-        said = {"per_minute": holder.per_minute, "largest": holder.largest, "seen_s": now}
+        values = {"per_minute": holder.per_minute, "largest": holder.largest, "seen_s": now}
         me, others = None, []
         for row in rows:
             found = _Row(row.holder, row.per_minute, row.largest, row.wanted, row.waits_since_s, row.claim_until_s)
             if row.holder == holder.holder:
                 me = found
-                connection.execute(RATE_HOLDERS.update().where(_is(RATE_HOLDERS, holder)).values(**said))
+                connection.execute(RATE_HOLDERS.update().where(_is(RATE_HOLDERS, holder)).values(**values))
             # promise: shared limits: the limit of a dead holder no longer applies
             elif row.seen_s >= now - HOLDER_EXPIRY_S:
                 others.append(found)
@@ -175,7 +175,7 @@ class RateLedger(LedgerDatabase):
             me = _Row(holder.holder, holder.per_minute, holder.largest, 0, now, now)
             about = {"holder": holder.holder, "run_id": holder.run_id, "job": holder.job, "host": holder.host}
             nothing = {"wanted": 0, "waits_since_s": now, "claim_until_s": now}
-            connection.execute(RATE_HOLDERS.insert().values(**_key(holder), **about, **said, **nothing))
+            connection.execute(RATE_HOLDERS.insert().values(**_key(holder), **about, **values, **nothing))
         return me, others
 
     @staticmethod

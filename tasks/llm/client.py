@@ -179,8 +179,8 @@ class Client:
     ) -> Result:
         wait = None if rule.retry in {Retry.NEVER, Retry.REFUSAL} else wait
         reason = reason_of(error, sent, self._names, self._key)
-        told = f"{sentence}: {reason}" if reason else sentence
-        return Result(rule, told, None, headers, wait, (rule.code, sentence), failure)
+        message = f"{sentence}: {reason}" if reason else sentence
+        return Result(rule, message, None, headers, wait, (rule.code, sentence), failure)
 
     def _classify_reply(
         self, headers: httpx.Headers, status: int, data: bytes | None, max_bytes: int, sent: str

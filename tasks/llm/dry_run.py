@@ -57,11 +57,11 @@ class DryRun:
     def as_dict(self) -> dict[str, Any]:
         """Return one flat mapping. After a pilot, the figures are of the whole run, what is already paid included."""
         flat = flat_estimate(self.job, self.estimate, self.price, fits=self.verdict.fits, left=self.verdict.left)
-        told = {"error": str(self.error), "exit_code": self.error.exit_code} if self.error is not None else {}
+        failure = {"error": str(self.error), "exit_code": self.error.exit_code} if self.error is not None else {}
         rows = self.estimate.to_send - self.completed
         asks = must_approve(self.job, self.verdict) if asks_approval(self.job, self.verdict) else None
         warning = "; ".join(filter(None, [self.verdict.warning, asks])) or None
-        return {**flat, "rows_to_send": rows, "warning": warning, **self.pilot, **told}
+        return {**flat, "rows_to_send": rows, "warning": warning, **self.pilot, **failure}
 
 
 def estimate_without_pilot(job: ResolvedJob, options: RunOptions) -> DryRun:

@@ -175,8 +175,8 @@ def _error_in(document: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     error = error_of_body({"error": document["error"], **{n: document[n] for n in ("code", "type") if n in document}})
     if error is None:
         return None
-    told = [error.get(name) for name in ("message", "type", "status")]
-    is_error = any(isinstance(text, str) and text for text in told) or status_of(error) is not None
+    texts = [error.get(name) for name in ("message", "type", "status")]
+    is_error = any(isinstance(text, str) and text for text in texts) or status_of(error) is not None
     return error if is_error or _plain(error.get("code")) not in _NO_CODES else None
 
 

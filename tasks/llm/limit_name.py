@@ -38,17 +38,17 @@ def other_limit_name(error: Mapping[str, Any] | None, used: str) -> str | None:
     """Return the name that a refusal asks for instead of `used`; None if the refusal is about something else."""
     if error is None:
         return None
-    told = " ".join(_texts(error, 6))[:MAX_READ_CHARACTERS]
-    asked = next((found.group(1) for found in _USE.finditer(told) if found.group(1) != used), None)
-    names = set(re.findall(_NAME, told))
+    text = " ".join(_texts(error, 6))[:MAX_READ_CHARACTERS]
+    asked = next((found.group(1) for found in _USE.finditer(text) if found.group(1) != used), None)
+    names = set(re.findall(_NAME, text))
     if asked is not None and used in names:
         return asked
-    if _VALUE.search(told):
+    if _VALUE.search(text):
         return None
     missing = [name for name in NAMES if name in names and name != used]
-    if missing and used not in names and _REQUIRED.search(told):
+    if missing and used not in names and _REQUIRED.search(text):
         return missing[0]
-    return _OTHER.get(used) if used in names and _UNKNOWN.search(told) else None
+    return _OTHER.get(used) if used in names and _UNKNOWN.search(text) else None
 
 
 def _texts(value: Any, depth: int) -> Iterator[str]:

@@ -225,8 +225,8 @@ def rule_for_status(status: int, *, retry_after: bool, document: Any, where: str
         if error is not None and isinstance(value := error.get(name), str) and value in _KNOWN_CODES
     ]
     rule = TABLE[_code_of(status, set(known), error, retry_after=retry_after)]
-    told = f"{where} {status}" + (f", {known[0]}" if known else "")
-    return rule, f"{rule.sentence} ({told})"
+    details = f"{where} {status}" + (f", {known[0]}" if known else "")
+    return rule, f"{rule.sentence} ({details})"
 
 
 def _code_of(  # noqa: PLR0911 - one return for each line

@@ -204,8 +204,10 @@ def _check_approved(run: Run, picked: _Picked, spent: Totals, auto: MostOfAuto |
     if not worst or booked + worst <= usd_to_nano(limit):
         return
     so_far = f" on top of the {format_usd(booked)} that the run has booked" if booked else ""
-    told = f"{what} may cost {format_usd(worst)}{so_far}, above budget.approval_usd = {format_usd(usd_to_nano(limit))}"
-    raise NotApproved(f"{told}, and the run is not approved; choose fewer rows, or start the run, which asks")
+    message = (
+        f"{what} may cost {format_usd(worst)}{so_far}, above budget.approval_usd = {format_usd(usd_to_nano(limit))}"
+    )
+    raise NotApproved(f"{message}, and the run is not approved; choose fewer rows, or start the run, which asks")
 
 
 class MostOfAuto(NamedTuple):

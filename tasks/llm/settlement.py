@@ -49,9 +49,9 @@ class Settlement:
         """
         usage, tier = reply.usage, reply.service_tier
         # promise: M3 unusable usage is booked at no less than the tokens it reports
-        said = usage or reply.least
+        billed = usage or reply.least
         # promise: M6 the service tier in the reply determines the price
-        cost = 0 if said is None else femto_to_nano(self._price.femto(said, tier))
+        cost = 0 if billed is None else femto_to_nano(self._price.femto(billed, tier))
         if usage is None:
             cost = max(cost, step.reserve_nano)
         # promise: M3 a row is settled at the cost of its reply, not at its reservation

@@ -166,13 +166,13 @@ class BudgetLease:
         month_limit = None if budget.monthly_usd is None else usd_to_nano(budget.monthly_usd)
         self._executor = executor
         self._ledger = ledger or Ledger()
-        told = before.settled_nano, before.in_doubt_nano
+        spent = before.settled_nano, before.in_doubt_nano
         # promise: M1 a process that joins a run takes no lease away from the others
         if is_first:
             # promise: M5 a resumed run starts with the amounts that a person resolved
-            self._before = self._ledger.open_run(entry, *told, datetime.now(UTC))
+            self._before = self._ledger.open_run(entry, *spent, datetime.now(UTC))
         else:
-            self._before = self._ledger.spent(entry.run_id, *told)
+            self._before = self._ledger.spent(entry.run_id, *spent)
         self._account = LeaseAccount(self._ledger, entry.run_id, run_limit=run_limit, month_limit=month_limit)
         self._patience_s = patience_s
         others = self._ledger.month_without(entry.run_id, datetime.now(UTC))
@@ -233,9 +233,9 @@ class BudgetLease:
     async def _report(self, keep: int) -> None:
         """Report what was spent, and give back what is leased beyond `keep`. Raises LedgerFailed."""
         self._returned += self.budget.give_back_unused(keep)
-        told = *self._spent(), self._returned
+        figures = *self._spent(), self._returned
         try:
-            lost = await asyncio.get_running_loop().run_in_executor(self._executor, self._account.report, *told)
+            lost = await asyncio.get_running_loop().run_in_executor(self._executor, self._account.report, *figures)
         except RunTakenOver as error:
             self.budget.fail(error)
             raise

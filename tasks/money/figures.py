@@ -19,12 +19,12 @@ def three_answers(job: Job, estimate: Estimate, verdict: Verdict, now: datetime)
 
     A last one says if a person must approve the run.
     """
-    told = [how_much(estimate), how_long(job, estimate, verdict.left, now), verdict.sentence]
+    answers = [how_much(estimate), how_long(job, estimate, verdict.left, now), verdict.sentence]
     if not verdict.fits and verdict.left and estimate.is_worst_case and job.budget.when_short == "refuse":
-        told.append(_about_pilot(job))
+        answers.append(_about_pilot(job))
     if asks_approval(job, verdict):
-        told.append(must_approve(job, verdict))
-    return [sentence for sentence in told if sentence is not None]
+        answers.append(must_approve(job, verdict))
+    return [sentence for sentence in answers if sentence is not None]
 
 
 def _about_pilot(job: Job) -> str:
@@ -62,13 +62,13 @@ def how_long(job: Job, estimate: Estimate, left: int, now: datetime) -> str | No
     found = least_duration(job, estimate, left)
     if found is None:
         return None
-    told = f"at least {format_duration(found.seconds)} {found.reason}"
+    message = f"at least {format_duration(found.seconds)} {found.reason}"
     if found.seconds < SHORT_S:
-        return told
+        return message
     start = now.astimezone(job.zone)
     end = start + timedelta(seconds=found.seconds)
     day = "" if end.date() == start.date() else f" on {end:%A}, {end:%B} {end.day}"
-    return f"{told}; done about {end:%H:%M %Z}{day}"
+    return f"{message}; done about {end:%H:%M %Z}{day}"
 
 
 def format_duration(seconds: float) -> str:

@@ -69,20 +69,20 @@ def check_budget(
     limits = _limits(job, month_booked)
     word, is_worst_case = _word(is_worst_case=estimate.is_worst_case), estimate.is_worst_case
     if not limits:
-        told = f"{word} {format_usd(expected)}, no budget is set {facts}"
-        return Verdict(True, told, odd, expected, rows, is_worst_case)
+        message = f"{word} {format_usd(expected)}, no budget is set {facts}"
+        return Verdict(True, message, odd, expected, rows, is_worst_case)
     tight = limits[0][0]
     if expected > tight:
         over = decimals_of(expected, tight)  # enough to see which number is larger
         names = " and ".join(name(decimals_of(limit, expected)) for limit, name in limits if expected > limit)
-        told = f"{word} {format_usd(expected, over)} exceeds {names} {facts}"
-        return Verdict(False, told, odd, expected, rows, is_worst_case)
+        message = f"{word} {format_usd(expected, over)} exceeds {names} {facts}"
+        return Verdict(False, message, odd, expected, rows, is_worst_case)
     names = " and ".join(name(None) for _, name in limits)
     short = " and ".join(name(None) for limit, name in limits if worst > limit)
     may_stop = f"the worst case of {format_usd(worst)} exceeds {short}: the run may stop on the way"
-    warning = "; ".join(told for told in (odd, may_stop if short else None) if told) or None
-    told = f"{word} {format_usd(expected)} fits into {names} {facts}"
-    return Verdict(True, told, warning, expected, rows, is_worst_case)
+    warning = "; ".join(message for message in (odd, may_stop if short else None) if message) or None
+    message = f"{word} {format_usd(expected)} fits into {names} {facts}"
+    return Verdict(True, message, warning, expected, rows, is_worst_case)
 
 
 def _limits(job: Job, month_booked: int | None) -> list[tuple[int, Callable[[int | None], str]]]:
@@ -114,7 +114,7 @@ def _warnings(job: Job, estimate: Estimate, today: date) -> list[str]:
         shutdown = find_shutdown(job.model, job.endpoint.base_url)
         # promise: warnings: a model that is shut down causes a warning before payment
         found += [shutdown.sentence(today) if shutdown is not None else None, warn_of_thinking(job)]
-    return [told for told in found if told is not None]
+    return [warning for warning in found if warning is not None]
 
 
 def _warn_of_one_prompt(job: Job, estimate: Estimate) -> str | None:
@@ -144,8 +144,8 @@ def approval_sentence(job: Job, verdict: Verdict) -> str:
     limit = usd_to_nano(job.budget.approval_usd or Decimal(0))
     more, cost = decimals_of(limit, verdict.expected_nano), verdict.expected_nano
     word = _word(is_worst_case=verdict.is_worst_case)
-    told = f"{word} {format_usd(cost, decimals_of(cost, limit))}"
-    return f"{told} is above budget.approval_usd = {format_usd(limit, more)}"
+    cost_text = f"{word} {format_usd(cost, decimals_of(cost, limit))}"
+    return f"{cost_text} is above budget.approval_usd = {format_usd(limit, more)}"
 
 
 def check_largest(job: Job, estimate: Estimate) -> None:

@@ -76,9 +76,9 @@ class Ledger(LedgerDatabase):
                 expected = RUNS.update().where(RUNS.c.run_id == entry.run_id).values(expected_nano=entry.expected_nano)
                 connection.execute(expected)
             booked = ledger_accounts.balance_of(connection, now, run_id=entry.run_id, leases=False)
-            told = booked.settled - ledger_resolutions.settled_by_hand(connection, entry.run_id)
+            reported = booked.settled - ledger_resolutions.settled_by_hand(connection, entry.run_id)
             # promise: M1 a settled amount that the journals lost stays booked
-            if (lost := told - settled - in_doubt) > 0:
+            if (lost := reported - settled - in_doubt) > 0:
                 ledger_resolutions.keep(connection, entry.run_id, ledger_resolutions.LOST, lost)
             found = ledger_resolutions.resolved(connection, entry.run_id, in_doubt, correct=True)
             # promise: M5 amounts that a person resolved stay resolved at later starts

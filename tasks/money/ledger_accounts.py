@@ -52,18 +52,18 @@ class LeaseReport:
 def apply_report(connection: sa.Connection, run_id: str, holder: str, held: LeaseReport, now: datetime) -> int:
     """Set the ledger to what a holder reports; returns what it has leased now. Raises RunTakenOver."""
     mine = is_of(HOLDERS, run_id, holder)
-    told = connection.execute(sa.select(HOLDERS).where(mine)).first()
+    known = connection.execute(sa.select(HOLDERS).where(mine)).first()
     # promise: M1 a process whose run was taken over books nothing more
-    if told is None and not held.is_new:
+    if known is None and not held.is_new:
         raise RunTakenOver(f"the run {run_id} was taken over by another process")
     values = {"settled_nano": held.settled, "in_doubt_nano": held.in_doubt, "renewed_at": time_of(now)}
-    if told is None:
+    if known is None:
         connection.execute(HOLDERS.insert().values(run_id=run_id, holder=holder, **values))
     else:
         connection.execute(HOLDERS.update().where(mine).values(values))
     # promise: M1 a holder's report that is sent twice is booked once
-    settled = held.settled - (told.settled_nano if told is not None else 0)
-    in_doubt = held.in_doubt - (told.in_doubt_nano if told is not None else 0)
+    settled = held.settled - (known.settled_nano if known is not None else 0)
+    in_doubt = held.in_doubt - (known.in_doubt_nano if known is not None else 0)
     # promise: M1 money that was leased in a month is booked in that month
     leases = connection.execute(sa.select(LEASES).where(is_of(LEASES, run_id, holder)).order_by(LEASES.c.month)).all()
     amounts = _charge_leases(connection, leases, settled, in_doubt, run_id, now)

@@ -90,10 +90,10 @@ def _unless_stored() -> Iterator[None]:
 
 def timeout_s() -> int:
     """Return the seconds that a run waits for an answer. Raises BadJob if PARQUILL_APPROVAL_TIMEOUT_S is not valid."""
-    said = os.environ.get(TIMEOUT, str(DAY_S)).strip()
-    seconds = int(said) if said.isascii() and said.isdecimal() and len(said) <= len(str(MAX_TIMEOUT_S)) else 0
+    text = os.environ.get(TIMEOUT, str(DAY_S)).strip()
+    seconds = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_TIMEOUT_S)) else 0
     if not 0 < seconds <= MAX_TIMEOUT_S:
-        raise BadJob(f"{TIMEOUT} is {said!r}; it must be a whole number of seconds from 1 to {MAX_TIMEOUT_S}")
+        raise BadJob(f"{TIMEOUT} is {text!r}; it must be a whole number of seconds from 1 to {MAX_TIMEOUT_S}")
     return seconds
 
 

@@ -68,15 +68,15 @@ def add_tag(tag: str) -> None:
         client.update_flow_run(flow_run.id, tags=[*flow_run.tags, tag])
 
 
-def emit(name: str, job: Job, *, told: Mapping[str, str] | None = None, **payload: Any) -> None:
+def emit(name: str, job: Job, *, resource_labels: Mapping[str, str] | None = None, **payload: Any) -> None:
     """Emit `parquill.NAME` for a job; the payload holds figures and sentences, never a cell or a key.
 
-    `told` are labels of the event's resource (prefixed with `parquill.`): a trigger can match only labels.
+    `resource_labels` are labels of the event's resource (prefixed with `parquill.`): a trigger can match only labels.
     """
     related = []
     if flow_run.id:
         related = [{"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"}]
-    labels = {f"parquill.{label}": value for label, value in (told or {}).items()}
+    labels = {f"parquill.{label}": value for label, value in (resource_labels or {}).items()}
     resource = {"prefect.resource.id": f"parquill.job.{job.name}", "prefect.resource.name": job.name, **labels}
     with best_effort("an event"):
         emit_event(
@@ -126,7 +126,7 @@ def emit_end(run: Run, summary: Mapping[str, Any], *, is_short: bool) -> None:
         "not-ok-percent": str(math.ceil(shares["not_ok_percent"])),
         "over-expected-percent": str(math.floor(max(0.0, shares["over_expected_percent"]))),
     }
-    emit("run.finished", run.job, told=whole, **figures)
+    emit("run.finished", run.job, resource_labels=whole, **figures)
 
 
 def deviation_percentages(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -26,6 +26,6 @@ def pilot_first(run: Run) -> Run:
     if pilot_must_ask(run, standing):
         # promise: P4 a pilot that needs approval waits for it
         wait_for_approval(run, standing)
-    run, told = complete_first_pilot(run, stop_when_cancelled, run_log())
-    get_run_logger().info(told)
+    run, message = complete_first_pilot(run, stop_when_cancelled, run_log())
+    get_run_logger().info(message)
     return run

@@ -110,7 +110,7 @@ def returns_state(
     arguments = Arguments(body)
 
     @functools.wraps(body)
-    def told(*args: Given.args, **kwargs: Given.kwargs) -> Any:
+    def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Any:
         given = arguments.signature.bind(*args, **kwargs)
         process.on_flow_start()
         _latest.clear()
@@ -134,6 +134,6 @@ def returns_state(
         ensure_final_state_accepted()
         return ended if isinstance(ended, State) else state_of_summary(ended)
 
-    # Prefect builds the form from the signature, and would look up its names in the module where `told` is defined
-    vars(told)["__signature__"] = arguments.signature
-    return told
+    # Prefect builds the form from the signature, and would look up its names in the module where `wrapper` is defined
+    vars(wrapper)["__signature__"] = arguments.signature
+    return wrapper

@@ -42,10 +42,10 @@ def register_flow_run(run: Run) -> None:
     DISK.write_own(path, {"flow_run_id": mine, "led_before": led})
     if before is not None:
         summary = _summary(run.folders)
-        told = summary.get("run_id") == run.run_id and summary["state"] in ENDED
+        has_ended = summary.get("run_id") == run.run_id and summary["state"] in ENDED
         with best_effort("the end of the previous flow run"), get_client(sync_client=True) as client:
             # promise: P5 the next start marks the flow run of a dead process as Crashed
-            _end(client, before, _state_of(summary) if told else Crashed(message=DIED))
+            _end(client, before, _state_of(summary) if has_ended else Crashed(message=DIED))
 
 
 def redo_already_done(folders: Folders) -> bool:

@@ -98,7 +98,7 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: ModelPr
     rejected = ", ".join(f"{code} {count:,}" for code, count in sorted(estimate.rejected.items()))
     parts = [
         f"# Estimate of {escape(job.name)}",
-        *(f"**{escape(told)}**" for told in three_answers(job, estimate, verdict, datetime.now(UTC))),
+        *(f"**{escape(answer)}**" for answer in three_answers(job, estimate, verdict, datetime.now(UTC))),
         escape(f"Warning: {verdict.warning}." if verdict.warning else ""),
         estimate_table(estimate),
         escape(f"Rows that cannot be sent: {rejected}. The first: {estimate.first_rejected}.") if rejected else "",
@@ -116,9 +116,9 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: ModelPr
 
 def show_summary(run: Run, sums: ResultTotals, summary: dict[str, Any]) -> None:
     """Show the cost summary as an artifact, with its headline as the description."""
-    told = headline(summary)
+    line = headline(summary)
     parts = [
-        f"# {escape(run.job.name)}: {told}",
+        f"# {escape(run.job.name)}: {line}",
         escape(summary["message"] or ""),
         rows_table(summary),
         groups_tables(summary),
@@ -133,7 +133,7 @@ def show_summary(run: Run, sums: ResultTotals, summary: dict[str, Any]) -> None:
         create_markdown_artifact(
             markdown="\n\n".join(part for part in parts if part),
             key=_key("summary", run.job),
-            description=escape_inline(told),
+            description=escape_inline(line),
         )
 
 
@@ -167,12 +167,12 @@ def _progress_loop(run: Run, run_sender: RunSender, artifact_id: Any, over: thre
         last = over.wait(POLL_INTERVAL_S)
         # copies: the event loop appends to both
         service, limits = list(run_sender.lane.warnings), list(run_sender.soft_limits.messages)
-        for told in service[reported:]:
+        for message in service[reported:]:
             with best_effort("the warning"):
-                get_run_logger().warning(told)
+                get_run_logger().warning(message)
         reported = len(service)
-        for told in limits[passed:]:
-            _warn(run, run_sender, told)
+        for message in limits[passed:]:
+            _warn(run, run_sender, message)
         passed = len(limits)
         if last or time.monotonic() - shown >= UPDATE_INTERVAL_S:
             shown = time.monotonic()
@@ -183,23 +183,23 @@ def _progress_loop(run: Run, run_sender: RunSender, artifact_id: Any, over: thre
 
 def _show_progress(run: Run, run_sender: RunSender, artifact_id: Any) -> Any:
     """Update the progress artifact, or create it if the server was away until now; return its id."""
-    progress, told = run_sender.lane.progress, escape_inline(progress_line(run, run_sender))
+    progress, line = run_sender.lane.progress, escape_inline(progress_line(run, run_sender))
     share = round(100.0 * progress.done / max(1, progress.total), 1)
     with best_effort("the progress"):
         if artifact_id is None:
-            return create_progress_artifact(progress=share, key=_key("progress", run.job), description=told)
+            return create_progress_artifact(progress=share, key=_key("progress", run.job), description=line)
         with get_client(sync_client=True) as client:
-            client.update_artifact(artifact_id, ArtifactUpdate(data=share, description=told))
+            client.update_artifact(artifact_id, ArtifactUpdate(data=share, description=line))
     return artifact_id
 
 
-def _warn(run: Run, run_sender: RunSender, told: str) -> None:
+def _warn(run: Run, run_sender: RunSender, message: str) -> None:
     """Report at once that a soft limit is passed: in the flow run's log, as an event and as an artifact."""
     with best_effort("the warning"):
-        get_run_logger().warning(told)
-    emit("budget.soft-limit", run.job, run_id=run.run_id, message=told)
+        get_run_logger().warning(message)
+    emit("budget.soft-limit", run.job, run_id=run.run_id, message=message)
     lines = [
-        f"# {escape(run.job.name)}: {escape(told)}",
+        f"# {escape(run.job.name)}: {escape(message)}",
         escape(progress_line(run, run_sender)),
         f"Run {escape(run.run_id)}.",
     ]
@@ -207,7 +207,7 @@ def _warn(run: Run, run_sender: RunSender, told: str) -> None:
         create_markdown_artifact(
             markdown="\n\n".join(lines),
             key=_key("soft-limit", run.job),
-            description=escape_inline(f"{run.job.name}: {told}"),
+            description=escape_inline(f"{run.job.name}: {message}"),
         )
 
 

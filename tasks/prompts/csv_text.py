@@ -70,18 +70,18 @@ class CsvText:
                 yield begin, mark.end()
             begin = place = mark.end()
 
-    def header(self, block: Block, told: str) -> tuple[list[str], Block]:
+    def header(self, block: Block, file: str) -> tuple[list[str], Block]:
         """Return the names of the columns, and the rest of the block. Raises BadInput."""
         place, end = next(self._rows(block.data), (0, 0))
         if end == 0:
-            raise BadInput(f"{told} has no header row with the names of the columns")
+            raise BadInput(f"{file} has no header row with the names of the columns")
         line = block.line + count_lines(block.data[:place])
         try:
             row = block.data[place:end].decode()
             names = next(csv.reader(io.StringIO(row, newline=""), delimiter=self._separator))
         except csv.Error:
-            raise BadInput(f"{told}, line {line:,}: the header has a name that is far too long") from None
-        where = f"{told}, line {line:,}"
+            raise BadInput(f"{file}, line {line:,}: the header has a name that is far too long") from None
+        where = f"{file}, line {line:,}"
         if "" in names:
             raise BadInput(
                 f"{where}: the header has no name in cell {names.index('') + 1}; name each column (pandas: "
@@ -91,7 +91,7 @@ class CsvText:
             raise BadInput(f"{where}: no {_NAMES[self._separator]} separates the names; .csv has commas, .tsv has tabs")
         return names, Block(block.data[end:], block.line + count_lines(block.data[:end]))
 
-    def cells(self, block: Block, names: Sequence[str], wanted: Sequence[str], told: str) -> pa.Table:
+    def cells(self, block: Block, names: Sequence[str], wanted: Sequence[str], file: str) -> pa.Table:
         """Return the wanted columns of a block as strings. Raises BadInput for a row with more or fewer cells."""
         faults: list[pa_csv.InvalidRow] = []
 
@@ -114,7 +114,7 @@ class CsvText:
         fault = faults[0]
         place = self._place(block.data, fault.number)
         raise BadInput(
-            f"{told}, line {block.line + count_lines(block.data[:place]):,}: the row has {fault.actual_columns} "
+            f"{file}, line {block.line + count_lines(block.data[:place]):,}: the row has {fault.actual_columns} "
             f"{'cell' if fault.actual_columns == 1 else 'cells'}, but the header has {fault.expected_columns}"
         )
 

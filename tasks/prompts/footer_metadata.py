@@ -79,9 +79,9 @@ def _names_one(value: Any, names: frozenset[str]) -> bool:
 def _cut_pandas(value: bytes, same: frozenset[str]) -> bytes | None:
     """Return what pandas needs to restore the index and its types; column names then have one level."""
     try:
-        told = orjson.loads(value)
-        index = [name for name in told["index_columns"] if isinstance(name, str) and name in same]
-        columns = [column for column in told["columns"] if column["field_name"] in same]
+        metadata = orjson.loads(value)
+        index = [name for name in metadata["index_columns"] if isinstance(name, str) and name in same]
+        columns = [column for column in metadata["columns"] if column["field_name"] in same]
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return None
     cut: Mapping[str, Any] = {
@@ -89,8 +89,8 @@ def _cut_pandas(value: bytes, same: frozenset[str]) -> bytes | None:
         "column_indexes": [_ONE_LEVEL],
         # a name of several levels is written in Python's notation, and is a plain name now
         "columns": [{**c, "name": c["name"] if c["field_name"] in index else c["field_name"]} for c in columns],
-        "pandas_version": told.get("pandas_version"),
-        "creator": told.get("creator"),
+        "pandas_version": metadata.get("pandas_version"),
+        "creator": metadata.get("creator"),
     }
     return orjson.dumps(cut)
 

@@ -94,21 +94,21 @@ class Columns:
 
     def notes(self, keys: Sequence[str]) -> list[str]:
         """Return notes on differences that are allowed."""
-        told = []
+        notes = []
         for name, first in self.without(keys).items():
             count = self._without[name][1]
-            told.append(
+            notes.append(
                 f"{count:,} of {self._files:,} files have no column {name!r}, so it is null in their rows; the first "
                 f"is {redact_uri(first)}; if this is not intended, add the column there or drop it from all files"
             )
-        told += [
+        notes += [
             f"some files have no field {place!r}, so it is null in their rows; the first is {redact_uri(first)}; if "
             "this is not intended, add the field there or drop it from all files"
             for place, first in self._fields_without.items()
         ]
-        told += [
+        notes += [
             f"the column {name!r} is {kind} in some files and floating point in others, and is read as "
             f"{self._fields[name].type}: a prompt shows 1 as 1.0; if this is not intended, use one type"
             for name, kind in self._as_double.items()
         ]
-        return told
+        return notes

@@ -73,8 +73,8 @@ class _Found:
 
 
 def _notes(others: Sequence[str], hidden: Sequence[str], kind: str = PARQUET) -> list[str]:
-    told = ((others, f"are not {kind}"), (hidden, "have names or folders that begin with a dot or an underscore"))
-    return [f"files of the input that {why} and are left out: {_some(names)}" for names, why in told if names]
+    groups = ((others, f"are not {kind}"), (hidden, "have names or folders that begin with a dot or an underscore"))
+    return [f"files of the input that {why} and are left out: {_some(names)}" for names, why in groups if names]
 
 
 def _some(names: Sequence[str]) -> str:
@@ -97,10 +97,10 @@ def one_kind(location: str, places: Sequence[InputFile]) -> str | None:
         first.setdefault(place.kind, redact_uri(place.path))
     # promise: input: an input with CSV and JSON lines files is refused
     if len(first) > 1:
-        told, other = list(first.values())[:2]
-        ending = "".join(PurePosixPath(told).suffixes[-2 if packing_of(told) else -1 :])
+        one, other = list(first.values())[:2]
+        ending = "".join(PurePosixPath(one).suffixes[-2 if packing_of(one) else -1 :])
         raise BadInput(
-            f"{redact_uri(location)} has files of two kinds, {told} and {other}; write a glob for one kind, such as "
+            f"{redact_uri(location)} has files of two kinds, {one} and {other}; write a glob for one kind, such as "
             f"one that ends in /*{ending}"
         )
     return next(iter(first), None)
@@ -125,8 +125,8 @@ def refuse_output_inside_input(location: str, paths: list[str], output: str | No
             raise BadInput(f"the input {location} lies inside the output {output}; choose another `output`")
     # promise: input: an input that contains the job's own output is refused
     if is_in:
-        told = redact_uri(output), redact_uri(location)
-        raise BadInput(f"the output {told[0]} lies inside the input {told[1]}, so results would be read as prompts")
+        shown = redact_uri(output), redact_uri(location)
+        raise BadInput(f"the output {shown[0]} lies inside the input {shown[1]}, so results would be read as prompts")
 
 
 def _list(location: str) -> Listing:
@@ -176,8 +176,8 @@ def _hidden_of_glob(names: Sequence[str], pattern: Sequence[str]) -> list[str]:
 
 
 def _advise_of_globs(location: str, notes: Sequence[str]) -> str:
-    told = "".join(f" ({note})" for note in notes)
-    return f"{told}; if its files have other names, write a glob for them, such as {location.rstrip('/')}/*"
+    noted = "".join(f" ({note})" for note in notes)
+    return f"{noted}; if its files have other names, write a glob for them, such as {location.rstrip('/')}/*"
 
 
 def _advise_of_folders(location: str) -> str:
@@ -239,8 +239,8 @@ def _places(paths: list[Path], root: Path) -> list[InputFile]:
             # promise: input: a file name that is not UTF-8 is refused
             str(path).encode()
         except UnicodeEncodeError:
-            told = str(path).encode("utf-8", "replace").decode()
-            raise BadInput(f"the name of {told} is not UTF-8; rename it") from None
+            shown = str(path).encode("utf-8", "replace").decode()
+            raise BadInput(f"the name of {shown} is not UTF-8; rename it") from None
         # promise: input: a path that is not a regular file is never opened
         if not path.is_file():
             kind = "a link to a file that does not exist" if path.is_symlink() else "not a file"
@@ -337,8 +337,8 @@ def partitions_of(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
     null = "__HIVE_DEFAULT_PARTITION__"
     numbers = set()
     for key in raw[0]:
-        told = [found[key] for found in raw if found[key] != null]
-        if told and all(map(_is_int, told)):
+        values = [found[key] for found in raw if found[key] != null]
+        if values and all(map(_is_int, values)):
             numbers.add(key)
     return [tuple((k, None if v == null else int(v) if k in numbers else v) for k, v in found.items()) for found in raw]
 

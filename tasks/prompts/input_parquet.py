@@ -112,48 +112,48 @@ def _footers(places: Sequence[InputFile]) -> Iterator[_Found]:
 
 
 def _footer(place: InputFile) -> _Found:
-    path, size, told = place.path, place.size, redact_uri(place.path)
+    path, size, shown = place.path, place.size, redact_uri(place.path)
     # promise: input: an empty file of 0 bytes is refused
     if size == 0:
-        raise BadInput(f"{told} is empty (0 bytes)")
+        raise BadInput(f"{shown} is empty (0 bytes)")
     try:
         parquet, tag = _open(path)
         with parquet:
             footer, schema = parquet.metadata, parquet.schema_arrow
         digest = "" if is_uri(path) else _footer_digest(path)
     except PermissionError:
-        raise BadInput(f"{told} cannot be opened: permission denied") from None
+        raise BadInput(f"{shown} cannot be opened: permission denied") from None
     except pa.ArrowInvalid as error:
         other = tell_format(path) or tell_content(path)
         raise BadInput(
-            f"{told} is {other}" if other else f"{told} is not a readable Parquet file: {_first_line(error)}"
+            f"{shown} is {other}" if other else f"{shown} is not a readable Parquet file: {_first_line(error)}"
         ) from None
     except (pa.ArrowException, OSError) as error:
         kind = "cannot be read" if is_uri(path) else "is not a readable Parquet file"
-        raise BadInput(f"{told} {kind}: {reason_of(path, error)}") from None
+        raise BadInput(f"{shown} {kind}: {reason_of(path, error)}") from None
     names = schema.names
     twice = sorted({name for name in names if names.count(name) > 1})
     # promise: input: a file with a duplicate column name is refused
     if twice:
-        raise BadInput(f"{told} has the column {twice[0]!r} more than once")
-    _check_counts(told, footer)
+        raise BadInput(f"{shown} has the column {twice[0]!r} more than once")
+    _check_counts(shown, footer)
     claimed = sum(footer.row_group(i).total_byte_size for i in range(min(footer.num_row_groups, MAX_GROUPS)))
     # promise: input: a decompression bomb is refused by its footer
     if claimed > EXPANSION_FLOOR_BYTES and claimed > size * MAX_EXPANSION:
-        raise BadInput(f"{told} would grow from {size:,} to {claimed:,} bytes: a decompression bomb?")
+        raise BadInput(f"{shown} would grow from {size:,} to {claimed:,} bytes: a decompression bomb?")
     try:
         return _Found(footer, schema, tag, digest, _row_bytes(path, footer))
     except (pa.ArrowException, OSError) as error:
-        raise BadInput(f"{told} cannot be read: {reason_of(path, error)}") from None
+        raise BadInput(f"{shown} cannot be read: {reason_of(path, error)}") from None
 
 
-def _check_counts(told: str, footer: pq.FileMetaData) -> None:
+def _check_counts(file: str, footer: pq.FileMetaData) -> None:
     """Refuse a footer that contradicts itself, since rows would be lost silently. Raises BadInput."""
     counted = sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
     # promise: input: a footer whose row groups contradict its row count is refused
     if counted != footer.num_rows:
         raise BadInput(
-            f"{told} says that it has {footer.num_rows:,} rows, but its row groups have {counted:,}: write it again"
+            f"{file} says that it has {footer.num_rows:,} rows, but its row groups have {counted:,}: write it again"
         )
     flat = [i for i in range(footer.num_columns) if footer.schema.column(i).max_repetition_level == 0]
     # files with more chunks are checked when the rows are read
@@ -162,7 +162,7 @@ def _check_counts(told: str, footer: pq.FileMetaData) -> None:
         # promise: input: a column with a different row count is refused
         if odd is not None:
             raise BadInput(
-                f"{told} says that a row group has {group.num_rows:,} rows, but its column {odd.path_in_schema!r} "
+                f"{file} says that a row group has {group.num_rows:,} rows, but its column {odd.path_in_schema!r} "
                 f"has {odd.num_values:,}: write it again"
             )
 

@@ -73,25 +73,25 @@ def read_texts(
 
 def _look(place: InputFile, kinds: CsvKinds | Kind) -> _Seen:
     """Read a file for the first time."""
-    told, seen = redact_uri(place.path), _Seen()
+    shown, seen = redact_uri(place.path), _Seen()
     if place.size == 0:
-        raise BadInput(f"{told} is empty (0 bytes)")
+        raise BadInput(f"{shown} is empty (0 bytes)")
     try:
         with open_text(place.path) as stream:
             if isinstance(kinds, Kind):
                 _look_at_lines(stream, kinds, seen)
             else:
-                _look_at_cells(stream, kinds, seen, separator_of(told))
+                _look_at_cells(stream, kinds, seen, separator_of(shown))
             seen.digest, size = stream.finish()
             seen.bytes, seen.tag = stream.bytes, stream.tag
     except PermissionError:
-        raise BadInput(f"{told} cannot be opened: permission denied") from None
+        raise BadInput(f"{shown} cannot be opened: permission denied") from None
     except BadInput:
         _check_as_listed(place)  # then this is why
         raise
     except (pa.ArrowException, OSError) as error:
         _check_as_listed(place)
-        raise BadInput(f"{told} cannot be read: {reason_of(place.path, error)}") from None
+        raise BadInput(f"{shown} cannot be read: {reason_of(place.path, error)}") from None
     # promise: input: a text file that changes during the first reading is refused
     _check_as_listed(place, size)
     return seen
@@ -102,28 +102,28 @@ def _look_at_cells(stream: TextStream, kinds: CsvKinds, seen: _Seen, separator: 
     names: list[str] = []
     for block in stream.blocks(text.cut, text.explain):
         if not names:
-            names, block = text.header(block, stream.told)  # noqa: PLW2901
+            names, block = text.header(block, stream.shown)  # noqa: PLW2901
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
-                raise BadInput(f"{stream.told} has the column {twice!r} more than once")
+                raise BadInput(f"{stream.shown} has the column {twice!r} more than once")
             seen.columns = tuple(names)
         if block.data.strip(b"\r\n"):
             # text stays text, so its columns are only counted
-            table = text.cells(block, names, kinds.undecided(names) or names[:1], stream.told)
+            table = text.cells(block, names, kinds.undecided(names) or names[:1], stream.shown)
             kinds.see(table)
             seen.rows += table.num_rows
     if not names:
-        raise BadInput(f"{stream.told} has no header row with the names of the columns")
+        raise BadInput(f"{stream.shown} has no header row with the names of the columns")
 
 
 def _look_at_lines(stream: TextStream, whole: Kind, seen: _Seen) -> None:
     names: dict[str, None] = {}
     for block in stream.blocks(json_lines.cut, json_lines.explain):
-        for line, row in json_lines.objects(block, stream.told):
+        for line, row in json_lines.objects(block, stream.shown):
             try:
-                whole.see(row, Place(stream.told, line), "")
+                whole.see(row, Place(stream.shown, line), "")
             except Conflict as conflict:
-                raise BadInput(f"{stream.told}, line {line:,}: {conflict}") from None
+                raise BadInput(f"{stream.shown}, line {line:,}: {conflict}") from None
             names.update(dict.fromkeys(row))
             seen.rows += 1
     seen.columns = tuple(names)
@@ -167,10 +167,10 @@ def _cells(stream: TextStream, file: SourceFile, schema: pa.Schema) -> Iterator[
     is_first = True
     for block in stream.blocks(text.cut, text.explain):
         if is_first:
-            _, block = text.header(block, stream.told)  # noqa: PLW2901
+            _, block = text.header(block, stream.shown)  # noqa: PLW2901
             is_first = False
         if block.data.strip(b"\r\n"):
-            table = text.cells(block, names, schema.names, stream.told).cast(schema)
+            table = text.cells(block, names, schema.names, stream.shown).cast(schema)
             yield from table.combine_chunks().to_batches(max_chunksize=BATCH_ROWS)
 
 
@@ -178,7 +178,7 @@ def _objects(stream: TextStream, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     rows: list[dict[str, Any]] = []
     size = 0
     for block in stream.blocks(json_lines.cut, json_lines.explain):
-        for _, row in json_lines.objects(block, stream.told):
+        for _, row in json_lines.objects(block, stream.shown):
             rows.append(row)
             if len(rows) == BATCH_ROWS:
                 yield json_lines.to_batch(rows, schema)

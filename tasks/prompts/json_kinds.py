@@ -91,9 +91,9 @@ class Kind:
     def _check_exact(self, path: str, place: Place) -> None:
         if float in self._first and self._most > EXACT:
             other = self._most_at if place == self._first[float] else self._first[float]
-            told = "" if other == place else f" ({other.beside(place)})"
+            where = "" if other == place else f" ({other.beside(place)})"
             raise Conflict(
-                f"{path!r} has fractional numbers and a whole number over 2^53{told}, which floating point cannot "
+                f"{path!r} has fractional numbers and a whole number over 2^53{where}, which floating point cannot "
                 "hold; write it as text"
             )
 

@@ -30,7 +30,7 @@ def explain(_: bytes, line: int) -> str:
     return f"line {line:,} is longer than {MAX_ROW_BYTES:,} bytes; is this JSON with one object a line?"
 
 
-def objects(block: Block, told: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def objects(block: Block, file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the objects of a block with the numbers of their lines; blank lines are no rows. Raises BadInput."""
     for number, line in enumerate(block.data.split(b"\n"), block.line):
         if not line.strip(_SPACE):
@@ -39,15 +39,15 @@ def objects(block: Block, told: str) -> Iterator[tuple[int, dict[str, Any]]]:
             found = _DECODER.decode(line.decode())
         except json.JSONDecodeError as error:
             why = f"is not JSON ({error.msg} in column {error.colno:,})"
-            raise BadInput(f"{told}, line {number:,} {why}; each line is one whole object") from None
+            raise BadInput(f"{file}, line {number:,} {why}; each line is one whole object") from None
         except _Fault as fault:
-            raise BadInput(f"{told}, line {number:,}: {fault}") from None
+            raise BadInput(f"{file}, line {number:,}: {fault}") from None
         except (RecursionError, ValueError):
-            raise BadInput(f"{told}, line {number:,} is nested too deeply or has a number that is too long") from None
+            raise BadInput(f"{file}, line {number:,} is nested too deeply or has a number that is too long") from None
         if not isinstance(found, dict):
             shape = "list" if isinstance(found, list) else "value"
             raise BadInput(
-                f"{told}, line {number:,} is a JSON {shape}; each line is one object, whose keys are columns"
+                f"{file}, line {number:,} is a JSON {shape}; each line is one object, whose keys are columns"
             )
         yield number, found
 

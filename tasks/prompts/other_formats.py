@@ -69,8 +69,8 @@ def tell_format(path: str) -> str | None:
         return None
     found = _READERS.get(suffixes[-1 - len(packed)]) if len(suffixes) > len(packed) else None
     if found is None:
-        told = _ADVICE.get(suffixes[-1])
-        return None if told is None else "; ".join(told)
+        advice = _ADVICE.get(suffixes[-1])
+        return None if advice is None else "; ".join(advice)
     kind, reader = found
     if is_uri(path):
         return f"{kind}; {_READ}; convert it"

@@ -56,10 +56,10 @@ class Page(NamedTuple):
     values: int
 
 
-def mean_row_bytes(file: File, told: str, groups: Sequence[RowGroupMetaData], *, is_remote: bool = False) -> float:
+def mean_row_bytes(file: File, name: str, groups: Sequence[RowGroupMetaData], *, is_remote: bool = False) -> float:
     """Return the most bytes that a row takes unpacked, on average over a page; 0 if no headers were read.
 
-    `told` names the file. Raises BadInput for pages that are too large to unpack.
+    `name` is that of the file. Raises BadInput for pages that are too large to unpack.
     """
     heaviest = 0.0
     few = sum(group.num_columns for group in groups) <= MAX_CHUNKS
@@ -83,7 +83,7 @@ def mean_row_bytes(file: File, told: str, groups: Sequence[RowGroupMetaData], *,
         if pages_bytes > MAX_PAGES_BYTES or row_bytes > MAX_ROW_BYTES:
             most = max(pages_bytes, int(row_bytes))
             raise BadInput(
-                f"{told} has values that take {most:,} bytes when they are unpacked: a decompression bomb? (If not, "
+                f"{name} has values that take {most:,} bytes when they are unpacked: a decompression bomb? (If not, "
                 "write it with smaller pages, or leave the column out.)"
             )
         heaviest = max(heaviest, row_bytes)

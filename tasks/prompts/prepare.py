@@ -120,12 +120,12 @@ def prepare_run(
         found.save_job(disk)
         return found
     if not options.redo and _nothing_to_do(folders, digest, hold=job.retry.in_doubt == "hold"):
-        _keep_told(folders, disk)
+        _restore_summary(folders, disk)
         return None
     work_ahead()
     run = _plan(job, options, source, digest, disk)
     if run is None:
-        _keep_told(folders, disk)
+        _restore_summary(folders, disk)
     return run
 
 
@@ -170,13 +170,13 @@ def _goes_on(current: Run, options: RunOptions) -> bool:
     return current.redo == options.redo or (not options.redo and current.folder.has_begun)
 
 
-def _keep_told(folders: Folders, disk: Disk) -> None:
+def _restore_summary(folders: Folders, disk: Disk) -> None:
     """Leave results and summary as they are, but write a removed summary or report again."""
     if read_json(folders.output / "summary.json") is None:
-        told = read_json(_history(folders))
-        if told is not None:
+        summary = read_json(_history(folders))
+        if summary is not None:
             # promise: rerun: a summary.json that was removed is written again
-            disk.write_json(folders.output / "summary.json", told)
+            disk.write_json(folders.output / "summary.json", summary)
     # promise: stores: the next start completes an interrupted copy
     if not is_published(folders):
         publish(folders)  # the copying was cut off, or files were removed there

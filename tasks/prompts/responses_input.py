@@ -96,10 +96,10 @@ def _items_of(number: int, message: dict[str, Any]) -> list[dict[str, Any]]:
         return [{"role": role, "content": _parts(content, "input_text")}]
     parts = _parts(content, "output_text")
     if "refusal" in message:
-        told = [{"type": "output_text", "text": parts}] if isinstance(parts, str) and parts else parts or []
-        parts = [*told, {"type": "refusal", "refusal": _text(number, message["refusal"], "refusal")}]
-    said = [{"role": role, "content": parts}] if parts or "tool_calls" not in message else []
-    return [*said, *_calls(number, message.get("tool_calls", []))]
+        text_parts = [{"type": "output_text", "text": parts}] if isinstance(parts, str) and parts else parts or []
+        parts = [*text_parts, {"type": "refusal", "refusal": _text(number, message["refusal"], "refusal")}]
+    spoken = [{"role": role, "content": parts}] if parts or "tool_calls" not in message else []
+    return [*spoken, *_calls(number, message.get("tool_calls", []))]
 
 
 def _parts(content: Any, kind: str) -> Any:

@@ -39,16 +39,16 @@ def explain_reuse(job: ResolvedJob, total: EstimateSum, runs: Sequence[RunFolder
     if before.get("name") != job.name:
         since += f" of the job {before.get('name')}"
     count = f"only {total.reused:,}" if total.reused else "none"
-    told = f"{count} of {rows:,} rows can be reused"
+    message = f"{count} of {rows:,} rows can be reused"
     changes = list(_changes(before, job.model_dump(mode="json")))
     if changes:
-        told = f"{told}: {', '.join(changes)} {since}"
+        message = f"{message}: {', '.join(changes)} {since}"
         is_replaced = before.get("output") == job.output and before.get("input") != job.input
-        return f"{told}, whose results this run replaces" if is_replaced else told
-    told += f": no setting that goes into a request changed {since}, which has no answers to these rows"
+        return f"{message}, whose results this run replaces" if is_replaced else message
+    message += f": no setting that goes into a request changed {since}, which has no answers to these rows"
     if not job.dedupe and job.id_column is None:
-        told += " (with `dedupe: false` and no `id_column` a row is also identified by its file and number)"
-    return told
+        message += " (with `dedupe: false` and no `id_column` a row is also identified by its file and number)"
+    return message
 
 
 def _run_to_compare(job: ResolvedJob, rows: int, runs: Sequence[RunFolder]) -> tuple[str, Mapping[str, Any]] | None:

@@ -121,8 +121,8 @@ def read_batches(
             # promise: input: a file with fewer rows than its footer states is refused
             check_unchanged(file)
             if left > 0 and first != file.rows:
-                told = f"it has {first:,} rows, but its footer says {file.rows:,}"
-                raise BadInput(f"{redact_uri(file.path)} is damaged: {told}")
+                fault = f"it has {first:,} rows, but its footer says {file.rows:,}"
+                raise BadInput(f"{redact_uri(file.path)} is damaged: {fault}")
         except (pa.ArrowException, OSError) as error:
             # promise: input: a read error in a file that has changed is reported as a change
             check_unchanged(file)  # then this is why
@@ -178,8 +178,8 @@ def _check_agreement(column: pa.Array, name: str, value: Any, file: SourceFile) 
     if column.type in {pa.string_view(), pa.binary_view()}:
         column = column.cast(pa.large_binary())
     try:
-        told = pa.scalar(None if value is None else str(value)).cast(column.type)
-        agrees = column.null_count == len(column) if value is None else bool(pc.all(pc.equal(column, told)).as_py())
+        stated = pa.scalar(None if value is None else str(value)).cast(column.type)
+        agrees = column.null_count == len(column) if value is None else bool(pc.all(pc.equal(column, stated)).as_py())
         # promise: input: a column with nulls does not match the value of its folder
         agrees = agrees and (value is None or column.null_count == 0)
     except (pa.ArrowException, ValueError):

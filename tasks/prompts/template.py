@@ -213,9 +213,9 @@ class Templates:
             except TooMuchText:
                 raise RowFault("template_error", f"prompt.{role} makes more text than any prompt can hold") from None
             except UndefinedError as error:
-                told = null_of(str(error.message), values)
-                if told is not None:
-                    raise RowFault("null_value", f"{told} is null; {FOR_NULLS}") from None
+                cause = null_of(str(error.message), values)
+                if cause is not None:
+                    raise RowFault("null_value", f"{cause} is null; {FOR_NULLS}") from None
                 raise RowFault("template_error", f"prompt.{role}: a name or key is missing in this row") from None
             except (
                 TemplateError,

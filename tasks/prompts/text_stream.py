@@ -67,7 +67,7 @@ class TextStream:
     """A text file as unpacked bytes. `tag` is the ETag of its store, if it has one."""
 
     def __init__(self, path: str, raw: Any, tag: str) -> None:
-        self.told, self.tag = redact_uri(path), tag
+        self.shown, self.tag = redact_uri(path), tag
         self._packing = packing_of(redact_uri(path))
         self._stored = _Stored(raw)
         self._unpacked: Any = self._stored
@@ -83,12 +83,12 @@ class TextStream:
             if self._packing is None or self._stored.error is not None:
                 raise
             raise BadInput(
-                f"{self.told} cannot be unpacked: it is damaged, cut off, or not {self._packing} as its name says"
+                f"{self.shown} cannot be unpacked: it is damaged, cut off, or not {self._packing} as its name says"
             ) from None
         self.bytes += len(data)
         if self.bytes > max(EXPANSION_FLOOR_BYTES, self._stored.size * MAX_EXPANSION):
             raise BadInput(
-                f"{self.told} grows from {self._stored.size:,} to over {self.bytes:,} bytes: a decompression bomb?"
+                f"{self.shown} grows from {self._stored.size:,} to over {self.bytes:,} bytes: a decompression bomb?"
             )
         return data
 
@@ -122,27 +122,27 @@ class TextStream:
             # promise: input: a quote that never closes takes a bounded amount of memory
             if held and (is_last or len(held) > MAX_ROW_BYTES):
                 self._check(held, line)
-                raise BadInput(f"{self.told}, {explain(held, line)}")
+                raise BadInput(f"{self.shown}, {explain(held, line)}")
 
     def _begin(self) -> bytes:
         """Return the first bytes without a byte order mark. Raises BadInput if they are no UTF-8 text."""
         head = self.read(BLOCK_BYTES)
         if head.startswith(_UTF_16):
-            raise BadInput(f"{self.told}, line 1: the text is UTF-16; save it as UTF-8")
+            raise BadInput(f"{self.shown}, line 1: the text is UTF-16; save it as UTF-8")
         if (found := tell_magic(head)) is not None:
-            raise BadInput(f"{self.told} is {found}")
+            raise BadInput(f"{self.shown} is {found}")
         return head.removeprefix(codecs.BOM_UTF8)
 
     def _check(self, data: bytes, line: int) -> None:
         if (place := data.find(b"\0")) >= 0:
             at = line + count_lines(data[:place])
-            raise BadInput(f"{self.told}, line {at:,}: there is a NUL byte; save the file as UTF-8 text without it")
+            raise BadInput(f"{self.shown}, line {at:,}: there is a NUL byte; save the file as UTF-8 text without it")
         try:
             codecs.utf_8_decode(data, "strict", True)
         except UnicodeDecodeError as error:
             at = line + count_lines(data[: error.start])
             raise BadInput(
-                f"{self.told}, line {at:,}: the text is not UTF-8 (is it Latin-1 or Windows-1252?); save it as UTF-8"
+                f"{self.shown}, line {at:,}: the text is not UTF-8 (is it Latin-1 or Windows-1252?); save it as UTF-8"
             ) from None
 
 

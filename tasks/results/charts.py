@@ -76,13 +76,13 @@ def draw_lengths(outputs: Mapping[int, int], predicted: Sequence[Sequence[float]
     """
     answers = sum(outputs.values())
     shares = {number: count / answers for number, count in outputs.items()}
-    told = {int(number): share for number, share in predicted if share >= 0.0005}
+    expected = {int(number): share for number, share in predicted if share >= 0.0005}
     if not shares:
         return Markup("")
-    first, last = min([*shares, *told]), max([*shares, *told])
+    first, last = min([*shares, *expected]), max([*shares, *expected])
     step = min(MAX_BAR_WIDTH, (RIGHT - LEFT) / (last - first + 1))
     is_narrow = last - first < OUTPUT_BINS_A_DOUBLING  # then at most one bin begins at a power of two
-    tallest = max([*shares.values(), *told.values()])
+    tallest = max([*shares.values(), *expected.values()])
 
     def height(share: float) -> float:
         return round(share / tallest * BARS, 1)
@@ -100,9 +100,9 @@ def draw_lengths(outputs: Mapping[int, int], predicted: Sequence[Sequence[float]
         for number in range(first, last + 1)
     ]
     line = ""
-    if told:
+    if expected:
         line = " ".join(
-            f"{LEFT + (number - first + 0.5) * step:.1f},{150 - height(told.get(number, 0.0)):.1f}"
+            f"{LEFT + (number - first + 0.5) * step:.1f},{150 - height(expected.get(number, 0.0)):.1f}"
             for number in range(first, last + 1)
         )
     title = "Output tokens of the answers" + ("; line: as predicted" if line else "")

@@ -38,12 +38,18 @@ def _meaning(found: CountComparison, model: str, encoding: str, *, exact: bool) 
     deviation = found.deviation
     if deviation is None or abs(deviation) <= MIN_DEVIATION:
         return None
-    told = f"the service reports {abs(deviation):.1%} {'more' if deviation > 0 else 'fewer'} prompt tokens than counted"
+    message = (
+        f"the service reports {abs(deviation):.1%} {'more' if deviation > 0 else 'fewer'} prompt tokens than counted"
+    )
     if not exact:
-        return f"{told}: {encoding} only stands in for the tokenizer of {model}; the next estimate corrects for this"
+        return f"{message}: {encoding} only stands in for the tokenizer of {model}; the next estimate corrects for this"
     if deviation > 0:
-        return f"{told} by the encoding of {model}: it adds text of its own or serves another model; you paid for them"
-    return f"{told} by the encoding of {model}: it cuts prompts or serves another model, so the estimate was too high"
+        return (
+            f"{message} by the encoding of {model}: it adds text of its own or serves another model; you paid for them"
+        )
+    return (
+        f"{message} by the encoding of {model}: it cuts prompts or serves another model, so the estimate was too high"
+    )
 
 
 def counted_line(counted: Mapping[str, Any]) -> str:

@@ -43,10 +43,10 @@ def final_error(run: Run, sums: ResultTotals, ending: SendResult) -> ParquillErr
         return ServiceStopped(f"stopped: {ending.message}; {left}. {advice}")
     if ending.over_budget:
         limits = {"run_usd": job.budget.run_usd, "monthly_usd": job.budget.monthly_usd}
-        told = " or ".join(
+        limits_text = " or ".join(
             f"{name} = {format_usd(usd_to_nano(usd))}" for name, usd in limits.items() if usd is not None
         )
-        return StoppedByBudget(f"the budget is used up ({told}); {left}. Raise it, then run again to resume")
+        return StoppedByBudget(f"the budget is used up ({limits_text}); {left}. Raise it, then run again to resume")
     return check_not_ok(job, rows, sums.errors, next(iter(sums.first_errors), None))
 
 
@@ -105,24 +105,24 @@ def summary_while_running(run: Run, disk: Disk = DISK) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        told, exit_code = "interrupted; run again to resume", 130
+        message, exit_code = "interrupted; run again to resume", 130
         if isinstance(error, ParquillError):
-            told, exit_code = str(error), error.exit_code
+            message, exit_code = str(error), error.exit_code
         elif isinstance(error, Exception):
-            told, exit_code = type(error).__name__, 1
+            message, exit_code = type(error).__name__, 1
         with contextlib.suppress(ParquillError):
             # a run that ended with an error of `finish_run` has written its summary already
             # promise: C3 the end of a run is written to summary.json only once
             if (read_json(run.folders.output / "summary.json") or {}).get("state") == "running":
-                _tell_stopped(run, told, exit_code, room, disk)
+                _record_stop(run, message, exit_code, room, disk)
         raise
     finally:
         sweep(run.folders.meta)
 
 
-def _tell_stopped(run: Run, told: str, exit_code: int, room: Path, disk: Disk) -> None:
+def _record_stop(run: Run, message: str, exit_code: int, room: Path, disk: Disk) -> None:
     try:
-        write_interrupted(run, told, exit_code, disk)
+        write_interrupted(run, message, exit_code, disk)
     except DiskFailed:
         remove_folder(run.folders.staging)  # results that could not be written whole
         try:
@@ -130,4 +130,4 @@ def _tell_stopped(run: Run, told: str, exit_code: int, room: Path, disk: Disk) -
             disk.remove(room)
         except OSError as error:
             raise DiskFailed(f"cannot remove {room}: {error.strerror}") from None
-        write_interrupted(run, told, exit_code, disk)
+        write_interrupted(run, message, exit_code, disk)

@@ -71,7 +71,7 @@ class NothingToDo:
             done = f"no row{first} {wanted} ({_listed(by_status)} of {rows['total']:,})"
         nothing = f"nothing to {'redo' if redo else 'do'}"
         # promise: results: a start with an empty input says that it has no rows
-        told = f"{nothing}: {done if rows['total'] else 'the input has no rows'}"
+        sentence = f"{nothing}: {done if rows['total'] else 'the input has no rows'}"
         # promise: P5 a start with nothing to do fails if its results exceed the tolerance
         error = check_not_ok(job, rows, not_ok)
         if error is not None:
@@ -80,7 +80,7 @@ class NothingToDo:
         summary = read_json(folders.output / "summary.json") or {}
         if summary.get("run_id") != manifest.get("run_id"):  # another job's run was cut off here since
             summary = read_json(folders.output / "history" / f"{manifest.get('run_id')}.json") or {}
-        return cls(rows, summary, f"{told}; nothing was sent, $0", error)
+        return cls(rows, summary, f"{sentence}; nothing was sent, $0", error)
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -69,8 +69,8 @@ class ResultTotals:
         if status != "ok":
             self.errors[line["error_code"]] = self.errors.get(line["error_code"], 0) + 1
             if len(self.first_errors) < LISTED:
-                told = ("source_file", "row_number", "status", "error_code", "error_message")
-                self.first_errors.append({name: line[name] for name in told} | {"for_each": each})
+                wanted = ("source_file", "row_number", "status", "error_code", "error_message")
+                self.first_errors.append({name: line[name] for name in wanted} | {"for_each": each})
         for name, value in zip(names, each, strict=True):
             group = self.groups.setdefault(name, {}).setdefault(value, Group())
             group.rows += 1

@@ -51,8 +51,8 @@ def _take_ownership(folders: Folders, run_id: str) -> None:
             f"{redact_uri(join(folders.output_uri, OWNER))} if it will never end"
         )
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    told = {"state_id": mine, "run_id": run_id, "host": socket.gethostname(), "since": since}
-    DISK.write_json(folders.meta / "owner.json", told, 0o600)
+    claim = {"state_id": mine, "run_id": run_id, "host": socket.gethostname(), "since": since}
+    DISK.write_json(folders.meta / "owner.json", claim, 0o600)
     put_file(folders.meta / "owner.json", join(folders.output_uri, OWNER))
 
 

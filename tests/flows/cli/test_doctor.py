@@ -75,11 +75,11 @@ def test_a_check_warns() -> None:
     def fails() -> str:
         raise ParquillError("no")
 
-    assert doctor._check("a", lambda: "fine").as_dict() == {"name": "a", "ok": True, "told": "fine", "warns": False}
+    assert doctor._check("a", lambda: "fine").as_dict() == {"name": "a", "ok": True, "message": "fine", "warns": False}
     assert doctor._check("a", lambda: Hint("look")).as_dict() == {
         "name": "a",
         "ok": True,
-        "told": "look",
+        "message": "look",
         "warns": True,
     }
     assert doctor._check("a", fails).as_dict() == {"name": "a", "ok": False, "told": "no", "warns": False}
