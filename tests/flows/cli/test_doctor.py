@@ -82,7 +82,7 @@ def test_a_check_warns() -> None:
         "message": "look",
         "warns": True,
     }
-    assert doctor._check("a", fails).as_dict() == {"name": "a", "ok": False, "told": "no", "warns": False}
+    assert doctor._check("a", fails).as_dict() == {"name": "a", "ok": False, "message": "no", "warns": False}
 
 
 def test_the_starter_is_alive() -> None:
