@@ -191,9 +191,9 @@ def show_summary(summary: dict[str, Any], output: Path | None, output_uri: str, 
         say(sentence)
     if summary["exit_code"] == 0 and summary["message"]:
         say(summary["message"])
-    for place in ("results", "summary.json", "report.html"):
-        if output is None or (output / place).exists():
-            say(join(output_uri, place) + ("/" if place == "results" else ""))
+    for name in ("results", "summary.json", "report.html"):
+        if output is None or (output / name).exists():
+            say(join(output_uri, name) + ("/" if name == "results" else ""))
 
 
 @contextlib.contextmanager

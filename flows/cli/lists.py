@@ -56,7 +56,7 @@ def comparison_lines(found: dict[str, Any]) -> Iterator[str]:
         tokens = f"{entry['estimate']['prompt_tokens']:,}"
         own = shown[number * width : (number + 1) * width]
         lines.append((shorten(entry["model"]), entry["lane"], *own, tokens))
-    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
     for line in lines:
         sized = list(zip(line, widths, strict=True))
         words = [cell.ljust(width) for cell, width in sized[:2]]

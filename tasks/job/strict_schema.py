@@ -65,18 +65,18 @@ def _faults(schema: Mapping[str, Any], *, is_tuned: bool) -> Iterator[_Fault]:
         yield _Fault("#", "the schema itself must have `type: object` (no anyOf, no $ref)")
     refused = _REFUSED | (_REFUSED_BY_TUNED if is_tuned else frozenset())
     sizes = _Sizes()
-    for place in _places(schema):
-        yield from _faults_of_place(place, refused)
-        yield from sizes.add(place)
+    for node in _places(schema):
+        yield from _faults_of_place(node, refused)
+        yield from sizes.add(node)
 
 
 def _places(schema: Mapping[str, Any]) -> Iterator[_SchemaNode]:
     """Yield every schema within a schema, each once; a $ref is its own place and is not followed."""
     waiting = [_SchemaNode("#", schema, 0)]
     while waiting:
-        place = waiting.pop()
-        pointer, found, level = place
-        yield place
+        node = waiting.pop()
+        pointer, found, level = node
+        yield node
         level += _is_object(found)
         inner: list[tuple[str, Any, int]] = [("items", found.get("items"), level)]
         inner += [(f"properties/{_escape(name)}", value, level) for name, value in _members(found, "properties")]
@@ -88,8 +88,8 @@ def _places(schema: Mapping[str, Any]) -> Iterator[_SchemaNode]:
         waiting += [_SchemaNode(f"{pointer}/{way}", value, at) for way, value, at in schemas]
 
 
-def _faults_of_place(place: _SchemaNode, refused: frozenset[str]) -> Iterator[_Fault]:
-    pointer, found, level = place
+def _faults_of_place(node: _SchemaNode, refused: frozenset[str]) -> Iterator[_Fault]:
+    pointer, found, level = node
     if "$ref" in found:
         beside = sorted(found.keys() - {"$ref", "$defs", "definitions", "$schema", "$id"})
         if beside:
@@ -107,13 +107,13 @@ def _faults_of_place(place: _SchemaNode, refused: frozenset[str]) -> Iterator[_F
     if isinstance(pattern := found.get("pattern"), str) and _LOOKAROUND.search(pattern):
         yield _Fault(pointer, "the pattern has a lookahead or lookbehind")
     if _is_object(found):
-        yield from _faults_of_object(place)
+        yield from _faults_of_object(node)
         if level >= MAX_LEVELS:
             yield _Fault(pointer, f"objects are nested more than {MAX_LEVELS} levels deep")
 
 
-def _faults_of_object(place: _SchemaNode) -> Iterator[_Fault]:
-    pointer, found, _ = place
+def _faults_of_object(node: _SchemaNode) -> Iterator[_Fault]:
+    pointer, found, _ = node
     if found.get("additionalProperties") is not False:
         yield _Fault(pointer, "the object lacks `additionalProperties: false`")
     required = found.get("required")
@@ -129,16 +129,16 @@ class _Sizes:
     def __init__(self) -> None:
         self._properties = self._values = self._characters = 0
 
-    def add(self, place: _SchemaNode) -> Iterator[_Fault]:
+    def add(self, node: _SchemaNode) -> Iterator[_Fault]:
         """Count a place; yields a fault for each limit that is exceeded with it."""
-        found = place.schema
+        found = node.schema
         names = [name for kind in ("properties", "$defs", "definitions") for name, _ in _members(found, kind)]
         enum = found.get("enum")
         values: list[Any] = enum if isinstance(enum, list) else []
         texts = [value for value in values if isinstance(value, str)]
         if len(texts) > LARGE_ENUM and sum(map(len, texts)) > MAX_ENUM_CHARACTERS:
             yield _Fault(
-                place.pointer, f"the enum of more than {LARGE_ENUM} values has over {MAX_ENUM_CHARACTERS:,} characters"
+                node.pointer, f"the enum of more than {LARGE_ENUM} values has over {MAX_ENUM_CHARACTERS:,} characters"
             )
         const = [found["const"]] if isinstance(found.get("const"), str) else []
         before = (self._properties, self._values, self._characters)
@@ -149,7 +149,7 @@ class _Sizes:
         limits = ("properties", "values of enums", "characters of names and values")
         for old, new, most, what in zip(before, now, _LIMITS, limits, strict=True):
             if old <= most < new:
-                yield _Fault(place.pointer, f"the schema has more than {most:,} {what}")
+                yield _Fault(node.pointer, f"the schema has more than {most:,} {what}")
 
 
 _LIMITS = (MAX_PROPERTIES, MAX_ENUM_VALUES, MAX_CHARACTERS)

@@ -31,7 +31,7 @@ def explain(error: ValidationError, within: str | None = None) -> list[str]:
     groups: dict[tuple[Any, ...], list[tuple[list[Any], Any]]] = {}
     for fault in error.errors(include_url=False):
         path = before + [part for part in fault["loc"] if not str(part).startswith("function-")]
-        tried = next((place for place, part in enumerate(path) if place and _TYPE.fullmatch(str(part))), len(path))
+        tried = next((index for index, part in enumerate(path) if index and _TYPE.fullmatch(str(part))), len(path))
         groups.setdefault(tuple(path[:tried]), []).append((path, fault))
     sentences = [sentence for value, faults in groups.items() for sentence in _of_value(list(value), faults)]
     return list(dict.fromkeys(sentences))

@@ -222,7 +222,7 @@ def retry_after_of(error: Mapping[str, Any] | None) -> float | None:
     places = [error, *([metadata] if isinstance(metadata, dict) else [])]
     if isinstance(metadata, dict) and isinstance(metadata.get("headers"), dict):
         places.append({str(name).casefold().replace("-", "_"): value for name, value in metadata["headers"].items()})
-    found = [place.get(name) for place in places for name in ("retry_after_seconds", "retry_after")]
+    found = [holder.get(name) for holder in places for name in ("retry_after_seconds", "retry_after")]
     details = error.get("details")
     found += [d.get("retryDelay") for d in details if isinstance(d, dict)] if isinstance(details, list) else []
     for value in found:

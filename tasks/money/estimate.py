@@ -125,12 +125,12 @@ class EstimateSum:
             elif row.action is Action.REUSE:
                 self.reused += 1
 
-    def result(self, place: int = 0) -> Estimate:
+    def result(self, index: int = 0) -> Estimate:
         """Return the estimate of all rows added so far, at the price with index `place`."""
         room, lengths = self._job.max_output_tokens, self._past.lengths
         counted = sum(tokens * rows for tokens, rows in self._lengths.items())
         prompt_tokens = sum(self._counter.expected(tokens) * rows for tokens, rows in self._lengths.items())
-        figures = price_histogram(self._lengths, room, self._prices[place], self._counter, lengths)
+        figures = price_histogram(self._lengths, room, self._prices[index], self._counter, lengths)
         return Estimate(
             rows=self.rows,
             to_send=self._lengths.total(),

@@ -68,9 +68,9 @@ def apply_report(connection: sa.Connection, run_id: str, holder: str, held: Leas
     leases = connection.execute(sa.select(LEASES).where(is_of(LEASES, run_id, holder)).order_by(LEASES.c.month)).all()
     amounts = _charge_leases(connection, leases, settled, in_doubt, run_id, now)
     surplus = sum(amounts) - max(0, held.left)
-    for place in reversed(range(len(leases))):  # the latest month first: earlier leases are reserved, or soon spent
-        back = min(amounts[place], max(0, surplus))
-        amounts[place], surplus = amounts[place] - back, surplus - back
+    for index in reversed(range(len(leases))):  # the latest month first: earlier leases are reserved, or soon spent
+        back = min(amounts[index], max(0, surplus))
+        amounts[index], surplus = amounts[index] - back, surplus - back
     for lease, amount in zip(leases, amounts, strict=True):
         this = sa.and_(is_of(LEASES, run_id, holder), LEASES.c.month == lease.month)
         if amount == 0:

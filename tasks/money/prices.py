@@ -128,11 +128,11 @@ class ModelPrice:
         prompt of at most `prompt_tokens` can fall into, the most expensive.
         """
         most = 0
-        for place, band in enumerate(self.bands):
+        for index, band in enumerate(self.bands):
             # promise: M1 a reservation covers every price band that may apply
-            if place and band.above >= prompt_tokens:
+            if index and band.above >= prompt_tokens:
                 break
-            last = self.bands[place + 1].above if place + 1 < len(self.bands) else prompt_tokens
+            last = self.bands[index + 1].above if index + 1 < len(self.bands) else prompt_tokens
             prompt = min(prompt_tokens, last)
             # promise: M1 a reservation covers the price of cache writes
             highest = max(band.input, band.cached, band.cache_write)

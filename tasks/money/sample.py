@@ -42,7 +42,7 @@ def choose(rows: Mapping[int, int], most: int, start: float) -> list[Pick]:
         if len(chosen) >= min(most, total):
             return list(chosen)
     # nearly every row is wanted: the rows that no point met come last
-    rest = (Pick(tokens, place) for tokens in lengths for place in range(rows[tokens]))
+    rest = (Pick(tokens, index) for tokens in lengths for index in range(rows[tokens]))
     for pick in rest:
         if len(chosen) >= min(most, total):
             break

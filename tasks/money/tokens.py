@@ -130,10 +130,10 @@ class TokenCounter:
         """Count the tokens of each text, on several cores (tiktoken releases the GIL)."""
         short = [text if len(text) <= PIECE_CHARACTERS else "" for text in texts]
         counts = self._count_batch(short)
-        for place, text in enumerate(texts):
+        for index, text in enumerate(texts):
             if len(text) > PIECE_CHARACTERS:
                 pieces = [text[i : i + PIECE_CHARACTERS] for i in range(0, len(text), PIECE_CHARACTERS)]
-                counts[place] = sum(self._count_batch(pieces))
+                counts[index] = sum(self._count_batch(pieces))
         return counts
 
     def _count_batch(self, texts: Sequence[str]) -> list[int]:
@@ -200,10 +200,10 @@ _THREADS = max(1, min(8, os.cpu_count() or 1))
 def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yield the texts in order, in portions of about MAX_ENCODED_CHARACTERS."""
     first = characters = 0
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if characters > MAX_ENCODED_CHARACTERS:
-            yield texts[first:place]
-            first, characters = place, 0
+            yield texts[first:index]
+            first, characters = index, 0
         characters += len(text)
     yield texts[first:]
 

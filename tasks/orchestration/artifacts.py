@@ -66,7 +66,7 @@ def links(output: Path, named: str) -> str:
     """Return where the files are: links for a browser on the same machine, with the paths or URIs for everyone else."""
     places = {"Results": "results", "Summary": "summary.json", "Report": "report.html"}
     return "\n\n".join(
-        f"[{name}](<{(output / place).as_uri()}>): {escape(join(named, place))}" for name, place in places.items()
+        f"[{name}](<{(output / file).as_uri()}>): {escape(join(named, file))}" for name, file in places.items()
     )
 
 
@@ -91,7 +91,7 @@ def errors_table(sums: ResultTotals) -> str:
         return ""
     counts = pd.Series(sums.errors).sort_values(ascending=False)
     frame = pd.DataFrame({"code": counts.index, "rows": counts.to_numpy()})
-    place, what = ["source_file", "row_number"], ["status", "error_code", "error_message"]
-    rows = [[*(e[n] for n in place), *e["for_each"], *(e[n] for n in what)] for e in sums.first_errors]
-    first = pd.DataFrame(rows, columns=[*place, *sums.groups, *what])
+    where, what = ["source_file", "row_number"], ["status", "error_code", "error_message"]
+    rows = [[*(e[n] for n in where), *e["for_each"], *(e[n] for n in what)] for e in sums.first_errors]
+    first = pd.DataFrame(rows, columns=[*where, *sums.groups, *what])
     return "## Not ok\n\n" + _markdown(frame) + "\n\n### The first\n\n" + _markdown(first)

@@ -26,9 +26,9 @@ def safe_error(error: Exception) -> Exception:
     if os.environ.get("PARQUILL_TRACEBACK"):
         sys.stderr.write("".join(traceback.format_tb(error.__traceback__)))  # lines of code, no values
     frames = traceback.extract_tb(error.__traceback__)
-    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    line = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
     return Unforeseen(
-        f"unexpected {type(error).__name__} at {place}; what was answered is kept, run again to resume. "
+        f"unexpected {type(error).__name__} at {line}; what was answered is kept, run again to resume. "
         "Set PARQUILL_TRACEBACK=1 to see where it came from"
     )
 

@@ -35,49 +35,49 @@ class CsvText:
     def cut(self, data: bytes) -> int:
         """Return the length of the whole rows at the start."""
         end = len(data) - data.endswith(b"\r")  # its LF may follow
-        whole = place = 0
+        whole = offset = 0
         while True:
-            opened = self._opens.search(data, place, end)
+            opened = self._opens.search(data, offset, end)
             stop = end if opened is None else opened.start()
-            whole = max(whole, data.rfind(b"\n", place, stop) + 1, data.rfind(b"\r", place, stop) + 1)
+            whole = max(whole, data.rfind(b"\n", offset, stop) + 1, data.rfind(b"\r", offset, stop) + 1)
             if opened is None:
                 return whole
-            place = _close(data, stop)
-            if data[place : place + 1] not in self._after:
+            offset = _close(data, stop)
+            if data[offset : offset + 1] not in self._after:
                 return whole
 
     def explain(self, data: bytes, line: int) -> str:
         """Say why the first row has no end."""
-        place = 0
-        while (opened := self._opens.search(data, place)) is not None:
-            place = _close(data, opened.start())
-            if place == len(data):
+        offset = 0
+        while (opened := self._opens.search(data, offset)) is not None:
+            offset = _close(data, opened.start())
+            if offset == len(data):
                 at = line + count_lines(data[: opened.start()])
                 return f"line {at:,}: the quote that opens a cell here is never closed"
-            if data[place : place + 1] not in self._after:
-                at = line + count_lines(data[:place])
+            if data[offset : offset + 1] not in self._after:
+                at = line + count_lines(data[:offset])
                 return f"line {at:,}: text follows the closing quote of a cell; a quote within a cell is written twice"
         return f"line {line:,}: the row that begins here is longer than {MAX_ROW_BYTES:,} bytes"
 
     def _rows(self, data: bytes) -> Iterator[tuple[int, int]]:
         """Yield where each row of a block begins and ends. Blank lines are no rows."""
-        begin = place = 0
-        while (mark := self._marks.search(data, place)) is not None:
+        begin = offset = 0
+        while (mark := self._marks.search(data, offset)) is not None:
             if mark.group() == b'"':
-                place = _close(data, mark.start())
+                offset = _close(data, mark.start())
                 continue
             if mark.start() > begin:
                 yield begin, mark.end()
-            begin = place = mark.end()
+            begin = offset = mark.end()
 
     def header(self, block: Block, file: str) -> tuple[list[str], Block]:
         """Return the names of the columns, and the rest of the block. Raises BadInput."""
-        place, end = next(self._rows(block.data), (0, 0))
+        offset, end = next(self._rows(block.data), (0, 0))
         if end == 0:
             raise BadInput(f"{file} has no header row with the names of the columns")
-        line = block.line + count_lines(block.data[:place])
+        line = block.line + count_lines(block.data[:offset])
         try:
-            row = block.data[place:end].decode()
+            row = block.data[offset:end].decode()
             names = next(csv.reader(io.StringIO(row, newline=""), delimiter=self._separator))
         except csv.Error:
             raise BadInput(f"{file}, line {line:,}: the header has a name that is far too long") from None
@@ -112,9 +112,9 @@ class CsvText:
         if table is not None:
             return table
         fault = faults[0]
-        place = self._place(block.data, fault.number)
+        offset = self._place(block.data, fault.number)
         raise BadInput(
-            f"{file}, line {block.line + count_lines(block.data[:place]):,}: the row has {fault.actual_columns} "
+            f"{file}, line {block.line + count_lines(block.data[:offset]):,}: the row has {fault.actual_columns} "
             f"{'cell' if fault.actual_columns == 1 else 'cells'}, but the header has {fault.expected_columns}"
         )
 
@@ -123,9 +123,9 @@ class CsvText:
         return next(itertools.islice(self._rows(data), number - 1, None))[0]
 
 
-def _close(data: bytes, place: int) -> int:
+def _close(data: bytes, offset: int) -> int:
     """Return the place after the closing quote of the cell that opens at `place`; the end if it is never closed."""
-    at = data.find(b'"', place + 1)
+    at = data.find(b'"', offset + 1)
     while at >= 0 and data[at + 1 : at + 2] == b'"':  # a quote within the cell
         at = data.find(b'"', at + 2)
     return len(data) if at < 0 else at + 1

@@ -102,9 +102,9 @@ class Columns:
                 f"is {redact_uri(first)}; if this is not intended, add the column there or drop it from all files"
             )
         notes += [
-            f"some files have no field {place!r}, so it is null in their rows; the first is {redact_uri(first)}; if "
+            f"some files have no field {field!r}, so it is null in their rows; the first is {redact_uri(first)}; if "
             "this is not intended, add the field there or drop it from all files"
-            for place, first in self._fields_without.items()
+            for field, first in self._fields_without.items()
         ]
         notes += [
             f"the column {name!r} is {kind} in some files and floating point in others, and is read as "

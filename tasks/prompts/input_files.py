@@ -93,8 +93,8 @@ def list_files(location: str) -> Listing:
 def one_kind(location: str, places: Sequence[InputFile]) -> str | None:
     """Return the kind of all files; None for Parquet. Raises BadInput if they are of two kinds."""
     first: dict[str | None, str] = {}
-    for place in places:
-        first.setdefault(place.kind, redact_uri(place.path))
+    for file in places:
+        first.setdefault(file.kind, redact_uri(file.path))
     # promise: input: an input with CSV and JSON lines files is refused
     if len(first) > 1:
         one, other = list(first.values())[:2]

@@ -93,8 +93,8 @@ def read_footers(
 ) -> Iterator[tuple[SourceFile, pa.Schema]]:
     """Read the footers of files in order; `partitions` are their key=value folders. Raises BadInput."""
     last: tuple[str, ...] = ()
-    for place, keys, found in zip(places, partitions, _footers(places), strict=True):
-        about = (place.path, place.name, place.size, place.mtime_ns, found.tag, found.digest)
+    for file, keys, found in zip(places, partitions, _footers(places), strict=True):
+        about = (file.path, file.name, file.size, file.mtime_ns, found.tag, found.digest)
         names = tuple(found.schema.names)
         last = names if names != last else last  # files of the same columns share them
         yield SourceFile(*about, found.footer.num_rows, found.row_bytes, keys, last), found.schema
@@ -111,8 +111,8 @@ def _footers(places: Sequence[InputFile]) -> Iterator[_Found]:
             yield from threads.map(_footer, places[first : first + FOOTERS_AT_ONCE])
 
 
-def _footer(place: InputFile) -> _Found:
-    path, size, shown = place.path, place.size, redact_uri(place.path)
+def _footer(input_file: InputFile) -> _Found:
+    path, size, shown = input_file.path, input_file.size, redact_uri(input_file.path)
     # promise: input: an empty file of 0 bytes is refused
     if size == 0:
         raise BadInput(f"{shown} is empty (0 bytes)")

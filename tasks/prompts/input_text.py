@@ -51,7 +51,7 @@ def read_texts(
     """
     is_csv = places[0].kind == CSV
     whole, kinds = Kind(), CsvKinds()
-    seen = [_look(place, kinds if is_csv else whole) for place in places]
+    seen = [_look(file, kinds if is_csv else whole) for file in places]
     if is_csv:
         types = {name: kinds.of(name) for each in seen for name in each.columns}
     else:
@@ -62,22 +62,22 @@ def read_texts(
             for name in whole.as_double()
         ]
     last = pa.schema([])
-    for place, keys, found in zip(places, partitions, seen, strict=True):
+    for file, keys, found in zip(places, partitions, seen, strict=True):
         schema = pa.schema([(name, types[name]) for name in found.columns])
         last = schema if schema != last else last  # files of the same columns share it
-        about = (place.path, place.name, place.size, place.mtime_ns, found.tag, found.digest)
+        about = (file.path, file.name, file.size, file.mtime_ns, found.tag, found.digest)
         mean = found.bytes / max(1, found.rows)
         size = RowBytes(mean, BATCH_BYTES, mean)
         yield SourceFile(*about, found.rows, size, keys, tuple(last.names), last), last
 
 
-def _look(place: InputFile, kinds: CsvKinds | Kind) -> _Seen:
+def _look(file: InputFile, kinds: CsvKinds | Kind) -> _Seen:
     """Read a file for the first time."""
-    shown, seen = redact_uri(place.path), _Seen()
-    if place.size == 0:
+    shown, seen = redact_uri(file.path), _Seen()
+    if file.size == 0:
         raise BadInput(f"{shown} is empty (0 bytes)")
     try:
-        with open_text(place.path) as stream:
+        with open_text(file.path) as stream:
             if isinstance(kinds, Kind):
                 _look_at_lines(stream, kinds, seen)
             else:
@@ -87,13 +87,13 @@ def _look(place: InputFile, kinds: CsvKinds | Kind) -> _Seen:
     except PermissionError:
         raise BadInput(f"{shown} cannot be opened: permission denied") from None
     except BadInput:
-        _check_as_listed(place)  # then this is why
+        _check_as_listed(file)  # then this is why
         raise
     except (pa.ArrowException, OSError) as error:
-        _check_as_listed(place)
-        raise BadInput(f"{shown} cannot be read: {reason_of(place.path, error)}") from None
+        _check_as_listed(file)
+        raise BadInput(f"{shown} cannot be read: {reason_of(file.path, error)}") from None
     # promise: input: a text file that changes during the first reading is refused
-    _check_as_listed(place, size)
+    _check_as_listed(file, size)
     return seen
 
 
@@ -129,18 +129,18 @@ def _look_at_lines(stream: TextStream, whole: Kind, seen: _Seen) -> None:
     seen.columns = tuple(names)
 
 
-def _check_as_listed(place: InputFile, size: int | None = None) -> None:
+def _check_as_listed(file: InputFile, size: int | None = None) -> None:
     """Refuse a file that has changed since it was listed. Raises BadInput."""
-    if is_uri(place.path):
-        same = size in {None, place.size}
+    if is_uri(file.path):
+        same = size in {None, file.size}
     else:
         try:
-            found = Path(place.path).stat()
-            same = (found.st_size, found.st_mtime_ns) == (place.size, place.mtime_ns) and size in {None, place.size}
+            found = Path(file.path).stat()
+            same = (found.st_size, found.st_mtime_ns) == (file.size, file.mtime_ns) and size in {None, file.size}
         except OSError:
             same = False
     if not same:
-        raise changed(place)
+        raise changed(file)
 
 
 def batches_of_text(file: SourceFile, columns: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:

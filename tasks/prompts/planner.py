@@ -205,13 +205,13 @@ class Planner:
             rows: list[PlannedRow] = []
             # columns that are carried through are written with each row of a combination
             carried = [batch.slice(i, 1).nbytes for i in range(batch.num_rows)] if is_whole and repeats > 1 else None
-            for place, row in enumerate(self._render(batch, file, first, self._bad_ids(batch, seen)), 1):
+            for count, row in enumerate(self._render(batch, file, first, self._bad_ids(batch, seen)), 1):
                 rows.append(row)
-                size += _characters(row) + (carried[(place - 1) // repeats] if carried else 0)
+                size += _characters(row) + (carried[(count - 1) // repeats] if carried else 0)
                 # promise: input: rendered rows are planned in batches that fit in memory
                 if size > MAX_AT_ONCE or len(rows) > MAX_ROWS_AT_ONCE:
-                    yield file, *_cut(batch, begin, place, repeats), rows
-                    begin, size, rows = place, 0, []
+                    yield file, *_cut(batch, begin, count, repeats), rows
+                    begin, size, rows = count, 0, []
             if rows:
                 yield file, *_cut(batch, begin, begin + len(rows), repeats), rows
 
@@ -230,19 +230,19 @@ class Planner:
         columns = {name: cells(batch.column(name)) for name in wanted if name in names}
         parameters = cells(batch.column(job.parameters_column)) if job.parameters_column else None
         row_ids = cells(batch.column(job.id_column)) if job.id_column else None
-        for place in range(batch.num_rows):
-            values = {name: column[place] for name, column in columns.items()}
+        for index in range(batch.num_rows):
+            values = {name: column[index] for name, column in columns.items()}
             for combination in self._for_each.combinations:
-                name = [row_ids[place]] if row_ids else [file.name, first + place]
+                name = [row_ids[index]] if row_ids else [file.name, first + index]
                 identity = [*map(str, name), *combination]
-                row = PlannedRow(file=file.name, number=first + place, identity=identity)
+                row = PlannedRow(file=file.name, number=first + index, identity=identity)
                 try:
-                    if (bad_id := ids[place]) is not None:
+                    if (bad_id := ids[index]) is not None:
                         raise bad_id
                     each = dict(zip(job.for_each or {}, combination, strict=True))
                     row.messages = self._messages({**values, **each})
                     if parameters is not None:
-                        row.parameters = check_parameters(_raise_fault(parameters[place]))
+                        row.parameters = check_parameters(_raise_fault(parameters[index]))
                 except RowFault as fault:
                     row.fault = fault
                 yield row
@@ -315,9 +315,9 @@ class Planner:
                 kept.close_after(max(0, self.open_rows * len(self._for_each.combinations) - before))
         if self.answers is not None:
             found = self.answers.find([row.key for row in rows if row.key is not None], self.job.output)
-            known = self.answers.read({key: place for key, place in found.items() if not place.reusable})
-        for place, row in enumerate(rows):
-            if kept is not None and not kept.redo[place]:
+            known = self.answers.read({key: index for key, index in found.items() if not index.reusable})
+        for index, row in enumerate(rows):
+            if kept is not None and not kept.redo[index]:
                 row.action, row.fault = Action.KEEP, None
                 self.kept += 1
                 continue
@@ -328,8 +328,8 @@ class Planner:
             own = old is not None and old.output == self.job.output
             if kept is not None and self.redo:
                 row.action = Action.SEND if first else Action.SAME
-                row.prior = kept.prior(place) if first else NO_CHARGE
-                row.newer_than = kept.answered_at(place) if first else None
+                row.prior = kept.prior(index) if first else NO_CHARGE
+                row.newer_than = kept.answered_at(index) if first else None
             elif old is not None and (tried is None or self._is_on_hold(tried)):
                 row.action = Action.REUSE
                 row.carries_cost = first and own
@@ -366,7 +366,7 @@ def _fields_of_row(schema: pa.Schema) -> frozenset[str]:
     """Return the fields of a column named `row`: only a struct has fields that a template reaches by name."""
     kind = schema.field(ROW).type if ROW in schema.names else pa.null()
     places = range(kind.num_fields) if pa.types.is_struct(kind) else ()
-    return frozenset(kind.field(place).name for place in places)
+    return frozenset(kind.field(index).name for index in places)
 
 
 def _cut(batch: pa.RecordBatch, begin: int, end: int, repeats: int) -> tuple[pa.RecordBatch, int]:

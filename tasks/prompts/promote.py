@@ -106,11 +106,11 @@ def missing_fields(kind: pa.DataType, whole: pa.DataType, within: str = "") -> I
     if types.is_struct(whole):
         own = {field.name: field.type for field in kind}
         for field in whole:
-            place = f"{within}.{field.name}"
+            name = f"{within}.{field.name}"
             if field.name not in own:
-                yield place
+                yield name
             else:
-                yield from missing_fields(own[field.name], field.type, place)
+                yield from missing_fields(own[field.name], field.type, name)
     elif types.is_map(whole):
         yield from missing_fields(kind.key_type, whole.key_type, f"{within}.key")
         yield from missing_fields(kind.item_type, whole.item_type, f"{within}.value")

@@ -30,20 +30,20 @@ class PreviousRows:
         """Without `--redo`, open the rows with a changed request, and those without an outcome that a run keeps."""
         keys = self._table.column(f"{self._prefix}request_key").to_pylist()
         doubts = self._table.column(f"{self._prefix}in_doubt_usd").to_pylist()
-        for place, (row, status) in enumerate(zip(rows, self._statuses, strict=True)):
+        for index, (row, status) in enumerate(zip(rows, self._statuses, strict=True)):
             if row.fault is not None:
                 is_settled = status == "rejected"
             else:
-                is_held = hold and status == "failed" and doubts[place] > 0
-                is_asked = row.key is not None and row.key.hex() == keys[place]
+                is_held = hold and status == "failed" and doubts[index] > 0
+                is_asked = row.key is not None and row.key.hex() == keys[index]
                 is_settled = is_asked and (status in REUSABLE or is_held)
-            self.redo[place] = not is_settled
+            self.redo[index] = not is_settled
 
-    def answered_at(self, place: int) -> int | None:
+    def answered_at(self, index: int) -> int | None:
         """Return when the row's shown answer came, in microseconds since 1970; None if it shows no answer."""
-        if self._statuses[place] not in REUSABLE:
+        if self._statuses[index] not in REUSABLE:
             return None
-        moment: int | None = self._table.column(f"{self._prefix}finished_at")[place].cast(pa.int64()).as_py()
+        moment: int | None = self._table.column(f"{self._prefix}finished_at")[index].cast(pa.int64()).as_py()
         return moment
 
     def struct(self) -> pa.Array:
@@ -52,10 +52,10 @@ class PreviousRows:
         fields = [self._table.schema.field(name) for name in self._table.column_names]
         return pa.StructArray.from_arrays(columns, fields=fields, mask=pa.array(self.redo, pa.bool_()))
 
-    def prior(self, place: int) -> Charge:
+    def prior(self, index: int) -> Charge:
         """Return what the row has cost so far."""
         row = {
-            name.removeprefix(self._prefix): self._table.column(name)[place].as_py()
+            name.removeprefix(self._prefix): self._table.column(name)[index].as_py()
             for name in self._table.column_names
             if name.removeprefix(self._prefix) != "parsed"
         }

@@ -53,9 +53,9 @@ def _groups(run: Run, shard: ShardRef, state: ShardState, answers: AnswerIndex) 
             group = []
             for number, row in open_rows.items():
                 if row["request_key"] in chosen:
-                    place, answer = chosen[row["request_key"]]
+                    location, answer = chosen[row["request_key"]]
                     tried = state.rows.get(number, RowState())
-                    outcome = _outcome(number, row, place, answer, tried, is_own=place.output == run.job.output)
+                    outcome = _outcome(number, row, location, answer, tried, is_own=location.output == run.job.output)
                     group.append({**asdict(outcome), "reserved": row["worst_nano"]})
             yield group
 
@@ -66,7 +66,7 @@ def _choose(
     """Return another run's best answer to each key; to a row that `--redo` names, only one newer than the shown one."""
     newer_than = {row["request_key"]: row["newer_than"] for row in rows}
     waiting = {
-        key: [place for place in places if place.reusable and place.run_id != run.run_id]
+        key: [location for location in places if location.reusable and location.run_id != run.run_id]
         for key, places in answers.find_all(list(newer_than), run.job.output).items()
     }
     chosen: dict[bytes, tuple[AnswerLocation, Outcome]] = {}
@@ -81,7 +81,7 @@ def _choose(
 
 
 def _outcome(
-    number: int, row: dict[str, Any], place: AnswerLocation, answer: Outcome, tried: RowState, *, is_own: bool
+    number: int, row: dict[str, Any], location: AnswerLocation, answer: Outcome, tried: RowState, *, is_own: bool
 ) -> Outcome:
     """Return the outcome of a row whose answer another run paid for; the row's own money in doubt stays."""
     found = replace(
@@ -94,7 +94,7 @@ def _outcome(
         cost_nano=tried.cost_nano,
         in_doubt_nano=tried.in_doubt_nano,
         attempts=tried.requests,
-        paid_by=answer.paid_by or place.run_id,
+        paid_by=answer.paid_by or location.run_id,
     )
     if is_own and answer.reused_nano is None:  # this output shows the cost of the answer
         return replace(found, prior=answer.total)

@@ -53,12 +53,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 def _bounded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     # some filters get the environment or the context first
-    place = 1 if hasattr(filter_, "jinja_pass_arg") else 0
+    index = 1 if hasattr(filter_, "jinja_pass_arg") else 0
 
     @functools.wraps(filter_)  # keeps the mark of the argument that it wants
     def bounded(*args: Any, **kwargs: Any) -> Any:
-        value = args[place] if len(args) > place else None
-        check_size(_size(name, value, (*args[place + 1 :], *kwargs.values())))
+        value = args[index] if len(args) > index else None
+        check_size(_size(name, value, (*args[index + 1 :], *kwargs.values())))
         return filter_(*args, **kwargs)
 
     return bounded

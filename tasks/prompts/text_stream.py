@@ -134,8 +134,8 @@ class TextStream:
         return head.removeprefix(codecs.BOM_UTF8)
 
     def _check(self, data: bytes, line: int) -> None:
-        if (place := data.find(b"\0")) >= 0:
-            at = line + count_lines(data[:place])
+        if (offset := data.find(b"\0")) >= 0:
+            at = line + count_lines(data[:offset])
             raise BadInput(f"{self.shown}, line {at:,}: there is a NUL byte; save the file as UTF-8 text without it")
         try:
             codecs.utf_8_decode(data, "strict", True)

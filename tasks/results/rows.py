@@ -71,18 +71,18 @@ class ResultRows:
         places = self._answers.find(elsewhere, self._run.job.output)
         found = self._answers.read(places)
         lines = []
-        for place, action in enumerate(plan["action"]):
-            row = {name: column[place] for name, column in plan.items()}
+        for index, action in enumerate(plan["action"]):
+            row = {name: column[index] for name, column in plan.items()}
             if action == Action.KEEP:
                 self.keeps = True
                 line = {f.name: row["kept"][self._run.job.column_prefix + f.name] for f in self._fields}
                 line["finished_at"] = _microseconds(line["finished_at"])
             else:
-                line = self._line(row, state, first + place, places, found)
+                line = self._line(row, state, first + index, places, found)
                 line["source_file"], line["row_number"] = row["source_file"], row["row_number"]
                 line["request_key"] = row["request_key"].hex() if row["request_key"] else None
                 line["estimated_prompt_tokens"] = row["prompt_tokens"]
-            self._sums.add(line, each[place], self._each_names, self._run.run_id)
+            self._sums.add(line, each[index], self._each_names, self._run.run_id)
             lines.append(line)
         return lines
 

@@ -259,15 +259,15 @@ class AnswerIndex:
                 found.setdefault(key, []).append(AnswerLocation(*rest))
         for places in found.values():
             if len(places) > 1:
-                places.sort(key=lambda place: _rank(place, output), reverse=True)
+                places.sort(key=lambda location: _rank(location, output), reverse=True)
         return found
 
     def read(self, places: dict[bytes, AnswerLocation]) -> dict[bytes, Outcome]:
         """Read the outcomes at these places. Raises DamagedJournal if one differs from what was indexed, DiskFailed."""
         outcomes: dict[bytes, Outcome] = {}
         by_file: dict[Path, list[tuple[int, bytes]]] = {}
-        for key, place in places.items():
-            by_file.setdefault(self.journal(place.run_id, place.shard), []).append((place.offset, key))
+        for key, location in places.items():
+            by_file.setdefault(self.journal(location.run_id, location.shard), []).append((location.offset, key))
         for path, wanted in by_file.items():
             try:
                 with path.open("rb") as file:
@@ -336,10 +336,10 @@ def _is_damage(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
 
-def _rank(place: AnswerLocation, output: str) -> tuple[bool, bool, str]:
+def _rank(location: AnswerLocation, output: str) -> tuple[bool, bool, str]:
     # promise: C1 the index prefers a paid answer to a failed attempt
     # promise: C1 the index prefers an output's own answer to that of another output
-    return place.reusable, place.output == output, place.run_id
+    return location.reusable, location.output == output, location.run_id
 
 
 def _parse(path: Path, offset: int, key: bytes, line: bytes, crc: int) -> Outcome:

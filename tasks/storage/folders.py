@@ -246,7 +246,7 @@ def new_run_id(now: datetime) -> str:
     """A run id that sorts by time, also within a second: UTC, part of the second, random; 20261123-051448-k3fqab."""
     letters = "23456789abcdefghjkmnpqrstuvwxyz"  # ascending, so that names sort as their numbers do
     base, part = len(letters), now.microsecond * len(letters) ** 3 // 1_000_000
-    fine = "".join(letters[part // base**place % base] for place in (2, 1, 0))
+    fine = "".join(letters[part // base**digit % base] for digit in (2, 1, 0))
     return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{fine}{''.join(secrets.choice(letters) for _ in range(3))}"
 
 

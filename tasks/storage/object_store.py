@@ -136,24 +136,24 @@ def list_objects(uri: str) -> Iterator[Stored]:
     """
     root = fixed_part(uri)
     pattern = redact_uri(uri).rstrip("/").removeprefix(redact_uri(root)).lstrip("/")
-    place = find_location(root)
+    location = find_location(root)
     try:
-        infos = _matching(place.files, place.path, pattern.split("/")) if pattern else _below(place)
+        infos = _matching(location.files, location.path, pattern.split("/")) if pattern else _below(location)
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{redact_uri(uri)} cannot be read: {reason(error)}") from None
     for info in sorted(infos, key=lambda each: each.path):
-        name = info.path.removeprefix(place.path).lstrip("/")
+        name = info.path.removeprefix(location.path).lstrip("/")
         if {"?", "#"} & set(name):
             raise BadInput(f"{redact_uri(root)} holds {name!r}: an address cannot contain ? or #; rename the object")
         yield Stored(join(root, name) if name else root, info.size, info.mtime_ns or 0)
 
 
-def _below(place: StoreLocation) -> list[pafs.FileInfo]:
-    found = place.files.get_file_info(place.path)
+def _below(location: StoreLocation) -> list[pafs.FileInfo]:
+    found = location.files.get_file_info(location.path)
     if found.type == pafs.FileType.File:
         return [found]
-    selector = pafs.FileSelector(place.path, recursive=True, allow_not_found=True)
-    return [info for info in place.files.get_file_info(selector) if info.type == pafs.FileType.File]
+    selector = pafs.FileSelector(location.path, recursive=True, allow_not_found=True)
+    return [info for info in location.files.get_file_info(selector) if info.type == pafs.FileType.File]
 
 
 def _matching(files: pafs.FileSystem, folder: str, pattern: Sequence[str]) -> list[pafs.FileInfo]:
@@ -192,22 +192,22 @@ def find_marked(uri: str, folders_of: Callable[[str], Iterable[str]]) -> tuple[s
     `folders_of` returns the folders to look at, at or above the files, for the path of the address. A folder that
     cannot be listed is skipped.
     """
-    place = find_location(uri)
+    location = find_location(uri)
     scheme = uri.partition("://")[0]
 
     def look(folder: str) -> tuple[str, str] | None:
         with contextlib.suppress(pa.ArrowException, OSError):
-            infos = place.files.get_file_info([f"{folder}/{marker}" for marker in MARKERS])
+            infos = location.files.get_file_info([f"{folder}/{marker}" for marker in MARKERS])
             marked = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
             names = [f"{marker}/x" for marker in marked]
             if ICEBERG_FOLDER in marked:
-                inside = place.files.get_file_info(pafs.FileSelector(f"{folder}/{ICEBERG_FOLDER}"))
+                inside = location.files.get_file_info(pafs.FileSelector(f"{folder}/{ICEBERG_FOLDER}"))
                 names = [*names, *(f"{ICEBERG_FOLDER}/{info.base_name}" for info in inside)]
             return table_among(f"{scheme}://{folder}", names)
         return None
 
     with ThreadPoolExecutor(PEEKS_AT_ONCE) as threads:
-        return next((found for found in threads.map(look, folders_of(place.path)) if found is not None), None)
+        return next((found for found in threads.map(look, folders_of(location.path)) if found is not None), None)
 
 
 def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -228,8 +228,8 @@ def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 def open_parquet(uri: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]:
     """Open a Parquet object for streaming and return it with its ETag. Pages are fetched when read. Raises OSError."""
-    place = find_location(uri)
-    stream = place.files.open_input_file(place.path)
+    location = find_location(uri)
+    stream = location.files.open_input_file(location.path)
     parquet = pq.ParquetFile(
         stream,
         buffer_size=BUFFER_BYTES,
@@ -249,15 +249,15 @@ def tag_of(stream: pa.NativeFile) -> str:
 
 def open_object(uri: str) -> pa.NativeFile:
     """Open an object; ranges of it are fetched when they are read. Raises OSError."""
-    place = find_location(uri)
-    return place.files.open_input_file(place.path)
+    location = find_location(uri)
+    return location.files.open_input_file(location.path)
 
 
 def read_object(uri: str) -> bytes | None:
     """Return the bytes of a small object; None if it does not exist. Raises BadInput, BadJob."""
-    place = find_location(uri)
+    location = find_location(uri)
     try:
-        with place.files.open_input_file(place.path) as stream:
+        with location.files.open_input_file(location.path) as stream:
             data: bytes = stream.read()
     except FileNotFoundError:
         return None
@@ -272,14 +272,14 @@ def put_file(path: Path, uri: str) -> None:
     This is one call into pyarrow: a stream that Python writes is closed by an interruption such as a signal, and
     closing it would store the half-written object.
     """
-    place = find_location(uri)
+    location = find_location(uri)
     try:
         # promise: stores: an interrupted upload leaves no partial object
         pafs.copy_files(
             str(path),
-            place.path,
+            location.path,
             source_filesystem=pafs.LocalFileSystem(),
-            destination_filesystem=place.files,
+            destination_filesystem=location.files,
             chunk_size=CHUNK_BYTES,
             use_threads=False,
         )
@@ -289,9 +289,9 @@ def put_file(path: Path, uri: str) -> None:
 
 def remove_object(uri: str) -> None:
     """Remove an object if it exists. Raises DiskFailed."""
-    place = find_location(uri)
+    location = find_location(uri)
     try:
-        place.files.delete_file(place.path)
+        location.files.delete_file(location.path)
     except FileNotFoundError:
         pass
     except (pa.ArrowException, OSError) as error:

@@ -17,9 +17,9 @@ _ABFS = frozenset({"blob_storage_authority", "blob_storage_scheme", "dfs_storage
 _OPTIONS = {"s3": _S3, "gs": _GS, "gcs": _GS, "abfs": _ABFS, "abfss": _ABFS}
 
 
-def is_uri(place: str) -> bool:
+def is_uri(location: str) -> bool:
     """Whether a setting names a store and not a local path."""
-    return "://" in place
+    return "://" in location
 
 
 def check_uri(uri: str) -> None:
@@ -64,8 +64,8 @@ def redact_uri(uri: str) -> str:
 
 def join(uri: str, *names: str) -> str:
     """Return the address, or the local path, of something below `uri`; its options stay at the end."""
-    place, mark, query = uri.partition("?") if is_uri(uri) else (uri, "", "")
-    return "/".join([place.rstrip("/"), *names]) + mark + query
+    base, mark, query = uri.partition("?") if is_uri(uri) else (uri, "", "")
+    return "/".join([base.rstrip("/"), *names]) + mark + query
 
 
 def is_wild(text: str) -> bool:
@@ -75,8 +75,8 @@ def is_wild(text: str) -> bool:
 
 def fixed_part(uri: str) -> str:
     """Return an address up to its first wildcard, with its options."""
-    place, mark, query = uri.partition("?")
-    parts = place.rstrip("/").split("/")
+    path, mark, query = uri.partition("?")
+    parts = path.rstrip("/").split("/")
     depth = next((i for i, part in enumerate(parts) if is_wild(part)), len(parts))
     return "/".join(parts[:depth]) + mark + query
 
@@ -87,10 +87,10 @@ def local_mirror(output: str, state: str | None = None) -> Path:
     So machines that share a state folder also share the local copy of the output.
     """
     parts = urlsplit(output)
-    place = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+    mirrored = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
     # two services may have buckets of the same name
     service = dict(parse_qsl(parts.query)).get("endpoint_override", "")
-    slug = re.sub(r"[^a-z0-9]+", "-", place.lower()).strip("-")[-60:]
-    digest = hashlib.sha256(f"{place}\0{service}".encode()).hexdigest()[:8]
+    slug = re.sub(r"[^a-z0-9]+", "-", mirrored.lower()).strip("-")[-60:]
+    digest = hashlib.sha256(f"{mirrored}\0{service}".encode()).hexdigest()[:8]
     home = Path(state) if state else Path(platformdirs.user_state_dir("parquill"))
     return home / "outputs" / f"{slug}-{digest}"
