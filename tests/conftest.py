@@ -1,8 +1,7 @@
-"""What tests of whole runs share: a Prefect server of their own, a fake service, and ways to run a job.
+"""Fixtures for tests of whole runs: a Prefect server, a fake service, and ways to run a job.
 
-Prefect reads its settings when it is imported, so where its server will be, and a home that is never the user's, are
-set here, before any test is imported. The server itself starts with the first test that asks for it: unit tests do not
-pay for it.
+Prefect reads its settings when it is imported. So this file sets the server's address and a home folder that is not the
+user's before any test is imported. The server starts only when a test asks for it: unit tests do not wait for it.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from tests.tools.jobs import Jobs
 from tests.tools.prefect_api import is_up
 
 pytest_plugins = ["tests.tools.unit_rules"]
-# What the tests say of a commit does not depend on chance, nor on how busy the machine is; `make fuzz` explores, and
-# so does `pytest --hypothesis-profile default`.
+# The result of a test must not depend on chance or on how busy the machine is. To draw new examples, use `make fuzz`
+# or `pytest --hypothesis-profile default`.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 TETHER = Path(__file__).parent / "fakes" / "die_with_parent.py"
 START_S = 180.0
-# What only deployments and automations need; the recorders of task runs and events stay on, tests look at both.
+# Only deployments and automations need these. The recorders of task runs and events stay on: tests read both.
 IDLE_SERVICES = (
     "scheduler late_runs cancellation_cleanup db_vacuum foreman pause_expirations repossessor cleanup_reconciler "
     "triggers"
@@ -43,7 +42,7 @@ IDLE_SERVICES = (
 
 
 def _reserve_port() -> socket.socket:
-    """Bind a port without listening: nobody else is given it, and the server, who asks to share it, may listen."""
+    """Bind a port without listening: no other process gets it, and the server, which shares it, can listen."""
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     held.bind(("127.0.0.1", 0))
@@ -57,7 +56,7 @@ def _settle_environment(home: Path, port: int) -> None:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "XDG_STATE_HOME": str(home / "state"),  # the ledger: never the user's
+        "XDG_STATE_HOME": str(home / "state"),  # the ledger is never the user's own
     }
 
 
@@ -77,29 +76,30 @@ def _leave_nothing() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
 
 
-# Registered before Prefect is imported, so it runs after Prefect has sent its last logs and events: without a server
-# it would knock at a closed door for a minute.
+# Registered before Prefect is imported, so it runs after Prefect has sent its last logs and events: without a server,
+# Prefect would retry for a minute.
 atexit.register(_leave_nothing)
 
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
-    """A running Prefect server; its API's address.
+    """Start a Prefect server and return the address of its API.
 
-    Flows of this process send no heartbeats: Prefect waits up to a second at the end of each for the thread that does.
+    Flows in this process send no heartbeats: at the end of each flow, Prefect would wait up to a second for the thread
+    that sends them.
     """
     wanted = {f"PREFECT_SERVER_SERVICES_{name.upper()}_ENABLED": "false" for name in IDLE_SERVICES}
     wanted["PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL"] = "0.5"
     command = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid())]
     command += [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(PORT)]
     command += ["--no-ui", "--analytics-off", "--log-level", "ERROR"]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             command,
             env=os.environ | wanted,
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
         _servers.append(process)
@@ -109,8 +109,8 @@ def prefect_server() -> Iterator[str]:
         deadline = time.monotonic() + START_S
         while not is_up(address):
             if process.poll() is not None or time.monotonic() > deadline:
-                said.seek(0)
-                pytest.fail(f"Prefect's server did not start: {said.read()[-2000:].decode(errors='replace')}")
+                output.seek(0)
+                pytest.fail(f"Prefect's server did not start: {output.read()[-2000:].decode(errors='replace')}")
             time.sleep(0.1)
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield address
@@ -125,7 +125,7 @@ def running_service() -> Iterator[FakeService]:
 
 @pytest.fixture
 def service(running_service: FakeService) -> FakeService:
-    """The fake service with its defaults, and with empty books."""
+    """The fake service with its default options and nothing recorded."""
     running_service.configure(**asdict(Options()))
     running_service.reset()
     return running_service
@@ -133,7 +133,7 @@ def service(running_service: FakeService) -> FakeService:
 
 @pytest.fixture
 def jobs(prefect_server: str, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
-    """Writes and runs jobs against the fake service, with a ledger of their own; what it spawned is gone afterward."""
+    """Write and run jobs against the fake service, with a ledger of their own; stop what they started at the end."""
     assert prefect_server
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user-state"))
     made = Jobs(tmp_path, service)

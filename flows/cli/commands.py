@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 
+from parquill.flows.cli import result_commands  # noqa: F401 - its commands register themselves
+from parquill.flows.cli.group import Reported, cli, print_json
 from parquill.flows.cli.options import Day, PilotRows, Whole, job_options, override_options
 from parquill.flows.cli.prefect_server import set_prefect_defaults
 from parquill.tasks.errors import Interrupted, ParquillError
@@ -24,41 +24,6 @@ from parquill.tasks.job.settings import MAX_ROWS, Job
 from parquill.tasks.orchestration.redaction import safe_error
 from parquill.tasks.records import STATUSES
 from parquill.tasks.results.escaping import one_line
-
-EXIT_CODES = """\b
-Exit codes: 0 done · 2 bad job or input, nothing sent · 3 refused by the budget or an approval, nothing sent except a
-pilot · 4 stopped by a budget on the way · 5 finished, more rows not ok than tolerated · 130 interrupted · 1 anything
-else. After 4 and 130 the same command resumes where it stopped."""
-
-
-def _print_json(value: Any) -> None:
-    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
-    try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:  # JSON can escape it in ASCII
-        text = json.dumps(orjson.loads(text), indent=2)
-    from parquill.flows.cli.console import print_text
-
-    print_text(text + "\n")
-
-
-class _InOrder(click.Group):
-    """Lists the commands in the order in which they are used, which is that of this file."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """See click.Group."""
-        return list(self.commands)
-
-
-@click.group(
-    cls=_InOrder, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
-@click.version_option(package_name="parquill")
-def cli() -> None:
-    """Bulk LLM completions from Parquet to Parquet, on budget, run by Prefect.
-
-    Start with `parquill init job.yaml`, look at `preview` and `estimate`, then `run`.
-    """
 
 
 @cli.command()
@@ -113,7 +78,7 @@ def schema() -> None:
     """
     from parquill.tasks.job.json_schema import job_schema
 
-    _print_json(job_schema())
+    print_json(job_schema())
 
 
 @cli.command()
@@ -128,7 +93,7 @@ def preview(job: Path, overrides: Sequence[str], day: date | None, as_json: bool
     from parquill.flows.cli.preview import preview_rows
 
     found = preview_rows(*_resolve(load_job(job, overrides), day), rows)
-    _print_json({"rows": found}) if as_json else show_preview(found)
+    print_json({"rows": found}) if as_json else show_preview(found)
 
 
 @cli.command()
@@ -174,15 +139,15 @@ def estimate(
 
         models = [name.strip() for name in compare.split(",") if name.strip()]
         table = compare_models(resolved, options, models, datetime.now(UTC).date())
-        _print_json(table) if as_json else show_comparison(table)
+        print_json(table) if as_json else show_comparison(table)
         return
     found = found or estimate_without_pilot(resolved, options)
     if as_json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
     else:
         show_estimate(found.job, found.estimate, found.verdict, found.price, found.completed, error=found.error)
     if found.error is not None:
-        raise _Reported(found.error)
+        raise Reported(found.error)
     if not found.verdict.fits:
         sys.exit(3)
 
@@ -197,6 +162,27 @@ def _pilot(job: ResolvedJob, options: Any, rows: int) -> Any:
     if found is None:
         print_line("no pilot was run: every row already has its answer")
     return found
+
+
+@cli.command("try")
+@job_options
+@click.option("--rows", type=Whole(1, 1_000), default=5, show_default=True, help="How many rows to complete.")
+def try_some(job: Path, overrides: Sequence[str], day: date | None, as_json: bool, rows: int) -> None:
+    """Complete a few rows; show prompt, answer and price.
+
+    The rows are spread over the input, from short to long. They are paid, and `run` reuses their answers.
+    """
+    from parquill.flows.cli.console import show_bar
+    from parquill.flows.cli.signals import interrupted_by_signals, stop_on_signal
+    from parquill.flows.cli.try_rows import show_trial, try_rows
+
+    resolved, options = _resolve(load_job(job, overrides), day)
+    with interrupted_by_signals(), stop_on_signal(), show_bar():
+        trial = try_rows(resolved, options, rows)
+    if as_json:
+        print_json({"rows": [row.as_dict() for row in trial.rows], "message": trial.sentence})
+    else:
+        show_trial(trial)
 
 
 @cli.command()
@@ -219,60 +205,9 @@ def run(
         raise click.BadParameter(f"{unknown[0]!r} is not a status; use {', '.join(STATUSES)}", param_hint="--redo")
     summary, error = run_job(load_job(job, overrides), day, limit, statuses, as_json=as_json)
     if as_json and summary is not None:
-        _print_json(summary)
+        print_json(summary)
     if error is not None:
-        raise _Reported(error) if as_json and summary is not None else error
-
-
-@cli.command()
-@click.argument("place", metavar="JOB|OUTPUT")
-@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value).")
-@click.option("--date", "day", type=Day(), help="Day for {date} in paths.")
-@click.option("--failed", is_flag=True, help="List the rows that are not ok.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def report(place: str, overrides: Sequence[str], day: date | None, failed: bool, as_json: bool) -> None:
-    """Show the summary of the latest run of a job or an output."""
-    from parquill.flows.cli.console import show_summary
-    from parquill.flows.cli.lists import show_failed
-    from parquill.flows.cli.report import find_latest
-    from parquill.tasks.storage.published import failed_rows
-
-    latest = find_latest(place, overrides, day)
-    rows = failed_rows(latest.parts) if failed else None
-    if as_json:
-        _print_json({**latest.summary, **({"failed": list(rows)} if rows is not None else {})})
-        return
-    show_summary(latest.summary, latest.output, latest.output_uri)
-    if rows is not None:
-        show_failed(rows)
-
-
-@cli.command()
-@click.argument("job", required=False)
-@click.option("--month", metavar="YYYY-MM", help="Default: this month (UTC).")
-@click.option(
-    "--resolve",
-    type=click.Choice(["paid", "unpaid"]),
-    is_flag=False,
-    flag_value="paid",
-    help="Settle what is in doubt as paid (default), or as unpaid if the service's bill shows that.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def spend(job: str | None, month: str | None, resolve: str | None, as_json: bool) -> None:
-    """Show what a month has cost by day, job and model.
-
-    It also forecasts the month's total. JOB is a job file or a job's name.
-    """
-    from parquill.flows.cli.console import print_result
-    from parquill.flows.cli.spend import parse_query, read_spending, show_spending
-
-    today = datetime.now(UTC).date()
-    found = read_spending(parse_query(job, month, today), today, resolve)
-    if as_json:
-        _print_json(found)
-    else:
-        for line in show_spending(found):
-            print_result(line)
+        raise Reported(error) if as_json and summary is not None else error
 
 
 @cli.command()
@@ -289,7 +224,7 @@ def doctor(job: Path | None, overrides: Sequence[str], as_json: bool) -> None:
 
     checks = examine(load_job(job, overrides) if job else None)
     if as_json:
-        _print_json({"ok": all(check.ok for check in checks), "checks": [check.as_dict() for check in checks]})
+        print_json({"ok": all(check.ok for check in checks), "checks": [check.as_dict() for check in checks]})
     else:
         show_checks(checks)
     if not all(check.ok for check in checks):
@@ -312,7 +247,7 @@ def approve(run: str | None, decline: bool, as_json: bool) -> None:
     if run is None:
         found = [{"id": str(each.id), "name": each.name, **question_of(each)} for each in waiting()]
         if as_json:
-            _print_json({"waiting": found})
+            print_json({"waiting": found})
         for each in found if not as_json else ():
             print_result(f"{each['id']}  {each['name']}: {each['question']} (until {each['until']})")
         if not found and not as_json:
@@ -320,7 +255,7 @@ def approve(run: str | None, decline: bool, as_json: bool) -> None:
         return
     name = answer(run, approve=not decline)
     word = "declined" if decline else "approved"
-    _print_json({"run": name, "answer": word}) if as_json else print_result(f"{name} is {word}")
+    print_json({"run": name, "answer": word}) if as_json else print_result(f"{name} is {word}")
 
 
 @cli.command("serve-model", context_settings={"ignore_unknown_options": True})
@@ -345,12 +280,6 @@ def _resolve(job: Job, day: date | None, limit: int | None = None) -> tuple[Reso
     return resolve_job(job, day, limit, ())
 
 
-class _Reported(Exception):
-    def __init__(self, error: ParquillError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 def _complain(text: str) -> None:
     with contextlib.suppress(BrokenPipeError):  # the reader of stderr is gone: the exit code is left
         click.echo(text, err=True)
@@ -362,12 +291,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.exit(cli.main(words, prog_name="parquill", standalone_mode=False) or 0)
-    except _Reported as reported:
+    except Reported as reported:
         _complain(f"parquill: {one_line(reported.error)}")
         sys.exit(reported.error.exit_code)
     except ParquillError as error:
         if "--json" in words:
-            _print_json({"error": str(error), "exit_code": error.exit_code})
+            print_json({"error": str(error), "exit_code": error.exit_code})
         _complain(f"parquill: {one_line(error)}")
         sys.exit(error.exit_code)
     except click.exceptions.Exit as ended:

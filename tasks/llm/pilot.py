@@ -51,6 +51,7 @@ class Pilot:
     totals: Totals
     ended: str
     run: Run
+    chosen: tuple[Located, ...] = ()  # the rows that it completed, or found completed
 
     @property
     def sentence(self) -> str:
@@ -111,7 +112,7 @@ def run_pilot(
     new = replace(run, estimate=learned.estimate)
     new.save()
     keep_past(run.job, run.run_id, learned.history, None)
-    return Pilot(learned.history.count, learned.totals, ended, new)
+    return Pilot(learned.history.count, learned.totals, ended, new, picked.taken)
 
 
 class _Picked:
@@ -123,6 +124,11 @@ class _Picked:
         room, price = run.job.max_output_tokens, run.price
         self._worst = [price.worst_nano(counter.reserved(row.prompt_tokens), room) for row in chosen]
         self._taken = 0
+
+    @property
+    def taken(self) -> tuple[Located, ...]:
+        """The rows that were completed, or had been."""
+        return tuple(self._chosen[: self._taken])
 
     @property
     def left(self) -> int:

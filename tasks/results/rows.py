@@ -47,13 +47,18 @@ class ResultRows:
         self.held_by: set[str] = set()  # the runs whose journals have the outcomes
         self.keeps = False  # whether any row is kept from the earlier results
 
-    def of_shard(self, shard: ShardRef) -> Iterator[pa.Table]:
-        """Yield the result rows of one shard, in pieces. Raises DamagedJournal, DiskFailed."""
+    def of_shard(self, shard: ShardRef, *, finished_only: bool = False) -> Iterator[pa.Table]:
+        """Yield the result rows of one shard, in pieces: all, or those with an outcome.
+
+        Raises DamagedJournal, DiskFailed.
+        """
         state = self._run.state(shard.number)
         first = 0
         with self._run.open_shard(shard) as planned:
             for part in planned.result_parts():
-                yield self._table(part.given, self._lines(part.plan, state, first, self._each(part.given)))
+                lines = self._lines(part.plan, state, first, self._each(part.given))
+                table = self._table(part.given, lines)
+                yield table.filter([not line.get("is_open", False) for line in lines]) if finished_only else table
                 first += part.given.num_rows
 
     def _each(self, table: pa.Table) -> list[ForEachValues]:
@@ -155,6 +160,7 @@ class ResultRows:
             line["run_id"] = self._run.run_id
         charge = (NO_CHARGE if tried is None else tried.charge) + Charge.of(row["prior"])
         line |= {"attempts": charge.attempts, "cost_nano": charge.cost_nano, "in_doubt_nano": charge.in_doubt_nano}
+        line["is_open"] = True  # another start may still give it an outcome
         if charge.usage is not None:
             line.update(zip(_TOKENS, charge.usage, strict=True))
         return line

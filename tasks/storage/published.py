@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from parquill.tasks.storage.parquet_reader import ChecksummedReader
 from parquill.tasks.storage.uri import is_uri, redact_uri
 
 READ_ROWS = 10_000
+# Files of results, or objects in a store, each with the checksum of the whole file; None if it is unknown.
+Parts = Iterable[tuple[str, int | None]]
 _SHOWN = ("source_file", "row_number", "status", "error_code", "error_message")
 _LAST = "finished_at"
 
@@ -33,36 +35,55 @@ def parts_of(output: Path) -> list[tuple[str, int | None]]:
     return [(str(output / "results" / part["file"]), part.get("crc32")) for part in parts]
 
 
-def failed_rows(parts: Iterable[tuple[str, int | None]]) -> Iterator[dict[str, Any]]:
+def failed_rows(parts: Parts) -> Iterator[dict[str, Any]]:
     """Yield every row of the results that is not ok: its file and row number, its status, code and message.
 
-    A part is a file or an object in a store, and its checksum. Raises BadInput, DiskFailed.
+    Raises BadInput, DiskFailed.
+    """
+    for batch in result_batches(parts, _SHOWN):
+        prefix = prefix_of(batch.schema.names)
+        for row in batch.to_pylist():
+            if row[f"{prefix}status"] != "ok":
+                yield {name: row[prefix + name] for name in _SHOWN}
+
+
+def result_batches(parts: Parts, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the results in order: all columns, or those of Parquill's that are named (without `column_prefix`).
+
+    Raises BadInput, DiskFailed.
     """
     for part, crc32 in parts:
-        for batch in _stored(part) if is_uri(part) else _kept(Path(part), crc32):
-            prefix = prefix_of(batch.schema.names)
-            for row in batch.to_pylist():
-                if row[f"{prefix}status"] != "ok":
-                    yield {name: row[prefix + name] for name in _SHOWN}
+        yield from _stored(part, columns) if is_uri(part) else _kept(Path(part), crc32, columns)
 
 
-def _kept(path: Path, crc32: int | None) -> Iterator[pa.RecordBatch]:
+def _kept(path: Path, crc32: int | None, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
     with ChecksummedReader(path, crc32) as results:
-        yield from results.batches(READ_ROWS, _shown_columns(results.schema.names))
+        names = _with_prefix(results.schema.names, columns)
+        yield from _or_empty(results.batches(READ_ROWS, names), results.schema)
 
 
-def _stored(uri: str) -> Iterator[pa.RecordBatch]:
+def _stored(uri: str, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
     from parquill.tasks.storage.object_store import open_parquet  # the store's libraries take a while
 
     try:
         with open_parquet(uri)[0] as results:
-            yield from results.iter_batches(READ_ROWS, columns=_shown_columns(results.schema_arrow.names))
+            names = _with_prefix(results.schema_arrow.names, columns)
+            yield from _or_empty(results.iter_batches(READ_ROWS, columns=names), results.schema_arrow)
     except (pa.ArrowException, OSError):
         raise BadInput(f"{redact_uri(uri)} cannot be read") from None
 
 
-def _shown_columns(names: list[str]) -> list[str]:
-    return [prefix_of(names) + name for name in (*_SHOWN, _LAST)]
+def _or_empty(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the batches; for a file without rows one that has all columns."""
+    batch = None
+    for batch in batches:
+        yield batch
+    if batch is None:
+        yield pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def _with_prefix(names: list[str], columns: Sequence[str] | None) -> list[str] | None:
+    return None if columns is None else [prefix_of(names) + name for name in (*columns, _LAST)]
 
 
 def prefix_of(names: list[str]) -> str:

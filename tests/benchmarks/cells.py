@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.cells [SHAPE...] [--command estimate,run]
 
-Each line is one `parquill` process with its own folders, against the fast fake service on loopback; the peak is VmHWM of
-that process, as the kernel reports it. Shapes: the cells are passed through (the prompt uses another column), rejected
-as too long, sent, shown by a list or a struct, passed through in a map, or are two map keys of 1 GiB from 4 KB.
+Each line is one `parquill` process with its own folders, against the fast fake service on loopback. The peak is VmHWM
+of that process, as the kernel reports it. Shapes: the cells are passed through (the prompt uses another column),
+rejected as too long, sent, shown by a list or a struct, passed through in a map, or are two map keys of 1 GiB from 4 KB.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {  # shape -> kind of cells
 
 
 def measure_command(folder: Path, command: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
-    """Run one `parquill` command on a job; its peak in MiB, seconds, exit code and what it printed."""
+    """Run one `parquill` command on a job; return its peak in MiB, seconds, exit code and output."""
     (folder / "job.yaml").write_bytes(orjson.dumps(settings))
     environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "XDG_STATE_HOME": str(folder / "state")}
     environment.pop("PREFECT_API_URL", None)
@@ -63,7 +63,7 @@ def measure_command(folder: Path, command: Sequence[str], settings: dict[str, An
 
 
 def settings_of(folder: Path, shape: str, url: str) -> dict[str, Any]:
-    """Write the input of a shape, and give its job."""
+    """Write the input of a shape and return its job."""
     kind, prompt, more = SHAPES[shape]
     path = folder / "in.parquet"
     if kind == "bomb":
@@ -83,7 +83,7 @@ def settings_of(folder: Path, shape: str, url: str) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print a line for each shape and command."""
+    """Measure, and print a line for each shape and command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shapes", nargs="*")
     parser.add_argument("--command", default="estimate,run")

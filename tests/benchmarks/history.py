@@ -1,7 +1,7 @@
 """How long a start takes over many earlier runs: `python -m tests.benchmarks.history [RUNS ...]` (5 500).
 
-Each earlier run has 200 shards with a journal each, a day old. Measured are the first start, which indexes them, a second
-one of another prompt, and one with nothing to do; without Prefect, against a service that answers at once.
+Each earlier run has 200 shards with a journal each, a day old. It measures the first start, which indexes them, a
+second start with another prompt, and a start with nothing to do. There is no Prefect, and the service answers at once.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ DAY_S = 86_400
 
 
 def build(folder: Path, runs: int) -> dict[str, Any]:
-    """A job whose state has so many finished runs; the files of their shards are links to those of one."""
+    """Return a job whose state has this many finished runs; their shards are links to files of one run."""
     settings = job_of(folder, [f"text {number}" for number in range(20)], "http://127.0.0.1:9/v1")
     run_steps(settings, transport=Answering().open)
-    place = Path(settings["output"]) / ".parquill" / "runs"
-    first = next(place.iterdir())
+    folder_of_runs = Path(settings["output"]) / ".parquill" / "runs"
+    first = next(folder_of_runs.iterdir())
     for number in range(runs):
-        run = place / f"20251201-{number:06d}-aaaaaa"
+        run = folder_of_runs / f"20251201-{number:06d}-aaaaaa"
         shutil.copytree(first, run)
         for name in ("journals", "done", "begun"):
             whole = next((run / name).iterdir())
             for shard in range(1, SHARDS):
                 os.link(whole, run / name / f"{shard:06d}{whole.suffix}")
     before = time.time() - DAY_S
-    for path in sorted(place.rglob("*"), key=lambda path: -len(path.parts)):
+    for path in sorted(folder_of_runs.rglob("*"), key=lambda path: -len(path.parts)):
         os.utime(path, (before, before))
     return settings
 

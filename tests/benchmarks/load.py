@@ -1,10 +1,11 @@
-"""Load in full: what the tests of tests/promises/test_load.py prove in proportion.
+"""The full load: tests/promises/test_load.py tests a fraction of it.
 
     python -m tests.benchmarks.load [replay] [many-at-once] [million]
 
-`replay` replays a million journal records; `many-at-once` completes 100,000 rows with 256 at once; `million` completes a
-million rows of 1 KB. The last two run the real command against the fast fake service on loopback, with Prefect's
-embedded server; the peak is VmHWM of the command's process. Exits 1 if a bound does not hold. Without names: all three.
+`replay` replays a million journal records; `many-at-once` completes 100,000 rows with 256 at once; `million` completes
+a million rows of 1 KB. The last two run the real command against the fast fake service on loopback, with Prefect's
+embedded server; the peak is VmHWM of the command's process. It exits 1 if a bound does not hold. Without a name it runs
+all three.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ PARTS: dict[str, Callable[[], bool]] = {
 
 
 def main() -> int:
-    """Measure what is named and print a line for each."""
+    """Measure the named parts and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; all without a name")
     held = True

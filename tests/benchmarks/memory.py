@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.memory [--rows 20000,200000] [--max-at-once 256]
 
-Each run is `parquill run` as a process of its own, with Prefect's embedded server, against the fast fake service on
-loopback. The peak is VmHWM of that process as the kernel tells it, read until the process ends.
+Each run is one `parquill run` process with Prefect's embedded server, against the fast fake service on loopback.
+The peak is VmHWM of that process as the kernel reports it, read until the process ends.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def write_input(path: Path, rows: int, seed: int = 1) -> None:
 
 
 def run_job(folder: Path, url: str, rows: int, max_at_once: int) -> dict[str, float]:
-    """Run one job; seconds, rows a second while completing, and the peak in MiB."""
+    """Run one job; return its seconds and its peak in MiB."""
     write_input(folder / "prompts.parquet", rows)
     job = {
         "name": f"memory-{rows}",
@@ -58,9 +58,9 @@ def run_job(folder: Path, url: str, rows: int, max_at_once: int) -> dict[str, fl
     environment.pop("PREFECT_API_URL", None)
     command = [str(Path(sys.executable).with_name("parquill")), "run", str(folder / "job.yaml")]
     began = time.monotonic()
-    said = folder / "said"
+    output = folder / "output"
     with (
-        said.open("wb") as file,
+        output.open("wb") as file,
         subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file) as process,
     ):
         peak = 0
@@ -68,15 +68,15 @@ def run_job(folder: Path, url: str, rows: int, max_at_once: int) -> dict[str, fl
             peak = max(peak, peak_kib(process.pid))
             time.sleep(0.1)
     if process.returncode != 0:
-        told = said.read_text(errors="replace")[-2000:]
-        raise RuntimeError(f"the run ended with exit code {process.returncode}: {told}")
+        text = output.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"the run ended with exit code {process.returncode}: {text}")
     summary = orjson.loads((folder / "out" / "summary.json").read_bytes())
     assert summary["rows"]["ok"] == rows
     return {"seconds": time.monotonic() - began, "peak_mib": peak / 1024}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print a line for each size, and the ratio of the last to the first."""
+    """Measure, and print a line for each size, and the ratio of the last peak to the first."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", default="20000,200000")
     parser.add_argument("--max-at-once", type=int, default=256)

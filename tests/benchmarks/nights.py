@@ -1,7 +1,7 @@
-"""Nights of 20,000 rows on the fake service: `python -m tests.benchmarks.nights [ROWS]`.
+"""Estimates for runs of 20,000 rows on the fake service: `python -m tests.benchmarks.nights [ROWS]`.
 
-For each spread of output lengths: a pilot of 100 rows, the night itself, and the estimate of the next night from it.
-Printed are the pilot's interval with the actual cost, and how far the next night's expected cost is off.
+For each spread of output lengths it runs a pilot of 100 rows, then a whole night, and estimates the next night from it.
+It prints the pilot's interval with the actual cost, and the error of the next night's expected cost.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ USD = Decimal(10**9)
 
 
 def texts(rows: int, seed: int) -> Iterator[str]:
-    """Rows whose input is log-normal in its length."""
+    """Yield rows whose input length is log-normal."""
     draw = random.Random(seed)
     for row in range(rows):
         yield f"{seed}-{row} " + "word " * max(1, int(draw.lognormvariate(4.0, 0.6)))
 
 
 def pilot(settings: dict[str, Any]) -> tuple[int, int, int]:
-    """Complete 100 rows; gives the interval and the expected cost in nano-dollars."""
+    """Complete 100 rows; return the interval and the expected cost in nano-dollars."""
     job, options = resolve_job(make_job(settings), None, None, ())
     folders = Folders.of(job.output, job.state)
     folders.create()
@@ -48,7 +48,7 @@ def pilot(settings: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def night(folder: Path, service: FakeService, sigma: float, rows: int, seed: int) -> str:
-    """One spread: pilot, night, next night's estimate and the next night."""
+    """Run one spread: pilot, night, the next night's estimate and the next night."""
     service.reset()
     service.configure(output_tokens=f"proportional:0.8:{sigma}", seed=seed)
     settings = job_of(folder / "one", list(texts(rows, seed)), service.url, name=f"n{sigma}", max_output_tokens=150)

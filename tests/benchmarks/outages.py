@@ -1,7 +1,8 @@
 """What an outage of the service costs a run: `python -m tests.benchmarks.outages [--seconds 30]`.
 
-The real command with default settings over the fake service, which fails at everything for a while after its first
-hundred answers: with its own error body, as a gateway's page, or (for a third of the requests, for the whole run) partly.
+The real command runs with default settings over the fake service, which fails every request for a while after its first
+hundred answers: with its own error body or a gateway's page. A third kind fails 30 % of the requests during the whole
+run.
 """
 
 from __future__ import annotations
@@ -22,26 +23,26 @@ ROWS = 1_208
 KINDS: dict[str, dict[str, Any]] = {
     "error body": {"kind": "status:500", "after": 100},
     "gateway's page": {"kind": "gateway:502", "after": 100},
-    "a third, for ever": {"kind": "status:500", "probability": 0.3},
+    "a third, always": {"kind": "status:500", "probability": 0.3},
 }
 
 
 def study(folder: Path, service: FakeService, name: str, seconds: float) -> str:
-    """One run through one outage."""
+    """Run one job through one outage."""
     service.reset()
     folder.mkdir()
     rule = KINDS[name]
     service.configure(latency_ms=20, faults=[rule])
 
-    def mend() -> None:
+    def recover() -> None:
         while service.stats()["requests"] <= 100:
             time.sleep(0.05)
         time.sleep(seconds)
         service.configure(latency_ms=20, faults=[])
 
-    mender = threading.Thread(target=mend, daemon=True)
+    recovery = threading.Thread(target=recover, daemon=True)
     if "after" in rule:
-        mender.start()
+        recovery.start()
     jobs = Jobs(folder, service)
     try:
         done = jobs.run(jobs.job([f"text {n}" for n in range(ROWS)], budget={"run_usd": 0.06}))
@@ -56,7 +57,7 @@ def study(folder: Path, service: FakeService, name: str, seconds: float) -> str:
 
 
 def main() -> None:
-    """Study each kind of outage."""
+    """Run each kind of outage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0)
     given = parser.parse_args()

@@ -1,9 +1,9 @@
 """How often a pilot's interval holds, and how wide it is: `python -m tests.benchmarks.pilots [SEEDS]`.
 
-Populations of 20,000 rows whose output is log-normal about a line over the logarithm of the input, some of it cut at
-max_output_tokens. Of each, 100 rows are completed as `--pilot 100` chooses them; the interval is held against what the
-other rows really took, and its width against the best that anybody could give who knows the law's form: the bound of
-Cramer and Rao for the same rows (intercept, slope and sigma unknown), and the chance among the other rows.
+The populations have 20,000 rows whose output is log-normal about a line over the logarithm of the input, some of it cut
+at max_output_tokens. Of each population, 100 rows are completed as `--pilot 100` chooses them. The interval is compared
+with what the other rows really took. Its width is compared with the best possible if the form of the law is known: the
+bound of Cramer and Rao for the same rows (intercept, slope and sigma unknown), and the chance among the other rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from parquill.tasks.records import Usage
 
 ROWS, PILOT = 20_000, 100
 NORMAL_P95 = 1.6449
-PRICE = ModelPrice("a-model", (PriceBand(0, 0, 0, 0, 1_000_000_000),), None, "a study", "today")  # output alone costs
+PRICE = ModelPrice("a-model", (PriceBand(0, 0, 0, 0, 1_000_000_000),), None, "a study", "today")  # only output costs
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Population:
     spread: float = 0.6  # of the logarithm of the input
 
     def draw(self, seed: int, rows: int = ROWS) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Input and output tokens, the shortest input first."""
+        """Return input and output tokens, the shortest input first."""
         random = np.random.default_rng(seed)
         prompts = np.sort(np.maximum(1, np.exp(random.normal(5.5, self.spread, rows)).astype(np.int64)))
         logs = self.intercept + self.slope * np.log(prompts) + random.normal(0.0, self.sigma, rows)
@@ -48,7 +48,7 @@ class Population:
 
     @property
     def intercept(self) -> float:
-        """The median input has a median output of about 100 tokens, whatever the slope."""
+        """Return the intercept that gives the median input about 100 output tokens, whatever the slope."""
         return math.log(100.0) - self.slope * 5.5
 
 
@@ -60,7 +60,7 @@ POPULATIONS = [
 
 
 def trial(population: Population, seed: int) -> tuple[bool, float]:
-    """One pilot: whether its interval held the actual cost of the other rows, and its width over the best possible."""
+    """Run one pilot; return whether its interval held the cost of the other rows, and its width over the best."""
     prompts, outputs = population.draw(seed)
     counts = Counter(prompts.tolist())
     start = {tokens: int(np.searchsorted(prompts, tokens)) for tokens in counts}
@@ -68,8 +68,8 @@ def trial(population: Population, seed: int) -> tuple[bool, float]:
     history = History()
     rest = Counter(counts)
     chosen = [start[pick.prompt_tokens] + pick.place for pick in picks]
-    for place in chosen:
-        prompt, output = int(prompts[place]), int(outputs[place])
+    for index in chosen:
+        prompt, output = int(prompts[index]), int(outputs[index])
         history.add(prompt, Usage(prompt=prompt, completion=output), population.most)
         rest[prompt] -= 1
     model = LengthModel(history, population.most)
@@ -80,7 +80,7 @@ def trial(population: Population, seed: int) -> tuple[bool, float]:
 
 
 def best_width(population: Population, sample: npt.NDArray[np.int64], prompts: npt.NDArray[np.int64]) -> float:
-    """The least width of a 90 % interval for the total, relative to it."""
+    """Return the least relative width of a 90 % interval for the total."""
     theta = np.array([population.intercept, population.slope, population.sigma])
 
     def means(at: npt.NDArray[np.float64], lengths: list[int]) -> npt.NDArray[np.float64]:
@@ -104,7 +104,7 @@ Grid = npt.NDArray[np.float64]
 
 
 def _grid(population: Population, lengths: npt.NDArray[np.int64]) -> tuple[Grid, Grid, Grid, Grid]:
-    """For each length: log(length), means of log(output), standard scores up to the cut, their probabilities."""
+    """Return per length: log(length), mean of log(output), standard scores up to the cut, their probabilities."""
     x = np.log(lengths)
     mu = population.intercept + population.slope * x
     top = np.clip((math.log(population.most) - mu) / population.sigma, -8.0, 8.0)
@@ -113,22 +113,22 @@ def _grid(population: Population, lengths: npt.NDArray[np.int64]) -> tuple[Grid,
 
 
 def _information(population: Population, lengths: npt.NDArray[np.int64]) -> Grid:
-    """Fisher's information of one answer of each length about intercept, slope and sigma, added up."""
+    """Return Fisher's information about intercept, slope and sigma, summed over one answer of each length."""
     x, mu, z, mass = _grid(population, lengths)
     scores = np.stack([z, x[:, None] * z, z * z - 1]) / population.sigma
     whole: Grid = np.einsum("irg,jrg,rg->ij", scores, scores, mass)
     limit = (math.log(population.most) - mu) / population.sigma
-    for place in np.flatnonzero(limit < 7.0):
-        at = float(limit[place])
+    for index in np.flatnonzero(limit < 7.0):
+        at = float(limit[index])
         tail = math.erfc(at / math.sqrt(2)) / 2
         hazard = math.exp(-at * at / 2) / math.sqrt(2 * math.pi) / tail
-        score = np.array([hazard, float(x[place]) * hazard, at * hazard]) / population.sigma
+        score = np.array([hazard, float(x[index]) * hazard, at * hazard]) / population.sigma
         whole += tail * np.outer(score, score)
     return whole
 
 
 def _variances(population: Population, lengths: npt.NDArray[np.int64]) -> Grid:
-    """Variance of the output of one answer of each length."""
+    """Return the variance of the output of one answer of each length."""
     _, mu, z, mass = _grid(population, lengths)
     output = np.exp(mu[:, None] + population.sigma * z)
     cut = 1.0 - mass.sum(axis=1)
@@ -138,7 +138,7 @@ def _variances(population: Population, lengths: npt.NDArray[np.int64]) -> Grid:
 
 
 def main(seeds: int = 100) -> None:
-    """Print, for each population, in how many seeds the interval held, and its mean width over the best possible."""
+    """Print for each population how many seeds' intervals held, and their mean width relative to the best possible."""
     for population in POPULATIONS:
         trials = [trial(population, seed) for seed in range(seeds)]
         held, width = sum(held for held, _ in trials), sum(width for _, width in trials) / seeds

@@ -1,7 +1,8 @@
 """Processes that share a limit over real minutes: `python -m tests.benchmarks.shared_limits [--minutes 3]`.
 
-Real `parquill run` processes, one ledger, a Prefect server of their own and the fake service, once with a limit of requests and
-once with one of tokens. Printed are the most that arrived in any minute, and what was used while all were sending.
+Real `parquill run` processes use one ledger, a separate Prefect server and the fake service, once with a limit of
+requests and once with a limit of tokens. It prints the most that arrived in any minute, and the share of the limit that
+was used while all were sending.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from tests.tools.jobs import Jobs
 from tests.tools.sharing import run_together
 
 REQUESTS, TOKENS = 1_200, 120_000  # a minute
-TOKENS_A_ROW = 62  # about: the template, the row, and what is reserved for the answer
+TOKENS_A_ROW = 62  # about: the template, the row, and the reservation for the answer
 
 
 def study(folder: Path, service: FakeService, unit: str, processes: int, minutes: float) -> str:
-    """One limit, shared by so many processes."""
+    """Run one limit, shared by this many processes."""
     service.reset()
     folder.mkdir()
     per_minute = REQUESTS if unit == "requests" else TOKENS
@@ -42,7 +43,7 @@ def study(folder: Path, service: FakeService, unit: str, processes: int, minutes
 
 
 def main() -> None:
-    """Study both kinds of limits."""
+    """Run both kinds of limits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--processes", type=int, default=2)

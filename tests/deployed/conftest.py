@@ -1,4 +1,4 @@
-"""One server and one worker for all tests of production."""
+"""One server and one worker for all deployment tests."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tests.tools.jobs import Jobs
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show with a test that failed what its server and its worker said."""
+    """Add the output of the server and the worker to the report of a failed test."""
     report = yield
     stack = getattr(item, "funcargs", {}).get("stack")
     if report.failed and isinstance(stack, LiveStack):
-        report.sections.append(("server and worker", stack.said()))
+        report.sections.append(("server and worker", stack.output()))
     return report
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
-    """A server, a worker and every deployment."""
+    """Start a server, a worker and every deployment."""
     with open_stack(tmp_path_factory.mktemp("stack")) as opened:
         yield opened
 
 
 @pytest.fixture
 def made(service: FakeService, tmp_path: Path) -> Jobs:
-    """Writes inputs and settings; the runs themselves are the worker's."""
+    """Return a writer of inputs and settings; the worker runs the jobs."""
     return Jobs(tmp_path, service)

@@ -1,7 +1,7 @@
-"""A Prefect server and a worker of their own, with everything in prefect.yaml deployed: for the tests, and `make ui`.
+"""A separate Prefect server and worker with everything in prefect.yaml deployed, for tests and `make ui`.
 
-`python -m tests.deployed.live_stack FOLDER [PORT]` keeps all of it in the folder, prints the address of the UI, and stops
-everything on Ctrl-C or SIGTERM.
+`python -m tests.deployed.live_stack FOLDER [PORT]` keeps everything in the folder and prints the address of the UI.
+Ctrl-C and SIGTERM stop everything.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CANCEL_S = 120.0
 
 
 class LiveStack:
-    """Server, worker and deployments; everything lies in one folder and ends with it."""
+    """Server, worker and deployments, all in one folder."""
 
     def __init__(self, folder: Path, port: int = 0) -> None:
-        """With port 0 a free one is taken; with another, OSError if it is not free."""
+        """With port 0, uses a free port; with another port, raises OSError if it is in use."""
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
@@ -46,7 +46,7 @@ class LiveStack:
         self.api = f"{self.ui}/api"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PARQUILL_"))}
         self.environment = kept | {
-            "PWD": "/",  # where one is, is what the system says, not what a shell has left behind
+            "PWD": "/",  # do not inherit a shell's PWD
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": self.api,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -59,18 +59,18 @@ class LiveStack:
         self._worker: subprocess.Popen[bytes] | None = None
 
     def open(self) -> None:
-        """Start everything and deploy what prefect.yaml says, as it stands."""
+        """Start everything and deploy prefect.yaml unchanged."""
         self.start_server()
         self.command("work-pool", "create", "--overwrite", "--type", "process", "parquill")
         self.command("--no-prompt", "deploy", "--all")
         self.start_worker()
 
     def start_worker(self) -> None:
-        """Start a worker that takes what the pool has."""
+        """Start a worker for the pool."""
         self._worker = self._start("worker", [str(BIN / "prefect"), "worker", "start", "--pool", "parquill"])
 
     def kill_worker(self, *, alone: bool = False) -> None:
-        """Kill the worker with all that it runs, as a machine that dies does; or `alone`, without its runs' processes."""
+        """Kill the worker and all its processes, as if the machine died; with `alone`, only the worker."""
         assert self._worker is not None
         for pid in reversed([self._worker.pid, *([] if alone else _children(self._worker.pid))]):
             with contextlib.suppress(ProcessLookupError):
@@ -78,7 +78,7 @@ class LiveStack:
         self._worker.wait(30)
 
     def cancel_runs(self) -> None:
-        """Cancel what runs, and wait for it: a worker that is asked to stop kills its runs, which then stay Running."""
+        """Cancel running flow runs and wait, because a worker that stops kills its runs and leaves them Running."""
         wanted = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
 
         def under_way() -> list[dict[str, Any]]:
@@ -96,36 +96,36 @@ class LiveStack:
             if process is not None:
                 end(process, within_s=15)
 
-    def said(self) -> str:
-        """What server and worker have said of late."""
+    def output(self) -> str:
+        """Return the latest log output of server and worker."""
         logs = sorted(self.folder.glob("*.log"))
         return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-4_000:]}" for log in logs)
 
     def start_server(self) -> None:
-        """Start the server, or start it again, and wait until it answers."""
+        """Start the server, also after a stop, and wait until it answers."""
         command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
         self._server = self._start("server", [*command, "--analytics-off", "--log-level", "ERROR"])
         self.wait("the server", lambda: is_up(self.api), START_S)
 
     def stop_server(self) -> None:
-        """Take the server away."""
+        """Stop the server."""
         assert self._server is not None
         self._server.send_signal(signal.SIGTERM)
         self._server.wait(30)
 
     def command(self, *arguments: str) -> str:
-        """Run `prefect ...` in the project's folder."""
+        """Run `prefect ...` in the project's folder and return its output."""
         done = subprocess.run(
             [str(BIN / "prefect"), *arguments],
             cwd=ROOT,
             env=self.environment,
             capture_output=True,
             check=False,
-            start_new_session=True,  # a Ctrl-C is for who started it
+            start_new_session=True,  # Ctrl-C must reach only the parent
         )
-        said = done.stdout.decode() + done.stderr.decode()
-        assert done.returncode == 0, said
-        return said
+        output = done.stdout.decode() + done.stderr.decode()
+        assert done.returncode == 0, output
+        return output
 
     def parquill(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run `parquill ...` with this server."""
@@ -140,7 +140,7 @@ class LiveStack:
         )
 
     def ask(self, method: str, path: str, **body: Any) -> Any:
-        """Ask the server's API."""
+        """Call the server's API."""
         return ask_prefect(self.api, method, path, **body)
 
     def start_run(
@@ -152,9 +152,10 @@ class LiveStack:
         *,
         enforced: bool = True,
     ) -> str:
-        """Have a deployment run, now or as scheduled at a time, with more in its environment; the flow run's id.
+        """Start a deployment and return the id of the flow run.
 
-        The server itself refuses parameters that its schema does not allow, unless that is not to be enforced.
+        It starts now or at the scheduled time `at`, with `env` added to its environment.
+        The server refuses parameters that its schema does not allow, unless `enforced` is false.
         """
         found = self.ask("GET", f"/deployments/name/{deployment}")
         details = {"type": "SCHEDULED", "state_details": {"scheduled_time": at}} if at else {"type": "SCHEDULED"}
@@ -164,17 +165,17 @@ class LiveStack:
         return str(self.ask("POST", path, **asked, **more)["id"])
 
     def run(self, flow_run: str) -> dict[str, Any]:
-        """A flow run as it is now."""
+        """Return a flow run in its current state."""
         found: dict[str, Any] = self.ask("GET", f"/flow_runs/{flow_run}")
         return found
 
     def ended(self, flow_run: str, types: Sequence[str] = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")) -> Any:
-        """Wait until a flow run is in a state of these types; gives the run."""
+        """Wait until a flow run is in a state of these types, and return the run."""
         self.wait(f"one of {types}", lambda: self.run(flow_run)["state_type"] in types, 240)
         return self.run(flow_run)
 
     def artifact(self, key: str) -> dict[str, Any]:
-        """The latest artifact with a key; its id is that of its page."""
+        """Return the latest artifact with a key; its id is that of its page."""
         wanted = {"key": {"any_": [key]}}
         found = self.ask("POST", "/artifacts/filter", artifacts=wanted, sort="CREATED_DESC", limit=1)
         assert found, f"no artifact {key}"
@@ -182,12 +183,12 @@ class LiveStack:
         return latest
 
     def logs(self, flow_run: str, level: int = 0) -> list[str]:
-        """What a run's page shows of its log, from a level on."""
+        """Return the log messages of a flow run, from a level upwards."""
         wanted = {"flow_run_id": {"any_": [flow_run]}, "level": {"ge_": level}}
         return [str(log["message"]) for log in self.ask("POST", "/logs/filter", logs=wanted)]
 
     def flow_process(self) -> int:
-        """The pid of the process in which the worker runs a flow."""
+        """Return the pid of the process in which the worker runs a flow."""
         assert self._worker is not None
         found = [pid for pid in _children(self._worker.pid) if b"prefect" in _command(pid)]
         assert found, "no flow runs"
@@ -195,28 +196,28 @@ class LiveStack:
 
     @staticmethod
     def wait(what: str, happened: Callable[[], bool], seconds: float = 180.0) -> None:
-        """Wait until something has happened."""
+        """Wait until `happened` returns true."""
         until = time.monotonic() + seconds
         while not happened():
             assert time.monotonic() < until, f"waited {seconds:.0f} s for {what}"
             time.sleep(0.2)
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.log").open("ab") as said:
+        with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), *command],
                 cwd=ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
             )
 
 
 @contextlib.contextmanager
 def open_stack(folder: Path, **environment: str) -> Iterator[LiveStack]:
-    """A stack with more in its environment, opened, and closed at the end whatever came of it."""
+    """Open a stack with additions to its environment, and always close it."""
     stack = LiveStack(folder)
     stack.environment |= environment
     try:
@@ -227,7 +228,7 @@ def open_stack(folder: Path, **environment: str) -> Iterator[LiveStack]:
 
 
 def _children(pid: int) -> list[int]:
-    """All processes below one, the nearest first."""
+    """Return all processes below one, the nearest first."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in task.read_text().split():
@@ -243,18 +244,18 @@ def _command(pid: int) -> bytes:
 
 
 class _Over(BaseException):
-    """Somebody has asked for an end."""
+    """A signal asked the stack to end."""
 
 
 def _stop(*_: object) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # what follows is the end, which nobody has to ask for twice
+        signal.signal(number, signal.SIG_IGN)  # one signal is enough: the shutdown must not be interrupted
     raise _Over
 
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Keep a folder for this stack: another one in it would run, and at its end cancel, the first one's runs."""
+    """Lock a folder for this stack: a second stack would run, and finally cancel, the first one's runs."""
     with (folder / "lock").open("w") as lock:
         try:
             # promise: make ui: only one stack at a time uses a folder
@@ -265,7 +266,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def main(folder: Path, port: int) -> None:
-    """Open the stack, say where it is, and close it when asked to. Raises SystemExit with a sentence."""
+    """Open the stack, print its address, and close it on request. Raises SystemExit with a sentence."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -277,8 +278,8 @@ def _live(folder: Path, port: int) -> None:
     try:
         stack = LiveStack(folder.resolve(), port)
     except (OSError, OverflowError) as error:
-        raise SystemExit(f"port {port} cannot be used ({error}); make ui PORT=... takes another") from None
-    # the folder is opened again, by a server that has forgotten whatever it did not write down
+        raise SystemExit(f"port {port} cannot be used ({error}); set another with make ui PORT=...") from None
+    # another server opens this folder later, and it knows only what was written to disk
     stack.environment["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] = LEASES
     try:
         _say("starting a Prefect server and a worker, half a minute or so")
@@ -287,7 +288,7 @@ def _live(folder: Path, port: int) -> None:
         try:
             threading.Event().wait()
         finally:
-            with contextlib.suppress(AssertionError, httpx.HTTPError):  # then it is taken over by the job's next run
+            with contextlib.suppress(AssertionError, httpx.HTTPError):  # the job's next run resumes its work
                 stack.cancel_runs()
     finally:
         stack.close()
@@ -300,7 +301,7 @@ def _say(text: str) -> None:
 
 def _port(text: str) -> int:
     if not text.isdecimal():
-        raise SystemExit(f"PORT={text} is no port; make ui PORT=4201 takes that one")
+        raise SystemExit(f"PORT={text} is not a port; set one, such as make ui PORT=4201")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""A machine dies in the middle of a run: nobody is left to say so, and the work is taken over all the same."""
+"""A machine dies during a run: no process is left to report it, and the next run resumes its work."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.tools.jobs import Jobs
 
 pytestmark = pytest.mark.nightly
 
-MISSED_S = 45  # a heartbeat comes every 30 seconds
-LOOKS_S = 15 + 30 + 15  # how often Prefect looks for ended leases, how long a run waits before it asks again; a margin
+MISSED_S = 45  # a heartbeat is sent every 30 seconds
+LOOKS_S = 15 + 30 + 15  # Prefect's interval for ended leases, a run's wait before it retries, a margin
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 NIGHTLY = "summarize/summarize-nightly"
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
-    """A stack whose server remembers its leases, as docs/production.md has it."""
+    """Start a stack whose server stores its leases on disk, as docs/production.md recommends."""
     assert LEASES in (ROOT / "docs" / "production.md").read_text()
     leases = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES}
     with open_stack(tmp_path_factory.mktemp("stack"), **leases) as opened:
@@ -32,7 +32,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
 
 @pytest.fixture
 def watched(stack: LiveStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
-    """The stack with data/silent-runs.yaml, but for the ten minutes that it gives a run."""
+    """Return the stack with data/silent-runs.yaml, whose ten minutes are shortened."""
     text = (ROOT / "data" / "silent-runs.yaml").read_text()
     assert text.count("within: 600") == 1
     path = tmp_path_factory.mktemp("automation") / "silent-runs.yaml"
@@ -44,7 +44,7 @@ def watched(stack: LiveStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def _start_and_kill(stack: LiveStack, made: Jobs, settings: dict[str, Any], *, with_server: bool = False) -> str:
-    """Kill worker and run together, the server too if it is on that machine, and start anew; gives the flow run."""
+    """Kill worker and run, and the server if it is on that machine; restart them and return the flow run."""
     run = stack.start_run(NIGHTLY, nightly(settings))
     stack.wait("requests", lambda: made.service.stats()["requests"] > 30)
     stack.kill_worker()
@@ -57,7 +57,9 @@ def _start_and_kill(stack: LiveStack, made: Jobs, settings: dict[str, Any], *, w
 
 
 def test_a_dead_machine_is_taken_over(stack: LiveStack, made: Jobs) -> None:
-    """After a reboot of a machine with server and worker the next run waits for the slot of the dead one, about three minutes, takes over its work, and says of it that it is Crashed."""
+    """After a reboot of a machine with server and worker, the next run waits about three minutes for the slot of the
+    dead run. It then resumes its work and sets the dead run to Crashed.
+    """
     settings = slow_job(made, 400, name="unwatched")
     run, died = _start_and_kill(stack, made, settings, with_server=True), time.monotonic()
     again = stack.start_run(NIGHTLY, nightly(settings))
@@ -71,16 +73,18 @@ def test_a_dead_machine_is_taken_over(stack: LiveStack, made: Jobs) -> None:
 
 
 def test_a_dead_machine_is_missed(watched: LiveStack, made: Jobs) -> None:
-    """The run is Crashed once its heartbeat is missed, which frees its slot; a run that lives is left alone, and so is one that ended under a name of its own."""
+    """A run whose heartbeat is missed becomes Crashed, which frees its slot.
+    A run that is alive, or that ended with its own state name, is not changed.
+    """
     poor = made.job(["a"], name="refused", output=str(made.folder / "refused"), budget={"run_usd": 0.0000001})
     assert watched.ended(watched.start_run("complete-prompts/complete", {"job": poor}))["state_type"] == "FAILED"
     settings = slow_job(made, 800, name="dead")
     run = _start_and_kill(watched, made, settings)
     sent = made.service.stats()["requests"]
-    watched.wait("somebody to miss it", lambda: watched.run(run)["state_type"] == "CRASHED", MISSED_S + 60)
+    watched.wait("the missed heartbeat", lambda: watched.run(run)["state_type"] == "CRASHED", MISSED_S + 60)
     assert "no heartbeat" in watched.run(run)["state"]["message"]
     assert made.service.stats()["requests"] == sent
-    # slow enough to live for longer than a run may be silent
+    # slow enough to outlive the time that a run may be silent
     made.service.configure(latency_ms=600)
     again = watched.start_run(NIGHTLY, nightly(settings))
     watched.wait("the next run", lambda: watched.run(again)["state_type"] in FINAL, 200)

@@ -1,4 +1,4 @@
-"""A night of a hundred thousand rows, by the real command."""
+"""A run of a hundred thousand rows, by the real command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ pytestmark = pytest.mark.nightly
 
 
 def test_sums_of_a_hundred_thousand_rows_are_exact(jobs: Jobs) -> None:
-    """100,000 rows at 256 at once: the rows' costs, the summary, the ledger and what the service billed are equal to the last digit, and each row is paid once."""
+    """For 100,000 rows at 256 at once, the rows' costs, the summary, the ledger and the bill agree to the last digit.
+    Each row is paid once.
+    """
     draw = random.Random(5)
     texts = [f"{row} " + "word " * draw.randrange(1, 30) for row in range(100_000)]
     jobs.service.configure(output_tokens="lognormal:20:0.5", prompt_tokens="tiktoken:o200k_base", seed=5)
@@ -31,7 +33,7 @@ def test_sums_of_a_hundred_thousand_rows_are_exact(jobs: Jobs) -> None:
     assert done.exit_code == 0, done.stderr
     assert done.column("text") == texts
     assert jobs.service.stats()["billed_twice"] == []
-    told = orjson.loads(jobs.run(settings, "--json", command="spend").stdout)
+    spend = orjson.loads(jobs.run(settings, "--json", command="spend").stdout)
     rows = pc.sum(done.table.column("cost_usd")).as_py()
-    assert rows == Decimal(done.summary["cost_usd"]) == Decimal(told["cost_usd"]) == billed_usd(jobs.service)
-    assert rows != rows.quantize(Decimal("0.00001"))  # so the last digits say something
+    assert rows == Decimal(done.summary["cost_usd"]) == Decimal(spend["cost_usd"]) == billed_usd(jobs.service)
+    assert rows != rows.quantize(Decimal("0.00001"))  # so the last digits are tested too

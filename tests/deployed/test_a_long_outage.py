@@ -1,4 +1,4 @@
-"""A Prefect server that goes away for two minutes, in the middle of a deployed run with Prefect's own patience."""
+"""The Prefect server is away for two minutes during a deployed run with Prefect's default patience."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AWAY_S = 120.0
 
 
 def test_two_minutes_without_a_server(stack: LiveStack, made: Jobs) -> None:
-    """Neither the run nor a row is lost, nothing is billed twice, and what it shows in the end is whole."""
+    """If the server is away for two minutes, no row is lost, nothing is billed twice, and the run completes."""
     settings = slow_job(made, 1_500, name="two-minutes")
     made.service.configure(latency_ms=900)
     run = stack.start_run("summarize/summarize-nightly", nightly(settings))
@@ -24,9 +24,9 @@ def test_two_minutes_without_a_server(stack: LiveStack, made: Jobs) -> None:
     stack.stop_server()
     away, sent = time.monotonic(), made.service.stats()["requests"]
     while time.monotonic() - away < AWAY_S:
-        time.sleep(10)  # real time: how patient Prefect is cannot be given to it
+        time.sleep(10)  # real time: Prefect's patience cannot be configured
         before, sent = sent, made.service.stats()["requests"]
-        assert sent > before, "the run stands still while the server is away"
+        assert sent > before, "the run does not continue while the server is away"
     stack.start_server()
     ended = stack.ended(run)
     assert ended["state_type"] == "COMPLETED", ended["state"]["message"]

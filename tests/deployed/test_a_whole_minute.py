@@ -1,4 +1,4 @@
-"""Limits over real minutes."""
+"""Rate limits over real minutes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ pytestmark = pytest.mark.nightly
 
 
 def test_a_bucket_that_holds_a_minute(tmp_path: Path) -> None:
-    """At a service's limits no request is answered 429 after the first second, over more than a whole minute: llmock's bucket holds one, so only a longer run can empty it."""
+    """At a service's limits no request gets a 429 after the first second, over more than a minute. llmock's bucket
+    holds one minute, so only a longer run can empty it.
+    """
     hold_limits(tmp_path, 1_200, 400_000, 70)
 
 
 def test_two_processes_over_a_whole_minute(jobs: Jobs) -> None:
-    """Two processes that share a limit never pass it in sum in any minute, the first one included, and use 95 % of it."""
+    """Two processes that share a limit never exceed it together in any minute, and use 95 % of it."""
     per_minute = 1_200
     jobs.service.configure(latency_ms=50)
     shared = run_together(jobs, 760, {"requests_per_minute": per_minute, "shared": "a-whole-minute"}, timeout_s=180)

@@ -1,4 +1,4 @@
-"""`budget.approval_usd`: a run whose expected cost is above it waits for a person."""
+"""`budget.approval_usd`: if a run's expected cost is above it, the run waits for a person."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WAIT_S = 120
 
 @pytest.fixture
 def costly(jobs: Jobs, request: pytest.FixtureRequest) -> dict[str, Any]:
-    """A job that asks, under a name of its own."""
+    """Return a job that needs approval, with a unique name."""
     name = f"ask-{abs(hash(request.node.name)) % 10**8}"
     return jobs.job([f"text {row}" for row in range(10)], name=name, budget={"run_usd": 1, "approval_usd": 0.00001})
 
@@ -50,7 +50,7 @@ def _start(jobs: Jobs, settings: dict[str, Any]) -> Spawned:
 
 
 def test_approved_it_goes_on(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:
-    """A run that waits sends nothing and shows the estimate; approved by the command it goes on to its end."""
+    """A run that waits sends nothing and shows the estimate; after `parquill approve` it continues to its end."""
     spawned = _start(jobs, costly)
     (run,) = Api(prefect_server, costly["name"]).flow_runs()
     assert run["state_type"] == "PAUSED"
@@ -65,8 +65,8 @@ def test_approved_it_goes_on(jobs: Jobs, costly: dict[str, Any], prefect_server:
         answer(costly["name"], approve=True)
 
 
-def test_a_pilot_waits_too(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:  # noqa: ARG001 - it has to run
-    """A first run whose pilot alone may exceed approval_usd waits before the pilot; approved, it is asked nothing more."""
+def test_a_pilot_waits_too(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:  # noqa: ARG001 - the server must run
+    """If a pilot alone may exceed approval_usd, the run waits before the pilot and needs only one approval."""
     jobs.service.configure(output_tokens="fixed:10", prompt_tokens="tiktoken:o200k_base")
     jobs.write([f"text {row:04}" for row in range(1_200)])
     settings = {**costly, "max_output_tokens": 200, "budget": {"run_usd": 0.12, "approval_usd": 0.0005}}
@@ -89,7 +89,7 @@ LOST: dict[str, Chosen] = {
 @pytest.mark.nightly
 @pytest.mark.parametrize("what", LOST)
 def test_an_answer_of_the_server_is_lost(jobs: Jobs, costly: dict[str, Any], prefect_server: str, what: str) -> None:
-    """A server that does what it is asked, and is cut off before it says so, leaves no run waiting that nobody can answer."""
+    """If the server accepts a request but its reply is lost, the run still waits with a question to answer."""
     with losing(prefect_server, LOST[what]) as (address, asked):
         spawned = jobs.spawn(costly, environment={"PREFECT_API_URL": address})
         _wait_for(costly["name"])
@@ -102,7 +102,7 @@ def test_an_answer_of_the_server_is_lost(jobs: Jobs, costly: dict[str, Any], pre
 
 
 def test_declined_it_ends(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:
-    """Declined it ends with exit 3, nothing is sent, and its state says so; started again it asks again."""
+    """A declined run exits 3, sends nothing, and its state says so; a second start asks for approval again."""
     spawned = _start(jobs, costly)
     answer(costly["name"], approve=False)
     done = spawned.wait()
@@ -118,7 +118,7 @@ def test_declined_it_ends(jobs: Jobs, costly: dict[str, Any], prefect_server: st
 
 @pytest.mark.nightly
 def test_silence_times_out(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:
-    """A run that nobody answers ends with exit 3 after its time, with nothing sent, and its state says why."""
+    """A run without an answer exits 3 after its timeout, with nothing sent, and its state says why."""
     done = jobs.spawn(costly, environment={"PARQUILL_APPROVAL_TIMEOUT_S": "2"}).wait()
     assert done.exit_code == 3
     assert "not approved within 2 seconds" in done.stderr
@@ -129,7 +129,7 @@ def test_silence_times_out(jobs: Jobs, costly: dict[str, Any], prefect_server: s
 
 
 def test_an_answer_outlives_the_process_that_asked(jobs: Jobs, costly: dict[str, Any]) -> None:
-    """When the process that asked is killed, the answer given after that holds for the run that takes over."""
+    """If the process that asked is killed, an answer that comes later counts for the run that resumes."""
     spawned = _start(jobs, costly)
     spawned.process.send_signal(signal.SIGKILL)
     spawned.process.wait()
@@ -141,7 +141,9 @@ def test_an_answer_outlives_the_process_that_asked(jobs: Jobs, costly: dict[str,
 
 @pytest.mark.nightly
 def test_a_dead_run_does_not_wait(jobs: Jobs, costly: dict[str, Any], prefect_server: str) -> None:
-    """A run that was killed while it waited is Crashed by the next, which asks in its place: the job's name means that one alone."""
+    """If a run was killed while it waited, the next run sets it to Crashed and asks instead.
+    The job's name then means only the new run.
+    """
     spawned = _start(jobs, costly)
     spawned.process.send_signal(signal.SIGKILL)
     spawned.process.wait()
@@ -154,7 +156,7 @@ def test_a_dead_run_does_not_wait(jobs: Jobs, costly: dict[str, Any], prefect_se
 
 
 def test_what_is_cheap_asks_nobody(jobs: Jobs) -> None:
-    """A run whose expected cost is not above the threshold goes on at once."""
+    """A run whose expected cost is not above the threshold starts at once."""
     settings = jobs.job(["a"], budget={"run_usd": 1, "approval_usd": 0.5})
     assert jobs.run(settings).exit_code == 0
 
@@ -170,7 +172,7 @@ def test_nobody_to_ask(jobs: Jobs, costly: dict[str, Any], monkeypatch: pytest.M
 
 
 def test_the_command_lists_and_answers(jobs: Jobs, costly: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """`parquill approve` lists what waits, what each asks and until when, and `parquill approve JOB` answers."""
+    """`parquill approve` lists the waiting runs with question and deadline, and `parquill approve JOB` answers."""
     from parquill.flows.cli.commands import main
 
     spawned = _start(jobs, costly)
@@ -188,7 +190,7 @@ def test_the_command_lists_and_answers(jobs: Jobs, costly: dict[str, Any], capsy
 
 @pytest.mark.nightly
 def test_an_answer_that_comes_before_the_question(jobs: Jobs, costly: dict[str, Any]) -> None:
-    """A run waits some moments before its question is there: an answer meanwhile is given again, not refused."""
+    """If an answer comes before a waiting run has stored its question, the command retries and is not refused."""
     spawned = _start(jobs, costly)
     (run,) = (each for each in waiting() if (each.name or "").startswith(costly["name"]))
     with get_client(sync_client=True) as client:
@@ -216,7 +218,9 @@ def test_an_answer_that_comes_before_the_question(jobs: Jobs, costly: dict[str, 
     ],
 )
 def test_a_job_is_meant_by_whatever_name_it_has(jobs: Jobs, costly: dict[str, Any], name: str) -> None:
-    """A job whose name holds a colon or a middle dot is listed with its whole question and answered by its name, and by no part of it."""
+    """A job whose name holds a colon or a middle dot is listed with its whole question.
+    Only its full name answers it, not a part.
+    """
     settings = {**costly, "name": f"{costly['name']} {name}"}
     spawned = _start(jobs, settings)
     (run,) = (each for each in waiting() if (each.name or "").startswith(settings["name"]))
@@ -229,7 +233,7 @@ def test_a_job_is_meant_by_whatever_name_it_has(jobs: Jobs, costly: dict[str, An
 
 @pytest.mark.nightly
 def test_a_server_that_refuses_the_answer(jobs: Jobs, costly: dict[str, Any]) -> None:
-    """An answer that Prefect's server refuses with a conflict is told in one sentence, with what to do."""
+    """If Prefect's server refuses an answer with a conflict, the command explains it in one sentence, with advice."""
     spawned = _start(jobs, costly)
     (run,) = (each for each in waiting() if (each.name or "").startswith(costly["name"]))
     assert run.state is not None
@@ -245,13 +249,13 @@ def test_a_server_that_refuses_the_answer(jobs: Jobs, costly: dict[str, Any]) ->
 
 @pytest.mark.nightly
 def test_an_answer_that_says_nothing(jobs: Jobs, costly: dict[str, Any]) -> None:
-    """A run that is resumed with neither yes nor no waits on, and takes the answer that is given then."""
+    """A run that is resumed with neither yes nor no continues to wait, and accepts a later answer."""
     spawned = _start(jobs, costly)
     (run,) = (each for each in waiting() if (each.name or "").startswith(costly["name"]))
     with get_client(sync_client=True) as client:
-        said_nothing: list[dict[str, Any] | None] = [{}, None]
-        for nothing in said_nothing:
-            refused = client.resume_flow_run(run.id, run_input=nothing)
+        empty_answers: list[dict[str, Any] | None] = [{}, None]
+        for empty_answer in empty_answers:
+            refused = client.resume_flow_run(run.id, run_input=empty_answer)
             assert refused.status == SetStateStatus.REJECT
             assert "required" in str(refused.details)
         assert client.read_flow_run(run.id).state == run.state
@@ -263,7 +267,7 @@ def test_an_answer_that_says_nothing(jobs: Jobs, costly: dict[str, Any]) -> None
     "seconds", ["abc", *(pytest.param(each, marks=pytest.mark.nightly) for each in ("0", "-5", "1.5", "99999999999"))]
 )
 def test_a_time_that_is_none(jobs: Jobs, costly: dict[str, Any], seconds: str) -> None:
-    """A timeout that is no number of seconds is a bad job that names the variable, and nobody is asked."""
+    """A timeout that is not a number of seconds exits 2; the error names the variable, and no question is asked."""
     done = jobs.spawn(costly, environment={"PARQUILL_APPROVAL_TIMEOUT_S": seconds}).wait()
     assert done.exit_code == 2
     assert f"PARQUILL_APPROVAL_TIMEOUT_S is '{seconds}'" in done.stderr
@@ -273,31 +277,31 @@ def test_a_time_that_is_none(jobs: Jobs, costly: dict[str, Any], seconds: str) -
 
 @pytest.mark.nightly
 def test_the_end_of_input_is_no_answer(jobs: Jobs, costly: dict[str, Any]) -> None:
-    """Ctrl-D at the terminal's question ends with exit 3 and a sentence, and nothing is sent."""
-    code, said = _at_a_terminal(jobs, costly, b"\x04")
-    assert code == 3, said
-    assert "not approved, the question was not answered: at most $" in said
-    code, said = _at_a_terminal(jobs, costly, b"n\n")
-    assert (code, "declined: at most $" in said) == (3, True)
+    """Ctrl-D at the terminal's question exits 3 with one sentence, and nothing is sent."""
+    code, output = _at_a_terminal(jobs, costly, b"\x04")
+    assert code == 3, output
+    assert "not approved, the question was not answered: at most $" in output
+    code, output = _at_a_terminal(jobs, costly, b"n\n")
+    assert (code, "declined: at most $" in output) == (3, True)
     assert jobs.service.stats()["requests"] == 0
-    code, said = _at_a_terminal(jobs, costly, b"y\n")
-    assert code == 0, said
+    code, output = _at_a_terminal(jobs, costly, b"y\n")
+    assert code == 0, output
 
 
 def _at_a_terminal(jobs: Jobs, settings: dict[str, Any], typed: bytes) -> tuple[int, str]:
-    """Run the command at a terminal, type when it asks; its exit code and what it said."""
+    """Run the command at a terminal, type when it asks, and return its exit code and output."""
     master, slave = pty.openpty()
     command = [PARQUILL, "run", str(jobs.job_file(settings))]
     process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
     os.close(slave)
-    said = b""
+    output = b""
     try:
-        with contextlib.suppress(OSError):  # the terminal's end
+        with contextlib.suppress(OSError):  # the terminal is closed
             while select.select([master], [], [], WAIT_S)[0] and (part := os.read(master, 65_536)):
-                asks, said = b"Spend it?" in said, said + part
-                if not asks and b"Spend it?" in said:
+                asks, output = b"Spend it?" in output, output + part
+                if not asks and b"Spend it?" in output:
                     os.write(master, typed)
-        return process.wait(WAIT_S), said.decode()
+        return process.wait(WAIT_S), output.decode()
     finally:
         process.kill()
         os.close(master)

@@ -1,4 +1,4 @@
-"""Events and the automations that stand on them, on a real server."""
+"""Events, and the automations that use them, on a real server."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.tools.jobs import Jobs
 
 pytestmark = pytest.mark.nightly
 
-NOBODY = "00000000-0000-0000-0000-000000000000"
+PLACEHOLDER_ID = "00000000-0000-0000-0000-000000000000"
 
 
 @pytest.fixture(scope="module")
 def messages() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A webhook on loopback, and what it was sent."""
+    """Start a webhook on loopback; return its address and the list of the messages that it gets."""
     got: list[dict[str, Any]] = []
 
     class Webhook(BaseHTTPRequestHandler):
@@ -32,7 +32,7 @@ def messages() -> Iterator[tuple[str, list[dict[str, Any]]]]:
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Suppress the access log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -47,7 +47,7 @@ def messages() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def automated(
     stack: LiveStack, messages: tuple[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
 ) -> LiveStack:
-    """The stack with data/automations.yaml as it stands, but for the id of a block that sends to the webhook."""
+    """Return the stack with data/automations.yaml; only the block's id is replaced, by one for the webhook."""
     kind = stack.ask("GET", "/block_types/slug/custom-webhook")
     schema = stack.ask("POST", "/block_schemas/filter", block_schemas={"block_type_id": {"any_": [kind["id"]]}})[0]
     block = stack.ask(
@@ -60,8 +60,8 @@ def automated(
     )
     path = tmp_path_factory.mktemp("automations") / "automations.yaml"
     text = (ROOT / "data" / "automations.yaml").read_text()
-    assert text.count(NOBODY) == 5
-    path.write_text(text.replace(NOBODY, block["id"]))
+    assert text.count(PLACEHOLDER_ID) == 5
+    path.write_text(text.replace(PLACEHOLDER_ID, block["id"]))
     stack.command("automation", "create", "--from-file", str(path))
     return stack
 
@@ -71,7 +71,7 @@ def _subjects(got: list[dict[str, Any]], job: str) -> set[str]:
 
 
 def test_the_examples_deploy_as_they_stand(stack: LiveStack) -> None:
-    """`prefect automation create --from-file ...` takes each file as it is, and makes all that is in it."""
+    """`prefect automation create --from-file ...` accepts each example file unchanged and creates all its parts."""
     for name in ("automations.yaml", "silent-runs.yaml"):
         stack.command("automation", "create", "--from-file", str(ROOT / "data" / name))
     made = stack.ask("POST", "/automations/filter", limit=50)
@@ -90,9 +90,11 @@ def test_the_examples_deploy_as_they_stand(stack: LiveStack) -> None:
 def test_each_message_comes_when_it_should(
     automated: LiveStack, made: Jobs, messages: tuple[str, list[dict[str, Any]]]
 ) -> None:
-    """A soft limit that is passed, more than 1 % of rows not ok, a cost 20 % above the expected one, and a run that is refused each send one message; a run with nothing of it sends none."""
+    """A passed soft limit, more than 1 % of rows not ok, a cost 20 % above the expected one, and a refused run each
+    send one message. A run without these sends none.
+    """
     got = messages[1]
-    # names of their own: other runs in this stack would have taught what to expect
+    # unique names: other runs of this stack would change the expected cost
     made.service.configure(output_tokens="fixed:40", faults=[{"kind": "status:400", "match": "bad"}])
     quiet = made.job([f"text {n}" for n in range(40)], name="alarm-quiet", budget={"run_usd": 1})
     assert (
@@ -111,7 +113,8 @@ def test_each_message_comes_when_it_should(
         limits={"max_at_once": 4},
     )
     automated.ended(automated.start_run("complete-prompts/complete", {"job": soft}))
-    # a night of short answers is what the next one is expected to be, and its answers are four times as long
+    # the first run has short answers and sets the expected cost; the answers of the next are more than four times as
+    # long
     short = made.job([f"night {n}" for n in range(60)], name="alarm-dear", output=str(made.folder / "one"))
     made.service.configure(output_tokens="fixed:10")
     automated.ended(automated.start_run("complete-prompts/complete", {"job": short}))
@@ -134,7 +137,7 @@ def test_each_message_comes_when_it_should(
 
 
 def test_every_event_has_its_payload(stack: LiveStack, made: Jobs) -> None:
-    """Each event that docs/reference/events.md lists is emitted with the payload that it lists, the flow run related to it."""
+    """Each event in docs/reference/events.md is emitted with its documented payload, related to the flow run."""
     made.service.configure(output_tokens="fixed:40")
     job = made.job(
         [f"text {n}" for n in range(30)],

@@ -22,7 +22,7 @@ QUIET = (
     "--disable-component-update --disable-sync"
 ).split()
 PICTURES = ROOT / "build" / "screenshots"
-# `SCREENSHOTS=1 make e2e` renews those of the README
+# `SCREENSHOTS=1 make e2e` updates the pictures of the README
 OF_README = {"run", "summary", "approval"} if os.environ.get("SCREENSHOTS") else set()
 HOSTILE = "<img src=x onerror=alert(1)>.parquet"
 SLOW_MS = 30_000
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this ma
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    """A page of Debian's Chromium, in which no script of a cell may ever open a dialog."""
+    """Open a page of Debian's Chromium; tests check that no cell's script opens a dialog in it."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         opened = browser.new_page(viewport={"width": 1200, "height": 800})
@@ -68,7 +68,9 @@ def _job(made: Jobs, texts: list[str], name: str, file: str = "prompts.parquet",
 
 
 def test_a_run_is_understood_at_a_glance(stack: LiveStack, made: Jobs, page: Page) -> None:
-    """Name, state and its sentence, the estimate before and the summary after: tables by status, error and language, estimate against actual, pictures that are really drawn, links, and failed rows in a table in which nothing from outside is markup."""
+    """A run's pages show its name, state and message, the estimate and the summary, with tables by status, error and
+    language. Pictures are drawn, links work, and failed rows are in a table in which outside text is never markup.
+    """
     made.service.configure(output_tokens="lognormal:12:0.3", faults=[{"kind": "status:400", "match": "bad"}])
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: _dismiss(dialog, dialogs))
@@ -98,7 +100,7 @@ def test_a_run_is_understood_at_a_glance(stack: LiveStack, made: Jobs, page: Pag
         cells = "".join(rf"\s*{re.escape(cell)}\s*" for cell in row)
         expect(page.locator("tr", has_text=re.compile(cells)).first).to_be_attached()
     widths = page.evaluate("[...document.querySelectorAll('img[src^=\"data:image/svg\"]')].map(i => i.naturalWidth)")
-    assert widths == [640, 640], "a picture that the page does not draw"
+    assert widths == [640, 640], "the page does not draw a picture"
     assert (
         page.locator("a", has_text="Results").first.get_attribute("href") == (Path(job["output"]) / "results").as_uri()
     )
@@ -109,7 +111,9 @@ def test_a_run_is_understood_at_a_glance(stack: LiveStack, made: Jobs, page: Pag
 
 
 def test_progress_while_it_runs(stack: LiveStack, made: Jobs, page: Page) -> None:
-    """While a run is under way its progress is told with rows, spend and time left, and cancel from the page ends it as Cancelled, with what was answered kept."""
+    """While a run is under way, its page shows rows, spend and time left.
+    Cancel on the page ends it as Cancelled, and its answers are kept.
+    """
     made.service.configure(latency_ms=300)
     job = _job(made, [f"slow {n}" for n in range(900)], "slow", limits={"max_at_once": 4})
     run = stack.start_run("complete-prompts/complete", {"job": job})
@@ -136,10 +140,12 @@ def test_progress_while_it_runs(stack: LiveStack, made: Jobs, page: Page) -> Non
 
 @pytest.mark.nightly
 def test_names_read_as_they_were_written(stack: LiveStack, made: Jobs, page: Page) -> None:
-    """Names of a job and of a model that look like Markdown or HTML are read as they were written, in both of Prefect's UIs and in descriptions too: nothing is fetched from outside, no link is made, nothing in them becomes an element."""
+    """If names of a job and a model look like Markdown or HTML, both of Prefect's UIs show them unchanged, descriptions
+    included. Nothing is fetched from outside, no link is created, and no name becomes an element.
+    """
     fetched: list[str] = []
     page.on("request", lambda request: fetched.append(request.url))
-    page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.abort())  # what the UIs themselves ask
+    page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.abort())  # requests of the UIs themselves
     name = "![i](http://127.0.0.1:9/pixel.png) <h1>x</h1> [l](http://evil)"
     model = "gpt-<b>4o</b>|_mini_*x*(http://127.0.0.1:9/m.png) www.evil.example me@evil.example"
     price = {"usd_per_mtok_input": 1, "usd_per_mtok_output": 1}
@@ -172,7 +178,7 @@ def test_names_read_as_they_were_written(stack: LiveStack, made: Jobs, page: Pag
 
 
 def _field(page: Page, name: str) -> Locator:
-    """The part of a form that asks for one setting, the first of that name."""
+    """Return the part of a form for one setting, the first of that name."""
     label = f"div[contains(@class, 'p-label__header')]//span[starts-with(normalize-space(text()), '{name}')]"
     whole = "contains(concat(' ', @class, ' '), ' schema-form-property ')"
     return page.locator(f"xpath=//div[{whole}][./{label}]").first
@@ -180,7 +186,9 @@ def _field(page: Page, name: str) -> Locator:
 
 @pytest.mark.nightly
 def test_a_job_is_started_from_the_form(stack: LiveStack, made: Jobs, page: Page) -> None:
-    """In the form of `complete` each setting has its help; six that are filled in make a job, all others may be left as they are."""
+    """In the form of `complete` each setting has its help.
+    Six filled-in settings are a complete job; all others may stay unchanged.
+    """
     path = made.write(["a", "b", "c"])
     deployment = stack.ask("GET", "/deployments/name/complete-prompts/complete")["id"]
     page.goto(f"{stack.ui}/deployments/deployment/{deployment}/run")
@@ -207,7 +215,9 @@ def test_the_pages_own_button_approves_and_declines(
     page: Page,
     is_approved: bool,  # noqa: FBT001 - parametrized
 ) -> None:
-    """A run that waits shows its estimate in the page's own form: with the switch on it goes on, submitted as it is it ends, and nothing is sent before."""
+    """A waiting run shows its estimate in Prefect's own form. With the switch on, the run continues; submitted
+    unchanged, it ends. Before that, nothing is sent.
+    """
     name = "ask-me" if is_approved else "do-not"
     job = _job(made, [f"text {n}" for n in range(20)], name, budget={"run_usd": 1, "approval_usd": 0.00001})
     run = stack.start_run("complete-prompts/complete", {"job": job})

@@ -1,4 +1,4 @@
-"""`parquill run` on a server, cancelled from its UI: no worker stands between, so the run itself has to look."""
+"""`parquill run` on a server, cancelled from its UI: no worker is involved, so the run itself checks for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.tools.prefect_api import ask_prefect
 
 
 def _cancel(address: str, run: str) -> None:
-    """What the UI's button does."""
+    """Cancel a run as the UI's button does."""
     state = {"type": "CANCELLING", "name": "Cancelling"}
     ask_prefect(address, "POST", f"/flow_runs/{run}/set_state", state=state)
 
@@ -27,7 +27,9 @@ ROWS = 2_000
 @pytest.mark.parametrize("is_timed", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["ends", "at once"])
 @pytest.mark.parametrize("by", ["the UI", pytest.param("SIGTERM", marks=pytest.mark.nightly)])
 def test_a_command_is_cancelled(jobs: Jobs, prefect_server: str, by: str, is_timed: bool) -> None:  # noqa: FBT001 - parametrized
-    """Within a second nothing more is sent; what is in flight is journaled, the state is Cancelled, the exit code 130, and the next run resumes."""
+    """A cancelled run sends nothing after one second and journals what is in flight.
+    Its state is Cancelled, its exit code 130, and the next run resumes it.
+    """
     jobs.service.configure(latency_ms=100)
     name = "by-" + by.replace(" ", "-")
     settings = jobs.job([f"text {row}" for row in range(ROWS)], name=name, limits={"max_at_once": 8})
@@ -40,7 +42,7 @@ def test_a_command_is_cancelled(jobs: Jobs, prefect_server: str, by: str, is_tim
     else:
         spawned.process.send_signal(signal.SIGTERM)
     if is_timed:
-        time.sleep(1.0)  # the second that it may take
+        time.sleep(1.0)  # a run may take one second
     at_most = jobs.service.stats()["requests"] if is_timed else ROWS - 1
     done = spawned.wait()
     assert done.exit_code == 130, done.stderr
@@ -59,7 +61,7 @@ def test_a_command_is_cancelled(jobs: Jobs, prefect_server: str, by: str, is_tim
     "by", ["the UI", *(pytest.param(by, marks=pytest.mark.nightly) for by in ("Ctrl-C", "SIGTERM"))]
 )
 def test_a_waiting_command_is_cancelled(jobs: Jobs, prefect_server: str, by: str) -> None:
-    """A run that waits for approval ends when it is cancelled, or at the first Ctrl-C or SIGTERM, with nothing sent."""
+    """A run that waits for approval ends at a cancellation, or at the first Ctrl-C or SIGTERM, and sends nothing."""
     name = "waiting-" + by.replace(" ", "-")
     settings = jobs.job(["a", "b"], name=name, budget={"approval_usd": 0.00001})
     spawned = jobs.spawn(settings)

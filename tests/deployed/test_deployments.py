@@ -1,4 +1,4 @@
-"""Scheduled, watched, stopped and approved: what a team does with Parquill on its Prefect server."""
+"""Scheduled, watched, stopped and approved: how a team uses Parquill on its Prefect server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ DEPLOYMENTS = {
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_what_is_deployed(stack: LiveStack, name: str) -> None:
-    """Each deployment has its schedule with a time zone, a description, a strategy for collisions, and help for every parameter; nothing in it is a secret."""
+    """Each deployment has its schedule with a time zone, a description, a collision strategy and help for every
+    parameter. It holds no secret.
+    """
     found = stack.ask("GET", f"/deployments/name/{name}")
     schedules = [(each["schedule"]["cron"], each["schedule"]["timezone"]) for each in found["schedules"]]
     assert schedules == ([DEPLOYMENTS[name]] if DEPLOYMENTS[name] else [])
@@ -47,7 +49,9 @@ def test_what_is_deployed(stack: LiveStack, name: str) -> None:
 
 @pytest.mark.nightly
 def test_a_scheduled_translation(stack: LiveStack, made: Jobs) -> None:
-    """A nightly run is of its scheduled day in the job's time zone, uses the glossary, and the next night pays only for what is new."""
+    """A scheduled run uses its scheduled day in the job's time zone, and the glossary.
+    The next day's run pays only for new rows.
+    """
     made.service.configure(log=200, log_bodies=True)
     folder = made.folder
     texts = pa.table({"id": ["a", "b"], "text": ["good morning", "good night"]})
@@ -70,7 +74,7 @@ def test_a_scheduled_translation(stack: LiveStack, made: Jobs) -> None:
             "endpoint": {"base_url": made.service.url},
         },
     }
-    # 23:30 UTC is half past one of the next day in Paris, in the night in which its clocks go forward
+    # 23:30 UTC is half past one of the next day in Paris, on the night when its clocks go forward
     first = stack.ended(stack.start_run("translate/translate-nightly", parameters, "2026-03-28T23:30:00Z"))
     assert (first["state_type"], first["state_name"]) == ("COMPLETED", "Completed"), first["state"]["message"]
     assert first["name"] == "nights · 4 rows · gpt-6-luna"
@@ -87,7 +91,7 @@ def test_a_scheduled_translation(stack: LiveStack, made: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_a_summary_of_articles(stack: LiveStack, made: Jobs) -> None:
-    """The ready flow for summaries asks for its length, style and language, and says what it cost."""
+    """The ready flow for summaries passes on length, style and language, and its message shows the cost."""
     made.service.configure(log=200, log_bodies=True)
     made.write(["a long article", "another"])
     parameters = {
@@ -108,10 +112,12 @@ def test_a_summary_of_articles(stack: LiveStack, made: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_a_state_says_what_happened(stack: LiveStack, made: Jobs) -> None:
-    """Failed rows within tolerance, too many of them, and a budget that does not suffice are told apart by the state; the log holds its sentence, and no traceback as of a fault."""
+    """The state distinguishes failed rows within tolerance, too many failed rows, and a budget that is too small.
+    The log holds its sentence without a traceback.
+    """
     made.service.configure(faults=[{"kind": "length", "match": "cut"}])
     texts = ["cut", *(f"text {row}" for row in range(19))]
-    told = {}
+    states = {}
     for name, changes in (
         ("tolerated", {"tolerate": {"not_ok": 0.1}}),
         ("failing", {}),
@@ -119,9 +125,9 @@ def test_a_state_says_what_happened(stack: LiveStack, made: Jobs) -> None:
     ):
         settings = made.job(texts, name=name, output=str(made.folder / name), **changes)
         run = stack.ended(stack.start_run("complete-prompts/complete", {"job": settings}))
-        told[name] = (run["state_type"], run["state_name"])
+        states[name] = (run["state_type"], run["state_name"])
         _check_log(stack, run)
-    assert told == {
+    assert states == {
         "tolerated": ("COMPLETED", "Completed with failed rows"),
         "failing": ("FAILED", "Too many failed rows"),
         "refused": ("FAILED", "Refused by budget"),
@@ -131,13 +137,15 @@ def test_a_state_says_what_happened(stack: LiveStack, made: Jobs) -> None:
 def _check_log(stack: LiveStack, run: dict[str, Any]) -> None:
     sentence = run["state"]["message"]
     assert sentence
-    stack.wait("the log", lambda: any(sentence in said for said in stack.logs(run["id"])))
-    assert not [said for said in stack.logs(run["id"]) if "Traceback" in said or "unexpected" in said]
+    stack.wait("the log", lambda: any(sentence in line for line in stack.logs(run["id"])))
+    assert not [line for line in stack.logs(run["id"]) if "Traceback" in line or "unexpected" in line]
 
 
 @pytest.mark.nightly
 def test_a_bad_job_is_told_as_such(stack: LiveStack, made: Jobs) -> None:
-    """A job that cannot be run ends under its own name, refused in one sentence; a form that is not drawn from the schema is no way round."""
+    """A job that cannot run ends under its own name, refused in one sentence.
+    Parameters that bypass the form's schema are refused too.
+    """
     settings = made.job(["a"], name="bad", limits={"max_at_once": 8})
     cases: list[tuple[str, dict[str, Any], str]] = [
         ("complete-prompts/complete", {"job": {**settings, "messages_column": "chat"}}, "set either `prompt` or"),
@@ -158,7 +166,9 @@ def test_a_bad_job_is_told_as_such(stack: LiveStack, made: Jobs) -> None:
 
 
 def test_approved_after_the_process_is_gone(stack: LiveStack, made: Jobs) -> None:
-    """A deployed run above approval_usd is suspended: its process ends; approved by the command it is started again and completes."""
+    """A deployed run above approval_usd is suspended and its process ends.
+    After `parquill approve` it starts again and completes.
+    """
     settings = made.job([f"text {row}" for row in range(10)], name="suspended", budget={"approval_usd": 0.00001})
     run = stack.start_run("complete-prompts/complete", {"job": settings})
     assert stack.ended(run, ["PAUSED"])["state_name"] == "Suspended"
@@ -170,16 +180,16 @@ def test_approved_after_the_process_is_gone(stack: LiveStack, made: Jobs) -> Non
     assert stack.ended(run)["state_type"] == "COMPLETED"
     assert made.service.stats()["billed"] == 10
 
-    def told(event: str) -> int:
+    def emitted(event: str) -> int:
         wanted = {"event": {"name": [event]}, "related": {"id": [f"prefect.flow-run.{run}"]}}
         return len(stack.ask("POST", "/events/filter", filter=wanted)["events"])
 
-    stack.wait("the end to be told", lambda: told("parquill.run.finished") == 1)
-    assert told("parquill.approval.requested") == 1  # and not again when it came back with the answer
+    stack.wait("the event of the end", lambda: emitted("parquill.run.finished") == 1)
+    assert emitted("parquill.approval.requested") == 1  # not emitted again after the answer
 
 
 def test_cancelled_in_the_ui(stack: LiveStack, made: Jobs) -> None:
-    """Cancelled, a run sends nothing more, journals what is in flight, is Cancelled, and the next one resumes it."""
+    """A cancelled run sends nothing more, journals what is in flight, is Cancelled, and the next one resumes it."""
     settings = slow_job(made, 2_000, name="cancelled")
     run = stack.start_run("complete-prompts/complete", {"job": settings})
     stack.wait("requests", lambda: made.service.stats()["requests"] > 30)
@@ -200,12 +210,12 @@ def test_cancelled_in_the_ui(stack: LiveStack, made: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_a_pilot_is_cancelled_too(stack: LiveStack, made: Jobs) -> None:
-    """An estimate with a pilot sends nothing more within a second of its cancellation either, and is Cancelled."""
+    """An estimate with a pilot also sends nothing more than a second after its cancellation, and becomes Cancelled."""
     settings = slow_job(made, 600, name="piloted")
     run = stack.start_run("estimate-cost/estimate", {"job": settings, "pilot": 500})
     stack.wait("requests", lambda: made.service.stats()["requests"] > 30)
     stack.ask("POST", f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"}, force=False)
-    time.sleep(1.0)  # the second that it may take
+    time.sleep(1.0)  # a run may take one second
     sent = made.service.stats()["requests"]
     assert stack.ended(run)["state_type"] == "CANCELLED"
     assert made.service.stats()["requests"] == sent < 500
@@ -213,7 +223,7 @@ def test_a_pilot_is_cancelled_too(stack: LiveStack, made: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_a_killed_run_is_taken_over(stack: LiveStack, made: Jobs) -> None:
-    """When the flow's process is killed the run is Crashed, and the next one takes over its work."""
+    """If the flow's process is killed, the run becomes Crashed, and the next one resumes its work."""
     settings = slow_job(made, 300, name="killed")
     run = stack.start_run("complete-prompts/complete", {"job": settings})
     stack.wait("requests", lambda: made.service.stats()["requests"] > 30)
@@ -227,7 +237,7 @@ def test_a_killed_run_is_taken_over(stack: LiveStack, made: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_a_key_from_a_block(stack: LiveStack, made: Jobs) -> None:
-    """The key may be a Prefect Secret block, named in the job; it is nowhere among parameters and states."""
+    """A job can name a Prefect Secret block for its key; the key is not in any parameter or state."""
     canary = "sk-canary-of-a-block-1234567890"
     code = f"from prefect.blocks.system import Secret; Secret(value={canary!r}).save('the-key', overwrite=True)"
     import subprocess
@@ -243,7 +253,7 @@ def test_a_key_from_a_block(stack: LiveStack, made: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_outputs_are_plain_files(stack: LiveStack, made: Jobs) -> None:
-    """What a deployed run writes is what the command writes: results, summary, history, report."""
+    """A deployed run writes the same files as the command: results, summary, history and report."""
     settings = made.job(["a"], name="plain")
     stack.ended(stack.start_run("complete-prompts/complete", {"job": settings}))
     output = Path(settings["output"])
@@ -259,7 +269,7 @@ def test_outputs_are_plain_files(stack: LiveStack, made: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_the_documented_job_deploys(stack: LiveStack, tmp_path: Path) -> None:
-    """The deployment that docs/how-to/schedule.md shows for a user's own job deploys beside the others, its template unchanged."""
+    """The deployment that docs/how-to/schedule.md shows for a user's own job deploys, its template unchanged."""
     text = (ROOT / "docs" / "how-to" / "schedule.md").read_text()
     shown = re.search(r"```yaml\n# part of prefect.yaml\n(  - <<: \*defaults\n.*?)```", text, re.DOTALL)
     assert shown is not None
@@ -275,27 +285,27 @@ def test_the_documented_job_deploys(stack: LiveStack, tmp_path: Path) -> None:
         stack.command("deployment", "delete", "complete-prompts/reviews-nightly")
 
 
-def _told_of_infrastructure(stack: LiveStack) -> int:
+def _infrastructure_checks(stack: LiveStack) -> int:
     return (stack.folder / "worker.log").read_text().count("prefect.flow_runs.worker - Check whether the flow run")
 
 
 @pytest.mark.nightly
 def test_a_retry_keeps_its_day(stack: LiveStack, made: Jobs) -> None:
-    """A nightly run that was killed goes on when somebody presses Retry the next morning: with the input and output of its own day, under the same run."""
+    """If a scheduled run was killed, Retry on the next morning resumes it, with the input and output of its own day."""
     settings = slow_job(made, 200, name="yesterday")
     settings["output"] = str(made.folder / "out-{date}")
     run = stack.start_run("complete-prompts/complete", {"job": settings}, "2026-03-28T23:30:00Z")
     stack.wait("requests", lambda: made.service.stats()["requests"] > 30)
-    told = _told_of_infrastructure(stack)
+    checks = _infrastructure_checks(stack)
     os.kill(stack.flow_process(), signal.SIGKILL)
     assert stack.ended(run)["state_type"] == "CRASHED"
-    placed = {**settings, "output": str(made.folder / "out-2026-03-28")}
-    before = summary_of(placed)["run_id"]
-    # the worker says it once more, of the infrastructure, seconds after it did of the run's process
-    stack.wait("its second word", lambda: _told_of_infrastructure(stack) > told)
+    resolved = {**settings, "output": str(made.folder / "out-2026-03-28")}
+    before = summary_of(resolved)["run_id"]
+    # the worker logs it again for the infrastructure, seconds after it did for the run's process
+    stack.wait("its second log entry", lambda: _infrastructure_checks(stack) > checks)
     retry = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
     stack.ask("POST", f"/flow_runs/{run}/set_state", state=retry, force=False)
     stack.wait("its second end", lambda: stack.run(run)["state_type"] == "COMPLETED", 90)
-    assert summary_of(placed)["run_id"] == before
-    check_settled(made, placed, 200)
+    assert summary_of(resolved)["run_id"] == before
+    check_settled(made, resolved, 200)
     assert [path.name for path in made.folder.glob("out-*")] == ["out-2026-03-28"]

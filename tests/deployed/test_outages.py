@@ -1,4 +1,4 @@
-"""A Prefect server that goes away: in the middle of a run, at its end, for a while or for good."""
+"""A Prefect server that goes away during a run or at its end, for a while or for good."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tests.tools.jobs import Jobs
 
 pytestmark = pytest.mark.nightly
 
-IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # a run that gives up at once sees in seconds what takes minutes else
+IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # no retries: the outage shows in seconds, not minutes
 
 
 def _asked(stack: LiveStack) -> str:
-    """What the runs that wait ask, as a person reads it."""
-    told = stack.parquill("approve")
-    return told.stdout + told.stderr
+    """Return the questions of the waiting runs, as a person reads them."""
+    done = stack.parquill("approve")
+    return done.stdout + done.stderr
 
 
 @contextlib.contextmanager
 def _command_without_server(stack: LiveStack, made: Jobs, settings: dict[str, Any]) -> Iterator[Future[Any]]:
-    """`parquill run` on the stack's server, which goes down during the run and comes back after it."""
+    """Run `parquill run` on the stack's server, which stops during the run and comes back after it."""
     with ThreadPoolExecutor(1) as thread:
         command = thread.submit(stack.parquill, "run", str(made.job_file(settings)))
         stack.wait("requests", lambda: made.service.stats()["requests"] > 30)
@@ -41,7 +41,7 @@ def _command_without_server(stack: LiveStack, made: Jobs, settings: dict[str, An
 
 
 def test_the_server_goes_away_for_a_while(stack: LiveStack, made: Jobs) -> None:
-    """A server that is away in the middle of a run costs neither the run nor a row."""
+    """If the server is away during a run, the run completes and no row is lost."""
     settings = slow_job(made, 700, name="without-a-while")
     with _command_without_server(stack, made, settings) as command:
         time.sleep(4)
@@ -54,7 +54,9 @@ def test_the_server_goes_away_for_a_while(stack: LiveStack, made: Jobs) -> None:
 
 
 def test_the_server_is_away_at_the_end(stack: LiveStack, made: Jobs) -> None:
-    """A server that stays away costs the report only: files are whole, the exit code is right, the next run has nothing to do."""
+    """If the server stays away, only the report to it is lost.
+    Files are whole, the exit code is right, and the next run has nothing to do.
+    """
     settings = slow_job(made, 200, name="gone")
     with _command_without_server(stack, made, settings) as command:
         ended = command.result(110)
@@ -68,14 +70,16 @@ def test_the_server_is_away_at_the_end(stack: LiveStack, made: Jobs) -> None:
 
 
 def test_a_deployed_run_ends_while_the_server_is_away(stack: LiveStack, made: Jobs) -> None:
-    """It waits for the server with its files whole, and is Completed then, with its summary shown and told."""
+    """A deployed run that ends while the server is away writes its files and waits.
+    Then it becomes Completed with its summary shown.
+    """
     settings = slow_job(made, 100, name="late")
     run = stack.start_run("complete-prompts/complete", {"job": settings}, env=IMPATIENT)
     stack.wait("requests", lambda: made.service.stats()["requests"] > 30)
     stack.stop_server()
     try:
         stack.wait("whole files", lambda: summary_of(settings)["state"] == "finished")
-        time.sleep(6)  # it has knocked once in vain
+        time.sleep(6)  # its first call to the server has failed
     finally:
         stack.start_server()
     ended = stack.ended(run)
@@ -85,7 +89,9 @@ def test_a_deployed_run_ends_while_the_server_is_away(stack: LiveStack, made: Jo
 
 
 def test_a_run_outlives_its_slot(stack: LiveStack, made: Jobs) -> None:
-    """A restarted server no longer knows the slot of a run: that is a warning in its log, the run is Completed with all its rows, and the deployment runs again after it."""
+    """If a restarted server does not know a run's slot, the run logs a warning and completes all its rows.
+    The deployment runs again after it.
+    """
     settings = slow_job(made, 350, name="slotless")
     run = stack.start_run("summarize/summarize-nightly", nightly(settings))
     stack.wait("requests", lambda: made.service.stats()["requests"] > 6)
@@ -94,7 +100,7 @@ def test_a_run_outlives_its_slot(stack: LiveStack, made: Jobs) -> None:
     stack.start_server()
 
     def warned() -> list[str]:
-        return [said for said in stack.logs(run, logging.WARNING) if "no longer knows the concurrency slot" in said]
+        return [line for line in stack.logs(run, logging.WARNING) if "no longer knows the concurrency slot" in line]
 
     stack.wait("a warning", lambda: bool(warned()), 60)
     assert stack.run(run)["state_type"] == "RUNNING"
@@ -107,32 +113,30 @@ def test_a_run_outlives_its_slot(stack: LiveStack, made: Jobs) -> None:
 
 
 def test_cancelled_after_the_server_was_away(stack: LiveStack, made: Jobs) -> None:
-    """Prefect's own watch for a cancellation ends when the server goes away; a run is cancelled from the UI all the same."""
-    settings = slow_job(
-        made, 8_000, name="away-and-cancelled"
-    )  # not done before the server is back, however slow that is
+    """Prefect's watch for a cancellation ends when the server goes away; the UI can still cancel the run later."""
+    settings = slow_job(made, 8_000, name="away-and-cancelled")  # not done before a slow server is back
     run = stack.start_run("complete-prompts/complete", {"job": settings})
     stack.wait("requests", lambda: made.service.stats()["requests"] > 30)
     stack.stop_server()
     time.sleep(6)
     stack.start_server()
     stack.ask("POST", f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"}, force=False)
-    time.sleep(1.0)  # the second that it may take
+    time.sleep(1.0)  # a run may take one second
     sent = made.service.stats()["requests"]
-    time.sleep(1.0)  # time in which it would send, if it did
+    time.sleep(1.0)  # long enough to notice further requests
     assert made.service.stats()["requests"] == sent < 8_000
     assert stack.ended(run)["state_type"] == "CANCELLED"
     assert summary_of(settings)["state"] == "stopped"
 
 
 def test_the_server_goes_away_while_a_command_waits(stack: LiveStack, made: Jobs) -> None:
-    """A run that waits for approval waits on when the server was away, and takes the answer that is given afterwards."""
+    """A run that waits for approval continues to wait after the server was away, and accepts a later answer."""
     settings = made.job(["a", "b"], name="patient", budget={"approval_usd": 0.00001})
     with ThreadPoolExecutor(1) as thread:
         command = thread.submit(stack.parquill, "run", str(made.job_file(settings)), **IMPATIENT)
         stack.wait("a question", lambda: "budget.approval_usd" in _asked(stack), 60)
         stack.stop_server()
-        time.sleep(6)  # Prefect's own waiting has given up meanwhile
+        time.sleep(6)  # Prefect's own retries have ended
         assert not command.done()
         stack.start_server()
         answered = stack.parquill("approve", "patient")

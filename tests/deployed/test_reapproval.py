@@ -1,4 +1,4 @@
-"""An approval counts for the plan that it was given for; whatever else a run has become, a person is asked again."""
+"""An approval counts only for the plan that it was given for; if the run changes, a person is asked again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _costly(made: Jobs, name: str, rows: int = 3, **budget: Any) -> dict[str, An
 
 
 def _asks(stack: LiveStack, run: str, but: str | None = None) -> str:
-    """Wait until a run asks; gives the key of its question, which is another than `but`."""
+    """Wait until a run asks, and return the key of its question, which is not `but`."""
 
     def key() -> str | None:
         found = stack.run(run)
@@ -54,7 +54,7 @@ def _answer(stack: LiveStack, run: str, *more: str) -> None:
 
 
 def test_an_input_that_grows_while_it_waits(stack: LiveStack, made: Jobs) -> None:
-    """Approved for three rows, a run whose input has two hundred by then asks for these, and pays for none before."""
+    """If a run is approved for three rows but its input then has two hundred, it asks again before it pays."""
     run = stack.start_run(COMPLETE, {"job": _costly(made, "growing")})
     first = _asks(stack, run)
     _costly(made, "growing", rows=200)
@@ -67,7 +67,7 @@ def test_an_input_that_grows_while_it_waits(stack: LiveStack, made: Jobs) -> Non
 
 
 def test_a_retry_asks_anew(stack: LiveStack, made: Jobs) -> None:
-    """A run that was declined, or cancelled while it waited, asks a question of its own when it is retried, and takes its answer."""
+    """If a run was declined, or cancelled while it waited, a retry asks a new question and accepts its answer."""
     for name in ("declined", "cancelled-waiting"):
         made.service.reset()
         run = stack.start_run(COMPLETE, {"job": {**_costly(made, name), "output": str(made.folder / name)}})
@@ -86,7 +86,7 @@ def test_a_retry_asks_anew(stack: LiveStack, made: Jobs) -> None:
 
 
 def test_a_retry_after_the_approval(stack: LiveStack, made: Jobs) -> None:
-    """A run that was approved, and could not start because of another, goes on without a question when it is retried."""
+    """If an approved run could not start because of another run, a retry starts it without a question."""
     settings = _costly(made, "refused-then")
     run = stack.start_run(COMPLETE, {"job": settings})
     _asks(stack, run)
@@ -99,7 +99,9 @@ def test_a_retry_after_the_approval(stack: LiveStack, made: Jobs) -> None:
 
 
 def test_each_of_two_that_wait_takes_its_answer(stack: LiveStack, made: Jobs) -> None:
-    """Of two runs that wait for the same plan the first that is approved completes it; the other, declined, is not approved."""
+    """If two runs wait for the same plan, each gets its own answer.
+    The approved one completes it, and the declined one is not approved.
+    """
     settings = _costly(made, "twice")
     first = stack.start_run(COMPLETE, {"job": settings})
     _asks(stack, first)
@@ -114,7 +116,9 @@ def test_each_of_two_that_wait_takes_its_answer(stack: LiveStack, made: Jobs) ->
 
 
 def test_a_deployed_run_whose_pause_was_not_answered(stack: LiveStack, made: Jobs) -> None:
-    """A server that suspends a run, and is cut off before it says so, leaves a run that can be approved; one that is suspended already says so when it is asked again."""
+    """If the server suspends a run but its reply is lost, the run can still be approved.
+    A repeated request finds it already suspended.
+    """
     with losing(stack.api, lambda _method, path, body: path.endswith("/set_state") and b'"PAUSED"' in body) as proxy:
         address, asked = proxy
         run = stack.start_run(COMPLETE, {"job": _costly(made, "unheard")}, env={"PREFECT_API_URL": address})
@@ -127,7 +131,7 @@ def test_a_deployed_run_whose_pause_was_not_answered(stack: LiveStack, made: Job
 
 
 def test_a_retry_of_what_was_done_anew(stack: LiveStack, made: Jobs) -> None:
-    """A run that was to do rows anew, and has, does not do them anew again when it is retried in the UI; a new run does."""
+    """If a `redo` run has finished, a retry in the UI does not redo its rows again; a new run does."""
     settings = made.job(["a", "b"], name="anew")
     redo = {"job": settings, "redo": ["ok"]}
     assert stack.ended(stack.start_run(COMPLETE, {"job": settings}))["state_type"] == "COMPLETED"

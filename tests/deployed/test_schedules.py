@@ -1,4 +1,4 @@
-"""Schedules: Prefect's server makes their runs by itself, at their hour, and the worker runs them."""
+"""Schedules: Prefect's server creates runs at their hour, and the worker runs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EACH_MINUTE = "summarize/each-minute"
 
 
 def _scheduled(stack: LiveStack, deployment: str) -> list[dict[str, Any]]:
-    """The runs that the server has made for the schedule of a deployment, the next one first."""
+    """Return the runs that the server has created for a deployment's schedule, the next one first."""
     wanted = {
         "flow_runs": {"deployment_id": {"any_": [stack.ask("GET", f"/deployments/name/{deployment}")["id"]]}},
         "sort": "EXPECTED_START_TIME_ASC",
@@ -33,7 +33,9 @@ def _scheduled(stack: LiveStack, deployment: str) -> list[dict[str, Any]]:
 @pytest.mark.nightly
 @pytest.mark.parametrize("deployment", HOURS)
 def test_the_nights_ahead_are_scheduled(stack: LiveStack, deployment: str) -> None:
-    """A deployed sample runs by itself only when its schedule is activated; then it has runs ahead, one a night at its hour in its time zone."""
+    """A deployed sample runs only when its schedule is activated.
+    Then runs are scheduled ahead, one a night at its hour in its time zone.
+    """
     found = stack.ask("GET", f"/deployments/name/{deployment}")
     (schedule,) = found["schedules"]
     assert schedule["active"] is False
@@ -50,7 +52,7 @@ def test_the_nights_ahead_are_scheduled(stack: LiveStack, deployment: str) -> No
 @pytest.mark.parametrize("cron", ["0 0 * * *", "30 0 * * *"])
 @pytest.mark.parametrize(("zone", "eve"), [("Africa/Cairo", (2026, 4, 23)), ("America/Santiago", (2026, 9, 5))])
 def test_a_night_without_midnight_has_its_own_day(cron: str, zone: str, eve: tuple[int, int, int]) -> None:
-    """Where the clocks leave out the hour of a schedule, Prefect still gives each night its own day, and {date} is right."""
+    """If the clocks skip a schedule's hour, Prefect still gives each night its own day, and {date} is right."""
     schedule = CronSchedule(cron=cron, timezone=zone)
     times = asyncio.run(schedule.get_dates(3, start=datetime(*eve, tzinfo=ZoneInfo(zone))))
     days = [time.astimezone(ZoneInfo(zone)).date() for time in times]
@@ -59,7 +61,7 @@ def test_a_night_without_midnight_has_its_own_day(cron: str, zone: str, eve: tup
 
 @pytest.fixture
 def each_minute(stack: LiveStack, made: Jobs) -> Iterator[str]:
-    """A deployment with a cron of its own, as the command line makes it."""
+    """Create a deployment with a cron schedule, as the command line does."""
     made.write(["a long article", "another"])
     parameters = {
         "name": "each-minute",
@@ -77,7 +79,7 @@ def each_minute(stack: LiveStack, made: Jobs) -> Iterator[str]:
 
 
 def test_a_cron_fires(stack: LiveStack, made: Jobs, each_minute: str) -> None:
-    """With nobody at the keyboard a cron makes a run, the worker runs it at its minute, and its answers are there."""
+    """A cron schedule creates a run without a person, the worker runs it at its minute, and its answers are written."""
     runs: list[dict[str, Any]] = []
 
     def ended() -> bool:
@@ -92,8 +94,9 @@ def test_a_cron_fires(stack: LiveStack, made: Jobs, each_minute: str) -> None:
     assert runs[0]["state_type"] == "COMPLETED", runs[0]["state"]["message"]
     first = datetime.fromisoformat(runs[0]["expected_start_time"])
     assert first.second == 0
-    # The server rounds the wait to the nearest second, and a run's start is when it asked to run, not when it was let:
-    # on a busy machine that may be more than half a second early. A run that did not wait would be half a minute early.
+    # The server rounds the wait to the nearest second, and a run's start time is its request to run, not the
+    # permission: on a busy machine it may be more than half a second early. A run that did not wait would be half a
+    # minute early.
     assert datetime.fromisoformat(runs[0]["start_time"]) >= first - timedelta(seconds=10)
     day = first.astimezone(ZoneInfo("Asia/Kolkata")).date()
     table = read_results(Path(made.folder / f"out-{day}"))

@@ -24,14 +24,20 @@ pytestmark = pytest.mark.nightly
 
 
 def test_everything_is_there_and_goes_away(tmp_path: Path, made: Jobs) -> None:
-    """`make ui` prints the address of a server with every deployment and a worker that is online, and on Ctrl-C, pressed twice, stops the run that is under way as a cancelled one, and leaves no process and no open port."""
-    with (tmp_path / "said").open("wb") as said:
+    """`make ui` prints the address of a server with every deployment and an online worker.
+    Ctrl-C, pressed twice, cancels the current run and leaves no process and no open port.
+    """
+    with (tmp_path / "output").open("wb") as output:
         process = subprocess.Popen(
-            ["make", "--no-print-directory", "ui", "PORT=0"], cwd=ROOT, stdout=said, stderr=said, start_new_session=True
+            ["make", "--no-print-directory", "ui", "PORT=0"],
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
-        LiveStack.wait("its address", lambda: b"http://" in (tmp_path / "said").read_bytes(), 120)
-        found = re.search(r"http://127.0.0.1:\d+", (tmp_path / "said").read_text())
+        LiveStack.wait("its address", lambda: b"http://" in (tmp_path / "output").read_bytes(), 120)
+        found = re.search(r"http://127.0.0.1:\d+", (tmp_path / "output").read_text())
         assert found
         api = f"{found[0]}/api"
         below = _children(process.pid)
@@ -57,9 +63,9 @@ def test_everything_is_there_and_goes_away(tmp_path: Path, made: Jobs) -> None:
             check=False,
             timeout=60,
         )
-        assert "build/ui has a server and a worker already" in second.stderr  # and has not touched the run
+        assert "build/ui has a server and a worker already" in second.stderr  # and it did not affect the run
         os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.3)  # until somebody in a hurry presses it again, while it cancels the run
+        time.sleep(0.3)  # a second Ctrl-C while it cancels the run
         os.killpg(process.pid, signal.SIGINT)
         process.wait(60)
         LiveStack.wait("the end of all processes", lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 30)
@@ -73,16 +79,18 @@ def test_everything_is_there_and_goes_away(tmp_path: Path, made: Jobs) -> None:
 
 @pytest.mark.parametrize("after", ["starting a Prefect server", "server.log", "worker.log"])
 def test_it_ends_while_it_starts(tmp_path: Path, after: str) -> None:
-    """Ctrl-C before the address is there, once or twice, ends it as well: soon, without a traceback, and with nothing left behind."""
+    """Ctrl-C before the address is printed, once or twice, also ends `make ui`.
+    It ends soon, without a traceback, and leaves nothing behind.
+    """
     command = [sys.executable, "-m", "tests.deployed.live_stack", str(tmp_path / "ui"), "0"]
-    with (tmp_path / "said").open("wb") as said:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
     try:
-        found = tmp_path / "said" if " " in after else tmp_path / "ui" / after
+        found = tmp_path / "output" if " " in after else tmp_path / "ui" / after
         LiveStack.wait(after, lambda: found.exists() and bool(found.stat().st_size or " " not in after), 120)
         below = _children(process.pid)
         os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.3)  # until somebody in a hurry presses it again, while it ends what it has started
+        time.sleep(0.3)  # a second Ctrl-C while it stops its processes
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(40) == 0
     finally:
@@ -90,12 +98,12 @@ def test_it_ends_while_it_starts(tmp_path: Path, after: str) -> None:
             process.kill()
             process.wait()
     LiveStack.wait("the end of all processes", lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 30)
-    assert "Traceback" not in (tmp_path / "said").read_text()
+    assert "Traceback" not in (tmp_path / "output").read_text()
 
 
 @pytest.mark.parametrize("port", ["busy", "abc", "99999"])
 def test_a_port_that_cannot_be_had_is_a_sentence(port: str) -> None:
-    """A port that is taken, or is none, is told in one sentence, not as a traceback."""
+    """A port that is in use, or is not a port, is reported in one sentence, without a traceback."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -109,7 +117,7 @@ def test_a_port_that_cannot_be_had_is_a_sentence(port: str) -> None:
 
 
 def test_a_folder_in_use_is_a_sentence(tmp_path: Path) -> None:
-    """A folder in which another one lives is told in one sentence, before anything is started in it."""
+    """If another stack uses the folder, `make ui` says so in one sentence before it starts anything in it."""
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         command = [sys.executable, "-m", "tests.deployed.live_stack", str(tmp_path), "0"]

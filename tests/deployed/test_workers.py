@@ -1,4 +1,4 @@
-"""Runs whose worker is killed alone, and runs that are cancelled before their process has begun."""
+"""Runs whose worker alone is killed, and runs that are cancelled before their process has started."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ CANCELLING = {"type": "CANCELLING", "name": "Cancelling"}
 
 
 def test_a_run_whose_worker_is_killed_is_taken_over(stack: LiveStack, made: Jobs) -> None:
-    """When the worker alone is killed, its run stops within seconds as Crashed, says why, and keeps what was under way; the next one takes over its work."""
+    """If only the worker is killed, its run stops within seconds as Crashed, gives the reason, and keeps the answers
+    under way. The next run resumes its work.
+    """
     settings = slow_job(made, 1_000, name="orphaned")
     run = stack.start_run("complete-prompts/complete", {"job": settings})
     stack.wait("requests", lambda: made.service.stats()["requests"] > 30)
@@ -38,7 +40,7 @@ def test_a_run_whose_worker_is_killed_is_taken_over(stack: LiveStack, made: Jobs
 
 
 def test_a_run_is_cancelled_while_its_process_starts(stack: LiveStack, made: Jobs) -> None:
-    """A run that is cancelled before it has begun is Cancelled once its process is there, and the deployment's next run goes."""
+    """A run that is cancelled early becomes Cancelled when its process starts, and the deployment's next run starts."""
     settings = slow_job(made, 20, name="hardly-there")
     run = stack.start_run("summarize/summarize-nightly", nightly(settings))
     stack.wait("its process", lambda: stack.run(run)["state_type"] == "PENDING")

@@ -1,6 +1,6 @@
 """Fills the generated parts of docs/reference from the code: `python -m tests.docs.generate`.
 
-A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. The text around it is written by hand.
+A generated part is between `<!-- generated: NAME -->` and `<!-- end -->`. The text around it is written by hand.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _branches(schema: dict[str, Any]) -> list[dict[str, Any]]:
 def _kind(schema: dict[str, Any]) -> str:
     branches = [each for each in _branches(schema) if each.get("type") != "null"]
     if any(each.get("type") == "number" for each in branches):
-        branches = [each for each in branches if each.get("type") == "number"]  # the same number as text is allowed too
+        branches = [each for each in branches if each.get("type") == "number"]  # a number may also be given as text
     return " or ".join(_kind_of(each) for each in branches)
 
 
@@ -161,7 +161,7 @@ def exit_codes() -> str:
     """Return a table of the exit codes."""
     return table(
         ["exit code", "meaning", "what to do"],
-        [[str(code), *map(_sentence, told)] for code, told in EXIT_CODES.items()],
+        [[str(code), *map(_sentence, texts)] for code, texts in EXIT_CODES.items()],
     )
 
 
@@ -169,11 +169,11 @@ def error_states() -> str:
     """Return a table of the errors: their name in Prefect, what they mean, and what to do."""
     advice = dict(re.findall(r"── (\w+) +exit \d+ +(.*)", errors.__doc__ or ""))
     rows = []
-    for name, told in advice.items():
+    for name, advised in advice.items():
         kind: type[ParquillError] = getattr(errors, name)
         state = NAMES.get(kind, "Cancelled" if kind is Interrupted else "")
         state = state or next(NAMES[each] for each in kind.__mro__ if each in NAMES)
-        rows.append([state, str(kind.exit_code), (kind.__doc__ or "").partition("\n")[0], _sentence(told)])
+        rows.append([state, str(kind.exit_code), (kind.__doc__ or "").partition("\n")[0], _sentence(advised)])
     return table(["state in Prefect", "exit code", "meaning", "what to do"], rows)
 
 
@@ -183,13 +183,13 @@ def _sentence(text: str) -> str:
 
 def events() -> str:
     """Return a table of the events and their payloads."""
-    rows = [[f"`{name}`", told, ", ".join(f"`{key}`" for key in keys)] for name, (told, keys) in EVENTS.items()]
+    rows = [[f"`{name}`", when, ", ".join(f"`{key}`" for key in keys)] for name, (when, keys) in EVENTS.items()]
     return table(["event", "when", "payload"], rows)
 
 
 def labels() -> str:
     """Return a table of the labels that a trigger can match."""
-    return table(["label", "value"], [[f"`{name}`", told] for name, told in LABELS.items()])
+    return table(["label", "value"], [[f"`{name}`", value] for name, value in LABELS.items()])
 
 
 def columns() -> str:
@@ -213,8 +213,8 @@ def error_codes() -> str:
 
 def unsent_codes() -> str:
     """Return a table of the error codes of rows that were not sent."""
-    rows = [[f"`{code}`", "rejected", told] for code, told in ROW_CODES.items()]
-    rows += [[f"`{code}`", "not_sent", told] for code, told in NOT_SENT_CODES.items()]
+    rows = [[f"`{code}`", "rejected", meaning] for code, meaning in ROW_CODES.items()]
+    rows += [[f"`{code}`", "not_sent", meaning] for code, meaning in NOT_SENT_CODES.items()]
     return table(["error code", "status", "meaning"], rows)
 
 
@@ -243,14 +243,14 @@ def pilot_keys() -> str:
 
 
 def _keys(keys: dict[str, str]) -> str:
-    return table(["key", "meaning"], [[f"`{name}`", told] for name, told in keys.items()])
+    return table(["key", "meaning"], [[f"`{name}`", meaning] for name, meaning in keys.items()])
 
 
 def chat_fields() -> str:
     """Return a table of the fields of chat messages that are sent and dropped."""
     rows = [
-        [what, ", ".join(f"`{name}`" for name in sorted(names))]
-        for what, names in (("sent", SENT), ("dropped", DROPPED))
+        [action, ", ".join(f"`{name}`" for name in sorted(names))]
+        for action, names in (("sent", SENT), ("dropped", DROPPED))
     ]
     return table(["", "fields"], rows)
 
@@ -278,7 +278,7 @@ MAKERS: dict[str, Callable[[], str]] = {
 
 
 def fill(text: str) -> str:
-    """Return a page with its generated parts as the code has them now."""
+    """Return a page with its generated parts updated from the code."""
     return _PART.sub(lambda part: f"{part[1]}\n{MAKERS[part[2]]()}\n{part[3]}", text)
 
 

@@ -1,4 +1,4 @@
-"""The Markdown pages that users read, and what stands in them: links, headings, code."""
+"""The Markdown pages that users read, and their links, headings and code."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def links(text: str) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """Return the anchors that GitHub makes of the headings of a page."""
+    """Return the anchors that GitHub creates for the headings of a page."""
     made: set[str] = set()
     for heading in re.findall(r"^#{1,6} +(.+?) *$", prose(text), re.MULTILINE):
         bare = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
@@ -103,13 +103,13 @@ def split(line: str) -> Iterator[list[str]]:
     lexer.whitespace_split = True
     lexer.commenters = "#"
     words: list[str] = []
-    is_target = False  # of a redirection
+    is_target = False  # true if the next word is the target of a redirection
     for word in [*lexer, ";"]:
         if is_target:
             is_target = False
         elif set(word) <= set("<>&") and set(word) & set("<>"):
             is_target = True
-            words = words[:-1] if words and words[-1].isdigit() else words  # 2> is the output of errors
+            words = words[:-1] if words and words[-1].isdigit() else words  # 2> redirects stderr
         elif set(word) <= set(";|&()"):
             if words:
                 yield _command(words)

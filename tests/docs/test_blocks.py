@@ -1,4 +1,4 @@
-"""The code that the pages show works: jobs validate, Python compiles, JSON and YAML can be read."""
+"""The code on the pages works: jobs are valid, Python compiles, JSON and YAML parse."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _blocks(*languages: str) -> list[Any]:
 
 
 def jobs(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield the jobs in a YAML document: the document itself, or what it has as `job`; a part of one is completed."""
+    """Yield the jobs in a YAML document: the document itself, or its `job`; a part of a job is completed."""
     if isinstance(value, Mapping):
         if value and value.keys() <= Job.model_fields.keys():
             prompt = {} if {"prompt", "messages_column"} & value.keys() else {"prompt": "{{ x }}"}
@@ -53,7 +53,7 @@ def read(text: str) -> Any:
 
 @pytest.mark.parametrize("block", _blocks("yaml", "yml"))
 def test_every_yaml_block_is_valid(block: Block) -> None:
-    """A block of YAML can be read, and each job in it, whole or in part, is accepted by the loader and the schema."""
+    """A block of YAML parses, and the loader and the schema accept each job in it, whole or in part."""
     for job in jobs(read(block.text)):
         make_job(job)
         assert faults(job_schema(), job) == []
@@ -61,7 +61,7 @@ def test_every_yaml_block_is_valid(block: Block) -> None:
 
 @pytest.mark.parametrize("block", _blocks("python", "py"))
 def test_every_python_block_compiles(block: Block) -> None:
-    """A block of Python compiles, and what it imports from Parquill exists."""
+    """A block of Python compiles, and its imports from Parquill exist."""
     tree = ast.parse(block.text)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "parquill":
@@ -82,7 +82,7 @@ def test_every_json_block_can_be_read(block: Block) -> None:
 
 
 def test_jobs_are_found() -> None:
-    """A whole job, a part of one and the job of a deployment are found; another document has none."""
+    """A whole job, a part of a job and the job of a deployment are found; other documents have none."""
     assert [job["model"] for job in jobs({"model": "a"})] == ["a"]
     assert [job["name"] for job in jobs([{"anchor": 1, "parameters": {"job": {"name": "b"}}}])] == ["b"]
     assert list(jobs({"services": {"db": {"image": "postgres"}}})) == []

@@ -1,4 +1,4 @@
-"""Every command of the pages is one: its name, its options, and how many arguments it takes."""
+"""Every command on the pages is valid: its name, its options, and its number of arguments."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from parquill.flows.cli.commands import cli
 from tests.docs.pages import ROOT, commands, docs, name_of, pages, spans, split
 
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-# Options of other programs that stand alone in a sentence: of vLLM, pip.
+# Options of other programs, vLLM and pip, that appear alone in a sentence.
 OTHERS = frozenset({"--api-key", "--require-hashes"})
 SOME_ID = "00000000-0000-0000-0000-000000000000"
 
 
 def parse_parquill(words: list[str]) -> str | None:
-    """Parse the words after `parquill` as the command does, without running it; return what is wrong."""
+    """Parse the words after `parquill` as the command does, without running it; return the error."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             if not words or words[0].startswith("-"):
@@ -42,7 +42,7 @@ def parse_parquill(words: list[str]) -> str | None:
 
 
 def parse_prefect(words: list[str]) -> str | None:
-    """Parse the words after `prefect` as Prefect does, without running it; return what is wrong."""
+    """Parse the words after `prefect` as Prefect does, without running it; return the error."""
     words = [word for word in _normalize_top_level_flags(words) if word not in {"--no-prompt", "--prompt"}]
     if words[:1] == ["--profile"]:
         words = words[2:]
@@ -58,7 +58,7 @@ def parse_prefect(words: list[str]) -> str | None:
 
 
 def wrong_with(words: list[str]) -> str | None:
-    """Return what is wrong with a command; None if nothing is, or if it is of another program."""
+    """Return the error of a command; None if it has none or is from another program."""
     name, rest = words[0], words[1:]
     if name == "make":
         unknown = [word for word in rest if "=" not in word and not word.startswith("-") and word not in TARGETS]
@@ -96,7 +96,7 @@ def _options(app: cyclopts.App) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)
 def test_every_command_in_a_sentence_is_one(page: Path) -> None:
-    """A command that stands in a sentence exists, and so does each of its options."""
+    """A command in a sentence exists, and so does each of its options."""
     text = page.read_text(encoding="utf-8")
     shown = {word for words in commands(text) for word in words if word.startswith("--")}
     own = {name for command in cli.commands.values() for option in command.params for name in option.opts}
@@ -110,8 +110,8 @@ def test_every_command_in_a_sentence_is_one(page: Path) -> None:
         elif name == "prefect":
             wrong += [span for word in rest[:1] if word not in list(_app) and re.match(r"[a-z]", word)]
         elif name == "parquill":
-            told = [word for word in rest if not word.startswith("-")][:1]
-            wrong += [span for word in told if word not in cli.commands and word.islower()]
+            given = [word for word in rest if not word.startswith("-")][:1]
+            wrong += [span for word in given if word not in cli.commands and word.islower()]
             wrong += [span] * bool(options - known)
         elif name in cli.commands:
             wrong += [span] * bool(options - known)
@@ -145,13 +145,13 @@ def test_every_command_is_told() -> None:
 )
 def test_a_wrong_command_is_found(line: str, word: str) -> None:
     """A command, an option, a value or an argument that does not exist is found, and so is a missing argument."""
-    found = [told for words in split(line) if (told := wrong_with(words))]
+    found = [error for words in split(line) if (error := wrong_with(words))]
     assert len(found) == 1
     assert word in found[0]
 
 
 def test_a_right_command_is_not_found() -> None:
-    """Variables, redirections, comments, placeholders for ids and commands of other programs are no mistakes."""
+    """Variables, redirections, comments, placeholders for ids and commands of other programs are accepted."""
     lines = (
         "A=b parquill run job.yaml --set a.b=1 --redo failed,ok > out.txt  # again",
         "parquill --version",
@@ -167,6 +167,6 @@ def test_a_right_command_is_not_found() -> None:
 
 
 def test_there_are_pages() -> None:
-    """The pages of docs/ are among those that are tested."""
+    """The pages of docs/ are among the tested pages."""
     assert len(docs()) >= 10
     assert set(docs()) <= set(pages())

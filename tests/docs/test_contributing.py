@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md names only what exists."""
+"""CONTRIBUTING.md names only files, targets and rooms that exist."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:\.?[\w]+/)+[\w.]+|\w+\.toml)`", TEXT))))
 def test_every_file_exists(name: str) -> None:
-    """A file that is named is there."""
+    """Every file that CONTRIBUTING.md names exists."""
     assert (ROOT / name).exists()
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`make (\w+)`", TEXT))))
 def test_every_target_exists(name: str) -> None:
-    """A target that is named is one of the Makefile."""
+    """Every `make` target that CONTRIBUTING.md names exists."""
     assert re.search(rf"^{name}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_the_map_has_every_room() -> None:
-    """The map shows the rooms that are there, in the order that `test_rooms` enforces."""
+    """The map shows the existing rooms, in the order that `test_rooms` enforces."""
     shown = re.findall(r"<- tasks/(\w+)", TEXT)
     assert shown == [room for room in ROOMS if (ROOT / "tasks" / room).is_dir()]
 
 
 def test_the_example_is_true() -> None:
-    """The names that the examples tell to change are where they say."""
+    """The names that the examples say to change are in the files that they name."""
     assert "_NAMES = {" in (ROOT / "tasks/llm/usage.py").read_text(encoding="utf-8")
     doctor = (ROOT / "flows/cli/doctor.py").read_text(encoding="utf-8")
     assert all(f"def {name}(" in doctor for name in ("examine", "_examine_job"))

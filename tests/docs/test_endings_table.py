@@ -1,4 +1,4 @@
-"""The table of finish reasons in tests/README.md: every test that it names exists, and it names all that are tested."""
+"""The table of finish reasons in tests/README.md: every test in it exists, and every tested reason is in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXT = (
     .split("## Finish reasons")[1]
     .split("\n## ")[0]
 )
-# Providers that the table has to have.
+# Providers that the table must have.
 PROVIDERS = (
     "OpenAI|Azure|OpenRouter|Gemini|Anthropic|Mistral|DeepSeek|Zhipu|Cohere|vLLM|SGLang|Ollama|llama.cpp|TGI|LM Studio|"
     "xAI|Moonshot|Groq|Together|Alibaba|LiteLLM proxy"
@@ -27,14 +27,14 @@ def _rows() -> dict[str, list[str]]:
 
 
 def test_every_test_of_the_table_exists() -> None:
-    """Each id of the table is one of the parametrized tests, and each of those is in the table."""
+    """Each id in the table is one of the parametrized tests, and each of those is in the table."""
     named = re.findall(r"`((?:ending|failure)-[a-z0-9-]+)`", "".join(cells[-1] for cells in _rows().values()))
     assert len(named) == len(set(named))
     assert set(named) == {f"ending-{name}" for name in ENDINGS_OF} | {f"failure-{name}" for name in FAILURES}
 
 
 def test_every_provider_is_in_the_table() -> None:
-    """The table has a line for each service that Parquill promises to understand, with its test of finish reasons."""
+    """The table has a line for each service that Parquill supports, with its test of finish reasons."""
     rows = _rows()
     for provider in PROVIDERS:
         assert provider in rows
@@ -42,7 +42,7 @@ def test_every_provider_is_in_the_table() -> None:
 
 
 def test_every_finish_reason_is_told() -> None:
-    """Each reason that is tested stands in its provider's line as the service writes it, and no other does."""
+    """A provider's line has exactly the finish reasons that are tested, written as the service writes them."""
     for provider, (reasons, _, tests) in _rows().items():
         found = re.findall(r"`ending-([a-z0-9]+)`", tests)
         tested = {str(name) for service in found for name in ENDINGS_OF[service] if name}

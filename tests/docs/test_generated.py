@@ -1,4 +1,4 @@
-"""The reference is what the generator makes of the code."""
+"""The reference is the generator's output for the code."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ PAGES = sorted(FOLDER.glob("*.md"))
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_page_is_up_to_date(page: Path) -> None:
-    """Each generated part is what the code says now; `make docs` writes it."""
+    """Each generated part matches the code; `make docs` updates it."""
     text = page.read_text(encoding="utf-8")
     assert fill(text) == text
 
 
 def test_every_part_is_shown_once() -> None:
-    """Each table that can be generated stands in the reference once."""
+    """Each table that can be generated is in the reference once."""
     shown = [name for page in PAGES for name in parts_of(page.read_text(encoding="utf-8"))]
     assert sorted(shown) == sorted(MAKERS)
 
 
 def test_a_changed_part_is_found() -> None:
-    """A generated part that was edited is written again, and the text around it stays."""
+    """A generated part that was edited is replaced, and the text around it is kept."""
     page = "before\n<!-- generated: labels -->\nedited\n<!-- end -->\nafter\n"
     made = fill(page)
     assert made != page
@@ -62,19 +62,21 @@ def test_every_error_is_told() -> None:
 
 
 def test_every_meaning_is_of_something() -> None:
-    """Columns and next steps have a meaning each, and no meaning is left over."""
+    """Each column and each next step has a meaning, and no meaning is left over."""
     assert list(MEANINGS) == [field.name for field in result_fields(result_fields(None)[0].type)]
     assert NEXT_STEPS.keys() == set(Retry)
 
 
 def test_every_variable_is_told() -> None:
-    """The page of the environment has each variable that the code names, and no variable of Parquill's that it lacks."""
+    """The environment page has each variable that the code names, and no other variable of Parquill."""
     page = (FOLDER / "environment.md").read_text(encoding="utf-8")
     code = "".join(
         path.read_text(encoding="utf-8") for top in ("tasks", "flows") for path in (ROOT / top).rglob("*.py")
     )
     names = r"(?:PARQUILL|PREFECT|AWS|AZURE_STORAGE|XDG|TIKTOKEN|GOOGLE_APPLICATION|OMP|UVICORN|SSL|DO_NOT)_[A-Z0-9_]+"
     read = set(re.findall(rf"\"({names})\"", code)) | set(re.findall(r"\b(PARQUILL_[A-Z_]+)\b", code))
-    told = set(re.findall(rf"`({names})", page))
-    assert {name for name in read - told if not name.startswith("PREFECT__")} == set()  # two underscores: internal
-    assert {name for name in told if name.startswith("PARQUILL_")} <= read
+    documented = set(re.findall(rf"`({names})", page))
+    assert {
+        name for name in read - documented if not name.startswith("PREFECT__")
+    } == set()  # two underscores: internal
+    assert {name for name in documented if name.startswith("PARQUILL_")} <= read

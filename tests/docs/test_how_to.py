@@ -1,4 +1,4 @@
-"""The tutorial and the how-to pages: their jobs are accepted, their prices are found, and their code runs.
+"""The tutorial and the how-to pages: their jobs are valid, their prices are found, and their code runs.
 
 Blocks of other tools (DuckDB, Polars, Spark) compile here, and run in the nightly readers environment
 (`tests/promises/test_other_readers.py`).
@@ -69,21 +69,21 @@ def _blocks(page: str, language: str) -> list[str]:
 
 def _all(language: str) -> list[Any]:
     return [
-        pytest.param(page, block, id=f"{page}-{place}")
+        pytest.param(page, block, id=f"{page}-{number}")
         for page in NAMES
-        for place, block in enumerate(_blocks(page, language))
+        for number, block in enumerate(_blocks(page, language))
     ]
 
 
 def _settings(block: str) -> dict[str, Any]:
-    """The settings of a block: a whole job, or a part of one over the base."""
+    """Return the settings of a block: a whole job, or a part of a job over the base."""
     found = parse_yaml(block, "a block")
     return merge(BASE, found) if block.startswith(PART) else found
 
 
 @pytest.mark.parametrize(("page", "block"), _all("yaml"))
 def test_a_job_is_accepted(page: str, block: str, tmp_path: Path) -> None:
-    """Every job of a page, and every part of one, has settings that exist and values that are possible."""
+    """Every job on a page, whole or in part, has existing settings with valid values."""
     if block.startswith("# glossary.yaml"):
         (tmp_path / "glossary.yaml").write_text(block, encoding="utf-8")
         assert read_glossary(str(tmp_path / "glossary.yaml"), ["fr"])
@@ -104,7 +104,7 @@ def test_every_recipe_says_where_its_price_is_from() -> None:
     "found", [pytest.param(f, id=str(n)) for n, f in enumerate(PRICE.finditer(PAGES["how-to/providers"]))]
 )
 def test_a_recipe_is_priced_and_sent_as_told(found: re.Match[str]) -> None:
-    """A recipe has the price that the page claims, does not think itself out of its tokens, and its request goes to its address."""
+    """A recipe has the stated price, does not use up its tokens by thinking, and sends its request to its address."""
     day = date.fromisoformat(re.findall(r"checked on (\S+)\.", PAGES["how-to/providers"])[0])
     job, options = resolve_job(make_job(_settings(found["block"])), day, None, ())
     price = price_of(job, day)
@@ -120,7 +120,7 @@ def test_a_recipe_is_priced_and_sent_as_told(found: re.Match[str]) -> None:
 
 
 def test_every_service_has_its_limits_page() -> None:
-    """The table of limits names no service without a recipe."""
+    """The table of limits names only services that have a recipe."""
     page = PAGES["how-to/providers"]
     headings = set(re.findall(r"^## (.+)$", page, re.MULTILINE))
     table = page.split("| service |")[1].split("\n\n")[0]
@@ -131,7 +131,7 @@ def test_every_service_has_its_limits_page() -> None:
 
 @pytest.mark.parametrize(("page", "block"), _all("console"))
 def test_a_command_has_these_options(page: str, block: str) -> None:
-    """Every parquill command of a page exists and takes the options that it is given."""
+    """Every parquill command on a page exists and accepts the options that the page gives it."""
     for line in re.findall(r"\bparquill ([a-z][^|;>#\n]*)", "\n".join(re.findall(r"^ *\$ (.*)$", block, re.MULTILINE))):
         name = line.split()[0]
         assert name in cli.commands, (page, line)
@@ -141,7 +141,7 @@ def test_a_command_has_these_options(page: str, block: str) -> None:
 
 @pytest.mark.parametrize(("page", "block"), _all("python"))
 def test_code_compiles_and_its_imports_exist(page: str, block: str) -> None:
-    """Every Python block compiles, and what it imports of Parquill is there."""
+    """Every Python block compiles, and its imports from Parquill exist."""
     tree = ast.parse(block, page)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("parquill"):
@@ -150,7 +150,7 @@ def test_code_compiles_and_its_imports_exist(page: str, block: str) -> None:
 
 
 def test_the_ready_flows_take_what_the_page_gives_them() -> None:
-    """The calls of `translate` and `summarize` have parameters that the flows have, and settings that a job has."""
+    """The calls of `translate` and `summarize` use parameters of the flows and settings of a job."""
     seen = set()
     flows: dict[str, Flow[..., Any]] = {"translate": translate, "summarize": summarize}
     for block in _blocks("how-to/translate-and-summarize", "python"):
@@ -167,7 +167,7 @@ def test_the_ready_flows_take_what_the_page_gives_them() -> None:
 
 
 def test_the_job_in_python_is_that_of_the_tutorial() -> None:
-    """The mapping of the Python page is a job, and sends the requests of the tutorial."""
+    """The mapping on the Python page is a job that sends the same requests as the tutorial."""
     (found,) = (
         ast.literal_eval(node.value)
         for block in _blocks("how-to/python", "python")
@@ -185,7 +185,7 @@ def _tutorial() -> Job:
 
 
 def test_links_within_the_pages_lead_somewhere() -> None:
-    """A link to a file outside docs/, or to another of these pages, leads to a file."""
+    """A link to a file outside docs/, or to another of these pages, leads to an existing file."""
     mine = {DOCS / f"{name}.md" for name in NAMES}
     seen = 0
     for name, text in PAGES.items():
@@ -201,18 +201,18 @@ AUDIENCES = ["hiker", "cyclist", "cook", "gardener", "anyone"]
 
 
 def _answer(request: httpx.Request) -> httpx.Response:
-    """Answer as a service would: a word, or facts; the gift card gets a sentence that is cut off, or a wrong value."""
+    """Answer like a service, with a word or with facts; for the gift card, with a cut sentence or a wrong value."""
     asked = orjson.loads(request.content)
     text = asked["messages"][-1]["content"]
     is_gift = text.startswith("Gift card")
-    told = "everyone" if is_gift else AUDIENCES[len(text) % len(AUDIENCES)]
-    facts = {"audience": told, "materials": ["wool"] if "ool" in text else [], "weight_g": None}
+    audience = "everyone" if is_gift else AUDIENCES[len(text) % len(AUDIENCES)]
+    facts = {"audience": audience, "materials": ["wool"] if "ool" in text else [], "weight_g": None}
     is_cut = is_gift and "response_format" not in asked
     choice = {
         "index": 0,
         "message": {
             "role": "assistant",
-            "content": orjson.dumps(facts).decode() if "response_format" in asked else told,
+            "content": orjson.dumps(facts).decode() if "response_format" in asked else audience,
         },
         "finish_reason": "length" if is_cut else "stop",
     }
@@ -222,7 +222,7 @@ def _answer(request: httpx.Request) -> httpx.Response:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sample, and the results of the tutorial's job and of that of the page on structured output."""
+    """Return a folder with the sample and the results of two jobs: the tutorial's and that of structured output."""
     folder = tmp_path_factory.mktemp("shop")
     pq.write_table(pq.read_table(FOLDER / "samples" / "products.parquet"), folder / "products.parquet")
     whole = parse_yaml(_blocks("how-to/structured-output", "yaml")[0], "the page")
@@ -230,16 +230,16 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("OPENAI_API_KEY", "sk-of-no-service")
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         for settings in (_tutorial().model_dump(), whole):
-            places = {name: str(folder / settings[name]) for name in ("input", "output")}
-            unhurried = {**settings, **places, "limits": {}}  # no waiting for requests_per_minute
-            run_steps(unhurried, transport=lambda: httpx.MockTransport(_answer))
-            statuses = [row["status"] for row in results({"output": places["output"]})]
+            paths = {name: str(folder / settings[name]) for name in ("input", "output")}
+            unlimited = {**settings, **paths, "limits": {}}  # no waiting for requests_per_minute
+            run_steps(unlimited, transport=lambda: httpx.MockTransport(_answer))
+            statuses = [row["status"] for row in results({"output": paths["output"]})]
             assert statuses.count("ok") == len(statuses) - 1 == 39
     return folder
 
 
 def _run(block: str, folder: Path) -> None:
-    """Run a block as a script: pydantic looks up the names of a class in its module."""
+    """Run a block as a script file, because pydantic looks up names in the module of a class."""
     (folder / "block.py").write_text(block, encoding="utf-8")
     runpy.run_path(str(folder / "block.py"), run_name="block_of_a_page")
 
@@ -247,16 +247,16 @@ def _run(block: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     "block",
     [
-        pytest.param(block, id=f"{page}-{place}")
+        pytest.param(block, id=f"{page}-{number}")
         for page in ("how-to/results", "how-to/structured-output")
-        for place, block in enumerate(_blocks(page, "python"))
+        for number, block in enumerate(_blocks(page, "python"))
         if not OTHER_TOOLS.search(block)
     ],
 )
 def test_code_that_reads_results_runs(
     block: str, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each block of pandas, pyarrow and pydantic runs on real results, and has something to show or leaves a file."""
+    """Each block of pandas, pyarrow and pydantic runs on real results, and prints something or writes a file."""
     monkeypatch.chdir(shop)
     _run(block, tmp_path)
     written = [path for path in re.findall(r'"(\w+\.(?:csv|jsonl|json))"', block) if (shop / path).stat().st_size > 50]
@@ -264,7 +264,7 @@ def test_code_that_reads_results_runs(
 
 
 def test_the_exported_files_hold_every_row(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The export of the results page has every row, with money as plain decimals."""
+    """The export on the results page has every row, with money as plain decimals."""
     monkeypatch.chdir(shop)
     (block,) = (each for each in _blocks("how-to/results", "python") if "to_csv" in each)
     _run(block, tmp_path)
@@ -275,7 +275,7 @@ def test_the_exported_files_hold_every_row(shop: Path, tmp_path: Path, monkeypat
 
 
 def test_the_pydantic_schema_is_strict(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the page's pydantic model writes is a schema that OpenAI takes as strict, and that of the page's job."""
+    """The page's pydantic model produces a schema that OpenAI accepts as strict, with the fields of the page's job."""
     monkeypatch.chdir(shop)
     (block,) = (each for each in _blocks("how-to/structured-output", "python") if "model_json_schema" in each)
     _run(block, tmp_path)

@@ -1,4 +1,4 @@
-"""Every link of the pages leads somewhere."""
+"""Every link on the pages leads to an existing target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.docs.pages import ROOT, anchors, links, name_of, pages
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    """A relative link names a file of the repository, and its anchor a heading of that page."""
+    """A relative link names a file of the repository, and its anchor is a heading of that page."""
     wrong = []
     for target in links(page.read_text(encoding="utf-8")):
         path, _, anchor = target.partition("#")
@@ -23,12 +23,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 def test_anchors_are_those_of_the_host() -> None:
-    """Anchors are lower case, without punctuation, and numbered when a heading stands twice."""
+    """Anchors are lower case, without punctuation, and numbered if a heading occurs twice."""
     text = "# One, two\n\n## estimate --json\n\n## `x_y` [z](a.md)\n\n```\n# no heading\n```\n\n## One, two\n"
     assert anchors(text) == {"one-two", "estimate---json", "x_y-z", "one-two-1"}
 
 
 def test_links_in_code_are_none() -> None:
-    """Links are found in prose, with and without anchors, and neither in code nor to other sites."""
+    """Links are found in prose, with and without anchors, but not in code and not to other sites."""
     text = "[a](b.md) ![c](d.png) `[e](f.md)` [g](https://x.y) [h](#i)\n\n```\n[j](k.md)\n```\n"
     assert links(text) == ["b.md", "d.png", "#i"]

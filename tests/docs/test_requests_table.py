@@ -1,4 +1,4 @@
-"""The table of requests in tests/README.md: every test that it names exists, and it names every wording of a refusal."""
+"""The table of requests in tests/README.md: every test in it exists, and every refusal's wording is in it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PROVIDERS = (
 
 
 def test_every_wording_is_in_the_table() -> None:
-    """Each id of the table is one of the wordings that are tested, and each of those is in the table once."""
+    """Each id in the table is one of the tested wordings, and each of those is in the table once."""
     named = [name for name in re.findall(r"`limit-([a-z-]+)`", TABLE) if name != "x"]
     assert sorted(named) == sorted(WORDINGS)
 
 
 def test_every_test_of_the_table_exists() -> None:
-    """Each test that is named is in the file that is named."""
+    """Each test that the table names is in the file that it names."""
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TABLE)
     assert len(named) > 10
     missing = [
@@ -33,6 +33,6 @@ def test_every_test_of_the_table_exists() -> None:
 
 
 def test_every_provider_is_in_the_table() -> None:
-    """The table has each service that Parquill promises to understand."""
+    """The table has each service that Parquill supports."""
     cells = " ".join(line.split("|")[2] for line in TABLE.splitlines() if line.startswith("| "))
     assert [provider for provider in PROVIDERS if provider not in cells] == []

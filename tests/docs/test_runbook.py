@@ -1,4 +1,4 @@
-"""The runbook knows every state that a run can be seen in."""
+"""The runbook has every state that a run can have."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = (DOCS / "runbook.md").read_text(encoding="utf-8")
 
 
 def _rows(heading: str) -> dict[str, list[str]]:
-    """Return the cells of each row of the table below a heading, by the state that the row is about."""
+    """Return the cells of each row of the table below a heading, by the row's state."""
     section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
     rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| **")]
     named = {re.findall(r"\*\*(.+?)\*\*", row[0])[0]: [cell.strip() for cell in row] for row in rows}
@@ -45,7 +45,7 @@ def _final_states() -> Iterator[State[object]]:
 
 
 def test_every_final_state_has_a_row() -> None:
-    """The first table has a row for each state in which a run ends, and for no other."""
+    """The first table has a row for each final state, and for no other."""
     assert set(ENDED) == {state.name for state in _final_states()}
 
 
@@ -54,13 +54,13 @@ def test_every_final_state_has_a_row() -> None:
     [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.ParquillError)],
 )
 def test_the_exit_code_is_right(kind: type[errors.ParquillError]) -> None:
-    """The row of a state shows the exit code with which `parquill run` ends then."""
+    """The row of a state shows the exit code of `parquill run` for it."""
     name = state_of(kind("why")).name
     assert ENDED[str(name)][0] == f"**{name}** (exit {kind.exit_code})"
 
 
 def test_the_states_on_the_way_are_prefect_s() -> None:
-    """The second table has states of Prefect that are not final, among them all that the runbook promises to explain."""
+    """The second table has only Prefect states that are not final, and all that the runbook must explain."""
     shown = _rows("States on the way")
     found = {name: getattr(states, name)() for name in shown if name not in {"Paused", "Suspended"}}
     assert {name: state.name for name, state in found.items()} == {name: name for name in found}
@@ -69,10 +69,10 @@ def test_the_states_on_the_way_are_prefect_s() -> None:
     assert {"Running", "Pending", "Late", "AwaitingConcurrencySlot", "Cancelling", *waits} <= set(shown)
 
 
-@pytest.mark.parametrize("place", sorted(set(re.findall(r"\]\(((?:production\.md)?#[\w-]+)\)", PAGE))))
-def test_every_section_that_is_named_exists(place: str) -> None:
-    """A row sends its reader to a section that is there, on this page or on the one about production."""
-    name, anchor = place.split("#")
+@pytest.mark.parametrize("section", sorted(set(re.findall(r"\]\(((?:production\.md)?#[\w-]+)\)", PAGE))))
+def test_every_section_that_is_named_exists(section: str) -> None:
+    """A section that a row links to exists, on this page or on the page about production."""
+    name, anchor = section.split("#")
     text = (DOCS / name).read_text(encoding="utf-8") if name else PAGE
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""The table of tests/README.md: every test that it names exists, and it names every layout that is tested."""
+"""The usage table in tests/README.md: every test in it exists, and every tested layout is in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.tasks.llm.test_usage import LAYOUTS, ODD
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8").split("## Usage by provider")[1].split("\n## ")[0]
-# Providers that the table has to have.
+# Providers that the table must have.
 PROVIDERS = (
     "OpenAI chat|OpenAI responses|Azure|OpenRouter|Gemini|xAI|DeepSeek|Moonshot|Mistral|Groq|vLLM|SGLang|Ollama|"
     "llama.cpp|LM Studio|LiteLLM proxy"
@@ -17,7 +17,7 @@ PROVIDERS = (
 
 
 def test_every_test_of_the_table_exists() -> None:
-    """Each id of the table is one of the parametrized tests of test_usage.py, and each of those is in the table."""
+    """Each id in the table is one of the parametrized tests of test_usage.py, and each of those is in the table."""
     named = re.findall(r"`((?:layout|odd)-[a-z0-9-]+)`", TEXT)
     named = [name for name in named if name not in {"layout-x", "odd-x"}]
     assert len(named) == len(set(named))
@@ -25,7 +25,7 @@ def test_every_test_of_the_table_exists() -> None:
 
 
 def test_every_provider_is_in_the_table() -> None:
-    """The table has a line for each service that Parquill promises to understand, with at least one test."""
+    """The table has a line for each service that Parquill supports, with at least one test."""
     lines = {line.split("|")[1].strip(): line for line in TEXT.splitlines() if "|" in line}
     for provider in PROVIDERS:
         found = [line for name, line in lines.items() if name.startswith(provider)]

@@ -17,13 +17,13 @@ AVOIDED = re.compile(
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_no_page_has_a_word_to_avoid(page: Path) -> None:
-    """No page has a word of the list to avoid, or HTML."""
+    """No page has a word to avoid, or HTML."""
     text = words(page.read_text(encoding="utf-8"))
     assert [text[max(0, found.start() - 30) : found.end() + 30] for found in AVOIDED.finditer(text)] == []
 
 
 @pytest.mark.parametrize("text", ["Nobody", "it is told", "gone on with", "heeds", "<br>", "</p>"])
 def test_a_word_to_avoid_is_found(text: str) -> None:
-    """Words are found in any case, and so are tags; longer words, comments and addresses are not."""
+    """Words to avoid are found in any case, and so are tags; longer words, comments and addresses are not."""
     assert AVOIDED.search(text)
     assert not AVOIDED.search("heedless renewal <!-- comment --> <https://a.example/> 1 < 2")

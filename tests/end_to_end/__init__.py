@@ -1,1 +1,1 @@
-"""Whole runs: a job file and Parquet in, Parquet and money out, through Prefect and over a real socket."""
+"""Tests of whole runs through Prefect and over a real socket: a job file and Parquet in, Parquet and costs out."""

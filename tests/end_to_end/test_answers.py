@@ -1,4 +1,4 @@
-"""What is asked and how answers are read: APIs, templates, messages, parameters, response formats."""
+"""Requests and answers of whole runs: APIs, templates, messages, parameters and response formats."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _bodies(jobs: Jobs) -> list[dict[str, Any]]:
     ],
 )
 def test_each_api_in_its_own_words(jobs: Jobs, api: str, model: str, limit: str, path: str) -> None:
-    """Each API gets the prompt and the output limit under its own names, and its usage comes back under ours."""
+    """Each API gets prompt and output limit under its own names, and its usage is stored under Parquill's names."""
     jobs.service.configure(log=10, log_bodies=True, output_tokens="fixed:9", reasoning_tokens=4, cached_ratio=0.5)
     parameters = {"temperature": 1, "seed": 7}
     texts = ["first prompt", "second prompt"]
@@ -94,7 +94,7 @@ def test_each_api_in_its_own_words(jobs: Jobs, api: str, model: str, limit: str,
 
 @pytest.mark.parametrize("api", ["chat", "responses", "completions"])
 def test_each_api_says_when_an_answer_is_not_whole(jobs: Jobs, api: str) -> None:
-    """Answers that are cut, filtered, refused or empty get their status under each API, and are billed."""
+    """Under each API, cut, filtered, refused and empty answers get their status and are billed."""
     faults = [
         {"kind": "length", "match": "cut"},
         {"kind": "content_filter", "match": "filter"},
@@ -120,7 +120,7 @@ def test_each_api_says_when_an_answer_is_not_whole(jobs: Jobs, api: str) -> None
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
 def test_a_response_format_fills_parsed(jobs: Jobs, api: str) -> None:
-    """With a JSON schema, valid answers stand in `parsed` as a struct of the schema's types, nested ones too."""
+    """With a JSON schema, `parsed` holds each valid answer as a struct of the schema's types, nested types included."""
     jobs.service.configure(log=10, log_bodies=True, output_tokens="fixed:40")
     (jobs.folder / "schema.json").write_bytes(orjson.dumps(PRODUCT))
     settings = jobs.job(["a", "b", "c"], response_format=str(jobs.folder / "schema.json"), endpoint={"api": api})
@@ -132,8 +132,8 @@ def test_a_response_format_fills_parsed(jobs: Jobs, api: str) -> None:
     assert done.column("parsed") == [orjson.loads(text) for text in done.column("completion")]
     assert done.column("parsed")[1]["title"] == echo(["b"])
     for body in _bodies(jobs):
-        told = body["text"]["format"] if api == "responses" else body["response_format"]["json_schema"]
-        assert (told["schema"], told["strict"]) == (PRODUCT, True)
+        sent_format = body["text"]["format"] if api == "responses" else body["response_format"]["json_schema"]
+        assert (sent_format["schema"], sent_format["strict"]) == (PRODUCT, True)
     key = request_key({**settings, "response_format": PRODUCT}, [{"role": "user", "content": "a"}])
     assert done.column("request_key")[0] == key
     inline = jobs.run({**settings, "response_format": PRODUCT})
@@ -142,7 +142,7 @@ def test_a_response_format_fills_parsed(jobs: Jobs, api: str) -> None:
 
 
 def test_an_answer_that_does_not_match_is_invalid(jobs: Jobs) -> None:
-    """An answer that breaks the schema is `invalid`, paid, kept with its text, and not asked for again."""
+    """An answer that breaks the schema is `invalid` and paid; its text is kept, and it is not requested again."""
     schema = {"type": "object", "properties": {"code": {"type": "string", "pattern": "^[A-Z]{3}$"}}}
     jobs.service.configure(faults=[{"kind": "length", "match": "cut"}])
     settings = jobs.job(["wrong", "cut"], response_format=schema)
@@ -161,7 +161,7 @@ def test_an_answer_that_does_not_match_is_invalid(jobs: Jobs) -> None:
 
 
 def test_messages_column_as_structs_and_as_json(jobs: Jobs) -> None:
-    """A column of chat messages, as structs or as JSON text, is sent as it stands; its key is that of the messages."""
+    """A column of messages, as structs or JSON text, is sent unchanged; its request key is that of the messages."""
     chats = [
         [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello {{ name }}"}],
         [{"role": "user", "content": "One"}, {"role": "assistant", "content": "Two"}, {"role": "user", "content": "3"}],
@@ -175,7 +175,7 @@ def test_messages_column_as_structs_and_as_json(jobs: Jobs) -> None:
     assert done.exit_code == 0, done.stderr
     assert sorted(map(str, (body["messages"] for body in _bodies(jobs)))) == sorted(map(str, chats))
     contents = [[message["content"] for message in chat] for chat in chats]
-    assert done.column("completion") == [echo(said) for said in contents]
+    assert done.column("completion") == [echo(content) for content in contents]
     assert done.column("request_key") == [request_key(settings, chat) for chat in chats]
     as_json = jobs.run(jobs.job(texts, prompt=None, messages_column="chat"))
     assert jobs.service.stats()["requests"] == 2, "the same messages are the same requests"
@@ -183,7 +183,7 @@ def test_messages_column_as_structs_and_as_json(jobs: Jobs) -> None:
 
 
 def test_bad_messages_are_rejected(jobs: Jobs) -> None:
-    """A cell that holds no chat messages makes its row `rejected`; the others are sent."""
+    """A cell that does not hold valid chat messages makes its row `rejected`; the other rows are sent."""
     good = orjson.dumps([{"role": "user", "content": "fine"}]).decode()
     bad = ["{", "[]", '[{"role": "robot", "content": "x"}]', '[{"role": "user", "content": " "}]', None, '"text"']
     table = pa.table({"chat": [good, *bad, good.replace("fine", "also")]})
@@ -198,7 +198,9 @@ def test_bad_messages_are_rejected(jobs: Jobs) -> None:
 
 
 def test_vars_from_files_and_for_each(jobs: Jobs) -> None:
-    """`vars` may be a file, or name files, and templates take from it by the value of `for_each`; `no` is Norwegian."""
+    """`vars` can be a file or name files, and a template looks values up by the `for_each` value.
+    An unquoted `no` is a language.
+    """
     (jobs.folder / "glossary.yaml").write_text("no: hei\nfr: salut\n", encoding="utf-8")
     (jobs.folder / "vars.yaml").write_text(f"glossary: {jobs.folder / 'glossary.yaml'}\ntone: warm\n", encoding="utf-8")
     prompt = {"system": "{{ language }} {{ vars.tone }}: {{ vars.glossary[language] }}", "user": "{{ text }}"}
@@ -215,7 +217,7 @@ def test_vars_from_files_and_for_each(jobs: Jobs) -> None:
 
 
 def test_parameters_of_a_row(jobs: Jobs) -> None:
-    """`parameters_column` overrides parameters row by row, changes the key, and cannot raise the cost."""
+    """`parameters_column` overrides parameters row by row, changes the request key, and cannot raise the cost."""
     cells = [
         '{"temperature": 0.9}',
         None,
@@ -244,7 +246,7 @@ def test_parameters_of_a_row(jobs: Jobs) -> None:
 
 
 def test_null_and_blank_prompts_are_rejected(jobs: Jobs) -> None:
-    """A null that the template does not handle, or a blank prompt, makes its row `rejected`, in its place."""
+    """A null that the template does not handle, or a blank prompt, makes its row `rejected`, in its position."""
     settings = jobs.job(["a", None, "  \n", "d"], tolerate={"rejected": 0.5, "not_ok": 0.5})
     done = jobs.run(settings)
     assert done.exit_code == 0, done.stderr
@@ -260,7 +262,7 @@ def test_null_and_blank_prompts_are_rejected(jobs: Jobs) -> None:
 
 
 def test_ids_tell_rows_apart(jobs: Jobs) -> None:
-    """With `id_column`, a null or repeated id makes its row `rejected`; the first of equal ids is sent."""
+    """With `id_column`, a null or repeated id makes its row `rejected`; the first row of equal ids is sent."""
     table = pa.table({"text": [*"abcd"], "id": ["1", "2", "1", None]})
     done = jobs.run(jobs.job(table, id_column="id", tolerate={"rejected": 1, "not_ok": 1}))
     assert done.column("status") == ["ok", "ok", "rejected", "rejected"]

@@ -1,4 +1,4 @@
-"""What `make demo` does, with the real local model, on a few rows."""
+"""`make demo` with the real local model, on a few rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JOB = "data/jobs/summarize-articles.yaml"
 
 @pytest.mark.nightly
 def test_the_real_model_through_the_whole_flow(tmp_path: Path) -> None:
-    """One command serves a real model, completes rows through Prefect, and leaves answers, usage and cost."""
+    """One command serves a real model, completes rows through Prefect, and writes answers, usage and cost."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     environment["PREFECT_HOME"] = str(tmp_path / "prefect")
     output = tmp_path / "out"
@@ -32,7 +32,7 @@ def test_the_real_model_through_the_whole_flow(tmp_path: Path) -> None:
     assert table.num_rows == summary["rows"]["total"] == 6
     assert set(table["status"].to_pylist()) <= {"ok", "truncated"}
     assert all(text.strip() for text in table["completion"].to_pylist())
-    # real usage, and not the estimate: the model's own tokenizer counts differently
+    # usage comes from the service, not from the estimate: the model's own tokenizer counts differently
     assert summary["tokens"]["prompt"] == sum(table["prompt_tokens"].to_pylist()) > 0
     assert summary["tokens"]["completion"] == sum(table["completion_tokens"].to_pylist()) > 6
     assert summary["cost_usd"] == "0.000000000"
@@ -47,7 +47,7 @@ SOON = "assert time.process_time() - began < 2.0"
 
 @pytest.mark.parametrize("what", [AT_ONCE, pytest.param(SOON, marks=pytest.mark.nightly)], ids=["imports", "seconds"])
 def test_an_estimate_answers_at_once(what: str) -> None:
-    """`estimate` on the sample starts no server and does not even import Prefect, so that it answers in two seconds."""
+    """`estimate` on the sample starts no server and does not import Prefect, so it answers within two seconds."""
     program = (
         "import sys, time; began = time.process_time(); from parquill.flows.cli.commands import main\n"
         f"try: main(['estimate', '{JOB}', '--json'])\n"

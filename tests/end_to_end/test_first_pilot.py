@@ -1,4 +1,4 @@
-"""`budget.pilot`: a first run whose worst case does not fit completes a pilot, and the gate decides on what it learned."""
+"""`budget.pilot`: if the worst case does not fit, a run completes a pilot first, and the gate decides on that."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def _short_answers(service: FakeService) -> None:
 
 
 def _job(jobs: Jobs, rows: int = ROWS, **settings: Any) -> dict[str, Any]:
-    """A job whose answers may have 200 tokens and cost $0.146, but have 10 and cost $0.009."""
+    """A job whose answers may have 200 tokens and cost $0.146, but really have 10 and cost $0.009."""
     settings = {"max_output_tokens": 200, "budget": {"run_usd": BUDGET}, **settings}
     return jobs.job([f"text {row:04}" for row in range(rows)], **settings)
 
 
 def test_a_first_run_finds_out_what_it_costs(jobs: Jobs, service: FakeService) -> None:
-    """A job whose worst case does not fit runs after its own pilot, under one run id, and pays for each row once."""
+    """If the worst case does not fit, the run completes its own pilot, keeps one run id, and pays for each row once."""
     done = jobs.run(_job(jobs))
     assert done.exit_code == 0, done.stderr
     assert "at most $0.15" in done.stderr
@@ -53,7 +53,9 @@ def test_a_first_run_finds_out_what_it_costs(jobs: Jobs, service: FakeService) -
 
 
 def test_the_pilot_costs_at_most_a_hundredth(jobs: Jobs, service: FakeService) -> None:
-    """When the pilot shows that the run does not fit, it is refused once, for at most 1 % of the budget; again nothing is sent."""
+    """If the pilot shows that the run does not fit, the run is refused once, for at most 1 % of the budget.
+    A second start sends nothing.
+    """
     service.configure(output_tokens="fixed:190")
     settings = _job(jobs)
     done = jobs.run(settings)
@@ -67,14 +69,16 @@ def test_the_pilot_costs_at_most_a_hundredth(jobs: Jobs, service: FakeService) -
     again = jobs.run(settings)
     assert (again.exit_code, service.stats()["requests"]) == (3, requests)
     assert again.stderr.count("exceeds the budget of $0.12") == 1
-    # with a larger budget the run goes on from the pilot
+    # with a larger budget the run continues from the pilot
     more = jobs.run({**settings, "budget": {"run_usd": "1.00"}})
     assert more.exit_code == 0, more.stderr
     assert (service.stats()["billed"], service.stats()["billed_twice"]) == (ROWS, [])
 
 
 def test_never_and_a_pilot_that_does_not_fit(jobs: Jobs, service: FakeService) -> None:
-    """With `never`, or if 1 % of the budget is not enough for eight rows, the run is refused with the hint and nothing is sent."""
+    """With `never`, or if 1 % of the budget does not cover eight rows, the run is refused with a hint.
+    Nothing is sent.
+    """
     never = jobs.run(_job(jobs, budget={"run_usd": BUDGET, "pilot": "never"}))
     assert never.exit_code == 3
     assert "parquill: at most $0.15" in never.stderr
@@ -87,7 +91,7 @@ def test_never_and_a_pilot_that_does_not_fit(jobs: Jobs, service: FakeService) -
 
 
 def test_partial_needs_no_pilot(jobs: Jobs, service: FakeService) -> None:
-    """With `when_short: partial` the run completes what fits, in the order of the rows, without a pilot."""
+    """With `when_short: partial` the run completes what fits, in row order, without a pilot."""
     service.configure(output_tokens="fixed:190")
     done = jobs.run(_job(jobs, budget={"run_usd": BUDGET, "when_short": "partial"}))
     assert done.exit_code == 4
@@ -98,7 +102,9 @@ def test_partial_needs_no_pilot(jobs: Jobs, service: FakeService) -> None:
 
 @pytest.mark.parametrize(("left_nano", "pays"), [(500_000, False), (1_100_000, True)])
 def test_the_month_bounds_the_pilot(jobs: Jobs, service: FakeService, left_nano: int, pays: bool) -> None:  # noqa: FBT001 - parametrized
-    """When the month has less left than 1 % of the budget, the pilot spends no more than that, or nothing if that is too little."""
+    """If the month has less left than 1 % of the budget, the pilot spends at most that.
+    If that is too little, it sends nothing.
+    """
     ledger = Ledger()
     ledger.open_run(entry("another", "another"), 1_000_000_000 - left_nano, 0, datetime.now(UTC))
     ledger.close()
@@ -116,7 +122,9 @@ def test_the_month_bounds_the_pilot(jobs: Jobs, service: FakeService, left_nano:
 def test_a_pilot_that_needs_approval_asks_first(
     jobs: Jobs, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pilot that alone may exceed approval_usd waits for a person, as a run does. If no one can be asked, nothing is sent."""
+    """A pilot that alone may exceed approval_usd waits for a person, as a run does.
+    If no one can be asked, nothing is sent.
+    """
     monkeypatch.delenv("PREFECT_API_URL")
     done = jobs.run(_job(jobs, budget={"run_usd": BUDGET, "approval_usd": "0.0005"}))
     assert done.exit_code == 3
@@ -127,7 +135,9 @@ def test_a_pilot_that_needs_approval_asks_first(
 def test_what_the_pilot_learned_is_what_is_asked_for(
     jobs: Jobs, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pilot below approval_usd asks nobody; the run is asked for only if what the pilot expects is above it."""
+    """A pilot below approval_usd needs no approval.
+    The run needs it only if the cost that the pilot expects is above it.
+    """
     monkeypatch.delenv("PREFECT_API_URL")
     asked = jobs.run(_job(jobs, budget={"run_usd": BUDGET, "approval_usd": "0.0013"}))
     assert asked.exit_code == 3
@@ -139,7 +149,9 @@ def test_what_the_pilot_learned_is_what_is_asked_for(
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.nightly), signal.SIGKILL])
 def test_a_pilot_that_is_cut_off(jobs: Jobs, service: FakeService, number: signal.Signals) -> None:
-    """Interrupted or killed in its pilot, the same command resumes; nothing is paid twice but what was in flight at a kill."""
+    """If a run is interrupted or killed in its pilot, the same command resumes it.
+    Only requests in flight at a kill are paid twice.
+    """
     service.configure(latency_ms=400)
     settings = _job(jobs)
     spawned = jobs.spawn({**settings, "limits": {"max_at_once": 2}})
@@ -164,7 +176,7 @@ def test_a_pilot_that_is_cut_off(jobs: Jobs, service: FakeService, number: signa
 
 
 def test_the_flow_has_the_same_pilot(jobs: Jobs, service: FakeService) -> None:
-    """The flow that a deployment starts completes the same pilot, and is refused without one where `pilot` is `never`."""
+    """The deployed flow completes the same pilot; with `pilot: never` it is refused without one."""
     from parquill.flows.complete_prompts import complete_prompts
 
     with pytest.raises(RefusedByBudget, match="at most"):

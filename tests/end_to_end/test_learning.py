@@ -1,4 +1,4 @@
-"""What a run teaches the next estimate, and what the estimate says of it."""
+"""What the estimate learns from an earlier run, and how it reports that."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def _billed(jobs: Jobs) -> Decimal:
 
 
 def test_the_second_estimate_knows_the_tokenizer(jobs: Jobs) -> None:
-    """Of a model whose tokenizer is not public the first run passes no budget, the second estimate errs under 1 %."""
+    """If a model's tokenizer is not public, the first run stays within its budget.
+    The second estimate is off by less than 1 %.
+    """
     jobs.service.configure(prompt_tokens="scaled:1.17:5:o200k_base", output_tokens="fixed:20", latency_ms=20)
     settings = jobs.job(
         _texts(150, 1), **HOUSE, budget={"run_usd": "0.012", "when_short": "partial"}, limits={"max_at_once": 100}
@@ -58,14 +60,14 @@ def test_the_second_estimate_knows_the_tokenizer(jobs: Jobs) -> None:
     assert second.exit_code == 0, second.stderr
     assert learned["prompt_tokens"] == pytest.approx(sum(second.column("prompt_tokens")), rel=0.01)
     assert learned["prompt_tokens_counted"] == sum(second.column("estimated_prompt_tokens"))
-    # output is known from the first run, so the cost is too
+    # the output is known from the first run, so the cost is too
     assert float(learned["cost_usd_expected"]) == pytest.approx(float(second.summary["cost_usd"]), rel=0.01)
     assert f"from {counted['answers']} answers" in learned["prompt_tokens_note"]
     assert learned["prompt_tokens_note"] in " ".join(second.stderr.split())
 
 
 def test_what_was_seen_is_reserved_for(jobs: Jobs) -> None:
-    """After one small run a budget holds for a tokenizer that needs three times the tokens, and 200 a request."""
+    """After one small run, a budget holds for a tokenizer that needs three times the tokens plus 200 a request."""
     jobs.service.configure(prompt_tokens="scaled:3:200:o200k_base", output_tokens="fixed:50", latency_ms=20)
     settings = jobs.job(_texts(120, 3), **HOUSE, tolerate={"not_ok": 1})
     small = jobs.run(settings, "--limit", "5")
@@ -81,7 +83,7 @@ def test_what_was_seen_is_reserved_for(jobs: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_longer_texts_than_learned_from(jobs: Jobs) -> None:
-    """The fixed tokens of a template are not taken for a part of the text: much longer texts cost what was expected."""
+    """A template's fixed tokens are not counted as part of the text: much longer texts cost what was expected."""
     jobs.service.configure(prompt_tokens="scaled:1.1:200:o200k_base", output_tokens="fixed:5")
     short = [" ".join(text.split()[:30]) for text in _texts(80, 8)]
     assert jobs.run(jobs.job(short, **HOUSE)).exit_code == 0
@@ -95,7 +97,9 @@ def test_longer_texts_than_learned_from(jobs: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_a_count_of_ones_own_encoding_is_told_when_it_is_off(jobs: Jobs) -> None:
-    """A service that bills more prompt tokens than the model's own encoding counts is told of, and no estimate bends."""
+    """If a service bills more prompt tokens than the model's own encoding counts, the summary and report say so.
+    Estimates stay unchanged.
+    """
     jobs.service.configure(prompt_tokens="scaled:1.05:0:o200k_base")
     settings = jobs.job(_texts(20, 4))
     done = jobs.run(settings)
@@ -110,18 +114,20 @@ def test_a_count_of_ones_own_encoding_is_told_when_it_is_off(jobs: Jobs) -> None
 
 
 def test_the_setting_that_changed_is_told(jobs: Jobs) -> None:
-    """A grown input pays for its new rows only; where nearly nothing can be reused the estimate names the setting."""
+    """A grown input pays for its new rows only.
+    If almost nothing can be reused, the estimate names the setting that changed.
+    """
     texts = _texts(60, 6)
     settings = jobs.job(texts[:50])
     first = jobs.run(settings)
     grown = _estimate(jobs, jobs.job(texts))
     assert (grown["rows_to_send"], grown["rows_reused"], grown["reuse_note"]) == (10, 50, None)
     changed = jobs.job(texts, max_output_tokens=60)
-    told = f"none of 60 rows can be reused: max_output_tokens changed from 50 to 60 since run {first.summary['run_id']}"
-    assert _estimate(jobs, changed)["reuse_note"] == told
-    assert told in jobs.run(changed, command="estimate").stdout
+    note = f"none of 60 rows can be reused: max_output_tokens changed from 50 to 60 since run {first.summary['run_id']}"
+    assert _estimate(jobs, changed)["reuse_note"] == note
+    assert note in jobs.run(changed, command="estimate").stdout
     second = jobs.run(changed)
-    assert told in second.stderr
+    assert note in second.stderr
     assert jobs.service.stats()["requests"] == 110
     others = _estimate(jobs, jobs.job(_texts(60, 7), max_output_tokens=60))
     assert others["reuse_note"].endswith("which has no answers to these rows")
@@ -129,7 +135,7 @@ def test_the_setting_that_changed_is_told(jobs: Jobs) -> None:
 
 
 def test_latencies_tell_how_long(jobs: Jobs) -> None:
-    """Earlier answers tell how long the next run takes; without limits and answers the duration is null."""
+    """Latencies of earlier answers give the next run's duration; without limits and answers the duration is null."""
     jobs.service.configure(latency_ms=200)
     settings = jobs.job([f"text {row}" for row in range(20)], limits={"max_at_once": 4})
     first = orjson.loads(jobs.run(settings, "--json", command="estimate").stdout)
@@ -141,5 +147,5 @@ def test_latencies_tell_how_long(jobs: Jobs) -> None:
     jobs.write([f"another {row}" for row in range(200)])
     next_night = orjson.loads(jobs.run(settings, "--json", command="estimate").stdout)
     assert next_night["duration_s"] == pytest.approx(200 / 4 * measured, abs=0.1)
-    told = jobs.run(settings, command="estimate").stdout
-    assert "with 4 requests at once that take 0." in told
+    output = jobs.run(settings, command="estimate").stdout
+    assert "with 4 requests at once that take 0." in output

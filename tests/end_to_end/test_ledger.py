@@ -1,4 +1,4 @@
-"""The ledger: what all jobs of a user have spent, and a month's budget that holds beside whatever else runs."""
+"""The ledger: what all jobs of a user have spent, and a monthly budget that holds across processes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def test_the_ledger_is_the_sum_of_the_summaries(jobs: Jobs) -> None:
     first = jobs.run(jobs.job([f"text {n}" for n in range(10)]))
     second = jobs.run(jobs.job([*(f"text {n}" for n in range(12)), "bad"]))
     assert (first.exit_code, second.exit_code) == (0, 0)
-    told = orjson.loads(jobs.run(jobs.job(), "--json", command="spend").stdout)
+    spend = orjson.loads(jobs.run(jobs.job(), "--json", command="spend").stdout)
     summed = Decimal(first.summary["cost_usd"]) + Decimal(second.summary["cost_usd"])
-    assert Decimal(told["cost_usd"]) == summed == billed_usd(jobs.service)
-    assert Decimal(told["in_doubt_usd"]) == Decimal(second.summary["in_doubt_usd"]) > 0
+    assert Decimal(spend["cost_usd"]) == summed == billed_usd(jobs.service)
+    assert Decimal(spend["in_doubt_usd"]) == Decimal(second.summary["in_doubt_usd"]) > 0
     budget = second.summary["budget"]
     assert Decimal(budget["month_usd_after"]) - Decimal(budget["month_usd_before"]) == (
         Decimal(second.summary["cost_usd"]) + Decimal(second.summary["in_doubt_usd"])
@@ -28,7 +28,7 @@ def test_the_ledger_is_the_sum_of_the_summaries(jobs: Jobs) -> None:
 
 
 def test_a_month_that_is_spent_refuses(jobs: Jobs) -> None:
-    """What other runs have spent this month counts: a job that does not fit exits 3, shows both numbers, sends nothing."""
+    """Other runs' spending this month counts: a job that does not fit exits 3, shows both numbers, sends nothing."""
     first = jobs.run(jobs.job([f"text {n}" for n in range(20)]))
     spent = Decimal(first.summary["cost_usd"])
     jobs.service.reset()
@@ -49,7 +49,9 @@ def test_a_month_that_is_spent_refuses(jobs: Jobs) -> None:
 
 
 def test_two_jobs_at_once_keep_one_month(jobs: Jobs) -> None:
-    """Two processes that spend from one month's budget never pass it together, and use all of it but idle change."""
+    """Two processes with one monthly budget never exceed it together.
+    They use all of it, except a remainder that is too small for a request.
+    """
     jobs.service.configure(prompt_tokens="tiktoken:o200k_base", output_tokens="fixed:40", latency_ms=120)
     month = Decimal("0.002")
     spawned = []
@@ -76,7 +78,9 @@ def test_two_jobs_at_once_keep_one_month(jobs: Jobs) -> None:
 
 @pytest.mark.parametrize("answer", [pytest.param("unpaid", marks=pytest.mark.nightly), "paid"])
 def test_what_a_person_has_settled_stays_settled(jobs: Jobs, answer: str) -> None:
-    """A run whose budget is used up by doubt goes on after `spend --resolve unpaid`; what was resolved, paid or unpaid, stays so at every start."""
+    """A run whose budget is used up by doubtful charges resumes after `spend --resolve unpaid`.
+    A resolved amount, paid or unpaid, stays resolved at every start.
+    """
     texts = [f"text {n}" for n in range(8)]
     jobs.service.configure(
         prompt_tokens="fixed:20",

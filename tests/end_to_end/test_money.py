@@ -1,4 +1,4 @@
-"""Money: prices to the last digit, and a budget that is never passed."""
+"""Money: prices are exact to the last digit, and a budget is never exceeded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _texts(count: int) -> list[str]:
 
 
 def test_reasoning_and_cached_tokens_have_their_prices(jobs: Jobs) -> None:
-    """Cached input is billed at its lower price, reasoning as output, each row to the last digit."""
+    """Cached input is billed at its lower price and reasoning as output, each row to the last digit."""
     jobs.service.configure(
         prompt_tokens="tiktoken:o200k_base", cached_ratio=0.4, reasoning_tokens=7, output_tokens="lognormal:15:0.5"
     )
@@ -34,7 +34,7 @@ def test_reasoning_and_cached_tokens_have_their_prices(jobs: Jobs) -> None:
 
 
 def test_cache_writes_are_reserved_and_booked(jobs: Jobs) -> None:
-    """M1, M6: a model whose cache writes cost more than its input is reserved and booked at that price, to the last digit."""
+    """M1, M6: cache writes that cost more than input are reserved and booked at their price, to the last digit."""
     jobs.service.configure(prompt_tokens="tiktoken:o200k_base", cached_ratio=0.2, cache_write_ratio=0.7)
     done = jobs.run(jobs.job(_texts(20), model="gpt-6-luna"))
     assert done.exit_code == 0, done.stderr
@@ -51,7 +51,9 @@ def test_cache_writes_are_reserved_and_booked(jobs: Jobs) -> None:
 
 
 def test_the_tier_of_the_reply_decides_the_price(jobs: Jobs) -> None:
-    """M6: a reply that names the priority tier is booked at its price, and what that costs beyond the reservation is shown."""
+    """M6: a reply that names the priority tier is booked at that tier's price.
+    The summary shows the cost beyond the reservation.
+    """
     jobs.service.configure(prompt_tokens="tiktoken:o200k_base", service_tier="priority", output_tokens="fixed:50")
     done = jobs.run(jobs.job(_texts(5), model="gpt-6-luna"))
     assert done.exit_code == 0, done.stderr
@@ -63,7 +65,7 @@ def test_the_tier_of_the_reply_decides_the_price(jobs: Jobs) -> None:
 
 
 def test_a_price_of_ones_own_is_rounded_once_a_row(jobs: Jobs) -> None:
-    """A price with nine decimals is computed exactly and rounded once a row, halves to even; sums stay exact."""
+    """A price with nine decimals is computed exactly and rounded once per row, half to even; sums stay exact."""
     prices = (Decimal("0.123456789"), Decimal("0.000000001"), Decimal("7.0005"))
     jobs.service.configure(cached_ratio=0.5, output_tokens="lognormal:15:0.3")
     price = {
@@ -81,7 +83,7 @@ def test_a_price_of_ones_own_is_rounded_once_a_row(jobs: Jobs) -> None:
 
 
 def test_a_price_of_zero_on_purpose(jobs: Jobs) -> None:
-    """A model whose price is 0 costs 0, within any budget, and its tokens are still counted."""
+    """A model with a price of 0 costs 0 and fits any budget, and its tokens are still counted."""
     price = {"usd_per_mtok_input": 0, "usd_per_mtok_output": 0}
     done = jobs.run(jobs.job(_texts(5), model="local", price=price, budget={"run_usd": 0.000000001}))
     assert (done.exit_code, done.summary["cost_usd"]) == (0, "0.000000000")
@@ -89,7 +91,7 @@ def test_a_price_of_zero_on_purpose(jobs: Jobs) -> None:
 
 
 def test_price_as_shows_what_it_would_cost_elsewhere(jobs: Jobs) -> None:
-    """`price_as` shows the same usage at another model's price, beside the true cost."""
+    """`price_as` shows the same usage at another model's price, next to the true cost."""
     jobs.service.configure(cached_ratio=0.25)
     price = {"usd_per_mtok_input": 0, "usd_per_mtok_output": 0}
     done = jobs.run(jobs.job(_texts(10), model="local", price=price, price_as="gpt-4o"))
@@ -101,11 +103,11 @@ def test_price_as_shows_what_it_would_cost_elsewhere(jobs: Jobs) -> None:
 
 
 def test_a_budget_that_is_too_small_refuses(jobs: Jobs) -> None:
-    """When the expected cost exceeds the budget the run exits 3, shows both numbers, and sends nothing."""
+    """If the expected cost exceeds the budget, the run exits 3, shows both numbers, and sends nothing."""
     settings = jobs.job([f"a text {n}" for n in range(100)], budget={"run_usd": 0.002})
-    told = jobs.run(settings, "--json", command="estimate")
-    assert told.exit_code == 3
-    figures = orjson.loads(told.stdout)
+    estimated = jobs.run(settings, "--json", command="estimate")
+    assert estimated.exit_code == 3
+    figures = orjson.loads(estimated.stdout)
     assert figures["fits_budget"] is False
     done = jobs.run(settings)
     assert done.exit_code == 3, done.stderr
@@ -116,22 +118,23 @@ def test_a_budget_that_is_too_small_refuses(jobs: Jobs) -> None:
 
 
 def test_a_refusal_is_not_hidden_by_an_earlier_run(jobs: Jobs) -> None:
-    """On an output with results a refusal exits 3 too, says so in --json, and leaves the earlier results as they are."""
+    """A refusal exits 3 on an output with earlier results too, says so in --json, and leaves them unchanged."""
     first = jobs.run(jobs.job(["a"]))
     before = files_of(jobs.folder / "out" / "results")
     refused = jobs.run(jobs.job(["a", "b"], budget={"run_usd": 0.000001}), "--json")
     assert refused.exit_code == 3
-    told = orjson.loads(refused.stdout)
-    assert told["exit_code"] == 3
-    assert told.get("run_id") != first.summary["run_id"]
+    answer = orjson.loads(refused.stdout)
+    assert answer["exit_code"] == 3
+    assert answer.get("run_id") != first.summary["run_id"]
     assert jobs.service.stats()["requests"] == 1
     assert files_of(jobs.folder / "out" / "results") == before
 
 
 def test_what_fits_is_completed_and_then_the_rest(jobs: Jobs) -> None:
-    """With `when_short: partial` the run stops with exit 4 before the budget is passed, 100 at once; raised, it goes on.
+    """With `when_short: partial` and 100 requests at once, the run exits 4 before it exceeds the budget.
 
-    Every row has its line, nothing more could have been sent, and the same run pays for the rest, each row once.
+    Every row has its line, and no further request would have fit.
+    With a larger budget the same run resumes and pays for the rest, each row once.
     """
     jobs.service.configure(
         prompt_tokens="tiktoken:o200k_base", output_tokens="lognormal:15:0.3", latency_ms=250, latency_sigma=0.5
@@ -156,7 +159,7 @@ def test_what_fits_is_completed_and_then_the_rest(jobs: Jobs) -> None:
     assert (done.summary["state"], done.summary["exit_code"]) == ("stopped", 4)
     check_books(done)
     assert "$0.001" in done.stderr
-    # the same budget again: nothing fits, nothing is sent
+    # with the same budget again nothing fits, and nothing is sent
     stuck = jobs.run(settings)
     assert stuck.exit_code == 4
     assert jobs.service.stats()["billed_requests"] == sent
@@ -173,7 +176,7 @@ def test_what_fits_is_completed_and_then_the_rest(jobs: Jobs) -> None:
 
 
 def test_an_estimate_that_was_too_low_passes_no_budget(jobs: Jobs) -> None:
-    """When answers turn out longer than history made expect, the run stops on the way, with its budget not passed."""
+    """If answers are longer than history predicted, the run stops midway and does not exceed its budget."""
     jobs.service.configure(prompt_tokens="tiktoken:o200k_base", output_tokens="fixed:5")
     assert jobs.run(jobs.job(_texts(40))).exit_code == 0
     jobs.service.reset()
@@ -188,7 +191,7 @@ def test_an_estimate_that_was_too_low_passes_no_budget(jobs: Jobs) -> None:
 
 
 def test_money_in_doubt_counts_against_the_budget(jobs: Jobs) -> None:
-    """What is in doubt stays booked: spent and in doubt together never pass the budget, and exit 4 tells the stop."""
+    """Money in doubt stays booked: together with spent money it never exceeds the budget, and the run exits 4."""
     jobs.service.configure(
         prompt_tokens="tiktoken:o200k_base", faults=[{"kind": "disconnect_after", "probability": 0.5}], latency_ms=10
     )
@@ -210,7 +213,7 @@ def test_money_in_doubt_counts_against_the_budget(jobs: Jobs) -> None:
 
 
 def test_a_service_that_bills_more_than_was_reserved(jobs: Jobs) -> None:
-    """More tokens than were asked for are booked as they are, and once the budget is passed nothing more is sent."""
+    """Tokens beyond the requested limit are booked as billed, and once the budget is exceeded nothing more is sent."""
     jobs.service.configure(
         prompt_tokens="tiktoken:o200k_base", output_tokens="fixed:50", faults=[{"kind": "overrun"}], latency_ms=5
     )
@@ -229,8 +232,10 @@ def test_a_service_that_bills_more_than_was_reserved(jobs: Jobs) -> None:
 
 
 @pytest.mark.parametrize("hold", [False, True], ids=["resend", "hold"])
-def test_a_request_in_doubt(jobs: Jobs, hold: bool) -> None:  # noqa: FBT001
-    """A 500 without the service's own error body stays in doubt at its reservation, in row and summary; `hold` does not send it again."""
+def test_a_request_in_doubt(jobs: Jobs, hold: bool) -> None:  # noqa: FBT001 - parametrized
+    """After a 500 without the service's own error body, the reservation stays in doubt, in the row and the summary.
+    With `hold` the row is not sent again.
+    """
     jobs.service.configure(
         prompt_tokens="tiktoken:o200k_base", faults=[{"kind": "gateway:500", "match": "bad", "times": 1}]
     )

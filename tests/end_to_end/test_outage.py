@@ -1,4 +1,4 @@
-"""An outage of the service, and a refusal of every row, met by the whole command."""
+"""Whole runs through an outage of the service, and through a refusal of every row."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ OUTAGE_S = 4
     "kind", ["status:503", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("status:500", "status:529"))]
 )
 def test_an_outage_costs_time_and_no_row(jobs: Jobs, kind: str) -> None:
-    """While the service fails at everything the run waits: every row is completed, nothing stays in doubt, exit 0."""
+    """While every request fails, the run waits: it then completes every row, leaves nothing in doubt, and exits 0."""
     jobs.service.configure(latency_ms=20, faults=[{"kind": kind, "after": 100}])
 
-    def mend() -> None:
+    def recover() -> None:
         while not jobs.service.stats()["statuses"].get(kind[-3:]):
             time.sleep(0.05)
         time.sleep(OUTAGE_S)
         jobs.service.configure(latency_ms=20, faults=[])
 
-    mender = threading.Thread(target=mend)
-    mender.start()
+    recovery = threading.Thread(target=recover)
+    recovery.start()
     texts = [f"text {n}" for n in range(1_208)]
     done = jobs.run(jobs.job(texts, retry={"attempts": 2}, budget={"run_usd": 0.05}))
-    mender.join()
+    recovery.join()
     assert done.exit_code == 0, done.stderr
     assert done.column("status") == ["ok"] * len(texts)
     assert total(done.column("in_doubt_usd")) == 0
     assert Decimal(done.summary["cost_usd"]) == billed_usd(jobs.service)
     stats = jobs.service.stats()
     assert stats["billed_twice"] == []
-    # what was under way as it began, then one request at a time
+    # requests under way when the outage began, then one request at a time
     assert stats["statuses"][kind[-3:]] <= 64 + 12 + OUTAGE_S + 4
     assert "every request to the service fails" in done.stderr
     assert "the service answers again" in done.stderr
@@ -47,7 +47,9 @@ def test_an_outage_costs_time_and_no_row(jobs: Jobs, kind: str) -> None:
 
 
 def test_a_run_that_is_stopped_in_an_outage_resumes(jobs: Jobs) -> None:
-    """A run gives up after retry.patience_s with exit 1 and one sentence; the same command resumes it, no row is lost."""
+    """A run gives up after retry.patience_s with exit 1 and one sentence.
+    The same command resumes it, and no row is lost.
+    """
     jobs.service.configure(latency_ms=5, faults=[{"kind": "status:500", "after": 50}])
     settings = jobs.job([f"text {n}" for n in range(300)], retry={"attempts": 1, "patience_s": 3})
     done = jobs.run(settings)
@@ -65,12 +67,12 @@ def test_a_run_that_is_stopped_in_an_outage_resumes(jobs: Jobs) -> None:
 
 
 def test_a_refusal_of_every_row_stops_early_and_says_why(jobs: Jobs) -> None:
-    """When the service refuses every request alike, few are sent, exit is 1, and the sentence has the service's reason."""
+    """If the service refuses every request for one reason, the run sends few, exits 1, and quotes that reason."""
     jobs.service.configure(faults=[{"kind": "status:400"}])
     settings = jobs.job([f"text {n}" for n in range(180)])
     done = jobs.run(settings)
     assert (done.exit_code, done.summary["state"]) == (1, "stopped"), done.stderr
-    # the exact count depends on how many were under way at the verdict: test_breaker has it, in simulated time
+    # the exact count depends on how many requests were under way: test_breaker has it, in simulated time
     refused = re.search(r"(\d+) requests in a row were refused for the same reason", done.summary["message"])
     assert refused is not None, done.summary["message"]
     assert 30 <= int(refused[1]) <= jobs.service.stats()["requests"] < 100

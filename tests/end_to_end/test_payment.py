@@ -1,4 +1,4 @@
-"""Who pays for what: dedupe, reuse, increments, redo, failures, and processes that are killed."""
+"""Which requests are paid: dedupe, reuse, grown inputs, redo, failures, and runs that were stopped."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _check_sums(run: Any, sums: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def test_identical_requests_are_paid_once(service: FakeService, tmp_path: Path) -> None:
-    """The first of equal rows pays, the others show its answer at no cost, and running again sends nothing."""
+    """The first of equal rows pays, the others repeat its answer at no cost, and a second start sends nothing."""
     settings = job_of(tmp_path, _texts(30, same=4), service.url)
     done = run_steps(settings)
     assert done is not None
@@ -61,7 +61,7 @@ def test_identical_requests_are_paid_once(service: FakeService, tmp_path: Path) 
 
 
 def test_dedupe_off_pays_every_row(service: FakeService, tmp_path: Path) -> None:
-    """With `dedupe: false` equal rows are asked anew, and each is still paid once over two runs."""
+    """With `dedupe: false` every equal row is sent, and each is still paid only once over two runs."""
     settings = job_of(tmp_path, _texts(10, same=9), service.url, dedupe=False)
     run_steps(settings)
     assert run_steps(settings) is None
@@ -69,7 +69,7 @@ def test_dedupe_off_pays_every_row(service: FakeService, tmp_path: Path) -> None
 
 
 def test_a_grown_input_pays_for_the_new_rows(service: FakeService, tmp_path: Path) -> None:
-    """A nightly run over a grown file sends the new rows only; the old ones keep what they cost."""
+    """A run over a grown file sends only the new rows; the earlier rows keep their cost."""
     settings = job_of(tmp_path, _texts(20), service.url)
     run_steps(settings)
     before = results(settings)
@@ -83,7 +83,7 @@ def test_a_grown_input_pays_for_the_new_rows(service: FakeService, tmp_path: Pat
 
 
 def test_another_output_reuses_the_answers_of_a_shared_state(service: FakeService, tmp_path: Path) -> None:
-    """Nights that share `state` pay once; the second output says so in `reused`, cost 0 and what it saved."""
+    """Outputs that share `state` pay once; the second shows `reused`, a cost of 0 and the amount saved."""
     settings = job_of(tmp_path, _texts(20), service.url, state=str(tmp_path / "state"))
     first = run_steps(settings)
     second_night = {**settings, "output": str(tmp_path / "second")}
@@ -97,7 +97,7 @@ def test_another_output_reuses_the_answers_of_a_shared_state(service: FakeServic
 
 
 def test_redo_does_only_what_it_names(service: FakeService, tmp_path: Path) -> None:
-    """`--redo truncated` sends those rows again and leaves the others as they are, whatever the settings say now."""
+    """`--redo truncated` sends those rows again and leaves the others unchanged, even if the settings have changed."""
     service.configure(output_tokens="lognormal:48:0.5")
     settings = job_of(tmp_path, _texts(40), service.url)
     run_steps(settings)
@@ -114,7 +114,7 @@ def test_redo_does_only_what_it_names(service: FakeService, tmp_path: Path) -> N
     for old, new in zip(before, after, strict=True):
         if old["id"] in cut:
             assert new["status"] == "ok"
-            assert new["cost_usd"] > old["cost_usd"]  # what the row cost, whenever paid
+            assert new["cost_usd"] > old["cost_usd"]  # includes what was paid before
             assert new["attempts"] == 2
         else:
             assert new == old
@@ -122,7 +122,7 @@ def test_redo_does_only_what_it_names(service: FakeService, tmp_path: Path) -> N
 
 
 def test_a_redo_that_was_cut_off_is_not_forgotten(service: FakeService, tmp_path: Path) -> None:
-    """A plain run goes on with a `--redo` that had begun to pay, and its answers are in the results."""
+    """A plain run resumes a `--redo` that was cut off after it had paid, and its answers are in the results."""
     service.configure(output_tokens="fixed:90")
     settings = job_of(tmp_path, _texts(20), service.url)
     run_steps(settings)
@@ -135,7 +135,7 @@ def test_a_redo_that_was_cut_off_is_not_forgotten(service: FakeService, tmp_path
 
 
 def test_failed_rows_are_tried_again_and_no_others(service: FakeService, tmp_path: Path) -> None:
-    """The same command tries failed rows again; what was refused or cut is kept."""
+    """The same command retries failed rows and keeps refused and cut ones."""
     service.configure(
         faults=[
             {"kind": "status:400", "match": '"text 7"', "times": 1},
@@ -153,8 +153,8 @@ def test_failed_rows_are_tried_again_and_no_others(service: FakeService, tmp_pat
 
 
 def test_what_is_held_stays_held(service: FakeService, tmp_path: Path) -> None:
-    """With `in_doubt: hold` no later run sends a row whose money is in doubt, also not for another output of the state,
-    until `--redo failed` names it; a row that surely was not paid for is tried again.
+    """With `in_doubt: hold` no later run sends a row whose money is in doubt, even for another output of the same
+    state, until `--redo failed` names it. A row that certainly was not paid for is tried again.
     """
     service.configure(
         faults=[
@@ -190,7 +190,9 @@ def test_what_is_held_stays_held(service: FakeService, tmp_path: Path) -> None:
 
 
 def test_who_changes_its_mind_about_hold_has_it_sent(service: FakeService, tmp_path: Path) -> None:
-    """Rows that were held are sent by the next run after the setting is `resend` again, their doubt kept."""
+    """After the setting changes back to `resend`, the next run sends the rows that were held.
+    Their doubtful amount is kept.
+    """
     service.configure(faults=[{"kind": "disconnect_after", "match": '"text 7"', "times": 1}])
     settings = job_of(tmp_path, _texts(10), service.url, retry={"in_doubt": "hold"})
     run_steps(settings)
@@ -203,9 +205,7 @@ def test_who_changes_its_mind_about_hold_has_it_sent(service: FakeService, tmp_p
 
 
 def test_a_row_shows_what_its_own_output_paid(service: FakeService, tmp_path: Path) -> None:
-    """When another output of the same state has paid for the same requests again, each output's rows keep their own
-    answer and its cost.
-    """
+    """If two outputs of one state pay for the same requests, the rows of each keep their own answer and cost."""
     service.configure(output_tokens="fixed:90")
     settings = job_of(tmp_path, _texts(10), service.url, state=str(tmp_path / "state"))
     run_steps(settings)
@@ -229,7 +229,7 @@ def test_a_row_shows_what_its_own_output_paid(service: FakeService, tmp_path: Pa
 
 
 def test_a_paid_answer_comes_before_a_failed_try(service: FakeService, tmp_path: Path) -> None:
-    """What failed for one output and was then paid by another of the same state is not paid for again."""
+    """A request that failed for one output and was then paid for by another of the same state is not paid for again."""
     service.configure(faults=[{"kind": "status:400", "match": '"text 7"', "times": 1}])
     settings = job_of(tmp_path, _texts(10), service.url, state=str(tmp_path / "state"))
     run_steps(settings)
@@ -242,7 +242,7 @@ def test_a_paid_answer_comes_before_a_failed_try(service: FakeService, tmp_path:
 
 
 def test_a_limit_is_the_head_of_the_whole(service: FakeService, tmp_path: Path) -> None:
-    """`--limit` completes the first rows; the full run after it pays for the others only."""
+    """`--limit` completes the first rows; a full run after it pays only for the others."""
     settings = job_of(tmp_path, _texts(30), service.url)
     run_steps(settings, limit=10)
     assert len(results(settings)) == 10
@@ -280,7 +280,7 @@ def test_a_limit_is_the_head_of_the_whole(service: FakeService, tmp_path: Path) 
 def test_every_fault_has_its_row(
     service: FakeService, tmp_path: Path, kind: str, status: str, code: str | None, *, in_doubt: bool
 ) -> None:
-    """Whatever a service does once, its row gets the status, the code and the money that the table gives it."""
+    """For each fault that a service shows once, the row gets the status, code and money that the table lists."""
     service.configure(faults=[{"kind": kind, "match": '"text 7"', "times": 1}])
     settings = job_of(tmp_path, _texts(12), service.url, retry={"attempts": 2, "timeout_s": 5})
     done = run_steps(settings)
@@ -291,12 +291,12 @@ def test_every_fault_has_its_row(
     assert (row["in_doubt_usd"] > 0) is in_doubt
     assert row["attempts"] == (2 if status == "ok" and (in_doubt or kind == "status:500") else 1)
     assert "text 7" not in (row["error_message"] or "")
-    assert all(other["status"] == "ok" for place, other in enumerate(rows) if place != 7)
+    assert all(other["status"] == "ok" for index, other in enumerate(rows) if index != 7)
     _check_sums(*done, rows)
 
 
 def test_a_result_file_that_was_cut_is_written_again(service: FakeService, tmp_path: Path) -> None:
-    """Results that are not whole are no reason to do nothing: they are written again, and nothing is paid."""
+    """If a result file is not whole, a second start writes the results again and pays nothing."""
     settings = job_of(tmp_path, _texts(10), service.url)
     run_steps(settings)
     part = next((tmp_path / "out" / "results").glob("*.parquet"))

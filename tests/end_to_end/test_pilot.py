@@ -1,4 +1,4 @@
-"""`estimate --pilot`: rows of a run completed first, which tell what the others will cost and are never paid again."""
+"""`estimate --pilot`: a pilot completes some rows first to learn the cost, and the run never pays for them again."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ def _pilot(jobs: Jobs, settings: dict[str, Any], rows: str) -> tuple[Done, dict[
 
 
 def test_the_run_goes_on_from_the_pilot(jobs: Jobs, service: FakeService) -> None:
-    """What a pilot completed is not paid for again by the run, whose cost lies near the interval that the pilot gave."""
+    """The run does not pay again for rows of the pilot, and its cost is near the interval that the pilot gave."""
     service.configure(output_tokens="proportional:0.5:0.5")
     settings = jobs.job(_texts(1_500), max_output_tokens=60, budget={"run_usd": "1.00"}, tolerate={"not_ok": 1})
-    done, told = _pilot(jobs, settings, "100")
+    done, pilot = _pilot(jobs, settings, "100")
     assert done.exit_code == 0
     assert service.stats()["billed"] == 100
-    assert (told["pilot_rows"], told["rows"], told["rows_to_send"]) == (100, 1_500, 1_400)
-    assert (told["basis"], told["basis_note"]) == ("pilot", "output from 100 answers of a pilot")
+    assert (pilot["pilot_rows"], pilot["rows"], pilot["rows_to_send"]) == (100, 1_500, 1_400)
+    assert (pilot["basis"], pilot["basis_note"]) == ("pilot", "output from 100 answers of a pilot")
     assert not (jobs.folder / "out" / "results").exists()
     done = jobs.run(settings)
     assert done.exit_code == 0
     assert service.stats()["billed"] == 1_500
     assert service.stats()["billed_twice"] == []
     cost = Decimal(done.summary["cost_usd"])
-    low, high = Decimal(told["cost_usd_low"]), Decimal(told["cost_usd_high"])
-    assert low < Decimal(told["cost_usd_expected"]) < high
-    # one time in ten it is outside, which tests/tasks/money/test_length_model.py counts; but never far
+    low, high = Decimal(pilot["cost_usd_low"]), Decimal(pilot["cost_usd_high"])
+    assert low < Decimal(pilot["cost_usd_expected"]) < high
+    # one run in ten is outside, which tests/tasks/money/test_length_model.py counts; but never far
     assert low - (high - low) < cost < high + (high - low)
-    assert done.summary["estimate"]["cost_usd_expected"] == told["cost_usd_expected"]
+    assert done.summary["estimate"]["cost_usd_expected"] == pilot["cost_usd_expected"]
     assert cost == sum(done.column("cost_usd")) == Decimal(done.summary["paid_usd"])
     assert set(done.column("run_id")) == {done.summary["run_id"]}
     assert not any(done.column("reused"))
-    # the whole night is history now, and the pilot is part of it
+    # the whole run is history now, and the pilot is part of it
     again = jobs.run(settings | {"output": str(jobs.folder / "next")}, "--json", command="estimate")
     found = orjson.loads(again.stdout)
     assert found["basis"] == "history"
@@ -61,7 +61,7 @@ def test_the_run_goes_on_from_the_pilot(jobs: Jobs, service: FakeService) -> Non
 
 
 def test_a_pilot_again_and_a_larger_one(jobs: Jobs, service: FakeService) -> None:
-    """The same pilot again sends nothing and says the same; a larger one completes only what it has more."""
+    """The same pilot again sends nothing and gives the same estimate; a larger one completes only what is missing."""
     settings = jobs.job(_texts(300))
     _, first = _pilot(jobs, settings, "40")
     _, second = _pilot(jobs, settings, "40")
@@ -80,23 +80,23 @@ def test_as_many_rows_as_it_takes(jobs: Jobs, service: FakeService) -> None:
     """`--pilot auto` ends when the interval is within 5 % of the expected cost, and says so."""
     service.configure(output_tokens="proportional:0.5:0.3")
     settings = jobs.job(_texts(2_000), max_output_tokens=200, budget={"run_usd": "100.00"})
-    done, told = _pilot(jobs, settings, "auto")
+    done, pilot = _pilot(jobs, settings, "auto")
     assert done.exit_code == 0
-    assert told["pilot_ended"].startswith("the cost is known to ±")
-    expected = Decimal(told["cost_usd_expected"])
-    assert Decimal(told["cost_usd_high"]) - expected <= expected * Decimal("0.05")
+    assert pilot["pilot_ended"].startswith("the cost is known to ±")
+    expected = Decimal(pilot["cost_usd_expected"])
+    assert Decimal(pilot["cost_usd_high"]) - expected <= expected * Decimal("0.05")
     assert 30 <= service.stats()["billed"] < 300
 
 
 def test_at_most_a_hundredth_of_the_budget(jobs: Jobs, service: FakeService) -> None:
-    """`--pilot auto` never books more than 1 % of the budget, and says that this is why it ended."""
+    """`--pilot auto` never books more than 1 % of the budget, and names this as the reason why it ended."""
     service.configure(output_tokens="proportional:0.5:1.2", prompt_tokens="tiktoken:o200k_base")
     settings = jobs.job(_texts(2_000), max_output_tokens=100, budget={"run_usd": "0.20"})
-    done, told = _pilot(jobs, settings, "auto")
+    done, pilot = _pilot(jobs, settings, "auto")
     assert done.exit_code == 0
-    assert told["pilot_ended"] == "1 % of the budget ($0.002) is used up"
-    assert Decimal("0.001") < Decimal(told["paid_usd"]) <= Decimal("0.002")
-    assert service.stats()["billed"] == told["pilot_rows"]
+    assert pilot["pilot_ended"] == "1 % of the budget ($0.002) is used up"
+    assert Decimal("0.001") < Decimal(pilot["paid_usd"]) <= Decimal("0.002")
+    assert service.stats()["billed"] == pilot["pilot_rows"]
 
 
 def test_a_pilot_that_does_not_fit(jobs: Jobs, service: FakeService) -> None:
@@ -111,7 +111,7 @@ def test_a_pilot_that_does_not_fit(jobs: Jobs, service: FakeService) -> None:
 
 @pytest.mark.parametrize("rows", ["100", "auto"])
 def test_a_pilot_does_not_spend_what_asks_first(jobs: Jobs, service: FakeService, rows: str) -> None:
-    """A pilot whose worst case is above approval_usd is refused with exit 3, both numbers and what to do, and nothing is sent."""
+    """If a pilot's worst case is above approval_usd, it exits 3 with both numbers and advice, and nothing is sent."""
     settings = jobs.job(_texts(200), budget={"run_usd": "0.50", "approval_usd": "0.0005"})
     done = jobs.run(settings, "--pilot", rows, command="estimate")
     assert done.exit_code == 3
@@ -122,7 +122,9 @@ def test_a_pilot_does_not_spend_what_asks_first(jobs: Jobs, service: FakeService
 
 
 def test_pilots_together_do_not_spend_it_either(jobs: Jobs, service: FakeService) -> None:
-    """What earlier pilots have booked counts: many small ones do not pass the threshold; what is answered already is no reason to refuse."""
+    """Amounts that earlier pilots booked count, so many small pilots cannot pass the threshold.
+    A pilot whose rows are already answered is not refused.
+    """
     service.configure(output_tokens="fixed:50")
     settings = jobs.job([f"text {row:03}" for row in range(200)], budget={"approval_usd": "0.001"})
     for rows in ("20", "25", "20", "25"):  # about 0.00003 each
@@ -135,7 +137,9 @@ def test_pilots_together_do_not_spend_it_either(jobs: Jobs, service: FakeService
 
 
 def test_an_approved_run_may_be_piloted(jobs: Jobs, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that a person has approved and that was cut off may be piloted; a pilot that finds it dearer has it asked for again."""
+    """A run that a person approved and that was cut off may be piloted.
+    If a pilot finds it more expensive, it needs a new approval.
+    """
     monkeypatch.delenv("PREFECT_API_URL")
     service.configure(output_tokens="fixed:50")
     settings = jobs.job(_texts(100), budget={"approval_usd": "0.0001"})
@@ -151,7 +155,7 @@ def test_an_approved_run_may_be_piloted(jobs: Jobs, service: FakeService, monkey
 
 
 def test_nobody_is_asked_for_what_is_spent(jobs: Jobs, service: FakeService) -> None:
-    """A run that a pilot has completed asks nobody, whatever it cost: it has nothing left to send, and writes its results."""
+    """A run that a pilot has completed needs no approval, whatever it cost: it sends nothing and writes its results."""
     settings = jobs.job(_texts(20), name="piloted", budget={"run_usd": 1})
     assert jobs.run(settings, "--pilot", "20", command="estimate").exit_code == 0
     assert service.stats()["billed"] == 20
@@ -162,19 +166,19 @@ def test_nobody_is_asked_for_what_is_spent(jobs: Jobs, service: FakeService) -> 
 
 
 def test_the_worst_case_may_exceed_what_the_pilot_shows_to_fit(jobs: Jobs, service: FakeService) -> None:
-    """A job that is refused for its worst case runs once a pilot has shown what its answers really take."""
+    """A job that is refused for its worst case runs once a pilot has shown how many tokens its answers really take."""
     service.configure(output_tokens="fixed:10")
     settings = jobs.job(_texts(300), max_output_tokens=1_000, budget={"run_usd": "0.10"})
     assert jobs.run(settings).exit_code == 3
-    done, told = _pilot(jobs, settings, "50")
-    assert (done.exit_code, told["fits_budget"]) == (0, True)
+    done, pilot = _pilot(jobs, settings, "50")
+    assert (done.exit_code, pilot["fits_budget"]) == (0, True)
     assert jobs.run(settings).exit_code == 0
     assert service.stats()["billed"] == 300
 
 
 @pytest.mark.nightly
 def test_a_pilot_that_is_killed(jobs: Jobs, service: FakeService) -> None:
-    """What a killed pilot had journalled is kept; at most what was in flight is paid for a second time."""
+    """Answers that a killed pilot had journaled are kept; at most the requests in flight are paid twice."""
     service.configure(latency_ms=150)
     settings = jobs.job(_texts(400), limits={"max_at_once": 4}, tolerate={"not_ok": 1})
     spawned = jobs.spawn(settings, "--pilot", "200", command="estimate")
@@ -194,10 +198,10 @@ def test_a_pilot_that_is_killed(jobs: Jobs, service: FakeService) -> None:
 
 
 def test_a_grown_input_after_a_pilot(jobs: Jobs, service: FakeService) -> None:
-    """When the input changes after a pilot, its answers are used all the same, and the rows show what they cost."""
+    """If the input changes after a pilot, its answers are still used, and their rows show their cost."""
     texts = _texts(100)
     settings = jobs.job(texts)
-    _, told = _pilot(jobs, settings, "30")
+    _, estimate = _pilot(jobs, settings, "30")
     jobs.write([*texts, "one more"])
     done = jobs.run(settings)
     assert done.exit_code == 0
@@ -206,11 +210,11 @@ def test_a_grown_input_after_a_pilot(jobs: Jobs, service: FakeService) -> None:
     paid = {row["run_id"] for row in done.rows}
     assert len(paid) == 2
     pilot = [row["cost_usd"] for row in done.rows if row["run_id"] != done.summary["run_id"]]
-    assert (len(pilot), sum(pilot)) == (30, Decimal(told["paid_usd"]))
+    assert (len(pilot), sum(pilot)) == (30, Decimal(estimate["paid_usd"]))
 
 
 def test_a_service_that_refuses_the_pilot(jobs: Jobs, service: FakeService) -> None:
-    """A key that is refused ends the pilot with one sentence and exit 1."""
+    """If the service refuses the key, the pilot ends with one sentence and exit 1."""
     service.configure(require_key="another")
     done = jobs.run(jobs.job(_texts(50)), "--pilot", "20", command="estimate")
     assert done.exit_code == 1
@@ -219,15 +223,15 @@ def test_a_service_that_refuses_the_pilot(jobs: Jobs, service: FakeService) -> N
 
 
 def test_answers_that_fail_tell_nothing(jobs: Jobs, service: FakeService) -> None:
-    """Without an answer to learn from, the estimate stays the worst case and says so."""
+    """Without an answer to learn from, the estimate stays at the worst case and says so."""
     service.configure(faults=[{"kind": "gateway:500"}])
     settings = jobs.job(_texts(60), retry={"attempts": 1})
-    done, told = _pilot(jobs, settings, "10")
+    done, pilot = _pilot(jobs, settings, "10")
     assert done.exit_code == 0
-    assert told["pilot_rows"] == 0
-    assert told["basis"] == "worst_case"
-    assert told["cost_usd_low"] is None
-    assert Decimal(told["in_doubt_usd"]) > 0
+    assert pilot["pilot_rows"] == 0
+    assert pilot["basis"] == "worst_case"
+    assert pilot["cost_usd_low"] is None
+    assert Decimal(pilot["in_doubt_usd"]) > 0
 
 
 def test_nothing_to_learn_where_all_is_done(jobs: Jobs, service: FakeService) -> None:
@@ -242,21 +246,21 @@ def test_nothing_to_learn_where_all_is_done(jobs: Jobs, service: FakeService) ->
 
 @pytest.mark.parametrize("rows", ["0", "-1", "some", "1.5", "10000000"])
 def test_a_number_of_rows_that_cannot_be_meant(jobs: Jobs, rows: str) -> None:
-    """Anything but a number of rows or `auto` is refused before the input is read."""
+    """Anything except a number of rows or `auto` is refused before the input is read."""
     assert jobs.run(jobs.job(_texts(3)), f"--pilot={rows}", command="estimate").exit_code == 2
 
 
 def test_the_deployed_estimate_has_a_pilot_too(jobs: Jobs, service: FakeService) -> None:
-    """The flow that a deployment starts takes the same parameter and gives the same mapping."""
+    """The deployed flow accepts the same parameter and returns the same mapping."""
     from parquill.flows.estimate_cost import estimate_cost
 
-    told = estimate_cost(make_job(jobs.job(_texts(50))), pilot=10)
-    assert (told["pilot_rows"], told["rows_to_send"]) == (10, 40)
+    estimate = estimate_cost(make_job(jobs.job(_texts(50))), pilot=10)
+    assert (estimate["pilot_rows"], estimate["rows_to_send"]) == (10, 40)
     assert service.stats()["billed"] == 10
 
 
 def test_the_deployed_estimate_does_not_spend_what_asks_first(jobs: Jobs, service: FakeService) -> None:
-    """The flow's pilot is refused as the command's is."""
+    """The flow's pilot is refused for the same reason as the command's."""
     from parquill.flows.estimate_cost import estimate_cost
 
     with pytest.raises(NotApproved, match="a pilot of 40 rows may cost"):

@@ -1,4 +1,4 @@
-"""What an on-call colleague sees in Prefect: names, states, artifacts with the headline figure."""
+"""What an on-call colleague sees in Prefect: names, states, and artifacts that lead with the main figure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.tools.timing import within
 
 
 class Api:
-    """Asks Prefect's server about one job."""
+    """Queries Prefect's server about one job."""
 
     def __init__(self, address: str, name: str) -> None:
         self._address, self._name = address, name
@@ -40,7 +40,7 @@ class Api:
         return self._ask("/task_runs/filter", flow_runs={"id": {"any_": [flow_run]}})
 
     def soft_limits(self, flow_run: str) -> tuple[list[Any], list[Any], list[Any]]:
-        """Warnings in the log, artifacts and events of a flow run; they are recorded a little after they are made."""
+        """Return logged warnings, artifacts and events of a flow run; the server records them with a delay."""
         key = f"parquill-soft-limit-{self._name}"
         deadline = time.monotonic() + 120
         while True:
@@ -114,14 +114,14 @@ def test_a_run_can_be_read_at_a_glance(jobs: Jobs, prefect_server: str) -> None:
 def test_a_run_that_ends_badly_says_why(
     jobs: Jobs, prefect_server: str, name: str, changes: dict[str, Any], exit_code: int, words: str
 ) -> None:
-    """A run that stops, is refused or has too many rows not ok is Failed in Prefect, with the sentence of its error."""
+    """A run that stops, is refused or has too many rows not ok is Failed in Prefect, with its error's sentence."""
     from parquill.flows.complete_prompts import complete_prompts
     from parquill.tasks.errors import ParquillError
 
     jobs.service.configure(faults=[{"kind": "length", "match": "cut"}])
     settings: Any = jobs.job(["cut", *(f"text {n}" for n in range(19))], name=f"ends-badly-{name}", **changes)
     with pytest.raises(ParquillError) as raised:
-        complete_prompts(job=settings)  # as a deployment calls it: with the mapping
+        complete_prompts(job=settings)  # a deployment passes the mapping too
     assert raised.value.exit_code == exit_code
     (run,) = Api(prefect_server, f"ends-badly-{name}").flow_runs()
     assert run["state_type"] == "FAILED"
@@ -158,7 +158,9 @@ def test_a_run_that_ends_badly_says_why(
 def test_a_second_start_is_as_good_as_the_first(
     jobs: Jobs, prefect_server: str, name: str, tolerate: float, state: tuple[str, str], exit_code: int, words: str
 ) -> None:
-    """A start with nothing to do ends as the results that are there deserve, by flow and by command; it says that nothing was sent, at no cost, and is named like any other."""
+    """If a start has nothing to do, its state and exit code follow from the existing results, for the flow and the
+    command. Its message says that nothing was sent, names no cost, and its run has the usual name.
+    """
     from parquill.flows.complete_prompts import complete_prompts
     from parquill.tasks.errors import TooManyNotOk
 
@@ -183,12 +185,12 @@ def test_a_second_start_is_as_good_as_the_first(
     assert (run["state_type"], run["state_name"]) == state
     assert words in run["state"]["message"]
     assert first.summary["cost_usd"] not in run["state"]["message"]
-    # what is tolerated is looked at now, not as it was
+    # the tolerance of this start counts, not that of the first one
     assert jobs.run({**settings, "tolerate": {"not_ok": 0.5}}).exit_code == 0
 
 
 def test_a_run_that_cannot_begin_has_its_name(jobs: Jobs, prefect_server: str) -> None:
-    """Whichever flow is refused for its input says so by its state, under a name with job and model."""
+    """If a flow is refused for its input, its state says so, and its run is named after the job and the model."""
     from parquill.flows.complete_prompts import complete_prompts
     from parquill.flows.estimate_cost import estimate_cost
     from parquill.flows.summarize import summarize
@@ -219,7 +221,7 @@ def test_a_run_that_cannot_begin_has_its_name(jobs: Jobs, prefect_server: str) -
 
 
 def test_a_flow_is_a_function_of_its_job(jobs: Jobs, prefect_server: str) -> None:
-    """Deployments call the flow with the mapping of a job file: it gives the summary, and again it gives the same."""
+    """A flow that is called with a job file's mapping returns the summary; a second call returns the same one."""
     from parquill.flows.complete_prompts import complete_prompts
 
     settings: Any = jobs.job(["a", "b"], name="called")
@@ -232,7 +234,7 @@ def test_a_flow_is_a_function_of_its_job(jobs: Jobs, prefect_server: str) -> Non
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_schema_may_refer_to_its_parts(jobs: Jobs) -> None:
-    """A `$ref` in the mapping of a job is of its JSON schema, and no block of Prefect's."""
+    """A `$ref` in a job's mapping belongs to its JSON schema and is not read as a Prefect block."""
     from parquill.flows.complete_prompts import complete_prompts
 
     part = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False, "required": ["a"]}
@@ -243,12 +245,14 @@ def test_a_schema_may_refer_to_its_parts(jobs: Jobs) -> None:
 
 
 def test_a_dead_run_is_crashed_by_the_next(jobs: Jobs, prefect_server: str) -> None:
-    """A command that is killed leaves its flow run Running; the next start takes over its work, and has it say that it is Crashed."""
+    """A command that is killed leaves its flow run Running.
+    The next start resumes its work and sets that flow run to Crashed.
+    """
     jobs.service.configure(latency_ms=100)
     settings = jobs.job([f"text {n}" for n in range(200)], name="kill-me", limits={"max_at_once": 4})
     spawned = jobs.spawn(settings)
     while jobs.service.stats()["requests"] < 20:
-        time.sleep(0.05)  # the command is a process of its own
+        time.sleep(0.05)  # the command runs in another process
     spawned.process.kill()
     spawned.process.wait()
     api = Api(prefect_server, "kill-me")
@@ -258,7 +262,7 @@ def test_a_dead_run_is_crashed_by_the_next(jobs: Jobs, prefect_server: str) -> N
     dead, alive = api.flow_runs()
     assert (dead["state_type"], alive["state_type"]) == ("CRASHED", "COMPLETED")
     assert "has taken over its work" in dead["state"]["message"]
-    # one that has ended by itself keeps its end
+    # a flow run that ended normally keeps its final state
     assert jobs.run(settings, "--redo", "ok").exit_code == 0
     assert [run["state_type"] for run in api.flow_runs()] == ["CRASHED", "COMPLETED", "COMPLETED"]
 
@@ -272,7 +276,9 @@ def test_a_dead_run_is_crashed_by_the_next(jobs: Jobs, prefect_server: str) -> N
     ],
 )
 def test_an_end_that_the_server_did_not_take(jobs: Jobs, prefect_server: str, next_start: str) -> None:
-    """A run that ended while its server was away seems to run; the next start, whatever it finds to do, has the server take the end that it had."""
+    """If a run ended while its server was away, its flow run still shows Running.
+    The next start sets the final state that the run had, whether or not it has work to do.
+    """
     name = "unheard-" + next_start.replace(" ", "-")
     texts = [f"text {n}" for n in range(200)]
     settings = jobs.job(texts, name=name, limits={"max_at_once": 4})
@@ -304,7 +310,7 @@ def test_an_end_that_the_server_did_not_take(jobs: Jobs, prefect_server: str, ne
 def test_a_final_state_whose_answer_was_lost(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch, budget: float, exit_code: int
 ) -> None:
-    """When the server rejects a final state that it has already, and its own copy comes back, the exit code is the run's."""
+    """If the server rejects a final state that it already has and returns its copy, the run keeps its exit code."""
     propose: Any = vars(flow_engine)["propose_state_sync"]
 
     def lost(*arguments: Any, **named: Any) -> Any:
@@ -318,7 +324,7 @@ def test_a_final_state_whose_answer_was_lost(
 
 
 def test_a_run_that_is_done_is_not_cancelled(jobs: Jobs, prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cancelled while its results are written, when all is sent and paid, a run ends as what it is: Completed, at once."""
+    """If a run is cancelled while it writes results, after all rows are sent and paid, it ends at once as Completed."""
     from parquill.flows import complete_prompts as main
 
     api, write = Api(prefect_server, "too-late"), vars(main)["write_results"]
@@ -339,14 +345,16 @@ def test_a_run_that_is_done_is_not_cancelled(jobs: Jobs, prefect_server: str, mo
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_run_cut_off_while_it_writes_says_so(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When writing fails, summary.json does not stay at `running`: it says that the run was stopped, what was paid, for which tokens, and where every row is."""
+    """If writing fails, summary.json does not stay at `running`.
+    It says that the run stopped, what was paid for how many tokens, and how many rows have each status.
+    """
     from parquill.flows import complete_prompts as main
     from parquill.tasks.errors import DiskFailed
 
     def fail(*_: Any, **__: Any) -> Any:
         raise DiskFailed("no room")
 
-    rows = ["a", "b", "b", None, *["a"] * 5]  # of those that ask the same one is sent
+    rows = ["a", "b", "b", None, *["a"] * 5]  # of equal rows only one is sent
     settings: Any = jobs.job(rows, name="cut-off", tolerate={"rejected": 1, "not_ok": 1})
     with monkeypatch.context() as patch:
         patch.setitem(vars(main), "write_results", fail)
@@ -356,8 +364,8 @@ def test_a_run_cut_off_while_it_writes_says_so(jobs: Jobs, monkeypatch: pytest.M
     assert (summary["state"], summary["exit_code"], summary["message"]) == ("stopped", 1, "no room")
     assert Decimal(summary["cost_usd"]) == billed_usd(jobs.service)
     assert summary["tokens"] == jobs.service.stats()["billed_tokens"]
-    told = {status: count for status, count in summary["rows"].items() if count}
-    assert told == {"total": 9, "ok": 2, "rejected": 1, "not_sent": 6}
+    counts = {status: count for status, count in summary["rows"].items() if count}
+    assert counts == {"total": 9, "ok": 2, "rejected": 1, "not_sent": 6}
     again = jobs.run(settings)
     assert again.exit_code == 0, again.stderr
     assert again.summary["rows"]["ok"] == 8
@@ -365,7 +373,7 @@ def test_a_run_cut_off_while_it_writes_says_so(jobs: Jobs, monkeypatch: pytest.M
 
 
 def test_the_estimate_is_a_flow_too(jobs: Jobs, prefect_server: str) -> None:
-    """The estimate flow gives the figures, shows them as an artifact, and sends and writes nothing."""
+    """The estimate flow returns the figures, shows them as an artifact, and sends and writes nothing."""
     from parquill.flows.estimate_cost import estimate_cost
 
     settings: Any = jobs.job([f"text {n}" for n in range(10)], name="guess", budget={"run_usd": 1})
@@ -386,17 +394,17 @@ def test_the_estimate_is_a_flow_too(jobs: Jobs, prefect_server: str) -> None:
 
 
 def test_a_scheduled_run_is_of_its_day(jobs: Jobs) -> None:
-    """{date-1} in paths is the day before the one given by --date, in the file that is read and the folder written."""
+    """{date-1} in a path is the day before --date, for the input and for the output folder."""
     jobs.write(["a", "b"], "in/dt=2026-11-22/x.parquet")
     settings = jobs.job(input=str(jobs.folder / "in" / "dt={date-1}"), output=str(jobs.folder / "out" / "{date-1}"))
-    placed = {**settings, "output": str(jobs.folder / "out" / "2026-11-22")}
+    resolved = {**settings, "output": str(jobs.folder / "out" / "2026-11-22")}
     code = jobs.run(settings, "--date", "2026-11-23").exit_code
-    done = jobs.done(placed, code, "", "")
+    done = jobs.done(resolved, code, "", "")
     assert (done.exit_code, done.column("dt")) == (0, ["2026-11-22"] * 2)
 
 
 def test_the_soft_limit_is_told_at_its_moment(jobs: Jobs, prefect_server: str) -> None:
-    """When `soft_fraction` is passed one warning, one artifact and one event come, of this run, while it goes on."""
+    """When spending passes `soft_fraction`, the run emits one warning, one artifact and one event, and continues."""
     from parquill.flows.complete_prompts import complete_prompts
 
     api = Api(prefect_server, "soft")
@@ -407,12 +415,12 @@ def test_the_soft_limit_is_told_at_its_moment(jobs: Jobs, prefect_server: str) -
     (run,) = api.flow_runs()
     warnings, artifacts, events = api.soft_limits(run["id"])
     assert [len(found) for found in (warnings, artifacts, events)] == [1, 1, 1]
-    told = warnings[0]["message"]
-    assert re.fullmatch(r"more than 10% of the budget is spent: \$0\.000\d+ of \$0\.0065", told)
+    message = warnings[0]["message"]
+    assert re.fullmatch(r"more than 10% of the budget is spent: \$0\.000\d+ of \$0\.0065", message)
     assert artifacts[0]["flow_run_id"] == run["id"]
-    assert artifacts[0]["description"] == f"soft: {told}"
+    assert artifacts[0]["description"] == f"soft: {message}"
     assert "of 200 rows" in artifacts[0]["data"]
-    assert events[0]["payload"]["message"] == told
+    assert events[0]["payload"]["message"] == message
     assert f"prefect.flow-run.{run['id']}" in {one["prefect.resource.id"] for one in events[0]["related"]}
     ended = datetime.fromisoformat(run["end_time"])
     for moment in (warnings[0]["timestamp"], artifacts[0]["created"], events[0]["occurred"]):
@@ -420,7 +428,7 @@ def test_the_soft_limit_is_told_at_its_moment(jobs: Jobs, prefect_server: str) -
 
 
 def test_a_months_budget_is_no_budget_of_the_run(jobs: Jobs, prefect_server: str) -> None:
-    """With a month's budget alone no run is shown as spending `of $0.00`, and no soft limit is told before its time."""
+    """With only a monthly budget, no run is shown as spending `of $0.00`, and no soft limit is reported too early."""
     api = Api(prefect_server, "month")
     done = jobs.run(jobs.job(["a", "b"], name="month", budget={"monthly_usd": 10}))
     assert done.exit_code == 0, done.stderr
@@ -431,14 +439,16 @@ def test_a_months_budget_is_no_budget_of_the_run(jobs: Jobs, prefect_server: str
 @pytest.mark.nightly
 @pytest.mark.timed
 def test_ctrl_c_at_a_terminal(jobs: Jobs) -> None:
-    """Ctrl-C goes to all that a terminal runs, and yet the run has its embedded server to tell its end to, whatever the environment has for other servers: it ends with 130 and not a word of errors, and its summary knows where every row is."""
+    """Ctrl-C reaches every process of a terminal, but the run still reports its end to its embedded server, whatever
+    the environment sets for other servers. It exits 130 without an error message, and its summary counts every row.
+    """
     jobs.service.configure(latency_ms=200)
-    with socket.socket() as dead:  # nobody listens there
+    with socket.socket() as dead:  # a port without a listener
         dead.bind(("127.0.0.1", 0))
         proxy = f"http://127.0.0.1:{dead.getsockname()[1]}"
     folder = jobs.folder / "elsewhere"
     folder.mkdir()
-    (folder / "calendar.py").write_text("holidays = [1]\n", encoding="utf-8")  # no module of the server's
+    (folder / "calendar.py").write_text("holidays = [1]\n", encoding="utf-8")  # the server must not import this file
     spawned = jobs.spawn(
         jobs.job([f"text {n}" for n in range(400)], limits={"max_at_once": 4}),
         folder=folder,
@@ -455,7 +465,7 @@ def test_ctrl_c_at_a_terminal(jobs: Jobs) -> None:
     while jobs.service.stats()["requests"] < 8:
         assert time.monotonic() < until
         assert spawned.process.poll() is None, spawned.read("err")
-        time.sleep(0.1)  # the server is a process of its own
+        time.sleep(0.1)  # the server runs in another process
     os.killpg(spawned.process.pid, signal.SIGINT)
     with within(15):
         done = spawned.wait()
@@ -471,7 +481,9 @@ def test_ctrl_c_at_a_terminal(jobs: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_retries_of_flows_are_off(jobs: Jobs, prefect_server: str) -> None:
-    """Prefect's own retries, set in the environment for other flows, neither repeat a refusal nor change its exit code or state."""
+    """If the environment sets Prefect's retries for other flows, a refusal is still not repeated.
+    Its exit code and state do not change.
+    """
     settings = jobs.job(["a", "b"], name="no-retries", budget={"run_usd": 0.000001})
     done = jobs.spawn(settings, environment={"PREFECT_FLOWS_DEFAULT_RETRIES": "2"}).wait()
     assert done.exit_code == 3, done.stderr
@@ -481,7 +493,9 @@ def test_retries_of_flows_are_off(jobs: Jobs, prefect_server: str) -> None:
 
 @pytest.mark.nightly
 def test_more_at_once_than_files(jobs: Jobs) -> None:
-    """Of a process that may open few files fewer requests are under way, so that Prefect can open its own: the run ends, and says so."""
+    """If a process may open only a few files, it sends fewer requests at once, so that Prefect can open its own files.
+    The run finishes and says so.
+    """
     jobs.service.configure(latency_ms=700)
     settings = jobs.job([f"text {n}" for n in range(300)], name="few-files", limits={"max_at_once": 256})
     done = jobs.spawn(settings, before=["bash", "-c", 'ulimit -n 256; exec "$@"', "-"]).wait()
@@ -494,7 +508,9 @@ def test_more_at_once_than_files(jobs: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_a_redo_is_not_dearer_than_expected(jobs: Jobs, prefect_server: str) -> None:
-    """Rows that are done anew carry what they had cost before; automations, and people who look at the UI or a terminal, compare what this run paid with what was expected of it."""
+    """Rows that are redone include their earlier cost.
+    Automations, the UI and the terminal compare only what this run paid with what was expected of it.
+    """
     jobs.service.configure(output_tokens="fixed:30")
     settings = jobs.job([f"text {n}" for n in range(40)], name="anew")
     jobs.run(settings)

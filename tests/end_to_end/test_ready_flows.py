@@ -1,4 +1,4 @@
-"""The ready flows `translate` and `summarize` as an analyst calls them: what is sent, and what is refused instead."""
+"""The ready flows `translate` and `summarize` as an analyst calls them: what they send and what they refuse."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.tools.jobs import Jobs, read_results
 
 
 def _given(jobs: Jobs, name: str, **parameters: Any) -> dict[str, Any]:
-    """Parameters of a ready flow over what the test has written."""
+    """Return the parameters of a ready flow over the input that the test has written."""
     settings = {"endpoint": {"base_url": jobs.service.url}, **parameters.pop("settings", {})}
-    places = {"input": str(jobs.folder / "prompts.parquet"), "output": str(jobs.folder / name)}
-    return {**places, "name": name, "settings": settings, **parameters}
+    paths = {"input": str(jobs.folder / "prompts.parquet"), "output": str(jobs.folder / name)}
+    return {**paths, "name": name, "settings": settings, **parameters}
 
 
 def _systems(jobs: Jobs) -> set[str]:
-    """The instructions that were sent."""
+    """Return the instructions that were sent."""
     return {orjson.loads(entry["body"])["messages"][0]["content"] for entry in jobs.service.log()}
 
 
 def test_a_budget_is_not_put_aside(jobs: Jobs, prefect_server: str) -> None:
-    """A budget in `settings` raises no `run_usd`: nothing is sent, and the state says which of the two counts."""
+    """A budget in `settings` does not replace `run_usd`: the flow sends nothing, and its state says which counts."""
     jobs.write(["good morning"])
     given = _given(jobs, "aside", settings={"budget": {"run_usd": 5}}, run_usd=0.0000001)
     calls: list[tuple[Flow[..., Any], dict[str, Any]]] = [
@@ -49,10 +49,12 @@ def test_a_budget_is_not_put_aside(jobs: Jobs, prefect_server: str) -> None:
 
 @pytest.mark.usefixtures("prefect_server")
 def test_an_input_may_have_a_column_language(jobs: Jobs) -> None:
-    """The column of languages may have another name, where the input has one of this name; the refusal says which parameter gives it. A column `vars` is in nobody's way."""
+    """If the input has a column `language`, `language_column` can give the new column another name, and the refusal
+    names this parameter. A column `vars` causes no conflict.
+    """
     jobs.service.configure(log=200, log_bodies=True)
     jobs.write(pa.table({"text": ["good morning"], "language": ["en"], "vars": ["of the input"]}))
-    for name, column in (("other", "to"), ("word", "not")):  # the second is a word of the templates' own
+    for name, column in (("other", "to"), ("word", "not")):  # `not` is a keyword of templates
         given = _given(jobs, name, languages=["fr"], glossary={"fr": {"morning": name}})
         with pytest.raises(BadJob, match=r"'language', which is already a column of the input.*`language_column`"):
             translate(**given)
@@ -66,7 +68,7 @@ def test_an_input_may_have_a_column_language(jobs: Jobs) -> None:
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_glossary_file_is_used(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Terms from a file, relative to the working directory, go with each language that has some; the others are told of none."""
+    """Terms from a file, relative to the working directory, go only to the languages that have terms."""
     jobs.service.configure(log=200, log_bodies=True)
     monkeypatch.chdir(jobs.folder)
     Path("terms.yaml").write_text("fr: {morning: matin}\nja: Be polite.\nno: {}\n", encoding="utf-8")
@@ -84,19 +86,19 @@ def test_a_glossary_file_is_used(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.usefixtures("prefect_server")
 def test_texts_of_a_form_are_no_files(jobs: Jobs) -> None:
-    """What a person writes into a form about the answer is sent as it is, also if it ends like a file's name."""
+    """A text that a person enters in a form is sent unchanged, even if it ends like a file name."""
     jobs.service.configure(log=200, log_bodies=True)
     jobs.write(["good morning"])
     translate(**_given(jobs, "tone", languages=["en.yaml"], tone="as in package.json"))
     summarize(**_given(jobs, "texts", length="one line of a.yml", style="as b.yaml", language="as in c.json"))
-    told, summed = sorted(_systems(jobs), reverse=True)
-    assert told.endswith("into en.yaml; answer with the translation alone. Tone: as in package.json.")
-    assert summed.startswith("Summarize the user's text in one line of a.yml;")
-    assert summed.endswith(" Style: as b.yaml. Write in as in c.json.")
+    translated, summarized = sorted(_systems(jobs), reverse=True)
+    assert translated.endswith("into en.yaml; answer with the translation alone. Tone: as in package.json.")
+    assert summarized.startswith("Summarize the user's text in one line of a.yml;")
+    assert summarized.endswith(" Style: as b.yaml. Write in as in c.json.")
 
 
 def test_a_bad_job_is_refused_by_its_state(jobs: Jobs, prefect_server: str) -> None:
-    """Whatever is wrong with what a flow is given, its run has the name of its job and the state that says it in one sentence."""
+    """If a flow gets a bad job or parameter, its run has the job's name and a state with the error in one sentence."""
     settings: Any = jobs.job(["a"], name="bad-job")
     ready = _given(jobs, "bad-job")
     form = "set either `prompt` or `messages_column`"

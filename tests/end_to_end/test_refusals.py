@@ -1,4 +1,4 @@
-"""What cannot work is refused before the first payment: exit 2, what is wrong named, nothing sent."""
+"""A job that cannot work is refused before the first payment: exit 2, the problem named, nothing sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ README = Path(__file__).parents[2] / "README.md"
 def test_a_key_that_cannot_be_right_is_refused_by_name(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch, value: str | None
 ) -> None:
-    """A key that is missing, blank, quoted or not printable is refused by the name of its variable, never shown."""
+    """A key that is missing, blank, quoted or not printable is refused by its variable's name and never shown."""
     if value is None:
         monkeypatch.delenv("E2E_KEY", raising=False)
     else:
@@ -32,7 +32,7 @@ def test_a_key_that_cannot_be_right_is_refused_by_name(
 
 
 def test_a_key_with_a_newline_at_its_end_works(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """White space round a key (a file's last newline) is taken off."""
+    """White space around a key, such as a file's last newline, is removed."""
     jobs.service.configure(require_key="sk-canary")
     monkeypatch.setenv("E2E_KEY", "sk-canary\n")
     assert jobs.run(jobs.job(TEXTS, endpoint={"api_key_env": "E2E_KEY"})).exit_code == 0
@@ -40,7 +40,7 @@ def test_a_key_with_a_newline_at_its_end_works(jobs: Jobs, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", ["completion", "status", "cost_usd", "finished_at"])
 def test_a_column_like_one_of_ours_names_the_way_out(jobs: Jobs, name: str) -> None:
-    """An input column named like an output column exits 2, and the refusal says `column_prefix`."""
+    """An input column named like an output column exits 2, and the refusal names `column_prefix`."""
     done = jobs.run(jobs.job(pa.table({"text": TEXTS, name: ["x", "y", "z"]})))
     assert done.exit_code == 2
     assert name in done.stderr
@@ -49,7 +49,7 @@ def test_a_column_like_one_of_ours_names_the_way_out(jobs: Jobs, name: str) -> N
 
 
 def test_files_that_are_no_tables_are_refused(jobs: Jobs) -> None:
-    """A file that is empty, no Parquet, cut off or of another schema is named, and nothing is sent."""
+    """A file that is empty, not Parquet, cut off or of another schema is named, and nothing is sent."""
     good = jobs.write(TEXTS, "good.parquet").read_bytes()
     for name, data in (("empty", b""), ("text", b"hello"), ("cut", good[:-20]), ("half", good[: len(good) // 2])):
         path = jobs.folder / f"{name}.parquet"
@@ -66,7 +66,7 @@ def test_files_that_are_no_tables_are_refused(jobs: Jobs) -> None:
 
 
 def test_an_output_inside_the_input_is_refused(jobs: Jobs) -> None:
-    """Results must not become prompts: an output folder that holds the input exits 2."""
+    """If the output folder holds the input, the run exits 2, so that results cannot become prompts."""
     jobs.write(TEXTS, "data/in/a.parquet")
     done = jobs.run(jobs.job(input=str(jobs.folder / "data" / "in"), output=str(jobs.folder / "data" / "in")))
     assert done.exit_code == 2
@@ -74,7 +74,9 @@ def test_an_output_inside_the_input_is_refused(jobs: Jobs) -> None:
 
 
 def test_too_many_rejected_rows_stop_the_run_before_any_payment(jobs: Jobs) -> None:
-    """More rejected rows than tolerated exit 2 with counts and the first of them; one alone is always tolerated."""
+    """More rejected rows than tolerated exit 2 with counts and the first such row.
+    A single rejected row is always tolerated.
+    """
     texts = [None if n in {4, 7} else f"text {n}" for n in range(10)]
     refused = jobs.run(jobs.job(texts))
     assert refused.exit_code == 2
@@ -92,7 +94,9 @@ def test_too_many_rejected_rows_stop_the_run_before_any_payment(jobs: Jobs) -> N
 
 @pytest.mark.parametrize(("not_ok", "exit_code"), [(0.0, 5), (0.19, 5), (0.2, 0), (1, 0)])
 def test_tolerate_decides_the_exit_code(jobs: Jobs, not_ok: float, exit_code: int) -> None:
-    """Up to `tolerate.not_ok` of the rows not ok exit 0 with a warning, more exit 5; the results are the same."""
+    """If at most `tolerate.not_ok` of the rows are not ok, the run exits 0 with a warning; above that it exits 5.
+    The results are the same.
+    """
     jobs.service.configure(faults=[{"kind": "length", "match": "cut"}, {"kind": "status:400", "match": "bad"}])
     texts = ["cut", "bad", *(f"fine {n}" for n in range(8))]
     done = jobs.run(jobs.job(texts, tolerate={"not_ok": not_ok}))
@@ -100,14 +104,14 @@ def test_tolerate_decides_the_exit_code(jobs: Jobs, not_ok: float, exit_code: in
     assert done.summary["exit_code"] == exit_code
     assert done.summary["state"] == "finished"
     assert done.column("status") == ["truncated", "failed", *["ok"] * 8]
-    told = done.stdout + done.stderr
-    assert "bad_request 1" in told
-    assert "max_output_tokens 1" in told
+    output = done.stdout + done.stderr
+    assert "bad_request 1" in output
+    assert "max_output_tokens 1" in output
     check_books(done)
 
 
 def test_a_refused_parameter_is_shown_as_in_the_readme(jobs: Jobs) -> None:
-    """A parameter that the service refuses stops the run after a few free requests; the README shows what is said."""
+    """If the service refuses a parameter, the run stops after a few free requests, and the README shows its output."""
     block = (
         README.read_text(encoding="utf-8").split("Here 600 rows\n", 1)[1].split("```text\n", 1)[1].split("```", 1)[0]
     )
@@ -121,12 +125,12 @@ def test_a_refused_parameter_is_shown_as_in_the_readme(jobs: Jobs) -> None:
 
 
 def _plain(text: str) -> str:
-    """Without line ends, and without the counts that depend on how many requests were under way at the verdict."""
+    """Remove line ends and the counts that depend on how many requests were under way."""
     return re.sub(r"(?<=failed )\d+|(?<=not_sent )\d+|\d+(?= requests in a row)", "N", " ".join(text.split()))
 
 
 def _shown(done: Done) -> str:
-    """The lines of an end that the README has: rows, cost, and the sentence."""
+    """Return the lines of a run's output that the README shows: rows, cost and the error sentence."""
     lines = [line for line in done.stdout.splitlines() if line.startswith(("rows  ", "cost  "))]
     lines += [line for line in done.stderr.splitlines() if line.startswith("parquill: ")]
     return "\n".join(lines)

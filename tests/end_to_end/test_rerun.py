@@ -1,4 +1,4 @@
-"""The same job again: what is paid is never paid for twice, what changed is, and nothing else."""
+"""The same job again: an answer that is paid is never paid for twice, and only changed rows are sent."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TEXTS = [f"text {n}" for n in range(12)]
 
 
 def _sent(jobs: Jobs) -> int:
-    """Requests so far; for tests whose faults do not count, the books begin anew."""
+    """Return the number of requests so far and reset the count."""
     count: int = jobs.service.stats()["requests"]
     jobs.service.reset()
     return count
 
 
 def test_a_finished_job_sends_nothing(jobs: Jobs) -> None:
-    """A finished job run again exits 0, sends nothing, and leaves every file of its output byte for byte as it was."""
+    """A finished job that runs again exits 0, sends nothing, and leaves every byte of its output unchanged."""
     settings = jobs.job(TEXTS)
     first = jobs.run(settings)
     assert (first.exit_code, _sent(jobs)) == (0, 12)
@@ -32,14 +32,14 @@ def test_a_finished_job_sends_nothing(jobs: Jobs) -> None:
     again = jobs.run(settings)
     assert (again.exit_code, _sent(jobs)) == (0, 0)
     assert files_of(jobs.folder / "out") == before
-    # what does not change a request changes nothing either
+    # a setting that does not change a request does not change the output either
     other = jobs.run({**settings, "budget": {"run_usd": 7}, "limits": {"max_at_once": 3}, "labels": {"a": "b"}})
     assert (other.exit_code, _sent(jobs)) == (0, 0)
     assert files_of(jobs.folder / "out") == before
 
 
 def test_a_finished_job_with_kept_rows_sends_nothing(jobs: Jobs) -> None:
-    """Truncated, refused and invalid rows are kept: the job run again sends nothing and leaves its files as they are."""
+    """Truncated, refused and invalid rows are kept: a second start sends nothing and leaves the files unchanged."""
     jobs.service.configure(faults=[{"kind": "length", "match": "text 3"}, {"kind": "refusal", "match": "text 4"}])
     settings = jobs.job(TEXTS, tolerate={"not_ok": 0.5})
     assert (jobs.run(settings).exit_code, _sent(jobs)) == (0, 12)
@@ -51,7 +51,7 @@ def test_a_finished_job_with_kept_rows_sends_nothing(jobs: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_a_changed_input_pays_only_its_new_rows(jobs: Jobs) -> None:
-    """Rows that are new or changed are paid, all others keep their answers, their cost and the run that paid."""
+    """New and changed rows are paid; all others keep their answers, their cost and the id of the run that paid."""
     first = jobs.run(jobs.job(TEXTS))
     paid = {row["text"]: row for row in first.rows}
     jobs.service.reset()
@@ -91,7 +91,7 @@ def test_a_changed_input_pays_only_its_new_rows(jobs: Jobs) -> None:
     ],
 )
 def test_a_changed_request_pays_for_all(jobs: Jobs, change: dict[str, Any]) -> None:
-    """A change of what is asked pays for every row anew, and the results show the new answers only."""
+    """If a setting changes the request, the run pays for every row again, and the results show only the new answers."""
     first = jobs.run(jobs.job(TEXTS[:4]))
     jobs.service.reset()
     second = jobs.run(jobs.job(TEXTS[:4], **change))
@@ -104,7 +104,7 @@ def test_a_changed_request_pays_for_all(jobs: Jobs, change: dict[str, Any]) -> N
 
 @pytest.mark.nightly
 def test_outputs_that_share_state_share_answers(jobs: Jobs) -> None:
-    """A second output over the same state sends nothing: its rows are reused, cost 0, and what they save is told."""
+    """A second output over the same state sends nothing: its rows are reused at cost 0, with what they save."""
     state = str(jobs.folder / "state")
     first = jobs.run(jobs.job(TEXTS, state=state))
     jobs.service.reset()
@@ -125,7 +125,7 @@ def test_outputs_that_share_state_share_answers(jobs: Jobs) -> None:
 
 
 def test_identical_requests_are_paid_once(jobs: Jobs) -> None:
-    """The first of equal rows pays; the others are reused at cost 0; saved_usd is what they would have cost."""
+    """The first of equal rows pays, and the others are reused at cost 0; saved_usd is what they would have cost."""
     texts = ["a", "b", "a", "a", "c", "b"]
     done = jobs.run(jobs.job(texts))
     assert (done.exit_code, jobs.service.stats()["requests"]) == (0, 3)
@@ -140,7 +140,7 @@ def test_identical_requests_are_paid_once(jobs: Jobs) -> None:
 
 
 def test_without_dedupe_every_row_pays(jobs: Jobs) -> None:
-    """With `dedupe: false` equal rows are asked one by one, under keys of their own, and still only once each."""
+    """With `dedupe: false` equal rows are sent one by one, each under its own key, and each only once."""
     settings = jobs.job(["a", "b", "a", "a"], dedupe=False)
     done = jobs.run(settings)
     assert (done.exit_code, _sent(jobs)) == (0, 4)
@@ -167,7 +167,9 @@ def test_a_limit_first_and_then_the_rest(jobs: Jobs) -> None:
 
 
 def test_a_smaller_limit_and_back(jobs: Jobs) -> None:
-    """A limit after a full run has nothing to do: all rows, the summary and the report stay as they are; neither has the full run after it."""
+    """A limit after a full run has nothing to do: all rows, the summary and the report stay unchanged.
+    A full run after it has nothing to do either.
+    """
     settings = jobs.job(TEXTS)
     everything = jobs.run(settings)
     before = files_of(jobs.folder / "out")
@@ -181,7 +183,9 @@ def test_a_smaller_limit_and_back(jobs: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_a_limit_keeps_the_rows_after_it(jobs: Jobs) -> None:
-    """`--limit` below the rows of the results completes what the first rows lack, and keeps the others as they are; the run without it completes them too."""
+    """`--limit` on larger results completes only the first rows and leaves the others unchanged.
+    A run without it completes the others too.
+    """
     jobs.service.configure(faults=[{"kind": "status:400", "match": "bad", "times": 1}])
     texts = ["bad 0", "fine 1", "fine 2", "bad 3", "fine 4"]
     each: dict[str, Any] = {"for_each": {"lang": ["fr", "de"]}, "prompt": {"user": "{{ text }} {{ lang }}"}}
@@ -206,7 +210,9 @@ def test_a_limit_keeps_the_rows_after_it(jobs: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_a_limit_to_try_another_prompt(jobs: Jobs) -> None:
-    """`--limit` with another prompt pays for the first rows, and keeps the others with their old answers; the run without it completes all of them, with either prompt."""
+    """`--limit` with another prompt pays for the first rows and keeps the old answers of the others.
+    A run without it completes all rows, with either prompt.
+    """
     settings = jobs.job(TEXTS)
     first = jobs.run(settings)
     jobs.service.reset()
@@ -229,7 +235,9 @@ def test_a_limit_to_try_another_prompt(jobs: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_a_limit_over_the_results_of_another_input(jobs: Jobs) -> None:
-    """`--limit` that would lose rows of another input is refused with exit 2, and says what to do; nothing is sent, nothing is lost."""
+    """If `--limit` would lose rows of another input, it exits 2 and says what to do.
+    Nothing is sent, and nothing is lost.
+    """
     jobs.run(jobs.job(TEXTS))
     before, _ = files_of(jobs.folder / "out"), _sent(jobs)
     for texts in (["another", *TEXTS], TEXTS[:6], list(reversed(TEXTS))):
@@ -237,14 +245,16 @@ def test_a_limit_over_the_results_of_another_input(jobs: Jobs) -> None:
         assert (refused.exit_code, _sent(jobs)) == (2, 0)
         assert "has results of 12 rows of another input, and --limit 3 would lose them" in refused.stderr
         assert files_of(jobs.folder / "out") == before
-    grown = jobs.run(jobs.job([*TEXTS, "one more"]), "--limit", "3")  # the rows that are there are the same
+    grown = jobs.run(jobs.job([*TEXTS, "one more"]), "--limit", "3")  # the rows of the results are unchanged
     assert (grown.exit_code, _sent(jobs)) == (0, 0)
     assert files_of(jobs.folder / "out") == before
     assert jobs.run(jobs.job([*TEXTS, "one more"])).table.num_rows == 13
 
 
 def test_redo_with_a_limit_keeps_the_other_rows(jobs: Jobs) -> None:
-    """`--redo failed --limit 5` sends the failed rows among the first five, keeps all others, and the plain run after it completes them."""
+    """`--redo failed --limit 5` sends the failed rows among the first five and keeps all others.
+    The plain run after it completes those.
+    """
     texts = [f"{'bad' if n % 3 == 0 else 'fine'} {n}" for n in range(20)]
     jobs.service.configure(faults=[{"kind": "status:400", "match": "bad", "times": 1}])
     settings = jobs.job(texts, tolerate={"not_ok": 1})
@@ -266,7 +276,9 @@ def test_redo_with_a_limit_keeps_the_other_rows(jobs: Jobs) -> None:
 
 
 def test_a_redo_with_nothing_to_redo(jobs: Jobs) -> None:
-    """`--redo` of a status that no row has leaves every file as it is and says so; it exits as the results deserve."""
+    """`--redo` of a status that no row has says so and leaves every file unchanged.
+    The exit code follows from the results.
+    """
     jobs.service.configure(faults=[{"kind": "length", "match": "text 3"}])
     settings = jobs.job(TEXTS, tolerate={"not_ok": 1})
     jobs.run(settings)
@@ -283,7 +295,9 @@ def test_a_redo_with_nothing_to_redo(jobs: Jobs) -> None:
 
 @pytest.mark.parametrize("removed", [["summary.json"], ["summary.json", "history"]])
 def test_a_summary_that_was_removed_is_made_again(jobs: Jobs, removed: list[str]) -> None:
-    """A finished output whose summary was deleted gets it back at the next start, from its history or by its results; nothing is sent."""
+    """If the summary of a finished output was deleted, the next start restores it from its history or its results.
+    Nothing is sent.
+    """
     settings = jobs.job(TEXTS)
     first = jobs.run(settings)
     _sent(jobs)
@@ -301,7 +315,9 @@ def test_a_summary_that_was_removed_is_made_again(jobs: Jobs, removed: list[str]
 
 @pytest.mark.nightly
 def test_a_killed_run_pays_for_nothing_that_another_has_paid(jobs: Jobs) -> None:
-    """Night 1 is killed, night 2 completes its rows into another output over the same state, and night 1 started again sends nothing, exits 0, and shows those rows as reused at no cost."""
+    """Run 1 is killed, and run 2 completes its rows into another output over the same state.
+    Run 1 then sends nothing, exits 0, and shows those rows as reused at no cost.
+    """
     jobs.service.configure(latency_ms=30)
     texts = [f"text {n}" for n in range(150)]
     state = str(jobs.folder / "state")
@@ -336,13 +352,13 @@ def test_rows_move_and_keep_their_answers(jobs: Jobs) -> None:
     second = jobs.run(jobs.job(table.take([2, 0, 1]), dedupe=False, id_column="id"))
     assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 3)
     assert second.column("id") == ["3", "1", "2"]
-    assert second.column("request_id") == [first.column("request_id")[place] for place in (2, 0, 1)]
+    assert second.column("request_id") == [first.column("request_id")[index] for index in (2, 0, 1)]
     assert total(second.column("cost_usd")) == billed_usd(jobs.service)
 
 
 @pytest.mark.nightly
 def test_redo_of_truncated_rows(jobs: Jobs) -> None:
-    """`--redo truncated` sends only those rows; their cost counts both attempts, all other rows stay as they are."""
+    """`--redo truncated` sends only those rows; their cost includes both attempts, and other rows stay unchanged."""
     texts = ["fine 0", "cut 1", "fine 2", "cut 3", "fine 4"]
     jobs.service.configure(faults=[{"kind": "length", "match": "cut", "times": 1}])
     settings = jobs.job(texts, tolerate={"not_ok": 1})
@@ -352,16 +368,16 @@ def test_redo_of_truncated_rows(jobs: Jobs) -> None:
     second = jobs.run(settings, "--redo", "truncated")
     assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 7)
     assert second.column("status") == ["ok"] * 5
-    assert [second.rows[place] for place in (0, 2, 4)] == [first.rows[place] for place in (0, 2, 4)]
-    for place in (1, 3):
-        old, new = first.rows[place], second.rows[place]
+    assert [second.rows[index] for index in (0, 2, 4)] == [first.rows[index] for index in (0, 2, 4)]
+    for index in (1, 3):
+        old, new = first.rows[index], second.rows[index]
         assert new["run_id"] == second.summary["run_id"] != old["run_id"]
         assert new["attempts"] == 2
         assert new["completion_tokens"] == old["completion_tokens"] + 16
         assert new["cost_usd"] > old["cost_usd"]
     assert total(second.column("cost_usd")) == billed_usd(jobs.service)
     check_books(second)
-    # and then it is finished: nothing is left to redo or to do
+    # the job is finished now: nothing is left to redo or to do
     before = files_of(jobs.folder / "out")
     assert jobs.run(settings).exit_code == 0
     assert jobs.service.stats()["requests"] == 7
@@ -370,7 +386,9 @@ def test_redo_of_truncated_rows(jobs: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_redo_with_a_larger_limit(jobs: Jobs) -> None:
-    """`--redo truncated --set max_output_tokens=N` sends only the truncated rows with the new limit; the unchanged job then has nothing to do."""
+    """`--redo truncated --set max_output_tokens=N` sends only the truncated rows, with the new limit.
+    The unchanged job then has nothing to do.
+    """
     jobs.service.configure(faults=[{"kind": "length", "match": "cut"}])
     settings = jobs.job(["fine 0", "cut 1", "fine 2"], tolerate={"not_ok": 1})
     first = jobs.run(settings)
@@ -378,7 +396,7 @@ def test_redo_with_a_larger_limit(jobs: Jobs) -> None:
     second = jobs.run(settings, "--redo", "truncated", "--set", "max_output_tokens=400")
     assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 4)
     assert second.column("status") == ["ok"] * 3
-    assert [second.rows[place] for place in (0, 2)] == [first.rows[place] for place in (0, 2)]
+    assert [second.rows[index] for index in (0, 2)] == [first.rows[index] for index in (0, 2)]
     assert second.column("request_key")[1] != first.column("request_key")[1]
     assert jobs.run(settings).exit_code == 0
     assert jobs.service.stats()["requests"] == 4
@@ -386,7 +404,9 @@ def test_redo_with_a_larger_limit(jobs: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_redo_of_another_input(jobs: Jobs) -> None:
-    """An input in another order, other values of `for_each` or another night's rows are refused with exit 2: no row is given the answer of another. The same cells written anew are the same input."""
+    """An input in another order, other `for_each` values or another day's rows exit 2, so no row gets the answer of
+    another. The same cells in a new file are the same input.
+    """
     texts = ["apple", "cut pear", "plum"]
     jobs.service.configure(faults=[{"kind": "length", "match": "cut"}])
     each: dict[str, Any] = {"prompt": {"user": "{{ text }} {{ lang }}"}, "tolerate": {"not_ok": 1}}
@@ -416,7 +436,7 @@ def test_redo_of_another_input(jobs: Jobs) -> None:
 
 @pytest.mark.nightly
 def test_redo_of_rows_that_share_a_key(jobs: Jobs) -> None:
-    """Of equal rows that are redone one request is sent, and all of them show the new answer."""
+    """If equal rows are redone, one request is sent, and all of them show the new answer."""
     jobs.service.configure(faults=[{"kind": "length", "match": "cut", "times": 1}])
     settings = jobs.job(["cut", "fine", "cut"], tolerate={"not_ok": 1})
     first = jobs.run(settings)
@@ -430,7 +450,7 @@ def test_redo_of_rows_that_share_a_key(jobs: Jobs) -> None:
 
 
 def test_redo_of_failed_rows(jobs: Jobs) -> None:
-    """`--redo failed` sends the failed rows and no others, and what their first attempts left in doubt stays shown."""
+    """`--redo failed` sends only the failed rows, and what their first attempts left in doubt is still shown."""
     jobs.service.configure(
         faults=[{"kind": "gateway:500", "match": "bad", "times": 1}, {"kind": "length", "match": "cut"}]
     )
@@ -441,14 +461,14 @@ def test_redo_of_failed_rows(jobs: Jobs) -> None:
     second = jobs.run(settings, "--redo", "failed")
     assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 4)
     assert second.column("status") == ["ok", "ok", "truncated"]
-    assert [second.rows[place] for place in (0, 2)] == [first.rows[place] for place in (0, 2)]
+    assert [second.rows[index] for index in (0, 2)] == [first.rows[index] for index in (0, 2)]
     assert second.rows[1]["in_doubt_usd"] == first.rows[1]["in_doubt_usd"] > 0
     assert second.rows[1]["attempts"] == 2
     check_books(second)
 
 
 def test_failed_rows_are_tried_again_without_redo(jobs: Jobs) -> None:
-    """Run again, a job tries its failed rows and keeps truncated, refused and invalid ones, for which it has paid."""
+    """A second start retries failed rows and keeps truncated, refused and invalid ones, which are paid for."""
     faults = [
         {"kind": "status:400", "match": "bad", "times": 1},
         {"kind": "length", "match": "cut", "times": 1},
@@ -462,15 +482,17 @@ def test_failed_rows_are_tried_again_without_redo(jobs: Jobs) -> None:
     assert (second.exit_code, jobs.service.stats()["requests"]) == (0, 5)
     assert second.column("status") == ["ok", "ok", "truncated", "refused"]
     assert second.rows[1]["attempts"] == 2
-    for place in (0, 2, 3):
-        assert second.rows[place] == first.rows[place]
+    for index in (0, 2, 3):
+        assert second.rows[index] == first.rows[index]
     assert total(second.column("cost_usd")) == billed_usd(jobs.service)
     check_books(second)
 
 
 @pytest.mark.nightly
 def test_equal_rows_that_failed_are_tried_once_more(jobs: Jobs) -> None:
-    """Equal rows whose request failed are all `failed`; run again, one request is sent for them, and all get its answer."""
+    """If the request of equal rows fails, all of them are `failed`.
+    A second start sends one request, and all rows get its answer.
+    """
     jobs.service.configure(faults=[{"kind": "status:400", "match": "bad", "times": 1}])
     settings = jobs.job(["bad", "fine", "bad"], tolerate={"not_ok": 1})
     first = jobs.run(settings)
@@ -485,12 +507,12 @@ def test_equal_rows_that_failed_are_tried_once_more(jobs: Jobs) -> None:
 
 
 def test_a_rejected_row_is_judged_anew(jobs: Jobs) -> None:
-    """A row that was rejected is sent once its cell is mended, and the others are not paid again."""
+    """A rejected row is sent once its cell is corrected, and the other rows are not paid again."""
     assert jobs.run(jobs.job(["a", None, "c"], tolerate={"not_ok": 1})).column("status") == ["ok", "rejected", "ok"]
     jobs.service.reset()
-    mended = jobs.run(jobs.job(["a", "b", "c"]))
-    assert (mended.exit_code, jobs.service.stats()["requests"]) == (0, 1)
-    assert mended.column("status") == ["ok"] * 3
+    corrected = jobs.run(jobs.job(["a", "b", "c"]))
+    assert (corrected.exit_code, jobs.service.stats()["requests"]) == (0, 1)
+    assert corrected.column("status") == ["ok"] * 3
 
 
 def test_redo_refuses_what_it_cannot_do(jobs: Jobs) -> None:

@@ -1,4 +1,4 @@
-"""The results: one line for each row, every input column unchanged, Parquill's columns as the contract has them."""
+"""The results: one line for each row, input columns unchanged, and Parquill's columns as the contract defines them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tools.jobs import Jobs
 
 
 def _many_types(start: int, count: int) -> pa.Table:
-    """A table with a column of nearly every type, nulls included."""
+    """Return a table with a column of nearly every type, nulls included."""
 
     def each(make: Any, kind: pa.DataType) -> pa.Array:
         return pa.array([None if n % 3 == 2 else make(n) for n in range(start, start + count)], kind)
@@ -52,7 +52,7 @@ def _many_types(start: int, count: int) -> pa.Table:
 
 @pytest.mark.parametrize("for_each", [None, {"language": ["fr", "no"], "tone": [1, 2]}])
 def test_every_row_has_its_line_and_every_column_its_values(jobs: Jobs, for_each: dict[str, list[Any]] | None) -> None:
-    """Results have one line for each row (and value) in input order, with types and values of the input unchanged."""
+    """Results have one line for each row (and value) in input order, with the input's types and values unchanged."""
     first, second, third = _many_types(0, 7), _many_types(7, 4), _many_types(11, 3)
     jobs.write(second, "in/b.parquet")
     jobs.write(first, "in/a.parquet")
@@ -62,8 +62,8 @@ def test_every_row_has_its_line_and_every_column_its_values(jobs: Jobs, for_each
     done = jobs.run(settings)
     assert done.exit_code == 0, done.stderr
     whole = pa.concat_tables([first, second, third.select(first.column_names)])
-    places = [("a.parquet", n) for n in range(7)] + [("b.parquet", n) for n in range(4)]
-    places += [("c/c.parquet", n) for n in range(3)]
+    locations = [("a.parquet", n) for n in range(7)] + [("b.parquet", n) for n in range(4)]
+    locations += [("c/c.parquet", n) for n in range(3)]
     combinations: list[tuple[Any, ...]] = (
         [(lang, tone) for lang in ("fr", "no") for tone in (1, 2)] if for_each else [()]
     )
@@ -74,7 +74,7 @@ def test_every_row_has_its_line_and_every_column_its_values(jobs: Jobs, for_each
         assert found.column(name).combine_chunks().equals(repeated.column(name).combine_chunks()), name
     assert done.table.column_names == [*whole.column_names, *(for_each or {}), *COLUMNS]
     assert list(zip(done.column("source_file"), done.column("row_number"), strict=True)) == [
-        place for place in places for _ in combinations
+        location for location in locations for _ in combinations
     ]
     texts = [f"row {n} \u00e9" for n in range(14)]
     if for_each:
@@ -89,7 +89,7 @@ def test_every_row_has_its_line_and_every_column_its_values(jobs: Jobs, for_each
 
 
 def test_folders_become_columns(jobs: Jobs) -> None:
-    """key=value folders become columns: whole numbers where all are, text otherwise, in order of the file names."""
+    """key=value folders become columns: integers if all values are integers, text otherwise; files keep their order."""
     for shop, day, text in ((7, "2026-11-02", "b"), (7, "2026-11-01", "a"), (12, "2026-11-01", "c")):
         jobs.write([text, text + "2"], f"in/shop={shop}/dt={day}/part.parquet")
     settings = jobs.job(input=str(jobs.folder / "in"), prompt={"user": "{{ shop }} {{ dt }} {{ text }}"})
@@ -108,7 +108,7 @@ def test_folders_become_columns(jobs: Jobs) -> None:
 
 
 def test_a_glob_takes_the_files_that_match(jobs: Jobs) -> None:
-    """A glob reads the files that match and no others."""
+    """A glob reads only the files that match."""
     jobs.write(["a"], "in/x-1.parquet")
     jobs.write(["b"], "in/x-2.parquet")
     jobs.write(["not me"], "in/y-1.parquet")
@@ -119,7 +119,7 @@ def test_a_glob_takes_the_files_that_match(jobs: Jobs) -> None:
 
 
 def test_the_columns_of_the_contract(jobs: Jobs) -> None:
-    """Every output column has the type, the order and the meaning that the contract gives it."""
+    """Every output column has the type, order and meaning that the contract gives it."""
     jobs.service.configure(
         prompt_tokens="tiktoken:o200k_base", output_tokens="lognormal:12:0.4", latency_ms=30, model_suffix="-2024-07-18"
     )
@@ -131,10 +131,10 @@ def test_the_columns_of_the_contract(jobs: Jobs) -> None:
     assert done.exit_code == 0, done.stderr
     assert {name: done.table.schema.field(name).type for name in COLUMNS} == COLUMNS
     assert done.table.column_names == ["text", *COLUMNS]
-    for place, row in enumerate(done.rows):
-        said = texts[place]
-        assert row["text"] == said
-        assert row["completion"] == echo(["Be brief.", said], said)
+    for index, row in enumerate(done.rows):
+        text = texts[index]
+        assert row["text"] == text
+        assert row["completion"] == echo(["Be brief.", text], text)
         assert (row["status"], row["error_code"], row["error_message"]) == ("ok", None, None)
         assert row["finish_reason"] == "stop"
         assert row["model_used"] == "gpt-4o-mini-2024-07-18"
@@ -146,9 +146,9 @@ def test_the_columns_of_the_contract(jobs: Jobs) -> None:
         assert (row["in_doubt_usd"], row["reused"], row["attempts"]) == (0, False, 1)
         assert row["run_id"] == done.summary["run_id"]
         assert 0.03 <= row["latency_s"] < 10
-        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": said}]
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
         assert row["request_key"] == request_key(settings, messages)
-        assert (row["source_file"], row["row_number"]) == ("prompts.parquet", place)
+        assert (row["source_file"], row["row_number"]) == ("prompts.parquet", index)
         assert before <= row["finished_at"] <= after
     assert len(set(done.column("request_id"))) == 20
     assert len(set(done.column("completion_tokens"))) > 3
@@ -157,14 +157,16 @@ def test_the_columns_of_the_contract(jobs: Jobs) -> None:
 
 
 def test_a_key_belongs_to_the_row_without_dedupe(jobs: Jobs) -> None:
-    """The key of an endpoint with a name holds the name and not the address, so that the service may move."""
+    """If an endpoint has a name, the request key holds the name and not the address, so that the service may move."""
     settings = jobs.job(["a"], endpoint={"name": "house"})
     done = jobs.run(settings)
     assert done.column("request_key") == [request_key(settings, [{"role": "user", "content": "a"}])]
 
 
 def test_an_empty_input_finishes(jobs: Jobs) -> None:
-    """An input of no rows finishes with exit 0, costs nothing, and leaves results with all columns; again it says so."""
+    """An input without rows exits 0, costs nothing, and leaves results with all columns.
+    A second start says that it has no rows.
+    """
     settings = jobs.job([])
     done = jobs.run(settings)
     assert done.exit_code == 0, done.stderr
@@ -179,7 +181,7 @@ def test_an_empty_input_finishes(jobs: Jobs) -> None:
 
 
 def test_column_prefix_tells_columns_apart(jobs: Jobs) -> None:
-    """With `column_prefix`, an input that has columns named like Parquill's goes through, both kept."""
+    """With `column_prefix`, an input with columns named like Parquill's is completed, and both are kept."""
     table = pa.table({"text": ["a", "b"], "status": ["mine", None], "cost_usd": [1.5, 2.5]})
     settings = jobs.job(table, column_prefix="llm_")
     done = jobs.run(settings)
@@ -212,7 +214,7 @@ def test_cells_are_data(jobs: Jobs) -> None:
 
 
 def test_every_file_is_whole_and_private(jobs: Jobs) -> None:
-    """Results and journals are what the contract lists, and nobody else can read what lies under .parquill/."""
+    """The output holds what the contract lists, and only the owner can read the files below .parquill/."""
     settings = jobs.job(["a", "b"], labels={"team": "search"})
     done = jobs.run(settings)
     output = jobs.folder / "out"
@@ -228,7 +230,9 @@ def test_every_file_is_whole_and_private(jobs: Jobs) -> None:
 
 @pytest.mark.parametrize("linked", ["results", ".parquill"])
 def test_results_that_could_not_be_put_into_place(jobs: Jobs, linked: str) -> None:
-    """An output whose results are to lie on another disk by a link is refused before anything is sent; one that is a link itself is used."""
+    """If a link puts an output's results on another disk, the run is refused before it sends anything.
+    An output folder that is itself a link works.
+    """
     settings = jobs.job(["a"], output=str(jobs.folder / "linked"))
     (jobs.folder / "linked").mkdir()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:

@@ -1,4 +1,4 @@
-"""A service that refuses, throttles, stumbles or lies: rows get a status, money its place, the run its end."""
+"""A service that refuses, throttles, fails or returns false data: each row gets a status, and the books stay exact."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.tools.expected import PRICES, billed_usd, check_books, reserved_usd, 
 from tests.tools.jobs import Jobs
 from tests.tools.timing import within
 
-# Kind of fault -> what it makes of a row that meets it twice (retry.attempts is 2):
-# status, error_code, requests sent for it, how many of them are in doubt, whether the service billed the answer.
+# Kind of fault -> result of a row that gets it twice (retry.attempts is 2): status, error_code, requests sent, requests
+# in doubt, and whether the service billed the answer.
 UNPAID, BILLED = False, True
 FAULTS: dict[str, tuple[str, str | None, int, int, bool]] = {
     # answers
@@ -24,7 +24,7 @@ FAULTS: dict[str, tuple[str, str | None, int, int, bool]] = {
     "empty_choices": ("failed", "no_answer", 1, 0, BILLED),
     "overrun": ("ok", None, 1, 0, BILLED),
     "lone_surrogate": ("ok", None, 1, 0, BILLED),
-    # replies that cannot be read, or that never came
+    # replies that cannot be read, or that never arrived
     "garbage": ("failed", "bad_reply", 2, 2, UNPAID),
     "empty_body": ("failed", "bad_reply", 2, 2, UNPAID),
     "truncated_json": ("failed", "bad_reply", 2, 2, UNPAID),
@@ -42,12 +42,12 @@ FAULTS: dict[str, tuple[str, str | None, int, int, bool]] = {
     "gateway:502": ("failed", "bad_gateway", 2, 2, UNPAID),
     "gateway:504": ("failed", "bad_gateway", 2, 2, UNPAID),
     "status:408": ("failed", "request_timeout", 2, 2, UNPAID),
-    # failures with the service's own error body, surely unpaid
+    # failures with the service's own error body, certainly unpaid
     "status:500": ("failed", "server_error", 2, 0, UNPAID),
     "status:502": ("failed", "server_error", 2, 0, UNPAID),
     "status:503": ("failed", "server_error", 2, 0, UNPAID),
     "status:529": ("failed", "server_error", 2, 0, UNPAID),
-    # surely unpaid
+    # certainly unpaid
     "status:400": ("failed", "bad_request", 1, 0, UNPAID),
     "status:422": ("failed", "bad_request", 1, 0, UNPAID),
     "status:413": ("failed", "too_long", 1, 0, UNPAID),
@@ -61,11 +61,11 @@ FAULTS: dict[str, tuple[str, str | None, int, int, bool]] = {
     "echo": ("failed", "bad_request", 1, 0, UNPAID),
     "ansi": ("failed", "bad_request", 1, 0, UNPAID),
 }
-# Usage that cannot be true: the answer is good, and settled at its reservation, which is never less than the bill.
+# Usage that cannot be true: the answer is good, and its reservation, which is never less than the bill, is booked.
 BAD_USAGE = ["negative", "huge", "missing", "null", "string", "bool"]
 
 
-# A deadline of a second is for rows that all wait for ever; others have one that no machine reaches.
+# Rows that all wait forever have a deadline of one second; others have one that no machine reaches.
 WAITING = [kind for kind, expected in FAULTS.items() if expected[1] == "timeout"]
 AT_WORK = [kind for kind in FAULTS if kind not in WAITING]
 
@@ -80,7 +80,7 @@ def _job(jobs: Jobs, kinds: list[str], timeout_s: float = 120, **rules: Any) -> 
 
 @pytest.mark.parametrize(("kinds", "timeout_s"), [(AT_WORK, 120), (WAITING, 1)], ids=["at work", "waiting"])
 def test_every_fault_has_its_line_in_the_table(jobs: Jobs, kinds: list[str], timeout_s: float) -> None:
-    """Each way to fail gives its row the status, code, attempts and money of the one table, and harms no other row."""
+    """Each fault gives its row the status, code, attempts and money of the table, and does not affect other rows."""
     done = jobs.run(_job(jobs, kinds, timeout_s))
     assert done.exit_code == 0, done.stderr
     found = {
@@ -113,7 +113,9 @@ def test_every_fault_has_its_line_in_the_table(jobs: Jobs, kinds: list[str], tim
 
 
 def test_a_failure_that_is_billed_is_paid_twice_at_most(jobs: Jobs) -> None:
-    """A failure whose reply reports usage is sent once more whatever `retry.attempts` says, and each request is paid for in its row."""
+    """If a failed reply reports usage, the row is sent once more, whatever `retry.attempts` says.
+    Its row includes the cost of both requests.
+    """
     jobs.service.configure(prompt_tokens="tiktoken:o200k_base", faults=[{"kind": "billed_failure", "match": "<bad>"}])
     texts = [f"<{'bad' if number % 4 == 1 else 'good'}> {number}" for number in range(12)]
     done = jobs.run(jobs.job(texts, retry={"attempts": 6, "timeout_s": 120}, tolerate={"not_ok": 1}))
@@ -128,7 +130,7 @@ def test_a_failure_that_is_billed_is_paid_twice_at_most(jobs: Jobs) -> None:
 
 
 def test_a_fault_that_passes_is_retried(jobs: Jobs) -> None:
-    """What fails once and may be repeated ends ok; what the first request left in doubt stays shown beside the cost."""
+    """A retryable fault that occurs once ends ok; what the first request left in doubt is shown next to the cost."""
     kinds = [kind for kind, expected in FAULTS.items() if expected[2] == 2 and kind not in WAITING]
     done = jobs.run(_job(jobs, kinds, times=1))
     assert done.exit_code == 0, done.stderr
@@ -144,7 +146,7 @@ def test_a_fault_that_passes_is_retried(jobs: Jobs) -> None:
 
 
 def test_usage_that_cannot_be_true_is_settled_at_the_reservation(jobs: Jobs) -> None:
-    """Usage that is missing, negative, absurd or of the wrong type is not believed: the reservation is booked."""
+    """If usage is missing, negative, absurd or of the wrong type, the reservation is booked instead."""
     kinds = [f"bad_usage:{variant}" for variant in BAD_USAGE]
     done = jobs.run(_job(jobs, kinds))
     assert done.exit_code == 0, done.stderr
@@ -158,7 +160,7 @@ def test_usage_that_cannot_be_true_is_settled_at_the_reservation(jobs: Jobs) -> 
 
 
 def test_usage_that_does_not_add_up_is_booked_at_the_larger_figure(jobs: Jobs) -> None:
-    """M3: fractions and parts larger than their whole are booked at the most that they can mean, flagged and shown."""
+    """M3: fractions, and parts larger than their whole, are booked at their largest meaning, flagged and shown."""
     done = jobs.run(_job(jobs, ["bad_usage:float", "bad_usage:inconsistent"]))
     assert done.exit_code == 0, done.stderr
     fraction, inconsistent = done.rows
@@ -177,7 +179,7 @@ def test_usage_that_does_not_add_up_is_booked_at_the_larger_figure(jobs: Jobs) -
 
 @pytest.mark.parametrize("kind", ["bad_usage:nan", "bad_usage:infinity", "duplicate_keys"])
 def test_numbers_that_no_json_has_are_settled_too(jobs: Jobs, kind: str) -> None:
-    """A whole answer whose usage is NaN, infinite or given twice is paid once, and never booked below its bill."""
+    """An answer whose usage is NaN, infinite or given twice is paid once, and never booked below its bill."""
     done = jobs.run(_job(jobs, [kind]))
     assert done.exit_code == 0, done.stderr
     assert jobs.service.stats()["requests"] == 1
@@ -192,7 +194,9 @@ def test_numbers_that_no_json_has_are_settled_too(jobs: Jobs, kind: str) -> None
     ids=["401", "quota", "404"],
 )
 def test_a_service_that_refuses_everything_stops_the_run(jobs: Jobs, fault: dict[str, Any], word: str) -> None:
-    """A refused key, a used-up quota or an unknown model in the middle stops the run, which goes on when it is settled."""
+    """A refused key, an exhausted quota or an unknown model stops a run midway.
+    After the cause is fixed, the same run resumes.
+    """
     texts = [f"text {n}" for n in range(80)]
     jobs.service.configure(faults=[{**fault, "after": 12}], latency_ms=20)
     settings = jobs.job(texts, limits={"max_at_once": 4})
@@ -200,7 +204,7 @@ def test_a_service_that_refuses_everything_stops_the_run(jobs: Jobs, fault: dict
     assert done.exit_code == 1, done.stderr
     assert word in done.stderr
     stats = jobs.service.stats()
-    # an unknown model is known by a number of rows alone: one of them may be routed elsewhere
+    # an unknown model needs several rows as evidence, because one row may be routed elsewhere
     assert 12 < stats["requests"] <= 12 + (34 if word == "model" else 4)
     statuses = done.column("status")
     assert done.table.num_rows == 80
@@ -233,7 +237,7 @@ def test_a_service_that_refuses_everything_stops_the_run(jobs: Jobs, fault: dict
     ],
 )
 def test_throttling_costs_no_row_an_attempt(jobs: Jobs, headers: str) -> None:
-    """After a 429 everybody waits as long as it says: the run recovers, no row fails even with one attempt allowed."""
+    """After a 429 all requests wait as long as it says: the run recovers, and no row fails even with one attempt."""
     jobs.service.configure(
         faults=[{"kind": "status:429", "retry_after": headers, "after": 10, "total": 6}], latency_ms=20
     )
@@ -254,7 +258,7 @@ def test_throttling_costs_no_row_an_attempt(jobs: Jobs, headers: str) -> None:
 @pytest.mark.nightly
 @pytest.mark.timed
 def test_a_limit_that_is_known_is_kept(jobs: Jobs) -> None:
-    """With the service's own limits set, the run uses them without a single 429, also when only few fit at once."""
+    """With the service's own limits set, the run uses them without a 429, even if only few requests fit at once."""
     jobs.service.configure(rpm=900, tpm=60_000)
     texts = [f"text {n}" for n in range(60)]
     limits = {"requests_per_minute": 900, "tokens_per_minute": 60_000}
@@ -265,7 +269,7 @@ def test_a_limit_that_is_known_is_kept(jobs: Jobs) -> None:
 
 
 def test_a_limit_that_nobody_told_is_found(jobs: Jobs) -> None:
-    """A service with a limit that the job does not know is met by few 429s: its headers are believed."""
+    """If the job does not set the service's limit, the run learns it from the reply headers and gets few 429s."""
     jobs.service.configure(tpm=6_000, latency_ms=20)  # 6,000 tokens at once, and then 100 a second
     texts = [f"text {n}" for n in range(100)]
     done = jobs.run(jobs.job(texts, retry={"attempts": 1}, limits={"max_at_once": 16}))
@@ -276,7 +280,7 @@ def test_a_limit_that_nobody_told_is_found(jobs: Jobs) -> None:
 
 @pytest.mark.timed
 def test_throttling_for_ever_ends(jobs: Jobs) -> None:
-    """A service that answers nothing but 429 stops the run after retry.patience_s, exit 1; every row has its line."""
+    """If a service answers only 429, the run stops after retry.patience_s with exit 1, and every row has its line."""
     jobs.service.configure(faults=[{"kind": "status:429", "retry_after": "0.2", "after": 5}], latency_ms=5)
     texts = [f"text {n}" for n in range(30)]
     settings = jobs.job(texts, retry={"attempts": 1, "patience_s": 3}, limits={"max_at_once": 4})
@@ -296,7 +300,7 @@ def test_throttling_for_ever_ends(jobs: Jobs) -> None:
 
 
 def test_a_service_that_is_away(jobs: Jobs) -> None:
-    """A service that cannot be reached costs nothing: rows fail unpaid after their attempts, and a later run goes on."""
+    """A service that cannot be reached costs nothing: rows fail unpaid after their attempts; a later run resumes."""
     settings = jobs.job(
         ["a", "b"], endpoint={"base_url": "http://127.0.0.1:9/v1", "name": "house"}, retry={"attempts": 2}
     )

@@ -12,7 +12,7 @@ PER_MINUTE = 3_000
 
 @pytest.mark.nightly  # what arrives in a second depends on the machine
 def test_two_processes_share_a_limit(jobs: Jobs) -> None:
-    """Two processes that name the same shared limit keep it in sum, from the first moment on, and say that it is shared."""
+    """Two processes that name one shared limit keep it together from the start, and report that it is shared."""
     jobs.service.configure(latency_ms=50)
     shared = run_together(jobs, 220, {"requests_per_minute": PER_MINUTE, "shared": "together"})
     for run in shared.runs:
@@ -21,4 +21,4 @@ def test_two_processes_share_a_limit(jobs: Jobs) -> None:
     assert len(shared.arrivals) == 440
     for window_s in (1.0, 5.0, 10.0):
         assert shared.busiest(window_s) <= allowed(PER_MINUTE, window_s, 2)
-    # that 95 % of it is used takes a whole minute of both: tests/deployed, and tests/tasks/limits in simulated time
+    # a test that 95 % of it is used needs a whole minute: tests/deployed, and tests/tasks/limits in simulated time

@@ -45,7 +45,7 @@ def running() -> Iterator[S3]:
 
 @pytest.fixture
 def shop(running: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[S3]:
-    """The bucket, empty, and the credentials for it."""
+    """Return an empty bucket and set the credentials for it."""
     for name, value in credentials().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user-state"))
@@ -74,9 +74,9 @@ def _job(shop: S3, service: FakeService, source: str, output: str, **changes: An
 
 
 def _folders(job: dict[str, Any]) -> Folders:
-    """The folders of a job, made."""
-    placed, _ = resolve_job(make_job(job), None, None, ())
-    folders = Folders.of(placed.output, placed.state)
+    """Create and return the folders of a job."""
+    resolved, _ = resolve_job(make_job(job), None, None, ())
+    folders = Folders.of(resolved.output, resolved.state)
     folders.create()
     return folders
 
@@ -99,7 +99,7 @@ def _summary(shop: S3, path: str) -> dict[str, Any]:
 
 
 def test_a_glob_of_folders_is_told_how_to_be_written(shop: S3) -> None:
-    """A glob that matches no object but folders is refused with the glob that takes the objects in them."""
+    """A glob that matches only folders is refused, and the refusal names the glob that matches the objects in them."""
     _put(shop, "nights/dt=2026-11-22/a.parquet", TEXTS)
     with pytest.raises(
         BadInput, match=r"no object matches .*dt=2026-\*, but folders do: write .*dt=2026-\*/\*\.parquet"
@@ -114,7 +114,9 @@ def test_a_glob_of_folders_is_told_how_to_be_written(shop: S3) -> None:
     [("in/dt=2026-11-22/a.parquet", 12), ("in", 24), ("in/dt=2026-11-2*/*.parquet", 24), ("in/**/b.parquet", 12)],
 )
 def test_an_input_in_a_store(shop: S3, service: FakeService, tmp_path: Path, source: str, rows: int) -> None:
-    """An object, a folder and a glob of a store are read like files: key=value folders are columns, hidden objects and others are left alone."""
+    """An object, a folder and a glob of a store are read like files, and key=value folders become columns.
+    Hidden objects and objects of other types are skipped.
+    """
     _put(shop, "in/dt=2026-11-22/a.parquet", TEXTS)
     _put(shop, "in/dt=2026-11-23/b.parquet", [f"more {text}" for text in TEXTS])
     _put(shop, "in/_temporary/c.parquet", TEXTS)
@@ -130,7 +132,9 @@ def test_an_input_in_a_store(shop: S3, service: FakeService, tmp_path: Path, sou
 
 
 def test_an_output_in_a_store(shop: S3, service: FakeService) -> None:
-    """Results, summary, history, report and manifest are in the store when the run ends; a second run sends nothing, a changed input pays for what is new, and no part of an earlier run is left."""
+    """Results, summary, history, report and manifest are in the store when the run ends.
+    A second run sends nothing, a changed input pays for new rows only, and no part of an earlier run is left.
+    """
     _put(shop, "in/a.parquet", TEXTS)
     job = _job(shop, service, "in", "out")
     run_steps(job)
@@ -138,7 +142,7 @@ def test_an_output_in_a_store(shop: S3, service: FakeService) -> None:
     names = _names(shop, "out")
     assert {"summary.json", "report.html", ".parquill/manifest.json"} <= set(names)
     assert ".parquill/owner.json" not in names
-    assert not any("shards" in name or "journals" in name for name in names), "state is no part of an output"
+    assert not any("shards" in name or "journals" in name for name in names), "state is not part of an output"
     assert (_summary(shop, "out")["state"], _summary(shop, "out")["rows"]["ok"]) == ("finished", 12)
     assert run_steps(job) is None
     assert service.stats()["billed"] == 12
@@ -155,7 +159,7 @@ def test_an_output_in_a_store(shop: S3, service: FakeService) -> None:
 
 
 class Killed(BaseException):
-    """The process is gone: nothing that catches errors catches it."""
+    """Simulates a process that is killed: no error handler catches it."""
 
 
 def _die(*_: object) -> None:
@@ -163,7 +167,7 @@ def _die(*_: object) -> None:
 
 
 class Breaking:
-    """Stands for the calls that change the store; the process is gone before the one with the number that is armed."""
+    """Replaces the calls that change the store, and kills the process before the call with the armed number."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
@@ -173,7 +177,7 @@ class Breaking:
         monkeypatch.setattr(publishing, "remove_object", lambda uri: self._one(uri, lambda: remove(uri)))
 
     def arm(self, at: int) -> None:
-        """Count from here on; 0 lets all pass."""
+        """Start to count calls; 0 lets all pass."""
         self.calls, self._at = [], at
 
     def _one(self, uri: str, call: Callable[[], None]) -> None:
@@ -184,7 +188,7 @@ class Breaking:
 
 
 def _seen(shop: S3, path: str) -> list[str]:
-    """What a reader sees who reads the parts that the manifest names: the texts of one run."""
+    """Return the texts of the parts that the manifest names, as a reader sees them."""
     manifest = orjson.loads(shop.files.open_input_file(f"shop/{path}/.parquill/manifest.json").read())
     parts = [pq.read_table(f"shop/{path}/results/{p['file']}", filesystem=shop.files) for p in manifest["parts"]]
     texts: list[str] = pa.concat_tables(parts).column("text").to_pylist()
@@ -195,7 +199,10 @@ def _seen(shop: S3, path: str) -> list[str]:
 def test_a_copy_that_is_cut_off_is_finished(
     shop: S3, service: FakeService, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """Killed before any change of the store (in CI each third one), the parts that the manifest names are those of one run, summary.json says `finished` only when all is there, and the next start makes the copy whole and pays for nothing again."""
+    """If the process is killed before any change of the store (in CI, before every third), the manifest names the parts
+    of one run, and summary.json says `finished` only once every part exists. The next start completes the copy, and no
+    request is paid for a second time.
+    """
     _put(shop, "in/0.parquet", TEXTS)
     job = _job(shop, service, "in", "out")
     run_steps(job)
@@ -225,7 +232,7 @@ def test_a_copy_that_is_cut_off_is_finished(
 
 
 def test_a_stopped_run_that_goes_on(shop: S3, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that goes on after a stop writes its parts under other names: what a reader has by the manifest is not changed under their hands."""
+    """A stopped run that resumes writes parts with new names, so parts that a reader already opens do not change."""
     _put(shop, "in/a.parquet", TEXTS)
     job = _job(shop, service, "in", "out", limits={"max_at_once": 1})
     run_steps({**job, "budget": {"run_usd": 0.0001, "when_short": "partial"}})
@@ -241,7 +248,7 @@ def test_a_stopped_run_that_goes_on(shop: S3, service: FakeService, monkeypatch:
 
 
 def test_an_interrupted_upload_leaves_no_half(shop: S3, tmp_path: Path) -> None:
-    """An upload that is interrupted by a signal, or cannot read its file, leaves the object that was there, and never a half of the new one."""
+    """An upload that is interrupted, or cannot read its file, leaves the earlier object, never a part of the new."""
     old, large = tmp_path / "old", tmp_path / "large"
     old.write_bytes(b"whole")
     large.write_bytes(bytes(64 << 20))
@@ -275,7 +282,7 @@ print((peak_kib() - before) >> 10)
 
 @pytest.mark.nightly
 def test_memory_of_an_upload(shop: S3, tmp_path: Path) -> None:
-    """A part is uploaded in pieces, so a large one takes no more memory than a few of them."""
+    """A part is uploaded in pieces, so a large one needs no more memory than a few pieces."""
     for name, size in (("small", 1), ("large", 160 << 20)):
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)
@@ -286,7 +293,7 @@ def test_memory_of_an_upload(shop: S3, tmp_path: Path) -> None:
 
 
 def test_what_somebody_removed_is_put_back(shop: S3, service: FakeService) -> None:
-    """A part that is gone from the store is copied again by the next start, without a request."""
+    """If a part is missing from the store, the next start copies it again without a request."""
     _put(shop, "in/a.parquet", TEXTS)
     job = _job(shop, service, "in", "out")
     run_steps(job)
@@ -298,7 +305,9 @@ def test_what_somebody_removed_is_put_back(shop: S3, service: FakeService) -> No
 
 
 def test_another_machine_at_the_same_output(shop: S3, service: FakeService, tmp_path: Path) -> None:
-    """An output that a run with another state is writing is refused before anything is sent, and that run is named; a run that shares its state takes over, and one that was stopped keeps nobody away."""
+    """If a run with another state is writing an output, a start is refused before it sends anything, and the refusal
+    names that run. A run with the same state resumes, and a run that stopped blocks no other.
+    """
     _put(shop, "in/a.parquet", TEXTS)
     job = _job(shop, service, "in", "out", state=str(tmp_path / "elsewhere"))
     folders = _folders(job)
@@ -318,7 +327,9 @@ def test_another_machine_at_the_same_output(shop: S3, service: FakeService, tmp_
 def test_a_shared_state_is_gone_on_with(
     shop: S3, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine that shares the state of a killed one goes on with its run, under the same run_id, whatever its host and its user's folders are."""
+    """A machine that shares the state of a killed run resumes that run under the same run_id.
+    Its host name and user folders do not matter.
+    """
     _put(shop, "in/a.parquet", TEXTS)
     job = _job(shop, service, "in", "out", state=str(tmp_path / "shared"))
     breaking = Breaking(monkeypatch)
@@ -337,7 +348,9 @@ def test_a_shared_state_is_gone_on_with(
 def test_results_that_are_copied_again(
     shop: S3, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where another state's run has put its results since, the start of a job with nothing to do puts its own in their place, summary.json says `running` while it does, and killed at the very end it keeps nobody away for good."""
+    """If a run with another state replaced the results, a start with nothing to do copies its own results again.
+    summary.json says `running` meanwhile. A start that is killed at the very end does not block others.
+    """
     _put(shop, "in/a.parquet", TEXTS)
     here = _job(shop, service, "in", "out", state=str(tmp_path / "here"))
     run_steps(here)
@@ -365,7 +378,7 @@ def test_results_that_are_copied_again(
 
 
 def test_a_local_copy_that_is_gone(shop: S3, service: FakeService, tmp_path: Path) -> None:
-    """With a state of its own a job's local copy may be removed: the next start writes the results anew and pays for nothing."""
+    """With its own `state`, a job's local copy may be removed: the next start writes it again and pays nothing."""
     _put(shop, "in/a.parquet", TEXTS)
     job = _job(shop, service, "in", "out", state=str(tmp_path / "state"))
     run_steps(job)
@@ -378,7 +391,9 @@ def test_a_local_copy_that_is_gone(shop: S3, service: FakeService, tmp_path: Pat
 def test_two_that_claim_at_once(
     shop: S3, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two machines that claim an output within the same moment, the one that is overwritten copies nothing: its answers are kept, and its next start copies them."""
+    """If two machines claim an output at the same moment, the one whose claim is overwritten copies nothing.
+    Its answers are kept, and its next start copies them.
+    """
     _put(shop, "in/a.parquet", TEXTS)
     job = _job(shop, service, "in", "out", state=str(tmp_path / "here"))
     other = _folders({**job, "state": str(tmp_path / "elsewhere")})
@@ -401,7 +416,9 @@ def test_two_that_claim_at_once(
 
 
 def test_stores_that_cannot_be_used(shop: S3, service: FakeService, tmp_path: Path) -> None:
-    """A missing object, folder or bucket, and a service that is away, are a refusal in a sentence without a secret, in bounded time, before anything is sent."""
+    """A missing object, folder or bucket, or an unreachable service, is refused before anything is sent: in one
+    sentence, without a secret, in bounded time.
+    """
     _put(shop, "in/a.parquet", TEXTS)
     away = "s3://shop/in?endpoint_override=http%3A%2F%2F127.0.0.1%3A9"
     local = str(tmp_path / "out")
@@ -426,7 +443,7 @@ def test_stores_that_cannot_be_used(shop: S3, service: FakeService, tmp_path: Pa
 def test_the_environment_says_where_the_store_is(
     shop: S3, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An address without options goes to AWS_ENDPOINT_URL, as it does with Amazon's own tools."""
+    """An address without options uses AWS_ENDPOINT_URL, like Amazon's own tools."""
     _put(shop, "in/a.parquet", TEXTS)
     monkeypatch.setenv("AWS_ENDPOINT_URL", shop.origin)
     run_steps({**_job(shop, service, "s3://shop/in", "out"), "output": "s3://shop/out"})
@@ -434,7 +451,7 @@ def test_the_environment_says_where_the_store_is(
 
 
 def test_credentials_that_are_not_taken(shop: S3, service: FakeService, tmp_path: Path) -> None:
-    """A store that denies access is a refusal that says so, for an input and for an output, without the key."""
+    """If a store denies access to an input or an output, the refusal says so and does not show the key."""
     _put(shop, "in/a.parquet", TEXTS)
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "in.parquet")
     with shop.denying():
@@ -447,7 +464,7 @@ def test_credentials_that_are_not_taken(shop: S3, service: FakeService, tmp_path
 
 
 def test_an_object_that_is_written_over_in_the_same_second(shop: S3) -> None:
-    """An input of the same size and second, and another content, is another input."""
+    """An input with the same size and second but other content has another fingerprint."""
     marks = set()
     for text in ("aa", "bb", "aa"):
         _put(shop, "in/a.parquet", [text])
@@ -456,7 +473,7 @@ def test_an_object_that_is_written_over_in_the_same_second(shop: S3) -> None:
 
 
 def test_many_objects(shop: S3) -> None:
-    """More objects than are opened at once are listed in the order of their names, with their footers looked at several at once."""
+    """If there are more objects than are opened at once, they keep name order; footers are read concurrently."""
     for number in range(60):
         _put(shop, f"in/{number:04}.parquet", [f"text {number}"])
     source = find_source(shop.uri("in"))
@@ -479,7 +496,7 @@ def test_many_objects(shop: S3) -> None:
     ],
 )
 def test_an_output_among_the_input(shop: S3, source: str, output: str, *, is_refused: bool) -> None:
-    """An output whose results the next run would read as prompts is refused before the first run pays, and no other is."""
+    """An output that the next run would read as prompts is refused before the first run pays, and no other is."""
     for name in ("in/a.parquet", "in/b/c/a.parquet", "v1.2/a.parquet"):
         _put(shop, name, TEXTS)
     with pytest.raises(BadInput, match="lies inside") if is_refused else nullcontext():
@@ -487,7 +504,7 @@ def test_an_output_among_the_input(shop: S3, source: str, output: str, *, is_ref
 
 
 def test_an_empty_input_is_a_clean_zero(shop: S3, service: FakeService) -> None:
-    """An object without rows finishes at no cost, with results that have the columns."""
+    """An object without rows finishes at no cost, and its results have all columns."""
     _put(shop, "in/a.parquet", [])
     run_steps(_job(shop, service, "in", "out"))
     assert _results(shop, "out").num_rows == 0
@@ -512,7 +529,7 @@ def test_an_empty_input_is_a_clean_zero(shop: S3, service: FakeService) -> None:
     ],
 )
 def test_addresses_that_are_refused(uri: str, word: str) -> None:
-    """An address with a secret in it, of an unknown scheme or without a bucket is refused as a setting, and the secret is not told."""
+    """An address with a secret, an unknown scheme or no bucket is refused as a setting, and the secret is not shown."""
     base = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini"}
     for name in ("input", "output"):
         with pytest.raises(BadJob) as caught:
@@ -525,7 +542,9 @@ def test_addresses_that_are_refused(uri: str, word: str) -> None:
 
 @pytest.mark.nightly
 def test_the_command_on_a_store(shop: S3, jobs: Jobs) -> None:
-    """`run` and `report` take and show addresses, of the day given; with one `state` the next night pays only for what is new; and the report of an address is that of any machine, with its failed rows."""
+    """`run` and `report` accept and show addresses for the given day. With one `state` the next day's run pays only for
+    new rows, and `report` of an address works on any machine and lists its failed rows.
+    """
     jobs.service.configure(faults=[{"kind": "length", "match": "text 3"}])
     _put(shop, "in/dt=2026-11-22/a.parquet", TEXTS)
     _put(shop, "in/dt=2026-11-23/a.parquet", [*TEXTS, "new"])
@@ -534,27 +553,29 @@ def test_the_command_on_a_store(shop: S3, jobs: Jobs) -> None:
     done = jobs.run(settings, "--date", "2026-11-23")
     assert done.exit_code == 0, done.stderr
     assert "s3://shop/out/2026-11/dt=2026-11-23/results" in done.stdout.replace("\n", "")
-    told = orjson.loads(jobs.run(settings, "--date", "2026-11-23", "--json", command="report").stdout)
-    assert told == _summary(shop, "out/2026-11/dt=2026-11-23")
-    assert told["rows"]["ok"] == 11
+    document = orjson.loads(jobs.run(settings, "--date", "2026-11-23", "--json", command="report").stdout)
+    assert document == _summary(shop, "out/2026-11/dt=2026-11-23")
+    assert document["rows"]["ok"] == 11
     assert jobs.run(settings, "--date", "2026-11-24").exit_code == 0
     assert jobs.service.stats()["billed"] == 13
     assert _results(shop, "out/2026-11/dt=2026-11-24").column("reused").to_pylist() == [True] * 12 + [False]
-    # an address needs nothing of this machine
+    # an address needs no local state
     shell = CliRunner().invoke(cli, ["report", shop.uri("out/2026-11/dt=2026-11-24"), "--failed", "--json"])
-    told = orjson.loads(shell.stdout)
-    assert (told["rows"]["total"], [row["row_number"] for row in told["failed"]]) == (13, [3])
+    document = orjson.loads(shell.stdout)
+    assert (document["rows"]["total"], [row["row_number"] for row in document["failed"]]) == (13, [3])
 
 
 @pytest.mark.nightly
 def test_a_killed_command_is_taken_over(shop: S3, jobs: Jobs) -> None:
-    """A process that is killed while it copies leaves the parts of one run to a reader, and the next start finishes the copy without a request."""
+    """A process that is killed while it copies leaves readers the parts of one run.
+    The next start finishes the copy without a request.
+    """
     _put(shop, "in/a.parquet", TEXTS)
     settings = jobs.job(input=shop.uri("in"), output=shop.uri("out"))
     killed = jobs.spawn(settings)
     until = time.monotonic() + 60
     while not _names(shop, "out/results") and killed.process.poll() is None and time.monotonic() < until:
-        time.sleep(0.002)  # a store cannot be waited for; its copy stands half for milliseconds
+        time.sleep(0.002)  # a store sends no signal, and its copy is partial for milliseconds only
     killed.process.kill()
     killed.process.wait()
     assert _names(shop, "out/results")

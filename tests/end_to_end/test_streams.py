@@ -1,4 +1,4 @@
-"""What a command was asked for goes to stdout; progress, warnings and errors go to stderr; a closed stream stops nothing."""
+"""A command's result goes to stdout; progress, warnings and errors go to stderr; a closed stream stops nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parquill.flows.cli.commands import cli
 from tests.tools.direct import run_steps
 from tests.tools.jobs import PARQUILL, Jobs
 
-# command and options -> what stands on stdout, and what stands on stderr ("" for nothing)
+# command and options -> text on stdout and text on stderr ("" for none)
 HUMAN = {
     "init NEW": ("parquill preview", ""),
     "preview JOB": ('"content": "one"', ""),
@@ -41,12 +41,12 @@ def _settings(jobs: Jobs) -> dict[str, object]:
 
 
 def _words(jobs: Jobs, words: str) -> list[str]:
-    """The words of a command; DONE is a job that has run."""
+    """Return the words of a command; DONE is a job that has run."""
     settings = _settings(jobs)
     if "DONE" in words:
         run_steps(settings)
-    places = {"JOB": jobs.job_file(settings), "DONE": jobs.job_file(settings), "NEW": jobs.folder / "new.yaml"}
-    return [str(places.get(word, word)) for word in words.split()]
+    paths = {"JOB": jobs.job_file(settings), "DONE": jobs.job_file(settings), "NEW": jobs.folder / "new.yaml"}
+    return [str(paths.get(word, word)) for word in words.split()]
 
 
 def _call(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -61,7 +61,7 @@ def _call(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, st
 
 @pytest.mark.parametrize("words", HUMAN)
 def test_the_result_is_on_stdout(jobs: Jobs, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every command prints what it was asked for on stdout, and nothing else there; what goes on meanwhile is on stderr."""
+    """Every command prints only its result on stdout; progress and warnings go to stderr."""
     out_has, err_has = HUMAN[words]
     code, out, err = _call(_words(jobs, words), capsys)
     assert code == 0, err
@@ -74,7 +74,7 @@ def test_the_result_is_on_stdout(jobs: Jobs, words: str, capsys: pytest.CaptureF
 
 
 def test_every_command_is_checked() -> None:
-    """The table above has every command but the one that serves a model until it is stopped."""
+    """The table above has every command except the one that serves a model until it is stopped."""
     assert {words.split()[0] for words in HUMAN} == set(cli.commands) - {"serve-model"}
 
 
@@ -106,7 +106,7 @@ def test_an_error_is_on_stderr(words: str, tmp_path: Path, capsys: pytest.Captur
     ],
 )
 def test_a_reader_that_leaves(jobs: Jobs, stream: str, command: str, options: list[str]) -> None:
-    """A reader that closes its end, as `head` does, neither stops a run nor changes an exit code."""
+    """A reader that closes its end, as `head` does, does not stop a run or change an exit code."""
     reading, writing = os.pipe()
     os.close(reading)
     settings = _settings(jobs)
@@ -122,9 +122,9 @@ def test_a_reader_that_leaves(jobs: Jobs, stream: str, command: str, options: li
         )
     finally:
         os.close(writing)
-    told = (done.stdout or b"") + (done.stderr or b"")
-    assert done.returncode == 0, told
-    assert b"Traceback" not in told
-    assert b"Broken" not in told
+    output = (done.stdout or b"") + (done.stderr or b"")
+    assert done.returncode == 0, output
+    assert b"Traceback" not in output
+    assert b"Broken" not in output
     if command == "run":
         assert jobs.done(settings, 0, "", "").column("status") == ["ok"] * 3

@@ -1,4 +1,4 @@
-"""summary.json, history, report: what ran, what it cost, what failed, equal to the rows to the last digit."""
+"""summary.json, history and report: what ran, what it cost and what failed, equal to the rows to the last digit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ STATUSES = ["refused", "refused", "truncated", "failed", "failed", "ok", "reject
 
 
 def test_the_summary_is_the_sum_of_its_rows(jobs: Jobs) -> None:
-    """summary.json has the keys of the contract; its counts, tokens and money are sums of the rows, and what was billed."""
+    """summary.json has the keys of the contract.
+    Its counts, tokens and money are the sums of the rows and equal what was billed.
+    """
     jobs.service.configure(faults=FAULTS, output_tokens="lognormal:20:0.5", cached_ratio=0.3)
     settings = jobs.job(
         TEXTS, labels={"team": "search"}, budget={"run_usd": 5}, tolerate={"rejected": 0.1, "not_ok": 1.0}
@@ -71,7 +73,7 @@ def test_the_summary_is_the_sum_of_its_rows(jobs: Jobs) -> None:
 
 
 def test_history_keeps_every_run(jobs: Jobs) -> None:
-    """history/RUN_ID.json holds the summary of each finished run, the latest the same as summary.json."""
+    """history/RUN_ID.json holds the summary of each finished run; the latest equals summary.json."""
     first = jobs.run(jobs.job(["a"]))
     second = jobs.run(jobs.job(["a", "b"]))
     history = jobs.folder / "out" / "history"
@@ -99,7 +101,7 @@ class _Tags(HTMLParser):
 
 
 def test_the_report_is_escaped(jobs: Jobs) -> None:
-    """report.html shows names of files and jobs as text: nothing in them becomes an element."""
+    """report.html shows names of files and jobs as text, so nothing in them becomes an element."""
     jobs.service.configure(faults=[{"kind": "ansi", "match": "wrong"}])
     jobs.write(["fine", "wrong"], "in/<img src=x onerror=alert(1)>.parquet")
     settings = jobs.job(
@@ -122,7 +124,9 @@ def test_the_report_is_escaped(jobs: Jobs) -> None:
 
 
 def test_rows_are_told_apart_by_their_values(jobs: Jobs, prefect_server: str) -> None:
-    """With `for_each` the tables of failed and of slow rows say which value each row is of, on Prefect's page and in the report, also where a value looks like markup or a name is that of another column."""
+    """With `for_each` the tables of failed and slow rows show each row's values, in Prefect and in the report.
+    This holds for values that look like markup and for names of other columns.
+    """
     jobs.service.configure(faults=[{"kind": "status:400", "match": "wrong"}])
     values = {"file": ["fr", "<b>de</b>"], "row": [1]}
     settings = jobs.job(["a", "wrong"], name="by-value", for_each=values, tolerate={"not_ok": 1})
@@ -141,7 +145,7 @@ def test_rows_are_told_apart_by_their_values(jobs: Jobs, prefect_server: str) ->
 
 
 def test_one_json_object_on_stdout(jobs: Jobs) -> None:
-    """`run --json` prints one JSON object, the summary, on stdout, also when the run ends badly; words go to stderr."""
+    """`run --json` prints only the summary, as JSON, on stdout, even if the run ends badly; messages go to stderr."""
     settings = jobs.job(["a", "b"])
     done = jobs.run(settings, "--json")
     assert orjson.loads(done.stdout) == done.summary
@@ -154,7 +158,7 @@ def test_one_json_object_on_stdout(jobs: Jobs) -> None:
 
 
 def test_what_a_bad_end_advises_is_a_command(jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command that the sentence of a run with failed rows names lists them, also where the output's name needs quotes."""
+    """If a run has failed rows, its message names a command that lists them, even if the output's name needs quotes."""
     jobs.service.configure(faults=[{"kind": "status:400", "match": "wrong"}])
     done = jobs.run(jobs.job(["a", "wrong"], output=str(jobs.folder / "my results")))
     command = shlex.split(done.summary["message"].split("`")[1])
@@ -166,25 +170,25 @@ def test_what_a_bad_end_advises_is_a_command(jobs: Jobs, capsys: pytest.CaptureF
 
 
 def test_report_shows_the_latest_run_again(jobs: Jobs) -> None:
-    """`report --failed --json` gives the summary and every row that is not ok, by its place."""
+    """`report --failed --json` returns the summary and every row that is not ok, with its position."""
     jobs.service.configure(faults=FAULTS)
     settings = jobs.job(TEXTS, tolerate={"rejected": 0.1, "not_ok": 1.0})
     done = jobs.run(settings)
-    told = jobs.run(settings, "--failed", "--json", command="report")
-    document = orjson.loads(told.stdout)
+    report = jobs.run(settings, "--failed", "--json", command="report")
+    document = orjson.loads(report.stdout)
     assert {name: document[name] for name in done.summary} == done.summary
     bad = [(row["row_number"], row["status"]) for row in document["failed"]]
-    assert bad == [(place, status) for place, status in enumerate(STATUSES) if status != "ok"]
+    assert bad == [(index, status) for index, status in enumerate(STATUSES) if status != "ok"]
 
 
 @pytest.mark.parametrize("commands", [("estimate", "run")])
 def test_the_estimate_is_kept(jobs: Jobs, commands: tuple[str, str]) -> None:
-    """`estimate --json` is one flat object, and the run's summary holds the same figures; nothing is sent by it."""
+    """`estimate --json` is one flat object with the same figures as the run's summary, and it sends nothing."""
     settings = jobs.job([f"some text {n}" for n in range(30)], budget={"run_usd": 1})
-    told = jobs.run(settings, "--json", command=commands[0])
-    assert told.exit_code == 0
+    estimated = jobs.run(settings, "--json", command=commands[0])
+    assert estimated.exit_code == 0
     assert jobs.service.stats()["requests"] == 0
-    estimate = orjson.loads(told.stdout)
+    estimate = orjson.loads(estimated.stdout)
     done = jobs.run(settings)
     assert {name: estimate[name] for name in SUMMARY_KEYS["estimate"]} == done.summary["estimate"]
     assert (estimate["rows"], estimate["model"], estimate["fits_budget"]) == (30, "gpt-4o-mini", True)

@@ -1,4 +1,4 @@
-"""What came, what was billed and to whom: the truth that tests hold the product's own figures against."""
+"""What came and what was billed, and to whom: tests compare the product's own figures with these."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MASK = _PROMPT - 1
 
 
 class Books:
-    """All counters. They begin anew with `/_control/reset`; what is in flight or connected stays so."""
+    """All counters. `/_control/reset` starts them again; what is in flight or connected stays."""
 
     def __init__(self, log_size: int) -> None:
         self.requests = 0
@@ -37,7 +37,7 @@ class Books:
         self._admitted = array("b")
 
     def arrived(self, at: float, charge: int, *, admitted: bool, most: int) -> None:
-        """Write down one arrival, with the tokens that the limits count for it."""
+        """Record one arrival, with the tokens that the limits count for it."""
         self.requests += 1
         if len(self._at) < most:
             self._at.append(at)
@@ -60,16 +60,16 @@ class Books:
                 self._twice.add(digest)
 
     def answered(self, status: int) -> None:
-        """Count a status, when it is decided; 0 is a connection that was closed or left hanging instead."""
+        """Count a status when it is decided; 0 is a connection that was closed or left hanging."""
         name = str(status) if status else "none"
         self.statuses[name] = self.statuses.get(name, 0) + 1
 
     def cut(self, digest: bytes, how: str) -> None:
-        """A client went away with an answer open: still `waiting` for it, or with bytes `unread`."""
+        """Record a client that went away with an answer open: still `waiting` for it, or with bytes `unread`."""
         self._cut[digest] = how
 
     def stats(self, *, full: bool) -> dict[str, Any]:
-        """All figures as JSON."""
+        """Return all figures as JSON."""
         figures: dict[str, Any] = {
             "requests": self.requests,
             "statuses": self.statuses,
@@ -92,7 +92,7 @@ class Books:
         return figures
 
     def arrivals(self) -> dict[str, Any]:
-        """When each request came (time.monotonic), what the limits charged for it, whether they let it in."""
+        """Return when each request came (time.monotonic), its tokens by the limits, and whether they admitted it."""
         return {
             "at": self._at.tolist(),
             "tokens": self._charges.tolist(),

@@ -1,4 +1,4 @@
-"""From a request to its answer: what was asked, how many tokens it is, and the text that answers it."""
+"""From a request to its answer: what was requested, its tokens, and the text of the answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .schemas import document
 if TYPE_CHECKING:
     from .options import Options
 
-# Each API and the names under which it takes the maximum of output tokens; OpenAI refuses the others.
+# Each API and its parameter names for the maximum of output tokens; OpenAI refuses the others.
 MAXIMUM_NAMES = {
     "chat": ("max_completion_tokens", "max_tokens"),
     "responses": ("max_output_tokens",),
@@ -49,7 +49,7 @@ class Usage(NamedTuple):
 
 @dataclass(slots=True)
 class Answer:
-    """What the model said; the APIs differ only in how they write it down."""
+    """What the model answered; the APIs differ only in how they write it."""
 
     text: str | None
     finish: str
@@ -167,7 +167,7 @@ def _prompt_tokens(api: str, contents: list[str], options: Options) -> int:
         size = sum(len(text) if text.isascii() else len(text.encode()) for text in contents)
         return max(1, size // 4) + 3 * len(contents)
     law, *figures, name = options.prompt_tokens.split(":")
-    if law == "scaled":  # a tokenizer of its own, and a template around each prompt
+    if law == "scaled":  # like a service with its own tokenizer and a template around each prompt
         ratio, overhead = (float(figure) for figure in figures)
         return round(ratio * _counted(api, contents, name) + overhead)
     return _counted(api, contents, name)
@@ -176,7 +176,7 @@ def _prompt_tokens(api: str, contents: list[str], options: Options) -> int:
 def _counted(api: str, contents: list[str], name: str) -> int:
     encoding = _encoding(name)
     counted = sum(len(encoding.encode_ordinary(text)) for text in contents)
-    # The public formula for chat: 3 a message, 1 for its role's name, 3 to prime the answer.
+    # The public formula for chat: 3 per message, 1 for its role's name, 3 to prime the answer.
     return int(counted) if api == "completions" else int(counted) + 4 * len(contents) + 3
 
 
@@ -190,14 +190,14 @@ def _encoding(name: str) -> Any:
 
 
 def echo(contents: list[str], last_user: str | None = None) -> str:
-    """The text with which a prompt is answered; tests call it to know what to expect."""
-    said = contents[-1] if last_user is None else last_user
+    """Return the text that answers a prompt; tests call it to know what to expect."""
+    text = contents[-1] if last_user is None else last_user
     prefix = sha256("\0".join(contents).encode()).hexdigest()[:12]
-    return f"echo:{prefix}:{said[:40]}"
+    return f"echo:{prefix}:{text[:40]}"
 
 
 def make_answer(call: Call, options: Options) -> Answer:
-    """The answer as a function of the prompt, its tokens drawn and cut at the request's maximum."""
+    """Return the answer as a function of the prompt, its tokens drawn and cut at the request's maximum."""
     drawn = options.output_law.draw(options.seed, call.digest, call.prompt_tokens) + options.reasoning_tokens
     cut = call.maximum is not None and drawn > call.maximum
     completion = call.maximum if cut and call.maximum is not None else drawn
@@ -217,12 +217,12 @@ def make_answer(call: Call, options: Options) -> Answer:
 
 
 def cut_text(text: str, tokens: int, *, whole_json: bool) -> str:
-    """Four characters a token are left; a JSON document always loses its end, as it does in reality."""
+    """Keep four characters per token; a JSON document always loses its end, as in reality."""
     return text[: min(4 * tokens, len(text) - 1 if whole_json else len(text))]
 
 
 def _schema(call: Call) -> dict[str, Any] | None:
-    """The JSON schema that the answer must fit; chat nests it one level deeper than responses."""
+    """Return the JSON schema that the answer must fit; chat nests it one level deeper than responses."""
     holder = call.payload.get("text") if call.api == "responses" else call.payload
     if not isinstance(holder, dict):
         return None

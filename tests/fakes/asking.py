@@ -1,4 +1,4 @@
-"""Short ways to ask a service."""
+"""Short ways to send a request to a service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One fake service for all tests of this folder, as new before each."""
+"""One fake service for all tests of this folder, reset before each test."""
 
 from __future__ import annotations
 

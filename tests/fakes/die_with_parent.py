@@ -1,8 +1,8 @@
 """Start a command that dies with its parent: `python die_with_parent.py PARENT_PID COMMAND...`, run as a file.
 
-A test run that is killed with SIGKILL cannot stop its services; the kernel can. It is asked here, in a
-process that then becomes the command (the wish survives exec): a preexec_fn may deadlock beside threads.
-The kernel's "parent" is the *thread* that started the process: start services in one that outlives them.
+A test run that is killed with SIGKILL cannot stop its services, but the kernel can. This process asks the kernel for it
+and then becomes the command (the setting survives exec), because a preexec_fn may deadlock when there are threads. The
+kernel's "parent" is the *thread* that started the process: start services in a thread that outlives them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draws that look random and are not: each is a function of the seed, the request's content and a purpose."""
+"""Draws that look random but are functions of the seed, the request's content and a purpose."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _SCALE = 2.0**-53
 
 
 def uniform(seed: int, digest: bytes, purpose: str) -> float:
-    """A number strictly between 0 and 1."""
+    """Return a number strictly between 0 and 1."""
     mixed = sha256(b"%d/%b/%b" % (seed, purpose.encode(), digest)).digest()
     return ((int.from_bytes(mixed[:7]) >> 3) + 0.5) * _SCALE
 
 
 def normal(seed: int, digest: bytes, purpose: str) -> float:
-    """A number from the standard normal distribution."""
+    """Return a number from the standard normal distribution."""
     return _NORMAL.inv_cdf(uniform(seed, digest, purpose))
 
 
@@ -47,16 +47,16 @@ class OutputLaw:
         return cls(kind, numbers[0], numbers[1] if wanted == 2 else 0.0)
 
     def draw(self, seed: int, digest: bytes, prompt_tokens: int) -> int:
-        """At least one token; the center is the median of the two spread laws."""
+        """Return at least one token; the center is the median of the two laws with a spread."""
         center = self.center * prompt_tokens if self.kind == "proportional" else self.center
         if self.sigma:
-            # An exponent cut at 50 keeps an absurd sigma from overflowing, at a size no maximum lets through.
+            # A limit of 50 on the exponent keeps an absurd sigma from overflowing; every maximum is far lower.
             center *= math.exp(min(50.0, self.sigma * normal(seed, digest, "output")))
         return max(1, round(center))
 
 
 def latency_s(seed: int, digest: bytes, mean_ms: float, sigma: float) -> float:
-    """Seconds before the answer: lognormal, with `mean_ms` as its mean and not its median."""
+    """Return the seconds before the answer: lognormal, with `mean_ms` as its mean and not its median."""
     if not mean_ms or not sigma:
         return mean_ms / 1000
     spread = sigma * normal(seed, digest, "latency") - sigma * sigma / 2

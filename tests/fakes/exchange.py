@@ -1,4 +1,4 @@
-"""What passes between the socket and the service: a request as it came, a reply as it shall go."""
+"""What passes between the socket and the service: a request as it came, a reply as it is to be sent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Manner(Enum):
 
 @dataclass(slots=True)
 class Request:
-    """One request, its head not yet taken apart."""
+    """One request; its head is not parsed yet."""
 
     method: bytes
     target: bytes
@@ -31,7 +31,7 @@ class Request:
     at: float
 
     def header(self, name: bytes) -> bytes:
-        """The value of a header, empty if there is none; looked for only when somebody asks."""
+        """Return the value of a header, empty if there is none; the head is searched only on this call."""
         start = self.head.lower().find(b"\r\n" + name + b":")
         if start < 0:
             return b""
@@ -40,7 +40,7 @@ class Request:
         return self.head[start : end if end >= 0 else None].strip()
 
     def headers(self) -> dict[str, str]:
-        """All headers, names in lower case."""
+        """Return all headers, with names in lower case."""
         lines = self.head.decode("latin-1").split("\r\n")[1:]
         pairs = (line.partition(":") for line in lines)
         return {name.strip().lower(): value.strip() for name, _, value in pairs}
@@ -48,7 +48,7 @@ class Request:
 
 @dataclass(slots=True)
 class Reply:
-    """A status, a body and how they go."""
+    """A status, a body and how they are sent."""
 
     status: int
     body: bytes
@@ -57,7 +57,7 @@ class Reply:
     manner: Manner = Manner.WHOLE
     delay_s: float = 0.0
     declared_length: int | None = None  # another content-length than the true one
-    digest: bytes | None = None  # whose answer it is: known for admitted requests only
+    digest: bytes | None = None  # of the request that it answers; only for admitted requests
     entry: dict[str, object] | None = None  # its place in the log
 
 

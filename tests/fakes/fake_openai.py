@@ -1,9 +1,8 @@
 """A fake OpenAI-compatible service on a real socket: `python -m tests.fakes.fake_openai --port 0`.
 
-It writes `READY <port>` to stdout and serves 127.0.0.1 until SIGTERM. Answers, token counts, delays and
-faults are functions of the request's content and a seed, so two runs agree. The order of things for a request
-is: key, body, limits, faults, bill, answer. It is billed when it is admitted, whether or not its client lives
-to read the answer.
+It writes `READY <port>` to stdout and serves 127.0.0.1 until SIGTERM. Answers, token counts, delays and faults are
+functions of the request's content and a seed, so two runs agree. A request passes these steps in order: key, body,
+limits, faults, bill, answer. It is billed when it is admitted, even if its client does not live to read the answer.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _DEFAULT_MODELS = (
 
 
 class Service:
-    """All state of one service; connections hand it requests and take replies."""
+    """All state of one service; connections pass requests to it and get replies."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -57,7 +56,7 @@ class Service:
         self._serial = 0
 
     def reset(self) -> None:
-        """Begin all accounts anew; the options stay, and so does what is under way."""
+        """Start all accounts again; the options stay, and so does what is under way."""
         self.window.clear()
         self.faults = FaultBook()
         self.books = Books(self.options.log)
@@ -65,7 +64,7 @@ class Service:
         self.books.max_connections = len(self.connections)
 
     def configure(self, options: Options) -> None:
-        """Take new options from the next request on; new faults count their attempts anew."""
+        """Use new options from the next request on; new faults count their attempts from 0."""
         if options.faults != self.options.faults:
             counts = self.faults.counts
             self.faults = FaultBook()
@@ -75,13 +74,13 @@ class Service:
         self.options = options
 
     def connected(self, connection: Connection) -> None:
-        """A client has connected."""
+        """Count a client that has connected."""
         self.connections.add(connection)
         self.books.connections_opened += 1
         self.books.max_connections = max(self.books.max_connections, len(self.connections))
 
     def disconnected(self, connection: Connection, *, reset: bool) -> None:
-        """A client has gone: write down the answers that it certainly did not read."""
+        """Record, for a client that has gone, the answers that it certainly did not read."""
         self.connections.discard(connection)
         if connection.waiting is not None:
             self.in_flight -= 1
@@ -92,21 +91,21 @@ class Service:
             self.books.cut(connection.last_digest, "unread")
 
     def started(self) -> None:
-        """A request is answered later."""
+        """Count a request that is answered later."""
         self.in_flight += 1
         self.books.max_in_flight = max(self.books.max_in_flight, self.in_flight)
 
     def finished(self) -> None:
-        """It has been."""
+        """Count the end of such a request."""
         self.in_flight -= 1
 
     def answered(self, reply: Reply) -> None:
-        """A reply goes out (or, for a hang, does not)."""
+        """Log that a reply goes out (or, for a hang, does not)."""
         if reply.entry is not None:
             reply.entry["answered_at"] = time.monotonic()
 
     def respond(self, request: Request) -> Reply:
-        """The reply to one request; an error of our own is a 500 with its traceback on stderr."""
+        """Return the reply to one request; an error of our own is a 500 with its traceback on stderr."""
         try:
             api = _APIS.get(request.target)
             return self._complete(api, request) if api and request.method == b"POST" else self._other(request)
@@ -186,7 +185,7 @@ class Service:
         return request.header(b"api-key") == options.require_key.encode()
 
     def _free(self, reply: Reply, request: Request, call: Call | None = None) -> Reply:
-        """A reply that costs nothing and was not admitted."""
+        """Count a reply that costs nothing and was not admitted, and return it."""
         self.books.answered(reply.status)
         if self.options.log:
             self._log(request, reply, call, None, billed=None)
@@ -236,7 +235,7 @@ def main() -> None:
     port, options = from_command_line(sys.argv[1:])
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    # What lives long here holds no cycles; frequent collections would only walk over it.
+    # Long-lived objects here hold no cycles, so frequent collections would only cost time.
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
     uvloop.run(_serve(port, options))

@@ -1,14 +1,14 @@
-"""Rules that make the service misbehave: which request is hit, and what it gets instead of its answer.
+"""Rules that make the service misbehave: which request is hit, and what it gets in place of its answer.
 
-A rule is a JSON object; the first that fits a request is taken. Only requests that the limits admit are hit.
+A rule is a JSON object; the first rule that fits a request applies. Only requests that the limits admit are hit.
 
-    kind         what happens, see KINDS; needed
-    match        a text that the raw body must hold (as it stands in the JSON, escapes too); null: any body
-    probability  decided by hash(seed, content, attempt of that content, place of the rule); 1 by default
-    times        at most so often for one content; null: always
-    total        at most so often in all; null: always
-    after        only once so many requests have been admitted before; 0
-    retry_after  sent as Retry-After exactly as it stands: "-5", "1e9", a date
+    kind         what happens, see KINDS; required
+    match        a text that the raw body must hold (as it is in the JSON, with escapes); null: any body
+    probability  decided by hash(seed, content, attempt of that content, index of the rule); 1 by default
+    times        at most this often for one content; null: always
+    total        at most this often in total; null: always
+    after        only after this number of admitted requests; 0
+    retry_after  sent unchanged as Retry-After: "-5", "1e9", a date
     location     where `redirect` points to; another path of this service by default
     billed       whether the request is billed; null: as KINDS says
 """
@@ -24,9 +24,9 @@ USAGE_VARIANTS = (
     "negative", "huge", "nan", "infinity", "missing", "null", "string", "float", "bool", "inconsistent",
 )  # fmt: skip
 
-# Each kind and whether the service charges for it.
+# Each kind, and whether the service charges for it.
 KINDS = {
-    "insufficient_quota": False,  # 429 that no waiting cures
+    "insufficient_quota": False,  # 429 that waiting does not help
     "disconnect_before": False,  # the request is read, then the connection closed without one byte
     "disconnect_after": True,  # closed after the headers
     "hang": True,  # never answered
@@ -40,15 +40,15 @@ KINDS = {
     "null_content": True,
     "empty_choices": True,
     "slow_loris": True,  # the answer, one byte every 50 ms
-    "endless_body": True,  # blanks for ever
+    "endless_body": True,  # blanks forever
     "huge_length": True,  # promises a petabyte, sends the answer, stays open
-    "gzip_bomb": True,  # 64 MB of blanks in 64 KB, unasked
+    "gzip_bomb": True,  # 64 MB of blanks in 64 KB, not requested
     "invalid_utf8": True,
     "lone_surrogate": True,
     "nested": True,  # 200,000 brackets
     "overrun": True,  # twice the tokens, even above the request's maximum; billed so
     "duplicate_keys": True,  # a second usage, of zero tokens, after the true one
-    "billed_failure": True,  # 200 with the code 502 beside a part of the answer and its usage
+    "billed_failure": True,  # 200 with the code 502, a part of the answer and its usage
     "echo": False,  # 400 that repeats key and prompt
     "ansi": False,  # 400 with escape sequences
 } | {f"bad_usage:{variant}": True for variant in USAGE_VARIANTS}
@@ -70,18 +70,18 @@ class Rule:
 
     @property
     def bills(self) -> bool:
-        """Whether the request is paid; a status is not, unless the rule says so."""
+        """Return whether the request is paid; a status is not, unless the rule says so."""
         return KINDS.get(self.kind, False) if self.billed is None else self.billed
 
     @property
     def status(self) -> int | None:
-        """The N of `status:N`, which has OpenAI's error body, and of `gateway:N`, which has a proxy's page."""
+        """Return the N of `status:N`, which has OpenAI's error body, or of `gateway:N`, which has a proxy's page."""
         kind, _, rest = self.kind.partition(":")
         return int(rest) if kind in {"status", "gateway"} else None
 
 
 def read_rules(value: Any) -> tuple[Rule, ...]:
-    """Check a list of rules; ValueError or TypeError name what is wrong."""
+    """Check a list of rules; a ValueError or TypeError names what is wrong."""
     if not isinstance(value, list | tuple):
         raise TypeError(f"a list of rules is wanted, not {value!r}")
     return tuple(each if isinstance(each, Rule) else _read_rule(each) for each in value)
@@ -103,7 +103,7 @@ def _read_rule(value: Any) -> Rule:
 
 
 class FaultBook:
-    """Which rule hits which request; how often each has."""
+    """Decides which rule hits which request, and counts how often each has."""
 
     def __init__(self) -> None:
         self._by_content: dict[tuple[int, bytes], int] = {}
@@ -113,24 +113,24 @@ class FaultBook:
         self.counts: dict[str, int] = {}
 
     def pick(self, rules: tuple[Rule, ...], seed: int, digest: bytes, body: bytes) -> Rule | None:
-        """The first rule that fits, its use written down; attempts are counted only while there are rules."""
+        """Return the first rule that fits and record its use; attempts are counted only while there are rules."""
         if not rules:
             return None
         before, self._admitted = self._admitted, self._admitted + 1
         attempt = self._attempts[digest] = self._attempts.get(digest, 0) + 1
-        for place, rule in enumerate(rules):
+        for index, rule in enumerate(rules):
             if before < rule.after or (rule.match is not None and rule.match.encode() not in body):
                 continue
-            key = (place, digest)
+            key = (index, digest)
             if rule.times is not None and self._by_content.get(key, 0) >= rule.times:
                 continue
-            if rule.total is not None and self._in_all.get(place, 0) >= rule.total:
+            if rule.total is not None and self._in_all.get(index, 0) >= rule.total:
                 continue
-            if rule.probability < 1 and uniform(seed, digest, f"fault {place} {attempt}") >= rule.probability:
+            if rule.probability < 1 and uniform(seed, digest, f"fault {index} {attempt}") >= rule.probability:
                 continue
             if rule.times is not None:
                 self._by_content[key] = self._by_content.get(key, 0) + 1
-            self._in_all[place] = self._in_all.get(place, 0) + 1
+            self._in_all[index] = self._in_all.get(index, 0) + 1
             self.counts[rule.kind] = self.counts.get(rule.kind, 0) + 1
             return rule
         return None

@@ -1,4 +1,4 @@
-"""The limits, kept strictly: in no window of `window_s` seconds is more admitted than allowed."""
+"""Strict rate limits: no window of `window_s` seconds admits more than the limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Refusal(NamedTuple):
-    """Why a request was not admitted; `wait_s` is None where waiting cannot help."""
+    """Why a request was not admitted; `wait_s` is None if waiting cannot help."""
 
     kind: str
     limit: int
@@ -21,7 +21,7 @@ class Refusal(NamedTuple):
 
 
 class SlidingWindow:
-    """Admissions of the last window, each with its exact time: no bucket, so no burst of twice the limit."""
+    """The admissions of the last window, each with its exact time: no bucket, so no burst of twice the limit."""
 
     def __init__(self) -> None:
         self._admitted: deque[tuple[float, int]] = deque()
@@ -33,7 +33,7 @@ class SlidingWindow:
         self._tokens = 0
 
     def admit(self, now: float, charge: int, options: Options) -> Refusal | None:
-        """Take one request and its tokens, or say how long until they fit; a refusal uses up nothing."""
+        """Admit one request and its tokens, or return how long until they fit; a refusal uses up nothing."""
         rpm, tpm = options.rpm, options.tpm
         if rpm is None and tpm is None:
             return None
@@ -65,7 +65,7 @@ class SlidingWindow:
         return options.window_s
 
     def headers(self, now: float, options: Options) -> bytes:
-        """The x-ratelimit headers; reset is the time until the window is empty again."""
+        """Return the x-ratelimit headers; reset is the time until the window is empty again."""
         rpm, tpm = options.rpm, options.tpm
         if rpm is None and tpm is None:
             return b""
@@ -86,8 +86,8 @@ def _three(kind: str, limit: int, left: int, reset: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """OpenAI's way to write it: `12ms`, `8.64s`, `6m0s`."""
-    milliseconds = max(0, math.ceil(round(seconds * 1000, 6)))  # a difference of clock readings is a hair off
+    """Format a duration as OpenAI does: `12ms`, `8.64s`, `6m0s`."""
+    milliseconds = max(0, math.ceil(round(seconds * 1000, 6)))  # a difference of clock readings has a rounding error
     if milliseconds < 1000:
         return f"{milliseconds}ms" if milliseconds else "0s"
     minutes, rest = divmod(milliseconds, 60_000)
@@ -95,6 +95,8 @@ def duration(seconds: float) -> str:
 
 
 def retry_headers(wait_s: float) -> bytes:
-    """`retry-after` in whole seconds and `retry-after-ms`, rounded up, so that obeying is enough."""
+    """Return `retry-after` in whole seconds and `retry-after-ms`, rounded up, so that a client that obeys waits long
+    enough.
+    """
     wait = max(0.0, wait_s)
     return b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (math.ceil(wait), math.ceil(wait * 1000))

@@ -1,4 +1,4 @@
-"""A proxy on the way to Prefect's server that loses one answer: what was asked for is done, and who asked never hears."""
+"""A proxy to Prefect's server that loses one answer: the request is carried out, and the client gets no reply."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ class _Losing(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def losing(api: str, chosen: Chosen) -> Iterator[tuple[str, list[str]]]:
-    """Stand before the API at an address; gives the proxy's, and the chosen paths that were asked: the first one's answer is lost."""
+    """Run a proxy for the API at an address; yield its address and the chosen paths that were requested.
+
+    The answer to the first chosen request is lost.
+    """
     origin, _, path = api.partition("/api")
     asked: list[str] = []
     kind = type("_LosingOne", (_Losing,), {"origin": origin, "chosen": staticmethod(chosen), "asked": asked})

@@ -1,7 +1,7 @@
-"""How fast is the fake service? `python -m tests.fakes.measure --connections 64 512 --latency-ms=50`.
+"""Measures the speed of the fake service: `python -m tests.fakes.measure --connections 64 512 --latency-ms=50`.
 
-The client is as bare as the server, so that on two cores the server is what is measured; the server's CPU
-time a request is the figure that does not depend on the client.
+The client is as small as the server, so on two cores the server is the bottleneck; the server's CPU time per request
+does not depend on the client.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DISTINCT = 5_000
 
 
 class _Client(asyncio.Protocol):
-    """Sends the next request as soon as a reply is whole."""
+    """Sends the next request as soon as a reply is complete."""
 
     def __init__(self, requests: Iterator[bytes], counts: dict[str, int]) -> None:
         self._requests = requests
@@ -34,7 +34,7 @@ class _Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's class is no subclass
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's class is not a subclass
         self._transport.write(next(self._requests))
 
     def data_received(self, data: bytes) -> None:
@@ -49,7 +49,7 @@ class _Client(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(next(self._requests))
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio names it
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the name is asyncio's
         self._transport = None
         self._counts["lost"] += 1
 
@@ -84,12 +84,12 @@ async def _run(service: FakeService, connections: int, seconds: float, size: int
     rate, cost = answered / took, (after["cpu_s"] - before["cpu_s"]) / answered
     sys.stdout.write(
         f"{connections:5d} connections, bodies of {size} characters: {rate:8,.0f} requests/s, server CPU "
-        f"{cost * 1e6:.0f} us a request, client CPU {own / answered * 1e6:.0f} us, other {counts['other']}\n"
+        f"{cost * 1e6:.0f} us per request, client CPU {own / answered * 1e6:.0f} us, other {counts['other']}\n"
     )
 
 
 def main() -> None:
-    """Measure each number of connections against one fresh service; unknown options go to the service."""
+    """Measure each number of connections against one new service; unknown options go to the service."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connections", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--seconds", type=float, default=5.0)

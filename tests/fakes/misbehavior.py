@@ -23,7 +23,7 @@ _BOMB_MIB = 64
 
 
 def instead(rule: Rule, request: Request) -> Reply | None:
-    """The reply of those kinds that look at no answer; None for the others."""
+    """Return the reply of the kinds that do not use the answer; None for the others."""
     retry = b"" if rule.retry_after is None else b"retry-after: %b\r\n" % rule.retry_after.encode("latin-1")
     if rule.status is not None:
         page = Reply(rule.status, b"<html><h1>Bad Gateway</h1></html>", retry, content_type=b"text/html")
@@ -34,8 +34,8 @@ def instead(rule: Rule, request: Request) -> Reply | None:
     if rule.kind == "redirect":
         return Reply(307, b"", b"location: %b\r\n" % rule.location.encode("latin-1"))
     if rule.kind == "echo":
-        said = request.header(b"authorization") + b" " + request.header(b"api-key") + b" " + request.body
-        return error(400, f"Not understood: {said.decode('utf-8', 'replace')}")
+        received = request.header(b"authorization") + b" " + request.header(b"api-key") + b" " + request.body
+        return error(400, f"Not understood: {received.decode('utf-8', 'replace')}")
     if rule.kind == "ansi":
         return error(400, "\x1b[2J\x1b[31mred\x1b[0m \x1b]0;title\x07 <script>alert(1)</script> [link](x)")
     simple = _SIMPLE.get(rule.kind)
@@ -44,7 +44,7 @@ def instead(rule: Rule, request: Request) -> Reply | None:
 
 @cache
 def _bomb() -> bytes:
-    """One packed piece, repeated: after a full flush a piece does not depend on what came before it."""
+    """Return one packed piece, repeated: after a full flush a piece does not depend on what came before it."""
     piece = b" " * 1_048_576
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     packed = packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -67,11 +67,11 @@ _SIMPLE: dict[str, Callable[[], Reply]] = {
 
 
 def twist_answer(kind: str, call: Call, answer: Answer) -> None:
-    """The kinds by which the model itself disappoints; usage stays what is billed."""
+    """Change the answer for the kinds in which the model itself fails; usage stays what is billed."""
     if kind == "content_filter":
         answer.text, answer.finish = "", "content_filter"
     elif kind == "refusal":
-        # The legacy completions have no word for it but the content filter.
+        # The legacy completions can express a refusal only as the content filter.
         sorry = "I am sorry, I cannot help with that."
         answer.text, answer.refusal = ("", None) if call.api == "completions" else (None, sorry)
         answer.finish = "content_filter" if call.api == "completions" else "stop"
@@ -89,7 +89,7 @@ def twist_answer(kind: str, call: Call, answer: Answer) -> None:
 
 
 def twisted(rule: Rule, call: Call, answer: Answer, identity: str, suffix: str) -> Reply:
-    """The reply of those kinds that damage a true answer on its way out."""
+    """Return the reply of the kinds that damage a true answer on its way out."""
     document = written(call, answer, identity, suffix)
     if rule.kind == "empty_choices":
         document["output" if call.api == "responses" else "choices"] = []

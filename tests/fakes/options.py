@@ -1,4 +1,4 @@
-"""What the fake service can be told: the same on the command line and in `/_control/configure`."""
+"""The options of the fake service: the same on the command line and in `/_control/configure`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BadOptionError(ValueError):
-    """An option that is unknown or cannot be meant."""
+    """An option is unknown or has an impossible value."""
 
 
 def _number(value: Any) -> float:
@@ -110,9 +110,9 @@ def _option(default: Any, read: Callable[[Any], Any], about: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Everything that can be configured; two services with equal options give equal answers."""
+    """All options; two services with equal options give equal answers."""
 
-    seed: int = _option(0, _whole, "what all draws depend on, beside the request's content")
+    seed: int = _option(0, _whole, "what all draws depend on, in addition to the request's content")
     latency_ms: float = _option(0.0, _number, "mean time before an admitted request is answered")
     latency_sigma: float = _option(0.0, _number, "spread of a lognormal jitter that keeps the mean")
     rpm: int | None = _option(None, _or_none(_whole), "requests admitted in any window")
@@ -137,22 +137,22 @@ class Options:
 
     @cached_property
     def output_law(self) -> OutputLaw:
-        """The law of completion tokens, read once."""
+        """Return the law of completion tokens, read once."""
         return OutputLaw.read(self.output_tokens)
 
     @cached_property
     def fixed_prompt_tokens(self) -> int | None:
-        """The N of `prompt_tokens: fixed:N`."""
+        """Return the N of `prompt_tokens: fixed:N`."""
         kind, _, rest = self.prompt_tokens.partition(":")
         return int(rest) if kind == "fixed" else None
 
     @cached_property
     def authorization(self) -> bytes:
-        """The only Authorization header that `require_key` lets pass."""
+        """Return the only Authorization header that `require_key` accepts."""
         return b"Bearer " + (self.require_key or "").encode()
 
     def changed(self, values: Mapping[str, Any]) -> Options:
-        """These options with some others; an unknown name or an impossible value is a BadOptionError."""
+        """Return these options with some changed; an unknown name or an impossible value is a BadOptionError."""
         readers = {each.name: each.metadata["read"] for each in fields(self)}
         unknown = set(values) - set(readers)
         if unknown:
@@ -167,9 +167,9 @@ class Options:
 
 
 def from_command_line(arguments: list[str]) -> tuple[int, Options]:
-    """The port and the options; each value is read as JSON, or, if it is none, as the text that it is."""
+    """Return the port and the options; each value is read as JSON or, if it is not JSON, as plain text."""
     parser = argparse.ArgumentParser(prog="fake_openai", description="A fake OpenAI-compatible service.")
-    parser.add_argument("--port", type=int, default=0, help="0: a free one, told as READY <port>")
+    parser.add_argument("--port", type=int, default=0, help="0: a free one, written to stdout as READY <port>")
     for each in fields(Options):
         flag = "--" + each.name.replace("_", "-")
         parser.add_argument(flag, dest=each.name, default=argparse.SUPPRESS, help=each.metadata["about"])

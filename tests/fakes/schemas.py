@@ -7,7 +7,9 @@ from typing import Any
 
 
 def document(schema: dict[str, Any], text: str, digest: bytes) -> Any:
-    """Objects, arrays, enums, nested; strings hold `text`, so that an answer still tells whose it is."""
+    """Return a document of objects, arrays and enums, nested; its strings hold `text`, so an answer still shows its
+    prompt.
+    """
     return _value(schema, schema, text, int.from_bytes(digest[:4]))
 
 
@@ -23,7 +25,7 @@ def _value(schema: Any, root: dict[str, Any], text: str, draw: int) -> Any:
 
 
 def _inner(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any] | None:
-    """The schema that this one refers to, or the first of those it offers."""
+    """Return the schema that this one refers to, or the first of those that it offers."""
     if "$ref" in schema:
         return _resolved(schema["$ref"], root)
     offered = schema.get("anyOf") or schema.get("oneOf")
@@ -36,10 +38,10 @@ def _typed(schema: dict[str, Any], root: dict[str, Any], text: str, draw: int) -
         kind = next((name for name in kind if name != "null"), "null")
     if kind == "object":
         properties = schema.get("properties", {}).items()
-        return {name: _value(inner, root, text, draw // 3 + place) for place, (name, inner) in enumerate(properties)}
+        return {name: _value(inner, root, text, draw // 3 + index) for index, (name, inner) in enumerate(properties)}
     if kind == "array":
         length = schema.get("minItems", min(2, schema.get("maxItems", 2)))
-        return [_value(schema.get("items"), root, text, draw + place) for place in range(length)]
+        return [_value(schema.get("items"), root, text, draw + index) for index in range(length)]
     if kind in {"integer", "number"}:
         return _number(schema, draw, whole=kind == "integer")
     if kind == "string":

@@ -1,4 +1,4 @@
-"""The answers of the fake service: their shapes, their tokens, and that they never change."""
+"""The answers of the fake service: their shapes, their tokens, and that equal requests get equal answers."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def test_chat_reply(service: FakeService, client: httpx.Client) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "é" * 50}]
     body = {"model": "gpt-4o-mini", "messages": messages, "max_completion_tokens": 100}
     reply = client.post(f"{service.url}/chat/completions", json=body)
-    said = reply.json()
-    assert said["choices"][0]["message"]["content"] == echo(["Be brief.", "é" * 50])
-    assert said["choices"][0]["finish_reason"] == "stop"
-    assert said["model"] == "gpt-4o-mini-2024-07-18"
-    assert said["id"].startswith("chatcmpl-")
+    answer = reply.json()
+    assert answer["choices"][0]["message"]["content"] == echo(["Be brief.", "é" * 50])
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["model"] == "gpt-4o-mini-2024-07-18"
+    assert answer["id"].startswith("chatcmpl-")
     assert reply.headers["x-request-id"].startswith("req_")
-    usage = said["usage"]
+    usage = answer["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (109 // 4 + 6, 20)
     assert usage["prompt_tokens_details"]["cached_tokens"] == 16
     assert usage["completion_tokens_details"]["reasoning_tokens"] == 4
 
 
 def test_other_apis(service: FakeService, client: httpx.Client) -> None:
-    """Responses and completions answer in their own shapes, and refuse each other's names."""
+    """Responses and completions answer in their own shapes, and refuse each other's parameter names."""
     body = {"model": "m", "instructions": "Be brief.", "input": "hello", "max_output_tokens": 5}
-    said = client.post(f"{service.url}/responses", json=body).json()
-    assert said["output"][0]["content"][0]["text"] == echo(["Be brief.", "hello"])[:20]
-    assert (said["status"], said["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
-    assert (said["usage"]["input_tokens"], said["usage"]["output_tokens"]) == (9, 5)
-    said = client.post(f"{service.url}/completions", json={"model": "m", "prompt": "hello"}).json()
-    assert said["choices"][0]["text"] == echo(["hello"])
+    answer = client.post(f"{service.url}/responses", json=body).json()
+    assert answer["output"][0]["content"][0]["text"] == echo(["Be brief.", "hello"])[:20]
+    assert (answer["status"], answer["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert (answer["usage"]["input_tokens"], answer["usage"]["output_tokens"]) == (9, 5)
+    answer = client.post(f"{service.url}/completions", json={"model": "m", "prompt": "hello"}).json()
+    assert answer["choices"][0]["text"] == echo(["hello"])
     assert ask(client, service, "x", max_output_tokens=5).status_code == 400
     o4 = client.post(f"{service.url}/chat/completions", json=chat("x", max_tokens=5) | {"model": "o4-mini"})
     assert o4.json()["error"]["code"] == "unsupported_parameter"
@@ -53,7 +53,7 @@ def test_other_apis(service: FakeService, client: httpx.Client) -> None:
 
 
 def test_same_answers_for_the_same_seed(service: FakeService, client: httpx.Client) -> None:
-    """Two services agree on every answer, token and fault; another seed does not."""
+    """Two services with one seed agree on every answer, token and fault; with another seed they do not."""
     options: dict[str, Any] = {
         "output_tokens": "lognormal:40:0.6",
         "faults": [{"kind": "status:500", "probability": 0.3}],
@@ -72,12 +72,12 @@ def test_same_answers_for_the_same_seed(service: FakeService, client: httpx.Clie
 
 
 def test_output_laws(service: FakeService, client: httpx.Client) -> None:
-    """Lengths follow their law and are cut at the request's maximum, with finish_reason length."""
+    """Answer lengths follow their law and are cut at the request's maximum, with finish_reason length."""
     service.configure(output_tokens="lognormal:100:0.5")
     drawn = [completion_tokens(ask(client, service, f"row {number}")) for number in range(200)]
     assert 85 < statistics.median(drawn) < 117
     cut = [ask(client, service, f"row {number}", max_tokens=100).json() for number in range(200)]
-    expected = [min(100, tokens) for tokens in drawn]  # a maximum changes the content, so other draws
+    expected = [min(100, tokens) for tokens in drawn]  # a maximum changes the content, and so the draws
     assert max(each["usage"]["completion_tokens"] for each in cut) == max(expected) == 100
     for each in cut:
         assert (each["choices"][0]["finish_reason"] == "length") <= (each["usage"]["completion_tokens"] == 100)
@@ -89,7 +89,7 @@ def test_output_laws(service: FakeService, client: httpx.Client) -> None:
 
 
 def test_tiktoken_counts(service: FakeService, client: httpx.Client) -> None:
-    """The service can count as OpenAI does."""
+    """The service can count tokens as OpenAI does."""
     service.configure(prompt_tokens="tiktoken:o200k_base")
     assert ask(client, service, "hello world").json()["usage"]["prompt_tokens"] == 2 + 4 + 3
     service.configure(prompt_tokens="scaled:1.5:4:o200k_base")
@@ -122,8 +122,8 @@ def test_json_schema(service: FakeService, client: httpx.Client) -> None:
     }
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
     for number in range(20):
-        said = ask(client, service, f"row {number}", response_format=wanted).json()["choices"][0]["message"]
-        Draft202012Validator(schema).validate(orjson.loads(said["content"]))
+        answer = ask(client, service, f"row {number}", response_format=wanted).json()["choices"][0]["message"]
+        Draft202012Validator(schema).validate(orjson.loads(answer["content"]))
     cut = ask(client, service, "row", response_format=wanted, max_tokens=4).json()["choices"][0]
     assert cut["finish_reason"] == "length"
     with pytest.raises(orjson.JSONDecodeError):

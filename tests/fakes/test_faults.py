@@ -1,4 +1,4 @@
-"""The faults of the fake service: each is what it says, hits whom it shall, and passes."""
+"""The faults of the fake service: each does what its name says, hits the right requests, and ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .asking import ask, chat
 from .faults import KINDS
 from .running import FakeService, ServiceError
 
-# What a client sees of a fault where that is not merely an odd answer.
+# What a client sees of a fault that is more than an odd answer.
 # fmt: off
 SEEN = {
     "status:429": "429", "status:503": "503", "insufficient_quota": "429", "redirect": "307", "echo": "400",
@@ -25,7 +25,7 @@ SEEN = {
 
 
 def observed(client: httpx.Client, service: FakeService, timeout_s: float) -> str:
-    """What a client sees, in a word."""
+    """Return what a client sees, in one word."""
     try:
         reply = client.post(f"{service.url}/chat/completions", json=chat("x"), timeout=timeout_s)
         if reply.status_code != 200:
@@ -40,9 +40,9 @@ def observed(client: httpx.Client, service: FakeService, timeout_s: float) -> st
 
 @pytest.mark.parametrize("kind", [kind for kind in SEEN | KINDS if kind not in {"slow_loris", "endless_body"}])
 def test_fault(service: FakeService, client: httpx.Client, kind: str) -> None:
-    """Each fault is seen by the client as what it is, is billed as its table says, and passes."""
+    """A client sees each fault as its table says, the fault is billed as its table says, and it ends."""
     service.configure(faults=[{"kind": kind, "total": 1}])
-    # what never answers is waited for in vain; anything else answers in time on any machine
+    # a fault that never answers gets a short timeout; any other answers in time on any machine
     timeout_s = 0.5 if SEEN.get(kind) == "ReadTimeout" else 60.0
     assert observed(client, service, timeout_s) == SEEN.get(kind, "odd")
     assert service.stats()["billed_requests"] == KINDS.get(kind, False)
@@ -53,7 +53,7 @@ def test_fault(service: FakeService, client: httpx.Client, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["slow_loris", "endless_body"])
 def test_fault_that_never_ends(service: FakeService, client: httpx.Client, kind: str) -> None:
-    """A client's timeout for each read does not end these; bytes keep coming."""
+    """A client's timeout for each read does not end these faults, because bytes keep coming."""
     service.configure(faults=[{"kind": kind, "total": 1}])
     timeout_s, wanted = 1.0, 1_000_000 if kind == "endless_body" else 3
     began, got = time.monotonic(), 0
@@ -67,7 +67,7 @@ def test_fault_that_never_ends(service: FakeService, client: httpx.Client, kind:
 
 
 def test_fault_contents(service: FakeService, client: httpx.Client) -> None:
-    """The faults of a model say in each API what they are."""
+    """The faults of a model appear in each API's own form."""
     message = {"content_filter": "", "refusal": None, "null_content": None}
     for kind, content in message.items():
         service.configure(faults=[{"kind": kind}])
@@ -77,8 +77,8 @@ def test_fault_contents(service: FakeService, client: httpx.Client) -> None:
     output = client.post(f"{service.url}/responses", json={"model": "m", "input": "x"}).json()["output"]
     assert output[0]["content"][0]["type"] == "refusal"
     service.configure(faults=[{"kind": "content_filter"}])
-    said = client.post(f"{service.url}/responses", json={"model": "m", "input": "x"}).json()
-    assert said["incomplete_details"] == {"reason": "content_filter"}
+    answer = client.post(f"{service.url}/responses", json={"model": "m", "input": "x"}).json()
+    assert answer["incomplete_details"] == {"reason": "content_filter"}
     service.configure(faults=[{"kind": "length"}])
     assert ask(client, service, "x", max_tokens=90).json()["usage"]["completion_tokens"] == 90
     service.configure(faults=[{"kind": "bad_usage:negative"}])
@@ -96,7 +96,7 @@ def test_fault_contents(service: FakeService, client: httpx.Client) -> None:
 
 
 def test_rules(service: FakeService, client: httpx.Client) -> None:
-    """Rules choose by content, by times for each content, by total and by what came before."""
+    """Rules choose by content, by times for each content, by total and by the number of earlier requests."""
     rules = [
         {"kind": "status:500", "match": "bad", "times": 2},
         {"kind": "status:401", "after": 6, "total": 1, "billed": True},

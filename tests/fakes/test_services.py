@@ -1,4 +1,4 @@
-"""The services keep their own promises: what they count and limit is what other tests rely on."""
+"""The services count and limit correctly, because other tests rely on it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .running import ROOT, FakeService, ServiceError, busiest_window, fake_opena
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HANGS_S = 60.0  # for what takes milliseconds
+HANGS_S = 60.0  # a bound for what takes milliseconds
 
 
 def test_billing(service: FakeService, client: httpx.Client) -> None:
-    """Each content's bill is known, and one that was billed twice is named."""
+    """The service knows each content's bill, and names a content that was billed twice."""
     for text in ("a", "b", "a"):
         ask(client, service, text)
     figures = service.stats(full=True)
@@ -51,7 +51,9 @@ def test_billing(service: FakeService, client: httpx.Client) -> None:
 
 
 def test_limit_is_strict_in_every_window(service: FakeService, client: httpx.Client) -> None:
-    """However hard it is asked, no window holds more than the limit; to wait as told is enough."""
+    """However many requests come, no window admits more than the limit.
+    A client that waits for the time in the refusal is admitted.
+    """
     service.configure(rpm=15, window_s=0.4)
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
@@ -76,7 +78,7 @@ def test_limit_is_strict_in_every_window(service: FakeService, client: httpx.Cli
 
 
 def test_token_limit(service: FakeService, client: httpx.Client) -> None:
-    """Input and reserved output are charged at admission; what can never fit is told so."""
+    """Input and reserved output are charged at admission; a request that can never fit gets a refusal that says so."""
     service.configure(tpm=250, prompt_tokens="fixed:20")
     first = ask(client, service, "x", max_tokens=100)
     assert first.headers["x-ratelimit-remaining-tokens"] == "130"
@@ -97,7 +99,7 @@ def test_token_limit(service: FakeService, client: httpx.Client) -> None:
 
 
 def test_key(service: FakeService, client: httpx.Client) -> None:
-    """Without the right key nothing is answered or billed."""
+    """Without the right key, the service answers and bills nothing."""
     service.configure(require_key="sk-right", log=10)
     for headers, status in (
         ({}, 401),
@@ -111,7 +113,7 @@ def test_key(service: FakeService, client: httpx.Client) -> None:
 
 
 def test_in_flight(service: FakeService) -> None:
-    """Requests wait for their latency side by side, and what a client left open is known."""
+    """Requests wait for their latency in parallel, and the service knows what a client left open."""
     service.configure(latency_ms=1_000, latency_sigma=0.3)
 
     async def many() -> list[float]:
@@ -157,7 +159,7 @@ def wait_for(service: FakeService, condition: Callable[[dict[str, Any]], bool]) 
 
 
 def test_wire(service: FakeService) -> None:
-    """Requests are read in whatever pieces they come, and answered in order."""
+    """The service reads requests in any pieces, and answers them in order."""
     body = orjson.dumps(chat("x" * 300_000))
     head = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
     service.configure(latency_ms=20)
@@ -197,7 +199,7 @@ def test_service_dies_with_its_parent() -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether it runs: a zombie that nobody has fetched yet does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -205,7 +207,7 @@ def alive(pid: int) -> bool:
 
 
 def test_llmock(client: httpx.Client) -> None:
-    """The other service, llmock, runs beside, and what it refused can be read with its time."""
+    """The other service, llmock, runs too, and its refusals can be read with their time."""
     with llmock_service(rpm=2) as service:
         before = time.monotonic()
         for _ in range(3):
@@ -218,6 +220,6 @@ def test_llmock(client: httpx.Client) -> None:
 
 
 def test_a_service_that_cannot_start_says_why() -> None:
-    """A wrong option is told in the error, not in a timeout."""
+    """A wrong option is named in the error, and does not end in a timeout."""
     with pytest.raises(ServiceError, match="lognormal"), fake_openai(output_tokens="normal:3"):
         pass

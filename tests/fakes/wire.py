@@ -27,12 +27,12 @@ class _Head(NamedTuple):
     problem: int  # a status with which it is refused, or 0
 
 
-# The heads of one client differ by little but the length, so most are found here and not parsed again.
+# The heads of one client differ in little but the length, so most are found here and not parsed again.
 _known_heads: dict[bytes, _Head] = {}
 
 
 def parse_head(head: bytes) -> _Head:
-    """Take a head apart, without the blank line that ends it."""
+    """Parse a head, without the blank line that ends it."""
     known = _known_heads.get(head)
     if known is not None:
         return known
@@ -78,12 +78,12 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's class is no subclass
+        """Count the connection."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's class is not a subclass
         self.service.connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count it, with what the client never got."""
+        """Count the end of the connection, with the answers that the client never got."""
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
         self._paused = True
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """The client has caught up."""
         self._paused = False
 
     def data_received(self, data: bytes) -> None:
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
         if self._have:
             self._chunks.append(data)
             self._have += len(data)
-            # Joining only when all is there keeps a body of many megabytes from being copied for each part.
+            # A join only when all is there avoids a copy of many megabytes for each part.
             if self._have < self._need or self.waiting is not None:
                 return
             data = b"".join(self._chunks)
@@ -170,7 +170,7 @@ class Connection(asyncio.Protocol):
             self._done()
 
     def _done(self) -> None:
-        """The reply is out; go on with what came meanwhile."""
+        """The reply is out; continue with what came meanwhile."""
         self.waiting = None
         self.service.finished()
         if self._chunks and self._transport is not None and not self._transport.is_closing():

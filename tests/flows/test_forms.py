@@ -1,4 +1,4 @@
-"""The forms that Prefect's UI draws of a flow's parameters: nothing without help, no number without bounds."""
+"""The forms that Prefect's UI builds from a flow's parameters: each field has help, and each number has bounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parquill.flows.summarize import summarize
 from parquill.flows.translate import translate
 
 FLOWS: list[Flow[..., Any]] = [complete_prompts, estimate_cost, summarize, translate]
-# https://json-schema.org/understanding-json-schema/reference; `position` is Prefect's
+# https://json-schema.org/understanding-json-schema/reference; Prefect adds `position`
 KNOWN = set(
     "type title description default properties required definitions additionalProperties items minItems anyOf const enum "
     "format minimum maximum exclusiveMinimum exclusiveMaximum minLength maxLength pattern position $ref".split()
@@ -36,7 +36,7 @@ def _schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
 def test_a_form_has_help_and_bounds(flow: Flow[..., Any]) -> None:
-    """Every parameter and setting has its help text; every number its bounds, in words that a form understands."""
+    """Every parameter and setting has a help text, and every number has bounds that a form understands."""
     schema = flow.parameters.model_dump()
     for path, inner in _schemas(schema):
         assert set(inner) <= KNOWN, path

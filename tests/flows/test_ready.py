@@ -1,4 +1,4 @@
-"""The ready flows, asked for what they must not do: each is refused before anything is read or sent."""
+"""Requests that the ready flows must refuse, before anything is read or sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDER = Path("/nonexistent")
 
 
 def _refused(flow: Flow[..., Any], **parameters: Any) -> str:
-    """What a flow that is refused says."""
+    """Return the message of a flow that is refused."""
     given = {"input": str(FOLDER / "in.parquet"), "output": str(FOLDER / "out"), **parameters}
     if flow is translate:
         given.setdefault("languages", ["fr", "de"])
@@ -57,18 +57,18 @@ OWN: dict[Flow[..., Any], list[tuple[dict[str, Any], str, str]]] = {
 def test_a_setting_puts_no_parameter_aside(
     flow: Flow[..., Any], settings: dict[str, Any], setting: str, parameter: str, run_usd: float | None
 ) -> None:
-    """What a parameter of a ready flow gives, its budget first of all, is no setting beside it: both are named."""
-    told = _refused(flow, settings=settings, run_usd=run_usd)
-    assert told == f"`settings.{setting}` is the parameter `{parameter}` of this flow; set it there"
+    """A setting that a ready flow has as a parameter is refused in `settings`, the budget too; both are named."""
+    message = _refused(flow, settings=settings, run_usd=run_usd)
+    assert message == f"`settings.{setting}` is the parameter `{parameter}` of this flow; set it there"
 
 
 @pytest.mark.parametrize("flow", OWN, ids=lambda flow: flow.name)
 @pytest.mark.parametrize("name", ["prompt", "messages_column"])
 def test_a_ready_flow_makes_its_prompt(flow: Flow[..., Any], name: str) -> None:
-    """Another prompt than a ready flow's own is refused, with the flow that takes any."""
-    told = _refused(flow, settings={name: {"user": "{{ text }}"}})
-    assert f"`settings.{name}`" in told
-    assert "complete-prompts" in told
+    """A prompt other than the ready flow's own is refused, and the message names the flow that accepts any prompt."""
+    message = _refused(flow, settings={name: {"user": "{{ text }}"}})
+    assert f"`settings.{name}`" in message
+    assert "complete-prompts" in message
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_ready_flow_makes_its_prompt(flow: Flow[..., Any], name: str) -> None:
 )
 @pytest.mark.parametrize("value", [None, "vars.yaml", [1]])
 def test_a_group_is_added_to(flow: Flow[..., Any], name: str, value: Any) -> None:
-    """A group of which a ready flow has a part is not replaced by something that is no group."""
+    """A group that a ready flow adds to cannot be replaced by something that is not a group."""
     assert (
         _refused(flow, settings={name: value}, run_usd=1)
         == f"`settings.{name}` must be a mapping: this flow adds to it"
@@ -84,7 +84,7 @@ def test_a_group_is_added_to(flow: Flow[..., Any], name: str, value: Any) -> Non
 
 
 def test_other_settings_are_the_job_s() -> None:
-    """What no parameter gives is set by `settings`; that the job is refused for its input shows that it was taken."""
+    """`settings` sets what no parameter gives; the job is refused only for its output, so these were accepted."""
     settings = {
         "budget": {"approval_usd": 1, "monthly_usd": 9},
         "parameters": {"temperature": 1},
@@ -115,17 +115,17 @@ NO_GLOSSARY = {
 
 @pytest.mark.parametrize("name", NO_GLOSSARY)
 def test_a_glossary_has_its_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A glossary in which no term of the job's languages can be found is refused, by its file and the shape that it must have."""
+    """A glossary without a term for the job's languages is refused with its file and the required shape."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_text(NO_GLOSSARY[name], encoding="utf-8")
-    told = _refused(translate, glossary=name)
-    assert told.startswith(f"`glossary`: the file {name} ")
-    assert SHAPE in told
-    assert "panier" not in told.replace("{fr: {basket: panier}}", "")
+    message = _refused(translate, glossary=name)
+    assert message.startswith(f"`glossary`: the file {name} ")
+    assert SHAPE in message
+    assert "panier" not in message.replace("{fr: {basket: panier}}", "")
 
 
 def test_a_glossary_is_there() -> None:
-    """A file that is not there is named, and terms of other languages alone are refused like a file of them."""
+    """A missing glossary file is named, and a glossary with terms of other languages only is refused."""
     assert "`glossary` none.yaml: No such file" in _refused(translate, glossary="none.yaml")
     assert "no terms for fr or de" in _refused(translate, glossary={"ja": {"basket": "かご"}})
     assert _refused(translate, glossary={"basket": "panier"}) == "`glossary.basket`: input should be a valid dictionary"
@@ -133,13 +133,13 @@ def test_a_glossary_is_there() -> None:
 
 @pytest.mark.parametrize("name", ["two words", "", "1st", "a-b"])
 def test_a_language_column_is_a_name(name: str) -> None:
-    """The column of languages is refused by the parameter that names it unless templates can have it."""
+    """The column of languages must be a name that templates can use; otherwise the refusal names its parameter."""
     assert _refused(translate, language_column=name).startswith("`language_column`: ")
 
 
 @pytest.mark.parametrize("flow", OWN, ids=lambda flow: flow.name)
 def test_a_name_is_not_blank(flow: Flow[..., Any]) -> None:
-    """A job has a name that can be seen; the form asks for it too."""
+    """A job's name must not be blank, in the flow and in the form."""
     assert _refused(flow, name="  ").startswith("`name`: ")
     assert flow.parameters.model_dump()["properties"]["name"]["pattern"] == r"\S"
 
@@ -151,18 +151,18 @@ def test_a_name_is_not_blank(flow: Flow[..., Any]) -> None:
     ids=lambda given: given if isinstance(given, str) else given.name,
 )
 def test_what_the_prompt_says_is_not_blank(flow: Flow[..., Any], name: str, blank: str) -> None:
-    """A blank would leave a hole in the instructions of every row, and be paid for: it is refused by its parameter."""
+    """A blank instruction is refused by its parameter, because it would leave a gap in the prompt of every row."""
     assert _refused(flow, **{name: blank}).startswith(f"`{name}`: ")
 
 
 def test_a_glossary_is_of_this_machine() -> None:
-    """An address is told to be one, as it was given."""
+    """A glossary given as an address is refused, and the message shows the address."""
     assert "`glossary`: s3://bucket/terms.yaml is an address" in _refused(translate, glossary="s3://bucket/terms.yaml")
 
 
 @pytest.mark.parametrize("flow", OWN, ids=lambda flow: flow.name)
 def test_the_default_model_answers_at_once(flow: Flow[..., Any]) -> None:
-    """A ready flow's own model is alive on the day of the table, is asked not to think, and gets no temperature."""
+    """A ready flow's default model is not shut down, is asked not to think, and gets no temperature."""
     model = inspect.signature(flow.fn).parameters["model"].default
     assert find_shutdown(model, OPENAI_BASE_URL) is None
     base = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": model, "max_output_tokens": 9}
@@ -171,7 +171,7 @@ def test_the_default_model_answers_at_once(flow: Flow[..., Any]) -> None:
 
 
 def test_a_ready_flow_has_no_parameters_of_its_own_beside_yours() -> None:
-    """Parameters in `settings`, even none, replace what a ready flow would set; another model is given none at all."""
+    """`settings.parameters`, even if empty, replaces what a ready flow would set. Another model gets no parameters."""
     base = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "max_output_tokens": 9}
     luna, other = {**base, "model": "gpt-6-luna"}, {**base, "model": "gpt-4o-mini"}
     assert preset_job(luna, {"parameters": {}}, {}).parameters == {}

@@ -1,1 +1,1 @@
-"""One file a heading of what Parquill promises when things go wrong; a test's docstring is the promise."""
+"""The promises that Parquill keeps when things go wrong: one file for each heading, and each docstring is a promise."""

@@ -1,4 +1,4 @@
-"""Bad input: a clear error, nothing sent, nothing lost."""
+"""Bad input gives a clear error: nothing is sent and nothing is lost."""
 
 from __future__ import annotations
 
@@ -49,36 +49,40 @@ def _job(folder: Path, service: FakeService, source: Path, **changes: Any) -> di
 @pytest.mark.timed
 @pytest.mark.parametrize("name", bad_files.BAD)
 def test_a_bad_file_stops_the_run(tmp_path: Path, service: FakeService, name: str) -> None:
-    """A fault of a file stops the run before any payment: the file and what is wrong are named, no cell is shown, and nothing is sent."""
+    """A faulty file stops the run before any payment.
+    The error names the file and what is wrong, shows no cell, and nothing is sent.
+    """
     make, words = bad_files.BAD[name]
     source = make(tmp_path)
     with within(30), pytest.raises((BadInput, BadJob)) as caught:
         run_steps(_job(tmp_path, service, source))
-    told = str(caught.value)
+    message = str(caught.value)
     assert caught.value.exit_code == 2
-    assert [word for word in words if word not in told] == [], told
-    assert CANARY not in told
-    assert "\n" not in told
+    assert [word for word in words if word not in message] == [], message
+    assert CANARY not in message
+    assert "\n" not in message
     assert service.stats()["requests"] == 0
-    assert not list(tmp_path.glob("out/.parquill/runs/*/shards/*")), "prompts of a refused input are left behind"
+    assert not list(tmp_path.glob("out/.parquill/runs/*/shards/*")), "a refused input left prompts behind"
 
 
 @pytest.mark.parametrize("name", bad_files.GOOD)
 def test_an_odd_file_is_no_fault(tmp_path: Path, service: FakeService, name: str) -> None:
-    """Every type of Arrow that can be text, and files that are only odd, are read: a row of results for each row, of 0 rows none."""
+    """A run reads every Arrow type that can be text, and files that are only odd.
+    It writes one result row for each input row, and none for 0 rows.
+    """
     make, rows = bad_files.GOOD[name]
     job = _job(tmp_path, service, make(tmp_path))
     run_steps(job)
     found = results(job)
     assert len(found) == rows
     assert {row["status"] for row in found} <= {"ok"}
-    places = [(row["source_file"], row["row_number"]) for row in found]
-    assert places == sorted(set(places))
+    positions = [(row["source_file"], row["row_number"]) for row in found]
+    assert positions == sorted(set(positions))
     assert run_steps(job) is None
 
 
 def test_a_bomb_stays_small(tmp_path: Path) -> None:
-    """Kilobytes that unpack to gigabytes are refused, or read, within 700 MB of memory."""
+    """A file of some kilobytes that unpacks to gigabytes is refused, or read, within 700 MB of memory."""
     for name in ("a bomb of large values", "a bomb of small values"):
         source = bad_files.BAD[name][0](tmp_path)
         assert source.stat().st_size < 2_000_000
@@ -94,7 +98,7 @@ def test_a_bomb_stays_small(tmp_path: Path) -> None:
     ids=["all", "most"],
 )
 def test_rows_far_larger_than_they_look(tmp_path: Path, texts: list[str]) -> None:
-    """Rows whose text a dictionary holds once are read in batches of bounded size, whatever the file says of their size."""
+    """Text that a dictionary stores once is read in batches of bounded size, whatever size the file claims."""
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"text": texts}), path, compression="zstd")
     assert path.stat().st_size < 50_000
@@ -102,7 +106,9 @@ def test_rows_far_larger_than_they_look(tmp_path: Path, texts: list[str]) -> Non
 
 
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path, service: FakeService) -> None:
-    """An input that is changed after it was planned is another input: the rows that were planned are completed as they were, the next start plans anew and pays for new rows only."""
+    """If the input changes after it was planned, the planned rows are completed with their planned text.
+    The next start makes a new plan and pays for new rows only.
+    """
     source = good(tmp_path / "in.parquet")
     job = _job(tmp_path, service, source, budget={"run_usd": 1})
     run_steps(job)
@@ -132,7 +138,9 @@ def _touch(source: Path) -> None:
 
 @pytest.mark.parametrize("change", [_grow, _rename, _cut, Path.unlink, _touch])
 def test_a_file_that_changes_between_look_and_end(tmp_path: Path, change: Callable[[Path], None]) -> None:
-    """A file that is not the one any more that was looked at, before its first row is read or after, is refused by name: no row of another file is lost, and none is made up."""
+    """The reader refuses a file by name if it changed after the first look, even before its first row is read.
+    No row of another file is lost, and none is made up.
+    """
     folder = tmp_path / "in"
     for name in ("a", "b"):
         good(folder / f"{name}.parquet")
@@ -149,7 +157,7 @@ def test_a_file_that_changes_between_look_and_end(tmp_path: Path, change: Callab
 
 
 def _planned(job: dict[str, Any]) -> Run:
-    """A run as it is when the process is killed just before it sends."""
+    """Return a run in the state in which a kill just before sending leaves it."""
     placed, options = resolve_job(make_job(job), None, None, ())
     Folders.of(placed.output, placed.state).create()
     run = prepare_run(placed, options)
@@ -158,15 +166,17 @@ def _planned(job: dict[str, Any]) -> Run:
 
 
 def test_a_flipped_bit_in_a_plan(tmp_path: Path, service: FakeService) -> None:
-    """A flipped bit anywhere in what a cut-off run goes on with stops the next start by the name of the file: nothing is sent, and no other text, price or setting is taken for the planned one."""
+    """If a bit is flipped anywhere in the files of a cut-off run, the next start stops and names the file.
+    Nothing is sent, and no other text, price or setting is used in place of the planned one.
+    """
     job = _job(tmp_path, service, good(tmp_path / "in.parquet"))
     run = _planned(job)
     own = run.folders.meta / "current.json"
     for path in (run.folder.shard(0), run.folder.plan, run.folder.path / "job.json", own):
-        for place_ in flipped(path):
+        for offset in flipped(path):
             with pytest.raises(DiskFailed) as caught:
                 run_steps(job)
-            assert str(path) in str(caught.value), place_
+            assert str(path) in str(caught.value), offset
             assert CANARY not in str(caught.value)
     assert service.stats()["requests"] == 0
     run_steps(job)
@@ -175,7 +185,9 @@ def test_a_flipped_bit_in_a_plan(tmp_path: Path, service: FakeService) -> None:
 
 @pytest.mark.parametrize("damage", ["flipped", "gone"])
 def test_a_shard_that_is_damaged_when_it_is_paid(tmp_path: Path, service: FakeService, damage: str) -> None:
-    """Answers to a shard that is damaged before its results are written are kept: the refusal says what to remove, and then nothing is paid twice."""
+    """If a shard is damaged before its results are written, the run keeps the answers to it and says what to remove.
+    After the removal nothing is paid twice.
+    """
     job = _job(tmp_path, service, good(tmp_path / "in.parquet"))
     run = _planned(job)
     with open_sender(run) as run_sender:
@@ -196,7 +208,7 @@ def test_a_shard_that_is_damaged_when_it_is_paid(tmp_path: Path, service: FakeSe
 
 
 def test_a_plan_that_is_gone_takes_no_answer_with_it(tmp_path: Path, service: FakeService) -> None:
-    """A run whose plan is gone keeps its journals: what was answered is not paid for again."""
+    """A run whose plan is gone keeps its journals, so no answered row is paid for again."""
     job = _job(tmp_path, service, good(tmp_path / "in.parquet"))
     run = _planned(job)
     with open_sender(run) as run_sender:
@@ -216,7 +228,7 @@ def _without_checksums(path: Path, parts: str) -> None:
 
 
 def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path, service: FakeService) -> None:
-    """A cut-off run and results that were written before files had checksums are gone on with and redone as ever."""
+    """A cut-off run is resumed, and results are redone, even if their files were written before files had checksums."""
     job = _job(tmp_path, service, good(tmp_path / "in.parquet"))
     run = _planned(job)
     _without_checksums(run.folder.plan, "shards")
@@ -231,16 +243,18 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path, service: FakeServic
 
 
 def test_a_flipped_bit_in_results(tmp_path: Path, service: FakeService) -> None:
-    """A flipped bit anywhere in results or manifest is found by `--redo`, which would copy it, and by `report --failed`: the file is named and nothing is sent."""
+    """A flipped bit anywhere in the results or the manifest stops `--redo`, which would copy it, and `report --failed`.
+    They name the file, and nothing is sent.
+    """
     job = _job(tmp_path, service, good(tmp_path / "in.parquet"))
     run_steps(job)
     part = next((tmp_path / "out" / "results").glob("*.parquet"))
     billed = service.stats()["billed_requests"]
     for path in (part, tmp_path / "out" / ".parquill" / "manifest.json"):
-        for place_ in flipped(path):
+        for offset in flipped(path):
             with pytest.raises((BadInput, DiskFailed)) as caught:
                 run_steps(job, redo=["ok"])
-            assert str(path) in str(caught.value), place_
+            assert str(path) in str(caught.value), offset
             with pytest.raises(DiskFailed, match=re.escape(str(path))):
                 list(failed_rows(parts_of(tmp_path / "out")))
     part.unlink()
@@ -257,7 +271,9 @@ def test_a_flipped_bit_in_results(tmp_path: Path, service: FakeService) -> None:
     [pytest.param(name, marks=pytest.mark.nightly if name in bad_rows.LARGE else ()) for name in bad_rows.BAD],
 )
 def test_a_bad_row_is_rejected(tmp_path: Path, service: FakeService, name: str) -> None:
-    """A fault of a row makes that row `rejected`, with code and place; it is not sent, costs nothing, and the others are completed."""
+    """A faulty row becomes `rejected`, with its error code and row number; it is not sent and costs nothing.
+    The other rows are completed.
+    """
     cell, code = bad_rows.BAD[name]
     text = pa.concat_arrays([pa.array([f"{CANARY} before"]), cell, pa.array([f"{CANARY} after"])])
     path = tmp_path / "in.parquet"
@@ -274,7 +290,9 @@ def test_a_bad_row_is_rejected(tmp_path: Path, service: FakeService, name: str) 
 
 
 def test_odd_texts_come_through(jobs: Jobs) -> None:
-    """Whatever a cell holds that is text reaches the service byte for byte, is no template and no format, and stands in the results as it was."""
+    """The service gets the text of any cell byte for byte, and the results keep it unchanged.
+    The text is never used as a template or a format.
+    """
     texts = list(bad_rows.FINE.values())
     settings_ = jobs.job([*texts])
     done = jobs.run(settings_)
@@ -287,7 +305,9 @@ def test_odd_texts_come_through(jobs: Jobs) -> None:
 
 @pytest.mark.parametrize("name", bad_rows.BAD_PARAMETERS)
 def test_bad_parameters_of_a_row(tmp_path: Path, service: FakeService, name: str) -> None:
-    """Parameters of a row that would raise its cost, change the protocol, be refused by the service or are no JSON make the row rejected."""
+    """A row is rejected if its parameters are not JSON.
+    It is also rejected if they would raise its cost, change the protocol or be refused by the service.
+    """
     path = tmp_path / "in.parquet"
     cells = [None, bad_rows.BAD_PARAMETERS[name], '{"temperature": 0.5}']
     pq.write_table(pa.table({"text": ["a", "b", "c"], "how": cells}), path)
@@ -298,7 +318,9 @@ def test_bad_parameters_of_a_row(tmp_path: Path, service: FakeService, name: str
 
 
 def test_ids_that_are_no_ids(tmp_path: Path, service: FakeService) -> None:
-    """With an `id_column`, a row whose id is null or that of an earlier row is rejected; the first with the id is completed."""
+    """With an `id_column`, a row is rejected if its id is null or repeats an earlier row's id.
+    The first row with an id is completed.
+    """
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"text": ["a", "b", "c", "d"], "id": ["x", "x", None, "y"]}), path)
     job = _job(tmp_path, service, path, id_column="id", tolerate={"rejected": 0.5})
@@ -312,7 +334,9 @@ def test_ids_that_are_no_ids(tmp_path: Path, service: FakeService) -> None:
 
 
 def test_more_bad_rows_than_tolerated(jobs: Jobs) -> None:
-    """More rejected rows than `tolerate.rejected` stop the run before any payment: exit 2, the counts, file and row of the first, no cell."""
+    """If more rows are rejected than `tolerate.rejected` allows, the run stops before any payment with exit 2.
+    The error gives the counts, and the file and row of the first one, and shows no cell.
+    """
     texts = [None if row % 10 == 3 else f"{CANARY} {row}" for row in range(100)]
     done = jobs.run(jobs.job(texts))
     assert done.exit_code == 2
@@ -326,7 +350,9 @@ def test_more_bad_rows_than_tolerated(jobs: Jobs) -> None:
 def test_a_bad_setting_is_refused(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: list[str]
 ) -> None:
-    """A setting that is unknown, impossible or half, or whose column or file is not there, exits 2, is named, and nothing is sent."""
+    """If a setting is unknown, impossible or incomplete, the command exits 2, names it and sends nothing.
+    The same holds for a setting that names a missing column or file.
+    """
     monkeypatch.chdir(jobs.folder)
     jobs.write(["one"], "in.parquet")
     done = jobs.run(jobs.job([f"{CANARY} {row}" for row in range(3)], **changes))
@@ -360,7 +386,7 @@ YAML_TRAPS = {
 @pytest.mark.timed
 @pytest.mark.parametrize("name", YAML_TRAPS)
 def test_a_job_file_that_is_none(tmp_path: Path, name: str) -> None:
-    """A job file that is no mapping of known settings, or a trap for a YAML parser, is refused in a sentence."""
+    """A job file that is not a mapping of known settings, or is a YAML parser trap, is refused in a short message."""
     path = tmp_path / "job.yaml"
     path.write_text(YAML_TRAPS[name], encoding="latin-1")
     with within(10, time.process_time), pytest.raises(BadJob) as caught:
@@ -384,8 +410,8 @@ _SETTINGS = (
 @settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(_SETTINGS), _value, min_size=1, max_size=3))
 def test_any_setting_is_taken_or_refused(changes: dict[str, Any]) -> None:
-    """Whatever the settings are, a job is made, and survives being written and read again, or is refused with BadJob in a
-    sentence: never another error.
+    """Any settings either make a job, which can be written and read again, or are refused with a BadJob message.
+    No other error is raised.
     """
     base = {
         "name": "fuzz",
@@ -398,7 +424,7 @@ def test_any_setting_is_taken_or_refused(changes: dict[str, Any]) -> None:
     try:
         made = make_job({**base, **changes})
     except BadJob as refused:
-        assert 10 < len(str(refused)) < 5_000  # noqa: PT017 - whether it is raised is what is drawn
+        assert 10 < len(str(refused)) < 5_000  # noqa: PT017 - the drawn settings decide whether it is raised
     else:
         assert make_job(made.model_dump(mode="json")).model_dump(mode="json") == made.model_dump(mode="json")
 
@@ -427,7 +453,9 @@ _CELL = st.none() | st.text(max_size=20) | st.integers() | st.floats() | st.bina
 @settings(max_examples=150)
 @given(_TEMPLATE, st.text(max_size=20), _CELL)
 def test_any_template_renders_or_is_refused(template: str, text: str, cell: Any) -> None:
-    """Whatever template and cells are, the template is refused with BadJob, or the row is rendered or rejected without its values: never another error."""
+    """Any template either is refused with BadJob, or renders the row, or rejects it without showing its values.
+    No other error is raised.
+    """
     text = CANARY + text
     values = {"text": text, "number": 7, "nothing": None, "items": [cell, None]}
     try:
@@ -447,7 +475,7 @@ def test_any_template_renders_or_is_refused(template: str, text: str, cell: Any)
 @settings(max_examples=300)
 @given(st.text(alphabet="{}%#-| a7*.'_\n\u00e9", max_size=40), st.sampled_from(["{{ text }}", "{{ items[0] }}"]))
 def test_a_value_is_never_parsed(value: str, template: str) -> None:
-    """Whatever looks like a template in a cell, or in a list of a cell, is sent as it stands."""
+    """If a cell, or a list in a cell, holds text that looks like a template, the text is sent unchanged."""
     values = {"text": value, "items": [value]}
     assert Templates(None, template, values, None).render(values)[0]["content"] == value
 
@@ -468,7 +496,9 @@ def test_a_value_is_never_parsed(value: str, template: str) -> None:
 @example({"user": "\ud800"})
 @example({"metadata": {"day": date(2026, 11, 23)}})
 def test_any_parameters_are_taken_or_reject_their_row(cell: Any) -> None:
-    """Whatever a cell of parameters holds, as a struct or as JSON, it gives parameters that can be sent and cost no more, or it rejects its row: never another error."""
+    """Any cell of parameters, a struct or JSON, is valid and costs no more, or it rejects its row.
+    No other error is raised.
+    """
     try:
         parameters = check_parameters(cell)
     except RowFault as error:
@@ -483,15 +513,15 @@ def _check_parameters(parameters: dict[str, Any]) -> None:
     for name, (low, high) in RANGES.items():
         assert low <= parameters.get(name, low) <= high
     assert not parameters.keys() & (REFUSED.keys() | OUTPUT_LIMITS | OWNED | {"tools"})
-    rfc8785.dumps(parameters)  # for the key
-    orjson.dumps(parameters)  # for the wire
+    rfc8785.dumps(parameters)  # as for the request key
+    orjson.dumps(parameters)  # as for the request body
 
 
 @settings(max_examples=300)
 @given(st.binary(max_size=60) | st.text(alphabet="{}[]&*!|>%@`'\"#,?:-\n\t ab0.~", max_size=60).map(str.encode))
 def test_any_bytes_are_no_crash(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    """Whatever a job file holds, it is read or refused with BadJob: never another error."""
+    """A job file with any bytes is read or refused with BadJob; no other error is raised."""
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_bytes(data)
-    with pytest.raises(BadJob):  # none of them has what is required
+    with pytest.raises(BadJob):  # no drawn file has the required settings
         load_job(path)

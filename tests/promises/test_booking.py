@@ -1,4 +1,4 @@
-"""Money, as replies report it: the true figure is booked, what was not reserved is shown, and admission stops (M3, M6)."""
+"""Money as replies report it: the true figure is booked, any excess is shown, and admission stops (M3, M6)."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ WRITES = {"prompt_tokens": 2_000, "completion_tokens": 2, "prompt_tokens_details
 
 
 class Service(httpx.AsyncBaseTransport):
-    """Answers every request with a text and what `usage` gives for its prompt; keeps what it was asked."""
+    """Answers every request with a text and what `usage` gives for its prompt; keeps the bodies that it gets."""
 
     def __init__(self, usage: Callable[[str], Mapping[str, Any] | None], **more: Any) -> None:
         self.asked: list[dict[str, Any]] = []
         self._usage, self._more = usage, more
 
     def open(self) -> Service:
-        """Itself, for whoever opens a transport."""
+        """Return itself, for a caller that opens a transport."""
         return self
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -84,7 +84,9 @@ def _summary(settings: Mapping[str, Any]) -> dict[str, Any]:
 def test_the_true_figure_is_booked(
     tmp_path: Path, usage: Any, tokens: tuple[int, ...], nano: int, causes: Sequence[str]
 ) -> None:
-    """M3, M6: each kind of token is booked at its price, also where that is more than was reserved; the row shows it, and the summary says why."""
+    """M3, M6: Each kind of token is booked at its price, even if that is more than was reserved.
+    The row shows it, and the summary says why.
+    """
     settings = _job(tmp_path, ["Translate: good day"])
     assert run_steps(settings, transport=Service(lambda _: usage).open) is not None
     row = results(settings)[0]
@@ -100,7 +102,9 @@ def test_the_true_figure_is_booked(
 
 
 def test_what_is_billed_beyond_the_reservations_is_shown(tmp_path: Path) -> None:
-    """M3: the excess is in the summary, the report and the artifact, with a sentence that says what to do, and only then."""
+    """M3: The summary, the report and the artifact show an excess over the reservations, with a sentence on what to do.
+    Without an excess they show none.
+    """
     settings = _job(tmp_path / "a", ["Translate: good day"])
     run_steps(settings, transport=Service(lambda _: GROK).open)
     summary = _summary(settings)
@@ -138,27 +142,29 @@ def test_what_is_billed_beyond_the_reservations_is_shown(tmp_path: Path) -> None
     ],
 )
 def test_the_causes_of_an_excess(usage: Usage | None, causes: list[str]) -> None:
-    """A reply that cost more than reserved has a longer answer, a longer prompt, or, with neither, another price."""
+    """If a reply cost more than reserved, its answer or prompt was longer; if neither was, the price was another."""
     assert list(causes_of(usage, 10, 50)) == causes
 
 
 @pytest.mark.parametrize("rows", [3, 4, 20])
 def test_admission_stops_when_the_true_figures_exceed_the_budget(tmp_path: Path, rows: int) -> None:
-    """M3: a model whose replies cost more than they reserved stops at the budget, and no request follows the one that broke it."""
+    """M3: If replies cost more than they reserved, the run stops at the budget.
+    No request follows the one that exceeded it.
+    """
     texts = [f"Translate {number}: good day" for number in range(rows)]
     settings = _job(tmp_path, texts, budget={"run_usd": 0.05})
     service = Service(lambda _: GROK)
     run_steps(settings, transport=service.open)
     summary = _summary(settings)
     each = Decimal(12 * 1_000 + 2_802 * 10_000).scaleb(-9)
-    assert len(service.asked) == 2  # $0.028 each: the second breaks the budget of $0.05
+    assert len(service.asked) == 2  # $0.028 each: the second exceeds the budget of $0.05
     assert Decimal(summary["cost_usd"]) == 2 * each
     assert summary["rows"]["not_sent"] == rows - 2
     assert summary["exit_code"] == 4
 
 
 def test_the_excess_survives_an_interruption(tmp_path: Path) -> None:
-    """M3: what was billed beyond the reservations before a stop is in the summary of the stop and of the end, once."""
+    """M3: An excess billed before a stop is in the summary of the stop and, once, in the summary of the end."""
     texts = [f"Translate {number}: good day" for number in range(4)]
     settings = _job(tmp_path, texts, budget={"run_usd": 0.05})
     run_steps(settings, transport=Service(lambda _: GROK).open)
@@ -185,7 +191,7 @@ def test_the_excess_survives_an_interruption(tmp_path: Path) -> None:
     ],
 )
 def test_usage_that_cannot_be_used_is_booked_at_no_less_than_it_says(tmp_path: Path, usage: Any, nano: int) -> None:
-    """M3: unusable usage costs the reservation, or what the service does say where that is more; never less."""
+    """M3: Unusable usage is booked at the reservation, or at what the service does report if that is more."""
     settings = _job(tmp_path, ["Translate: good day"])
     run_steps(settings, transport=Service(lambda _: usage).open)
     summary, row = _summary(settings), results(settings)[0]
@@ -199,7 +205,9 @@ def test_usage_that_cannot_be_used_is_booked_at_no_less_than_it_says(tmp_path: P
     [(None, 1, {}), ("default", 1, {}), ("on_demand", 1, {}), ("priority", 2, {}), ("ultrafast", 2, {"tier": 1})],
 )
 def test_the_tier_that_a_reply_names_is_booked(tmp_path: Path, tier: str | None, times: int, flags: Any) -> None:
-    """M6: the price is that of the tier in the reply; a tier without a known price is booked at the highest, and flagged."""
+    """M6: A reply is booked at the price of the tier that it names.
+    A tier without a known price is booked at the highest price, and flagged.
+    """
     settings = _job(tmp_path, ["Translate: good day"], price=None, model="gpt-6-luna")
     usage = {"prompt_tokens": 1_000, "completion_tokens": 10, "prompt_tokens_details": {"cache_write_tokens": 900}}
     run_steps(settings, transport=Service(lambda _: usage, service_tier=tier).open)
@@ -208,7 +216,7 @@ def test_the_tier_that_a_reply_names_is_booked(tmp_path: Path, tier: str | None,
 
 
 def test_a_later_start_pays_with_the_plans_prices(tmp_path: Path) -> None:
-    """M6: the tiers of a run's price are in its plan, so a start after an interruption books by them."""
+    """M6: The plan holds the tiers of a run's price, so a start after an interruption books by them."""
     texts = [f"Translate {number}: good day" for number in range(6)]
     settings = _job(tmp_path, texts, price=None, model="gpt-6-luna", budget={"run_usd": 0.0001})
     usage = {"prompt_tokens": 12, "completion_tokens": 50}
@@ -221,7 +229,7 @@ def test_a_later_start_pays_with_the_plans_prices(tmp_path: Path) -> None:
 
 
 def test_price_as_prices_each_row_in_its_own_band(tmp_path: Path) -> None:
-    """M6: `price_as` prices row by row: many small prompts are never in the band of one large one."""
+    """M6: `price_as` prices row by row: many small prompts never fall into the price band of one large prompt."""
     texts = [f"Translate {number}: good day" for number in range(3)]
     settings = _job(tmp_path, texts, price_as="gpt-5.6-sol")
     usage = {
@@ -235,7 +243,7 @@ def test_price_as_prices_each_row_in_its_own_band(tmp_path: Path) -> None:
 
 
 def test_an_estimate_expects_the_shares_that_were_seen(tmp_path: Path) -> None:
-    """The next estimate expects input to be cached and written as the answers of the last run were."""
+    """An estimate expects the same shares of cached and cache-written input as in the answers of the last run."""
     usage = {"prompt_tokens": 1_000, "completion_tokens": 10, "total_tokens": 1_010}
     usage["prompt_tokens_details"] = {"cached_tokens": 300, "cache_write_tokens": 500}  # type: ignore[assignment]
     text = "word " * 990
@@ -250,13 +258,13 @@ def test_an_estimate_expects_the_shares_that_were_seen(tmp_path: Path) -> None:
 
 
 class Stumbling(httpx.AsyncBaseTransport):
-    """Answers the requests of a run with these replies in turn, the last one for ever."""
+    """Answers the requests of a run with these replies in turn, and repeats the last one forever."""
 
     def __init__(self, *replies: dict[str, Any]) -> None:
         self.replies, self.asked = list(replies), 0
 
     def open(self) -> Stumbling:
-        """Itself, for whoever opens a transport."""
+        """Return itself, for a caller that opens a transport."""
         return self
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -277,7 +285,7 @@ WHOLE = {
 
 
 def test_a_failure_that_was_billed_is_booked_and_tried_again(tmp_path: Path) -> None:
-    """M4, M5: a row shows the sum of all its billed requests, and the summary and the ledger have the same."""
+    """M4, M5: A row shows the sum of all its billed requests, and the summary and the ledger show the same sum."""
     settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 3})
     service = Stumbling(HALF, WHOLE)
     run_steps(settings, transport=service.open)
@@ -288,12 +296,14 @@ def test_a_failure_that_was_billed_is_booked_and_tried_again(tmp_path: Path) -> 
     assert row["in_doubt_usd"] == 0
     assert summary["cost_usd"] == summary["paid_usd"] == str(row["cost_usd"])
     assert (summary["tokens"]["prompt"], summary["tokens"]["completion"]) == (40, 12)
-    # what is learned is of the answer alone
+    # the run learns from the answer alone
     assert (summary["counted"]["answers"], summary["counted"]["prompt_tokens_reported"]) == (1, 20)
 
 
 def test_a_row_whose_failures_were_all_billed_shows_them(tmp_path: Path) -> None:
-    """M4, M7: a failure that is billed is sent once more at most; the row carries what was paid, and a later run adds to it."""
+    """M4, M7: A billed failure is sent at most once more.
+    The row shows what was paid, and a later run adds to it.
+    """
     settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 3})
     run_steps(settings, transport=Stumbling(HALF).open)
     row = results(settings)[0]
@@ -310,7 +320,9 @@ def test_a_row_whose_failures_were_all_billed_shows_them(tmp_path: Path) -> None
 
 
 def test_billed_failures_survive_a_stop(tmp_path: Path) -> None:
-    """M1, M4: what a row without an outcome has paid is in the books of the stopped run, in its results, and at the end."""
+    """M1, M4: If a row has paid but has no outcome, its cost is in the books and results of the stopped run.
+    It is also in the sums at the end.
+    """
     settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 3})
     broke = {"error": {"code": 402, "message": "credits"}}
     run_steps(settings, transport=Stumbling(HALF, broke).open)
@@ -336,7 +348,7 @@ def test_billed_failures_survive_a_stop(tmp_path: Path) -> None:
     ],
 )
 def test_failures_without_usage(tmp_path: Path, first: dict[str, Any], status: str, *, doubt: bool) -> None:
-    """M5: what the service itself calls a failure is unpaid; half an answer, and an unknown failure, may be paid."""
+    """M5: A reply that the service calls a failure is unpaid; half an answer, or an unknown failure, may be paid."""
     settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 3})
     run_steps(settings, transport=Stumbling(first, WHOLE).open)
     row = results(settings)[0]
@@ -345,7 +357,9 @@ def test_failures_without_usage(tmp_path: Path, first: dict[str, Any], status: s
 
 
 def test_cut_prompts_teach_nothing(tmp_path: Path) -> None:
-    """The rows are marked and counted, their usage is paid, and the next estimate is what it was before."""
+    """Rows with cut prompts are marked and counted, and their usage is paid.
+    The next estimate does not change.
+    """
     texts = [f"Summarize {number}: " + "chapter " * 7_000 for number in range(12)]
     settings = _job(tmp_path, texts)
     usage = {"prompt_tokens": 4_096, "completion_tokens": 5, "total_tokens": 4_101}
@@ -368,7 +382,7 @@ def test_cut_prompts_teach_nothing(tmp_path: Path) -> None:
 
 
 def test_a_broken_answer_is_paid_twice_at_most(tmp_path: Path) -> None:
-    """An answer that the service broke off is asked for once more and no further, since each request is billed."""
+    """An answer that the service broke off is requested only once more, because each request is billed."""
     choice = {"message": {"content": "Guten Ta"}, "finish_reason": "network_error"}
     service = Service(lambda _: {"prompt_tokens": 20, "completion_tokens": 5}, choices=[choice])
     settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 6})
@@ -380,11 +394,11 @@ def test_a_broken_answer_is_paid_twice_at_most(tmp_path: Path) -> None:
 
 
 def test_billed_failures_use_up_the_budget(tmp_path: Path) -> None:
-    """M1: failures that are billed count against the budget, and what does not fit any more is not sent."""
+    """M1: Billed failures count against the budget, and a request that no longer fits is not sent."""
     settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 4}, max_output_tokens=5)
     settings["budget"] = {"run_usd": 0.00013}
     service = Stumbling(HALF)
     run_steps(settings, transport=service.open)
     summary = _summary(settings)
-    assert service.asked == 1  # for $0.00007: the worst case of a second does not fit
+    assert service.asked == 1  # for $0.00007: the worst case of a second one does not fit
     assert (summary["exit_code"], Decimal(summary["paid_usd"])) == (4, Decimal(20 * 1_000 + 5 * 10_000).scaleb(-9))

@@ -1,4 +1,4 @@
-"""Crash: whatever is killed, cut off or full, and whenever, an answer that was paid for is kept, and outputs are whole."""
+"""Crash: whatever is killed, cut off or full, at any moment, a paid answer is kept, and outputs are whole."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ from tests.tools.disks import (
 from tests.tools.small_job import AT_ONCE, OLD, TEXTS, SmallJob, stripped
 from tests.tools.timing import within
 
-HANGS_S = 60.0  # for what takes milliseconds
-LONG = bool(os.environ.get("LONG_CRASH"))  # `make crash`: every call in every way
+HANGS_S = 60.0  # a bound for what takes milliseconds
+LONG = bool(os.environ.get("LONG_CRASH"))  # `make crash` sets it: each call fails in each way
 
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """A folder in memory where there is one: what lasts is the model's affair here, and a real sync costs time."""
+    """Return a folder in memory if the machine has one: a model decides what lasts, and real syncs cost time."""
     shared = Path("/dev") / "shm"
     with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder:
         yield Path(folder)
@@ -74,7 +74,7 @@ def job(memory: Path, monkeypatch: pytest.MonkeyPatch) -> SmallJob:
 
 
 def _cuts(job: SmallJob, how: str) -> dict[str, tuple[Image, Counter[str]]]:
-    """Every different state in which a power cut can leave an undisturbed run, and what had been billed by then."""
+    """Return each different state in which a power cut can leave an undisturbed run, and what was billed by then."""
     service, disk = Answering(), ForgetfulDisk(job.root)
     cuts: dict[str, tuple[Image, Counter[str]]] = {}
 
@@ -82,22 +82,22 @@ def _cuts(job: SmallJob, how: str) -> dict[str, tuple[Image, Counter[str]]]:
         job.check_reader()
         for throw in range(throws):
             image = disk.image(how, throw)
-            # the index says nothing of its own
-            told = {name: content for name, content in image.items() if "answers.sqlite" not in name}
+            # the index only repeats other files
+            decisive = {name: content for name, content in image.items() if "answers.sqlite" not in name}
             with service.lock:
-                cuts[repr(sorted(told.items()))] = (image, Counter(service.billed))
+                cuts[repr(sorted(decisive.items()))] = (image, Counter(service.billed))
 
     disk.on_call = look
     job.run(service, disk)
-    look(20)  # what was removed at the end was not told
+    look(20)  # the disk does not report what is removed at the end
     disk.close()
     return cuts
 
 
 @pytest.mark.parametrize(("how", "every"), [("forgotten", 2), ("mixed", 6), ("names", 8), ("torn", 8), ("zeros", 8)])
 def test_a_power_cut_at_any_moment(job: SmallJob, how: str, every: int) -> None:
-    """C1, C3, C4: whenever the power is cut, and whatever of the unsynced bytes is lost, the job goes on to the results
-    of an undisturbed run; nothing is paid twice but what was in flight; readers see whole results at every instant.
+    """C1, C3, C4: After a power cut at any moment, with any loss of unsynced bytes, a job ends like an undisturbed one.
+    Only what was in flight is paid twice, and readers see whole results at each instant.
     """
     cuts = list(_cuts(job, how).values())
     assert len(cuts) > 20
@@ -108,7 +108,7 @@ def test_a_power_cut_at_any_moment(job: SmallJob, how: str, every: int) -> None:
 
 
 def _one_of_each(calls: list[str]) -> list[str]:
-    """Of the calls that differ by numbers only (shards, parts, groups of a journal) the one in the middle."""
+    """Of the calls that differ only by numbers (shards, parts, groups of a journal), return the one in the middle."""
     kinds: dict[str, list[str]] = {}
     for call in calls:
         kinds.setdefault(re.sub(r"\d+", "N", call), []).append(call)
@@ -121,8 +121,8 @@ def _one_of_each(calls: list[str]) -> list[str]:
     ids=["full-once", "broken-for-good"],
 )
 def test_a_disk_that_fails_at_any_call(job: SmallJob, number: int, *, for_good: bool, every: int) -> None:
-    """C5: whichever write, sync or rename fails, sending stops at once, the error names the file and the reason, no
-    sync is tried again, readers see whole results, and on a healthy disk the job goes on.
+    """C5: If any write, sync or rename fails, sending stops at once, and no sync is tried again.
+    The error names the file and the reason, readers see whole results, and on a healthy disk the job resumes.
     """
     counted = CountingDisk()
     job.start(counted)
@@ -139,11 +139,11 @@ def test_a_disk_that_fails_at_any_call(job: SmallJob, number: int, *, for_good: 
             caught, noticed = error, noticed + 1
         else:
             assert disk.failed_name is None, f"a failed {fail_at} went unnoticed"
-            assert ".journal " in fail_at, f"{fail_at} did not come again"  # into how many groups it falls is chance
+            assert ".journal " in fail_at, f"{fail_at} did not happen again"  # the number of groups depends on chance
             continue
         assert str(job.root) in str(caught)
         assert os.strerror(number) in str(caught)
-        assert service.billed.total() - disk.seen <= 2 * AT_ONCE, "sending went on"
+        assert service.billed.total() - disk.seen <= 2 * AT_ONCE, "sending continued"
         assert disk.synced_again == 0
         job.check_reader()
         assert for_good or (job.root / "results").exists(), "the results before are gone"
@@ -153,25 +153,27 @@ def test_a_disk_that_fails_at_any_call(job: SmallJob, number: int, *, for_good: 
 
 @pytest.mark.parametrize("full_at", ["000000.journal", "staging", "history"])
 def test_a_summary_after_a_full_disk(job: SmallJob, full_at: str) -> None:
-    """C5: whatever the disk had no room for, the summary says that the run has stopped, and why; the next start with room goes on, and the summary says that it is finished."""
+    """C5: If the disk is full at any file, the summary says that the run stopped and why.
+    The next start with room resumes the run, and the summary says that it is finished.
+    """
     service = Answering()
     with pytest.raises(DiskFailed, match=os.strerror(errno.ENOSPC)):
         job.run(service, FullDisk(lambda path: full_at in path and service.billed.total() > 1))
-    told = orjson.loads((job.root / "summary.json").read_bytes())
-    assert (told["state"], told["exit_code"]) == ("stopped", 1)
-    assert os.strerror(errno.ENOSPC) in told["message"]
+    summary = orjson.loads((job.root / "summary.json").read_bytes())
+    assert (summary["state"], summary["exit_code"]) == ("stopped", 1)
+    assert os.strerror(errno.ENOSPC) in summary["message"]
     job.check_resume(service.billed)
     assert orjson.loads((job.root / "summary.json").read_bytes())["state"] == "finished"
 
 
 def test_a_clock_that_is_set_back(job: SmallJob) -> None:
-    """The duration that a summary tells is what passed, also where the clock was set back by an hour since the plan."""
+    """A summary shows the time that really passed, even if the clock was set back by an hour since the plan."""
     run = job.planned()
     dataclasses.replace(run, started_at=run.started_at + timedelta(hours=1)).save()
     job.start()
-    told = orjson.loads((job.root / "summary.json").read_bytes())
-    assert told["run_id"] == run.run_id
-    assert 0 < told["duration_s"] < 600
+    summary = orjson.loads((job.root / "summary.json").read_bytes())
+    assert summary["run_id"] == run.run_id
+    assert 0 < summary["duration_s"] < 600
 
 
 def _is_journal(name: str, target: Any) -> bool:
@@ -184,7 +186,9 @@ def _is_totals(name: str, target: Any) -> bool:
 
 @pytest.mark.parametrize("is_it", [_is_journal, _is_totals])
 def test_one_failure_stops_all_sending(job: SmallJob, is_it: Callable[[str, Any], bool]) -> None:
-    """C5: when the disk fails one shard, no other sends more than what is under way, however long that takes."""
+    """C5: When the disk fails for one shard, all others stop: they send no more than what is under way.
+    This holds however long the other requests take.
+    """
     table = pa.table({"id": [f"r{n}" for n in range(90)], "text": [f"many {n}" for n in range(90)]})
     pq.write_table(table, job.settings["input"])
     service = Answering(lambda prompt: 0.3 if prompt == "many 1" else 0.001)
@@ -205,20 +209,20 @@ def test_one_failure_stops_all_sending(job: SmallJob, is_it: Callable[[str, Any]
 
 
 def test_a_task_that_comes_after_the_stop_sends_nothing(job: SmallJob) -> None:
-    """C7: a task that Prefect had begun, and that comes to send when the run was stopped, neither sends nor waits."""
+    """C7: A task that comes to send after the run was stopped neither sends nor waits."""
     run, service = job.planned(), Answering()
     with contextlib.suppress(KeyboardInterrupt), open_sender(run, service.open) as run_sender:
         raise KeyboardInterrupt
     with pytest.raises(Interrupted):
         run_sender.complete(run.shards[0])
-    with pytest.raises(Interrupted):  # and no sender of its own
+    with pytest.raises(Interrupted):  # and it opens no sender of its own
         complete_in_this_process(run.folders.state, run.run_id, run.shards[0])
     assert service.billed == Counter()
     job.check_resume(Counter())
 
 
 def test_a_shard_that_is_being_read_at_the_stop_ends(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C7: a shard that has not come to its first request when the run is stopped ends, however long its disk takes."""
+    """C7: A shard without a first request when the run is stopped ends, however long its disk takes."""
     monkeypatch.setattr("parquill.tasks.llm.run_sender.FINISH_TIMEOUT_S", 0.05)
     run, service = job.planned(), Answering()
     reading, may_end, ended = threading.Event(), threading.Event(), threading.Event()
@@ -236,7 +240,7 @@ def test_a_shard_that_is_being_read_at_the_stop_ends(job: SmallJob, monkeypatch:
 
     monkeypatch.setattr(Run, "open_shard", slow)
     with contextlib.suppress(KeyboardInterrupt), open_sender(run, service.open) as run_sender:
-        # a daemon: if it is never told, it is not to hold up the tests
+        # a daemon thread: if it never ends, it must not block the tests
         threading.Thread(target=complete, args=[run_sender], daemon=True).start()
         reading.wait(HANGS_S)
         raise KeyboardInterrupt
@@ -249,10 +253,10 @@ def test_a_shard_that_is_being_read_at_the_stop_ends(job: SmallJob, monkeypatch:
 
 @pytest.mark.timed
 def test_what_hangs_is_cut_off_after_the_grace(job: SmallJob) -> None:
-    """C7: asked to stop, a run sends nothing more, keeps what is answered within the grace, and cuts off what hangs,
-    which is in doubt; the next start goes on.
+    """C7: A run that is asked to stop sends nothing more and keeps answers that come within the grace period.
+    It cuts off the rest, which is in doubt, and the next start resumes it.
     """
-    patience = {"new 1": 0.6, "new 2": 3_600.0}  # the two that are under way when it is asked to stop
+    patience = {"new 1": 0.6, "new 2": 3_600.0}  # these two are under way when the run is asked to stop
     service = Answering(lambda prompt: patience.get(prompt, 0.0))
     sent: set[str] = set()
 
@@ -266,7 +270,7 @@ def test_what_hangs_is_cut_off_after_the_grace(job: SmallJob) -> None:
     asked.start()
     began = time.monotonic()
     with within(15), pytest.raises(Interrupted):
-        job.run(service)  # what hangs does so for an hour, and its deadline is two minutes
+        job.run(service)  # the answer takes an hour, and a request has a deadline of two minutes
     asked.join()
     assert time.monotonic() - began < HANGS_S
     assert set(service.billed) == sent
@@ -283,7 +287,7 @@ def _until_stopped(run_sender: RunSender, shard: ShardRef) -> None:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """An interrupt is an exception, also where whoever started this process had it ignored, as shells do with `&`."""
+    """Make an interrupt an exception, even if this process was started with it ignored, as shells do with `&`."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -291,10 +295,10 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_cuts_the_grace_short(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C7: where an interrupt comes up as an exception, as in a script of one's own, a second one in the midst of the grace
-    ends the run at once: what hangs is cut off, and nothing is left running.
+    """C7: A second interrupt during the grace period ends the run at once: hanging requests are cut off.
+    Nothing is left running. Here an interrupt is an exception, as in a user's own script.
     """
-    # the answers and the grace take an hour, and a request has a deadline of two minutes: the run ends before
+    # answers and grace period take an hour, and requests have a deadline of two minutes: the run ends before both
     monkeypatch.setattr("parquill.tasks.llm.open_senders.GRACE_TIMEOUT_S", 3_600.0)
     service = Answering(lambda _: 3_600.0)
     run = job.planned()
@@ -305,8 +309,8 @@ def test_a_second_interrupt_cuts_the_grace_short(job: SmallJob, monkeypatch: pyt
         in_grace.wait()
         while sys._current_frames()[main_thread].f_code is not threading.Condition.wait.__code__:
             time.sleep(0.001)
-        time.sleep(0.5)  # it waits for the grace to end now: a signal just before would wake nothing
-        # to the thread that waits: to the process a signal may reach any, and wakes only that one
+        time.sleep(0.5)  # the thread now waits for the end of the grace period; an earlier signal would wake nothing
+        # sent to the waiting thread: a signal to the process may wake another thread only
         signal.pthread_kill(main_thread, signal.SIGINT)
 
     again = threading.Thread(target=interrupt_again)
@@ -327,7 +331,7 @@ def test_a_second_interrupt_cuts_the_grace_short(job: SmallJob, monkeypatch: pyt
 
 
 def test_a_second_signal_when_all_is_closed(job: SmallJob) -> None:
-    """C7: one that comes when the run's thread has ended, and only files are left to be closed, is no error."""
+    """C7: A second signal is not an error if the run's thread has ended and only files are left to close."""
     service = Answering()
     with open_sender(job.planned(), transport=service.open) as run_sender:
         run_sender.close(grace_s=0)
@@ -336,7 +340,7 @@ def test_a_second_signal_when_all_is_closed(job: SmallJob) -> None:
 
 
 def _left_at_removal(job: SmallJob, monkeypatch: pytest.MonkeyPatch, remover: str) -> Image:
-    """What a power cut would leave at the moment when a run removes a folder that is there, which it does once."""
+    """Return what a power cut would leave at the moment when a run removes an existing folder, which it does once."""
     disk = ForgetfulDisk(job.root)
     lasting: list[Image] = []
 
@@ -353,7 +357,7 @@ def _left_at_removal(job: SmallJob, monkeypatch: pytest.MonkeyPatch, remover: st
 
 
 def test_old_results_go_when_the_new_ones_last(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C3: the parts of the run before are removed only when a power cut would leave the new ones in their place."""
+    """C3: The old parts are removed only when a power cut would leave the new ones in their place."""
     left = _left_at_removal(job, monkeypatch, "parquill.tasks.results.writer.remove_folder")
     now = photograph(job.root)
     assert {name: left[name] for name in left if name.startswith("results/")} == {
@@ -362,14 +366,14 @@ def test_old_results_go_when_the_new_ones_last(job: SmallJob, monkeypatch: pytes
 
 
 def test_shards_go_when_their_run_is_forgotten_for_good(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C4: the shards of a finished run are removed only when a power cut would not make it the current run again."""
+    """C4: A finished run's shards are removed only when a power cut would not make it the current run again."""
     left = _left_at_removal(job, monkeypatch, "parquill.tasks.results.finish.remove_folder")
     assert ".parquill/manifest.json" in left
     assert ".parquill/current.json" not in left
 
 
 def test_results_come_back_after_half_a_swap(job: SmallJob) -> None:
-    """C3: when the old results were moved away and the new ones not yet in, the next start puts the old ones back first."""
+    """C3: If the old results were moved away and the new ones are not in place, the next start restores the old."""
     disk = BrokenDisk(lambda name, target: name == "rename" and target.name == "staging", for_good=True)
     with pytest.raises(DiskFailed):
         job.run(Answering(), disk)
@@ -380,7 +384,7 @@ def test_results_come_back_after_half_a_swap(job: SmallJob) -> None:
 
 
 def test_left_overs_are_swept(job: SmallJob) -> None:
-    """C3: what a killed process left half written is removed by the next start, also by one with nothing to do."""
+    """C3: The next start removes what a killed process left half written, even if it has nothing else to do."""
     job.start()
     own = job.root / ".parquill"
     for folder in (own / "staging", own / "replaced"):
@@ -394,10 +398,10 @@ def test_left_overs_are_swept(job: SmallJob) -> None:
 
 
 def test_a_plan_that_was_half_removed_is_no_plan(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C4: killed while it removes a plan that sent nothing, a job is not led to go on with what is left of it."""
+    """C4: If a job is killed while it removes an unsent plan, the next start does not resume what is left of it."""
     refused = {**job.settings, "budget": {"run_usd": 5}}
     placed, options = resolve_job(make_job(refused), None, None, None)
-    assert prepare_run(placed, options) is not None  # planned; then whoever asked said no
+    assert prepare_run(placed, options) is not None  # planned, and then declined
 
     def killed(path: Path) -> None:
         if (path / "shards").exists():
@@ -414,7 +418,9 @@ def test_a_plan_that_was_half_removed_is_no_plan(job: SmallJob, monkeypatch: pyt
 
 
 def test_the_last_group_is_written_anew(memory: Path) -> None:
-    """C5: bytes whose sync failed, which the kernel then takes for written, last again after the next start."""
+    """C5: If the sync of a journal's last group failed, the next start writes the group again.
+    So it lasts, even if the kernel takes the bytes for written.
+    """
     disk = _DroppingDisk()
     path = memory / "journal"
     with ThreadPoolExecutor(1) as threads:
@@ -427,17 +433,21 @@ def test_the_last_group_is_written_anew(memory: Path) -> None:
             finally:
                 await journal.close()
 
-        disk.fail_at = 4  # the header's, two groups', and then this one
+        disk.fail_at = 4  # after the syncs of the header and of two groups
         with pytest.raises(DiskFailed):
             asyncio.run(append(range(9)))
-        assert [entry.record["row"] for entry in read_journal(path)] == [0, 1, 2]  # as long as the machine runs
+        assert [entry.record["row"] for entry in read_journal(path)] == [
+            0,
+            1,
+            2,
+        ]  # complete as long as the machine runs
         asyncio.run(append(range(3, 6)))
     path.write_bytes(disk.lasting)
     assert [entry.record["row"] for entry in read_journal(path)] == list(range(6))
 
 
 class _DroppingDisk(Disk):
-    """One file, on a kernel that drops what it could not sync: only bytes written after that are synced later."""
+    """One file, on a kernel that drops what it could not sync: only later writes are synced."""
 
     def __init__(self) -> None:
         self.fail_at = 0
@@ -463,7 +473,7 @@ class _DroppingDisk(Disk):
 
 
 def test_an_index_that_is_ahead_of_the_journals(job: SmallJob) -> None:
-    """C1: when a journal's last group was lost with the power and the index knows it still, the index is made anew."""
+    """C1: If a journal's last group was lost in a power cut and the index has it, the index is rebuilt."""
     job.start()
     journal = max((job.root / ".parquill" / "runs").glob("*/journals/*.journal"))
     scan = scan_journal(journal)
@@ -476,9 +486,7 @@ def test_an_index_that_is_ahead_of_the_journals(job: SmallJob) -> None:
 
 
 def test_an_error_that_nobody_foresaw_is_told(job: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C5: an error in one row stops the run with that error, also when the row ended long before the others; the next
-    start goes on.
-    """
+    """C5: An unexpected error in one row stops the run with that error, even if that row ended before the others."""
     settled: list[int] = []
 
     def fail_once(femto: int) -> int:

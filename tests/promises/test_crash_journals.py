@@ -1,4 +1,4 @@
-"""Crash, as the journals tell it: damage is found and never skipped, old versions replay, answers go to their rows."""
+"""Crash, seen in the journals: damage is found and never skipped, old versions replay, and answers go to their rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from parquill.tasks.storage.replay import replay_shard
 from tests.tools.answering import Answering
 from tests.tools.direct import results
 from tests.tools.disks import BrokenDisk, photograph, to_folder
-from tests.tools.make_journals import FOLDER, told
+from tests.tools.make_journals import FOLDER, content_of
 from tests.tools.small_job import SmallJob, stripped
 
 
@@ -32,7 +32,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallJob:
 
 
 def _cut_off(job: SmallJob) -> list[Path]:
-    """Run until all is answered and the results are to be swapped in; gives the journals of the run."""
+    """Run until all is answered and only the swap of the results is left; return the journals of the run."""
     disk = BrokenDisk(lambda name, target: name == "rename" and target.name == "staging", for_good=True)
     with pytest.raises(DiskFailed):
         job.run(Answering(), disk)
@@ -44,30 +44,30 @@ def _outcomes(data: bytes) -> int:
     return len(re.findall(rb'"type":"outcome"', data))
 
 
-def _flip(path: Path, place: int) -> None:
+def _flip(path: Path, offset: int) -> None:
     data = bytearray(path.read_bytes())
-    data[place] ^= 1
+    data[offset] ^= 1
     path.write_bytes(data)
 
 
 @pytest.mark.parametrize("with_index", [True, False])
 def test_damage_stops_the_run(job: SmallJob, *, with_index: bool) -> None:
-    """C2: a flipped bit anywhere but in the last group stops the run before anything is sent, with the place of the
-    damage and the count of safe rows, whether the index of answers is there or not; the journal restored, it goes on.
+    """C2: A flipped bit anywhere but in the last group stops the run before it sends anything, with or without the
+    index. The error gives the offset and the count of safe rows, and with the journal restored the run resumes.
     """
     journal = _cut_off(job)[0]
     whole, scan = photograph(job.root), scan_journal(journal)
     starts = [start - 16 for start, _ in scan.spans]
-    for place in range(0, starts[-1], 197):
+    for offset in range(0, starts[-1], 197):
         to_folder(whole, job.root)
         if not with_index:
             for index in (job.root / ".parquill").glob("answers.sqlite*"):
                 index.unlink()
-        _flip(journal, place)
+        _flip(journal, offset)
         service = Answering()
         with pytest.raises(DamagedJournal) as caught:
             job.run(service)
-        at = max(start for start in starts if start <= place)
+        at = max(start for start in starts if start <= offset)
         safe = _outcomes(scan.data[:at])
         assert f"{journal} is damaged at byte {at}; " in str(caught.value)
         assert f" with the outcomes of {safe} rows, are safe" in str(caught.value)
@@ -78,7 +78,7 @@ def test_damage_stops_the_run(job: SmallJob, *, with_index: bool) -> None:
 
 
 def test_damage_in_an_answer_that_is_reused(job: SmallJob) -> None:
-    """C2: an answer of an earlier run that is not what it was is never shown: the run stops, and names what is safe."""
+    """C2: A changed answer of an earlier run is never used: the run stops, and the error says what is safe."""
     job.start()
     own = job.root / ".parquill"
     journal = min((own / "runs").glob("*/journals/*.journal"))
@@ -92,8 +92,8 @@ def test_damage_in_an_answer_that_is_reused(job: SmallJob) -> None:
 
 
 def test_a_torn_end_is_cut_and_reported(job: SmallJob, caplog: pytest.LogCaptureFixture) -> None:
-    """C2: a last group that was never finished is cut off and reported, also in the journal of a run that was given up;
-    only its rows are asked for again.
+    """C2: A last group that was never finished is cut off and reported, even in the journal of a run that was given up.
+    Only its rows are sent again.
     """
     journals = _cut_off(job)
     scan = scan_journal(journals[-1])
@@ -118,19 +118,19 @@ def test_a_torn_end_is_cut_and_reported(job: SmallJob, caplog: pytest.LogCapture
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.journal")), ids=lambda path: path.stem)
 def test_stored_journals_replay(path: Path) -> None:
-    """C8: a journal of every released version, and of the present one, says today what it said when it was written."""
+    """C8: A stored journal of any released version, or of the present one, replays to the content stored with it."""
     stored = orjson.loads(path.with_suffix(".json").read_bytes())
-    assert _kept(told(replay_shard(path)), stored) == stored
+    assert _kept(content_of(replay_shard(path)), stored) == stored
 
 
 def test_every_version_is_stored() -> None:
-    """C8: no version is released without journals of it that are kept."""
+    """C8: Each version up to the present one has stored journals."""
     stored = {int(path.name[1 : path.name.index("-")]) for path in FOLDER.glob("v*.journal")}
     assert stored == set(range(1, VERSION + 1))
 
 
 def _kept(now: Any, stored: Any) -> Any:
-    """Return what is there now, without what a later version may add."""
+    """Return the present content, without what a later version may add."""
     if isinstance(stored, dict):
         assert isinstance(now, dict)
         return {name: _kept(now[name], value) for name, value in stored.items()}
@@ -139,7 +139,7 @@ def _kept(now: Any, stored: Any) -> Any:
 
 @pytest.mark.parametrize("order", ["reversed", "random"])
 def test_answers_find_their_rows(job: SmallJob, order: str) -> None:
-    """C9: in whatever order answers come, and though all have the same id, each is in the row that asked for it."""
+    """C9: Each answer is in the row that asked for it, in any order of answers and even if all have the same id."""
     chance = random.Random(9)
     texts = [f"prompt {n % 70}" for n in range(90)]
     pq.write_table(pa.table({"id": [f"r{n}" for n in range(90)], "text": texts}), job.settings["input"])
@@ -157,7 +157,7 @@ def test_answers_find_their_rows(job: SmallJob, order: str) -> None:
 
 
 def test_a_journal_of_other_rows_is_refused(job: SmallJob) -> None:
-    """C9: answers are told by their key: journals that have changed places never give their answers to other rows."""
+    """C9: Answers are matched by their key, so swapped journals never give their answers to other rows."""
     first, second = _cut_off(job)
     spare = first.with_suffix(".spare")
     for old, new in ((first, spare), (second, first), (spare, second)):

@@ -1,6 +1,6 @@
 """Crash, with the real command as a process: kills, signals and locks.
 
-What was answered is kept, what was under way may be paid twice, nothing else.
+Answers are kept, requests under way may be paid twice, and nothing else is lost or paid twice.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from tests.tools.kills import Kills, wait_for_requests
 from tests.tools.timing import within
 
 AT_ONCE = 16
-SAME = 20  # rows that ask what an earlier row asks
-LONG = int(os.environ.get("LONG_CRASH", "0"))  # `make crash`: how many kills
-ONLY_LONG = pytest.mark.nightly  # the other signal, or the whole grace
-# What a kill may change in a row; `in_doubt_usd` is held against the attempts below.
+SAME = 20  # rows with the prompt of an earlier row
+LONG = int(os.environ.get("LONG_CRASH", "0"))  # `make crash` sets it: how many kills
+ONLY_LONG = pytest.mark.nightly  # tests of the other signal, or of the whole grace period
+# What a kill may change in a row; `in_doubt_usd` is compared with the attempts below.
 MAY_DIFFER = ["request_id", "attempts", "latency_s", "finished_at", "run_id", "in_doubt_usd"]
 
 
 def test_kill_nine_again_and_again(jobs: Jobs) -> None:
-    """C1, C4: killed again and again at moments drawn from a seed, a job ends with the rows of an undisturbed one; only
-    what was in flight at a kill is paid twice, and that stands in doubt in its row; a finished job sends nothing.
+    """C1, C4: A job that is killed again and again at seeded moments ends with the rows of an undisturbed job.
+    Only requests in flight at a kill are paid twice, and their rows show them in doubt; a finished job sends nothing.
     """
     kills, rows = (LONG, 40 * LONG) if LONG else (2, 200)
     jobs.service.configure(
@@ -46,7 +46,7 @@ def test_kill_nine_again_and_again(jobs: Jobs) -> None:
     killer = Kills(jobs, settings, seed=20261123, each=rows // kills * 3 // 2)
     killer.kill(kills)
     jobs.service.configure(latency_ms=2, latency_sigma=0)
-    if LONG:  # in `make test` it is a test of its own, below
+    if LONG:  # otherwise a test of its own, below, does this
         killer.kill_writing()
     done = jobs.run(settings)
     assert done.exit_code == 0, done.stderr
@@ -72,7 +72,7 @@ def test_kill_nine_again_and_again(jobs: Jobs) -> None:
 
 
 def _check_money(jobs: Jobs, done: Done) -> None:
-    """What was billed lies between what was spent and that with what is in doubt; each row knows its own doubt."""
+    """Check that the billed amount lies between spent and spent plus in doubt, and that each row has its own doubt."""
     assert set(done.column("run_id")) == {done.summary["run_id"]}
     for row in done.rows:
         assert row["in_doubt_usd"] == (row["attempts"] - (not row["reused"])) * reserved_usd(
@@ -88,7 +88,9 @@ def _check_money(jobs: Jobs, done: Done) -> None:
 
 @pytest.mark.nightly
 def test_a_kill_while_results_are_written(jobs: Jobs) -> None:
-    """C3: killed while it writes, a run leaves the old results whole, and goes on without sending what is answered."""
+    """C3: A run that is killed while it writes leaves the old results whole.
+    The next start sends no answered row again.
+    """
     first = jobs.run(jobs.job([f"old {n}" for n in range(3)]))
     texts = [f"new {n} " + "x" * 2000 for n in range(1000)]
     settings = jobs.job(texts, limits={"max_at_once": 64})
@@ -112,7 +114,7 @@ def test_a_kill_while_results_are_written(jobs: Jobs) -> None:
     ids=["ctrl-c", "sigterm"],
 )
 def test_a_signal_stops_gently(jobs: Jobs, number: signal.Signals) -> None:
-    """SIGINT and SIGTERM: nothing new is sent, what is under way is kept, exit is 130, and the same run resumes."""
+    """After SIGINT or SIGTERM, a run sends nothing new, keeps what is under way, exits 130, and can be resumed."""
     jobs.service.configure(latency_ms=2_000)
     texts = [f"text {n}" for n in range(300)]
     settings = jobs.job(texts, limits={"max_at_once": AT_ONCE})
@@ -144,16 +146,16 @@ def test_a_signal_stops_gently(jobs: Jobs, number: signal.Signals) -> None:
 
 @pytest.mark.nightly
 def test_a_signal_at_any_moment(jobs: Jobs) -> None:
-    """C7: asked to stop while it is imported, reads, plans or begins to send, a run ends with 130 and sends no more than
-    what was under way, and the next start ends as an undisturbed one.
+    """C7: A run that is signaled while it imports, reads, plans or begins to send exits 130.
+    It sends only what was under way, and the next start ends like an undisturbed one.
     """
     times = 100 if LONG else 4
-    jobs.service.configure(latency_ms=2_000)  # so that there is something to stop until the last time
+    jobs.service.configure(latency_ms=2_000)  # so that even the last start has something to stop
     settings = jobs.job([f"text {n}" for n in range(60 * times)], limits={"max_at_once": AT_ONCE})
     draw = random.Random(20261123)
     for _ in range(times):
         spawned = jobs.spawn(settings)
-        time.sleep(draw.uniform(0.05, 3.0))  # a moment is what is drawn
+        time.sleep(draw.uniform(0.05, 3.0))  # the moment is random
         at_signal = jobs.service.stats()["requests"]
         spawned.process.send_signal(draw.choice([signal.SIGINT, signal.SIGTERM]))
         stopped = spawned.wait()
@@ -169,7 +171,9 @@ def test_a_signal_at_any_moment(jobs: Jobs) -> None:
 
 @ONLY_LONG
 def test_a_signal_ends_what_hangs(jobs: Jobs) -> None:
-    """Requests that hang do not hold up a SIGTERM: after the grace they are cut off, in doubt, and exit is 130."""
+    """Requests that hang do not delay a SIGTERM.
+    After the grace period the run cuts them off, in doubt, and exits 130.
+    """
     jobs.service.configure(
         prompt_tokens="tiktoken:o200k_base", faults=[{"kind": "hang", "match": "hangs", "times": 1}], latency_ms=5
     )
@@ -194,7 +198,9 @@ def test_a_signal_ends_what_hangs(jobs: Jobs) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["sigterm", "ctrl-c"])
 def test_a_second_signal_stops_at_once(jobs: Jobs, number: signal.Signals) -> None:
-    """C7: whoever does not want to wait out the grace signals again: exit is 130 within seconds, what hangs in doubt."""
+    """C7: A second signal ends the grace period: the run exits 130 within seconds.
+    Hanging requests are in doubt.
+    """
     jobs.service.configure(faults=[{"kind": "hang"}])
     settings = jobs.job([f"text {n}" for n in range(20)], limits={"max_at_once": 4})
     spawned = jobs.spawn(settings)
@@ -205,7 +211,7 @@ def test_a_second_signal_stops_at_once(jobs: Jobs, number: signal.Signals) -> No
     spawned.process.send_signal(number)
     stopped = spawned.wait()
     assert stopped.exit_code == 130, stopped.stderr
-    assert time.monotonic() - began < 5  # the grace is ten: hence a test of the night
+    assert time.monotonic() - began < 5  # the grace period is 10 s; the test bounds time, so it runs nightly
     assert (stopped.summary["state"], stopped.summary["exit_code"]) == ("stopped", 130)
     assert stopped.summary["requests"]["in_doubt"] == 4
     assert "Traceback" not in stopped.stderr
@@ -213,7 +219,9 @@ def test_a_second_signal_stops_at_once(jobs: Jobs, number: signal.Signals) -> No
 
 @pytest.mark.nightly
 def test_an_output_belongs_to_one_run_at_a_time(jobs: Jobs) -> None:
-    """A second run on an output or state in use exits 2, names the first and sends nothing; a dead one blocks nobody."""
+    """A second run on an output or state in use exits 2, names the first run and sends nothing.
+    A dead run blocks no other.
+    """
     jobs.service.configure(latency_ms=1_000)
     state = str(jobs.folder / "state")
     settings = jobs.job([f"text {n}" for n in range(200)], name="night", state=state, limits={"max_at_once": 4})
@@ -240,11 +248,13 @@ def test_an_output_belongs_to_one_run_at_a_time(jobs: Jobs) -> None:
 
 @ONLY_LONG
 def test_a_killed_run_is_given_up_for_another(jobs: Jobs) -> None:
-    """A run that was killed, and whose input is another by the next start, is settled by its journals: rows and ledger say the same, to the last digit, and what was under way stays in doubt."""
+    """If a run was killed and its input has changed by the next start, the next start settles it from its journals.
+    Rows and ledger agree to the last digit, and what was under way stays in doubt.
+    """
     jobs.service.configure(prompt_tokens="tiktoken:o200k_base", latency_ms=1_000)
     texts = [f"text {n}" for n in range(60)]
     settings = jobs.job(texts, limits={"max_at_once": 8})
-    # what it tells of itself goes elsewhere: of a killed run the ledger may know nothing yet
+    # it reports to another ledger: a ledger may not know a killed run yet
     elsewhere = {"PARQUILL_LEDGER_URL": f"sqlite:///{jobs.folder / 'elsewhere.sqlite'}"}
     spawned = jobs.spawn(settings, environment=elsewhere)
     wait_for_requests(jobs.service, spawned, 24)
@@ -254,19 +264,21 @@ def test_a_killed_run_is_given_up_for_another(jobs: Jobs) -> None:
     done = jobs.run(jobs.job([*texts, "one more"], limits={"max_at_once": 8}))
     assert done.exit_code == 0, done.stderr
     assert len(set(done.column("run_id"))) == 2
-    told = orjson.loads(jobs.run(settings, "--json", command="spend").stdout)
-    assert Decimal(told["cost_usd"]) == total(done.column("cost_usd"))
+    spend = orjson.loads(jobs.run(settings, "--json", command="spend").stdout)
+    assert Decimal(spend["cost_usd"]) == total(done.column("cost_usd"))
     assert (
-        Decimal(told["cost_usd"])
+        Decimal(spend["cost_usd"])
         < billed_usd(jobs.service)
-        <= Decimal(told["cost_usd"]) + Decimal(told["in_doubt_usd"])
+        <= Decimal(spend["cost_usd"]) + Decimal(spend["in_doubt_usd"])
     )
 
 
 @ONLY_LONG
 @pytest.mark.parametrize("shared", ["output", "state"])
 def test_a_folder_belongs_to_one_flow_of_a_process(jobs: Jobs, shared: str) -> None:
-    """Flows that one process calls at once, from threads or tasks of its own, are as far apart as processes: one holds the folder, the other is refused, and no row is paid twice."""
+    """If one process calls two flows on one folder at once, one holds it and the other is refused, as with processes.
+    No row is paid twice.
+    """
     jobs.service.configure(latency_ms=1_000)
     settings = jobs.job([f"text {n}" for n in range(60)], state=str(jobs.folder / "state"), limits={"max_at_once": 8})
     other = {**settings, "output": str(jobs.folder / "elsewhere")} if shared == "state" else settings
@@ -279,7 +291,7 @@ def test_a_folder_belongs_to_one_flow_of_a_process(jobs: Jobs, shared: str) -> N
 
 
 def test_hold_keeps_its_word_after_a_kill(jobs: Jobs) -> None:
-    """With `in_doubt: hold` requests that were in flight at a kill are not sent again: their rows fail, in doubt."""
+    """With `in_doubt: hold`, requests that were in flight at a kill are not sent again: their rows fail, in doubt."""
     jobs.service.configure(prompt_tokens="tiktoken:o200k_base", latency_ms=1_000)
     settings = jobs.job(
         [f"text {n}" for n in range(40)], limits={"max_at_once": 8}, retry={"in_doubt": "hold"}, tolerate={"not_ok": 1}

@@ -1,4 +1,4 @@
-"""The first runs of all, at the same moment: what several processes share is made by one of them and lost by none."""
+"""The first runs of all, started at the same moment: one process makes the shared files, and none of them fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parquill.tasks.money.ledger_database import LedgerDatabase
 from parquill.tasks.storage.answer_index import AnswerIndex
 
 AT_ONCE = 8
-TRIES = 60  # one in ten met the fault, with as many at once
+TRIES = 60  # the fault shows about once in ten tries, with this many threads at once
 
 
 def _race(work: Callable[[int], None]) -> list[BaseException]:
@@ -20,7 +20,7 @@ def _race(work: Callable[[int], None]) -> list[BaseException]:
         barrier.wait()
         try:
             work(number)
-        except BaseException as error:  # noqa: BLE001 - told below
+        except BaseException as error:  # noqa: BLE001 - the test compares the list of errors
             failed.append(error)
 
     threads = [threading.Thread(target=go, args=(number,)) for number in range(AT_ONCE)]
@@ -32,7 +32,7 @@ def _race(work: Callable[[int], None]) -> list[BaseException]:
 
 
 def test_a_ledger_is_made_by_many_at_once(tmp_path: Path) -> None:
-    """Whoever comes first makes the ledger, and nobody who comes at the same moment is sent away."""
+    """If several processes open a new ledger at the same moment, one makes it and none fails."""
     for n in range(TRIES):
         address = f"sqlite:///{tmp_path / f'{n}.sqlite'}"
 

@@ -1,4 +1,4 @@
-"""A hostile or broken service: the row gets a status, the run goes on, memory and time stay bounded."""
+"""A hostile or broken service: the row gets a status, the run continues, and memory and time stay bounded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY = "sk-canary-0123456789"
 # gpt-4.1-mini
 NANO = {name: Decimal(usd) / 1_000_000 for name, usd in (("input", "0.4"), ("cached", "0.1"), ("output", "1.6"))}
 OUTPUT = 50
-# Deeds that wait for the deadline have a short one; the others have one that a busy machine does not reach.
+# Attacks that wait for the deadline have a short one; the others have one that a busy machine does not reach.
 TIMEOUT_S = 120
 SHORT_TIMEOUT_S = 6
 LATE = "twice_with_a_pause"
@@ -38,7 +38,7 @@ def hostile() -> Iterator[HostileServer]:
 
 
 def _texts(names: list[str], *, good: int) -> list[str]:
-    """A prompt for each attack, and good ones around it; attacks that leave requests unread get much to leave."""
+    """Return a prompt for each attack with good ones around it; `unread` attacks get a long prompt."""
     texts = []
     for name in names:
         texts.append(f"<{name}> CANARY says " + ("x " * 300_000 if name.startswith("unread") else ""))
@@ -76,16 +76,16 @@ def _check_row(row: dict[str, Any]) -> None:
     assert row["completion_tokens"] == (completion if attack.paid == "usage" else None), name
     if row["status"] == "ok" and name != "tool_calls":
         assert answer_to(row["text"]) in row["completion"].replace("\ufffd ", "").replace("\0\x1b[2J ", ""), name
-    told = f"{row['error_message']} {row['model_used']} {row['request_id']} {row['finish_reason']}"
-    assert "CANARY" not in told, name
-    assert KEY not in told, name
-    assert "\x1b" not in told, name
-    assert len(told) < 1_000, name
+    shown = f"{row['error_message']} {row['model_used']} {row['request_id']} {row['finish_reason']}"
+    assert "CANARY" not in shown, name
+    assert KEY not in shown, name
+    assert "\x1b" not in shown, name
+    assert len(shown) < 1_000, name
 
 
 @pytest.fixture(scope="module")
 def worst_night(hostile: HostileServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A good night, then two in which each row meets another attack at 64 at once, all in one measured process."""
+    """Run a good night, then two nights with another attack for each row, 64 at once, in one measured process."""
     folder = tmp_path_factory.mktemp("hostile")
     at_work, waiting = (_texts(names, good=2) for names in (AT_WORK, WAITING))
     tame = ["good" + text[text.find(">") :] if text.startswith("<") else text for text in at_work + waiting]
@@ -95,14 +95,14 @@ def worst_night(hostile: HostileServer, tmp_path_factory: pytest.TempPathFactory
         _job(folder / "at-work", hostile.url, at_work, tolerate={"not_ok": 1}),
         _job(folder / "waiting", hostile.url, waiting, tolerate={"not_ok": 1}, retry=short),
     ]
-    figures, said = measure(folder, jobs, {"HELL_KEY": KEY})
+    figures, stderr = measure(folder, jobs, {"HELL_KEY": KEY})
     rows = [row for job in jobs[1:] for row in results(job)]
-    return {"rows": rows, "figures": figures, "said": said, "seen": hostile.seen()}
+    return {"rows": rows, "figures": figures, "stderr": stderr, "seen": hostile.seen()}
 
 
 def _check_rows(worst_night: dict[str, Any]) -> None:
-    """Whatever a service does, the row has status, code, attempts and money of the one table, and no other row is harmed."""
-    assert len(worst_night["rows"]) == 3 * (len(ATTACKS) - 1)  # but the LATE one
+    """Each row has the status, code, attempts and money of its attack in the table, and no other row is harmed."""
+    assert len(worst_night["rows"]) == 3 * (len(ATTACKS) - 1)  # without the LATE one
     wrong = []
     for row in worst_night["rows"]:
         try:
@@ -113,13 +113,13 @@ def _check_rows(worst_night: dict[str, Any]) -> None:
 
 
 def _check_memory(worst_night: dict[str, Any]) -> None:
-    """All attacks at once take a bounded share of memory beyond a good night's."""
+    """All attacks at once take a bounded amount of memory beyond a good night's."""
     tame, _, waiting = worst_night["figures"]
-    assert waiting["peak_kib"] - tame["peak_kib"] < 160 << 10  # a process' peak is of all that it has done
+    assert waiting["peak_kib"] - tame["peak_kib"] < 160 << 10  # a process's peak covers all that it has done
 
 
 def _check_leftovers(worst_night: dict[str, Any]) -> None:
-    """After a hostile night no file, socket, thread or task is left that a good one does not leave."""
+    """A hostile night leaves no more files, sockets, threads or tasks than a good one."""
     tame, *hostile = worst_night["figures"]
     for night in hostile:
         for kind in ("files", "threads", "tasks"):
@@ -127,19 +127,20 @@ def _check_leftovers(worst_night: dict[str, Any]) -> None:
 
 
 def _check_silence(worst_night: dict[str, Any]) -> None:
-    """No library says a word about what came: no key, no prompt, no warning, no traceback."""
-    assert worst_night["said"] == ""
+    """No library writes anything about the replies: no key, no prompt, no warning, no traceback."""
+    assert worst_night["stderr"] == ""
 
 
 def _check_redirects_and_cookies(worst_night: dict[str, Any]) -> None:
-    """Redirects lead nowhere and cookies are not sent back."""
+    """No redirect is followed and no cookie is sent back."""
     assert not {"strange_path", "cookie"} & worst_night["seen"].keys()
 
 
 def test_the_worst_night(worst_night: dict[str, Any]) -> None:
-    """Each attack has its row, memory stays bounded, nothing is left behind or said, no redirect is followed and no cookie kept.
+    """Each attack gets its row, memory stays bounded, and nothing is left behind or written to stderr.
+    No redirect is followed and no cookie is kept.
 
-    One test, so that the night is run once and not once for each worker of pytest.
+    This is one test, so that the night runs once and not once for each pytest worker.
     """
     wrong = []
     for check in (_check_rows, _check_memory, _check_leftovers, _check_silence, _check_redirects_and_cookies):
@@ -152,9 +153,9 @@ def test_the_worst_night(worst_night: dict[str, Any]) -> None:
 
 @pytest.mark.nightly
 def test_time_stays_bounded(worst_night: dict[str, Any]) -> None:
-    """All attacks at once take a bounded share of the processor and of time beyond a good night's."""
+    """All attacks at once take a bounded amount of CPU and of time beyond a good night's."""
     tame, at_work, waiting = worst_night["figures"]
-    # two deadlines, and the wait between
+    # two deadlines, and the wait between them
     assert at_work["seconds"] + waiting["seconds"] - tame["seconds"] < 2 * SHORT_TIMEOUT_S + 14
     assert at_work["cpu_s"] + waiting["cpu_s"] - tame["cpu_s"] < 10
 
@@ -162,12 +163,12 @@ def test_time_stays_bounded(worst_night: dict[str, Any]) -> None:
 @pytest.mark.parametrize("at_once", [1, 3])
 @pytest.mark.parametrize(
     "name",
-    # whether a request leaves before a late forgery comes depends on the machine; that a connection rests for a moment
-    # is tested in tests/tasks/llm/test_connections.py
+    # the machine decides whether a request leaves before a late forgery comes; tests/tasks/llm/test_connections.py
+    # shows that a connection rests for a moment
     [pytest.param(name, marks=pytest.mark.nightly if name == LATE else ()) for name in FORGERIES],
 )
 def test_an_answer_never_lands_on_another_row(hostile: HostileServer, tmp_path: Path, name: str, at_once: int) -> None:
-    """Replies that nobody asked for are given to nobody: each row holds its own answer, however few connections there are."""
+    """A reply without a request goes to no row: each row holds its own answer, however few connections there are."""
     texts = [f"<{name}> {n}" if n % 4 == 0 else f"good {n}" for n in range(16)]
     settings = _job(
         tmp_path,
@@ -183,7 +184,9 @@ def test_an_answer_never_lands_on_another_row(hostile: HostileServer, tmp_path: 
 
 
 def test_connections_are_used_again_until_one_speaks_unasked(hostile: HostileServer, tmp_path: Path) -> None:
-    """A good service keeps its connections; after one reply too many none is used a second time."""
+    """Connections of a good service are reused.
+    After one reply without a request, no connection is used a second time.
+    """
 
     def connections(folder: str, first: str) -> int:
         before = hostile.seen()["connections"]
@@ -192,7 +195,7 @@ def test_connections_are_used_again_until_one_speaks_unasked(hostile: HostileSer
             tmp_path / folder, hostile.url, texts, endpoint={"base_url": hostile.url}, limits={"max_at_once": 1}
         )
         run_steps(settings)
-        return hostile.seen()["connections"] - before - 1  # one of them asked
+        return hostile.seen()["connections"] - before - 1  # one connection was for this figure
 
     assert connections("good", "good") <= 2
     assert connections("bad", "<twice>") == 20
@@ -201,7 +204,9 @@ def test_connections_are_used_again_until_one_speaks_unasked(hostile: HostileSer
 def test_a_run_against_a_hostile_server_ends_with_its_exit_code(
     hostile: HostileServer, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole command finishes such a run with exit 5, its sums equal to its rows, and shows nothing of what came."""
+    """The whole command finishes a run against a hostile service with exit 5 and sums equal to its rows.
+    It shows nothing of the replies.
+    """
     monkeypatch.setenv("HELL_KEY", KEY)
     texts = _texts(QUICK, good=1)
     settings = _job(jobs.folder / "job", hostile.url, texts)
@@ -210,8 +215,8 @@ def test_a_run_against_a_hostile_server_ends_with_its_exit_code(
     for row in done.rows:
         _check_row(row)
     check_books(done)
-    said = done.stdout + done.stderr
-    assert "CANARY" not in said
-    assert KEY not in said
-    assert "\x1b[2J" not in said
-    assert "\x1b]0" not in said
+    output = done.stdout + done.stderr
+    assert "CANARY" not in output
+    assert KEY not in output
+    assert "\x1b[2J" not in output
+    assert "\x1b]0" not in output

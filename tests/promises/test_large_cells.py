@@ -20,7 +20,7 @@ from tests.tools.measured import ROOT, measure, peak_of
 
 REJECTED = {"tolerate": {"rejected": 1, "not_ok": 1}}
 FREE = {"price": {"usd_per_mtok_input": 0.1, "usd_per_mtok_output": 0.1}, "model": "a-model"}
-PEAK_MIB = (520, 950)  # a request is held several times while it is under way
+PEAK_MIB = (520, 950)  # a request is in memory several times while it is under way
 SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "passed through": ("text", "{{ text }}", {}),
     "rejected as too long": ("text", "{{ blob }}", REJECTED),
@@ -40,7 +40,9 @@ def _job(folder: Path, service: FakeService, source: Path, prompt: str, **settin
 @pytest.mark.nightly
 @pytest.mark.parametrize("shape", SHAPES)
 def test_large_cells_take_little_memory(tmp_path: Path, service: FakeService, shape: str) -> None:
-    """80 cells of 5 MB (for ten languages 8), 400 MB in all, are planned and written within 520 MiB, and sent within 950, whether they are passed through, rejected, sent, or parts of a list, struct or map."""
+    """80 cells of 5 MB (8 for ten languages), 400 MB in all, are planned and written within 520 MiB, and sent within
+    950 MiB. This holds if they are passed through, rejected, sent, or parts of a list, struct or map.
+    """
     kind, prompt, settings = SHAPES[shape]
     source = write_large_cells(tmp_path / "in.parquet", kind, rows=8 if "for_each" in settings else 80)
     job = _job(tmp_path / "job", service, source, prompt, **settings)
@@ -49,7 +51,7 @@ def test_large_cells_take_little_memory(tmp_path: Path, service: FakeService, sh
 
 
 def _estimate(job: dict[str, Any], code: str = "estimate_job(job, options)") -> int:
-    """The most memory (MB) of a process that plans a job and writes nothing."""
+    """Return the most memory (MB) of a process that plans a job and writes nothing."""
     lines = [
         "import sys, orjson",
         "from parquill.tasks.job.load import make_job",
@@ -78,7 +80,7 @@ def test_an_estimate_of_large_cells(tmp_path: Path, service: FakeService) -> Non
 @pytest.mark.nightly
 @pytest.mark.parametrize("prompt", ["{{ text }}", "{{ blob }}"])
 def test_one_page_of_large_cells(tmp_path: Path, service: FakeService, prompt: str) -> None:
-    """Cells that a writer has put into one page of 450 MB, which is unpacked whole, are read within 1 GB."""
+    """Cells in one page of 450 MB, which the reader unpacks as a whole, are read within 1 GB."""
     source = write_large_cells(tmp_path / "in.parquet", rows=90, in_one_page=True)
     job = _job(tmp_path / "job", service, source, prompt, **REJECTED)
     lines, _ = measure(tmp_path, [job], {}, timeout_s=400)
@@ -86,7 +88,9 @@ def test_one_page_of_large_cells(tmp_path: Path, service: FakeService, prompt: s
 
 
 def test_a_bomb_of_two_cells(tmp_path: Path, service: FakeService) -> None:
-    """Two map keys of 1 GiB from 4 KB are refused by name, by an estimate too and without being unpacked, whether or not a prompt uses them."""
+    """Two map keys of 1 GiB from 4 KB are refused by name, whether or not a prompt uses them.
+    An estimate refuses them too, and does not unpack them.
+    """
     source = write_map_bomb(tmp_path / "in.parquet")
     assert source.stat().st_size < 8_000
     job = _job(tmp_path / "job", service, source, "Hello", **REJECTED)
@@ -152,7 +156,7 @@ def test_a_row_of_ten_megabytes(tmp_path: Path, service: FakeService) -> None:
 
 
 def test_for_each_is_cut_within_a_row(tmp_path: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many rows `for_each` makes of an input row, few are in memory at once, and each has its own values."""
+    """However many rows `for_each` makes of an input row, few are in memory at once, each with its own values."""
     monkeypatch.setattr("parquill.tasks.prompts.planner.MAX_AT_ONCE", 25_000)
     names = [f"n{number}" for number in range(7)]
     table = pa.table({"text": ["a", "b", "c"], "blob": ["x" * 10_000, "y" * 10_000, "z" * 10]})
@@ -170,7 +174,9 @@ def test_for_each_is_cut_within_a_row(tmp_path: Path, service: FakeService, monk
 
 @pytest.mark.parametrize("columns", [["text"], ["list"], ["a.b"], [], ["nothing"]])
 def test_only_some_columns_are_read(tmp_path: Path, columns: list[str]) -> None:
-    """With columns named the others are not read, in nested ones and in those with dots in their names too; every row comes all the same."""
+    """If columns are named, the reader reads only them, and still returns every row.
+    This includes nested columns and names with dots.
+    """
     rows = 3_000
     table = pa.table(
         {"blob": ["x" * 100] * rows, "text": [*map(str, range(rows))], "list": [[{"v": "y"}]] * rows, "a.b": [1] * rows}

@@ -1,4 +1,4 @@
-"""Load: what takes long or grows is measured, in a proportion that a test can afford."""
+"""Load: time and memory that may grow are measured, at a size that a test can afford."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ PARTS = 10  # of a million records
 FEW = 700
 ROW_BYTES = 2_000
 BATCH = 100
-# what is freed goes back to the system, so that a peak tells what is held, and not how it was scattered
+# freed memory goes back to the system, so that a peak shows what is held and not how it was scattered
 THRIFT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_TRIM_THRESHOLD_": "100000", "MALLOC_ARENA_MAX": "2"}
 
 
-@pytest.mark.nightly  # it bounds the time of the processor
+@pytest.mark.nightly  # it bounds CPU time
 def test_a_million_records_replay_in_twenty_seconds(tmp_path: Path) -> None:
-    """A million journal records are replayed in under 20 s of CPU, and indexed in as much: a tenth of them in a tenth."""
+    """A million journal records are replayed in under 20 s of CPU, and indexed in under 20 s.
+    The test measures a tenth of the records in a tenth of the time.
+    """
     journals = [tmp_path / f"{number}.journal" for number in range(5)]
     for journal in journals:
         write_journal(journal, 1_000_000 // PARTS // len(journals) // 2)
@@ -51,7 +53,7 @@ def test_a_million_records_replay_in_twenty_seconds(tmp_path: Path) -> None:
 
 
 def test_a_hundred_thousand_row_groups(tmp_path: Path) -> None:
-    """A file of 100,000 row groups of one row is read in full batches within 400 MB, most of them its footer."""
+    """A file of 100,000 row groups of one row is read in full batches within 400 MB, most of it for the footer."""
     path = tmp_path / "in.parquet"
     texts = pa.table({"text": ["t"] * 100_000})
     pq.write_table(texts, path, row_group_size=1, use_dictionary=False, write_statistics=False)
@@ -62,7 +64,7 @@ def test_a_hundred_thousand_row_groups(tmp_path: Path) -> None:
 
 
 def _held() -> tuple[Counter[str], int]:
-    """What descriptors are open, by kind, and how many threads there are, after those that are ending have ended."""
+    """Return the open descriptors by kind and the number of threads, after threads that are ending have ended."""
     gc.collect()
     for thread in threading.enumerate():
         if thread.name.startswith("parquill"):
@@ -71,14 +73,14 @@ def _held() -> tuple[Counter[str], int]:
     with os.scandir("/proc/self/fd") as entries:
         for entry in entries:
             try:
-                kinds[os.readlink(entry.path).partition(":")[0]] += 1  # noqa: PTH115 - it may be gone
+                kinds[os.readlink(entry.path).partition(":")[0]] += 1  # noqa: PTH115 - the entry may be gone
             except FileNotFoundError:
                 continue
     return kinds, threading.active_count()
 
 
 def test_runs_leave_nothing_open(service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run after run in one process, no file, socket, thread or event loop stays open: as many after ten as after two."""
+    """After ten runs in one process, no more files, sockets, threads or event loops are open than after two."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     service.configure(
         faults=[{"kind": "disconnect_after", "probability": 0.05}, {"kind": "status:500", "probability": 0.05}]
@@ -96,13 +98,13 @@ def test_runs_leave_nothing_open(service: FakeService, tmp_path: Path, monkeypat
     deadline = time.monotonic() + 10
     while service.stats()["connections_open"] > 1 and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert service.stats()["connections_open"] == 1  # the one that asks
+    assert service.stats()["connections_open"] == 1  # the connection of this request
 
 
 @pytest.mark.nightly
 def test_memory_does_not_grow_with_the_rows(service: FakeService, tmp_path: Path) -> None:
-    """Reading, completing and writing ten times the rows takes as much memory: less comes more than their texts alone
-    would take; no task, file or thread is left more either.
+    """Reading, completing and writing ten times the rows adds less memory than their texts alone would take.
+    It leaves no more tasks, files or threads.
     """
     found = []
     for rows in (FEW, 10 * FEW):

@@ -1,4 +1,4 @@
-"""Money: a limit holds at every instant, on every database that the ledger may be in."""
+"""Money: no limit is exceeded at any instant, on each database that can hold the ledger."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ LIMIT = 40 * WORST
 AT_ONCE = 100
 LATER = BEGIN + timedelta(hours=1)
 NEW = LeaseReport(0, 0, 0, is_new=True)
-# of the drawn examples: a part of them in every run of CI, all of them in the night
+# the part of the drawn examples: some in each CI run, all in the nightly run
 SHARES, SHARE_IDS = [0.25, pytest.param(1.0, marks=pytest.mark.nightly)], ["some", "all"]
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    """A PostgreSQL of these tests' own."""
+    """Run a PostgreSQL for these tests alone."""
     try:
         with postgres() as running:
             yield running
@@ -61,7 +61,7 @@ def server() -> Iterator[Postgres]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty ledger, on each database."""
+    """Return the URL of an empty ledger, on each database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
     found: str = request.getfixturevalue("server").address
@@ -80,7 +80,9 @@ def ledger(address: str) -> Iterator[Ledger]:
 
 @pytest.mark.parametrize("share", SHARES, ids=SHARE_IDS)
 def test_any_order_of_things(ledger: Ledger, share: float) -> None:
-    """At every instant settled + in doubt + leased <= limit, for each run and each month, whoever spends, overshoots, dies or goes on, and the books are what really happened."""
+    """At each instant, settled + in doubt + leased <= limit for each run and each month.
+    This holds in any order of spending, overshoots, deaths and restarts, and the books show what really happened.
+    """
     examples = int(share * (40 if ledger.is_sqlite else 20))
 
     class Machine(LedgerMachine):
@@ -94,7 +96,7 @@ def test_any_order_of_things(ledger: Ledger, share: float) -> None:
 
 
 class Watched:
-    """What was really admitted, whoever admitted it."""
+    """Counts what was really admitted, over all budgets."""
 
     def __init__(self) -> None:
         self.open = self.spent = 0
@@ -104,7 +106,7 @@ class Watched:
         assert self.open + self.spent <= LIMIT
 
     async def request(self, budget: Budget, draw: random.Random) -> None:
-        """One request: reserved at its worst, then settled, in doubt or not paid at all."""
+        """Make one request: reserve its worst case, then settle it, hold it in doubt or release it."""
         if not await budget.reserve(WORST):
             return
         self.open += WORST
@@ -134,7 +136,7 @@ async def _race(seed: int, budgets: list[Budget], requests: int = AT_ONCE) -> Wa
 
 @pytest.mark.parametrize("share", SHARES, ids=SHARE_IDS)
 def test_a_budget_for_forty_with_a_hundred_at_once(share: float) -> None:
-    """A budget for 40 requests with 100 at once is never passed, and is used, in seeded runs."""
+    """In seeded runs of 100 requests at once, a budget for 40 is never exceeded, and is used up."""
     for seed in range(int(share * 1_000)):
         watched = asyncio.run(_race(seed, [Budget(LIMIT)]))
         assert watched.admitted >= 40
@@ -155,7 +157,7 @@ def _held(ledger: Ledger, run: str, month: int | None, run_limit: int | None) ->
 @pytest.mark.parametrize("shared", ["two processes of one run", "two jobs on one month"])
 @pytest.mark.parametrize("share", SHARES, ids=SHARE_IDS)
 def test_what_is_leased_holds_for_all(ledger: Ledger, shared: str, share: float) -> None:
-    """Two holders of one run, or two jobs on one month, never pass the limit together, in seeded runs on each database."""
+    """In seeded runs on each database, two holders of one run, or two jobs on one month, keep the limit together."""
     for seed in range(int(share * (60 if ledger.is_sqlite else 24))):
         empty(ledger)
         runs = ["fr", "fr"] if shared == "two processes of one run" else ["fr", "de"]
@@ -172,23 +174,25 @@ def test_what_is_leased_holds_for_all(ledger: Ledger, shared: str, share: float)
 
 
 def test_what_was_settled_is_never_forgotten(ledger: Ledger) -> None:
-    """A run that goes on with journals that know less than the ledger (a backup, restored) leaves all booked that was paid: what they do not know is in doubt."""
+    """If journals hold less than the ledger (a restored backup), a resumed run keeps all that was paid booked.
+    What the journals do not hold is in doubt.
+    """
     for settled, in_doubt in ((30, 0), (30, 20), (0, 0), (100, 5)):
         empty(ledger)
         ledger.open_run(entry("fr"), 100, 0, BEGIN)
         ledger.open_run(entry("fr"), settled, in_doubt, LATER)
         booked = ledger.of_run("fr", LATER)
         assert (booked.settled, booked.in_doubt) == (settled, max(in_doubt, 100 - settled))
-        ledger.open_run(entry("fr"), settled, in_doubt, LATER)  # and once more
+        ledger.open_run(entry("fr"), settled, in_doubt, LATER)  # the same start again
         assert ledger.of_run("fr", LATER) == booked
-        ledger.open_run(entry("fr"), 100, in_doubt, LATER)  # it has paid for those rows again
+        ledger.open_run(entry("fr"), 100, in_doubt, LATER)  # the run has paid for those rows again
         assert ledger.of_run("fr", LATER).settled == 100
         assert ledger.of_run("fr", LATER).in_doubt == booked.in_doubt
 
 
 @pytest.mark.parametrize("paid", [True, False])
 def test_what_a_person_has_settled_stays_settled(ledger: Ledger, *, paid: bool) -> None:
-    """M5: whatever a person resolves, the next starts of the run keep it, and what is in doubt after it is in doubt."""
+    """M5: The next starts of a run keep what a person has resolved; a later doubt is in doubt."""
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
     assert ledger.open_run(entry("fr"), 30, 40, BEGIN) == (30, 40)
     assert ledger.resolve("2026-11", None, paid=paid, now=BEGIN) == 40
@@ -196,9 +200,9 @@ def test_what_a_person_has_settled_stays_settled(ledger: Ledger, *, paid: bool) 
     for _ in range(2):
         assert ledger.open_run(entry("fr"), 30, 40, LATER) == (30 + by_hand, 0)
         assert ledger.of_run("fr", LATER) == Balance(30 + by_hand, 0, 0)
-    # the row in doubt was answered at the second try, another one is in doubt now
+    # the row in doubt was answered at the second try, and another row is in doubt now
     assert ledger.open_run(entry("fr"), 50, 55, LATER) == (50 + by_hand, 15)
-    # another month, another answer
+    # in another month the person answers the other way
     december = datetime(2026, 12, 1, 12, tzinfo=UTC)
     assert ledger.open_run(entry("fr"), 50, 61, december) == (50 + by_hand, 21)
     assert ledger.resolve("2026-12", None, paid=not paid, now=december) == 6
@@ -210,38 +214,42 @@ def test_what_a_person_has_settled_stays_settled(ledger: Ledger, *, paid: bool) 
 
 @pytest.mark.parametrize("paid", [True, False])
 def test_a_resolved_lease_of_the_dead_covers_no_later_doubt(ledger: Ledger, *, paid: bool) -> None:
-    """M5: the lease of a killed process is resolved whole; of it counts what its journals have in doubt, and a doubt that comes later is another one."""
+    """M5: The lease of a killed process is resolved as a whole; only what its journals have in doubt counts.
+    A later doubt stays in doubt.
+    """
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
     assert _lease(ledger, "fr", 80) == 80
     ledger.report("fr", "h", LeaseReport(settled=10, in_doubt=0, left=70), BEGIN)
     assert ledger.resolve("2026-11", None, paid=paid, now=LATER) == 70
-    stand = (35, 0) if paid else (25, 0)
-    assert ledger.spent("fr", 25, 10) == stand
-    assert ledger.open_run(entry("fr"), 25, 10, LATER) == stand
-    assert ledger.of_run("fr", LATER) == Balance(*stand, 0)
-    assert ledger.open_run(entry("fr"), 25, 30, LATER) == (stand[0], 20)
+    expected = (35, 0) if paid else (25, 0)
+    assert ledger.spent("fr", 25, 10) == expected
+    assert ledger.open_run(entry("fr"), 25, 10, LATER) == expected
+    assert ledger.of_run("fr", LATER) == Balance(*expected, 0)
+    assert ledger.open_run(entry("fr"), 25, 30, LATER) == (expected[0], 20)
 
 
 @pytest.mark.parametrize("paid", [True, False])
 def test_a_loss_that_was_resolved_stays_resolved(ledger: Ledger, *, paid: bool) -> None:
-    """M5: what was settled and is in no journal is in doubt until a person resolves it, and then no more."""
+    """M5: Money that was settled and is in no journal is in doubt until a person resolves it, and not afterwards."""
     ledger.open_run(entry("fr"), 100, 0, BEGIN)
     assert ledger.open_run(entry("fr"), 30, 0, LATER) == (30, 70)
     assert ledger.resolve("2026-11", None, paid=paid, now=LATER) == 70
-    stand = (100, 0) if paid else (30, 0)
-    assert ledger.open_run(entry("fr"), 30, 0, LATER) == stand
-    assert ledger.open_run(entry("fr"), 45, 5, LATER) == (stand[0] + 15, 5)
+    expected = (100, 0) if paid else (30, 0)
+    assert ledger.open_run(entry("fr"), 30, 0, LATER) == expected
+    assert ledger.open_run(entry("fr"), 45, 5, LATER) == (expected[0] + 15, 5)
 
 
 def test_the_last_cent_is_admitted_once() -> None:
-    """Of 200 coroutines after the last request's money one gets it (LiteLLM #34732: checks raced with increments)."""
+    """Of 200 coroutines that want the money of the last request, one gets it.
+    In LiteLLM #34732 checks raced with increments.
+    """
 
     async def race() -> int:
         budget = Budget(WORST)
         tries = [asyncio.create_task(budget.reserve(WORST)) for _ in range(200)]
         await asyncio.sleep(0)
         assert sum(task.done() for task in tries) == 1
-        budget.settle(WORST, WORST)  # nothing comes back: all others are told no
+        budget.settle(WORST, WORST)  # nothing comes back: all others are refused
         return sum(await asyncio.gather(*tries))
 
     assert asyncio.run(race()) == 1
@@ -287,18 +295,20 @@ def test_real_processes_after_one_month(ledger: Ledger, address: str) -> None:
 
 
 def _lease(ledger: Ledger, run: str, amount: int, held: LeaseReport = NEW, now: datetime = BEGIN) -> int:
-    """What the one holder of a run gets of a month of 100 nano-dollars."""
+    """Return what the one holder of a run gets of a month of 100 nano-dollars."""
     return ledger.lease(run, "h", held, want=amount, least=amount, run_limit=None, month_limit=100, now=now)
 
 
 def test_what_the_dead_had_leased(ledger: Ledger) -> None:
-    """The lease of a holder that died stays booked, is in doubt once it counts as dead, can be resolved, and is set right when its run goes on."""
+    """The lease of a dead holder stays booked, is in doubt once the holder counts as dead, and can be resolved.
+    The run's next start corrects it.
+    """
     for run in ("fr", "de"):
         ledger.open_run(entry(run), 0, 0, BEGIN)
     assert _lease(ledger, "fr", 80) == 80
     ledger.report("fr", "h", LeaseReport(settled=10, in_doubt=0, left=70), BEGIN)
-    assert ledger.leased_by_others("de", "h", "2026-11", BEGIN) == 70  # who lives may give something back
-    assert ledger.leased_by_others("de", "h", "2026-11", LATER) == 0  # for the dead nobody waits
+    assert ledger.leased_by_others("de", "h", "2026-11", BEGIN) == 70  # a living holder may give something back
+    assert ledger.leased_by_others("de", "h", "2026-11", LATER) == 0  # no run waits for a dead holder
     assert _lease(ledger, "de", 30, now=LATER) == 0
     assert (ledger.of_run("fr", BEGIN), ledger.of_run("fr", LATER)) == (Balance(10, 0, 70), Balance(10, 70, 0))
     assert _lease(ledger, "de", 20, now=LATER) == 20
@@ -309,7 +319,7 @@ def test_what_the_dead_had_leased(ledger: Ledger) -> None:
 
 
 def test_a_holder_that_slept(ledger: Ledger) -> None:
-    """A holder whose machine slept for hours wakes up with all it had: nothing of it stays in doubt, nothing is booked twice."""
+    """A holder whose machine slept for hours wakes up with all that it had: nothing is in doubt or booked twice."""
     clock = [BEGIN]
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
     account = LeaseAccount(ledger, "fr", run_limit=800, month_limit=None, now=lambda: clock[0])
@@ -323,7 +333,9 @@ def test_a_holder_that_slept(ledger: Ledger) -> None:
 
 
 def test_a_holder_whose_money_was_resolved_while_it_slept(ledger: Ledger) -> None:
-    """Who wakes up after a person has resolved its lease is told to count on it no more, and what it had spent is booked."""
+    """If a person resolves a holder's lease while it sleeps, the holder can no longer spend it.
+    What it had spent before is booked.
+    """
     clock = [BEGIN]
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
     account = LeaseAccount(ledger, "fr", run_limit=100, month_limit=None, now=lambda: clock[0])
@@ -337,7 +349,7 @@ def test_a_holder_whose_money_was_resolved_while_it_slept(ledger: Ledger) -> Non
 
 
 def test_two_who_report_at_once(ledger: Ledger) -> None:
-    """A report that is under way when the account is closed books nothing twice, whichever of them is first."""
+    """If a report is under way while the account is closed, nothing is booked twice, whichever comes first."""
     for first_is_late in (True, False):
         empty(ledger)
         ledger.open_run(entry("fr"), 0, 0, BEGIN)
@@ -355,7 +367,9 @@ def test_two_who_report_at_once(ledger: Ledger) -> None:
 
 
 def test_a_reply_of_the_database_that_is_lost(ledger: Ledger) -> None:
-    """Where the commit was done and its reply lost the call is made again, and is booked once: leases, reports, opening and closing."""
+    """If a commit was done but its reply was lost, the repeated call is booked once.
+    This holds for leases, reports, opening and closing.
+    """
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
     account = LeaseAccount(ledger, "fr", run_limit=800, month_limit=None, now=lambda: BEGIN, sleep=lambda _: None)
     lost: list[str] = []
@@ -387,7 +401,9 @@ def test_a_reply_of_the_database_that_is_lost(ledger: Ledger) -> None:
 
 
 def test_a_process_that_joins_a_run(tmp_path: Path) -> None:
-    """A second process that opens the sender of a run under way takes nothing from the first: together they hold the limit."""
+    """A second process that opens the sender of a run under way takes nothing from the first.
+    Together they keep the limit.
+    """
     settings = job_of(
         tmp_path, ["a text", "another"], "http://127.0.0.1:9/v1", budget={"run_usd": 1}, retry={"timeout_s": 1}
     )
@@ -416,7 +432,7 @@ def test_a_process_that_joins_a_run(tmp_path: Path) -> None:
 
 
 def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
-    """M5: a run that goes on counts what a person has resolved as that person said: the money is there again, or it is spent."""
+    """M5: A resumed run counts what a person has resolved as that person said: the money is free again, or spent."""
     settings = job_of(tmp_path, ["a text", "another"], "http://127.0.0.1:9/v1", budget={"run_usd": 1})
     job, options = resolve_job(make_job(settings), None, None, ())
     Folders.of(job.output, job.state).create(DISK)
@@ -428,12 +444,12 @@ def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
 
     async def begin(threads: ThreadPoolExecutor, amount: int) -> tuple[int, int, bool]:
         spending = open_budget(run, threads)
-        stand = spending.budget.settled, spending.budget.in_doubt
+        balance = spending.budget.settled, spending.budget.in_doubt
         fits = await spending.budget.reserve(amount)
         if fits:
             spending.budget.release(amount)
         await spending.close()
-        return *stand, fits
+        return *balance, fits
 
     def resolve(*, paid: bool) -> int:
         ledger, now = Ledger(), datetime.now(UTC)
@@ -454,7 +470,7 @@ def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
 
 
 class Polled:
-    """Sleeps a hundredth of what it is asked for, and knows how much that was."""
+    """Sleeps a hundredth of what it is asked for, and keeps the sum that was asked."""
 
     def __init__(self) -> None:
         self.asked_s = 0.0
@@ -465,7 +481,7 @@ class Polled:
 
 
 def _spending(folder: Path, threads: ThreadPoolExecutor, monthly_usd: float) -> tuple[BudgetLease, Polled]:
-    """The money of a run that shares a month with others."""
+    """Open the budget of a run that shares a month with others."""
     settings = job_of(folder, ["a text"], "http://127.0.0.1:9/v1", budget={"monthly_usd": monthly_usd})
     job, options = resolve_job(make_job(settings), None, None, ())
     Folders.of(job.output, job.state).create(DISK)
@@ -479,7 +495,9 @@ def _spending(folder: Path, threads: ThreadPoolExecutor, monthly_usd: float) -> 
 def test_runs_that_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int, admitted: int
 ) -> None:
-    """Two runs that each lack what the other has leased and does not use give it back: one of them gets it all if that is enough, and both end within seconds."""
+    """If two runs each lack what the other has leased and does not use, both give it back.
+    One gets it all if that is enough, and both end within seconds.
+    """
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
 
     async def finish(spending: BudgetLease) -> bool:
@@ -493,12 +511,12 @@ def test_runs_that_wait_for_each_other(
         first, second = (_spending(tmp_path / name, threads, 1) for name in ("a", "b"))
         assert await first[0].budget.reserve(700_000_000)
         first[0].budget.settle(700_000_000, 700_000_000)
-        for spending, _ in (first, second):  # a slice each, of which little is used
+        for spending, _ in (first, second):  # a slice each, with little of it used
             assert await spending.budget.reserve(4_000_000)
             spending.budget.settle(4_000_000, 4_000_000)
             assert not spending.budget.fits(wanted)
         assert sum(await asyncio.gather(finish(first[0]), finish(second[0]))) == admitted
-        # a few seconds; while each kept what the other lacks they would wait for 240 s
+        # a few seconds; if each kept what the other lacks, they would wait for 240 s
         assert first[1].asked_s + second[1].asked_s < 100
 
     with ThreadPoolExecutor(4) as threads:
@@ -506,7 +524,9 @@ def test_runs_that_wait_for_each_other(
 
 
 def test_a_run_with_nothing_left_to_admit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that admits nothing more gives back all that it has leased and does not use, while its last request is under way; one that waits for it gets it."""
+    """A run that admits nothing more gives back its unused lease while its last request is under way.
+    A run that waits for the money gets it.
+    """
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
 
     async def race(threads: ThreadPoolExecutor) -> None:
@@ -525,7 +545,9 @@ def test_a_run_with_nothing_left_to_admit(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_process_whose_run_was_opened_anew(ledger: Ledger) -> None:
-    """A process whose run another has opened anew is told so at its next word, admits nothing more and books nothing."""
+    """If another process opens the same run again, the first gets RunTakenOver at its next call.
+    It admits nothing more and books nothing.
+    """
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
     account = LeaseAccount(ledger, "fr", run_limit=100, month_limit=None, now=lambda: BEGIN)
     assert account.lease(100) == 100
@@ -537,7 +559,9 @@ def test_a_process_whose_run_was_opened_anew(ledger: Ledger) -> None:
 
 
 def test_a_process_killed_with_money_in_its_hands(ledger: Ledger, address: str) -> None:
-    """A process that is killed with SIGKILL leaves its lease booked; when its run goes on, only what the journals say is."""
+    """A process that is killed with SIGKILL leaves its lease booked.
+    When its run is resumed, only what the journals say is booked.
+    """
     ledger.open_run(entry("fr"), 0, 0, datetime.now(UTC))
     code = (
         "import sys, time\nfrom parquill.tasks.money.budget_lease import LeaseAccount\n"
@@ -556,7 +580,7 @@ def test_a_process_killed_with_money_in_its_hands(ledger: Ledger, address: str) 
 
 
 def test_idle_money_comes_back(ledger: Ledger) -> None:
-    """What a living holder has leased and does not need is given back at its next report, so another run gets it."""
+    """A living holder gives back leased money that it does not need at its next report, so another run gets it."""
     budget, account = _held(ledger, "fr", 1_000, None)
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
     ledger.open_run(entry("de"), 0, 0, BEGIN)
@@ -571,7 +595,9 @@ def test_idle_money_comes_back(ledger: Ledger) -> None:
 
 
 def test_a_month_ends_while_money_is_leased(ledger: Ledger) -> None:
-    """What was reserved in a month is booked in it, even if it is paid after midnight, and neither month is passed."""
+    """Money reserved in a month is booked in that month, even if it is paid after midnight.
+    Neither month's limit is exceeded.
+    """
     end, after = datetime(2026, 11, 30, 23, 59, tzinfo=UTC), datetime(2026, 12, 1, 0, 1, tzinfo=UTC)
     ledger.open_run(entry("fr"), 0, 0, end)
     assert _lease(ledger, "fr", 100, now=end) == 100
@@ -579,13 +605,15 @@ def test_a_month_ends_while_money_is_leased(ledger: Ledger) -> None:
     ledger.report("fr", "h", LeaseReport(settled=150, in_doubt=0, left=50), after)
     assert ledger.of_month("2026-11", after) == Balance(100, 0, 0)
     assert ledger.of_month("2026-12", after) == Balance(50, 0, 50)
-    ledger.open_run(entry("fr"), 190, 0, after)  # it was killed, and its journals know of 40 more
+    ledger.open_run(entry("fr"), 190, 0, after)  # it was killed, and its journals have 40 more
     assert ledger.of_month("2026-11", after).total == 100
     assert ledger.of_month("2026-12", after).total == 90
 
 
 def test_a_run_that_goes_on_in_the_next_month(ledger: Ledger) -> None:
-    """When journals know of less than was booked (their last group was cut off) the month in which it was booked is corrected: none is ever negative."""
+    """If journals hold less than was booked (their last group was cut off), the month of the booking is corrected.
+    No month is ever negative.
+    """
     end, after = datetime(2026, 11, 30, 23, 59, tzinfo=UTC), datetime(2026, 12, 1, 0, 1, tzinfo=UTC)
     ledger.open_run(entry("fr"), 0, 0, end)
     assert _lease(ledger, "fr", 100, now=end) == 100
@@ -594,12 +622,14 @@ def test_a_run_that_goes_on_in_the_next_month(ledger: Ledger) -> None:
     assert ledger.of_month("2026-11", after) == Balance(70, 20, 0)
     assert ledger.of_month("2026-12", after) == Balance(0, 0, 0)
     ledger.open_run(entry("fr"), 40, 0, after)
-    assert ledger.of_month("2026-11", after) == Balance(40, 30, 0)  # paid once, whatever the journals have forgotten
+    assert ledger.of_month("2026-11", after) == Balance(40, 30, 0)  # it was paid, whatever the journals have lost
     assert ledger.of_month("2026-12", after) == Balance(0, 0, 0)
 
 
 def test_more_than_was_reserved() -> None:
-    """When a service bills more than was reserved the true figure is booked, and nothing more is admitted once the budget is passed."""
+    """If a service bills more than was reserved, the true figure is booked.
+    Nothing more is admitted once the budget is exceeded.
+    """
     budget = Budget(100)
     assert asyncio.run(budget.reserve(60))
     budget.settle(60, 110)
@@ -608,7 +638,7 @@ def test_more_than_was_reserved() -> None:
 
 
 def test_sums_of_a_hundred_thousand_are_exact(ledger: Ledger) -> None:
-    """A hundred thousand costs add up in the ledger to the last nano-dollar, as they do as exact decimals."""
+    """The ledger adds up a hundred thousand costs to the last nano-dollar, as exact decimals do."""
     draw = random.Random(7)
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
     exact, settled = Decimal(0), 0
@@ -623,7 +653,7 @@ def test_sums_of_a_hundred_thousand_are_exact(ledger: Ledger) -> None:
 
 
 def test_a_database_that_is_away_for_a_while(server: Postgres) -> None:
-    """A PostgreSQL that is restarted costs a run some patience and no money: the lease is asked for until it answers."""
+    """If PostgreSQL is restarted, a run waits and loses no money: it asks for the lease until the server answers."""
     ledger = Ledger(server.address)
     empty(ledger)
     ledger.open_run(entry("fr"), 0, 0, datetime.now(UTC))
@@ -645,7 +675,7 @@ def test_a_database_that_is_away_for_a_while(server: Postgres) -> None:
 
 
 def test_a_database_that_stays_away(tmp_path: Path) -> None:
-    """A ledger that does not answer within the patience stops the run: nothing is admitted without a lease."""
+    """A ledger that does not answer in time stops the run: nothing is admitted without a lease."""
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     clock = iter(range(10_000))
     account = LeaseAccount(ledger, "fr", run_limit=1_000, month_limit=None, sleep=lambda _: None)
@@ -660,9 +690,11 @@ def test_a_database_that_stays_away(tmp_path: Path) -> None:
 
 @pytest.mark.timed
 def test_a_lock_that_nobody_lets_go(address: str) -> None:
-    """A process that stopped with the ledger's lock in its hands hangs nobody: a call fails in bounded time, and works again later."""
+    """If a stopped process holds the ledger's lock, another process does not hang.
+    Its call fails in bounded time, and works later.
+    """
     ledger, stuck = Ledger(address, lock_s=0.2), Ledger(address)
-    # without a bound this waits for ever
+    # without a bound this waits forever
     with stuck.transaction(), within(5), pytest.raises(LedgerFailed):
         ledger.of_run("fr", BEGIN)
     assert ledger.of_run("fr", BEGIN) == Balance(0, 0, 0)
@@ -671,7 +703,9 @@ def test_a_lock_that_nobody_lets_go(address: str) -> None:
 
 
 def test_a_ledger_that_is_lost_on_the_way() -> None:
-    """When the ledger stays away all that wait for money and all that come later fail at once, after one patience and not one each."""
+    """If the ledger stays away, all requests that wait for money, and all later ones, fail at once.
+    They share one wait.
+    """
     asked = 0
 
     async def more(_: int) -> int:
@@ -685,13 +719,13 @@ def test_a_ledger_that_is_lost_on_the_way() -> None:
         waiting = await asyncio.gather(*(budget.reserve(WORST) for _ in range(50)), return_exceptions=True)
         return [*waiting, *await asyncio.gather(budget.reserve(WORST), return_exceptions=True)]
 
-    told = asyncio.run(race())
-    assert all(isinstance(one, LedgerFailed) for one in told)
+    outcomes = asyncio.run(race())
+    assert all(isinstance(one, LedgerFailed) for one in outcomes)
     assert asked == 1
 
 
 def test_a_stop_while_money_is_waited_for() -> None:
-    """Who waits for money, of the ledger or of a request under way, waits no longer when the run is stopped."""
+    """A request that waits for money of the ledger, or of another request, stops waiting when the run is stopped."""
 
     async def stopped(budget: Budget) -> list[bool]:
         tries = [asyncio.create_task(budget.reserve(WORST)) for _ in range(3)]
@@ -708,7 +742,7 @@ def test_a_stop_while_money_is_waited_for() -> None:
 
 
 def test_a_locked_ledger_is_waited_for(tmp_path: Path) -> None:
-    """While another process writes to the SQLite file a lease waits, and then is given."""
+    """While another process writes to the SQLite file, a lease waits, and then it is granted."""
     url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
     holder, ledger = Ledger(url), Ledger(url)
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
@@ -727,21 +761,21 @@ def test_a_locked_ledger_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_run_on_postgresql(jobs: Jobs, server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With PARQUILL_LEDGER_URL a whole run, its history and `spend` are in the PostgreSQL, to the last digit."""
+    """With PARQUILL_LEDGER_URL, a whole run, its history and `spend` are in PostgreSQL, to the last digit."""
     ledger = Ledger(server.address)
     empty(ledger)
     ledger.close()
     monkeypatch.setenv("PARQUILL_LEDGER_URL", server.address.replace("postgresql+psycopg", "postgres"))
     done = jobs.run(jobs.job([f"text {row}" for row in range(30)], budget={"run_usd": 1, "monthly_usd": 5}))
     assert done.exit_code == 0, done.stderr
-    told = orjson.loads(jobs.run(jobs.job(), "--json", command="spend").stdout)
-    assert told["cost_usd"] == done.summary["cost_usd"] == done.summary["budget"]["month_usd_after"]
+    spend = orjson.loads(jobs.run(jobs.job(), "--json", command="spend").stdout)
+    assert spend["cost_usd"] == done.summary["cost_usd"] == done.summary["budget"]["month_usd_after"]
     again = jobs.run(jobs.job(output=str(jobs.folder / "next")), "--json", command="estimate")
     assert "30 answers of the last run" in orjson.loads(again.stdout)["basis_note"]
 
 
 def test_a_ledger_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ledger URL that cannot be used is one sentence, in which neither the URL nor a password is shown."""
+    """A ledger URL that cannot be used gives one sentence, which shows neither the URL nor a password."""
     for url in ("nonsense", "postgresql://user:canary@127.0.0.1:1/x", "mysql+nodriver://canary@h/x"):
         monkeypatch.setenv("PARQUILL_LEDGER_URL", url)
         with pytest.raises(LedgerFailed) as caught:
@@ -751,14 +785,14 @@ def test_a_ledger_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_dead_are_dead_later_than_the_silent() -> None:
-    """A holder counts as dead only long after it would have renewed its lease many times."""
+    """A holder counts as dead only long after the time in which it would have renewed its lease many times."""
     from parquill.tasks.money.budget_lease import REPORT_INTERVAL_S
 
     assert LEASE_EXPIRY_S >= 100 * REPORT_INTERVAL_S
 
 
 def test_limits_are_shared_on_each_database(address: str) -> None:
-    """Two processes of two runs lease from one limit in turn, and give back what is left, on SQLite and PostgreSQL."""
+    """Two processes of two runs lease from one limit in turn and give back the rest, on SQLite and PostgreSQL."""
     first, second = RateLedger(address), RateLedger(address)
     one, two = (
         RateHolder("all", "requests", name, f"run-{name}", "job", "host", per_minute, 1)

@@ -1,4 +1,4 @@
-"""Results are read back by Spark, DuckDB, Polars, datasets and pandas, from inputs that each of them has written."""
+"""Spark, DuckDB, Polars, datasets and pandas read the results, from inputs that each of them has written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def _call(command: str, folder: Path) -> str:
 
 @pytest.mark.nightly
 def test_other_tools_read_the_results(tmp_path: Path, service: FakeService) -> None:
-    """Whichever tool has written the input, each of the five finds all columns, dates and nulls of it in the results, beside the answers."""
+    """Each of the five tools finds all columns, dates and nulls of the input in the results, next to the answers.
+    This holds for an input of each tool.
+    """
     _call("write", tmp_path)
     answers: dict[str, list[str]] = {}
     for name in INPUTS:
@@ -46,7 +48,7 @@ def test_other_tools_read_the_results(tmp_path: Path, service: FakeService) -> N
 
 @pytest.mark.nightly
 def test_the_page_on_results_runs(tmp_path: Path, service: FakeService) -> None:
-    """What docs/how-to/results.md shows for DuckDB, Polars and Spark runs on results as it stands there."""
+    """The code in docs/how-to/results.md for DuckDB, Polars and Spark runs on results unchanged."""
     job = job_of(tmp_path, TEXTS, service.url, output=str(tmp_path / "runs" / "audience"))
     run_steps(job)
     assert json.loads(_call("page", tmp_path).splitlines()[-1]) == ["duckdb", "polars", "pyspark"]

@@ -1,4 +1,4 @@
-"""Crash: runs whose shards are sent by several processes. When the process that leads the run is gone, so are they."""
+"""Crash: runs whose shards are sent by several processes, which stop when the process that leads the run is gone."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ AT_ONCE = 8  # of each worker
 
 @contextmanager
 def _pool(folder: Path, settings: dict[str, Any], times: int = 1) -> Iterator[subprocess.Popen[bytes]]:
-    """The leader of a run; at the end it is killed, and its workers with it."""
+    """Run the leader of a run; at the end it is killed, and its workers with it."""
     (folder / "workers").mkdir()
     (folder / "job.yaml").write_bytes(orjson.dumps(settings))
     command = [sys.executable, "-m", "tests.tools.pool", str(folder / "job.yaml"), str(folder / "workers")]
     command += [str(times)]
-    with (folder / "said").open("wb") as said:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
     try:
         yield process
     finally:
@@ -61,14 +61,16 @@ def _is_running(pid: int) -> bool:
 
 @pytest.fixture
 def settings(service: FakeService, tmp_path: Path) -> dict[str, Any]:
-    """A job that takes minutes."""
+    """Return a job that takes minutes."""
     service.configure(latency_ms=500)
     texts = [f"text {number}" for number in range(2_000)]
     return job_of(tmp_path, texts, service.url, limits={"max_at_once": AT_ONCE}, budget={"run_usd": 1})
 
 
 def test_each_request_asks_for_the_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C7: a process that joined a run sends no request after the leader's lock is gone: it does not wait for its next look."""
+    """C7: A process that joined a run sends no request once the leader's lock is gone.
+    It does not wait for its next regular check.
+    """
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     monkeypatch.setattr("parquill.tasks.llm.run_sender.LEADER_CHECK_INTERVAL_S", 3_600.0)
     texts = [f"text {number}" for number in range(200)]
@@ -97,8 +99,8 @@ def test_each_request_asks_for_the_leader(tmp_path: Path, monkeypatch: pytest.Mo
 def test_workers_stop_when_their_leader_was_killed(
     service: FakeService, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    """C7: after `kill -9` of the process that leads a run, no worker sends another request: what is in flight is kept,
-    the workers end, and the next start resumes the run and pays for nothing that they were answered.
+    """C7: After `kill -9` of the leader, no worker sends another request, what is in flight is kept, and workers end.
+    The next start resumes the run and pays for no answered row again.
     """
     with _pool(tmp_path, settings) as leader:
         LiveStack.wait("requests", lambda: service.stats()["requests"] > 4 * AT_ONCE, 120)
@@ -108,7 +110,7 @@ def test_workers_stop_when_their_leader_was_killed(
         LiveStack.wait("the end of the workers", lambda: not any(map(_is_running, _workers(tmp_path))), 120)
         assert len(_workers(tmp_path)) == WORKERS
     figures = service.stats()
-    # at most those that had been let through when the lock went; without a leader there would be 2,000
+    # at most the requests that were let through when the lock went; without the check there would be 2,000
     assert sent <= figures["requests"] <= sent + WORKERS * AT_ONCE
     assert figures["billed"] == figures["requests"]
     service.configure(latency_ms=0)
@@ -118,15 +120,17 @@ def test_workers_stop_when_their_leader_was_killed(
 
 
 def test_workers_do_a_runs_work(service: FakeService, tmp_path: Path, settings: dict[str, Any]) -> None:
-    """M2: workers complete a run's shards while it is led, and end with it; a task that runs twice, at the same time in
-    two processes, pays once: a shard is locked while somebody completes it, and one that is done returns at once.
+    """M2: Workers complete a run's shards while it is led, and end with it.
+
+    A task that runs twice at the same time in two processes pays once: a shard is locked while a process completes it,
+    and a finished shard returns at once.
     """
     service.configure(latency_ms=5)
     with _pool(tmp_path, settings, times=2) as leader:
-        assert leader.wait(120) == 0, (tmp_path / "said").read_text()
+        assert leader.wait(120) == 0, (tmp_path / "output").read_text()
         assert not any(map(_is_running, _workers(tmp_path)))
     assert service.stats()["billed"] == 2_000
-    assert run_steps(settings) is not None  # only writes
+    assert run_steps(settings) is not None  # this start only writes
     assert (service.stats()["requests"], service.stats()["billed_twice"]) == (2_000, [])
     assert [row["status"] for row in results(settings)] == ["ok"] * 2_000
 
@@ -134,8 +138,8 @@ def test_workers_do_a_runs_work(service: FakeService, tmp_path: Path, settings: 
 def test_a_killed_workers_shard_is_completed_by_another(
     service: FakeService, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """C10: after `kill -9` of a worker while it completes a shard, another process completes it while the run is led: what
-    was answered is kept, and only what was in flight is sent again.
+    """C10: After `kill -9` of a worker, another process completes its shard while the run is led.
+    Answers are kept, and only what was in flight is sent again.
     """
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     job, options = resolve_job(make_job(settings), None, None, ())

@@ -1,4 +1,4 @@
-"""Crash, and the state of a job: what it holds is never paid for again, whoever has paid, and what is gone is noticed."""
+"""Crash, and the state of a job: no answer in it is paid for again by any run, and missing files are noticed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class CutOff(Answering):
-    """Has its run stopped, at once and without grace, when so many requests have come."""
+    """Stops its run, at once and without a grace period, after a number of requests."""
 
     def __init__(self, after: int) -> None:
         super().__init__(lambda _: 0.002)
@@ -54,20 +54,20 @@ class CutOff(Answering):
 
 
 def _night(folder: Path, name: str, texts: list[str] = TEXTS, **more: Any) -> dict[str, Any]:
-    """A job with an output of its own, over the state that all of them share."""
+    """Return a job with its own output, over the state that all jobs share."""
     changes = {"output": str(folder / name), "state": str(folder / "state"), "name": name, **more}
     return job_of(folder / f"in-{name}", texts, "http://127.0.0.1:9/v1", limits={"max_at_once": AT_ONCE}, **changes)
 
 
 def _run(settings: dict[str, Any], **how: Any) -> Counter[str]:
-    """Run a job to its end; gives what was billed."""
+    """Run a job to its end; return what was billed."""
     service = Answering()
     run_steps(settings, transport=service.open, **how)
     return service.billed
 
 
 def _cut(settings: dict[str, Any], after: int, **how: Any) -> Counter[str]:
-    """Run a job until so many requests have come; gives what was billed."""
+    """Run a job until a number of requests have come; return what was billed."""
     service = CutOff(after)
     with pytest.raises(Interrupted):
         run_steps(settings, transport=service.open, **how)
@@ -80,7 +80,7 @@ def _summary(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_money(settings: dict[str, Any]) -> None:
-    """The summary is the sum of the rows of its run, and what the ledger has of it."""
+    """Check that the summary is the sum of the rows of its run, and equals the ledger."""
     summary, rows = _summary(settings), results(settings)
     mine = [row for row in rows if row["run_id"] == summary["run_id"]]
     ledger = Ledger()
@@ -93,7 +93,9 @@ def _check_money(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"dedupe": False}, {"retry": {"in_doubt": "hold"}}], ids=str)
 def test_a_resumed_run_pays_for_nothing_that_its_state_holds(tmp_path: Path, more: dict[str, Any]) -> None:
-    """C1, C4: night 1 is cut off, night 2 completes its rows in another output, and night 1 started again sends nothing: its rows show the answers of night 2 at no cost, and who paid."""
+    """C1, C4: If night 1 is cut off and night 2 completes its rows in another output, night 1 sends nothing when it is
+    resumed. Its rows show the answers of night 2 at no cost, and the run that paid.
+    """
     first, second = _night(tmp_path, "first", **more), _night(tmp_path, "second", **more)
     begun = _cut(first, 7)
     rest = _run(second)
@@ -114,14 +116,16 @@ def test_a_resumed_run_pays_for_nothing_that_its_state_holds(tmp_path: Path, mor
         _check_money(settings)
         assert _run(settings) == Counter()
     assert float(_summary(first)["saved_usd"]) == pytest.approx(float(_summary(second)["paid_usd"]))
-    # and the next night reuses it as any other
+    # the next night reuses these answers like any others
     grown = _night(tmp_path, "first", [*TEXTS, "one more"], **more)
     assert _run(grown) == Counter(["one more"])
     assert stripped(results(grown))[:-1] == stripped(rows)
 
 
 def test_an_interruption_does_not_ask_again_what_was_reused(tmp_path: Path) -> None:
-    """C1: answers of another run last in the journal of the run that reuses them: it can be cut off and go on at any time, without that other journal."""
+    """C1: A run copies the answers that it reuses into its own journal.
+    It can be cut off and resumed at any time without the other journal.
+    """
     first, second = _night(tmp_path, "first"), _night(tmp_path, "second", TEXTS[:6])
     _cut(first, 4)
     _run(second)
@@ -135,7 +139,7 @@ def test_an_interruption_does_not_ask_again_what_was_reused(tmp_path: Path) -> N
 
 
 def test_runs_that_share_a_state_go_on_in_turn(tmp_path: Path) -> None:
-    """C1: two runs that are cut off and go on in turn pay for each row once, but for those under way at a cut."""
+    """C1: Two runs that are cut off and resumed in turn pay for each row once, except for rows under way at a cut."""
     first, second = _night(tmp_path, "first"), _night(tmp_path, "second")
     billed = _cut(first, 3) + _cut(second, 3) + _cut(first, 3) + _cut(second, 2)
     billed += _run(first) + _run(second)
@@ -147,7 +151,7 @@ def test_runs_that_share_a_state_go_on_in_turn(tmp_path: Path) -> None:
 
 
 def test_after_a_budget_stop(tmp_path: Path) -> None:
-    """C1: a run that its budget stopped takes what was paid since; the gate knows that nothing is left to pay."""
+    """C1: A run that was stopped by its budget reuses what was paid since, and the gate counts nothing left to pay."""
     budget = {"run_usd": "0.00008", "when_short": "partial"}
     first, second = _night(tmp_path, "first", budget=budget), _night(tmp_path, "second")
     begun = _run(first)
@@ -165,7 +169,7 @@ def test_after_a_budget_stop(tmp_path: Path) -> None:
 
 
 def test_a_pilot_asks_for_nothing_that_was_paid_since(tmp_path: Path) -> None:
-    """C1: a pilot that goes on finds what another run has paid, counts those rows, and learns from its own alone."""
+    """C1: A resumed pilot counts the rows that another run has paid, and learns from its own rows only."""
     first, second = _night(tmp_path, "first"), _night(tmp_path, "second")
 
     def pilot(rows: int) -> tuple[int, Counter[str]]:
@@ -188,7 +192,9 @@ def test_a_pilot_asks_for_nothing_that_was_paid_since(tmp_path: Path) -> None:
 
 
 def test_a_redo_that_was_cut_off_is_not_paid_twice(tmp_path: Path) -> None:
-    """C1: rows that an interrupted `--redo` has done are not sent again by the next one; those that the results show already are."""
+    """C1: Rows that an interrupted `--redo` has done are not sent again by the next `--redo`.
+    Rows that the results already show are sent.
+    """
     texts = [*TEXTS[:3], *(f"a long one {n}" for n in range(6))]
     settings = _night(tmp_path, "night", texts)
     _run(settings)
@@ -215,7 +221,7 @@ def test_a_redo_that_was_cut_off_is_not_paid_twice(tmp_path: Path) -> None:
 
 
 def test_a_failed_row_that_another_run_has_answered(tmp_path: Path) -> None:
-    """C1: `--redo failed` sends no row whose answer is in the state meanwhile."""
+    """C1: `--redo failed` sends no row whose answer has come into the state meanwhile."""
     first, second = _night(tmp_path, "first", tolerate={"not_ok": 1}), _night(tmp_path, "second")
 
     class Refusing(Answering):
@@ -263,7 +269,9 @@ def _no_state(state: Path) -> None:
 
 @pytest.mark.parametrize("remove", [_no_journals, _no_runs, _no_index_either, _one_less, _no_state])
 def test_the_results_of_a_finished_run_are_enough(tmp_path: Path, remove: Callable[[Path], None]) -> None:
-    """C1, C4: when the journals of finished nights were removed, the next one takes from the results what they hold, pays for new rows only, and ends as if nothing had been removed."""
+    """C1, C4: If the journals of finished nights were removed, the next night takes their answers from the results.
+    It pays for new rows only, and ends as if nothing had been removed.
+    """
     more: dict[str, Any] = {"tolerate": {"not_ok": 1}, "column_prefix": "llm_", "for_each": {"language": ["fr", "de"]}}
     more["prompt"] = {"user": "{{ text }} in {{ language }}"}
     texts = ["same", *TEXTS, "a long one", "same"]
@@ -296,7 +304,7 @@ def test_the_results_of_a_finished_run_are_enough(tmp_path: Path, remove: Callab
 
 
 def test_parsed_answers_come_back_from_the_results(tmp_path: Path) -> None:
-    """C4: with a response_format what was validated is taken from the results too."""
+    """C4: With a response_format, validated answers are taken from the results too."""
     schema = {"type": "object", "properties": {"n": {"type": "integer"}, "tags": {"type": "array"}}, "required": ["n"]}
 
     class Structured(Answering):
@@ -328,7 +336,9 @@ def _of_current(settings: dict[str, Any]) -> tuple[Path, str]:
 @pytest.mark.parametrize("lost", ["a journal", "all journals", "of a finished shard", "the run"])
 @pytest.mark.parametrize("grown", [False, True])
 def test_missing_journals_of_an_unfinished_run_are_noticed(tmp_path: Path, lost: str, *, grown: bool) -> None:
-    """C1: an unfinished run whose journal is gone refuses before anything is sent, names it and what to do, whether the index is there or not, and whether the input is the same; the file restored, it goes on."""
+    """C1: An unfinished run with a missing journal refuses before it sends anything, and says which one and what to do.
+    This holds with or without the index, and for another input too; with the file restored, the run resumes.
+    """
     settings = _night(tmp_path, "night")
     cuts, begun = 1, _cut(settings, 8)
     state, run_id = _of_current(settings)
@@ -365,7 +375,7 @@ def test_missing_journals_of_an_unfinished_run_are_noticed(tmp_path: Path, lost:
 
 
 def test_a_person_may_pay_again_for_what_is_lost(tmp_path: Path) -> None:
-    """The refusal's advice works: without current.json the rows that are lost are paid for again, and no others."""
+    """The refusal's advice works: without current.json, the lost rows are paid for again, and no others."""
     settings = _night(tmp_path, "night")
     _cut(settings, 10)
     state, run_id = _of_current(settings)
@@ -390,7 +400,9 @@ def test_a_person_may_pay_again_for_what_is_lost(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("has_results", [True, False])
 def test_a_run_whose_reused_answers_are_gone(tmp_path: Path, *, has_results: bool) -> None:
-    """C1: when the journals of an answer that an unfinished run reuses are gone, it is taken from the results; where they do not have it the run refuses before anything is sent, and no paid row is ever told as not sent."""
+    """C1: If the journals of a reused answer are gone, an unfinished run takes the answer from the results.
+    If the results lack it, the run refuses before it sends anything, and never shows a paid row as not sent.
+    """
     before = _night(tmp_path, "night" if has_results else "other", TEXTS[:8])
     _run(before)
     paid = _summary(before)["run_id"]
@@ -410,7 +422,9 @@ def test_a_run_whose_reused_answers_are_gone(tmp_path: Path, *, has_results: boo
 
 
 def test_an_index_alone_may_be_removed(tmp_path: Path) -> None:
-    """The index of answers can be deleted at any time, also while a run is cut off whose rows another has answered."""
+    """The answer index can be deleted at any time.
+    This holds even while a run is cut off and another run has answered its rows.
+    """
     first, second = _night(tmp_path, "first"), _night(tmp_path, "second")
     _cut(first, 5)
     _run(second)
@@ -420,7 +434,7 @@ def test_an_index_alone_may_be_removed(tmp_path: Path) -> None:
 
 
 def test_a_kill_between_a_journal_and_its_mark(tmp_path: Path) -> None:
-    """C1: a journal that was made and not yet marked as begun when its process was killed is gone on with as any other."""
+    """C1: If a kill leaves a journal without its mark as begun, the next start continues it like any other."""
     settings = _night(tmp_path, "night")
     begun = _cut(settings, 10)
     state, run_id = _of_current(settings)

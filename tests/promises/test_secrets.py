@@ -1,4 +1,4 @@
-"""Secrets and privacy: the key is in one header and nowhere else, cells and answers are where they belong."""
+"""Secrets and privacy: the key is in one header and nowhere else, and cells and answers stay where they belong."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def _least(**changes: Any) -> dict[str, Any]:
 
 
 class Trap:
-    """A listener that keeps what is said to it: whoever must not be told a key is played by it."""
+    """A listener that keeps what it gets; it plays a party that must not get a key."""
 
     def __init__(self) -> None:
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._listen, daemon=True).start()
@@ -72,7 +72,7 @@ class Trap:
             with connection:
                 connection.settimeout(2)
                 try:
-                    self.heard.append(connection.recv(65536))
+                    self.received.append(connection.recv(65536))
                     connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
                 except OSError:
                     continue
@@ -90,7 +90,9 @@ def trap() -> Iterator[Trap]:
 
 
 def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, tmp_path: Path) -> None:
-    """After errors of every kind, a 401 and a Ctrl-C, with logs on DEBUG, the key was in the header and is nowhere; cells are in output and state only; Parquill's files are private whatever the umask."""
+    """After errors of every kind, a 401 and a Ctrl-C, with logs on DEBUG, the key was only in the request header.
+    Cells are in the output and the state only, and Parquill's files are private whatever the umask.
+    """
     good, wrong, cell, header = (_canary(kind) for kind in ("key", "wrong", "cell", "header"))
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -121,17 +123,17 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, 
     assert (done.exit_code, stopped.exit_code, interrupted.exit_code) == (0, 1, 130), done.stderr + stopped.stderr
     assert "Finished in state" in done.stderr, "the logs are not on"
     assert cell in done.column("completion")[0]
-    heard = [entry["headers"] for entry in jobs.service.log()]
-    assert any(good in str(headers) for headers in heard), "the search is for a key that was never sent"
-    assert any(header in str(headers) for headers in heard), "the search is for a header that was never sent"
+    received = [entry["headers"] for entry in jobs.service.log()]
+    assert any(good in str(headers) for headers in received), "the search is for a key that was never sent"
+    assert any(header in str(headers) for headers in received), "the search is for a header that was never sent"
     assert not [entry for entry in jobs.service.log() if good in entry["body"] or good in entry["target"]]
-    assert trap.heard == []
+    assert trap.received == []
     _settle(os.environ["PREFECT_API_URL"])
     home = Path(os.environ["PREFECT_HOME"])
-    said = [(f"{name} {n}", text) for n, d in enumerate((done, stopped, interrupted)) for name, text in _said(d)]
-    said.append(("Prefect's API", _all_of_prefect(os.environ["PREFECT_API_URL"])))
+    texts = [(f"{name} {n}", text) for n, d in enumerate((done, stopped, interrupted)) for name, text in _streams(d)]
+    texts.append(("Prefect's API", _all_of_prefect(os.environ["PREFECT_API_URL"])))
     outputs = [Path(each["output"]) for each in (settings, cut, refused)]
-    assert where((good, wrong, header, cell), [home, temporary, tmp_path / "user-state"], said) == []
+    assert where((good, wrong, header, cell), [home, temporary, tmp_path / "user-state"], texts) == []
     assert where((good, wrong, header), outputs) == []
     for output in outputs:
         shown = [output / name for name in ("summary.json", "report.html", "history") if (output / name).exists()]
@@ -140,26 +142,28 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, 
     assert where(cell, [outputs[0] / "results"]), "the search does not find cells where they are"
 
 
-def _said(done: Any) -> list[tuple[str, str]]:
+def _streams(done: Any) -> list[tuple[str, str]]:
     return [("stdout", done.stdout), ("stderr", done.stderr)]
 
 
 def _settle(address: str) -> None:
-    """Wait until Prefect's server has written what it was told of the runs: the event of a run's end comes last."""
+    """Wait until Prefect's server has written the events of the last runs: the event of a run's end comes last."""
 
-    def is_told() -> bool:
+    def is_written() -> bool:
         runs = ask_prefect(address, "POST", "/flow_runs/filter", limit=200)
         wanted = {"event": {"prefix": ["prefect.flow-run."]}}
         events = ask_prefect(address, "POST", "/events/filter", filter=wanted, limit=50)["events"]
-        told = {(each["event"], each["resource"]["prefect.resource.id"]) for each in events}
+        written = {(each["event"], each["resource"]["prefect.resource.id"]) for each in events}
         latest = sorted(runs, key=lambda run: str(run["created"]))[-3:]
-        return all((f"prefect.flow-run.{run['state_name']}", f"prefect.flow-run.{run['id']}") in told for run in latest)
+        return all(
+            (f"prefect.flow-run.{run['state_name']}", f"prefect.flow-run.{run['id']}") in written for run in latest
+        )
 
-    LiveStack.wait("the events of the runs' ends", is_told)
+    LiveStack.wait("the events of the runs' ends", is_written)
 
 
 def _interrupt(process: int, output: Path) -> None:
-    """Ctrl-C, twice, once requests are under way."""
+    """Send Ctrl-C twice once requests are under way."""
     until = time.monotonic() + 120
     while not list(output.glob(".parquill/runs/*/journals/*.journal")) and time.monotonic() < until:
         time.sleep(0.1)
@@ -169,16 +173,16 @@ def _interrupt(process: int, output: Path) -> None:
 
 
 def _all_of_prefect(address: str) -> str:
-    """What the server tells of every run: parameters, variables, states, logs, artifacts, events."""
-    told = []
+    """Return all that the server shows of the runs: parameters, variables, states, logs, artifacts, events."""
+    answers = []
     for path in ("flow_runs", "task_runs", "artifacts", "logs", "variables", "deployments", "events"):
         found = ask_prefect(address, "POST", f"/{path}/filter", limit=50 if path == "events" else 200)
-        told.append(orjson.dumps(found).decode())
-    return "\n".join(told)
+        answers.append(orjson.dumps(found).decode())
+    return "\n".join(answers)
 
 
 def _not_private(folder: Path) -> list[str]:
-    """Files that are not 0600 and folders that are not 0700."""
+    """Return the files that are not 0600 and the folders that are not 0700."""
     wrong = []
     for path in [folder, *folder.rglob("*")]:
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -191,7 +195,7 @@ def _not_private(folder: Path) -> list[str]:
 def test_every_logger_on_debug_tells_no_key_and_no_cell(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where_from: str
 ) -> None:
-    """With the root logger on DEBUG, no logger of any library tells the key or a cell, wherever the key came from."""
+    """With the root logger on DEBUG, no logger of any library writes the key or a cell, wherever the key came from."""
     from prefect.blocks.system import Secret
 
     key, cell = _canary("key"), _canary("cell")
@@ -213,7 +217,8 @@ def test_every_logger_on_debug_tells_no_key_and_no_cell(
             assert logging.getLogger(name).isEnabledFor(logging.DEBUG), f"the logs of {name} are not on"
     assert ended is not None
     assert ended[1].rows["ok"] == 1
-    home = [Path(os.environ["PREFECT_HOME"])] if where_from == "block" else []  # the steps alone tell Prefect nothing
+    # the steps alone write nothing to Prefect
+    home = [Path(os.environ["PREFECT_HOME"])] if where_from == "block" else []
     assert where((key, cell), home, [("logs", caplog.text)]) == []
     for kind in ended:
         for thing in reachable(kind):
@@ -221,30 +226,30 @@ def test_every_logger_on_debug_tells_no_key_and_no_cell(
 
 
 @pytest.mark.parametrize(
-    "place",
+    "target",
     [
         *[(Client, "_read"), (SendResult, "of")],
         *(
-            pytest.param(place, marks=pytest.mark.nightly)
-            for place in [(Client, "_classify"), (Settlement, "settle"), (run, "replay_shard")]
+            pytest.param(target, marks=pytest.mark.nightly)
+            for target in [(Client, "_classify"), (Settlement, "settle"), (run, "replay_shard")]
         ),
     ],
 )
 def test_a_crash_with_a_traceback_tells_no_key(
-    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str]
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: tuple[Any, str]
 ) -> None:
-    """An error inside the sender whose text holds the key reaches neither the terminal nor Prefect with it."""
+    """If an error inside the sender has the key in its text, the key reaches neither the terminal nor Prefect."""
     key = _canary("key")
     monkeypatch.setenv("E2E_KEY", key)
 
     def broken(*_: Any) -> Any:
-        raise RuntimeError(f"broken beside Bearer {key}")
+        raise RuntimeError(f"broken with Bearer {key}")
 
-    monkeypatch.setattr(*place, broken)
+    monkeypatch.setattr(*target, broken)
     done = jobs.run(jobs.job(["a"], endpoint={"api_key_env": "E2E_KEY"}, retry={"attempts": 1}))
     assert done.exit_code != 0
-    said = [*_said(done), ("Prefect's API", _all_of_prefect(os.environ["PREFECT_API_URL"]))]
-    assert where(key, [Path(os.environ["PREFECT_HOME"]), tmp_path], said) == []
+    texts = [*_streams(done), ("Prefect's API", _all_of_prefect(os.environ["PREFECT_API_URL"]))]
+    assert where(key, [Path(os.environ["PREFECT_HOME"]), tmp_path], texts) == []
 
 
 ERRORS = [
@@ -260,7 +265,9 @@ ERRORS = [
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_an_error_of_the_transport_is_replaced(kind: type[Exception]) -> None:
-    """Whatever a transport raises with the header in its text becomes an outcome that does not lead back to it."""
+    """If a transport raises an error with the header in its text, the sender returns an outcome in its place.
+    The outcome holds no reference to the error.
+    """
     key = _canary("key")
 
     async def refuse(request: httpx.Request) -> httpx.Response:
@@ -275,7 +282,9 @@ def test_an_error_of_the_transport_is_replaced(kind: type[Exception]) -> None:
 
 @pytest.mark.parametrize("spoil", ["{}\nX: y", '"{}"', "'{}'", "{} {}", "\u00e9{}", "{}\u200b", "{}\0".rstrip("\0")])
 def test_a_malformed_key_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, spoil: str) -> None:
-    """A key that no header can hold is refused before it is used, by the name of its variable, with no way back to its value."""
+    """A key that no header can hold is refused before it is used.
+    The error names its variable and holds no reference to its value.
+    """
     key = _canary("key")
     monkeypatch.setenv("SPOILED_KEY", spoil.format(key, key) if spoil != "{}" else key + "\x7f")
     endpoint = resolved_job(_least(endpoint={"api_key_env": "SPOILED_KEY"})).endpoint
@@ -289,7 +298,7 @@ def test_a_malformed_key_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch,
 def test_proxies_netrc_and_key_logs_of_the_environment_are_not_used(
     trap: Trap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No proxy that the environment names is told the key, no .netrc replaces it, and the secrets of TLS are logged to no file."""
+    """No proxy of the environment gets the key, no .netrc replaces it, and no file gets the TLS secrets."""
     key, address = _canary("key"), f"http://127.0.0.1:{trap.port}"
     service, log = Trap(), tmp_path / "tls.log"
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
@@ -310,8 +319,8 @@ def test_proxies_netrc_and_key_logs_of_the_environment_are_not_used(
 
     context = asyncio.run(send())
     service.close()
-    assert trap.heard == []
-    assert [said.count(b"uthorization: Bearer " + key.encode()) for said in service.heard] == [1]
+    assert trap.received == []
+    assert [request.count(b"uthorization: Bearer " + key.encode()) for request in service.received] == [1]
     assert context.keylog_filename is None
 
 
@@ -330,14 +339,18 @@ def test_proxies_netrc_and_key_logs_of_the_environment_are_not_used(
     ],
 )
 def test_addresses_that_would_leak_are_refused(url: str) -> None:
-    """Plain http to another host, a user or password in an address and other schemes are refused, the password unsaid."""
+    """A job is refused if its address is plain http to another host, holds a user or password, or has another scheme.
+    The error does not show the password.
+    """
     with pytest.raises(BadJob) as caught:
         resolved_job(_least(endpoint={"base_url": url}))
     assert "word" not in str(caught.value).replace("password", "")
 
 
 def test_cells_are_data(jobs: Jobs, tmp_path: Path) -> None:
-    """A cell that looks like a template, a path, markup or a command goes to the model byte for byte, and names no file."""
+    """A cell that looks like a template, a path, markup or a command goes to the model byte for byte.
+    It never names a file.
+    """
     cells = ["{{ 7*7 }}", "{% raw %}", "../../../escaped", "/etc/cron.d/x", "<script>x</script>", "\x1b[2J", "{0}%s"]
     jobs.service.configure(log=100, log_bodies=True)
     table = pa.table({"id": [f"../../{n}" for n in range(len(cells))], "text": cells})
@@ -351,7 +364,7 @@ def test_cells_are_data(jobs: Jobs, tmp_path: Path) -> None:
 
 
 class _Page(HTMLParser):
-    """The tags and attributes of a page."""
+    """Collects the tags and attributes of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -367,7 +380,7 @@ NASTY = "<img src=x onerror=alert(1)>\"'><a href=javascript:x>\u202e[red]x"
 
 
 def test_what_is_shown_is_escaped(jobs: Jobs, prefect_server: str) -> None:
-    """Names of jobs, files and models that hold tags, escapes, bidi overrides or markup change no page and no terminal."""
+    """Names of jobs, files or models with tags, escapes, bidi overrides or markup change no page and no terminal."""
     jobs.service.configure(faults=[{"kind": "ansi", "match": "bad"}], model_suffix="<script>\x1b[31m")
     file = "a<img src=x onerror=alert(1)>\x1b[31m\u202e[red].parquet"
     jobs.write(["fine", "bad"], f"in/{file}")
@@ -380,8 +393,8 @@ def test_what_is_shown_is_escaped(jobs: Jobs, prefect_server: str) -> None:
     page.feed(text)
     assert not page.tags & {"img", "script", "a", "iframe"}
     assert not {name for name in page.attributes if name.startswith("on") or name in {"href", "src"}}
-    for told in (text, done.stderr, done.stdout, shown.stderr, shown.stdout):
-        assert not set(told) & {"\x1b", "\x07", "\u202e"}
+    for output in (text, done.stderr, done.stdout, shown.stderr, shown.stdout):
+        assert not set(output) & {"\x1b", "\x07", "\u202e"}
     artifacts = ask_prefect(prefect_server, "POST", "/artifacts/filter")
     for artifact in artifacts:
         assert "<img" not in str(artifact["data"])
@@ -391,7 +404,7 @@ def test_what_is_shown_is_escaped(jobs: Jobs, prefect_server: str) -> None:
 
 @given(st.text())
 def test_any_text_can_be_shown(text: str) -> None:
-    """Whatever a text holds, as shown it has no control or invisible character, and in Markdown no live mark."""
+    """Any text is shown without control or invisible characters, and without live marks in Markdown."""
     assert all(c.isprintable() or c == "\n" for c in strip_control(text))
     line = escape(text).replace(BREAK, "")
     assert "\n" not in line
@@ -402,7 +415,9 @@ def test_any_text_can_be_shown(text: str) -> None:
 
 @given(data=st.data())
 def test_a_mutated_journal_gives_its_beginning_or_stops(data: st.DataObject) -> None:
-    """A journal with any bytes changed, cut or added gives the records before the damage, or DamagedJournal: never another error, never a record of the middle left out."""
+    """A journal with bytes changed, cut or added gives the records before the damage, or raises DamagedJournal.
+    It never raises another error and never leaves out a record in the middle.
+    """
     from parquill.tasks.storage.journal import _group
 
     groups = [_group(0, b'{"journal": 1, "run_id": "r", "shard": 0}\n')]
@@ -425,7 +440,7 @@ def test_a_mutated_journal_gives_its_beginning_or_stops(data: st.DataObject) -> 
 
 @given(st.binary(max_size=300))
 def test_random_bytes_are_no_journal(data: bytes) -> None:
-    """Bytes that are no journal give no record, or DamagedJournal."""
+    """Bytes that are not a journal give no record, or raise DamagedJournal."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal"
         path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""CSV and JSON lines keep the promises of Parquet: ids, row numbers, bad rows, and nothing is paid for twice."""
+"""CSV and JSON lines keep the promises of Parquet: ids, row numbers, bad rows, and no row paid for twice."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ENDINGS = ["csv", "jsonl"]
 
 @pytest.fixture(autouse=True)
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ledger of this test alone, and small batches."""
+    """Use a ledger of this test alone, and small batches."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     monkeypatch.setattr("parquill.tasks.prompts.input_text.BATCH_ROWS", 6)
 
 
 def _write(path: Path, rows: list[tuple[str, Any]]) -> None:
-    """Rows of an id and a number, of which one may be null."""
+    """Write rows of an id and a number; a number may be null."""
     if path.suffix == ".csv":
         path.write_text("id,n\n" + "".join(f'"{name}",{"" if n is None else n}\n' for name, n in rows))
     else:
@@ -54,7 +54,7 @@ def _job(folder: Path, ending: str, rows: list[tuple[str, Any]], **more: Any) ->
 
 
 def _run(settings: dict[str, Any], **how: Any) -> Counter[str]:
-    """Run a job to its end; gives what was billed."""
+    """Run a job to its end; return what was billed."""
     service = Answering()
     run_steps(settings, transport=service.open, **how)
     return service.billed
@@ -66,7 +66,9 @@ def _rows(count: int) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_results_hold_the_rows(tmp_path: Path, ending: str) -> None:
-    """Results hold every column of every row in its order, with file and row number; a null rejects its row alone, and an id that comes again too."""
+    """Results hold every column of every row in the order of the file, with file and row number.
+    A null, or an id that repeats, rejects its own row only.
+    """
     rows = _rows(20)
     rows[3], rows[7] = ("r003", None), ("r006", 7)
     job = _job(tmp_path, ending, rows, tolerate={"rejected": 0.5, "not_ok": 1})
@@ -82,7 +84,9 @@ def test_results_hold_the_rows(tmp_path: Path, ending: str) -> None:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_same_input_again(tmp_path: Path, ending: str) -> None:
-    """The same file again is nothing to do; a grown one pays for its new rows only, also if a column is text by then."""
+    """A job on the same file again has nothing to do.
+    A grown file pays for its new rows only, even if a column has become text.
+    """
     job = _job(tmp_path, ending, _rows(15))
     assert _run(job).total() == 15
     assert run_steps(job, transport=Answering().open) is None
@@ -97,7 +101,7 @@ def test_the_same_input_again(tmp_path: Path, ending: str) -> None:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_limit_and_then_all(tmp_path: Path, ending: str) -> None:
-    """The first rows alone, and then all of them, pay for each row once."""
+    """A run of the first rows and then a run of all rows pay for each row once."""
     job = _job(tmp_path, ending, _rows(30))
     first = _run(job, limit=10)
     assert first == Counter(f"number {number}" for number in range(10))
@@ -119,7 +123,7 @@ def test_a_damaged_file_pays_nothing(tmp_path: Path, ending: str) -> None:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_estimate_and_preview_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
-    """An estimate and a preview of a text file write nothing beside it and leave no temporary file."""
+    """An estimate and a preview of a text file write nothing next to it and leave no temporary file."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
@@ -136,7 +140,7 @@ def test_estimate_and_preview_leave_nothing(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.nightly  # it writes and reads some hundred megabytes
 @pytest.mark.parametrize("name", ["in.csv", "in.jsonl"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
-    """A file ten times as large takes no more memory to read, but for a few megabytes."""
+    """Reading a file ten times as large takes only a few megabytes more memory."""
     peaks = []
     for rows in (40_000, 400_000):
         text = "some words of a prompt " * 20

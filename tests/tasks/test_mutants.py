@@ -1,4 +1,4 @@
-"""The list of mutants fits the code: checked on every change, so that the nightly run of the mutants can be believed."""
+"""The list of mutants fits the code, so that the nightly run of the mutants can be trusted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _text(file: str) -> str:
 
 @cache
 def _tests_of(file: str) -> frozenset[str]:
-    """Names of the tests that a file defines or assigns (a Hypothesis state machine's TestCase)."""
+    """Return the tests that a file defines or assigns (a Hypothesis state machine's TestCase)."""
     names = set()
     for node in ast.parse(_text(file)).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -39,7 +39,7 @@ def _is_there(test: str) -> bool:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.promise)
 def test_a_mutant_can_be_made_and_has_its_tests(mutant: Mutant) -> None:
-    """Each mutant's comment stands once in its file, with the text to change below it, and its tests exist."""
+    """Each mutant's comment is in its file once, with the text to change below it, and its tests exist."""
     changed = mutant.changed(_text(mutant.file))
     assert changed != _text(mutant.file)
     ast.parse(changed)
@@ -48,7 +48,7 @@ def test_a_mutant_can_be_made_and_has_its_tests(mutant: Mutant) -> None:
 
 
 def test_each_comment_has_its_mutant() -> None:
-    """A comment that names a promise is an entry of the list: a reader may rely on it."""
+    """Every comment that names a promise has an entry in the list, so that a reader can rely on it."""
     found = {
         (str(path.relative_to(ROOT)), line.partition(ANCHOR)[2])
         for folder in ("tasks", "flows")
@@ -60,7 +60,7 @@ def test_each_comment_has_its_mutant() -> None:
 
 
 def test_no_mutant_is_listed_twice() -> None:
-    """Each promise has one entry, and no two entries are the same change."""
+    """Each promise has one entry, and no two entries make the same change."""
     names = Counter(mutant.promise for mutant in MUTANTS)
     changes = Counter((mutant.file, mutant.text, mutant.replacement) for mutant in MUTANTS)
     assert [name for name, times in names.items() if times > 1] == []
@@ -68,7 +68,7 @@ def test_no_mutant_is_listed_twice() -> None:
 
 
 def test_a_mutant_whose_line_moved_is_found() -> None:
-    """A comment that is missing, or stands twice, or has another line below it, is an error that names the promise."""
+    """A comment that is missing, appears twice, or has another line below it raises an error that names the promise."""
     mutant = Mutant("C2 a torn end is cut", "x.py", "cut()", "pass", ["tests/x.py"])
     anchor = f"{ANCHOR}C2 a torn end is cut\n"
     assert mutant.changed(f"cut()\n{anchor}cut()\n") == f"cut()\n{anchor}pass\n"

@@ -1,4 +1,4 @@
-"""The law of the house: a file imports only from its left, and no two files import each other."""
+"""A file imports only from rooms to its left, and no two files import each other."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# from left to right; a step is a file of tasks/ that is in no room, a flow one of flows/
+# From left to right. A step is a file in tasks/ outside the rooms; a flow is a file in flows/.
 ROOMS = "data errors,records storage job money prompts limits llm results orchestration steps flows cli".split()
 
 
 def _files() -> dict[str, Path]:
-    """Each module by its dotted name below `parquill`."""
+    """Return each module by its dotted name below `parquill`."""
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
         for top in ("data", "flows", "tasks")
@@ -32,7 +32,7 @@ def _room(module: str) -> int:
 
 
 def _imports(path: Path, modules: dict[str, Path]) -> Iterator[str]:
-    """The modules that a file imports, inside of functions and for types too."""
+    """Yield the modules that a file imports, including imports inside functions and for types."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("parquill."):
             module = str(node.module).removeprefix("parquill.")
@@ -42,7 +42,7 @@ def _imports(path: Path, modules: dict[str, Path]) -> Iterator[str]:
 
 
 def test_a_file_imports_only_from_its_left() -> None:
-    """The rooms stand in one order, and nothing in a room knows what is to its right."""
+    """The rooms have one order, and no file imports from a room to its right."""
     modules = _files()
     wrong = [
         f"{module} imports {other}"
@@ -54,14 +54,14 @@ def test_a_file_imports_only_from_its_left() -> None:
 
 
 def test_no_files_import_each_other() -> None:
-    """Within a room too, files can be read in an order in which each knows only earlier ones."""
+    """The files can be read in an order in which each imports only earlier ones, also within a room."""
     modules = _files()
     graph = {module: set(_imports(path, modules)) for module, path in modules.items()}
     assert len(list(TopologicalSorter(graph).static_order())) >= len(modules)
 
 
 def test_every_file_has_a_room() -> None:
-    """tasks/ has the six steps, errors and records beside the rooms, flows/ the four flows beside the command line."""
+    """tasks/ holds the rooms, the six steps, errors and records; flows/ holds the command line and the four flows."""
     loose = {path.stem for path in (ROOT / "tasks").glob("*.py")} - {"__init__"}
     steps = {"read_prompts", "estimate_cost", "gate_budget", "complete_shard", "write_results", "summarize_run"}
     assert loose == {"errors", "records", *steps}
@@ -76,7 +76,7 @@ def test_every_file_has_a_room() -> None:
 
 
 def test_the_law_sees_every_import() -> None:
-    """Imports of modules, of names in them, inside of functions and for types are all looked at."""
+    """The rule covers imports of modules, of names in them, inside functions and for types."""
     modules = _files()
     found = set(_imports(ROOT / "flows" / "cli" / "commands.py", modules))
     assert {"tasks.errors", "tasks.job.load", "tasks.prompts.prepare", "tasks.orchestration.events"} & found

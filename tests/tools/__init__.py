@@ -1,1 +1,1 @@
-"""What tests use: jobs, disks that fail, searches, kills, and the commands that repeat a measurement."""
+"""Tools for tests: jobs, disks that fail, searches, kills, and commands that repeat a measurement."""

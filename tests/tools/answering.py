@@ -1,4 +1,4 @@
-"""A service in this process that answers at once, by what it is asked, and keeps count of what it bills."""
+"""A service in this process that answers each prompt at once and counts what it bills."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable
 import httpx
 import orjson
 
-NO_DELAY: Callable[[str], float] = lambda _: 0.0  # noqa: E731 - a default that says its name
+NO_DELAY: Callable[[str], float] = lambda _: 0.0  # noqa: E731 - a named default
 
 
 class Answering(httpx.AsyncBaseTransport):
-    """Bills a request when it comes; `delay_s` (of the prompt) is when its answer goes out.
+    """Bills a request when it comes, and answers after `delay_s` of the prompt.
 
-    The answer to a prompt is `answer to PROMPT`; one that holds the word `long` is cut off, which makes its row
-    `truncated`.
+    The answer to a prompt is `answer to PROMPT`. If the prompt holds the word `long`, the answer is cut off, which
+    makes its row `truncated`.
     """
 
     def __init__(self, delay_s: Callable[[str], float] = NO_DELAY) -> None:
@@ -26,7 +26,7 @@ class Answering(httpx.AsyncBaseTransport):
         self._delay_s = delay_s
 
     def open(self) -> Answering:
-        """Itself, for whoever wants to open a transport."""
+        """Return itself, for a caller that opens a transport."""
         return self
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -38,7 +38,7 @@ class Answering(httpx.AsyncBaseTransport):
 
     @staticmethod
     def answer(prompt: str) -> bytes:
-        """The reply's body; ids and usage are the same for all prompts of a length."""
+        """Return the reply's body; ids and usage are the same for all prompts of one length."""
         return orjson.dumps(
             {
                 "id": "chatcmpl-1",

@@ -17,10 +17,10 @@ Act = Callable[[Talk], object]
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack, and its row when it is met at every attempt of two.
+    """An attack, and its row if both of two attempts get it.
 
-    `doubt` counts the requests whose money is in doubt; `paid`: `usage` for what the reply says, `reserved` where that
-    cannot be believed, `no` otherwise.
+    `doubt` counts the requests whose money is in doubt. `paid` is `usage` for what the reply says, `reserved` if that
+    cannot be believed, and `no` otherwise.
     """
 
     act: Act
@@ -29,7 +29,7 @@ class Attack:
     requests: int
     doubt: int
     paid: str
-    tokens: tuple[int, int, int] = (20, 0, 5)  # prompt, cached, completion, where the reply says what is paid
+    tokens: tuple[int, int, int] = (20, 0, 5)  # prompt, cached, completion, if the reply says what is paid
 
 
 ATTACKS: dict[str, Attack] = {}
@@ -86,7 +86,7 @@ def good(talk: Talk) -> None:
     talk.send(reply(talk.good(), keep=True))
 
 
-# --- slow, and without an end -------------------------------------------------------------------------------------
+# --- slow, or without an end --------------------------------------------------------------------------------------
 
 add("slow", "silent", lambda talk: talk.hold())
 add("slow", "drip_head", lambda talk: talk.drip(OK + b"x-slow: " + b"y" * 4_000))
@@ -154,7 +154,7 @@ def reset_in_body(talk: Talk) -> None:
 add("lost", "unread_and_closed", lambda _: None)
 add("lost", "unread_and_reset", Talk.reset)
 
-# --- replies that are no answers ----------------------------------------------------------------------------------
+# --- replies that are not answers ---------------------------------------------------------------------------------
 
 
 def _packed(talk: Talk) -> bytes:
@@ -188,7 +188,7 @@ sends(
     twice_packed=lambda talk: reply(_packed(talk), b"content-encoding: gzip, gzip"),
 )
 
-# --- answers, strange ones ----------------------------------------------------------------------------------------
+# --- strange answers ----------------------------------------------------------------------------------------------
 
 sends(
     "ok",
@@ -225,7 +225,7 @@ def usage(**counts: object) -> Callable[[Talk], bytes]:
 
 
 def literal(text: bytes) -> Callable[[Talk], bytes]:
-    """An answer with something as its completion tokens that JSON's writers do not write."""
+    """Make an answer whose completion tokens are a text that JSON writers do not write."""
     return lambda talk: reply(talk.good().replace(b'"completion_tokens":5', b'"completion_tokens":' + text))
 
 
@@ -248,7 +248,7 @@ sends(
 )
 
 
-# What does not add up is booked at the larger figure that it can mean.
+# Usage that does not add up is booked at the larger figure that it can mean.
 for name, counts, tokens in (
     ("usage_fraction", {"completion_tokens": 5.5}, (20, 0, 6)),
     ("usage_of_more_in_total", {"total_tokens": 10**6}, (20, 0, 999_980)),
@@ -295,8 +295,8 @@ sends(
 
 
 def echo(talk: Talk) -> bytes:
-    said = (talk.head + talk.body).decode("latin-1")
-    error = {"code": said[:300], "type": said[:300], "param": said, "message": said}
+    received = (talk.head + talk.body).decode("latin-1")
+    error = {"code": received[:300], "type": received[:300], "param": received, "message": received}
     return reply(
         orjson.dumps({"error": error}), b"x-request-id: " + talk.body[:100], status=b"400 Bad " + talk.body[:100]
     )
@@ -322,28 +322,28 @@ sends(
 )
 
 
-def busy_once(told: bytes, talk: Talk) -> None:
-    talk.send(reply(talk.good()) if talk.again else reply(b"", b"retry-after: " + told, status=b"503 Busy"))
+def busy_once(retry_after: bytes, talk: Talk) -> None:
+    talk.send(reply(talk.good()) if talk.again else reply(b"", b"retry-after: " + retry_after, status=b"503 Busy"))
 
 
-for _name, _told in {
+for _name, _value in {
     "negative": b"-5",
     "past": b"Wed, 21 Oct 2015 07:28:00 GMT",
     "zero": b"0",
     "tiny": b"1e-300",
 }.items():
-    add("again", f"retry_after_{_name}", partial(busy_once, _told))
+    add("again", f"retry_after_{_name}", partial(busy_once, _value))
 
-# --- replies that nobody asked for --------------------------------------------------------------------------------
+# --- replies without a request ------------------------------------------------------------------------------------
 
 
 def forged(talk: Talk) -> bytes:
-    """A whole reply that answers nobody's request."""
+    """Return a whole reply that answers no request."""
     return reply(talk.good().replace(answer_to(talk.text).encode(), b"FORGED"), keep=True)
 
 
 def forging(*parts: Callable[[Talk], bytes]) -> Act:
-    """Send one part after another on a connection that is kept."""
+    """Send one part after another on a connection that stays open."""
 
     def act(talk: Talk) -> None:
         talk.keep_alive = True

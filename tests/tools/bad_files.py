@@ -1,7 +1,7 @@
-"""Input files that no run may pay for, and odd ones that are no fault: each is made by its function, in a folder.
+"""Input files that no run may pay for, and odd files without a fault; a function makes each in a folder.
 
-`BAD` gives what the refusal must say; `GOOD` how many rows there are. Nothing of it lies in the repository as a file,
-so what a library writes today is what is tested.
+`BAD` has what the refusal must say, `GOOD` the number of rows. No file is stored in the repository, so the tests use
+what a library writes today.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TEXTS = [f"{CANARY} {number}" for number in range(8)]
 
 
 def good(path: Path, **columns: pa.Array | list[object]) -> Path:
-    """A sound file of eight rows."""
+    """Write a sound file of eight rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"text": TEXTS, **columns}), path, write_page_checksum=True)
     return path
@@ -45,31 +45,31 @@ def _cut(folder: Path, keep: float) -> Path:
 
 
 def _long_footer(folder: Path) -> Path:
-    """A footer that claims to be longer than the file."""
+    """Write a footer that claims to be longer than the file."""
     data = good(folder / "whole" / "in.parquet").read_bytes()
     return _bytes(folder, data[:-8] + struct.pack("<I", 1 << 30) + b"PAR1")
 
 
 def _flipped(folder: Path) -> Path:
-    """A bit of a value, in a page that has a checksum."""
+    """Flip a bit of a value, in a page that has a checksum."""
     path = folder / "in.parquet"
     table = pa.table({"text": TEXTS})
     pq.write_table(table, path, write_page_checksum=True, compression="none", use_dictionary=False)
     data = bytearray(path.read_bytes())
-    data[bytes(data).index(TEXTS[3].encode()) + 3] ^= 1  # neither least nor greatest, so it is no statistic
+    data[bytes(data).index(TEXTS[3].encode()) + 3] ^= 1  # neither least nor greatest, so it is not in the statistics
     return _bytes(folder, bytes(data))
 
 
 def _garbled_footer(folder: Path) -> Path:
     data = bytearray(good(folder / "whole" / "in.parquet").read_bytes())
     draw = random.Random(3)
-    for place in range(len(data) - 200, len(data) - 8):
-        data[place] = draw.randrange(256)
+    for offset in range(len(data) - 200, len(data) - 8):
+        data[offset] = draw.randrange(256)
     return _bytes(folder, bytes(data))
 
 
 def _bomb(folder: Path, value: int, rows: int) -> Path:
-    """`rows` rows of one value of so many bytes, which a dictionary holds once: gigabytes out of some kilobytes."""
+    """Write `rows` rows of one value of `value` bytes, stored once in a dictionary: gigabytes out of some kilobytes."""
     path = folder / "in.parquet"
     column = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), [CANARY + "a" * value])
     # without the Arrow schema it is read as text
@@ -97,7 +97,7 @@ def _folder(folder: Path, **tables: pa.Table) -> Path:
 
 
 def _pipe(folder: Path) -> Path:
-    """A pipe that nobody writes to: opening it would wait for ever."""
+    """Make a pipe without a writer: opening it would wait forever."""
     os.mkfifo(folder / "in.parquet")
     return folder / "in.parquet"
 
@@ -131,7 +131,7 @@ def _name_of_bytes(folder: Path) -> Path:
 
 
 def _linked_folders(folder: Path) -> Path:
-    """A file, a link to a folder beside the input, and one that leads back."""
+    """Make a file, a link to a folder next to the input, and a link that leads back."""
     good(folder / "in" / "dt=1" / "a.parquet")
     good(folder / "elsewhere" / "b.parquet")
     (folder / "in" / "dt=2").symlink_to(folder / "elsewhere")
@@ -145,7 +145,7 @@ def _own_results(folder: Path) -> Path:
 
 
 def _lake(folder: Path, marker: str) -> Path:
-    """A folder of Parquet files that belongs to a table of another format."""
+    """Make a folder of Parquet files that belongs to a table of another format."""
     good(folder / "in" / "k=1" / "a.parquet")
     (folder / "in" / marker).parent.mkdir()
     (folder / "in" / marker).write_text("{}")
@@ -153,7 +153,7 @@ def _lake(folder: Path, marker: str) -> Path:
 
 
 def _nanoseconds(folder: Path) -> Path:
-    """INT96 as Hive and Impala may write it."""
+    """Write INT96 as Hive and Impala may write it."""
     at = pa.array([0, 1_000, 2_000, 3_001, 4_000, 5_000, 6_000, 7_000], pa.timestamp("ns"))
     pq.write_table(_table(at=at), folder / "in.parquet", use_deprecated_int96_timestamps=True)
     return folder / "in.parquet"
@@ -292,7 +292,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
 
 
 def _groups(folder: Path, groups: int) -> Path:
-    """A file of many row groups of one row."""
+    """Write a file of many row groups of one row."""
     path = folder / "in.parquet"
     with pq.ParquetWriter(path, pa.schema([("text", pa.string())])) as writer:
         for number in range(groups):

@@ -1,4 +1,4 @@
-"""Cells that make a row unfit to be sent, and cells that look like trouble and must come through byte for byte."""
+"""Cells that make a row unfit to send, and odd cells that must come through byte for byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CANARY = "CANARY-in-a-cell"
 
 
 def _raw(data: bytes) -> pa.Array:
-    """A string column of one row with bytes that are no UTF-8, as a writer that does not look makes it."""
+    """Return a string column of one row with bytes that are not UTF-8, as a careless writer makes it."""
     offsets = pa.py_buffer(b"\0\0\0\0" + len(data).to_bytes(4, "little"))
     return pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(data)])
 
@@ -29,9 +29,9 @@ BAD: dict[str, tuple[pa.Array, str]] = {
     "a million blanks and no end": (pa.array([CANARY + " " * 20_000_000]), "too_long"),
 }
 
-LARGE = ("ten megabytes of one letter", "a million blanks and no end")  # seconds of processor time each
+LARGE = ("ten megabytes of one letter", "a million blanks and no end")  # seconds of CPU time each
 
-# name -> the text, which the service must get as it is
+# name -> the text, which the service must get unchanged
 FINE: dict[str, str] = {
     "NUL": "a\0b",
     "a byte order mark": "\ufeffa",
@@ -52,7 +52,7 @@ FINE: dict[str, str] = {
     "numbers": "1e309 NaN -0",
 }
 
-# what a row may not set, or not so
+# parameters or values that a row may not set
 BAD_PARAMETERS: dict[str, Any] = {
     "n": '{"n": 2}',
     "stream": '{"stream": true}',

@@ -1,4 +1,4 @@
-"""Settings with which no job may begin: what is changed in a sound job, and the words that the refusal must have."""
+"""Settings that no job can start with: the change to a sound job, and the words that the refusal must have."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Time for tests of waiting: it passes by sleeping only, so that no test waits."""
+"""A clock for tests of waiting: time passes only by sleeping, so no test waits."""
 
 from __future__ import annotations
 
 
 class Clock:
-    """Gives the seconds that were slept."""
+    """Returns the seconds that were slept."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""Runs a job's steps without Prefect, for tests of what lies below it."""
+"""Runs a job's steps without Prefect, for tests of the steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from parquill.tasks.storage.folders import Folders, lock_folders
 
 
 def job_of(folder: Path, texts: Sequence[str], url: str, **settings: Any) -> dict[str, Any]:
-    """Write texts as a Parquet file with ids and give the settings of a job over it."""
+    """Write texts as a Parquet file with ids, and return the settings of a job over it."""
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.table({"id": [f"r{row}" for row in range(len(texts))], "text": list(texts)})
     pq.write_table(table, folder / "prompts.parquet")
@@ -51,7 +51,7 @@ def run_steps(
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
     disk: Disk = DISK,
 ) -> tuple[Run, ResultTotals] | None:
-    """Read, complete, write and summarize a job to its end, as the flow does; None when nothing is to do."""
+    """Read, complete, write and summarize a job to its end, as the flow does; return None if it has nothing to do."""
     job, options = resolve_job(make_job(settings), None, limit, redo)
     folders = Folders.of(job.output, job.state)
     folders.create(disk)
@@ -70,6 +70,6 @@ def run_steps(
 
 
 def results(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a job's results, in their order."""
+    """Return the rows of a job's results, in their order."""
     rows: list[dict[str, Any]] = pq.read_table(Path(settings["output"]) / "results").to_pylist()
     return rows

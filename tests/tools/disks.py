@@ -20,10 +20,11 @@ Image = dict[str, bytes | None]  # path below the root -> content of a file, Non
 
 
 class CountingDisk(Disk):
-    """Tells `before` of each call: its kind and its first argument. `calls` are all so far, by what is done to what.
+    """Calls `before` for each call, with its kind and first argument. `calls` lists all calls so far with their
+    targets.
 
-    A call has the same name in every run of a job (the id of the run is left out): the third sync of a journal, say.
-    Only how many groups a journal has depends on chance.
+    A call has the same name in every run of a job (the id of the run is left out), such as the third sync of a journal.
+    Only the number of groups in a journal depends on chance.
     """
 
     def __init__(self) -> None:
@@ -32,19 +33,19 @@ class CountingDisk(Disk):
         self._times: Counter[str] = Counter()
 
     def before(self, name: str, target: Any) -> None:
-        """Called with the lock held; what it raises is what the call raises."""
+        """Run with the lock held, before a call; the call raises what this raises."""
 
     def after(self, name: str, target: Any) -> None:
-        """Called with the lock held, after a call that did not fail."""
+        """Run with the lock held, after a call that did not fail."""
 
     def _one(self, name: str, call: Callable[..., None], *arguments: Any) -> None:
         with self.lock:
-            self._take_down(name, arguments[0])
+            self._record(name, arguments[0])
             self.before(name, arguments[0])
             call(*arguments)
             self.after(name, arguments[0])
 
-    def _take_down(self, name: str, target: Any) -> None:
+    def _record(self, name: str, target: Any) -> None:
         path = Path(f"/proc/self/fd/{target}").readlink() if isinstance(target, int) else target
         what = _RUN_ID.sub("RUN", f"{name} {path.parent.name}/{path.name}")
         self._times[what] += 1
@@ -67,9 +68,9 @@ class CountingDisk(Disk):
 
 
 class FailingDisk(CountingDisk):
-    """Fails the call of this name; with `for_good` all after it too. A write that fails leaves half of it.
+    """Fails the call of this name; with `for_good` every later call too. A write that fails leaves half of its data.
 
-    `look` is called at the failure; what it gives is kept as `seen`.
+    `look` is called at the failure; its result is kept as `seen`.
     """
 
     def __init__(self, fail_at: str, number: int, *, for_good: bool, look: Callable[[], int]) -> None:
@@ -102,7 +103,7 @@ class FailingDisk(CountingDisk):
 
 
 class BrokenDisk(CountingDisk):
-    """Fails at the first call that `breaks`, and at every call after it if that is `for_good`."""
+    """Fails at the first call for which `breaks` is true, and with `for_good` at every later call too."""
 
     def __init__(self, breaks: Callable[[str, Any], bool], *, for_good: bool = False) -> None:
         super().__init__()
@@ -118,7 +119,7 @@ class BrokenDisk(CountingDisk):
 
 
 class FullDisk(CountingDisk):
-    """Is full from the first write that `fills` it: a write fails unless what was removed since has made room for it."""
+    """Is full from the first write for which `fills` is true; later writes fail unless removed files have made room."""
 
     def __init__(self, fills: Callable[[str], bool]) -> None:
         super().__init__()
@@ -143,8 +144,8 @@ class FullDisk(CountingDisk):
 class ForgetfulDisk(CountingDisk):
     """Remembers, for everything below `root`, what a power cut would leave: contents and names as of their last sync.
 
-    Names are those of each folder when it was last synced, contents those of each file. Every file that ever lasted is
-    kept open, so that no inode number comes twice.
+    Names are those of each folder at its last sync, contents those of each file. Every file that ever lasted is kept
+    open, so that no inode number comes twice.
     """
 
     def __init__(self, root: Path) -> None:
@@ -160,7 +161,7 @@ class ForgetfulDisk(CountingDisk):
                 self._remember(os.path.join(folder, name))  # noqa: PTH118 - os.walk gives text
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         while self._kept:
             os.close(self._kept.popitem()[1])
 
@@ -195,12 +196,11 @@ class ForgetfulDisk(CountingDisk):
         self.on_call()
 
     def image(self, how: str, throw: int = 0) -> Image:
-        """What is there after the power is cut now.
+        """Return what is there after the power is cut now.
 
-        `forgotten`: nothing that was not synced. `mixed`: no content that was not synced, and names that were not only
-        in some folders, by a throw of dice. `names`: no content that was not synced, but every name. `torn`: every
-        name, and the first half of what was written since the sync. `zeros`: every name and length, but what was not
-        synced reads as zeros.
+        `forgotten`: nothing that was not synced. `mixed`: no unsynced content, and unsynced names in random folders
+        only. `names`: no unsynced content, but every name. `torn`: every name, and the first half of what was written
+        since the sync. `zeros`: every name and length, but what was not synced reads as zeros.
         """
         dice = random.Random(f"{len(self.calls)} {throw}")
         return dict(self._walk(self.root.stat().st_ino, self.root, "", how, dice))
@@ -219,21 +219,24 @@ class ForgetfulDisk(CountingDisk):
                 yield from self._walk(number, path / name, f"{at}/", how, dice)
             elif not name.startswith("answers.sqlite"):
                 yield at, self._left(number, path / name, how)
-            elif how in {"torn", "zeros"}:  # SQLite's own affair: gone, or as it is and so ahead of the rest
+            elif how in {
+                "torn",
+                "zeros",
+            }:  # SQLite syncs by itself: its files are gone, or unchanged and so ahead of the rest
                 yield at, (path / name).read_bytes()
 
     def _left(self, number: int, path: Path, how: str) -> bytes:
         lasting = self._contents.get(number, b"")
         if how in {"torn", "zeros"} and path.is_file():
             now = path.read_bytes()
-            same = next((place for place, (a, b) in enumerate(zip(lasting, now, strict=False)) if a != b), None)
+            same = next((index for index, (a, b) in enumerate(zip(lasting, now, strict=False)) if a != b), None)
             kept = min(len(lasting), len(now)) if same is None else same
             return now[: (kept + len(now)) // 2] if how == "torn" else now[:kept] + bytes(len(now) - kept)
         return lasting
 
 
 def _list(folder: int | Path) -> dict[str, tuple[int, bool]]:
-    """Name -> (inode, whether it is a folder). A folder that is gone has none."""
+    """Return name -> (inode, whether it is a folder); nothing for a folder that is gone."""
     path = f"/proc/self/fd/{folder}" if isinstance(folder, int) else folder  # scandir of a descriptor would close it
     try:
         with os.scandir(path) as found:
@@ -260,7 +263,7 @@ def to_folder(image: Image, root: Path) -> None:
 
 
 def photograph(root: Path) -> Image:
-    """Everything below `root`, as it is."""
+    """Return everything below `root`."""
     return {
         str(path.relative_to(root)): None if path.is_dir() else path.read_bytes() for path in sorted(root.rglob("*"))
     }

@@ -1,4 +1,4 @@
-"""What is true, by the contract and by the service's books, worked out without the product's code."""
+"""The expected results, by the contract and the service's own counts, computed without the product's code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRICES = {
     "o4-mini": (Decimal("1.10"), Decimal("0.275"), Decimal("4.40")),
     "gpt-3.5-turbo-instruct": (Decimal("1.50"), Decimal("1.50"), Decimal("2.00")),
 }
-# The columns of the contract, in its order; `parsed` comes after `completion`, with a response_format only.
+# The columns of the contract, in its order; with a response_format, `parsed` comes after `completion`.
 COLUMNS: dict[str, pa.DataType] = {
     "completion": pa.string(),
     "status": pa.string(),
@@ -77,25 +77,25 @@ SUMMARY_NAMES = {
 
 
 def exact_usd(tokens: Sequence[int], prices: Sequence[Decimal]) -> Decimal:
-    """Dollars for (prompt, cached, completion) tokens; cached ones are part of the prompt."""
+    """Return the dollars for (prompt, cached, completion) tokens; cached ones are part of the prompt."""
     prompt, cached, completion = tokens[:3]
     full, reduced, output = prices
     return ((prompt - cached) * full + cached * reduced + completion * output) / 1_000_000
 
 
 def row_usd(tokens: Sequence[int], prices: Sequence[Decimal]) -> Decimal:
-    """What one answer costs, rounded once to nine decimals."""
+    """Return the cost of one answer, rounded once to nine decimals."""
     return exact_usd(tokens, prices).quantize(Decimal("1e-9"), ROUND_HALF_EVEN)
 
 
 def billed_usd(service: FakeService, model: str = "gpt-4o-mini") -> Decimal:
-    """What the service billed so far; exact for models whose prices are whole nano-dollars a token."""
+    """Return what the service billed so far; exact for models with whole nano-dollar prices per token."""
     tokens = service.stats()["billed_tokens"]
     return exact_usd([tokens[name] for name in ("prompt", "cached", "completion")], PRICES[model])
 
 
 def reserved_usd(prompt_tokens: int, output: int = 50, model: str = "gpt-4o-mini") -> Decimal:
-    """The worst case of a request: nothing cached, all output used."""
+    """Return the worst case of a request: nothing cached, all output used."""
     return exact_usd((prompt_tokens, 0, output), PRICES[model])
 
 
@@ -104,7 +104,7 @@ def total(values: Iterable[Any]) -> Decimal:
 
 
 def request_key(settings: Mapping[str, Any], messages: list[dict[str, Any]], **more: Any) -> str:
-    """The key as DESIGN.md defines it."""
+    """Return the key as DESIGN.md defines it."""
     whole = {
         "v": 1,
         "endpoint": settings["endpoint"].get("name") or settings["endpoint"]["base_url"],
@@ -120,7 +120,7 @@ def request_key(settings: Mapping[str, Any], messages: list[dict[str, Any]], **m
 
 
 def check_books(done: Done, prefix: str = "") -> None:
-    """Hold a run's summary against its rows: counts, tokens and money, to the last digit."""
+    """Compare a run's summary with its rows: counts, tokens and money, to the last digit."""
     rows = [{name.removeprefix(prefix): value for name, value in row.items()} for row in done.rows]
     summary = done.summary
     assert summary["rows"]["total"] == len(rows)
@@ -138,7 +138,7 @@ def check_books(done: Done, prefix: str = "") -> None:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder and its bytes; locks and the index, which is only a view, left out."""
+    """Return every file below a folder with its bytes, without locks and without the index, which is only a view."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

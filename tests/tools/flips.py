@@ -1,4 +1,4 @@
-"""Bits that a disk has flipped, in the files that Parquill itself keeps: what is wrong must be found before it counts."""
+"""Flips bits, as a bad disk does, in the files that Parquill keeps; tests require that the damage is found."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ FLIPS = 12
 
 
 def flipped(path: Path, seed: int = 1) -> Iterator[int]:
-    """Flip one bit of a file after another, at seeded places, each alone; the file is as it was in the end.
+    """Flip one bit of a file after another, at seeded offsets, each alone; restore the file at the end.
 
-    Gives the places (in bytes); those in JSON that change nothing it says (a kind of blank) are passed over.
+    Yields the offsets (in bytes). It skips flips in JSON that do not change its content (such as another blank).
     """
     data = path.read_bytes()
     draw = random.Random(seed)
     try:
         flips = 0
         while flips < FLIPS:
-            place = draw.randrange(len(data))
+            offset = draw.randrange(len(data))
             damaged = bytearray(data)
-            damaged[place] ^= 1 << draw.randrange(8)
+            damaged[offset] ^= 1 << draw.randrange(8)
             if path.suffix == ".json" and _says_the_same(data, damaged):
                 continue
             path.write_bytes(damaged)
             flips += 1
-            yield place
+            yield offset
     finally:
         path.write_bytes(data)
 
 
 def _says_the_same(data: bytes, damaged: bytearray) -> bool:
     try:
-        said, says = orjson.loads(data), orjson.loads(damaged)
+        before, after = orjson.loads(data), orjson.loads(damaged)
     except orjson.JSONDecodeError:
         return False
-    return all(says.get(name) == value for name, value in said.items() if name != CHECKSUM)
+    return all(after.get(name) == value for name, value in before.items() if name != CHECKSUM)

@@ -1,7 +1,7 @@
 """Lets atheris look for bytes that break a reader: `make fuzz`, or `python -m tests.tools.fuzz TARGET [SECONDS]`.
 
-Hypothesis draws values that somebody thought of; atheris changes bytes toward code that has not been reached. What it
-finds becomes a test. Targets: replies, journals, jobs, templates, parameters.
+Hypothesis draws values from strategies that a person wrote; atheris changes bytes toward code that was not reached.
+Each finding becomes a test. Targets: replies, journals, jobs, templates, parameters.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAMES = ["text", "id", "tags"]
 
 
 def fuzz_replies(data: bytes) -> None:
-    """A reply is an answer of the table, or none."""
+    """A reply is an answer of the table, or it is rejected."""
     for api in GENUINE:
         check_reply(api, data)
 
@@ -45,7 +45,7 @@ def fuzz_journals(data: bytes) -> None:
 
 
 def fuzz_jobs(data: bytes) -> None:
-    """A job file is a job, or refused."""
+    """A job file makes a job, or is refused."""
     path = SCRATCH / "job.yaml"
     path.write_bytes(data)
     with contextlib.suppress(BadJob):
@@ -53,16 +53,16 @@ def fuzz_jobs(data: bytes) -> None:
 
 
 def fuzz_templates(data: bytes) -> None:
-    """A template is refused, or renders or rejects its row; `data` is the template and, after a NUL, the cell."""
+    """A template is refused, or renders its row, or rejects it; `data` is the template and, after a NUL, the cell."""
     template, _, cell = data.decode(errors="ignore").partition("\0")
-    if "range" in template or "*" in template:  # what is slow on purpose is the job's own doing
+    if "range" in template or "*" in template:  # a template may be slow if its author wants it
         return
     with contextlib.suppress(BadJob, RowFault):
         Templates(None, template, NAMES, {}).render({"text": cell, "id": 7, "tags": [cell, None]})
 
 
 def fuzz_parameters(data: bytes) -> None:
-    """Cells of parameters and messages are taken, or reject their row."""
+    """Cells of parameters and messages are accepted, or reject their row."""
     cell = data.decode(errors="ignore")
     with contextlib.suppress(RowFault):
         check_parameters(cell)
@@ -80,7 +80,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
 
 
 def main(name: str, seconds: int) -> None:
-    """Fuzz one target for some seconds; ends with an error at the first bytes that break it."""
+    """Fuzz one target for a number of seconds; fail at the first bytes that break it."""
     target, seeds = TARGETS[name]
     corpus = SCRATCH / name
     corpus.mkdir()

@@ -1,8 +1,10 @@
-"""A hostile service on a raw socket: `python -m tests.tools.hostile_server`; a prompt names what it does: `<drip_head> ...`.
+"""A hostile service on a raw socket: `python -m tests.tools.hostile_server`.
 
-It writes `READY <port>` to stdout and serves 127.0.0.1 until SIGTERM, a thread a connection. A prompt without a name is
-answered well, with its own text in the answer, so that an answer in the wrong row shows. GET /seen tells as JSON how
-many requests came for each name, and what must never come: a cookie, another path than the one configured.
+A prompt names its attack: `<drip_head> ...`.
+
+It writes `READY <port>` to stdout and serves 127.0.0.1 until SIGTERM, with a thread for each connection. A prompt
+without a name gets a good answer with its own text, so that an answer in the wrong row shows. GET /seen returns as JSON
+how many requests came for each name, and what must never come: a cookie, or a path that was not configured.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class Gone(Exception):
 
 
 class Talk:
-    """One request on one connection: what an attack reads and writes. `again`: how often this name came before."""
+    """One request on one connection, for an attack to read and write. `again`: how often this name came before."""
 
     def __init__(self, connection: Connection, head: bytes, body: bytes, name: str, again: int) -> None:
         self.head, self.body, self.name, self.again = head, body, name, again
@@ -35,9 +37,9 @@ class Talk:
 
     @property
     def text(self) -> str:
-        """The prompt."""
-        said: str = orjson.loads(self.body)["messages"][-1]["content"]
-        return said
+        """Return the prompt."""
+        prompt: str = orjson.loads(self.body)["messages"][-1]["content"]
+        return prompt
 
     def send(self, data: bytes) -> Talk:
         """Send bytes. Raises Gone."""
@@ -54,7 +56,7 @@ class Talk:
             self.send(block)
 
     def drip(self, data: bytes, every_s: float = 0.02) -> None:
-        """Send byte by byte, for ever at the last."""
+        """Send byte by byte, and repeat the last one forever."""
         while True:
             self.send(data[:1])
             data = data[1:] or data
@@ -73,11 +75,11 @@ class Talk:
         self.socket.settimeout(30.0)
 
     def reset(self) -> None:
-        """End with RST in the place of FIN."""
+        """End with RST in place of FIN."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
     def document(self, **changes: object) -> dict[str, object]:
-        """A good answer, which names the prompt that it answers."""
+        """Return a good answer, which names the prompt that it answers."""
         message = {"role": "assistant", "content": answer_to(self.text)}
         return {
             "id": "chatcmpl-1",
@@ -88,19 +90,19 @@ class Talk:
         }
 
     def good(self, **changes: object) -> bytes:
-        """A good answer as JSON."""
+        """Return a good answer as JSON."""
         return orjson.dumps(self.document(**changes))
 
 
 def answer_to(text: str) -> str:
-    """What a good answer to a prompt says."""
+    """Return the text of a good answer to a prompt."""
     return f"answer to {text[:60]}"
 
 
 def reply(
     body: bytes, *headers: bytes, status: bytes = b"200 OK", length: int | None = None, keep: bool = False
 ) -> bytes:
-    """A whole reply, which says whether the connection closes after it."""
+    """Return a whole reply, which says whether the connection closes after it."""
     lines = [b"HTTP/1.1 " + status, b"content-length: %d" % (len(body) if length is None else length), *headers]
     if not keep:
         lines.append(b"connection: close")
@@ -108,26 +110,26 @@ def reply(
 
 
 class Seen:
-    """What came, over all connections."""
+    """Counts of what came, over all connections."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def count(self, name: str) -> int:
-        """Count, and tell how often it was counted before."""
+        """Count once, and return how often the name was counted before."""
         with self._lock:
             self._counts[name] += 1
             return self._counts[name] - 1
 
-    def told(self) -> bytes:
-        """All counts as JSON."""
+    def as_json(self) -> bytes:
+        """Return all counts as JSON."""
         with self._lock:
             return orjson.dumps(self._counts)
 
 
 class Connection:
-    """Serves one client until somebody closes."""
+    """Serves one client until one side closes."""
 
     def __init__(self, accepted: socket.socket, seen: Seen) -> None:
         self.socket, self._seen = accepted, seen
@@ -142,7 +144,7 @@ class Connection:
         with self.socket, contextlib.suppress(Gone, OSError):
             for head, body in self._requests():
                 if head.startswith(b"GET /seen "):
-                    self.socket.sendall(reply(self._seen.told()))
+                    self.socket.sendall(reply(self._seen.as_json()))
                     continue
                 if not head.startswith(b"POST /v1/chat/completions "):
                     self._seen.count("strange_path")
@@ -166,7 +168,7 @@ class Connection:
             while len(data) < length:
                 named = NAMED.search(data)
                 if named and named[1].startswith(b"unread"):
-                    break  # this one acts before it has read the request
+                    break  # this attack acts before it has read the request
                 data += self._receive()
             yield head, data[:length]
             data = data[length:]

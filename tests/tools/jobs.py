@@ -23,7 +23,7 @@ PARQUILL = str(Path(sys.executable).with_name("parquill"))
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended, and what it left behind; `table` has no rows of its own before the first results."""
+    """How a command ended, and what it left behind; before the first results `table` has no rows."""
 
     exit_code: int
     summary: dict[str, Any]
@@ -43,19 +43,19 @@ class Done:
 
 @dataclass
 class Spawned:
-    """The real command, running; its output goes into files, so that nobody has to read along."""
+    """The real command while it runs; its output goes into files, so no reader has to follow it."""
 
     process: subprocess.Popen[bytes]
     jobs: Jobs
     settings: Mapping[str, Any]
-    said: Path
+    output: Path
 
     def wait(self, timeout_s: float = 180) -> Done:
         code = self.process.wait(timeout_s)
         return self.jobs.done(self.settings, code, self.read("out"), self.read("err"))
 
     def read(self, stream: str) -> str:
-        return self.said.with_suffix(f".{stream}").read_text(encoding="utf-8", errors="replace")
+        return self.output.with_suffix(f".{stream}").read_text(encoding="utf-8", errors="replace")
 
 
 class Jobs:
@@ -75,7 +75,7 @@ class Jobs:
         return path
 
     def job(self, rows: pa.Table | Sequence[str | None] | None = None, **changes: Any) -> dict[str, Any]:
-        """Settings of a job over `rows` (or over the `input` that is given); None leaves a setting out."""
+        """Return settings of a job over `rows` (or over the given `input`); None leaves a setting out."""
         settings: dict[str, Any] = {
             "name": "e2e",
             "input": str(self.folder / "prompts.parquet"),
@@ -112,9 +112,9 @@ class Jobs:
         folder: Path | None = None,
         before: Sequence[str] = (),
     ) -> Spawned:
-        """Start the real command, `parquill run` or another, as a process; by another command if one stands `before`."""
-        said = self.folder / f"said-{len(self._spawned)}"
-        with said.with_suffix(".out").open("wb") as out, said.with_suffix(".err").open("wb") as err:
+        """Start the real command, `parquill run` or another, as a process; `before` is a command that starts it."""
+        output = self.folder / f"output-{len(self._spawned)}"
+        with output.with_suffix(".out").open("wb") as out, output.with_suffix(".err").open("wb") as err:
             process = subprocess.Popen(
                 [*before, PARQUILL, command, str(self.job_file(settings)), *arguments],
                 cwd=folder,
@@ -122,9 +122,9 @@ class Jobs:
                 stdout=out,
                 stderr=err,
                 env={**os.environ, **environment},
-                start_new_session=True,  # a Ctrl-C of the person who runs the tests is not for it
+                start_new_session=True,  # a Ctrl-C of the person who runs the tests must not reach it
             )
-        spawned = Spawned(process, self, settings, said)
+        spawned = Spawned(process, self, settings, output)
         self._spawned.append(spawned)
         return spawned
 
@@ -152,6 +152,6 @@ class Jobs:
 
 
 def read_results(output: Path) -> pa.Table:
-    """The results of an output folder, their files in the order of their names."""
+    """Return the results of an output folder, their files in the order of their names."""
     files = sorted((output / "results").glob("*.parquet"))
     return pa.concat_tables([pq.read_table(path, partitioning=None) for path in files]) if files else pa.table({})

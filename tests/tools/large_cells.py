@@ -1,4 +1,4 @@
-"""Parquet files of few rows and large cells, for what bounds memory: plain, nested, and a bomb of a few KB."""
+"""Parquet files of few rows and large cells, for tests of memory: plain, nested, and a bomb of a few KB."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BLOCK_BYTES = 220_000  # repeated within a cell, so a file takes about a twenti
 
 
 def text_of(draw: random.Random, size: int) -> str:
-    """About `size` bytes of words, which zstd packs about twenty times."""
+    """Return about `size` bytes of words, which zstd compresses about twenty times."""
     block = " ".join(draw.choices(_WORDS, k=_BLOCK_BYTES // 6))
     return (block * (size // len(block) + 1))[:size]
 
@@ -25,9 +25,9 @@ def text_of(draw: random.Random, size: int) -> str:
 def write_large_cells(
     path: Path, kind: str = "text", *, rows: int = ROWS, size: int = CELL_BYTES, in_one_page: bool = False
 ) -> Path:
-    """Write `rows` rows: an id, a short text, and `blob` of about `size` bytes: a text, list, struct or map.
+    """Write `rows` rows: an id, a short text, and `blob` of about `size` bytes, a text, list, struct or map.
 
-    One row group, as pandas and pyarrow write it; some writers put it into one page.
+    The file has one row group, as pandas and pyarrow write it; some writers put it into one page.
     """
     draw = random.Random(7)
     types = {
@@ -55,7 +55,7 @@ def write_large_cells(
 def write_map_bomb(path: Path, *, key_bytes: int = 1 << 30) -> Path:
     """Write two rows whose maps have a key of `key_bytes` of one letter each: about 4 KB (brotli) for 2 GiB.
 
-    As `large_string_map.brotli.parquet` of apache/parquet-testing.
+    It is like `large_string_map.brotli.parquet` of apache/parquet-testing.
     """
     key = pa.StringArray.from_buffers(
         1, pa.array([0, key_bytes], pa.int32()).buffers()[1], pa.py_buffer(b"a" * key_bytes)

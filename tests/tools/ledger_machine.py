@@ -1,4 +1,4 @@
-"""Any order of what runs do to a ledger, held against books that are kept in plain Python."""
+"""Any order of operations on a ledger, compared with books that are kept in plain Python."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def entry(run: str, job: str = "job", **labels: str) -> RunEntry:
 
 
 def empty(ledger: Ledger) -> None:
-    """Forget all runs."""
+    """Delete all runs."""
     with ledger.transaction() as connection:
         for table in (RUNS, DAYS, LEASES, HOLDERS, RESOLUTIONS):
             connection.execute(table.delete())
@@ -42,30 +42,30 @@ def empty(ledger: Ledger) -> None:
 
 @dataclass
 class Holder:
-    """A process as it knows itself, and when the ledger heard of it last (None: never)."""
+    """A process with its own figures, and when it last reached the ledger (None: never)."""
 
     name: str
     settled: int = 0
     in_doubt: int = 0
     left: int = 0
-    heard: datetime | None = None
+    reported_at: datetime | None = None
 
     @property
     def held(self) -> LeaseReport:
-        return LeaseReport(self.settled, self.in_doubt, self.left, is_new=self.heard is None)
+        return LeaseReport(self.settled, self.in_doubt, self.left, is_new=self.reported_at is None)
 
 
 @dataclass
 class Books:
-    """What must be in the ledger: nano-dollars by (run, month), and a lease by (run, holder, month)."""
+    """The expected content of the ledger: nano-dollars by (run, month), and a lease by (run, holder, month)."""
 
     settled: Counter[tuple[str, str]] = field(default_factory=Counter)
     in_doubt: Counter[tuple[str, str]] = field(default_factory=Counter)
     leases: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    told: dict[tuple[str, str], tuple[int, int, datetime]] = field(default_factory=dict)  # settled, in doubt, when
+    reported: dict[tuple[str, str], tuple[int, int, datetime]] = field(default_factory=dict)  # settled, in doubt, when
 
     def is_dead(self, run: str, holder: str, now: datetime) -> bool:
-        return self.told[run, holder][2] < now - timedelta(minutes=15)
+        return self.reported[run, holder][2] < now - timedelta(minutes=15)
 
     def booked(self, now: datetime, *, run: str | None = None, month: str | None = None) -> Balance:
         def mine(key: tuple[str, str]) -> bool:
@@ -82,13 +82,13 @@ class Books:
         )
 
     def keys(self, run: str, holder: str) -> list[tuple[str, str, str]]:
-        """The leases of a holder, the earliest month first."""
+        """Return the leases of a holder, the earliest month first."""
         return sorted(key for key in self.leases if key[:2] == (run, holder))
 
-    def tell(self, run: str, holder: Holder, now: datetime) -> int:
-        """What is spent is taken from the earliest month's lease first; what is not needed is given back from the latest."""
-        before = self.told.get((run, holder.name), (0, 0, now))
-        self.told[run, holder.name] = (holder.settled, holder.in_doubt, now)
+    def report(self, run: str, holder: Holder, now: datetime) -> int:
+        """Take spending from the earliest month's lease first, and give back unused money from the latest."""
+        before = self.reported.get((run, holder.name), (0, 0, now))
+        self.reported[run, holder.name] = (holder.settled, holder.in_doubt, now)
         settled, in_doubt = holder.settled - before[0], holder.in_doubt - before[1]
         keys, month = self.keys(run, holder.name), f"{now:%Y-%m}"
         for key in keys:
@@ -108,12 +108,12 @@ class Books:
             surplus -= back
             if not self.leases[key]:
                 del self.leases[key]
-        holder.heard = now
+        holder.reported_at = now
         return sum(self.leases.get(key, 0) for key in keys)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Three runs of two jobs, each with three holders, who work, sleep, die, and hear no answer."""
+    """Three runs of two jobs, with three holders each, which work, sleep, die and lose replies."""
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
@@ -121,15 +121,15 @@ class LedgerMachine(RuleBasedStateMachine):
         empty(ledger)
         self.now = BEGIN
         self.books = Books()
-        self.truth = dict.fromkeys(RUN_LIMITS, (0, 0))  # what the journals say: settled and in doubt
+        self.truth = dict.fromkeys(RUN_LIMITS, (0, 0))  # settled and in doubt by the journals
         self.names = 0
-        self.holders = {seat: self.somebody() for seat in SEATS}
+        self.holders = {seat: self.new_holder() for seat in SEATS}
         self.shut_out: list[tuple[str, Holder]] = []
         self.over: Counter[str] = Counter()  # deliberate overshoots, of a run and of all months
-        self.resolved: set[str] = set()  # runs whose processes may not have heard of it
+        self.resolved: set[str] = set()  # runs whose processes may not know of it
         self.answers: dict[str, list[tuple[bool, int]]] = {run: [] for run in RUN_LIMITS}  # is it paid, how much
 
-    def somebody(self) -> Holder:
+    def new_holder(self) -> Holder:
         self.names += 1
         return Holder(f"host:{self.names}")
 
@@ -145,7 +145,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(hours=st.sampled_from([0.1, 0.2, 1, 5, 40]))
     def time_passes(self, hours: float) -> None:
-        """Whoever is silent for long counts as dead, and may wake up again."""
+        """A holder that is silent for long counts as dead, and may wake up again."""
         self.now += timedelta(hours=hours)
 
     @rule(seat=some_seat, want=st.integers(1, 600), least=share, east=st.integers(-12, 14), is_heard=st.integers(0, 4))
@@ -161,14 +161,14 @@ class LedgerMachine(RuleBasedStateMachine):
             least=at_least,
             run_limit=RUN_LIMITS[run],
             month_limit=MONTH_LIMIT,
-            now=self.now.astimezone(timezone(timedelta(hours=east))),  # months are UTC wherever it is asked
+            now=self.now.astimezone(timezone(timedelta(hours=east))),  # months are UTC in any time zone
         )
-        known = self.books.tell(run, holder, self.now) - holder.left
-        mine, everybody = (
+        known = self.books.report(run, holder, self.now) - holder.left
+        own_total, month_total = (
             self.books.booked(self.now, **scope).total for scope in ({"run": run}, {"month": self.month})
         )
         limit = RUN_LIMITS[run]
-        room = min(want - known, MONTH_LIMIT - everybody, want - known if limit is None else limit - mine)
+        room = min(want - known, MONTH_LIMIT - month_total, want - known if limit is None else limit - own_total)
         fits = room >= at_least - known and room > 0
         assert got == (room + known if fits else min(0, known))
         if fits:
@@ -179,7 +179,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(seat=some_seat, paid=share, unsure=share, times=st.integers(1, 2))
     def spend(self, seat: Seat, paid: float, unsure: float, times: int) -> None:
-        """Report a part of a lease as settled, and a part of the rest as in doubt; twice where no answer was heard."""
+        """Report a part of a lease as settled and a part of the rest as in doubt, twice if the first reply was lost."""
         amount = max(0, self.holders[seat].left)
         settled = int(amount * paid)
         self.report(seat, settled, int((amount - settled) * unsure), times=times)
@@ -189,13 +189,13 @@ class LedgerMachine(RuleBasedStateMachine):
         """The service bills more than was reserved."""
         amount = self.holders[seat].left
         if amount > 0:
-            for place in (seat[0], "months"):
-                self.over[place] += extra
+            for scope in (seat[0], "months"):
+                self.over[scope] += extra
             self.report(seat, amount + extra, 0)
 
     @rule(seat=some_seat, part=share)
     def give_back_unused(self, seat: Seat, part: float) -> None:
-        """Give back what is not used of a lease, or all of it, and keep the rest."""
+        """Give back a part of the unused lease, or all of it."""
         holder = self.holders[seat]
         holder.left -= int(max(0, holder.left) * part)
         self.report(seat, 0, 0)
@@ -207,17 +207,17 @@ class LedgerMachine(RuleBasedStateMachine):
         self.truth[run] = (self.truth[run][0] + settled, self.truth[run][1] + in_doubt)
         for _ in range(times):
             lost = self.ledger.report(run, holder.name, holder.held, self.now)
-        assert lost == max(0, holder.left - self.books.tell(run, holder, self.now))
+        assert lost == max(0, holder.left - self.books.report(run, holder, self.now))
         holder.left -= lost
 
     @rule(seat=some_seat)
     def die(self, seat: Seat) -> None:
-        """Killed: nobody gives its lease back, and nobody knows what it had spent of it."""
-        self.holders[seat] = self.somebody()
+        """Kill a process: its lease is not given back, and what it had spent of it is unknown."""
+        self.holders[seat] = self.new_holder()
 
     @rule(run=some_run, paid=share, unsure=share, lost=share)
     def go_on(self, run: str, paid: float, unsure: float, lost: float) -> None:
-        """Started again after all its processes died: the journals tell what they had spent and not reported."""
+        """Start the run again after all its processes died: the journals hold what was spent and not reported."""
         settled, in_doubt = self.truth[run]
         for key in [key for key in self.books.leases if key[0] == run]:
             amount = self.books.leases.pop(key)
@@ -227,20 +227,20 @@ class LedgerMachine(RuleBasedStateMachine):
         by_hand = sum(amount for is_paid, amount in self.answers[run] if is_paid)
         cut = int(min(settled, max(0, self.books.settled[run, self.month] - by_hand)) * lost)
         self.truth[run] = (settled, in_doubt) = (settled - cut, in_doubt + cut)
-        for told in [told for told in self.books.told if told[0] == run]:
-            del self.books.told[told]
+        for key in [key for key in self.books.reported if key[0] == run]:
+            del self.books.reported[key]
         for seat in [seat for seat in SEATS if seat[0] == run]:
-            if self.holders[seat].heard is not None:
+            if self.holders[seat].reported_at is not None:
                 self.shut_out.append((run, self.holders[seat]))
-            self.holders[seat] = self.somebody()
-        stand = self.stand(run)
-        assert self.ledger.spent(run, settled, in_doubt) == stand
-        assert self.ledger.open_run(entry(run, JOBS[run]), settled, in_doubt, self.now) == stand
+            self.holders[seat] = self.new_holder()
+        expected = self.expected(run)
+        assert self.ledger.spent(run, settled, in_doubt) == expected
+        assert self.ledger.open_run(entry(run, JOBS[run]), settled, in_doubt, self.now) == expected
         self.resolved.discard(run)
-        self.adopt(run, stand)
+        self.adopt(run, expected)
 
-    def stand(self, run: str) -> tuple[int, int]:
-        """What the journals say, less what a person has answered; of a dead lease only what was in doubt."""
+    def expected(self, run: str) -> tuple[int, int]:
+        """Return what the journals say, less what a person has resolved; of a dead lease only what was in doubt."""
         settled, in_doubt = self.truth[run]
         answers, self.answers[run] = self.answers[run], []
         for is_paid, amount in answers:
@@ -250,12 +250,12 @@ class LedgerMachine(RuleBasedStateMachine):
             self.answers[run].append((is_paid, taken))
         return settled, in_doubt
 
-    def adopt(self, run: str, stand: tuple[int, int]) -> None:
-        """How a run's money lies in the months is the ledger's to say; how much it is, the journals and the person."""
+    def adopt(self, run: str, expected: tuple[int, int]) -> None:
+        """Take the split by months from the ledger, and check its sum against the journals and the person's answers."""
         with self.ledger.transaction() as connection:
             rows = connection.execute(sa.select(DAYS).where(DAYS.c.run_id == run)).all()
         assert all(row.settled_nano >= 0 and row.in_doubt_nano >= 0 for row in rows)
-        assert (sum(row.settled_nano for row in rows), sum(row.in_doubt_nano for row in rows)) == stand
+        assert (sum(row.settled_nano for row in rows), sum(row.in_doubt_nano for row in rows)) == expected
         for key in [key for key in (*self.books.settled, *self.books.in_doubt) if key[0] == run]:
             self.books.settled[key] = self.books.in_doubt[key] = 0
         for row in rows:
@@ -264,22 +264,22 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def one_who_was_shut_out_speaks(self) -> None:
-        """A process whose run was opened anew by another is told so, and changes nothing."""
+        """A process whose run another process has opened again gets RunTakenOver, and changes nothing."""
         for run, holder in self.shut_out:
             with pytest.raises(RunTakenOver):
                 self.ledger.report(run, holder.name, holder.held, self.now)
 
     @rule(job=st.sampled_from(["day", "night", None]), is_paid=st.booleans(), before=st.booleans())
-    def resolve(self, job: str | None, is_paid: bool, before: bool) -> None:  # noqa: FBT001 - drawn
-        """A person settles what is in doubt, in this month or in the one before; who was only asleep has lost it."""
+    def resolve(self, job: str | None, is_paid: bool, before: bool) -> None:  # noqa: FBT001 - a drawn value
+        """A person settles what is in doubt, in this month or the one before; a sleeping holder loses its lease."""
         month = f"{self.now.replace(day=1) - timedelta(days=1):%Y-%m}" if before else self.month
         runs = [run for run in RUN_LIMITS if job in {None, JOBS[run]}]
         for key in [key for key in self.books.leases if key[0] in runs and key[2] == month]:
             if self.books.is_dead(*key[:2], self.now):
                 amount = self.books.leases.pop(key)
                 self.books.in_doubt[key[0], month] += amount
-                for place in (key[0], "months"):  # it may be spent by one who sleeps yet, and has not heard
-                    self.over[place] += amount
+                for scope in (key[0], "months"):  # a sleeping holder may still spend it
+                    self.over[scope] += amount
         found = {run: self.books.in_doubt.pop((run, month), 0) for run in runs}
         assert self.ledger.resolve(month, job, paid=is_paid, now=self.now) == sum(found.values())
         for run, amount in found.items():
@@ -290,14 +290,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_limit_is_passed(self) -> None:
-        """Settled, in doubt and leased never exceed a limit by more than what a service overshot."""
+        """Settled, in doubt and leased exceed a limit at most by what a service overshot."""
         for run, limit in RUN_LIMITS.items():
             assert limit is None or self.ledger.of_run(run, self.now).total <= limit + self.over[run]
         for month in {self.month} | {month for _, month in self.books.settled}:
             assert self.ledger.of_month(month, self.now).total <= MONTH_LIMIT + self.over["months"]
 
     @invariant()
-    def nobody_has_what_the_ledger_does_not_know(self) -> None:
+    def no_process_has_more_than_the_ledger_knows(self) -> None:
         """What the processes may still spend is booked as leased."""
         for (run, _), holder in self.holders.items():
             if run not in self.resolved:
@@ -314,7 +314,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for run, day, paid, unsure in days:
             settled[run, day[:7]] += paid
             in_doubt[run, day[:7]] += unsure
-        assert settled == self.books.settled  # a Counter's equality takes what is missing as 0
+        assert settled == self.books.settled  # a comparison of Counters takes a missing key as 0
         assert in_doubt == self.books.in_doubt
         assert {(row.run_id, row.holder, row.month): row.amount_nano for row in leases} == self.books.leases
 

@@ -1,7 +1,7 @@
 """Makes the stored journals of the present version: `python -m tests.tools.make_journals`.
 
-The journals of a released version stay for ever. After a release, run this only when `VERSION` of
-tasks/storage/journal.py has changed. Beside each journal lies what it says, for a person to read before it is committed.
+The journals of a released version are never changed. After a release, run this only if `VERSION` of
+tasks/storage/journal.py has changed. Next to each journal is its content, for a person to read before it is committed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _answer(row: int, **more: Any) -> Outcome:
     return Outcome(row=row, key=f"{row:064x}", **(given | more))
 
 
-# What can happen to a row, each in a group of its own.
+# What can happen to a row, each case in a group of its own.
 WHOLE: list[Any] = [
     *(_intent(0, 1), _answer(0)),
     *(_intent(1, 1), _attempt(1, 1, "unpaid", "rate_limited"), _intent(1, 2), _answer(1, attempts=2, resolves=2)),
@@ -78,9 +78,9 @@ WHOLE: list[Any] = [
 ]
 
 
-def told(state: ShardState) -> dict[str, Any]:
-    """All that a journal says, as JSON has it."""
-    said: dict[str, Any] = orjson.loads(
+def content_of(state: ShardState) -> dict[str, Any]:
+    """Return all that a journal holds, as JSON."""
+    content: dict[str, Any] = orjson.loads(
         orjson.dumps(
             {
                 "rows": {str(number): asdict(row) for number, row in sorted(state.rows.items())},
@@ -91,7 +91,7 @@ def told(state: ShardState) -> dict[str, Any]:
             option=orjson.OPT_NON_STR_KEYS,
         )
     )
-    return said
+    return content
 
 
 async def _write(path: Path) -> None:
@@ -103,17 +103,17 @@ async def _write(path: Path) -> None:
 
 
 def main() -> None:
-    """Write the journal of the present version, one with a torn end, and what both say."""
+    """Write the journal of the present version, one with a torn end, and the content of both."""
     FOLDER.mkdir(exist_ok=True)
     whole = FOLDER / f"v{VERSION}-whole.journal"
     if whole.exists():
-        raise SystemExit(f"{whole} is there already, and is kept as it is")
+        raise SystemExit(f"{whole} already exists, and is kept unchanged")
     asyncio.run(_write(whole))
     torn = FOLDER / f"v{VERSION}-torn.journal"
     torn.write_bytes(whole.read_bytes()[:-10])
     for path in (whole, torn):
-        said = orjson.dumps(told(replay_shard(path)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        path.with_suffix(".json").write_bytes(said)
+        content = orjson.dumps(content_of(replay_shard(path)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        path.with_suffix(".json").write_bytes(content)
 
 
 if __name__ == "__main__":

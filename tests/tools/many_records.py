@@ -1,4 +1,4 @@
-"""Journals of many records, written fast, and how long it takes to replay them."""
+"""Journals of many records, written fast, and the time to replay them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AT_ONCE = 64  # rows in a group
 
 
 def write_journal(path: Path, rows: int) -> None:
-    """An intent and an outcome of 400 characters for each row."""
+    """Write an intent and an outcome of 400 characters for each row."""
     groups = [_group(0, orjson.dumps({"journal": VERSION, "run_id": "r", "shard": 0}) + b"\n")]
     for first in range(0, rows, AT_ONCE):
         lines = []
@@ -48,7 +48,7 @@ def write_journal(path: Path, rows: int) -> None:
 
 
 def replay_records(rows: int, rows_of_shard: int = 20_000) -> tuple[int, float, int]:
-    """Replay the journals of so many rows, two records each: the records, the seconds, the process's peak in MiB."""
+    """Replay journals with two records per row; return the records, the seconds and the process's peak in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         journals = [Path(folder) / f"{number}.journal" for number in range(rows // rows_of_shard)]
         for journal in journals:

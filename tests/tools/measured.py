@@ -1,8 +1,8 @@
 """Runs jobs one after another in one process: `python -m tests.tools.measured BATCH_ROWS JOB...`; JSON after each.
 
-A line tells what the process has taken so far and what it still holds: `peak_kib`, `cpu_s` and `seconds` of the job,
-`files` and `threads` after it, `tasks` that were left on the event loop at its end. With BATCH_ROWS other than 0 shards
-and batches have so many rows: a few thousand rows fill and empty every buffer then as often as a million do.
+A line shows what the process has taken so far and what it still holds: `peak_kib`, `cpu_s` and `seconds` of the job,
+`files` and `threads` after it, `tasks` that were left on the event loop at its end. If BATCH_ROWS is not 0, shards and
+batches have this number of rows: a few thousand rows then fill and empty every buffer as often as a million.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class HostileServer:
         self.url = f"{self.origin}/v1"
 
     def seen(self) -> dict[str, int]:
-        """How many requests came for each name."""
+        """Return how many requests came for each name."""
         counts: dict[str, int] = httpx.get(f"{self.origin}/seen", trust_env=False).json()
         return counts
 
@@ -69,7 +69,7 @@ def measure(
     batch_rows: int = 0,
     timeout_s: float = 600,
 ) -> tuple[list[dict[str, float]], str]:
-    """Run jobs in one process of their own; its lines, and what it said beside them."""
+    """Run jobs in one process of their own; return its lines, and what it wrote to stderr."""
     paths = []
     for number, job in enumerate(jobs):
         paths.append(folder / f"measured-{number}.yaml")
@@ -82,13 +82,13 @@ def measure(
         timeout=timeout_s,
         check=False,
     )
-    said = done.stderr.decode(errors="replace")
-    assert done.returncode == 0, said
-    return [orjson.loads(line) for line in done.stdout.splitlines()], said
+    stderr = done.stderr.decode(errors="replace")
+    assert done.returncode == 0, stderr
+    return [orjson.loads(line) for line in done.stdout.splitlines()], stderr
 
 
 def _complete(path: Path) -> int:
-    """Run a job's steps; the number of tasks that its event loop holds when every row is done."""
+    """Run a job's steps; return the number of tasks that its event loop holds when every row is done."""
     job, options = resolve_job(load_job(path), None, None, ())
     folders = Folders.of(job.output, job.state)
     folders.create()
@@ -97,7 +97,7 @@ def _complete(path: Path) -> int:
         assert run is not None
         with open_sender(run) as run_sender, ThreadPoolExecutor(4) as threads:
             ending = SendResult.of(run.shards, list(threads.map(run_sender.complete, run.shards)))
-            time.sleep(0.2)  # connections that are closed take a turn of the loop
+            time.sleep(0.2)  # closed connections take one more turn of the loop
             tasks = len(asyncio.all_tasks(run_sender._loop))
         write_results(run, budget_short=False)
         if not ending.is_stop:
@@ -106,7 +106,7 @@ def _complete(path: Path) -> int:
 
 
 def peak_of(code: str) -> int:
-    """The most memory (MB) that a process needs which imports the reader of inputs and runs a line of code."""
+    """Return the most memory (MB) of a process that imports the reader of inputs and runs a line of code."""
     lines = [
         "import contextlib",
         "from parquill.tasks.errors import BadInput",
@@ -122,7 +122,7 @@ def peak_of(code: str) -> int:
 
 
 def main() -> None:
-    """Run the jobs that are named."""
+    """Run the named jobs."""
     if rows := int(sys.argv[1]):
         prepare.MIN_SHARD = input_parquet.BATCH_ROWS = shards.READ_ROWS = shards.READ_ROWS_WITHOUT_REQUESTS = rows
     for path in sys.argv[2:]:

@@ -1,6 +1,6 @@
-"""Takes out each line that keeps a promise, one at a time, and requires a red test: `make mutants`.
+"""Changes each line that keeps a promise, one at a time, and requires a failing test: `make mutants`.
 
-A comment in the code, `# promise: C2 a torn end is cut`, stands above each line that keeps a promise. The list is
+A comment in the code, `# promise: C2 a torn end is cut`, is above each line that keeps a promise. The list is
 mutants.json: for each such comment the file, what is replaced in the lines below the comment and by what, and the tests
 that must fail then. Each mutant is tried in a copy of the tree. Prints survivors; exit 1 if there is one.
 """
@@ -51,11 +51,11 @@ class Mutant:
     def changed(self, whole: str) -> str:
         """Return the text of the file with the mutant in it.
 
-        Raises ValueError unless the comment of the promise stands exactly once and the text is below it.
+        Raises ValueError unless the comment of the promise is there exactly once and the text is below it.
         """
         anchor = f"{ANCHOR}{self.promise}\n"
         if whole.count(anchor) != 1:
-            raise ValueError(f"the comment {anchor.strip()!r} stands {whole.count(anchor)} times in {self.file}")
+            raise ValueError(f"the comment {anchor.strip()!r} is {whole.count(anchor)} times in {self.file}")
         start = whole.index(anchor) + len(anchor)
         at = whole.find(self.text, start)
         if at < 0 or whole.count("\n", start, at) > MAX_LINES_BELOW:
@@ -74,12 +74,15 @@ def read_mutants(path: Path = LIST) -> list[Mutant]:
 
 
 def verdict_of(code: int) -> str:
-    """Return what pytest's exit code means. Only 1, failed tests, is a kill: a test that is not collected proves nothing."""
+    """Return what pytest's exit code means.
+
+    Only 1, failed tests, is a kill: a test that is not collected proves nothing.
+    """
     return {0: "SURVIVED", 1: "killed"}.get(code, f"BROKEN (pytest ended with {code})")
 
 
 def _copy(tree: Path) -> None:
-    """Copy the tree, with the package under its name: commands that a test starts import the copy too."""
+    """Copy the tree, with the package under its name, so that commands of a test import the copy too."""
     for part in _PARTS:
         source = ROOT / part
         if source.is_dir():
@@ -121,10 +124,10 @@ def _unsound(mutants: list[Mutant], threads: ThreadPoolExecutor) -> list[str]:
     return [file for file, verdict in zip(files, verdicts, strict=True) if verdict != "SURVIVED"]
 
 
-def _try_and_tell(mutant: Mutant) -> str:
+def _try_and_print(mutant: Mutant) -> str:
     verdict = try_mutant(mutant, mutant.tests)
     line = f"{verdict:10} {mutant.promise}: {mutant.file}"
-    print(line, flush=True)  # noqa: T201 - a command
+    print(line, flush=True)  # noqa: T201 - the output of a command
     return verdict
 
 
@@ -137,11 +140,11 @@ def main() -> int:
     began = time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as threads:
         if unsound := _unsound(mutants, threads):
-            print(f"these are not green without a mutant: {', '.join(unsound)}")  # noqa: T201 - a command
+            print(f"these are not green without a mutant: {', '.join(unsound)}")  # noqa: T201 - the output of a command
             return 1
-        verdicts = list(threads.map(_try_and_tell, mutants))
+        verdicts = list(threads.map(_try_and_print, mutants))
     killed = verdicts.count("killed")
-    print(f"{killed} of {len(mutants)} killed in {time.monotonic() - began:.0f} s")  # noqa: T201 - a command
+    print(f"{killed} of {len(mutants)} killed in {time.monotonic() - began:.0f} s")  # noqa: T201 - the output of a command
     return 0 if killed == len(mutants) else 1
 
 

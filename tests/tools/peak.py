@@ -1,4 +1,4 @@
-"""The most memory that a process has needed, as the kernel tells it."""
+"""The most memory that a process has needed, as the kernel reports it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 
 def peak_kib(pid: int | str = "self") -> int:
-    """The peak of a process in KiB, 0 if it is gone.
+    """Return the peak of a process in KiB, 0 if it is gone.
 
-    Not `ru_maxrss`: a process begins with that of the one that started it, so whatever needs less looks like nothing.
+    `ru_maxrss` does not work here: a process begins with the value of its parent, so a process that needs less shows
+    the parent's peak.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text()

@@ -1,7 +1,7 @@
-"""A run whose shards are sent by the processes of a pool: `python -m tests.tools.pool JOB FOLDER TIMES`.
+"""A run whose shards are sent by a pool of processes: `python -m tests.tools.pool JOB FOLDER TIMES`.
 
-The process itself leads the run and sends nothing. Each worker leaves a file named as its pid in FOLDER. The task of
-each shard is run TIMES times, at the same time, as an engine does which takes a worker for lost that is not.
+This process leads the run and sends nothing. Each worker leaves a file named as its pid in FOLDER. The task of each
+shard runs TIMES times at the same time, as with an engine that takes a living worker for lost.
 """
 
 from __future__ import annotations

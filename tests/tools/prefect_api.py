@@ -1,4 +1,4 @@
-"""What tests ask a Prefect server, as its own clients do: asked again where its SQLite is busy."""
+"""Requests of tests to a Prefect server, repeated like those of its own clients if its SQLite is busy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import httpx
 ANSWER_S = 90.0  # a Prefect server on SQLite waits up to 60 s for its own lock
 TRIES = 10
 PAUSE_S = 0.5
-TLS = httpx.create_ssl_context()  # made once: it reads every certificate, 25 ms for each time that somebody asks
+TLS = httpx.create_ssl_context()  # made once: it reads every certificate, which takes 25 ms
 
 
 def ask_prefect(address: str, method: str, path: str, **body: Any) -> Any:
-    """Ask the API at an address; what it says, decoded, or None where it says nothing.
+    """Ask the API at an address; return its answer, decoded, or None if it is empty.
 
-    503 is what Prefect answers when its database is locked, for clients to try again ("Send 503 for errors clients can
-    retry on", prefect/server/api/server.py). Raises AssertionError on any other answer that is not a success.
+    Prefect answers 503 while its database is locked, so that clients try again ("Send 503 for errors clients can retry
+    on", prefect/server/api/server.py). Raises AssertionError on any other answer that is not a success.
     """
     for _ in range(TRIES):
         reply = httpx.request(
@@ -36,7 +36,7 @@ def ask_prefect(address: str, method: str, path: str, **body: Any) -> Any:
 
 
 def is_up(address: str) -> bool:
-    """Whether a server answers at the address of its API."""
+    """Return whether a server answers at the address of its API."""
     try:
         return httpx.get(f"{address}/health", timeout=2, verify=TLS, trust_env=False).status_code == 200
     except httpx.TransportError:

@@ -1,7 +1,7 @@
-"""Writes inputs and reads results with other tools: `python readers.py write|read|page FOLDER`, in an environment of its own.
+"""Writes inputs and reads results with other tools: `python readers.py write|read|page FOLDER`, in its own environment.
 
-`make readers` makes the environment (build/readers) with what stands in `readers.txt`. Nothing of Parquill is imported
-here: the tools must read the files as anybody's do.
+`make readers` makes the environment (build/readers) from `readers.txt`. Nothing of Parquill is imported here: the tools
+must read the files like any others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-IDS = [7, 3, 9]  # no range, which pandas would not write as a column
+IDS = [7, 3, 9]  # not a range, which pandas would not write as a column
 TEXTS = ["Rotes Kleid", "Blaue Jacke", "Grüner Hut"]
 TIMES = [*map(datetime.fromisoformat, ("2024-05-01T12:00:00", "9999-12-31T23:59:59", "1900-01-01T00:00:00"))]
 STARS = [5, None, 3]
@@ -69,7 +69,7 @@ def write(folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What each tool finds in the results of each input: columns, and rows of (id, text, at, stars, completion)."""
+    """Return what each tool finds in the results of each input: rows of (id, text, at, stars, completion)."""
     duckdb, polars, pandas, datasets = map(importlib.import_module, ("duckdb", "polars", "pandas", "datasets"))
     spark = _spark()
     found: dict[str, Any] = {}
@@ -96,7 +96,7 @@ def run_page(folder: Path) -> list[str]:
     """Run the blocks of docs/how-to/results.md that use another tool than pandas or pyarrow; return the tools."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "results.md").read_text(encoding="utf-8")
     os.chdir(folder)
-    _spark()  # with the settings of a small machine; the block takes this session
+    _spark()  # with the settings of a small machine; the block uses this session
     found = []
     for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
         tool = re.match(r"(?:import|from) (duckdb|polars|pyspark)", block)

@@ -1,6 +1,6 @@
-"""Looks for a canary in everything that a run leaves behind, whatever it was packed or written in.
+"""Looks for a canary in everything that a run leaves behind, in whatever form it was packed or written.
 
-Bytes are searched as they are and as far as they can be unpacked: text in any of the usual encodings, escapes of JSON
+Bytes are searched unchanged, and as far as they can be unpacked: text in any of the usual encodings, escapes of JSON
 and URLs, hex, base64 at any alignment and inside itself, gzip, zlib, zip, zstd, pickles, Parquet and SQLite.
 """
 
@@ -37,7 +37,7 @@ _UNPACKING = (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError, Runtime
 
 
 def found_in(canaries: str | tuple[str, ...], data: bytes) -> bool:
-    """Whether any canary of at least 16 letters, digits and dashes stands in data, as it is or packed."""
+    """Return whether data holds any canary of at least 16 letters, digits and dashes, plain or packed."""
     each_canary = (canaries,) if isinstance(canaries, str) else canaries
     needles = [needle for canary in each_canary for needle in _needles(canary)]
     seen: set[bytes] = set()
@@ -56,7 +56,7 @@ def found_in(canaries: str | tuple[str, ...], data: bytes) -> bool:
 
 
 def _needles(canary: str) -> list[bytes]:
-    """The canary as it is, backward, in wide encodings, as hex, and inside base64 at each of three alignments."""
+    """Return the canary plain, backward, in wide encodings, as hex, and inside base64 at each of three alignments."""
     plain = canary.encode()
     needles = [plain, plain[::-1], plain.hex().encode(), plain.hex().upper().encode()]
     needles += [canary.encode(wide) for wide in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")]
@@ -68,14 +68,14 @@ def _needles(canary: str) -> list[bytes]:
 
 
 def _unpack(data: bytes) -> Iterator[bytes]:
-    """What data holds, one step deeper."""
+    """Return what data holds, one step deeper."""
     if b"%" in data:
         yield unquote_to_bytes(data)
     if b"\\u" in data or b"\\x" in data:
         yield _ESCAPE.sub(lambda m: chr(int(m[1] or m[2], 16)).encode("utf-8", "replace"), data)
     for run in _BASE64.findall(data):
         whole = re.sub(rb"\\n|\s", b"", run).rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
-        for start in range(min(4, len(whole))):  # letters that happen to stand before it shift the alignment
+        for start in range(min(4, len(whole))):  # letters that happen to come before it shift the alignment
             piece = whole[start:]
             piece = piece[: len(piece) - (len(piece) % 4 == 1)]
             yield binascii.a2b_base64(piece + b"=" * (-len(piece) % 4))
@@ -101,16 +101,16 @@ def _decompress(data: bytes) -> Iterator[bytes]:
             pass
 
 
-def contents(*places: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of every file below the places, of its path, and of the cells of Parquet and SQLite files."""
-    for place in places:
-        for path in sorted([place, *place.rglob("*")]):
+def contents(*folders: Path) -> Iterator[tuple[str, bytes]]:
+    """Return (name, bytes) of all files below the folders, of their paths, and of Parquet and SQLite cells."""
+    for folder in folders:
+        for path in sorted([folder, *folder.rglob("*")]):
             yield f"the name {path}", str(path).encode("utf-8", "surrogateescape")
             if path.is_symlink() or not path.is_file():
                 continue
             try:
                 data = path.read_bytes()
-            except FileNotFoundError:  # a server's own temporary files
+            except FileNotFoundError:  # a temporary file of a server
                 continue
             yield str(path), data
             if data[:4] == b"PAR1" and data[-4:] == b"PAR1":
@@ -120,7 +120,7 @@ def contents(*places: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _cells(path: Path) -> Iterator[bytes]:
-    """The cells of a Parquet file, column by column, one a line, and its metadata."""
+    """Return the cells of a Parquet file, column by column, one per line, and its metadata."""
     with pq.ParquetFile(path) as parquet:
         yield repr(parquet.schema_arrow.metadata).encode() + repr(parquet.metadata.metadata).encode()
         for column in parquet.read().columns:
@@ -129,27 +129,29 @@ def _cells(path: Path) -> Iterator[bytes]:
 
 
 def _values(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The columns of an SQLite database's tables, read with its WAL: long values are scattered over its pages."""
+    """Return the columns of an SQLite database's tables, with its WAL; its pages alone would split long values."""
     database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
     database.text_factory = bytes
     try:
         names = [row[0].decode() for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for name in names:
-            rows = database.execute(f'SELECT * FROM "{name}"').fetchall()  # noqa: S608 - names of the database itself
+            rows = database.execute(f'SELECT * FROM "{name}"').fetchall()  # noqa: S608 - the database's own names
             texts = (v if isinstance(v, bytes) else str(v).encode() for row in rows for v in row if v is not None)
             yield name, b"\n".join(texts)
     finally:
         database.close()
 
 
-def where(canaries: str | tuple[str, ...], places: Iterable[Path], said: Iterable[tuple[str, str]] = ()) -> list[str]:
-    """The names of all files and outputs that hold any of the canaries; what is packed is unpacked once for all."""
-    texts = ((name, text.encode("utf-8", "surrogateescape")) for name, text in said)
-    return [name for name, data in (*texts, *contents(*places)) if found_in(canaries, data)]
+def where(
+    canaries: str | tuple[str, ...], folders: Iterable[Path], outputs: Iterable[tuple[str, str]] = ()
+) -> list[str]:
+    """Return the names of all files and outputs that hold any of the canaries; each file is unpacked once for all."""
+    texts = ((name, text.encode("utf-8", "surrogateescape")) for name, text in outputs)
+    return [name for name, data in (*texts, *contents(*folders)) if found_in(canaries, data)]
 
 
 def reachable(start: object, *, most: int = 200_000) -> Iterator[object]:
-    """Every object that can be reached from one by attributes, slots, items and an exception's own links."""
+    """Return every object that can be reached from one by attributes, slots, items and an exception's links."""
     seen: dict[int, object] = {}
     waiting = [start]
     while waiting and len(seen) < most:

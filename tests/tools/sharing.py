@@ -1,4 +1,4 @@
-"""Real processes that share a limit through the ledger: what arrived, and when all of them sent."""
+"""Real processes that share a limit through the ledger: what arrived, and the time in which all of them sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from tests.tools.jobs import Done, Jobs
 
 @dataclass(frozen=True)
 class Shared:
-    """How the runs ended; `arrivals` are (time.monotonic, units) at the service, `all_sent` is while all were sending."""
+    """How the runs ended.
+
+    `arrivals` are (time.monotonic, units) at the service, and `all_sent` is the time in which all were sending.
+    """
 
     runs: list[Done]
     arrivals: list[tuple[float, int]]
@@ -22,11 +25,11 @@ class Shared:
 
     @property
     def seconds(self) -> float:
-        """How long all were sending."""
+        """Return how long all were sending."""
         return self.all_sent[1] - self.all_sent[0]
 
     def busiest(self, window_s: float) -> int:
-        """The most units that arrived in any window."""
+        """Return the most units that arrived in any window."""
         first = total = most = 0
         for at, units in self.arrivals:
             total += units
@@ -37,18 +40,18 @@ class Shared:
         return most
 
     def used(self, per_minute: int) -> float:
-        """The part of the limit that was used while all were sending."""
+        """Return the part of the limit that was used while all were sending."""
         begin, end = self.all_sent
         return sum(units for at, units in self.arrivals if begin <= at < end) / (per_minute * self.seconds / 60)
 
 
 def allowed(per_minute: int, window_s: float, processes: int) -> float:
-    """Requests that may arrive in a window: the pace at its fastest, and a lease of each process."""
+    """Return the requests that may arrive in a window: the fastest pace, and a lease of each process."""
     return per_minute / 60 * MAX_PACE * (window_s + LEASE_S + GUARD_S) + processes * (per_minute * QUANTUM + 1)
 
 
 def settings_of(jobs: Jobs, number: int, rows: int, limits: dict[str, Any]) -> dict[str, Any]:
-    """One of the jobs that share a limit."""
+    """Return one of the jobs that share a limit."""
     input_path = jobs.write([f"{number}-{row}" for row in range(rows)], f"prompts-{number}.parquet")
     output = str(jobs.folder / f"out-{number}")
     limits = {"max_at_once": 32, **limits}
@@ -58,7 +61,7 @@ def settings_of(jobs: Jobs, number: int, rows: int, limits: dict[str, Any]) -> d
 def run_together(
     jobs: Jobs, rows: int, limits: dict[str, Any], *, processes: int = 2, timeout_s: float = 60, unit: str = "requests"
 ) -> Shared:
-    """Run jobs of so many rows at the same time, each as the real command; `unit` is what arrivals count."""
+    """Run jobs with `rows` rows each at the same time, each as the real command; `unit` is what arrivals count."""
     spawned = [jobs.spawn(settings_of(jobs, number, rows, limits)) for number in range(processes)]
     runs = [each.wait(timeout_s) for each in spawned]
     for run in runs:

@@ -1,4 +1,4 @@
-"""A small job in which everything happens, run without Prefect and without a socket, hundreds of times."""
+"""A small job in which everything happens; it runs without Prefect and without a socket, hundreds of times."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tests.tools.disks import Image, photograph, to_folder
 
 AT_ONCE = 2
 OLD = ["first", "second"]
-# new rows, a row that is there already, equal rows, an answer that is cut off
+# new rows, rows with results, equal rows, an answer that is cut off
 TEXTS = ["first", *(f"new {n}" for n in range(5)), "second", "same", "same", "a long one"]
-# What a crash may change in a row: who paid, what is in doubt, and when.
+# What a crash may change in a row: the run that paid, what is in doubt, and the times.
 MAY_DIFFER = ("run_id", "attempts", "latency_s", "request_id", "finished_at", "in_doubt_usd")
 
 
 @dataclass
 class SmallJob:
-    """A job whose results are there already, over an input that has grown since: `before` is its output as it is."""
+    """A job with results over an input that has grown since; `before` is the content of its output."""
 
     root: Path
     settings: dict[str, Any]
@@ -38,7 +38,7 @@ class SmallJob:
 
     @classmethod
     def make(cls, folder: Path) -> SmallJob:
-        """Run the job over its old input, write the new one, and see what an undisturbed run of it gives."""
+        """Run the job over its old input, write the new input, and keep the rows of an undisturbed run of it."""
         limits = {"max_at_once": AT_ONCE}
         settings = job_of(folder, OLD, "http://127.0.0.1:9/v1", limits=limits, tolerate={"not_ok": 1})
         root = Path(settings["output"])
@@ -53,17 +53,17 @@ class SmallJob:
         return job
 
     def start(self, disk: Disk = DISK) -> Answering:
-        """Run it; gives the service."""
+        """Run the job; return the service."""
         service = Answering()
         self.run(service, disk)
         return service
 
     def run(self, service: Answering, disk: Disk = DISK) -> None:
-        """Run it against a service. Raises what ends it."""
+        """Run the job against a service. Raises what ends the run."""
         run_steps(self.settings, transport=service.open, disk=disk)
 
     def planned(self) -> Run:
-        """It as it is when the process is killed just before it sends."""
+        """Return its run in the state in which a kill just before sending leaves it."""
         placed, options = resolve_job(make_job(self.settings), None, None, None)
         Folders.of(placed.output, placed.state).create()
         run = prepare_run(placed, options)
@@ -71,7 +71,7 @@ class SmallJob:
         return run
 
     def check_resume(self, billed: Counter[str]) -> None:
-        """Start it again on a healthy disk, of which `billed` was paid since `before`: it ends as if undisturbed."""
+        """Start the job on a healthy disk, after `billed` was paid since `before`: it ends as if undisturbed."""
         bills = billed + self.start().billed
         assert stripped(results(self.settings)) == self.wanted
         assert set(bills) == set(TEXTS) - set(OLD)
@@ -84,14 +84,14 @@ class SmallJob:
         assert self.start().billed == Counter(), "a finished job sends nothing"
 
     def check_tidy(self) -> None:
-        """Nothing half written is left, and no prompt outside of input and results."""
+        """Check that nothing is left half written, and that prompts are only in input and results."""
         names = [path.name for path in self.root.rglob("*")]
         assert not [name for name in names if name.endswith(".tmp") or name.startswith(".probe")]
         left = {"staging", "replaced", "current.json", "shards", "seen.sqlite"} & set(names)
         assert not left, left
 
     def check_reader(self) -> None:
-        """What a reader sees now is whole: all the old rows, all the new rows, or none."""
+        """Check that a reader now sees whole results: all the old rows, all the new rows, or none."""
         found = Path(self.settings["output"]) / "results"
         if found.exists():
             rows = sum(pq.read_table(path).num_rows for path in found.glob("*.parquet"))
@@ -99,5 +99,5 @@ class SmallJob:
 
 
 def stripped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows without what a crash may change."""
+    """Return the rows without what a crash may change."""
     return [{name: value for name, value in row.items() if name not in MAY_DIFFER} for row in rows]

@@ -1,4 +1,4 @@
-"""Small jobs for unit tests: the fewest settings that are valid, resolved as a start resolves them."""
+"""Small jobs for unit tests: the fewest settings that are valid, resolved as at a start."""
 
 from __future__ import annotations
 

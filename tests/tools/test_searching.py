@@ -1,4 +1,4 @@
-"""The search for canaries finds what is there; a search that cannot find would prove nothing."""
+"""The search for canaries finds what is there, so an empty search proves something."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ WAYS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_canary_is_found_in_whatever_it_is_packed(way: str) -> None:
-    """A canary is found in each encoding that Prefect, HTTP, logs and files use, and one that is not there is not."""
+    """The search finds a canary in each encoding that Prefect, HTTP, logs and files use.
+    It does not find a canary that is not there.
+    """
     packed = WAYS[way](b"before it " + PLAIN + b" and after it")
     assert found_in(CANARY, packed)
     assert found_in(CANARY, b"\0{" + packed) or way in {"zip", "UTF-16"}
@@ -78,7 +80,7 @@ def test_a_canary_is_found_in_whatever_it_is_packed(way: str) -> None:
 
 
 def test_files_are_read_for_what_they_hold(tmp_path: Path) -> None:
-    """Parquet cells, column names and metadata, SQLite values and their WAL, and the names of files are searched."""
+    """The search covers Parquet cells, column names and metadata, SQLite values and their WAL, and file names."""
     table = pa.table({"x": ["a " + CANARY] * 10})
     pq.write_table(table, tmp_path / "cells.parquet", compression="zstd")
     pq.write_table(pa.table({CANARY: [1]}), tmp_path / "column", compression="gzip")
@@ -88,9 +90,9 @@ def test_files_are_read_for_what_they_hold(tmp_path: Path) -> None:
     database.executescript("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (x)")
     database.execute("INSERT INTO t VALUES (?)", [zlib.compress(b"z" * 9000 + PLAIN)])
     database.commit()
-    found = " ".join(where(CANARY, [tmp_path], [("said", f"so {CANARY}")]))
+    found = " ".join(where(CANARY, [tmp_path], [("output", f"so {CANARY}")]))
     database.close()
-    for name in ("cells.parquet", "column", "bytes.parquet", "name-", "base.db (t)", "said"):
+    for name in ("cells.parquet", "column", "bytes.parquet", "name-", "base.db (t)", "output"):
         assert name in found
     assert where("sk-canary-" + "0" * 24, [tmp_path]) == []
 

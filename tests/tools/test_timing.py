@@ -1,4 +1,4 @@
-"""The bounds on time that `make nightly` checks."""
+"""The time bounds of tests are checked by `make nightly`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _bounds_time(node: ast.AST) -> bool:
 
 
 def test_a_bound_is_checked_at_night_only() -> None:
-    """A block that takes too long fails a timed run and no other."""
+    """A block that takes too long fails a timed run, and no other run."""
     for is_timed, moments in ((True, [0.0, 1.9]), (False, [0.0, 9.0])):
         with within(2, iter(moments).__next__, is_timed=is_timed):
             pass
@@ -30,7 +30,7 @@ def test_a_bound_is_checked_at_night_only() -> None:
 
 
 def test_each_bound_is_selected_at_night() -> None:
-    """Each test with a stopwatch is marked `timed` or `nightly`: otherwise no run would check its bound."""
+    """Each test with a stopwatch is marked `timed` or `nightly`; otherwise no run would check its bound."""
     checked = 0
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         if path == Path(__file__):

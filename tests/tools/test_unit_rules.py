@@ -31,7 +31,7 @@ def _item(path: str, *markers: str) -> pytest.Item:
 
 
 def test_which_tests_are_unit_tests() -> None:
-    """Tests of tests/tasks, tests/flows and tests/docs are unit tests unless they are marked."""
+    """Tests of tests/tasks, tests/flows and tests/docs are unit tests unless they are marked `integration`."""
     assert is_unit(_item("tests/tasks/llm/test_x.py"))
     assert is_unit(_item("tests/flows/test_x.py", "nightly"))
     assert is_unit(_item("tests/docs/test_x.py"))
@@ -42,7 +42,9 @@ def test_which_tests_are_unit_tests() -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_unit_test_may_not(what: str) -> None:
-    """A unit test that starts a process, opens a server or sleeps is stopped there, and fails if it swallows that."""
+    """A unit test that starts a process, opens a server or sleeps is stopped there.
+    It fails even if it swallows the error.
+    """
     with rules.of(_item("tests/tasks/test_x.py")):
         with pytest.raises(RuleBroken):
             BROKEN[what]()
@@ -61,7 +63,7 @@ def test_a_unit_test_may_not_wait_on_an_event_loop() -> None:
 
 
 def test_an_integration_test_may() -> None:
-    """What is no unit test is left alone."""
+    """The rules do not apply to an integration test."""
     with rules.of(_item("tests/tasks/test_x.py", "integration")):
         time.sleep(0.001)
     assert not rules.broken

@@ -1,4 +1,4 @@
-"""Bounds on time, which only `make nightly` checks: how fast a machine is decides nothing in CI."""
+"""Time bounds, which only `make nightly` checks: the speed of a machine must not decide a CI run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-# `make nightly-tests` sets it, and selects the tests that are marked `timed` beside those of the night.
+# `make nightly-tests` sets it, and selects the tests marked `timed` in addition to those marked `nightly`.
 IS_TIMED = os.environ.get("TIMED_TESTS") == "1"
 
 

@@ -1,7 +1,8 @@
-"""What a unit test may not do, enforced: start a process, open a server, or wait for time to pass.
+"""Rules that each unit test must follow: it starts no process, opens no server, and waits for no time to pass.
 
-Every test below tests/tasks, tests/flows and tests/docs is a unit test unless it is marked `integration`; `make unit` runs the
-unit tests. A unit test that breaks a rule fails, also when the code under test swallows the error that the rule raises.
+Every test below tests/tasks, tests/flows and tests/docs is a unit test unless it is marked `integration`; `make unit`
+runs the unit tests. A unit test that breaks a rule fails, even if the code under test swallows the error that the rule
+raises.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _OURS = tuple(f"{ROOT / part}{os.sep}" for part in ("tests", "tasks", "flows"))
 
 
 class RuleBroken(BaseException):
-    """A unit test did what only an integration test may; not an Exception, so that few handlers swallow it."""
+    """A unit test did what only an integration test may do; not an Exception, so that few handlers swallow it."""
 
 
 class _Rules:
@@ -40,7 +41,7 @@ class _Rules:
 
     @contextlib.contextmanager
     def of(self, item: pytest.Item) -> Iterator[None]:
-        """Hold the rules for a test, if they apply to it."""
+        """Apply the rules to a test, if it is a unit test."""
         self.is_on = is_unit(item)
         try:
             yield
@@ -48,7 +49,7 @@ class _Rules:
             self.is_on = False
 
     def check(self, what: str) -> None:
-        """Record and raise when a unit test runs now."""
+        """If a unit test runs now, record what it did and raise."""
         if self.is_on:
             self.broken.append(what)
             raise RuleBroken(f"a unit test {what}; mark it `integration`, or give it a fake")
@@ -58,7 +59,7 @@ rules = _Rules()
 
 
 def is_unit(item: pytest.Item) -> bool:
-    """Whether the rules hold for a test."""
+    """Return whether the rules apply to a test."""
     inside = any(item.path.is_relative_to(folder) for folder in UNIT_FOLDERS)
     return inside and item.get_closest_marker("integration") is None
 
@@ -77,13 +78,13 @@ def _forbid(owner: Any, name: str, what: str, applies: Callable[..., bool] = lam
 
 
 def _is_called_by_us(*_: object) -> bool:
-    """Whether this project's code made the call, or the test's own thread: libraries' threads may do as they like."""
+    """Return whether this project's code or the test's own thread made the call; threads of libraries may do it."""
     caller = sys._getframe(3).f_code.co_filename
     return caller.startswith(_OURS) or threading.current_thread() is threading.main_thread()
 
 
 def _forbid_timers() -> None:
-    """Refuse an event loop that sleeps until a timer: a loop that waits for a thread or a socket is woken by it."""
+    """Refuse an event loop that sleeps until a timer; a loop that waits for a thread or socket is woken by it."""
     original = selectors.DefaultSelector.select
 
     def select(self: Any, timeout: float | None = None) -> Any:
@@ -110,7 +111,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Hold the rules while a unit test is set up."""
+    """Apply the rules while a unit test is set up."""
     rules.broken.clear()
     with rules.of(item):
         return (yield)
@@ -118,14 +119,14 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Hold the rules while a unit test runs; not at its end, when servers of other tests may be stopped."""
+    """Apply the rules while a unit test runs; not at its end, when servers of other tests may be stopped."""
     with rules.of(item):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail a unit test that broke a rule, whatever became of the error."""
+    """Fail a unit test that broke a rule, whatever the code did with the error."""
     report = yield
     if rules.broken and report.when == "call" and is_unit(item) and report.outcome == "passed":
         report.outcome = "failed"

@@ -1,4 +1,4 @@
-"""Which of the runs that wait is meant by a name."""
+"""Which waiting run a name selects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parquill.tasks.errors import ParquillError
     [
         ("shop · 1,000 rows · gpt-4o-mini", "shop", True),
         ("shop · 1 row · gpt-4o-mini", "shop", True),
-        ("shop · gpt-4o-mini", "shop", True),  # as it is called before its rows are counted
+        ("shop · gpt-4o-mini", "shop", True),  # the name before the rows are counted
         ("shop: texts · nightly · 2 rows · gpt-4o-mini", "shop: texts · nightly", True),
         ("shop: texts · nightly · 2 rows · gpt-4o-mini", "shop: texts", False),
         ("shop · nightly · gpt-4o-mini", "shop", False),
@@ -29,7 +29,7 @@ from parquill.tasks.errors import ParquillError
     ],
 )
 def test_a_job_is_meant_by_its_whole_name(run: str, name: str, is_meant: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001 - parametrized
-    """A job's name means its own run, with whatever is in it, and no run of a job whose name only begins like it."""
+    """A job's name selects its own run, whatever its characters, and not a job whose name only begins like it."""
     found = [SimpleNamespace(id="an id", name=run)]
     answered: list[Any] = []
     monkeypatch.setattr(approve, "waiting", lambda: found)

@@ -1,4 +1,4 @@
-"""The command: what it prints where, and the exit codes of the contract. `run` is tested end to end."""
+"""The command: its output streams and the exit codes of the contract. `run` is tested end to end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import pytest
 
 from parquill.flows.cli import commands
 from parquill.flows.cli.commands import cli, main
+from parquill.flows.cli.group import ORDER
 from parquill.flows.cli.lists import comparison_lines, shorten
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.json_schema import job_schema
 from parquill.tasks.job.load import load_job
 from parquill.tasks.job.settings import Job
 
-COMMANDS = ("approve", "doctor", "estimate", "init", "preview", "report", "run", "schema", "serve-model", "spend")
+COMMANDS = tuple(sorted(ORDER))
 JOB = """\
 name: cli
 input: in.parquet
@@ -33,27 +34,27 @@ max_output_tokens: 100
 
 
 class Ended(NamedTuple):
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
     err: str
 
     @property
-    def told(self) -> str:
-        """What stands on stdout, in one line; nothing else may stand there."""
+    def text(self) -> str:
+        """Return stdout in one line."""
         return " ".join(self.out.split())
 
     @property
     def json(self) -> dict[str, Any]:
-        """The one JSON object on stdout; fails when there is none, or anything beside it."""
+        """Return the one JSON object on stdout; fails if there is none, or anything else."""
         found: dict[str, Any] = orjson.loads(self.out)
         assert isinstance(found, dict)
         return found
 
 
 class Shell:
-    """Runs commands in this process, in a folder of their own."""
+    """Runs commands in this process, in a separate folder."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
@@ -79,7 +80,7 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """A shell in an empty folder, without keys."""
+    """Return a shell in an empty folder, without keys."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
@@ -87,22 +88,28 @@ def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
 
 def test_help_names_commands_and_exit_codes(shell: Shell) -> None:
-    """`--help` lists every command in the order of use, and what the exit codes mean, on stdout."""
+    """`--help` lists on stdout every command in the order of use, and the meaning of the exit codes."""
     ended = shell("--help")
     assert ended.code == 0
     listed = re.findall(r"^  ([a-z-]+)  ", ended.out.split("Commands:")[1], re.MULTILINE)
-    assert sorted(listed) == sorted(COMMANDS)
+    assert listed == list(ORDER)
     in_use = ["init", "preview", "estimate", "run", "report", "approve"]
     assert [command for command in listed if command in in_use] == in_use
     text = " ".join(ended.out.split())
-    for told in ("0 done", "2 bad job or input", "3 refused by the budget", "4 stopped by a budget", "130 interrupted"):
-        assert told in text
+    for expected in (
+        "0 done",
+        "2 bad job or input",
+        "3 refused by the budget",
+        "4 stopped by a budget",
+        "130 interrupted",
+    ):
+        assert expected in text
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_every_command_has_help(shell: Shell, command: str, option: str) -> None:
-    """Each command explains itself and does nothing else."""
+    """`--help` of each command explains it and does nothing else."""
     ended = shell(command, option)
     assert ended.code == 0
     assert ended.out.startswith(f"Usage: parquill {command}")
@@ -139,7 +146,7 @@ def test_the_version_is_told(shell: Shell) -> None:
     ],
 )
 def test_a_command_that_is_misspelt_exits_2(shell: Shell, words: tuple[str, ...]) -> None:
-    """Unknown options, commands, values and missing arguments exit 2, tell why on stderr, and do nothing."""
+    """Unknown options, commands or values and missing arguments exit 2 with a reason on stderr and do nothing."""
     shell.write(["a"])
     ended = shell(*words)
     assert ended.code == 2
@@ -149,9 +156,9 @@ def test_a_command_that_is_misspelt_exits_2(shell: Shell, words: tuple[str, ...]
 
 
 def test_init_writes_a_job_that_is_valid(shell: Shell) -> None:
-    """The job file that `init` writes can be read, and works once its input is there."""
+    """The job file that `init` writes is valid and works once its input exists."""
     ended = shell("init")
-    assert (ended.code, "parquill preview job.yaml" in ended.told) == (0, True)
+    assert (ended.code, "parquill preview job.yaml" in ended.text) == (0, True)
     job = load_job(shell.folder / "job.yaml")
     assert job.budget.run_usd == 1
     pq.write_table(pa.table({"text": ["a"]}), shell.folder / "prompts.parquet")
@@ -159,7 +166,7 @@ def test_init_writes_a_job_that_is_valid(shell: Shell) -> None:
 
 
 def test_the_schema_is_printed_and_found_by_init(shell: Shell) -> None:
-    """`schema` prints the JSON schema of a job alone; if it is in the folder, what `init` writes names it."""
+    """`schema` prints only the JSON schema of a job; if the folder has that file, `init` names it in the job."""
     ended = shell("schema")
     assert (ended.code, ended.err) == (0, "")
     assert ended.json == job_schema()
@@ -171,7 +178,7 @@ def test_the_schema_is_printed_and_found_by_init(shell: Shell) -> None:
 
 
 def test_init_never_overwrites(shell: Shell) -> None:
-    """A file that is there already is kept as it is."""
+    """`init` keeps a file that already exists unchanged."""
     (shell.folder / "mine.yaml").write_text("precious", encoding="utf-8")
     ended = shell("init", "mine.yaml")
     assert ended.code == 1
@@ -180,25 +187,25 @@ def test_init_never_overwrites(shell: Shell) -> None:
 
 
 def test_init_into_a_folder_that_is_not_there(shell: Shell) -> None:
-    """A place that cannot be written is told."""
+    """If `init` cannot write its file, it says so with the path."""
     ended = shell("init", "no/such/job.yaml")
     assert ended.code == 1
     assert "cannot write no/such/job.yaml: No such file or directory" in ended.err
 
 
 def test_preview_shows_requests_and_sends_nothing(shell: Shell) -> None:
-    """The first requests are shown as they would be sent, without a key, and nothing is written."""
+    """`preview` shows the first requests as they would be sent, without a key, and writes nothing."""
     shell.write(["one", "two", "three", "four"])
     ended = shell("preview", "job.yaml")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.told.count("POST https://api.openai.com/v1/chat/completions") == 3
-    assert '"content": "three"' in ended.told
-    assert "four" not in ended.told
+    assert ended.text.count("POST https://api.openai.com/v1/chat/completions") == 3
+    assert '"content": "three"' in ended.text
+    assert "four" not in ended.text
     assert shell.files == ["in.parquet", "job.yaml"]
 
 
 def test_preview_as_json(shell: Shell) -> None:
-    """`--json` prints one object with the rows, the rejected ones with their reason."""
+    """`--json` prints one object with the rows; a rejected row has its reason."""
     shell.write(["one", None])
     ended = shell("preview", "job.yaml", "--json", "--rows", "5")
     assert ended.code == 0
@@ -209,7 +216,7 @@ def test_preview_as_json(shell: Shell) -> None:
 
 
 def test_preview_of_one_row(shell: Shell) -> None:
-    """`--rows` counts output rows, also with `for_each`."""
+    """`--rows` counts output rows, with `for_each` too."""
     shell.write(["one", "two"])
     words = (
         "preview",
@@ -227,7 +234,7 @@ def test_preview_of_one_row(shell: Shell) -> None:
 
 
 def test_what_is_shown_cannot_steer_a_terminal(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
-    """Escape sequences and rich's markup in a cell are shown, not obeyed."""
+    """Escape sequences and rich's markup in a cell are shown as text and have no effect."""
     shell.write(["\x1b[31mred\x07 [bold]loud[/bold] [/nothing]"])
     with pytest.raises(SystemExit):
         main(["preview", "job.yaml"])
@@ -238,24 +245,26 @@ def test_what_is_shown_cannot_steer_a_terminal(shell: Shell, capsys: pytest.Capt
 
 
 def test_estimate_for_people(shell: Shell) -> None:
-    """The estimate tells rows, tokens, the most it can cost and what that is based on, on stdout, without a key; no cost is expected."""
+    """The estimate shows rows, tokens, the maximum cost and its basis, on stdout, without a key.
+    Without history it shows no expected cost.
+    """
     shell.write(["one", "two", "one"], JOB + "budget: {run_usd: 1}\n")
     ended = shell("estimate", "job.yaml")
     assert ended.code == 0
-    for told in (
+    for expected in (
         "rows to send 2",
         "cost, worst case $0.00012",
         "at most $0.00012; for an expected cost run `parquill estimate JOB --pilot 100`",
         "at most $0.00012 fits into the budget of $1.00",
         "genai-prices",
     ):
-        assert told in ended.told
-    assert "expected" not in ended.told.replace("for an expected cost", "")
+        assert expected in ended.text
+    assert "expected" not in ended.text.replace("for an expected cost", "")
     assert shell.files == ["in.parquet", "job.yaml"]
 
 
 def test_estimate_as_json(shell: Shell) -> None:
-    """`--json` prints one flat object: the keys of `estimate` in the contract, money as decimal strings."""
+    """`--json` prints one flat object with the keys of `estimate` in the contract; amounts are decimal strings."""
     shell.write(["one", "two", "one"])
     ended = shell("estimate", "job.yaml", "--json")
     assert ended.code == 0
@@ -264,7 +273,7 @@ def test_estimate_as_json(shell: Shell) -> None:
     money = {"cost_usd_expected", "cost_usd_p90", "cost_usd_worst"}
     assert keys | money <= found.keys()
     assert (found["rows"], found["model"], found["fits_budget"]) == (3, "gpt-4o-mini", True)
-    # 8 tokens a prompt at $0.15, 100 of output at $0.60 for a million
+    # 8 tokens a prompt at $0.15 a million, 100 of output at $0.60 a million
     assert (found["prompt_tokens"], found["completion_tokens_expected"]) == (16, 200)
     assert all(found[name] == "0.000122400" for name in money)
     assert Decimal(found["cost_usd_worst"]) == (16 * Decimal("0.15") + 200 * Decimal("0.6")) / 10**6
@@ -272,8 +281,8 @@ def test_estimate_as_json(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_an_estimate_over_the_budget_exits_3(shell: Shell, as_json: bool) -> None:  # noqa: FBT001
-    """What does not fit exits 3, and both numbers are shown; raising the budget makes it 0."""
+def test_an_estimate_over_the_budget_exits_3(shell: Shell, as_json: bool) -> None:  # noqa: FBT001 - parametrized
+    """An estimate that does not fit exits 3 and shows both numbers; with a larger budget it exits 0."""
     shell.write(["one", "two"])
     words = ("estimate", "job.yaml", *(["--json"] if as_json else []), "--set")
     ended = shell(*words, "budget.run_usd=0.0001")
@@ -282,10 +291,10 @@ def test_an_estimate_over_the_budget_exits_3(shell: Shell, as_json: bool) -> Non
         assert ended.json["fits_budget"] is False
         assert ended.json["cost_usd_expected"] == "0.000122400"
     else:
-        assert "at most $0.00012 exceeds the budget of $0.00010 (2 rows to send" in ended.told
-        assert "`run` first completes a pilot for at most 1 % of the budget" in ended.told
+        assert "at most $0.00012 exceeds the budget of $0.00010 (2 rows to send" in ended.text
+        assert "`run` first completes a pilot for at most 1 % of the budget" in ended.text
         never = shell(*words, "budget.run_usd=0.0001", "--set", "budget.pilot=never")
-        assert "budget.pilot is `never`, so `run` refuses this" in never.told
+        assert "budget.pilot is `never`, so `run` refuses this" in never.text
     assert shell(*words, "budget.run_usd=0.0001224").code == 0
 
 
@@ -297,13 +306,13 @@ def test_estimate_of_nothing(shell: Shell) -> None:
 
 
 def test_estimate_of_the_first_rows(shell: Shell) -> None:
-    """`--limit` estimates the first rows only."""
+    """`--limit` estimates only the first rows."""
     shell.write(["one", "two", "three"])
     assert shell("estimate", "job.yaml", "--json", "--limit", "2").json["rows"] == 2
 
 
 def test_bad_rows_exit_2(shell: Shell) -> None:
-    """More bad rows than tolerated exit 2, with how many, why, and where the first is."""
+    """More bad rows than tolerated exit 2, with their number, the reason and the position of the first."""
     shell.write(["one", None, None])
     ended = shell("estimate", "job.yaml")
     assert ended.code == 2
@@ -313,7 +322,7 @@ def test_bad_rows_exit_2(shell: Shell) -> None:
 
 
 def test_dates_and_overrides_reach_the_job(shell: Shell) -> None:
-    """`--date` fills in paths, `--set` overrides, also in nested groups."""
+    """`--date` fills in paths; `--set` overrides settings, nested ones included."""
     shell.write(["one"], JOB.replace("in.parquet", "dt={date-1}/in.parquet"))
     (shell.folder / "dt=2025-12-31").mkdir()
     (shell.folder / "in.parquet").rename(shell.folder / "dt=2025-12-31" / "in.parquet")
@@ -358,21 +367,21 @@ BAD: list[tuple[str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("override", "told"), BAD, ids=[override for override, _ in BAD])
-def test_a_bad_job_or_input_exits_2(shell: Shell, override: str, told: str) -> None:
-    """What cannot be run exits 2 with one sentence on stderr that names the fault, and nothing is left behind."""
+@pytest.mark.parametrize(("override", "expected"), BAD, ids=[override for override, _ in BAD])
+def test_a_bad_job_or_input_exits_2(shell: Shell, override: str, expected: str) -> None:
+    """A job that cannot run exits 2 with one sentence on stderr that names the fault, and leaves nothing behind."""
     shell.write(["one"])
     ended = shell("estimate", "job.yaml", "--set", override)
     assert ended.code == 2
     assert ended.out == ""
     assert "parquill: " in ended.err
-    assert told in ended.err
+    assert expected in ended.err
     assert shell.files == ["in.parquet", "job.yaml"]
 
 
 @pytest.mark.parametrize("command", ["estimate", "preview", "report"])
 def test_a_refusal_as_json(shell: Shell, command: str) -> None:
-    """With `--json` a refusal is one object too, with the sentence and the exit code."""
+    """With `--json` a refusal is also one object, with the sentence and the exit code."""
     ended = shell(command, "missing.yaml", "--json")
     assert ended.code == 2
     assert ended.json == {
@@ -383,18 +392,18 @@ def test_a_refusal_as_json(shell: Shell, command: str) -> None:
 
 
 def test_report_of_a_folder_without_a_run(shell: Shell) -> None:
-    """A folder, or a job, where no run has begun says so and exits 2."""
+    """`report` of a folder or a job without a run says so and exits 2."""
     shell.write(["one"])
     (shell.folder / "empty").mkdir()
-    for place in ("empty", "job.yaml"):
-        ended = shell("report", place, "--json")
+    for path in ("empty", "job.yaml"):
+        ended = shell("report", path, "--json")
         assert ended.code == 2
         assert "has no summary.json: no run has begun there yet" in ended.json["error"]
     assert shell("report", "empty", "--failed").code == 2
 
 
 def test_report_of_a_damaged_summary(shell: Shell) -> None:
-    """A summary that cannot be read is told from one that is not there."""
+    """`report` distinguishes a summary that cannot be read from a missing one."""
     (shell.folder / "out").mkdir()
     (shell.folder / "out" / "summary.json").write_text('{"state": ', encoding="utf-8")
     ended = shell("report", "out")
@@ -403,7 +412,7 @@ def test_report_of_a_damaged_summary(shell: Shell) -> None:
 
 
 def test_no_traceback_and_no_prompt_in_a_refusal(shell: Shell) -> None:
-    """What a refusal tells holds no cell."""
+    """A refusal never shows a cell."""
     shell.write(["CANARY", "CANARY"], JOB.replace("{{ text }}", "{{ text.missing }}"))
     for command in ("estimate", "preview"):
         ended = shell(command, "job.yaml", "--json")
@@ -411,16 +420,16 @@ def test_no_traceback_and_no_prompt_in_a_refusal(shell: Shell) -> None:
 
 
 def test_an_estimate_over_the_month_exits_3(shell: Shell) -> None:
-    """A monthly budget is held against the ledger, also by the estimate."""
+    """The estimate compares the cost with the rest of the monthly budget in the ledger."""
     shell.write(["one", "two"])
     assert shell("estimate", "job.yaml", "--set", "budget.monthly_usd=1").code == 0
     ended = shell("estimate", "job.yaml", "--set", "budget.monthly_usd=0.0001")
     assert ended.code == 3
-    assert "at most $0.00012 exceeds what is left of the month" in ended.told
+    assert "at most $0.00012 exceeds what is left of the month" in ended.text
 
 
 def _finish(folder: Path) -> dict[str, Any]:
-    """Write what a finished run leaves behind for readers."""
+    """Write the files that a finished run leaves for readers."""
     summary: dict[str, Any] = {
         "prices": {"source": "a list", "version": "2026-11"},
         "run_id": "20261123-051448-k3fq",
@@ -458,25 +467,25 @@ def _finish(folder: Path) -> dict[str, Any]:
 
 
 def test_report_shows_the_latest_run_again(shell: Shell) -> None:
-    """`report` shows run, rows, requests and money, of a folder and of a job, on stdout."""
+    """`report` of a folder and of a job shows run, rows, requests and costs on stdout."""
     shell.write(["one"])
     _finish(shell.folder / "out")
-    for place in ("out", "job.yaml"):
-        ended = shell("report", place)
+    for path in ("out", "job.yaml"):
+        ended = shell("report", path)
         assert (ended.code, ended.err) == (0, "")
-        for told in (
+        for expected in (
             "20261123-051448-k3fq",
             "total 1,002, ok 1,000",
             "cost $0.0018 (expected $0.0020)",
             "in doubt $0.000001",
             "12.5 s",
         ):
-            assert told in ended.told
-        assert "saved by reuse" not in ended.told
+            assert expected in ended.text
+        assert "saved by reuse" not in ended.text
 
 
 def test_report_as_json(shell: Shell) -> None:
-    """`report --json` is the summary, with `--failed` also the rows that are not ok."""
+    """`report --json` is the summary; with `--failed` it also has the rows that are not ok."""
     summary = _finish(shell.folder / "out")
     assert shell("report", "out", "--json").json == summary
     failed = shell("report", "out", "--json", "--failed").json
@@ -488,25 +497,25 @@ def test_report_as_json(shell: Shell) -> None:
 
 
 def test_report_lists_rows_that_are_not_ok(shell: Shell) -> None:
-    """`--failed` lists each such row with its place and reason, and nothing that steers a terminal."""
+    """`--failed` lists each such row with its position and reason, without control characters for the terminal."""
     _finish(shell.folder / "out")
     ended = shell("report", "out", "--failed")
     assert ended.code == 0
-    assert "in.parquet, row 1: truncated, max_output_tokens: the answer was cut" in ended.told
-    assert "row 2: failed, timeout: no answer" in ended.told
-    assert "[bold]x[/bold]" in ended.told
-    assert "\x1b" not in ended.told
-    assert "2 rows are not ok" in ended.told
-    assert "row 0" not in ended.told
+    assert "in.parquet, row 1: truncated, max_output_tokens: the answer was cut" in ended.text
+    assert "row 2: failed, timeout: no answer" in ended.text
+    assert "[bold]x[/bold]" in ended.text
+    assert "\x1b" not in ended.text
+    assert "2 rows are not ok" in ended.text
+    assert "row 0" not in ended.text
 
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_an_unforeseen_error_tells_its_place_and_not_its_text(
     shell: Shell,
     monkeypatch: pytest.MonkeyPatch,
-    as_json: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001 - parametrized
 ) -> None:
-    """An error that nobody foresaw exits 1 with its kind and place: its text may hold a cell or a key."""
+    """An unexpected error exits 1 with its type and code location only, because its text may hold a cell or a key."""
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError("CANARY")
@@ -528,12 +537,12 @@ def test_comparing_models(shell: Shell) -> None:
     assert costs == sorted(costs)
     ended = shell("estimate", "job.yaml", "--compare", "gpt-4o")
     assert (ended.code, ended.err) == (0, "")
-    assert "gpt-4o" in ended.told
+    assert "gpt-4o" in ended.text
     assert shell("estimate", "job.yaml", "--compare", "gpt-4o-mni").code == 2
 
 
 def test_a_comparison_has_windows_and_notes(shell: Shell) -> None:
-    """`--compare` prices the lane that a run can buy, counts rows too long for each window, and says what is to be known of a model."""
+    """`--compare` prices the lane that a run can buy, counts rows too long for a window, and shows model notes."""
     shell.write(["one", "word " * 20_000])
     wanted = "gpt-3.5-turbo,claude-sonnet-4-5,gpt-6-luna"
     found = shell("estimate", "job.yaml", "--json", "--compare", wanted).json
@@ -546,22 +555,24 @@ def test_a_comparison_has_windows_and_notes(shell: Shell) -> None:
     assert (small["fits_window"], small["rows_too_long"]) == (False, 1)
     assert (own["prompt_tokens_note"], own["thinking_note"]) == (None, None)
     assert "thinks before it answers" in luna["thinking_note"]
-    # nothing is sent at this price, so a model that the job's address does not sell is compared at its maker's
+    # nothing is sent at this price, so a model that the job's address does not sell gets its maker's price
     assert entries["claude-sonnet-4-5"]["prices"]["source"] == "genai-prices, anthropic"
     assert entries["claude-sonnet-4-5"]["prompt_tokens_note"].startswith("approximate")
-    told = shell("estimate", "job.yaml", "--compare", wanted).told
-    assert "gpt-3.5-turbo: 1 rows are too long for its window" in told
+    text = shell("estimate", "job.yaml", "--compare", wanted).text
+    assert "gpt-3.5-turbo: 1 rows are too long for its window" in text
     lines = list(comparison_lines(found))
     assert lines[0].startswith("2 rows")
     table = lines[1:6]
-    assert table[0].split() == "model lane at most prompt tokens".split()  # nothing is expected without history
-    assert "for expected costs run `parquill estimate JOB --pilot 100` first" in told
+    assert table[0].split() == "model lane at most prompt tokens".split()  # without history there is no expected cost
+    assert "for expected costs run `parquill estimate JOB --pilot 100` first" in text
     assert all("  live  " in line for line in table[1:])
     assert {len(line) for line in table} == {len(table[0])}  # the columns are aligned
 
 
 def test_a_comparison_with_history() -> None:
-    """With earlier answers costs are expected; they have the same number of decimals, and a long name breaks no column."""
+    """With earlier answers the table shows expected costs, with the same number of decimals.
+    A long name does not break the columns.
+    """
     names = ["gpt-4o", "openrouter/anthropic/claude-3-haiku-20240307-extended-thinking"]
     costs = [("1.234567890", "1.5", "2.000000000"), ("0.004200000", "0.0051", "0.010000000")]
     found = {
@@ -598,16 +609,16 @@ def test_an_estimate_names_what_cannot_be_sent(shell: Shell) -> None:
     """A row that exceeds the model's window of 2023 is rejected, and the estimate names it with both numbers."""
     shell.write(["one", "word " * 4_000])
     words = ("estimate", "job.yaml", "--set", "model=gpt-3.5-turbo", "--prices-on", "2023-04-01")
-    told = "in.parquet, row 1: 4,008 tokens of input and 100 of output exceed gpt-3.5-turbo's window of 4,096"
-    assert f"the first of them: {told}" in shell(*words).told
+    sentence = "in.parquet, row 1: 4,008 tokens of input and 100 of output exceed gpt-3.5-turbo's window of 4,096"
+    assert f"the first of them: {sentence}" in shell(*words).text
     found = shell(*words, "--json").json
-    assert (found["rows_rejected"], found["first_rejected"]) == (1, told)
+    assert (found["rows_rejected"], found["first_rejected"]) == (1, sentence)
     assert found["prices_source"].startswith("data/prices.toml, OpenAI")
     assert found["prices_version"].endswith("on 2023-04-01")
 
 
 def test_prices_of_another_day(shell: Shell) -> None:
-    """`--prices-on` uses the prices of that day, and leaves the paths on theirs."""
+    """`--prices-on` uses the prices of that day and does not change dates in paths."""
     shell.write(["one"])
     words = ("estimate", "job.yaml", "--json", "--set", "model=gpt-3.5-turbo", "--prices-on")
     assert shell(*words, "2023-04-01").json["cost_usd_worst"] == "0.000216000"  # (8 + 100) tokens at $2 a million
@@ -626,7 +637,7 @@ def test_ctrl_c_exits_130(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("value", ["ten", "0", "-1", "1.5", "1e3", "", "9" * 30])
 def test_a_limit_that_is_no_number(shell: Shell, value: str) -> None:
-    """What is no number of rows is refused with the range, in plain words."""
+    """A value that is not a number of rows is refused with the allowed range, in plain words."""
     shell.write(["one"])
     ended = shell("estimate", "job.yaml", "--limit", value)
     assert ended.code == 2
@@ -634,7 +645,7 @@ def test_a_limit_that_is_no_number(shell: Shell, value: str) -> None:
 
 
 def test_the_help_of_each_command_is_one_sentence() -> None:
-    """The list of commands shows the first sentence of each whole: it has fewer than 60 characters."""
+    """The list of commands shows each command's first sentence in full: it has fewer than 60 characters."""
     for name, command in cli.commands.items():
         first = (command.help or "").split("\n\n")[0]
         assert len(first) < 60, name
@@ -642,7 +653,7 @@ def test_the_help_of_each_command_is_one_sentence() -> None:
 
 
 def test_a_refusal_is_said_once(shell: Shell) -> None:
-    """An estimate shows its refusal once, on stderr, and does not say just before it that the cost fits."""
+    """An estimate shows its refusal once, on stderr, and does not also say that the cost fits."""
     shell.write(["one", None, None, None])
     ended = shell("estimate", "job.yaml")
     assert ended.code == 2
@@ -652,15 +663,15 @@ def test_a_refusal_is_said_once(shell: Shell) -> None:
 
 
 def test_an_estimate_tells_that_a_run_would_wait(shell: Shell) -> None:
-    """Above budget.approval_usd the estimate says that a run waits for a person."""
+    """Above budget.approval_usd the estimate says that a person must approve the run."""
     shell.write(["one", "two"])
     words = ("estimate", "job.yaml", "--set", "budget.run_usd=1", "--set")
     above = shell(*words, "budget.approval_usd=0.000001")
     sentence = "a person must approve: at most $0.00012 is above budget.approval_usd = $0.000001"
-    assert above.told.count(sentence) == 1
+    assert above.text.count(sentence) == 1
     found = shell(*words, "budget.approval_usd=0.000001", "--json").json
     assert sentence in found["warning"]
-    assert "must approve" not in shell(*words, "budget.approval_usd=0.9").told
+    assert "must approve" not in shell(*words, "budget.approval_usd=0.9").text
 
 
 SHORT = {
@@ -674,7 +685,7 @@ SHORT = {
 @pytest.mark.parametrize("command", ["run", "estimate", "preview", "doctor"])
 @pytest.mark.parametrize("option", SHORT)
 def test_a_short_form_is_a_set(shell: Shell, command: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--model, --input, --output and --budget set the same as --set does, and giving both is refused."""
+    """--model, --input, --output and --budget have the same effect as --set, and giving both is refused."""
     value, setting = SHORT[option]
     shell.write(["one"])
     loaded: list[Job] = []
@@ -695,7 +706,7 @@ def test_a_short_form_is_a_set(shell: Shell, command: str, option: str, monkeypa
 
 @pytest.mark.parametrize("value", ["", "null", "$5", "0"])
 def test_a_budget_that_is_no_amount(shell: Shell, value: str) -> None:
-    """A budget that is no amount is refused, also a blank one: it does not mean a run without a budget."""
+    """A budget that is not an amount is refused. A blank budget does not mean a run without a budget."""
     shell.write(["one"])
     ended = shell("estimate", "job.yaml", "--budget", value)
     assert ended.code == 2
@@ -703,6 +714,6 @@ def test_a_budget_that_is_no_amount(shell: Shell, value: str) -> None:
 
 
 def test_a_model_that_yaml_reads_as_a_number(shell: Shell) -> None:
-    """The value of a short form is text, whatever it looks like in YAML."""
+    """The value of a short option is text, even if YAML would read it as a number."""
     shell.write(["one"], JOB + "price: {usd_per_mtok_input: 0, usd_per_mtok_output: 0}\n")
     assert shell("estimate", "job.yaml", "--model", "1e3", "--json").json["model"] == "1e3"

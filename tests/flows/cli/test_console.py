@@ -1,4 +1,4 @@
-"""What the terminal shows while a run is under way."""
+"""The terminal output while a run is under way."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from parquill.flows.cli.console import format_rate
     [(0.0, "0 rows/min"), (0.27, "16 rows/min"), (9.9, "594 rows/min"), (10.0, "10 rows/s"), (2321.4, "2,321 rows/s")],
 )
 def test_a_slow_rate_is_shown_by_the_minute(per_second: float, shown: str) -> None:
-    """A local model that completes a row every few seconds is not shown as 0 rows/s."""
+    """If a model completes a row every few seconds, its rate is shown per minute and not as 0 rows/s."""
     assert format_rate(per_second) == shown

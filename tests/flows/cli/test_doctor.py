@@ -1,4 +1,4 @@
-"""`doctor` says what stands between a job and its first completion; what is no failure is a warning."""
+"""`doctor` reports what keeps a job from its first completion; anything less is a warning."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def _list(*names: str, base_url: str = "https://api.openai.com/v1", **more: Any)
 
 
 def test_a_listed_model_is_ok() -> None:
-    """A model that is listed, under its name or another spelling of it, is ok, and the spelling is shown."""
+    """A model that the service lists, under its name or another spelling, is ok, and the spelling is shown."""
     assert doctor._model(_job("a"), _list("a", "b")) == "a"
-    told = doctor._model(_job("gemini-2.5-flash"), _list("models/gemini-2.5-flash"))
-    assert told == "gemini-2.5-flash (the service lists it as models/gemini-2.5-flash)"
-    assert not isinstance(told, Hint)
+    message = doctor._model(_job("gemini-2.5-flash"), _list("models/gemini-2.5-flash"))
+    assert message == "gemini-2.5-flash (the service lists it as models/gemini-2.5-flash)"
+    assert not isinstance(message, Hint)
 
 
 def test_a_model_that_is_not_listed() -> None:
-    """A model that a whole list lacks is a failure with the nearest names; one that a partial list lacks is a warning."""
+    """A model that a complete list lacks is a failure with the nearest names; for a partial list it is a warning."""
     with pytest.raises(ParquillError, match=r"does not list 'gpt-6-lunar'; it lists gpt-6-luna, .*Correct `model`"):
         doctor._model(_job("gpt-6-lunar"), _list("zzz", "gpt-6-luna", "gpt-6.1-sol"))
     azure = "https://shop.openai.azure.com/openai/v1"
-    told = doctor._model(_job("my-deployment", azure), _list("gpt-6-luna", base_url=azure))
-    assert isinstance(told, Hint)
-    assert "only a part" in told
+    message = doctor._model(_job("my-deployment", azure), _list("gpt-6-luna", base_url=azure))
+    assert isinstance(message, Hint)
+    assert "only a part" in message
 
 
 def test_shutdowns() -> None:
-    """A shutdown ahead is a warning and one behind a failure; the service's own day is taken before that of the table."""
+    """A future shutdown is a warning and a past one a failure; the service's own date has priority over the table's."""
     assert doctor._shutdown(_job("gpt-6-luna"), None, DAY) == "none is known for gpt-6-luna"
     ahead = doctor._shutdown(_job("gpt-4o-mini"), None, DAY)
     assert isinstance(ahead, Hint)
@@ -57,7 +57,7 @@ def test_shutdowns() -> None:
         doctor._shutdown(_job("gpt-3.5-turbo"), None, DAY)
     later = doctor._shutdown(_job("gpt-4o-mini"), _list("gpt-4o-mini", shutdown_date="2027-03-01"), DAY)
     assert "2027-03-01" in later
-    assert "gpt-6-luna" in later  # the successor is the table's
+    assert "gpt-6-luna" in later  # the table names the successor
     own = "http://127.0.0.1:8000/v1"
     with pytest.raises(ParquillError, match="was shut down on 2026-11-29"):
         doctor._shutdown(_job("m", own), _list("m", base_url=own, shutdown_date="2026-11-29"), DAY)
@@ -70,7 +70,7 @@ def test_thinking_within_few_tokens() -> None:
 
 
 def test_a_check_warns() -> None:
-    """A hint makes a check that is ok and warns; an error makes one that is not ok."""
+    """A check that returns a hint is ok and warns; a check that raises an error is not ok."""
 
     def fails() -> str:
         raise ParquillError("no")
@@ -86,7 +86,7 @@ def test_a_check_warns() -> None:
 
 
 def test_the_starter_is_alive() -> None:
-    """What `init` writes needs no warning today; one whose model has ended is warned of by the clock."""
+    """The job that `init` writes needs no warning. A starter whose model is shut down gets one by the date."""
     assert warn_of_starter(DAY) == []
     old = STARTER.replace("model: gpt-6-luna", "model: gpt-4o-mini")
     assert "shuts down on 2027-01-14" in warn_of_starter(DAY, old)[0]
@@ -95,7 +95,7 @@ def test_the_starter_is_alive() -> None:
 
 
 def test_the_samples_are_alive() -> None:
-    """No job, flow, README or page that is shipped names a model that is shut down, or sends a temperature to one that refuses it."""
+    """No sample job, flow, README or page names a retired model or sends a temperature to a model that refuses it."""
     root = Path(__file__).parents[3]
     pages = [*root.glob("*.md"), *root.glob("data/*.md"), *root.glob("data/jobs/*.yaml"), root / "prefect.yaml"]
     for page in [*pages, *root.glob("flows/*.py")]:

@@ -1,4 +1,4 @@
-"""Letters that the locale does not have: in paths, names, cells and everything that is printed."""
+"""Letters that the locale lacks: in paths, names, cells and all output."""
 
 from __future__ import annotations
 
@@ -57,42 +57,44 @@ def _run(folder: Path, locale: dict[str, str], *words: str) -> tuple[int, bytes,
 
 
 def test_the_c_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the C locale, with Python's UTF-8 mode off, every command opens and shows paths, names and cells with any letter."""
+    """In the C locale, without Python's UTF-8 mode, each command reads and shows any letter in paths, names, cells."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     settings = _job(tmp_path)
     name = "job\u00e9.json"
     Path(name).write_bytes(orjson.dumps(settings))
     run_steps(settings)
-    code, told, _ = _run(tmp_path, ASCII, "preview", name)
-    assert (code, "\u00c9cris: \u00e9t\u00e9 \u4e2d" in told.decode()) == (0, True)
+    code, output, _ = _run(tmp_path, ASCII, "preview", name)
+    assert (code, "\u00c9cris: \u00e9t\u00e9 \u4e2d" in output.decode()) == (0, True)
     code, out, _ = _run(tmp_path, ASCII, "estimate", "--json", name)
     assert (code, orjson.loads(out)["rows"]) == (0, 3)
-    for where in (name, "sorti\u00e9"):
-        code, told, _ = _run(tmp_path, ASCII, "report", "--failed", where)
-        assert (code, told.decode().count("\u00e9.parquet, row ")) == (0, 3)
-    code, _, told = _run(tmp_path, ASCII, "spend", "nowh\u00e9re")
-    assert (code, "'nowh\u00e9re'" in told.decode(), "r\u00e9sum\u00e9" in told.decode()) == (2, True, True)
-    code, _, told = _run(tmp_path, ASCII, "estimate", "nowh\u00e9re.yaml")
-    assert (code, "nowh\u00e9re.yaml" in told.decode()) == (2, True)
+    for path in (name, "sorti\u00e9"):
+        code, output, _ = _run(tmp_path, ASCII, "report", "--failed", path)
+        assert (code, output.decode().count("\u00e9.parquet, row ")) == (0, 3)
+    code, _, output = _run(tmp_path, ASCII, "spend", "nowh\u00e9re")
+    assert (code, "'nowh\u00e9re'" in output.decode(), "r\u00e9sum\u00e9" in output.decode()) == (2, True, True)
+    code, _, output = _run(tmp_path, ASCII, "estimate", "nowh\u00e9re.yaml")
+    assert (code, "nowh\u00e9re.yaml" in output.decode()) == (2, True)
 
 
 @pytest.mark.nightly
 def test_a_stream_that_lacks_a_letter(tmp_path: Path) -> None:
-    """What a stream's encoding lacks is shown escaped, in JSON as JSON escapes it."""
+    """A letter that a stream's encoding lacks is shown escaped; in JSON as JSON escapes it."""
     code, out, _ = _run(tmp_path, {"PYTHONUTF8": "1", "PYTHONIOENCODING": "iso8859-5"}, "--help")
     assert (code, b"0 done \\xb7 2 bad job" in b" ".join(out.split())) == (0, True)
     settings = _job(tmp_path)
     (tmp_path / "job.json").write_bytes(orjson.dumps(settings))
-    code, told, _ = _run(tmp_path, LATIN, "preview", "job.json")
-    assert (code, "\u00c9cris: \u00e9t\u00e9 \\u4e2d" in told.decode("latin-1")) == (0, True)
+    code, output, _ = _run(tmp_path, LATIN, "preview", "job.json")
+    assert (code, "\u00c9cris: \u00e9t\u00e9 \\u4e2d" in output.decode("latin-1")) == (0, True)
     code, out, _ = _run(tmp_path, LATIN, "preview", "--json", "job.json")
     assert orjson.loads(out)["rows"][0]["body"]["messages"][0]["content"] == "\u00c9cris: \u00e9t\u00e9 \u4e2d"
 
 
 @pytest.mark.parametrize("setting", ["input", "output", "state"])
 def test_a_path_that_the_encoding_lacks(setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that cannot start again, a worker's, refuses a path that it cannot open and says what to set."""
+    """A process that cannot restart itself, such as a worker's, refuses a path that it cannot open.
+    It names the variable to set.
+    """
 
     def encode(path: str) -> bytes:
         return path.encode("ascii", "surrogateescape")

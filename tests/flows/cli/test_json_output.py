@@ -1,4 +1,4 @@
-"""`--json` prints one object, also when too many rows are bad."""
+"""`--json` prints one object, even if too many rows are bad."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class _Healthy(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the access log."""
 
 
 def _free_port() -> int:
@@ -63,10 +63,10 @@ def _free_port() -> int:
 
 
 def test_prefect_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command turns the telemetry of Prefect's library and of the embedded server off, unless the user has it on."""
+    """A command turns off the telemetry of Prefect's library and embedded server, unless the user turned it on."""
     ours = ("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "PREFECT_INTERNAL_LOGGING_LEVEL", "PREFECT_CLIENT_MAX_RETRIES")
     for name in (*ours, *CI_ENV_VARS, "DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
-        monkeypatch.setenv(name, "")  # so that the end of the test undoes what is set below
+        monkeypatch.setenv(name, "")  # registers the variable, so that the test's end resets it
         monkeypatch.delenv(name)
     monkeypatch.setattr(logging, "raiseExceptions", True)
     assert is_telemetry_enabled()
@@ -82,7 +82,7 @@ def test_prefect_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_that_is_restarted_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A server that does not answer when a command begins, but does half a minute later, costs the command nothing; it says once that it waits."""
+    """If a server answers only after half a minute, the command continues, and says only once that it waits."""
     port, clock = _free_port(), Clock()
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
     started: list[http.server.HTTPServer] = []
@@ -105,7 +105,7 @@ def test_a_server_that_is_restarted_is_waited_for(
 
 
 def test_a_server_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a minute without an answer the command ends, with the address and what to do."""
+    """After a minute without an answer the command ends, with the address and advice."""
     port, clock = _free_port(), Clock()
     address = f"http://127.0.0.1:{port}/api"
     monkeypatch.setenv("PREFECT_API_URL", address)
@@ -118,7 +118,7 @@ def test_a_server_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_address_without_a_scheme_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody can ever answer there."""
+    """A command does not wait for an address without a scheme, because no server can answer there."""
     address, clock = "127.0.0.1:4200/api", Clock()
     monkeypatch.setenv("PREFECT_API_URL", address)
     with temporary_settings({PREFECT_API_URL: address}), pytest.raises(ParquillError, match="no Prefect server"):
@@ -129,7 +129,7 @@ def test_an_address_without_a_scheme_is_not_waited_for(monkeypatch: pytest.Monke
 @pytest.mark.integration
 @pytest.mark.parametrize("path", ["/another", ":no-port/api"])
 def test_a_wrong_address_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    """An address at which something else answers, or nothing can, is an error at once."""
+    """An address that no server can have, or where another service answers, is an error at once."""
     server = http.server.HTTPServer(("127.0.0.1", 0), _Healthy)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}{path}"
@@ -146,7 +146,7 @@ def test_a_wrong_address_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, path
 
 @pytest.fixture
 def own_certificate(tmp_path: Path) -> Path:
-    """A key and the certificate that its owner made for it, as a company's own server has one."""
+    """Return a file with a key and its self-signed certificate, like that of a company's own server."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a company's own")])
     now = datetime.now(UTC)
@@ -171,7 +171,7 @@ def own_certificate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def own_server(own_certificate: Path) -> Iterator[str]:
-    """A server with that certificate; its API's address."""
+    """Start a server with that certificate and return the address of its API."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(own_certificate)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Healthy)
@@ -205,7 +205,7 @@ def test_a_server_with_a_certificate_of_its_own(
 
 
 def test_certificates_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A file of certificates that cannot be read is told by its setting's name."""
+    """If a certificate file cannot be read, the error names its setting."""
     address = "https://127.0.0.1:9/api"
     monkeypatch.setenv("PREFECT_API_URL", address)
     none = tmp_path / "none.pem"
@@ -217,7 +217,7 @@ def test_certificates_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 class _Guarded(http.server.BaseHTTPRequestHandler):
-    """Answers those who have the word, as a server with PREFECT_SERVER_API_AUTH_STRING or a proxy before it does."""
+    """Requires credentials, like a server with PREFECT_SERVER_API_AUTH_STRING or a proxy in front of it."""
 
     words = ("Basic YWRtaW46c2VjcmV0", "Bearer pnu_123")
 
@@ -226,12 +226,12 @@ class _Guarded(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the access log."""
 
 
 @pytest.fixture
 def guarded() -> Iterator[str]:
-    """A server that asks who is there; its API's address."""
+    """Start a server that requires credentials and return the address of its API."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Guarded)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/api"
@@ -241,7 +241,7 @@ def guarded() -> Iterator[str]:
 
 @pytest.mark.integration
 def test_a_server_that_asks_who_is_there(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefect's own credentials open the door; without them the refusal is told as one, at once, and says what to set."""
+    """Prefect's own credentials are used. Without the right ones, the command ends at once and names the setting."""
     monkeypatch.setenv("PREFECT_API_URL", guarded)
     clock = Clock()
     known: list[dict[Any, Any]] = [{PREFECT_API_AUTH_STRING: "admin:secret"}, {PREFECT_API_KEY: "pnu_123"}]
@@ -257,7 +257,7 @@ def test_a_server_that_asks_who_is_there(guarded: str, monkeypatch: pytest.Monke
 
 
 class _Moved(http.server.BaseHTTPRequestHandler):
-    """Sends everybody on."""
+    """Redirects every request."""
 
     def do_GET(self) -> None:
         self.send_response(308)
@@ -265,12 +265,12 @@ class _Moved(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the access log."""
 
 
 @pytest.mark.integration
 def test_a_server_that_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody follows it with credentials; where it is, is told at once."""
+    """A redirect is not followed with credentials; the error shows its target at once."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Moved)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/api"
@@ -290,14 +290,14 @@ def test_a_server_that_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.integration
 def test_a_proxy_on_the_way_to_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server is asked by the proxy of the environment, as Prefect's own clients ask it, and the error says so."""
+    """The command uses the proxy of the environment, as Prefect's own clients do, and its error says so."""
     server = http.server.HTTPServer(("127.0.0.1", 0), _Healthy)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/api"
     monkeypatch.setenv("PREFECT_API_URL", address)
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{_free_port()}")
     monkeypatch.setenv("http_proxy", os.environ["HTTP_PROXY"])
-    for name in ("NO_PROXY", "no_proxy"):  # a run on an embedded server, in this process too, has set them
+    for name in ("NO_PROXY", "no_proxy"):  # a run on an embedded server in this process sets them
         monkeypatch.delenv(name, raising=False)
     clock = Clock()
     try:
@@ -312,16 +312,16 @@ def test_a_proxy_on_the_way_to_a_server(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_no_password_of_an_address_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A password in PREFECT_API_URL is in no word of a command that waits for the server, nor in those of `doctor`."""
-    where = f"127.0.0.1:{_free_port()}/api"
-    address = f"http://somebody:CANARY@{where}"
+    """Neither a command that waits for the server nor `doctor` shows a password in PREFECT_API_URL."""
+    location = f"127.0.0.1:{_free_port()}/api"
+    address = f"http://somebody:CANARY@{location}"
     monkeypatch.setenv("PREFECT_API_URL", address)
     clock = Clock()
     with temporary_settings({PREFECT_API_URL: address}), pytest.raises(ParquillError) as caught:
         EmbeddedServer().wait(clock, clock.sleep)
-    told = [str(caught.value), capsys.readouterr().err, *(str(check.as_dict()) for check in examine(None))]
-    assert sum(where in each for each in told) == 3
-    assert "CANARY" not in "".join(told)
+    outputs = [str(caught.value), capsys.readouterr().err, *(str(check.as_dict()) for check in examine(None))]
+    assert sum(location in each for each in outputs) == 3
+    assert "CANARY" not in "".join(outputs)
 
 
 @pytest.mark.integration
@@ -337,7 +337,7 @@ def test_no_password_of_an_address_is_told(monkeypatch: pytest.MonkeyPatch, caps
     ],
 )
 def test_a_server_is_named_in_a_file(tmp_path: Path, file: str, text: str) -> None:
-    """A server that Prefect itself would use is used, wherever it is named, and `doctor` looks at that one."""
+    """A command and `doctor` use the server that Prefect itself would use, wherever it is set."""
     address = f"http://127.0.0.1:{_free_port()}/api"
     (tmp_path / "home").mkdir()
     (tmp_path / file).write_text(text.format(address), encoding="utf-8")
@@ -358,7 +358,7 @@ def test_a_server_is_named_in_a_file(tmp_path: Path, file: str, text: str) -> No
     ("address", "at_health", "at_api", "found"),
     [
         ("http://h:4200", 404, (200, "application/json"), "http://h:4200/api"),
-        ("http://h:4200", 200, (200, "application/json"), "http://h:4200/api"),  # the page of the UI answers any path
+        ("http://h:4200", 200, (200, "application/json"), "http://h:4200/api"),  # the UI's page answers any path
         ("http://h:4200", 404, (401, "application/json"), "http://h:4200/api"),
         ("http://u:secret@h:4200/prefect", 404, (200, "application/json"), "http://h:4200/prefect/api"),
         ("http://h:4200", 404, (404, "text/plain"), None),
@@ -367,7 +367,7 @@ def test_a_server_is_named_in_a_file(tmp_path: Path, file: str, text: str) -> No
     ],
 )
 def test_an_address_that_lacks_api(address: str, at_health: int, at_api: tuple[int, str], found: str | None) -> None:
-    """A server whose address was given without /api is found there, and the address to write is told."""
+    """If an address lacks /api, the server is found with it, and the error shows the address to set."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/api/health"):
@@ -380,12 +380,12 @@ def test_an_address_that_lacks_api(address: str, at_health: int, at_api: tuple[i
     assert asked.is_at == found
     if found is not None:
         assert asked.is_wrong
-        told = EmbeddedServer()._away("http://h:4200", asked)
-        assert told.endswith(f"set PREFECT_API_URL={found}")
+        message = EmbeddedServer()._away("http://h:4200", asked)
+        assert message.endswith(f"set PREFECT_API_URL={found}")
 
 
 def test_a_time_in_which_no_server_answers_is_refused() -> None:
-    """PREFECT_API_REQUEST_TIMEOUT below a second is refused by its name; a second is borne."""
+    """A PREFECT_API_REQUEST_TIMEOUT below one second is refused by its name; one second is accepted."""
     with temporary_settings({PREFECT_API_REQUEST_TIMEOUT: 0.001}), pytest.raises(ParquillError) as caught:
         check_patience()
     assert str(caught.value).startswith("PREFECT_API_REQUEST_TIMEOUT = 0.001 is too short")
@@ -394,7 +394,7 @@ def test_a_time_in_which_no_server_answers_is_refused() -> None:
 
 
 def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the embedded server starts, a folder of Prefect's that cannot be made is named with what to set."""
+    """If Prefect's folder cannot be created, the error names it and the setting before the embedded server starts."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "prefect"))
     with pytest.raises(ParquillError, match=r"Prefect's folder .*file/prefect cannot be written: .*set PREFECT_HOME"):

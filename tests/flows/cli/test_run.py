@@ -1,4 +1,4 @@
-"""How `parquill run` ends when Prefect's server does not."""
+"""How `parquill run` ends if Prefect's server does not answer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from parquill.tasks.errors import ParquillError
 
 @pytest.mark.parametrize("kind", [httpx.ReadTimeout, httpx.ConnectError, httpx.PoolTimeout, httpx.RemoteProtocolError])
 def test_a_server_that_does_not_answer_is_told(kind: type[httpx.TransportError]) -> None:
-    """A connection to Prefect's server that fails in the middle of a run has a sentence with what to do, and not the library's text."""
-    told = _of_server(kind("CANARY"))
-    assert isinstance(told, ParquillError)
-    assert f"Prefect's server did not answer ({kind.__name__})" in str(told)
-    assert "PREFECT_API_REQUEST_TIMEOUT" in str(told)
-    assert "CANARY" not in str(told)
+    """If a connection to Prefect's server fails, the error is a sentence with advice, without the library's text."""
+    error = _of_server(kind("CANARY"))
+    assert isinstance(error, ParquillError)
+    assert f"Prefect's server did not answer ({kind.__name__})" in str(error)
+    assert "PREFECT_API_REQUEST_TIMEOUT" in str(error)
+    assert "CANARY" not in str(error)
 
 
 def test_another_error_is_left_alone() -> None:
-    """Any other error is told by kind and place, as everywhere."""
+    """Any other error is returned unchanged, to be reported with type and code location."""
     error = ZeroDivisionError("x")
     assert _of_server(error) is error

@@ -1,4 +1,4 @@
-"""A signal before anything is sent: it ends the run, wherever its exception comes up and whatever becomes of it there."""
+"""A signal before the first request ends the run, wherever its exception is raised and even if it is swallowed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 def _swallow(number: signal.Signals) -> None:
-    """What a library does that takes any error for a failed import."""
+    """Swallow the signal, like a library that treats any error as a failed import."""
     with contextlib.suppress(BaseException):
         os.kill(os.getpid(), number)
 
@@ -40,12 +40,14 @@ def _fail(number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("how", [lambda number: os.kill(os.getpid(), number), _mistake, _fail])
 def test_a_signal_is_an_interruption(number: signal.Signals, how: Callable[[signal.Signals], None]) -> None:
-    """Ctrl-C and SIGTERM end what goes on before the first request as an interruption, whatever a library makes of them."""
+    """Ctrl-C and SIGTERM before the first request end the run as an interruption.
+    A library that swallows or replaces the exception changes nothing.
+    """
     error: BaseException | None = None
     try:
         with interrupted_by_signals():
             how(number)
-    except BaseException as raised:  # noqa: BLE001 - a KeyboardInterrupt would end the tests, and not fail this one
+    except BaseException as raised:  # noqa: BLE001 - a KeyboardInterrupt would end all tests
         error = raised
     assert isinstance(error, Interrupted)
     assert "before anything was sent" in str(error)
@@ -53,7 +55,7 @@ def test_a_signal_is_an_interruption(number: signal.Signals, how: Callable[[sign
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_swallowed_signal_is_remembered(number: signal.Signals) -> None:
-    """A signal whose exception was lost keeps the first request from being sent."""
+    """A signal whose exception was swallowed still prevents the first request."""
     with interrupted_by_signals() as refuse_if_asked:
         refuse_if_asked()
         _swallow(number)
@@ -62,7 +64,7 @@ def test_a_swallowed_signal_is_remembered(number: signal.Signals) -> None:
 
 
 def test_other_errors_and_handlers_are_as_before() -> None:
-    """Without a signal an error is what it was, and afterwards signals go where they went before."""
+    """Without a signal an error is unchanged, and the earlier signal handlers are restored afterwards."""
     before = [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)]
     with pytest.raises(BadInput), interrupted_by_signals():
         raise BadInput("missing")
@@ -72,7 +74,7 @@ def test_other_errors_and_handlers_are_as_before() -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_while_the_command_is_imported(number: signal.Signals) -> None:
-    """The console script ends with 130, in silence, when it is asked to stop before it has begun."""
+    """A signal during the import of the command ends the console script with 130 and without output."""
     code = (
         "import os, sys, types\n"
         "class Importing(types.ModuleType):\n"
@@ -88,7 +90,9 @@ def test_a_signal_while_the_command_is_imported(number: signal.Signals) -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize(("ends", "code"), [("sys.exit(5)", 5), ("sys.exit(0)", 0), ("raise ValueError", 1)])
 def test_a_command_ends_without_taking_the_interpreter_down(ends: str, code: int) -> None:
-    """At its end everything is said and every exit handler has run, with the code of the command; but no module is taken down under threads that still run."""
+    """At its end a command has flushed its output and run all exit handlers, and exits with its code.
+    Modules are not torn down, because threads may still use them.
+    """
     script = (
         "import atexit, sys, types\n"
         "class Hole:\n"
@@ -105,7 +109,7 @@ def test_a_command_ends_without_taking_the_interpreter_down(ends: str, code: int
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (code, b"saidclosed")
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    with Path("/dev/full").open("wb") as full:  # what was said is lost at the very end: that is no success
+    with Path("/dev/full").open("wb") as full:  # output is lost at the very end, so the command must fail
         command = [sys.executable, "-c", script]
         done = subprocess.run(command, stdout=full, stderr=full, env=buffered, timeout=120, check=False)
     assert done.returncode == (code or 1)
@@ -114,7 +118,7 @@ def test_a_command_ends_without_taking_the_interpreter_down(ends: str, code: int
 @pytest.mark.integration
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_command_without_streams(closed: str) -> None:
-    """A command whose output nobody wants ends with its own code, and without a word of the interpreter's."""
+    """A command whose output streams are closed ends with its own code, without a message of the interpreter."""
     script = (
         "import sys, types\n"
         "sys.modules['parquill.flows.cli.commands'] = types.SimpleNamespace(main=lambda: sys.exit(5))\n"
@@ -130,19 +134,19 @@ def test_a_command_without_streams(closed: str) -> None:
 def test_a_signal_waits_for_the_end_of_an_import(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is being imported when a signal comes is imported whole, so that no library is left half made or shows its
-    own traceback of it; the run ends right after it.
+    """A module that is being imported when a signal comes is imported completely, so that no library is left half
+    loaded or prints its own traceback. The run ends right after it.
     """
     monkeypatch.syspath_prepend(tmp_path)
     name = _module(tmp_path, number)
     with pytest.raises(Interrupted), interrupted_by_signals():
         importlib.import_module(name)
-        threading.Event().wait(30)  # what comes after it
+        threading.Event().wait(30)  # code after the import
     assert sys.modules.pop(name).whole
 
 
 def _module(folder: Path, number: signal.Signals) -> str:
-    """A module to whose import a signal comes, and the timer that asks whether it has ended, before it has."""
+    """Write a module that raises the signal and the timer's signal during its import."""
     name = f"interrupted_by_{number.name.lower()}"
     lines = [f"signal.raise_signal({int(each)})" for each in (number, signal.SIGALRM)]
     (folder / f"{name}.py").write_text("\n".join(["import signal", *lines, "whole = True"]))
@@ -151,7 +155,7 @@ def _module(folder: Path, number: signal.Signals) -> str:
 
 @pytest.fixture
 def alarms() -> Iterator[list[int]]:
-    """The alarms that nobody else has answered: they would end the process."""
+    """Record alarms that reach no other handler: they would end the process."""
     rung: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda number, _: rung.append(number))
     yield rung
@@ -160,7 +164,7 @@ def alarms() -> Iterator[list[int]]:
 
 
 def test_no_alarm_is_left(alarms: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is asked right after an interrupted import says so at once, and no alarm comes later and ends the process."""
+    """A check right after an interrupted import raises at once, and no later alarm ends the process."""
     monkeypatch.syspath_prepend(tmp_path)
     name = _module(tmp_path, signal.SIGTERM)
     with pytest.raises(Interrupted), interrupted_by_signals() as refuse_if_asked:

@@ -1,4 +1,4 @@
-"""`spend`: of which job, and what is printed of it."""
+"""`spend`: how it selects jobs and what it prints."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
 @pytest.mark.parametrize("name", ["nofile.yaml", "nighty", "folder", "Fr", "fr ", "/nowhere/job.yaml"])
 @pytest.mark.parametrize("resolve", [None, "paid"])
 def test_a_name_that_no_run_has(ledger: Ledger, tmp_path: Path, name: str, resolve: str | None) -> None:
-    """A file that is not there, a misspelled job and a folder are refused with the jobs that there are: $0.00 would be a lie."""
+    """A missing file, a misspelled job and a folder are refused with the known jobs, because $0.00 would be wrong."""
     (tmp_path / "folder").mkdir()
     for job in ("fr", "nightly"):
         ledger.open_run(entry(f"run of {job}", job), 5, 0, datetime(2026, 10, 1, tzinfo=UTC))
@@ -50,7 +50,7 @@ def test_a_name_that_no_run_has(ledger: Ledger, tmp_path: Path, name: str, resol
 
 
 def test_names_that_are_known(ledger: Ledger, tmp_path: Path) -> None:
-    """A job whose runs are of another month, and a job file that has not run yet, have spent nothing this month."""
+    """A job with runs only in another month, and a job file without a run, have spent nothing this month."""
     with pytest.raises(BadJob, match="the ledger has no job yet"):
         read_spending(parse_query("fr", None, TODAY), TODAY)
     (tmp_path / "job.yaml").write_text(JOB)
@@ -60,7 +60,7 @@ def test_names_that_are_known(ledger: Ledger, tmp_path: Path) -> None:
 
 
 def test_a_name_with_a_line_break(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a ledger of others holds breaks no table: each row is one line, and no control character reaches the terminal."""
+    """A name from the ledger cannot break the table: each row is one line, without control characters."""
     names = ["one\ntwo", "bell\x07", "back\rto", "\x1b[31mred", "para\u2029graph", "over\u202eride"]
     for number, name in enumerate(names):
         ledger.open_run(replace(entry(f"run-{number}", name), model="m\no"), 5, 0, datetime.now(UTC))

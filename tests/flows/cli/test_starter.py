@@ -1,4 +1,4 @@
-"""`init` writes a job for a provider, a model and an input that needs no more than a key."""
+"""`init` writes a job for a provider, a model and an input that needs only a key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.fakes.running import FakeService
 
 DAY = date(2026, 11, 29)
 CHAT = "/chat/completions"
-# for each provider a model that it sells, the address of its requests, and the header and variable of its key
+# provider -> a model that it sells, the address of its requests, and the header and variable of its key
 EXPECTED: dict[str, tuple[str, str, dict[str, str]]] = {
     "openai": ("gpt-6-luna", f"https://api.openai.com/v1{CHAT}", {"Authorization": "OPENAI_API_KEY"}),
     "azure": (
@@ -64,7 +64,7 @@ def _resolved(job: Job) -> tuple[ResolvedJob, Any]:
 
 @pytest.mark.parametrize("provider", EXPECTED)
 def test_a_job_for_each_provider(provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job that is written for a provider is valid, has a price, needs no warning, and goes to its address with its header."""
+    """The job for each provider is valid, has a price, needs no warning, and uses the provider's address and header."""
     monkeypatch.chdir(tmp_path)
     pq.write_table(pa.table({"text": ["a"]}), "prompts.parquet")
     model, url, headers = EXPECTED[provider]
@@ -79,11 +79,11 @@ def test_a_job_for_each_provider(provider: str, tmp_path: Path, monkeypatch: pyt
     assert ("reasoning_effort" in shown["body"]) == ("gpt-6" in model)
 
 
-@pytest.mark.integration  # it starts the fake service
+@pytest.mark.integration  # starts the fake service
 def test_doctor_is_content(
     service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A job that was written for a local server and an input passes `doctor` as it stands, once the server runs."""
+    """A job for a local server and an input passes `doctor` unchanged once the server runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PREFECT_API_URL")
     pq.write_table(pa.table({"id": [1], "text": ["a"]}), "in.parquet")
@@ -94,9 +94,9 @@ def test_doctor_is_content(
     checks = {check["name"]: check for check in orjson.loads(capsys.readouterr().out)["checks"]}
     assert not ended.value.code
     assert all(check["ok"] for check in checks.values()), checks
-    assert checks["model"]["told"] == "gpt-4o-mini"
-    assert checks["key"]["told"] == "none is needed"
-    assert checks["price"]["told"].startswith("$0 input, $0 output")
+    assert checks["model"]["message"] == "gpt-4o-mini"
+    assert checks["key"]["message"] == "none is needed"
+    assert checks["price"]["message"].startswith("$0 input, $0 output")
 
 
 def test_every_provider_is_tested() -> None:
@@ -105,7 +105,7 @@ def test_every_provider_is_tested() -> None:
 
 
 def test_only_what_differs_is_changed() -> None:
-    """Without options the starter is written as it stands; a provider changes only lines of its own."""
+    """Without options the starter is written unchanged; a provider changes only its own lines."""
     assert write_starter() == STARTER
     assert write_starter("openai") == STARTER
     changed = set(write_starter("groq", "llama-3.3-70b-versatile").splitlines()) - set(STARTER.splitlines())
@@ -113,7 +113,7 @@ def test_only_what_differs_is_changed() -> None:
 
 
 def test_a_model_that_thinks_has_room() -> None:
-    """A thinking model that cannot be told otherwise gets enough output tokens; one that can is told not to think."""
+    """A model that always thinks gets enough output tokens; a model that can skip thinking gets the setting for it."""
     thinking = read_starter(write_starter("groq", "openai/gpt-oss-120b"))
     assert (thinking.max_output_tokens, thinking.parameters) == (1000, {})
     at_once = read_starter(write_starter("openrouter", "openai/gpt-6-luna"))
@@ -123,18 +123,18 @@ def test_a_model_that_thinks_has_room() -> None:
 def test_a_model_without_a_price_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A model that no price list has is written, and the warning names the setting that it needs."""
+    """A model without a known price is written, and a warning names the setting that it needs."""
     monkeypatch.chdir(tmp_path)
     assert _init("--provider", "azure", "--model", "my-deployment") == 0
     ended = capsys.readouterr()
-    told = " ".join(ended.err.split())
+    warning = " ".join(ended.err.split())
     assert "write your resource for RESOURCE in endpoint.base_url" in " ".join(ended.out.split())
-    assert "warning: no price is known for the model 'my-deployment'" in told
-    assert "set `price: {" in told
+    assert "warning: no price is known for the model 'my-deployment'" in warning
+    assert "set `price: {" in warning
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (("--provider", "acme", "--model", "m"), "'acme' is not known; use openai, azure, openrouter"),
         (("--provider", "groq"), "--provider groq needs --model NAME"),
@@ -144,20 +144,20 @@ def test_a_model_without_a_price_is_warned_of(
 )
 def test_what_cannot_be_written(
     words: tuple[str, ...],
-    told: str,
+    expected: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """An unknown provider, a missing model or input is refused in one sentence, and no file is written."""
+    """An unknown provider or a missing model or input is refused in one sentence, and no file is written."""
     monkeypatch.chdir(tmp_path)
     assert _init(*words) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert expected in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_input_gives_the_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an input, the prompt shows its column of texts, the id column is named, and the job can be previewed."""
+    """With an input, the prompt uses its text column, the job names the id column, and `preview` works."""
     monkeypatch.chdir(tmp_path)
     table = {"id": [7, 8], "language": ["de", "fr"], "product title": ["Rock", "Jupe"], "price": [1.5, 2.5]}
     pq.write_table(pa.table(table), "shop #1.parquet")
@@ -183,7 +183,7 @@ def test_an_input_gives_the_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_the_column_of_texts(columns: dict[str, Any], user: str, shown: str, tmp_path: Path) -> None:
-    """The column of texts is found by type and name, and the template that is written shows it."""
+    """The text column is found by type and name, and the written template uses it."""
     path = str(tmp_path / "in.parquet")
     pq.write_table(pa.table(columns), path)
     job = read_starter(write_starter(location=path, prompt=describe_input(path)))
@@ -215,7 +215,7 @@ def test_a_unique_id(ids: list[Any], found: str | None, tmp_path: Path) -> None:
 
 
 def test_the_starter_is_a_job() -> None:
-    """What `init` writes is valid as it stands, and with every commented setting switched on."""
+    """The job that `init` writes is valid unchanged, and with every commented setting turned on."""
     make_job(parse_yaml(STARTER, "starter"))
     bare = re.sub(r"^( *)# (?=[a-z_]+: )", r"\1", STARTER, flags=re.MULTILINE)
     switched = parse_yaml(bare.replace("# A Parquill job.", "#"), "starter")

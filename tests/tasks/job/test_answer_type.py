@@ -1,4 +1,4 @@
-"""How a JSON schema becomes the Arrow type of `parsed`, and an answer a value of it."""
+"""A JSON schema becomes the Arrow type of `parsed`, and an answer becomes a value of that type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _object(**properties: Any) -> dict[str, Any]:
 
 
 def _type(schema: Any) -> pa.DataType:
-    """The type of one property of this schema."""
+    """Return the type of a property with this schema."""
     found = parsed_type(_object(a=schema))
     assert found is not None
     return found.field("a").type
@@ -52,12 +52,12 @@ def _type(schema: Any) -> pa.DataType:
     ],
 )
 def test_types_of_a_schema(schema: Any, kind: pa.DataType) -> None:
-    """What has a fixed shape gets its Arrow type, what has none is kept as JSON text."""
+    """A schema with a fixed shape gets its Arrow type; a value without one is kept as JSON text."""
     assert _type(schema) == kind
 
 
 def test_no_schema_no_type() -> None:
-    """Without a response_format there is no `parsed`."""
+    """A job without a response_format has no `parsed`."""
     assert parsed_type(None) is None
 
 
@@ -72,13 +72,13 @@ def test_no_schema_no_type() -> None:
     ],
 )
 def test_a_schema_without_properties_is_refused(schema: dict[str, Any]) -> None:
-    """`parsed` is a struct, so a schema that describes none is refused before anything is paid."""
+    """A schema that describes no object with properties is refused before anything is paid: `parsed` is a struct."""
     with pytest.raises(BadJob, match="must describe an object with properties"):
         parsed_type(schema)
 
 
 def test_references_are_followed() -> None:
-    """A $ref into the schema itself has the type of what it names, also with escaped names."""
+    """A $ref into the schema itself has the type of its target, also if the name is escaped."""
     schema = {
         "$ref": "#/$defs/a~1b~0c",
         "$defs": {"a/b~c": _object(inner={"$ref": "#/$defs/number"}), "number": {"type": "integer"}},
@@ -87,7 +87,10 @@ def test_references_are_followed() -> None:
 
 
 def test_a_circle_of_references_ends() -> None:
-    """A schema that contains itself gets a type of bounded depth, and answers of any depth fit it."""
+    """A schema that contains itself gets a type of bounded depth, and answers of any depth fit it.
+
+    A circle of references without anything else is refused.
+    """
     schema = {
         "$ref": "#/$defs/node",
         "$defs": {"node": _object(text={"type": "string"}, next={"$ref": "#/$defs/node"})},
@@ -120,7 +123,7 @@ def test_a_circle_of_references_ends() -> None:
     ],
 )
 def test_values_are_shaped_for_their_type(value: Any, kind: pa.DataType, fitted: Any) -> None:
-    """A JSON value takes the shape of its column: whole floats become integers, what has no shape JSON text."""
+    """A JSON value is converted to its column: a whole float to an integer, a value without a shape to JSON text."""
     found = shape_value(value, kind)
     assert found == fitted
     assert type(found) is type(fitted)
@@ -129,7 +132,7 @@ def test_values_are_shaped_for_their_type(value: Any, kind: pa.DataType, fitted:
 
 @pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 1e300])
 def test_a_number_beyond_64_bits_is_told(value: float) -> None:
-    """A whole number that the column cannot hold is an error, not another number."""
+    """A whole number that the column cannot hold raises an error and does not become another number."""
     with pytest.raises(OverflowError):
         shape_value(value, pa.int64())
     assert [shape_value(limit, pa.int64()) for limit in (2**63 - 1, -(2**63))] == [2**63 - 1, -(2**63)]
@@ -167,7 +170,7 @@ VALUES = st.recursive(
 @settings(max_examples=250)
 @given(st.dictionaries(st.sampled_from("abc"), SCHEMAS, min_size=1, max_size=3), VALUES)
 def test_every_valid_answer_fits_its_column(properties: dict[str, Any], value: Any) -> None:
-    """Whatever answer a schema accepts can be written into the column that the schema gives."""
+    """Every answer that a schema accepts can be written into the column of that schema."""
     answers = AnswerFormat(_object(**properties))
     parsed = answers.parse(json.dumps(value))
     if parsed is not None:
@@ -176,6 +179,6 @@ def test_every_valid_answer_fits_its_column(properties: dict[str, Any], value: A
 
 @pytest.mark.parametrize("reference", ["#/nowhere", "https://example.com/schema"])
 def test_a_reference_to_nothing_is_refused(reference: str) -> None:
-    """A $ref that points at nothing, or to another host, is refused before every answer is paid for and invalid."""
+    """A $ref that points at nothing, or to another host, is refused before the run pays for invalid answers."""
     with pytest.raises(BadJob, match="points at nothing"):
         parsed_type(_object(a={"$ref": reference}))

@@ -1,4 +1,4 @@
-"""The key: checked before use, told by the name of its variable, and never shown."""
+"""A key is checked before use, is named by its variable in a refusal, and is never shown."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _refusal(monkeypatch: pytest.MonkeyPatch, value: str) -> str:
 
 
 def test_a_key_is_sent_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A good key goes into the Authorization header unchanged, whatever printable ASCII it is made of."""
+    """A good key goes into the Authorization header unchanged, whatever printable ASCII it holds."""
     assert _read(monkeypatch, CANARY).headers() == {"Authorization": f"Bearer {CANARY}"}
     printable = "".join(map(chr, range(0x23, 0x7F)))
     assert _read(monkeypatch, printable).headers() == {"Authorization": f"Bearer {printable}"}
@@ -51,7 +51,7 @@ def test_a_key_is_sent_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_service_that_echoes_the_key_does_not_get_it_into_the_results(
     monkeypatch: pytest.MonkeyPatch, *, escaped: bool
 ) -> None:
-    """Wherever a reply holds the key, also in JSON's escapes and where labels are cut, it is masked; the rest is kept."""
+    """A key in a reply is masked, also in JSON escapes and where a label is cut; the rest of the reply is kept."""
     sent = "".join(f"\\u{ord(letter):04x}" for letter in CANARY) if escaped else CANARY
     label = f"{'m' * 190}{sent}"
     body = (
@@ -70,14 +70,14 @@ def test_a_service_that_echoes_the_key_does_not_get_it_into_the_results(
 
 @pytest.mark.parametrize("word", ["EMPTY", "sk-no-key-required"])
 def test_a_key_that_is_a_word_is_left_in_answers(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
-    """What local models are given in the place of a key may stand in an answer."""
+    """A placeholder that local models get in place of a key is not masked in answers."""
     key = _read(monkeypatch, word)
     assert (key.hide_in(word), key.hide_in_bytes(word.encode())) == (word, word.encode())
 
 
 @pytest.mark.parametrize("white", ["\n", "\r\n", " ", "\t", " \n "])
 def test_white_space_around_a_key_is_stripped(monkeypatch: pytest.MonkeyPatch, white: str) -> None:
-    """A line end that came with `cat key.txt` is no part of the key."""
+    """White space around a key, such as the line end of `cat key.txt`, is stripped."""
     assert _read(monkeypatch, f"{white}{CANARY}{white}").headers()["Authorization"] == f"Bearer {CANARY}"
 
 
@@ -100,7 +100,7 @@ def test_white_space_around_a_key_is_stripped(monkeypatch: pytest.MonkeyPatch, w
     ],
 )
 def test_what_no_key_has_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """Quotes, blanks, line ends and invisible characters are refused by the variable's name, the value unseen."""
+    """A key with quotes, blanks, line ends or invisible characters is refused by its variable, without its value."""
     assert _refusal(monkeypatch, value) == (
         f"the environment variable {VARIABLE} holds quotes, blanks or characters that no key has; set it again"
     )
@@ -108,12 +108,12 @@ def test_what_no_key_has_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, valu
 
 @pytest.mark.parametrize("value", ["", " ", "\n\t "])
 def test_a_blank_key_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """An empty variable is told apart from a missing one."""
+    """A variable that is set but blank is refused as blank, not as missing."""
     assert _refusal(monkeypatch, value) == f"the environment variable {VARIABLE} is blank"
 
 
 def test_a_missing_key_is_told_with_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that is not set is named, with the address that its key is for."""
+    """A refusal names the variable that is not set and the address that its key is for."""
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(BadJob, match=f"{VARIABLE} is not set: it must hold the key for https://api.example/v1"):
         read_key(ENDPOINT)
@@ -139,14 +139,14 @@ def test_no_name_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_key_prints_itself_masked(show: Any) -> None:
-    """However a key is turned into text, its value is not in it."""
+    """However a key is turned into text, the text does not contain its value."""
     text = show(Key(CANARY))
     assert "Key(***)" in text
     assert CANARY not in text
 
 
 def test_a_key_in_a_log_or_traceback_is_masked(caplog: pytest.LogCaptureFixture) -> None:
-    """A key that is logged, or stands in an error's text, is masked."""
+    """A key that is logged, or that is part of an error, is masked."""
     key = Key(CANARY)
     with caplog.at_level(logging.DEBUG):
         logging.getLogger("test").debug("sent with %s and %r", key, {"key": key})
@@ -158,13 +158,13 @@ def test_a_key_in_a_log_or_traceback_is_masked(caplog: pytest.LogCaptureFixture)
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_key_is_not_pickled(protocol: int) -> None:
-    """A key cannot travel to another process, or into Prefect's storage."""
+    """A key cannot be sent to another process or saved in Prefect's storage."""
     with pytest.raises(TypeError, match="a key is not pickled"):
         pickle.dumps({"deep": [Key(CANARY)]}, protocol)
 
 
 def test_a_key_is_not_copied_or_written_as_json() -> None:
-    """A key has no copy, no JSON and no attributes to look through."""
+    """A key cannot be copied or written as JSON, and has no attributes to read."""
     key = Key(CANARY)
     for way in (copy.copy, copy.deepcopy, orjson.dumps, vars):
         with pytest.raises(TypeError) as caught:
@@ -173,7 +173,7 @@ def test_a_key_is_not_copied_or_written_as_json() -> None:
 
 
 def _block(monkeypatch: pytest.MonkeyPatch, load: Any) -> Key | None:
-    """Read a key from a Prefect block; only the way to Prefect's server is replaced."""
+    """Read a key from a Prefect block; only the call to Prefect's server is replaced."""
     from prefect.blocks.system import Secret
 
     monkeypatch.setattr(Secret, "load", load)
@@ -181,7 +181,7 @@ def _block(monkeypatch: pytest.MonkeyPatch, load: Any) -> Key | None:
 
 
 def test_a_key_from_a_prefect_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Secret block's value is a key like any other: by its name, stripped, checked."""
+    """The value of a Secret block is a key like any other: named in a refusal, stripped and checked."""
     key = _block(monkeypatch, lambda name: SimpleNamespace(get=lambda: f"{CANARY}-{name}\n"))
     assert key is not None
     assert key.headers()["Authorization"] == f"Bearer {CANARY}-my-key"
@@ -191,7 +191,7 @@ def test_a_key_from_a_prefect_block(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_block_that_cannot_be_read_is_named_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever Prefect says about a block may hold its value: only its name is told."""
+    """A refusal gives only the name of a block that cannot be read, since Prefect's message may hold the value."""
 
     def load(_: str) -> None:
         raise ValueError(f"cannot parse {CANARY}")

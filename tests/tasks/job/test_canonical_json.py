@@ -1,4 +1,4 @@
-"""Parameters that canonical JSON cannot hold (2**60, NaN, a date, integer keys) are refused with a sentence."""
+"""Parameters that canonical JSON cannot hold (2**60, NaN, a date, integer keys) are refused with a clear message."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ LEAST = {
     ids=str,
 )
 def test_settings_that_json_cannot_hold_are_refused(changes: dict[str, Any]) -> None:
-    """A setting that JSON cannot hold exactly is refused in a sentence that names it (BadJob), never a traceback."""
+    """A setting that JSON cannot hold exactly is refused with a BadJob that names it, never with a traceback."""
     (setting,) = changes
     with pytest.raises(BadJob, match=f"`{setting}`: "):
         KeyMaker(resolved_job({**LEAST, **changes}))
 
 
 def test_a_rows_parameters_have_the_code_of_parameters() -> None:
-    """A row whose parameters cannot be written is rejected as bad_parameters, not as bad_messages."""
+    """A row whose parameters cannot be written as JSON is rejected as bad_parameters, not as bad_messages."""
     with pytest.raises(RowFault) as caught:
         KeyMaker(resolved_job(LEAST)).key([{"role": "user", "content": "a"}], {"seed": 2**60}, [])
     assert caught.value.code == "bad_parameters"

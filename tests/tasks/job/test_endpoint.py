@@ -1,4 +1,4 @@
-"""What a service wants in its requests can be said, and what cannot be is refused with what to do."""
+"""A job can set what a service needs in its requests, and a refused setting comes with advice."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _sent(job: ResolvedJob, key: Key | None, status: int = 200, **more: Any) -> 
 
 
 def test_an_azure_deployment_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Azure's older addresses have a version in the query and the key in a header of its own."""
+    """A request to one of Azure's older addresses has the version in its query and the key in a header of its own."""
     monkeypatch.setenv("A_KEY", SECRET)
     job = _job(auth="api-key", query={"api-version": "2024-10-21"})
     (request,) = _sent(job, read_key(job.endpoint))
@@ -66,7 +66,7 @@ def test_an_azure_deployment_is_reached(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_headers_of_variables_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gateway may want several headers, beside the key or in its place."""
+    """A job can send several headers to a gateway, in addition to the key or in its place."""
     monkeypatch.setenv("A_KEY", SECRET)
     monkeypatch.setenv("GATEWAY", f" {OTHER} v2\n")
     job = _job(headers_env={"X-Gateway": "GATEWAY"})
@@ -80,7 +80,7 @@ def test_headers_of_variables_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_gets_no_header(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    """No header goes to another address than the one that the job names."""
+    """Headers go only to the address that the job names, never to the target of a redirect."""
     monkeypatch.setenv("A_KEY", SECRET)
     monkeypatch.setenv("GATEWAY", OTHER)
     job = _job(headers_env={"X-Gateway": "GATEWAY"})
@@ -89,7 +89,7 @@ def test_a_redirect_gets_no_header(monkeypatch: pytest.MonkeyPatch, status: int)
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "reason"),
     [
         (None, "is not set"),
         ("", "is blank"),
@@ -105,14 +105,14 @@ def test_a_redirect_gets_no_header(monkeypatch: pytest.MonkeyPatch, status: int)
     ids=ascii,
 )
 def test_a_value_that_no_header_has_is_refused_by_its_variable(
-    monkeypatch: pytest.MonkeyPatch, value: str | None, told: str
+    monkeypatch: pytest.MonkeyPatch, value: str | None, reason: str
 ) -> None:
-    """The variable and its header are named, the value is not."""
+    """A refusal names the variable and its header, but not the value."""
     monkeypatch.setenv("A_KEY", SECRET)
     monkeypatch.delenv("GATEWAY", raising=False)
     if value is not None:
         monkeypatch.setenv("GATEWAY", value)
-    with pytest.raises(BadJob, match=f"the environment variable GATEWAY .of the header X-Gateway. {told}") as caught:
+    with pytest.raises(BadJob, match=f"the environment variable GATEWAY .of the header X-Gateway. {reason}") as caught:
         read_key(_job(headers_env={"X-Gateway": "GATEWAY"}).endpoint)
     text = "".join(traceback.format_exception(caught.value))
     assert OTHER not in text
@@ -120,7 +120,7 @@ def test_a_value_that_no_header_has_is_refused_by_its_variable(
 
 
 def test_values_of_headers_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that echoes a header gets it into no result, with its scheme or without."""
+    """The value of a header that a service echoes is masked in every result, with its scheme or without."""
     monkeypatch.setenv("GATEWAY", f"Basic {OTHER}")
     key = read_key(_job(headers_env={"Authorization": "GATEWAY"}, api_key_env=None).endpoint)
     assert key is not None
@@ -131,7 +131,7 @@ def test_values_of_headers_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "told"),
+    ("endpoint", "expected"),
     [
         ({"base_url": f"{AZURE}?api-version=2024-10-21"}, "`endpoint.query: {api-version: ...}`"),
         ({"base_url": f"{AZURE}?api-version=2024-10-21"}, "https://acme.openai.azure.com/openai/v1"),
@@ -162,16 +162,16 @@ def test_values_of_headers_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_said_is_refused_with_what_to_do(endpoint: dict[str, Any], told: str) -> None:
+def test_what_cannot_be_said_is_refused_with_what_to_do(endpoint: dict[str, Any], expected: str) -> None:
     """A refusal says where the setting belongs, and shows no value that may be a secret."""
     refusal = _refusal(**endpoint)
-    assert told in refusal
+    assert expected in refusal
     assert OTHER not in refusal
     assert "2024-10-21" not in refusal
 
 
 def test_a_version_that_yaml_takes_for_a_date(tmp_path: Path) -> None:
-    """`api-version: 2024-10-21` needs no quotes."""
+    """A job can set `api-version: 2024-10-21` without quotes, although YAML reads it as a date."""
     path = tmp_path / "job.yaml"
     path.write_text(
         "name: x\ninput: i\noutput: o\nprompt: {user: x}\nmodel: gpt-4o-mini\nmax_output_tokens: 7\n"
@@ -181,7 +181,7 @@ def test_a_version_that_yaml_takes_for_a_date(tmp_path: Path) -> None:
 
 
 def test_what_the_query_means_for_keys() -> None:
-    """Another version of an API reuses answers; another member may choose who answers, unless the endpoint has a name."""
+    """Another API version keeps the request keys. Another query value changes them, unless the endpoint has a name."""
 
     def key(**endpoint: Any) -> bytes:
         return KeyMaker(_job(**endpoint)).key([], None, [])
@@ -194,7 +194,7 @@ def test_what_the_query_means_for_keys() -> None:
 
 
 def test_an_address_with_a_query_is_written_safely() -> None:
-    """Values are escaped: none of them becomes another member or another path."""
+    """Query values are escaped, so that no value becomes another parameter or another path."""
     endpoint = Endpoint.model_validate({"base_url": "https://gw.example/v1", "query": {"a": "x&b=/?# y"}})
     assert endpoint.url("/models") == "https://gw.example/v1/models?a=x%26b%3D%2F%3F%23+y"
 
@@ -202,7 +202,7 @@ def test_an_address_with_a_query_is_written_safely() -> None:
 def test_preview_shows_the_request_without_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The exact address, the name of the limit and the names of headers are shown; no value is read."""
+    """The preview shows the exact address, the name of the limit and the names of headers; it reads no value."""
     monkeypatch.setenv("A_KEY", SECRET)
     monkeypatch.setenv("GATEWAY", OTHER)
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "in.parquet")
@@ -218,7 +218,7 @@ def test_preview_shows_the_request_without_values(
     assert rows[0]["headers"] == {"X-Gateway": "GATEWAY", "api-key": "A_KEY"}
     assert rows[0]["body"]["max_completion_tokens"] == 7
     show_preview(rows)
-    told = capsys.readouterr().out + orjson.dumps(rows).decode()
-    assert "api-key: (from A_KEY)" in told
-    assert SECRET not in told
-    assert OTHER not in told
+    output = capsys.readouterr().out + orjson.dumps(rows).decode()
+    assert "api-key: (from A_KEY)" in output
+    assert SECRET not in output
+    assert OTHER not in output

@@ -1,4 +1,4 @@
-"""What a flow is given is validated by its signature, and a fault is told without its value."""
+"""A flow's parameters are validated by its signature, and a refusal does not repeat a text that was given."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _validate(**given: Any) -> dict[str, Any]:
 
 
 def test_values_become_true() -> None:
-    """A mapping becomes a job, and text from JSON what it stands for; a job that is one already stays it."""
+    """A mapping becomes a job, and a JSON text becomes its value; a job that is one already stays the same object."""
     found = _validate(date="2026-11-23", limit=3, run_usd="0.5", pilot="auto", redo=["failed"])
     assert found == {
         "job": make_job(JOB),
@@ -59,7 +59,7 @@ def test_values_become_true() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"job": {**JOB, "messages_column": "m"}}, "set either `prompt` or `messages_column`"),
         ({"job": {**JOB, "modle": CANARY}}, "unknown setting `modle`; did you mean `model`?"),
@@ -94,9 +94,9 @@ def test_values_become_true() -> None:
         ),
     ],
 )
-def test_a_fault_is_one_sentence(given: dict[str, Any], told: str) -> None:
-    """Each fault of what a flow is given is one sentence that names the setting or the parameter, never a text that was given."""
+def test_a_fault_is_one_sentence(given: dict[str, Any], message: str) -> None:
+    """A refusal names each wrong setting or parameter in one sentence, and never repeats a text that was given."""
     with pytest.raises(BadJob) as caught:
         _validate(**given)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
     assert CANARY not in repr(caught.value.__context__)

@@ -1,4 +1,7 @@
-"""A job in JSON is read as JSON: `json.dumps` writes an emoji as two escapes, which YAML reads as two lone surrogates."""
+"""A job in JSON is read as JSON.
+
+`json.dumps` writes an emoji as two escapes, which YAML would read as two lone surrogates.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ LEAST = {
 
 @pytest.mark.parametrize("setting", ["vars", "response_format"])
 def test_a_json_file_is_read_as_json(tmp_path: Path, setting: str) -> None:
-    """A file that json.dumps wrote holds what was written."""
+    """A file that json.dumps wrote is read back as the same value."""
     value = {"type": "object", "description": "\U0001f600", "properties": {"a": {"type": "string"}}}
     (tmp_path / "value.json").write_text(json.dumps(value), encoding="utf-8")
     job = resolve(make_job({**LEAST, setting: str(tmp_path / "value.json")}), date(2026, 11, 23))
@@ -33,6 +36,6 @@ def test_a_json_file_is_read_as_json(tmp_path: Path, setting: str) -> None:
 
 
 def test_a_lone_surrogate_rejects_its_row() -> None:
-    """What JSON cannot hold is a RowFault, as the docstring says (orjson's TypeError today)."""
+    """A message with a lone surrogate, which JSON cannot hold, raises a RowFault."""
     with pytest.raises(RowFault):
         KeyMaker(resolve(make_job(LEAST), date(2026, 11, 23))).key([{"role": "user", "content": "\ud800"}], None, [])

@@ -28,21 +28,21 @@ MINIMAL: dict[str, Any] = {
 
 
 def faults(schema: dict[str, Any], value: Any) -> list[str]:
-    """Return what a schema finds wrong with a value that was read from YAML; a day is text there."""
+    """Return the faults that a schema finds in a value that was read from YAML; a date is text there."""
     plain = json.loads(json.dumps(value, default=str))
     return [error.message for error in Draft202012Validator(schema).iter_errors(plain)]
 
 
 @pytest.mark.parametrize("text", [STARTER, SWITCHED, *(p.read_text() for p in sorted(ROOT.glob("data/jobs/*-*.yaml")))])
 def test_a_job_is_valid(text: str) -> None:
-    """The starter, the same with every commented setting switched on, and the sample jobs match the schema."""
+    """The starter, the starter with every commented setting switched on, and the sample jobs match the schema."""
     job = parse_yaml(text, "the job")
     make_job(job)
     assert faults(job_schema(), job) == []
 
 
 def test_settings_of_deployments_are_valid() -> None:
-    """The settings that prefect.yaml gives to the ready flows match the schema, but for those that the flow adds."""
+    """The settings in prefect.yaml for the ready flows match the schema, except for those that the flow adds."""
     schema = {**job_schema(), "required": []}
     document = parse_yaml((ROOT / "prefect.yaml").read_text(encoding="utf-8"), "prefect.yaml")
     settings = [each["parameters"]["settings"] for each in document["deployments"] if "parameters" in each]
@@ -65,7 +65,7 @@ def test_settings_of_deployments_are_valid() -> None:
     ids=str,
 )
 def test_a_mistake_is_found(change: dict[str, Any]) -> None:
-    """An unknown setting, a value out of range, a wrong word or a missing one does not match the schema."""
+    """An unknown setting, a value out of range, a wrong word or a missing setting does not match the schema."""
     assert faults(job_schema(), MINIMAL) == []
     assert faults(job_schema(), {**MINIMAL, **change})
 
@@ -82,7 +82,7 @@ def test_a_mistake_is_found(change: dict[str, Any]) -> None:
     ids=str,
 )
 def test_short_and_long_forms_are_valid(change: dict[str, Any]) -> None:
-    """Each form of a setting that the loader accepts matches the schema."""
+    """Each form of a setting that the loader accepts also matches the schema."""
     make_job({**MINIMAL, **change})
     assert faults(job_schema(), {**MINIMAL, **change}) == []
 
@@ -98,7 +98,7 @@ def test_the_schema_helps_an_editor() -> None:
 
 
 def test_the_starter_names_a_schema_that_is_there(tmp_path: Path) -> None:
-    """The starter points an editor to job.schema.json if that file lies beside it, and is a job either way."""
+    """The starter names job.schema.json if that file is in the same folder, and is a valid job either way."""
     path = tmp_path / "job.yaml"
     assert starter_for(path) == STARTER
     (tmp_path / "job.schema.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""From YAML, overrides and dates to a job."""
+"""YAML, overrides and dates become a job."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def _load(folder: Path, *overrides: str) -> Job:
     ],
 )
 def test_yaml_is_read_by_the_rules_of_1_2(text: str, value: object) -> None:
-    """`no` is Norwegian, `on` a word, 010 ten and 12:30:45 no number of seconds."""
+    """By YAML 1.2, `no` is Norwegian, `on` is a word, 010 is ten and 12:30:45 is not a number of seconds."""
     found = parse_yaml(f"key: {text}", "here")["key"]
     assert found == value
     assert type(found) is type(value)
 
 
 def test_languages_stay_languages(tmp_path: Path) -> None:
-    """A list of languages with Norwegian in it stays a list of languages all the way into the job."""
+    """A list of languages that contains Norwegian stays a list of languages in the job."""
     job = load_job(_write(tmp_path, FILE + "for_each: {language: [fr, no, on, y]}\n"))
     assert job.for_each == {"language": ["fr", "no", "on", "y"]}
 
@@ -85,7 +85,7 @@ def test_languages_stay_languages(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_yaml_is_refused_with_its_line(tmp_path: Path, text: str, line: int) -> None:
-    """A mistake in the file, a key twice and an object of Python are refused with file and line."""
+    """A mistake, a duplicate key or a Python object in a job file is refused with the file and the line."""
     path = _write(tmp_path, text)
     with pytest.raises(BadJob) as caught:
         load_job(path)
@@ -94,7 +94,7 @@ def test_what_is_no_yaml_is_refused_with_its_line(tmp_path: Path, text: str, lin
 
 @pytest.mark.parametrize("text", ["a\0b: 1", "[" * 1000, "a: 2026-13-45", "a: " + "1" * 5000])
 def test_yaml_that_cannot_be_built_is_refused(text: str) -> None:
-    """A NUL, endless nesting and impossible dates or numbers end in a refusal, not in a traceback."""
+    """A NUL, endless nesting and an impossible date or number are refused, without a traceback."""
     with pytest.raises(BadJob, match=r"here.*is not YAML"):
         parse_yaml(text, "here")
 
@@ -102,22 +102,22 @@ def test_yaml_that_cannot_be_built_is_refused(text: str) -> None:
 @settings(max_examples=100)
 @given(st.text("abc:-[]{}\"'#&*?|>%@ \n\t0123.~<=,\\", max_size=40))
 def test_any_text_is_yaml_or_refused(text: str) -> None:
-    """Whatever stands in a job file, it is read or refused in a sentence."""
+    """Any text in a job file is either read or refused with a clear message."""
     try:
         parse_yaml(text, "here")
     except BadJob as error:
-        assert str(error).startswith("here")  # noqa: PT017 - both ends are right
+        assert str(error).startswith("here")  # noqa: PT017 - both results are valid
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text", "5"])
 def test_a_job_file_is_a_mapping(tmp_path: Path, text: str) -> None:
-    """A file that holds no settings says how to begin one."""
+    """A file without settings is refused, and the refusal says how to create a job file."""
     with pytest.raises(BadJob, match="parquill init"):
         load_job(_write(tmp_path, text))
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    """A job file that is missing, a folder or no text is refused by its path."""
+    """A job file that is missing, is a folder or is not text is refused with its path."""
     (tmp_path / "latin.yaml").write_bytes("name: caf\u00e9".encode("latin-1"))
     with pytest.raises(BadJob, match=r"cannot read the job file .*missing\.yaml: No such file"):
         load_job(tmp_path / "missing.yaml")
@@ -128,7 +128,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_setting(tmp_path: Path) -> None:
-    """A file saved by an editor that writes a BOM is a job file like any other."""
+    """A job file that begins with a byte order mark is read like any other."""
     path = tmp_path / "job.yaml"
     path.write_text(FILE, encoding="utf-8-sig")
     assert load_job(path).name == "translate"
@@ -157,13 +157,13 @@ def test_set_overrides_nested_values(tmp_path: Path) -> None:
 
 
 def test_the_last_override_counts(tmp_path: Path) -> None:
-    """Overrides are applied in order; nothing after `=` takes a setting back to its default."""
+    """Overrides are applied in order, and an empty value resets a setting to its default."""
     assert _load(tmp_path, "limits.max_at_once=8", "limits.max_at_once=9").limits.max_at_once == 9
     assert _load(tmp_path, "budget.run_usd=5", "budget.run_usd=").budget.run_usd is None
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         ("budget.run_usd", "NAME=VALUE"),
         ("=5", "NAME=VALUE"),
@@ -177,11 +177,11 @@ def test_the_last_override_counts(tmp_path: Path) -> None:
         ("for_each={language: [no", "--set for_each"),
     ],
 )
-def test_impossible_overrides_are_refused(tmp_path: Path, override: str, told: str) -> None:
-    """An override is held to the same rules as the file."""
+def test_impossible_overrides_are_refused(tmp_path: Path, override: str, expected: str) -> None:
+    """An override that breaks the rules of the file is refused."""
     with pytest.raises(BadJob) as caught:
         _load(tmp_path, override)
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -211,14 +211,17 @@ def test_impossible_overrides_are_refused(tmp_path: Path, override: str, told: s
     ],
 )
 def test_dates_in_paths(text: str, day: str, expanded: str) -> None:
-    """{date} and {month}, with days or months before or after, are right over the ends of months and years; doubled braces are the single ones of a name."""
+    """{date} and {month}, with or without an offset, are right across the ends of months and years.
+
+    Doubled braces become the single braces of a name.
+    """
     assert expand_dates(text, date.fromisoformat(day)) == expanded
 
 
 @settings(max_examples=60)
 @given(st.dates(date(1990, 1, 1), date(2090, 1, 1)), st.integers(0, 999))
 def test_date_arithmetic_agrees_with_the_calendar(day: date, offset: int) -> None:
-    """{date-N} is N days before; {month-N} is the month that N month-ends lie before."""
+    """{date-N} is N days earlier, and {month-N} is N calendar months earlier."""
     assert expand_dates(f"{{date-{offset}}}", day) == (day - timedelta(days=offset)).isoformat()
     month = day.replace(day=1)
     for _ in range(offset % 30):
@@ -230,7 +233,7 @@ def test_date_arithmetic_agrees_with_the_calendar(day: date, offset: int) -> Non
     "text", ["{day}", "{Date}", "{date -1}", "{}", "x/{year}/y", "{date-1d}", "{date--1}", "{month.1}"]
 )
 def test_unknown_braces_are_refused(text: str) -> None:
-    """Braces that mean nothing are refused, and the refusal says how a name that has them is written."""
+    """Unknown braces in a path are refused, and the refusal shows how to write a name that has braces."""
     with pytest.raises(BadJob, match="in a path is unknown") as caught:
         expand_dates(text, DAY)
     assert expand_dates(str(caught.value).rpartition(" write ")[2], DAY) in text
@@ -238,43 +241,43 @@ def test_unknown_braces_are_refused(text: str) -> None:
 
 @given(st.text(st.sampled_from("{}datemonth-1x/")))
 def test_any_name_can_be_written(name: str) -> None:
-    """A path with its braces doubled is the path itself, whatever its names are."""
+    """A path with its braces doubled becomes the path itself, for any names in it."""
     assert expand_dates(name.replace("{", "{{").replace("}", "}}"), DAY) == name
 
 
 @pytest.mark.parametrize("setting", ["input", "output", "state"])
 def test_a_folder_with_braces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
-    """Input, output and state can lie in a folder whose name has braces."""
-    assert getattr(_place(tmp_path, monkeypatch, **{setting: "{{x}}/a"}), setting) == str(tmp_path / "{x}/a")
+    """Input, output and state can be in a folder whose name has braces."""
+    assert getattr(_resolved(tmp_path, monkeypatch, **{setting: "{{x}}/a"}), setting) == str(tmp_path / "{x}/a")
 
 
-def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Job:
+def _resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Job:
     monkeypatch.chdir(tmp_path)
     return resolve(make_job({**parse_yaml(FILE, "here"), **changes}), DAY)
 
 
 def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative paths are relative to the working directory, and the default state lies in the output."""
-    job = _place(tmp_path, monkeypatch, input="dt={date-1}/*.parquet", output="runs/{date}")
+    """Relative paths begin at the working directory, and the default state folder is in the output."""
+    job = _resolved(tmp_path, monkeypatch, input="dt={date-1}/*.parquet", output="runs/{date}")
     assert job.input == str(tmp_path / "dt=2026-11-22/*.parquet")
     assert job.output == str(tmp_path / "runs/2026-11-23")
     assert job.state == str(tmp_path / "runs/2026-11-23/.parquill")
-    assert _place(tmp_path, monkeypatch, state="state/{month}").state == str(tmp_path / "state/2026-11")
+    assert _resolved(tmp_path, monkeypatch, state="state/{month}").state == str(tmp_path / "state/2026-11")
 
 
 @pytest.mark.parametrize("setting", ["input", "output", "state"])
 def test_unknown_braces_in_any_path_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
-    """Input, output and state alike take dates only."""
+    """Input, output and state accept only dates in braces."""
     with pytest.raises(BadJob, match=r"\{day\} in a path is unknown"):
-        _place(tmp_path, monkeypatch, **{setting: "x/{day}"})
+        _resolved(tmp_path, monkeypatch, **{setting: "x/{day}"})
 
 
 def test_vars_and_schema_may_be_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`vars` and `response_format` may name a file, in YAML or JSON; both then hold its mapping."""
+    """`vars` and `response_format` can name a file in YAML or JSON, and then hold the mapping in it."""
     (tmp_path / "words.yaml").write_text("no: Norwegian\n", encoding="utf-8")
     schema = {"type": "object", "properties": {"a": {"type": "string", "description": 'tab\t and "quotes"'}}}
     (tmp_path / "schema.json").write_text(json.dumps(schema, indent="\t"), encoding="utf-8")
-    job = _place(tmp_path, monkeypatch, vars="words.yaml", response_format="schema.json")
+    job = _resolved(tmp_path, monkeypatch, vars="words.yaml", response_format="schema.json")
     assert job.vars == {"no": "Norwegian"}
     assert job.response_format == schema
 
@@ -283,25 +286,25 @@ def test_vars_and_schema_may_be_files(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_files_that_a_job_names_are_there_and_hold_a_mapping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
-    """A named file that is missing, no YAML or no mapping is refused by the setting or the path."""
+    """A named file that is missing, is not YAML or is not a mapping is refused with the setting or the path."""
     (tmp_path / "list.yaml").write_text("- a\n", encoding="utf-8")
     (tmp_path / "broken.yaml").write_text("{", encoding="utf-8")
-    for name, told in (("missing.yaml", f"`{setting}`"), ("list.yaml", "mapping"), ("broken.yaml", "broken.yaml")):
+    for name, expected in (("missing.yaml", f"`{setting}`"), ("list.yaml", "mapping"), ("broken.yaml", "broken.yaml")):
         with pytest.raises(BadJob) as caught:
-            _place(tmp_path, monkeypatch, **{setting: name})
-        assert told in str(caught.value)
+            _resolved(tmp_path, monkeypatch, **{setting: name})
+        assert expected in str(caught.value)
         assert name in str(caught.value)
 
 
 def test_a_value_of_vars_may_name_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`vars: {glossary: glossary.yaml}` is what the file holds; other texts stay texts."""
+    """`vars: {glossary: glossary.yaml}` holds the content of the file; other texts stay texts."""
     (tmp_path / "glossary.yaml").write_text("fr: Bonjour\n", encoding="utf-8")
     (tmp_path / "list.json").write_text('["\\ud83d\\ude00"]', encoding="utf-8")
     values = {"glossary": "glossary.yaml", "list": "list.json", "tone": "formal", "year": 2026}
-    job = _place(tmp_path, monkeypatch, vars=values)
+    job = _resolved(tmp_path, monkeypatch, vars=values)
     assert job.vars == {"glossary": {"fr": "Bonjour"}, "list": ["\U0001f600"], "tone": "formal", "year": 2026}
     with pytest.raises(BadJob, match=r"`vars\.glossary` missing\.yaml"):
-        _place(tmp_path, monkeypatch, vars={"glossary": "missing.yaml"})
+        _resolved(tmp_path, monkeypatch, vars={"glossary": "missing.yaml"})
 
 
 @pytest.mark.parametrize(
@@ -309,7 +312,7 @@ def test_a_value_of_vars_may_name_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     [("{date-1}", date.min), ("{date+1}", date.max), ("{month-1}", date.min), ("{month+1}", date.max)],
 )
 def test_days_beyond_the_calendar_are_refused(text: str, day: date) -> None:
-    """A day or month that no calendar has is refused, and the last that it has is not."""
+    """A day or month that no calendar has is refused; the first and the last one that it has are accepted."""
     with pytest.raises(BadJob, match="no calendar"):
         expand_dates(text, day)
     assert expand_dates("{date}", day) == day.isoformat()
@@ -318,11 +321,11 @@ def test_days_beyond_the_calendar_are_refused(text: str, day: date) -> None:
 
 @pytest.mark.parametrize("setting", ["input", "output", "state"])
 def test_the_home_of_nobody_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
-    """`~name` of a user who is not there is refused, `~` is the user's own home."""
+    """`~name` of a user who does not exist is refused; `~` is the user's own home folder."""
     with pytest.raises(BadJob, match="a user who does not exist"):
-        _place(tmp_path, monkeypatch, **{setting: "~nobody-of-that-name/x"})
+        _resolved(tmp_path, monkeypatch, **{setting: "~nobody-of-that-name/x"})
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert getattr(_place(tmp_path, monkeypatch, **{setting: "~/x"}), setting) == str(tmp_path / "home" / "x")
+    assert getattr(_resolved(tmp_path, monkeypatch, **{setting: "~/x"}), setting) == str(tmp_path / "home" / "x")
 
 
 @pytest.mark.parametrize(
@@ -336,7 +339,10 @@ def test_the_home_of_nobody_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 )
 @pytest.mark.parametrize("name", ["job.yaml", "job.json"])
 def test_characters_that_json_escapes_in_two_halves(tmp_path: Path, name: str, escaped: str, text: str) -> None:
-    """A job file in JSON is read as JSON says, whatever its name is: the two escaped halves of a character are joined, in values and in names."""
+    """A job file in JSON is read as JSON, whatever its name is.
+
+    The two escaped halves of a character are joined, in values and in names.
+    """
     whole = json.dumps({**parse_yaml(FILE, "here"), "labels": {"HERE": "HERE"}, "vars": {"v": ["HERE"]}})
     path = tmp_path / name
     path.write_text(whole.replace("HERE", escaped))
@@ -348,11 +354,11 @@ def test_characters_that_json_escapes_in_two_halves(tmp_path: Path, name: str, e
 @pytest.mark.parametrize("half", [r"\ud83d", r"\ude42\ud83d", r"x\udc00", r"\ud83d \ude42"])
 @pytest.mark.parametrize("name", ["v.yaml", "v.json"])
 def test_half_of_a_character_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, half: str) -> None:
-    """Half of a character stands for nothing: the job file, and each file that it refers to, is refused by name."""
+    """A job file, or a file that it names, is refused by its name if it holds half of a character."""
     path = tmp_path / name
     path.write_text(f'{{"a": {{"{half}": 1}}}}')
     with pytest.raises(BadJob, match=rf"{name}.* holds half of a character"):
-        _place(tmp_path, monkeypatch, vars=str(path))
+        _resolved(tmp_path, monkeypatch, vars=str(path))
     path.write_text(f'{{"a": ["{half}"]}}')
     with pytest.raises(BadJob, match=rf"{name}.* holds half of a character"):
         load_job(path)
@@ -369,7 +375,7 @@ def test_half_of_a_character_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_a_template_without_quotes_is_told(tmp_path: Path, text: str) -> None:
-    """YAML takes braces for a mapping: a template without quotes is refused with how to write it, and with its line."""
+    """A template without quotes, which YAML reads as a mapping, is refused with its line and the correct form."""
     with pytest.raises(BadJob, match=r'line \d: .*a template needs quotes: user: "\{\{ text \}\}"'):
         load_job(_write(tmp_path, text))
     with pytest.raises(BadJob, match="a template needs quotes"):
@@ -378,7 +384,7 @@ def test_a_template_without_quotes_is_told(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["name: a\n---\nname: b\n", "---\nname: a\n---\nname: b\n", "--- a\n--- b\n"])
 def test_a_second_document_is_told(tmp_path: Path, text: str) -> None:
-    """A file with two documents is refused with what to remove."""
+    """A file with two documents is refused, and the refusal says what to remove."""
     with pytest.raises(BadJob, match="remove everything from the second `---` on"):
         load_job(_write(tmp_path, text))
 
@@ -394,14 +400,14 @@ def test_a_second_document_is_told(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_data_in_the_place_of_a_job_file(tmp_path: Path, name: str, data: bytes, kind: str) -> None:
-    """A file of data is no job file, and is told to be named in one."""
+    """A data file in place of a job file is refused, and the refusal says to name it in a job's `input`."""
     (tmp_path / name).write_bytes(data)
     with pytest.raises(BadJob, match=f"{name} is {kind}, not a job file. .*name the data in its `input`"):
         load_job(tmp_path / name)
 
 
 def test_a_prompt_of_one_text(tmp_path: Path) -> None:
-    """A plain text in the place of the prompt is `prompt.user`, in a file, by --set, and in a job that a flow is given."""
+    """A plain text in place of a prompt becomes `prompt.user`: in a file, in --set, and in a job that a flow gets."""
     job = load_job(_write(tmp_path, FILE), ['prompt="Hello {{ title }}"'])
     assert job.prompt == PromptSettings(user="Hello {{ title }}", system=None)
     assert make_job({**job.model_dump(mode="json"), "prompt": "x"}).prompt == PromptSettings(user="x", system=None)
@@ -421,7 +427,7 @@ def test_a_prompt_of_one_text(tmp_path: Path) -> None:
     ],
 )
 def test_a_value_in_the_place_of_a_group(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    """A value where settings belong is refused with an example that is a job, and without pydantic's words."""
+    """A value in place of a group of settings is refused with a valid example, and without pydantic's words."""
     mapping = load_job(_write(tmp_path, FILE)).model_dump(mode="json")
     with pytest.raises(BadJob) as caught:
         make_job({**mapping, **changes})
@@ -431,6 +437,6 @@ def test_a_value_in_the_place_of_a_group(tmp_path: Path, changes: dict[str, Any]
 
 @pytest.mark.parametrize("group", EXAMPLES)
 def test_the_examples_are_settings(tmp_path: Path, group: str) -> None:
-    """What a refusal gives as an example is taken."""
+    """Each example that a refusal shows is a valid setting."""
     mapping = load_job(_write(tmp_path, FILE)).model_dump(mode="json")
     make_job({**mapping, group: parse_yaml(EXAMPLES[group], "the example")})

@@ -1,4 +1,4 @@
-"""Whose price counts: that of the seller at the address, or none."""
+"""A model has the price of the seller at the job's address, or no price."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def _refusal(model: str, url: str | None) -> str:
     ],
 )
 def test_no_price_of_another_seller(model: str, url: str) -> None:
-    """M2: an address of a seller is never priced by another's list, nor a fine-tuned or tagged name by its base model's."""
-    told = _refusal(model, url)
-    assert told.startswith(f"no price is known for the model {model!r}")
-    assert "price: {usd_per_mtok_input" in told
+    """M2: a model never has another seller's price, nor a fine-tuned or tagged model the price of its base model."""
+    refusal = _refusal(model, url)
+    assert refusal.startswith(f"no price is known for the model {model!r}")
+    assert "price: {usd_per_mtok_input" in refusal
     job = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": model, "max_output_tokens": 5}
     own = price_of(make_job({**job, "endpoint": {"base_url": url}, "price": OWN}), DAY)
     assert own.source == "the job's `price`"
@@ -78,10 +78,10 @@ def test_the_seller_at_the_address_counts(model: str, url: str, source: str) -> 
 
 
 def test_a_refusal_names_the_nearest_of_the_seller() -> None:
-    """M2: the nearest names are those that the seller at the address has, and the refusal says whose prices count."""
-    told = _refusal("gpt-4o-mini", "https://openrouter.ai/api/v1")
-    assert "the nearest known are openai/gpt-4o-mini" in told
-    assert "only OpenRouter's prices count" in told
+    """M2: a refusal names the nearest models of the seller at the address, and says whose prices count."""
+    refusal = _refusal("gpt-4o-mini", "https://openrouter.ai/api/v1")
+    assert "the nearest known are openai/gpt-4o-mini" in refusal
+    assert "only OpenRouter's prices count" in refusal
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,10 @@ def test_a_refusal_names_the_nearest_of_the_seller() -> None:
     ],
 )
 def test_a_model_that_is_billed_beside_its_tokens_is_refused(model: str, url: str, words: str) -> None:
-    """M1: a model that searches, or lets another answer, is refused with the reason, and a price of one's own helps nobody."""
-    told = _refusal(model, url)
-    assert words in told
-    assert "more than its tokens" in told
+    """M1: a model that searches, or lets another one answer, is refused with a reason, even if the job sets a price."""
+    refusal = _refusal(model, url)
+    assert words in refusal
+    assert "more than its tokens" in refusal
     job = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": model, "max_output_tokens": 5}
     with pytest.raises(BadJob, match="more than its tokens"):
         price_of(make_job({**job, "endpoint": {"base_url": url}, "price": OWN}), DAY)
@@ -120,7 +120,7 @@ def test_a_model_that_is_billed_beside_its_tokens_is_refused(model: str, url: st
 
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "o4-mini", "gpt-6-luna", "gpt-4o-audio-preview"])
 def test_a_model_beside_them_is_not_refused(model: str) -> None:
-    """What only looks like a search model, or is none, keeps its price."""
+    """A model that is not a search model keeps its price, even if its name looks like one."""
     assert find_price(model, OPENAI, DAY).request == 0
 
 
@@ -138,5 +138,5 @@ def test_a_model_beside_them_is_not_refused(model: str) -> None:
     ],
 )
 def test_openais_own_addresses(url: str | None, *, is_own: bool) -> None:
-    """Only OpenAI's own hosts are OpenAI's."""
+    """Only OpenAI's own hosts count as OpenAI."""
     assert is_openai(url) is is_own

@@ -1,4 +1,4 @@
-"""Models that think before they answer are known, and a small max_output_tokens with one is warned of."""
+"""Models that think before they answer are known, and one with a small max_output_tokens causes a warning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _job(model: str, max_output_tokens: int = 120, api: str = "chat", **paramete
     "grok-4-fast-reasoning kimi-k2-thinking magistral-small".split(),
 )
 def test_models_that_think(model: str) -> None:
-    """These models think unless they are asked not to."""
+    """These models think unless a parameter switches it off."""
     assert thinks(_job(model))
 
 
@@ -33,7 +33,7 @@ def test_models_that_think(model: str) -> None:
     "grok-4-fast-non-reasoning mistral-small-latest claude-sonnet-4-6 smollm2-135m-instruct foo3 qwen3-8b-instruct-2507".split(),
 )
 def test_models_that_do_not(model: str) -> None:
-    """These models answer at once, as far as is known."""
+    """These models answer without thinking first, as far as is known."""
     assert not thinks(_job(model))
 
 
@@ -49,22 +49,22 @@ def test_models_that_do_not(model: str) -> None:
     ],
 )
 def test_thinking_can_be_switched_off(parameters: dict[str, Any]) -> None:
-    """A parameter that switches thinking off, in the words of any service, silences the warning."""
+    """A parameter that switches thinking off, in the form of any service, silences the warning."""
     assert warn_of_thinking(_job("gpt-6-luna", **parameters)) is None
 
 
 def test_a_model_that_is_asked_to_think() -> None:
-    """A model that thinks only if it is asked to is warned of when it is."""
+    """A model that thinks only on request causes the warning when the job asks it to think."""
     assert warn_of_thinking(_job("gpt-5.4-nano")) is None
     assert warn_of_thinking(_job("gpt-5.4-nano", reasoning_effort="low")) is not None
 
 
 def test_the_warning_says_what_to_do() -> None:
-    """The warning has both ways out, the parameter in the words of the job's API; there is none with enough room."""
+    """The warning names both ways out, in the words of the job's API; with enough tokens there is no warning."""
     assert "max_output_tokens = 120" in str(warn_of_thinking(_job("gpt-6-luna")))
     assert "Set `parameters: {reasoning_effort: none}`" in str(warn_of_thinking(_job("gpt-6-luna")))
-    told = str(warn_of_thinking(_job("gpt-6-luna", api="responses")))
-    assert "Set `parameters: {reasoning: {effort: none}}`" in told
+    warning = str(warn_of_thinking(_job("gpt-6-luna", api="responses")))
+    assert "Set `parameters: {reasoning: {effort: none}}`" in warning
     assert "Switch its thinking off with a parameter" in str(warn_of_thinking(_job("o3")))
     assert warn_of_thinking(_job("gpt-6-luna", 1_000)) is None
     assert warn_of_thinking(_job("gpt-6-luna", 999)) is not None
@@ -85,5 +85,5 @@ def test_the_warning_says_what_to_do() -> None:
     ],
 )
 def test_answers_at_once(model: str, api: str, parameters: dict[str, Any]) -> None:
-    """Only a model that takes an effort of none is asked for it; no model is sent a temperature."""
+    """Only a model that accepts an effort of none gets that parameter; no model gets a temperature."""
     assert answers_at_once(model, api) == parameters

@@ -24,7 +24,7 @@ TREE = {
 
 
 def test_a_recursive_schema_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A schema that contains itself twice is compiled in bounded work."""
+    """A schema that contains itself twice is compiled in a bounded number of steps."""
     steps = 0
     one = schemas._arrow_type
 

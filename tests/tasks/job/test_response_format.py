@@ -1,4 +1,4 @@
-"""The forms in which a response_format can be written, and the one in which it is kept."""
+"""A response_format can be written in several forms, and is kept in one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _job(response_format: Any, api: str = "chat") -> ResolvedJob:
     return resolved_job({**least, "max_output_tokens": 7, "endpoint": {"api": api}, "response_format": response_format})
 
 
-def _place(response_format: Any) -> Any:
+def _resolved(response_format: Any) -> Any:
     return resolve(_job(response_format), date(2026, 11, 1)).response_format
 
 
@@ -56,13 +56,19 @@ def _place(response_format: Any) -> Any:
     ids=str,
 )
 def test_one_form_of_each_is_kept(given: Any, kept: Any) -> None:
-    """OpenAI's wrapper of either API is taken; equal requests are kept in one form, which stays as it is."""
+    """The wrapper of either OpenAI API is accepted.
+
+    Equal requests are kept in one form, and that form stays the same when it is read again.
+    """
     assert _job(given).response_format == kept
     assert _job(kept).response_format == kept
 
 
 def test_two_formats_have_two_keys() -> None:
-    """What is sent in another way has another key, however the schema is written; a plain schema has the key it had."""
+    """Formats that are sent differently have different keys.
+
+    A wrapper around a plain schema has the key of the schema.
+    """
     formats = [None, SCHEMA, LOOSE, JSON_MODE, {**LOOSE, "strict": True, "name": "x"}, {**LOOSE, "description": "d"}]
     keys = {KeyMaker(_job(found)).key([{"role": "user", "content": "x"}], None, ["a", "0"]) for found in formats}
     assert len(keys) == len(formats)
@@ -71,7 +77,7 @@ def test_two_formats_have_two_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ({"type": "text"}, "leave it out"),
         ({"type": "json_object", "schema": SCHEMA}, "unknown member 'schema'"),
@@ -88,33 +94,33 @@ def test_two_formats_have_two_keys() -> None:
     ],
     ids=str,
 )
-def test_a_wrapper_with_a_mistake_is_refused(given: Any, told: str) -> None:
-    """What no wrapper has is refused by its name, before anything is read."""
-    with pytest.raises(BadJob, match=told) as caught:
+def test_a_wrapper_with_a_mistake_is_refused(given: Any, expected: str) -> None:
+    """A wrapper with an unknown or wrong member is refused by that member, before anything is read."""
+    with pytest.raises(BadJob, match=expected) as caught:
         _job(given)
     assert "response_format" in str(caught.value)
 
 
 def test_files_hold_a_schema_or_a_wrapper(tmp_path: Path) -> None:
-    """A file may hold either, and a wrapper may name the file of its schema."""
+    """A file can hold a schema or a wrapper, and a wrapper can name the file of its schema."""
     plain, wrapper, bad = tmp_path / "schema.json", tmp_path / "format.yaml", tmp_path / "bad.json"
     plain.write_bytes(orjson.dumps(SCHEMA))
     wrapper.write_text(f"type: json_schema\nschema: {plain}\nstrict: false\n")
     bad.write_text('{"type": "json_schema", "strict": false}')
-    assert _place(str(plain)) == SCHEMA
-    assert _place(str(wrapper)) == LOOSE
-    assert _place({"type": "json_schema", "schema": str(plain), "strict": True}) == SCHEMA
-    assert _place({"type": "json_schema", "schema": str(plain)}) == LOOSE
-    assert _place(JSON_MODE) == JSON_MODE
-    assert _place(None) is None
+    assert _resolved(str(plain)) == SCHEMA
+    assert _resolved(str(wrapper)) == LOOSE
+    assert _resolved({"type": "json_schema", "schema": str(plain), "strict": True}) == SCHEMA
+    assert _resolved({"type": "json_schema", "schema": str(plain)}) == LOOSE
+    assert _resolved(JSON_MODE) == JSON_MODE
+    assert _resolved(None) is None
     with pytest.raises(BadJob, match="`response_format`: has no `schema`"):
-        _place(str(bad))
+        _resolved(str(bad))
     with pytest.raises(BadJob, match=r"cannot read `response_format\.schema`"):
-        _place({"type": "json_schema", "schema": str(tmp_path / "none.json")})
+        _resolved({"type": "json_schema", "schema": str(tmp_path / "none.json")})
 
 
 def test_what_is_asked_for() -> None:
-    """The kept form says what an answer must be."""
+    """The kept form holds the schema, the name and the strictness that an answer must follow."""
     assert read_format(None) is None
     assert read_format(SCHEMA) == ResponseFormat(SCHEMA)
     assert read_format(LOOSE) == ResponseFormat(SCHEMA, "answer", False)
@@ -124,17 +130,17 @@ def test_what_is_asked_for() -> None:
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_wrapper_is_sent_as_given(*, strict: bool) -> None:
-    """Name, description and strictness reach the service under the names of each API."""
+    """The name, the description and the strictness of a wrapper are sent under the names of each API."""
     given = {"type": "json_schema", "name": "x", "description": "d", "schema": SCHEMA, "strict": strict}
-    told = {"name": "x", "description": "d", "schema": SCHEMA, "strict": strict}
+    expected = {"name": "x", "description": "d", "schema": SCHEMA, "strict": strict}
     chat = orjson.loads(APIS["chat"](_job(given)).body("[]", None))
-    assert chat["response_format"] == {"type": "json_schema", "json_schema": told}
+    assert chat["response_format"] == {"type": "json_schema", "json_schema": expected}
     responses = orjson.loads(APIS["responses"](_job(given, "responses")).body("[]", None))
-    assert responses["text"] == {"format": {"type": "json_schema", **told}}
+    assert responses["text"] == {"format": {"type": "json_schema", **expected}}
 
 
 def test_json_mode_is_sent() -> None:
-    """JSON mode has no schema, and no tokens of one."""
+    """JSON mode is sent without a schema."""
     chat = orjson.loads(APIS["chat"](_job(JSON_MODE)).body("[]", None))
     assert chat["response_format"] == JSON_MODE
     responses = orjson.loads(APIS["responses"](_job(JSON_MODE, "responses")).body("[]", None))

@@ -1,4 +1,4 @@
-"""The settings of a job: closed, whole, possible, and without a secret in them."""
+"""A job accepts only settings that are known, complete and possible, and no secrets."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_defaults_are_those_of_the_contract() -> None:
 
 
 def test_a_job_is_frozen() -> None:
-    """What was validated stays true: a setting cannot be changed behind the validation's back."""
+    """A setting cannot be changed after validation, so that a validated job stays valid."""
     job = _job(budget={"run_usd": 5})
     with pytest.raises(ValidationError):
         job.model = "gpt-4"
@@ -72,7 +72,7 @@ def test_a_job_is_frozen() -> None:
 
 @pytest.mark.parametrize("name", ["name", "input", "output", "model", "max_output_tokens"])
 def test_a_missing_setting_is_named(name: str) -> None:
-    """A job without a required setting is refused by the setting's name."""
+    """A job without a required setting is refused with the setting's name."""
     settings_ = {key: value for key, value in LEAST.items() if key != name}
     with pytest.raises(BadJob, match=f"`{name}` is missing"):
         make_job(settings_)
@@ -93,20 +93,20 @@ def test_a_missing_setting_is_named(name: str) -> None:
     ],
 )
 def test_an_unknown_setting_names_the_nearest(changes: dict[str, Any], unknown: str, near: str) -> None:
-    """A misspelt setting, or one at the wrong level, is refused with the name that was meant."""
+    """A misspelled setting, or one at the wrong level, is refused with the nearest known name."""
     assert _refusal(**changes) == f"unknown setting `{unknown}`; did you mean `{near}`?"
 
 
 def test_an_unknown_setting_like_no_other_is_refused_alone() -> None:
-    """A setting that resembles nothing is refused without a misleading guess."""
+    """A setting that resembles no other is refused without a misleading guess."""
     assert _refusal(zzzzzz=1) == "unknown setting `zzzzzz`"
 
 
 def test_every_fault_is_told_at_once() -> None:
-    """All faults of a job are told in one go, so that it is corrected in one go."""
-    told = _refusal(modle="x", max_output_tokens=0, budget={"run_usd": -1})
-    assert all(part in told for part in ("`modle`", "`max_output_tokens`", "`budget.run_usd`"))
-    assert told.count("; ") >= 2
+    """A refusal names all faults of a job, so that the user can correct them together."""
+    refusal = _refusal(modle="x", max_output_tokens=0, budget={"run_usd": -1})
+    assert all(part in refusal for part in ("`modle`", "`max_output_tokens`", "`budget.run_usd`"))
+    assert refusal.count("; ") >= 2
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_every_fault_is_told_at_once() -> None:
     ],
 )
 def test_half_settings_are_refused(changes: dict[str, Any], missing: str) -> None:
-    """A half of a setting is refused and its other half named, never filled in by a guess."""
+    """A group that lacks a required setting is refused with that setting's name, and no value is guessed."""
     assert _refusal(**changes) == f"the setting `{missing}` is missing"
 
 
@@ -126,28 +126,28 @@ def test_half_settings_are_refused(changes: dict[str, Any], missing: str) -> Non
     "changes", [{"prompt": None}, {"messages_column": "messages"}, {"prompt": None, "messages_column": None}]
 )
 def test_exactly_one_source_of_messages(changes: dict[str, Any]) -> None:
-    """Neither and both of `prompt` and `messages_column` are refused."""
+    """A job with both `prompt` and `messages_column`, or with neither, is refused."""
     assert _refusal(**changes) == "set either `prompt` or `messages_column`"
 
 
 @pytest.mark.parametrize("path", NUMBER_PATHS, ids=".".join)
 @pytest.mark.parametrize("value", [True, False])
 def test_a_bool_is_no_number(path: tuple[str, ...], value: bool) -> None:  # noqa: FBT001
-    """`max_at_once: true` is refused: it must not become 1."""
-    told = _refusal(**_with(path, value))
-    assert told == f"`{'.'.join(path)}`: a number is needed, not true or false"
+    """A boolean is refused as a number: `max_at_once: true` must not become 1."""
+    refusal = _refusal(**_with(path, value))
+    assert refusal == f"`{'.'.join(path)}`: a number is needed, not true or false"
 
 
 @pytest.mark.parametrize("path", NUMBER_PATHS, ids=".".join)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, "ten", [5], {"usd": 5}])
 def test_impossible_numbers_are_refused(path: tuple[str, ...], value: Any) -> None:
-    """NaN, infinity, a negative number, a word, a list and a mapping are no numbers for any setting."""
+    """NaN, infinity, a negative number, a word, a list and a mapping are refused for every number setting."""
     assert _refusal(**_with(path, value)).startswith(f"`{'.'.join(path)}")
 
 
 @pytest.mark.parametrize("value", [0, 0.0, "0", "0.0000000001", 10_000_001, "NaN", "-Infinity", "five"])
 def test_impossible_budgets_are_refused(value: Any) -> None:
-    """A budget of nothing, of less than a nano-dollar, without end or in words is refused."""
+    """A budget of zero, of less than a nano-dollar, above the maximum, without end or in words is refused."""
     assert "budget.run_usd" in _refusal(budget={"run_usd": value})
 
 
@@ -159,7 +159,7 @@ def test_a_budget_is_exact() -> None:
 
 @pytest.mark.parametrize("value", [0, 10**6, 4097, 1.5, -64])
 def test_impossible_concurrency_is_refused(value: Any) -> None:
-    """`max_at_once` is a whole number from 1 to 4096."""
+    """`max_at_once` must be a whole number from 1 to 4096."""
     assert "limits.max_at_once" in _refusal(limits={"max_at_once": value})
     assert _job(limits={"max_at_once": 4096}).limits.max_at_once == 4096
 
@@ -175,12 +175,12 @@ def test_impossible_concurrency_is_refused(value: Any) -> None:
     ],
 )
 def test_impossible_prices_are_refused(price: dict[str, Any]) -> None:
-    """A price that is negative, a million times off, no number or finer than a femto-dollar a token is refused."""
+    """A price is refused if it is negative, a million times off, not a number or finer than a femto-dollar a token."""
     assert "price.usd_per_mtok" in _refusal(price=price)
 
 
 def test_a_price_of_zero_is_written_on_purpose() -> None:
-    """A model that costs nothing is one whose price of 0 stands in the job."""
+    """A job can set a price of 0 for a model that costs nothing."""
     price = _job(price={"usd_per_mtok_input": 0, "usd_per_mtok_output": 0}).price
     assert price is not None
     assert price.usd_per_mtok_input == 0
@@ -189,7 +189,7 @@ def test_a_price_of_zero_is_written_on_purpose() -> None:
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, math.nan])
 def test_tolerated_fractions_are_fractions(value: float) -> None:
-    """What is tolerated lies between none and all of the rows."""
+    """A tolerated fraction must be between none and all of the rows."""
     assert "tolerate.not_ok" in _refusal(tolerate={"not_ok": value})
     assert "tolerate.rejected" in _refusal(tolerate={"rejected": value})
 
@@ -206,7 +206,7 @@ def test_tolerated_fractions_are_fractions(value: float) -> None:
     ],
 )
 def test_plain_http_to_another_host_is_refused(url: str) -> None:
-    """Prompts and key never travel readable to another host, unless the job says so."""
+    """Plain HTTP to another host, which exposes prompts and key on the way, is refused unless the job allows it."""
     assert "allow_http" in _refusal(endpoint={"base_url": url})
     assert _job(endpoint={"base_url": url, "allow_http": True}).endpoint.allow_http
 
@@ -215,7 +215,7 @@ def test_plain_http_to_another_host_is_refused(url: str) -> None:
     "url", ["http://localhost:8089/v1", "http://127.0.0.1:1", "http://[::1]:8080/v1", "http://LOCALHOST/v1"]
 )
 def test_plain_http_to_this_machine_is_allowed(url: str) -> None:
-    """A model on this machine needs no TLS and is offered no key."""
+    """A model on this machine needs no TLS and gets no key by default."""
     endpoint = _job(endpoint={"base_url": url}).endpoint
     assert (endpoint.base_url, endpoint.api_key_env) == (url, None)
 
@@ -231,9 +231,9 @@ def test_plain_http_to_this_machine_is_allowed(url: str) -> None:
 )
 def test_userinfo_in_a_url_is_refused_unseen(url: str) -> None:
     """A user or password in an address is refused, and the refusal does not repeat it."""
-    told = _refusal(endpoint={"base_url": url})
-    assert "user or password" in told
-    assert "secret-4711" not in told
+    refusal = _refusal(endpoint={"base_url": url})
+    assert "user or password" in refusal
+    assert "secret-4711" not in refusal
 
 
 @pytest.mark.parametrize(
@@ -257,12 +257,12 @@ def test_userinfo_in_a_url_is_refused_unseen(url: str) -> None:
     ],
 )
 def test_what_is_no_plain_web_address_is_refused(url: str) -> None:
-    """Files, buckets, queries, line ends, blanks and broken addresses are no base_url."""
+    """A base_url with a file, a bucket, a query, a line end or a blank, or a broken one, is refused."""
     assert "endpoint" in _refusal(endpoint={"base_url": url})
 
 
 def test_a_trailing_slash_makes_no_difference() -> None:
-    """The same service is the same address, so that its answers are found again."""
+    """An address with a trailing slash is the same address, so that its answers are found again."""
     endpoint = _job(endpoint={"base_url": "https://api.openai.com/v1/"}).endpoint
     assert endpoint.base_url == "https://api.openai.com/v1"
 
@@ -286,20 +286,20 @@ def test_openai_is_offered_openai_api_key(url: str) -> None:
     ],
 )
 def test_no_other_host_is_offered_openai_api_key(url: str) -> None:
-    """Another host than api.openai.com never gets the key of OpenAI by default."""
+    """A host other than api.openai.com never gets OpenAI's key by default."""
     assert _job(endpoint={"base_url": url}).endpoint.api_key_env is None
 
 
 @pytest.mark.parametrize("endpoint", [{"api_key_env": None}, {"api_key_env": None, "api_key_block": None}, {}])
 def test_a_form_that_nobody_filled_in_names_the_default_key(endpoint: dict[str, Any]) -> None:
-    """The form of Prefect's UI sends null for what is left empty: for OpenAI that is OPENAI_API_KEY, for another host no key."""
+    """Prefect's form sends null for an empty field: OpenAI then gets OPENAI_API_KEY, and another host gets no key."""
     assert _job(endpoint=endpoint).endpoint.api_key_env == "OPENAI_API_KEY"
     other = _job(endpoint={"base_url": "https://gateway.example/v1", **endpoint}).endpoint
     assert other.api_key_env is None
 
 
 def test_a_named_key_takes_the_place_of_the_default() -> None:
-    """The key that the job names is the key."""
+    """A key that the job names replaces the default key."""
     assert _job(endpoint={"api_key_env": "MY_KEY"}).endpoint.api_key_env == "MY_KEY"
     block = _job(endpoint={"api_key_block": "my-key"}).endpoint
     assert (block.api_key_env, block.api_key_block) == (None, "my-key")
@@ -321,10 +321,10 @@ def test_a_named_key_takes_the_place_of_the_default() -> None:
 )
 @pytest.mark.parametrize("setting", ["api_key_env", "api_key_block"])
 def test_a_key_in_place_of_its_name_is_refused_unseen(setting: str, value: str) -> None:
-    """A key never stands in a job: what is no name is refused, and not repeated."""
-    told = _refusal(endpoint={setting: value})
-    assert "never the key itself" in told
-    assert "4711" not in told
+    """A key in place of the name of a key is refused, and the refusal does not repeat it."""
+    refusal = _refusal(endpoint={setting: value})
+    assert "never the key itself" in refusal
+    assert "4711" not in refusal
 
 
 @pytest.mark.parametrize(
@@ -359,28 +359,28 @@ def test_a_key_in_place_of_its_name_is_refused_unseen(setting: str, value: str) 
     ],
 )
 def test_a_refused_parameter_says_why(parameters: dict[str, Any], words: str) -> None:
-    """M1: what makes a service search, fall back, read more or bill otherwise is refused with the reason."""
-    told = _refusal(parameters=parameters)
-    assert f"{next(iter(parameters))!r}" in told
-    assert words in told
+    """M1: a parameter that makes a service search, fall back, read more or bill otherwise is refused with a reason."""
+    refusal = _refusal(parameters=parameters)
+    assert f"{next(iter(parameters))!r}" in refusal
+    assert words in refusal
 
 
 @pytest.mark.parametrize("name", ["n", "best_of", "num_return_sequences", "stream"])
 def test_parameters_that_change_nothing_are_dropped(name: str) -> None:
-    """One answer, and no stream, is what happens anyway: such a parameter is accepted, and the job is the same without."""
+    """A parameter that asks for one answer, or for no stream, is accepted and dropped: the default is the same."""
     value = False if name == "stream" else 1
     assert _job(parameters={name: value, "seed": 1}) == _job(parameters={"seed": 1})
 
 
 @pytest.mark.parametrize("options", [{"ttl": "30m"}, {"ttl": "5m"}, {"mode": "explicit"}])
 def test_a_cache_of_the_usual_time_is_accepted(options: dict[str, str]) -> None:
-    """What is written to a cache at the price that is reserved is the user's to choose."""
+    """A cache option whose writes cost no more than the reserved price is accepted."""
     assert _job(parameters={"prompt_cache_options": options}).parameters == {"prompt_cache_options": options}
 
 
 @pytest.mark.parametrize("name", sorted(OUTPUT_LIMITS | REFUSED.keys() | OWNED))
 def test_refused_parameters_are_refused(name: str) -> None:
-    """Whatever bounds or raises the cost, changes the protocol or is a setting of its own is no parameter."""
+    """A parameter that limits or raises the cost, changes the protocol or is a setting of its own is refused."""
     assert f"{name!r}" in _refusal(parameters={"temperature": 0, name: 2})
 
 
@@ -411,7 +411,10 @@ def test_the_dangerous_parameters_stay_on_the_list(name: str) -> None:
     "tool", [{"type": "web_search"}, {"type": "code_interpreter"}, {"type": "function"}, "search", {}]
 )
 def test_hosted_tools_are_refused(tool: Any) -> None:
-    """A tool that the service bills beside the tokens is refused, also among functions; functions alone are not."""
+    """A tool that the service bills in addition to tokens is refused, also among functions.
+
+    Functions alone are accepted.
+    """
     function = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
     assert "'tools' may hold functions only" in _refusal(parameters={"tools": [function, tool]})
     assert "'tools' may hold functions only" in _refusal(parameters={"tools": tool})
@@ -420,25 +423,25 @@ def test_hosted_tools_are_refused(tool: Any) -> None:
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "seed", "stop", "reasoning_effort", "logit_bias"])
 def test_harmless_parameters_are_passed_on(name: str) -> None:
-    """What only shapes the answer is the user's to set."""
+    """A parameter that only shapes the answer is passed on."""
     assert _job(parameters={name: 1}).parameters == {name: 1}
 
 
 def test_sharing_needs_something_to_share() -> None:
-    """A shared limit without a limit is refused: nobody relies on a limit that does not hold."""
+    """A shared limit without a number is refused, so that no one relies on a limit that does not hold."""
     limits = {"shared": "openai", "requests_per_minute": None, "tokens_per_minute": None}
     assert "`shared` needs a requests_per_minute or a tokens_per_minute" in _refusal(limits=limits)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "-a", "é", "a" * 65])
 def test_names_that_a_server_cannot_keep_are_refused(name: str) -> None:
-    """The name of a shared limit is one that stands in an address."""
+    """The name of a shared limit is refused if it cannot be part of an address."""
     assert "limits.shared" in _refusal(limits={"shared": name, "requests_per_minute": 10})
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\r", "\tb", "a\x1b[2Jb", "\x7f", "a\u2028b", "a\u0085"])
 def test_names_are_one_line(text: str) -> None:
-    """What stands in tables and in the ledger of all jobs holds no line break and no other control character."""
+    """A name that tables or the ledger show is refused if it holds a line break or another control character."""
     for changes in ({"name": text}, {"model": text}, {"labels": {text: "a"}}, {"labels": {"a": text}}):
         assert "holds a line break or another control character" in _refusal(**changes)
     assert "control character" in _refusal(endpoint={"name": text})
@@ -447,7 +450,10 @@ def test_names_are_one_line(text: str) -> None:
 
 @pytest.mark.parametrize("uri", ["s3://bucket/x", "gs://bucket/x", "abfs://container@account/x"])
 def test_addresses_of_stores(uri: str) -> None:
-    """An input and an output may be in a store; a state may not, and what is no store is refused by name."""
+    """An input or an output can be in a store, a state cannot.
+
+    An address that is not in a store is refused by the name of its setting.
+    """
     assert (_job(input=uri).input, _job(output=uri).output) == (uri, uri)
     assert "`state` must be a local folder" in _refusal(state=uri)
     for other in ("file:///data/x", "https://host/x.parquet"):
@@ -456,13 +462,13 @@ def test_addresses_of_stores(uri: str) -> None:
 
 @pytest.mark.parametrize("zone", ["Paris", "Europe/Pariss", "CEST+1", "", "../../etc/passwd"])
 def test_an_unknown_time_zone_is_refused(zone: str) -> None:
-    """A zone that does not exist is refused before a date is computed by it."""
+    """A time zone that does not exist is refused before a date is computed with it."""
     assert "is not a time zone" in _refusal(timezone=zone)
     assert str(_job(timezone="Europe/Paris").zone) == "Europe/Paris"
 
 
 @pytest.mark.parametrize(
-    ("each", "told"),
+    ("each", "expected"),
     [
         ({"language": []}, "for_each.language"),
         ({"language": ["fr", "fr"]}, "paid for twice"),
@@ -476,13 +482,13 @@ def test_an_unknown_time_zone_is_refused(zone: str) -> None:
         ({"language": "fr"}, "for_each.language"),
     ],
 )
-def test_impossible_for_each_is_refused(each: dict[str, Any], told: str) -> None:
-    """Values that would pay twice, have no common type or no usable name are refused."""
-    assert told in _refusal(for_each=each)
+def test_impossible_for_each_is_refused(each: dict[str, Any], expected: str) -> None:
+    """A for_each is refused if its values would pay twice or have no common type, or if its name is not usable."""
+    assert expected in _refusal(for_each=each)
 
 
 def test_for_each_keeps_its_values() -> None:
-    """Values stay what they are: text that looks like a number stays text, true stays true."""
+    """Values of for_each do not change: a text that looks like a number stays text, and true stays true."""
     each = _job(for_each={"language": ["no", "fr"], "year": [1, 2], "flag": [True, False], "code": ["007"]}).for_each
     assert each is not None
     assert each["language"] == ["no", "fr"]
@@ -492,16 +498,16 @@ def test_for_each_keeps_its_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"prompt": {"system": "s", "user": "u"}}, "prompt.user"),
         ({"prompt": None, "messages_column": "m"}, "prompt.user"),
         ({"response_format": {"type": "object"}}, "response_format"),
     ],
 )
-def test_legacy_completions_take_one_text(changes: dict[str, Any], told: str) -> None:
-    """The legacy API knows no roles and no schemas: what it would drop is refused."""
-    assert told in _refusal(endpoint={"api": "completions"}, **changes)
+def test_legacy_completions_take_one_text(changes: dict[str, Any], expected: str) -> None:
+    """The legacy API has no roles and no schemas, so a job that sets them is refused."""
+    assert expected in _refusal(endpoint={"api": "completions"}, **changes)
 
 
 @pytest.mark.parametrize(
@@ -525,11 +531,11 @@ def test_legacy_completions_take_one_text(changes: dict[str, Any], told: str) ->
     ],
 )
 def test_impossible_values_are_refused(changes: dict[str, Any], where: str) -> None:
-    """A value that means nothing is refused by the name of its setting."""
+    """A value that means nothing is refused with the name of its setting."""
     assert _refusal(**changes).startswith(f"`{where}`")
 
 
-HALF = "\ud83d"  # of an emoji, as an escape in JSON can bring it in
+HALF = "\ud83d"  # half of an emoji, as a JSON escape can produce it
 
 
 @pytest.mark.parametrize(
@@ -546,14 +552,14 @@ HALF = "\ud83d"  # of an emoji, as an escape in JSON can bring it in
     ],
 )
 def test_half_a_character_is_refused(changes: dict[str, Any], where: str) -> None:
-    """Text that no UTF-8 holds is refused by the name of its setting, before anything is computed over it."""
+    """A text that UTF-8 cannot hold is refused with its setting's name, before anything is computed from it."""
     assert _refusal(**changes).startswith(f"`{where}`: holds half of a character")
 
 
 @settings(max_examples=60)
 @given(st.text(string.ascii_letters + string.digits, min_size=12, max_size=40))
 def test_values_are_not_repeated_in_refusals(value: str) -> None:
-    """A text in the wrong place may be private: no refusal repeats it."""
+    """A refusal never repeats a text that is in the wrong setting, since it may be private."""
     changes: list[dict[str, Any]] = [
         {"max_output_tokens": "x" + value},
         {"budget": {"run_usd": "x" + value}},
@@ -580,11 +586,11 @@ def test_values_are_not_repeated_in_refusals(value: str) -> None:
     ],
 )
 def test_a_parameter_that_is_nearly_one(name: str, meant: str) -> None:
-    """A parameter that is nearly a known one would be ignored or refused by the service: it is named with what was meant."""
+    """A parameter with nearly a known name is refused with the right name: the service would ignore or refuse it."""
     assert f"{name!r} is unknown; did you mean {meant!r}?" in _refusal(parameters={name: 1})
 
 
 @pytest.mark.parametrize("name", [*sorted(KNOWN), "foo", "my_gateways_own_setting", "x", "t"])
 def test_other_parameters_are_passed_on(name: str) -> None:
-    """A known parameter, and one that is like none, is the user's to set."""
+    """A known parameter, and one that resembles none, is passed on."""
     assert near_miss(name) is None

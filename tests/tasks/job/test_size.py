@@ -1,4 +1,4 @@
-"""A job that Prefect would not store is refused in a sentence, before anything is read."""
+"""A job that is too large for Prefect to store is refused with a clear message, before anything is read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_limit_is_prefects() -> None:
 
 @pytest.mark.parametrize("letter", ["x", "é", "漢", "😀", '"', "\n"])
 def test_what_passes_is_taken_by_prefect(letter: str) -> None:
-    """The largest job that passes is one that Prefect's own check takes, with the other parameters; in any script."""
+    """The largest job that passes, in any script, also passes Prefect's own check with the other parameters."""
     low, high = 0, MAX_PARAMETER_BYTES
     while high - low > 1:
         middle = (low + high) // 2
@@ -43,18 +43,18 @@ def test_what_passes_is_taken_by_prefect(letter: str) -> None:
     parameters = {"job": dumped, "date": "2026-11-29", "limit": 10**12, "redo": statuses}
     validate_parameter_size(parameters, MAX_PARAMETER_BYTES)
     size = len(json.dumps(parameters, separators=(",", ":")))
-    assert MAX_PARAMETER_BYTES - size < 400  # and hardly anything that Prefect would take is refused
+    assert MAX_PARAMETER_BYTES - size < 400  # hardly any job that Prefect accepts is refused
 
 
 def test_the_refusal_says_what_to_do() -> None:
-    """The largest setting is named, with its size and where to put it; none of what it holds is shown."""
+    """A refusal names the largest setting, its size and where to put it, and shows none of its content."""
     with pytest.raises(BadJob) as caught:
         check_size(_job(600_000, "q"), {})
-    told = str(caught.value)
-    assert "put `vars` (600,012 of them) into a file" in told
-    assert "`vars: vars.json`" in told
-    assert "at most 524,288" in told
-    assert "qqq" not in told
+    message = str(caught.value)
+    assert "put `vars` (600,012 of them) into a file" in message
+    assert "`vars: vars.json`" in message
+    assert "at most 524,288" in message
+    assert "qqq" not in message
     schema = {"type": "object", "description": "q" * 600_000}
     with pytest.raises(BadJob, match=r"`response_format: response_format.json`"):
         check_size(_job(1, response_format=schema), {})
@@ -63,7 +63,7 @@ def test_the_refusal_says_what_to_do() -> None:
 
 
 def test_another_limit_of_the_server() -> None:
-    """A limit that the environment gives to the server counts, 0 for none."""
+    """A limit that the server gets from the environment is used; 0 means no limit."""
     check_size(_job(600_000), {SETTING: "0"})
     check_size(_job(600_000), {SETTING: "700000"})
     with pytest.raises(BadJob, match="at most 1,000"):
@@ -71,7 +71,7 @@ def test_another_limit_of_the_server() -> None:
 
 
 def test_every_command_refuses_it(tmp_path: Path) -> None:
-    """A job file is refused when it is loaded; the same words in a file of their own are fine."""
+    """A job file that is too large is refused when it is loaded; the same words in a file of their own are accepted."""
     words = {f"term{i}": "x" * 90 for i in range(6_000)}
     given = {**LEAST, "prompt": {"user": "{{ x }}"}}
     (tmp_path / "job.json").write_text(json.dumps({**given, "vars": {"glossary": words}}))

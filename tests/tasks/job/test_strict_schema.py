@@ -1,4 +1,4 @@
-"""OpenAI's rules for strict schemas are checked before sending, and a refusal names the place."""
+"""OpenAI's rules for strict schemas are checked before sending, and a refusal names the location in the schema."""
 
 from __future__ import annotations
 
@@ -127,24 +127,24 @@ BAD: dict[str, tuple[Any, str, str]] = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_what_openai_takes_is_let_through(name: str) -> None:
-    """A schema by OpenAI's rules, at their limits too, is no fault."""
+    """A schema that follows OpenAI's rules is accepted, also at their limits."""
     _check(GOOD[name])
     assert schema_of(GOOD[name]) == GOOD[name]
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_openai_refuses_is_refused_with_its_place(name: str) -> None:
-    """Each rule that a schema breaks is told with a JSON pointer, and with the way out."""
-    schema, pointer, told = BAD[name]
+    """A refusal names the rule that a schema breaks, with a JSON pointer and a way out."""
+    schema, pointer, expected = BAD[name]
     with pytest.raises(BadJob) as caught:
         _check(schema)
     assert f" at {pointer} " in str(caught.value)
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert "strict: false" in str(caught.value)
 
 
 def test_a_schema_of_pydantic() -> None:
-    """What pydantic writes is refused in one sentence that says what to do, and is taken with `strict: false`."""
+    """A schema from pydantic is refused in one sentence that says what to do, and is accepted with `strict: false`."""
     with pytest.raises(BadJob) as caught:
         _check(PYDANTIC)
     assert str(caught.value) == (
@@ -172,7 +172,7 @@ def test_a_schema_of_pydantic() -> None:
     ],
 )
 def test_other_services_have_rules_of_their_own(base_url: str, *, is_checked: bool) -> None:
-    """Only what goes to OpenAI's models at OpenAI or Azure is held against OpenAI's rules."""
+    """Only requests to OpenAI's models at OpenAI or Azure are checked against OpenAI's rules."""
     if not is_checked:
         return _check(PYDANTIC, base_url)
     with pytest.raises(BadJob):
@@ -181,7 +181,7 @@ def test_other_services_have_rules_of_their_own(base_url: str, *, is_checked: bo
 
 
 def test_a_fine_tuned_model_takes_less() -> None:
-    """Models that were fine-tuned know no constraints of values."""
+    """A strict schema for a fine-tuned model is refused if it constrains values."""
     schema = _object({"a": {"type": "string", "pattern": "x"}})
     _check(schema)
     with pytest.raises(BadJob, match="at #/properties/a 'pattern' is not allowed"):

@@ -1,4 +1,4 @@
-"""Limits in simulated time: no clock, no sleep, ten minutes in a second."""
+"""Limits are tested in simulated time: no clock, no sleep, ten minutes in a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parquill.tasks.limits.meters import RateMeter, ServiceMirror, Throttle
 
 
 class Time:
-    """A clock that moves only when somebody sleeps."""
+    """A clock that moves only during a sleep."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -28,7 +28,7 @@ class Time:
 
 
 def _send(limit: int, sizes: Iterator[int], *, by_tokens: bool, minutes: float = 10) -> list[tuple[float, int]]:
-    """Send as fast as one meter allows; (second, units) of each request."""
+    """Send as fast as one meter allows; return (second, units) of each request."""
     now, end = 1000.0, 1000.0 + minutes * 60
     meter = RateMeter(limit, by_tokens=by_tokens, now=now)
     sent: list[tuple[float, int]] = []
@@ -66,7 +66,7 @@ def _sizes(seed: int, largest: int) -> Iterator[int]:
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 60, 500, 10_000])
 def test_requests_never_pass_the_limit_in_any_minute(limit: int) -> None:
-    """In every sliding minute of ten no more than the limit leaves, and at least 97 % of it is used."""
+    """No sliding minute of the ten holds more requests than the limit, and at least 97 % of the limit is used."""
     sent = _send(limit, _ones(), by_tokens=False)
     assert _busiest(sent, 60.0) <= limit
     after_first = [s for s in sent if s[0] >= 1060.0]
@@ -78,7 +78,7 @@ def _used(sent: list[tuple[float, int]]) -> int:
 
 
 def _at_best(limit: int, sizes: Iterator[int]) -> list[tuple[float, int]]:
-    """What leaves in order at the first moment at which the window has room, by whoever knows no pace."""
+    """Send each request in order at the first moment when the window has room, without a pace."""
     now, total = 1000.0, 0
     sent: list[tuple[float, int]] = []
     window: deque[tuple[float, int]] = deque()
@@ -97,8 +97,9 @@ def _at_best(limit: int, sizes: Iterator[int]) -> list[tuple[float, int]]:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("limit", "largest"), [(2_000_000, 20_000), (200_000, 8_000), (50_000, 5_000)])
 def test_tokens_never_pass_the_limit_in_any_minute(limit: int, largest: int, seed: int) -> None:
-    """Token limits hold for requests of very different sizes, up to a tenth of the limit, and at least 97 % is used, or
-    98 % of what any strict order could use.
+    """Token limits hold for requests of very different sizes, up to a tenth of the limit.
+
+    At least 97 % of the limit is used, or 98 % of what any strict order could use.
     """
     sent = _send(limit, _sizes(limit + seed, largest), by_tokens=True)
     best = _used(_at_best(limit, _sizes(limit + seed, largest)))
@@ -108,8 +109,9 @@ def test_tokens_never_pass_the_limit_in_any_minute(limit: int, largest: int, see
 
 @pytest.mark.parametrize("seed", range(5))
 def test_requests_of_nearly_the_limit(seed: int) -> None:
-    """The larger a request is against the limit, the more of a strict window must stay empty until it fits: with some of
-    nearly the limit itself, no minute passes it, and most of what any strict order could use is used.
+    """Requests of nearly the limit never exceed it in any minute, and most of what any strict order could use is used.
+
+    The larger a request is, the more of a strict window must stay empty until it fits.
     """
     sent = _send(10_000, _sizes(10_000 + seed, 9_999), by_tokens=True)
     assert _busiest(sent, 60.0) <= 10_000
@@ -117,7 +119,7 @@ def test_requests_of_nearly_the_limit(seed: int) -> None:
 
 
 def test_what_was_lost_is_caught_up_without_a_rush() -> None:
-    """After a pause with nothing to send, no second holds more than the burst and a quarter above its share."""
+    """After a pause with nothing to send, no second holds more than the burst and 1.25 times its share."""
     meter = RateMeter(6_000, by_tokens=False, now=0.0)
     now, sent = 600.0, []
     while now < 660.0:
@@ -137,7 +139,7 @@ def test_no_rush_and_no_wait_at_the_start() -> None:
 
 
 def test_unused_tokens_come_back() -> None:
-    """With `count_output: actual` what an answer did not use is free again within the same minute."""
+    """With `count_output: actual`, tokens that an answer did not use are free again within the same minute."""
 
     def send(*, actual: bool) -> int:
         time = Time()
@@ -177,7 +179,7 @@ def test_first_come_first_served() -> None:
 
 
 def test_max_at_once_is_never_passed() -> None:
-    """No more than max_at_once requests are under way, and every place is given again."""
+    """No more than max_at_once requests are under way, and each slot is used again."""
     time = Time()
     limits = RateLimiter(5, clock=time.clock, sleep=time.sleep)
     under_way, most = 0, 0
@@ -199,7 +201,7 @@ def test_max_at_once_is_never_passed() -> None:
 
 
 def test_a_429_slows_everybody_down_once() -> None:
-    """A wave of 429 answers of requests that left together is one slow-down, and the pace comes back."""
+    """A wave of 429 answers to requests that left together slows the run down once, and the pace recovers."""
     meter = RateMeter(6_000, by_tokens=False, now=0.0)
     gate = Throttle([meter])
     for _ in range(50):
@@ -214,7 +216,7 @@ def test_a_429_slows_everybody_down_once() -> None:
 
 
 def test_a_service_that_counts_more_is_believed() -> None:
-    """When the service's own bucket runs dry faster than ours, requests wait for it instead of being refused."""
+    """When the service's own bucket empties faster than ours, requests wait for it instead of being refused."""
     limit, rate = 60_000, 1_000.0
     mirror = ServiceMirror("tokens", by_tokens=True)
     level, now, refused, admitted = float(limit), 0.0, 0, 0
@@ -246,7 +248,7 @@ def test_headers_that_lie_are_ignored() -> None:
 
 
 def test_a_stop_wakes_those_who_wait() -> None:
-    """After a stop nobody is let through, also not those who waited for a place already."""
+    """After a stop no request is let through, including those that already wait."""
     time = Time()
     limits = RateLimiter(1, clock=time.clock, sleep=time.sleep)
 

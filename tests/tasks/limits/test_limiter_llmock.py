@@ -1,4 +1,4 @@
-"""Limits against somebody else's service: llmock refills its buckets as OpenAI does, and counts tokens its own way."""
+"""Limits hold against llmock, which refills its buckets as OpenAI does and counts tokens its own way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.tools.direct import job_of, run_steps
 @pytest.mark.integration
 @pytest.mark.nightly
 def test_no_429_and_the_limit_is_used(tmp_path: Path) -> None:
-    """At a service's limits no request is answered 429 after the first second, and at least 90 % of them is used."""
+    """At a service's limits no request gets a 429 after the first second, and at least 90 % of the limit is used."""
     hold_limits(tmp_path, None, 120_000, 15)
 
 
@@ -32,5 +32,5 @@ def hold_limits(tmp_path: Path, rpm: int | None, tpm: int, seconds: int) -> None
     took = times[-1] - times[0]
     tokens = run.estimate.prompt_tokens + rows * 50
     shares = [tokens / (tpm * took / 60), rows / ((rpm or 1e9) * took / 60)]
-    # over a short time the first burst and the pace show; that no minute holds more is tested in simulated time
+    # a short run shows the first burst and the pace; a test in simulated time checks that no minute exceeds the limit
     assert 0.90 <= max(shares) <= 1.15

@@ -1,4 +1,4 @@
-"""How much text is open at once."""
+"""The bytes of open rows are bounded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from parquill.tasks.limits.open_bytes import OpenBytes
 
 @pytest.mark.parametrize("seed", range(10))
 def test_open_rows_are_bounded_by_bytes(seed: int) -> None:
-    """Never more than the bound is open, but a row larger than it alone; all get their turn, whoever is cancelled while waiting."""
+    """Open rows never exceed the bound, except for one larger row alone.
+
+    Every row gets its turn, even if others are cancelled while they wait.
+    """
     draw = random.Random(seed)
     bound = OpenBytes(100)
     sizes: list[int] = []
@@ -44,7 +47,7 @@ def test_open_rows_are_bounded_by_bytes(seed: int) -> None:
 
 
 def test_the_first_come_goes_first() -> None:
-    """A small row does not pass a large one that waits, which would never get its turn."""
+    """A small row does not pass a large one that waits, which would otherwise never get its turn."""
 
     async def run() -> list[str]:
         bound, order = OpenBytes(100), []

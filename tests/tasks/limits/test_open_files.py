@@ -1,4 +1,4 @@
-"""As many requests at once as a process may have connections."""
+"""The number of requests at once is capped by the connections that a process may have."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NONE = resource.RLIM_INFINITY
 def test_requests_at_once_leave_room(
     monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, wanted: int, most: int, raised_to: int | None
 ) -> None:
-    """The soft limit is raised as far as is needed and allowed, and what is left of it beside the headroom is used."""
+    """The soft limit is raised as far as needed and allowed, and requests use what is left after the headroom."""
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(open_files, "_open_now", lambda: 20)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
@@ -37,7 +37,7 @@ def test_requests_at_once_leave_room(
 
 
 def test_a_limit_that_cannot_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system that refuses a higher limit leaves the one that is."""
+    """If the system refuses a higher limit, the current limit is used."""
 
     def refuse(*_: object) -> None:
         raise ValueError("not permitted")

@@ -1,4 +1,4 @@
-"""Limits shared through the ledger: minutes of several processes in simulated time, on a real SQLite ledger."""
+"""Several processes share limits through a real SQLite ledger, in simulated minutes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.tasks.llm.simulated import simulate
 from tests.tools.clock import Clock
 
 Sent = list[tuple[float, float]]
-ANSWER_S = 0.005  # of the ledger
+ANSWER_S = 0.005  # the ledger's delay before and after each call
 _names = itertools.count()
 
 
 def busiest(sent: Sent, window_s: float = 60.0) -> float:
-    """The most units in any window."""
+    """Return the most units in any window."""
     first, total, most = 0, 0.0, 0.0
     ordered = sorted(sent)
     for time, units in ordered:
@@ -42,7 +42,7 @@ def busiest(sent: Sent, window_s: float = 60.0) -> float:
 
 
 def used_between(sent: Sent, begin: float, end: float) -> float:
-    """Units that arrived in a time."""
+    """Return the units that arrived between two times."""
     return sum(units for time, units in sent if begin <= time < end)
 
 
@@ -62,10 +62,10 @@ def _now() -> float:
 
 
 class Process:
-    """One run with its own limits and leases; what it sends reaches the service with a delay of up to 0.2 s."""
+    """One run with its own limits and leases; its requests reach the service up to 0.2 s after they leave."""
 
     def __init__(self, ledger: RateLedger, seed: int = 0, **limits: tuple[int | None, int]) -> None:
-        """`limits` are what the job sets and its largest request, by dimension."""
+        """`limits` holds the job's limit and its largest request, by dimension."""
         loop = asyncio.get_running_loop()
         self.messages: list[str] = []
         self.sent: Sent = []
@@ -108,14 +108,14 @@ class Process:
             await client.begin()
 
     async def lose_the_ledger(self, seconds: float) -> None:
-        """Cut it off after half a minute, for so long."""
+        """Cut the ledger off after half a minute, for so many seconds."""
         await asyncio.sleep(30.0)
         self.is_cut_off = True
         await asyncio.sleep(seconds)
         self.is_cut_off = False
 
     async def send(self, sizes: Iterator[int], seconds: float, *, by_tokens: bool = False) -> None:
-        """Send as fast as the limits allow, then go without a word, as a process that is killed."""
+        """Send as fast as the limits allow, then stop without a message, like a process that is killed."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         await self.begin()
@@ -175,13 +175,16 @@ def _run(ledger: RateLedger, count: int, seconds: float, limit: int, sizes: Any 
     ],
 )
 def test_all_processes_together_keep_the_limit(ledger: RateLedger, limit: int, count: int) -> None:
-    """Together they send no more than the limit in any minute, the first one included, and use 95 % of it."""
+    """Processes together never exceed the limit in any minute, the first one included, and use 95 % of it.
+
+    Of a limit below 60 they use 85 %.
+    """
     processes = _run(ledger, count, 200.0, limit)
     sent = [each for process in processes for each in process.sent]
     assert busiest(sent) <= limit
     assert used_between(sent, 1_080.0, 1_200.0) >= (0.95 if limit >= 60 else 0.85) * 2 * limit
     assert min(len(process.sent) for process in processes) >= 0.7 * len(sent) / count, "each has its share"
-    # evenly: no rush, neither at the start nor after it
+    # there is no rush, neither at the start nor later
     assert busiest(sent, 1.0) <= max(2.0 * count, limit / 60 * 1.3 + 2 * limit / 80 + count)
 
 
@@ -190,7 +193,7 @@ def test_all_processes_together_keep_the_limit(ledger: RateLedger, limit: int, c
     [pytest.param(0.05, 75, marks=pytest.mark.nightly), (0.33, 9), pytest.param(0.9, 4, marks=pytest.mark.nightly)],
 )
 def test_large_requests_are_not_starved(ledger: RateLedger, part: float, turns: int) -> None:
-    """A process of large requests gets its turns while another one sends small ones, and together they use the limit."""
+    """A process of large requests gets its turns while another sends small ones, and together they use the limit."""
     limit = 100_000
 
     async def run() -> tuple[Process, Process]:
@@ -209,7 +212,7 @@ def test_large_requests_are_not_starved(ledger: RateLedger, part: float, turns: 
 
 
 def test_a_dead_holders_share_returns_within_a_minute(ledger: RateLedger) -> None:
-    """What a process that was killed had leased, and its limit, are the others' again within a minute."""
+    """The leases and the limit of a killed process return to the others within a minute."""
     limit = 6_000
 
     async def run() -> Process:
@@ -224,7 +227,7 @@ def test_a_dead_holders_share_returns_within_a_minute(ledger: RateLedger) -> Non
 
 
 def test_a_holder_that_is_cut_off_keeps_its_lease_and_no_more(ledger: RateLedger) -> None:
-    """A process without the ledger sends what it had leased, for as long as the lease, and after a minute it fails."""
+    """A process without the ledger sends only what it has leased and only during the lease; after a minute it fails."""
     limit = 6_000
 
     async def run() -> Process:
@@ -242,7 +245,7 @@ def test_a_holder_that_is_cut_off_keeps_its_lease_and_no_more(ledger: RateLedger
 
 
 def test_a_short_absence_costs_only_its_time(ledger: RateLedger) -> None:
-    """When the ledger is back, the process goes on by itself."""
+    """When the ledger is back, the process continues by itself."""
     limit = 600
 
     async def run() -> Process:
@@ -284,7 +287,7 @@ def test_what_is_not_used_is_given_back(ledger: RateLedger) -> None:
 
 
 def test_the_smallest_limit_holds_for_all(ledger: RateLedger) -> None:
-    """When two jobs set different limits under one name, the smaller one holds for both while both run, and both say so."""
+    """If two jobs set different limits under one name, the smaller one holds while both run, and both report it."""
 
     async def run() -> tuple[Process, Process]:
         high, low = Process(ledger, 1, requests=(6_000, 1)), Process(ledger, 2, requests=(600, 1))
@@ -304,7 +307,7 @@ def test_the_smallest_limit_holds_for_all(ledger: RateLedger) -> None:
 
 
 def test_a_limit_that_only_others_set_holds_too(ledger: RateLedger) -> None:
-    """A job that sets no limit of its own keeps to that of others, and without others to none; it says which."""
+    """A job without a limit of its own keeps to that of others, or to none if they set none; it reports which."""
 
     async def run() -> tuple[Process, Process]:
         free, bound = Process(ledger, 1, requests=(None, 1)), Process(ledger, 2, requests=(600, 1))
@@ -322,7 +325,7 @@ def test_a_limit_that_only_others_set_holds_too(ledger: RateLedger) -> None:
 
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_request_larger_than_the_limit_is_refused(ledger: RateLedger, *, is_first: bool) -> None:
-    """A run is refused before it sends when its requests, or those of a run under way, could never pass the limit."""
+    """A run is refused before it sends if its requests, or those of a run under way, could never fit the limit."""
 
     async def run() -> None:
         if is_first:
@@ -337,12 +340,12 @@ def test_a_request_larger_than_the_limit_is_refused(ledger: RateLedger, *, is_fi
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 4))])
 def test_no_more_is_leased_than_may_arrive(tmp_path: Path, seed: int) -> None:
-    """In any minute plus the life of a lease no more units are leased than the limit, for any mix of requests."""
+    """The units leased in any minute plus the life of a lease never exceed the limit, for any mix of requests."""
     now, draw, limit = [100.0], random.Random(seed), 1_000
     ledger = RateLedger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=lambda: now[0])
     holders = [RateHolder("shared", "tokens", str(n), "run", "job", "host", limit, 900) for n in range(3)]
     leased: Sent = []
-    kept: dict[tuple[str, int], tuple[float, int]] = {}  # leases that have not ended: when they were made, and units
+    kept: dict[tuple[str, int], tuple[float, int]] = {}  # open leases: when they were made, and units
     for number in range(600):
         holder = draw.choice(holders)
         ended = [key for key, (at, _) in kept.items() if key[0] == holder.holder and at + LEASE_S <= now[0]]
@@ -363,7 +366,7 @@ def test_no_more_is_leased_than_may_arrive(tmp_path: Path, seed: int) -> None:
 
 
 def test_room_that_is_left_delays_nothing_that_came_first() -> None:
-    """While 600 units wait for the window, others may have what is left of the limit then, and not one unit more."""
+    """While 600 units wait for the window, others may use what is left of the limit then, and not one unit more."""
     meter = RateMeter.restored(1_000, level=10.0, began=0.0, updated=100.0, taken=[(60.0, 300), (90.0, 200)])
     assert meter.wait_s(100.0, 600) == pytest.approx(60.0 + 60.0 + GUARD_S - 100.0)  # until the 300 have left
     assert meter.has_room_beside(100.0, 600, 200)
@@ -372,13 +375,13 @@ def test_room_that_is_left_delays_nothing_that_came_first() -> None:
 
 
 def test_what_was_leased_is_used_in_time_or_given_back() -> None:
-    """A meter lets nothing through without a lease, nor after its end, and says once what was left of it."""
+    """A meter lets nothing through without a lease or after its end, and reports once what was left of it."""
     clock = Clock()
     meter = LeasedMeter(by_tokens=True, clock=clock)
 
     def waits(at: float, tokens: int) -> bool:
         clock.now = at
-        return meter.wait_s(0.0, tokens) > 0.0  # a limiter's clock that stands still, as while the machine sleeps
+        return meter.wait_s(0.0, tokens) > 0.0  # the limiter's clock does not move, as while the machine sleeps
 
     assert not waits(0.0, 5)
     meter.is_unlimited = False
@@ -399,8 +402,9 @@ def test_what_was_leased_is_used_in_time_or_given_back() -> None:
 
 
 def test_a_clock_that_begins_again_costs_a_minute_at_most(ledger: RateLedger) -> None:
-    """After a restart of the machine, when the ledger's clock is behind what it wrote, nothing is sent beyond the limit,
-    and nothing waits for longer than a minute.
+    """After a reboot, when the ledger's clock is behind what it wrote, nothing is sent beyond the limit.
+
+    Nothing waits for longer than a minute.
     """
     before = RateLedger(ledger.engine.url, clock=lambda: _now() + 900_000.0)
     _run(before, 1, 60.0, 600)
@@ -411,7 +415,7 @@ def test_a_clock_that_begins_again_costs_a_minute_at_most(ledger: RateLedger) ->
 
 
 def test_nothing_is_kept_of_old_minutes(ledger: RateLedger) -> None:
-    """The tables do not grow with time: what is older than a minute is removed."""
+    """The ledger removes what is older than a minute, so that its tables do not grow with time."""
     _run(ledger, 2, 3 * HOLDER_EXPIRY_S, 600)
     with ledger.transaction() as connection:
         leases, holders = (

@@ -1,4 +1,4 @@
-"""Whole runs that share limits through the ledger, without Prefect."""
+"""Whole runs share limits through the ledger, without Prefect."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def _job(folder: Path, service: FakeService, **limits: Any) -> dict[str, Any]:
 
 
 def _other(ledger: RateLedger, dimension: str, limit: int, largest: int = 1) -> RateHolder:
-    """Another run under the same name."""
+    """Register another run under the same name."""
     other = RateHolder("all", dimension, "another", "another-run", "another job", "another host", limit, largest)
     ledger.lease(other, 0, 0)
     return other
 
 
 def test_every_request_leaves_against_a_lease(service: FakeService, tmp_path: Path, ledger: RateLedger) -> None:
-    """A run whose job shares its limits sends nothing that was not leased, and leaves nothing behind at its end."""
+    """A run that shares its limits sends nothing that was not leased, and leaves no lease behind at its end."""
     leased: dict[str, int] = {}
     lease = RateLedger.lease
 
@@ -56,7 +56,7 @@ def test_every_request_leaves_against_a_lease(service: FakeService, tmp_path: Pa
 
 
 def test_a_limit_that_only_others_set_holds_too(service: FakeService, tmp_path: Path, ledger: RateLedger) -> None:
-    """A job that sets only one of the two limits keeps to the other as those do that share it."""
+    """A job that sets only one of the two limits also keeps to the other one that runs under its name share."""
     _other(ledger, "requests", PER_MINUTE)
     settings = _job(tmp_path, service, tokens_per_minute=1_000_000)
     assert run_steps(settings) is not None
@@ -64,7 +64,7 @@ def test_a_limit_that_only_others_set_holds_too(service: FakeService, tmp_path: 
 
 
 def test_a_request_that_others_limit_forbids(service: FakeService, tmp_path: Path, ledger: RateLedger) -> None:
-    """A run whose requests do not fit the limit that others share is refused before anything is sent."""
+    """A run whose requests do not fit a limit that others share is refused before anything is sent."""
     _other(ledger, "tokens", 20)
     settings = _job(tmp_path, service, requests_per_minute=PER_MINUTE, tokens_per_minute=1_000_000)
     with pytest.raises(BadJob, match="more than the 20 a minute that runs share under the name 'all'"):
@@ -73,7 +73,7 @@ def test_a_request_that_others_limit_forbids(service: FakeService, tmp_path: Pat
 
 
 def test_who_shares_what_is_shown(ledger: RateLedger) -> None:
-    """`doctor` and `spend` name the runs that share a limit, and what each leased in the last minute."""
+    """`doctor` and `spend` name the runs that share a limit, what each leased in the last minute, and its wait."""
     other = _other(ledger, "requests", PER_MINUTE)
     ledger.lease(other, 1, 1)
     answer = ledger.lease(other, 700, 2)

@@ -1,4 +1,4 @@
-"""Simulated time for whole event loops."""
+"""`simulate` runs a coroutine on an event loop in simulated time."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _T = TypeVar("_T")
 
 
 class _NoWaiting(selectors.SelectSelector):
-    """Instead of waiting for the next timer it moves the clock there."""
+    """A selector that moves the clock to the next timer instead of waiting for it."""
 
     now = 1000.0
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        assert timeout is not None, "every coroutine waits for ever"
+        assert timeout is not None, "every coroutine waits forever"
         self.now += max(0.0, timeout)
-        return []  # there is nothing outside of the simulation that could happen
+        return []  # nothing happens outside the simulation
 
 
 def simulate(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine on a loop whose clock moves only while nothing can be done."""
+    """Run a coroutine on a loop whose clock moves only while no coroutine can continue."""
     selector = _NoWaiting()
     loop = asyncio.SelectorEventLoop(selector)
     loop.time = lambda: selector.now  # type: ignore[method-assign]

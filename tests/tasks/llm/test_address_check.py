@@ -1,4 +1,4 @@
-"""Whether an address is that of an API is found without sending anything that could be paid."""
+"""Parquill checks that an address belongs to an API without sending a request that could cost money."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOST = "http://127.0.0.1:8000"
 
 
 class Web:
-    """Answers by path: a status, or a status and a document; 404 to any other path."""
+    """A service that answers by path: with a status, or a status and a document. Any other path gets 404."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
@@ -49,7 +49,7 @@ def _refused(web: Web, base: str) -> str:
 
 
 def test_a_list_is_enough() -> None:
-    """Where the models are listed, nothing else is asked."""
+    """If the service lists its models, the check sends no other request."""
     web = Web(**{"/v1/models": (200, MODELS)})
     assert _ask(web, "/v1").models is not None
     assert web.asked == ["/v1/models"]
@@ -58,25 +58,25 @@ def test_a_list_is_enough() -> None:
 @pytest.mark.parametrize("at_models", [404, 405, (200, {"data": []}), (200, "text"), 501])
 @pytest.mark.parametrize("at_path", [405, 400, 422, 401, 415])
 def test_a_service_without_a_list(at_models: Any, at_path: int) -> None:
-    """A service that lists no models is right all the same if there is something at the path of its requests."""
+    """A service that lists no models passes the check if the path of its requests exists."""
     assert _ask(Web(**{"/v1/models": at_models, "/v1/chat/completions": at_path}), "/v1").models is None
 
 
 def test_a_missing_v1_is_found() -> None:
-    """An address that lacks /v1 is a failure, with the address to write."""
+    """If an address lacks /v1, the check fails and names the address to write."""
     for at_v1 in ((200, MODELS), 401):
-        told = _refused(Web(**{"/v1/models": at_v1}), "")
-        assert "(HTTP 404)" in told
-        assert f"set `base_url: {HOST}/v1`" in told
+        message = _refused(Web(**{"/v1/models": at_v1}), "")
+        assert "(HTTP 404)" in message
+        assert f"set `base_url: {HOST}/v1`" in message
 
 
 def test_too_long_an_address_is_found() -> None:
-    """An address that goes on behind the version is a failure, with the address to write."""
+    """If an address continues after its version, the check fails and names the address to write."""
     assert f"set `base_url: {HOST}/api/v1`" in _refused(Web(**{"/api/v1/models": (200, MODELS)}), "/api/v1/openai")
 
 
 def test_an_address_of_nothing() -> None:
-    """An address with 404 everywhere is a failure that says what to look for."""
+    """If every path of an address gives 404, the check fails and says what to look for."""
     assert f"try {HOST}/v1" in _refused(Web(), "")
     assert "check the address" in _refused(Web(), "/v1")
 
@@ -84,18 +84,18 @@ def test_an_address_of_nothing() -> None:
 @pytest.mark.parametrize(("status", "words"), [(401, "refuses the key"), (403, "refuses the key"), (503, "HTTP 503"),
                                                (429, "HTTP 429"), (302, "another address")])  # fmt: skip
 def test_other_answers(status: int, words: str) -> None:
-    """A refused key, a server that fails and one that sends on are failures with their own words."""
+    """The check fails with its own message for a rejected key, a failing server and a redirect."""
     assert words in _refused(Web(**{"/v1/models": status}), "/v1")
 
 
 def test_no_answer_is_told_without_its_cause() -> None:
-    """An error of the transport may hold the header: it is replaced."""
-    told = _refused(Web(**{"/v1/models": ValueError("sk-test-0123456789")}), "/v1")
-    assert "does not answer" in told
+    """The check replaces the text of a transport error, because that text may hold the header with the key."""
+    message = _refused(Web(**{"/v1/models": ValueError("sk-test-0123456789")}), "/v1")
+    assert "does not answer" in message
 
 
 def test_the_settings_of_the_endpoint_are_used() -> None:
-    """The query, the header of the key and other headers are those of the job's requests, at every path that is looked at."""
+    """The check sends the query, the key's header and the other headers of the job's requests to every path."""
     asked: list[tuple[str, dict[str, str]]] = []
 
     def ask(url: str, headers: dict[str, str]) -> httpx.Response:
@@ -112,7 +112,7 @@ def test_the_settings_of_the_endpoint_are_used() -> None:
 
 
 def test_what_is_trusted_is_what_a_run_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The certificates that the environment names are trusted, and the secrets of TLS are logged to no file."""
+    """The check trusts the certificates that the environment names and writes no TLS secrets to a file."""
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "tls.log"))
     one = Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----")
     (tmp_path / "one.pem").write_text(one[0] + one[1] + "\n", encoding="utf-8")

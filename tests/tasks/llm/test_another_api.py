@@ -1,4 +1,7 @@
-"""Another service is one class: its URL, headers, body and reading. Here the Messages API of Anthropic, in short."""
+"""One class adds another service: its URL, headers, body and reading.
+
+The example is a short Messages API of Anthropic.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ REPLY = {
 
 
 class MessagesApi:
-    """POST /messages, with the key and the version in headers of its own."""
+    """POST /messages, with the key and the version in their own headers."""
 
     path = "/messages"
     limit = "max_tokens"
@@ -41,7 +44,7 @@ class MessagesApi:
         self._job = job
 
     def headers(self, key: Key | None) -> dict[str, str]:
-        """Return the key under another name, and the version."""
+        """Return the key under another header name, and the version."""
         (value,) = key.headers().values() if key is not None else ("",)
         return {"x-api-key": value.removeprefix("Bearer "), "anthropic-version": "2023-06-01"}
 
@@ -85,7 +88,7 @@ def _send(answer: httpx.Response, monkeypatch: pytest.MonkeyPatch) -> tuple[http
 
 
 def test_one_class_is_enough_for_another_api(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client sends and reads what the class says, with its URL and headers."""
+    """The client sends and reads what the class defines, with the class's URL and headers."""
     request, result = _send(httpx.Response(200, json=REPLY), monkeypatch)
     assert str(request.url) == "http://localhost:1/v1/messages"
     assert (request.headers["x-api-key"], request.headers["anthropic-version"]) == (KEY, "2023-06-01")
@@ -101,7 +104,7 @@ def test_one_class_is_enough_for_another_api(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_its_failures_meet_the_same_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refusal is classified by its status and shown with the service's reason, without the key."""
+    """The client classifies a refusal by its status and shows the service's reason without the key."""
     body = {"type": "error", "error": {"type": "authentication_error", "message": f"invalid x-api-key {KEY}"}}
     _, result = _send(httpx.Response(401, json=body), monkeypatch)
     assert (result.rule.code, result.money) == ("not_authorized", Money.UNPAID)

@@ -1,4 +1,7 @@
-"""An answer is held against the job's response_format; what does not match is paid for and `invalid`."""
+"""Parquill checks each answer against the job's response_format.
+
+An answer that does not match is paid for and `invalid`.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def person() -> AnswerFormat:
 
 
 def test_a_matching_answer_is_parsed(person: AnswerFormat) -> None:
-    """An answer that matches is given as JSON, and its type is that of `parsed`."""
+    """An answer that matches the schema is returned as JSON, and the schema gives the type of `parsed`."""
     assert person.parse('{"name": "Ann \\u00e9", "age": 5}') == {"name": "Ann \u00e9", "age": 5}
     assert person.parse(' {"age": null, "name": "{{ 7*7 }}"}\n') == {"name": "{{ 7*7 }}", "age": None}
     assert person.kind == pa.struct([("name", pa.string()), ("age", pa.int64())])
@@ -64,7 +67,7 @@ def test_a_matching_answer_is_parsed(person: AnswerFormat) -> None:
     ids=lambda text: str(text)[:45],
 )
 def test_what_does_not_match_is_none(person: AnswerFormat, text: str | None) -> None:
-    """Missing, wrong, extra, torn, wrapped, endless and unwritable answers are no answers of the schema."""
+    """`parse` returns None for a missing, wrong, extra, torn, wrapped, endless or unwritable answer."""
     assert person.parse(text) is None
 
 
@@ -74,7 +77,7 @@ def test_what_does_not_match_is_none(person: AnswerFormat, text: str | None) -> 
     | st.dictionaries(st.sampled_from(["name", "age"]), st.integers() | st.text(max_size=3)).map(json.dumps)
 )
 def test_any_text_is_parsed_or_none(person: AnswerFormat, text: str) -> None:
-    """Whatever a model writes, it is a person or nothing: parsing never raises."""
+    """For any text, `parse` returns a person or None and never raises."""
     found = person.parse(text)
     if found is not None:
         assert found.keys() == {"name", "age"}
@@ -101,7 +104,7 @@ def test_what_is_no_schema_is_refused(schema: dict[str, Any]) -> None:
 
 
 def test_older_drafts_keep_their_meaning() -> None:
-    """`$schema` chooses the draft: a boolean exclusiveMinimum is of draft 4."""
+    """`$schema` selects the draft: draft 4 allows a boolean exclusiveMinimum."""
     properties = {"a": {"type": "integer", "minimum": 0, "exclusiveMinimum": True}}
     old = AnswerFormat(
         {"$schema": "http://json-schema.org/draft-04/schema#", "type": "object", "properties": properties}
@@ -112,14 +115,14 @@ def test_older_drafts_keep_their_meaning() -> None:
 
 
 def test_references_into_the_schema_are_followed() -> None:
-    """A $ref to a definition is held against the definition."""
+    """Parquill checks an answer against the definition that a $ref names."""
     definitions = {"positive": {"type": "integer", "exclusiveMinimum": 0}}
     found = AnswerFormat({"type": "object", "properties": {"a": {"$ref": "#/$defs/positive"}}, "$defs": definitions})
     assert (found.parse('{"a": 0}'), found.parse('{"a": 1}')) == (None, {"a": 1})
 
 
 def test_a_reference_to_another_host_is_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A schema cannot make Parquill call an address: nothing is opened, and no answer matches."""
+    """A schema cannot make Parquill open a connection, and no answer matches such a schema."""
 
     def closed(*_: object, **__: object) -> None:
         pytest.fail("a socket was opened")
@@ -134,7 +137,7 @@ def test_a_reference_to_another_host_is_never_fetched(monkeypatch: pytest.Monkey
 
 
 def test_whole_floats_are_integers() -> None:
-    """1.0 is a whole number for a JSON schema."""
+    """A JSON schema accepts 1.0 as an integer."""
     assert AnswerFormat({"type": "object", "properties": {"a": {"type": "integer"}}}).parse('{"a": 1.0}') == {"a": 1.0}
 
 
@@ -157,7 +160,7 @@ def test_whole_floats_are_integers() -> None:
     ids=str,
 )
 def test_numbers_are_checked_as_they_are_written(rule: dict[str, Any], good: list[str], bad: list[str]) -> None:
-    """A number is held against its schema as a decimal, of which no digit is lost."""
+    """Parquill checks a number as a decimal with all its digits."""
     if "const" in rule or "enum" in rule:
         rule = {**rule, "type": "number"}
     answers = AnswerFormat({"type": "object", "properties": {"a": {"type": "number", **rule}}, "required": ["a"]})
@@ -166,7 +169,7 @@ def test_numbers_are_checked_as_they_are_written(rule: dict[str, Any], good: lis
 
 
 def test_what_is_kept_of_numbers() -> None:
-    """Whole numbers of 64 bits keep all digits, and so does what is kept as JSON text."""
+    """A 64-bit integer keeps all its digits, and so does a number in a value that is kept as JSON text."""
     properties = {"whole": {"type": "integer"}, "part": {"type": "number"}, "any": {}}
     answers = AnswerFormat({"type": "object", "properties": properties})
     text = '{"whole": 9007199254740993.0, "part": 0.1, "any": [0.10, 12345678901234567890123, 1e2]}'
@@ -195,7 +198,7 @@ def test_what_is_kept_of_numbers() -> None:
     ],
 )
 def test_what_is_no_number(number: str) -> None:
-    """What JSON does not have, or no column can hold, is no answer, and costs no time."""
+    """`parse` quickly returns None for a number that JSON does not allow or that no column can hold."""
     answers = AnswerFormat({"type": "object", "properties": {"a": {"type": "number", "multipleOf": 0.5}}})
     assert answers.parse(f'{{"a": {number}}}') is None
     if len(number) < 12:

@@ -1,4 +1,4 @@
-"""Paid answers in another wrapping than was asked for are read."""
+"""Parquill reads a paid answer even if the service wraps it in a way that was not asked for."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ WRAPPINGS: dict[str, tuple[Any, dict[str, str]]] = {
 @pytest.mark.parametrize("api", DOCUMENTS)
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_an_answer_is_read_whatever_it_is_wrapped_in(api: str, wrapping: str) -> None:
-    """Compression that was not asked for and any charset leave text and usage as they are."""
+    """Unrequested compression and any charset leave an answer's text and usage unchanged."""
     wrap, headers = WRAPPINGS[wrapping]
     found = _ask(api, wrap(orjson.dumps(DOCUMENTS[api])), headers)
     assert found.reply is not None
@@ -97,7 +97,7 @@ def test_an_answer_is_read_whatever_it_is_wrapped_in(api: str, wrapping: str) ->
 @pytest.mark.parametrize("status", [200, 201, 202, 203])
 @pytest.mark.parametrize("api", DOCUMENTS)
 def test_any_2xx_is_an_answer(api: str, status: int) -> None:
-    """A gateway's 201 holds the same answer."""
+    """A reply with another 2xx status, such as a gateway's 201, is an answer."""
     found = _ask(api, orjson.dumps(DOCUMENTS[api]), {}, status)
     assert found.rule is TABLE["ok"]
 
@@ -119,7 +119,7 @@ CHAT_STREAM = [
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("headers", [{}, {"content-type": "text/event-stream; charset=utf-8"}], ids=["no type", "type"])
 def test_a_chat_stream_that_was_not_asked_for_is_joined(end: bytes, headers: dict[str, str]) -> None:
-    """The pieces of a stream make one answer, with its finish reason and its usage."""
+    """Parquill joins the pieces of a stream into one answer with its finish reason and its usage."""
     found = _ask("chat", _server_sent(*CHAT_STREAM, end=end), headers)
     assert found.rule is TABLE["max_output_tokens"]
     assert found.reply is not None
@@ -142,7 +142,7 @@ def test_a_chat_stream_that_was_not_asked_for_is_joined(end: bytes, headers: dic
     ids=["mark", "mark with blanks", "usage", "reason", "nothing", "a comment"],
 )
 def test_the_end_of_a_stream(ends: list[Any], code: str) -> None:
-    """A stream is whole with its mark, its usage or its finish reason; without all three it was cut off on the way."""
+    """A stream is complete if it has its end mark, its usage or its finish reason. Without all three it was cut off."""
     stream = [{"choices": [{"delta": {"content": "Guten Tag"}}]}, *ends]
     found = _ask("chat", _server_sent(*stream), {"content-type": "text/event-stream"})
     assert found.rule is TABLE[code]
@@ -150,7 +150,7 @@ def test_the_end_of_a_stream(ends: list[Any], code: str) -> None:
 
 
 def test_a_stream_of_tool_calls_is_joined() -> None:
-    """Names come once and arguments in pieces."""
+    """Parquill joins tool calls whose names come once and whose arguments come in pieces."""
     stream = [
         _chunk(tool_calls=[{"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}]),
         _chunk(tool_calls=[{"index": 0, "function": {"arguments": '{"a"'}}]),
@@ -165,7 +165,7 @@ def test_a_stream_of_tool_calls_is_joined() -> None:
 
 
 def test_streams_of_the_other_apis_are_joined() -> None:
-    """Legacy completions come as pieces of text, and the Responses API sends the whole reply with its last event."""
+    """Legacy completions stream pieces of text, and the Responses API sends the whole reply in its last event."""
     pieces = [{"choices": [{"text": part, "finish_reason": None}]} for part in ("Grüße, ", "世界 🙂")]
     last = {"choices": [{"text": "", "finish_reason": "stop"}], "usage": USAGE}
     found = _ask("completions", _server_sent(*pieces, last, b"[DONE]"), {"content-type": "text/event-stream"})
@@ -187,12 +187,12 @@ def test_streams_of_the_other_apis_are_joined() -> None:
     [b"", b"data: [DONE]\n\n", b"data: {\n\n", b": ping\n\n", b"data: []\n\n"],
 )
 def test_a_stream_without_an_answer_is_no_answer(body: bytes) -> None:
-    """A stream that holds no answer is a reply that cannot be read, not an empty answer."""
+    """A stream without an answer is an unreadable reply, not an empty answer."""
     assert _ask("chat", body, {"content-type": "text/event-stream"}).rule is TABLE["bad_reply"]
 
 
 def test_a_bomb_is_not_unpacked() -> None:
-    """What is unpacked is bounded like any other reply."""
+    """The limit on a reply's size also applies to what Parquill unpacks."""
     bomb = gzip.compress(b" " * (64 << 20))
     assert unwrap({"content-encoding": "gzip"}, bomb, 1 << 20) is None
     assert unwrap({}, bomb, 1 << 20) is None
@@ -205,7 +205,7 @@ def test_a_bomb_is_not_unpacked() -> None:
     st.text(max_size=30),
 )
 def test_no_bytes_raise(data: bytes, encoding: str, content_type: str) -> None:
-    """Whatever comes, reading it ends with bytes or with nothing."""
+    """For any bytes and headers, `unwrap` returns bytes or None and never raises."""
     found = unwrap({"content-encoding": encoding, "content-type": f"x; charset={content_type}"}, data, 1_000)
     assert found is None or isinstance(found, bytes)
     assert all(not isinstance(event, bytes) for event in events(data))

@@ -1,4 +1,4 @@
-"""Outages, refusals and unreadable replies that every row meets, in simulated time with real concurrency."""
+"""A run handles outages, refusals and unreadable replies that affect every row (simulated time, real concurrency)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ REFUSED = (
     orjson.dumps({"error": {"message": "Unsupported value", "param": "temperature", "code": "unsupported_value"}}),
 )
 RESERVED = 5
-# What the service does with a row at a second of the run: a status and a body, or an exception.
+# The service's reply to a row at a second of the run: a status and a body, or an exception.
 Service = Callable[[int, float], "tuple[int, bytes] | Exception"]
 
 
@@ -65,7 +65,7 @@ class Records:
 
 
 class Night:
-    """One run over a service that is a function of the row and of the time."""
+    """One run against a service whose reply depends on the row and the time."""
 
     def __init__(
         self,
@@ -138,12 +138,12 @@ class Night:
         return Counter(outcome.status for outcome in self.state.outcomes.values())
 
     def between(self, first_s: float, last_s: float) -> int:
-        """Requests that left in a span of seconds."""
+        """Return how many requests left in a span of seconds."""
         return sum(first_s <= second < last_s for second, _ in self.sent)
 
 
 def down_between(first_s: float, last_s: float, how: tuple[int, bytes] | Exception = DOWN) -> Service:
-    """A service that fails at everything for a while."""
+    """Return a service that fails every request between two seconds."""
     return lambda _, now: how if first_s <= now < last_s else (200, GOOD)
 
 
@@ -152,7 +152,7 @@ REFUSED_CONNECTION = httpx.ConnectError("refused")
 
 @pytest.mark.parametrize("how", [DOWN, REFUSED_CONNECTION], ids=["error body", "no connection"])
 def test_an_outage_of_half_a_minute_costs_time_and_nothing_else(how: tuple[int, bytes] | Exception) -> None:
-    """With default settings 30 s of failures fail no row, leave no money in doubt and use up no budget."""
+    """With default settings, 30 s of failures fail no row, leave no money in doubt and use up no budget."""
     night = Night(down_between(2, 32, how), rows=1_208, budget_nano=100 * RESERVED).run()
     assert night.statuses == {"ok": 1_208}
     assert night.budget.in_doubt == night.budget.reserved == 0
@@ -164,7 +164,7 @@ def test_an_outage_of_half_a_minute_costs_time_and_nothing_else(how: tuple[int, 
 
 
 def test_an_outage_of_ten_minutes_is_waited_out() -> None:
-    """A service that is away for ten minutes is probed at growing intervals, and the run resumes by itself."""
+    """If a service is down for ten minutes, the run probes it at growing intervals and resumes by itself."""
     night = Night(down_between(1, 601), rows=2_000).run()
     assert night.statuses == {"ok": 2_000}
     assert night.between(3, 601) < 60
@@ -172,13 +172,13 @@ def test_an_outage_of_ten_minutes_is_waited_out() -> None:
 
 
 def test_an_outage_costs_no_row_its_only_attempt() -> None:
-    """With `attempts: 1` a row that fails in an outage is sent again after it, and has used one attempt."""
+    """With `attempts: 1`, a row that fails in an outage is sent again afterward and has used one attempt."""
     night = Night(down_between(1, 31), rows=600, attempts=1).run()
     assert night.statuses == {"ok": 600}
 
 
 def test_an_outage_whose_answers_are_lost_costs_few_reservations() -> None:
-    """Failures that say nothing of the answer stay in doubt, and an outage of them meets few requests."""
+    """In an outage whose failures stay in doubt, few requests leave, so little money is in doubt."""
     lost = httpx.ReadError("lost")
     night = Night(down_between(2, 602, lost), rows=2_000, max_at_once=64).run()
     assert night.statuses == {"ok": 2_000}
@@ -187,7 +187,7 @@ def test_an_outage_whose_answers_are_lost_costs_few_reservations() -> None:
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 5))])
 def test_a_service_that_fails_at_a_third_is_not_slowed_down(seed: int) -> None:
-    """A partial outage is met by the rows' own attempts: nothing waits for it, and every row is answered."""
+    """If a service fails some of its requests, rows use their own attempts: no row waits, and every row is answered."""
     rng = random.Random(seed)
     night = Night(lambda *_: DOWN if rng.random() < 0.3 else (200, GOOD), rows=3_000, attempts=20).run()
     assert night.statuses == {"ok": 3_000}
@@ -195,18 +195,18 @@ def test_a_service_that_fails_at_a_third_is_not_slowed_down(seed: int) -> None:
 
 
 def test_an_outage_without_end_stops_the_run_after_its_patience() -> None:
-    """A service that fails for longer than retry.patience_s stops the run, which can be resumed."""
+    """If a service fails for longer than retry.patience_s, the run stops and can be resumed."""
     night = Night(down_between(1, 10**9), rows=2_000, patience_s=300).run()
     assert 301 < night.seconds < 330
     assert night.lane.stop_rule is not None
     assert night.lane.stop_message is not None
     assert night.lane.stop_message.startswith("every request to the service has failed for 5 minutes")
-    assert set(night.statuses) == {"ok"}, "no row is given up"
+    assert set(night.statuses) == {"ok"}, "no row fails"
     assert night.budget.in_doubt == 0
 
 
 def test_rows_that_the_service_fails_at_end_while_others_are_answered() -> None:
-    """A row for which the service fails again and again fails after its attempts, also when it is the last one."""
+    """A row that the service fails every time fails after its attempts, even if it is the last row."""
     bad = {3, 40, 598, 599}
     night = Night(lambda row, _: DOWN if row in bad else (200, GOOD), rows=600).run()
     assert {row for row, outcome in night.state.outcomes.items() if outcome.status == "failed"} == bad
@@ -219,14 +219,14 @@ def test_rows_that_the_service_fails_at_end_while_others_are_answered() -> None:
 
 
 def test_a_start_with_nothing_but_rows_that_failed_before_ends() -> None:
-    """Rows that failed in an earlier run are no evidence of an outage: they use their attempts, and the run ends."""
+    """Rows that failed in an earlier run are not evidence of an outage: they use their attempts, and the run ends."""
     night = Night(lambda *_: DOWN, rows=40, carried=frozenset(range(40))).run()
     assert night.statuses == {"failed": 40}
     assert night.seconds < 120
 
 
 def test_attempts_count_over_interruptions() -> None:
-    """Requests of earlier starts count: a row that has used four of six is sent twice more."""
+    """Requests of earlier starts count: a row that has used four of six attempts is sent twice more."""
     before = {0: RowState(requests=4, failures=4, last_code="server_error"), 1: RowState(requests=6, failures=6)}
     night = Night(lambda row, _: DOWN if row < 2 else (200, GOOD), rows=50, before=before).run()
     assert Counter(row for _, row in night.sent)[0] == 2
@@ -236,14 +236,14 @@ def test_attempts_count_over_interruptions() -> None:
 
 
 def test_what_an_outage_gives_back_is_in_the_journal() -> None:
-    """A replay of the journal knows that the failures of an outage cost no attempt."""
+    """The journal records that the failures of an outage cost no attempt."""
     night = Night(down_between(1, 11), rows=600, attempts=2).run()
     counts = Counter(record["type"] for record in night.journal.records if isinstance(record, dict))
     assert counts["attempt"] == counts["uncharge"] >= OUTAGE_ROWS
 
 
 def test_a_systematic_refusal_stops_the_run_early() -> None:
-    """When the first requests are all refused alike the run stops, and says which parameter the service refuses."""
+    """If the service refuses the first requests for the same reason, the run stops and names the refused parameter."""
     night = Night(lambda *_: REFUSED, rows=5_000).run()
     assert MAX_REFUSALS <= len(night.sent) <= MAX_REFUSALS + MAX_REFUSAL_PROBES + FIRST_AT_ONCE
     assert night.state.outcomes == {}, "the rows are sent again once the job is corrected"
@@ -255,14 +255,14 @@ def test_a_systematic_refusal_stops_the_run_early() -> None:
 
 
 def test_a_service_that_refuses_slowly_is_sent_no_more() -> None:
-    """Before the first answer more requests leave only while no reply comes at all: a refusal is a reply."""
+    """A refusal is a reply: before the first answer, a run sends more requests only while no reply comes."""
     night = Night(lambda *_: REFUSED, rows=5_000, latency_s=1.5).run()
     assert len(night.sent) <= MAX_REFUSALS + MAX_REFUSAL_PROBES
     assert str(night.lane.stop_message).startswith("30 requests in a row were refused for the same reason")
 
 
 def test_a_small_job_that_is_refused_as_a_whole_stops_too() -> None:
-    """Where fewer rows than that are left and all are refused for the key or the model, the run stops."""
+    """If few rows are left and the service refuses all of them for the key or the model, the run stops."""
     night = Night(lambda *_: (404, b'{"error": {"code": "model_not_found"}}'), rows=5).run()
     assert night.lane.stop_rule is not None
     assert night.lane.stop_rule.code == "not_found"
@@ -272,7 +272,7 @@ def test_a_small_job_that_is_refused_as_a_whole_stops_too() -> None:
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 422, 451])
 @pytest.mark.parametrize("at_once", [1, 64])
 def test_one_refused_row_is_its_own(status: int, at_once: int) -> None:
-    """A refusal of one row, wherever it stands, fails that row; the others are completed."""
+    """A refusal of one row, wherever it is in the input, fails that row, and the others are completed."""
     for row in (0, 30, 60):
         night = Night(
             lambda n, _, bad=row: (status, b"<html>blocked</html>") if n == bad else (200, GOOD),  # type: ignore[misc]
@@ -284,7 +284,7 @@ def test_one_refused_row_is_its_own(status: int, at_once: int) -> None:
 
 
 def test_the_last_refused_row_ends_at_the_next_start() -> None:
-    """A start that only tries a row which was refused in an earlier run gives it its outcome, and does not stop."""
+    """A start that only sends a row refused in an earlier run gives that row its outcome and does not stop."""
     night = Night(lambda *_: (403, b"<html>"), rows=1, carried=frozenset({0})).run()
     assert night.statuses == {"failed": 1}
     assert night.lane.stop_rule is None
@@ -293,14 +293,14 @@ def test_the_last_refused_row_ends_at_the_next_start() -> None:
 @pytest.mark.parametrize("first", [0, 700])
 @pytest.mark.parametrize("refused", [25, 200])
 def test_a_block_of_refused_rows_does_not_stop_the_run(first: int, refused: int) -> None:
-    """Rows that stand together and are refused are probed past: the others are completed, in whatever order they stand."""
+    """The run probes past a block of refused rows, wherever the block is, and completes the others."""
     bad = range(first, first + refused)
     night = Night(lambda row, _: (403, b"<html>") if row in bad else (200, GOOD), rows=1_500).run()
     assert night.statuses == {"ok": 1_500 - refused, "failed": refused}
 
 
 def test_a_model_that_is_retired_on_the_way_stops_the_run() -> None:
-    """Refusals that begin in the middle of a run stop it too, and no further row is used up."""
+    """Refusals that begin in the middle of a run stop it, and no further row fails."""
     night = Night(lambda _, now: (410, b"") if now > 5 else (200, GOOD), rows=50_000).run()
     assert night.lane.stop_rule is not None
     assert set(night.statuses) == {"ok"}
@@ -308,13 +308,13 @@ def test_a_model_that_is_retired_on_the_way_stops_the_run() -> None:
 
 
 def test_refusals_that_differ_stop_nothing() -> None:
-    """Only refusals that are alike count together."""
+    """Refusals with different reasons do not stop a run."""
     night = Night(lambda row, _: ((400, 403, 422)[row % 3], b""), rows=90).run()
     assert night.statuses == {"failed": 90}
 
 
 def test_replies_that_cannot_be_read_stop_the_run_before_they_are_paid_for_again() -> None:
-    """When the first replies cannot be read the run stops after a handful, and says what came."""
+    """If the first replies are unreadable, the run stops after a few of them and describes the reply."""
     night = Night(lambda *_: (200, b"<html>login</html>"), rows=1_000).run()
     assert len(night.sent) <= FIRST_AT_ONCE + MAX_FIRST_UNREADABLE
     assert night.lane.stop_message is not None
@@ -322,20 +322,20 @@ def test_replies_that_cannot_be_read_stop_the_run_before_they_are_paid_for_again
 
 
 def test_a_reply_that_cannot_be_read_is_asked_for_once_more() -> None:
-    """One bad reply is tried again once, and not as often as `attempts` says: each time may be paid for."""
+    """A row with an unreadable reply is sent once more, not `attempts` times, because each request may be paid for."""
     night = Night(lambda row, _: (200, b"{") if row == 5 else (200, GOOD), rows=100).run()
     assert night.state.outcomes[5].attempts == 2
     assert night.statuses == {"ok": 99, "failed": 1}
 
 
 def inside(code: Any, **more: Any) -> tuple[int, bytes]:
-    """HTTP 200 with an error inside."""
+    """Return HTTP 200 with an error inside."""
     return 200, orjson.dumps({"error": {"code": code, "message": "no provider"}, **more})
 
 
 @pytest.mark.parametrize("how", [inside(502), inside("overloaded_error"), inside(503, choices=[])])
 def test_an_outage_that_comes_with_200_is_an_outage(how: tuple[int, bytes]) -> None:
-    """M5: failures inside a 200 count like the status: the run waits, no row loses an attempt, and no money is used up."""
+    """M5: a failure inside a 200 counts like its status: the run waits, no row loses an attempt, no money is used."""
     night = Night(down_between(1, 61, how), rows=600, attempts=2).run()
     assert night.statuses == {"ok": 600}
     assert night.between(3, 60) <= 20
@@ -343,7 +343,7 @@ def test_an_outage_that_comes_with_200_is_an_outage(how: tuple[int, bytes]) -> N
 
 
 def test_a_429_inside_a_200_is_waited_out() -> None:
-    """It slows everybody down and costs no row an attempt, for as long as the body asks."""
+    """A 429 inside a 200 pauses all rows for as long as the body asks and costs no row an attempt."""
     body = orjson.dumps({"error": {"code": 429, "message": "slow down", "metadata": {"retry_after_seconds": 20}}})
     night = Night(down_between(1, 2, (200, body)), rows=600, attempts=1).run()
     assert night.statuses == {"ok": 600}
@@ -352,7 +352,7 @@ def test_a_429_inside_a_200_is_waited_out() -> None:
 
 @pytest.mark.parametrize(("code", "rule"), [(402, "quota_exhausted"), (401, "not_authorized")])
 def test_a_failure_inside_a_200_that_no_request_escapes_stops_the_run(code: int, rule: str) -> None:
-    """No money left, or a rejected key: the run stops at once and can be resumed."""
+    """If a 200 reports that no money is left or the key is rejected, the run stops at once and can be resumed."""
     night = Night(lambda *_: inside(code), rows=1_000).run()
     assert night.lane.stop_rule is not None
     assert night.lane.stop_rule.code == rule
@@ -362,7 +362,7 @@ def test_a_failure_inside_a_200_that_no_request_escapes_stops_the_run(code: int,
 
 @pytest.mark.parametrize("body", [b'{"error": {"message": "who knows"}}', b'{"error": "busy"}'])
 def test_failures_that_nobody_knows_stop_the_run_before_they_are_paid_for_again(body: bytes) -> None:
-    """A failure without a known code may be paid: the run stops after a handful, and says the service's reason."""
+    """A failure without a known code may be paid: the run stops after a few of them and shows the service's reason."""
     night = Night(lambda *_: (200, body), rows=1_000).run()
     assert len(night.sent) <= FIRST_AT_ONCE + MAX_FIRST_UNREADABLE
     assert night.lane.stop_message is not None
@@ -370,14 +370,14 @@ def test_failures_that_nobody_knows_stop_the_run_before_they_are_paid_for_again(
 
 
 def test_a_slow_first_answer_holds_up_nothing_for_long() -> None:
-    """Before the first answer few requests leave, and more as seconds pass: a slow service is used in full."""
+    """Few requests leave before the first answer, and more each second, so a slow service is soon used in full."""
     night = Night(lambda *_: (200, GOOD), rows=200, latency_s=60).run()
     assert night.between(0, 0.5) == FIRST_AT_ONCE
     assert night.between(0, 6) == 64
 
 
 def test_slow_rows_at_the_end_of_a_run_are_no_outage() -> None:
-    """Rows that time out one after another, when all others are answered, use their attempts, and the run ends."""
+    """If rows time out one after another while all others are answered, they use their attempts, and the run ends."""
     slow = set(range(100, 400, 10))
 
     def service(row: int, _: float) -> tuple[int, bytes] | Exception:
@@ -389,14 +389,14 @@ def test_slow_rows_at_the_end_of_a_run_are_no_outage() -> None:
 
 
 def test_an_outage_before_the_first_answer_is_probed_with_few_requests() -> None:
-    """A run that begins while the service is down sends few requests, and resumes by itself when it is up."""
+    """A run that starts during an outage sends few requests and resumes by itself when the service is up."""
     night = Night(down_between(0, 120), rows=1_000).run()
     assert night.statuses == {"ok": 1_000}
     assert night.between(2, 120) < 20
 
 
 def test_rows_that_are_refused_here_and_there_slow_nothing_down() -> None:
-    """Where refused rows stand between answered ones, the run keeps its pace."""
+    """Refused rows scattered among answered ones do not slow the run down."""
     rng = random.Random(7)
     bad = {row for row in range(3_000) if rng.random() < 0.4}
     night = Night(lambda row, _: (403, b"<html>") if row in bad else (200, GOOD), rows=3_000).run()
@@ -406,7 +406,7 @@ def test_rows_that_are_refused_here_and_there_slow_nothing_down() -> None:
 
 @pytest.mark.parametrize("reading_s", [0.05, 0.5])
 def test_rows_that_are_still_being_read_may_bring_evidence(reading_s: float) -> None:
-    """While a slow disk brings the next row, refusals are not judged: a block of them is probed past all the same."""
+    """While a slow disk reads the next row, the run does not judge refusals and still probes past a block of them."""
     bad = range(25)
     night = Night(
         lambda row, _: (403, b"<html>") if row in bad else (200, GOOD), rows=80, latency_s=0.01, reading_s=reading_s

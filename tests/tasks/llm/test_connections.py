@@ -1,4 +1,4 @@
-"""A connection is used again only when nothing came on it unasked, not even bytes that nobody has read yet."""
+"""The client reuses a connection only if no unrequested bytes came on it, including bytes that are still unread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from parquill.tasks.llm.client import Client, aiohttp_transport
 from tests.tools.small_jobs import resolved_job
 
-HANGS_S = 60.0  # for what takes milliseconds
+HANGS_S = 60.0  # each step takes milliseconds
 
 
 def _reply(text: bytes) -> bytes:
@@ -24,28 +24,28 @@ def _reply(text: bytes) -> bytes:
 
 
 class _Forger:
-    """A service that sends a second reply to its first request once it is told to, in the name of nobody."""
+    """A service that sends a second, unrequested reply to its first request when the test asks for it."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
-        self._told, self._sent = threading.Event(), threading.Event()
+        self._asked, self._sent = threading.Event(), threading.Event()
 
     def forge(self) -> None:
-        """Send it; it has reached this machine then."""
-        self._told.set()
+        """Send the second reply and return when it has reached this machine."""
+        self._asked.set()
         self._sent.wait(HANGS_S)
 
     def serve(self) -> None:
-        """Answer two requests, and close a connection that is used again after the forged reply."""
+        """Answer two requests, and close a connection that is reused after the forged reply."""
         first, _ = self._listener.accept()
         first.recv(65_536)
         first.sendall(_reply(b"first"))
-        self._told.wait(HANGS_S)
+        self._asked.wait(HANGS_S)
         first.sendall(_reply(b"forged"))
         self._sent.set()
         first.settimeout(HANGS_S)
         with first, contextlib.suppress(ConnectionResetError):  # closed with the forged reply unread
-            if first.recv(65_536):  # the connection is used again
+            if first.recv(65_536):  # the connection is reused
                 first.sendall(_reply(b"too late"))
                 return
         second, _ = self._listener.accept()
@@ -84,15 +84,15 @@ async def _ask_twice(url: str, between: Callable[[], None]) -> list[str | None]:
 
 @pytest.mark.integration
 def test_a_reply_that_waits_unread_is_not_the_next_ones_answer() -> None:
-    """A second reply that reached this machine before the next request left, and that the event loop has not seen, is nobody's."""
+    """If a second reply arrives unread before the next request leaves, the client does not use it as an answer."""
     with _forging() as (url, forger):
-        # the event loop stands still meanwhile
+        # the event loop does not run meanwhile
         assert asyncio.run(_ask_twice(url, forger.forge)) == ["first", "second"]
 
 
 @pytest.mark.integration
 def test_a_connection_rests_before_it_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second reply that comes in the moment after the first is nobody's, because no request leaves in that moment."""
+    """No request leaves right after a reply, so the client does not use a second reply of that moment as an answer."""
     with _forging() as (url, forger):
 
         async def rest(_seconds: float) -> None:

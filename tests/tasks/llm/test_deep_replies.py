@@ -1,4 +1,4 @@
-"""Reading a reply never raises, however deep its tool calls are nested."""
+"""Reading a reply never raises, however deeply its tool calls are nested."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEEP = b"[" * 1000 + b"]" * 1000
     ],
 )
 def test_reading_a_reply_never_raises(api: str, data: bytes) -> None:
-    """A hostile reply gives its row the status of one without an answer, and the run continues."""
+    """A hostile reply gives its row the status of a reply without an answer, and the run continues."""
     reply = APIS[api](resolved_job({**LEAST, "endpoint": {"api": api}})).read(data)
     assert isinstance(reply, Reply)
     assert (reply.code, reply.text) == ("no_answer", None)

@@ -1,4 +1,4 @@
-"""Failures that come with HTTP 200: the code inside counts as a status does, and usage is booked."""
+"""If a failure comes with HTTP 200, the code inside counts like a status, and its usage is booked."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _send(api: str, reply: Any, headers: dict[str, str] | None = None, status: i
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failure_inside_a_200(name: str) -> None:
-    """M5: the code inside is a line of the one table; usage is billed, half an answer without usage is in doubt."""
+    """M5: the code inside selects a line of the table. Usage is billed; half an answer without usage is in doubt."""
     api, reply, code, money = FAILURES[name]
     found = _send(api, reply)
     assert found.reply is None
@@ -178,7 +178,10 @@ def test_a_failure_inside_a_200(name: str) -> None:
 def test_a_failure_that_may_cost_is_tried_once_more_at_most(
     code: int, reply: dict[str, Any], retry: Retry | None
 ) -> None:
-    """If the reply shows usage or a part of an answer, the row is tried once more whatever the code, or else as the code says."""
+    """If the reply shows usage or a part of an answer, the row is sent once more whatever the code.
+
+    Otherwise the code decides.
+    """
     found = _send("chat", {**reply, "error": {"code": code, "message": "x"}})
     usual = _send("chat", {"error": {"code": code, "message": "x"}}, status=code)
     assert found.rule.code == usual.rule.code
@@ -186,7 +189,10 @@ def test_a_failure_that_may_cost_is_tried_once_more_at_most(
 
 
 def test_a_code_inside_does_what_the_status_does() -> None:
-    """A 429 waits, a 402 stops, a 502 is tried again, a 400 is the row's own; the sentence says where the code stood."""
+    """A 429 inside waits, a 402 stops, a 502 is retried and a 400 fails its row.
+
+    The message names the status and the code.
+    """
     kinds = {429: Retry.THROTTLE, 402: Retry.STOP, 502: Retry.OUTAGE, 400: Retry.REFUSAL, 401: Retry.STOP}
     for code, retry in kinds.items():
         found = _send("chat", {"error": {"code": code, "message": "parameter temperature is not supported"}})
@@ -210,7 +216,7 @@ def test_a_code_inside_does_what_the_status_does() -> None:
     ],
 )
 def test_an_error_that_says_there_is_none(error: Any) -> None:
-    """Services fill in an empty `error` beside a good answer: the answer counts."""
+    """If a service adds an empty `error` to a good answer, the answer counts."""
     choice = {"message": {"content": "Hi"}, "finish_reason": "stop", "error": error}
     found = _send("chat", {"choices": [choice], "error": error, "base_resp": {"status_code": 0, "status_msg": ""}})
     assert found.rule.code is None
@@ -235,13 +241,13 @@ def test_an_error_that_says_there_is_none(error: Any) -> None:
     ],
 )
 def test_a_wait_that_the_body_asks_for(error: Any, seconds: float | None) -> None:
-    """OpenRouter and Gemini ask for a wait in the body; it is bounded like the header's."""
+    """OpenRouter and Gemini ask for a wait in the body, and it has the same bounds as the header's."""
     assert retry_after_of(error) == seconds
 
 
 @pytest.mark.parametrize("status", [200, 429])
 def test_the_wait_is_kept(status: int) -> None:
-    """A wait in the header counts before one in the body, with HTTP 200 and with the status itself."""
+    """With HTTP 200 and with the status itself, a wait in the header takes precedence over one in the body."""
     body = {"error": {"code": 429, "message": "x", "metadata": {"retry_after_seconds": 7}}}
     assert _send("chat", body, status=status).retry_after == 7.0
     assert _send("chat", body, {"retry-after": "4"}, status=status).retry_after == 4.0
@@ -264,6 +270,6 @@ def test_the_wait_is_kept(status: int) -> None:
     ],
 )
 def test_a_stream_that_breaks_off(api: str, events: list[Any], code: str | None) -> None:
-    """A stream without its end is no answer, and an error in its middle counts."""
+    """A stream without its end is not an answer, and an error within a stream counts."""
     body = b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events)
     assert _send(api, body, {"content-type": "text/event-stream"}).rule.code == code

@@ -1,4 +1,4 @@
-"""Why an answer ended: the finish reasons of each service, in the places where it puts them."""
+"""Parquill reads each service's finish reasons where that service puts them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tools.small_jobs import resolved_job
 CUT, WINDOW, FILTER, BROKEN = "max_output_tokens", "context_window", "content_filter", "broken_answer"
 TEXT = "Guten Tag"
 
-# The test id -> the finish reasons that a service documents, and the line of the table of outcomes of each.
+# Test id -> each finish reason that the service documents, with its line in the table of outcomes.
 ENDINGS_OF: dict[str, dict[Any, str]] = {
     "openai": {"stop": "ok", "length": CUT, "content_filter": FILTER, "tool_calls": "ok", "function_call": "ok"},
     "azure": {"stop": "ok", "length": CUT, "content_filter": FILTER, "content_filtered": FILTER, "tool_calls": "ok"},
@@ -139,7 +139,7 @@ def _spellings(name: str | None) -> set[str | None]:
 
 @pytest.mark.parametrize("service", ENDINGS_OF)
 def test_the_finish_reasons_of_a_service(service: str) -> None:
-    """Each documented reason decides the status, in every spelling; the text of a cut or filtered answer is kept."""
+    """Each documented reason decides the status in every spelling, and a cut or filtered answer keeps its text."""
     for name, code in ENDINGS_OF[service].items():
         for reason in _spellings(name):
             replies: dict[str, Any] = {
@@ -173,13 +173,13 @@ def test_the_finish_reasons_of_a_service(service: str) -> None:
     ],
 )
 def test_the_models_own_reason_beside_a_routers(reason: str | None, native: str, code: str) -> None:
-    """OpenRouter gives the model's own reason too: a bad one of the two counts."""
+    """OpenRouter also gives the model's own reason: if one of the two is bad, it counts."""
     choice = {"message": {"content": TEXT}, "finish_reason": reason, "native_finish_reason": native}
     assert _read({"choices": [choice]}).code == code
 
 
 def test_only_the_closed_list_is_not_named() -> None:
-    """An answer with an unknown reason stays ok; its name is counted and told in a sentence with what to do."""
+    """An answer with an unknown reason stays ok. A warning counts the reasons by name and says what to do."""
     sums = ResultTotals()
     for reason, rows in (("stop", 5), ("brand_new", 2), ("other words", 1), (None, 3)):
         assert _read({"choices": [{"message": {"content": TEXT}, "finish_reason": reason}]}).code == "ok"
@@ -194,7 +194,7 @@ def test_only_the_closed_list_is_not_named() -> None:
 
 
 def test_what_is_no_name_is_not_repeated() -> None:
-    """A service may put anything there, the prompt too: only what looks like a name is told, and only so many."""
+    """A finish reason may hold anything, even the prompt: Parquill shows only what looks like a name, up to a limit."""
     for odd in ("Bitte übersetzen Sie: der Vertrag", "\x1b[2J", "x" * 60, "a b c d e"):
         assert unknown_name(odd) == "a text that is not a name"
     sums = ResultTotals()
@@ -206,7 +206,7 @@ def test_what_is_no_name_is_not_repeated() -> None:
 
 
 def test_every_ending_is_a_line_of_the_table() -> None:
-    """The list leads to lines that exist, and no bad reason to `ok`."""
+    """Each known reason leads to a line of the table, and every ending but `not_ready` is tested here."""
     assert set(ENDINGS.values()) <= TABLE.keys()
     tested = {code for names in ENDINGS_OF.values() for code in names.values()}
     assert set(ENDINGS.values()) - tested == {"not_ready"}  # see test_failures.py
@@ -214,7 +214,7 @@ def test_every_ending_is_a_line_of_the_table() -> None:
 
 @given(st.text() | st.integers() | st.none() | st.lists(st.text()) | st.dictionaries(st.text(), st.text()))
 def test_any_reason_has_an_ending(reason: Any) -> None:
-    """Whatever stands there, reading it never raises."""
+    """`ending_of` accepts any value as a reason and never raises."""
     assert ending_of(reason, reason) in {*TABLE, None}
 
 
@@ -236,7 +236,7 @@ def test_any_reason_has_an_ending(reason: Any) -> None:
     ],
 )
 def test_the_status_of_a_responses_reply(status: str | None, details: Any, code: str) -> None:
-    """Only a completed reply is an answer: others are cut, broken, or not ready, whatever text they have already."""
+    """Only a completed reply is an answer. Any other is cut, broken or not ready, whatever text it already has."""
     output = [{"type": "message", "content": [{"type": "output_text", "text": TEXT}]}]
     reply = {"status": status, "incomplete_details": details, "output": output}
     found = _read(reply, "responses")

@@ -1,4 +1,4 @@
-"""A schema that no answer can match, such as a $ref to nothing, is refused before anything is paid."""
+"""A schema that no answer can match, such as a $ref to a missing definition, is refused before anything is paid."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ from parquill.tasks.llm.answer_format import AnswerFormat
     ids=str,
 )
 def test_a_schema_that_cannot_work_is_refused_before_paying(schema: dict[str, Any]) -> None:
-    """A mistake in a schema is found at the border."""
+    """Parquill finds a mistake in a schema when it loads the schema."""
     with pytest.raises(BadJob, match="response_format"):
         AnswerFormat(schema)

@@ -1,4 +1,4 @@
-"""The name of max_output_tokens: as the model wants it, as the job says, or as the service's refusal asks for it."""
+"""max_output_tokens is sent under the name that the job sets, the model needs or the service's refusal asks for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _error(message: str, **more: Any) -> dict[str, Any]:
     return {"error": {"message": message, **more}}
 
 
-# The wording of the service, what it was sent, what it wants.
+# Service -> its error body, the name that was sent, the name that it asks for.
 WORDINGS: dict[str, tuple[Any, str, str | None]] = {
     "openai": (_openai(OLD, NEW), OLD, NEW),
     "openai-the-reverse": (_openai(NEW, OLD), NEW, OLD),
@@ -52,7 +52,7 @@ WORDINGS: dict[str, tuple[Any, str, str | None]] = {
     "missing": ({"detail": [{"type": "missing", "loc": ["body", OLD], "msg": "Field required"}]}, NEW, OLD),
     "text-generation": (_error("max_tokens is not supported; use max_new_tokens"), OLD, "max_new_tokens"),
     "llamacpp": (_error("Unknown field max_tokens, did you mean n_predict?"), OLD, "n_predict"),
-    # about something else
+    # refusals that are not about the name
     "too-large": (_error("max_tokens is too large: 5000. This model supports at most 4096 completion tokens.", param=OLD), OLD, None),
     "too-large-by-another-name": (_error("max_tokens (9000) must be less than max_completion_tokens"), OLD, None),
     "value": (_error("Unsupported value: 'max_tokens' must be at least 16", code="unsupported_value"), OLD, None),
@@ -68,13 +68,13 @@ WORDINGS: dict[str, tuple[Any, str, str | None]] = {
 
 @pytest.mark.parametrize("name", WORDINGS)
 def test_a_refusal_names_the_other_name(name: str) -> None:
-    """Each service words it in its own way; a refusal of a value, or of another parameter, asks for no other name."""
+    """Parquill reads each service's wording. A refusal of a value or of another parameter asks for no other name."""
     document, used, wanted = WORDINGS[name]
     assert other_limit_name(error_of_body(document), used) == wanted
 
 
 class Service:
-    """Takes one name of the limit and refuses the others."""
+    """A service that accepts one name of the limit and refuses the others."""
 
     def __init__(self, wanted: str | None, refusal: Any = None) -> None:
         self.wanted, self.refusal = wanted, refusal
@@ -110,21 +110,21 @@ def _send(client: Client, times: int = 1) -> list[Result]:
 
 
 def test_the_name_is_learned_once_for_all_rows(caplog: pytest.LogCaptureFixture) -> None:
-    """The refused request is answered by one with the other name, later ones have it from the start; it is told once."""
+    """The client repeats a refused request with the other name, then uses it from the start, and warns once."""
     service = Service(NEW)
     client = _client(service)
     with caplog.at_level(logging.WARNING):
         assert [result.rule.code for result in _send(client, 10)] == [None] * 10
-    assert len(service.bodies) == 20  # those that had left
+    assert len(service.bodies) == 20  # the first ten had left under the old name
     assert [result.rule.code for result in _send(client, 5)] == [None] * 5
     assert len(service.bodies) == 25
     assert all(body[NEW] == 7 and OLD not in body for body in service.bodies[20:])
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith("the service expects max_output_tokens as max_completion_tokens; set endpoint.limit_name")
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("the service expects max_output_tokens as max_completion_tokens; set endpoint.limit_name")
 
 
 def test_a_row_of_its_own_parameters_has_the_learned_name() -> None:
-    """A row's parameters do not bring the old name back."""
+    """A row with its own parameters uses the learned name."""
     service = Service(NEW)
     client = _client(service)
     _send(client)
@@ -133,7 +133,7 @@ def test_a_row_of_its_own_parameters_has_the_learned_name() -> None:
 
 
 def test_what_is_refused_under_both_names_is_told_as_at_first() -> None:
-    """A service that takes neither is asked a few times and no more, and the first refusal is the row's."""
+    """If a service accepts neither name, the client tries only a few times, and each row shows the first refusal."""
     service = Service(None)
     client = _client(service)
     for _ in range(MAX_MISSED_NAMES + 3):
@@ -145,7 +145,7 @@ def test_what_is_refused_under_both_names_is_told_as_at_first() -> None:
 
 
 def test_the_next_fault_is_told_after_the_name() -> None:
-    """When the other name is taken and something else is refused, that is what the row is told."""
+    """If the service accepts the other name and refuses something else, the row shows that refusal."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
         if OLD in orjson.loads(request.content):
@@ -161,7 +161,7 @@ def test_the_next_fault_is_told_after_the_name() -> None:
 
 
 def test_an_outage_after_the_refusal_teaches_nothing() -> None:
-    """A failure of the service does not say that it takes the other name."""
+    """A failure of the service does not show that it accepts the other name."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
         return (
@@ -175,7 +175,7 @@ def test_an_outage_after_the_refusal_teaches_nothing() -> None:
 
 
 def test_a_name_that_the_job_sets_stays() -> None:
-    """`endpoint.limit_name` is sent whatever the model is called, and nothing is tried in its place."""
+    """The client sends `endpoint.limit_name` for any model and tries no other name."""
     service = Service(NEW)
     client = _client(service, limit_name=OLD)
     (result,) = _send(client)
@@ -203,7 +203,7 @@ def test_a_name_that_the_job_sets_stays() -> None:
     ],
 )
 def test_the_name_by_the_model(model: str, name: str) -> None:
-    """Fine-tuned and resold reasoning models are known by their names, deployments of any name are not."""
+    """Parquill recognizes fine-tuned and resold reasoning models by name, but not deployments with a free name."""
     job = resolved_job({
         "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": model, "max_output_tokens": 7,
     })  # fmt: skip

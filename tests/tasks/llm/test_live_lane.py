@@ -1,4 +1,4 @@
-"""What the live lane does with rows that fail, in simulated time: bounded in number, woken by a stop, given up at last."""
+"""The live lane limits how many failed rows it holds, wakes them for a stop and ends them after their attempts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Answer = Callable[[str], tuple[int, dict[str, str]]]
 
 
 class Time:
-    """A clock that moves only when somebody sleeps."""
+    """A clock that moves only when a coroutine sleeps."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -52,7 +52,7 @@ class Time:
 
 
 class NoJournal:
-    """A disk that is not asked."""
+    """A journal that writes nothing to disk."""
 
     def append(self, _record: Any) -> asyncio.Future[None]:
         done = asyncio.get_running_loop().create_future()
@@ -61,7 +61,7 @@ class NoJournal:
 
 
 class LaneHarness:
-    """A live lane over a service that is a function of the prompt."""
+    """A live lane against a service whose reply depends on the prompt."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class LaneHarness:
         await self.lane.complete(self.units(count))
 
     async def complete_pairs(self, count: int) -> None:
-        """Complete units of two steps, of which the second one holds the answer of the first."""
+        """Complete units of two steps, where the second step contains the answer of the first."""
 
         def render(earlier: Sequence[Outcome]) -> str:
             (first,) = earlier
@@ -135,13 +135,13 @@ class LaneHarness:
         return [self.state.outcomes[row].error_code for row in sorted(self.state.outcomes)]
 
 
-async def _for_ever(_: float) -> None:
+async def _forever(_: float) -> None:
     await asyncio.Event().wait()
 
 
 def test_a_stop_wakes_rows_that_wait_to_be_tried_again() -> None:
-    """When the service refuses everything, the run ends at once: nobody sleeps out a backoff or a Retry-After first."""
-    harness = LaneHarness(lambda body: (401, {}) if "row 3." in body else (503, {"retry-after": "60"}), _for_ever)
+    """If the service refuses everything, the run ends at once: no row waits for a backoff or a Retry-After first."""
+    harness = LaneHarness(lambda body: (401, {}) if "row 3." in body else (503, {"retry-after": "60"}), _forever)
     asyncio.run(asyncio.wait_for(harness.complete(8), 5))
     assert harness.lane.stop_rule is not None
     assert harness.lane.stop_rule.code == "not_authorized"
@@ -150,13 +150,13 @@ def test_a_stop_wakes_rows_that_wait_to_be_tried_again() -> None:
 
 
 def test_rows_that_wait_to_be_tried_again_are_bounded_in_number() -> None:
-    """A service that fails at everything meets a bounded number of rows: the input is not drawn into memory."""
-    harness = LaneHarness(lambda _: (500, {}), _for_ever)
+    """If a service fails every request, only a limited number of rows is open, so the input is not read into memory."""
+    harness = LaneHarness(lambda _: (500, {}), _forever)
 
     async def run() -> None:
         completing = asyncio.create_task(harness.complete(10 * MIN_OPEN_UNITS))
         before = -1
-        while harness.sent > before:  # until it stands still
+        while harness.sent > before:  # until no more requests leave
             before = harness.sent
             for _ in range(1_000):
                 await asyncio.sleep(0)
@@ -168,8 +168,8 @@ def test_rows_that_wait_to_be_tried_again_are_bounded_in_number() -> None:
 
 
 def test_open_rows_are_bounded_by_their_bytes() -> None:
-    """Rows of long prompts are open in a bounded number, by what they hold: the input is not drawn into memory."""
-    harness = LaneHarness(lambda _: (500, {}), _for_ever)
+    """The bytes of open rows limit their number, so long prompts are not all read into memory."""
+    harness = LaneHarness(lambda _: (500, {}), _forever)
     harness.lane._open_bytes = OpenBytes(1_000)
 
     async def run() -> None:
@@ -185,7 +185,7 @@ def test_open_rows_are_bounded_by_their_bytes() -> None:
 
 
 def test_one_row_that_is_always_throttled_does_not_hold_up_the_others() -> None:
-    """A row that hears only 429 while others get through fails when the patience of its attempts is used up."""
+    """A row that gets only 429 while others are answered fails when the patience of its attempts is used up."""
     harness = LaneHarness(lambda body: (429, {}) if "row 0." in body else (200, {}), attempts=2, timeout_s=5)
     asyncio.run(harness.complete(400))
     assert harness.codes() == ["rate_limited"] + [None] * 399
@@ -193,7 +193,7 @@ def test_one_row_that_is_always_throttled_does_not_hold_up_the_others() -> None:
 
 
 def test_endless_429_is_asked_less_and_less_often() -> None:
-    """Without Retry-After the pauses grow, so that a service which answers nothing but 429 is not hammered."""
+    """Without Retry-After the pauses grow, so a service that only answers 429 gets few requests."""
     harness = LaneHarness(lambda _: (429, {}), attempts=6, timeout_s=120, patience_s=720)
     asyncio.run(harness.complete(50))
     assert harness.lane.stop_rule is not None
@@ -203,14 +203,14 @@ def test_endless_429_is_asked_less_and_less_often() -> None:
     assert harness.codes() == []
 
 
-@pytest.mark.parametrize("told", ["1e9", "86400", "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_an_absurd_retry_after_costs_a_minute(told: str) -> None:
-    """A service that asks once for a year of patience is asked again after a minute, and the run goes on."""
+@pytest.mark.parametrize("wait", ["1e9", "86400", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_an_absurd_retry_after_costs_a_minute(wait: str) -> None:
+    """If a service asks for an absurdly long wait, the row is sent again after a minute, and the run continues."""
     asked = []
 
     def answer(body: str) -> tuple[int, dict[str, str]]:
         asked.append(body)
-        return (429, {"retry-after": told}) if len(asked) == 1 else (200, {})
+        return (429, {"retry-after": wait}) if len(asked) == 1 else (200, {})
 
     harness = LaneHarness(answer)
     asyncio.run(harness.complete(5))
@@ -219,7 +219,7 @@ def test_an_absurd_retry_after_costs_a_minute(told: str) -> None:
 
 
 def test_a_real_journal_takes_what_the_sender_writes(tmp_path: Path) -> None:
-    """The records of failed, repeated and throttled requests are such as the journal takes."""
+    """The journal accepts the records of failed, repeated and throttled requests."""
     throttled: list[str] = []
 
     def answer(body: str) -> tuple[int, dict[str, str]]:
@@ -243,8 +243,9 @@ def test_a_real_journal_takes_what_the_sender_writes(tmp_path: Path) -> None:
 
 
 def test_nothing_is_sent_once_the_leader_is_gone() -> None:
-    """A process that joined a run sends not one request more when its leader is gone, also of rows that it had let
-    through, and keeps no money for them.
+    """If its leader is gone, a process that joined a run sends no further request.
+
+    This includes rows that already had a permit, and the process keeps no money for them.
     """
     harness = LaneHarness(lambda _: (200, {}), may_send=lambda: harness.sent < 7)
     asyncio.run(harness.complete(100))
@@ -256,7 +257,7 @@ def test_nothing_is_sent_once_the_leader_is_gone() -> None:
 
 
 def test_the_name_of_the_limit_costs_no_row_and_no_run() -> None:
-    """When every request of the start is refused for the limit's name, no row is charged and the run goes on."""
+    """If the service refuses all first requests for the limit's name, no row is charged and the run continues."""
     harness = LaneHarness(lambda body: (200 if '"max_completion_tokens":10' in body else 400, {}), attempts=1)
     harness.refusal = RENAME
     asyncio.run(harness.complete(100))
@@ -269,7 +270,7 @@ def test_the_name_of_the_limit_costs_no_row_and_no_run() -> None:
 
 
 def test_each_request_has_its_own_permit() -> None:
-    """The request with the other name counts against the limits like any other, and its row keeps its attempts."""
+    """A request with the other name counts against the limits like any other, and its row keeps its attempts."""
     harness = LaneHarness(lambda body: (200 if '"max_completion_tokens":10' in body else 400, {}), attempts=1)
     harness.refusal = RENAME
     acquire, permits = harness.lane.limits.acquire, 0
@@ -286,7 +287,7 @@ def test_each_request_has_its_own_permit() -> None:
 
 
 def test_a_refusal_after_that_of_the_name_is_of_all_rows() -> None:
-    """If a service that took the other name does not allow the request, no row is to blame: the run stops."""
+    """If a service accepts the other name but forbids the request, no row is at fault and the run stops."""
 
     def answer(body: str) -> tuple[int, dict[str, str]]:
         has_other = '"max_completion_tokens":10' in body
@@ -299,7 +300,7 @@ def test_a_refusal_after_that_of_the_name_is_of_all_rows() -> None:
 
 
 def test_a_refusal_of_both_names_stops_as_any_other() -> None:
-    """A service that takes neither name stops the run early, with its first refusal, which names the parameter."""
+    """If a service accepts neither name, the run stops early and shows the first refusal, which names the parameter."""
     harness = LaneHarness(lambda _: (400, {}))
     harness.refusal = RENAME
     asyncio.run(harness.complete(1_000))
@@ -308,18 +309,18 @@ def test_a_refusal_of_both_names_stops_as_any_other() -> None:
 
 
 def test_the_steps_of_a_unit_are_sent_in_order() -> None:
-    """The second step of a unit is rendered from the first one's answer, while the first steps of others are sent."""
+    """A unit's second step is rendered from the first step's answer, while other units' first steps are sent."""
     harness = LaneHarness(lambda _: (200, {}))
     asyncio.run(harness.complete_pairs(50))
     assert harness.codes() == [None] * 100
     steps = ["second" if "after Hi" in body else "first" for body in harness.bodies]
     assert (steps.count("first"), steps.count("second")) == (50, 50)
-    assert steps.index("second") < 50  # units are independent: no unit waits for the others' first steps
+    assert steps.index("second") < 50  # no unit waits for the first steps of the others
     assert [outcome.key for _, outcome in sorted(harness.state.outcomes.items())] == [f"{n:x}" for n in range(100)]
 
 
 def test_a_step_is_not_sent_after_one_without_an_answer() -> None:
-    """A failed step ends its unit: the steps after it have no outcome and no request, and other units go on."""
+    """A failed step ends its unit: later steps get no outcome and no request, and other units continue."""
     harness = LaneHarness(lambda body: (400, {}) if "row 2." in body else (200, {}))
     harness.refusal = b'{"error":{"message":"no","type":"invalid_request_error","code":"context_length_exceeded"}}'
     asyncio.run(harness.complete_pairs(3))
@@ -329,7 +330,7 @@ def test_a_step_is_not_sent_after_one_without_an_answer() -> None:
 
 
 def test_a_unit_resumes_after_its_last_answer() -> None:
-    """Steps that have their outcome are not sent again; the next one is rendered from it."""
+    """A step that has its outcome is not sent again, and the next step is rendered from it."""
     harness = LaneHarness(lambda _: (200, {}), may_send=lambda: harness.sent < 1)
     asyncio.run(harness.complete_pairs(1))
     assert list(harness.state.outcomes) == [0]
@@ -342,7 +343,7 @@ def test_a_unit_resumes_after_its_last_answer() -> None:
 
 
 def test_a_step_over_budget_leaves_the_rest_of_its_unit() -> None:
-    """When the budget ends between two steps, both count as over budget unless they have their outcome."""
+    """If the budget ends between two steps, each step without an outcome counts as over budget."""
     harness = LaneHarness(lambda _: (200, {}), budget=Budget(5))
     asyncio.run(harness.complete_pairs(2))
     assert sorted(harness.state.outcomes) == [0]
@@ -350,7 +351,7 @@ def test_a_step_over_budget_leaves_the_rest_of_its_unit() -> None:
 
 
 def test_a_request_that_waits_at_the_service_is_not_sent() -> None:
-    """A row that another lane has submitted is left to that lane; the other rows are sent."""
+    """The lane leaves a row that another lane has submitted to that lane and sends the other rows."""
     harness = LaneHarness(lambda _: (200, {}))
     harness.state.rows[1] = RowState(requests=1, submitted={1: Submitted("batch_1", 5)})
     asyncio.run(harness.complete(3))

@@ -1,4 +1,4 @@
-"""A lone surrogate is repaired wherever a reply has text: `refusal` of chat, every text of the Responses API."""
+"""Parquill repairs a lone surrogate in every text of a reply: `refusal` of chat and each text of the Responses API."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ LONE = "a\ud800b"
     ],
 )
 def test_lone_surrogates_are_repaired_wherever_text_comes_from(api: str, reply: dict[str, Any]) -> None:
-    """Whatever text a service answers can be written as UTF-8 into journal and Parquet."""
+    """Any text in a reply can be written as UTF-8 into the journal and Parquet."""
     found = APIS[api](resolved_job({**LEAST, "endpoint": {"api": api}})).read(json.dumps(reply).encode())
     assert isinstance(found, Reply)
     assert found.text == "a\N{REPLACEMENT CHARACTER}b"
-    orjson.dumps(found.text)  # what the journal does: TypeError today
+    orjson.dumps(found.text)  # as the journal writes it

@@ -1,4 +1,4 @@
-"""The lists of models that services give, in their own shapes, and a job's model in them."""
+"""Parquill reads each service's list of models and finds the job's model in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _data(*names: str, **more: Any) -> dict[str, Any]:
     return {"object": "list", "data": [{"id": name, "object": "model"} for name in names], **more}
 
 
-# The shapes as services document them: OpenAI, Gemini, Fireworks, Together, Ollama, vLLM, Mistral, llama.cpp.
+# The documented shapes of OpenAI, Gemini, Fireworks, Together, Ollama, vLLM, Mistral and llama.cpp.
 FOUND: list[tuple[Any, str, str]] = [
     (_data("gpt-6-luna", "gpt-4o-mini"), "gpt-6-luna", "gpt-6-luna"),
     (_data("models/gemini-2.5-flash"), "gemini-2.5-flash", "models/gemini-2.5-flash"),
@@ -48,7 +48,7 @@ FOUND: list[tuple[Any, str, str]] = [
 
 @pytest.mark.parametrize(("document", "model", "name"), FOUND)
 def test_a_model_is_found(document: Any, model: str, name: str) -> None:
-    """A model is found in every shape of list, under the name that the service has for it."""
+    """`name_of` finds a model in every shape of list and returns the service's name for it."""
     found = read_model_list(document, BASE)
     assert found is not None
     assert found.name_of(model) == name
@@ -67,7 +67,7 @@ def test_a_model_is_found(document: Any, model: str, name: str) -> None:
     ],
 )
 def test_another_model_is_not(listed: str, model: str) -> None:
-    """A name that only looks alike is not taken for the model; it is the nearest one."""
+    """`name_of` does not accept a name that only looks similar, and `nearest` suggests that name."""
     found = read_model_list(_data("zzz", listed), BASE)
     assert found is not None
     assert found.name_of(model) is None
@@ -80,7 +80,7 @@ def test_another_model_is_not(listed: str, model: str) -> None:
      {"data": [{"id": None}, {"id": ""}]}, {"data": {"id": "a"}}],
 )  # fmt: skip
 def test_what_is_no_list(document: Any) -> None:
-    """What names no model is no list of models."""
+    """A document that names no model is not a list of models."""
     assert read_model_list(document, BASE) is None
 
 
@@ -100,20 +100,20 @@ def test_what_is_no_list(document: Any) -> None:
     ],
 )
 def test_lists_that_are_a_part(document: Any, base_url: str, why: str | None) -> None:
-    """Lists that are known not to have all that is served say why."""
+    """If a list is known to be incomplete, `why_partial` says why."""
     found = read_model_list(document, base_url)
     assert found is not None
     assert found.why_partial is None if why is None else why in str(found.why_partial)
 
 
 def test_names_are_safe_to_show() -> None:
-    """A name of a list is bounded, and has no control characters that a terminal would obey."""
+    """A listed name has a limited length and no control characters that a terminal would obey."""
     found = read_model_list(_data("a\x1b[2Jb", "x" * 5_000), BASE)
     assert found is not None
     assert all(len(name) <= 200 and name.isprintable() for name in found.names)
 
 
 def test_the_shutdown_is_kept() -> None:
-    """The day of a shutdown is read with the name; a list of names alone has none."""
+    """The list keeps a model's shutdown date, and a model without one has None."""
     found = read_model_list({"data": [{"id": "a", "shutdown_date": "2027-01-14"}, {"id": "b"}]}, BASE)
     assert found == ModelList({"a": "2027-01-14", "b": None})

@@ -1,4 +1,4 @@
-"""Tasks that complete shards with the sender of their process: run twice, run late, and in a process that joined."""
+"""Tasks complete shards with their process's sender, even if they run twice, run late or in a process that joined."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HANGS_S = 30.0
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A job of three shards, with a ledger of its own."""
+    """A job of three shards with its own ledger."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     monkeypatch.setattr(prepare, "MIN_SHARD", SHARD_ROWS)
     monkeypatch.setattr(input_parquet, "BATCH_ROWS", SHARD_ROWS)
@@ -45,7 +45,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.fixture
 def run(settings: dict[str, Any]) -> Run:
-    """Its plan."""
+    """The planned run of that job."""
     job, options = resolve_job(make_job(settings), None, None, ())
     Folders.of(job.output, job.state).create()
     planned = prepare_run(job, options)
@@ -55,7 +55,7 @@ def run(settings: dict[str, Any]) -> Run:
 
 
 def test_a_task_that_runs_twice_at_once_pays_once(run: Run, settings: dict[str, Any]) -> None:
-    """While one task completes a shard, a second one of it waits, then reports the same, and sends nothing."""
+    """While one task completes a shard, a second task for it waits, sends nothing and returns the same report."""
     service = Answering(lambda _: 0.01)
     with open_sender(run, service.open) as run_sender, ThreadPoolExecutor(6) as threads:
         shards = [shard for shard in run.shards for _ in range(2)]
@@ -65,13 +65,13 @@ def test_a_task_that_runs_twice_at_once_pays_once(run: Run, settings: dict[str, 
     assert [report.totals for report in reports[::2]] == [report.totals for report in reports[1::2]]
     assert sum(report.totals.statuses["ok"] for report in reports[::2]) == ROWS
     again = Answering()
-    assert run_steps(settings, transport=again.open) is not None  # only writes
+    assert run_steps(settings, transport=again.open) is not None  # it only writes results
     assert not again.billed
     assert [row["status"] for row in results(settings)] == ["ok"] * ROWS
 
 
 def test_a_task_that_waits_ends_with_the_stop(run: Run) -> None:
-    """A task whose shard another process completes does not wait for that process when the run is stopped."""
+    """If the run is stopped, a task does not wait for another process that completes its shard."""
     service = Answering()
     with (
         open_sender(run, service.open) as run_sender,
@@ -89,7 +89,7 @@ def test_a_task_that_waits_ends_with_the_stop(run: Run) -> None:
 
 
 def test_a_shard_that_is_done_needs_no_leader(run: Run, settings: dict[str, Any]) -> None:
-    """A task that an engine runs again after the run's end returns at once; one with rows left is refused."""
+    """If an engine repeats a task after the run's end, the task returns at once; a shard with rows left is refused."""
     with pytest.raises(Interrupted, match="no process leads run"):
         complete_in_this_process(run.folders.state, run.run_id, run.shards[0])
     run_steps(settings, transport=Answering().open)
@@ -100,7 +100,7 @@ def test_a_shard_that_is_done_needs_no_leader(run: Run, settings: dict[str, Any]
 
 @pytest.fixture
 def joined(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
-    """The service of a process that joins; another one, which is this one too, leads the run."""
+    """The service of a process that joins; this process also leads the run."""
     service = Answering()
 
     def transport() -> httpx.AsyncBaseTransport:
@@ -127,7 +127,7 @@ def _leases(folder: Path) -> int:
 
 
 def test_a_process_that_joined_closes_after_the_last_shard(run: Run, joined: Answering, tmp_path: Path) -> None:
-    """Between shards it keeps its sender; when the last one returns, its money and its thread are given back."""
+    """A process that joined keeps its sender between shards and returns its money and thread after the last one."""
     _complete(run, 0)
     (first,) = open_senders()
     _complete(run, 1)
@@ -143,7 +143,7 @@ def test_a_process_that_joined_closes_after_the_last_shard(run: Run, joined: Ans
 def test_a_process_that_joined_closes_when_no_shard_comes(
     run: Run, joined: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that is given no other shard keeps no money from the others, and may join again."""
+    """A process that gets no further shard returns its money to the others and can join again."""
     monkeypatch.setattr(module, "IDLE_TIMEOUT_S", 0.0)
     _complete(run, 0)
     deadline = time.monotonic() + HANGS_S
@@ -159,7 +159,7 @@ def test_a_process_that_joined_closes_when_no_shard_comes(
 
 
 def test_a_joined_process_ends_when_its_leader_is_gone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C7: a process that joined does not wait for requests that hang when the leader has gone: it gives them their grace."""
+    """C7: if the leader is gone, a process that joined gives hanging requests a grace period and then ends."""
     service = Answering(lambda _: 3_600.0)
 
     def transport() -> httpx.AsyncBaseTransport:

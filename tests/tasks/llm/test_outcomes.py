@@ -1,4 +1,4 @@
-"""The table of outcomes: closed, consistent, and every line of it can happen."""
+"""The table of outcomes is closed and consistent, and every line of it can happen."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _fail(error: BaseException) -> Result:
 
 def _too_late() -> Result:
     async def handler(_: httpx.Request) -> httpx.Response:
-        await asyncio.sleep(120)  # and not for ever: without a deadline this ends too
+        await asyncio.sleep(120)  # finite, so that the test also ends without a deadline
         raise AssertionError
 
     return simulate(_client(handler, retry={"timeout_s": 60}).send(MESSAGES, None))
@@ -114,20 +114,21 @@ WAYS: dict[str, Callable[[], Result]] = {
 
 @pytest.mark.parametrize("code", WAYS)
 def test_every_line_can_happen(code: str) -> None:
-    """Each line of the table is how some request really ends."""
+    """Each line of the table is the outcome of a real request."""
     assert WAYS[code]().rule is TABLE[code]
 
 
 def test_no_line_is_left_out() -> None:
-    """Each line of the table is reached: all but two by a reply, and these by the answer that is booked (in
-    tests/end_to_end/test_answers.py and test_prompt_cuts.py).
+    """A reply can reach every line of the table but two.
+
+    The two depend on the answer that is booked (see tests/end_to_end/test_answers.py and test_prompt_cuts.py).
     """
     assert TABLE.keys() - WAYS.keys() == {"schema_mismatch", "prompt_cut"}
 
 
 @pytest.mark.parametrize("code", WAYS)
 def test_what_happened_is_told_without_key_or_prompt(code: str) -> None:
-    """The sentence for the row repeats neither what was sent nor what an error body echoes."""
+    """The row's message repeats neither the key nor the prompt, even if an error body echoes them."""
     found = WAYS[code]()
     assert found.sentence.startswith(found.rule.sentence)
     assert CANARY not in repr(found)
@@ -136,7 +137,7 @@ def test_what_happened_is_told_without_key_or_prompt(code: str) -> None:
 
 @pytest.mark.parametrize("code", TABLE)
 def test_money_and_retry_agree(code: str) -> None:
-    """A billed answer is never asked for again; only a surely unpaid request is throttled or stops the run."""
+    """A billed answer is never requested again, and only a surely unpaid request is throttled or stops the run."""
     rule = TABLE[code]
     if rule.money is Money.BILLED:
         assert rule.retry is Retry.NEVER
@@ -160,7 +161,7 @@ def test_status_and_money_agree(code: str) -> None:
 
 
 def test_what_is_surely_unpaid_is_a_closed_list() -> None:
-    """Nothing but what the contract names frees its reservation."""
+    """Only the outcomes that the contract names free their reservation."""
     assert {code for code, rule in TABLE.items() if rule.money is Money.UNPAID} == {
         "connect_error",
         "unavailable",
@@ -178,7 +179,7 @@ def test_what_is_surely_unpaid_is_a_closed_list() -> None:
 
 
 def test_codes_are_one_closed_set() -> None:
-    """A code means one thing: those of rows, of stops and of requests are apart, but for one of the same sense."""
+    """Each code has one meaning: the codes of rows, stops and requests differ, except one that has the same meaning."""
     assert ROW_CODES.keys() & TABLE.keys() == {"too_long"}
     assert not NOT_SENT_CODES.keys() & (TABLE.keys() | ROW_CODES.keys())
     codes = TABLE.keys() | ROW_CODES.keys() | NOT_SENT_CODES.keys()
@@ -227,7 +228,7 @@ def test_codes_are_one_closed_set() -> None:
     ],
 )
 def test_each_http_status_has_its_line(status: int, code: str) -> None:
-    """What a status means without a body is written down, and the row's message shows the status."""
+    """Each status without a body has a fixed outcome, and the row's message shows the status."""
     rule, sentence = rule_for_status(status, retry_after=False, document=None)
     assert rule is TABLE[code]
     assert sentence == f"{rule.sentence} (HTTP {status})"
@@ -236,7 +237,7 @@ def test_each_http_status_has_its_line(status: int, code: str) -> None:
 @settings(max_examples=300)
 @given(st.integers(100, 999), st.booleans())
 def test_no_outcome_says_that_the_connection_was_lost_when_a_status_came(status: int, retry_after: bool) -> None:  # noqa: FBT001
-    """Whatever the status, the row's message is about the status."""
+    """For any status, the row's message names the status."""
     rule, sentence = rule_for_status(status, retry_after=retry_after, document=None)
     assert rule.code not in {"connection_lost", "timeout", "connect_error"}
     assert f"HTTP {status}" in sentence
@@ -246,12 +247,12 @@ def test_no_outcome_says_that_the_connection_was_lost_when_a_status_came(status:
     "status", [400, 402, 403, 404, 405, 406, 409, 410, 411, 413, 415, 418, 422, 424, 425, 429, 451]
 )
 def test_a_refusal_is_unpaid(status: int) -> None:
-    """Every 4xx but those that say nothing of the answer frees its reservation."""
+    """Every 4xx frees its reservation, unless its status says nothing about the answer."""
     assert rule_for_status(status, retry_after=False, document=None)[0].money is Money.UNPAID
 
 
 def test_503_is_unpaid_only_with_retry_after() -> None:
-    """A busy service that says when to come back has done no work; one that says nothing may have."""
+    """A 503 with Retry-After is unpaid, because the service did no work. Without it, the money is in doubt."""
     assert rule_for_status(503, retry_after=True, document=None)[0] is TABLE["unavailable"]
     assert rule_for_status(503, retry_after=False, document=None)[0].money is Money.IN_DOUBT
     assert rule_for_status(500, retry_after=True, document=None)[0].money is Money.IN_DOUBT
@@ -279,14 +280,14 @@ GATEWAY_BODIES: dict[str, Any] = {
 
 @pytest.mark.parametrize("service", OWN_BODIES)
 def test_a_failure_with_the_services_own_error_body_is_unpaid(service: str) -> None:
-    """A 5xx that carries the service's error body was not billed, so its reservation is free again."""
+    """A 5xx with the service's own error body was not billed, so its reservation is freed."""
     for status in (500, 502, 503, 504, 529):
         assert _answer(status, OWN_BODIES[service]).rule is TABLE["server_error"]
 
 
 @pytest.mark.parametrize("gateway", GATEWAY_BODIES)
 def test_a_failure_that_only_a_gateway_tells_of_is_in_doubt(gateway: str) -> None:
-    """A 5xx whose body is a gateway's says nothing of the answer behind it, so the money stays booked."""
+    """A 5xx with a gateway's body does not show whether an answer was made, so the money stays booked."""
     for status in (500, 502, 504, 524):
         assert _answer(status, GATEWAY_BODIES[gateway]).rule is TABLE["bad_gateway"]
 
@@ -321,21 +322,21 @@ def test_a_failure_that_only_a_gateway_tells_of_is_in_doubt(gateway: str) -> Non
     ],
 )
 def test_known_codes_of_an_error_body_count(status: int, error: object, code: str) -> None:
-    """What a service says in its error body counts when it is one of the known codes at the right status."""
+    """A known code in an error body counts if it comes with the right status."""
     assert rule_for_status(status, retry_after=False, document={"error": error})[0] is TABLE[code]
 
 
 def test_only_known_codes_are_repeated() -> None:
-    """A code from an error body is told when it is known; anything else in it may be the prompt or the key."""
+    """The message shows only known codes of an error body. Anything else in it may be the prompt or the key."""
     assert rule_for_status(400, retry_after=False, document={"error": {"code": "invalid_value"}})[1].endswith(
         "(HTTP 400, invalid_value)"
     )
-    told = rule_for_status(
+    sentence = rule_for_status(
         400,
         retry_after=False,
         document={"error": {"code": CANARY, "type": CANARY, "message": CANARY, "param": CANARY}},
     )[1]
-    assert told.endswith("(HTTP 400)")
+    assert sentence.endswith("(HTTP 400)")
 
 
 ANY = st.recursive(
@@ -354,7 +355,7 @@ ANY = st.recursive(
 @settings(max_examples=300)
 @given(st.integers(100, 999), st.booleans(), ANY)
 def test_any_answer_has_a_line(status: int, retry_after: bool, error: object) -> None:  # noqa: FBT001
-    """Whatever the service answers, it has a line of the table, and only a written one frees money."""
+    """Any reply has a line of the table, and only a listed status or code frees money."""
     rule, _ = rule_for_status(status, retry_after=retry_after, document={"error": error})
     assert rule in TABLE.values()
     assert rule.money is not Money.BILLED
@@ -376,7 +377,10 @@ def test_any_answer_has_a_line(status: int, retry_after: bool, error: object) ->
     ids=lambda error: type(error).__name__,
 )
 def test_whatever_breaks_after_the_call_began_is_in_doubt(error: Exception) -> None:
-    """An error not surely before sending keeps its money booked; its text, which may hold a key, is not told."""
+    """An error keeps its money booked unless it surely came before sending.
+
+    Its text may hold a key and is not shown.
+    """
     found = _fail(error)
     assert found.rule.money is Money.IN_DOUBT
     assert CANARY not in repr(found)
@@ -384,21 +388,21 @@ def test_whatever_breaks_after_the_call_began_is_in_doubt(error: Exception) -> N
 
 @pytest.mark.parametrize("header", ["-5", "nan", "Wed, 21 Oct 2015 07:28:00 GMT", "1e999", "9999999"])
 def test_a_wait_that_a_service_asks_for_is_bounded(header: str) -> None:
-    """Retry-After, however absurd, waits between nothing and a minute."""
+    """For any Retry-After, the wait is between 0 s and a minute."""
     found = _answer(429, b"", {"retry-after": header})
     assert found.rule is TABLE["rate_limited"]
     assert found.retry_after is None or (math.isfinite(found.retry_after) and 0 <= found.retry_after <= 60)
 
 
 def test_an_endless_error_body_is_not_read() -> None:
-    """An error's body beyond its bound is left unread, and its status still counts."""
+    """The client leaves an error body beyond its limit unread, and the status still counts."""
     assert _answer(500, b"[" * (1 << 20)).rule is TABLE["bad_gateway"]
     assert _answer(400, b"{" * (1 << 20)).rule is TABLE["bad_request"]
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 203, 207, 226])
 def test_any_2xx_is_read(status: int) -> None:
-    """A gateway may answer a POST with another 2xx than 200: the answer is paid for, and is read."""
+    """If a gateway answers a POST with a 2xx other than 200, the client reads the paid answer."""
     found = _answer(status, _chat({"content": "Guten Tag"}))
     assert found.reply is not None
     assert found.reply.text == "Guten Tag"
@@ -406,7 +410,7 @@ def test_any_2xx_is_read(status: int) -> None:
 
 @pytest.mark.parametrize("status", [200, 204, 205])
 def test_a_reply_that_cannot_be_read_says_what_came(status: int) -> None:
-    """The row's message shows the status, the content type and the size of a reply that could not be read."""
+    """The row's message shows the status, the content type and the size of an unreadable reply."""
     found = _answer(status, b"<html>", {"content-type": "text/html; charset=utf-8"})
     assert found.rule is TABLE["bad_reply"]
     assert found.sentence.endswith(f"(HTTP {status}, text/html; charset=utf-8, 6 bytes)")

@@ -1,4 +1,4 @@
-"""A chat answer in parts, none of which is text, is `no_answer`."""
+"""A chat answer in parts without any text is `no_answer`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAST = {
 
 
 def test_an_answer_without_text_is_no_answer() -> None:
-    """A reply that holds no text is billed and `no_answer`, as with `content: null` and `content: []`."""
+    """A reply without text is billed and `no_answer`, as with `content: null` and `content: []`."""
     reply = {
         "choices": [
             {"message": {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "finish_reason": "stop"}

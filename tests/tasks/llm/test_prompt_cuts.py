@@ -1,4 +1,4 @@
-"""Prompts that the server cut: found by the usage of a run, and never where a count is only high."""
+"""Parquill finds prompts that the server cut by a run's usage, and never marks a row whose count is only high."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def _cut(figures: list[tuple[int, int]], max_output_tokens: int = 50) -> list[bo
 
 @pytest.mark.parametrize("window", [2_048, 4_096, 8_192, 32_768, 4_095, 4_096 - 50])
 def test_a_context_of_a_power_of_two_is_found_at_once(window: int) -> None:
-    """Every reply with the figure is marked, the first one too, whatever the lengths; short prompts are not."""
+    """If the context is a power of two, every cut prompt of any length is marked, even the first.
+
+    Short ones are not.
+    """
     chance = random.Random(3)
     lengths = [chance.randint(20, 9 * window) for _ in range(300)]
     found = _cut([(length, min(length, window)) for length in lengths])
@@ -39,14 +42,14 @@ def test_a_context_of_a_power_of_two_is_found_at_once(window: int) -> None:
 
 @pytest.mark.parametrize("window", [6_000, 10_000, 12_288, 5_120])
 def test_another_round_context_is_found_from_the_third_row_on(window: int) -> None:
-    """A context that a person has set is certain once the figure has come three times."""
+    """If the context is another round number, it is certain after the figure has come three times."""
     found = _cut([(2 * window + 1_000 * n, window) for n in range(10)])
     assert found == [False] * (CERTAIN_ROWS - 1) + [True] * (10 - CERTAIN_ROWS + 1)
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.75, 0.9, 1.0, 1.3, 2.0])
 def test_a_count_that_is_off_is_no_cut(ratio: float) -> None:
-    """A tokenizer that needs fewer tokens than were counted marks no row, in a hundred thousand of all lengths."""
+    """A tokenizer that counts fewer tokens marks at most 2 of 100,000 rows of all lengths."""
     chance = random.Random(5)
     cuts = PromptCuts(50)
     lengths = [chance.randint(1, 20_000) for _ in range(100_000)]
@@ -54,19 +57,19 @@ def test_a_count_that_is_off_is_no_cut(ratio: float) -> None:
 
 
 def test_equal_prompts_of_equal_length_are_no_cut() -> None:
-    """The same figure in every row is no sign by itself: prompts may be equally long."""
+    """The same figure in every row does not prove a cut, because prompts can have the same length."""
     assert not any(_cut([(7_512, 4_099)] * 100))
     assert not any(_cut([(7_512, 5_000)] * 100))
-    assert not any(_cut([(4_200, 4_096)] * 100))  # a little fewer than counted
+    assert not any(_cut([(4_200, 4_096)] * 100))  # slightly fewer than counted
 
 
 def test_a_longer_prompt_that_was_read_shows_that_none_was_cut() -> None:
-    """When a reply reports more, the figure is no bound."""
+    """If any reply reports a higher figure, the lower figure is not a limit."""
     assert _cut([(9_000, 9_000), (7_512, 4_096), (7_512, 4_096)]) == [False, False, False]
 
 
 class _Records:
-    """Keeps what is appended."""
+    """A journal that accepts every record."""
 
     def append(self, _record: Any) -> asyncio.Future[None]:
         done = asyncio.get_running_loop().create_future()
@@ -90,7 +93,7 @@ def _settle(code: str, prompt_tokens: int, expected: float) -> Outcome:
 
 @pytest.mark.parametrize("code", ["ok", "max_output_tokens", "context_window"])
 def test_the_row_is_marked_and_its_answer_kept(code: str) -> None:
-    """The row is truncated, says how much was read and what to do, and teaches nothing."""
+    """A row with a cut prompt is truncated and says how much was read and what to do. Its usage is not learned from."""
     found = _settle(code, 4_096, 7_512.0)
     assert (found.status, found.error_code, found.completion) == ("truncated", "prompt_cut", "A summary")
     assert found.error_message is not None
@@ -102,18 +105,18 @@ def test_the_row_is_marked_and_its_answer_kept(code: str) -> None:
 
 @pytest.mark.parametrize(("code", "status"), [("refusal", "refused"), ("empty", "failed")])
 def test_what_is_no_answer_stays_what_it_is(code: str, status: str) -> None:
-    """A refusal to a cut prompt is a refusal."""
+    """A refused or empty answer to a cut prompt keeps its status."""
     assert _settle(code, 4_096, 7_512.0).status == status
 
 
 def test_other_rows_teach() -> None:
-    """A whole prompt's usage is learned from."""
+    """Parquill learns from the usage of a whole prompt."""
     found = _settle("ok", 4_100, 4_096.0)
     assert (found.status, found.lesson) == ("ok", found.usage)
 
 
 def test_the_warning_says_how_many_rows_and_what_to_do() -> None:
-    """Summary, terminal and report name the rows, the figure, and what raises the context."""
+    """The warning names the number of rows, the figure, and the setting that raises the context."""
     sums = ResultTotals()
     tokens = dict.fromkeys((f"{kind}_tokens" for kind in Usage._fields), 0)
     for number in range(40):

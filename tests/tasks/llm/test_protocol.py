@@ -1,4 +1,4 @@
-"""The protocols: how a request is written, and how any reply is read."""
+"""Each protocol writes a request in its own form and reads any reply."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _responses(*parts: Any, **more: Any) -> dict[str, Any]:
 
 
 def test_chat_request() -> None:
-    """A chat request has the model, the limit, the messages as they are, and nothing that was not asked for."""
+    """A chat request has the model, the limit and the unchanged messages, and nothing else."""
     asked = {"model": "gpt-4o-mini", "max_tokens": 7, "messages": json.loads(MESSAGES)}
     assert _body("chat", endpoint={"base_url": "http://localhost:1/v1"}) == asked
 
@@ -70,7 +70,7 @@ def test_completions_request() -> None:
 
 
 def test_responses_request() -> None:
-    """A Responses request has its own names, and asks the service to keep nothing."""
+    """A Responses request has its own names and asks the service to store nothing."""
     assert _body("responses") == {
         "model": "gpt-4o-mini",
         "max_output_tokens": 7,
@@ -97,7 +97,7 @@ def test_responses_request() -> None:
     ],
 )
 def test_the_limit_has_the_name_that_the_model_wants(model: str, name: str) -> None:
-    """Reasoning models refuse max_tokens, others do not know max_completion_tokens: each gets its own, once."""
+    """A request has the limit's name that its model accepts, once: reasoning models need max_completion_tokens."""
     body = _body("chat", model=model)
     assert {key for key in body if "token" in key} == {name}
     assert {key for key in _body("responses", model=model) if "token" in key} == {"max_output_tokens"}
@@ -105,7 +105,7 @@ def test_the_limit_has_the_name_that_the_model_wants(model: str, name: str) -> N
 
 
 def test_a_schema_goes_where_the_api_wants_it() -> None:
-    """A response_format is a strict json_schema, under the names of each API."""
+    """Parquill sends response_format as a strict json_schema, under the names of each API."""
     chat = _body("chat", response_format=SCHEMA)["response_format"]
     assert chat == {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
     responses = _body("responses", response_format=SCHEMA)["text"]["format"]
@@ -126,25 +126,25 @@ def test_a_schema_goes_where_the_api_wants_it() -> None:
     ],
 )
 def test_a_request_to_openai_names_its_tier(api: str, url: str, tier: str | None) -> None:
-    """M1: a request to OpenAI asks for the standard tier by name, since a project's own may cost twice as much."""
+    """M1: a request to OpenAI names the standard tier, because a project's default tier can cost twice as much."""
     assert _body(api, endpoint={"api": api, "base_url": url, "api_key_env": "K"}).get("service_tier") == tier
 
 
 @pytest.mark.parametrize(("tier", "read"), [("priority", "priority"), (None, None), (5, None), ("\x1b[2J", "?[2J")])
 def test_the_tier_of_a_reply(tier: Any, read: str | None) -> None:
-    """The tier is read as a label that the service chose."""
+    """Parquill reads the service's tier as a label and removes control characters."""
     assert _read("chat", _chat({"content": "Hi"}, service_tier=tier)).service_tier == read
 
 
 def test_a_text_of_no_tokens_has_no_usage() -> None:
-    """M3: a text of which no output is reported is not believed, and what is reported is the least of it."""
+    """M3: if a reply with text reports no output, its usage is unknown and what it reports is the minimum."""
     usage = {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}
     found = _read("chat", _chat({"content": "Hi"}, usage=usage))
     assert (found.usage, found.usage_flag, found.least) == (None, None, Usage(9))
 
 
 def test_parameters_of_job_and_row() -> None:
-    """The row's parameters override the job's, of this row alone."""
+    """A row's parameters override the job's for that row only."""
     api = APIS["chat"](_job("chat", parameters={"temperature": 0, "seed": 1}))
     own = orjson.loads(api.body(MESSAGES, '{"temperature": 1.5}'))
     assert (own["temperature"], own["seed"]) == (1.5, 1)
@@ -153,7 +153,7 @@ def test_parameters_of_job_and_row() -> None:
 
 @pytest.mark.parametrize("api", APIS)
 def test_parameters_never_override_what_bounds_the_cost(api: str) -> None:
-    """Even a parameter that slipped through cannot change model or limit."""
+    """A parameter that passed the checks by mistake cannot change the model or the limit."""
     names = {"chat": "max_tokens", "completions": "max_tokens", "responses": "max_output_tokens"}
     body = _body(api, MESSAGES, orjson.dumps({"model": "gpt-4", names[api]: 10_000, "store": True}).decode())
     assert (body["model"], body[names[api]]) == ("gpt-4o-mini", 7)
@@ -161,7 +161,7 @@ def test_parameters_never_override_what_bounds_the_cost(api: str) -> None:
 
 
 def test_chat_reply() -> None:
-    """Text, reason, model, id and usage are read as the service said them."""
+    """Text, reason, model, id and usage are read as the service reports them."""
     usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
     reply = _chat({"role": "assistant", "content": "Hi \u00e9"}, usage=usage, model="gpt-4o-mini-2024", id="chatcmpl-1")
     assert _read("chat", reply) == Reply(
@@ -176,7 +176,7 @@ def test_completions_reply() -> None:
 
 
 def test_responses_reply() -> None:
-    """The texts of all messages are the answer, what the model thought is not, and usage has its own names."""
+    """The texts of all messages are the answer, the reasoning is not, and the usage has its own names."""
     reply = {
         "id": "resp_1",
         "model": "o3",
@@ -260,7 +260,7 @@ def test_responses_reply() -> None:
     ],
 )
 def test_how_an_answer_ended(api: str, reply: Any, code: str, text: str | None) -> None:
-    """Cut, filtered, refused, empty and strange answers each have their line of the table, and never raise."""
+    """Each cut, filtered, refused, empty or strange answer has a line of the table, and reading it never raises."""
     found = _read(api, reply)
     assert (found.code, found.text) == (code, text)
     assert code in TABLE
@@ -295,12 +295,12 @@ def test_how_an_answer_ended(api: str, reply: Any, code: str, text: str | None) 
     ids=lambda data: repr(data[:40]),
 )
 def test_what_is_no_reply_is_none(api: str, data: bytes) -> None:
-    """A page, a torn or endless text and other APIs' replies are no reply: nothing is guessed, nothing raises."""
+    """`read` returns None for a page, a torn or endless text or another API's reply, and never raises."""
     assert _nothing(api, data)
 
 
 def test_one_apis_reply_is_not_anothers() -> None:
-    """A reply of another API is not read as an answer."""
+    """Parquill does not read a reply of another API as an answer."""
     assert _nothing("responses", _chat({"content": "Hi"}))
     assert _nothing("chat", _responses({"text": "Hi"}))
     assert _read("completions", _chat({"content": "Hi"})).code == "no_answer"
@@ -320,14 +320,14 @@ def test_one_apis_reply_is_not_anothers() -> None:
     ],
 )
 def test_lone_surrogates_are_repaired(api: str, escaped: str, text: str) -> None:
-    """Half a character in an answer is replaced and the rest kept: the paid answer can be written as UTF-8."""
+    """Parquill replaces half a character and keeps the rest, so that the paid answer can be written as UTF-8."""
     reply = '{"choices": [{"message": {"content": "HERE"}, "text": "HERE"}]}'.replace("HERE", escaped)
     found = _read(api, reply.encode())
     assert (found.code, found.text) == ("ok", text)
 
 
 def test_lone_surrogates_in_parts_and_labels_are_repaired() -> None:
-    """Also in parts, model, id and reason there is nothing that cannot be written."""
+    """Text in parts, the model, the id and the finish reason can always be written as UTF-8."""
     choice = b'{"finish_reason": "\\ud800", "message": {"content": [{"text": "\\ud800"}]}}'
     reply = b'{"id": "\\ud800", "model": "\\udfff", "choices": [' + choice + b"]}"
     found = _read("chat", reply)
@@ -339,7 +339,7 @@ def test_lone_surrogates_in_parts_and_labels_are_repaired() -> None:
 
 @pytest.mark.parametrize("api", APIS)
 def test_labels_are_bounded_and_harmless(api: str) -> None:
-    """What a service calls itself is cut, and holds nothing that a terminal would obey."""
+    """Parquill shortens a service's labels and removes characters that a terminal would obey."""
     bad = "\x1b[31mred\x07\n\u202e" + "x" * 5_000
     found = _read(api, {"choices": [{"finish_reason": bad}], "output": [], "status": bad, "model": bad, "id": bad})
     for label in (found.model, found.request_id, found.finish_reason):
@@ -351,13 +351,13 @@ def test_labels_are_bounded_and_harmless(api: str) -> None:
 
 
 def test_the_answer_itself_is_not_touched() -> None:
-    """Controls, tags and braces in an answer are the answer."""
+    """Control characters, tags and braces in an answer stay unchanged."""
     text = "\0\x1b[31m <b>{{ 7*7 }}</b>\r\n\ufeff\u202e" + "x" * 10_000
     assert _read("chat", _chat({"content": text})).text == text
 
 
 def test_the_last_of_two_keys_counts() -> None:
-    """A reply with a key twice is read as JSON readers do, with the usage that stands beside the last."""
+    """If a reply has a key twice, the last one counts, as in JSON readers, also for the usage."""
     choice = b'{"message": {"content": "a", "content": "b"}}'
     usage = b'"usage": {}, "usage": {"prompt_tokens": 1, "completion_tokens": 1}'
     reply = b'{"choices": [], "choices": [' + choice + b"], " + usage + b"}"
@@ -370,13 +370,13 @@ def test_the_last_of_two_keys_counts() -> None:
     [None, {}, "x", {"prompt_tokens": -1, "completion_tokens": 1}, {"prompt_tokens": True, "completion_tokens": 1}],
 )
 def test_an_answer_with_impossible_usage_is_an_answer(usage: Any) -> None:
-    """The answer is kept, its usage is unknown."""
+    """An answer with impossible usage is kept, and its usage is unknown."""
     found = _read("chat", _chat({"content": "Hi"}, usage=usage))
     assert (found.code, found.text, found.usage) == ("ok", "Hi", None)
 
 
 def test_a_number_that_is_none_does_not_hide_the_answer_beside_it() -> None:
-    """NaN and Infinity are read, so that the paid answer beside them is kept; usage that has them is not believed."""
+    """NaN or Infinity in a reply does not lose the paid answer, and usage with such a figure is unknown."""
     data = (
         b'{"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], '
         b'"usage": {"prompt_tokens": NaN, "completion_tokens": Infinity}}'
@@ -387,7 +387,7 @@ def test_a_number_that_is_none_does_not_hide_the_answer_beside_it() -> None:
 
 
 def test_json_is_that_of_the_standard() -> None:
-    """What is no JSON is none, what is JSON is read."""
+    """`parse_json` reads standard JSON and returns None for anything else."""
     for data in (
         b"",
         b"{",
@@ -431,7 +431,7 @@ ANY = st.recursive(
     ),
 )
 def test_any_json_is_read_or_refused(api: str, reply: Any) -> None:
-    """Whatever JSON a service answers, it is no reply or has a line of the table: reading never raises."""
+    """Any JSON is either not a reply or has a line of the table, and reading it never raises."""
     found = APIS[api](_job(api)).read(json.dumps(reply, allow_nan=True).encode())
     if found is not None:
         assert found.code in TABLE
@@ -441,6 +441,6 @@ def test_any_json_is_read_or_refused(api: str, reply: Any) -> None:
 @settings(max_examples=200)
 @given(st.sampled_from(sorted(APIS)), st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(api: str, data: bytes) -> None:
-    """Whatever bytes a service answers, reading them never raises."""
+    """Reading any bytes never raises."""
     APIS[api](_job(api)).read(data)
     APIS[api](_job(api)).read(b'{"choices": [{"message": {"content": "' + data + b'"}}], "output": []}')

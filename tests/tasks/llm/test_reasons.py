@@ -1,4 +1,4 @@
-"""The reason of a refusal is shown, and never with a word of the prompt or of the key in it."""
+"""Parquill shows the reason of a refusal without any word of the prompt or of the key."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SHOWN = {
 
 @pytest.mark.parametrize("service", SHOWN)
 def test_a_services_reason_is_shown(service: str) -> None:
-    """The parameter and the message of each service's error body are shown in one line."""
+    """Parquill shows the parameter and the message of each service's error body in one line."""
     document, shown = SHOWN[service]
     assert _reason(document) == shown
 
@@ -76,14 +76,14 @@ def test_a_services_reason_is_shown(service: str) -> None:
     ],
 )
 def test_an_echo_is_masked(message: str) -> None:
-    """Words of the prompt, whole or cut, in whatever case, and parts of the key are not in the reason."""
+    """The reason has no words of the prompt, whole or cut and in any case, and no part of the key."""
     shown = (_reason({"error": {"message": message}}) or "").casefold()
     for word in ("ana", "weber", "4711", "xarel", "patient", "abcdefgh", "12345", "wxyz", "@", "://"):
         assert word not in shown
 
 
 def test_a_parameter_is_named_only_if_the_request_has_it() -> None:
-    """A name that is no member of the request may be an echo, and is not shown."""
+    """A name that is not in the request may be an echo and is not shown."""
     assert _reason({"error": {"param": "Xarelto", "message": ""}}) is None
     assert _reason({"error": {"param": ["temperature"]}}) is None
 
@@ -92,12 +92,12 @@ def test_a_parameter_is_named_only_if_the_request_has_it() -> None:
     "document", [None, {}, [], "text", {"error": None}, {"error": {"message": 5}}, {"error": []}, [[]]]
 )
 def test_a_body_that_says_nothing_has_no_reason(document: Any) -> None:
-    """What is no error body gives no reason."""
+    """A document that is not an error body gives no reason."""
     assert _reason(document) is None
 
 
 def test_a_reason_is_one_short_line() -> None:
-    """Line breaks, escapes and length are tamed."""
+    """A reason is one short line without escape characters."""
     shown = _reason({"error": {"message": "bad\x1b[2J\n" + "value " * 500}})
     assert shown is not None
     assert len(shown) <= MAX_CHARACTERS
@@ -110,8 +110,8 @@ WORDS = st.text(st.characters(categories=["L", "N"]), min_size=2, max_size=12)
 @settings(max_examples=300)
 @given(st.lists(WORDS, min_size=1, max_size=6), st.lists(WORDS, max_size=6), st.randoms())
 def test_no_word_of_a_cell_is_ever_shown(cells: list[str], others: list[str], rng: Any) -> None:
-    """Whatever a service makes of a prompt's words, none that is not an ordinary word of errors is in the reason."""
-    cells = [f"q{word}" for word in cells]  # no ordinary word begins so
+    """However a service mixes a prompt's words, the reason has only ordinary words of error messages."""
+    cells = [f"q{word}" for word in cells]  # the "q" makes each word an unusual one
     sent = orjson.dumps([{"role": "user", "content": " ".join(cells)}]).decode()
     words = [*cells, *others, "is", "not", "supported", "value", "model"]
     rng.shuffle(words)

@@ -1,4 +1,4 @@
-"""What is taken for the answer: calls of tools beside text, the final message, nothing where there is none."""
+"""Parquill takes the final message and the tool calls of a reply as its answer, and nothing where there is none."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _message(text: str, phase: str | None = None) -> dict[str, Any]:
 @pytest.mark.parametrize("content", [None, "", " \n", [], [{"type": "text", "text": ""}]])
 @pytest.mark.parametrize("reason", ["tool_calls", "stop", None])
 def test_calls_without_text_are_the_answer(content: Any, reason: str | None) -> None:
-    """Services write null, an empty text or blanks beside calls: the completion is the list of calls."""
+    """If a reply has tool calls and null, empty or blank text, the completion is the list of calls."""
     found = _read(_chat({"content": content, "tool_calls": [CALL]}, reason))
     assert found.code == "ok"
     assert json.loads(found.text or "") == [CALL]
@@ -47,7 +47,7 @@ def test_calls_without_text_are_the_answer(content: Any, reason: str | None) -> 
 
 @pytest.mark.parametrize("content", ["I set the label.", [{"type": "text", "text": "I set the label."}]])
 def test_calls_beside_text_are_kept_with_it(content: Any) -> None:
-    """The text comes first in the list, and the calls are as they are without it."""
+    """If a reply has text and tool calls, the completion is a list of the text and the unchanged calls."""
     found = _read(_chat({"content": content, "tool_calls": [CALL, CALL]}, "tool_calls"))
     assert found.code == "ok"
     assert json.loads(found.text or "") == [{"type": "text", "text": "I set the label."}, CALL, CALL]
@@ -55,7 +55,7 @@ def test_calls_beside_text_are_kept_with_it(content: Any) -> None:
 
 @pytest.mark.parametrize("calls", [None, [], "x", {}, 5])
 def test_no_calls_change_nothing(calls: Any) -> None:
-    """An empty list of calls stands beside the answers of many services."""
+    """If `tool_calls` is empty or not a list, the text is the answer."""
     assert _read(_chat({"content": "Hi", "tool_calls": calls})).text == "Hi"
 
 
@@ -66,12 +66,12 @@ def test_the_older_form_of_a_call() -> None:
 
 
 def test_a_call_that_was_cut_is_truncated() -> None:
-    """A cut answer is no good call."""
+    """A tool call that was cut off is truncated, not ok."""
     assert _read(_chat({"content": "", "tool_calls": [CALL]}, "length")).code == "max_output_tokens"
 
 
 def test_calls_of_the_responses_api() -> None:
-    """Its calls are items of the output: alone, or after the text."""
+    """The Responses API puts tool calls among the output items, alone or after the text."""
     other = {"type": "custom_tool_call", "name": "sql", "input": "select 1"}
     alone = _read({"status": "completed", "output": [{"type": "reasoning"}, ITEM, other]}, "responses")
     assert (alone.code, json.loads(alone.text or "")) == ("ok", [ITEM, other])
@@ -104,7 +104,7 @@ def test_the_final_answer_and_not_the_commentary(messages: list[tuple[str, str |
 @pytest.mark.parametrize("text", ["", " ", "\n\n\t", "\u00a0\u2003"])
 @pytest.mark.parametrize("api", APIS)
 def test_an_empty_answer_is_not_ok(api: str, text: str) -> None:
-    """White space is no answer under any API, for a good, a missing or an unknown reason."""
+    """Under any API, an answer of white space is empty, with a good, a missing or an unknown reason."""
     for reason in ("stop", None, "brand_new"):
         replies: dict[str, Any] = {
             "chat": _chat({"content": text}, reason),
@@ -119,7 +119,7 @@ def test_an_empty_answer_is_not_ok(api: str, text: str) -> None:
 @pytest.mark.parametrize("content", ["", None, " ", [], [{"type": "thinking", "thinking": [{"text": THOUGHTS}]}]])
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking", "reasoning_details"])
 def test_reasoning_alone_is_no_answer(content: Any, name: str) -> None:
-    """The row says that the reply holds only reasoning, and what to do; the reasoning is not taken for the answer."""
+    """The row says that the reply holds only reasoning and what to do, and the reasoning is not used as the answer."""
     value = [{"type": "reasoning.text", "text": THOUGHTS}] if name == "reasoning_details" else THOUGHTS
     found = _read(_chat({"content": content, name: value}))
     assert found.code == "empty"
@@ -132,13 +132,13 @@ def test_reasoning_alone_is_no_answer(content: Any, name: str) -> None:
 
 @pytest.mark.parametrize("reasoning", [None, "", " ", [], 5])
 def test_no_reasoning_is_no_reason(reasoning: Any) -> None:
-    """Without reasoning, null content is `no_answer` and an empty one `empty`, as ever."""
+    """Without reasoning, null content is `no_answer` and empty content is `empty`."""
     assert _read(_chat({"content": None, "reasoning_content": reasoning})).code == "no_answer"
     assert _read(_chat({"content": "", "reasoning_content": reasoning})).note is None
 
 
 def test_reasoning_that_uses_up_the_limit_is_told() -> None:
-    """An answer that was cut before it began says that the reasoning took all of it."""
+    """If the answer was cut before it began, the row says that the reasoning used all tokens."""
     usage = {
         "prompt_tokens": 9,
         "completion_tokens": 9,
@@ -153,7 +153,7 @@ def test_reasoning_that_uses_up_the_limit_is_told() -> None:
 
 
 def test_which_of_several_reasons_is_told() -> None:
-    """Where a line stands for several finish reasons, the message names the one."""
+    """If a line of the table covers several finish reasons, the message names the one that came."""
     found = _read(
         {"choices": [{"message": {"content": "H"}, "finish_reason": "stop", "native_finish_reason": "OTHER"}]}
     )

@@ -1,4 +1,4 @@
-"""Whatever bytes a service sends, reading them ends in one of the documented outcomes: never an error, never slowly."""
+"""For any bytes that a service sends, reading them ends quickly in one of the documented outcomes and never raises."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _job(api: str, url: str = "http://localhost:1/v1", **changes: Any) -> Any:
 
 
 def check_reply(api: str, data: bytes) -> None:
-    """Read a reply, and hold what was read against what an answer may be."""
+    """Read a reply and check that the result is a possible answer."""
     reply = _api(api).read(data)
     if reply is None:
         return
@@ -121,14 +121,14 @@ def check_reply(api: str, data: bytes) -> None:
         assert usage.reasoning <= usage.completion
 
 
-def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key) below a document."""
+def _locations(value: Any) -> list[tuple[Any, Any]]:
+    """Return every (container, key) below a document."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
-    return [place for key in keys for place in [(value, key), *_places(value[key])]]
+    return [location for key in keys for location in [(value, key), *_locations(value[key])]]
 
 
 def _dump(value: Any) -> bytes:
-    import json  # what orjson refuses (lone surrogates, huge integers) services send all the same
+    import json  # services may send what orjson refuses: lone surrogates, huge integers
 
     return json.dumps(value).encode()
 
@@ -136,12 +136,12 @@ def _dump(value: Any) -> bytes:
 @settings(max_examples=300)
 @given(st.sampled_from(list(GENUINE)), st.data())
 def test_a_document_with_anything_in_any_place_is_read(api: str, data: st.DataObject) -> None:
-    """A genuine reply in which members are replaced by anything is an answer of the table or no reply."""
+    """If any values replace members of a genuine reply, it is an answer of the table or not a reply."""
     document = orjson.loads(orjson.dumps(GENUINE[api]))
     for _ in range(data.draw(st.integers(1, 3))):
-        container, key = data.draw(st.sampled_from(_places(document)))
+        container, key = data.draw(st.sampled_from(_locations(document)))
         container[key] = data.draw(JSON)
-        if not _places(document):
+        if not _locations(document):
             break
     check_reply(api, _dump(document))
 
@@ -149,26 +149,26 @@ def test_a_document_with_anything_in_any_place_is_read(api: str, data: st.DataOb
 @settings(max_examples=300)
 @given(st.sampled_from(list(GENUINE)), st.lists(st.tuples(st.integers(0, 500), st.binary(max_size=4)), max_size=4))
 def test_a_reply_with_any_bytes_changed_is_read(api: str, changes: list[tuple[int, bytes]]) -> None:
-    """A genuine reply with bytes replaced, put in or taken out is an answer of the table or no reply."""
+    """If bytes of a genuine reply are replaced, added or removed, it is an answer of the table or not a reply."""
     data = bytearray(orjson.dumps(GENUINE[api]))
-    for place, new in changes:
-        data[place : place + 2] = new
+    for offset, new in changes:
+        data[offset : offset + 2] = new
     check_reply(api, bytes(data))
 
 
 @settings(max_examples=200)
 @given(st.sampled_from(list(GENUINE)), st.binary(max_size=200))
 def test_any_bytes_are_read(api: str, data: bytes) -> None:
-    """Random bytes are no reply, and no error."""
+    """Random bytes end in one of the documented outcomes."""
     check_reply(api, data)
 
 
 @pytest.mark.parametrize("api", GENUINE)
 def test_deep_values_are_read_in_every_place(api: str) -> None:
-    """A value nested as deep as the parsers allow breaks no reader, wherever it stands."""
-    for number in range(len(_places(GENUINE[api]))):
+    """A value nested as deeply as the parsers allow breaks no reader, at any position."""
+    for number in range(len(_locations(GENUINE[api]))):
         document = orjson.loads(orjson.dumps(GENUINE[api]))
-        container, key = _places(document)[number]
+        container, key = _locations(document)[number]
         container[key] = "DEEP"
         for depth in (300, 990, 1_005, 1_015):
             deep = b"[" * depth + b"]" * depth
@@ -189,9 +189,9 @@ def test_deep_values_are_read_in_every_place(api: str) -> None:
     ids=repr,
 )
 @pytest.mark.parametrize("api", GENUINE)
-@pytest.mark.nightly  # it bounds the time of the processor
+@pytest.mark.nightly  # it measures CPU time
 def test_a_megabyte_of_anything_is_read_in_proportion(api: str, piece: bytes) -> None:
-    """Four times the bytes take no more than in proportion, and a megabyte of the worst takes under two seconds."""
+    """The time to read a reply grows with its size, and the worst megabyte takes less than two seconds."""
     name = b"output" if api == "responses" else b"choices"
     for size in (1 << 18, 1 << 20):
         body = b'{"%b":[%b{}],"x":NaN}' % (name, piece * (size // len(piece)))
@@ -209,7 +209,7 @@ FIGURE = st.sampled_from(["-1", "NaN", "1e309", "", "0", "1", "9" * 15, "9" * 40
 @settings(max_examples=300)
 @given(st.lists(st.dictionaries(st.sampled_from([f"x-ratelimit-{name}" for name in HEADERS]), FIGURE), max_size=5))
 def test_any_limit_headers_leave_a_finite_wait(replies: list[dict[str, str]]) -> None:
-    """Whatever x-ratelimit headers say, the next request leaves after a finite wait of at most a minute or two."""
+    """For any x-ratelimit headers, the next request leaves after a finite wait of at most 121 s."""
     limits = RateLimiter(8, clock=lambda: 100.0, sleep=asyncio.sleep)
     for headers in replies:
         limits.learn(99.0, headers)
@@ -225,7 +225,7 @@ CHUNKS = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\
 
 @pytest.mark.integration
 def test_any_bytes_on_the_wire_end_in_an_outcome() -> None:
-    """Genuine HTTP replies with bytes replaced, and random bytes, end in a line of the table: the client never raises."""
+    """Genuine HTTP replies with random bytes changed end in a line of the table, and the client never raises."""
     import random
 
     draw, body = random.Random(5), orjson.dumps(GENUINE["chat"])
@@ -234,8 +234,8 @@ def test_any_bytes_on_the_wire_end_in_an_outcome() -> None:
     for _ in range(400):
         reply = bytearray(draw.choice(whole))
         for _ in range(draw.randint(1, 6)):
-            place = draw.randrange(min(len(reply), 120))
-            reply[place : place + draw.randint(0, 3)] = draw.randbytes(draw.randint(0, 3))
+            offset = draw.randrange(min(len(reply), 120))
+            reply[offset : offset + draw.randint(0, 3)] = draw.randbytes(draw.randint(0, 3))
         replies.append(bytes(reply))
 
     async def run() -> list[Any]:

@@ -1,4 +1,4 @@
-"""When a request is sent again: the service's word, else a growing wait."""
+"""A failed request is sent again after the wait that the service asks for, or after a growing wait."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def _wait(**headers: str) -> float | None:
     ],
 )
 def test_seconds(text: str, seconds: float) -> None:
-    """Seconds are believed from none to a minute; negative and absurd ones are cut to that."""
+    """A wait is between 0 s and a minute; negative and absurd waits are cut to that range."""
     assert _wait(retry_after=text) == seconds
 
 
 @pytest.mark.parametrize(("later", "seconds"), [(30, 30), (-30, 0), (0, 0), (3600, MAX_RETRY_AFTER_S)])
 def test_a_date(later: int, seconds: float) -> None:
-    """A date is the time until then, and one in the past is now."""
+    """A date means the time until then, and a date in the past means now."""
     assert _wait(retry_after=format_datetime(NOW + timedelta(seconds=later), usegmt=True)) == seconds
 
 
 def test_a_date_in_another_zone_or_in_none() -> None:
-    """A date counts in its own zone, and in UTC where it names none."""
+    """A date counts in its own zone, and in UTC if it names none."""
     assert _wait(retry_after="Mon, 23 Nov 2026 13:00:10 +0100") == 10
     assert _wait(retry_after="Mon, 23 Nov 2026 12:00:10 -0000") == 10
 
@@ -71,13 +71,13 @@ def test_a_date_in_another_zone_or_in_none() -> None:
     ],
 )
 def test_what_says_nothing_is_left_out(text: str) -> None:
-    """A header that is neither a number nor a date asks for no wait, and stops nothing."""
+    """A header that is neither a number nor a date asks for no wait and raises no error."""
     assert _wait(retry_after=text) is None
     assert _wait(retry_after_ms=text) is None
 
 
 def test_milliseconds_come_first() -> None:
-    """`retry-after-ms` is finer than Retry-After, which counts when the other says nothing."""
+    """`retry-after-ms` takes precedence over Retry-After, which counts if the other is unreadable."""
     assert _wait(retry_after_ms="250", retry_after="5") == 0.25
     assert _wait(retry_after_ms="nan", retry_after="5") == 5
     assert _wait(retry_after_ms="-5") == 0
@@ -92,14 +92,14 @@ def test_milliseconds_come_first() -> None:
     | st.floats().map(str)
 )
 def test_no_header_raises_or_waits_for_ever(text: str) -> None:
-    """Whatever a service answers, the wait is none or between 0 and a minute."""
+    """For any header, there is no wait or one between 0 s and a minute."""
     for headers in ({"retry-after": text}, {"retry-after-ms": text}):
         found = retry_after_s(headers, NOW)
         assert found is None or 0 <= found <= MAX_RETRY_AFTER_S
 
 
 def test_the_backoff_doubles_up_to_a_minute() -> None:
-    """Without a word of the service each wait is up to twice the last, at most a minute."""
+    """If the service asks for no wait, each wait is up to twice the last, at most a minute."""
     longest = [backoff_s(attempt, lambda _low, high: high) for attempt in range(1, 12)]
     assert longest[:6] == [1, 2, 4, 8, 16, 32]
     assert set(longest[6:]) == {MAX_WAIT_S}
@@ -109,7 +109,7 @@ def test_the_backoff_doubles_up_to_a_minute() -> None:
 @settings(max_examples=60)
 @given(st.integers(1, 100), st.integers(0, 2**32))
 def test_half_of_the_backoff_is_drawn(attempt: int, seed: int) -> None:
-    """Half of a wait is drawn, so that rows that failed together do not come back together."""
+    """Half of a wait is random, so that rows that failed together are not sent again together."""
     drawn = backoff_s(attempt, random.Random(seed).uniform)
     most = backoff_s(attempt, max)
     assert most / 2 <= drawn <= most

@@ -1,4 +1,4 @@
-"""A run's sender, shard by shard."""
+"""A run's sender completes one shard after another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_a_shard_with_nothing_to_send_has_no_mark_of_being_done(tmp_path: Path, service: FakeService) -> None:
-    """A shard of rejected rows only is completed without a journal, and its results are written."""
+    """A shard that holds only rejected rows is completed without a journal, and its results are written."""
     texts = [" "] * 3  # blank prompts
     settings = job_of(tmp_path, texts, service.url, tolerate={"rejected": 1, "not_ok": 1})
     done = run_steps(settings)

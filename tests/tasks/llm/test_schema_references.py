@@ -1,4 +1,4 @@
-"""References that resolve are accepted: an $anchor, an array's place, a percent-escape, an embedded $id."""
+"""Parquill accepts references that resolve: an $anchor, an array index, a percent-escape, an embedded $id."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NUMBER = {"type": "integer"}
     ],
 )
 def test_a_reference_that_resolves_is_no_fault(reference: str, more: dict[str, Any]) -> None:
-    """What JSON Schema can resolve without a network is held against the answer."""
+    """Parquill checks an answer against any reference that JSON Schema resolves without a network."""
     found = AnswerFormat({"type": "object", "properties": {"a": {"$ref": reference}}, **more})
     assert found.parse('{"a": 1}') is not None
     assert found.parse('{"a": "x"}') is None
 
 
 def test_a_value_that_looks_like_a_reference_is_none() -> None:
-    """`const`, `enum`, `default` and `examples` hold values, not schemas: an answer with just that value fits."""
+    """`const`, `enum`, `default` and `examples` hold values, not schemas: an answer with exactly that value matches."""
     found = AnswerFormat({"type": "object", "properties": {"a": {"const": {"$ref": "x"}}}})
     assert found.parse('{"a": {"$ref": "x"}}') is not None
     assert found.parse('{"a": 1}') is None

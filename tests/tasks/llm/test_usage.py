@@ -1,4 +1,4 @@
-"""The usage that a reply reports: read under every documented name, booked at the larger figure where it does not add up.
+"""Parquill reads usage under every documented name and books the larger figure if it does not add up.
 
 `LAYOUTS` is the table of tests/README.md: one documented layout each.
 """
@@ -36,7 +36,7 @@ def _plain(prompt: int, completion: float, total: float | None = None, **more: A
     return found | {"total_tokens": prompt + completion if total is None else total} | more
 
 
-# provider and layout -> (what its reply has under `usage`, what it means); `timings` stands beside the usage
+# Provider and layout -> (its `usage`, the meaning); a reply has `timings` next to its `usage`.
 LAYOUTS: dict[str, tuple[dict[str, Any], Usage]] = {
     "openai-chat": (CHAT, Usage(100, 64, 30, 20, 8)),
     "openai-responses": (RESPONSES, Usage(100, 64, 30, 20, 8)),
@@ -232,7 +232,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Usage]] = {
     "no-total": ({"prompt_tokens": 7, "completion_tokens": 3}, Usage(7, 0, 0, 3)),
     "no-prompt": ({"completion_tokens": 3, "total_tokens": 10}, Usage(7, 0, 0, 3)),
 }
-# What does not add up -> (the usage, what is booked, the flag)
+# Contradiction -> (the usage, the booked usage, the flag)
 ODD: dict[str, tuple[dict[str, Any], Usage, str]] = {
     "total-is-more-than-reasoning-explains": (
         _plain(100, 20, 200, completion_tokens_details={"reasoning_tokens": 30}),
@@ -312,14 +312,14 @@ def _reply(usage: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_documented_layout(name: str) -> None:
-    """M6: the usage of every service is read as its documentation means it, and nothing is flagged."""
+    """M6: each service's usage is read as its documentation defines it, and nothing is flagged."""
     usage, meaning = LAYOUTS[name]
     assert read_usage(_reply(usage)) == Reading(meaning)
 
 
 @pytest.mark.parametrize("name", ODD)
 def test_what_does_not_add_up_is_booked_at_the_larger_figure(name: str) -> None:
-    """M3: what does not add up is booked at the larger figure that it can mean, and flagged with the reason."""
+    """M3: usage that does not add up is booked at the larger figure that it can mean and flagged with the reason."""
     usage, meaning, flag = ODD[name]
     assert read_usage({"usage": usage}) == Reading(meaning, flag)
     assert flag in FLAGS
@@ -336,7 +336,7 @@ def test_what_does_not_add_up_is_booked_at_the_larger_figure(name: str) -> None:
     ],
 )
 def test_details_may_be_missing(details: dict[str, Any]) -> None:
-    """Without details nothing was cached and nothing was reasoning."""
+    """Without details, no token was cached and none was reasoning."""
     assert read_usage({"usage": {"prompt_tokens": 7, "completion_tokens": 0, **details}}) == Reading(Usage(7))
 
 
@@ -344,7 +344,7 @@ def test_details_may_be_missing(details: dict[str, Any]) -> None:
     "reply", [None, [], "usage", 5, {}, {"usage": None}, {"usage": []}, {"usage": "many"}, {"usage": {}}]
 )
 def test_missing_usage_is_told_from_zero(reply: Any) -> None:
-    """No usage is None, and not a usage of nothing that would book a cost of 0."""
+    """Missing usage is None, not a usage of zero tokens with a cost of 0."""
     assert read_usage(reply) == UNKNOWN
 
 
@@ -354,7 +354,7 @@ BAD = [True, False, -1, -0.5, "7", float("nan"), 1e309, [7], {"n": 7}, 2 * MAX_T
 @pytest.mark.parametrize("value", [*BAD, MAX_TOKENS + 1])
 @pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
 def test_impossible_figures_are_not_believed(name: str, value: Any) -> None:
-    """Negative, absurd, boolean and other figures that count nothing make the whole usage unknown; the rest is the least."""
+    """A negative, absurd or boolean figure makes the whole usage unknown, and the other figures are its minimum."""
     usage = {"prompt_tokens": 100, "completion_tokens": 20, name: value}
     usage |= {"prompt_tokens_details": None}
     least = Usage(completion=20) if name == "prompt_tokens" else Usage(prompt=100)
@@ -364,7 +364,7 @@ def test_impossible_figures_are_not_believed(name: str, value: Any) -> None:
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("name", ["cached_tokens", "cache_write_tokens", "reasoning_tokens", "total_tokens"])
 def test_impossible_details_are_not_believed(name: str, value: Any) -> None:
-    """Details and totals that count nothing make the usage unknown, which is booked at no less than what it says."""
+    """An impossible detail or total makes the usage unknown, and it is booked at no less than the other figures."""
     details = {"cached_tokens": "prompt_tokens_details", "cache_write_tokens": "prompt_tokens_details"}
     details["reasoning_tokens"] = "completion_tokens_details"
     changed = {details[name]: {name: value}} if name in details else {name: value}
@@ -372,7 +372,7 @@ def test_impossible_details_are_not_believed(name: str, value: Any) -> None:
 
 
 def test_an_output_that_is_not_told_makes_usage_unknown() -> None:
-    """A prompt alone, or a total alone, does not tell what is billed; it is the least of it."""
+    """A prompt alone or a total alone does not show what is billed; it is the minimum."""
     assert read_usage({"usage": {"prompt_tokens": 100}}) == Reading(None, None, Usage(prompt=100))
     assert read_usage({"usage": {"total_tokens": 100}}) == Reading(None, None, Usage(completion=100))
     assert read_usage({"usage": {"prompt_tokens": 0, "completion_tokens": 5}}) == Reading(
@@ -381,7 +381,7 @@ def test_an_output_that_is_not_told_makes_usage_unknown() -> None:
 
 
 def test_all_of_it_may_be_cached_or_reasoning() -> None:
-    """Equal figures are possible: a prompt wholly cached, an answer that is reasoning alone."""
+    """Figures may be equal: a prompt can be wholly cached, and an answer can be reasoning alone."""
     usage = {
         **CHAT,
         "prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 40},
@@ -406,7 +406,7 @@ def _check_possible(found: Reading) -> None:
 @settings(max_examples=300)
 @given(GARBAGE)
 def test_garbage_never_raises(garbage: Any) -> None:
-    """Whatever a service reports, reading it gives a possible usage or none, and never an error."""
+    """For any reported usage, the reading is possible or unknown and never an error."""
     for reply in (garbage, {"usage": garbage}, {"timings": garbage}, {"usage": garbage, "timings": garbage}):
         _check_possible(read_usage(reply))
 
@@ -416,7 +416,7 @@ def test_garbage_never_raises(garbage: Any) -> None:
 def test_nothing_is_booked_below_what_is_reported(
     prompt: Any, cached: Any, written: Any, completion: Any, reasoning: Any, total: Any
 ) -> None:
-    """M3: whatever is reported, a usage that is believed has no figure below a reported one, and covers the total."""
+    """M3: a known usage has no figure below a reported one and covers the reported total."""
     usage = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -439,20 +439,20 @@ def test_nothing_is_booked_below_what_is_reported(
 
 
 def test_the_last_of_two_keys_counts() -> None:
-    """A reply with a key twice is read as JSON readers do, and stays consistent."""
+    """If a usage has a key twice, the last one counts, as in JSON readers."""
     reply = orjson.loads(b'{"usage": {"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens": -5}}')
     assert read_usage(reply).usage is None
 
 
 def test_usages_add_up() -> None:
-    """A row that was billed twice used both."""
+    """A row that was billed twice used the sum of both."""
     assert Usage(1, 2, 3, 4, 5) + Usage(10, 20, 30, 40, 50) == Usage(11, 22, 33, 44, 55)
     assert add_usage(None, Usage(1, 2, 3, 4, 5), None, Usage(1)) == Usage(2, 2, 3, 4, 5)
     assert add_usage(None, None) is None
 
 
 def test_charges_add_up() -> None:
-    """What earlier runs paid for a row and what this run paid are one charge; no known usage stays unknown."""
+    """The charges of earlier runs and of this run add up, and the sum of unknown usages is unknown."""
     first, second = Charge(7, 3, 2, Usage(9, 1, 0, 5, 0)), Charge(1, 2, 1)
     assert first + second == Charge(8, 5, 3, Usage(9, 1, 0, 5, 0))
     assert (second + second).usage is None

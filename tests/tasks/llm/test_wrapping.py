@@ -1,4 +1,4 @@
-"""What stands around the JSON of an answer is taken off, and a part of something larger is never taken for it."""
+"""Parquill removes what surrounds the JSON of an answer and never takes a part of a larger value for the answer."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def answers() -> AnswerFormat:
     ids=lambda text: ascii(text)[:60],
 )
 def test_what_is_around_an_answer_is_taken_off(answers: AnswerFormat, text: str) -> None:
-    """Fences, thoughts, marks and sentences around the one JSON object are no part of it."""
+    """Parquill removes fences, thoughts, marks and sentences around the one JSON object."""
     assert answers.parse(text) == FOUND
 
 
@@ -120,12 +120,12 @@ def test_what_is_around_an_answer_is_taken_off(answers: AnswerFormat, text: str)
     ids=lambda text: ascii(text)[:60],
 )
 def test_a_part_of_something_larger_is_not_taken(answers: AnswerFormat, text: str) -> None:
-    """Several objects that differ, an object inside another, a torn one and mere thoughts are no answer."""
+    """Several different objects, an object inside another, a torn object and mere thoughts are not an answer."""
     assert answers.parse(text) is None
 
 
 def test_fences_and_tags_inside_a_string_are_text(answers: AnswerFormat) -> None:
-    """A string of the answer may hold whatever an answer can be wrapped in."""
+    """A string in an answer may hold any text that could wrap an answer."""
     for label in ("```json\\n{}\\n```", "</think>", "<think>", "{", '\\"}', "~~~", "] ["):
         inner = f'{{"label":"{label}","score":1}}'
         assert answers.parse(inner) is not None
@@ -174,13 +174,13 @@ HOSTILE: dict[str, Any] = {
 @pytest.mark.timed
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_megabyte_costs_little(answers: AnswerFormat, name: str) -> None:
-    """However an answer is built, it is looked through a few times and no more."""
+    """Parquill scans any answer only a few times."""
     with within(5, time.process_time):
         answers.parse(HOSTILE[name])
 
 
 def test_deep_brackets_are_given_up() -> None:
-    """Brackets are followed to a depth that no answer has, and no further."""
+    """`find_object` follows brackets to a depth that no real answer has, and no further."""
 
     def read(text: str) -> Any:
         if text[0] == "x":

@@ -1,4 +1,4 @@
-"""The budget of a run: reserved, settled and in doubt never add up to more than the limit."""
+"""The reserved, settled and in-doubt money of a run never adds up to more than its budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMIT = 1_000
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """Any order of reservations, settlements, doubts and releases."""
+    """Reservations, settlements, doubts and releases in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @invariant()
     def never_passed(self) -> None:
-        """At every instant settled + in doubt + reserved <= limit, and each is what really happened."""
+        """At every moment settled + in doubt + reserved <= limit, and each matches what really happened."""
         assert self.budget.booked <= LIMIT
         assert (self.budget.settled, self.budget.in_doubt) == (self.paid, self.doubt)
         assert self.budget.reserved == sum(self.open)
@@ -65,7 +65,7 @@ TestBudgetMachine.settings = settings(max_examples=60, stateful_step_count=40)
 
 @pytest.mark.parametrize("seed", range(20))
 def test_two_hundred_after_the_last_cent(seed: int) -> None:
-    """200 coroutines that pay their whole reservation never pay more than the budget, and use it up."""
+    """200 coroutines that each pay their whole reservation use up the budget and never pay more."""
     draw = random.Random(seed)
     budget = Budget(4_000)
     paid = 0
@@ -74,7 +74,7 @@ def test_two_hundred_after_the_last_cent(seed: int) -> None:
         nonlocal paid
         if not await budget.reserve(100):
             return
-        for _ in range(draw.randrange(8)):  # others come between, in an order that is drawn
+        for _ in range(draw.randrange(8)):  # lets others run in between, in a random order
             await asyncio.sleep(0)
         assert budget.booked <= 4_000
         budget.settle(100, 100)
@@ -88,7 +88,7 @@ def test_two_hundred_after_the_last_cent(seed: int) -> None:
 
 
 def test_waits_while_reserved_money_may_come_back() -> None:
-    """A request that does not fit now waits for those under way, and goes when they cost less than reserved."""
+    """A request that does not fit now waits for those under way, and leaves when they cost less than reserved."""
 
     async def run() -> bool:
         budget = Budget(100)
@@ -103,7 +103,7 @@ def test_waits_while_reserved_money_may_come_back() -> None:
 
 
 def test_money_in_doubt_does_not_come_back() -> None:
-    """A request that does not fit beside money in doubt is refused once nothing is under way."""
+    """A request that does not fit next to money in doubt is refused once nothing is under way."""
 
     async def run() -> bool:
         budget = Budget(100)
@@ -117,7 +117,7 @@ def test_money_in_doubt_does_not_come_back() -> None:
 
 
 def test_overshoot_is_booked_and_shown() -> None:
-    """A service that bills more than was reserved is booked truly, and nothing more is admitted."""
+    """A bill above the reservation is booked in full, and no further request is admitted."""
     budget = Budget(100)
     assert asyncio.run(budget.reserve(60))
     budget.settle(60, 130)
@@ -126,7 +126,7 @@ def test_overshoot_is_booked_and_shown() -> None:
 
 
 def test_each_spending_is_passed_on() -> None:
-    """What is settled or in doubt is passed on each time that it grows, and not when a reservation is released."""
+    """Money that is settled or in doubt is passed on each time that it grows; a released reservation is not."""
     seen: list[int] = []
     budget = Budget(100, settled=5, on_spent=seen.append)
 
@@ -142,7 +142,7 @@ def test_each_spending_is_passed_on() -> None:
 
 
 def test_spent_before_counts() -> None:
-    """What the journals of an interrupted run say is booked from the start."""
+    """Money in the journals of an interrupted run is booked from the start."""
     budget = Budget(100, settled=50, in_doubt=20)
     assert not budget.fits(31)
     assert budget.fits(30)

@@ -1,4 +1,4 @@
-"""The worst case takes the most expensive input price: cached input can cost more than input (M1)."""
+"""The worst case uses the most expensive input price, since cached input can cost more than plain input (M1)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parquill.tasks.records import Usage
 
 @pytest.mark.parametrize("kind", ["cached", "cache_write"])
 def test_a_jobs_own_price(kind: str) -> None:
-    """Whatever part of a prompt came from a cache or went into one, it costs no more than was reserved."""
+    """A prompt never costs more than was reserved, whatever part of it was read from or written to a cache."""
     price = {"usd_per_mtok_input": 1, f"usd_per_mtok_{kind}": 5, "usd_per_mtok_output": 1}
     least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "m", "max_output_tokens": 5}
     found = price_of(make_job({**least, "price": price}), date(2026, 11, 23))
@@ -23,7 +23,10 @@ def test_a_jobs_own_price(kind: str) -> None:
 
 
 def test_every_public_price() -> None:
-    """The same for every public price (openrouter's ~deepseek/deepseek-pro-latest: input 0.225, cached 0.23)."""
+    """With every public price, a prompt never costs more than was reserved.
+
+    For example, OpenRouter's ~deepseek/deepseek-pro-latest costs 0.225 for input and 0.23 for cached input.
+    """
     seen = 0
     for provider in get_snapshot().providers:
         for model in provider.models:

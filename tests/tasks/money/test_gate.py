@@ -1,4 +1,4 @@
-"""The gate: refuses with both numbers, before anything is sent."""
+"""The gate refuses a run with both amounts, before anything is sent."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def _pass(job: Job, estimate: Estimate, spent: Totals | None = None) -> Verdict:
 
 
 def test_a_refusal_shows_both_numbers() -> None:
-    """A refusal tells what is expected, what is allowed, for how many rows, which model and prices of when."""
+    """A refusal shows the expected cost, the budget, the number of rows, the model and the date of its prices."""
     with pytest.raises(RefusedByBudget) as caught:
         _pass(_job(run_usd=40), _estimate(41_200_000_000))
-    told = str(caught.value)
-    assert told.startswith(
+    message = str(caught.value)
+    assert message.startswith(
         "expected $41.20 exceeds the budget of $40.00 (12,000 rows to send, gpt-6-luna, prices of 2026-08-01)"
     )
-    assert "from a test" in told
-    assert "when_short: partial" in told
+    assert "from a test" in message
+    assert "when_short: partial" in message
     assert caught.value.exit_code == 3
 
 
 def test_to_the_last_nano_dollar() -> None:
-    """What costs exactly the budget fits; a nano-dollar more does not."""
+    """A cost of exactly the budget fits; a nano-dollar more does not."""
     job = _job(run_usd=40)
     assert check_budget(job, _estimate(40 * USD), PRICE).fits
     assert not check_budget(job, _estimate(40 * USD + 1), PRICE).fits
@@ -71,14 +71,17 @@ def test_to_the_last_nano_dollar() -> None:
 @settings(max_examples=150)
 @given(st.integers(1, 10**12), st.integers(0, 10**12), st.integers(0, 10**12))
 def test_the_expected_cost_decides(budget: int, expected: int, more: int) -> None:
-    """A job fits exactly when its expected cost does; there is a warning exactly when only the worst case does not."""
+    """A job fits exactly when its expected cost fits; it gets a warning exactly when only the worst case does not."""
     verdict = check_budget(_job(run_usd=f"{budget}e-9"), _estimate(expected, expected + more), PRICE)
     assert verdict.fits == (expected <= budget)
     assert (verdict.warning is not None) == (expected <= budget < expected + more)
 
 
 def test_a_prompt_without_a_column_is_warned_of() -> None:
-    """A template that asks the same of every row is told before anything is paid, with what Prefect does in prefect.yaml; not where that is meant, or where there is one row."""
+    """A template that is the same for every row causes a warning before anything is paid.
+
+    There is no warning where that is intended, or where there is one row. The warning is shown together with others.
+    """
     for prompt, changes, rows, warned in (
         ({"user": "Summarize:  please"}, {}, 600, True),
         ({"system": "Be short.", "user": "Hello"}, {}, 2, True),
@@ -100,7 +103,10 @@ def test_a_prompt_without_a_column_is_warned_of() -> None:
 
 
 def test_what_is_wrong_with_the_model_is_warned_of() -> None:
-    """A model that is shut down, before or after its day, and one that thinks within few tokens are warned of; not when nothing is left to send."""
+    """A model that is shut down, or will be, or that thinks within few tokens causes a warning.
+
+    There is none when nothing is left to send.
+    """
     for model, parameters, warned in (
         ("gpt-4o-mini", {}, "shuts down on 2027-01-14"),
         ("gpt-3.5-turbo", {}, "was shut down on 2026-10-23"),
@@ -117,39 +123,39 @@ def test_what_is_wrong_with_the_model_is_warned_of() -> None:
 
 
 def test_an_input_without_rows_is_warned_of() -> None:
-    """An input without rows empties the results, which is told before."""
+    """An input without rows causes a warning before it empties the results."""
     assert "the input has no rows" in str(check_budget(_job(run_usd=1), _estimate(0, to_send=0), PRICE).warning)
 
 
 def test_the_worst_case_only_warns() -> None:
-    """When only the worst case does not fit, the run begins, with a warning that shows both numbers."""
+    """If only the worst case does not fit, the run begins with a warning that shows both amounts."""
     verdict = _pass(_job(run_usd=40), _estimate(30 * USD, 50 * USD))
     assert verdict.fits
     assert verdict.warning == "the worst case of $50.00 exceeds the budget of $40.00: the run may stop on the way"
 
 
 def test_without_a_budget_nothing_is_refused_and_it_is_said() -> None:
-    """A budget left out means no limit, and the sentence says so."""
+    """Without a budget there is no limit, and the sentence says so."""
     verdict = _pass(_job(), _estimate(10**15))
     assert (verdict.fits, verdict.warning) == (True, None)
     assert "no budget is set" in verdict.sentence
 
 
 def test_partial_completes_what_fits() -> None:
-    """With `when_short: partial` the gate lets a job through that does not fit, and still says that it does not."""
+    """With `when_short: partial`, the gate lets a job through that does not fit, and still says so."""
     verdict = _pass(_job(run_usd=1, when_short="partial"), _estimate(50 * USD))
     assert not verdict.fits
     assert "exceeds the budget" in verdict.sentence
 
 
 def test_nothing_to_send_is_never_refused() -> None:
-    """A run whose answers are all there needs no budget."""
+    """A run that already has all its answers needs no budget."""
     spent = Totals(settled_nano=2 * USD)
     assert not _pass(_job(run_usd=1), _estimate(0, to_send=0), spent).fits
 
 
 def test_what_was_spent_counts_once() -> None:
-    """A run that goes on counts what it paid and what is in doubt, and no longer estimates the rows that it paid."""
+    """A resumed run counts what it paid and what is in doubt, and does not estimate the rows that it paid."""
     estimate = _estimate(10 * USD)
     half = Totals(settled_nano=1 * USD, in_doubt_nano=1 * USD, worst_nano=5 * USD)
     assert check_budget(_job(run_usd=7), estimate, PRICE, half).fits
@@ -159,7 +165,7 @@ def test_what_was_spent_counts_once() -> None:
 
 
 def test_the_month_is_held_against_what_others_booked() -> None:
-    """A monthly budget is what other runs of the month have left of it, and the refusal shows all of it."""
+    """A monthly budget is reduced by what other runs of the month have booked, and a refusal shows all amounts."""
     job = _job(monthly_usd=100)
     assert check_budget(job, _estimate(30 * USD), PRICE, None, 70 * USD).fits
     verdict = check_budget(job, _estimate(30 * USD), PRICE, None, 71 * USD)
@@ -168,7 +174,7 @@ def test_the_month_is_held_against_what_others_booked() -> None:
 
 
 def test_a_month_that_is_used_up_is_told_as_that() -> None:
-    """When more is booked than the month had, no negative sum is told: its budget is used up."""
+    """If more is booked than the month had, a refusal says that its budget is used up and shows no negative amount."""
     verdict = check_budget(_job(monthly_usd=100), _estimate(USD), PRICE, None, 100 * USD + 3_218_000)
     assert not verdict.fits
     assert verdict.sentence.startswith(
@@ -178,27 +184,27 @@ def test_a_month_that_is_used_up_is_told_as_that() -> None:
 
 
 def test_the_tighter_budget_decides() -> None:
-    """With a budget for the run and one for the month, the one with less left is the one that is told."""
+    """With a budget for the run and one for the month, a refusal names the one with less left."""
     job = _job(run_usd=10, monthly_usd=100)
     assert "the budget of $10.00" in check_budget(job, _estimate(20 * USD), PRICE, None, 0).sentence
     assert "the month" in check_budget(job, _estimate(20 * USD), PRICE, None, 95 * USD).sentence
 
 
 def test_a_request_that_never_fits_a_minute_is_refused() -> None:
-    """One request larger than tokens_per_minute would wait for ever: it is refused before the first payment."""
+    """A request larger than tokens_per_minute would wait forever, so it is refused before the first payment."""
     with pytest.raises(BadJob, match=r"5,001 tokens .* limits\.tokens_per_minute = 5,000"):
         _pass(_job(tokens_per_minute=5_000), _estimate(1, largest=5_001))
     assert _pass(_job(tokens_per_minute=5_000), _estimate(1, largest=5_000)).fits
 
 
 def test_what_costs_nothing_is_expected_to_cost_nothing() -> None:
-    """A model that is free is not expected to cost a nano-dollar."""
+    """A free model has an expected cost of zero, not of a nano-dollar."""
     verdict = check_budget(_job(run_usd=1), _estimate(0), PRICE)
     assert verdict.sentence.startswith("expected $0.00 fits into the budget of $1.00")
 
 
 def test_a_month_without_other_runs_is_whole() -> None:
-    """Where nobody has booked anything, all of the monthly budget is left."""
+    """If no other run has booked anything, all of the monthly budget is left."""
     for booked in (None, 0):
         assert check_budget(_job(monthly_usd=1), _estimate(USD), PRICE, None, booked).fits
         assert not check_budget(_job(monthly_usd=1), _estimate(USD + 1), PRICE, None, booked).fits
@@ -209,14 +215,14 @@ def test_a_month_without_other_runs_is_whole() -> None:
     [
         (10, 0, 10, 5, False),  # exactly what may be spent without asking
         (10, 0, 11, 5, True),
-        (10, 1, 10, 5, True),  # with what a pilot has booked
+        (10, 1, 10, 5, True),  # together with what a pilot has booked
         (10, 9, 1, 5, False),
         (10, 20, 0, 0, False),  # spent already: nothing is left to send
         (None, 0, 99, 5, False),
     ],
 )
 def test_who_is_asked(limit: int | None, booked: int, open_usd: int, rows_left: int, asks: bool) -> None:  # noqa: FBT001
-    """A person is asked for what a run costs as a whole, as long as there is something left to send."""
+    """A person is asked to approve the cost of the whole run, as long as something is left to send."""
     job = _job(approval_usd=limit) if limit else _job()
     worst = booked + open_usd
     totals = Totals(settled_nano=booked * USD, worst_nano=booked * USD, statuses={"ok": 10 - rows_left})

@@ -1,4 +1,4 @@
-"""What an estimate takes from earlier runs of a job."""
+"""An estimate learns from earlier runs of the same job."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _run(job: Job, run_id: str, expected: int, paid: int) -> None:
 
 
 def test_the_last_run_is_one_of_the_same_prompt() -> None:
-    """How good the last estimate was is taken from the latest run with the same prompt and output settings."""
+    """The last estimate comes from the latest run with the same prompt and output settings."""
     one, other = _job("{{ text }}"), _job("Translate: {{ text }}")
     _run(one, "20261127-030000-aaaaaa", 1_000, 900)
     _run(other, "20261128-030000-bbbbbb", 7_000, 3_000)

@@ -1,4 +1,4 @@
-"""Where the ledger is: a place that cannot be is named, with what to set."""
+"""A ledger location that cannot be used is refused by name, and the refusal says what to set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _refused() -> str:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The missing folder of PARQUILL_LEDGER_URL is named."""
+    """A refusal names the missing folder of PARQUILL_LEDGER_URL."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path}/none/ledger.sqlite")
     assert _refused() == f"the ledger's folder {tmp_path}/none does not exist; create it, or change PARQUILL_LEDGER_URL"
     (tmp_path / "none").mkdir()
@@ -26,18 +26,18 @@ def test_a_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_state_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the user's state folder cannot be made, both variables that name another place are told."""
+    """If the user's state folder cannot be created, the refusal names both variables that set another location."""
     (tmp_path / "file").write_text("")
     monkeypatch.delenv("PARQUILL_LEDGER_URL", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    told = _refused()
-    assert f"{tmp_path}/file/parquill cannot be created" in told
-    assert "XDG_STATE_HOME" in told
-    assert "PARQUILL_LEDGER_URL" in told
+    refusal = _refused()
+    assert f"{tmp_path}/file/parquill cannot be created" in refusal
+    assert "XDG_STATE_HOME" in refusal
+    assert "PARQUILL_LEDGER_URL" in refusal
 
 
 def test_a_folder_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder without leave to write is named before SQLite fails in its own words."""
+    """A folder without write permission is named before SQLite fails in its own words."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path}/ledger.sqlite")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path or not mode & os.W_OK)
     assert f"the ledger {tmp_path}/ledger.sqlite cannot be written" in _refused()

@@ -1,4 +1,4 @@
-"""Predicting the length of answers from those of an earlier night, or of a pilot."""
+"""The length of answers is predicted from those of an earlier night or of a pilot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGMAS = [0.5, *(pytest.param(sigma, marks=pytest.mark.nightly) for sigma in (0.
 
 
 def _night(draw: random.Random, rows: int, sigma: float, most: int = MOST) -> list[tuple[int, int]]:
-    """Input and output tokens of a night: log-normal output that grows with the input, cut at `most`."""
+    """Return the input and output tokens of a night: log-normal output that grows with the input, cut at `most`."""
     night = []
     for _ in range(rows):
         prompt = max(1, int(draw.lognormvariate(5.5, 0.6)))
@@ -40,7 +40,7 @@ def _learn(night: list[tuple[int, int]], most: int = MOST, runs: int = 1) -> His
 @pytest.mark.nightly
 @pytest.mark.parametrize("sigma", [0.3, 0.5, 0.8])
 def test_one_night_predicts_the_next(sigma: float) -> None:
-    """After one night of 20,000 rows the expected cost of the next is within 3 % of the actual in 95 of 100 seeds."""
+    """After a night of 20,000 rows, the next one's expected cost is within 3 % of the actual one in 95 of 100 seeds."""
     population, counter, good = Population(sigma, 150), TokenCounter("gpt-4o-mini"), 0
     for seed in range(100):
         prompts, outputs = population.draw(2 * seed)
@@ -54,7 +54,11 @@ def test_one_night_predicts_the_next(sigma: float) -> None:
 
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_a_pilot_of_100_gives_an_interval_that_holds(sigma: float) -> None:
-    """After a pilot of 100 of 20,000 rows, some cut, the 90 % interval holds the actual cost in at least 85 of 100 seeds, and is no wider than 1.3 times the best that anybody could give who knows the law's form."""
+    """After a pilot of 100 of 20,000 rows, the 90 % interval holds the actual cost in at least 85 of 100 seeds.
+
+    Some answers of the pilot are cut. The interval is at most 1.3 times as wide as the best one that a model which
+    knows the form of the law could give.
+    """
     trials = [trial(Population(sigma, 150), seed) for seed in range(100)]
     assert sum(held for held, _ in trials) >= 85
     assert sum(width for _, width in trials) / 100 <= 1.3
@@ -62,7 +66,7 @@ def test_a_pilot_of_100_gives_an_interval_that_holds(sigma: float) -> None:
 
 @pytest.mark.parametrize("kind", ["two kinds of answers", "a tenth are refusals", "bent"])
 def test_answers_that_are_not_log_normal(kind: str) -> None:
-    """Where the law is another than the one that is fitted, the mean is still right and the interval still holds."""
+    """If the lengths follow another law than the fitted one, the mean is still right and the interval still holds."""
     held, off = 0, []
     for seed in range(100):
         draw = random.Random(seed)
@@ -85,7 +89,7 @@ def test_answers_that_are_not_log_normal(kind: str) -> None:
 
 
 def test_other_lengths_than_were_seen() -> None:
-    """A night with inputs many times as long is predicted along the line, not by last night's mean."""
+    """A night with inputs many times as long is predicted along the line, not by the mean of the last night."""
     model = LengthModel(_learn(_night(random.Random(1), 4_000, 0.3, 10_000), 10_000), 10_000)
     for prompt in (2_000, 4_000, 8_000):
         mean = math.exp(0.8 + 0.7 * math.log(prompt) + 0.3**2 / 2)
@@ -93,7 +97,7 @@ def test_other_lengths_than_were_seen() -> None:
 
 
 def test_a_law_is_found_behind_the_cut() -> None:
-    """Intercept, slope and sigma are found although half of the answers were cut at max_output_tokens."""
+    """The model finds intercept, slope and sigma although nearly half of the answers were cut at max_output_tokens."""
     night = _night(random.Random(3), 20_000, 0.5, 100)
     assert sum(output == 100 for _, output in night) > 9_000
     law = LengthModel(_learn(night, 100), 100).law
@@ -103,7 +107,7 @@ def test_a_law_is_found_behind_the_cut() -> None:
 
 
 def test_classes_speak_for_themselves_when_they_differ() -> None:
-    """Short inputs that get long answers are predicted as they were seen, although no line passes through all."""
+    """Short inputs with long answers are predicted as they were seen, although no line fits all classes."""
     draw = random.Random(5)
     night = [(prompt, 200 if prompt < 100 else 20) for prompt in (draw.randrange(50, 400) for _ in range(5_000))]
     model = LengthModel(_learn(night), MOST)
@@ -112,7 +116,7 @@ def test_classes_speak_for_themselves_when_they_differ() -> None:
 
 
 def test_never_more_than_the_most() -> None:
-    """No prediction exceeds max_output_tokens, which bounds what a request can cost."""
+    """No prediction exceeds max_output_tokens, which bounds the cost of a request."""
     history = History()
     history.add(100, Usage(prompt=100, completion=50), 50)
     assert LengthModel(history, 50).expected(100_000) == pytest.approx(50)
@@ -121,7 +125,7 @@ def test_never_more_than_the_most() -> None:
 
 @pytest.mark.parametrize("outputs", [[7], [7, 7], [1, 300], [300] * 20, [1] * 20])
 def test_few_or_equal_answers_are_enough_for_a_number(outputs: list[int]) -> None:
-    """One answer, equal ones, or only such as were cut give a level line, and nothing divides by zero."""
+    """One answer, equal answers or only cut answers give a level line, and nothing divides by zero."""
     model = LengthModel(_learn([(10, output) for output in outputs]), MOST)
     assert model.expected(10) == pytest.approx(sum(outputs) / len(outputs), rel=0.01)
     assert model.expected(1_000) == pytest.approx(model.expected(10))
@@ -130,7 +134,7 @@ def test_few_or_equal_answers_are_enough_for_a_number(outputs: list[int]) -> Non
 
 
 def test_what_the_service_reports_is_what_is_paid() -> None:
-    """Reported and cached prompt tokens of earlier answers correct the count, by length class where it was seen often."""
+    """Reported and cached prompt tokens of earlier answers correct the count, by length class if it was seen often."""
     history = History()
     for _ in range(10):
         history.add(100, Usage(prompt=120, completion=10), 50)
@@ -138,11 +142,11 @@ def test_what_the_service_reports_is_what_is_paid() -> None:
     model = LengthModel(history, 50)
     assert model.reported(100) == (120, 0, 0)
     assert model.reported(2_000) == (2_400, 1_200, 300)
-    assert model.reported(500) == (600, 286, 71)  # never seen: as all together
+    assert model.reported(500) == (600, 286, 71)  # never seen: the average of all
 
 
 def test_a_pilot_of_tonight_knows_the_night() -> None:
-    """The spread between nights counts for history and not for a pilot of the same night."""
+    """The spread between nights counts for history, but not for a pilot of the same night."""
     night = _night(random.Random(4), 5_000, 0.3)
     rows = Counter(prompt for prompt, _ in night)
     pilot, history = (LengthModel(_learn(night, runs=runs), MOST).deviation(rows) for runs in (0, 1))
@@ -150,7 +154,7 @@ def test_a_pilot_of_tonight_knows_the_night() -> None:
 
 
 def test_shares_of_output_lengths_add_up() -> None:
-    """The predicted shares by output length are all answers together, with those that are cut in the last bin."""
+    """The predicted shares by output length add up to all answers, with the cut ones in the last bin."""
     night = _night(random.Random(6), 5_000, 0.5, 100)
     model = LengthModel(_learn(night, 100), 100)
     shares = dict(model.output_shares(Counter(prompt for prompt, _ in night)))
@@ -161,7 +165,7 @@ def test_shares_of_output_lengths_add_up() -> None:
 
 
 def test_histories_add_up() -> None:
-    """Two runs together say the same as one run over all their answers."""
+    """Two merged runs give the same prediction as one run with all their answers."""
     draw = random.Random(2)
     first, second = _night(draw, 500, 0.5), _night(draw, 700, 0.5)
     both = merge([_learn(first), _learn(second)])

@@ -1,4 +1,4 @@
-"""Prices: exact, dated, rounded once, and never guessed."""
+"""Prices are exact, dated, rounded once, and never guessed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SHARES = st.tuples(st.integers(0, 1_000), st.integers(0, 1_000), st.integers(0, 
 
 
 def _parts(prompt: int, shares: tuple[int, int, int]) -> tuple[int, int]:
-    """Cached and written tokens of a prompt, by shares of the three kinds of input."""
+    """Return the cached and the written tokens of a prompt, by shares of the three kinds of input."""
     whole = sum(shares) or 1
     return prompt * shares[0] // whole, prompt * shares[1] // whole
 
@@ -64,7 +64,7 @@ def _parts(prompt: int, shares: tuple[int, int, int]) -> tuple[int, int]:
 def test_a_cost_is_exact_and_rounded_once(
     prices: tuple[Decimal, Decimal, Decimal, Decimal], prompt: int, shares: tuple[int, int, int], out: int
 ) -> None:
-    """A cost is that of Decimal arithmetic to the last digit, and rounded half to even once, at the end."""
+    """A cost equals that of Decimal arithmetic to the last digit, and is rounded half to even once, at the end."""
     full, cached, written, output = prices
     read, wrote = _parts(prompt, shares)
     exact = ((prompt - read - wrote) * full + read * cached + wrote * written + out * output) / MTOK
@@ -76,7 +76,7 @@ def test_a_cost_is_exact_and_rounded_once(
 @settings(max_examples=200)
 @given(st.integers(0, 10**24))
 def test_rounding_is_that_of_decimal(femto: int) -> None:
-    """Femto-dollars become nano-dollars as Decimal rounds half to even."""
+    """Femto-dollars are rounded to nano-dollars as Decimal rounds half to even."""
     assert nano_to_usd(femto_to_nano(femto)) == Decimal(femto).scaleb(-15).quantize(NANO, ROUND_HALF_EVEN)
 
 
@@ -85,21 +85,21 @@ def test_rounding_is_that_of_decimal(femto: int) -> None:
     [(0, 0), (499_999, 0), (500_000, 0), (500_001, 1), (1_500_000, 2), (2_500_000, 2), (2_500_001, 3), (999_999, 1)],
 )
 def test_halves_go_to_even(femto: int, nano: int) -> None:
-    """Half a nano-dollar goes to the even side, so that sums of many rows do not drift."""
+    """Half a nano-dollar is rounded to the even side, so that sums of many rows do not drift."""
     assert femto_to_nano(femto) == nano
 
 
 @settings(max_examples=150)
 @given(full=USD_PER_MTOK, output=USD_PER_MTOK, prompt=TOKENS, room=TOKENS)
 def test_the_worst_case_is_rounded_up(full: Decimal, output: Decimal, prompt: int, room: int) -> None:
-    """A reservation is never a fraction of a nano-dollar too small."""
+    """A reservation is rounded up, so that it is never a fraction of a nano-dollar too small."""
     exact = (prompt * full + room * output) / MTOK
     assert nano_to_usd(_own(full, None, None, output).worst_nano(prompt, room)) == exact.quantize(NANO, ROUND_CEILING)
 
 
 FEMTO = st.integers(0, 50).map(
     lambda micro: micro * 1_000_003
-)  # a nano-dollar a token and more: rounding hides nothing
+)  # from a nano-dollar a token up, so that rounding hides nothing
 BANDS = st.lists(
     st.builds(PriceBand, st.integers(1, 1_000), *[FEMTO] * 4), max_size=3, unique_by=lambda band: band.above
 )
@@ -111,20 +111,20 @@ BANDS = st.lists(
 def test_no_usage_within_the_reservation_costs_more(
     first: PriceBand, more: list[PriceBand], fee: int, most: int, used: float, shares: tuple[int, int, int], room: int
 ) -> None:
-    """M1: what a request really used within its reservation never costs more than was reserved.
+    """M1: a request that stays within its reservation never costs more than was reserved.
 
-    Whatever its input was read from or written to, whichever band it fell into, with its fee.
+    This holds for input read from a cache or written to one, for every price band, and with the fee.
     """
     price = ModelPrice("m", (first, *sorted(more, key=lambda band: band.above)), None, "a test", "", request=fee)
     prompt = int(most * used)
     really = price.femto(Usage(prompt, *_parts(prompt, shares), room))
     worst = price.worst_nano(most, room)
     assert really <= worst * 1_000_000
-    # and not more than the most expensive such usage, rounded up: a reservation that is too large refuses runs
+    # A reservation that is too large refuses runs, so it equals the most expensive such usage, rounded up.
     edges = {most, *(band.above for band in price.bands[1:] if band.above <= most)}
     kinds = [(0, 0), (1, 0), (0, 1)]
-    dearest = max(price.femto(Usage(edge, edge * c, edge * w, room)) for edge in edges for c, w in kinds)
-    assert worst == -(-dearest // 1_000_000)
+    most_expensive = max(price.femto(Usage(edge, edge * c, edge * w, room)) for edge in edges for c, w in kinds)
+    assert worst == -(-most_expensive // 1_000_000)
 
 
 @settings(max_examples=100)
@@ -136,7 +136,7 @@ def test_dollars_and_nano_dollars_are_one(nano: int) -> None:
 
 
 def test_the_jobs_own_price_counts_first() -> None:
-    """A job's `price` is used even for a model that has a public one, and cached input costs as input by default."""
+    """A job's `price` is used even if the model has a public one; by default, cached input costs as much as input."""
     price = price_of(_job(price={"usd_per_mtok_input": 3, "usd_per_mtok_output": 5}), DAY)
     assert price.femto(Usage(1_000_000, 400_000, 300_000)) == 3 * 10**15
     assert price.femto(Usage(completion=1_000_000)) == 5 * 10**15
@@ -157,7 +157,7 @@ def test_the_jobs_own_price_counts_first() -> None:
     ],
 )
 def test_prices_of_2023(model: str, day: str, usd_per_mtok: int, window: int) -> None:
-    """$0.002 for 1,000 tokens of ChatGPT, $0.02 of davinci, from the first day on until the last before the change."""
+    """1,000 tokens of ChatGPT cost $0.002 and of davinci $0.02, from the first day to the last before the change."""
     price = find_price(model, OPENAI, date.fromisoformat(day))
     assert price.femto(Usage(1_000)) == price.femto(Usage(completion=1_000)) == usd_per_mtok * 10**12
     assert price.window == window
@@ -169,14 +169,14 @@ def test_prices_of_2023(model: str, day: str, usd_per_mtok: int, window: int) ->
     [("gpt-3.5-turbo", "2023-02-28"), ("gpt-3.5-turbo", "2023-06-13"), ("gpt-3.5-turbo", "2026-11-23")],
 )
 def test_an_override_ends_with_its_dates(model: str, day: str) -> None:
-    """Before `from` and from `until` on, the public price counts again."""
+    """Before `from`, and from `until` on, the public price is used."""
     price = find_price(model, OPENAI, date.fromisoformat(day))
     assert price.source == "genai-prices, openai"
     assert price.femto(Usage(1_000_000)) < 2 * 10**15
 
 
 def test_the_price_of_the_cheapest_chat_model() -> None:
-    """gpt-4o-mini costs $0.15, cached $0.075, output $0.60 for a million tokens; the source is told."""
+    """A million tokens of gpt-4o-mini cost $0.15, cached $0.075 and output $0.60; the price names its source."""
     price = find_price("gpt-4o-mini", OPENAI, DAY)
     used = (Usage(1), Usage(1, 1), Usage(completion=1))
     assert [price.femto(usage) for usage in used] == [150_000_000, 75_000_000, 600_000_000]
@@ -185,7 +185,7 @@ def test_the_price_of_the_cheapest_chat_model() -> None:
 
 
 def test_a_proxy_is_priced_as_openai() -> None:
-    """An address that no provider owns is priced as OpenAI for OpenAI's models."""
+    """At an address that no provider owns, OpenAI's models have OpenAI's prices."""
     assert find_price("gpt-4o-mini", LOCAL, DAY) == find_price("gpt-4o-mini", OPENAI, DAY)
 
 
@@ -193,17 +193,17 @@ def test_a_proxy_is_priced_as_openai() -> None:
     ("model", "near"), [("gpt-4o-mni", "gpt-4o-mini"), ("gpt4o", "gpt-4o"), ("gpt-3.5-trubo", "gpt-3.5-turbo")]
 )
 def test_an_unknown_model_names_the_nearest(model: str, near: str) -> None:
-    """A model without a price is refused with the nearest names and the way to set one: nothing is guessed."""
+    """A model without a price is refused with the nearest names and the way to set a price; nothing is guessed."""
     with pytest.raises(BadJob) as caught:
         find_price(model, OPENAI, DAY)
-    told = str(caught.value)
-    assert told.startswith(f"no price is known for the model {model!r}; the nearest known are ")
-    assert near in told
-    assert "usd_per_mtok_input" in told
+    message = str(caught.value)
+    assert message.startswith(f"no price is known for the model {model!r}; the nearest known are ")
+    assert near in message
+    assert "usd_per_mtok_input" in message
 
 
 def test_a_model_like_no_other_is_refused() -> None:
-    """A model that resembles nothing is refused without a guess."""
+    """A model that resembles no other is refused without a guess."""
     with pytest.raises(BadJob, match=r"no price is known for the model 'zzzzzz'\. To use it anyway"):
         find_price("zzzzzz", LOCAL, DAY)
 
@@ -221,7 +221,10 @@ SOL = find_price("gpt-5.6-sol", OPENAI, DAY)
 
 
 def test_the_forty_replies_of_a_model_with_cache_writes() -> None:
-    """M1, M6: forty replies that write 2,611 of 2,631 tokens to a cache cost $0.5294 (genai-prices), as was reserved."""
+    """M1, M6: forty replies that write 2,611 of 2,631 tokens to a cache cost $0.5294, as in genai-prices.
+
+    $0.5302 is reserved for them.
+    """
     usage = Usage(2_631, 0, 2_611, 5)
     public = get_snapshot().find_provider_model("gpt-5.6-sol", None, None, OPENAI)[1]
     prices = public.get_prices(datetime(DAY.year, DAY.month, DAY.day, 12, tzinfo=UTC))
@@ -254,7 +257,10 @@ def test_the_tier_of_a_reply_decides_its_price(tier: str | None, prompt: int, us
 
 
 def test_a_tier_without_a_price_costs_as_the_most_expensive_and_is_known_as_such() -> None:
-    """M6: gpt-4o-mini has no flex price: never above the standard one. A job's own price is the only one that is known."""
+    """M6: an unknown tier costs as much as the most expensive one, and is reported as not known.
+
+    gpt-4o-mini has no flex price: flex costs the standard price, never more. A job's own price is used for every tier.
+    """
     mini = find_price("gpt-4o-mini", OPENAI, DAY)
     usage = Usage(1_000, 0, 0, 100)
     assert mini.femto(usage, "flex") == mini.femto(usage)
@@ -266,14 +272,14 @@ def test_a_tier_without_a_price_costs_as_the_most_expensive_and_is_known_as_such
 
 
 def test_a_price_survives_the_plan() -> None:
-    """The price of a run, its tiers and its fee, is read back from its plan as it was."""
+    """The price of a run, with its tiers and its fee, is read back from its plan unchanged."""
     fee = ModelPrice("m", SOL.bands, 5, "a", "b", 7, (ServiceTier("flex", SOL.bands),))
     for price in (SOL, find_price("gpt-4o-mini", OPENAI, DAY), fee):
         assert ModelPrice.from_json(orjson.loads(orjson.dumps(asdict(price)))) == price
 
 
 def test_prices_that_depend_on_the_hour_are_the_highest_of_the_day() -> None:
-    """M1: nobody knows at which hour a row is answered, so DeepSeek's peak prices are reserved and booked all day."""
+    """M1: DeepSeek's peak prices are reserved and booked all day, since the hour of an answer is not known before."""
     price = find_price("deepseek-v4-pro", "https://api.deepseek.com/v1", DAY)
     assert price.bands == (PriceBand(0, 1_320_000_000, 44_000_000, 1_320_000_000, 3_960_000_000),)
     assert price.version.endswith("the highest prices of the day")
@@ -290,7 +296,7 @@ def test_prices_that_depend_on_the_hour_are_the_highest_of_the_day() -> None:
     ],
 )
 def test_an_address_of_a_region_has_its_uplift(model: str, host: str, percent: int) -> None:
-    """M6: OpenAI's addresses of a region cost a tenth more for models from March 2026 on, at every tier."""
+    """M6: OpenAI's regional addresses cost a tenth more for models from March 2026 on, at every tier."""
     plain, here = find_price(model, OPENAI, DAY), find_price(model, f"https://{host}/v1", DAY)
     usage = Usage(1_000, 100, 100, 100)
     for tier in ("default", "priority"):
@@ -298,20 +304,20 @@ def test_an_address_of_a_region_has_its_uplift(model: str, host: str, percent: i
 
 
 def test_a_model_of_several_sellers_has_its_makers_price() -> None:
-    """A model that several providers sell is priced as its maker's at an address that none of them owns."""
+    """At an address that no provider owns, a model that several providers sell has its maker's price."""
     assert find_price("claude-sonnet-4-5", LOCAL, DAY).source == "genai-prices, anthropic"
 
 
 def test_a_model_with_several_prices_is_refused() -> None:
-    """Where no maker tells between several sellers' prices the sellers are named, and none is chosen."""
+    """If several sellers have a model and none is its maker, the refusal names the sellers, and none is chosen."""
     with pytest.raises(BadJob, match=r"several prices, those of novita, openrouter, together: set `endpoint"):
         find_price("Gryphe/MythoMax-L2-13b", LOCAL, DAY)
 
 
-@pytest.mark.nightly  # it bounds time
+@pytest.mark.nightly  # it measures time
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "gemini-2.5-pro"])
 def test_pricing_a_row_is_fast(model: str) -> None:
-    """A row is priced in under 5 microseconds, with one price as with tiers: prices are compiled once a model."""
+    """A row is priced in under 5 microseconds, with one price or with tiers: prices are compiled once per model."""
     price = find_price(model, None, DAY)
     rows = 2_000
     usage = Usage(250_000, 1_000, 0, 777)
@@ -320,7 +326,7 @@ def test_pricing_a_row_is_fast(model: str) -> None:
 
 
 def _public() -> list[tuple[str, Any, ModelPrice]]:
-    """Every public model that is priced by tokens alone, at an address of its provider."""
+    """Return every public model that is priced by tokens alone, at an address of its provider."""
     found = []
     for provider in get_snapshot().providers:
         if provider.id not in {"openai", "anthropic", "google", "mistral", "groq", "deepseek"}:
@@ -340,7 +346,7 @@ def _public() -> list[tuple[str, Any, ModelPrice]]:
 
 
 def test_prices_agree_with_genai_prices() -> None:
-    """For every model of the large providers, tiers and caching included, a cost is what genai-prices computes."""
+    """For every model of the large providers, tiers and caching included, a cost equals what genai-prices computes."""
     public = _public()
     assert len(public) > 150
     assert sum(len(price.bands) > 1 for _, _, price in public) > 5
@@ -372,13 +378,16 @@ def test_prices_agree_with_genai_prices() -> None:
     ],
 )
 def test_dollars_for_people(nano: int, text: str) -> None:
-    """Amounts have cents from a dollar up, else two significant digits, never nine decimals, and are never shown as zero."""
+    """An amount has cents from a dollar up, else two significant digits, never nine decimals.
+
+    An amount above zero is never shown as zero.
+    """
     assert format_usd(nano) == text
 
 
 @given(st.lists(st.integers(0, 10**13), min_size=1, max_size=6))
 def test_amounts_of_one_table(amounts: list[int]) -> None:
-    """Amounts that are shown together have the same number of decimals, and each is close to the truth."""
+    """Amounts that are shown together have the same number of decimals, and each is close to its true value."""
     shown = format_column(amounts)
     assert len({len(text.partition(".")[2]) for text in shown}) == 1
     for nano, text in zip(amounts, shown, strict=True):
@@ -388,13 +397,13 @@ def test_amounts_of_one_table(amounts: list[int]) -> None:
 
 
 def test_a_job_without_a_price_has_the_public_one() -> None:
-    """The price of a job is that of its model at its address on its day."""
+    """A job without a price has the public price of its model, at its address and on its day."""
     assert price_of(_job(), DAY) == find_price("gpt-4o-mini", OPENAI, DAY)
     assert price_of(_job(model="gpt-3.5-turbo"), date(2023, 4, 1)).source.startswith("data/prices.toml")
 
 
 @pytest.mark.parametrize("model", ["text-embedding-3-small", "whisper-1", "tts-1"])
 def test_a_model_without_a_price_by_tokens_is_refused(model: str) -> None:
-    """What is billed by the hour, by characters or for input alone has no price that a budget could hold."""
+    """A model that is billed by the hour, by characters or for input alone is refused: no budget could hold it."""
     with pytest.raises(BadJob, match=r"no price per token|has a price"):
         find_price(model, OPENAI, DAY)

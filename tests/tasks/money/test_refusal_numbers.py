@@ -1,4 +1,4 @@
-"""A refusal shows two numbers that differ, and no amount is rounded to nothing."""
+"""A refusal shows two numbers that differ, and no amount is rounded to zero."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parquill.tasks.records import Estimate
     ("budget", "expected"), [("40", 40_001_000_000), ("0.0000001", 400), ("9.9999999", 9_999_999_950)]
 )
 def test_a_refusal_shows_two_different_numbers(budget: str, expected: int) -> None:
-    """Whoever reads a refusal sees that the one number is larger than the other."""
+    """The two amounts in a refusal differ, so that a reader sees which one is larger."""
     least = {"name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "m", "max_output_tokens": 5}
     job = make_job({**least, "budget": {"run_usd": budget}})
     estimate = Estimate(1, 1, 1, 1, expected, expected, expected, "", 1, exact=True)
@@ -29,5 +29,5 @@ def test_a_refusal_shows_two_different_numbers(budget: str, expected: int) -> No
 
 @pytest.mark.parametrize("nano", [1, 400, 499])
 def test_an_amount_is_never_rounded_to_nothing(nano: int) -> None:
-    """What costs something is not shown as $0.000000 (the docstring of `format_usd`)."""
+    """An amount above zero is never shown as $0.000000."""
     assert re.search("[1-9]", format_usd(nano))

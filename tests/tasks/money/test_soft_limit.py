@@ -1,4 +1,4 @@
-"""The soft limits: each is told once, when it is passed."""
+"""Each soft limit causes one warning, when it is passed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _limits(before: int = 0, others: int = 0, **budget: Any) -> SoftLimits:
 
 
 def test_it_is_told_once_when_it_is_passed() -> None:
-    """At the limit's fraction itself nothing is told, a nano-dollar above it once, and never again."""
+    """Spending exactly the soft limit causes no warning; a nano-dollar more causes one, which is never repeated."""
     limits = _limits(run_usd=10, soft_fraction=0.8)
     limits.check(8 * USD)
     assert limits.messages == []
@@ -28,7 +28,7 @@ def test_it_is_told_once_when_it_is_passed() -> None:
 
 
 def test_the_month_counts_all_runs() -> None:
-    """The month's soft limit is passed by what other runs have spent and this one together."""
+    """The month's soft limit is passed by what this run and other runs have spent together."""
     limits = _limits(monthly_usd=100, others=75 * USD)
     limits.check(5 * USD)
     assert limits.messages == []
@@ -37,7 +37,7 @@ def test_the_month_counts_all_runs() -> None:
 
 
 def test_both_limits_are_told() -> None:
-    """Run and month have each their own warning."""
+    """The run and the month each have their own warning."""
     limits = _limits(run_usd=1, monthly_usd=2)
     limits.check(USD)
     assert len(limits.messages) == 1
@@ -47,7 +47,7 @@ def test_both_limits_are_told() -> None:
 
 @pytest.mark.parametrize("budget", [{}, {"run_usd": 1}, {"monthly_usd": 10}])
 def test_what_was_passed_before_is_not_told_again(budget: dict[str, Any]) -> None:
-    """A run that goes on, in a month that was over its soft limit before, does not repeat what was told then."""
+    """A resumed run does not repeat a warning that it, or the month, caused before."""
     limits = _limits(before=USD, others=9 * USD, **budget)
     limits.check(2 * USD)
     assert limits.messages == []

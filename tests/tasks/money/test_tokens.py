@@ -1,4 +1,4 @@
-"""Tokens: counted as the service counts them, with no network, and nothing in a text stops the counting."""
+"""Tokens are counted as the service counts them, without a network, and no text stops the count."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_published_string_counts(text: str, encoding: str, count: int) -> None:
 
 
 def test_every_published_encoding_is_tested() -> None:
-    """No encoding is left out of the figures above."""
+    """The figures above cover every published encoding."""
     assert {name for _, name, _ in STRINGS} == set(ENCODINGS)
     assert len(STRINGS) == 13
 
 
 def test_counting_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vocabularies are read from the package: with every socket closed, counting still works."""
+    """Vocabularies are read from the package, so counting works with every socket closed."""
 
     def closed(*_: object, **__: object) -> None:
         raise OSError("no network")
@@ -73,7 +73,7 @@ def test_counting_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("before", [None, "elsewhere"])
 def test_the_users_cache_is_left_alone(monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
-    """Loading a vocabulary leaves the user's own TIKTOKEN_CACHE_DIR as it was."""
+    """Loading a vocabulary does not change the user's own TIKTOKEN_CACHE_DIR."""
     monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
     if before is not None:
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", before)
@@ -84,7 +84,7 @@ def test_the_users_cache_is_left_alone(monkeypatch: pytest.MonkeyPatch, before: 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
 def test_a_damaged_vocabulary_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
-    """A vocabulary with a flipped bit, or none, is refused by its path and not deleted: no count is made with it."""
+    """A vocabulary that is missing or has a flipped bit is refused by its path, is not used and is not deleted."""
     name = tokens._VOCABULARIES["r50k_base"][0]
     path = tmp_path / "encodings" / name
     path.parent.mkdir()
@@ -102,7 +102,7 @@ def test_a_damaged_vocabulary_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_million_blanks(counter: TokenCounter) -> None:
-    """A run of a million blanks, on which tiktoken panics, is counted, and not below what it is."""
+    """A run of a million blanks, on which tiktoken panics, is counted, and not too low."""
     counted = counter.count_texts([" " * 1_000_000, "\n" * 1_000_000, "a"])
     assert counted[2] == 1
     assert 1_000_000 / 200 < counted[0] < 20_000
@@ -121,13 +121,13 @@ def test_special_tokens_are_plain_text(counter: TokenCounter, text: str) -> None
 @settings(max_examples=100)
 @given(st.lists(st.text(), max_size=6))
 def test_counts_are_those_of_tiktoken(counter: TokenCounter, texts: list[str]) -> None:
-    """Any texts, also lone surrogates, are counted as tiktoken counts each alone, in their order."""
+    """Any texts, including lone surrogates, are counted as tiktoken counts each of them alone, in their order."""
     encoding = tiktoken.get_encoding(counter.name)
     assert counter.count_texts(texts) == [len(encoding.encode_ordinary(text)) for text in texts]
 
 
 def test_long_texts_are_counted_in_pieces(counter: TokenCounter) -> None:
-    """A text beyond one piece is counted within a token a piece of its true count."""
+    """A text longer than one piece is counted within one token per piece of its true count."""
     text = "The quick brown fox jumps over the lazy dog. " * 4_000
     true = len(tiktoken.get_encoding(counter.name).encode_ordinary(text))
     assert len(text) > 3 * PIECE_CHARACTERS
@@ -135,7 +135,7 @@ def test_long_texts_are_counted_in_pieces(counter: TokenCounter) -> None:
 
 
 def test_the_chat_formula(counter: TokenCounter) -> None:
-    """3 tokens a message, 3 for the reply, the role and the text, and 1 more for a name."""
+    """A message has 3 tokens plus its role and text, and 1 more for a name; the reply has 3."""
     one = counter.count_chats([[{"role": "user", "content": "Hi"}]])[0]
     assert one == 3 + 3 + 1 + 1
     assert counter.count_chats([[{"role": "user", "content": "Hi", "name": "Ann"}]]) == [one + 1 + 1]
@@ -143,14 +143,14 @@ def test_the_chat_formula(counter: TokenCounter) -> None:
 
 
 def test_content_in_parts_counts_its_texts(counter: TokenCounter) -> None:
-    """Text in parts is counted as the text."""
+    """A text in parts has the same count as the text."""
     whole = counter.count_chats([[{"role": "user", "content": "Hello there"}]])
     parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": " there"}]
     assert counter.count_chats([[{"role": "user", "content": parts}]]) == whole
 
 
 def test_many_chats_at_once_are_those_of_each(counter: TokenCounter) -> None:
-    """What is remembered between chats never changes a count, also beyond what is kept."""
+    """Texts that the counter remembers from other chats never change a count, even when it must forget some."""
     chats = [[{"role": "system", "content": "Same"}, {"role": "user", "content": f"row {n}"}] for n in range(5_000)]
     assert counter.count_chats(chats) == [TokenCounter("gpt-4o-mini").count_chats([chat])[0] for chat in chats[:1]] + (
         counter.count_chats(chats[1:])
@@ -159,7 +159,7 @@ def test_many_chats_at_once_are_those_of_each(counter: TokenCounter) -> None:
 
 
 def test_a_schema_is_counted_with_each_request(counter: TokenCounter) -> None:
-    """A response_format is sent with every request, so every request is counted with it."""
+    """A response_format is sent with every request, so its tokens are counted with every request."""
     schema = {"type": "object", "properties": {"answer": {"type": "string"}}}
     with_schema = TokenCounter("gpt-4o-mini", schema=schema)
     chat = [{"role": "user", "content": "Hi"}]
@@ -168,7 +168,7 @@ def test_a_schema_is_counted_with_each_request(counter: TokenCounter) -> None:
 
 
 def test_plain_prompts_are_their_text(counter: TokenCounter) -> None:
-    """The legacy API has no formula: the text alone counts."""
+    """A prompt of the legacy API counts as its text alone, without a formula."""
     assert counter.count_prompts(["", "Hi", "Hi there"]) == [0, 1, 2]
 
 
@@ -186,14 +186,14 @@ def test_plain_prompts_are_their_text(counter: TokenCounter) -> None:
     ],
 )
 def test_models_have_their_own_encoding(model: str, encoding: str) -> None:
-    """A model whose tokenizer is public is counted by it, and exactly."""
+    """A model whose tokenizer is public is counted exactly, with that tokenizer."""
     found = TokenCounter(model)
     assert (found.name, found.exact) == (encoding, True)
     assert found.reserved(1_000) == 1_000
 
 
 def test_unknown_models_reserve_more() -> None:
-    """A model whose tokenizer is not public is counted by another, and half as much again is reserved."""
+    """A model whose tokenizer is not public is counted with another one, and half as much again is reserved."""
     found = TokenCounter("SmolLM2-135M-Instruct")
     assert (found.name, found.exact) == ("o200k_base", False)
     assert found.reserved(1_000) >= 1_500
@@ -201,7 +201,7 @@ def test_unknown_models_reserve_more() -> None:
 
 
 def test_a_chosen_tokenizer_is_used_and_not_trusted() -> None:
-    """`tokenizer` chooses the encoding; a reservation still allows for the model's own."""
+    """`tokenizer` chooses the encoding, but a reservation still allows for the model's own tokenizer."""
     found = TokenCounter("SmolLM2-135M-Instruct", "cl100k_base")
     assert (found.name, found.exact) == ("cl100k_base", False)
     assert found.reserved(1_000) >= 1_500
@@ -209,14 +209,14 @@ def test_a_chosen_tokenizer_is_used_and_not_trusted() -> None:
 
 @pytest.mark.parametrize("name", ["cl100k", "gpt-4", "../o200k_base"])
 def test_an_unknown_tokenizer_names_those_there_are(name: str) -> None:
-    """A tokenizer that does not exist is refused with the list of those that do."""
+    """A tokenizer that does not exist is refused with the list of known ones."""
     with pytest.raises(BadJob) as caught:
         TokenCounter("gpt-4", name)
     assert all(known in str(caught.value) for known in ("`tokenizer`", *ENCODINGS))
 
 
 def test_what_is_neither_text_nor_parts_counts_as_its_json(counter: TokenCounter) -> None:
-    """Function calls in a history are counted as the JSON that is sent."""
+    """Function calls, and content that is not only text, are counted as the JSON that is sent."""
     calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     as_json = json.dumps(calls, separators=(",", ":"))
     counted = counter.count_chats([[{"role": "assistant", "tool_calls": calls}]])
@@ -227,7 +227,7 @@ def test_what_is_neither_text_nor_parts_counts_as_its_json(counter: TokenCounter
 
 
 def test_memory_does_not_grow_with_the_rows() -> None:
-    """What is remembered between batches of chats is bounded, however many different texts there are."""
+    """The counter remembers a bounded number of texts between batches, however many different ones there are."""
     counted = TokenCounter("gpt-4o-mini")
     for batch in range(12):
         counted.count_chats([[{"role": "user", "content": f"row {batch} {n}"}] for n in range(1_000)])
@@ -235,7 +235,7 @@ def test_memory_does_not_grow_with_the_rows() -> None:
 
 
 def test_long_texts_are_not_kept(counter: TokenCounter) -> None:
-    """A counter remembers texts that repeat, but never more than a few MB of them, and counts the same either way."""
+    """A counter remembers texts that repeat, but at most a few MB of them, and its counts stay the same."""
     texts = [f"{number} " + "word " * 300_000 for number in range(4)]
     chats = [[{"role": "user", "content": text}] for text in texts]
     apart = [counter.count_chats([chat])[0] for chat in chats]
@@ -245,7 +245,7 @@ def test_long_texts_are_not_kept(counter: TokenCounter) -> None:
 
 
 def test_texts_are_counted_in_their_order(counter: TokenCounter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few texts are encoded at once, each has its own count."""
+    """Each text has its own count, however few texts are encoded at once."""
     texts = ["word " * number for number in (0, 5, 1, 40, 2, 0, 7)]
     whole = counter.count_texts(texts)
     for most in (0, 1, 30, 200):

@@ -1,4 +1,4 @@
-"""Tokens of function definitions, against the counts that are published."""
+"""Tokens of function definitions match the published counts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_published_counts(model: str, tokens: int) -> None:
 
 
 def test_what_is_nested_counts() -> None:
-    """A property with a schema of its own counts more than a plain one: nothing that is sent is free."""
+    """A property with a schema of its own counts more than a plain one, so that nothing that is sent is free."""
     nested = {**TOOLS[0]["function"]["parameters"]["properties"]["location"], "items": {"type": "string"}}  # type: ignore[index]
     function = {**TOOLS[0]["function"], "parameters": {"properties": {"location": nested}}}  # type: ignore[dict-item]
     plain = {**function, "parameters": {"properties": {"location": {"type": "string"}}}}
@@ -57,7 +57,7 @@ def test_what_is_nested_counts() -> None:
 
 
 def test_hosted_tools_are_refused() -> None:
-    """A tool that the service runs and bills beside the tokens is refused; functions pass."""
+    """A tool that the service runs and bills in addition to tokens is refused; functions are accepted."""
     job = {"name": "j", "input": "i", "output": "o", "prompt": {"user": "u"}, "model": "gpt-4o", "max_output_tokens": 5}
     make_job({**job, "parameters": {"tools": TOOLS}})
     with pytest.raises(BadJob, match="hosted tools"):

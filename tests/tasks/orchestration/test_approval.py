@@ -1,4 +1,4 @@
-"""Whose answer counts for a run that asks, without a server."""
+"""A run that asks for approval uses the answer that counts; these tests need no server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MINE, ANOTHERS = "0000000a-0000-4000-8000-000000000000", "0000000b-0000-4000-800
 
 
 class Server:
-    """What people have answered, by the key of the question; `asked` are the keys that a flow run suspended with."""
+    """Answers of people by the key of their question; `asked` holds the keys with which a flow run suspended."""
 
     def __init__(self) -> None:
         self.answers: dict[str, bool] = {}
@@ -36,13 +36,13 @@ class Server:
             self.answers[key] = self.next
 
     def answer_to(self, question: Question) -> Approval | None:
-        said = self.answers.get(question.key)
-        return None if said is None else Approval(approve=said)
+        answer = self.answers.get(question.key)
+        return None if answer is None else Approval(approve=answer)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    """Prefect's part: a deployed flow run, and the answers."""
+    """Replace Prefect's part: a deployed flow run, and the answers."""
     made = Server()
     context = SimpleNamespace(flow_run=SimpleNamespace(id=MINE, deployment_id="d"))
     monkeypatch.setattr(approval, "FlowRunContext", SimpleNamespace(get=lambda: context))
@@ -54,15 +54,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run that asks."""
+    """A run that asks for approval."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user-state"))
     return plan_run(tmp_path, approval_usd=1e-7)
 
 
-def _asked_by(run: Run, flow_run: str, server: Server, *, said: bool) -> None:
+def _asked_by(run: Run, flow_run: str, server: Server, *, answer: bool) -> None:
     key = f"approval-{flow_run}"
     note_question(run, Question(flow_run, "suspended", key, run.estimate.expected_nano, "2026-11-27T12:00:00+00:00"))
-    server.answers[key] = said
+    server.answers[key] = answer
 
 
 def _wait(run: Run) -> None:
@@ -70,7 +70,7 @@ def _wait(run: Run) -> None:
 
 
 def test_a_yes_is_noted_with_what_was_shown(run: Run, server: Server) -> None:
-    """A yes lets the run pass, once and again, and no further than the cost that it was given for."""
+    """A yes approves the run, also when it is tried again, but only up to the cost that was shown."""
     server.next = True
     for _ in range(2):
         _wait(run)
@@ -81,7 +81,7 @@ def test_a_yes_is_noted_with_what_was_shown(run: Run, server: Server) -> None:
 
 
 def test_a_no_ends_it_and_the_next_asks(run: Run, server: Server) -> None:
-    """A no is no approval; it is forgotten, so the same flow run, tried again, asks with another key."""
+    """A no ends the run and is forgotten, so that a retry of the same flow run asks with another key."""
     server.next = False
     for asked in (1, 2):
         with pytest.raises(NotApproved, match="declined"):
@@ -91,7 +91,7 @@ def test_a_no_ends_it_and_the_next_asks(run: Run, server: Server) -> None:
 
 
 def test_nothing_said_is_no_yes(run: Run, server: Server) -> None:
-    """A flow run that goes on without an answer, as when its state is set by hand, is not approved."""
+    """A flow run that resumes without an answer, as when its state is set by hand, is not approved."""
     with pytest.raises(NotApproved, match="has no answer"):
         _wait(run)
     assert len(server.asked) == 1
@@ -103,10 +103,13 @@ def test_nothing_said_is_no_yes(run: Run, server: Server) -> None:
     [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
 )
 def test_whose_answer_counts(run: Run, server: Server, mine: bool | None, anothers: bool, passes: bool) -> None:  # noqa: FBT001
-    """A flow run's own answer comes first; of another that asked for the same plan a yes counts, a no only ends that one."""
+    """A flow run's own answer comes first.
+
+    Of another flow run that asked for the same plan, a yes counts, and a no ends only that flow run.
+    """
     if mine is not None:
-        _asked_by(run, MINE, server, said=mine)
-    _asked_by(run, ANOTHERS, server, said=anothers)
+        _asked_by(run, MINE, server, answer=mine)
+    _asked_by(run, ANOTHERS, server, answer=anothers)
     if passes:
         _wait(run)
     else:
@@ -117,15 +120,15 @@ def test_whose_answer_counts(run: Run, server: Server, mine: bool | None, anothe
 
 
 def test_an_answer_for_less_is_none(run: Run, server: Server) -> None:
-    """A yes to a question that showed less than the run is expected to cost now has the run ask again."""
-    _asked_by(run, MINE, server, said=True)
+    """A yes to a question that showed a lower cost does not count: the run asks again."""
+    _asked_by(run, MINE, server, answer=True)
     with pytest.raises(NotApproved, match="has no answer"):
         _wait(dearer(run))
     assert len(server.asked) == 1
 
 
 def test_a_suspension_whose_answer_is_lost(run: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked a second time to suspend a run, Prefect raises Pause and stores no form: it is stored before the process ends."""
+    """If Prefect raises Pause at a second suspension, it stores no form: the run stores it before the process ends."""
     stored: list[tuple[str, Keyset]] = []
 
     def suspend(**given: Any) -> None:

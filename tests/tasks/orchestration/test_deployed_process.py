@@ -1,4 +1,4 @@
-"""What Prefect's engines tell of how a run ended."""
+"""Prefect's engines log a traceback only for an error that was not foreseen."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ UNFORESEEN: list[type[Exception]] = [Unforeseen, ValueError]
 @pytest.mark.parametrize("name", ["flow_runs", "task_runs"])
 @pytest.mark.parametrize("kind", ON_PURPOSE + UNFORESEEN)
 def test_a_traceback_is_of_what_nobody_foresaw(name: str, kind: type[Exception]) -> None:
-    """An end on purpose is told by the sentence of its state alone; a traceback is left to what nobody foresaw."""
+    """A run that ends on purpose logs the sentence of its state alone; only an unforeseen error logs a traceback."""
     process.on_flow_start()
     logger = logging.getLogger(f"prefect.{name}")
 
     def passes(error: Exception | None) -> bool:
-        told = (type(error), error, None) if error is not None else None
-        return bool(logger.filter(logger.makeRecord(logger.name, logging.ERROR, __file__, 1, "x", (), told)))
+        exc_info = (type(error), error, None) if error is not None else None
+        return bool(logger.filter(logger.makeRecord(logger.name, logging.ERROR, __file__, 1, "x", (), exc_info)))
 
     assert passes(kind("x")) == (kind in UNFORESEEN)
     assert passes(None)

@@ -1,4 +1,4 @@
-"""What is shown in Prefect must cost neither a row nor minutes."""
+"""A failure to show something in Prefect costs neither a row nor minutes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from parquill.tasks.orchestration.events import TRIES, best_effort
 
 @pytest.mark.parametrize(("set_to", "within"), [(20, TRIES), (1, 1), (0, 0)])
 def test_what_is_shown_is_tried_a_few_times(set_to: int, within: int) -> None:
-    """Prefect's clients try again as often as they are set to, but twice at most; everything else is as it was set, and so is this afterward."""
+    """Prefect's clients retry as often as they are set to, but twice at most.
+
+    No other setting changes, and this one is restored afterward.
+    """
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: set_to}):
-        seen = []  # and compared outside: within, an AssertionError would be borne as well
+        seen = []  # compared outside, since `best_effort` would swallow an AssertionError
         with best_effort("a thing"):
             seen += [PREFECT_CLIENT_MAX_RETRIES.value(), PREFECT_HOME.value()]
             with best_effort("a thing in it"):
@@ -24,7 +27,7 @@ def test_what_is_shown_is_tried_a_few_times(set_to: int, within: int) -> None:
 
 
 def test_what_cannot_be_shown_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever goes wrong, the run goes on; its log says what is missing, and not what the error said."""
+    """If something cannot be shown, the run continues; its log says what is missing, but not the error's text."""
 
     def fail() -> None:
         raise RuntimeError("CANARY")

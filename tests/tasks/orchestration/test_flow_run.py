@@ -1,4 +1,4 @@
-"""Looking for a cancellation while a run sends, and waiting for Prefect's server at a deployed run's end."""
+"""A run notices a cancellation while it sends, and a deployed run waits for Prefect's server at its end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG_S = 60.0
 
 
 class _Over(threading.Event):
-    """Waits by a clock, and is set after a minute of it."""
+    """An event that waits by a clock, and is set after a minute."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Over(threading.Event):
 
 
 class _Server:
-    """Tells the type of a flow run's state, and takes so long for it."""
+    """A server that returns the type of a flow run's state after a delay."""
 
     def __init__(self, clock: Clock, takes_s: float, cancelled_at: float = LONG_S, away_until: float = 0.0) -> None:
         self.looks: list[float] = []
@@ -47,7 +47,7 @@ class _Server:
         self._cancelled_at, self._away_until = cancelled_at, away_until
 
     def read_type(self) -> str:
-        """What a look sees is what was when the server began with it."""
+        """Return the state as it was when the server began to answer."""
         began = self._clock.now
         self.looks.append(began)
         self._clock.sleep(self._takes_s)
@@ -56,14 +56,14 @@ class _Server:
         return "CANCELLING" if began >= self._cancelled_at else "RUNNING"
 
     def stop(self) -> None:
-        """Note when."""
+        """Note the time of the stop."""
         self.stopped.append(self._clock.now)
 
 
 @pytest.mark.parametrize("takes_s", [0.0, 0.2, 0.45])
 @pytest.mark.parametrize("away_until", [0.0, 9.9])
 def test_a_cancellation_is_seen_within_a_second(takes_s: float, away_until: float) -> None:
-    """Also by a server that takes its time, and by one that has just come back."""
+    """A run notices a cancellation within a second, also if the server is slow or has just come back."""
     for tenth in range(20):
         clock = Clock()
         cancelled_at = 10 + tenth / 10
@@ -74,7 +74,10 @@ def test_a_cancellation_is_seen_within_a_second(takes_s: float, away_until: floa
 
 
 def test_looks_are_no_burden() -> None:
-    """A server is asked twice a second by each run that sends, and never by two looks at once; nothing is stopped where nothing is cancelled."""
+    """Each run that sends polls the server twice a second, never with two polls at once.
+
+    Nothing is stopped if nothing is cancelled.
+    """
     for takes_s, most in ((0.0, LONG_S / POLL_INTERVAL_S), (3.0, LONG_S / 3.0)):
         clock = Clock()
         server = _Server(clock, takes_s)
@@ -83,16 +86,16 @@ def test_looks_are_no_burden() -> None:
         assert most - 2 <= len(server.looks) <= most
 
 
-@pytest.mark.parametrize("knocks", [0, 1, 20, int(SERVER_TIMEOUT_S / RETRY_INTERVAL_S)])
-def test_it_waits_as_long_as_the_server_is_away(knocks: int) -> None:
-    """It knocks every five seconds, and goes on at once when the server answers."""
+@pytest.mark.parametrize("tries", [0, 1, 20, int(SERVER_TIMEOUT_S / RETRY_INTERVAL_S)])
+def test_it_waits_as_long_as_the_server_is_away(tries: int) -> None:
+    """A run tries the server every five seconds, and continues at once when the server answers."""
     clock = Clock()
-    wait_for_server(lambda: clock.now >= knocks * RETRY_INTERVAL_S, clock, clock.sleep)
-    assert clock.now == knocks * RETRY_INTERVAL_S
+    wait_for_server(lambda: clock.now >= tries * RETRY_INTERVAL_S, clock, clock.sleep)
+    assert clock.now == tries * RETRY_INTERVAL_S
 
 
 def test_it_does_not_wait_for_ever() -> None:
-    """After ten minutes it goes on without, and raises nothing: the files are whole."""
+    """After ten minutes a run continues without the server and raises nothing, since its files are complete."""
     clock = Clock()
     wait_for_server(lambda: False, clock, clock.sleep)
     assert clock.now == SERVER_TIMEOUT_S
@@ -105,7 +108,7 @@ def _refusal(status: int) -> httpx.HTTPStatusError:
 
 @pytest.mark.parametrize("error", [httpx.ConnectError("away"), httpx.RemoteProtocolError("cut"), _refusal(503)])
 def test_what_a_run_cannot_do_without_is_asked_for_again(error: Exception) -> None:
-    """A server that is away or busy for minutes is asked until it answers, every five seconds, for ten minutes at most."""
+    """A server that is away or busy is asked every five seconds until it answers, for ten minutes at most."""
     for away_s in (0.0, 120.0, SERVER_TIMEOUT_S + 1):
         clock = Clock()
 
@@ -124,7 +127,7 @@ def test_what_a_run_cannot_do_without_is_asked_for_again(error: Exception) -> No
 
 
 def test_a_refusal_is_an_answer() -> None:
-    """What the server refuses is not asked for again."""
+    """A request that the server refuses is not repeated."""
     clock = Clock()
 
     def ask() -> None:
@@ -149,7 +152,7 @@ def test_a_stop_ends_the_asking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_that_is_not_deployed_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside of a deployment's run no server is asked and no time passes; in one that is away its time is waited out."""
+    """A run outside a deployment asks no server and does not wait; a deployed run waits for a server that is away."""
     clock, asked = Clock(), list[float]()
 
     def is_there() -> bool:

@@ -1,4 +1,4 @@
-"""What is shown must not cost a row, nor hold up a stop."""
+"""Showing a run in Prefect costs no row and delays no stop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parquill.tasks.orchestration import ui
 
 
 def test_a_server_that_does_not_answer_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a run is cut off its sender is asked to stop at once, and not after the last look at the progress is shown."""
+    """When a run is cut off, its sender is asked to stop at once, before the last progress is shown."""
     stopped, has_waited = threading.Event(), []
 
     def show(*_: Any) -> None:
@@ -34,7 +34,7 @@ def test_a_server_that_does_not_answer_holds_up_no_stop(monkeypatch: pytest.Monk
 
 
 def test_every_job_has_its_own_artifacts() -> None:
-    """Names that no key can hold are told apart; a plain name is the key, as people look for it."""
+    """Jobs whose names no key can hold get different keys; a plain name is the key, since people look for it."""
     names = ["shop-texts", "Shop texts", "shop texts", "翻訳", "要約", "job", "-", "shop--texts"]
     keys = [ui._key("summary", SimpleNamespace(name=name)) for name in names]  # type: ignore[arg-type]
     assert keys[0] == "parquill-summary-shop-texts"
@@ -44,7 +44,7 @@ def test_every_job_has_its_own_artifacts() -> None:
 
 
 def test_progress_is_shown_when_the_server_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that was away when sending began is given the artifact when it is back, and that one is kept up to date."""
+    """If the server was away when sending began, it gets the artifact when it is back, and that one is updated."""
     made: list[float] = []
 
     def create(*, progress: float, **_: Any) -> str:
@@ -65,6 +65,6 @@ def test_progress_is_shown_when_the_server_is_back(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_run_is_named_on_one_line() -> None:
-    """Line ends, tabs and invisible characters of a job's name do not get into that of its run."""
+    """Line ends, tabs and invisible characters of a job's name do not get into the name of its run."""
     job: Any = SimpleNamespace(name="two\nlines\tand\u202e more", model="gpt-4o-mini")
     assert ui.run_name(job, 3) == "two lines\ufffdand\ufffd more · 3 rows · gpt-4o-mini"

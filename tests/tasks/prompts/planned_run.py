@@ -1,4 +1,4 @@
-"""A planned run in a folder of a test, to be asked about."""
+"""A planned run in a test's folder, for tests that only need a plan."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def plan_run(folder: Path, **budget: Any) -> Run:
     pq.write_table(pa.table({"text": ["a", "b", "c"]}), folder / "in.parquet")
     settings = {"input": str(folder / "in.parquet"), "output": str(folder / "out"), "prompt": {"user": "{{ text }}"}}
     job = make_job({"name": "x", **settings, "model": "gpt-4o-mini", "max_output_tokens": 50, "budget": budget})
-    placed, options = resolve_job(job, None, None, ())
-    Folders.of(placed.output, placed.state).create()
-    run = prepare_run(placed, options)
+    resolved, options = resolve_job(job, None, None, ())
+    Folders.of(resolved.output, resolved.state).create()
+    run = prepare_run(resolved, options)
     assert run is not None
     return run
 
 
 def dearer(run: Run, by: int = 1) -> Run:
-    """The run as a pilot has found it that expects more, in nano-dollars."""
+    """Return the run as if a pilot had found it to be more expensive, by nano-dollars."""
     return replace(run, estimate=replace(run.estimate, expected_nano=run.estimate.expected_nano + by))

@@ -1,4 +1,4 @@
-"""What is noted of a run's approval: it counts for the plan and the cost that were shown."""
+"""A run's approval counts for the plan and the cost that were shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tasks.prompts.planned_run import dearer, plan_run
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run of which nobody has been asked."""
+    """A planned run without an approval or a question."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user-state"))
     return plan_run(tmp_path)
 
@@ -31,7 +31,7 @@ def _question(run: Run, key: str) -> Question:
 
 
 def test_an_approval_is_for_what_was_shown(run: Run) -> None:
-    """An approved run stays approved when it is found to be cheaper, and is not approved as soon as it is a nano-dollar dearer."""
+    """An approved run stays approved if it turns out cheaper, and loses the approval if it costs a nano-dollar more."""
     assert not is_approved(run)
     approve_run(run, "a test")
     assert is_approved(run)
@@ -40,7 +40,7 @@ def test_an_approval_is_for_what_was_shown(run: Run) -> None:
 
 
 def test_a_question_is_about_what_was_shown(run: Run) -> None:
-    """Questions about a plan are given latest first, and none that showed less than the run is expected to cost now."""
+    """Questions about a plan are listed latest first. Those that showed less than the expected cost are left out."""
     for key in ("first", "second"):
         note_question(run, _question(run, key))
     note_question(run, _question(dearer(run, 5), "third"))
@@ -50,7 +50,7 @@ def test_a_question_is_about_what_was_shown(run: Run) -> None:
 
 
 def test_what_is_noted_stays(run: Run) -> None:
-    """A forgotten question leaves the others and the approval as they are, and an approval leaves the questions."""
+    """Forgetting a question keeps the other questions and the approval, and an approval keeps the questions."""
     for number in range(MAX_QUESTIONS + 2):
         note_question(run, _question(run, str(number)))
     approve_run(run, "a test")

@@ -1,4 +1,7 @@
-"""A date or duration beyond Python's (year 9999 is a usual "no end" marker), or an unknown zone, is a fault of its row only."""
+"""A date, duration or time zone that Python cannot represent is a fault of its row only.
+
+Year 9999 is a usual "no end" marker.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ FAR = 253_402_300_800_000_000  # 10000-01-01 in microseconds
     ids=str,
 )
 def test_one_bad_cell_never_spoils_its_batch(column: Any) -> None:
-    """A cell that has no Python value is a fault of its row; the others are read."""
+    """A cell without a Python value is a fault of its row, and the other cells are read."""
     first, second = cells(column)
     assert not isinstance(first, RowFault)
     assert isinstance(second, RowFault)
 
 
 def test_an_unknown_zone_is_a_fault_of_its_rows() -> None:
-    """A time zone that this machine does not know ends in faults, not in a traceback."""
+    """A time zone that this machine does not know is a fault of its rows and raises no error."""
     assert all(isinstance(cell, RowFault) for cell in cells(pa.array([0, 1], pa.timestamp("us", "Mars/Base"))))

@@ -1,4 +1,4 @@
-"""Metadata of a footer that would be untrue of the results is dropped; what is harmless is kept."""
+"""Parquill drops footer metadata that would be wrong for the results and keeps harmless metadata."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _kept(metadata: dict[str, str | bytes], *changed: str) -> dict[str, Any]:
     ],
 )
 def test_what_describes_columns_is_dropped(key: str, value: str) -> None:
-    """Known keys of writers, and any JSON that names a column, do not come into the results."""
+    """The results do not get a writer's known keys or any JSON that names a column."""
     assert _kept({key: value}) == {}
 
 
@@ -59,19 +59,24 @@ def test_what_describes_columns_is_dropped(key: str, value: str) -> None:
     ],
 )
 def test_what_is_harmless_is_kept(key: str, value: bytes) -> None:
-    """What says nothing of columns is kept as it was."""
+    """Metadata that does not describe columns is kept unchanged."""
     assert _kept({key: value}) == {key: value}
 
 
 def _pandas(names: list[Any], index: list[Any], levels: int = 1) -> dict[str, str | bytes]:
     entry = {"pandas_type": "unicode", "numpy_type": "object", "metadata": None}
     columns = [{"name": name, "field_name": str(name), **entry} for name in names]
-    told = {"index_columns": index, "column_indexes": [entry] * levels, "columns": columns, "pandas_version": "3.0.0"}
-    return {"pandas": json.dumps(told)}
+    described = {
+        "index_columns": index,
+        "column_indexes": [entry] * levels,
+        "columns": columns,
+        "pandas_version": "3.0.0",
+    }
+    return {"pandas": json.dumps(described)}
 
 
 def test_pandas_keeps_its_index() -> None:
-    """The index columns and types of pandas stay, a range is no column, and several levels of names become one."""
+    """Index columns and types of pandas stay, a range index is not a column, and several levels of names become one."""
     found = json.loads(_kept(_pandas(["text", "stars"], ["stars"], levels=2))["pandas"])
     assert found["index_columns"] == ["stars"]
     assert [column["field_name"] for column in found["columns"]] == ["text", "stars"]
@@ -83,14 +88,14 @@ def test_pandas_keeps_its_index() -> None:
 
 
 def test_pandas_says_nothing_of_other_columns() -> None:
-    """A column that is gone, or has another type, is not described, nor is it an index."""
+    """A column that is gone or has another type is not described and is not an index."""
     found = json.loads(_kept(_pandas(["text", "stars", "gone"], ["gone", "stars"]), "stars")["pandas"])
     assert found["index_columns"] == []
     assert [column["field_name"] for column in found["columns"]] == ["text"]
 
 
 def test_numbers_of_fields_are_dropped() -> None:
-    """The numbers that Iceberg gives to columns are dropped at any depth, and what else a field says is kept."""
+    """The field numbers of Iceberg are dropped at any depth, and the other metadata of a field is kept."""
     number = {"PARQUET:field_id": "1"}
     inner = pa.field("inner", pa.int64(), metadata=number)
     kinds = [
@@ -100,7 +105,7 @@ def test_numbers_of_fields_are_dropped() -> None:
         pa.list_(inner, 2),
         pa.map_(pa.field("key", pa.string(), nullable=False, metadata=number), inner),
     ]
-    fields = [pa.field(str(place), kind, metadata={**number, "unit": "m"}) for place, kind in enumerate(kinds)]
+    fields = [pa.field(str(index), kind, metadata={**number, "unit": "m"}) for index, kind in enumerate(kinds)]
     found = clean(pa.schema(fields))
     assert "field_id" not in found.to_string(show_field_metadata=True)
     assert [field.metadata for field in found] == [{b"unit": b"m"}] * len(kinds)

@@ -1,4 +1,4 @@
-"""Columns of files that differ: what is one input, what is refused, what is said of it."""
+"""Files with different columns are read as one input or refused, and a note names the difference."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _job(folder: Path, prompt: str) -> Any:
 
 
 def test_columns_that_a_file_does_not_have(tmp_path: Path) -> None:
-    """A column that some file does not have is null in its rows, wherever it is new or gone, and a note says so."""
+    """If a file lacks a column, the column is null in its rows, whether new or gone, and a note says so."""
     folder = _write(tmp_path, a={"text": ["x"], "old": [1]}, b={"new": ["y"], "text": ["z"]}, c={"text": ["w"]})
     assert _rows(folder) == [
         {"text": "x", "old": 1, "new": None},
@@ -66,7 +66,7 @@ def test_columns_that_a_file_does_not_have(tmp_path: Path) -> None:
     ("columns", "hint"), [({"other": ["x"]}, "leave the file out"), ({"Old": ["x"]}, "'Old' there")]
 )
 def test_a_used_column_that_a_file_does_not_have(tmp_path: Path, columns: dict[str, Any], hint: str) -> None:
-    """A column that a prompt uses is in every file, or the first one without it is refused, with a hint at case."""
+    """If a file lacks a column that the prompt uses, the first such file is refused, with a hint about letter case."""
     folder = _write(tmp_path, a={"text": ["x"], "old": ["y"]}, b={"text": ["z"], **columns})
     options = RunOptions(date(2026, 11, 1))
     with pytest.raises(BadInput) as caught:
@@ -77,7 +77,7 @@ def test_a_used_column_that_a_file_does_not_have(tmp_path: Path, columns: dict[s
 
 
 def test_notes_are_part_of_the_estimate(tmp_path: Path) -> None:
-    """The estimate says what was left out and what differs."""
+    """The estimate names the files that are left out and the columns that differ."""
     folder = _write(tmp_path, a={"text": ["x"], "n": [1]}, b={"text": ["z"], "n": [0.5]})
     (folder / "notes.txt").write_text("no rows")
     job, options = _job(tmp_path, "{{ text }}"), RunOptions(date(2026, 11, 1))
@@ -99,17 +99,17 @@ def test_notes_are_part_of_the_estimate(tmp_path: Path) -> None:
     ],
 )
 def test_types_that_are_not_one(tmp_path: Path, value: list[Any], difference: str) -> None:
-    """Types that no type holds are refused with the file, the column, both types, the other file, and what to do."""
+    """If no type fits a column in all files, the refusal names the column, both files, both types and a fix."""
     folder = _write(tmp_path, a={"value": [1]}, b={"value": pa.nulls(1)}, c={"value": value})
     with pytest.raises(BadInput) as caught:
         find_source(str(folder))
-    told = str(caught.value)
-    assert told.startswith(f"{folder}/c.parquet: {difference} as in {folder}/a.parquet")
-    assert "write one of the files with the other type" in told
+    message = str(caught.value)
+    assert message.startswith(f"{folder}/c.parquet: {difference} as in {folder}/a.parquet")
+    assert "write one of the files with the other type" in message
 
 
 def test_fields_that_a_file_does_not_have(tmp_path: Path) -> None:
-    """A field of a struct that some file lacks is null in its rows, wherever it is new or gone, and a note says so."""
+    """If a file lacks a field of a struct, the field is null in its rows, whether new or gone, and a note says so."""
     folder = _write(
         tmp_path,
         a={"text": ["x"], "meta": [{"old": 1, "site": "s"}]},
@@ -121,23 +121,23 @@ def test_fields_that_a_file_does_not_have(tmp_path: Path) -> None:
         {"text": "y", "meta": {"old": None, "site": "t", "new": "n"}},
         {"text": "z", "meta": None},
     ]
-    told = {note.partition(",")[0]: note for note in find_source(str(folder)).notes}
-    assert f"the first is {folder}/a.parquet" in told["some files have no field 'meta.new'"]
-    assert f"the first is {folder}/b.parquet" in told["some files have no field 'meta.old'"]
+    notes = {note.partition(",")[0]: note for note in find_source(str(folder)).notes}
+    assert f"the first is {folder}/a.parquet" in notes["some files have no field 'meta.new'"]
+    assert f"the first is {folder}/b.parquet" in notes["some files have no field 'meta.old'"]
     for prompt, rejected in (("{{ meta.new | default('', true) }}.", 1), ("{{ meta.new }}", 2)):
         found = estimate_job(_job(tmp_path, prompt), RunOptions(date(2026, 11, 1))).result()
         assert found.rejected == {"null_value": rejected}
 
 
 def test_a_field_within_a_column_is_named(tmp_path: Path) -> None:
-    """Of a struct or a list the place that differs is named."""
+    """If types differ within a struct or a list, the refusal names the field."""
     folder = _write(tmp_path, a={"value": [[{"a": 1}]]}, b={"value": [[{"a": "x"}]]})
     with pytest.raises(BadInput, match=r"'value\[\]\.a' is string instead of int64"):
         find_source(str(folder))
 
 
 def test_a_folder_fills_a_column(tmp_path: Path) -> None:
-    """A key=value folder gives its value where the file does not have the column, in the type of the other files."""
+    """If a file lacks a column, its key=value folder gives the value, in the type of the other files."""
     for name, columns in (("k=1", {"text": ["x"], "k": ["1"]}), ("k=2", {"text": ["y"]})):
         (tmp_path / name).mkdir()
         pq.write_table(pa.table(columns), tmp_path / name / "a.parquet")

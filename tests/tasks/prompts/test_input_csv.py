@@ -1,4 +1,4 @@
-"""CSV as input: every value keeps its text, and a fault of a file is named by its line."""
+"""Every value of a CSV keeps its text, and a refusal names the line of a faulty file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from parquill.tasks.prompts.source import find_source, read_batches
 
 @pytest.fixture(params=[1 << 20, 5], ids=["one block", "blocks of 5 bytes"])
 def block_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Rows and quoted cells lie in one block, and across many."""
+    """Block sizes that put rows and quoted cells in one block or in many."""
     size: int = request.param
     monkeypatch.setattr(text_stream, "BLOCK_BYTES", size)
     return size
@@ -42,14 +42,14 @@ def _write(path: Path, text: str | bytes) -> Path:
 def _refusal(path: Path) -> str:
     with pytest.raises(BadInput) as caught:
         find_source(str(path))
-    told = str(caught.value)
-    assert told.startswith(str(path))
-    return told.removeprefix(str(path))
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    return message.removeprefix(str(path))
 
 
 @pytest.mark.usefixtures("block_bytes")
 def test_quoted_cells(tmp_path: Path) -> None:
-    """Separators, line ends and doubled quotes within a quoted cell are text; a quote within an unquoted one is too."""
+    """Separators, line ends and doubled quotes in a quoted cell are text, and so is a quote in an unquoted cell."""
     path = _write(tmp_path / "a.csv", 'id,text\r\n1,"a, ""b""\r\nc"\r\n\r\n2,5" pipe\r\n3,"""\n"\n4,x"y"')
     assert _rows(path) == [
         {"id": 1, "text": 'a, "b"\r\nc'},
@@ -68,14 +68,14 @@ def test_null_and_empty_text(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("block_bytes")
 def test_tabs(tmp_path: Path) -> None:
-    """A .tsv file is separated by tabs, and commas in it are text."""
+    """A .tsv file is separated by tabs, and its commas are text."""
     assert _rows(_write(tmp_path / "a.tsv", "a\tb\n1,5\tx\n")) == [{"a": "1,5", "b": "x"}]
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_byte_order_mark_and_line_ends(tmp_path: Path, mark: bytes, end: str) -> None:
-    """A byte order mark is no part of the first name, and every kind of line end is one; so is the end of the file."""
+    """A byte order mark is not part of the first name, and any line end or the end of the file ends a row."""
     path = _write(tmp_path / "a.csv", mark + end.join(["id,text", "1,ä", "2,b"]).encode())
     assert _rows(path) == [{"id": 1, "text": "ä"}, {"id": 2, "text": "b"}]
 
@@ -109,7 +109,7 @@ def test_byte_order_mark_and_line_ends(tmp_path: Path, mark: bytes, end: str) ->
     ],
 )
 def test_no_value_changes_its_text(tmp_path: Path, values: list[str], kind: pa.DataType) -> None:
-    """A column is a number only if every value is written again as it stands; nulls do not count."""
+    """A column is numeric only if every value would be written again exactly as it is. Nulls do not count."""
     path = _write(tmp_path / "a.csv", "n,x\n" + "".join(f"{value},x\n" for value in [*values, ""]))
     assert find_source(str(path)).schema.field("n").type == kind
     written = ["" if row["n"] is None else str(row["n"]) for row in _rows(path)]
@@ -124,7 +124,7 @@ _CELLS = st.one_of(
 
 
 def _written(table: list[list[str | None]]) -> Iterator[str]:
-    """Each row as a writer of CSV may write it: text is quoted, so that it is not null."""
+    """Yield each row as a CSV writer may write it, with text quoted so that it is not null."""
     for row in table:
         yield ",".join("" if cell is None else '"' + cell.replace('"', '""') + '"' for cell in row) + "\n"
 
@@ -134,7 +134,7 @@ def _written(table: list[list[str | None]]) -> Iterator[str]:
 def test_any_text_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: list[list[str | None]], block: int
 ) -> None:
-    """Whatever text a CSV file holds, the rows have it character for character, wherever blocks end."""
+    """Rows have the text of a CSV file character for character, wherever blocks end."""
     monkeypatch.setattr(text_stream, "BLOCK_BYTES", block)
     path = _write(tmp_path / "a.csv", "a,b,c\n" + "".join(_written(table)))
     assert [[cell if cell is None else str(cell) for cell in row.values()] for row in _rows(path)] == table
@@ -145,7 +145,7 @@ def test_any_text_comes_back(
 def test_what_python_writes_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: list[list[str]], block: int
 ) -> None:
-    """What Python's own writer of CSV writes is read as it was."""
+    """Text that Python's CSV writer writes is read unchanged."""
     monkeypatch.setattr(text_stream, "BLOCK_BYTES", block)
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([["a", "b", "c"], *table])
@@ -155,7 +155,7 @@ def test_what_python_writes_comes_back(
 
 @pytest.mark.usefixtures("block_bytes")
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('a,b\n"x\ny",1\n\n1,2,3\n', ", line 5: the row has 3 cells, but the header has 2"),
         ("a,b\n1,2\n3\n4,5\n", ", line 3: the row has 1 cell, but the header has 2"),
@@ -174,13 +174,13 @@ def test_what_python_writes_comes_back(
         ("a;b\n1;2\n", ", line 1: no comma separates the names; .csv has commas, .tsv has tabs"),
     ],
 )
-def test_a_fault_of_the_file(tmp_path: Path, text: str | bytes, told: str) -> None:
-    """A damaged file stops before anything is counted, with its name and its line, and without the text of a cell."""
-    assert _refusal(_write(tmp_path / "in" / "a.csv", text)).startswith(told)
+def test_a_fault_of_the_file(tmp_path: Path, text: str | bytes, message: str) -> None:
+    """A damaged file stops the job before any row is counted. The refusal has its name and line, and no cell text."""
+    assert _refusal(_write(tmp_path / "in" / "a.csv", text)).startswith(message)
 
 
 def test_a_quote_that_is_never_closed_holds_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quote without an end is refused after so many bytes, not after the whole file."""
+    """A quote that is never closed is refused after a limited number of bytes, not after the whole file."""
     monkeypatch.setattr(text_stream, "MAX_ROW_BYTES", 1 << 12)
     monkeypatch.setattr(text_stream, "BLOCK_BYTES", 1 << 10)
     path = _write(tmp_path / "a.csv", 'a,b\n1,"x\n' + "4,5\n" * 100_000)
@@ -190,20 +190,20 @@ def test_a_quote_that_is_never_closed_holds_little(tmp_path: Path, monkeypatch: 
 
 
 def test_a_large_cell(tmp_path: Path) -> None:
-    """A cell of 5 MB is read whole, with the rows around it."""
+    """A cell of 5 MB is read whole, together with the rows around it."""
     path = _write(tmp_path / "a.csv", 'a,b\n1,x\n2,"' + "y\n" * 2_500_000 + '"\n3,z\n')
     assert [(row["a"], len(row["b"])) for row in _rows(path)] == [(1, 1), (2, 5_000_000), (3, 1)]
 
 
 def test_a_header_without_rows(tmp_path: Path) -> None:
-    """A file of a header alone has its columns and no rows."""
+    """A file with only a header has its columns and no rows."""
     source = find_source(str(_write(tmp_path / "a.csv", "id,text")))
     assert (source.rows, source.schema.names) == (0, ["id", "text"])
     assert list(read_batches(source)) == []
 
 
 def test_batches_are_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows come in batches, numbered from 0 by rows and not by lines, also if only some columns are read."""
+    """Rows come in small batches, numbered from 0 by rows and not by lines, even if only some columns are read."""
     monkeypatch.setattr(input_text, "BATCH_ROWS", 10)
     monkeypatch.setattr(text_stream, "BLOCK_BYTES", 100)
     path = _write(tmp_path / "a.csv", "n,text,m\n" + "".join(f'{n},"a\n\n{n}",x{n}\n\n' for n in range(95)))
@@ -211,7 +211,7 @@ def test_batches_are_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for columns in (None, {"n"}, {"n", "m"}):
         batches = list(read_batches(source, columns=columns))
         assert max(batch.num_rows for _, _, batch in batches) <= 10
-        numbers = [first + place for _, first, batch in batches for place in range(batch.num_rows)]
+        numbers = [first + offset for _, first, batch in batches for offset in range(batch.num_rows)]
         assert numbers == list(range(95))
         assert [n for _, _, batch in batches for n in batch["n"].to_pylist()] == list(range(95))
     assert sum(batch.num_rows for _, _, batch in read_batches(source, 33)) == 33

@@ -1,4 +1,4 @@
-"""Which files of a folder, a glob or a store are the input: none is left out in silence, and no table is read whole."""
+"""Parquill names every file of a folder, glob or store that it leaves out, and refuses tables of other formats."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The test's folder as a store shows it."""
     files = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
 
-    def find_place(uri: str) -> store.StoreLocation:
+    def find_in_shop(uri: str) -> store.StoreLocation:
         return store.StoreLocation(files, uri.removeprefix("s3://shop/").rstrip("/"))
 
-    monkeypatch.setattr(store, "find_location", find_place)
+    monkeypatch.setattr(store, "find_location", find_in_shop)
     return "s3://shop"
 
 
@@ -60,7 +60,7 @@ NAMES = [
 
 
 def test_parquet_files_of_any_name_are_read(tmp_path: Path, place: str) -> None:
-    """A file that begins as Parquet does is input whatever its name is, in folders below too."""
+    """A file that begins like Parquet is input whatever its name, also in subfolders."""
     for name in NAMES:
         _parquet(tmp_path / "in" / name)
     assert [found.name for found in list_files(f"{place}/in").places] == sorted(NAMES)
@@ -68,7 +68,7 @@ def test_parquet_files_of_any_name_are_read(tmp_path: Path, place: str) -> None:
 
 
 def test_what_is_left_out_is_named(tmp_path: Path, place: str) -> None:
-    """Files that are not Parquet, and Parquet files that are hidden, are counted and some of them named."""
+    """The notes count files that are not Parquet and hidden Parquet files, and name some of them."""
     _parquet(tmp_path / "in" / "a.parquet")
     for name in ("1.csv", "2.json", "3.txt", "d/4.parquet.gz"):
         _write(tmp_path / "in" / name)
@@ -84,24 +84,24 @@ def test_what_is_left_out_is_named(tmp_path: Path, place: str) -> None:
 
 
 def test_a_file_by_name_that_is_no_parquet_is_not_left_out(tmp_path: Path, place: str) -> None:
-    """A file that is called Parquet is listed whatever it holds: reading it is what refuses it."""
+    """A file with a Parquet name is listed whatever it holds; reading it raises the refusal."""
     _write(tmp_path / "in" / "a.PARQUET")
     assert [found.name for found in list_files(f"{place}/in").places] == ["a.PARQUET"]
 
 
 def test_a_folder_without_parquet(tmp_path: Path, place: str) -> None:
-    """A folder that holds none says what it does hold, and how to name files of other names."""
+    """If a folder holds no Parquet, the refusal names its files and says how to select files with other names."""
     _write(tmp_path / "in" / "a.txt")
     with pytest.raises(BadInput) as caught:
         list_files(f"{place}/in")
-    told = str(caught.value)
-    assert "no *.parquet" in told
-    assert "not Parquet and are left out: 1 (a.txt)" in told
-    assert told.endswith(f"write a glob for them, such as {place}/in/*")
+    message = str(caught.value)
+    assert "no *.parquet" in message
+    assert "not Parquet and are left out: 1 (a.txt)" in message
+    assert message.endswith(f"write a glob for them, such as {place}/in/*")
 
 
 def test_hidden_files_of_a_glob(tmp_path: Path, place: str) -> None:
-    """A glob leaves out what is hidden, as Spark does, and says so, unless it names it itself; folders of keys are not hidden."""
+    """Like Spark, a glob leaves out hidden files with a note, unless it names them. Folders of keys are not hidden."""
     for name in ("a.parquet", "_temporary/b.parquet", "_c.parquet", "_k=1/d.parquet", "_k=1/_x/e.parquet"):
         _parquet(tmp_path / "in" / name)
     found = list_files(f"{place}/in/**/*.parquet")
@@ -135,28 +135,31 @@ FILES = ("data/a.parquet", "data/dt=1/b.parquet")
     ],
 )
 def test_a_table_of_another_format_is_refused(tmp_path: Path, place: str, kind: str, below: str, named: str) -> None:
-    """The folder of a Delta, Iceberg or Hudi table is refused with advice, at, below and above what is named, in a folder and in a glob."""
+    """The folder of a Delta, Iceberg or Hudi table is refused with advice, for a folder and for a glob.
+
+    The table may be at, below or above the named location.
+    """
     table = tmp_path / "in" / below
     for name in FILES:
         _parquet(table / name)
     _write(table / MARKERS[kind])
     with pytest.raises(BadInput) as caught:
         list_files(f"{place}/{named}")
-    told = str(caught.value)
-    assert f"is a table of {kind.partition(',')[0]}, which also keeps files of rows that were replaced" in told
-    assert re.match(rf"\S*{re.escape('/'.join(filter(None, ['in', below])))} is a table", told)
-    assert "export its current rows to plain Parquet files" in told
+    message = str(caught.value)
+    assert f"is a table of {kind.partition(',')[0]}, which also keeps files of rows that were replaced" in message
+    assert re.match(rf"\S*{re.escape('/'.join(filter(None, ['in', below])))} is a table", message)
+    assert "export its current rows to plain Parquet files" in message
 
 
 def test_one_file_of_a_table(tmp_path: Path, place: str) -> None:
-    """A file of a table that is named itself is read: which it is was chosen."""
+    """A file of a table is read if the job names the file itself."""
     _parquet(tmp_path / "in" / "a.parquet")
     _write(tmp_path / "in" / MARKERS["Delta"])
     assert [found.name for found in list_files(f"{place}/in/a.parquet").places] == ["a.parquet"]
 
 
 def test_folders_that_look_like_a_table(tmp_path: Path, place: str) -> None:
-    """A folder `metadata` with anything else, and a file with a marker's name, make no table."""
+    """A folder `metadata` with other files, or a file with a marker's name, is not a table."""
     _parquet(tmp_path / "in" / "metadata" / "a.parquet")
     _write(tmp_path / "in" / "metadata" / "metadata.json")
     _write(tmp_path / "in" / "_delta_log")
@@ -164,7 +167,7 @@ def test_folders_that_look_like_a_table(tmp_path: Path, place: str) -> None:
 
 
 def test_many_objects_of_other_names(tmp_path: Path, shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a store so many objects of other names are looked at; the rest is told by its names."""
+    """Parquill opens a limited number of a store's objects with other names, and leaves out the rest with a note."""
     monkeypatch.setattr(listing, "MAX_PEEKS", 2)
     _parquet(tmp_path / "in" / "a.parquet")
     for name in ("1", "2", "3", "4"):

@@ -1,4 +1,4 @@
-"""JSON lines as input: one object a line is one row, its keys are columns, and a fault is named by its line."""
+"""Each line of a JSON lines file is one row, its keys are columns, and a refusal names the line of a fault."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _refusal(path: Path) -> str:
     with pytest.raises(BadInput) as caught:
         find_source(str(path))
-    told = str(caught.value)
-    assert told.startswith(str(path))
-    return told.removeprefix(str(path))
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    return message.removeprefix(str(path))
 
 
 def test_types(tmp_path: Path) -> None:
-    """Text stays text, objects and lists become structs and lists, and a key that is missing is null."""
+    """Text stays text, objects and lists become structs and lists, and a missing key is null."""
     path = _write(
         tmp_path / "a.jsonl",
         {"id": 1, "day": "2024-01-02", "ok": True, "o": {"x": 1}, "l": [1, 2]},
@@ -68,7 +68,7 @@ def test_types(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_keep_their_digits(tmp_path: Path) -> None:
-    """Whole numbers over 64 bits are decimals and never go through floating point; longer ones are refused."""
+    """Integers over 64 bits become decimals without passing through floating point, and longer ones are refused."""
     path = _write(tmp_path / "a.jsonl", {"n": 1}, {"n": 12345678901234567890}, {"n": -(10**38) + 1})
     assert [row["n"] for row in _rows(path)] == [Decimal(1), Decimal(12345678901234567890), Decimal(-(10**38) + 1)]
     path = _write(tmp_path / "b.jsonl", {"n": 2**63 - 1}, {"n": -(2**63) + 1})
@@ -78,17 +78,17 @@ def test_whole_numbers_keep_their_digits(tmp_path: Path) -> None:
 
 
 def test_whole_and_fractional_numbers(tmp_path: Path) -> None:
-    """A key with both is floating point, which the estimate says; a number that would change is refused."""
+    """A key with integers and fractions is floating point with a note, and a number that would change is refused."""
     path = _write(tmp_path / "a.jsonl", {"n": 1, "o": [{"m": 2}]}, {"n": 1.5, "o": [{"m": 2.5}]})
     assert [row["n"] for row in _rows(path)] == [1.0, 1.5]
     assert [note.partition(" has whole")[0] for note in find_source(str(path)).notes] == ["'n'", "'o[].m'"]
     for lines in ([{"n": 2**53 + 1}, {"n": 1.5}], [{"n": 1.5}, {"n": 2**53 + 1}]):
-        told = _refusal(_write(tmp_path / "b.jsonl", *lines))
-        assert told.startswith(", line 2: 'n' has fractional numbers and a whole number over 2^53 (line 1)")
+        message = _refusal(_write(tmp_path / "b.jsonl", *lines))
+        assert message.startswith(", line 2: 'n' has fractional numbers and a whole number over 2^53 (line 1)")
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "expected"),
     [
         ([{"a": 1}, {}, {"a": "x"}], ", line 3: 'a' is text here, but a number in line 1; write it the same way"),
         ([{"a": True}, {"a": 0}], ", line 2: 'a' is a number here, but true or false in line 1"),
@@ -110,24 +110,27 @@ def test_whole_and_fractional_numbers(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("block", [1 << 20, 8])
 def test_a_fault_of_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[Any], told: str, block: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[Any], expected: str, block: int
 ) -> None:
-    """A damaged line or a key of two types stops before anything is counted, with the lines and without the values."""
+    """A damaged line or a key of two types stops the job before any row is counted.
+
+    The refusal has lines, not values.
+    """
     monkeypatch.setattr(text_stream, "BLOCK_BYTES", block)
-    said = _refusal(_write(tmp_path / "a.jsonl", *lines))
-    assert said.startswith(told)
-    assert "CANARY" not in said
+    message = _refusal(_write(tmp_path / "a.jsonl", *lines))
+    assert message.startswith(expected)
+    assert "CANARY" not in message
 
 
 def test_bytes_that_are_not_utf_8(tmp_path: Path) -> None:
-    """Bytes that are not UTF-8 are a fault of the file, with the line."""
+    """A file with bytes that are not UTF-8 is refused with the line."""
     (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n{"a": "\xe4"}\n')
     assert _refusal(tmp_path / "a.jsonl").startswith(", line 2: the text is not UTF-8")
 
 
 @pytest.mark.parametrize("wrap", [lambda text: text, lambda text: [{"content": text}]], ids=["text", "nested"])
 def test_a_lone_surrogate_is_a_fault_of_its_row(tmp_path: Path, wrap: Any) -> None:
-    """Half of a surrogate pair makes only its own row rejected, as in Parquet; a whole pair is one character."""
+    """Half a surrogate pair rejects only its own row, as in Parquet, and a whole pair is one character."""
     path = _write(tmp_path / "a.jsonl", {"a": wrap("x")}, {"a": wrap("\ud800")}, {"a": wrap("\U0001f600")})
     ((_, _, batch),) = read_batches(find_source(str(path)))
     first, bad, last = cells(batch["a"])
@@ -151,7 +154,7 @@ _VALUES = st.recursive(
 
 
 def _filled(value: Any, kind: pa.DataType) -> Any:
-    """A value as its column holds it: keys that are missing are null."""
+    """Return a value as its column holds it: missing keys are null."""
     if value is None:
         return None
     if pa.types.is_struct(kind):
@@ -164,7 +167,7 @@ def _filled(value: Any, kind: pa.DataType) -> Any:
 @given(values=st.lists(_VALUES, max_size=5), block=st.integers(1, 60))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_values_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[Any], block: int) -> None:
-    """Whatever the objects hold, each row has it, or a key of two types is refused; no other error is possible."""
+    """Each row has the values of its object, or a key of two types is refused; no other error is possible."""
     monkeypatch.setattr(text_stream, "BLOCK_BYTES", block)
     path = _write(tmp_path / "a.jsonl", *[{"k": 1, "v": value} for value in values], {"k": 2, "v": None})
     try:

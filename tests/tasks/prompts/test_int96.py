@@ -1,4 +1,4 @@
-"""INT96 timestamps keep their value, or are refused by their row."""
+"""INT96 timestamps keep their value, or Parquill refuses them and names the row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _write(path: Path, **columns: pa.Array) -> Path:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_dates_are_the_same(tmp_path: Path, shape: str) -> None:
-    """Any date of Spark's comes through as it was written, in microseconds, within a list, a struct or a map too."""
+    """Any date of Spark is read unchanged in microseconds, also within a list, a struct or a map."""
     values, kind = SHAPES[shape]
     source = find_source(str(_write(tmp_path / "a.parquet", at=pa.array(values, kind))))
     assert source.schema.field("at").type.equals(kind)
@@ -42,19 +42,19 @@ def test_dates_are_the_same(tmp_path: Path, shape: str) -> None:
 
 @pytest.mark.parametrize("row", [0, 1, 2_999])
 def test_a_fraction_of_a_microsecond(tmp_path: Path, row: int) -> None:
-    """A timestamp that microseconds cannot hold is refused with its row and column, and none is cut."""
+    """A timestamp that microseconds cannot hold is refused with its row and column, and no timestamp is cut."""
     values = [1_000 * number for number in range(3_000)]
     values[row] += 1
     path = _write(tmp_path / "a.parquet", text=pa.array(["x"] * 3_000), at=pa.array(values, pa.timestamp("ns")))
     source = find_source(str(path))
-    told = f"{path}: row {row} has a timestamp in the column 'at' that microseconds cannot hold"
-    with pytest.raises(BadInput, match=re.escape(told)):
+    message = f"{path}: row {row} has a timestamp in the column 'at' that microseconds cannot hold"
+    with pytest.raises(BadInput, match=re.escape(message)):
         list(read_batches(source))
     assert sum(batch.num_rows for _, _, batch in read_batches(source, None, ["text"])) == 3_000
 
 
 def test_a_year_that_no_timestamp_reaches(tmp_path: Path) -> None:
-    """A day two million years ahead, which 64 bits of microseconds cannot count, is refused and does not wrap around."""
+    """A day two million years ahead, beyond 64 bits of microseconds, is refused and does not wrap around."""
     path, day = tmp_path / "a.parquet", (2_460_432).to_bytes(4, "little")  # the Julian day of 2024-05-01
     table = pa.table({"at": pa.array([datetime(2024, 5, 1, tzinfo=UTC)], US)})
     plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
@@ -66,14 +66,14 @@ def test_a_year_that_no_timestamp_reaches(tmp_path: Path) -> None:
 
 
 def test_nanoseconds_in_a_list(tmp_path: Path) -> None:
-    """Within a list the row is told as far as it is known."""
+    """For a timestamp within a list, the refusal names the first row that it can be in."""
     path = _write(tmp_path / "a.parquet", at=pa.array([[1_000], [1]], pa.list_(pa.timestamp("ns"))))
     with pytest.raises(BadInput, match="row 0 or later has a timestamp in the column 'at'"):
         list(read_batches(find_source(str(path))))
 
 
 def test_other_timestamps_keep_their_unit(tmp_path: Path) -> None:
-    """Timestamps of 64 bits keep value, unit and zone."""
+    """Timestamps of 64 bits keep their value, unit and zone."""
     kinds = [pa.timestamp("ms"), pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("us", "Europe/Paris")]
     table = pa.table({str(kind): pa.array([1_234_567, None], kind) for kind in kinds})
     pq.write_table(table, tmp_path / "a.parquet")
@@ -83,7 +83,7 @@ def test_other_timestamps_keep_their_unit(tmp_path: Path) -> None:
 
 
 def test_int96_beside_64_bits(tmp_path: Path) -> None:
-    """Files of both kinds are one input."""
+    """Files with INT96 and files with 64-bit timestamps are one input."""
     _write(tmp_path / "a.parquet", at=pa.array(TIMES, US))
     pq.write_table(pa.table({"at": pa.array(TIMES, US)}), tmp_path / "b.parquet")
     source = find_source(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Data that Parquill does not read is named, with what to do about it."""
+"""If Parquill does not read a format, the refusal names it and says what to do."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def _refusal(path: Path) -> str:
 
 @pytest.mark.parametrize("ending", ["json", "json.gz", "feather", "orc"])
 def test_the_command_makes_parquet(tmp_path: Path, ending: str) -> None:
-    """The refusal of each format has a command that makes a Parquet file of the same rows, whatever the path."""
+    """The refusal of each format has a command that makes a Parquet file of the same rows, for any path."""
     folder = tmp_path / "it's a folder"
     folder.mkdir()
     path = folder / f"in put.{ending}"
     _write(path)
-    told = _refusal(path)
-    assert told.startswith(f"{path} is a")
-    python, option, program = shlex.split(told.rpartition("convert it: ")[2])
+    message = _refusal(path)
+    assert message.startswith(f"{path} is a")
+    python, option, program = shlex.split(message.rpartition("convert it: ")[2])
     assert (python, option) == ("python", "-c")
     exec(program, {})  # noqa: S102 - the command is what is tested
     assert pq.read_table(folder / "in put.parquet").to_pylist() == TABLE.to_pylist()
@@ -68,7 +68,7 @@ def test_the_command_makes_parquet(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "told"),
+    ("ending", "description"),
     [
         ("xlsx", "an Excel file; save it as CSV or Parquet"),
         ("zip", "a ZIP archive; unpack it first"),
@@ -77,11 +77,11 @@ def test_the_command_makes_parquet(tmp_path: Path, ending: str) -> None:
         ("txt", "a text file; Parquill reads Parquet, CSV and JSON lines"),
     ],
 )
-def test_other_files_are_named(tmp_path: Path, ending: str, told: str) -> None:
+def test_other_files_are_named(tmp_path: Path, ending: str, description: str) -> None:
     """A file of another kind is refused in one sentence that says what it is and what to do."""
     path = tmp_path / f"prompts.{ending}"
     _write(path)
-    assert _refusal(path) == f"{path} is {told}"
+    assert _refusal(path) == f"{path} is {description}"
 
 
 @pytest.mark.parametrize(
@@ -96,24 +96,24 @@ def test_other_files_are_named(tmp_path: Path, ending: str, told: str) -> None:
 )
 @pytest.mark.parametrize("name", ["prompts", "prompts.csv", "prompts.jsonl"])
 def test_content_is_named_whatever_the_name(tmp_path: Path, ending: str, named: str, name: str) -> None:
-    """A file whose name does not say what it is, or says something else, is named by its first bytes."""
+    """If a file's name does not show its format or shows another one, the first bytes decide."""
     _write(tmp_path / f"a.{ending}")
     path = (tmp_path / f"a.{ending}").rename(tmp_path / name)
     assert f"{path} {named}" in _refusal(path)
 
 
 def test_packed_text_without_its_suffix(tmp_path: Path) -> None:
-    """A packed file that is named as if it were not is refused with the name that it needs."""
+    """If a packed file's name does not show the packing, the refusal has the name that it needs."""
     path = tmp_path / "a.csv"
     path.write_bytes(gzip.compress(b"a,b\n1,2\n"))
     assert _refusal(path) == f"{path} is packed with gzip; give it a name that ends in .csv.gz or .jsonl.gz"
 
 
 def test_names_that_do_not_tell() -> None:
-    """A file whose name says nothing of its format has the reader's own words; an address has no command."""
+    """A name without a known format, or an address with a query, has no description. An address gets no command."""
     assert tell_format("/data/in.parquet") is None
     assert tell_format("/data/in") is None
     assert tell_format("/data/in.gz") is None
     assert tell_format("s3://bucket/in.json?key=secret") is None
-    told = "a JSON file; Parquill reads Parquet, CSV and JSON lines; convert it"
-    assert tell_format("s3://bucket/in.json") == told
+    description = "a JSON file; Parquill reads Parquet, CSV and JSON lines; convert it"
+    assert tell_format("s3://bucket/in.json") == description

@@ -1,4 +1,4 @@
-"""How large pages become is read from their headers."""
+"""Parquill reads the unpacked size of pages from their headers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _chunks(data: bytes) -> list[tuple[Any, list[pages.Page]]]:
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "brotli"])
 @pytest.mark.parametrize("checksum", [False, True])
 def test_the_pages_of_a_chunk(version: str, compression: str, *, checksum: bool) -> None:
-    """The pages of every kind of chunk are found to its last byte, with all its values, whatever they are packed with."""
+    """All pages of any kind of chunk are found to its last byte, with all its values and any compression."""
     sink = io.BytesIO()
     options = {"data_page_version": version, "compression": compression, "write_page_checksum": checksum}
     pq.write_table(TABLE, sink, row_group_size=2_000, data_page_size=4_000, **options)
@@ -52,7 +52,7 @@ def test_the_pages_of_a_chunk(version: str, compression: str, *, checksum: bool)
 
 
 def test_what_is_no_page() -> None:
-    """Bytes that are no page header are told apart from one, and end the reading."""
+    """Bytes that are not a page header end the reading with NotAPage."""
     for data in (b"", b"\xff" * 600, b"\x15", b"\x15\x00\x15\x02\x00", bytes(range(256)), b"\x19" * 100):
         with pytest.raises(NotAPage):
             list(read_pages(io.BytesIO(data), 0, 1_000))
@@ -64,7 +64,7 @@ def _bomb(path: Path, values: list[str], **options: Any) -> Path:
 
 
 def test_pages_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of a page, or of rows, larger than what may be unpacked is refused by name and size, before it is read."""
+    """A file with a page or rows over the limit for unpacking is refused by name and size before it is read."""
     monkeypatch.setattr(pages, "MAX_PAGES_BYTES", 300_000)
     with pytest.raises(BadInput, match=r"in\.parquet has values that take 400,.* bytes when they are unpacked"):
         find_source(str(_bomb(tmp_path / "in.parquet", ["x" * 400_000, "y"], use_dictionary=False)))
@@ -87,7 +87,10 @@ LISTS: dict[str, tuple[pa.Array, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", LISTS)
 def test_a_list_that_takes_nothing_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A row with a list that is a run of one value, or of values that share their beginning, is weighed by what it takes in memory."""
+    """A row counts by its size in memory, even if its list takes almost nothing in the file.
+
+    Such a list is a run of one value, or holds values that share their beginning.
+    """
     items, options = LISTS[name]
     path, length = tmp_path / "in.parquet", len(items)
     lists = pa.ListArray.from_arrays(pa.array([0, length, length], pa.int32()), items)
@@ -100,7 +103,7 @@ def test_a_list_that_takes_nothing_in_the_file(tmp_path: Path, monkeypatch: pyte
 
 
 def test_lists_of_the_usual_length_are_no_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many rows with a mask of 512 ones each, which a file holds in some bytes, are read: no row is large."""
+    """Many rows with a mask of 512 ones are read although the file holds them in few bytes, because no row is large."""
     monkeypatch.setattr(pages, "MAX_ROW_BYTES", 400_000)
     masks = pa.FixedSizeListArray.from_arrays(pa.array([1] * 512 * 2_000), 512)
     pq.write_table(pa.table({"mask": masks.cast(pa.list_(pa.int64()))}), tmp_path / "in.parquet", compression="zstd")
@@ -109,7 +112,7 @@ def test_lists_of_the_usual_length_are_no_bomb(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_footer_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the headers of pages say counts, where a footer claims less."""
+    """If a footer claims less than the page headers, the headers count."""
     monkeypatch.setattr(pages, "MAX_PAGES_BYTES", 300_000)
     path = _bomb(tmp_path / "in.parquet", ["x" * 400_000], use_dictionary=False)
     assert pq.ParquetFile(path).metadata.row_group(0).total_byte_size < pages.CLAIMED_BYTES
@@ -118,7 +121,7 @@ def test_a_footer_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_in_a_store_only_what_is_packed_tightly_is_fetched(tmp_path: Path) -> None:
-    """Of an object only those chunks are fetched which are packed as no text is."""
+    """Parquill fetches only those chunks of an object that are packed more tightly than any text."""
 
     class Counted(io.BytesIO):
         fetched = 0
@@ -129,7 +132,7 @@ def test_in_a_store_only_what_is_packed_tightly_is_fetched(tmp_path: Path) -> No
             return data
 
     draw = random.Random(1)
-    words = [draw.randbytes(1_000).hex() for _ in range(40_000)]  # half of it is left when it is packed
+    words = [draw.randbytes(1_000).hex() for _ in range(40_000)]  # they pack to half their size
     for values, is_packed in ((words, False), (["x" * 80_000_000], True)):
         path = _bomb(tmp_path / "in.parquet", values, use_dictionary=False)
         footer, file = pq.ParquetFile(path).metadata, Counted(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Planning: every input row comes through, rendered, counted, keyed, with what to do about it."""
+"""The planner renders, counts and keys every input row and gives each row an action."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MESSAGES = {"prompt": None, "messages_column": "messages"}
 
 
 class Rows:
-    """A sink that keeps what it is given."""
+    """A sink that keeps the batches it gets."""
 
     def __init__(self) -> None:
         self.batches: list[pa.RecordBatch] = []
@@ -59,7 +59,7 @@ class Rows:
 
     @property
     def texts(self) -> list[str | None]:
-        """The user's text of each row that is sent."""
+        """Return the user's text of each row, or None if the row is not sent."""
         return [orjson.loads(cell)[-1]["content"] if cell else None for cell in self.plan("messages")]
 
 
@@ -83,12 +83,12 @@ def _plan(folder: Path, table: pa.Table | dict[str, Any], **changes: Any) -> tup
 
 
 def _bad_utf8(kind: pa.DataType) -> pa.Array:
-    """Three texts, of which the middle one is not UTF-8."""
+    """Return three texts, of which the middle one is not UTF-8."""
     return pa.array([b"first", b"\xff\xfe", b"third"], pa.binary()).view(pa.string()).cast(kind, safe=False)
 
 
 def test_rows_become_requests(tmp_path: Path) -> None:
-    """Each row is rendered, counted and keyed, and says where it came from."""
+    """Each row is rendered, counted and keyed, with its file and number."""
     rows, estimate = _plan(
         tmp_path, {"id": [7, 8], "text": ["one", "two"]}, prompt={"system": "S", "user": "{{ text }}!"}
     )
@@ -108,7 +108,7 @@ def test_rows_become_requests(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bound", ["MAX_AT_ONCE", "MAX_ROWS_AT_ONCE"])
 def test_rows_that_grow_are_planned_a_few_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
-    """What templates and `for_each` make of the input is never in memory all at once, and the plan is the same."""
+    """Rows that templates and `for_each` make are planned a few at a time, and the plan is the same."""
     table = pa.table({"id": list(range(9)), "text": ["one", "two", None] * 3})
     changes: dict[str, Any] = {
         "id_column": "id",
@@ -124,7 +124,7 @@ def test_rows_that_grow_are_planned_a_few_at_once(tmp_path: Path, monkeypatch: p
 
 
 def test_row_numbers_start_anew_in_each_file(tmp_path: Path) -> None:
-    """A row is found again by its file and its number in it, over batches and files."""
+    """A row has its file and its number in that file, across batches and files."""
     folder = tmp_path / "in"
     folder.mkdir()
     pq.write_table(pa.table({"text": [f"a{n}" for n in range(1500)]}), folder / "a.parquet")
@@ -178,7 +178,7 @@ VIEWS: dict[str, pa.Array] = {
 
 @pytest.mark.parametrize("name", [*COLUMNS, *VIEWS])
 def test_every_type_comes_through_unchanged(tmp_path: Path, name: str) -> None:
-    """A column that the prompt does not use keeps its type and every value, whatever it is."""
+    """A column that the prompt does not use keeps its type and all its values, for every type."""
     rows, _ = _plan(tmp_path, {"text": ["a", "b", "c"], "other": {**COLUMNS, **VIEWS}[name]})
     read = pq.read_table(tmp_path / "in.parquet").column("other")
     found = rows.table.column("other")
@@ -189,7 +189,7 @@ def test_every_type_comes_through_unchanged(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_every_type_is_repeated_for_each_value(tmp_path: Path, name: str) -> None:
-    """With `for_each`, a column of any type is repeated for each value, and none is changed."""
+    """With `for_each`, a column of any type is repeated unchanged for each value."""
     rows, _ = _plan(tmp_path, {"text": ["a", "b", "c"], "other": COLUMNS[name]}, for_each={"language": ["fr", "de"]})
     read = pq.read_table(tmp_path / "in.parquet").column("other")
     found = rows.table.column("other")
@@ -201,14 +201,14 @@ def test_every_type_is_repeated_for_each_value(tmp_path: Path, name: str) -> Non
     "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
 )
 def test_every_kind_of_text_can_be_a_prompt(tmp_path: Path, kind: pa.DataType) -> None:
-    """A prompt column may be any of Arrow's texts."""
+    """A prompt column may have any text type of Arrow."""
     values = pa.array(["\u00e9t\u00e9", "{{ 7*7 }}", "a text longer than twelve bytes"]).cast(kind)
     assert _plan(tmp_path, {"text": values})[0].texts == values.to_pylist()
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
 def test_invalid_utf8_rejects_its_row_only(tmp_path: Path, kind: pa.DataType) -> None:
-    """A cell that is not UTF-8 rejects its row; the rows beside it are sent and its bytes are kept."""
+    """A cell that is not UTF-8 rejects its row, its bytes are kept, and the other rows are sent."""
     rows, estimate = _plan(tmp_path, {"text": _bad_utf8(kind)})
     assert rows.texts == ["first", None, "third"]
     assert rows.plan("error_code") == [None, "invalid_utf8", None]
@@ -219,7 +219,7 @@ def test_invalid_utf8_rejects_its_row_only(tmp_path: Path, kind: pa.DataType) ->
 
 @pytest.mark.parametrize("nested", ["list", "struct"])
 def test_invalid_utf8_inside_a_cell_rejects_its_row_only(tmp_path: Path, nested: str) -> None:
-    """Also inside lists and structs one bad text spoils nothing but its row."""
+    """A text in a list or a struct that is not UTF-8 rejects only its row."""
     texts = _bad_utf8(pa.string())
     cells = (
         pa.ListArray.from_arrays([0, 1, 2, 3], texts)
@@ -233,7 +233,7 @@ def test_invalid_utf8_inside_a_cell_rejects_its_row_only(tmp_path: Path, nested:
 
 
 def test_strange_values_are_sent_byte_for_byte(tmp_path: Path) -> None:
-    """What looks like a template, a format, a special token or a control is sent as it stands."""
+    """Text that looks like a template, a format, a special token or a control is sent unchanged."""
     texts = [
         "{{ 7*7 }}",
         "{0} %s",
@@ -252,7 +252,7 @@ def test_strange_values_are_sent_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_nulls_and_blanks_reject_their_rows(tmp_path: Path) -> None:
-    """A null and a blank are rejected with their codes, the first is named, and nothing of them is sent."""
+    """A null or a blank is rejected with its code and not sent, and the estimate names the first."""
     rows, estimate = _plan(tmp_path, {"text": ["a", None, " \n", "", "b"]})
     assert rows.texts == ["a", None, None, None, "b"]
     assert rows.plan("error_code") == [None, "null_value", "blank_prompt", "blank_prompt", None]
@@ -263,14 +263,14 @@ def test_nulls_and_blanks_reject_their_rows(tmp_path: Path) -> None:
 
 
 def test_a_million_blanks_do_not_stop_the_plan(tmp_path: Path) -> None:
-    """A text that makes tiktoken panic is counted like any other."""
+    """A text that makes tiktoken panic is counted like any other text."""
     rows, _ = _plan(tmp_path, {"text": [" " * 1_000_000 + "x", "b"]})
     assert rows.plan("error_code") == [None, None]
     assert rows.plan("prompt_tokens")[0] > 1000
 
 
 def test_no_rows(tmp_path: Path) -> None:
-    """An empty input makes an empty plan with all its columns, so that results have them too."""
+    """An empty input gives an empty plan with all its columns, so that the results have them too."""
     rows, estimate = _plan(tmp_path, {"text": pa.array([], pa.string())}, for_each={"language": ["fr"]})
     assert rows.table.num_rows == 0
     assert rows.table.column_names[:2] == ["text", "language"]
@@ -278,7 +278,7 @@ def test_no_rows(tmp_path: Path) -> None:
 
 
 def test_for_each_makes_every_product_in_order(tmp_path: Path) -> None:
-    """Each input row is followed by all its combinations, the last name running fastest, each value in its column."""
+    """Each input row is followed by all its combinations, one column a name, and the last name varies fastest."""
     each: dict[str, list[Any]] = {"language": ["fr", "no"], "year": [1, 2, 3], "formal": [True, False]}
     rows, estimate = _plan(
         tmp_path,
@@ -308,13 +308,13 @@ def test_for_each_makes_every_product_in_order(tmp_path: Path) -> None:
     ids=lambda value: str(getattr(value, "type", value)),
 )
 def test_a_column_called_row_beside_a_lookup(tmp_path: Path, column: pa.Array, text: str) -> None:
-    """`row["a"]` is the column `a` unless a column called `row` has such a field."""
+    """`row["a"]` is the column `a`, unless a column called `row` has such a field."""
     rows, _ = _plan(tmp_path, pa.table({"row": column, "a": ["y"]}), prompt={"user": '{{ row["a"] }}'})
     assert rows.texts == [text]
 
 
 def test_a_rejected_row_is_rejected_for_each_value(tmp_path: Path) -> None:
-    """There is one row for each input row and value, also where the input row is bad."""
+    """Each input row has one row for each value, even if the input row is rejected."""
     rows, estimate = _plan(
         tmp_path,
         {"text": [None, "b"]},
@@ -326,14 +326,14 @@ def test_a_rejected_row_is_rejected_for_each_value(tmp_path: Path) -> None:
 
 
 def test_for_each_may_not_hide_a_column(tmp_path: Path) -> None:
-    """A name that is a column already is refused."""
+    """A `for_each` name that is already a column is refused."""
     with pytest.raises(BadJob, match="'text', which is already a column"):
         _plan(tmp_path, {"text": ["a"]}, for_each={"text": ["b"]})
 
 
 @pytest.mark.parametrize("as_text", [True, False])
 def test_a_column_of_messages(tmp_path: Path, as_text: bool) -> None:  # noqa: FBT001
-    """Messages come as structs or as their JSON, and a bad cell rejects its row only."""
+    """Messages may be structs or JSON text, and a bad cell rejects only its row."""
     good = [{"role": "system", "content": "S"}, {"role": "user", "content": "{{ 7*7 }}"}]
     kind = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("name", pa.string())]))
     cells: list[Any] = [
@@ -364,14 +364,14 @@ def test_a_column_of_maps(tmp_path: Path) -> None:
     "column", [pa.array([1, 2]), pa.array([b"[]", b"x"]), pa.array([["a"], ["b"]]), pa.array([{"role": "user"}] * 2)]
 )
 def test_a_column_of_anything_else_holds_no_messages(tmp_path: Path, column: pa.Array) -> None:
-    """Numbers, bytes and lists of words are no messages: their rows are rejected."""
+    """Rows whose messages are numbers, bytes or lists of words are rejected."""
     rows, _ = _plan(tmp_path, {"messages": column}, **MESSAGES)
     assert rows.plan("error_code") == ["bad_messages"] * 2
 
 
 @pytest.mark.parametrize("as_text", [True, False])
 def test_parameters_of_a_row(tmp_path: Path, as_text: bool) -> None:  # noqa: FBT001
-    """A row's parameters go with its request; refused ones and those out of range reject the row."""
+    """A row's parameters are sent with its request, and refused or out-of-range ones reject the row."""
     cells: list[Any] = [{"temperature": 1.0}, None, {"n": 2}, {"temperature": 3.0}, {"temperature": None}]
     column = pa.array([None if c is None else orjson.dumps(c).decode() for c in cells]) if as_text else pa.array(cells)
     rows, _ = _plan(tmp_path, {"text": list("abcde"), "p": column}, parameters_column="p")
@@ -381,14 +381,14 @@ def test_parameters_of_a_row(tmp_path: Path, as_text: bool) -> None:  # noqa: FB
 
 
 def test_parameters_make_another_request(tmp_path: Path) -> None:
-    """The same text with other parameters is another request, and is paid for."""
+    """The same text with other parameters is another request, which is paid for."""
     cells = pa.array([{"temperature": 1.0}, {"temperature": 0.5}, {"temperature": 1.0}])
     rows, _ = _plan(tmp_path, {"text": ["a"] * 3, "p": cells}, parameters_column="p")
     assert rows.plan("action") == [Action.SEND, Action.SEND, Action.SAME]
 
 
 def test_bad_ids_reject_their_rows(tmp_path: Path) -> None:
-    """A null id and the second of two equal ids are rejected, over files and batches."""
+    """A null id and the second of two equal ids are rejected, across files and batches."""
     folder = tmp_path / "in"
     folder.mkdir()
     pq.write_table(pa.table({"id": ["a", None, "a", "b"], "text": list("wxyz")}), folder / "1.parquet")
@@ -400,7 +400,7 @@ def test_bad_ids_reject_their_rows(tmp_path: Path) -> None:
 
 
 def test_an_id_is_unique_before_for_each(tmp_path: Path) -> None:
-    """One input row's id may stand in all its output rows."""
+    """All output rows of an input row may have its id."""
     rows, _ = _plan(
         tmp_path,
         {"id": [1, 2], "text": ["a", "b"]},
@@ -412,7 +412,7 @@ def test_an_id_is_unique_before_for_each(tmp_path: Path) -> None:
 
 
 def test_the_first_row_pays_for_equal_requests(tmp_path: Path) -> None:
-    """Equal requests are sent once, wherever they stand: the first pays, the others share its answer."""
+    """Equal requests are sent once: the first row pays, and the others share its answer."""
     folder = tmp_path / "in"
     folder.mkdir()
     pq.write_table(pa.table({"text": ["a", "b", "a"]}), folder / "1.parquet")
@@ -424,11 +424,11 @@ def test_the_first_row_pays_for_equal_requests(tmp_path: Path) -> None:
     assert rows.texts == ["a", "b", None, None, "c"]
     assert rows.plan("request_key")[0] == rows.plan("request_key")[2]
     assert (estimate.rows, estimate.to_send) == (5, 3)
-    assert estimate.prompt_tokens == sum(rows.plan("prompt_tokens")[place] for place in (0, 1, 4))
+    assert estimate.prompt_tokens == sum(rows.plan("prompt_tokens")[index] for index in (0, 1, 4))
 
 
 def test_without_dedupe_every_row_pays(tmp_path: Path) -> None:
-    """With `dedupe: false` equal texts are asked for each row anew, and ids keep their keys apart."""
+    """With `dedupe: false`, each row with an equal text is sent, and ids keep the rows' keys apart."""
     rows, _ = _plan(tmp_path, {"text": ["a", "a"]}, dedupe=False)
     assert rows.plan("action") == [Action.SEND, Action.SEND]
     again, _ = _plan(tmp_path, {"id": [2, 1], "text": ["a", "a"]}, dedupe=False, id_column="id")
@@ -437,8 +437,8 @@ def test_without_dedupe_every_row_pays(tmp_path: Path) -> None:
 
 
 def test_too_long_for_the_models_window(tmp_path: Path) -> None:
-    """A row that the model cannot hold is rejected with its count and the window; one that just fits is sent."""
-    # gpt-3.5-turbo of 2023 holds 4,096 tokens; "a" and " a" are a token each, 7 are the formula and the role
+    """A row over the model's window is rejected with its count and the window, and one that just fits is sent."""
+    # the window of gpt-3.5-turbo of 2023 is 4,096 tokens; "a" and " a" are a token each, 7 are the formula and the role
     fits, over = " ".join(["a"] * 3988), " ".join(["a"] * 3990)
     rows, _ = _plan(tmp_path, {"text": [fits, over]}, model="gpt-3.5-turbo", day=date(2023, 4, 1))
     counted = rows.plan("prompt_tokens")
@@ -466,7 +466,7 @@ def test_legacy_completions_send_the_text_alone(tmp_path: Path) -> None:
 
 
 def test_a_limit_takes_the_first_rows(tmp_path: Path) -> None:
-    """`--limit` counts input rows: each still has all its `for_each` rows."""
+    """`--limit` counts input rows, and each one keeps all its `for_each` rows."""
     pq.write_table(pa.table({"text": ["a", "b", "c"]}), tmp_path / "in.parquet")
     rows, estimate = _plan_files(
         tmp_path / "in.parquet", 2, for_each={"n": [1, 2]}, prompt={"user": "{{ text }}{{ n }}"}
@@ -476,7 +476,7 @@ def test_a_limit_takes_the_first_rows(tmp_path: Path) -> None:
 
 
 def test_an_estimate_alone_is_the_same(tmp_path: Path) -> None:
-    """Counting without keeping the rows gives the estimate of the plan."""
+    """Counting without keeping the rows gives the same estimate as the plan."""
     texts = ["a", None, "a", "b" * 500]
     _, estimate = _plan(tmp_path, {"text": texts})
     job = _job(tmp_path / "in.parquet")
@@ -485,7 +485,7 @@ def test_an_estimate_alone_is_the_same(tmp_path: Path) -> None:
 
 
 def test_the_estimate_is_the_sum_of_the_worst_cases(tmp_path: Path) -> None:
-    """Expected and worst cost are the exact sum over the rows that are sent."""
+    """The worst cost and the expected output are exact sums over the rows that are sent."""
     price = {"usd_per_mtok_input": "0.15", "usd_per_mtok_output": "0.6"}
     rows, estimate = _plan(tmp_path, {"text": ["a", "b c", "a", None]}, price=price)
     counts = rows.plan("prompt_tokens")[:2]
@@ -497,7 +497,7 @@ def test_the_estimate_is_the_sum_of_the_worst_cases(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("setting", ["id_column", "messages_column", "parameters_column"])
 def test_a_missing_column_names_those_that_are_there(tmp_path: Path, setting: str) -> None:
-    """A setting that names no column is refused with the columns, and with a word on case."""
+    """If a setting names no column, the refusal lists the columns, with a hint about letter case."""
     changes = {**({"prompt": None} if setting == "messages_column" else {}), setting: "nothing"}
     with pytest.raises(BadInput, match=f"`{setting}`: the input has no column 'nothing'; the columns are text, Other"):
         _plan(tmp_path, {"text": ["a"], "Other": ["b"]}, **changes)
@@ -507,7 +507,7 @@ def test_a_missing_column_names_those_that_are_there(tmp_path: Path, setting: st
 
 @pytest.mark.parametrize("name", [field.name for field in result_fields(None)])
 def test_a_column_like_ours_is_refused(tmp_path: Path, name: str) -> None:
-    """A column that the output has too is refused, the way out is named, and it works."""
+    """A column that the output also has is refused, and the fix that the message names works."""
     table = {"text": ["a"], name: ["b"]}
     with pytest.raises(BadInput, match=f"'{name}', as the output has; set `column_prefix`"):
         _plan(tmp_path, table)
@@ -525,17 +525,17 @@ def test_a_template_over_folders(tmp_path: Path) -> None:
 
 
 class Earlier:
-    """Results of an earlier run, given out in their order."""
+    """Results of an earlier run, returned in their order."""
 
     def __init__(self, table: pa.Table, **given: Any) -> None:
         self.own = table.column_names
         for name, values in given.items():
             table = table.append_column(name, values if isinstance(values, pa.Array) else pa.array(values))
-        self._table, self._place = table, 0
+        self._table, self._offset = table, 0
 
     def take(self, rows: int) -> pa.Table:
-        part = self._table.slice(self._place, rows)
-        self._place += rows
+        part = self._table.slice(self._offset, rows)
+        self._offset += rows
         return part
 
 
@@ -556,7 +556,7 @@ def _earlier(statuses: Sequence[str]) -> pa.Table:
 
 
 def test_redo_sends_the_named_statuses_only(tmp_path: Path) -> None:
-    """`--redo` completes rows of the named statuses anew, carries what they cost, and keeps all others."""
+    """`--redo` sends rows of the named statuses again, carries their earlier cost, and keeps all other rows."""
     pq.write_table(pa.table({"text": ["a", "b", "c", None]}), tmp_path / "in.parquet")
     job, rows = _job(tmp_path / "in.parquet"), Rows()
     earlier = Earlier(_earlier(["ok", "truncated", "failed", "rejected"]), text=["a", "b", "c", None])
@@ -568,11 +568,11 @@ def test_redo_sends_the_named_statuses_only(tmp_path: Path) -> None:
     assert rows.plan("prior") == [None, charge, None, None]
     kept = rows.plan("kept")
     assert kept[1] is None
-    assert [kept[place]["status"] for place in (0, 2, 3)] == ["ok", "failed", "rejected"]
+    assert [kept[index]["status"] for index in (0, 2, 3)] == ["ok", "failed", "rejected"]
 
 
 def test_redo_refuses_another_input(tmp_path: Path) -> None:
-    """Results of other rows than those of the input cannot tell which rows to do anew."""
+    """`--redo` refuses results whose rows are not those of the input."""
     pq.write_table(pa.table({"text": ["a", "b", "c"]}), tmp_path / "in.parquet")
     job = _job(tmp_path / "in.parquet")
     planner = Planner(
@@ -589,7 +589,7 @@ def test_redo_refuses_another_input(tmp_path: Path) -> None:
 
 
 def test_redo_refuses_the_same_rows_of_another_file(tmp_path: Path) -> None:
-    """Rows of the same numbers in a file of another name are other rows."""
+    """`--redo` refuses an input whose file has another name, even if the row numbers are the same."""
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "other.parquet")
     job = _job(tmp_path / "other.parquet")
     source, earlier = find_source(job.input), Earlier(_earlier(["ok"]), text=["a"])
@@ -613,7 +613,7 @@ NAN = float("nan")
 def test_redo_knows_rows_by_their_cells(
     tmp_path: Path, table: dict[str, Any], given: dict[str, Any], other: str
 ) -> None:
-    """An input that was exported anew in another order, or is another one altogether, never gets the answers of other rows."""
+    """`--redo` refuses an input with other cells or another order, so no row gets the answer of another row."""
     pq.write_table(pa.table(table), tmp_path / "in.parquet")
     job = _job(tmp_path / "in.parquet")
     rows = len(given["text"])
@@ -623,7 +623,7 @@ def test_redo_knows_rows_by_their_cells(
 
 
 def test_redo_knows_the_same_cells(tmp_path: Path) -> None:
-    """Cells that Arrow does not call equal, and the same ones of another type, are those of the results."""
+    """`--redo` accepts the same cells in another type, and cells such as NaN that Arrow does not call equal."""
     table = {
         "text": pa.array(["a", "b"]).dictionary_encode(),
         "x": pa.array([NAN, 1.5]),
@@ -639,7 +639,7 @@ def test_redo_knows_the_same_cells(tmp_path: Path) -> None:
 
 
 def test_vars_reach_the_templates(tmp_path: Path) -> None:
-    """A job's `vars` are looked up by each row's value."""
+    """A template can look up a job's `vars` by each row's value."""
     prompt = {"user": "{{ text }}: {{ vars.words[text] }}"}
     rows, _ = _plan(tmp_path, {"text": ["fr", "xx"]}, prompt=prompt, vars={"words": {"fr": "Bonjour"}})
     assert rows.texts == ["fr: Bonjour", None]
@@ -647,7 +647,7 @@ def test_vars_reach_the_templates(tmp_path: Path) -> None:
 
 
 def _answered(folder: Path, key: bytes, output: str, **outcome: Any) -> AnswerIndex:
-    """A state folder with one journal, in which one request has this outcome."""
+    """Make a state folder with one journal, in which one request has this outcome."""
     journal = folder / "state" / "runs" / "earlier" / "journals" / "000000.journal"
     journal.parent.mkdir(parents=True)
 
@@ -667,7 +667,7 @@ def _answered(folder: Path, key: bytes, output: str, **outcome: Any) -> AnswerIn
 @pytest.mark.parametrize("status", sorted(STATUSES))
 @pytest.mark.parametrize("elsewhere", [True, False])
 def test_a_paid_answer_is_never_paid_again(tmp_path: Path, status: str, elsewhere: bool) -> None:  # noqa: FBT001
-    """A request that any job of the state folder has an answer to is not sent; one that failed is tried again."""
+    """A request that any job of the state folder has an answer for is not sent, and a failed one is sent again."""
     first, _ = _plan(tmp_path, {"text": ["a", "b", "a"]})
     job = _job(tmp_path / "in.parquet")
     key, output = first.plan("request_key")[0], "elsewhere" if elsewhere else job.output
@@ -681,7 +681,7 @@ def test_a_paid_answer_is_never_paid_again(tmp_path: Path, status: str, elsewher
     send, same, reuse = Action.SEND, Action.SAME, Action.REUSE
     if status in REUSABLE:
         assert rows.plan("action") == [reuse, send, reuse]
-        # the cost of an answer is shown once, by the output that paid for it
+        # only the output that paid for an answer shows its cost
         assert rows.plan("carries_cost") == [not elsewhere, True, False]
         assert rows.plan("prior") == [None, None, None]
         assert total.result().to_send == 1

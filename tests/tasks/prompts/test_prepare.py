@@ -1,4 +1,4 @@
-"""From a job to a run: planned whole or not at all, gone on with, and refused before anything is sent."""
+"""A job becomes a run that is planned completely or not at all, resumed, or refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ OPTIONS = RunOptions(day=DAY)
 
 @pytest.fixture(autouse=True)
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A ledger of this test alone; nothing of the user's is read or written."""
+    """A ledger for this test only, so that the user's ledger is neither read nor written."""
     path = tmp_path / "ledger.sqlite"
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{path}")
     return path
 
 
 def _job(folder: Path, table: pa.Table | dict[str, Any] | None = None, **changes: Any) -> ResolvedJob:
-    """A placed job over a table."""
+    """Return a resolved job over a table."""
     if table is not None:
         pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), folder / "in.parquet")
     settings = {
@@ -55,8 +55,8 @@ def _job(folder: Path, table: pa.Table | dict[str, Any] | None = None, **changes
         "max_output_tokens": 10,
         **changes,
     }
-    placed, _ = resolve_job(make_job(settings), DAY, None, ())
-    return placed
+    resolved, _ = resolve_job(make_job(settings), DAY, None, ())
+    return resolved
 
 
 def _prepare(job: ResolvedJob, options: RunOptions = OPTIONS) -> Run:
@@ -80,7 +80,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def test_a_run_has_every_row_in_its_shards(tmp_path: Path) -> None:
-    """Shards hold every row once, in order, as many as their plan says, and are small."""
+    """Shards hold every row once and in order, with the counts of their plan, and are small."""
     texts = [f"text {number}" if number % 3 else "same" for number in range(2500)]
     run = _prepare(_job(tmp_path, {"text": texts}))
     rows = _rows(run)
@@ -98,7 +98,7 @@ def test_a_run_has_every_row_in_its_shards(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*COLUMNS, *VIEWS])
 def test_every_type_survives_its_shard(tmp_path: Path, name: str) -> None:
-    """A column keeps its type and values also on the way through a shard's file."""
+    """A column of any type keeps its type and values in a shard's file."""
     run = _prepare(_job(tmp_path, {"text": ["a", "b", "c"], "other": {**COLUMNS, **VIEWS}[name]}))
     read = pq.read_table(tmp_path / "in.parquet").column("other")
     found = _rows(run).column("other")
@@ -107,13 +107,13 @@ def test_every_type_survives_its_shard(tmp_path: Path, name: str) -> None:
 
 
 def test_strange_texts_survive_their_shard(tmp_path: Path) -> None:
-    """What is sent later is byte for byte what was planned."""
+    """A shard keeps the planned text byte for byte."""
     texts = ["{{ 7*7 }}", "\0", "\ufeff\u202e", "e\u0301", '"\\', "<|endoftext|>", "\U0001f600"]
     assert _texts(_prepare(_job(tmp_path, {"text": texts}))) == texts
 
 
 def test_started_again_it_is_the_same_run(tmp_path: Path) -> None:
-    """The same job goes on with the run that was planned, and plans nothing anew."""
+    """Starting the same job again resumes the planned run without planning it again."""
     job = _job(tmp_path, {"text": ["a", "b"]})
     first = _prepare(job)
     before = {name: (tmp_path / name).stat().st_mtime_ns for name in _files(tmp_path) if "shards" in name}
@@ -124,7 +124,7 @@ def test_started_again_it_is_the_same_run(tmp_path: Path) -> None:
 
 
 def test_budget_and_limits_may_change_on_the_way(tmp_path: Path) -> None:
-    """A run that stopped at its budget goes on with a higher one: that is no other run."""
+    """A run that stopped at its budget resumes with a higher one as the same run."""
     first = _prepare(_job(tmp_path, {"text": ["a"]}, budget={"run_usd": 1}))
     again = _prepare(_job(tmp_path, budget={"run_usd": 2}, limits={"max_at_once": 5}, retry={"attempts": 1}))
     assert again.run_id == first.run_id
@@ -146,13 +146,13 @@ def test_budget_and_limits_may_change_on_the_way(tmp_path: Path) -> None:
     ],
 )
 def test_other_settings_are_another_run(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """What changes requests or rows makes another plan."""
+    """A setting that changes requests or rows starts another run."""
     first = _prepare(_job(tmp_path, {"text": ["a"]}))
     assert _prepare(_job(tmp_path, **changes)).run_id != first.run_id
 
 
 def test_other_input_is_another_run(tmp_path: Path) -> None:
-    """Changed input, another limit and another `--redo` make another plan."""
+    """Changed input or another limit starts another run."""
     job = _job(tmp_path, {"text": ["a", "b"]})
     first = _prepare(job)
     limited = _prepare(job, replace(OPTIONS, limit=1))
@@ -164,7 +164,7 @@ def test_other_input_is_another_run(tmp_path: Path) -> None:
 
 
 def test_a_plan_that_was_cut_off_is_swept(tmp_path: Path) -> None:
-    """A run without its plan sent nothing: its left-overs are removed and never read."""
+    """A run without its plan sent nothing: its leftover files are removed and never read."""
     job = _job(tmp_path, {"text": ["a"]})
     folders = Folders.of(job.output, job.state)
     folders.create()
@@ -177,19 +177,19 @@ def test_a_plan_that_was_cut_off_is_swept(tmp_path: Path) -> None:
 
 
 def test_too_many_bad_rows_stop_before_anything(tmp_path: Path) -> None:
-    """More rejected rows than tolerated refuse the job, name the first, and leave no prompt behind."""
+    """If more rows are rejected than tolerated, the job is refused, the first is named, and no prompt stays on disk."""
     job = _job(
         tmp_path, {"text": ["a"] * 97 + [None, " ", "SECRET"]}, prompt={"user": "{{ text[:3] if text != 'SECRET' }}"}
     )
     Folders.of(job.output, job.state).create()
     with pytest.raises(BadInput) as caught:
         prepare_run(job, OPTIONS)
-    told = str(caught.value)
-    assert told.startswith(
+    message = str(caught.value)
+    assert message.startswith(
         "3 of 100 rows cannot be sent (blank_prompt 2, null_value 1), more than tolerate.rejected = 0.01"
     )
-    assert "the first: in.parquet, row 97" in told
-    assert "SECRET" not in told
+    assert "the first: in.parquet, row 97" in message
+    assert "SECRET" not in message
     assert not list(Folders.of(job.output, job.state).state.rglob("*.parquet"))
 
 
@@ -206,7 +206,7 @@ def test_too_many_bad_rows_stop_before_anything(tmp_path: Path) -> None:
     ],
 )
 def test_how_many_bad_rows_are_tolerated(tmp_path: Path, bad: int, rows: int, tolerated: float, stops: bool) -> None:  # noqa: FBT001
-    """One bad row is always tolerated, more up to their fraction, to the row."""
+    """One bad row is always tolerated, and more are tolerated up to exactly their fraction."""
     texts = pa.array([None] * bad + ["a"] * (rows - bad), pa.string())
     job = _job(tmp_path, {"text": texts}, tolerate={"rejected": tolerated})
     total = estimate_job(job, OPTIONS)
@@ -227,13 +227,13 @@ def test_an_estimate_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_an_estimate_is_that_of_the_run(tmp_path: Path) -> None:
-    """What was estimated is what the run then plans."""
+    """The run plans exactly what was estimated."""
     job = _job(tmp_path, {"text": ["a", None, "a", "b" * 300]})
     assert estimate_job(job, OPTIONS).result() == _prepare(job).estimate
 
 
 def test_an_estimate_needs_no_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the ledger cannot be opened, the estimate is that without a past."""
+    """If the ledger cannot be opened, the estimate is the one without past runs."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path}/no/such/folder/ledger.sqlite")
     estimate = estimate_job(_job(tmp_path, {"text": ["a"]}), OPTIONS).result()
     assert estimate.expected_nano == estimate.worst_nano
@@ -241,7 +241,7 @@ def test_an_estimate_needs_no_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_folders_of_prompts_are_private(tmp_path: Path) -> None:
-    """Folders that hold prompts are open to their owner only."""
+    """Only their owner can open folders and files that hold prompts."""
     run = _prepare(_job(tmp_path, {"text": ["a"]}))
     for folder in (
         tmp_path / "out/.parquill",
@@ -255,7 +255,7 @@ def test_folders_of_prompts_are_private(tmp_path: Path) -> None:
 
 
 def test_what_cannot_work_is_found_before_reading(tmp_path: Path) -> None:
-    """A schema that is none, a model to compare with that has no price and a missing input stop at once."""
+    """A bad schema, a model to compare with that has no price, or a missing input stops the job at once."""
     _job(tmp_path, {"text": ["a"]})
     with pytest.raises(BadJob, match="`response_format`"):
         open_source(_job(tmp_path, response_format={"type": "object"}))
@@ -266,7 +266,7 @@ def test_what_cannot_work_is_found_before_reading(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_price_is_not_planned(tmp_path: Path) -> None:
-    """No price, no admission: an unknown model is refused with the nearest, and no run is begun."""
+    """A model without a price is refused with the nearest name, and no run begins."""
     job = _job(tmp_path, {"text": ["a"]}, model="gpt-4o-mni")
     Folders.of(job.output, job.state).create()
     with pytest.raises(BadJob, match="gpt-4o-mini"):
@@ -275,7 +275,7 @@ def test_a_model_without_a_price_is_not_planned(tmp_path: Path) -> None:
 
 
 def test_a_damaged_input_leaves_no_run(tmp_path: Path) -> None:
-    """A page that is found damaged in the middle of planning stops it, and nothing of the plan is kept."""
+    """If planning finds a damaged page, it stops and keeps nothing of the plan."""
     texts = [f"the text of row {number}" for number in range(3000)]
     path = tmp_path / "in.parquet"
     options = {"write_page_checksum": True, "use_dictionary": False, "compression": "none", "row_group_size": 1000}
@@ -297,7 +297,7 @@ def test_a_damaged_input_leaves_no_run(tmp_path: Path) -> None:
         (datetime(2026, 11, 22, 23, 30, tzinfo=UTC), "UTC", date(2026, 11, 22)),
         (datetime(2026, 11, 23, 3, 0, tzinfo=UTC), "America/New_York", date(2026, 11, 22)),
         (datetime(2026, 12, 31, 23, 0, tzinfo=UTC), "Asia/Tokyo", date(2027, 1, 1)),
-        # midnight, and the half hours that clocks leave out or show twice
+        # midnight, and the half hours that a clock change skips or repeats
         (datetime(2026, 3, 28, 22, 59, tzinfo=UTC), "Europe/Paris", date(2026, 3, 28)),
         (datetime(2026, 3, 28, 23, 0, tzinfo=UTC), "Europe/Paris", date(2026, 3, 29)),
         (datetime(2026, 3, 29, 1, 30, tzinfo=UTC), "Europe/Paris", date(2026, 3, 29)),
@@ -308,29 +308,29 @@ def test_a_damaged_input_leaves_no_run(tmp_path: Path) -> None:
     ],
 )
 def test_the_day_is_that_of_the_jobs_time_zone(tmp_path: Path, now: datetime, zone: str, day: date) -> None:
-    """{date} and the prices are of the scheduled moment in the job's own time zone."""
+    """{date} and the prices use the scheduled moment in the job's own time zone."""
     job = make_job({**_job(tmp_path, {"text": ["a"]}).model_dump(), "output": "out/{date}", "timezone": zone})
-    placed, options = resolve_job(job, None, None, ("truncated", "failed", "failed"), now=now)
+    resolved, options = resolve_job(job, None, None, ("truncated", "failed", "failed"), now=now)
     assert options == RunOptions(day=day, limit=None, redo=("failed", "truncated"))
-    assert Path(placed.output).name == day.isoformat()
+    assert Path(resolved.output).name == day.isoformat()
     assert resolve_job(job, DAY, 5, None, now=now)[1] == RunOptions(day=DAY, limit=5, redo=())
 
 
 @pytest.mark.parametrize("first", [datetime(2026, 3, 27, tzinfo=UTC), datetime(2026, 10, 23, tzinfo=UTC)])
 def test_each_night_has_a_day_of_its_own(tmp_path: Path, first: datetime) -> None:
-    """Prefect's own schedule at half past two gives each night its {date} and {month}, also when clocks change at two."""
+    """With Prefect's schedule at 2:30, each night has its own {date} and {month}, even when clocks change at two."""
     job = make_job(
         {**_job(tmp_path, {"text": ["a"]}).model_dump(), "timezone": "Europe/Paris", "output": "{month}/{date}"}
     )
     schedule = CronSchedule(cron="30 2 * * *", timezone="Europe/Paris")
     nights = asyncio.run(schedule.get_dates(6, start=first))
     days = [first.date() + timedelta(days=night) for night in range(6)]
-    placed = [resolve_job(job, None, None, None, now=night)[0].output for night in nights]
-    assert placed == [str(Path.cwd() / f"{day:%Y-%m}" / day.isoformat()) for day in days]
+    outputs = [resolve_job(job, None, None, None, now=night)[0].output for night in nights]
+    assert outputs == [str(Path.cwd() / f"{day:%Y-%m}" / day.isoformat()) for day in days]
 
 
 def test_a_preview_shows_requests_as_they_are_sent(tmp_path: Path) -> None:
-    """The preview has each row's place, address, body and tokens, or why it would not be sent."""
+    """The preview shows each row's file, number, address, body and tokens, or why the row is not sent."""
     job = _job(
         tmp_path,
         {"text": ["a", None, "a", "b"]},
@@ -353,7 +353,7 @@ def test_a_preview_shows_requests_as_they_are_sent(tmp_path: Path) -> None:
 
 
 def _finished(run: Run, **rows: int) -> None:
-    """Leave behind what a finished run leaves: its manifest, its parts and its summary, and nothing under way."""
+    """Leave behind the files of a finished run: its manifest, its parts and its summary, and no current run."""
     output = Path(run.job.output)
     (output / "results").mkdir(exist_ok=True)
     (output / "results" / "part.parquet").touch()
@@ -365,7 +365,7 @@ def _finished(run: Run, **rows: int) -> None:
 
 
 def test_a_finished_job_has_nothing_to_do(tmp_path: Path) -> None:
-    """Started again after its end, a job plans nothing and does not even begin to get ready."""
+    """If a finished job is started again, it plans nothing and does not even start to prepare."""
     job = _job(tmp_path, {"text": ["a"]})
     begun: list[str] = []
     Folders.of(job.output, job.state).create()
@@ -381,7 +381,7 @@ def test_a_finished_job_has_nothing_to_do(tmp_path: Path) -> None:
     "changed", ["failed", "not_sent", "input", "settings", "a part is gone", "the summary is gone"]
 )
 def test_a_finished_job_has_something_to_do_again(tmp_path: Path, changed: str) -> None:
-    """Rows that failed or were not sent, other input or settings, and lost results make a new run."""
+    """Failed or unsent rows, other input or settings, and lost results start a new run."""
     job = _job(tmp_path, {"text": ["a"]})
     run = _prepare(job)
     _finished(run, **({changed: 1} if changed in {"failed", "not_sent"} else {}))
@@ -391,7 +391,7 @@ def test_a_finished_job_has_something_to_do_again(tmp_path: Path, changed: str) 
         job = _job(tmp_path, max_output_tokens=11)
     if changed == "a part is gone":
         (tmp_path / "out/results/part.parquet").unlink()
-    if changed == "the summary is gone":  # and its history with it
+    if changed == "the summary is gone":  # and with it the history
         (tmp_path / "out/summary.json").unlink()
     begun: list[str] = []
     again = prepare_run(job, OPTIONS, lambda: begun.append("again"))
@@ -402,7 +402,7 @@ def test_a_finished_job_has_something_to_do_again(tmp_path: Path, changed: str) 
 
 @pytest.mark.parametrize("indexed", [True, False])
 def test_answers_are_found_also_when_their_index_is_lost(tmp_path: Path, indexed: bool) -> None:  # noqa: FBT001
-    """The journals are the truth: without answers.sqlite every answer in them is still found, and not paid again."""
+    """Without answers.sqlite, every answer in the journals is still found and not paid again."""
     first = _prepare(_job(tmp_path, {"text": ["a"]}))
     key = _rows(first).column(f"{PREFIX}request_key")[0].as_py()
 

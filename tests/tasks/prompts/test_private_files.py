@@ -1,4 +1,4 @@
-"""Shard files hold every prompt, so they are private (0600), whatever the umask is (S3)."""
+"""Shard files hold every prompt, so they are private (0600), whatever the umask (S3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parquill.tasks.storage.folders import Folders
 
 
 def test_files_of_prompts_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files under .parquill/ are 0600, whatever the umask."""
+    """All files under .parquill/ have mode 0600, even with a umask of 022."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "in.parquet")
     least = {

@@ -1,4 +1,4 @@
-"""One type for a column that files write in different ones: every value stays, and is the same text whatever its file."""
+"""Columns whose files have different types get one type, and every value stays the same text."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ PAIRS: dict[str, Pair] = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_value_stays(name: str) -> None:
-    """Two types have one that holds the values of both as they are, whichever comes first, also in the middle of an array."""
+    """Two types have one that holds the values of both unchanged, in either order and also for a slice of an array."""
     first, some, other, more, expected = PAIRS[name]
     assert common_type(first, other) == expected
     for kind in (expected, common_type(other, first)):
@@ -164,7 +164,7 @@ OTHERS: dict[str, tuple[pa.DataType, pa.DataType, str]] = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_would_change_has_no_type(name: str) -> None:
-    """Where a value would become another, or text would read otherwise, there is no common type, and the place is named."""
+    """If a value or its text would change, there is no common type, and the error names the location."""
     first, other, within = OTHERS[name]
     for pair in ((first, other), (other, first)):
         with pytest.raises(NotOne) as caught:
@@ -207,7 +207,7 @@ WITHOUT: dict[str, tuple[pa.DataType, list[Any], pa.DataType, list[Any], list[st
 
 
 def _known(value: Any) -> Any:
-    """The value without fields that are null."""
+    """Return the value without fields that are null."""
     if isinstance(value, dict):
         return {name: _known(inner) for name, inner in value.items() if inner is not None}
     return [_known(inner) for inner in value] if isinstance(value, list | tuple) else value
@@ -215,7 +215,7 @@ def _known(value: Any) -> Any:
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_a_field_that_one_struct_lacks(name: str) -> None:
-    """Structs have one type with the fields of both; a field that one lacks is null in its rows, all else stays."""
+    """Structs get one type with the fields of both. A field that one lacks is null in its rows, and all else stays."""
     first, some, other, more, missing = WITHOUT[name]
     kind = common_type(first, other)
     assert list(missing_fields(first, kind)) == missing
@@ -254,7 +254,7 @@ SAME_VALUES = (
 
 @pytest.mark.parametrize("name", SAME_VALUES)
 def test_a_prompt_does_not_depend_on_the_file(tmp_path: Path, name: str) -> None:
-    """The same value is the same text in a prompt, whichever of the files it is in."""
+    """A value is the same text in a prompt, whichever file holds it."""
     first, some, *_, expected = PAIRS[name]
     column = pa.array(some, first)
     source = find_source(str(_write(tmp_path, a=column, b=adapt(column, expected))))
@@ -275,10 +275,15 @@ def test_a_prompt_does_not_depend_on_the_file(tmp_path: Path, name: str) -> None
     ],
 )
 def test_a_value_that_the_type_cannot_hold(tmp_path: Path, first: pa.Array, other: pa.Array) -> None:
-    """A whole number that no double is, or a year that nanoseconds do not reach, is refused by file and column and never changed."""
+    """A value that the common type cannot hold is refused by file and column and never changed.
+
+    Examples are an integer that no double equals and a year that nanoseconds do not reach.
+    """
     source = find_source(str(_write(tmp_path, a=first, b=other)))
     with pytest.raises(BadInput) as caught:
         list(read_batches(source))
-    told = str(caught.value)
-    assert told.startswith(f"{tmp_path}/a.parquet: the column 'value' is {first.type} here but is read as {other.type}")
-    assert "write the column with one type in all files" in told
+    message = str(caught.value)
+    assert message.startswith(
+        f"{tmp_path}/a.parquet: the column 'value' is {first.type} here but is read as {other.type}"
+    )
+    assert "write the column with one type in all files" in message

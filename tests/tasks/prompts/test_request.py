@@ -1,4 +1,4 @@
-"""One row's request: messages and parameters checked, and a key that stands for all of it."""
+"""Parquill checks the messages and parameters of a row's request and makes a key of the whole request."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LEAST: dict[str, Any] = {
     "max_output_tokens": 100,
 }
 HELLO = [{"role": "user", "content": "hello"}]
-# every character that UTF-8 can hold
+# any character that UTF-8 can hold
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 FIELD = st.sampled_from(["role", "content", "name", "refusal", "tool_call_id"])
 JSON = st.recursive(
@@ -46,9 +46,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-LINE = st.text(
-    st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=30
-)  # of settings that name something
+LINE = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=30)  # for settings that are names
 PLAIN = st.lists(st.dictionaries(FIELD, TEXT, max_size=4), max_size=3)
 PARTS = st.lists(
     st.fixed_dictionaries({"role": TEXT, "content": st.lists(st.fixed_dictionaries({"text": TEXT}), max_size=2)}),
@@ -64,7 +62,7 @@ def _are_allowed(parameters: dict[str, Any]) -> bool:
     return True
 
 
-# Hypothesis draws words of the code too, such as `tools`
+# Hypothesis also draws words of the code, such as `tools`
 PARAMETERS = st.dictionaries(TEXT, JSON, max_size=3).filter(_are_allowed)
 
 
@@ -77,7 +75,7 @@ def _key(job: ResolvedJob, messages: Any = HELLO, parameters: Any = None, identi
 
 
 def _expected(job: ResolvedJob, messages: Any, parameters: Any, identity: list[Any]) -> str:
-    """The key as DESIGN.md describes it, computed from the whole mapping at once."""
+    """Compute the key as DESIGN.md describes it, from the whole mapping at once."""
     whole = {
         "v": 1,
         "endpoint": job.endpoint.name or job.endpoint.base_url,
@@ -104,7 +102,7 @@ def _expected(job: ResolvedJob, messages: Any, parameters: Any, identity: list[A
 def test_the_key_is_that_of_the_whole_mapping(
     messages: Any, own: dict[str, Any], parameters: Any, schema: Any, model: str, *, dedupe: bool
 ) -> None:
-    """However it is computed, a key is sha256 of the RFC 8785 JSON of the whole request."""
+    """However it is computed, a key is the sha256 of the RFC 8785 JSON of the whole request."""
     job = _job(parameters=own, response_format=schema, model=model, dedupe=dedupe)
     identity = ["a.parquet", "7", "fr"]
     assert _key(job, messages, parameters, identity) == _expected(job, messages, parameters, identity)
@@ -113,7 +111,7 @@ def test_the_key_is_that_of_the_whole_mapping(
 @settings(max_examples=200)
 @given(PLAIN | PARTS)
 def test_canonical_messages_are_rfc_8785(messages: Any) -> None:
-    """The fast way of writing messages gives the bytes of the slow one."""
+    """The fast writer of messages gives the same bytes as the slow one."""
     assert canonical_messages(messages) == rfc8785.dumps(messages)
 
 
@@ -121,7 +119,7 @@ def test_canonical_messages_are_rfc_8785(messages: Any) -> None:
     "text", ["\0\x01\x1f\x7f", "\u2028\u2029", '"\\/', "\b\f\n\r\t", "\u00e9e\u0301", "\U0001f600", '"messages":0']
 )
 def test_characters_that_json_writers_disagree_on(text: str) -> None:
-    """Controls, separators, quotes and what looks like the request itself have the canonical bytes."""
+    """Controls, separators, quotes and text that looks like the request itself have the canonical bytes."""
     messages = [{"role": "user", "content": text}]
     job = _job(parameters={"stop": text})
     assert canonical_messages(messages) == rfc8785.dumps(messages)
@@ -129,7 +127,7 @@ def test_characters_that_json_writers_disagree_on(text: str) -> None:
 
 
 def test_the_key_changes_with_each_member() -> None:
-    """Two requests that differ in anything that counts have different keys; the rest makes no difference."""
+    """Two requests that differ in anything the key covers have different keys."""
     keys = {
         "base": _key(_job()),
         "messages": _key(_job(), [{"role": "user", "content": "hello "}]),
@@ -164,12 +162,12 @@ def test_the_key_changes_with_each_member() -> None:
     ],
 )
 def test_the_key_does_not_change_with_what_the_service_never_sees(changes: dict[str, Any]) -> None:
-    """Answers are found again when only budgets, limits, folders, keys or the way to the same text changed."""
+    """Answers are reused if only budgets, limits, folders, API keys or the way to the same text changed."""
     assert _key(_job(**changes)) == _key(_job())
 
 
 def test_a_chained_key_follows_from_the_step_before() -> None:
-    """The key of a dependent step changes with the step before and with its template, and with nothing else."""
+    """The key of a dependent step changes only with the step before and with its own template."""
     first, other = KeyMaker(_job()).key(HELLO, None, []), KeyMaker(_job(model="gpt-4o")).key(HELLO, None, [])
     template = {"user": "And in {{ language }}?", "language": "French"}
     key = chain_key(first, template)
@@ -187,7 +185,7 @@ def test_a_chained_key_follows_from_the_step_before() -> None:
 
 
 def test_a_named_endpoint_may_move() -> None:
-    """With a `name`, the address is no part of the key."""
+    """If an endpoint has a `name`, its address is not part of the key."""
     here = _job(endpoint={"base_url": "http://localhost:1/v1", "name": "local"})
     there = _job(endpoint={"base_url": "http://localhost:2/v1", "name": "local"})
     assert _key(here) == _key(there)
@@ -202,7 +200,7 @@ def test_the_rows_parameters_override_the_jobs() -> None:
 
 
 def test_identity_counts_without_dedupe_only() -> None:
-    """With dedupe, equal requests of different rows are one; without, each row is its own."""
+    """With dedupe, equal requests of different rows have one key. Without it, each row has its own."""
     first, second = ("a.parquet", "0"), ("b.parquet", "9")
     assert _key(_job(), identity=first) == _key(_job(), identity=second)
     assert _key(_job(dedupe=False), identity=first) != _key(_job(dedupe=False), identity=second)
@@ -210,13 +208,13 @@ def test_identity_counts_without_dedupe_only() -> None:
 
 @pytest.mark.parametrize("parameters", [{"seed": 2**60}, {"x": float("nan")}, {"stop": "\ud800"}, {"x": b"bytes"}])
 def test_what_json_cannot_hold_rejects_the_row(parameters: dict[str, Any]) -> None:
-    """A row's parameter that has no canonical JSON is a fault of its row."""
+    """A row's parameter without canonical JSON is a fault of its row."""
     with pytest.raises(RowFault):
         _key(_job(), HELLO, parameters)
 
 
 def test_messages_from_structs() -> None:
-    """A list of structs is taken as it is, without the null fields that Arrow gives to every struct."""
+    """A list of structs is accepted without the null fields that Arrow adds to every struct."""
     cell = [
         {"role": "system", "content": "Be brief.", "name": None},
         {"role": "user", "content": "Hi", "name": "Ann"},
@@ -241,7 +239,7 @@ def test_messages_from_maps() -> None:
 
 
 def test_content_in_parts() -> None:
-    """Parts of text are kept; a part whose cost is not known before, such as an image, is refused."""
+    """Parts of text are kept, and a part whose cost is unknown before sending, such as an image, is refused."""
     part = {"type": "text", "text": "Hi", "image_url": None}
     assert check_messages([{"role": "user", "content": [part]}]) == [
         {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
@@ -292,7 +290,7 @@ def test_content_in_parts() -> None:
     ids=lambda cell: str(cell)[:30],
 )
 def test_bad_messages_reject_their_row(cell: Any) -> None:
-    """What is no list of chat messages is a fault of its row, and the fault does not repeat it."""
+    """A cell that is not a list of chat messages is a fault of its row, and the fault does not repeat the cell."""
     with pytest.raises(RowFault) as caught:
         check_messages(cell)
     assert caught.value.code == "bad_messages"
@@ -300,7 +298,7 @@ def test_bad_messages_reject_their_row(cell: Any) -> None:
 
 
 def test_null_and_blank_messages() -> None:
-    """Null is told apart from blank, and messages are blank only when all are."""
+    """Null and blank messages have different codes, and messages are blank only if all of them are."""
     with pytest.raises(RowFault) as null:
         check_messages(None)
     assert null.value.code == "null_value"
@@ -316,7 +314,7 @@ def test_null_and_blank_messages() -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t\r", "\u00a0\u2003\u3000"])
 def test_a_blank_prompt_rejects_its_row(text: str) -> None:
-    """A row whose own text is blank is not paid for, whatever the system text says."""
+    """A row whose own text is blank is rejected, whatever the system text says."""
     with pytest.raises(RowFault) as caught:
         check_prompt([{"role": "system", "content": "Translate."}, {"role": "user", "content": text}])
     assert caught.value.code == "blank_prompt"
@@ -326,7 +324,7 @@ def test_a_blank_prompt_rejects_its_row(text: str) -> None:
 @pytest.mark.parametrize("name", sorted(OUTPUT_LIMITS | REFUSED.keys() | OWNED))
 @pytest.mark.parametrize("as_text", [True, False])
 def test_refused_parameters_reject_their_row(name: str, as_text: bool) -> None:  # noqa: FBT001
-    """What the job may not set, a row may not set either."""
+    """A row may not set a parameter that the job may not set."""
     cell: Any = {"temperature": 0, name: 2}
     with pytest.raises(RowFault) as caught:
         check_parameters(orjson.dumps(cell).decode() if as_text else cell)
@@ -335,7 +333,7 @@ def test_refused_parameters_reject_their_row(name: str, as_text: bool) -> None: 
 
 
 def test_parameters_of_a_row() -> None:
-    """A struct or its JSON text overrides; nulls and nothing at all leave the job's."""
+    """A struct or its JSON text overrides the job's parameters, and nulls or an empty cell leave them."""
     assert check_parameters({"temperature": 0.5, "stop": None}) == {"temperature": 0.5}
     assert check_parameters('{"temperature": 0.5, "seed": 1}') == {"temperature": 0.5, "seed": 1}
     assert [check_parameters(cell) for cell in (None, {}, "{}", {"stop": None}, {"n": None})] == [None] * 5
@@ -348,7 +346,7 @@ def test_parameters_of_a_row() -> None:
     ids=lambda c: str(c)[:20],
 )
 def test_bad_parameters_reject_their_row(cell: Any) -> None:
-    """What is no mapping is a fault of its row."""
+    """Parameters that are not a mapping are a fault of their row."""
     with pytest.raises(RowFault) as caught:
         check_parameters(cell)
     assert caught.value.code == "bad_parameters"
@@ -364,7 +362,7 @@ def test_bad_parameters_reject_their_row(cell: Any) -> None:
     ],
 )
 def test_parameters_out_of_range_reject_their_row(name: str, good: tuple[Any, ...], bad: tuple[Any, ...]) -> None:
-    """A value that the service would refuse is found before it is sent."""
+    """A value that the service would refuse rejects its row before it is sent."""
     for value in good:
         assert check_parameters({name: value}) == {name: value}
     for value in bad:
@@ -375,7 +373,7 @@ def test_parameters_out_of_range_reject_their_row(name: str, good: tuple[Any, ..
 
 
 def test_text_that_is_no_json_is_told_from_other_json() -> None:
-    """The sentence says what is wrong with parameters and messages of text."""
+    """The message says whether parameters or messages of text are not JSON or have the wrong type."""
     for check, what in ((check_parameters, "the parameters are not"), (check_messages, "the messages are not")):
         with pytest.raises(RowFault, match=f"^{what} JSON$"):
             check("{")
@@ -392,7 +390,7 @@ def _refused(*messages: Any) -> str:
 
 @pytest.mark.parametrize("name", sorted(DROPPED))
 def test_fields_that_say_nothing_to_the_model_are_dropped(name: str) -> None:
-    """What data sets hold of a message beside it is not sent, whatever its value."""
+    """Extra fields that data sets add to a message are not sent, whatever their value."""
     for value in (1, 0.5, "x", [1], {"a": 1}, True):
         assert check_messages([{**HELLO[0], name: value}]) == HELLO
 
@@ -416,25 +414,25 @@ def test_fields_that_say_nothing_to_the_model_are_dropped(name: str) -> None:
     ],
 )
 def test_a_refusal_names_the_field(message: dict[str, Any], words: list[str]) -> None:
-    """A message that cannot be sent is named by its number and by the field or role that is wrong, with what to do."""
-    told = _refused({"role": "system", "content": "be short"}, message)
-    assert told.startswith("message 1 has ")
-    assert all(word in told for word in words), told
+    """The refusal of a message has its number, the wrong field or role, and a fix."""
+    refusal = _refused({"role": "system", "content": "be short"}, message)
+    assert refusal.startswith("message 1 has ")
+    assert all(word in refusal for word in words), refusal
 
 
 def test_a_refusal_shows_no_cell() -> None:
-    """A name that is no word, and a role that no known data set has, may be of a cell and are not shown."""
-    for told in (
+    """The refusal does not show a field that is not a word, or an unknown role, because it may come from a cell."""
+    for refusal in (
         _refused({"role": "user", "content": "x", "secret words of a cell": 1}),
         _refused({"role": "user", "content": "x", "s" * 41: 1}),
         _refused({"role": "secret", "content": "x"}),
     ):
-        assert "secret" not in told
-        assert "sssss" not in told
+        assert "secret" not in refusal
+        assert "sssss" not in refusal
 
 
 def test_a_mapping_in_the_place_of_messages() -> None:
-    """A cell that holds the list under a name says which."""
+    """If a cell holds the list of messages under a name, the refusal says which name."""
     for name in ("messages", "conversations", "conversation"):
         with pytest.raises(RowFault, match=f"holds its `{name}`"):
             check_messages(orjson.dumps({name: HELLO}).decode())
@@ -443,7 +441,10 @@ def test_a_mapping_in_the_place_of_messages() -> None:
 
 
 def test_messages_without_text_that_can_be_sent() -> None:
-    """An assistant that called tools or refused has no text; a list of no tool calls is left out, for services refuse it."""
+    """An assistant message with tool calls or a refusal needs no text.
+
+    An empty list of tool calls is left out, because services refuse it.
+    """
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     assert check_messages([*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}])[1] == {
         "role": "assistant",

@@ -17,7 +17,7 @@ from parquill.tasks.storage.folders import Folders
 
 
 def test_a_column_may_be_required_in_some_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether a column may hold nulls is no difference of type: the rows are planned (or the difference is named)."""
+    """A column that is required in one file and nullable in another is planned, or the refusal names the difference."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     (tmp_path / "in").mkdir()
     pq.write_table(

@@ -69,7 +69,7 @@ def _items(value: Any) -> Any:
             [HI, {"role": "assistant", "content": "", "refusal": "No."}, HI],
             [HI, {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}, HI],
         ),
-        # what is in the form of the Responses API already
+        # messages that already have the form of the Responses API
         ([HI, CALL_ITEM, OUTPUT_ITEM], [HI, CALL_ITEM, OUTPUT_ITEM]),
         ([HI, {**CALL_ITEM, "id": "fc_1", "status": "completed"}, OUTPUT_ITEM], [HI, CALL_ITEM, OUTPUT_ITEM]),
         (
@@ -91,14 +91,14 @@ def _items(value: Any) -> Any:
     ids=lambda value: str(value)[:60],
 )  # fmt: skip
 def test_each_shape_has_its_item(given: Any, items: Any) -> None:
-    """Parts, tool calls and their results are named as the API wants them, also when the cell is JSON text or a map."""
+    """Parts, tool calls and their results get the API's names, also if the cell is JSON text or a map."""
     assert _items(given) == items
     assert _items(orjson.dumps(given).decode()) == items
     assert _items([list(message.items()) for message in given]) == items
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "pattern"),
     [
         ({"role": "user", "content": "x", "name": "Ann"}, "`name`"),
         ({"role": "function", "content": "x"}, "`role: function`"),
@@ -129,16 +129,16 @@ def test_each_shape_has_its_item(given: Any, items: Any) -> None:
     ],
     ids=str,
 )
-def test_what_has_no_counterpart_is_rejected_by_name(message: Any, told: str) -> None:
-    """A shape that the API would refuse, or take for something else, is named before anything is sent."""
-    with pytest.raises(RowFault, match=told) as caught:
+def test_what_has_no_counterpart_is_rejected_by_name(message: Any, pattern: str) -> None:
+    """A message that the API would refuse or misread is rejected by name before anything is sent."""
+    with pytest.raises(RowFault, match=pattern) as caught:
         _items([HI, message])
     assert caught.value.code == "bad_messages"
     assert "message 1" in caught.value.message
 
 
 def test_tokens_of_parts_are_those_of_their_text() -> None:
-    """A message counts the same whether its text is plain, in parts of chat, or in those of the Responses API."""
+    """A message has the same count with plain text, parts of chat or parts of the Responses API."""
     plain = _items([{"role": "user", "content": "some words to count"}])
     parts = _items([{"role": "user", "content": [{"type": "text", "text": "some words to count"}]}])
     assert plain != parts
@@ -148,7 +148,7 @@ def test_tokens_of_parts_are_those_of_their_text() -> None:
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
 def test_a_plan_has_the_shapes_of_its_api(tmp_path: Path, api: str) -> None:
-    """The request that is planned, shown and sent has the shapes of the job's own API."""
+    """The preview's request has the form of the job's own API."""
     messages = [
         HI,
         {"role": "assistant", "tool_calls": [CALL]},
@@ -179,7 +179,7 @@ def test_a_plan_has_the_shapes_of_its_api(tmp_path: Path, api: str) -> None:
 def test_json_mode_at_openai_needs_the_word(
     tmp_path: Path, base_url: str, prompt: str, api: str, *, is_sent: bool
 ) -> None:
-    """What OpenAI refuses for want of the word JSON is rejected before it is sent, with what to do."""
+    """OpenAI refuses JSON mode without the word JSON: such a row is rejected before sending, with what to do."""
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "in.parquet")
     job = resolved_job({
         "name": "x", "input": str(tmp_path / "in.parquet"), "output": str(tmp_path / "out"), "prompt": {"user": prompt},
@@ -192,7 +192,7 @@ def test_json_mode_at_openai_needs_the_word(
 
 
 def test_a_strict_schema_is_checked_before_reading(tmp_path: Path) -> None:
-    """A schema that OpenAI would refuse for every row stops the job before its input is looked at."""
+    """A schema that OpenAI would refuse for every row stops the job before its input is read."""
     job = resolved_job({
         "name": "x", "input": str(tmp_path / "none.parquet"), "output": str(tmp_path / "out"), "prompt": {"user": "x"},
         "model": "gpt-4o-mini", "max_output_tokens": 7,

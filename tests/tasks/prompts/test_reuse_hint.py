@@ -1,4 +1,4 @@
-"""Why nearly nothing can be reused: the setting that changed is named, and nothing that is no setting."""
+"""If almost no row can be reused, a hint names the settings that changed, and nothing else."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _sum(job: ResolvedJob, rows: int = 20_000, reused: int = 12, rejected: int =
 
 
 class Runs:
-    """The runs of a state folder, one after the other."""
+    """The runs of a state folder, oldest first."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -49,7 +49,7 @@ class Runs:
 
     def add(self, job: ResolvedJob, sent: int = 20_000, *, journal: bool = True) -> str:
         index = len(self.all)
-        run_id = f"20261123-000000-{'zyx'[index]}aaa"  # one second, so that the names do not tell which is later
+        run_id = f"20261123-000000-{'zyx'[index]}aaa"  # the same second, so that the names do not show the order
         folder = RunFolder(self._folder / run_id)
         folder.create()
         (folder.path / "job.json").write_bytes(orjson.dumps(job.model_dump(mode="json")))
@@ -86,7 +86,7 @@ def runs(tmp_path: Path) -> Runs:
     ],
 )
 def test_the_setting_is_named_with_both_values(runs: Runs, changes: dict[str, Any], words: str) -> None:
-    """A changed setting is told with its old and its new value, and the run since which."""
+    """The hint shows a changed setting with its old and new value and the run since which it changed."""
     run_id = runs.add(_job())
     job = _job(**changes)
     assert explain_reuse(job, _sum(job), runs.all) == (
@@ -96,14 +96,14 @@ def test_the_setting_is_named_with_both_values(runs: Runs, changes: dict[str, An
 
 @pytest.mark.parametrize("output", ["out", "elsewhere"])
 def test_another_input_is_told(runs: Runs, output: str) -> None:
-    """Another input is named as the reason, and that its results take the place of the earlier ones if they do."""
+    """The hint names another input as the reason, and says if its results replace the earlier ones."""
     run_id = runs.add(_job())
     job = _job(input="other.parquet", output=output, max_output_tokens=60)
-    told = explain_reuse(job, _sum(job, reused=0), runs.all)
-    assert told is not None
-    assert "rows can be reused: input changed" in told
-    assert "max_output_tokens changed from 50 to 60" in told
-    assert told.endswith(f"since run {run_id}" + ", whose results this run replaces" * (output == "out"))
+    hint = explain_reuse(job, _sum(job, reused=0), runs.all)
+    assert hint is not None
+    assert "rows can be reused: input changed" in hint
+    assert "max_output_tokens changed from 50 to 60" in hint
+    assert hint.endswith(f"since run {run_id}" + ", whose results this run replaces" * (output == "out"))
 
 
 @pytest.mark.parametrize(
@@ -120,40 +120,43 @@ def test_another_input_is_told(runs: Runs, output: str) -> None:
     ],
 )
 def test_texts_are_not_told(runs: Runs, changes: dict[str, Any], words: str) -> None:
-    """Of prompts, variables, schemas and long values only that they changed is told, never what they hold."""
+    """For prompts, variables, schemas and long values, the hint says that they changed and never shows them."""
     runs.add(_job())
     job = _job(**changes)
-    told = explain_reuse(job, _sum(job, reused=0), runs.all)
-    assert told is not None
-    assert told.startswith("none of 20,000 rows can be reused: ")
-    assert words in told
-    assert "SECRET" not in told
+    hint = explain_reuse(job, _sum(job, reused=0), runs.all)
+    assert hint is not None
+    assert hint.startswith("none of 20,000 rows can be reused: ")
+    assert words in hint
+    assert "SECRET" not in hint
 
 
 def test_several_changes_are_all_told(runs: Runs) -> None:
-    """All settings that changed are named, not only the first."""
+    """The hint names all settings that changed, not only the first."""
     runs.add(_job())
     job = _job(model="gpt-4o", max_output_tokens=51)
-    told = explain_reuse(job, _sum(job), runs.all)
-    assert told is not None
-    assert "model changed from gpt-4o-mini to gpt-4o, max_output_tokens changed from 50 to 51 since" in told
+    hint = explain_reuse(job, _sum(job), runs.all)
+    assert hint is not None
+    assert "model changed from gpt-4o-mini to gpt-4o, max_output_tokens changed from 50 to 51 since" in hint
 
 
 def test_other_rows_are_told_as_such(runs: Runs) -> None:
-    """Where no setting of a request changed, the run is said to have no answers to these rows, whether they are others, or it was limited or stopped; budget and labels are no such setting."""
+    """If no setting of a request changed, the hint says that the earlier run has no answers to these rows.
+
+    Budget and labels are not such settings.
+    """
     runs.add(_job())
     job = _job(budget={"run_usd": 5}, labels={"a": "b"}, retry={"attempts": 2}, output="elsewhere")
-    told = explain_reuse(job, _sum(job), runs.all)
-    assert told is not None
-    assert "no setting that goes into a request changed since run" in told
-    assert told.endswith("which has no answers to these rows")
+    hint = explain_reuse(job, _sum(job), runs.all)
+    assert hint is not None
+    assert "no setting that goes into a request changed since run" in hint
+    assert hint.endswith("which has no answers to these rows")
     single = _job(dedupe=False)
     runs.add(single)
     assert "identified by its file and number" in str(explain_reuse(single, _sum(single), runs.all))
 
 
 def test_a_name_stands_for_the_address(runs: Runs) -> None:
-    """An endpoint that moved under the same name is no change."""
+    """An endpoint with the same name and another address is not a change."""
     runs.add(_job(endpoint={"name": "main", "base_url": "https://one.example/v1"}))
     job = _job(endpoint={"name": "main", "base_url": "https://two.example/v1"})
     assert "no setting that goes into a request changed" in str(explain_reuse(job, _sum(job), runs.all))
@@ -161,14 +164,14 @@ def test_a_name_stands_for_the_address(runs: Runs) -> None:
 
 @pytest.mark.parametrize(("rows", "reused", "rejected"), [(20, 1, 0), (0, 0, 0), (5, 0, 5), (30, 1, 10)])
 def test_nothing_is_told_where_enough_is_reused(runs: Runs, rows: int, reused: int, rejected: int) -> None:
-    """From one row in twenty on that can be reused, or without a row to send, there is nothing to explain."""
+    """If one row in twenty can be reused, or no row is left to send, there is no hint."""
     runs.add(_job())
     job = _job(max_output_tokens=60)
     assert explain_reuse(job, _sum(job, rows, reused, rejected), runs.all) is None
 
 
 def test_nothing_is_told_without_an_earlier_run(runs: Runs) -> None:
-    """A first run, or one after runs that sent nothing or lost their settings, has nothing to compare with."""
+    """A first run, or one after runs that sent nothing or lost their settings, gets no hint."""
     job = _job(max_output_tokens=60)
     assert explain_reuse(job, _sum(job), []) is None
     runs.add(_job(), journal=False)
@@ -178,18 +181,18 @@ def test_nothing_is_told_without_an_earlier_run(runs: Runs) -> None:
 
 
 def test_the_run_that_matters_is_compared(runs: Runs) -> None:
-    """The latest run of this job that sent more than a few rows is compared, before other jobs of a shared state."""
+    """The hint compares the latest run of this job that sent more than a few rows, before other jobs' runs."""
     large = runs.add(_job())
     runs.add(_job(max_output_tokens=60), sent=3)
     runs.add(_job(name="other", model="gpt-4o"))
     job = _job(max_output_tokens=60)
-    told = str(explain_reuse(job, _sum(job), runs.all))
-    assert told.endswith(f"max_output_tokens changed from 50 to 60 since run {large}")
+    hint = str(explain_reuse(job, _sum(job), runs.all))
+    assert hint.endswith(f"max_output_tokens changed from 50 to 60 since run {large}")
 
 
 def test_another_job_is_named(runs: Runs) -> None:
-    """Without a run of this job the latest of the shared state is compared, and its job named."""
+    """Without a run of this job, the hint compares the latest run of the shared state and names its job."""
     other = runs.add(_job(name="other"))
     job = _job(model="gpt-4o")
-    told = str(explain_reuse(job, _sum(job), runs.all))
-    assert told.endswith(f"model changed from gpt-4o-mini to gpt-4o since run {other} of the job other")
+    hint = str(explain_reuse(job, _sum(job), runs.all))
+    assert hint.endswith(f"model changed from gpt-4o-mini to gpt-4o since run {other} of the job other")

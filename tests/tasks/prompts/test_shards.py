@@ -1,4 +1,4 @@
-"""The columns of shards, and what is read from them."""
+"""A shard keeps the input's columns and the plan's, and readers get each back."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _read(folder: RunFolder, shard: ShardRef) -> ShardReader:
 
 
 def test_pending_rows_are_those_to_send(tmp_path: Path) -> None:
-    """Each row that is to be sent comes back with its number, its request and its reservation; others do not."""
+    """The reader returns each row that is to be sent, with its number, request and reservation, and no other row."""
     folder, (shard,) = _written(tmp_path)
     with _read(folder, shard) as reader:
         rows = [row for batch in reader.pending() for row in batch]
@@ -49,7 +49,7 @@ def test_pending_rows_are_those_to_send(tmp_path: Path) -> None:
 
 
 def test_only_the_chosen_rows_are_pending(tmp_path: Path) -> None:
-    """A pilot gets the rows that it names, and none that is not to be sent."""
+    """A pilot gets only the rows that it names and that are to be sent."""
     folder, (shard,) = _written(tmp_path)
     with _read(folder, shard) as reader:
         assert [row.number for batch in reader.pending({1, 2, 5, 99}) for row in batch] == [2, 5]
@@ -63,7 +63,7 @@ def test_an_api_of_texts_gets_the_text(tmp_path: Path) -> None:
 
 
 def test_lengths_of_the_rows_to_send(tmp_path: Path) -> None:
-    """The numbers and prompt tokens of the rows that are to be sent."""
+    """`lengths` returns the numbers and prompt tokens of the rows that are to be sent."""
     folder, (shard,) = _written(tmp_path)
     with _read(folder, shard) as reader:
         numbers, tokens = reader.lengths()
@@ -71,7 +71,7 @@ def test_lengths_of_the_rows_to_send(tmp_path: Path) -> None:
 
 
 def test_results_get_the_input_without_the_requests(tmp_path: Path) -> None:
-    """The parts for the results have the input's columns and the plan's, but no request; kept results come along."""
+    """The parts for the results have the input's columns, the plan's and kept results, but no request."""
     folder, (shard,) = _written(tmp_path)
     with _read(folder, shard) as reader:
         (given, plan), (_, second) = reader.result_parts()
@@ -94,7 +94,7 @@ def test_an_empty_shard_has_one_part_without_rows(tmp_path: Path) -> None:
 
 
 def test_shards_are_cut_at_their_rows(tmp_path: Path) -> None:
-    """A shard ends with the batch that fills it; the plan knows its rows, those to send, and its checksum."""
+    """A shard ends with the batch that fills it, and the plan has its rows, its rows to send and its checksum."""
     folder, shards = _written(tmp_path, rows=3)
     assert [(shard.number, shard.rows, shard.to_send) for shard in shards] == [(0, 3, 2), (1, 3, 2)]
     with pytest.raises(DiskFailed, match="is damaged"):
@@ -102,6 +102,6 @@ def test_shards_are_cut_at_their_rows(tmp_path: Path) -> None:
 
 
 def test_names_of_the_plan_are_reserved() -> None:
-    """A column that would be taken for one of the plan's is refused, whatever the prefix."""
+    """A column with a name of the plan's own columns is refused, whatever the prefix."""
     with pytest.raises(BadInput, match="Parquill's own"):
         check_unreserved(["id", f"{PREFIX}action"])

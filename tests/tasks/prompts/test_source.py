@@ -1,4 +1,4 @@
-"""Reading the input: files, folders and globs; damage is named; every value comes through."""
+"""Parquill reads files, folders and globs as input, names damage, and keeps every value."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _partition(root: Path, name: str, *values: str) -> tuple[pa.DataType, list[A
 
 
 def test_a_file(tmp_path: Path) -> None:
-    """A single file is read under its own name, whatever its ending."""
+    """A single file is read under its own name, whatever its extension."""
     source = find_source(str(_write(tmp_path / "prompts.data", "a", "b")))
     assert _texts(source) == ["a", "b"]
     assert [(file.name, file.rows) for file in source.files] == [("prompts.data", 2)]
@@ -54,7 +54,7 @@ def test_a_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_read_in_order(tmp_path: Path) -> None:
-    """A folder is read with all below it, by name, and what is hidden or no Parquet is left alone."""
+    """A folder is read with its subfolders, sorted by name, without hidden files and files that are not Parquet."""
     _write(tmp_path / "b.parquet", "third")
     _write(tmp_path / "a" / "2.parquet", "second")
     _write(tmp_path / "a" / "1.parquet", "first")
@@ -70,7 +70,7 @@ def test_a_folder_is_read_in_order(tmp_path: Path) -> None:
 
 
 def test_globs(tmp_path: Path) -> None:
-    """A glob takes what it matches, also over folders, and names are below its fixed part."""
+    """A glob reads the files that it matches, also across folders, and file names start after its fixed part."""
     for name in ("x/a1.parquet", "x/b1.parquet", "y/a2.parquet", "y/deep/a3.parquet"):
         _write(tmp_path / name, name)
     assert _texts(find_source(f"{tmp_path}/*/a*.parquet")) == ["x/a1.parquet", "y/a2.parquet"]
@@ -80,40 +80,40 @@ def test_globs(tmp_path: Path) -> None:
 
 
 def test_a_relative_glob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A glob without a folder is one of the working directory."""
+    """A glob without a folder applies to the working directory."""
     monkeypatch.chdir(tmp_path)
     _write(tmp_path / "a.parquet", "x")
     assert [file.name for file in find_source("*.parquet").files] == ["a.parquet"]
 
 
 def test_a_file_with_a_name_like_a_glob(tmp_path: Path) -> None:
-    """A file that exists is read, even when its name could be a glob."""
+    """A file that exists is read, even if its name could be a glob."""
     assert _texts(find_source(str(_write(tmp_path / "a[1].parquet", "x")))) == ["x"]
 
 
 def test_whole_numbers_in_folders_become_int64(tmp_path: Path) -> None:
-    """A key=value folder is an int64 column when every value is a whole number."""
+    """A key=value folder is an int64 column if every value is an integer."""
     assert _partition(tmp_path, "year", "2026", "-1", "0") == (pa.int64(), [2026, -1, 0])
 
 
 @pytest.mark.parametrize("value", ["007", "+7", "1_000", "-0", "1.0", "1e3", "0x10", "\u0661\u0662", "9" * 19, "", "-"])
 def test_what_only_looks_like_a_number_stays_text(tmp_path: Path, value: str) -> None:
-    """007 stays 007: a value that an integer would change, or could not hold, is text."""
+    """A value that an integer would change or could not hold is text: 007 stays 007."""
     assert _partition(tmp_path, "code", value) == (pa.string(), [value])
 
 
 def test_one_word_makes_the_column_text(tmp_path: Path) -> None:
-    """Numbers beside a word are text, so that the column has one type."""
+    """If one value is a word, all values are text, so that the column has one type."""
     assert _partition(tmp_path, "code", "7", "x") == (pa.string(), ["7", "x"])
 
 
 def test_dates_in_folders_stay_text(tmp_path: Path) -> None:
-    """A date is no number and is kept as it is written."""
+    """A date in a folder name is text and stays as it is written."""
     assert _partition(tmp_path, "dt", "2026-11-22", "2026-11-23") == (pa.string(), ["2026-11-22", "2026-11-23"])
 
 
 def test_the_null_of_hive(tmp_path: Path) -> None:
-    """__HIVE_DEFAULT_PARTITION__ is a null, beside numbers, beside words and alone."""
+    """__HIVE_DEFAULT_PARTITION__ is null, next to numbers, next to words and alone."""
     null = "__HIVE_DEFAULT_PARTITION__"
     assert _partition(tmp_path / "a", "n", "1", null) == (pa.int64(), [1, None])
     assert _partition(tmp_path / "b", "n", "x", null) == (pa.string(), ["x", None])
@@ -121,13 +121,13 @@ def test_the_null_of_hive(tmp_path: Path) -> None:
 
 
 def test_escaped_values_are_unescaped(tmp_path: Path) -> None:
-    """A value that Hive has url-escaped is the value before it was escaped, and one with = is whole."""
+    """A value that Hive has URL-escaped is unescaped, and a value with = is kept whole."""
     kind, values = _partition(tmp_path, "city", "S%C3%A3o%20Paulo", "a%2Fb", "x=y", "50%")
     assert (kind, values) == (pa.string(), ["S\u00e3o Paulo", "a/b", "x=y", "50%"])
 
 
 def test_nested_folders_and_those_above_the_input(tmp_path: Path) -> None:
-    """Every key=value folder of the whole path is a column, also above what the job names."""
+    """Every key=value folder of the whole path is a column, even above the location that the job names."""
     path = _write(tmp_path / "shop=eu" / "dt=2026-11-23" / "hour=7" / "a.parquet", "x")
     for location in (tmp_path, tmp_path / "shop=eu" / "dt=2026-11-23", path):
         row = _table(find_source(str(location))).to_pylist()
@@ -135,7 +135,7 @@ def test_nested_folders_and_those_above_the_input(tmp_path: Path) -> None:
 
 
 def test_folders_with_different_keys_are_refused(tmp_path: Path) -> None:
-    """Files whose folders have different keys have no common columns: the odd one is named."""
+    """Files whose folders have different keys are refused, and the different file is named."""
     _write(tmp_path / "a=1" / "x.parquet", "x")
     odd = _write(tmp_path / "b=1" / "x.parquet", "x")
     assert str(odd) in _refusal(tmp_path)
@@ -143,7 +143,7 @@ def test_folders_with_different_keys_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows_a_group", [1, 7, 5000])
 def test_batches_are_bounded_whatever_the_row_groups(tmp_path: Path, rows_a_group: int) -> None:
-    """Tiny and huge row groups give batches of bounded size, numbered without a gap, with every row once."""
+    """For tiny and huge row groups, batches have a limited size, contiguous numbers and every row once."""
     texts = [f"row {number}" for number in range(5000)]
     path = _write(tmp_path / "a.parquet", *texts, row_group_size=rows_a_group)
     source = find_source(str(path))
@@ -157,7 +157,7 @@ def test_batches_are_bounded_whatever_the_row_groups(tmp_path: Path, rows_a_grou
 
 
 def test_long_rows_make_short_batches(tmp_path: Path) -> None:
-    """Rows of 64 KB in one row group do not pile up to 1,024 of them in memory."""
+    """A batch of rows of 64 KB has fewer than 1,024 rows, to save memory."""
     texts = [f"{number:06d}" * 11_000 for number in range(400)]
     source = find_source(str(_write(tmp_path / "a.parquet", *texts, use_dictionary=False)))
     sizes = [batch.nbytes for _, _, batch in read_batches(source)]
@@ -167,7 +167,7 @@ def test_long_rows_make_short_batches(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("limit", "rows"), [(0, 0), (1, 1), (2, 2), (3, 3), (5, 5), (99, 5), (None, 5)])
 def test_a_limit_counts_over_files(tmp_path: Path, limit: int | None, rows: int) -> None:
-    """`--limit` takes the first rows of the whole input, not of each file."""
+    """`--limit` uses the first rows of the whole input, not of each file."""
     _write(tmp_path / "1.parquet", "a", "b")
     _write(tmp_path / "2.parquet", "c", "d", "e")
     table = _table(find_source(str(tmp_path)), limit)
@@ -175,7 +175,7 @@ def test_a_limit_counts_over_files(tmp_path: Path, limit: int | None, rows: int)
 
 
 def test_no_rows_are_no_fault(tmp_path: Path) -> None:
-    """A file with 0 rows is read, with its columns, alone and between others."""
+    """A file with 0 rows is read with its columns, alone and between other files."""
     empty = find_source(str(_write(tmp_path / "b.parquet")))
     assert (empty.rows, empty.schema.names, _texts(empty)) == (0, ["text"], [])
     _write(tmp_path / "a.parquet", "x")
@@ -184,12 +184,12 @@ def test_no_rows_are_no_fault(tmp_path: Path) -> None:
 
 
 def test_missing_input_is_refused_by_name(tmp_path: Path) -> None:
-    """A file, a folder and a glob that are not there, and a folder without input files, are named."""
+    """A refusal names a missing file, folder or glob and a folder without input files."""
     (tmp_path / "empty").mkdir()
     assert _refusal(tmp_path / "none.parquet") == f"the input {tmp_path}/none.parquet does not exist"
-    told = f"the folder {tmp_path}/empty holds no *.parquet, *.csv or *.jsonl file"
+    message = f"the folder {tmp_path}/empty holds no *.parquet, *.csv or *.jsonl file"
     assert _refusal(tmp_path / "empty") == (
-        f"{told}; if its files have other names, write a glob for them, such as {tmp_path}/empty/*"
+        f"{message}; if its files have other names, write a glob for them, such as {tmp_path}/empty/*"
     )
     assert _refusal(f"{tmp_path}/*.parquet") == f"no file matches {tmp_path}/*.parquet"
     advice = f"but folders do: write {tmp_path}/em*/*.parquet for the files in them"
@@ -197,7 +197,7 @@ def test_missing_input_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_zero_bytes_are_refused(tmp_path: Path) -> None:
-    """An empty file says that it is empty."""
+    """The refusal of an empty file says that it is empty."""
     path = tmp_path / "a.parquet"
     path.touch()
     assert _refusal(tmp_path) == f"{path} is empty (0 bytes)"
@@ -205,14 +205,14 @@ def test_zero_bytes_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"PAR1", b"id,text\n1,hello\n", b"\0" * 4096, b"PAR1" + b"\xff" * 100 + b"PAR1"])
 def test_what_is_not_parquet_is_refused(tmp_path: Path, data: bytes) -> None:
-    """A CSV, zeros and a file that only pretends are refused by their path."""
+    """A CSV, zeros or a file that only begins like Parquet is refused with its path."""
     path = tmp_path / "a.parquet"
     path.write_bytes(data)
     assert _refusal(path).startswith(f"{path} is not a readable Parquet file: ")
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
-    """Cut off at any byte, a file is refused by its path before anything is read from it."""
+    """A file that is cut off at any byte is refused with its path before anything is read from it."""
     data = _write(tmp_path / "whole.parquet", *[f"row {n}" for n in range(20)]).read_bytes()
     path = tmp_path / "cut.parquet"
     for length in range(1, len(data), 7):
@@ -222,7 +222,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_in_a_page_is_found(tmp_path: Path) -> None:
-    """In a file with page checksums a flipped bit of a value is found and named, never read as a prompt."""
+    """In a file with page checksums, a flipped bit of a value is found and named, and never read as a prompt."""
     texts = [f"the text of row {number}" for number in range(100)]
     path = _write(
         tmp_path / "a.parquet",
@@ -233,9 +233,9 @@ def test_a_flipped_bit_in_a_page_is_found(tmp_path: Path) -> None:
         write_statistics=False,
     )
     data = bytearray(path.read_bytes())
-    for place in (data.index(b"row 0"), data.index(b"row 57"), data.index(b"text of row 99")):
+    for offset in (data.index(b"row 0"), data.index(b"row 57"), data.index(b"text of row 99")):
         damaged = bytearray(data)
-        damaged[place] ^= 4
+        damaged[offset] ^= 4
         path.write_bytes(bytes(damaged))
         source = find_source(str(path))
         with pytest.raises(BadInput) as caught:
@@ -244,33 +244,33 @@ def test_a_flipped_bit_in_a_page_is_found(tmp_path: Path) -> None:
 
 
 def test_any_flipped_bit_is_refused_or_harmless(tmp_path: Path) -> None:
-    """Wherever a bit is flipped, reading ends in a refusal or in rows: never in another error."""
+    """If any bit is flipped, reading ends in a refusal or in rows, and never in another error."""
     path = _write(tmp_path / "a.parquet", *[f"row {n}" for n in range(30)], write_page_checksum=True)
     data = path.read_bytes()
     refused = 0
-    for place in range(0, len(data), 3):
+    for offset in range(0, len(data), 3):
         damaged = bytearray(data)
-        damaged[place] ^= 1 << place % 8
+        damaged[offset] ^= 1 << offset % 8
         path.write_bytes(bytes(damaged))
         try:
             _table(find_source(str(path)))
         except BadInput as error:
-            assert str(path) in str(error)  # noqa: PT017 - both ends are right
+            assert str(path) in str(error)  # noqa: PT017 - a refusal and no refusal are both right
             refused += 1
     assert refused > len(data) // 6
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:
-    """What a library says about a broken file is cut to one line of bounded length."""
+    """A library's error about a broken file is cut to one line of limited length."""
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1" + b"\n" * 5000 + b"PAR1")
-    told = _refusal(path)
-    assert "\n" not in told
-    assert len(told) < len(str(path)) + 300
+    message = _refusal(path)
+    assert "\n" not in message
+    assert len(message) < len(str(path)) + 300
 
 
 def test_a_path_that_cannot_be_is_not_there(tmp_path: Path) -> None:
-    """A path with a NUL in it, and a socket, are no input and end in no traceback."""
+    """A path with a NUL and a socket are refused without a traceback."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "a.parquet"))
         assert _refusal(tmp_path / "a.parquet") == f"{tmp_path}/a.parquet is not a file"
@@ -278,18 +278,18 @@ def test_a_path_that_cannot_be_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_column_twice_is_refused(tmp_path: Path) -> None:
-    """Two columns of one name cannot be told apart in a template: the name is told."""
+    """A file with two columns of the same name is refused, and the refusal has the name."""
     path = tmp_path / "a.parquet"
     pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), path)
     assert _refusal(path) == f"{path} has the column 'text' more than once"
 
 
 def _recount(path: Path, *, in_file: int, in_group: int) -> None:
-    """Write other numbers of rows into the footer of a file of 8 rows in one row group."""
+    """Write a file of 8 rows in one row group, and change the row counts in its footer."""
     pq.write_table(pa.table({"text": [*"abcdefgh"], "list": [[1, 2]] * 8}), path)
     data = bytearray(path.read_bytes())
     start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    # in thrift's compact protocol 0x16 begins a whole number of 64 bits, whose sign is its last bit
+    # in thrift's compact protocol 0x16 begins a 64-bit integer, whose last bit is its sign
     data[data.index(b"\x16\x10\x19\x1c", start) + 1] = in_file << 1
     data[data.rindex(b"\x16\x10") + 1] = in_group << 1
     path.write_bytes(data)
@@ -298,7 +298,10 @@ def _recount(path: Path, *, in_file: int, in_group: int) -> None:
 
 
 def test_a_footer_that_contradicts_itself(tmp_path: Path) -> None:
-    """Rows are counted by row groups: a footer with another sum, or a column with more values, is refused, and no row is left out."""
+    """If a footer's row count differs from its row groups, or a column has more values, the file is refused.
+
+    Rows are counted by row groups, and no row is left out.
+    """
     path = tmp_path / "a.parquet"
     for rows in (2, 9):
         _recount(path, in_file=rows, in_group=8)
@@ -311,7 +314,7 @@ def test_a_footer_that_contradicts_itself(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that gives fewer rows than its footer says is damaged, and no shorter input."""
+    """A file with fewer rows than its footer says is refused as damaged."""
     path = tmp_path / "a.parquet"
     monkeypatch.setattr("parquill.tasks.prompts.input_parquet.MAX_CHUNKS", 0)
     _recount(path, in_file=9, in_group=9)
@@ -321,14 +324,14 @@ def test_rows_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_order_of_columns_does_not_matter(tmp_path: Path) -> None:
-    """The same columns in another order are the same columns, and no value changes its column."""
+    """Files with the same columns in another order are one input, and every value stays in its column."""
     pq.write_table(pa.table({"text": ["x"], "id": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"id": [2], "text": ["y"]}), tmp_path / "b.parquet")
     assert _table(find_source(str(tmp_path))).to_pylist() == [{"text": "x", "id": 1}, {"text": "y", "id": 2}]
 
 
 def test_results_are_not_read_as_prompts(tmp_path: Path) -> None:
-    """An output folder inside the input is refused: answers would be sent as prompts."""
+    """An output folder inside the input is refused, because its answers would be sent as prompts."""
     _write(tmp_path / "a.parquet", "x")
     _write(tmp_path / "out" / "results" / "part.parquet", "y")
     with pytest.raises(BadInput, match="lies inside the input"):
@@ -339,7 +342,7 @@ def test_results_are_not_read_as_prompts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", ["in.parquet", "in/*.parquet"])
 def test_an_input_inside_the_output(tmp_path: Path, given: str) -> None:
-    """A file below the output folder is refused as what it is, and the folder is not said to lie inside the file."""
+    """An input below the output folder is refused with a message that says so."""
     _write(tmp_path / "in.parquet", "x")
     _write(tmp_path / "in" / "a.parquet", "x")
     with pytest.raises(BadInput, match=rf"the input {re.escape(str(tmp_path / given))} lies inside the output"):
@@ -347,13 +350,13 @@ def test_an_input_inside_the_output(tmp_path: Path, given: str) -> None:
 
 
 def test_an_output_beside_the_input_is_no_fault(tmp_path: Path) -> None:
-    """A folder whose name only begins like the input's is another folder."""
+    """A folder whose name only begins like the input's is not inside the input."""
     _write(tmp_path / "in" / "a.parquet", "x")
     assert find_source(str(tmp_path / "in"), str(tmp_path / "in-out")).rows == 1
 
 
 def test_a_changed_input_has_another_fingerprint(tmp_path: Path) -> None:
-    """The same files have the same fingerprint; another file, size, name or time has another."""
+    """The same files have the same fingerprint, and another file, size, name or time has another."""
     path = _write(tmp_path / "a.parquet", "x")
     first = find_source(str(tmp_path)).fingerprint
     assert find_source(str(tmp_path)).fingerprint == first
@@ -369,7 +372,10 @@ def test_a_changed_input_has_another_fingerprint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 def test_an_edit_that_keeps_size_and_time(tmp_path: Path, compression: str) -> None:
-    """An edit that keeps a file's size and time is another input, and one that is made while the file is read stops the run: the footer has other statistics."""
+    """An edit that keeps a file's size and time is another input, because the footer has other statistics.
+
+    If the edit is made while the file is read, the run stops.
+    """
     path = tmp_path / "a.parquet"
 
     def write(text: str) -> None:
@@ -389,7 +395,7 @@ def test_an_edit_that_keeps_size_and_time(tmp_path: Path, compression: str) -> N
 
 
 def _claim(path: Path, size: int) -> None:
-    """Change what the footer says of the size of the only row group (thrift's compact protocol)."""
+    """Change the size of the only row group in the footer (thrift's compact protocol)."""
 
     def field(value: int) -> bytes:
         number, digits = value << 1, []  # zigzag, then seven bits a byte
@@ -401,14 +407,14 @@ def _claim(path: Path, size: int) -> None:
     data, claimed = path.read_bytes(), pq.read_metadata(path).row_group(0).total_byte_size
     length = int.from_bytes(data[-8:-4], "little")
     start, end = data[: -8 - length], data[-8 - length : -8]
-    place = end.rindex(field(claimed))  # the row group's own stands behind those of its columns
-    end = end[:place] + field(size) + end[place + len(field(claimed)) :]
+    offset = end.rindex(field(claimed))  # the row group's size comes after those of its columns
+    end = end[:offset] + field(size) + end[offset + len(field(claimed)) :]
     path.write_bytes(start + end + len(end).to_bytes(4, "little") + b"PAR1")
     assert pq.read_metadata(path).row_group(0).total_byte_size == size
 
 
 def test_a_decompression_bomb_is_refused_by_its_footer(tmp_path: Path) -> None:
-    """A small file whose footer claims 20 GB is refused before it is read, one of 2 GB is not."""
+    """A small file whose footer claims 20 GB is refused before it is read, and one that claims 2 GB is read."""
     path = _write(tmp_path / "a.parquet", "x" * 300)
     _claim(path, 2 << 30)
     assert find_source(str(path)).rows == 1
@@ -417,7 +423,7 @@ def test_a_decompression_bomb_is_refused_by_its_footer(tmp_path: Path) -> None:
 
 
 def test_metadata_of_the_file_is_kept(tmp_path: Path) -> None:
-    """What the writer noted in the schema (pandas' index, units) is still there for the results."""
+    """The schema keeps the writer's metadata (the index of pandas, units) for the results."""
     schema = pa.schema([pa.field("text", pa.string(), metadata={"unit": "word"})], metadata={"made": "by us"})
     pq.write_table(pa.table({"text": ["x"]}, schema), tmp_path / "a.parquet")
     table = _table(find_source(str(tmp_path)))

@@ -1,4 +1,4 @@
-"""Templates: strict, sandboxed, and values are data."""
+"""Templates are strict and sandboxed, and values are data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from parquill.tasks.errors import BadJob, RowFault
 from parquill.tasks.prompts.template import Templates, column_template
 
-NULLS = [pytest.param(None, id="null"), pytest.param(float("nan"), id="NaN")]  # pandas writes NaN for what is missing
+NULLS = [pytest.param(None, id="null"), pytest.param(float("nan"), id="NaN")]  # pandas writes NaN for a missing value
 
 
 def _render(user: str, values: dict[str, Any] | None = None, variables: dict[str, Any] | None = None) -> str:
@@ -31,7 +31,7 @@ def _fault(user: str, values: dict[str, Any]) -> RowFault:
 
 
 def test_messages_in_order() -> None:
-    """The system text comes first, then the row's own; without one there is one message."""
+    """The system text comes first, then the row's own text. Without a system text there is one message."""
     both = Templates("Speak {{ language }}.", "{{ text }}", ["text", "language"], None)
     assert both.render({"text": "Hi", "language": "French"}) == [
         {"role": "system", "content": "Speak French."},
@@ -41,7 +41,7 @@ def test_messages_in_order() -> None:
 
 
 def test_only_columns_in_use_are_read() -> None:
-    """`columns` names what the templates use and nothing else, so that a wide input stays cheap."""
+    """`columns` names only the columns that the templates use, so that a wide input stays cheap."""
     templates = Templates("{{ b }}", "{% if c %}{{ a }}{% endif %}", ["a", "b", "c", "unused"], None)
     assert templates.columns == ["a", "b", "c"]
 
@@ -68,7 +68,7 @@ def test_only_columns_in_use_are_read() -> None:
     ],
 )
 def test_values_come_through_byte_for_byte(value: str) -> None:
-    """Braces, percents, controls and line ends in a cell are text: they are neither parsed nor changed."""
+    """Braces, percents, controls and line ends in a cell are text that is neither parsed nor changed."""
     assert _render("{{ v }}", {"v": value}) == value
     assert _render("a{{ v }}b\n", {"v": value}) == f"a{value}b\n"
     assert _render("{{ vars.v }}", {}, {"v": value}) == value
@@ -77,7 +77,7 @@ def test_values_come_through_byte_for_byte(value: str) -> None:
 @settings(max_examples=150)
 @given(st.text())
 def test_any_value_comes_through(value: str) -> None:
-    """No text at all is changed by being rendered."""
+    """Rendering changes no text."""
     assert _render("{{ v }}", {"v": value}).encode("utf-8", "surrogatepass") == value.encode("utf-8", "surrogatepass")
 
 
@@ -127,7 +127,7 @@ def test_any_value_comes_through(value: str) -> None:
     ],
 )
 def test_a_null_that_is_not_handled_rejects_its_row(template: str, null: Any) -> None:
-    """Wherever a null would become text, the row is rejected: "None" is never sent to a model."""
+    """If a null would become text, the row is rejected: "None" is never sent to a model."""
     fault = _fault(template, {"v": null, "other": "yes"})
     assert fault.code in {"null_value", "template_error"}
 
@@ -169,20 +169,20 @@ def test_a_null_is_named(template: str, null: Any) -> None:
     ],
 )
 def test_a_null_can_be_handled(template: str, text: str, null: Any) -> None:
-    """`default`, `if`, `or` and the tests for none take a null as one expects."""
+    """`default`, `if`, `or` and the tests for none handle a null as expected."""
     assert _render(template, {"v": null, "w": "else", "s": {"inner": null}}) == text
 
 
 @pytest.mark.parametrize("null", NULLS)
 def test_nulls_inside_a_struct(null: Any) -> None:
-    """A null field that is shown rejects the row, one that is handled does not."""
+    """A null field that is shown rejects the row, and one that is handled does not."""
     assert _fault("{{ s.a }}", {"s": {"a": null}}).code == "null_value"
     assert _render("{{ s.a | default('x', true) }}", {"s": {"a": null}}) == "x"
     assert _fault("{% for x in l %}{{ x }}{% endfor %}", {"l": ["a", null]}).code == "null_value"
 
 
 def test_what_is_not_there_rejects_the_row() -> None:
-    """A field or key that a row does not have is no empty text."""
+    """A field or key that a row does not have rejects the row and is not empty text."""
     assert _fault("{{ s.missing }}", {"s": {"a": 1}}).code == "template_error"
     fault = _fault("{{ s.missing | default(1 // 0) }}", {"s": {"a": 1}})
     assert (fault.code, fault.message) == ("template_error", "prompt.user: ZeroDivisionError for this row")
@@ -212,14 +212,14 @@ def test_what_is_not_there_rejects_the_row() -> None:
     ],
 )
 def test_a_template_cannot_leave_its_sandbox(template: str) -> None:
-    """A template reads its values: it reaches no class, no file and no module, and changes nothing."""
+    """A template can only read its values: it reaches no class, file or module, and changes nothing."""
     values: dict[str, Any] = {"v": "text", "l": [1, 2], "s": {"a": 1}}
     assert _fault(template, values).code == "template_error"
     assert values == {"v": "text", "l": [1, 2], "s": {"a": 1}}
 
 
 def test_faults_never_repeat_values() -> None:
-    """The sentence of a fault goes to logs, so it holds no cell."""
+    """The message of a fault is logged, so it holds no cell."""
     for template in (
         "{{ v | int + w }}",
         "{{ d[v] }}",
@@ -233,7 +233,7 @@ def test_faults_never_repeat_values() -> None:
 
 
 def test_one_row_does_not_spoil_the_next() -> None:
-    """A row that fails leaves nothing behind for the rows after it."""
+    """A row that fails does not change the rows after it."""
     templates = Templates(None, "{% set x = v %}{{ x }}", ["v"], None)
     with pytest.raises(RowFault):
         templates.render({"v": None})
@@ -241,7 +241,7 @@ def test_one_row_does_not_spoil_the_next() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("{{ text", "`prompt.user`, line 1: "),
         ("a\n{% if %}", "`prompt.user`, line 2: "),
@@ -250,17 +250,17 @@ def test_one_row_does_not_spoil_the_next() -> None:
         ("{{ text is nosuchtest }}", "nosuchtest"),
     ],
 )
-def test_a_mistake_in_a_template_is_found_before_the_first_row(template: str, told: str) -> None:
-    """Syntax errors and unknown filters are told with their line when the job begins."""
+def test_a_mistake_in_a_template_is_found_before_the_first_row(template: str, message: str) -> None:
+    """A job with a syntax error or an unknown filter is refused at its start, with the line or the name."""
     with pytest.raises(BadJob) as caught:
         Templates(None, template, ["text"], None)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_unknown_name_is_told_with_the_nearest() -> None:
-    """A name that no column has is refused when the job begins, with a word on case and spelling."""
+    """A name that is not a column is refused at the job's start, with a hint about case and spelling."""
     columns = ["Title", "description", "price"]
-    for template, told in (
+    for template, message in (
         ("{{ title }}", "`prompt.user` uses 'title', but the column is written 'Title'"),
         ("{{ descripton }}", "did you mean 'description'?"),
         ("{{ zzz }}", "the columns are Title, description, price"),
@@ -269,13 +269,13 @@ def test_an_unknown_name_is_told_with_the_nearest() -> None:
     ):
         with pytest.raises(BadJob) as caught:
             Templates(None, template, columns, None)
-        assert told in str(caught.value)
+        assert message in str(caught.value)
     with pytest.raises(BadJob, match=r"`prompt\.system` uses 'nothing'"):
         Templates("{{ nothing }}", "{{ price }}", columns, None)
 
 
 def test_many_columns_are_not_all_told() -> None:
-    """A refusal stays a sentence in a table of a thousand columns."""
+    """The refusal stays short even if the table has a thousand columns."""
     with pytest.raises(BadJob) as caught:
         Templates(None, "{{ zzz }}", [f"column_{number}" for number in range(1000)], None)
     assert len(str(caught.value)) < 400
@@ -290,7 +290,7 @@ def test_names_of_the_template_itself_are_no_columns() -> None:
 
 
 def test_vars_of_a_job_are_no_column() -> None:
-    """Where a job gives `vars` the name means them, also beside a column that is called so, which `row` still gives."""
+    """If a job sets `vars`, the name means them, even if a column has that name; `row` still reads the column."""
     values = {"v": "text", "vars": "the column's"}
     templates = Templates(None, "{{ vars.tone }} {{ v }}", list(values), {"tone": "plain"})
     assert templates.columns == ["v"]
@@ -301,7 +301,7 @@ def test_vars_of_a_job_are_no_column() -> None:
 
 
 def test_vars_are_looked_up() -> None:
-    """`vars.glossary[language]` gives the text for the row's language, and a missing one rejects the row."""
+    """`vars.glossary[language]` gives the text for the row's language, and a missing text rejects the row."""
     variables = {"glossary": {"fr": "Bonjour", "no": "Hei"}}
     template = "{{ vars.glossary[language] }}"
     assert _render(template, {"language": "no"}, variables) == "Hei"
@@ -319,7 +319,7 @@ def test_line_ends_of_a_template_are_kept() -> None:
     ("value", "text"), [(5, "5"), (1.5, "1.5"), (True, "True"), (0, "0"), (False, "False"), ("", "")]
 )
 def test_numbers_become_text(value: Any, text: str) -> None:
-    """Numbers and truth values are shown as Python shows them; 0 and false are no nulls."""
+    """Numbers and truth values are shown as in Python, and 0 and false are not nulls."""
     assert _render("{{ v }}", {"v": value}) == text
 
 
@@ -345,7 +345,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_column_can_be_shown(name: str) -> None:
-    """Whatever a column is called, there is a template for it; it names that column alone, and its null is told by its name."""
+    """Any column has a template that uses only that column, and a null in it rejects the row as `null_value`."""
     names = [*NAMES, "0_of_row"]
     templates = Templates(None, column_template(name), names, None)
     assert templates.columns == [name]
@@ -357,14 +357,14 @@ def test_every_column_can_be_shown(name: str) -> None:
 
 @given(st.text(max_size=12))
 def test_any_name_can_be_shown(name: str) -> None:
-    """The same for any text that a column could be called."""
+    """A column may have any text as its name."""
     assert Templates(None, column_template(name), [name], None).render({name: "x"}) == [
         {"role": "user", "content": "x"}
     ]
 
 
 def test_columns_are_looked_up() -> None:
-    """`row` gives columns by their names, in conditions and filters too, in both templates."""
+    """`row` gives columns by name in both templates, also in conditions and filters."""
     columns = ["product title", "b"]
     templates = Templates(
         '{{ row["product title"] | upper }}', '{% if row["b"] %}{{ row["b"] }}{% endif %}', columns, None
@@ -385,7 +385,7 @@ def test_columns_are_looked_up() -> None:
 
 
 def test_a_row_of_ones_own_is_no_lookup() -> None:
-    """A column called `row`, or a variable of the template, is that."""
+    """If a column or a template variable is called `row`, the name means that."""
     assert _render('{{ row["a"] }}', {"row": {"a": "x"}, "a": "y"}) == "x"
     assert _render("{{ row.a }}", {"row": {"a": "x"}, "a": "y"}) == "x"
     assert _render('{{ row["a b"] }}{{ row["c d"] }}', {"row": {"c d": "x"}, "a b": "y"}) == "yx"
@@ -395,7 +395,7 @@ def test_a_row_of_ones_own_is_no_lookup() -> None:
 @pytest.mark.parametrize(
     ("template", "fields", "shown"),
     [
-        ('{{ row["a"] }}', None, "of the column"),  # what it holds is not known
+        ('{{ row["a"] }}', None, "of the column"),  # its fields are not known
         ('{{ row["a"] }}', {"a"}, "of the column"),
         ('{{ row["a"] }}', {"b"}, "y"),
         ("{{ row.a }}", {"b"}, "y"),
@@ -404,13 +404,13 @@ def test_a_row_of_ones_own_is_no_lookup() -> None:
     ],
 )
 def test_a_column_called_row_beside_a_lookup(template: str, fields: Any, shown: str) -> None:
-    """Where a column `row` has no field of a name, `row[...]` looks up the column of that name."""
+    """If a column `row` has no field of a name, `row[...]` looks up the column of that name."""
     values = {"row": {"a": "of the column", "b": "of b"}, "a": "y"}
     assert Templates(None, template, values, None, fields).render(values)[0]["content"] == shown
 
 
 def test_letters_that_python_takes_for_others() -> None:
-    """Columns whose names become one name by Unicode's compatibility forms are kept apart, however they are written."""
+    """Columns whose names are equal in Unicode's compatibility form are kept apart, however they are written."""
     columns = {"\N{LATIN SMALL LIGATURE FI}": "A", "fi": "B"}
     assert _render("{{ \N{LATIN SMALL LIGATURE FI} }}|{{ fi }}", columns) == "A|B"
     assert [_render(column_template(name), columns) for name in columns] == ["A", "B"]
@@ -443,7 +443,10 @@ _NS = 1_700_000_000_000_000_005
     ],
 )
 def test_json_of_dates_and_decimals(value: Any, text: str) -> None:
-    """`tojson` writes dates, times and durations as ISO 8601, a UUID as its string and a decimal as a number with all its digits, alone, in a list and in a struct."""
+    """`tojson` writes dates, times and durations as ISO 8601, a UUID as text, and a decimal with all its digits.
+
+    This holds alone, in a list and in a struct.
+    """
     assert _render("{{ v | tojson }}", {"v": value}) == text
     assert _render("{{ v | tojson }}", {"v": [value, value]}) == f"[{text}, {text}]"
     assert _render("{{ v | tojson }}", {"v": {"b": [value], "a": None}}) == f'{{"a": null, "b": [{text}]}}'
@@ -451,7 +454,7 @@ def test_json_of_dates_and_decimals(value: Any, text: str) -> None:
 
 
 def test_json_of_many_decimals() -> None:
-    """Each decimal of a document stands in its own place, and a text that looks like one stays text."""
+    """Each decimal of a document keeps its own position, and a text that looks like one stays text."""
     values = [Decimal(number).scaleb(-2) for number in range(2_000)]
     text = _render("{{ v | tojson }}", {"v": [*values, "0.01", "<b>"]})
     assert json.loads(text, parse_float=Decimal) == [*values, "0.01", "<b>"]
@@ -459,7 +462,7 @@ def test_json_of_many_decimals() -> None:
 
 
 def test_json_of_arrow_columns() -> None:
-    """What pyarrow makes of a column of each of these types can be written as JSON."""
+    """`tojson` accepts pyarrow's Python value of each of these column types."""
     moment = datetime(2024, 2, 29, 12, tzinfo=UTC)
     columns = {
         pa.date32(): moment.date(),
@@ -489,7 +492,7 @@ def test_json_of_arrow_columns() -> None:
     ],
 )
 def test_what_json_cannot_hold_rejects_its_row(value: Any, fault: str) -> None:
-    """Bytes that are no text, a whole cell that is null and other types reject the row, and the fault says what it was."""
+    """Bytes that are not text, a null cell and other types reject the row, and the fault says which it was."""
     found = _fault("{{ v | tojson }}", {"v": value})
     assert fault in f"{found.code}: {found}"
     assert "TypeError" not in str(found)
@@ -510,7 +513,7 @@ def test_what_json_cannot_hold_rejects_its_row(value: Any, fault: str) -> None:
     ],
 )
 def test_a_column_in_the_braces_of_another_language(text: str, found: str, written: str) -> None:
-    """A prompt that names a column as Python or a shell would, and none as a template does, is refused with how to write it."""
+    """If a prompt names columns only in the syntax of Python or a shell, the refusal shows how to write them."""
     with pytest.raises(BadJob) as caught:
         Templates(None, text, ["text", "product title"], {"x": 1})
     assert f"`prompt.user` has {found}, which is plain text: did you mean {written}?" in str(caught.value)
@@ -524,5 +527,5 @@ def test_a_column_in_the_braces_of_another_language(text: str, found: str, writt
     ["{other}", "{}", "{0}", '{"text": 1}', "{{ text }} and {title}", "{# {text} #}x", "text", "{text", "[text]"],
 )
 def test_braces_that_are_no_column(text: str) -> None:
-    """Braces around anything else, and those of a prompt that uses a column, are text."""
+    """Braces around anything else, or in a prompt that uses a column, are text."""
     Templates(None, text, ["text", "title"], None)

@@ -1,4 +1,4 @@
-"""A column named as one of Jinja's globals (range, dict, self) or as `vars` renders as the column."""
+"""A column with the name of a Jinja global (range, dict, self) or `vars` renders as the column."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parquill.tasks.prompts.template import Templates
 
 @pytest.mark.parametrize("name", ["range", "dict", "cycler", "joiner", "namespace", "self", "vars"])
 def test_a_column_is_what_its_name_says(name: str) -> None:
-    """A column is shown by its value, or its name is refused; "<function safe_range at 0x7f..>" is never sent."""
+    """A column renders as its value or its name is refused. "<function safe_range at 0x7f..>" is never sent."""
     try:
         templates = Templates(None, "{{ " + name + " }}", [name, "other"], None)
     except BadJob:

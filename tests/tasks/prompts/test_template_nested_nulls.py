@@ -29,6 +29,6 @@ VALUES: dict[str, Any] = {"v": None, "s": {"a": None}, "l": ["x", None]}
     ],
 )
 def test_a_null_never_becomes_text(template: str) -> None:
-    """A null that the template does not handle rejects its row, wherever it stands."""
+    """A null that the template does not handle rejects its row, at any depth."""
     with pytest.raises(RowFault):
         Templates(None, template, list(VALUES), None).render(VALUES)

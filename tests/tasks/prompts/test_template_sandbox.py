@@ -1,4 +1,4 @@
-"""What a template may make: any text that a prompt can hold, and no more, however it is put together."""
+"""A template can make any text that a prompt can hold, and no longer text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from parquill.tasks.errors import RowFault
 from parquill.tasks.prompts.template import Templates
 
-MAX_PEAK_BYTES = 128 << 20  # the longest text that a prompt may be is made and joined, and no more
+MAX_PEAK_BYTES = 128 << 20  # enough to make and join the longest prompt
 TOO_MUCH = [
     "{{ 'x' * 10**10 }}",
     "{{ 10**10 * text }}",
@@ -45,7 +45,7 @@ FINE = [
 
 @pytest.mark.parametrize("template", TOO_MUCH)
 def test_too_much_text_rejects_the_row(template: str) -> None:
-    """A step that would take the machine's memory rejects its row, in words, before it takes any."""
+    """A step that would use up the machine's memory rejects its row with a message before it uses any."""
     templates = Templates(None, template, ["text"], None)
     tracemalloc.start()
     try:
@@ -60,5 +60,5 @@ def test_too_much_text_rejects_the_row(template: str) -> None:
 
 @pytest.mark.parametrize(("template", "text"), FINE)
 def test_what_templates_do_is_done(template: str, text: str) -> None:
-    """Operators, filters and methods do what Jinja2 says of them."""
+    """Operators, filters and methods work as Jinja2 documents them."""
     assert Templates(None, template, ["text"], None).render({"text": "T  x"})[0]["content"] == text

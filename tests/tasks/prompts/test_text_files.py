@@ -1,4 +1,4 @@
-"""Text files as input: which files of a folder they are, packed or not, one type for each column, and no change unseen."""
+"""Text files are read packed or plain, with one type for each column, and any change of a file is noticed."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def _write(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
 
 
 def _rows(location: Path | str) -> list[tuple[str, int, dict[str, Any]]]:
-    """The name of the file, the number and the cells of each row."""
+    """Return the file name, the number and the cells of each row."""
     source = find_source(str(location))
     return [
-        (file.name, first + place, row)
+        (file.name, first + offset, row)
         for file, first, batch in read_batches(source)
-        for place, row in enumerate(batch.to_pylist())
+        for offset, row in enumerate(batch.to_pylist())
     ]
 
 
@@ -58,10 +58,10 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The test's folder as a store shows it."""
     files = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
 
-    def find_place(uri: str) -> store.StoreLocation:
+    def find_in_shop(uri: str) -> store.StoreLocation:
         return store.StoreLocation(files, uri.removeprefix("s3://shop/").rstrip("/"))
 
-    monkeypatch.setattr(store, "find_location", find_place)
+    monkeypatch.setattr(store, "find_location", find_in_shop)
     return "s3://shop"
 
 
@@ -74,7 +74,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, shop: str) -> str:
 @pytest.mark.parametrize("ending", ["csv", "CSV", "tsv", "jsonl", "ndjson"])
 @pytest.mark.parametrize("packed", ["", ".gz", ".zst", ".GZ"])
 def test_every_ending(tmp_path: Path, place: str, ending: str, packed: str) -> None:
-    """CSV and JSON lines are read by their names, plain and packed, on disk and from a store, with the same rows."""
+    """CSV and JSON lines files give the same rows, plain or packed, on disk or from a store."""
     name = f"a.{ending}{packed}"
     _write(tmp_path / "in" / name)
     expected = [(name, number, row) for number, row in enumerate(ROWS)]
@@ -82,7 +82,10 @@ def test_every_ending(tmp_path: Path, place: str, ending: str, packed: str) -> N
 
 
 def test_a_folder(tmp_path: Path, place: str) -> None:
-    """A folder of text files is read in the order of names; row numbers begin at 0 in each, and key=value folders are columns."""
+    """A folder of text files is read in the order of names.
+
+    Row numbers begin at 0 in each file, and key=value folders are columns.
+    """
     for name in ("dt=2/a.csv", "dt=1/b.csv.gz", "dt=1/a.csv"):
         _write(tmp_path / "in" / name)
     _write(tmp_path / "in" / "dt=1" / "_hidden.csv")
@@ -98,7 +101,7 @@ def test_a_folder(tmp_path: Path, place: str) -> None:
 
 
 def test_parquet_comes_first(tmp_path: Path, place: str) -> None:
-    """In a folder with Parquet files, text files are left out and named."""
+    """If a folder has Parquet files, its text files are left out and named."""
     _write(tmp_path / "in" / "a.csv")
     _write(tmp_path / "in" / "b.jsonl")
     pq.write_table(pa.table({"id": ["x"]}), tmp_path / "in" / "c.parquet")
@@ -108,16 +111,16 @@ def test_parquet_comes_first(tmp_path: Path, place: str) -> None:
 
 
 def test_two_kinds(tmp_path: Path, place: str) -> None:
-    """A folder or a glob of CSV and JSON lines is refused with two of the names; a glob of one kind is read."""
+    """A folder or a glob with CSV and JSON lines is refused with two of the names, and a glob of one kind is read."""
     _write(tmp_path / "in" / "a.csv")
     _write(tmp_path / "in" / "b.jsonl")
     for location in (f"{place}/in", f"{place}/in/*"):
         with pytest.raises(BadInput) as caught:
             find_source(location)
-        told = str(caught.value)
-        assert told.startswith(f"{location} has files of two kinds, ")
-        assert f"{place}/in/a.csv and {place}/in/b.jsonl" in told
-        assert "write a glob for one kind, such as one that ends in /*.csv" in told
+        message = str(caught.value)
+        assert message.startswith(f"{location} has files of two kinds, ")
+        assert f"{place}/in/a.csv and {place}/in/b.jsonl" in message
+        assert "write a glob for one kind, such as one that ends in /*.csv" in message
     pq.write_table(pa.table({"id": ["x"]}), tmp_path / "in" / "c.parquet")
     with pytest.raises(BadInput, match="has files of two kinds"):
         find_source(f"{place}/in/[ac].*")
@@ -125,14 +128,17 @@ def test_two_kinds(tmp_path: Path, place: str) -> None:
 
 
 def test_parquet_with_the_name_of_a_text_file(tmp_path: Path) -> None:
-    """A local file that begins as Parquet does is Parquet whatever its name is."""
+    """A local file that begins like Parquet is read as Parquet, whatever its name."""
     pq.write_table(pa.table({"id": ["x"]}), tmp_path / "a.csv")
     assert _rows(tmp_path / "a.csv") == _rows(tmp_path) == [("a.csv", 0, {"id": "x"})]
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_one_type_for_all_files(tmp_path: Path, ending: str) -> None:
-    """A column has the type that holds its values of all files: a file of whole numbers does not make a folder unreadable."""
+    """A column has the type that holds its values of all files.
+
+    A file of integers does not make a folder unreadable.
+    """
     _write(tmp_path / f"1.{ending}", [{"n": 1, "m": 2}])
     _write(tmp_path / f"2.{ending}", [{"n": 2, "m": None}])
     _write(tmp_path / f"3.{ending}", [{"n": 2.5, "m": 3}])
@@ -142,27 +148,27 @@ def test_one_type_for_all_files(tmp_path: Path, ending: str) -> None:
 
 
 def test_types_of_two_files_that_conflict(tmp_path: Path) -> None:
-    """A key that is a number in one file of JSON lines and text in another is refused with both files and lines."""
+    """A key that is a number in one JSON lines file and text in another is refused with both files and lines."""
     _write(tmp_path / "1.jsonl", [{"n": 1}])
     _write(tmp_path / "2.jsonl", [{"n": None}, {"n": "x"}])
     with pytest.raises(BadInput) as caught:
         find_source(str(tmp_path))
-    told = f"{tmp_path}/2.jsonl, line 2: 'n' is text here, but a number in {tmp_path}/1.jsonl, line 1;"
-    assert str(caught.value).startswith(told)
+    message = f"{tmp_path}/2.jsonl, line 2: 'n' is text here, but a number in {tmp_path}/1.jsonl, line 1;"
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.zst"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "none"])
 def test_packed_files_that_are_damaged(tmp_path: Path, name: str, damage: str) -> None:
-    """A packed file that is cut off, damaged, or not packed at all is refused by its name, and no row of it is read."""
-    # the same text each time: zstd as pyarrow writes it has no checksum, so some damage only changes characters
+    """A packed file that is cut off, damaged or not packed is refused by name, and none of its rows is read."""
+    # a fixed text: pyarrow writes zstd without a checksum, so some damage would only change characters
     rng = random.Random(5)
     path = _write(tmp_path / name, [{"id": rng.randbytes(500).hex()} for _ in range(200)])
     data = bytearray(path.read_bytes())
     if damage == "cut":
         data = data[: len(data) // 2]
     elif damage == "flipped":
-        data[100:500] = bytes(400)  # where the tables of the codes are
+        data[100:500] = bytes(400)  # the position of the code tables
     else:
         data = bytearray(b"id\n1\n")
     path.write_bytes(data)
@@ -173,7 +179,7 @@ def test_packed_files_that_are_damaged(tmp_path: Path, name: str, damage: str) -
 
 
 def test_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A packed file that grows beyond all text is refused while it is unpacked."""
+    """A packed file that expands more than any text is refused while it is unpacked."""
     monkeypatch.setattr(text_stream, "EXPANSION_FLOOR_BYTES", 1 << 20)
     monkeypatch.setattr(text_stream, "MAX_EXPANSION", 20)
     path = tmp_path / "a.csv.gz"
@@ -187,7 +193,7 @@ def _append(path: Path) -> None:
 
 
 def _edit(path: Path) -> None:
-    """Another value, with size and time as they were."""
+    """Write another value and keep the size and the time."""
     stat = path.stat()
     path.write_bytes(path.read_bytes().replace(b"12", b"21"))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -201,7 +207,10 @@ def _damage(path: Path) -> None:
 @pytest.mark.parametrize("change", [_append, _edit, _damage, Path.unlink])
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_a_file_that_changes(tmp_path: Path, ending: str, change: Callable[[Path], None]) -> None:
-    """A file that is another one when its rows are read, before the first or after it, is refused by name, also if its size and time are the same; a file that has changed is another input."""
+    """A file that changes before or while its rows are read is refused by name, even if its size and time stay.
+
+    The changed file is another input.
+    """
     path = _write(tmp_path / f"a.{ending}")
     source = find_source(str(tmp_path))
     assert find_source(str(tmp_path)).fingerprint == source.fingerprint
@@ -220,7 +229,7 @@ def test_a_file_that_changes(tmp_path: Path, ending: str, change: Callable[[Path
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_a_file_that_changes_behind_the_first_rows(tmp_path: Path, ending: str) -> None:
-    """If only the first rows are read, a file of the same size and time but with other bytes is refused too."""
+    """Even if only the first rows are read, a file with other bytes and the same size and time is refused."""
     path = _write(tmp_path / f"a.{ending}")
     source = find_source(str(path))
     assert [batch.num_rows for _, _, batch in read_batches(source, 1)] == [1]
@@ -230,7 +239,7 @@ def test_a_file_that_changes_behind_the_first_rows(tmp_path: Path, ending: str) 
 
 
 def test_a_file_that_grows_during_the_first_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file to which a process appends while its rows are counted is refused."""
+    """A file that grows while its rows are counted is refused."""
     monkeypatch.setattr(text_stream, "BLOCK_BYTES", 16)
     path, blocks = _write(tmp_path / "a.csv"), text_stream.TextStream.blocks
 
@@ -246,7 +255,7 @@ def test_a_file_that_grows_during_the_first_reading(tmp_path: Path, monkeypatch:
 
 
 def test_an_object_that_changes(tmp_path: Path, shop: str) -> None:
-    """An object of a store without tags is told by its bytes, as a local file is."""
+    """An object of a store without tags is identified by its bytes, like a local file."""
     path = _write(tmp_path / "in" / "a.csv")
     source = find_source(f"{shop}/in/a.csv")
     _edit(path)
@@ -257,7 +266,7 @@ def test_an_object_that_changes(tmp_path: Path, shop: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl"])
 def test_files_are_read_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Neither reading asks for more than a block at a time, and rows come before the rest of the file is read."""
+    """Both passes read at most one block at a time, and the first rows come before the rest of the file is read."""
     monkeypatch.setattr(text_stream, "BLOCK_BYTES", 1_000)
     sizes: list[int] = []
     read = text_stream.TextStream.read
@@ -280,7 +289,7 @@ def test_files_are_read_block_by_block(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_folder_that_the_column_contradicts(tmp_path: Path) -> None:
-    """A column that says something else than the key=value folder of its name is refused, as in Parquet."""
+    """A column that contradicts the key=value folder of its name is refused, as in Parquet."""
     _write(tmp_path / "dt=2024-01-02" / "a.csv", [{"dt": "2024-01-02", "n": 1}])
     assert [row["dt"] for _, _, row in _rows(tmp_path)] == ["2024-01-02"]
     _write(tmp_path / "dt=2024-01-02" / "a.csv", [{"dt": "2024-01-03", "n": 1}])

@@ -1,4 +1,4 @@
-"""What rows take once each has values of its own."""
+"""`unpacked_bytes` counts the size of rows as if each had its own values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHAPES: dict[str, pa.Array] = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_value_of_a_dictionary_counts_in_every_row(name: str) -> None:
-    """Fifty rows of one value of 1,000 bytes take 50,000 bytes."""
+    """Fifty rows that share one value of 1,000 bytes count 50,000 bytes."""
     size = unpacked_bytes(pa.record_batch({"value": SHAPES[name]}))
     assert 50_000 <= size < 51_000
 
@@ -38,12 +38,12 @@ def test_a_value_of_a_dictionary_counts_in_every_row(name: str) -> None:
     "column", [pa.array([], pa.dictionary(pa.int8(), pa.string())), pa.array([1, 2]).dictionary_encode()]
 )
 def test_small_dictionaries(column: pa.Array) -> None:
-    """An empty dictionary, and one of numbers, are weighed too."""
+    """An empty dictionary and a dictionary of numbers are counted too."""
     assert unpacked_bytes(pa.record_batch({"value": column})) < 100
 
 
 def test_batches_of_a_dictionary_are_small(tmp_path: Path) -> None:
-    """Rows of a dictionary's large value are read a few at once, as they will all be in memory as text."""
+    """Rows with a large dictionary value are read a few at a time, because all of them become text in memory."""
     options: dict[str, Any] = {"compression": "zstd"}
     value = pa.DictionaryArray.from_arrays(pa.array([0] * 200, pa.int32()), ["x" * 1_000_000])
     pq.write_table(pa.table({"value": value}), tmp_path / "in.parquet", **options)

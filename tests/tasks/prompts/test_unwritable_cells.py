@@ -1,4 +1,4 @@
-"""A cell of messages or parameters that JSON cannot hold (nested 300 deep, bytes) rejects its row and stops nothing."""
+"""A cell of messages or parameters that JSON cannot hold (300 levels deep, bytes) rejects only its row."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ GOOD = {"role": "user", "content": "a"}
     ids=["deep", "bytes", "decimal", "name of bytes"],
 )
 def test_messages(tmp_path: Path, column: Any) -> None:
-    """A message that JSON cannot hold rejects its row alone."""
+    """A message that JSON cannot hold rejects only its row."""
     assert _plan(tmp_path, {"m": column}, messages_column="m") == ["bad_messages", None]
 
 
 def test_parameters(tmp_path: Path) -> None:
-    """Parameters that are nested too deep reject their row alone."""
+    """Parameters that are nested too deeply reject only their row."""
     table = {"text": ["a", "b"], "p": ['{"metadata": ' + DEEP + "}", None]}
     assert _plan(tmp_path, table, prompt={"user": "{{ text }}"}, parameters_column="p") == ["bad_parameters", None]

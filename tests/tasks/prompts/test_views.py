@@ -1,4 +1,4 @@
-"""`for_each` repeats every Arrow type, string_view and binary_view included, which Arrow itself cannot take from."""
+"""`for_each` repeats every Arrow type, including string_view and binary_view, which Arrow's `take` does not support."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Rows:
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_every_type_is_repeated_for_each_value(tmp_path: Path, name: str) -> None:
-    """With `for_each`, a column of any type is repeated for each value, and none is changed."""
+    """With `for_each`, a column of any type is repeated unchanged for each value."""
     pq.write_table(pa.table({"text": ["a", "b", "c"], "other": VIEWS[name]}), tmp_path / "in.parquet")
     least = {"name": "x", "input": str(tmp_path / "in.parquet"), "output": "o", "prompt": {"user": "{{ text }}{{ n }}"}}
     job = resolved_job({**least, "model": "gpt-4o-mini", "max_output_tokens": 5, "for_each": {"n": [1, 2]}})

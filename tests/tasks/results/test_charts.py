@@ -1,4 +1,4 @@
-"""The report's pictures."""
+"""The report's charts are drawn to scale and can be read."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ def _estimate(**changes: Any) -> dict[str, Any]:
 
 
 def _x(picture: Element) -> dict[str, float]:
-    """Where each mark is, by its name without its dollars."""
+    """Return the x position of each mark by its name, without its dollars."""
     return {str(text.text).rpartition(" ")[0]: float(text.attrib["x"]) for text in picture.iter(f"{SVG}text")}
 
 
 def test_cost_is_drawn_to_scale() -> None:
-    """Expected, worst case and cost stand where their dollars are, the interval is shaded between its bounds."""
+    """Expected cost, worst case and cost are drawn to scale, and the interval is shaded between its bounds."""
     picture = fromstring(draw_cost(_estimate(), "8.00"))
-    places = _x(picture)
-    assert places["worst case"] == 628
-    assert places["cost"] == 12 + 616 / 2
-    assert places["expected"] == 12 + 616 / 4
-    _, band = picture.iter(f"{SVG}rect")  # the first is the paper
+    positions = _x(picture)
+    assert positions["worst case"] == 628
+    assert positions["cost"] == 12 + 616 / 2
+    assert positions["expected"] == 12 + 616 / 4
+    _, band = picture.iter(f"{SVG}rect")  # the first is the background
     assert float(band.attrib["x"]) == 12 + 616 / 5
     assert float(band.attrib["width"]) == round(616 / 10, 1)
 
 
 def test_a_cost_above_the_worst_case_is_still_inside() -> None:
-    """A service that billed more than was reserved does not draw outside the picture."""
-    places = _x(fromstring(draw_cost(_estimate(low=None, high=None), "32.00")))
-    assert (places["cost"], places["worst case"]) == (628, 12 + 616 / 2)
+    """If a service bills more than was reserved, nothing is drawn outside the picture."""
+    positions = _x(fromstring(draw_cost(_estimate(low=None, high=None), "32.00")))
+    assert (positions["cost"], positions["worst case"]) == (628, 12 + 616 / 2)
 
 
 def test_no_label_is_over_another() -> None:
-    """On a first night the expected cost is the worst case: both are read all the same, each with its dollars."""
+    """On a first night the expected cost is the worst case: both labels can be read, each with its dollars."""
     picture = fromstring(draw_cost(_estimate(expected="16.00", p90="16.00", low=None, high=None), "15.990000001"))
     texts = list(picture.iter(f"{SVG}text"))
     assert [text.text for text in texts] == ["worst case $16.00", "expected $16.00", "cost $15.99"]
@@ -56,9 +56,9 @@ def test_nothing_costs_nothing() -> None:
 
 
 def test_lengths_are_drawn_to_scale() -> None:
-    """The bar of a bin is as high as its share of the tallest, and the line passes through the predicted shares."""
+    """A bin's bar is as high as its share of the tallest, and the line passes through the predicted shares."""
     picture = fromstring(draw_lengths({20: 50, 21: 100}, [(20, 0.5), (21, 0.5), (22, 0.0)]))
-    _, *drawn = picture.iter(f"{SVG}rect")  # the first is the paper
+    _, *drawn = picture.iter(f"{SVG}rect")  # the first is the background
     bars = [float(bar.attrib["height"]) for bar in drawn]
     assert bars == [65.0, 130.0]
     line = next(picture.iter(f"{SVG}polyline")).attrib["points"].split()
@@ -67,11 +67,11 @@ def test_lengths_are_drawn_to_scale() -> None:
 
 
 def test_a_single_bar_says_its_tokens() -> None:
-    """Where all answers are about as long as each other, the bars say how long, and do not fill the picture."""
+    """If all answers are about equally long, the bars show how long, and do not fill the picture."""
     for outputs, labels in ({21: 9}, ["38"]), ({21: 9, 23: 1}, ["38", "45", "54"]):
         picture = fromstring(draw_lengths(outputs, []))
-        about, *told = [text.text for text in picture.iter(f"{SVG}text")]
-        assert (about, told) == ("answers by their output tokens", labels)
+        about, *shown = [text.text for text in picture.iter(f"{SVG}text")]
+        assert (about, shown) == ("answers by their output tokens", labels)
         assert all(float(bar.attrib["width"]) < 80 for bar in list(picture.iter(f"{SVG}rect"))[1:])
 
 

@@ -1,4 +1,4 @@
-"""Text from outside, made fit to be shown."""
+"""Text from outside is escaped before it is shown."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ HOSTILE = {
 
 @pytest.mark.parametrize("text", HARMLESS)
 def test_harmless_text_is_left_alone(text: str) -> None:
-    """What no Markdown obeys stands as it was, so that it reads as well where it is no Markdown."""
+    """Text without Markdown in it is not changed, so that it reads as well where Markdown is not rendered."""
     assert escape_inline(text) == text
 
 
 @pytest.mark.parametrize(("text", "shown"), HOSTILE.items())
 def test_what_would_be_obeyed_is_escaped(text: str, shown: str) -> None:
-    """What begins a picture, link, tag, emphasis, entity or list has a backslash before it, and no address is whole."""
+    """The start of a picture, link, tag, emphasis, entity or list gets a backslash, and no address stays whole."""
     assert escape_inline(text) == shown
 
 
 @pytest.mark.parametrize("text", [*HARMLESS, *HOSTILE, "a <wbr> b http://c"])
 def test_what_was_escaped_is_found_again(text: str) -> None:
-    """The text that was escaped can be had back from it, also where it holds what the escaping puts in."""
+    """Escaped text can be turned back into the original, even if it holds what the escaping inserts."""
     assert unescape(escape(text)) == text

@@ -1,4 +1,4 @@
-"""The figures and sentences of a summary."""
+"""The figures and sentences of a summary are labeled and rounded for a reader."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ SUMMARY: dict[str, Any] = {
 
 
 def test_the_run_in_one_line() -> None:
-    """The headline has rows, cost against the estimate, and the exit code."""
+    """The headline shows the rows, the cost against the estimate, and the exit code."""
     assert headline(SUMMARY) == "1,100 of 1,200 rows ok, $6.12 (expected $6.40), exit 5"
 
 
 def test_without_history_nothing_was_expected() -> None:
-    """A first run is held against the most that it could cost; the word `expected` does not appear."""
+    """A first run is compared with the most that it could cost; the word `expected` does not appear."""
     estimate = {"basis": WORST_CASE, "cost_usd_expected": "0.010158300", "cost_usd_worst": "0.010158300"}
     first = {**SUMMARY, "paid_usd": "0.004123000", "estimate": estimate}
     assert cost_of(first) == "$0.0041 (at most $0.0102)"
@@ -67,7 +67,7 @@ def test_amounts_that_are_compared_have_the_same_decimals() -> None:
 
 
 def test_only_what_the_run_has_is_shown() -> None:
-    """Amounts of zero and statuses without rows are left out; the total and `ok` always show."""
+    """Amounts of zero and statuses without rows are left out; the total and `ok` are always shown."""
     assert notable_figures(SUMMARY) == {}
     assert row_figures(SUMMARY) == {"total": "1,200", "ok": "1,100", "failed": "100"}
     assert row_figures({"rows": {"total": 0, "ok": 0, "failed": 0}}) == {"total": "0", "ok": "0"}
@@ -83,7 +83,7 @@ def test_only_what_the_run_has_is_shown() -> None:
 
 
 def test_each_figure_has_a_label_that_stands_by_itself() -> None:
-    """Tokens and requests say what they are, since the report and the artifact list them below each other."""
+    """Each label is clear by itself, since the report and the artifact list figures below each other."""
     figures = summary_figures(SUMMARY)
     assert figures["prompt tokens"] == "12,000"
     assert figures["prompt tokens of the answers"] == "counted 10,000, reported 10,500 (+5.00%)"

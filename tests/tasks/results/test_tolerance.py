@@ -1,4 +1,4 @@
-"""What is said of rows that are not ok."""
+"""Rows that are not ok are reported with the setting that limits them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ def _job(not_ok: float) -> ResolvedJob:
 
 
 def test_what_is_tolerated_is_told_with_the_whole() -> None:
-    """Failed rows that are tolerated are told as so many of all rows, and that the setting allows it; beyond it they are an error."""
-    told = warn_of_not_ok(_job(0.9), ROWS, {"bad_request": 75})
-    assert told == "warning: 75 of 275 rows are not ok (bad_request 75), which tolerate.not_ok = 0.9 allows"
+    """Tolerated failed rows are reported with the total and the setting that allows them.
+
+    Beyond that they are an error.
+    """
+    warning = warn_of_not_ok(_job(0.9), ROWS, {"bad_request": 75})
+    assert warning == "warning: 75 of 275 rows are not ok (bad_request 75), which tolerate.not_ok = 0.9 allows"
     assert check_not_ok(_job(0.9), ROWS, {"bad_request": 75}) is None
     assert "more than tolerate.not_ok = 0.2 allows" in str(check_not_ok(_job(0.2), ROWS, {"bad_request": 75}))
 
 
 def test_the_first_row_that_is_not_ok_shows_its_reason() -> None:
-    """The end of a run with too many failed rows names one of them with the service's own reason."""
+    """The error for too many failed rows names one of them, with the service's own reason."""
     first = {"row_number": 1204, "source_file": "in.parquet", "error_message": "the service refused the request"}
     error = check_not_ok(_job(0.2), ROWS, {"bad_request": 75}, first)
     assert str(error).endswith("lists them. The first is row 1,204 of in.parquet: the service refused the request")

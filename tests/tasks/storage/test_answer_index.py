@@ -1,4 +1,4 @@
-"""The index of answers: a view of the journals that is never believed more than they are."""
+"""The index of answers is a view of the journals, and the journals always decide."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS = [number.to_bytes(32) for number in range(130)]
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    """A journal of 130 rows in three groups, where the run `r` has it."""
+    """The journal of run `r`, with 130 rows in three groups."""
     folder = tmp_path / "runs" / "r" / "journals"
     folder.mkdir(parents=True)
     write_journal(folder / "000000.journal", len(KEYS))
@@ -36,7 +36,10 @@ def _index(state: Path, journal: Path) -> AnswerIndex:
 
 
 def test_it_outlives_a_power_cut(tmp_path: Path) -> None:
-    """What SQLite has said to be indexed lasts: its log is synced before its pages are overwritten (NORMAL or more)."""
+    """Answers that SQLite has reported as indexed survive a power cut.
+
+    SQLite syncs its log before it overwrites pages (NORMAL or more).
+    """
     index = AnswerIndex(tmp_path)
     assert index._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert index._connection.execute("PRAGMA synchronous").fetchone()[0] >= 1
@@ -44,7 +47,7 @@ def test_it_outlives_a_power_cut(tmp_path: Path) -> None:
 
 
 def test_a_torn_journal_of_the_same_size_is_read_again(tmp_path: Path, journal: Path) -> None:
-    """A journal whose last group was damaged, and is whole now, is indexed again although its size is the same."""
+    """A journal whose last group was damaged and is whole now is indexed again, although its size is the same."""
     whole = journal.read_bytes()
     last = scan_journal(journal).tail.last
     journal.write_bytes(whole[:last] + bytes(len(whole) - last))
@@ -59,7 +62,7 @@ def test_a_torn_journal_of_the_same_size_is_read_again(tmp_path: Path, journal: 
 
 
 def test_a_file_that_is_no_database_is_made_anew(tmp_path: Path, journal: Path) -> None:
-    """What is there under the index's name and is no database is replaced."""
+    """A file under the index's name that is not a database is replaced."""
     (tmp_path / "answers.sqlite").write_bytes(b"not a database" * 1000)
     index = _index(tmp_path, journal)
     assert len(index.find(KEYS, "out")) == 130
@@ -67,7 +70,7 @@ def test_a_file_that_is_no_database_is_made_anew(tmp_path: Path, journal: Path) 
 
 
 def test_tables_of_another_version_are_made_anew(tmp_path: Path, journal: Path) -> None:
-    """An index that an earlier Parquill has left is emptied, and filled from the journals."""
+    """An index from an earlier Parquill is emptied, and filled from the journals."""
     old = sqlite3.connect(tmp_path / "answers.sqlite")
     old.executescript("CREATE TABLE answers (key BLOB PRIMARY KEY, run INTEGER); CREATE TABLE runs (number INTEGER);")
     old.close()
@@ -77,7 +80,7 @@ def test_tables_of_another_version_are_made_anew(tmp_path: Path, journal: Path) 
 
 
 def test_damage_that_is_found_later_removes_it(tmp_path: Path, journal: Path) -> None:
-    """Damage inside the database stops with a sentence, and the next start makes the index anew."""
+    """Damage inside the database stops the run with a clear message, and the next start rebuilds the index."""
     _index(tmp_path, journal).close()
     path = tmp_path / "answers.sqlite"
     data = bytearray(path.read_bytes())
@@ -93,7 +96,7 @@ def test_damage_that_is_found_later_removes_it(tmp_path: Path, journal: Path) ->
 
 
 def test_a_full_disk_is_told_as_one(tmp_path: Path, journal: Path) -> None:
-    """When there is no room for the index the error says so, and what was indexed before can be used."""
+    """If there is no room for the index, the error says so, and the index works when there is room again."""
     index = AnswerIndex(tmp_path)
     index.add_run("r", "out")
     index._connection.execute("PRAGMA max_page_count=1")
@@ -106,7 +109,7 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path, journal: Path) -> None:
 
 
 def test_an_answer_that_is_not_what_was_indexed(tmp_path: Path, journal: Path) -> None:
-    """An answer that has changed since it was indexed is never given out, also where it still is an answer."""
+    """An answer that has changed since it was indexed is never returned, even if it is still an answer."""
     index = _index(tmp_path, journal)
     data = journal.read_bytes()
     journal.write_bytes(data.replace(b'"completion":"xx', b'"completion":"xy', 1))
@@ -116,7 +119,7 @@ def test_an_answer_that_is_not_what_was_indexed(tmp_path: Path, journal: Path) -
 
 
 def test_a_journal_that_is_gone(tmp_path: Path, journal: Path) -> None:
-    """A journal that is missing is damage: the message names it and says what to do."""
+    """A missing journal counts as damage: the message names it and says what to do."""
     index = _index(tmp_path, journal)
     journal.unlink()
     with pytest.raises(DamagedJournal, match=r"000000\.journal is missing"):
@@ -141,7 +144,7 @@ def _open(state: Path, run: RunFolder) -> AnswerIndex:
 def test_a_closed_run_is_not_looked_through_again(
     tmp_path: Path, closed: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The journals of a run that writes no more are listed once, and its answers are found at every later start."""
+    """The journals of a closed run are listed once, and its answers are found at every later start."""
     listed: list[Path] = []
 
     def counted(run: Path) -> Iterator[tuple[int, Path]]:
@@ -157,7 +160,7 @@ def test_a_closed_run_is_not_looked_through_again(
 
 
 def test_a_journal_of_a_closed_run_that_is_gone_is_noticed(tmp_path: Path, closed: RunFolder, journal: Path) -> None:
-    """Answers of a run that writes no more are forgotten when its journal, or the whole run, was removed."""
+    """The index drops the answers of a closed run when its journal, or the whole run, was removed."""
     _open(tmp_path, closed).close()
     journal.rename(tmp_path / "kept")
     index = AnswerIndex(tmp_path)
@@ -177,7 +180,7 @@ def test_a_journal_of_a_closed_run_that_is_gone_is_noticed(tmp_path: Path, close
 
 
 def test_a_run_is_closed_when_nothing_writes_its_journals(closed: RunFolder, journal: Path) -> None:
-    """A run that still has shards, or workers, or that was written within the hour, is not closed."""
+    """A run that has shards or workers, or that was written within the last hour, is not closed."""
     now_ns = time.time_ns()
     assert closed.closed_ns(now_ns) == journal.parent.stat().st_mtime_ns
     for sign in (closed.path / "shards", closed.workers_lock):
@@ -190,7 +193,7 @@ def test_a_run_is_closed_when_nothing_writes_its_journals(closed: RunFolder, jou
 
 
 def test_a_closed_run_that_grows_is_read_again(tmp_path: Path, closed: RunFolder, journal: Path) -> None:
-    """A journal that is added to a closed run, from a backup say, is indexed."""
+    """A journal that is added to a closed run, for example from a backup, is indexed."""
     index = _open(tmp_path, closed)
     write_journal(journal.with_name("000001.journal"), 200)
     index.index_new_journals([closed])

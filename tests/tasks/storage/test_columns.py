@@ -1,4 +1,4 @@
-"""The columns that Parquill adds."""
+"""Parquill adds its own columns to those of the input, and refuses an input that already has one of them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ CONTRACT = {
 
 
 def test_the_columns_of_the_contract() -> None:
-    """The output has exactly the columns that others build on, in order, with their types."""
+    """The output has exactly the columns that others rely on, in order, with their types."""
     assert {field.name: str(field.type) for field in result_fields(None)} == CONTRACT
     assert [field.name for field in result_fields(None)] == list(CONTRACT)
 
 
 def test_parsed_is_there_with_a_schema_only() -> None:
-    """`parsed` stands behind `completion`, and only when a response_format asks for it."""
+    """`parsed` comes after `completion`, and only if a response_format asks for it."""
     kind = pa.struct([("a", pa.string())])
     fields = result_fields(kind)
     assert [field.name for field in fields][:3] == ["completion", "parsed", "status"]
@@ -52,7 +52,7 @@ def test_parsed_is_there_with_a_schema_only() -> None:
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_a_column_of_ours_in_the_input_is_refused(name: str) -> None:
-    """The refusal names the column and the way out, and the prefix is a way out."""
+    """A refusal names the column and `column_prefix`, and with a prefix the column is accepted."""
     with pytest.raises(BadInput, match=f"'{name}', as the output has; set `column_prefix`"):
         check_names(["id", name], "", with_parsed=False)
     check_names(["id", name], "llm_", with_parsed=False)
@@ -61,7 +61,7 @@ def test_a_column_of_ours_in_the_input_is_refused(name: str) -> None:
 
 
 def test_parsed_collides_only_when_it_is_there() -> None:
-    """An input column called `parsed` is in the way only of a job with a response_format."""
+    """An input column named `parsed` is refused only for a job with a response_format."""
     check_names(["parsed"], "", with_parsed=False)
     with pytest.raises(BadInput, match="'parsed'"):
         check_names(["parsed"], "", with_parsed=True)

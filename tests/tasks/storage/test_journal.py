@@ -1,4 +1,4 @@
-"""Journals: checksummed groups, one unsynced group at a time, damage told apart from a torn end."""
+"""A journal writes checksummed groups, only one of them unsynced, and distinguishes damage from a torn end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _write(path: Path, threads: ThreadPoolExecutor, groups: int, disk: Disk | No
 
 
 def test_what_was_appended_is_read(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    """Records come back in order, also over several openings of the file."""
+    """Records are read in the order in which they were appended, also after the file was opened several times."""
     path = tmp_path / "j"
     _write(path, threads, 3)
     _write(path, threads, 2)
@@ -51,7 +51,7 @@ def test_what_was_appended_is_read(tmp_path: Path, threads: ThreadPoolExecutor) 
 
 
 def test_an_entry_can_be_read_by_its_place(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    """Offset and length of an entry name exactly its JSON in the file."""
+    """The offset and the length of an entry name exactly its JSON in the file."""
     path = tmp_path / "j"
     _write(path, threads, 3)
     data = path.read_bytes()
@@ -60,7 +60,7 @@ def test_an_entry_can_be_read_by_its_place(tmp_path: Path, threads: ThreadPoolEx
 
 
 def test_every_torn_end_is_cut(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    """Cut at any byte, a journal keeps every whole group before it, and takes new records after it."""
+    """A journal that is cut at any byte keeps every whole group before it, and accepts new records after it."""
     whole = tmp_path / "whole"
     _write(whole, threads, 4)
     data = whole.read_bytes()
@@ -76,14 +76,14 @@ def test_every_torn_end_is_cut(tmp_path: Path, threads: ThreadPoolExecutor) -> N
 
 
 def test_damage_before_the_end_stops_the_run(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    """A flipped bit in any group but the last is never skipped: the error names the byte and the safe records."""
+    """A flipped bit in any group but the last raises an error that names the byte and the number of safe records."""
     path = tmp_path / "j"
     _write(path, threads, 4)
     data = path.read_bytes()
     spans = scan_journal(path).spans
     last = spans[-2][1]
-    for place in range(0, last, 3):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    for offset in range(0, last, 3):
+        path.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
         with pytest.raises(DamagedJournal, match=r"is damaged at byte \d+; \d+ records"):
             list(read_journal(path))
 
@@ -91,7 +91,7 @@ def test_damage_before_the_end_stops_the_run(tmp_path: Path, threads: ThreadPool
 def test_an_unknown_version_is_refused(
     tmp_path: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A journal of a version that this code does not know is refused, not guessed at."""
+    """A journal of an unknown version is refused."""
     path = tmp_path / "j"
     monkeypatch.setattr("parquill.tasks.storage.journal.VERSION", 99)
     _write(path, threads, 1)
@@ -101,7 +101,7 @@ def test_an_unknown_version_is_refused(
 
 
 class FailingDisk(Disk):
-    """Fails one call, counted over writes and syncs."""
+    """A disk on which one call fails, counted over writes and syncs."""
 
     def __init__(self, fail_at: int) -> None:
         self.calls = 0
@@ -126,27 +126,27 @@ class FailingDisk(Disk):
 
 @pytest.mark.parametrize("fail_at", range(1, 13))
 def test_a_failed_disk_stops_everything(tmp_path: Path, threads: ThreadPoolExecutor, fail_at: int) -> None:
-    """After any failed write or sync no append succeeds, no sync is tried again, and the file stays readable."""
+    """After a failed write or sync no append succeeds, no sync is tried again, and the file stays readable."""
     path, disk = tmp_path / "j", FailingDisk(fail_at)
 
-    async def go_on() -> None:
+    async def run() -> None:
         journal = Journal(path, HEADER, threads, disk)
         with pytest.raises(DiskFailed):
             for number in range(20):
                 await journal.append({"type": "intent", "row": number, "n": 1, "reserved": 5})
-        for number in range(20, 23):  # as rows do that are under way when another's record fails
+        for number in range(20, 23):  # like rows that are under way when the record of another one fails
             with pytest.raises(DiskFailed):
                 await journal.append({"type": "intent", "row": number, "n": 1, "reserved": 5})
         await journal.close()
 
     with pytest.raises(DiskFailed):
-        asyncio.run(go_on())
+        asyncio.run(run())
     assert disk.syncs_after_failure == 0
     assert [entry.record["row"] for entry in read_journal(path)] == list(range(len(list(read_journal(path)))))
 
 
 class ForgetfulDisk(Disk):
-    """Remembers how long the file was at its last sync: all that a power cut leaves."""
+    """A disk that remembers the file's length at the last sync, which is all that a power cut leaves."""
 
     def __init__(self) -> None:
         self.synced = 0
@@ -154,7 +154,7 @@ class ForgetfulDisk(Disk):
     def sync(self, descriptor: int) -> None:
         super().sync(descriptor)
         found = os.fstat(descriptor)
-        if stat.S_ISREG(found.st_mode):  # the size of the folder, which is synced too, says nothing of the file
+        if stat.S_ISREG(found.st_mode):  # the folder is synced too, but its size does not matter
             self.synced = found.st_size
 
 
@@ -196,7 +196,7 @@ def test_replay_tells_money_and_doubt(tmp_path: Path, threads: ThreadPoolExecuto
 
 
 def test_a_journal_has_one_writer(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    """C10: while a writer has a journal open, no other can open it; when the writer closes it, the next one can."""
+    """C10: while a writer has a journal open, no other can open it; after the writer closes it, the next one can."""
 
     async def run() -> None:
         path = tmp_path / "j"
@@ -213,7 +213,7 @@ def test_a_journal_has_one_writer(tmp_path: Path, threads: ThreadPoolExecutor) -
 
 
 def test_groups_are_appended_when_the_writer_is_gone(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    """C10: an appender waits for a writer that is at its last rows, and gives up after half a minute."""
+    """C10: an appender waits for a writer that finishes its last rows, and gives up after half a minute."""
     path, clock = tmp_path / "j", Clock()
     record = {"type": "intent", "row": 0, "n": 1, "reserved": 5}
 

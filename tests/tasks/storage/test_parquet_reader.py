@@ -1,4 +1,4 @@
-"""Files of Parquill's own are read in batches that were once in memory already."""
+"""Parquill reads its own files in batches of a size that was in memory before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from parquill.tasks.storage.parquet_writer import ChecksummedWriter
 
 @pytest.mark.parametrize("columns", [None, ["number"], ["blob"]])
 def test_no_batch_is_of_two_row_groups(tmp_path: Path, columns: list[str] | None) -> None:
-    """What was written as one batch is read as one, or as several: a value that the file holds once may be in every row."""
+    """Each written batch is read as one or several, never joined with another one.
+
+    A value that the file holds once may be in every row, so that a joined batch may not fit into memory.
+    """
     path, sizes = tmp_path / "own.parquet", [3, 1, 0, 5]
     schema = pa.schema([("number", pa.int64()), ("blob", pa.string())])
     file = ChecksummedWriter(path, schema, 0o600)

@@ -1,4 +1,4 @@
-"""What the records of a journal say about rows, requests and money."""
+"""The records of a journal give the state of rows, requests and money."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _outcome(resolves: int, cost_nano: int = 0) -> dict[str, Any]:
 
 
 def test_an_intent_without_an_end_is_in_doubt() -> None:
-    """A request that was under way when the run was cut off may have been paid."""
+    """A request that was under way when the run was cut off is in doubt, since it may have been paid."""
     totals = _replay(INTENT).totals()
     assert (totals.in_doubt, totals.in_doubt_nano, totals.submitted) == (1, 70, 0)
 
@@ -46,21 +46,21 @@ def test_a_submitted_request_is_neither_open_nor_in_doubt() -> None:
 
 
 def test_the_outcome_of_a_submitted_request_settles_it() -> None:
-    """Once its reply was collected, nothing is reserved, and the reply's cost is all that the row costs."""
+    """When a batch reply is collected, nothing stays reserved, and the row costs only what the reply costs."""
     totals = _replay(INTENT, SUBMITTED, _outcome(1, 40)).totals()
     assert (totals.submitted, totals.in_doubt, totals.committed_nano, totals.statuses) == (0, 0, 40, {"ok": 1})
 
 
 @pytest.mark.parametrize(("fate", "in_doubt"), [("unpaid", 0), ("in_doubt", 70)])
 def test_the_failure_of_a_submitted_request_settles_it(fate: str, in_doubt: int) -> None:
-    """A row that its batch has not answered costs nothing, or stays in doubt with what was reserved for it."""
+    """A row that its batch did not answer costs nothing, or stays in doubt with its reservation."""
     failure = {"type": "attempt", "row": 0, "n": 1, "fate": fate, "code": "server_error"}
     totals = _replay(INTENT, SUBMITTED, failure).totals()
     assert (totals.submitted, totals.in_doubt_nano, totals.committed_nano) == (0, in_doubt, in_doubt)
 
 
 def test_each_request_of_a_row_is_submitted_by_itself() -> None:
-    """A row that moved to another lane has one request that failed and one that waits."""
+    """Each request of a row is tracked by itself: one can have failed while the other waits in a batch."""
     failure = {"type": "attempt", "row": 0, "n": 1, "fate": "unpaid", "code": "server_error"}
     again = [{**INTENT, "n": 2, "reserved": 35}, {**SUBMITTED, "n": 2, "to": "batch_2"}]
     state = _replay(INTENT, SUBMITTED, failure, *again)
@@ -69,6 +69,6 @@ def test_each_request_of_a_row_is_submitted_by_itself() -> None:
 
 
 def test_a_record_of_an_unknown_type_is_an_error() -> None:
-    """A record that this version does not know is not taken for an outcome."""
+    """A record of an unknown type raises an error and is not read as an outcome."""
     with pytest.raises(DamagedJournal, match="record of the kind 'paused'"):
         _replay({"type": "paused", "row": 0})

@@ -1,4 +1,4 @@
-"""A process that joined a run knows whether its leader still leads, and a next leader waits for those that joined."""
+"""A process that joined a run knows whether it is still led, and the next leader waits for those that joined."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @contextmanager
 def _leader(folder: RunFolder) -> Iterator[None]:
-    """A leader as its locks show it; at the end its descriptor is closed and nothing else, as the kernel does at a kill."""
+    """Hold the locks as a leader does; at the end only close the descriptor, as the kernel does at a kill."""
     folder.workers_lock.touch()
     descriptor = os.open(folder.leader_lock, os.O_RDWR | os.O_CREAT)
     try:
@@ -38,7 +38,10 @@ def _leader(folder: RunFolder) -> Iterator[None]:
 
 
 def test_a_process_that_joined_is_led_until_the_leader_ends(folder: RunFolder) -> None:
-    """While a leader sends, others join it; when it has ended nobody is led, nobody can join, and no file is left."""
+    """While a leader sends, other processes can join it.
+
+    When it has ended, none of them is led, none can join, and no file is left.
+    """
     leader = RunLock(folder)
     first, second = RunMember(folder), RunMember(folder)
     assert first.is_led()
@@ -56,7 +59,7 @@ def test_a_process_that_joined_is_led_until_the_leader_ends(folder: RunFolder) -
 
 
 def test_a_killed_leader_leads_nobody(folder: RunFolder) -> None:
-    """A leader that was killed takes its lock with it: at once nobody is led, though its files are still there."""
+    """A killed leader releases its lock: no process is led or can join, although its files are still there."""
     with _leader(folder):
         member = RunMember(folder)
         assert member.is_led()
@@ -68,7 +71,7 @@ def test_a_killed_leader_leads_nobody(folder: RunFolder) -> None:
 
 
 def test_another_leader_is_not_ones_own(folder: RunFolder) -> None:
-    """A process that joined one leader is not led by the next one, which may have planned otherwise."""
+    """A process that joined one leader is not led by the next one, which may have another plan."""
     with _leader(folder):
         member = RunMember(folder)
     with _leader(folder):
@@ -78,7 +81,7 @@ def test_another_leader_is_not_ones_own(folder: RunFolder) -> None:
 
 
 def test_a_run_that_was_removed_leads_nobody(folder: RunFolder) -> None:
-    """A run that was given up, with its folder removed, is led by nobody."""
+    """A process that joined a run is not led after the run was given up and its folder removed."""
     with _leader(folder):
         member = RunMember(folder)
         folder.leader_lock.unlink()
@@ -96,7 +99,10 @@ def _sleep(clock: Clock, then: Callable[[], None], at_s: float) -> Callable[[flo
 
 
 def test_a_next_leader_waits_for_those_that_joined_the_last(folder: RunFolder) -> None:
-    """A leader begins when the workers of a killed one have closed their journals, and refuses the run if they never do."""
+    """A leader begins when the workers of a killed one have closed their journals.
+
+    It refuses the run if they never do.
+    """
     with _leader(folder):
         member = RunMember(folder)
     clock = Clock()
@@ -112,7 +118,7 @@ def test_a_next_leader_waits_for_those_that_joined_the_last(folder: RunFolder) -
 
 @pytest.mark.integration
 def test_a_forked_child_holds_no_lock_for_its_parent(folder: RunFolder) -> None:
-    """A child that was forked, as a pool does, keeps neither its parent's run nor its parent's folders locked."""
+    """A child that was forked, as by a process pool, keeps neither its parent's run nor its parent's folders locked."""
     folders = Folders(folder.path / "state", folder.path / "out", "out")
     folders.create()
     with _leader(folder):
@@ -123,14 +129,14 @@ def test_a_forked_child_holds_no_lock_for_its_parent(folder: RunFolder) -> None:
         child = os.fork()
         if not child:
             os.close(to_child)
-            os.write(to_parent, b"x")  # it is there, with what it has of its parent
-            os.read(from_parent, 1)  # until the parent has looked
+            os.write(to_parent, b"x")  # the child runs, with the descriptors of its parent
+            os.read(from_parent, 1)  # wait until the parent has checked its locks
             os._exit(0)
         os.read(from_child, 1)
     try:
         member.close()
         clock = Clock()
-        with lock_folders(folders, "another"):  # while the child lives
+        with lock_folders(folders, "another"):  # while the child is alive
             RunLock(folder, clock=clock, sleep=clock.sleep).close()
     finally:
         for descriptor in (to_child, to_parent, from_child, from_parent):

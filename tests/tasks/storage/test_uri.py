@@ -1,4 +1,4 @@
-"""Addresses in stores: what they point to, what a glob takes, where the local folder of an output is."""
+"""An address in a store gives its location, matches globs, and has a local folder for an output."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from parquill.tasks.storage.uri import fixed_part, join, local_mirror, redact_ur
     ],
 )
 def test_addresses_point_into_their_stores(uri: str, kind: type, path: str) -> None:
-    """Each scheme has its filesystem, and the path in it begins with the bucket or container, never with an account."""
-    place = find_location(uri)
-    assert isinstance(place.files, kind)
-    assert place.path == path
+    """Each scheme has its filesystem, and a path in it begins with the bucket or container, never with the account."""
+    location = find_location(uri)
+    assert isinstance(location.files, kind)
+    assert location.path == path
 
 
 def test_accounts_of_azure_are_told_apart() -> None:
-    """Two accounts are two filesystems, one account is one."""
+    """Two accounts have two filesystems, and one account has one."""
     one, same, other = (
         find_location(f"abfs://{name}/x").files
         for name in ("c@one.dfs.core.windows.net", "d@one.dfs.core.windows.net", "c@other")
@@ -51,12 +51,12 @@ def test_accounts_of_azure_are_told_apart() -> None:
     ],
 )
 def test_globs_are_those_of_files(path: str, pattern: str, *, does: bool) -> None:
-    """A wildcard stays within its folder, ** does not, and neither takes what is hidden."""
+    """A wildcard stays within its folder, `**` does not, and neither matches what is hidden."""
     assert matches(path.split("/"), pattern.split("/")) is does
 
 
 def test_options_stay_at_the_end() -> None:
-    """Addresses are joined, cut and shown without their options getting into a name."""
+    """Addresses are joined, cut and shown without letting their options get into a name."""
     uri = "s3://shop/in/dt=*/x?region=eu"
     assert fixed_part(uri) == "s3://shop/in?region=eu"
     assert join("s3://shop/in/?region=eu", "a", "b") == "s3://shop/in/a/b?region=eu"
@@ -65,7 +65,10 @@ def test_options_stay_at_the_end() -> None:
 
 
 def test_each_output_has_a_folder_of_its_own() -> None:
-    """The folder is the same for the same address however it is written, and another for another bucket, service or state."""
+    """The folder is the same however the address is written.
+
+    Another bucket, another service or another state has another folder.
+    """
     same = local_mirror("s3://shop/out")
     assert local_mirror("s3://shop/out/?region=eu-west-3") == same
     others = [
@@ -79,7 +82,7 @@ def test_each_output_has_a_folder_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (OSError("AWS Error ACCESS_DENIED during GetObject operation: CANARY"), "access denied"),
         (OSError("AWS Error SLOW_DOWN during PutObject operation: CANARY"), "slow down"),
@@ -89,6 +92,6 @@ def test_each_output_has_a_folder_of_its_own() -> None:
         (OSError("CANARY"), "the store refuses it (OSError)"),
     ],
 )
-def test_reasons_are_told_in_our_own_words(error: OSError, told: str) -> None:
-    """What a store answers may hold what was sent to it, so none of its text is told."""
-    assert reason(error) == told
+def test_reasons_are_told_in_our_own_words(error: OSError, expected: str) -> None:
+    """A store's reply may hold what was sent to it, so the reason has none of its text."""
+    assert reason(error) == expected
