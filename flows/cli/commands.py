@@ -25,6 +25,8 @@ from parquill.tasks.orchestration.redaction import safe_error
 from parquill.tasks.records import STATUSES
 from parquill.tasks.results.escaping import one_line
 
+__all__ = ["cli", "main"]
+
 
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("job.yaml"))

@@ -84,7 +84,8 @@ def _message(error: Mapping[str, Any]) -> str | None:
 
 def _mask(message: str, sent: str, names: Collection[str], key: Key | None) -> str | None:
     request = _fold(sent)
-    words = set(_WORD.findall(request))
+    # folding may split a word: `¼` becomes `1⁄4`
+    words = {*_WORD.findall(request), *map(_fold, _WORD.findall(sent))}
     kept = masked = 0
 
     def judge(match: re.Match[str]) -> str:

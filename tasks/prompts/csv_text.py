@@ -124,7 +124,7 @@ class CsvText:
 
 
 def _close(data: bytes, offset: int) -> int:
-    """Return the place after the closing quote of the cell that opens at `place`; the end if it is never closed."""
+    """Return the place after the closing quote of the cell that opens at `offset`; the end if it is never closed."""
     at = data.find(b'"', offset + 1)
     while at >= 0 and data[at + 1 : at + 2] == b'"':  # a quote within the cell
         at = data.find(b'"', at + 2)

@@ -227,8 +227,8 @@ class LedgerMachine(RuleBasedStateMachine):
         by_hand = sum(amount for is_paid, amount in self.answers[run] if is_paid)
         cut = int(min(settled, max(0, self.books.settled[run, self.month] - by_hand)) * lost)
         self.truth[run] = (settled, in_doubt) = (settled - cut, in_doubt + cut)
-        for key in [key for key in self.books.reported if key[0] == run]:
-            del self.books.reported[key]
+        for holder in [holder for holder in self.books.reported if holder[0] == run]:
+            del self.books.reported[holder]
         for seat in [seat for seat in SEATS if seat[0] == run]:
             if self.holders[seat].reported_at is not None:
                 self.shut_out.append((run, self.holders[seat]))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.job.api_key import Key
@@ -108,6 +109,7 @@ WORDS = st.text(st.characters(categories=["L", "N"]), min_size=2, max_size=12)
 
 
 @settings(max_examples=300)
+@example(["0\u00bc"], [], random.Random(1))  # a word that NFKC splits
 @given(st.lists(WORDS, min_size=1, max_size=6), st.lists(WORDS, max_size=6), st.randoms())
 def test_no_word_of_a_cell_is_ever_shown(cells: list[str], others: list[str], rng: Any) -> None:
     """However a service mixes a prompt's words, the reason has only ordinary words of error messages."""

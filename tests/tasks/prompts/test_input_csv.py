@@ -148,7 +148,8 @@ def test_what_python_writes_comes_back(
     """Text that Python's CSV writer writes is read unchanged."""
     monkeypatch.setattr(text_stream, "BLOCK_BYTES", block)
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([["a", "b", "c"], *table])
+    # lines end with \r\n: before Python 3.13 a writer with other ends leaves a lone \r or \n without quotes
+    csv.writer(text).writerows([["a", "b", "c"], *table])
     path = _write(tmp_path / "a.csv", text.getvalue())
     assert [list(map(str, row.values())) for row in _rows(path)] == table
 

@@ -36,7 +36,8 @@ ROWS: list[dict[str, Any]] = [
 
 
 def _batches(rows: list[dict[str, Any]] = ROWS, size: int = 2) -> list[pa.RecordBatch]:
-    return pa.Table.from_pylist(rows).to_batches(max_chunksize=size)
+    batches: list[pa.RecordBatch] = pa.Table.from_pylist(rows).to_batches(max_chunksize=size)
+    return batches
 
 
 def test_csv_holds_every_value() -> None:

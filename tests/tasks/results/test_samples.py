@@ -22,7 +22,8 @@ def _batches(prefix: str = "") -> list[pa.RecordBatch]:
         }
         for number in range(100)
     ]
-    return pa.Table.from_pylist(rows).to_batches(max_chunksize=30)
+    batches: list[pa.RecordBatch] = pa.Table.from_pylist(rows).to_batches(max_chunksize=30)
+    return batches
 
 
 def test_a_sample_is_the_same_each_time() -> None:
