@@ -6,6 +6,7 @@ after a closing quote; so rows are found here first. An empty cell is null, and 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import functools
 import io
@@ -101,11 +102,14 @@ class CsvText:
             return "error"
 
         # a block is read whole: pyarrow would look for the ends of rows again
-        read = pa_csv.ReadOptions(use_threads=False, column_names=names, block_size=len(block.data) + 1)
+        size = len(block.data) + len(codecs.BOM_UTF8) + 1
+        read = pa_csv.ReadOptions(use_threads=False, column_names=names, block_size=size)
         parse = pa_csv.ParseOptions(delimiter=self._separator, newlines_in_values=True, invalid_row_handler=take)
         table: pa.Table | None = None
         try:
-            table = pa_csv.read_csv(pa.BufferReader(block.data), read, parse, _strings(tuple(wanted)))
+            # pyarrow takes a byte order mark off each block, although only the first one of a file is not text
+            data = codecs.BOM_UTF8 + block.data if block.data.startswith(codecs.BOM_UTF8) else block.data
+            table = pa_csv.read_csv(pa.BufferReader(data), read, parse, _strings(tuple(wanted)))
         except pa.ArrowInvalid:
             if not faults:
                 raise

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.errors import BadInput
@@ -140,6 +140,7 @@ def test_any_text_comes_back(
     assert [[cell if cell is None else str(cell) for cell in row.values()] for row in _rows(path)] == table
 
 
+@example(table=[["a", "0", "0"], ["\ufeffb", "0", "0"]], block=1)  # a mark at the beginning of a block
 @given(table=st.lists(st.lists(_CELLS.filter(bool), min_size=3, max_size=3), max_size=6), block=st.integers(1, 40))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_python_writes_comes_back(
