@@ -84,7 +84,7 @@ def _message(error: Mapping[str, Any]) -> str | None:
 
 def _mask(message: str, sent: str, names: Collection[str], key: Key | None) -> str | None:
     request = _fold(sent)
-    # folding may split a word: `¼` becomes `1⁄4`
+    # folding may split a word: one of its characters may become a fraction with a slash
     words = {*_WORD.findall(request), *map(_fold, _WORD.findall(sent))}
     kept = masked = 0
 

@@ -71,7 +71,7 @@ def test_lengths_of_the_rows_to_send(tmp_path: Path) -> None:
 
 
 def test_results_get_the_input_without_the_requests(tmp_path: Path) -> None:
-    """The parts for the results have the input's columns, the plan's and kept results, but no request."""
+    """The parts for the results have the columns of input and plan, without the requests."""
     folder, (shard,) = _written(tmp_path)
     with _read(folder, shard) as reader:
         (given, plan), (_, second) = reader.result_parts()
@@ -79,6 +79,20 @@ def test_results_get_the_input_without_the_requests(tmp_path: Path) -> None:
     assert "messages" not in plan
     assert plan["action"] == second["action"] == [Action.SEND, Action.REJECT, Action.SEND]
     assert (plan["error_code"], plan["request_key"]) == ([None, "blank_prompt", None], [b"k" * 32, None, b"l" * 32])
+
+
+def test_kept_results_come_along(tmp_path: Path) -> None:
+    """With `--redo`, the results that stay are a column of the plan."""
+    kept = pa.StructArray.from_arrays([pa.array(["old", None, None])], ["completion"])
+    folder = RunFolder(tmp_path)
+    folder.shard(0).parent.mkdir(parents=True)
+    writer = ShardWriter(folder, 10)
+    writer.write(shard_batch(GIVEN, "in.parquet", ROWS, kept, is_bare=False), 2)
+    writer.close()
+    with _read(folder, writer.shards[0]) as reader:
+        ((given, plan),) = reader.result_parts()
+    assert given.column_names == ["id", "text"]
+    assert plan["kept"][0] == {"completion": "old"}
 
 
 def test_an_empty_shard_has_one_part_without_rows(tmp_path: Path) -> None:
