@@ -15,6 +15,7 @@ from typing import Any
 
 from jinja2 import (
     StrictUndefined,
+    Template,
     TemplateError,
     TemplateSyntaxError,
     UndefinedError,
@@ -156,23 +157,14 @@ class Templates:
         for name in known:
             env.globals.pop(name, None)  # a column named `range` or `dict` takes precedence
         used: set[str] = set()
-        self._parts = []
+        self._parts: list[tuple[str, Template]] = []
         trees: dict[str, nodes.Template] = {}
         self._lookups: dict[str, str] = {}
         for role, text in (("system", system), ("user", user)):
             if text is None:
                 continue
-            try:
-                tree = env.parse(text)
-                self._lookups |= _look_up(tree, env, known, fields_of_row)
-                self._parts.append((role, env.from_string(tree)))
-                trees[role] = tree
-            except BadJob as error:
-                raise BadJob(f"`prompt.{role}` {error}") from None
-            except TemplateSyntaxError as error:
-                raise BadJob(f"`prompt.{role}`, line {error.lineno}: {error.message}{_advise(text, known)}") from None
-            except (RecursionError, MemoryError, SyntaxError):
-                raise BadJob(f"`prompt.{role}` is nested too deeply") from None
+            tree = self._compile(env, role, text, known, fields_of_row)
+            trees[role] = tree
             # promise: input: a template with an unknown filter is refused at load time
             _check_names_of(tree, env, role)
             wanted = meta.find_undeclared_variables(tree) - set(env.globals) - set(self._lookups) - given
@@ -188,6 +180,27 @@ class Templates:
         if not self.columns:
             _refuse_other_braces(trees, known)
         self._vars = dict(variables or {})
+
+    def _compile(
+        self, env: Sandbox, role: str, text: str, known: list[str], fields_of_row: Collection[str] | None
+    ) -> nodes.Template:
+        """Compile one template, and keep it and the columns that it looks up. Raises BadJob."""
+        try:
+            tree = env.parse(text)
+            self._lookups |= _look_up(tree, env, known, fields_of_row)
+            self._parts.append((role, env.from_string(tree)))
+        except BadJob as error:
+            raise BadJob(f"`prompt.{role}` {error}") from None
+        except TemplateSyntaxError as error:
+            raise BadJob(f"`prompt.{role}`, line {error.lineno}: {error.message}{_advise(text, known)}") from None
+        except (RecursionError, MemoryError, SyntaxError):
+            raise BadJob(f"`prompt.{role}` is nested too deeply") from None
+        # Jinja computes constant expressions while it compiles, and `"a".b ~ "c"` raises whatever its parts raise
+        # promise: input: a template with a constant expression that fails is refused
+        except Exception as error:  # noqa: BLE001 - no cell is involved, only the template
+            reason = str(error) if isinstance(error, TemplateError) else type(error).__name__
+            raise BadJob(f"`prompt.{role}` has an expression that cannot be computed: {reason}") from None
+        return tree
 
     def render(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
         """Return the chat messages of one row. Raises RowFault."""

@@ -24,16 +24,19 @@ HUMAN = {
     ),
     "estimate JOB --pilot 2": ("pilot: 2 rows were answered", ""),
     "estimate JOB --compare gpt-4o": ("the cheapest model first", ""),
+    "try JOB --rows 2": ("2 rows for $", ""),
     "run JOB": ("/results/", "fits into the budget"),
     "report DONE": ("cost  ", ""),
     "report DONE --failed": ("0 rows are not ok", ""),
+    "export DONE --csv -": ('"completion"', "3 rows"),
+    "diff DONE DONE": ("same answer 3", ""),
     "run DONE": ("nothing to do", ""),
     "spend": ("at this pace the month ends at", ""),
     "doctor JOB": ("ok   prices: ", ""),
     "approve": ("wait", ""),
     "schema": ('"max_output_tokens"', ""),
 }
-JSON = [words for words in HUMAN if not words.startswith(("init", "schema"))]
+JSON = [words for words in HUMAN if not words.startswith(("init", "schema", "export"))]
 
 
 def _settings(jobs: Jobs) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -529,3 +530,16 @@ def test_a_column_in_the_braces_of_another_language(text: str, found: str, writt
 def test_braces_that_are_no_column(text: str) -> None:
     """Braces around anything else, or in a prompt that uses a column, are text."""
     Templates(None, text, ["text", "title"], None)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ 'a'.b ~ 'c' }}", "'str object' has no attribute 'b'"),
+        ("{{ '{{' . text ~ text }}", "'str object' has no attribute 'text'"),
+    ],
+)
+def test_a_constant_that_cannot_be_computed_is_refused(template: str, reason: str) -> None:
+    """Jinja computes constants while it compiles; what fails there is refused with its reason, before any row is read."""
+    with pytest.raises(BadJob, match=re.escape(f"`prompt.user` has an expression that cannot be computed: {reason}")):
+        Templates(None, template, ["text"], None)
