@@ -46,6 +46,8 @@ def report(
         conditions = parse_where(where)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--where") from None
+    if failed and (sample is not None or conditions):
+        raise click.UsageError("--failed lists every row that is not ok; use it without --sample and --where")
     latest = find_latest(location, overrides, day)
     if sample is not None or conditions:
         found = sample_rows(result_batches(latest.parts), sample or DEFAULT_SAMPLE, conditions)

@@ -63,7 +63,8 @@ class Trial:
     def sentence(self) -> str:
         """What was paid, and what happens with it."""
         paid = format_usd(sum(row.outcome.cost_nano for row in self.rows))
-        return f"{len(self.rows):,} rows for {paid}; `parquill run` reuses their answers"
+        count = "1 row" if len(self.rows) == 1 else f"{len(self.rows):,} rows"
+        return f"{count} for {paid}; `parquill run` reuses what was answered"
 
 
 def try_rows(

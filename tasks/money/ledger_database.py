@@ -88,7 +88,10 @@ class LedgerDatabase:
         METADATA.create_all(connection, tables=[META])
         found = connection.execute(sa.select(META.c.value).where(META.c.name == "version")).scalar()
         if found not in {None, str(VERSION)}:
-            raise LedgerFailed(f"the ledger has the version {found}; this Parquill knows only version {VERSION}")
+            raise LedgerFailed(
+                f"the ledger has the version {found}, and this Parquill knows only version {VERSION}; use the Parquill "
+                "that wrote it, or set PARQUILL_LEDGER_URL to another ledger"
+            )
         METADATA.create_all(connection)
         if found is None:
             connection.execute(META.insert().values(name="version", value=str(VERSION)))

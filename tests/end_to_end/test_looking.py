@@ -68,6 +68,8 @@ def test_rows_of_a_kind_are_shown(jobs: Jobs, service: FakeService) -> None:
     assert "prompts.parquet, row 2: ok" in shown.stdout
     assert "  text: 2 word word" in shown.stdout
     assert "1 of 1 rows with id=2" in shown.stdout
+    both = jobs.run(settings, "--failed", "--sample", "2", command="report")
+    assert both.exit_code == 2
     wrong = jobs.run(settings, "--where", "failed", command="report")
     assert wrong.exit_code == 2
     assert "is not COLUMN=VALUE" in wrong.stderr
@@ -111,6 +113,22 @@ def test_paid_answers_of_a_stopped_run_are_exported(jobs: Jobs, service: FakeSer
     service.configure(faults=[])
     assert jobs.run(settings).exit_code == 0
     assert service.stats()["billed_twice"] == []
+
+
+def test_an_export_does_not_disturb_a_run(jobs: Jobs, service: FakeService) -> None:
+    """While a run is under way, `--so-far` exports its answers again and again, and the run sends each request once."""
+    service.configure(latency_ms=100)
+    settings = _settings(jobs, rows=60, limits={"max_at_once": 2})
+    running = jobs.spawn(settings)
+    lines, seen = jobs.folder / "so-far.jsonl", [0]
+    while running.process.poll() is None:
+        done = jobs.run(settings, "--jsonl", str(lines), "--so-far", command="export")
+        if done.exit_code == 0:
+            seen.append(len(lines.read_bytes().splitlines()))
+    assert running.wait().exit_code == 0
+    assert seen == sorted(seen)
+    assert any(0 < count < 60 for count in seen)
+    assert (service.stats()["requests"], service.stats()["billed_twice"]) == (60, [])
 
 
 def test_two_outputs_are_compared(jobs: Jobs, service: FakeService) -> None:

@@ -73,12 +73,15 @@ class LaneHarness:
     ) -> None:
         self.time, self.sent, self.read = Time(), 0, 0
         self.refusal = b""
+        self.hold: Callable[[], Awaitable[None]] | None = None  # before each reply
         self.bodies: list[str] = []
         self.state = ShardState()
         self.shard = OpenShard(cast("Journal", NoJournal()), self.state)
 
         async def handler(request: httpx.Request) -> httpx.Response:
             self.sent += 1
+            if self.hold is not None:
+                await self.hold()
             self.time.now += 0.01
             body = request.content.decode()
             self.bodies.append(body)
@@ -357,3 +360,22 @@ def test_a_request_that_waits_at_the_service_is_not_sent() -> None:
     asyncio.run(harness.complete(3))
     assert sorted(harness.state.outcomes) == [0, 2]
     assert harness.sent == 2
+
+
+def test_a_row_that_waited_for_a_permit_checks_the_budget_again() -> None:
+    """If a reply costs more than its reservation, a row that has reserved but waits for its permit is not sent."""
+    harness = LaneHarness(lambda _: (200, {}), budget=Budget(100))
+    budget = harness.lane.budget
+
+    async def hold() -> None:
+        # four rows have permits, and the fifth waits for one
+        while budget.reserved < 25 and not budget.is_overdrawn:  # noqa: ASYNC110 - turns of the loop, no time
+            await asyncio.sleep(0)
+        if not budget.is_overdrawn:
+            budget.settle(0, 1_000)
+
+    harness.hold = hold
+    asyncio.run(asyncio.wait_for(harness.complete(8), 5))
+    assert harness.sent == 4
+    assert sorted(harness.state.outcomes) == [0, 1, 2, 3]
+    assert (harness.shard.over_budget, budget.reserved) == (4, 0)

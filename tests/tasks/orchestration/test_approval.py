@@ -16,7 +16,7 @@ from parquill.tasks.orchestration.approval import Approval, wait_for_approval
 from parquill.tasks.prompts.approvals import Question, is_approved, note_question, questions_about
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.prompts.run_money import read_standing
-from tests.tasks.prompts.planned_run import dearer, plan_run
+from tests.tasks.prompts.planned_run import more_expensive, plan_run
 
 MINE, ANOTHERS = "0000000a-0000-4000-8000-000000000000", "0000000b-0000-4000-8000-000000000000"
 
@@ -75,8 +75,8 @@ def test_a_yes_is_noted_with_what_was_shown(run: Run, server: Server) -> None:
     for _ in range(2):
         _wait(run)
     assert len(server.asked) == 1
-    assert not is_approved(dearer(run))
-    _wait(dearer(run))
+    assert not is_approved(more_expensive(run))
+    _wait(more_expensive(run))
     assert len(set(server.asked)) == 2
 
 
@@ -123,7 +123,7 @@ def test_an_answer_for_less_is_none(run: Run, server: Server) -> None:
     """A yes to a question that showed a lower cost does not count: the run asks again."""
     _asked_by(run, MINE, server, answer=True)
     with pytest.raises(NotApproved, match="has no answer"):
-        _wait(dearer(run))
+        _wait(more_expensive(run))
     assert len(server.asked) == 1
 
 

@@ -28,6 +28,6 @@ def plan_run(folder: Path, **budget: Any) -> Run:
     return run
 
 
-def dearer(run: Run, by: int = 1) -> Run:
+def more_expensive(run: Run, by: int = 1) -> Run:
     """Return the run as if a pilot had found it to be more expensive, by nano-dollars."""
     return replace(run, estimate=replace(run.estimate, expected_nano=run.estimate.expected_nano + by))

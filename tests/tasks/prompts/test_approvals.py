@@ -16,7 +16,7 @@ from parquill.tasks.prompts.approvals import (
     questions_about,
 )
 from parquill.tasks.prompts.run import Run
-from tests.tasks.prompts.planned_run import dearer, plan_run
+from tests.tasks.prompts.planned_run import more_expensive, plan_run
 
 
 @pytest.fixture
@@ -35,18 +35,18 @@ def test_an_approval_is_for_what_was_shown(run: Run) -> None:
     assert not is_approved(run)
     approve_run(run, "a test")
     assert is_approved(run)
-    assert is_approved(dearer(run, -1))
-    assert not is_approved(dearer(run))
+    assert is_approved(more_expensive(run, -1))
+    assert not is_approved(more_expensive(run))
 
 
 def test_a_question_is_about_what_was_shown(run: Run) -> None:
     """Questions about a plan are listed latest first. Those that showed less than the expected cost are left out."""
     for key in ("first", "second"):
         note_question(run, _question(run, key))
-    note_question(run, _question(dearer(run, 5), "third"))
+    note_question(run, _question(more_expensive(run, 5), "third"))
     assert [each.key for each in questions_about(run)] == ["third", "second", "first"]
-    assert [each.key for each in questions_about(dearer(run))] == ["third"]
-    assert questions_about(dearer(run, 6)) == []
+    assert [each.key for each in questions_about(more_expensive(run))] == ["third"]
+    assert questions_about(more_expensive(run, 6)) == []
 
 
 def test_what_is_noted_stays(run: Run) -> None:

@@ -23,16 +23,8 @@ from parquill.tasks.prompts.request import (
     check_parameters,
     check_prompt,
 )
-from tests.tools.small_jobs import resolved_job
+from tests.tools.small_jobs import make_test_job
 
-LEAST: dict[str, Any] = {
-    "name": "x",
-    "input": "in.parquet",
-    "output": "out",
-    "prompt": {"user": "{{ text }}"},
-    "model": "gpt-4o-mini",
-    "max_output_tokens": 100,
-}
 HELLO = [{"role": "user", "content": "hello"}]
 # any character that UTF-8 can hold
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -67,7 +59,7 @@ PARAMETERS = st.dictionaries(TEXT, JSON, max_size=3).filter(_are_allowed)
 
 
 def _job(**changes: Any) -> ResolvedJob:
-    return resolved_job({**LEAST, **changes})
+    return make_test_job(**changes)
 
 
 def _key(job: ResolvedJob, messages: Any = HELLO, parameters: Any = None, identity: Any = ("a.parquet", "0")) -> str:
