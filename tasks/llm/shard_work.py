@@ -19,8 +19,8 @@ from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import ShardRef, Totals
 from parquill.tasks.storage.answer_index import AnswerIndex
 from parquill.tasks.storage.disk import Disk
-from parquill.tasks.storage.journal import Journal, scan_journal
-from parquill.tasks.storage.replay import replay_records
+from parquill.tasks.storage.journal import Journal
+from parquill.tasks.storage.replay import ShardState, replay_records, replay_shard
 
 T = TypeVar("T")
 FENCE_CHECK_INTERVAL_S: Final = 0.1
@@ -54,9 +54,10 @@ class ShardWork:
                 over_budget, totals = 0, await self._in_executor(self._run.totals_of, shard)
             else:
                 try:
-                    over_budget = await self._send(shard, only, journal)
+                    work = OpenShard(journal, await self._in_executor(_replay, journal))
+                    await self._send(shard, only, work)
                     await journal.flush()
-                    totals = await self._in_executor(self._record, shard)
+                    over_budget, totals = work.over_budget, await self._in_executor(self._record, shard, work)
                 finally:
                     await journal.close()
         except BaseException:
@@ -84,9 +85,8 @@ class ShardWork:
         header = {"run_id": run.run_id, "shard": shard.number}
         return Journal(run.folder.journal(shard.number), header, self._executor, self._disk)
 
-    async def _send(self, shard: ShardRef, only: Collection[int] | None, journal: Journal) -> int:
-        """Send the rows without an outcome. Returns how many did not fit the budget."""
-        work = OpenShard(journal, await self._in_executor(self._run.state, shard.number))
+    async def _send(self, shard: ShardRef, only: Collection[int] | None, work: OpenShard) -> None:
+        """Send the rows without an outcome."""
         if only is None:
             self._lane.progress.done += len(work.state.outcomes)
             self._lane.progress.done_before += len(work.state.outcomes)
@@ -94,20 +94,19 @@ class ShardWork:
         await self._in_executor(self._run.mark_begun, shard.number, self._disk)
         if len(work.state.outcomes) < shard.to_send:
             await self._lane.complete(self._units(shard, only, work))
-        return work.over_budget
 
-    def _record(self, shard: ShardRef) -> Totals:
+    def _record(self, shard: ShardRef, work: OpenShard) -> Totals:
         """Index the shard's outcomes, and mark it as done if it has all of them. Returns its totals.
 
-        Both read the journal and not the memory: only what is on disk counts as done.
+        All records are synced by now, so what is in memory is on disk.
         """
-        scan = scan_journal(self._run.folder.journal(shard.number))
-        records = list(scan.entries())
-        self._answers.add_records(self._run.run_id, shard.number, scan, records)
-        state = replay_records(scan.path, records)
-        if len(state.outcomes) == shard.to_send:
-            self._run.finish_shard(shard, state, self._disk)
-        return state.totals()
+        journal = work.journal
+        self._answers.add_outcomes(self._run.run_id, shard.number, journal.outcomes, journal.end)
+        if len(work.state.outcomes) < shard.to_send:
+            # rows that were cut off have requests in doubt, which only the journal knows
+            return replay_shard(journal.path).totals()
+        self._run.finish_shard(shard, work.state, self._disk)
+        return work.state.totals()
 
     async def _in_executor(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
@@ -130,3 +129,7 @@ class ShardWork:
                         row.prior,
                     )
                     yield Unit((step,))
+
+
+def _replay(journal: Journal) -> ShardState:
+    return replay_records(journal.path, journal.take_found())

@@ -27,7 +27,7 @@ from parquill.tasks.errors import DamagedJournal, DiskFailed
 from parquill.tasks.records import REUSABLE, Outcome
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import Folders, RunFolder
-from parquill.tasks.storage.journal import JournalRecord, Scan, damaged, scan_journal, tell_cut
+from parquill.tasks.storage.journal import OutcomeLine, damaged, outcome_lines, scan_journal, tell_cut
 from parquill.tasks.storage.sqlite import use_wal
 
 VERSION = 3  # of the tables: a file of another version is rebuilt
@@ -148,15 +148,13 @@ class AnswerIndex:
         if scan.tail.torn_bytes:
             # promise: C2 a torn end in the journal of an abandoned run is reported
             tell_cut(journal, scan.tail.torn_bytes)
-        self.add_records(run_id, shard, scan, scan.entries())
+        # only up to the end of the last whole group: a run that resumes overwrites the damaged bytes after it
+        # promise: C1 a journal counts as indexed only up to its last whole group
+        self.add_outcomes(run_id, shard, outcome_lines(scan.entries()), scan.tail.end)
 
-    def add_records(self, run_id: str, shard: int, scan: Scan, records: Iterable[JournalRecord]) -> None:
-        """Index the outcomes among the `records` of a journal that was read as `scan`. Raises DiskFailed."""
-        rows = [
-            (bytes.fromhex(each.record["key"]), each.offset, each.length, zlib.crc32(each.line), each.record)
-            for each in records
-            if each.record["type"] == "outcome"
-        ]
+    def add_outcomes(self, run_id: str, shard: int, outcomes: Iterable[OutcomeLine], end: int) -> None:
+        """Index the outcomes of a journal, which are all that it has up to the byte `end`. Raises DiskFailed."""
+        rows = list(outcomes)  # before the transaction, since reading them may fail
         if not self._knows(run_id):  # another process has emptied the index meanwhile
             self.add_run(run_id, self._outputs[run_id])
         with self._transaction() as connection:
@@ -165,14 +163,9 @@ class AnswerIndex:
             ).fetchone()
             connection.executemany(
                 _PUT,
-                (
-                    (key, output, number, shard, offset, length, crc, record["status"])
-                    for key, offset, length, crc, record in rows
-                ),
+                ((row.key, output, number, shard, row.offset, row.length, row.crc, row.status) for row in rows),
             )
-            # only up to the end of the last whole group: a run that resumes overwrites the damaged bytes after it
-            # promise: C1 a journal counts as indexed only up to its last whole group
-            connection.execute("INSERT OR REPLACE INTO indexed_to VALUES (?, ?, ?)", (number, shard, scan.tail.end))
+            connection.execute("INSERT OR REPLACE INTO indexed_to VALUES (?, ?, ?)", (number, shard, end))
 
     def _knows(self, run_id: str) -> bool:
         with self._asking() as connection:

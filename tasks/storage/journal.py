@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from parquill.tasks.errors import DamagedJournal, DiskFailed, FolderInUse
-from parquill.tasks.records import to_json
+from parquill.tasks.records import Outcome, to_json
 from parquill.tasks.storage.disk import DISK, Disk
 from parquill.tasks.storage.file_lock import LOCK_CHECK_INTERVAL_S, close_locked, register_locked, try_lock
 
@@ -48,6 +48,16 @@ class JournalRecord(NamedTuple):
     length: int
     line: memoryview
     record: dict[str, Any]
+
+
+class OutcomeLine(NamedTuple):
+    """Where an outcome is in its journal: its request key, the place and the checksum of its line, and its status."""
+
+    key: bytes
+    offset: int
+    length: int
+    crc: int
+    status: str
 
 
 class Tail(NamedTuple):
@@ -81,6 +91,15 @@ class Scan(NamedTuple):
                 else:
                     yield JournalRecord(at, stop - at, line, record)
                 at = stop + 1
+
+
+def outcome_lines(records: Iterable[JournalRecord]) -> Iterator[OutcomeLine]:
+    """Yield where the outcomes among the records are."""
+    for each in records:
+        record = each.record
+        if record["type"] == "outcome":
+            crc = zlib.crc32(each.line)
+            yield OutcomeLine(bytes.fromhex(record["key"]), each.offset, each.length, crc, record["status"])
 
 
 def _group(number: int, payload: bytes) -> bytes:
@@ -160,7 +179,8 @@ def check_version(path: Path, header: dict[str, Any]) -> None:
 class _Opened(NamedTuple):
     descriptor: int
     number: int  # of the next group
-    torn_bytes: int  # that were cut off
+    end: int  # of the last group
+    found: Scan  # what the file held
 
 
 def _lock(path: Path) -> int:
@@ -205,7 +225,7 @@ def _open(path: Path, header: dict[str, Any], disk: Disk) -> _Opened:
     except BaseException:
         close_locked(descriptor)
         raise
-    return _Opened(descriptor, max(1, tail.groups), tail.torn_bytes)
+    return _Opened(descriptor, max(1, tail.groups), tail.last + len(whole), scan)
 
 
 def _open_in_turn(
@@ -241,7 +261,7 @@ def append_groups(
         try:
             for records in filter(None, groups):
                 if descriptor is None:
-                    descriptor, number, _ = _open_in_turn(path, header, disk, clock, sleep)
+                    descriptor, number, *_ = _open_in_turn(path, header, disk, clock, sleep)
                 # promise: C1 a reused answer is written to the journal of the run that reuses it
                 disk.write(
                     descriptor,
@@ -261,7 +281,7 @@ class Journal:
     """Appends records to one file in groups, one unsynced group at a time, and holds its lock until it is closed.
 
     Create it in any thread, since that reads and syncs the file; then use it on one event loop. It writes and syncs in
-    `executor`. After a failed write or sync every further append raises DiskFailed: a failed sync is never tried again,
+    `executor`. `outcomes` says where each synced outcome is, up to the byte `end`. After a failed write or sync every further append raises DiskFailed: a failed sync is never tried again,
     since the kernel may have dropped the data.
     """
 
@@ -274,19 +294,34 @@ class Journal:
         self._disk = disk
         self._executor = executor
         self._lines: list[bytes] = []
+        self._outcomes: list[tuple[int, Outcome]] = []  # among the lines: their index and the outcome
         self._group_done: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._failed: DiskFailed | None = None
         try:
-            self._descriptor, self._number, self.torn_bytes = _open(path, header, disk)
+            self._descriptor, self._number, self.end, scan = _open(path, header, disk)
         except OSError as error:
             raise DiskFailed(f"cannot open the journal {path}: {error.strerror}") from None
+        self.torn_bytes = scan.tail.torn_bytes
+        try:
+            self._found = list(scan.entries())
+        except BaseException:
+            close_locked(self._descriptor)
+            raise
+        self.outcomes = list(outcome_lines(self._found))
+
+    def take_found(self) -> list[JournalRecord]:
+        """Return the records that the journal held when it was opened, and drop them from memory."""
+        found, self._found = self._found, []
+        return found
 
     def append(self, record: Any) -> asyncio.Future[None]:
         """Queue one record; the future is done when it is synced. Raises DiskFailed after an earlier failure."""
         # promise: C5 a journal accepts no record after a failed write or sync
         if self._failed is not None:
             raise self._failed
+        if isinstance(record, Outcome):
+            self._outcomes.append((len(self._lines), record))
         self._lines.append(orjson.dumps(record, default=to_json))
         if self._group_done is None:
             self._group_done = asyncio.get_running_loop().create_future()
@@ -301,8 +336,8 @@ class Journal:
         loop = asyncio.get_running_loop()
         try:
             while self._lines and self._group_done is not None:
-                lines, done = self._lines, self._group_done
-                self._lines, self._group_done = [], None
+                lines, outcomes, done = self._lines, self._outcomes, self._group_done
+                self._lines, self._outcomes, self._group_done = [], [], None
                 data = _group(self._number, b"\n".join(lines) + b"\n")
                 self._number += 1
                 try:
@@ -310,6 +345,9 @@ class Journal:
                 except OSError as error:
                     self._fail(error, done)
                     return
+                # promise: C1 only a synced outcome has a place in its journal
+                self.outcomes.extend(_places(self.end + _HEAD.size, lines, outcomes))
+                self.end += len(data)
                 if not done.done():
                     done.set_result(None)
         finally:
@@ -320,7 +358,7 @@ class Journal:
         for future in (done, self._group_done):
             if future is not None and not future.done():
                 future.set_exception(self._failed)
-        self._lines, self._group_done = [], None
+        self._lines, self._outcomes, self._group_done = [], [], None
 
     def _write(self, data: bytes) -> None:
         # promise: C1 an awaited append returns only after its record is synced
@@ -341,3 +379,13 @@ class Journal:
             await self.flush()
         finally:
             close_locked(self._descriptor)
+
+
+def _places(start: int, lines: Sequence[bytes], outcomes: Iterable[tuple[int, Outcome]]) -> Iterator[OutcomeLine]:
+    """Yield where the outcomes of a group are, whose payload begins at the byte `start`."""
+    index = 0
+    for number, outcome in outcomes:
+        # promise: C1 the place of an outcome is where its line is in the file
+        start += sum(len(line) + 1 for line in lines[index:number])
+        index, line = number, lines[number]
+        yield OutcomeLine(bytes.fromhex(outcome.key), start, len(line), zlib.crc32(line), outcome.status)

@@ -16,7 +16,7 @@ from parquill.tasks.errors import DamagedJournal, DiskFailed, FolderInUse
 from parquill.tasks.records import Outcome
 from parquill.tasks.storage.disk import Disk
 from parquill.tasks.storage.file_lock import close_locked
-from parquill.tasks.storage.journal import Journal, append_groups, read_journal, scan_journal
+from parquill.tasks.storage.journal import Journal, append_groups, outcome_lines, read_journal, scan_journal
 from parquill.tasks.storage.replay import replay_shard
 from tests.tools.clock import Clock
 
@@ -48,6 +48,53 @@ def test_what_was_appended_is_read(tmp_path: Path, threads: ThreadPoolExecutor) 
     _write(path, threads, 2)
     assert [entry.record["row"] for entry in read_journal(path)] == [0, 1, 2, 0, 1]
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_journal_knows_where_its_outcomes_are(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    """A journal names the place of each synced outcome, also of those from earlier openings and before a torn end."""
+    path = tmp_path / "j"
+
+    async def write(first: int) -> Journal:
+        journal = Journal(path, HEADER, threads)
+        for row in range(first, first + 20):
+            outcome = Outcome(row=row, key=f"{row:064x}", status="ok", completion="a" * row)
+            for record in ({"type": "intent", "row": row, "n": 1, "reserved": 5}, outcome):
+                done = journal.append(record)
+            if row % 3 == 0:
+                await done
+        await journal.close()
+        return journal
+
+    for first in (0, 20, 40):
+        journal = asyncio.run(write(first))
+        scan = scan_journal(path)
+        assert journal.outcomes == list(outcome_lines(scan.entries()))
+        assert journal.end == scan.tail.end == path.stat().st_size
+        assert [place.key[-1] for place in journal.outcomes] == list(range(first + 20))
+        with path.open("ab") as file:
+            file.write(b"PQJ1 torn")
+
+
+def test_an_outcome_that_was_not_synced_has_no_place(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    """If a sync fails, the outcomes of its group are not named, so no index ever points to them."""
+    disk = Disk()
+    path = tmp_path / "j"
+
+    async def write() -> Journal:
+        journal = Journal(path, HEADER, threads, disk)
+        await journal.append(Outcome(row=0, key="00", status="ok"))
+
+        def fail(_: int) -> None:
+            raise OSError(errno.EIO, "no")
+
+        disk.sync = fail  # type: ignore[method-assign]
+        with pytest.raises(DiskFailed):
+            await journal.append(Outcome(row=1, key="01", status="ok"))
+        with pytest.raises(DiskFailed):
+            await journal.close()
+        return journal
+
+    assert [place.key for place in asyncio.run(write()).outcomes] == [b"\0"]
 
 
 def test_an_entry_can_be_read_by_its_place(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
