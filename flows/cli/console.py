@@ -213,7 +213,9 @@ def show_bar() -> Iterator[None]:
 def _spent(run_sender: RunSender) -> str:
     budget = run_sender.budget
     return (
-        format_usd(budget.settled) + (f" of {format_usd(budget.limit)}" if budget.limit is not None else "") + " spent"
+        format_usd(budget.settled_nano)
+        + (f" of {format_usd(budget.limit_nano)}" if budget.limit_nano is not None else "")
+        + " spent"
     )
 
 

@@ -72,7 +72,7 @@ def read_spending(scope: SpendQuery, today: date, resolve: str | None = None) ->
         "job": scope.job,
         "cost_usd": usd_text(nano_to_usd(settled)),
         "in_doubt_usd": usd_text(nano_to_usd(in_doubt)),
-        "booked_usd_all_jobs": usd_text(nano_to_usd(month.total)),
+        "booked_usd_all_jobs": usd_text(nano_to_usd(month.total_nano)),
         "rows": [
             {
                 "day": row["day"],
@@ -84,7 +84,7 @@ def read_spending(scope: SpendQuery, today: date, resolve: str | None = None) ->
             }
             for row in rows
         ],
-        **_forecast(scope, settled + in_doubt, month.total, today),
+        **_forecast(scope, settled + in_doubt, month.total_nano, today),
         "shared_limits": holders,
     }
     if resolved is not None:

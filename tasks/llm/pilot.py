@@ -244,7 +244,9 @@ def _until_precise(picked: _Picked, run_sender: RunSender, auto: MostOfAuto) -> 
     run, wanted = picked.run, FIRST_AUTO_ROWS
     while True:
         # promise: M1 a pilot counts the money that it has already spent
-        taken = picked.complete(run_sender, wanted, auto.nano - run_sender.budget.settled - run_sender.budget.in_doubt)
+        taken = picked.complete(
+            run_sender, wanted, auto.nano - run_sender.budget.settled_nano - run_sender.budget.in_doubt_nano
+        )
         learned = _learn(run, picked.counter)
         if learned.history.count >= MIN_ANSWERS and learned.relative_error <= TARGET_ERROR:
             return f"the cost is known to ±{learned.relative_error:.1%}", learned

@@ -45,86 +45,89 @@ class LeaseAccount:
         ledger: Ledger,
         run_id: str,
         *,
-        run_limit: int | None,
-        month_limit: int | None,
+        run_limit_nano: int | None,
+        month_limit_nano: int | None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Limits are in nano-dollars; None is no limit."""
         self._ledger, self._run_id, self._now, self._sleep = ledger, run_id, now, sleep
-        self._run_limit, self._month_limit = run_limit, month_limit
+        self._run_limit_nano, self._month_limit_nano = run_limit_nano, month_limit_nano
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._guard, self._closing = threading.Lock(), threading.Event()
-        self._granted = self._returned = self._settled = self._in_doubt = 0
+        self._granted_nano = self._returned_nano = self._settled_nano = self._in_doubt_nano = 0
         self._is_new = True
-        limits = [limit for limit in (run_limit, month_limit) if limit is not None]
-        self.slice = min(limits) // SLICES if limits else 0
-        self._largest = min(limits) // MAX_PART if limits else 0
+        limits = [limit_nano for limit_nano in (run_limit_nano, month_limit_nano) if limit_nano is not None]
+        self.slice_nano = min(limits) // SLICES if limits else 0
+        self._largest_nano = min(limits) // MAX_PART if limits else 0
         self.limited = bool(limits)
 
     def _held(self) -> LeaseReport:
-        left = self._granted - self._returned - self._settled - self._in_doubt
-        return LeaseReport(self._settled, self._in_doubt, left if self.limited else 0, self._is_new)
+        left_nano = self._granted_nano - self._returned_nano - self._settled_nano - self._in_doubt_nano
+        return LeaseReport(self._settled_nano, self._in_doubt_nano, left_nano if self.limited else 0, self._is_new)
 
-    def lease(self, amount: int) -> int:
-        """Lease a slice of at least `amount` nano-dollars; returns how much was leased.
+    def lease(self, amount_nano: int) -> int:
+        """Lease a slice of at least `amount_nano` nano-dollars; returns how much was leased.
 
-        Returns 0 if `amount` does not fit or the account is closed. Returns a negative amount if a person has resolved
-        what was leased, and nothing fits in its place. Waits for a database that is unavailable for a while. Raises
-        LedgerFailed.
+        Returns 0 if `amount_nano` does not fit or the account is closed. Returns a negative amount if a person has
+        resolved what was leased, and nothing fits in its place. Waits for a database that is unavailable for a while.
+        Raises LedgerFailed.
         """
         with self._guard:
             if self._closing.is_set():
                 return 0
-            got: int = self._patient(LEDGER_TIMEOUT_S, until_closing=True)(self._lease, amount)
-            self._granted += got
+            got_nano: int = self._patient(LEDGER_TIMEOUT_S, until_closing=True)(self._lease, amount_nano)
+            self._granted_nano += got_nano
             self._is_new = False
-            return got
+            return got_nano
 
-    def _lease(self, amount: int) -> int:
+    def _lease(self, amount_nano: int) -> int:
         return self._ledger.lease(
             self._run_id,
             self._holder,
             self._held(),
-            want=max(amount, self.slice, min(REQUESTS_A_SLICE * amount, self._largest)),
-            least=amount,
-            run_limit=self._run_limit,
-            month_limit=self._month_limit,
+            want_nano=max(amount_nano, self.slice_nano, min(REQUESTS_A_SLICE * amount_nano, self._largest_nano)),
+            least_nano=amount_nano,
+            run_limit_nano=self._run_limit_nano,
+            month_limit_nano=self._month_limit_nano,
             now=self._now(),
         )
 
     def others_lease(self) -> bool:
         """Whether another process holds leased money that may come back. Raises LedgerFailed."""
-        month = None if self._month_limit is None else f"{self._now().astimezone(UTC):%Y-%m}"
+        month = None if self._month_limit_nano is None else f"{self._now().astimezone(UTC):%Y-%m}"
         held = self._patient(LEDGER_TIMEOUT_S, until_closing=True)(
             self._ledger.leased_by_others, self._run_id, self._holder, month, self._now()
         )
         return held > 0
 
-    def report(self, settled: int, in_doubt: int, returned: int = 0) -> int:
+    def report(self, settled_nano: int, in_doubt_nano: int, returned_nano: int = 0) -> int:
         """Report what this process has settled, has in doubt and has given back of its leases, each in total.
 
         Returns how much of its lease the process no longer has because a person resolved it, usually 0. Raises
         LedgerFailed.
         """
         with self._guard:
-            return 0 if self._closing.is_set() else self._report(settled, in_doubt, returned)
+            return 0 if self._closing.is_set() else self._report(settled_nano, in_doubt_nano, returned_nano)
 
-    def _report(self, settled: int, in_doubt: int, returned: int) -> int:
+    def _report(self, settled_nano: int, in_doubt_nano: int, returned_nano: int) -> int:
         # a slower thread may bring older figures
-        self._settled, self._in_doubt = max(self._settled, settled), max(self._in_doubt, in_doubt)
-        self._returned = max(self._returned, returned)
-        lost = self._ledger.report(self._run_id, self._holder, self._held(), self._now())
-        self._granted -= lost
+        self._settled_nano, self._in_doubt_nano = (
+            max(self._settled_nano, settled_nano),
+            max(self._in_doubt_nano, in_doubt_nano),
+        )
+        self._returned_nano = max(self._returned_nano, returned_nano)
+        lost_nano = self._ledger.report(self._run_id, self._holder, self._held(), self._now())
+        self._granted_nano -= lost_nano
         self._is_new = False
-        return lost
+        return lost_nano
 
-    def close(self, settled: int, in_doubt: int, patience_s: float = LEDGER_TIMEOUT_S) -> None:
+    def close(self, settled_nano: int, in_doubt_nano: int, patience_s: float = LEDGER_TIMEOUT_S) -> None:
         """Report the last figures and give back the rest of the lease. Raises LedgerFailed."""
         self._closing.set()
         with self._guard:
-            rest = max(self._returned, self._granted - settled - in_doubt)
-            self._patient(patience_s)(self._report, settled, in_doubt, rest)
+            rest = max(self._returned_nano, self._granted_nano - settled_nano - in_doubt_nano)
+            self._patient(patience_s)(self._report, settled_nano, in_doubt_nano, rest)
 
     def _patient(self, patience_s: float, *, until_closing: bool = False) -> Retrying:
         """Return a retrier that calls the ledger again while its database is unavailable."""
@@ -162,8 +165,8 @@ class BudgetLease:
 
         `is_first` is False for a process that joins an open run: the leases of the other processes stay as they are.
         """
-        run_limit = None if budget.run_usd is None else usd_to_nano(budget.run_usd)
-        month_limit = None if budget.monthly_usd is None else usd_to_nano(budget.monthly_usd)
+        run_limit_nano = None if budget.run_usd is None else usd_to_nano(budget.run_usd)
+        month_limit_nano = None if budget.monthly_usd is None else usd_to_nano(budget.monthly_usd)
         self._executor = executor
         self._ledger = ledger or Ledger()
         spent = before.settled_nano, before.in_doubt_nano
@@ -173,26 +176,30 @@ class BudgetLease:
             self._before = self._ledger.open_run(entry, *spent, datetime.now(UTC))
         else:
             self._before = self._ledger.spent(entry.run_id, *spent)
-        self._account = LeaseAccount(self._ledger, entry.run_id, run_limit=run_limit, month_limit=month_limit)
+        self._account = LeaseAccount(
+            self._ledger, entry.run_id, run_limit_nano=run_limit_nano, month_limit_nano=month_limit_nano
+        )
         self._patience_s = patience_s
         others = self._ledger.month_without(entry.run_id, datetime.now(UTC))
-        self.soft_limits = SoftLimits(budget, before=sum(self._before), others=others.settled + others.in_doubt)
+        self.soft_limits = SoftLimits(
+            budget, before_nano=sum(self._before), others_nano=others.settled_nano + others.in_doubt_nano
+        )
         self.budget = Budget(
             sum(self._before) if self._account.limited else None,
-            settled=self._before[0],
-            in_doubt=self._before[1],
-            limit=run_limit,
+            settled_nano=self._before[0],
+            in_doubt_nano=self._before[1],
+            limit_nano=run_limit_nano,
             more=self._more,
             patient=self._patient,
             on_spent=self.soft_limits.check,
         )
         self._reporter: asyncio.Task[None] | None = None
-        self._returned = 0
+        self._returned_nano = 0
         self._admitted = 0  # when it was last looked at
         self._sleep = sleep
 
-    async def _more(self, amount: int) -> int:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._account.lease, amount)
+    async def _more(self, amount_nano: int) -> int:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._account.lease, amount_nano)
 
     async def _patient(self) -> bool:
         """Wait a little for money that other processes hold; False if they hold none or patience is used up.
@@ -205,7 +212,7 @@ class BudgetLease:
             return False
         with contextlib.suppress(LedgerFailed):  # the next call waits for a ledger that is unavailable
             # promise: M1 a run that waits for money gives its idle lease back
-            await self._report(keep=0)
+            await self._report(keep_nano=0)
         if not await loop.run_in_executor(self._executor, self._account.others_lease):
             return False
         self._patience_s -= POLL_INTERVAL_S
@@ -223,26 +230,26 @@ class BudgetLease:
             is_idle, self._admitted = self._admitted == self.budget.admitted, self.budget.admitted
             try:
                 # promise: M1 a run with nothing left to admit gives its lease back
-                await self._report(keep=0 if is_idle else self._account.slice)
+                await self._report(keep_nano=0 if is_idle else self._account.slice_nano)
             except RunTakenOver:
                 return
             except LedgerFailed:
                 # an unavailable ledger delays the report; the lease stays booked there meanwhile
                 continue
 
-    async def _report(self, keep: int) -> None:
-        """Report what was spent, and give back what is leased beyond `keep`. Raises LedgerFailed."""
-        self._returned += self.budget.give_back_unused(keep)
-        figures = *self._spent(), self._returned
+    async def _report(self, keep_nano: int) -> None:
+        """Report what was spent, and give back what is leased beyond `keep_nano`. Raises LedgerFailed."""
+        self._returned_nano += self.budget.give_back_unused(keep_nano)
+        figures = *self._spent(), self._returned_nano
         try:
-            lost = await asyncio.get_running_loop().run_in_executor(self._executor, self._account.report, *figures)
+            lost_nano = await asyncio.get_running_loop().run_in_executor(self._executor, self._account.report, *figures)
         except RunTakenOver as error:
             self.budget.fail(error)
             raise
-        self.budget.revoke(lost)
+        self.budget.revoke(lost_nano)
 
     def _spent(self) -> tuple[int, int]:
-        return self.budget.settled - self._before[0], self.budget.in_doubt - self._before[1]
+        return self.budget.settled_nano - self._before[0], self.budget.in_doubt_nano - self._before[1]
 
     async def close(self, patience_s: float = LEDGER_TIMEOUT_S) -> None:
         """Report the last figures and give back what was not spent; waits up to `patience_s` seconds for the ledger.

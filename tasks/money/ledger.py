@@ -61,7 +61,7 @@ class RunEntry:
 class Ledger(LedgerDatabase):
     """The ledger behind a SQLAlchemy URL. Methods raise LedgerFailed, with nothing done or, rarely, everything done."""
 
-    def open_run(self, entry: RunEntry, settled: int, in_doubt: int, now: datetime) -> tuple[int, int]:
+    def open_run(self, entry: RunEntry, settled_nano: int, in_doubt_nano: int, now: datetime) -> tuple[int, int]:
         """Enter a run, or set the books of a resumed run to what its journals say; its earlier holders are shut out.
 
         What a person has resolved stays resolved. What was settled but is in no journal was paid all the same (the
@@ -76,14 +76,14 @@ class Ledger(LedgerDatabase):
                 expected = RUNS.update().where(RUNS.c.run_id == entry.run_id).values(expected_nano=entry.expected_nano)
                 connection.execute(expected)
             booked = ledger_accounts.balance_of(connection, now, run_id=entry.run_id, leases=False)
-            reported = booked.settled - ledger_resolutions.settled_by_hand(connection, entry.run_id)
+            reported = booked.settled_nano - ledger_resolutions.settled_by_hand(connection, entry.run_id)
             # promise: M1 a settled amount that the journals lost stays booked
-            if (lost := reported - settled - in_doubt) > 0:
-                ledger_resolutions.keep(connection, entry.run_id, ledger_resolutions.LOST, lost)
-            found = ledger_resolutions.resolved(connection, entry.run_id, in_doubt, correct=True)
+            if (lost_nano := reported - settled_nano - in_doubt_nano) > 0:
+                ledger_resolutions.keep(connection, entry.run_id, ledger_resolutions.LOST, lost_nano)
+            found = ledger_resolutions.resolved(connection, entry.run_id, in_doubt_nano, correct=True)
             # promise: M5 amounts that a person resolved stay resolved at later starts
-            stand = settled, in_doubt = found.apply(settled, in_doubt)
-            missing = [settled - booked.settled, in_doubt - booked.in_doubt]
+            stand = settled_nano, in_doubt_nano = found.apply(settled_nano, in_doubt_nano)
+            missing = [settled_nano - booked.settled_nano, in_doubt_nano - booked.in_doubt_nano]
             ledger_accounts.reverse(connection, entry.run_id, missing)
             mine = LEASES.c.run_id == entry.run_id
             for lease in connection.execute(sa.select(LEASES).where(mine).order_by(LEASES.c.month)).all():
@@ -97,10 +97,10 @@ class Ledger(LedgerDatabase):
             connection.execute(HOLDERS.delete().where(HOLDERS.c.run_id == entry.run_id))
         return stand
 
-    def spent(self, run_id: str, settled: int, in_doubt: int) -> tuple[int, int]:
+    def spent(self, run_id: str, settled_nano: int, in_doubt_nano: int) -> tuple[int, int]:
         """Return what is settled and in doubt of a run: the journals' figures, with what a person has resolved."""
         with self.transaction() as connection:
-            return ledger_resolutions.resolved(connection, run_id, in_doubt).apply(settled, in_doubt)
+            return ledger_resolutions.resolved(connection, run_id, in_doubt_nano).apply(settled_nano, in_doubt_nano)
 
     def lease(
         self,
@@ -108,29 +108,29 @@ class Ledger(LedgerDatabase):
         holder: str,
         held: LeaseReport,
         *,
-        want: int,
-        least: int,
-        run_limit: int | None,
-        month_limit: int | None,
+        want_nano: int,
+        least_nano: int,
+        run_limit_nano: int | None,
+        month_limit_nano: int | None,
         now: datetime,
     ) -> int:
-        """Lease a holder up to `want` nano-dollars more than `held.left`, at least `least`.
+        """Lease a holder up to `want_nano` nano-dollars more than `held.left`, at least `least_nano`.
 
-        Returns how much more it has: 0 if `least` does not fit, negative if a person has resolved what it held and no
-        more fits. Raises RunTakenOver.
+        Returns how much more it has: 0 if `least_nano` does not fit, negative if a person has resolved what it held and
+        no more fits. Raises RunTakenOver.
         """
         month = day_of(now)[:7]
         with self.transaction() as connection:
             # above 0 after an overshoot, which is already booked as settled; below 0 if the ledger has less as leased
-            known = ledger_accounts.apply_report(connection, run_id, holder, held, now) - held.left
-            least, room = least - known, want - known
+            known = ledger_accounts.apply_report(connection, run_id, holder, held, now) - held.left_nano
+            least_nano, room = least_nano - known, want_nano - known
             # promise: M1 the leases of all processes of a run stay within the run's limit
-            if run_limit is not None:
-                room = min(room, run_limit - ledger_accounts.balance_of(connection, now, run_id=run_id).total)
+            if run_limit_nano is not None:
+                room = min(room, run_limit_nano - ledger_accounts.balance_of(connection, now, run_id=run_id).total_nano)
             # promise: M1 the leases of all runs stay within the month's limit
-            if month_limit is not None:
-                room = min(room, month_limit - ledger_accounts.balance_of(connection, now, month=month).total)
-            if room < least or room <= 0:
+            if month_limit_nano is not None:
+                room = min(room, month_limit_nano - ledger_accounts.balance_of(connection, now, month=month).total_nano)
+            if room < least_nano or room <= 0:
                 return min(0, known)
             mine = sa.and_(is_of(LEASES, run_id, holder), LEASES.c.month == month)
             amount = LEASES.c.amount_nano + room
@@ -147,7 +147,7 @@ class Ledger(LedgerDatabase):
         no longer has as leased because a person resolved it, usually 0. Raises RunTakenOver.
         """
         with self.transaction() as connection:
-            return max(0, held.left - ledger_accounts.apply_report(connection, run_id, holder, held, now))
+            return max(0, held.left_nano - ledger_accounts.apply_report(connection, run_id, holder, held, now))
 
     def finish(self, run_id: str, finished_at: datetime) -> None:
         """Record that a run is finished."""
@@ -177,15 +177,15 @@ class Ledger(LedgerDatabase):
                 this = sa.and_(is_of(LEASES, lease.run_id, lease.holder), LEASES.c.month == month)
                 connection.execute(LEASES.delete().where(this))
             doubts = sa.select(DAYS.c.run_id, sa.func.sum(DAYS.c.in_doubt_nano)).where(where).group_by(DAYS.c.run_id)
-            total, kind = 0, ledger_resolutions.PAID if paid else ledger_resolutions.UNPAID
+            total_nano, kind = 0, ledger_resolutions.PAID if paid else ledger_resolutions.UNPAID
             for run_id, amount in connection.execute(doubts.order_by(DAYS.c.run_id)).all():
                 if amount:
                     # promise: M5 the ledger stores each resolution of a person
                     ledger_resolutions.keep(connection, run_id, kind, int(amount))
-                    total += int(amount)
-            settled = DAYS.c.settled_nano + (DAYS.c.in_doubt_nano if paid else 0)
-            connection.execute(DAYS.update().where(where).values(settled_nano=settled, in_doubt_nano=0))
-        return total
+                    total_nano += int(amount)
+            settled_nano = DAYS.c.settled_nano + (DAYS.c.in_doubt_nano if paid else 0)
+            connection.execute(DAYS.update().where(where).values(settled_nano=settled_nano, in_doubt_nano=0))
+        return total_nano
 
     def of_run(self, run_id: str, now: datetime, month: str | None = None) -> Balance:
         """Return what is booked for a run, in total or in one month."""

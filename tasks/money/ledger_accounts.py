@@ -23,29 +23,33 @@ HELD = LEASES.join(HOLDERS, sa.and_(HOLDERS.c.run_id == LEASES.c.run_id, HOLDERS
 class Balance:
     """Nano-dollars of a run or of a month."""
 
-    settled: int
-    in_doubt: int
-    leased: int
+    settled_nano: int
+    in_doubt_nano: int
+    leased_nano: int
 
     @property
-    def total(self) -> int:
+    def total_nano(self) -> int:
         """All that is spent or may be spent."""
-        return self.settled + self.in_doubt + self.leased
+        return self.settled_nano + self.in_doubt_nano + self.leased_nano
 
     def __sub__(self, other: Balance) -> Balance:
-        return Balance(self.settled - other.settled, self.in_doubt - other.in_doubt, self.leased - other.leased)
+        return Balance(
+            self.settled_nano - other.settled_nano,
+            self.in_doubt_nano - other.in_doubt_nano,
+            self.leased_nano - other.leased_nano,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseReport:
     """A holder's own figures, in nano-dollars since its start: what it has spent, and what it may still spend.
 
-    `left` is negative after an overshoot. `is_new` is True until the ledger has answered once.
+    `left_nano` is negative after an overshoot. `is_new` is True until the ledger has answered once.
     """
 
-    settled: int
-    in_doubt: int
-    left: int
+    settled_nano: int
+    in_doubt_nano: int
+    left_nano: int
     is_new: bool = False
 
 
@@ -56,18 +60,18 @@ def apply_report(connection: sa.Connection, run_id: str, holder: str, held: Leas
     # promise: M1 a process whose run was taken over books nothing more
     if known is None and not held.is_new:
         raise RunTakenOver(f"the run {run_id} was taken over by another process")
-    values = {"settled_nano": held.settled, "in_doubt_nano": held.in_doubt, "renewed_at": time_of(now)}
+    values = {"settled_nano": held.settled_nano, "in_doubt_nano": held.in_doubt_nano, "renewed_at": time_of(now)}
     if known is None:
         connection.execute(HOLDERS.insert().values(run_id=run_id, holder=holder, **values))
     else:
         connection.execute(HOLDERS.update().where(mine).values(values))
     # promise: M1 a holder's report that is sent twice is booked once
-    settled = held.settled - (known.settled_nano if known is not None else 0)
-    in_doubt = held.in_doubt - (known.in_doubt_nano if known is not None else 0)
+    settled_nano = held.settled_nano - (known.settled_nano if known is not None else 0)
+    in_doubt_nano = held.in_doubt_nano - (known.in_doubt_nano if known is not None else 0)
     # promise: M1 money that was leased in a month is booked in that month
     leases = connection.execute(sa.select(LEASES).where(is_of(LEASES, run_id, holder)).order_by(LEASES.c.month)).all()
-    amounts = _charge_leases(connection, leases, settled, in_doubt, run_id, now)
-    surplus = sum(amounts) - max(0, held.left)
+    amounts = _charge_leases(connection, leases, settled_nano, in_doubt_nano, run_id, now)
+    surplus = sum(amounts) - max(0, held.left_nano)
     for index in reversed(range(len(leases))):  # the latest month first: earlier leases are reserved, or soon spent
         back = min(amounts[index], max(0, surplus))
         amounts[index], surplus = amounts[index] - back, surplus - back
@@ -81,7 +85,7 @@ def apply_report(connection: sa.Connection, run_id: str, holder: str, held: Leas
 
 
 def _charge_leases(
-    connection: sa.Connection, leases: Sequence[Any], settled: int, in_doubt: int, run_id: str, now: datetime
+    connection: sa.Connection, leases: Sequence[Any], settled_nano: int, in_doubt_nano: int, run_id: str, now: datetime
 ) -> list[int]:
     """Book what was spent of leases, the earliest month first; returns what is left of each.
 
@@ -91,12 +95,12 @@ def _charge_leases(
     day = today
     for lease in leases:
         day = today if lease.month == today[:7] else lease.day
-        paid = min(settled, lease.amount_nano)
-        doubt = min(in_doubt, lease.amount_nano - paid)
+        paid = min(settled_nano, lease.amount_nano)
+        doubt = min(in_doubt_nano, lease.amount_nano - paid)
         charge(connection, run_id, day, paid, doubt)
-        settled, in_doubt = settled - paid, in_doubt - doubt
+        settled_nano, in_doubt_nano = settled_nano - paid, in_doubt_nano - doubt
         amounts.append(lease.amount_nano - paid - doubt)
-    charge(connection, run_id, day, settled, in_doubt)
+    charge(connection, run_id, day, settled_nano, in_doubt_nano)
     return amounts
 
 
@@ -114,18 +118,20 @@ def reverse(connection: sa.Connection, run_id: str, missing: list[int]) -> None:
         connection.execute(DAYS.update().where(here).values(settled_nano=books[0], in_doubt_nano=books[1]))
 
 
-def charge(connection: sa.Connection, run_id: str, day: str, settled: int, in_doubt: int) -> None:
+def charge(connection: sa.Connection, run_id: str, day: str, settled_nano: int, in_doubt_nano: int) -> None:
     """Book nano-dollars of a run on a day such as 2026-11-28."""
-    if not settled and not in_doubt:
+    if not settled_nano and not in_doubt_nano:
         return
     changed = connection.execute(
         DAYS.update()
         .where(DAYS.c.run_id == run_id, DAYS.c.day == day)
         # promise: M4 the ledger books costs exactly, to the last nano-dollar
-        .values(settled_nano=DAYS.c.settled_nano + settled, in_doubt_nano=DAYS.c.in_doubt_nano + in_doubt)
+        .values(settled_nano=DAYS.c.settled_nano + settled_nano, in_doubt_nano=DAYS.c.in_doubt_nano + in_doubt_nano)
     )
     if changed.rowcount == 0:
-        connection.execute(DAYS.insert().values(run_id=run_id, day=day, settled_nano=settled, in_doubt_nano=in_doubt))
+        connection.execute(
+            DAYS.insert().values(run_id=run_id, day=day, settled_nano=settled_nano, in_doubt_nano=in_doubt_nano)
+        )
 
 
 def balance_of(
@@ -143,14 +149,14 @@ def balance_of(
     if month is not None:
         days, held = [*days, in_month(month)], [*held, LEASES.c.month == month]
     books = sa.select(total_of(DAYS.c.settled_nano), total_of(DAYS.c.in_doubt_nano)).where(*days)
-    settled, in_doubt = map(int, connection.execute(books).one())
+    settled_nano, in_doubt_nano = map(int, connection.execute(books).one())
     if not leases:
-        return Balance(settled, in_doubt, 0)
+        return Balance(settled_nano, in_doubt_nano, 0)
     # promise: M1 the leases of a dead process stay booked
     dead = total_of(sa.case((is_dead(now), LEASES.c.amount_nano), else_=0))
     whole = sa.select(total_of(LEASES.c.amount_nano), dead).select_from(HELD).where(*held)
-    leased, of_dead = map(int, connection.execute(whole).one())
-    return Balance(settled, in_doubt + of_dead, leased - of_dead)
+    leased_nano, of_dead = map(int, connection.execute(whole).one())
+    return Balance(settled_nano, in_doubt_nano + of_dead, leased_nano - of_dead)
 
 
 def day_of(now: datetime) -> str:

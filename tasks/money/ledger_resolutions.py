@@ -22,13 +22,13 @@ LOST = "lost"
 class Resolved(NamedTuple):
     """Nano-dollars of one run: what was in doubt and resolved as paid or unpaid, and what was lost with a journal."""
 
-    paid: int
-    unpaid: int
-    lost: int
+    paid_nano: int
+    unpaid_nano: int
+    lost_nano: int
 
-    def apply(self, settled: int, in_doubt: int) -> tuple[int, int]:
+    def apply(self, settled_nano: int, in_doubt_nano: int) -> tuple[int, int]:
         """Return (settled, in doubt) of a run, given the figures of its journals."""
-        return settled + self.paid, in_doubt + self.lost - self.paid - self.unpaid
+        return settled_nano + self.paid_nano, in_doubt_nano + self.lost_nano - self.paid_nano - self.unpaid_nano
 
 
 def keep(connection: sa.Connection, run_id: str, kind: str, amount_nano: int) -> None:
@@ -45,8 +45,8 @@ def settled_by_hand(connection: sa.Connection, run_id: str) -> int:
     return int(connection.execute(sa.select(total_of(RESOLUTIONS.c.amount_nano)).where(mine)).scalar_one())
 
 
-def resolved(connection: sa.Connection, run_id: str, in_doubt: int, *, correct: bool = False) -> Resolved:
-    """Return what was resolved of a run whose journals have `in_doubt` nano-dollars in doubt.
+def resolved(connection: sa.Connection, run_id: str, in_doubt_nano: int, *, correct: bool = False) -> Resolved:
+    """Return what was resolved of a run whose journals have `in_doubt_nano` nano-dollars in doubt.
 
     Never more than is in doubt: the whole lease of a dead process was resolved, but only the journals know how much of
     it was in doubt. With `correct` the ledger keeps the smaller amount, so that it does not cover later doubts.
@@ -54,7 +54,7 @@ def resolved(connection: sa.Connection, run_id: str, in_doubt: int, *, correct: 
     mine = RESOLUTIONS.c.run_id == run_id
     rows = connection.execute(sa.select(RESOLUTIONS).where(mine).order_by(RESOLUTIONS.c.number)).all()
     sums = {PAID: 0, UNPAID: 0, LOST: sum(row.amount_nano for row in rows if row.kind == LOST)}
-    left = in_doubt + sums[LOST]
+    left = in_doubt_nano + sums[LOST]
     for row in rows:
         if row.kind == LOST:
             continue

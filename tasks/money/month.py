@@ -17,7 +17,7 @@ def month_of_others(ledger: Ledger, job: Job, run_id: str | None = None) -> int 
     """
     if job.budget.monthly_usd is None:
         return None
-    return ledger.month_without(run_id, datetime.now(UTC)).total
+    return ledger.month_without(run_id, datetime.now(UTC)).total_nano
 
 
 def month_figures(run_id: str) -> tuple[Decimal, Decimal]:
@@ -26,4 +26,4 @@ def month_figures(run_id: str) -> tuple[Decimal, Decimal]:
     this = f"{now:%Y-%m}"
     with Ledger() as ledger:
         month, mine = ledger.of_month(this, now), ledger.of_run(run_id, now, this)
-    return nano_to_usd(month.total - mine.total), nano_to_usd(month.total)
+    return nano_to_usd(month.total_nano - mine.total_nano), nano_to_usd(month.total_nano)

@@ -21,27 +21,25 @@ class _Limit:
 class SoftLimits:
     """The soft limits of one run: of its own budget and of the month. Any thread may read `messages`."""
 
-    def __init__(self, budget: BudgetSettings, *, before: int, others: int) -> None:
+    def __init__(self, budget: BudgetSettings, *, before_nano: int, others_nano: int) -> None:
         """Start without limits that were passed before this start: they are not reported again.
 
         Args:
             budget: The job's budget settings.
-            before: Nano-dollars that the run had settled and in doubt when it was interrupted, 0 for a new one.
-            others: Nano-dollars that other runs of the month have settled and in doubt.
+            before_nano: Nano-dollars that the run had settled and in doubt when it was interrupted, 0 for a new one.
+            others_nano: Nano-dollars that other runs of the month have settled and in doubt.
         """
         self._fraction = budget.soft_fraction
         self.messages: list[str] = []  # one for each limit that this start has passed
-        limits = (("the budget", budget.run_usd, 0), ("the month", budget.monthly_usd, others))
+        limits = (("the budget", budget.run_usd, 0), ("the month", budget.monthly_usd, others_nano))
         wholes = ((name, usd_to_nano(usd), more) for name, usd, more in limits if usd is not None)
         open_limits = (_Limit(name, whole, more, int(whole * self._fraction) - more) for name, whole, more in wholes)
-        self._open = [limit for limit in open_limits if before <= limit.passed_above_nano]
+        self._open = [limit for limit in open_limits if before_nano <= limit.passed_above_nano]
 
-    def check(self, spent: int) -> None:
-        """Add a message for each newly passed limit; `spent` is what the run has spent, in nano-dollars."""
-        passed = [limit for limit in self._open if spent > limit.passed_above_nano]
+    def check(self, spent_nano: int) -> None:
+        """Add a message for each newly passed limit; `spent_nano` is what the run has spent."""
+        passed = [limit for limit in self._open if spent_nano > limit.passed_above_nano]
         for limit in passed:
             self._open.remove(limit)
-            self.messages.append(
-                f"more than {self._fraction:.0%} of {limit.name} is spent: {format_usd(spent + limit.others_nano)} of "
-                f"{format_usd(limit.whole_nano)}"
-            )
+            spent, whole = format_usd(spent_nano + limit.others_nano), format_usd(limit.whole_nano)
+            self.messages.append(f"more than {self._fraction:.0%} of {limit.name} is spent: {spent} of {whole}")

@@ -143,7 +143,7 @@ def check_current(folders: Folders, current: Run | None) -> None:
         return
     now = datetime.now(UTC)
     with Ledger() as ledger:
-        booked = ledger.of_run(named["run_id"], now).total
+        booked = ledger.of_run(named["run_id"], now).total_nano
     # promise: C1 a missing run folder with booked payments is detected before sending
     if booked:  # else it was removed because it had sent nothing
         raise DamagedJournal(

@@ -281,8 +281,8 @@ class Journal:
     """Appends records to one file in groups, one unsynced group at a time, and holds its lock until it is closed.
 
     Create it in any thread, since that reads and syncs the file; then use it on one event loop. It writes and syncs in
-    `executor`. `outcomes` says where each synced outcome is, up to the byte `end`. After a failed write or sync every further append raises DiskFailed: a failed sync is never tried again,
-    since the kernel may have dropped the data.
+    `executor`. `outcomes` says where each synced outcome is, up to the byte `end`. After a failed write or sync every
+    further append raises DiskFailed: a failed sync is never tried again, since the kernel may have dropped the data.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], executor: Executor, disk: Disk = DISK) -> None:

@@ -143,7 +143,7 @@ def test_a_budget_for_forty_with_a_hundred_at_once(share: float) -> None:
 
 
 def _held(ledger: Ledger, run: str, month: int | None, run_limit: int | None) -> tuple[Budget, LeaseAccount]:
-    account = LeaseAccount(ledger, run, run_limit=run_limit, month_limit=month, now=lambda: BEGIN)
+    account = LeaseAccount(ledger, run, run_limit_nano=run_limit, month_limit_nano=month, now=lambda: BEGIN)
 
     async def more(amount: int) -> int:
         await asyncio.sleep(0)
@@ -167,9 +167,9 @@ def test_what_is_leased_holds_for_all(ledger: Ledger, shared: str, share: float)
         held = [_held(ledger, run, *limits) for run in runs]
         watched = asyncio.run(_race(seed, [budget for budget, _ in held]))
         for budget, account in held:
-            account.close(budget.settled, budget.in_doubt)
+            account.close(budget.settled_nano, budget.in_doubt_nano)
         booked = ledger.of_month("2026-11", BEGIN)
-        assert (booked.settled + booked.in_doubt, booked.leased) == (watched.spent, 0)
+        assert (booked.settled_nano + booked.in_doubt_nano, booked.leased_nano) == (watched.spent, 0)
         assert watched.spent > LIMIT / 2
 
 
@@ -182,12 +182,12 @@ def test_what_was_settled_is_never_forgotten(ledger: Ledger) -> None:
         ledger.open_run(entry("fr"), 100, 0, BEGIN)
         ledger.open_run(entry("fr"), settled, in_doubt, LATER)
         booked = ledger.of_run("fr", LATER)
-        assert (booked.settled, booked.in_doubt) == (settled, max(in_doubt, 100 - settled))
+        assert (booked.settled_nano, booked.in_doubt_nano) == (settled, max(in_doubt, 100 - settled))
         ledger.open_run(entry("fr"), settled, in_doubt, LATER)  # the same start again
         assert ledger.of_run("fr", LATER) == booked
         ledger.open_run(entry("fr"), 100, in_doubt, LATER)  # the run has paid for those rows again
-        assert ledger.of_run("fr", LATER).settled == 100
-        assert ledger.of_run("fr", LATER).in_doubt == booked.in_doubt
+        assert ledger.of_run("fr", LATER).settled_nano == 100
+        assert ledger.of_run("fr", LATER).in_doubt_nano == booked.in_doubt_nano
 
 
 @pytest.mark.parametrize("paid", [True, False])
@@ -219,7 +219,7 @@ def test_a_resolved_lease_of_the_dead_covers_no_later_doubt(ledger: Ledger, *, p
     """
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
     assert _lease(ledger, "fr", 80) == 80
-    ledger.report("fr", "h", LeaseReport(settled=10, in_doubt=0, left=70), BEGIN)
+    ledger.report("fr", "h", LeaseReport(settled_nano=10, in_doubt_nano=0, left_nano=70), BEGIN)
     assert ledger.resolve("2026-11", None, paid=paid, now=LATER) == 70
     expected = (35, 0) if paid else (25, 0)
     assert ledger.spent("fr", 25, 10) == expected
@@ -290,13 +290,15 @@ def test_real_processes_after_one_month(ledger: Ledger, address: str) -> None:
     ]
     spent = [int(process.communicate(timeout=300)[0]) for process in started]
     booked = ledger.of_month(f"{datetime.now(UTC):%Y-%m}", datetime.now(UTC))
-    assert sum(spent) == booked.settled == LIMIT
-    assert booked.leased == 0
+    assert sum(spent) == booked.settled_nano == LIMIT
+    assert booked.leased_nano == 0
 
 
 def _lease(ledger: Ledger, run: str, amount: int, held: LeaseReport = NEW, now: datetime = BEGIN) -> int:
     """Return what the one holder of a run gets of a month of 100 nano-dollars."""
-    return ledger.lease(run, "h", held, want=amount, least=amount, run_limit=None, month_limit=100, now=now)
+    return ledger.lease(
+        run, "h", held, want_nano=amount, least_nano=amount, run_limit_nano=None, month_limit_nano=100, now=now
+    )
 
 
 def test_what_the_dead_had_leased(ledger: Ledger) -> None:
@@ -306,7 +308,7 @@ def test_what_the_dead_had_leased(ledger: Ledger) -> None:
     for run in ("fr", "de"):
         ledger.open_run(entry(run), 0, 0, BEGIN)
     assert _lease(ledger, "fr", 80) == 80
-    ledger.report("fr", "h", LeaseReport(settled=10, in_doubt=0, left=70), BEGIN)
+    ledger.report("fr", "h", LeaseReport(settled_nano=10, in_doubt_nano=0, left_nano=70), BEGIN)
     assert ledger.leased_by_others("de", "h", "2026-11", BEGIN) == 70  # a living holder may give something back
     assert ledger.leased_by_others("de", "h", "2026-11", LATER) == 0  # no run waits for a dead holder
     assert _lease(ledger, "de", 30, now=LATER) == 0
@@ -322,7 +324,7 @@ def test_a_holder_that_slept(ledger: Ledger) -> None:
     """A holder whose machine slept for hours wakes up with all that it had: nothing is in doubt or booked twice."""
     clock = [BEGIN]
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
-    account = LeaseAccount(ledger, "fr", run_limit=800, month_limit=None, now=lambda: clock[0])
+    account = LeaseAccount(ledger, "fr", run_limit_nano=800, month_limit_nano=None, now=lambda: clock[0])
     assert account.lease(100) == 100
     clock[0] += timedelta(hours=8)
     assert ledger.of_run("fr", clock[0]) == Balance(0, 100, 0)
@@ -338,13 +340,13 @@ def test_a_holder_whose_money_was_resolved_while_it_slept(ledger: Ledger) -> Non
     """
     clock = [BEGIN]
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
-    account = LeaseAccount(ledger, "fr", run_limit=100, month_limit=None, now=lambda: clock[0])
+    account = LeaseAccount(ledger, "fr", run_limit_nano=100, month_limit_nano=None, now=lambda: clock[0])
     budget = Budget(account.lease(100))
     clock[0] += timedelta(hours=8)
     assert ledger.resolve("2026-11", None, paid=False, now=clock[0]) == 100
     budget.revoke(account.report(30, 0))
     assert ledger.of_run("fr", clock[0]) == Balance(30, 0, 0)
-    budget.settled = 30
+    budget.settled_nano = 30
     assert not budget.fits(1)
 
 
@@ -353,7 +355,7 @@ def test_two_who_report_at_once(ledger: Ledger) -> None:
     for first_is_late in (True, False):
         empty(ledger)
         ledger.open_run(entry("fr"), 0, 0, BEGIN)
-        account = LeaseAccount(ledger, "fr", run_limit=1_000, month_limit=None, now=lambda: BEGIN)
+        account = LeaseAccount(ledger, "fr", run_limit_nano=1_000, month_limit_nano=None, now=lambda: BEGIN)
         account.lease(100)
         calls: list[Callable[[], object]] = [lambda: account.report(30, 0), lambda: account.close(50, 0)]  # noqa: B023
         with ledger.transaction():  # both of them wait for it
@@ -371,7 +373,9 @@ def test_a_reply_of_the_database_that_is_lost(ledger: Ledger) -> None:
     This holds for leases, reports, opening and closing.
     """
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
-    account = LeaseAccount(ledger, "fr", run_limit=800, month_limit=None, now=lambda: BEGIN, sleep=lambda _: None)
+    account = LeaseAccount(
+        ledger, "fr", run_limit_nano=800, month_limit_nano=None, now=lambda: BEGIN, sleep=lambda _: None
+    )
     lost: list[str] = []
 
     def lose_the_reply(connection: sa.Connection) -> None:
@@ -444,7 +448,7 @@ def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
 
     async def begin(threads: ThreadPoolExecutor, amount: int) -> tuple[int, int, bool]:
         spending = open_budget(run, threads)
-        balance = spending.budget.settled, spending.budget.in_doubt
+        balance = spending.budget.settled_nano, spending.budget.in_doubt_nano
         fits = await spending.budget.reserve(amount)
         if fits:
             spending.budget.release(amount)
@@ -549,7 +553,7 @@ def test_a_process_whose_run_was_opened_anew(ledger: Ledger) -> None:
     It admits nothing more and books nothing.
     """
     ledger.open_run(entry("fr"), 0, 0, BEGIN)
-    account = LeaseAccount(ledger, "fr", run_limit=100, month_limit=None, now=lambda: BEGIN)
+    account = LeaseAccount(ledger, "fr", run_limit_nano=100, month_limit_nano=None, now=lambda: BEGIN)
     assert account.lease(100) == 100
     ledger.open_run(entry("fr"), 5, 0, BEGIN)
     for call in (lambda: account.lease(1), lambda: account.report(50, 0), lambda: account.close(50, 0)):
@@ -588,10 +592,10 @@ def test_idle_money_comes_back(ledger: Ledger) -> None:
     budget.release(900)
     other, _ = _held(ledger, "de", 1_000, None)
     assert not asyncio.run(other.reserve(900))
-    account.report(budget.settled, budget.in_doubt, budget.give_back_unused(account.slice))
+    account.report(budget.settled_nano, budget.in_doubt_nano, budget.give_back_unused(account.slice_nano))
     assert asyncio.run(other.reserve(900))
-    assert asyncio.run(budget.reserve(account.slice))  # what it kept is still its own
-    assert ledger.of_month("2026-11", BEGIN).total == 900 + account.slice
+    assert asyncio.run(budget.reserve(account.slice_nano))  # what it kept is still its own
+    assert ledger.of_month("2026-11", BEGIN).total_nano == 900 + account.slice_nano
 
 
 def test_a_month_ends_while_money_is_leased(ledger: Ledger) -> None:
@@ -602,12 +606,12 @@ def test_a_month_ends_while_money_is_leased(ledger: Ledger) -> None:
     ledger.open_run(entry("fr"), 0, 0, end)
     assert _lease(ledger, "fr", 100, now=end) == 100
     assert _lease(ledger, "fr", 100, LeaseReport(0, 0, 100), after) == 100
-    ledger.report("fr", "h", LeaseReport(settled=150, in_doubt=0, left=50), after)
+    ledger.report("fr", "h", LeaseReport(settled_nano=150, in_doubt_nano=0, left_nano=50), after)
     assert ledger.of_month("2026-11", after) == Balance(100, 0, 0)
     assert ledger.of_month("2026-12", after) == Balance(50, 0, 50)
     ledger.open_run(entry("fr"), 190, 0, after)  # it was killed, and its journals have 40 more
-    assert ledger.of_month("2026-11", after).total == 100
-    assert ledger.of_month("2026-12", after).total == 90
+    assert ledger.of_month("2026-11", after).total_nano == 100
+    assert ledger.of_month("2026-12", after).total_nano == 90
 
 
 def test_a_run_that_goes_on_in_the_next_month(ledger: Ledger) -> None:
@@ -617,7 +621,7 @@ def test_a_run_that_goes_on_in_the_next_month(ledger: Ledger) -> None:
     end, after = datetime(2026, 11, 30, 23, 59, tzinfo=UTC), datetime(2026, 12, 1, 0, 1, tzinfo=UTC)
     ledger.open_run(entry("fr"), 0, 0, end)
     assert _lease(ledger, "fr", 100, now=end) == 100
-    ledger.report("fr", "h", LeaseReport(settled=90, in_doubt=0, left=0), end)
+    ledger.report("fr", "h", LeaseReport(settled_nano=90, in_doubt_nano=0, left_nano=0), end)
     ledger.open_run(entry("fr"), 70, 20, after)
     assert ledger.of_month("2026-11", after) == Balance(70, 20, 0)
     assert ledger.of_month("2026-12", after) == Balance(0, 0, 0)
@@ -633,7 +637,7 @@ def test_more_than_was_reserved() -> None:
     budget = Budget(100)
     assert asyncio.run(budget.reserve(60))
     budget.settle(60, 110)
-    assert (budget.settled, budget.reserved) == (110, 0)
+    assert (budget.settled_nano, budget.reserved_nano) == (110, 0)
     assert not asyncio.run(budget.reserve(1))
 
 
@@ -648,7 +652,7 @@ def test_sums_of_a_hundred_thousand_are_exact(ledger: Ledger) -> None:
         settled += cost
         if number % 500 == 499:
             ledger.report("fr", "h", LeaseReport(settled, 0, 0, is_new=number == 499), BEGIN)
-    assert Decimal(ledger.of_run("fr", BEGIN).settled).scaleb(-9) == exact
+    assert Decimal(ledger.of_run("fr", BEGIN).settled_nano).scaleb(-9) == exact
     assert sum(Decimal(row["settled_nano"]).scaleb(-9) for row in ledger.days("2026-11", BEGIN)) == exact
 
 
@@ -664,7 +668,7 @@ def test_a_database_that_is_away_for_a_while(server: Postgres) -> None:
         if len(waits) == 2:
             server.start()
 
-    account = LeaseAccount(ledger, "fr", run_limit=1_000, month_limit=None, sleep=sleep)
+    account = LeaseAccount(ledger, "fr", run_limit_nano=1_000, month_limit_nano=None, sleep=sleep)
     server.stop()
     assert account.lease(100) == 125
     assert len(waits) == 2
@@ -678,7 +682,7 @@ def test_a_database_that_stays_away(tmp_path: Path) -> None:
     """A ledger that does not answer in time stops the run: nothing is admitted without a lease."""
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     clock = iter(range(10_000))
-    account = LeaseAccount(ledger, "fr", run_limit=1_000, month_limit=None, sleep=lambda _: None)
+    account = LeaseAccount(ledger, "fr", run_limit_nano=1_000, month_limit_nano=None, sleep=lambda _: None)
     ledger.close()
     (tmp_path / "ledger.sqlite").unlink()
     (tmp_path / "ledger.sqlite").mkdir()

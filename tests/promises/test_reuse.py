@@ -86,7 +86,7 @@ def _check_money(settings: dict[str, Any]) -> None:
     ledger = Ledger()
     booked = ledger.of_run(summary["run_id"], datetime.now(UTC))
     ledger.close()
-    for name, nano in (("cost_usd", booked.settled), ("in_doubt_usd", booked.in_doubt)):
+    for name, nano in (("cost_usd", booked.settled_nano), ("in_doubt_usd", booked.in_doubt_nano)):
         assert sum(int(row[name].scaleb(9)) for row in mine) == nano
         assert summary[name] == f"{nano / 10**9:.9f}"
 

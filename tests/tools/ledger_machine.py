@@ -157,15 +157,15 @@ class LedgerMachine(RuleBasedStateMachine):
             run,
             holder.name,
             holder.held,
-            want=want,
-            least=at_least,
-            run_limit=RUN_LIMITS[run],
-            month_limit=MONTH_LIMIT,
+            want_nano=want,
+            least_nano=at_least,
+            run_limit_nano=RUN_LIMITS[run],
+            month_limit_nano=MONTH_LIMIT,
             now=self.now.astimezone(timezone(timedelta(hours=east))),  # months are UTC in any time zone
         )
         known = self.books.report(run, holder, self.now) - holder.left
         own_total, month_total = (
-            self.books.booked(self.now, **scope).total for scope in ({"run": run}, {"month": self.month})
+            self.books.booked(self.now, **scope).total_nano for scope in ({"run": run}, {"month": self.month})
         )
         limit = RUN_LIMITS[run]
         room = min(want - known, MONTH_LIMIT - month_total, want - known if limit is None else limit - own_total)
@@ -292,9 +292,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def no_limit_is_passed(self) -> None:
         """Settled, in doubt and leased exceed a limit at most by what a service overshot."""
         for run, limit in RUN_LIMITS.items():
-            assert limit is None or self.ledger.of_run(run, self.now).total <= limit + self.over[run]
+            assert limit is None or self.ledger.of_run(run, self.now).total_nano <= limit + self.over[run]
         for month in {self.month} | {month for _, month in self.books.settled}:
-            assert self.ledger.of_month(month, self.now).total <= MONTH_LIMIT + self.over["months"]
+            assert self.ledger.of_month(month, self.now).total_nano <= MONTH_LIMIT + self.over["months"]
 
     @invariant()
     def no_process_has_more_than_the_ledger_knows(self) -> None:
@@ -328,5 +328,5 @@ class LedgerMachine(RuleBasedStateMachine):
             booked = self.ledger.of_month(month, self.now)
             assert booked == self.books.booked(self.now, month=month)
             rows = self.ledger.days(month, self.now)
-            assert sum(row["settled_nano"] for row in rows) == booked.settled
-            assert sum(row["in_doubt_nano"] for row in rows) == booked.in_doubt
+            assert sum(row["settled_nano"] for row in rows) == booked.settled_nano
+            assert sum(row["in_doubt_nano"] for row in rows) == booked.in_doubt_nano

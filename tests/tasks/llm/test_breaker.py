@@ -155,7 +155,7 @@ def test_an_outage_of_half_a_minute_costs_time_and_nothing_else(how: tuple[int, 
     """With default settings, 30 s of failures fail no row, leave no money in doubt and use up no budget."""
     night = Night(down_between(2, 32, how), rows=1_208, budget_nano=100 * RESERVED).run()
     assert night.statuses == {"ok": 1_208}
-    assert night.budget.in_doubt == night.budget.reserved == 0
+    assert night.budget.in_doubt_nano == night.budget.reserved_nano == 0
     assert night.shard.over_budget == 0
     assert night.between(4, 32) <= 10, "it probes with few requests"
     assert 32 < night.seconds < 60
@@ -182,7 +182,7 @@ def test_an_outage_whose_answers_are_lost_costs_few_reservations() -> None:
     lost = httpx.ReadError("lost")
     night = Night(down_between(2, 602, lost), rows=2_000, max_at_once=64).run()
     assert night.statuses == {"ok": 2_000}
-    assert night.budget.in_doubt <= (64 + 60) * RESERVED
+    assert night.budget.in_doubt_nano <= (64 + 60) * RESERVED
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 5))])
@@ -202,7 +202,7 @@ def test_an_outage_without_end_stops_the_run_after_its_patience() -> None:
     assert night.lane.stop_message is not None
     assert night.lane.stop_message.startswith("every request to the service has failed for 5 minutes")
     assert set(night.statuses) == {"ok"}, "no row fails"
-    assert night.budget.in_doubt == 0
+    assert night.budget.in_doubt_nano == 0
 
 
 def test_rows_that_the_service_fails_at_end_while_others_are_answered() -> None:
@@ -339,7 +339,7 @@ def test_an_outage_that_comes_with_200_is_an_outage(how: tuple[int, bytes]) -> N
     night = Night(down_between(1, 61, how), rows=600, attempts=2).run()
     assert night.statuses == {"ok": 600}
     assert night.between(3, 60) <= 20
-    assert (night.budget.in_doubt, night.budget.reserved) == (0, 0)
+    assert (night.budget.in_doubt_nano, night.budget.reserved_nano) == (0, 0)
 
 
 def test_a_429_inside_a_200_is_waited_out() -> None:

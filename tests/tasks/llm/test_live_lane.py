@@ -264,7 +264,7 @@ def test_nothing_is_sent_once_the_leader_is_gone() -> None:
     assert harness.sent == 7
     assert harness.codes() == [None] * 7
     assert harness.lane.stopping
-    assert (harness.lane.budget.reserved, harness.lane.budget.in_doubt) == (0, 0)
+    assert (harness.lane.budget.reserved_nano, harness.lane.budget.in_doubt_nano) == (0, 0)
     assert [row.in_doubt_requests for row in harness.state.rows.values()] == [0] * len(harness.state.rows)
 
 
@@ -378,7 +378,7 @@ def test_a_row_that_waited_for_a_permit_checks_the_budget_again() -> None:
 
     async def hold() -> None:
         # four rows have permits, and the fifth waits for one
-        while budget.reserved < 25 and not budget.is_overdrawn:  # noqa: ASYNC110 - turns of the loop, no time
+        while budget.reserved_nano < 25 and not budget.is_overdrawn:  # noqa: ASYNC110 - turns of the loop, no time
             await asyncio.sleep(0)
         if not budget.is_overdrawn:
             budget.settle(0, 1_000)
@@ -387,4 +387,4 @@ def test_a_row_that_waited_for_a_permit_checks_the_budget_again() -> None:
     asyncio.run(asyncio.wait_for(harness.complete(8), 5))
     assert harness.sent == 4
     assert sorted(harness.state.outcomes) == [0, 1, 2, 3]
-    assert (harness.shard.over_budget, budget.reserved) == (4, 0)
+    assert (harness.shard.over_budget, budget.reserved_nano) == (4, 0)

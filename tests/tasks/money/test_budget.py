@@ -54,9 +54,9 @@ class BudgetMachine(RuleBasedStateMachine):
     @invariant()
     def never_passed(self) -> None:
         """At every moment settled + in doubt + reserved <= limit, and each matches what really happened."""
-        assert self.budget.booked <= LIMIT
-        assert (self.budget.settled, self.budget.in_doubt) == (self.paid, self.doubt)
-        assert self.budget.reserved == sum(self.open)
+        assert self.budget.booked_nano <= LIMIT
+        assert (self.budget.settled_nano, self.budget.in_doubt_nano) == (self.paid, self.doubt)
+        assert self.budget.reserved_nano == sum(self.open)
 
 
 TestBudgetMachine = BudgetMachine.TestCase
@@ -76,7 +76,7 @@ def test_two_hundred_after_the_last_cent(seed: int) -> None:
             return
         for _ in range(draw.randrange(8)):  # lets others run in between, in a random order
             await asyncio.sleep(0)
-        assert budget.booked <= 4_000
+        assert budget.booked_nano <= 4_000
         budget.settle(100, 100)
         paid += 100
 
@@ -84,7 +84,7 @@ def test_two_hundred_after_the_last_cent(seed: int) -> None:
         await asyncio.gather(*(ask() for _ in range(200)))
 
     asyncio.run(run())
-    assert paid == budget.settled == 4_000
+    assert paid == budget.settled_nano == 4_000
 
 
 def test_waits_while_reserved_money_may_come_back() -> None:
@@ -121,14 +121,14 @@ def test_overshoot_is_booked_and_shown() -> None:
     budget = Budget(100)
     assert asyncio.run(budget.reserve(60))
     budget.settle(60, 130)
-    assert (budget.settled, budget.is_overdrawn) == (130, True)
+    assert (budget.settled_nano, budget.is_overdrawn) == (130, True)
     assert not asyncio.run(budget.reserve(1))
 
 
 def test_each_spending_is_passed_on() -> None:
     """Money that is settled or in doubt is passed on each time that it grows; a released reservation is not."""
     seen: list[int] = []
-    budget = Budget(100, settled=5, on_spent=seen.append)
+    budget = Budget(100, settled_nano=5, on_spent=seen.append)
 
     async def spend() -> None:
         for _ in range(3):
@@ -143,6 +143,6 @@ def test_each_spending_is_passed_on() -> None:
 
 def test_spent_before_counts() -> None:
     """Money in the journals of an interrupted run is booked from the start."""
-    budget = Budget(100, settled=50, in_doubt=20)
+    budget = Budget(100, settled_nano=50, in_doubt_nano=20)
     assert not budget.fits(31)
     assert budget.fits(30)

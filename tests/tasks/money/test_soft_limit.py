@@ -13,7 +13,7 @@ USD = 1_000_000_000
 
 
 def _limits(before: int = 0, others: int = 0, **budget: Any) -> SoftLimits:
-    return SoftLimits(BudgetSettings.model_validate(budget), before=before, others=others)
+    return SoftLimits(BudgetSettings.model_validate(budget), before_nano=before, others_nano=others)
 
 
 def test_it_is_told_once_when_it_is_passed() -> None:

@@ -77,17 +77,21 @@ def test_a_journal_knows_where_its_outcomes_are(tmp_path: Path, threads: ThreadP
 
 def test_an_outcome_that_was_not_synced_has_no_place(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
     """If a sync fails, the outcomes of its group are not named, so no index ever points to them."""
-    disk = Disk()
-    path = tmp_path / "j"
+
+    class FailingDisk(Disk):
+        fails = False
+
+        def sync(self, descriptor: int) -> None:
+            if self.fails:
+                raise OSError(errno.EIO, "no")
+            super().sync(descriptor)
+
+    disk = FailingDisk()
 
     async def write() -> Journal:
-        journal = Journal(path, HEADER, threads, disk)
+        journal = Journal(tmp_path / "j", HEADER, threads, disk)
         await journal.append(Outcome(row=0, key="00", status="ok"))
-
-        def fail(_: int) -> None:
-            raise OSError(errno.EIO, "no")
-
-        disk.sync = fail  # type: ignore[method-assign]
+        disk.fails = True
         with pytest.raises(DiskFailed):
             await journal.append(Outcome(row=1, key="01", status="ok"))
         with pytest.raises(DiskFailed):
