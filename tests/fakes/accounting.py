@@ -6,6 +6,8 @@ from array import array
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from .bills import Bills
+
 if TYPE_CHECKING:
     from .answers import Usage
 
@@ -29,6 +31,7 @@ class Books:
         self.max_connections = 0
         self.connections_opened = 0
         self.log: deque[dict[str, Any]] = deque(maxlen=log_size)
+        self.bills = Bills()
         self._bills: dict[bytes, int] = {}
         self._twice: set[bytes] = set()
         self._cut: dict[bytes, str] = {}

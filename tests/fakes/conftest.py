@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
+from .admin_options import AdminOptions
+from .batch_options import BatchOptions
 from .running import FakeService, fake_openai
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "count_output": "reserved", "prompt_tokens": "estimate", "output_tokens": "fixed:16",
     "reasoning_tokens": 0, "cached_ratio": 0, "cache_write_ratio": 0, "service_tier": "default", "pad_answers": False, "model_suffix": "", "models": None,
     "require_key": None, "faults": [], "remember": True, "log": 0, "log_bodies": False,
+    "clock": "still", "clock_start": None, "batch": asdict(BatchOptions()), "admin": asdict(AdminOptions()),
 }
 # fmt: on
 

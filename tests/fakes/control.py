@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from .exchange import Reply, Request
-from .options import BadOptionError
+from .option_kinds import BadOptionError, number
 from .replies import error
 
 if TYPE_CHECKING:
@@ -45,6 +45,21 @@ def _configure(service: Service, body: bytes) -> dict[str, Any]:
     return asdict(service.options)
 
 
+def _move_clock(service: Service, body: bytes) -> dict[str, float]:
+    """Move the time by `advance_s`, and let happen what is due; the answer is the time."""
+    values = orjson.loads(body or b"{}")
+    if not isinstance(values, dict) or set(values) - {"advance_s"}:
+        raise BadOptionError("an object with advance_s is wanted")
+    service.clock.advance(number(values.get("advance_s", 0)))
+    service.batches.run()
+    return {"now": service.clock.now}
+
+
+def _bills(service: Service) -> dict[str, Any]:
+    service.batches.run()
+    return service.books.bills.figures(service.options.admin)
+
+
 def _stats(service: Service, *, full: bool) -> dict[str, Any]:
     figures = service.books.stats(full=full)
     figures["faults"] = service.faults.counts
@@ -64,6 +79,9 @@ _ROUTES: dict[str, Callable[[Service, bytes, bytes], Any]] = {
     "GET arrivals": lambda service, *_: service.books.arrivals(),
     "GET log": lambda service, *_: list(service.books.log),
     "GET options": lambda service, *_: asdict(service.options),
+    "GET calls": lambda service, *_: service.calls.log,
+    "GET bills": lambda service, *_: _bills(service),
+    "POST clock": lambda service, _, body: _move_clock(service, body),
     "POST reset": lambda service, *_: _reset(service),
     "POST configure": lambda service, _, body: _configure(service, body),
 }

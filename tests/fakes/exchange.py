@@ -9,7 +9,7 @@ JSON = b"application/json"
 
 
 class Manner(Enum):
-    """How a reply goes over the wire; all but WHOLE are faults."""
+    """How a reply goes over the wire; all but WHOLE and STREAM are faults."""
 
     WHOLE = auto()
     NOTHING = auto()  # closed without one byte
@@ -18,6 +18,8 @@ class Manner(Enum):
     HALF = auto()  # the headers and the body, then silence: more was promised than sent
     DRIP = auto()  # one byte at a time
     ENDLESS = auto()  # a chunked body without an end
+    STREAM = auto()  # a chunked body, as fast as the client reads; no fault
+    BROKEN = auto()  # half of a chunked body, then closed
 
 
 @dataclass(slots=True)
@@ -63,7 +65,7 @@ class Reply:
 
 REASONS = {
     200: b"OK", 307: b"Temporary Redirect", 400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden",
-    404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout", 411: b"Length Required",
+    404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout", 409: b"Conflict", 411: b"Length Required",
     413: b"Content Too Large", 422: b"Unprocessable Content", 429: b"Too Many Requests",
     431: b"Request Header Fields Too Large", 500: b"Internal Server Error", 502: b"Bad Gateway",
     503: b"Service Unavailable", 504: b"Gateway Timeout", 529: b"Overloaded",

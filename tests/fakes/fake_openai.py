@@ -3,6 +3,9 @@
 It writes `READY <port>` to stdout and serves 127.0.0.1 until SIGTERM. Answers, token counts, delays and faults are
 functions of the request's content and a seed, so two runs agree. A request passes these steps in order: key, body,
 limits, faults, bill, answer. It is billed when it is admitted, even if its client does not live to read the answer.
+
+It also has files and batches (batch_options.py says how they run) and the organization's figures (admin_options.py).
+The same routes exist below /openai/v1, where Azure has them.
 """
 
 from __future__ import annotations
@@ -15,24 +18,33 @@ import socket
 import sys
 import time
 import traceback
+from hashlib import sha256
 from typing import Any
 
-import orjson
 import uvloop
 
 from .accounting import Books
 from .answers import Answer, BadRequestError, Call, make_answer, read_call
+from .api_faults import ApiFaultBook
+from .batch_files import Files
+from .batches import Batches
+from .calls import Calls
+from .clock import ServiceClock
 from .control import control
 from .draws import latency_s
 from .exchange import Reply, Request
 from .faults import FaultBook, Rule
 from .limits import SlidingWindow, retry_headers
-from .misbehavior import instead, twist_answer, twisted
+from .misbehavior import reply_to
 from .options import Options, from_command_line
-from .replies import error, model_list, over_limit, written
+from .replies import error, over_limit
 from .wire import Connection
 
-_APIS = {b"/v1/chat/completions": "chat", b"/v1/responses": "responses", b"/v1/completions": "completions"}
+_APIS = {
+    prefix + path: api
+    for prefix in (b"/v1", b"/openai/v1")
+    for path, api in ((b"/chat/completions", "chat"), (b"/responses", "responses"), (b"/completions", "completions"))
+}
 _DEFAULT_MODELS = (
     "gpt-4o-mini",
     "gpt-4o",
@@ -52,14 +64,28 @@ class Service:
         self.in_flight = 0
         self.window = SlidingWindow()
         self.faults = FaultBook()
-        self.books = Books(options.log)
+        self.clock = ServiceClock(options.clock_start, running=options.clock == "running")
+        self._key_ids: dict[bytes, str] = {}
         self._serial = 0
+        self._start_books()
+
+    def _start_books(self) -> None:
+        self.books = Books(self.options.log)
+        self.files = Files(self.options.seed)
+        self.batches = Batches(self)
+        self.calls = Calls()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Return the models that there are, or some of them."""
+        return self.options.models or _DEFAULT_MODELS
 
     def reset(self) -> None:
         """Start all accounts again; the options stay, and so does what is under way."""
         self.window.clear()
         self.faults = FaultBook()
-        self.books = Books(self.options.log)
+        self._start_books()
+        self.clock.restart(self.options.clock_start, running=self.options.clock == "running")
         self.books.max_in_flight = self.in_flight
         self.books.max_connections = len(self.connections)
 
@@ -71,6 +97,14 @@ class Service:
             self.faults.counts = counts
         if options.log != self.options.log:
             self.books.log = type(self.books.log)(self.books.log, maxlen=options.log)
+        if options.batch.row_faults != self.options.batch.row_faults:
+            self.batches.faults = FaultBook()
+        if options.batch.api_faults != self.options.batch.api_faults:
+            self.calls.faults = ApiFaultBook()
+        if options.clock_start != self.options.clock_start:
+            self.clock.restart(options.clock_start, running=options.clock == "running")
+        elif options.clock != self.options.clock:
+            self.clock.run(running=options.clock == "running")
         self.options = options
 
     def connected(self, connection: Connection) -> None:
@@ -121,16 +155,17 @@ class Service:
             return Reply(200, b'{"status":"ok"}')
         if target in _APIS:
             return error(405, "Not allowed to do that here; use POST.")
-        if not self._key_fits(request):
+        reply = self.calls.answer(self, request)
+        if reply is not None:
+            return self._free(reply, request)
+        if not self.key_fits(request):
             return self._free(error(401, code="invalid_api_key"), request)
-        if target == b"/v1/models" and request.method == b"GET":
-            return self._free(model_list(self.options.models or _DEFAULT_MODELS), request)
         return self._free(error(404, "Unknown URL.", code="unknown_url"), request)
 
     def _complete(self, api: str, request: Request) -> Reply:
         options, books = self.options, self.books
         try:
-            if not self._key_fits(request):
+            if not self.key_fits(request):
                 raise BadRequestError("Incorrect API key provided.", code="invalid_api_key", status=401)  # noqa: TRY301
             call = read_call(api, request.body, options)
         except BadRequestError as problem:
@@ -158,14 +193,12 @@ class Service:
         books.max_in_flight = max(books.max_in_flight, self.in_flight + 1)
         self._serial += 1
         identity = f"{call.digest[:8].hex()}{self._serial:08x}"
-        if rule is None:
-            reply = Reply(200, orjson.dumps(written(call, answer, identity, options.model_suffix)))
-        else:
-            twist_answer(rule.kind, call, answer)
-            reply = instead(rule, request) or twisted(rule, call, answer, identity, options.model_suffix)
+        reply = reply_to(call, answer, rule, request, identity, options.model_suffix)
         billed = rule is None or rule.bills
         if billed:
             books.bill(call.digest, answer.usage, remember=options.remember)
+            model = call.model + options.model_suffix
+            books.bills.add(self.clock.now, model, answer.usage, key_id=self.key_id(request), tier=answer.service_tier)
         books.answered(reply.status)
         reply.digest = call.digest
         reply.delay_s = latency_s(options.seed, call.digest, options.latency_ms, options.latency_sigma)
@@ -176,7 +209,16 @@ class Service:
             self._log(request, reply, call, rule, billed=answer if billed else None)
         return reply
 
-    def _key_fits(self, request: Request) -> bool:
+    def key_id(self, request: Request) -> str:
+        """Return the name under which the bills know the key of a request."""
+        key = request.header(b"authorization").removeprefix(b"Bearer ") or request.header(b"api-key")
+        known = self._key_ids.get(key)
+        if known is None:
+            known = self._key_ids[key] = "key_" + sha256(key).hexdigest()[:16]
+        return known
+
+    def key_fits(self, request: Request) -> bool:
+        """Return whether a request has the key that is required."""
         options = self.options
         if options.require_key is None:
             return True
@@ -197,6 +239,7 @@ class Service:
         entry: dict[str, Any] = {
             "at": request.at,
             "answered_at": None,
+            "method": request.method.decode("latin-1"),
             "target": request.target.decode("latin-1"),
             "content": call.digest.hex() if call else None,
             "status": reply.status,

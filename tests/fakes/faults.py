@@ -11,6 +11,9 @@ A rule is a JSON object; the first rule that fits a request applies. Only reques
     retry_after  sent unchanged as Retry-After: "-5", "1e9", a date
     location     where `redirect` points to; another path of this service by default
     billed       whether the request is billed; null: as KINDS says
+
+The rows of a batch have rules of their own (`batch.row_faults`), with the kinds that a line of a file can show and with
+those of ROW_KINDS. There, `match` looks at the whole line of the input file, so it can name a custom_id.
 """
 
 from __future__ import annotations
@@ -53,6 +56,22 @@ KINDS = {
     "ansi": False,  # 400 with escape sequences
 } | {f"bad_usage:{variant}": True for variant in USAGE_VARIANTS}
 
+# What only a row of a batch can be; `error:CODE` is a line without a response, with this error, and free.
+ROW_KINDS = {
+    "status_code_zero": False,  # in the error file: status 0, an empty body, no error; counted as completed
+    "missing": True,  # in neither file
+    "duplicate": True,  # twice in the output file, billed once
+    "foreign": True,  # and a second line, with a custom_id that the input does not have
+    "empty_object": True,  # 200 with {} as its body
+    "null_body": True,  # 200 with null as its body
+    "long_line": True,  # an answer of `batch.long_line_bytes`
+}
+_NOT_IN_A_FILE = {
+    "disconnect_before", "disconnect_after", "hang", "redirect", "slow_loris", "endless_body", "huge_length",
+    "gzip_bomb",
+}  # fmt: skip
+_BILLED = KINDS | ROW_KINDS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
@@ -71,7 +90,7 @@ class Rule:
     @property
     def bills(self) -> bool:
         """Return whether the request is paid; a status is not, unless the rule says so."""
-        return KINDS.get(self.kind, False) if self.billed is None else self.billed
+        return _BILLED.get(self.kind, False) if self.billed is None else self.billed
 
     @property
     def status(self) -> int | None:
@@ -80,14 +99,14 @@ class Rule:
         return int(rest) if kind in {"status", "gateway"} else None
 
 
-def read_rules(value: Any) -> tuple[Rule, ...]:
-    """Check a list of rules; a ValueError or TypeError names what is wrong."""
+def read_rules(value: Any, *, rows: bool = False) -> tuple[Rule, ...]:
+    """Check a list of rules, of requests or of the rows of batches; a ValueError or TypeError names what is wrong."""
     if not isinstance(value, list | tuple):
         raise TypeError(f"a list of rules is wanted, not {value!r}")
-    return tuple(each if isinstance(each, Rule) else _read_rule(each) for each in value)
+    return tuple(each if isinstance(each, Rule) else _read_rule(each, rows=rows) for each in value)
 
 
-def _read_rule(value: Any) -> Rule:
+def _read_rule(value: Any, *, rows: bool) -> Rule:
     if not isinstance(value, dict):
         raise TypeError(f"a rule is an object, not {value!r}")
     values = dict(value)
@@ -95,8 +114,10 @@ def _read_rule(value: Any) -> Rule:
         values["retry_after"] = str(values["retry_after"])
     rule = Rule(**values)  # an unknown name is a TypeError that names it
     prefix, _, code = rule.kind.partition(":")
-    if rule.kind not in KINDS and not (prefix in {"status", "gateway"} and code.isdigit() and 200 <= int(code) < 600):
-        raise ValueError(f"unknown kind {rule.kind!r}; known are status:NNN, gateway:NNN and {sorted(KINDS)}")
+    known = _BILLED.keys() - _NOT_IN_A_FILE if rows else KINDS.keys()
+    is_status = prefix in {"status", "gateway"} and code.isdigit() and 200 <= int(code) < 600
+    if rule.kind not in known and not is_status and not (rows and prefix == "error" and code):
+        raise ValueError(f"unknown kind {rule.kind!r}; known are status:NNN, gateway:NNN and {sorted(known)}")
     if not 0 <= rule.probability <= 1:
         raise ValueError(f"a probability is from 0 to 1, not {rule.probability!r}")
     return rule

@@ -22,6 +22,14 @@ _HTML = b"<!doctype html><html><body><h1>Welcome to the gateway</h1></body></htm
 _BOMB_MIB = 64
 
 
+def reply_to(call: Call, answer: Answer, rule: Rule | None, request: Request, identity: str, suffix: str) -> Reply:
+    """Return the reply to a request that a rule hits, or that no rule hits; the answer may change, as it is billed."""
+    if rule is None:
+        return Reply(200, orjson.dumps(written(call, answer, identity, suffix)))
+    twist_answer(rule.kind, call, answer)
+    return instead(rule, request) or twisted(rule, call, answer, identity, suffix)
+
+
 def instead(rule: Rule, request: Request) -> Reply | None:
     """Return the reply of the kinds that do not use the answer; None for the others."""
     retry = b"" if rule.retry_after is None else b"retry-after: %b\r\n" % rule.retry_after.encode("latin-1")

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 import httpx
 import orjson
 
+from tests.fakes.controls import Controls
 from tests.fakes.terminate import end
 
 if TYPE_CHECKING:
@@ -59,32 +60,8 @@ class _Service:
         return orjson.loads(reply.content)
 
 
-class FakeService(_Service):
+class FakeService(_Service, Controls):
     """A running fake_openai."""
-
-    def stats(self, *, full: bool = False) -> dict[str, Any]:
-        """Return all counters; `full` adds `billed_map` and `in_flight_contents`."""
-        figures: dict[str, Any] = self._ask("GET", "/_control/stats?full=1" if full else "/_control/stats")
-        return figures
-
-    def arrivals(self) -> dict[str, list[Any]]:
-        """Return `at` (time.monotonic), `tokens` (as the limits charge them) and `admitted`, one entry per request."""
-        figures: dict[str, list[Any]] = self._ask("GET", "/_control/arrivals")
-        return figures
-
-    def log(self) -> list[dict[str, Any]]:
-        """Return the latest requests, oldest first; empty unless the option `log` is set."""
-        entries: list[dict[str, Any]] = self._ask("GET", "/_control/log")
-        return entries
-
-    def reset(self) -> None:
-        """Start all accounts, limits and fault counts again; the options stay."""
-        self._ask("POST", "/_control/reset")
-
-    def configure(self, **options: Any) -> dict[str, Any]:
-        """Change options of the running service; return all options."""
-        now: dict[str, Any] = self._ask("POST", "/_control/configure", orjson.dumps(options))
-        return now
 
 
 class LlmockService(_Service):

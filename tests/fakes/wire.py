@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES = 65_536
 MAX_BODY_BYTES = 67_108_864
+MAX_UPLOAD_BYTES = 268_435_456
+_UPLOADS = {b"/v1/files", b"/openai/v1/files"}
+_PIECE_BYTES = 65_536
 _DRIP_S = 0.05
 _ENDLESS_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 _BLOCK = b"10000\r\n" + b" " * 65_536 + b"\r\n"
@@ -50,7 +53,7 @@ def parse_head(head: bytes) -> _Head:
         problem = 411
     elif not length.isdigit():
         problem = 400
-    elif int(length) > MAX_BODY_BYTES:
+    elif int(length) > (MAX_UPLOAD_BYTES if words[1] in _UPLOADS else MAX_BODY_BYTES):
         problem = 413
     size = 0 if problem else int(length)
     expects = headers.get(b"expect", b"").lower() == b"100-continue"
@@ -74,6 +77,8 @@ class Connection(asyncio.Protocol):
         self._keep_alive = True
         self._continued = False
         self._paused = False
+        self._rest: memoryview | None = None
+        self._breaks = False
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -95,12 +100,14 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def pause_writing(self) -> None:
-        """The client reads too slowly for an endless body."""
+        """The client reads too slowly for a long body."""
         self._paused = True
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._paused = False
+        if self._rest is not None:
+            self._stream()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; serve every request that is complete."""
@@ -202,14 +209,36 @@ class Connection(asyncio.Protocol):
         elif manner is Manner.ENDLESS:
             transport.write(_ENDLESS_HEAD)
             self._flood()
+        elif manner is not Manner.HANG:
+            transport.write(self._head_of(reply))
+            half = len(reply.body) // 2 if manner is Manner.BROKEN else None
+            self._rest, self._breaks = memoryview(reply.body)[:half], half is not None
+            self._stream()
 
     def _head_of(self, reply: Reply) -> bytes:
         length = len(reply.body) if reply.declared_length is None else reply.declared_length
         reason = REASONS.get(reply.status, b"Unknown")
         end = b"\r\n" if self._keep_alive else b"connection: close\r\n\r\n"
-        return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b%b" % (
-            reply.status, reason, reply.content_type, length, reply.headers, end,
+        is_chunked = reply.manner in {Manner.STREAM, Manner.BROKEN}
+        size = b"transfer-encoding: chunked" if is_chunked else b"content-length: %d" % length
+        return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\n%b\r\n%b%b" % (
+            reply.status, reason, reply.content_type, size, reply.headers, end,
         )  # fmt: skip
+
+    def _stream(self) -> None:
+        """Write pieces until the client reads too slowly; `resume_writing` continues."""
+        while self._rest is not None and self._transport is not None and not self._paused:
+            piece, rest = self._rest[:_PIECE_BYTES], self._rest[_PIECE_BYTES:]
+            if piece:
+                self._transport.write(b"%x\r\n%b\r\n" % (len(piece), bytes(piece)))
+            self._rest = rest or None
+            if self._rest is None and self._breaks:
+                self._transport.close()
+            elif self._rest is None:
+                self._transport.write(b"0\r\n\r\n")
+                if not self._keep_alive:
+                    self._transport.close()
+                self._done()
 
     def _drip(self, rest: bytes) -> None:
         if self._transport is None:
