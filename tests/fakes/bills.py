@@ -67,27 +67,33 @@ class Bills:
     """All bills of one service since its start or reset."""
 
     def __init__(self) -> None:
-        self._sums: dict[Line, Tokens] = {}
-        self._rows: list[tuple[float, str, str, bytes, Line, Tokens]] = []
+        # plain tuples and lists, in the order of Line and Tokens: every live answer passes here
+        self._sums: dict[tuple[int, str, bool, str, str], list[int]] = {}
+        self._rows: list[tuple[float, str, str, bytes, str, Usage]] = []
 
     def add(self, at: float, model: str, usage: Usage, *, key_id: str, tier: str, batch: bool = False) -> None:
         """Bill one answer."""
-        self._book(_line(at, model, key_id, tier, batch=batch), _tokens(usage))
+        key = (int(at // MINUTE_S) * MINUTE_S, model, batch, tier, key_id)
+        sums = self._sums.get(key)
+        if sums is None:
+            sums = self._sums[key] = [0] * len(NOTHING)
+        sums[0] += 1
+        sums[1] += usage.prompt
+        sums[2] += usage.cached
+        sums[3] += usage.cache_write
+        sums[4] += usage.completion
+        sums[5] += usage.reasoning
 
     def add_row(
         self, at: float, model: str, usage: Usage, *, key_id: str, batch_id: str, custom_id: str, digest: bytes
     ) -> None:
         """Bill one row of a batch."""
-        line, tokens = _line(at, model, key_id, "default", batch=True), _tokens(usage)
-        self._book(line, tokens)
-        self._rows.append((at, batch_id, custom_id, digest, line, tokens))
-
-    def _book(self, line: Line, tokens: Tokens) -> None:
-        self._sums[line] = self._sums.get(line, NOTHING).plus(tokens)
+        self.add(at, model, usage, key_id=key_id, tier="default", batch=True)
+        self._rows.append((at, batch_id, custom_id, digest, model, usage))
 
     def sums(self, options: AdminOptions) -> Iterator[tuple[Line, Tokens]]:
         """Yield all sums, and what others used."""
-        yield from self._sums.items()
+        yield from self._own()
         for each in options.foreign:
             tokens = Tokens(
                 each.get("num_model_requests", 1), each.get("input_tokens", 0), each.get("input_cached_tokens", 0),
@@ -102,35 +108,27 @@ class Bills:
                 tokens,
             )  # fmt: skip
 
+    def _own(self) -> Iterator[tuple[Line, Tokens]]:
+        return ((Line(*key), Tokens(*sums)) for key, sums in self._sums.items())
+
     def figures(self, options: AdminOptions) -> dict[str, Any]:
         """Return the sums of each lane and the bill of each row of a batch, as JSON; money is in USD, as text."""
         lanes: dict[str, Any] = {}
-        for line, tokens in self._sums.items():
+        for line, tokens in self._own():
             before, usd = lanes.get(line.lane, (NOTHING, Decimal(0)))
             lanes[line.lane] = (before.plus(tokens), usd + sum(costs(line, tokens, options).values()))
         return {
             "lanes": {lane: tokens._asdict() | {"usd": plain(usd)} for lane, (tokens, usd) in lanes.items()},
-            "rows": [
-                {
-                    "at": at,
-                    "batch_id": batch_id,
-                    "custom_id": custom_id,
-                    "content": digest.hex(),
-                    "model": line.model,
-                    "usd": plain(sum(costs(line, tokens, options).values(), Decimal(0))),
-                }
-                | tokens._asdict()
-                for at, batch_id, custom_id, digest, line, tokens in self._rows
-            ],
+            "rows": [_row(each, options) for each in self._rows],
         }
 
 
-def _line(at: float, model: str, key_id: str, tier: str, *, batch: bool) -> Line:
-    return Line(int(at // MINUTE_S) * MINUTE_S, model, batch, tier, key_id)
-
-
-def _tokens(usage: Usage) -> Tokens:
-    return Tokens(1, usage.prompt, usage.cached, usage.cache_write, usage.completion, usage.reasoning)
+def _row(row: tuple[float, str, str, bytes, str, Usage], options: AdminOptions) -> dict[str, Any]:
+    at, batch_id, custom_id, digest, model, usage = row
+    tokens = Tokens(1, usage.prompt, usage.cached, usage.cache_write, usage.completion, usage.reasoning)
+    usd = sum(costs(Line(0, model, True, "default", ""), tokens, options).values(), Decimal(0))
+    document = {"at": at, "batch_id": batch_id, "custom_id": custom_id, "content": digest.hex(), "model": model}
+    return document | tokens._asdict() | {"usd": plain(usd)}
 
 
 def costs(line: Line, tokens: Tokens, options: AdminOptions) -> dict[str, Decimal]:

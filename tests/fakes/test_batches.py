@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from decimal import Decimal
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.tools.clock import Clock
+
 from .batching import CHAT, START, Batching, as_lines, line
+from .clock import ServiceClock
 from .running import FakeService, ServiceError
 
 
@@ -252,3 +256,38 @@ def test_a_slow_reader_gets_a_whole_file(service: FakeService) -> None:
     got = b"".join(parts)
     assert got.count(b"z") == len(content)
     assert got.endswith(b'{"status":"ok"}')
+
+
+def test_the_time_stands_still_or_goes_on_by_itself() -> None:
+    """A still clock moves only when it is moved; a running one goes on from where it is, and stops there again."""
+    wall = Clock()
+    clock = ServiceClock(START, running=False, wall=wall)
+    wall.sleep(10)
+    assert clock.now == START
+    clock.advance(5)
+    clock.run(running=True)
+    wall.sleep(10)
+    assert clock.now == START + 15
+    clock.run(running=False)
+    wall.sleep(10)
+    assert clock.now == START + 15
+    clock.restart(None, running=False)
+    assert clock.now == wall()
+
+
+def test_an_asynchronous_client_needs_no_socket() -> None:
+    """The service is a transport for an AsyncClient too, with bodies in pieces and faults as exceptions."""
+    batching = Batching(batch={"api_faults": [{"on": "content", "kind": "half", "after": 1}]})
+    output = batching.ended(batching.rows(1_000))["output_file_id"]
+
+    async def pieces() -> list[int]:
+        async with httpx.AsyncClient(transport=batching.service, base_url=batching.service.url) as client:
+            async with client.stream("GET", f"/files/{output}/content") as reply:
+                sizes = [len(piece) async for piece in reply.aiter_raw()]
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.get(f"/files/{output}/content")
+            return sizes
+
+    sizes = asyncio.run(pieces())
+    assert len(sizes) > 2
+    assert max(sizes) == 65_536
