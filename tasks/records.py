@@ -159,6 +159,7 @@ class Outcome:
     usage_unknown: bool = False  # the service reported no usable figures: the reservation was booked
     usage_flag: str | None = None  # why the figures do not add up, see llm.usage; the larger figure was booked
     service_tier: str | None = None  # as the reply names it; it decides the price
+    lane: str | None = None  # how the answer was bought
     prior: Charge = NO_CHARGE
     resolves: int = 0  # the request whose intent this record settles; 0 if another record did
     paid_by: str | None = None

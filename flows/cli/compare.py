@@ -1,4 +1,4 @@
-"""`parquill estimate --compare`: the same rows at the prices of several models."""
+"""`parquill estimate --compare`: the same rows at the prices of several models and lanes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import date
 from typing import Any
 
 from parquill.tasks.errors import BadJob
+from parquill.tasks.job.lanes import LANES_OF_API, LaneName
 from parquill.tasks.job.reasoning import thinks
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.estimate import estimate_json
@@ -20,7 +21,7 @@ THINKS = "thinks before it answers, so its answers may cost more than predicted 
 
 
 def compare_models(job: ResolvedJob, options: RunOptions, models: Sequence[str], today: date) -> dict[str, Any]:
-    """Estimate a job for its own model and for others; return the estimates, the cheapest first.
+    """Estimate a job for its own model and for others, in each lane that a run can buy; the cheapest comes first.
 
     Models that are shut down by `today` have a note. The lengths of answers are predicted from the job's own past for
     every model; only tokens, price and window differ.
@@ -31,36 +32,43 @@ def compare_models(job: ResolvedJob, options: RunOptions, models: Sequence[str],
     for model in dict.fromkeys([job.model, *models]):
         # `price` and `tokenizer` of the job apply to its own model only
         other = job if model == job.model else job.model_copy(update={"model": model, "price": None, "tokenizer": None})
-        price = _price_of(job, other, options.day)
-        total = estimate_job(other, options, past_of=job, price=price)
-        rows, estimate = total.rows, total.result()
+        prices = _prices_of(job, other, options.day)
+        total = estimate_job(other, options, past_of=job, price=prices[0][1], other_prices=[p for _, p in prices[1:]])
+        rows = total.rows
         shutdown = find_shutdown(model, job.endpoint.base_url)
-        entries.append(
-            {
-                "model": model,
-                "lane": "live",
-                "estimate": estimate_json(other, estimate),
-                "prices": {"source": price.source, "version": price.version},
-                "prompt_tokens_note": estimate.tokens_note or None,
-                "thinking_note": THINKS if thinks(other) and not thinks(job) else None,
-                "shutdown_note": shutdown.sentence(today) if shutdown is not None else None,
-                "fits_window": "too_long" not in estimate.rejected,
-                "rows_too_long": estimate.rejected.get("too_long", 0),
-                "fits_budget": check_budget(other, estimate, price).fits,
-            }
-        )
+        for index, (lane, price) in enumerate(prices):
+            bought, estimate = other.model_copy(update={"lane": lane}), total.result(index)
+            entries.append(
+                {
+                    "model": model,
+                    "lane": lane,
+                    "estimate": estimate_json(bought, estimate),
+                    "prices": {"source": price.source, "version": price.version},
+                    "prompt_tokens_note": estimate.tokens_note or None,
+                    "thinking_note": THINKS if thinks(other) and not thinks(job) else None,
+                    "shutdown_note": shutdown.sentence(today) if shutdown is not None else None,
+                    "fits_window": "too_long" not in estimate.rejected,
+                    "rows_too_long": estimate.rejected.get("too_long", 0),
+                    "fits_budget": check_budget(bought, estimate, price).fits,
+                }
+            )
     entries.sort(key=lambda entry: float(entry["estimate"]["cost_usd_expected"]))
     return {"rows": rows, "models": entries}
 
 
-def _price_of(job: ResolvedJob, other: ResolvedJob, day: date) -> ModelPrice:
-    """Return the price at the job's address; for another model that is not sold there, the price of its own seller.
+def _prices_of(job: ResolvedJob, other: ResolvedJob, day: date) -> list[tuple[LaneName, ModelPrice]]:
+    """Return the price in each lane that a run can buy at the job's address, the live lane first.
 
-    Nothing is sent at such a price; `prices.source` names the seller. Raises BadJob.
+    A model that is not sold there has the price of its own seller. Nothing is sent at such a price; `prices.source`
+    names the seller. Raises BadJob.
     """
-    try:
-        return price_of(other, day)
-    except BadJob:
-        if other.model == job.model:
-            raise
-        return find_price(other.model, None, day)
+    # the job's own price is that of its lane
+    lanes = LANES_OF_API[other.endpoint.api] if other.price is None else (job.lane,)
+    prices: list[tuple[LaneName, ModelPrice]] = []
+    for lane in lanes:
+        try:
+            prices.append((lane, price_of(other.model_copy(update={"lane": lane}), day)))
+        except BadJob:
+            if lane == "live" and other.model == job.model:
+                raise
+    return prices or [("live", find_price(other.model, None, day))]

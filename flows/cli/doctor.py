@@ -138,7 +138,7 @@ def _examine_job(job: Job, today: date) -> Iterator[Check]:
 
 def _price_source(job: Job) -> str:
     price = price_of(job, datetime.now(job.zone).date())
-    band = price.bands[0]
+    band = price.asked_bands[0]
     return f"${band.input / 1e9:g} input, ${band.output / 1e9:g} output per million tokens ({price.source})"
 
 

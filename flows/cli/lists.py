@@ -44,7 +44,7 @@ def comparison_lines(found: dict[str, Any]) -> Iterator[str]:
     Without earlier answers nothing is expected: the models are compared by the most that they can cost.
     """
     entries = found["models"]
-    yield f"{found['rows']:,} rows, the cheapest model first; nothing was sent"
+    yield f"{found['rows']:,} rows, the cheapest first; nothing was sent"
     if all(entry["estimate"]["basis"] == WORST_CASE for entry in entries):
         costs = {"at most": "worst"}
     else:
@@ -63,8 +63,8 @@ def comparison_lines(found: dict[str, Any]) -> Iterator[str]:
         yield "  ".join([*words, *(cell.rjust(width) for cell, width in sized[2:])])
     if len(costs) == 1:
         yield "no earlier answers to learn from; for expected costs run `parquill estimate JOB --pilot 100` first"
-    for entry in entries:
-        yield from (f"{entry['model']}: {note}" for note in _notes(entry))
+    # a note of a model is the same in each lane
+    yield from dict.fromkeys(f"{entry['model']}: {note}" for entry in entries for note in _notes(entry))
 
 
 def shorten(name: str) -> str:

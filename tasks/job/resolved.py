@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parquill.tasks.errors import BadJob
+from parquill.tasks.job.lanes import RETRY_DEFAULTS
 from parquill.tasks.job.load import PlainText, read_yaml
 from parquill.tasks.job.response_format import ResponseFormat, one_form, read_format
 from parquill.tasks.job.settings import Job
@@ -43,6 +44,8 @@ def resolve(job: Job, today: date) -> ResolvedJob:
         "output": output,
         "state": _absolute(job.state, today) if job.state else f"{mirror}/.parquill",
     }
+    defaults = {k: v for k, v in RETRY_DEFAULTS[job.lane].items() if k not in job.retry.model_fields_set}
+    resolved["retry"] = job.retry.model_copy(update=defaults)
     if job.vars is not None:
         variables = _mapping(job.vars, "vars") if isinstance(job.vars, str) else job.vars
         resolved["vars"] = {name: _read_if_file(name, value) for name, value in variables.items()}

@@ -17,6 +17,7 @@ from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from parquill.tasks.job.base import Number, OneLine, Settings, refuse_surrogates
 from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.lanes import LANES_OF_API, LaneName
 from parquill.tasks.job.parameters import own_parameters, refuse_unwritable
 from parquill.tasks.job.response_format import one_form
 from parquill.tasks.storage.uri import check_uri, is_uri
@@ -149,12 +150,16 @@ class RetrySettings(Settings, title="Retry"):
     attempts: Annotated[int, Field(ge=1, le=100), Number] = Field(
         6, description="Requests for one row in total, across restarts"
     )
-    timeout_s: Annotated[float, Field(gt=0, le=3600), Number] = Field(120, description="Seconds for one request")
+    timeout_s: Annotated[float, Field(gt=0, le=3600), Number] = Field(
+        120, description="Seconds for one request; the default with lane: flex is 900"
+    )
     in_doubt: Literal["resend", "hold"] = Field(
         "resend", description="A request that may have been billed: send it again, or hold the row as failed"
     )
     patience_s: Annotated[float, Field(gt=0, le=604_800), Number] = Field(
-        1800, description="Seconds that a run continues while every request fails or gets 429; then it stops"
+        1800,
+        description="Seconds that a run continues while every request fails or gets 429; then it stops. The default "
+        "with lane: flex is 21600",
     )
 
 
@@ -197,6 +202,11 @@ class Job(Settings):
         None, description="Column of chat messages, instead of `prompt`: lists of structs, or JSON text"
     )
     model: Annotated[str, OneLine] = Field(min_length=1, description="The model's name, as the service knows it")
+    lane: LaneName = Field(
+        "live",
+        description="How completions are bought. live: at the standard price; flex: at about half of it, slower, where "
+        "the service sells flex processing for the model",
+    )
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000), Number] = Field(
         description="The longest answer in tokens; it bounds what a row can cost"
     )
@@ -306,6 +316,8 @@ class Job(Settings):
                 raise ValueError("`api: completions` takes one text: use `prompt.user` alone")
             if self.response_format is not None:
                 raise ValueError("`api: completions` does not support `response_format`")
+        if self.lane not in LANES_OF_API[self.endpoint.api]:
+            raise ValueError(f"`api: {self.endpoint.api}` has no {self.lane} processing: use `lane: live`")
         for name in ("input", "output"):
             if is_uri(value := getattr(self, name)):
                 try:

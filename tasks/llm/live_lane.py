@@ -65,12 +65,14 @@ class LiveLane:
         self._client, self._clock, self._sleep, self._may_send = client, clock, sleep, may_send
         self.limits, self.breaker = limits, breaker
         self._settlement, self.budget, self.progress = settlement, settlement.budget, settlement.progress
-        self._policy = RetryPolicy(job.retry, settlement, limits, breaker, self.stop, clock)
+        self._policy = RetryPolicy(job, settlement, limits, breaker, self.stop, clock)
         self.stop_rule: Rule | None = None
         self.stop_message: str | None = None
         self.stopping = False
         self.warnings: list[str] = []  # about the service, for users who see no log
         breaker.warn, breaker.stop_run = self._warn, self.stop
+        self._tiers = settlement.tiers
+        self._tiers.warn = self._warn
         self._tasks: set[asyncio.Task[None]] = set()
         self._resting: set[asyncio.Future[None]] = set()
         self._open_bytes = OpenBytes()
@@ -199,6 +201,7 @@ class LiveLane:
     async def _admit(self, step: Step) -> Permit:
         """Reserve the step's worst case, then wait for its turn. Raises OverBudget, Stopped."""
         while True:
+            step.reserve_nano = self._tiers.reserve_nano(step)
             # promise: M1 a request is admitted only if its reservation fits the budget
             if not await self.budget.reserve(step.reserve_nano):
                 raise Stopped if self.stopping else OverBudget
@@ -208,9 +211,11 @@ class LiveLane:
                 self.budget.release(step.reserve_nano)
                 raise
             # promise: M3 a row that waited for a permit checks the budget again
-            if not self.budget.is_overdrawn:
+            # promise: M1 a row that waited for a permit checks its reservation again
+            if not self.budget.is_overdrawn and step.reserve_nano == self._tiers.reserve_nano(step):
                 return permit
-            # while this step waited, a reply cost more than its reservation: the budget may not cover it any more
+            # while this step waited, a reply cost more than its reservation: the budget may not cover it any more, or
+            # the reservation may be too small
             permit.release()
             self.budget.release(step.reserve_nano)
 

@@ -141,6 +141,7 @@ _BY_HTTP = {
     425: "conflict",
     429: "rate_limited",
     431: "too_long",
+    498: "rate_limited",  # Groq: flex lacks capacity
     499: "request_timeout",
     501: "bad_request",
 }
@@ -171,6 +172,8 @@ _PLAIN_CODES = frozenset(
         "invalid_request_error",
         "model_not_found",
         "rate_limit_exceeded",
+        "resource_unavailable",  # OpenAI: flex lacks capacity
+        "capacity_exceeded",  # the same at Groq
         "unsupported_parameter",
         "unsupported_value",
         "unknown_parameter",

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import orjson
 
 from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.lanes import TIERS
 from parquill.tasks.job.providers import is_openai
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.job.response_format import ResponseFormat
@@ -55,7 +56,7 @@ class ChatApi(ChatReplies):
         self._fixed = {
             "model": job.model,
             **self.format(job.answer_format),
-            **self._tier(job.endpoint.base_url),
+            **self._tier(job),
         }
         self._parameters = job.parameters
         self._most = job.max_output_tokens
@@ -85,10 +86,13 @@ class ChatApi(ChatReplies):
             return {"response_format": {"type": "json_object"}}
         return {"response_format": {"type": "json_schema", "json_schema": asked.members()}}
 
-    def _tier(self, base_url: str) -> dict[str, Any]:
-        """Name the standard tier at OpenAI's address: a project's default may be `priority`, at twice the price."""
+    def _tier(self, job: ResolvedJob) -> dict[str, Any]:
+        """Name the lane's tier. At OpenAI a project's default may be `priority`, at twice the standard price."""
+        # promise: M6 requests of the flex lane ask for its tier
+        if tier := TIERS[job.lane]:
+            return {"service_tier": tier}
         # promise: M1 requests to OpenAI name the standard service tier
-        return {"service_tier": "default"} if is_openai(base_url) else {}
+        return {"service_tier": "default"} if is_openai(job.endpoint.base_url) else {}
 
     def _open(self, parameters: dict[str, Any] | None, limit: str) -> bytes:
         whole = orjson.dumps({**self._parameters, **(parameters or {}), **self._fixed, limit: self._most})
@@ -112,7 +116,7 @@ class CompletionsApi(CompletionsReplies, ChatApi):
     path = "/completions"
     field = "prompt"
 
-    def _tier(self, base_url: str) -> dict[str, Any]:  # noqa: ARG002 - this API has no tiers
+    def _tier(self, job: ResolvedJob) -> dict[str, Any]:  # noqa: ARG002 - this API has no tiers
         return {}
 
     def limit_name(self, model: str) -> str:  # noqa: ARG002 - one name for all models

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from parquill.tasks.job.settings import RetrySettings
+from parquill.tasks.job.lanes import ADVICE
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.limits.limiter import RateLimiter, Stopped
 from parquill.tasks.llm.breaker import Breaker
 from parquill.tasks.llm.client import Result
@@ -30,7 +31,7 @@ class RetryPolicy:
 
     def __init__(
         self,
-        retry: RetrySettings,
+        job: ResolvedJob,
         settlement: Settlement,
         limits: RateLimiter,
         breaker: Breaker,
@@ -39,9 +40,13 @@ class RetryPolicy:
     ) -> None:
         self._settlement, self._limits, self._breaker = settlement, limits, breaker
         self._stop, self._clock = stop, clock
+        retry = job.retry
         self._attempts = retry.attempts
         self._patience_s = retry.patience_s
-        self._step_patience_s = retry.timeout_s * retry.attempts  # the most that its attempts may take
+        # promise: flex: a row waits for capacity as long as the run
+        most_s = retry.patience_s if job.lane == "flex" else 0.0  # a 429 of flex means that it lacks capacity
+        self._step_patience_s = max(most_s, retry.timeout_s * retry.attempts)  # the most that its attempts may take
+        self._advice = ADVICE[job.lane]
         self._hold = retry.in_doubt == "hold"
 
     async def fail_unsent(self, step: Step) -> bool:
@@ -121,7 +126,7 @@ class RetryPolicy:
         gate.on_429(now, sent_at, pause)
         # promise: service: a run that meets only 429 replies stops once its patience is used up
         if gate.throttled_s(now) > self._patience_s:
-            self._stop(result.rule, result.sentence)
+            self._stop(result.rule, result.sentence + self._advice)
             raise Stopped
         step.throttled_since = now if step.throttled_since is None else step.throttled_since
         # promise: service: a row that is always throttled fails once its patience is used up

@@ -35,6 +35,7 @@ from parquill.tasks.llm.prompt_cuts import PromptCuts
 from parquill.tasks.llm.settlement import Settlement
 from parquill.tasks.llm.shard_report import ShardReport
 from parquill.tasks.llm.shard_work import ShardWork
+from parquill.tasks.llm.tier_check import TierCheck
 from parquill.tasks.money.budget_lease import LEDGER_TIMEOUT_S
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.prompts.run_money import open_budget
@@ -122,7 +123,12 @@ class RunSender:
         done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
         progress = Progress(total=self._run.estimate.to_send, done=done, done_before=done)
         settlement = Settlement(
-            self._run.price, self.budget, progress, answer_format, PromptCuts(job.max_output_tokens)
+            self._run.price,
+            self.budget,
+            progress,
+            answer_format,
+            PromptCuts(job.max_output_tokens),
+            TierCheck(self._run.price, job.max_output_tokens),
         )
         # promise: C7 a worker checks for its leader before each request
         is_led = self._member.is_led if self._member is not None else lambda: True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 
+from parquill.tasks.job.lanes import lane_of
 from parquill.tasks.llm.answer_format import AnswerFormat
 from parquill.tasks.llm.failures import Failure
 from parquill.tasks.llm.outcomes import TABLE, Money, Retry, Rule
 from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.prompt_cuts import PromptCuts, cut_sentence
 from parquill.tasks.llm.replies import Reply
+from parquill.tasks.llm.tier_check import TierCheck
 from parquill.tasks.llm.unit import Step
 from parquill.tasks.money.amounts import femto_to_nano
 from parquill.tasks.money.budget import Budget
@@ -29,8 +31,9 @@ class Settlement:
         progress: Progress,
         answer_format: AnswerFormat | None,
         cuts: PromptCuts,
+        tiers: TierCheck,
     ) -> None:
-        self.budget, self.progress = budget, progress
+        self.budget, self.progress, self.tiers = budget, progress, tiers
         self._price, self._format, self._cuts = price, answer_format, cuts
 
     async def record_intent(self, step: Step) -> None:
@@ -48,6 +51,7 @@ class Settlement:
         Without usable usage, book the whole reservation, or more if the known part of the usage costs more.
         """
         usage, tier = reply.usage, reply.service_tier
+        self.tiers.observe(tier)
         # promise: M3 unusable usage is booked at no less than the tokens it reports
         billed = usage or reply.least
         # promise: M6 the service tier in the reply determines the price
@@ -77,6 +81,8 @@ class Settlement:
             # promise: M3 a reply with a service tier of unknown price is flagged
             usage_flag=reply.usage_flag or (None if self._price.knows_tier(tier) else "tier"),
             service_tier=tier,
+            # promise: M6 a row shows the lane that its reply names
+            lane=lane_of(tier),
             cost_nano=cost,
             latency_s=latency_s,
             resolves=step.state.requests,
@@ -85,7 +91,8 @@ class Settlement:
 
     async def fail(self, step: Step, rule: Rule, sentence: str) -> None:
         """Record the step as failed by `rule`, with `sentence` as its message."""
-        outcome = self._outcome(step, rule, error_message=sentence)
+        lane = lane_of(self._price.asked) if step.state.cost_nano else None  # that of failures that were billed
+        outcome = self._outcome(step, rule, error_message=sentence, lane=lane)
         await self._record(step, outcome)
 
     async def record_failure(self, step: Step, rule: Rule, failure: Failure | None = None) -> None:
@@ -100,6 +107,7 @@ class Settlement:
             "code": rule.code,
         }
         if failure is not None and failure.usage is not None:
+            self.tiers.observe(failure.service_tier)
             billed = femto_to_nano(self._price.femto(failure.usage, failure.service_tier))
             # promise: M1 a billed failure counts against the budget
             self.budget.settle(step.reserve_nano, billed)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache
@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from parquill.data import FOLDER
 from parquill.tasks.errors import BadJob
+from parquill.tasks.job.lanes import TIERS
 from parquill.tasks.job.providers import find_model, is_openai, provider_of
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.amounts import FEMTO_PER_NANO
@@ -70,7 +71,8 @@ class ServiceTier:
 class ModelPrice:
     """The price of one model on one day; `window` is its context in tokens, None if unknown.
 
-    `request` is a fee in femto-dollars for each billed reply.
+    `request` is a fee in femto-dollars for each billed reply. `asked` is the service tier that requests ask for, ""
+    for the standard one: expectations and worst cases are at its price.
     """
 
     model: str
@@ -80,6 +82,7 @@ class ModelPrice:
     version: str
     request: int = 0
     tiers: tuple[ServiceTier, ...] = ()
+    asked: str = ""
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
@@ -93,18 +96,20 @@ class ModelPrice:
 
         A tier without a known price (see `knows_tier`) is priced as the most expensive known tier.
         """
-        named = self._bands_of(tier)
-        choices = (self.bands, *(other.bands for other in self.tiers)) if named is None else (named,)
         prompt, cached, cache_write, completion, _ = usage
         # promise: M6 the booked cost includes the fee per request
         return self.request + max(
-            _band_for(bands, prompt).femto(prompt, cached, cache_write, completion) for bands in choices
+            _band_for(bands, prompt).femto(prompt, cached, cache_write, completion) for bands in self._choices(tier)
         )
 
     def knows_tier(self, tier: str | None) -> bool:
         """Whether the price of a tier is known; that of the standard tier, under any of its names, always is."""
         name = (tier or "").lower()
-        return name in STANDARD_TIERS or any(other.name in {name, _ALSO.get(name)} for other in self.tiers)
+        return (
+            name in STANDARD_TIERS
+            or name == self.asked
+            or any(other.name in {name, _ALSO.get(name)} for other in self.tiers)
+        )
 
     def _bands_of(self, tier: str | None) -> tuple[PriceBand, ...] | None:
         name = (tier or "").lower()
@@ -116,29 +121,59 @@ class ModelPrice:
                     return other.bands
         return self.bands if name in _NEVER_ABOVE_STANDARD else None
 
+    def exceeds_asked(self, tier: str | None) -> bool:
+        """Whether a reply at this tier may cost more than one at the tier that was asked for."""
+        return self.worst_nano(1_000_000, 1_000_000, tier or "") > self.worst_nano(1_000_000, 1_000_000)
+
+    @property
+    def asked_bands(self) -> tuple[PriceBand, ...]:
+        """The prices of the tier that requests ask for."""
+        (bands,) = self._choices(self.asked)
+        return bands
+
+    def _choices(self, tier: str | None) -> tuple[tuple[PriceBand, ...], ...]:
+        """Return the prices of a tier; for a tier without a known price those of all tiers."""
+        named = self._bands_of(tier)
+        return (self.bands, *(other.bands for other in self.tiers)) if named is None else (named,)
+
     def expected_femto(self, prompt: float, cached: float, cache_write: float, completion: float) -> int:
         """Cost in femto-dollars of a request with expected tokens, which need not be whole numbers."""
         tokens = (round(count * 1000) for count in (prompt, cached, cache_write, completion))
-        return self.request + _band_for(self.bands, prompt).femto(*tokens) // 1000
+        return self.request + _band_for(self.asked_bands, prompt).femto(*tokens) // 1000
 
-    def worst_nano(self, prompt_tokens: int, max_output_tokens: int) -> int:
-        """The most that a request can cost at the standard tier, in nano-dollars, rounded up.
+    def worst_nano(self, prompt_tokens: int, max_output_tokens: int, tier: str | None = None) -> int:
+        """The most that a request can cost at a tier, by default the asked one, in nano-dollars, rounded up.
 
         Takes all input at the most expensive input price, all output used, and the request's fee; of the bands that a
         prompt of at most `prompt_tokens` can fall into, the most expensive.
         """
-        most = 0
-        for index, band in enumerate(self.bands):
-            # promise: M1 a reservation covers every price band that may apply
-            if index and band.above >= prompt_tokens:
-                break
-            last = self.bands[index + 1].above if index + 1 < len(self.bands) else prompt_tokens
-            prompt = min(prompt_tokens, last)
-            # promise: M1 a reservation covers the price of cache writes
-            highest = max(band.input, band.cached, band.cache_write)
-            most = max(most, prompt * highest + max_output_tokens * band.output)
+        choices = self._choices(self.asked if tier is None else tier)
+        most = max(_worst_femto(bands, prompt_tokens, max_output_tokens) for bands in choices)
         # promise: M1 a reservation includes the fee per request
         return -(-(self.request + most) // FEMTO_PER_NANO)
+
+    def at_tier(self, tier: str) -> Self:
+        """Return the price for requests that ask for a tier. Raises BadJob if that tier has no price of its own."""
+        # promise: M2 a lane without a known price is refused
+        if tier and not any(other.name == tier for other in self.tiers):
+            raise BadJob(
+                f"{self.model} has no {tier} price ({self.source}): use `lane: live`, or a model with a {tier} price"
+            )
+        return replace(self, asked=tier, source=f"{self.source}, {tier}") if tier else self
+
+
+def _worst_femto(bands: Sequence[PriceBand], prompt_tokens: int, max_output_tokens: int) -> int:
+    most = 0
+    for index, band in enumerate(bands):
+        # promise: M1 a reservation covers every price band that may apply
+        if index and band.above >= prompt_tokens:
+            break
+        last = bands[index + 1].above if index + 1 < len(bands) else prompt_tokens
+        prompt = min(prompt_tokens, last)
+        # promise: M1 a reservation covers the price of cache writes
+        highest = max(band.input, band.cached, band.cache_write)
+        most = max(most, prompt * highest + max_output_tokens * band.output)
+    return most
 
 
 def _band_for(bands: Sequence[PriceBand], prompt_tokens: float) -> PriceBand:
@@ -153,13 +188,14 @@ def _bands_from_json(found: Iterable[Mapping[str, int]]) -> tuple[PriceBand, ...
     return tuple(PriceBand(**band) for band in found)
 
 
-def price_of(job: Job, day: date, *, batch: bool = False) -> ModelPrice:
-    """Return the price of a job's model: the job's own, else the public one. Raises BadJob with the nearest names.
+def price_of(job: Job, day: date) -> ModelPrice:
+    """Return the price of a job's model in its lane: the job's own, else the public one.
 
-    With `batch` it is the price of the service's batch processing, or the usual price if no batch price is known.
+    The job's own price is what it pays in its lane. Raises BadJob with the nearest names, or for a lane without a
+    price.
     """
     if job.price is None:
-        return find_price(job.model, job.endpoint.base_url, day, batch=batch)
+        return find_price(job.model, job.endpoint.base_url, day).at_tier(TIERS[job.lane])
     # promise: M1 a search model is refused even if the job sets a price
     refuse_model(job.model)
     own, full = job.price, job.price.usd_per_mtok_input
@@ -167,11 +203,11 @@ def price_of(job: Job, day: date, *, batch: bool = False) -> ModelPrice:
     band = _band(
         0, full, full if cached is None else cached, full if written is None else written, own.usd_per_mtok_output
     )
-    return ModelPrice(job.model, (band,), None, "the job's `price`", day.isoformat())
+    return ModelPrice(job.model, (band,), None, "the job's `price`", day.isoformat(), asked=TIERS[job.lane])
 
 
 @cache
-def find_price(model: str, base_url: str | None, day: date, *, batch: bool = False) -> ModelPrice:
+def find_price(model: str, base_url: str | None, day: date) -> ModelPrice:
     """Return the public price of a model at an address on a day, see `providers`.
 
     Raises BadJob for a model without a price, since nothing may be sent without one, and for a model that is billed for
@@ -182,8 +218,7 @@ def find_price(model: str, base_url: str | None, day: date, *, batch: bool = Fal
     if (seller is None or is_openai(base_url)) and (own := _override(model, day)) is not None:
         return own
     provider, info, plus_percent = find_model(model, base_url)
-    context = {"processing": "batch"} if batch else None
-    found = _prices_of_the_day(info, day, context)
+    found = _prices_of_the_day(info, day, None)
     bands = _bands(found, plus_percent)
     if not bands:
         raise BadJob(f"the model {model!r} has no price per token; set `price`")
@@ -201,7 +236,7 @@ def find_price(model: str, base_url: str | None, day: date, *, batch: bool = Fal
         f"genai-prices, {provider.id}",
         ", ".join([f"{version('genai-prices')} on {day}", *notes]),
         request=max((int(fee * _FEMTO_PER_USD_PER_1000_REQUESTS) for fee in fees), default=0),
-        tiers=() if batch else _tiers(provider, info, day, plus_percent),
+        tiers=_tiers(provider, info, day, plus_percent),
     )
 
 

@@ -40,6 +40,7 @@ SUMMARY_KEYS = {
     "saved_usd": "what the rows that reuse an answer would have cost",
     "budget": "the budget of the run, and what was booked in the month before and after the run",
     "requests": "requests sent, retried, throttled and in doubt: of this run alone, summed over interruptions",
+    "lanes": "answers that this run paid for and their cost, by lane",
     "duration_s": "seconds from start to end",
     "prices": "the source of the prices, with its version and day",
     "errors": "rows by `error_code`",
@@ -103,6 +104,9 @@ def make_summary(
             "retried": totals.retried,
             "throttled": totals.throttled,
             "in_doubt": totals.in_doubt,
+        },
+        "lanes": {
+            lane: {"rows": g.rows, "cost_usd": usd_text(nano_to_usd(g.cost_nano))} for lane, g in sums.lanes.items()
         },
         "duration_s": None if finished_at is None else _duration_s(run, finished_at),
         "prices": {"source": run.price.source, "version": run.price.version},

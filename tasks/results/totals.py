@@ -49,6 +49,7 @@ class ResultTotals:
         default_factory=CountComparison
     )  # counted and reported prompt tokens of these answers
     errors: dict[str, int] = field(default_factory=dict)
+    lanes: dict[str, Group] = field(default_factory=dict)
     groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # by `for_each` name and its value
     first_errors: list[dict[str, Any]] = field(default_factory=list)
     slowest: list[tuple[float, str, int, ForEachValues]] = field(default_factory=list)
@@ -90,6 +91,10 @@ class ResultTotals:
         if self.price_as is not None and line["prompt_tokens"]:
             usage = Usage(*(line[f"{kind}_tokens"] or 0 for kind in Usage._fields))
             self.price_as_femto += self.price_as.femto(usage)
+        if (lane := line.get("lane")) is not None and not line["reused"]:
+            bought = self.lanes.setdefault(lane, Group())
+            bought.rows += 1
+            bought.cost_nano += cost_nano
         if line["latency_s"] is not None and not line["reused"]:
             slow = (line["latency_s"], line["source_file"], line["row_number"], each)
             self.slowest = sorted([*self.slowest, slow])[-5:]

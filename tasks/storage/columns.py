@@ -28,6 +28,7 @@ def result_fields(parsed: pa.DataType | None) -> list[pa.Field]:
         pa.field("estimated_prompt_tokens", pa.int64()),
         pa.field("cost_usd", USD),
         pa.field("in_doubt_usd", USD),
+        pa.field("lane", pa.string()),
         pa.field("reused", pa.bool_()),
         pa.field("run_id", pa.string()),
         pa.field("attempts", pa.int32()),
@@ -57,6 +58,8 @@ MEANINGS = {
     "estimated_prompt_tokens": "what Parquill counted before sending; compare it with `prompt_tokens`",
     "cost_usd": "dollars for this row, all billed attempts included; 0 if another row or run paid for the answer",
     "in_doubt_usd": "dollars reserved for requests that may have been billed",
+    "lane": "how the answer was bought, `live` or `flex`, by the service tier that the reply names; null without an "
+    "answer",
     "reused": "true if another row or an earlier run paid for the answer",
     "run_id": "the run that paid for the answer",
     "attempts": "requests sent for this row",

@@ -26,6 +26,7 @@ from parquill.tasks.llm.live_lane import LiveLane
 from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.prompt_cuts import PromptCuts
 from parquill.tasks.llm.settlement import Settlement
+from parquill.tasks.llm.tier_check import TierCheck
 from parquill.tasks.llm.unit import OpenShard, Step, Unit
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import ModelPrice, PriceBand
@@ -124,7 +125,7 @@ class Night:
         client = Client(job, None, httpx.MockTransport(self._handle))
         price = ModelPrice("a-model", (PriceBand(0, 0, 0, 0, 0),), None, "a test", "today")
         self.budget = Budget(self._budget_nano)
-        settlement = Settlement(price, self.budget, Progress(), None, PromptCuts(10))
+        settlement = Settlement(price, self.budget, Progress(), None, PromptCuts(10), TierCheck(price, 10))
         self.lane = LiveLane(job, client, limits, breaker, settlement, clock=loop.time, sleep=asyncio.sleep)
         await self.lane.complete(self._units())
         self.seconds = loop.time() - 1000.0

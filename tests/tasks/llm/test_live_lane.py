@@ -23,6 +23,7 @@ from parquill.tasks.llm.outcomes import TABLE
 from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.prompt_cuts import PromptCuts
 from parquill.tasks.llm.settlement import Settlement
+from parquill.tasks.llm.tier_check import TierCheck
 from parquill.tasks.llm.unit import OpenShard, Step, Unit
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import ModelPrice, PriceBand
@@ -70,6 +71,8 @@ class LaneHarness:
         sleep: Callable[[float], Awaitable[None]] | None = None,
         may_send: Callable[[], bool] = lambda: True,
         budget: Budget | None = None,
+        lane: str = "live",
+        model: str = "gpt-4o-mini",
         **retry: Any,
     ) -> None:
         self.time, self.sent, self.read = Time(), 0, 0
@@ -90,15 +93,15 @@ class LaneHarness:
             return httpx.Response(status, content=GOOD if status == 200 else self.refusal, headers=headers)
 
         job = resolved_job({
-            "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": "gpt-4o-mini",
-            "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1"},
+            "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": model,
+            "lane": lane, "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1"},
             "retry": retry, "limits": {"max_at_once": 4},
         })  # fmt: skip
         breaker = Breaker(4, patience_s=math.inf, clock=self.time.clock)
         limits = RateLimiter(4, brake=breaker, clock=self.time.clock, sleep=self.time.sleep)
         client = Client(job, None, httpx.MockTransport(handler))
         price = ModelPrice("a-model", (PriceBand(0, 0, 0, 0, 0),), None, "a test", "today")
-        settlement = Settlement(price, budget or Budget(None), Progress(), None, PromptCuts(10))
+        settlement = Settlement(price, budget or Budget(None), Progress(), None, PromptCuts(10), TierCheck(price, 10))
         self.lane = LiveLane(
             job,
             client,

@@ -13,6 +13,7 @@ from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.prompt_cuts import CERTAIN_ROWS, PromptCuts
 from parquill.tasks.llm.replies import Reply
 from parquill.tasks.llm.settlement import Settlement
+from parquill.tasks.llm.tier_check import TierCheck
 from parquill.tasks.llm.unit import OpenShard, Step
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import ModelPrice, PriceBand
@@ -79,7 +80,7 @@ class _Records:
 
 def _settle(code: str, prompt_tokens: int, expected: float) -> Outcome:
     price = ModelPrice("m", (PriceBand(0, 1, 1, 1, 1),), None, "a test", "today")
-    settlement = Settlement(price, Budget(None), Progress(), None, PromptCuts(50))
+    settlement = Settlement(price, Budget(None), Progress(), None, PromptCuts(50), TierCheck(price, 50))
     state = ShardState()
     row = Step(OpenShard(cast("Journal", _Records()), state), 0, "0", "[]", None, 10, 5, expected)
     reply = Reply(code, "A summary", "stop", None, None, Usage(prompt_tokens, 0, 0, 5, 0))

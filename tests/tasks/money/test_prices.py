@@ -271,6 +271,42 @@ def test_a_tier_without_a_price_costs_as_the_most_expensive_and_is_known_as_such
     assert not own.knows_tier("priority")
 
 
+def test_a_lane_has_the_price_of_its_tier() -> None:
+    """M1, M6: with `lane: flex`, expectation and worst case are at the flex price, of which cache writes cost most.
+    A reply at another tier costs that tier's price.
+    """
+    flex = price_of(_job(model="gpt-5.6-sol", lane="flex"), DAY)
+    assert flex.source == "genai-prices, openai, flex"
+    for price, times in ((SOL, 2), (flex, 1)):
+        assert Decimal(price.expected_femto(1_000, 0, 0, 100)).scaleb(-15) == times * Decimal("0.003")
+        assert nano_to_usd(price.worst_nano(1_000, 100)) == times * Decimal("0.0035")
+    usage = Usage(1_000, 100, 200, 30)
+    for tier in (None, "default", "flex", "priority", "ultrafast"):
+        assert flex.femto(usage, tier) == SOL.femto(usage, tier)
+    dear = [tier for tier in (None, "default", "flex", "priority", "ultrafast") if flex.exceeds_asked(tier)]
+    assert dear == [None, "default", "priority", "ultrafast"]
+    assert [tier for tier in (None, "flex", "priority") if SOL.exceeds_asked(tier)] == ["priority"]
+    assert ModelPrice.from_json(orjson.loads(orjson.dumps(asdict(flex)))) == flex
+
+
+@pytest.mark.parametrize(
+    ("model", "url"), [("gpt-4o-mini", OPENAI), ("mistral-large-latest", "https://api.mistral.ai")]
+)
+def test_a_lane_without_a_price_is_refused(model: str, url: str) -> None:
+    """M2: If a model has no flex price at its address, a job with `lane: flex` is refused with what to do."""
+    with pytest.raises(BadJob, match=r"has no flex price .*: use `lane: live`, or a model with a flex price"):
+        price_of(_job(model=model, lane="flex", endpoint={"base_url": url}), DAY)
+
+
+def test_a_jobs_own_price_is_that_of_its_lane() -> None:
+    """If a job sets `price`, that is what it pays in its lane, and a reply at the lane's tier is not odd."""
+    own = price_of(_job(lane="flex", price={"usd_per_mtok_input": 3, "usd_per_mtok_output": 5}), DAY)
+    assert own.femto(Usage(1_000, 0, 0, 100), "flex") == 1_000 * 3_000_000_000 + 100 * 5_000_000_000
+    assert own.worst_nano(1_000, 100) == 3_500_000
+    assert own.knows_tier("flex")
+    assert not own.exceeds_asked("flex")
+
+
 def test_a_price_survives_the_plan() -> None:
     """The price of a run, with its tiers and its fee, is read back from its plan unchanged."""
     fee = ModelPrice("m", SOL.bands, 5, "a", "b", 7, (ServiceTier("flex", SOL.bands),))
