@@ -546,8 +546,15 @@ def test_a_comparison_has_windows_and_notes(shell: Shell) -> None:
     shell.write(["one", "word " * 20_000])
     wanted = "gpt-3.5-turbo,claude-sonnet-4-5,gpt-6-luna"
     found = shell("estimate", "job.yaml", "--json", "--compare", wanted).json
+    lanes = {
+        name: [each["lane"] for each in found["models"] if each["model"] == name] for name in (*wanted.split(","),)
+    }
+    # only luna has a flex price at this address
+    assert lanes == {"gpt-3.5-turbo": ["live"], "claude-sonnet-4-5": ["live"], "gpt-6-luna": ["flex", "live"]}
+    flex, live = (entry for entry in found["models"] if entry["model"] == "gpt-6-luna")
+    cost_usd = [Decimal(entry["estimate"]["cost_usd_worst"]) for entry in (flex, live)]
+    assert 2 * cost_usd[0] == pytest.approx(cost_usd[1])
     entries = {entry["model"]: entry for entry in found["models"]}
-    assert {entry["lane"] for entry in found["models"]} == {"live"}
     costs = [Decimal(entry["estimate"]["cost_usd_expected"]) for entry in found["models"]]
     assert costs == sorted(costs)
     own, small, luna = entries["gpt-4o-mini"], entries["gpt-3.5-turbo"], entries["gpt-6-luna"]
@@ -562,10 +569,10 @@ def test_a_comparison_has_windows_and_notes(shell: Shell) -> None:
     assert "gpt-3.5-turbo: 1 rows are too long for its window" in text
     lines = list(comparison_lines(found))
     assert lines[0].startswith("2 rows")
-    table = lines[1:6]
+    table = lines[1:7]
     assert table[0].split() == "model lane at most prompt tokens".split()  # without history there is no expected cost
     assert "for expected costs run `parquill estimate JOB --pilot 100` first" in text
-    assert all("  live  " in line for line in table[1:])
+    assert [line.split()[1] for line in table[1:]].count("live") == 4
     assert {len(line) for line in table} == {len(table[0])}  # the columns are aligned
 
 
