@@ -130,7 +130,7 @@ class Client:
             return _ended("timeout")
         except httpx.TransportError as error:
             # promise: S2 a transport error that may hold the key is replaced by an outcome
-            return _ended("connect_error" if _was_not_sent(error) else "connection_lost")
+            return _ended("connect_error" if was_not_sent(error) else "connection_lost")
         except ReplyTooLarge:
             return _ended("reply_too_large")
         # promise: M5 a request that ends in an unexpected error is in doubt
@@ -221,7 +221,8 @@ class Client:
         )
 
 
-def _was_not_sent(error: httpx.TransportError) -> bool:
+def was_not_sent(error: httpx.TransportError) -> bool:
+    """Whether a request that failed was certainly not sent."""
     unsent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
     # promise: M5 only a request whose connection was never established counts as not sent
     return isinstance(error, httpx.ConnectError) or isinstance(error.__cause__, unsent)
