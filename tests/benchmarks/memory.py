@@ -29,14 +29,14 @@ WORDS = "time order price state large small under paper water light stack green 
 ROW_WORDS = 170  # about 1 KB
 
 
-def write_input(path: Path, rows: int, seed: int = 1) -> None:
-    """Write `rows` prompts of about 1 KB, in row groups of 10,000."""
+def write_input(path: Path, rows: int, seed: int = 1, words: int = ROW_WORDS) -> None:
+    """Write `rows` prompts, by default of about 1 KB, in row groups of 10,000."""
     draw = random.Random(seed)
     schema = pa.schema([("id", pa.string()), ("text", pa.string())])
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for first in range(0, rows, 10_000):
             numbers = range(first, min(rows, first + 10_000))
-            texts = [f"{number} " + " ".join(draw.choices(WORDS, k=ROW_WORDS)) for number in numbers]
+            texts = [f"{number} " + " ".join(draw.choices(WORDS, k=words)) for number in numbers]
             writer.write_batch(pa.record_batch([[f"r{number}" for number in numbers], texts], schema=schema))
 
 

@@ -1,0 +1,91 @@
+"""CPU time of a whole run for each row: plan, complete, write, with the start-up taken off.
+
+    python -m tests.benchmarks.cpu [--rows 20000] [--at-once 64,512] [--repeat 3] [--against OTHER/.venv/bin/parquill]
+
+Rows have about 45 tokens. Each figure is the CPU time (user and system) of `parquill run` with its embedded server for
+all rows, minus that of a run of FEW_ROWS rows, divided by the other rows. With `--against`, the commands of two
+checkouts take turns, so that both meet the same machine; trust their ratio. The service is the fast fake one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+
+from tests.benchmarks.memory import write_input
+from tests.fakes.running import fake_openai
+
+FEW_ROWS = 200
+WORDS_OF_45_TOKENS = 38
+
+
+def cpu_s(command: str, folder: Path, url: str, rows: int, at_once: int) -> float:
+    """Return the CPU seconds of one run. Raises RuntimeError if it fails."""
+    write_input(folder / "prompts.parquet", rows, words=WORDS_OF_45_TOKENS)
+    job = {
+        "name": f"cpu-{rows}",
+        "input": str(folder / "prompts.parquet"),
+        "output": str(folder / "out"),
+        "prompt": {"user": "{{ text }}"},
+        "model": "gpt-4o-mini",
+        "max_output_tokens": 50,
+        "endpoint": {"base_url": url},
+        "limits": {"max_at_once": at_once},
+    }
+    (folder / "job.yaml").write_bytes(orjson.dumps(job))
+    environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "XDG_STATE_HOME": str(folder / "state")}
+    environment.pop("PREFECT_API_URL", None)
+    with (folder / "output").open("wb") as file:
+        process = subprocess.Popen(
+            [command, "run", str(folder / "job.yaml")], env=environment, stdout=subprocess.DEVNULL, stderr=file
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError((folder / "output").read_text(errors="replace")[-2000:])
+    return used.ru_utime + used.ru_stime
+
+
+def ms_per_row(command: str, url: str, rows: int, at_once: int) -> float:
+    """Return the CPU milliseconds for each row of a run."""
+    seconds = []
+    for count in (FEW_ROWS, rows):
+        with tempfile.TemporaryDirectory() as folder:
+            seconds.append(cpu_s(command, Path(folder), url, count, at_once))
+    return (seconds[1] - seconds[0]) / (rows - FEW_ROWS) * 1_000
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print a line for each number of requests at once and each command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--at-once", default="64,512")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--against", help="the `parquill` of another checkout")
+    options = parser.parse_args(arguments)
+    commands = {"this": str(Path(sys.executable).with_name("parquill"))}
+    if options.against:
+        commands["other"] = options.against
+    for at_once in map(int, options.at_once.split(",")):
+        found: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(options.repeat):
+            for name, command in commands.items():
+                with fake_openai(remember=False) as service:
+                    found[name].append(ms_per_row(command, service.url, options.rows, at_once))
+        middle = {name: statistics.median(figures) for name, figures in found.items()}
+        line = ", ".join(f"{name} {figure:.3f} ms" for name, figure in middle.items())
+        ratio = f", this to other {middle['this'] / middle['other']:.2f}" if options.against else ""
+        sys.stdout.write(f"{options.rows:,} rows, {at_once} at once: {line} of CPU a row{ratio}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
