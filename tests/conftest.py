@@ -26,6 +26,7 @@ from tests.fakes.running import FakeService, fake_openai
 from tests.fakes.terminate import end
 from tests.tools.jobs import Jobs
 from tests.tools.prefect_api import is_up
+from tests.tools.prefect_database import database_in
 
 pytest_plugins = ["tests.tools.unit_rules"]
 # The result of a test must not depend on chance or on how busy the machine is. To draw new examples, use `make fuzz`
@@ -93,7 +94,7 @@ def prefect_server() -> Iterator[str]:
     command = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid())]
     command += [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(PORT)]
     command += ["--no-ui", "--analytics-off", "--log-level", "ERROR"]
-    with tempfile.TemporaryFile() as output:
+    with database_in(HOME / "prefect"), tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             command,
             env=os.environ | wanted,
@@ -139,3 +140,14 @@ def jobs(prefect_server: str, service: FakeService, tmp_path: Path, monkeypatch:
     made = Jobs(tmp_path, service)
     yield made
     made.close()
+
+
+@pytest.fixture
+def no_server(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name no Prefect server, and start no embedded one, for runs in this process that are refused before they use it.
+
+    In a process of their own it would end with them; here it would run until the last test.
+    """
+    assert jobs
+    monkeypatch.delenv("PREFECT_API_URL")
+    monkeypatch.setattr("parquill.flows.cli.prefect_server.EmbeddedServer.begin", lambda _: False)

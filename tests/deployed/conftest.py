@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -26,8 +27,10 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
-    """Start a server, a worker and every deployment."""
-    with open_stack(tmp_path_factory.mktemp("stack")) as opened:
+    """Start a server, a worker and every deployment; the workers of pytest share the work of deploying."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with open_stack(tmp_path_factory.mktemp("stack"), deployed=shared / "deployed.db") as opened:
         yield opened
 
 

@@ -23,6 +23,7 @@ import httpx
 
 from tests.fakes.terminate import end
 from tests.tools.prefect_api import ask_prefect, is_up
+from tests.tools.prefect_database import database_in
 
 ROOT = Path(__file__).resolve().parents[2]
 TETHER = ROOT / "tests" / "fakes" / "die_with_parent.py"
@@ -42,12 +43,13 @@ class LiveStack:
             probe.bind(("127.0.0.1", port))
             self.port = int(probe.getsockname()[1])
         self.folder = folder
+        self.home = folder / "prefect"
         self.ui = f"http://127.0.0.1:{self.port}"
         self.api = f"{self.ui}/api"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PARQUILL_"))}
         self.environment = kept | {
             "PWD": "/",  # do not inherit a shell's PWD
-            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": self.api,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
@@ -58,11 +60,16 @@ class LiveStack:
         self._server: subprocess.Popen[bytes] | None = None
         self._worker: subprocess.Popen[bytes] | None = None
 
-    def open(self) -> None:
-        """Start everything and deploy prefect.yaml unchanged."""
-        self.start_server()
-        self.command("work-pool", "create", "--overwrite", "--type", "process", "parquill")
-        self.command("--no-prompt", "deploy", "--all")
+    def open(self, deployed: Path | None = None) -> None:
+        """Start everything and deploy prefect.yaml unchanged.
+
+        With `deployed`, only the first stack deploys and keeps its database there; the others begin with a copy.
+        """
+        with contextlib.nullcontext(False) if deployed is None else database_in(self.home, deployed) as is_deployed:  # noqa: FBT003
+            self.start_server()
+            if not is_deployed:
+                self.command("work-pool", "create", "--overwrite", "--type", "process", "parquill")
+                self.command("--no-prompt", "deploy", "--all")
         self.start_worker()
 
     def start_worker(self) -> None:
@@ -104,8 +111,9 @@ class LiveStack:
     def start_server(self) -> None:
         """Start the server, also after a stop, and wait until it answers."""
         command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
-        self._server = self._start("server", [*command, "--analytics-off", "--log-level", "ERROR"])
-        self.wait("the server", lambda: is_up(self.api), START_S)
+        with database_in(self.home):
+            self._server = self._start("server", [*command, "--analytics-off", "--log-level", "ERROR"])
+            self.wait("the server", lambda: is_up(self.api), START_S)
 
     def stop_server(self) -> None:
         """Stop the server."""
@@ -216,12 +224,12 @@ class LiveStack:
 
 
 @contextlib.contextmanager
-def open_stack(folder: Path, **environment: str) -> Iterator[LiveStack]:
+def open_stack(folder: Path, deployed: Path | None = None, **environment: str) -> Iterator[LiveStack]:
     """Open a stack with additions to its environment, and always close it."""
     stack = LiveStack(folder)
     stack.environment |= environment
     try:
-        stack.open()
+        stack.open(deployed)
         yield stack
     finally:
         stack.close()

@@ -119,26 +119,22 @@ def test_the_month_bounds_the_pilot(jobs: Jobs, service: FakeService, left_nano:
         assert "more than what is left of the month ($0.0005)" in refused.stderr
 
 
-def test_a_pilot_that_needs_approval_asks_first(
-    jobs: Jobs, service: FakeService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_server")
+def test_a_pilot_that_needs_approval_asks_first(jobs: Jobs, service: FakeService) -> None:
     """A pilot that alone may exceed approval_usd waits for a person, as a run does.
     If no one can be asked, nothing is sent.
     """
-    monkeypatch.delenv("PREFECT_API_URL")
     done = jobs.run(_job(jobs, budget={"run_usd": BUDGET, "approval_usd": "0.0005"}))
     assert done.exit_code == 3
     assert "at most $0.15 is above budget.approval_usd = $0.0005, and no one can be asked here" in done.stderr
     assert service.stats()["requests"] == 0
 
 
-def test_what_the_pilot_learned_is_what_is_asked_for(
-    jobs: Jobs, service: FakeService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_server")
+def test_what_the_pilot_learned_is_what_is_asked_for(jobs: Jobs, service: FakeService) -> None:
     """A pilot below approval_usd needs no approval.
     The run needs it only if the cost that the pilot expects is above it.
     """
-    monkeypatch.delenv("PREFECT_API_URL")
     asked = jobs.run(_job(jobs, budget={"run_usd": BUDGET, "approval_usd": "0.0013"}))
     assert asked.exit_code == 3
     assert "parquill: expected $0.00" in asked.stderr
@@ -157,7 +153,7 @@ def test_a_pilot_that_is_cut_off(jobs: Jobs, service: FakeService, number: signa
     spawned = jobs.spawn({**settings, "limits": {"max_at_once": 2}})
     deadline = time.monotonic() + 120
     while service.stats()["billed"] < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
+        time.sleep(0.05)
     spawned.process.send_signal(number)
     done = spawned.wait()
     assert done.exit_code == (130 if number is signal.SIGINT else -number), done.stderr

@@ -136,11 +136,11 @@ def test_pilots_together_do_not_spend_it_either(jobs: Jobs, service: FakeService
     assert service.stats()["billed"] == 25
 
 
-def test_an_approved_run_may_be_piloted(jobs: Jobs, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_server")
+def test_an_approved_run_may_be_piloted(jobs: Jobs, service: FakeService) -> None:
     """A run that a person approved and that was cut off may be piloted.
     If a pilot finds it more expensive, it needs a new approval.
     """
-    monkeypatch.delenv("PREFECT_API_URL")
     service.configure(output_tokens="fixed:50")
     settings = jobs.job(_texts(100), budget={"approval_usd": "0.0001"})
     assert jobs.run(settings).exit_code == 3

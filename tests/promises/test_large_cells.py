@@ -88,11 +88,11 @@ def test_one_page_of_large_cells(tmp_path: Path, service: FakeService, prompt: s
 
 
 def test_a_bomb_of_two_cells(tmp_path: Path, service: FakeService) -> None:
-    """Two map keys of 1 GiB from 4 KB are refused by name, whether or not a prompt uses them.
+    """Two map keys of 512 MiB from 4 KB are refused by name, whether or not a prompt uses them.
     An estimate refuses them too, and does not unpack them.
     """
-    source = write_map_bomb(tmp_path / "in.parquet")
-    assert source.stat().st_size < 8_000
+    source = write_map_bomb(tmp_path / "in.parquet", key_bytes=512 << 20)
+    assert source.stat().st_size < 4_000
     job = _job(tmp_path / "job", service, source, "Hello", **REJECTED)
     with pytest.raises(BadInput, match=r"in\.parquet .* decompression bomb"):
         run_steps(job)
