@@ -65,7 +65,7 @@ class LiveStack:
 
         With `deployed`, only the first stack deploys and keeps its database there; the others begin with a copy.
         """
-        with contextlib.nullcontext(False) if deployed is None else database_in(self.home, deployed) as is_deployed:  # noqa: FBT003
+        with contextlib.nullcontext(False) if deployed is None else database_in(self.home, deployed) as is_deployed:
             self.start_server()
             if not is_deployed:
                 self.command("work-pool", "create", "--overwrite", "--type", "process", "parquill")

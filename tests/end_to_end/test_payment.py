@@ -11,6 +11,7 @@ import pytest
 
 from tests.fakes.running import FakeService, fake_openai
 from tests.tools.direct import job_of, results, run_steps
+from tests.tools.expected import billed_usd
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +46,27 @@ def _check_sums(run: Any, sums: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def test_identical_requests_are_paid_once(service: FakeService, tmp_path: Path) -> None:
-    """The first of equal rows pays, the others repeat its answer at no cost, and a second start sends nothing."""
-    settings = job_of(tmp_path, _texts(30, same=4), service.url)
+    """The first of equal rows pays, the others repeat its answer at no cost, and a second start sends nothing.
+    What the others would have cost is saved.
+    """
+    texts = ["a", "b", "a", "a", "c", "b"]
+    settings = job_of(tmp_path, texts, service.url)
     done = run_steps(settings)
     assert done is not None
     rows = results(settings)
-    assert _billed(service) == 26
-    assert [row["reused"] for row in rows] == [False] + [True] * 4 + [False] * 25
-    assert len({row["completion"] for row in rows[:5]}) == 1
-    assert all(row["cost_usd"] == 0 and row["prompt_tokens"] == 0 for row in rows[1:5])
+    assert _billed(service) == 3
+    assert [row["reused"] for row in rows] == [False, False, True, True, False, True]
+    assert [row["cost_usd"] > 0 for row in rows] == [not row["reused"] for row in rows]
+    assert [row["prompt_tokens"] > 0 for row in rows] == [not row["reused"] for row in rows]
+    paid = {row["text"]: row for row in rows if not row["reused"]}
+    assert [row["completion"] for row in rows] == [paid[text]["completion"] for text in texts]
+    assert len({row["completion"] for row in rows}) == 3
     assert sum(row["prompt_tokens"] for row in rows) == service.stats()["billed_tokens"]["prompt"]
+    assert sum(row["cost_usd"] for row in rows) == billed_usd(service)
+    assert Decimal(done[1].saved_nano).scaleb(-9) == 2 * paid["a"]["cost_usd"] + paid["b"]["cost_usd"]
     _check_sums(*done, rows)
     assert run_steps(settings) is None
-    assert _billed(service) == 26
+    assert _billed(service) == 3
 
 
 def test_dedupe_off_pays_every_row(service: FakeService, tmp_path: Path) -> None:

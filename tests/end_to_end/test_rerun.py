@@ -124,21 +124,6 @@ def test_outputs_that_share_state_share_answers(jobs: Jobs) -> None:
     check_books(more)
 
 
-def test_identical_requests_are_paid_once(jobs: Jobs) -> None:
-    """The first of equal rows pays, and the others are reused at cost 0; saved_usd is what they would have cost."""
-    texts = ["a", "b", "a", "a", "c", "b"]
-    done = jobs.run(jobs.job(texts))
-    assert (done.exit_code, jobs.service.stats()["requests"]) == (0, 3)
-    assert done.column("reused") == [False, False, True, True, False, True]
-    assert [cost > 0 for cost in done.column("cost_usd")] == [True, True, False, False, True, False]
-    assert len(set(done.column("completion"))) == 3
-    cost = dict(zip(texts, done.column("cost_usd"), strict=False))
-    first = {text: next(row["cost_usd"] for row in done.rows if row["text"] == text) for text in cost}
-    assert Decimal(done.summary["saved_usd"]) == 2 * first["a"] + first["b"]
-    assert Decimal(done.summary["cost_usd"]) == billed_usd(jobs.service)
-    check_books(done)
-
-
 def test_without_dedupe_every_row_pays(jobs: Jobs) -> None:
     """With `dedupe: false` equal rows are sent one by one, each under its own key, and each only once."""
     settings = jobs.job(["a", "b", "a", "a"], dedupe=False)

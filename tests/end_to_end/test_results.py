@@ -156,7 +156,7 @@ def test_the_columns_of_the_contract(jobs: Jobs) -> None:
     check_books(done)
 
 
-def test_a_key_belongs_to_the_row_without_dedupe(jobs: Jobs) -> None:
+def test_a_service_with_a_name_may_move(jobs: Jobs) -> None:
     """If an endpoint has a name, the request key holds the name and not the address, so that the service may move."""
     settings = jobs.job(["a"], endpoint={"name": "house"})
     done = jobs.run(settings)

@@ -733,7 +733,9 @@ def test_a_stop_while_money_is_waited_for() -> None:
 
     async def stopped(budget: Budget) -> list[bool]:
         tries = [asyncio.create_task(budget.reserve(WORST)) for _ in range(3)]
-        await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not any(task.done() for task in tries), "they do not wait"
         budget.stop()
         return await asyncio.wait_for(asyncio.gather(*tries), 60)
 
@@ -742,7 +744,18 @@ def test_a_stop_while_money_is_waited_for() -> None:
         assert await budget.reserve(WORST)
         return await stopped(budget)
 
+    async def while_others_hold_it() -> list[bool]:
+        async def none(_: int) -> int:
+            return 0
+
+        async def may_come_back() -> bool:
+            await asyncio.sleep(0)
+            return True
+
+        return await stopped(Budget(0, more=none, patient=may_come_back))
+
     assert asyncio.run(after_one_under_way()) == [False] * 3
+    assert asyncio.run(while_others_hold_it()) == [False] * 3
 
 
 def test_a_locked_ledger_is_waited_for(tmp_path: Path) -> None:

@@ -391,6 +391,18 @@ def test_a_refusal_as_json(shell: Shell, command: str) -> None:
     assert "missing.yaml" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [("name=x", "2 of 3 rows cannot be sent"), ("limits.tokens_per_minute=5", "limits.tokens_per_minute")],
+)
+def test_what_the_rows_refuse_is_json_too(shell: Shell, override: str, expected: str) -> None:
+    """With `--json` a fault that is found only in the rows is one object as well."""
+    shell.write(["one", None, None] if override == "name=x" else ["one"])
+    ended = shell("estimate", "job.yaml", "--json", "--set", override)
+    assert (ended.code, ended.json["exit_code"]) == (2, 2)
+    assert expected in ended.json["error"]
+
+
 def test_report_of_a_folder_without_a_run(shell: Shell) -> None:
     """`report` of a folder or a job without a run says so and exits 2."""
     shell.write(["one"])

@@ -92,9 +92,13 @@ def test_what_is_no_yaml_is_refused_with_its_line(tmp_path: Path, text: str, lin
     assert str(caught.value).startswith(f"{path}, line {line}: ")
 
 
-@pytest.mark.parametrize("text", ["a\0b: 1", "[" * 1000, "a: 2026-13-45", "a: " + "1" * 5000])
+@pytest.mark.parametrize(
+    "text", ["a\0b: 1", "[" * 1000, "a: 2026-13-45", "a: " + "1" * 5000, 'a: !!int ""', "a: !!bool x"]
+)
 def test_yaml_that_cannot_be_built_is_refused(text: str) -> None:
-    """A NUL, endless nesting and an impossible date or number are refused, without a traceback."""
+    """A NUL, endless nesting, an impossible date or number and a tag that does not fit its value are refused, without a
+    traceback.
+    """
     with pytest.raises(BadJob, match=r"here.*is not YAML"):
         parse_yaml(text, "here")
 

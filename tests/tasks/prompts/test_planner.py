@@ -173,6 +173,9 @@ VIEWS: dict[str, pa.Array] = {
     "string_view": pa.array(["a text longer than twelve bytes", None, ""], pa.string_view()),
     "binary_view": pa.array([b"bytes longer than twelve \xff", None, b""], pa.binary_view()),
     "list_of_views": pa.array([["a text longer than twelve bytes"], None, []], pa.list_(pa.string_view())),
+    "struct_of_views": pa.array(
+        [{"a": "a text longer than twelve bytes"}, None, {"a": ""}], pa.struct([("a", pa.string_view())])
+    ),
 }
 
 
@@ -187,14 +190,17 @@ def test_every_type_comes_through_unchanged(tmp_path: Path, name: str) -> None:
     assert rows.texts == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("name", [*COLUMNS, *VIEWS])
 def test_every_type_is_repeated_for_each_value(tmp_path: Path, name: str) -> None:
-    """With `for_each`, a column of any type is repeated unchanged for each value."""
-    rows, _ = _plan(tmp_path, {"text": ["a", "b", "c"], "other": COLUMNS[name]}, for_each={"language": ["fr", "de"]})
-    read = pq.read_table(tmp_path / "in.parquet").column("other")
+    """With `for_each`, a column of any type is repeated unchanged for each value, even views, which Arrow's `take` does
+    not support.
+    """
+    columns = {"text": ["a", "b", "c"], "other": {**COLUMNS, **VIEWS}[name]}
+    rows, _ = _plan(tmp_path, columns, for_each={"language": ["fr", "de"]})
+    read = pq.read_table(tmp_path / "in.parquet").column("other").combine_chunks()
     found = rows.table.column("other")
     assert found.type == read.type
-    assert found.combine_chunks().equals(read.take(pa.array([0, 0, 1, 1, 2, 2])).combine_chunks())
+    assert found.combine_chunks().equals(pa.concat_arrays([read.slice(n, 1) for n in (0, 0, 1, 1, 2, 2)]))
 
 
 @pytest.mark.parametrize(
@@ -329,6 +335,12 @@ def test_for_each_may_not_hide_a_column(tmp_path: Path) -> None:
     """A `for_each` name that is already a column is refused."""
     with pytest.raises(BadJob, match="'text', which is already a column"):
         _plan(tmp_path, {"text": ["a"]}, for_each={"text": ["b"]})
+
+
+def test_a_for_each_value_beyond_64_bits_is_refused(tmp_path: Path) -> None:
+    """A `for_each` value that no column can hold is refused."""
+    with pytest.raises(BadJob, match="for_each"):
+        _plan(tmp_path, {"text": ["a"]}, for_each={"n": [10**30]})
 
 
 @pytest.mark.parametrize("as_text", [True, False])

@@ -96,7 +96,9 @@ def test_whole_numbers_in_folders_become_int64(tmp_path: Path) -> None:
     assert _partition(tmp_path, "year", "2026", "-1", "0") == (pa.int64(), [2026, -1, 0])
 
 
-@pytest.mark.parametrize("value", ["007", "+7", "1_000", "-0", "1.0", "1e3", "0x10", "\u0661\u0662", "9" * 19, "", "-"])
+@pytest.mark.parametrize(
+    "value", ["007", "+7", "1_000", "-0", "1.0", "1e3", "0x10", "\u0661\u0662", "9" * 19, "", "-", "--5"]
+)
 def test_what_only_looks_like_a_number_stays_text(tmp_path: Path, value: str) -> None:
     """A value that an integer would change or could not hold is text: 007 stays 007."""
     assert _partition(tmp_path, "code", value) == (pa.string(), [value])
