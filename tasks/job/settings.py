@@ -7,6 +7,7 @@ into this model (YAML 1.2, `--set`, dates, one-sentence errors).
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from decimal import Decimal
@@ -26,6 +27,9 @@ CHEAPEST_USD_PER_MTOK = Decimal("0.0001")
 # Rows that `for_each` makes of one input row: they are in memory together.
 MAX_FOR_EACH_ROWS = 10_000
 
+
+# it reads a folder of 600 files, and one run checks its job several times
+_zones = functools.cache(available_timezones)
 
 # in the schema that pydantic writes, the text branch has no pattern, so a form would accept "ten"
 _DECIMAL = {"type": "string", "pattern": r"^\d{1,7}(\.\d{1,9})?$"}
@@ -271,7 +275,7 @@ class Job(Settings):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        if value not in available_timezones():
+        if value not in _zones():
             raise ValueError(f"{value!r} is not a time zone; write for example Europe/Paris or UTC")
         return value
 

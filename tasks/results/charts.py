@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from markupsafe import Markup
 
 from parquill.tasks.money.amounts import format_usd, usd_to_nano
@@ -35,7 +36,11 @@ _LENGTHS = """<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 64
  fill="#8fb8de"/>{% if bar.label %}<text x="{{ bar.x }}" y="164" fill="#55616d">{{ bar.label }}</text>{% endif %}
 {% endfor %}{% if line %}<polyline points="{{ line }}" fill="none" stroke="#b3541e" stroke-width="2"/>{% endif %}
 <line x1="12" x2="628" y1="150" y2="150" stroke="#aab4be"/></svg>"""
-_environment = Environment(autoescape=True)
+
+
+@functools.cache  # compiling a chart takes longer than drawing it
+def _chart(text: str) -> Template:
+    return Environment(autoescape=True).from_string(text)
 
 
 def draw_cost(estimate: Mapping[str, Any], cost_usd: str) -> Markup:
@@ -66,7 +71,7 @@ def draw_cost(estimate: Mapping[str, Any], cost_usd: str) -> Markup:
         low, high = (place(Decimal(estimate[f"cost_usd_{side}"])) for side in ("low", "high"))
         band = (low, round(max(1.0, high - low), 1))
     title = "Cost against the estimate" + ("; shaded: its 90 % interval" if band else "")
-    return Markup(_environment.from_string(_COST).render(title=title, marks=marks, band=band))  # noqa: S704 - autoescaped
+    return Markup(_chart(_COST).render(title=title, marks=marks, band=band))  # noqa: S704 - autoescaped
 
 
 def draw_lengths(outputs: Mapping[int, int], predicted: Sequence[Sequence[float]]) -> Markup:
@@ -106,4 +111,4 @@ def draw_lengths(outputs: Mapping[int, int], predicted: Sequence[Sequence[float]
             for number in range(first, last + 1)
         )
     title = "Output tokens of the answers" + ("; line: as predicted" if line else "")
-    return Markup(_environment.from_string(_LENGTHS).render(title=title, bars=bars, line=line))  # noqa: S704 - autoescaped
+    return Markup(_chart(_LENGTHS).render(title=title, bars=bars, line=line))  # noqa: S704 - autoescaped
