@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -11,9 +12,12 @@ from typing import Any
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import load_job
 from parquill.tasks.prompts.resolve import resolve_job
+from parquill.tasks.storage.disk import DISK, read_json
 from parquill.tasks.storage.folders import Folders
-from parquill.tasks.storage.published import latest_summary, parts_of
+from parquill.tasks.storage.published import WrittenRun, latest_summary, parts_of, result_batches, written_run
 from parquill.tasks.storage.uri import check_uri, is_uri
+
+STDOUT = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,33 @@ class Latest:
     parts: Sequence[tuple[str, int | None]]
     output_uri: str
     output: Path | None
+
+
+def write_page(latest: Latest, file: str) -> None:
+    """Make the report page again from the results, and write it to a file, or to stdout if that is `-`.
+
+    Raises BadInput, DiskFailed.
+    """
+    from parquill.tasks.results.overview import Overview  # slow to import
+    from parquill.tasks.results.report import render_report
+    from parquill.tasks.results.report_plan import ReportPlan
+
+    run = _written(latest)
+    plan = ReportPlan.from_json(run.report)
+    page = render_report(run.summary, Overview.of(run.summary["run_id"], plan, result_batches(latest.parts)))
+    if file == STDOUT:
+        sys.stdout.buffer.write(page.encode())
+    else:
+        DISK.write_whole(Path(file), page.encode())
+
+
+def _written(latest: Latest) -> WrittenRun:
+    if latest.output is not None:
+        folder = latest.output
+        return written_run(lambda name: read_json(folder / name), str(folder))
+    from parquill.tasks.storage.publish import stored_run  # slow to import
+
+    return stored_run(latest.output_uri)
 
 
 def find_latest(where: str, overrides: Sequence[str], day: date | None) -> Latest:

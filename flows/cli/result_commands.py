@@ -20,6 +20,7 @@ DEFAULT_SAMPLE = 10
 @click.option("--failed", is_flag=True, help="List the rows that are not ok.")
 @click.option("--sample", type=Whole(1, 10_000), help="Show N random rows with their answers.")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Of rows with this value, such as status=refused.")
+@click.option("--html", metavar="FILE", help="Write report.html again, from the results; - is stdout.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def report(
     location: str,
@@ -28,15 +29,16 @@ def report(
     failed: bool,
     sample: int | None,
     where: Sequence[str],
+    html: str | None,
     as_json: bool,
 ) -> None:
     """Show the latest summary of a job or an output.
 
     --sample and --where show rows of its results instead: 10 rows, unless --sample says how many.
     """
-    from parquill.flows.cli.console import show_summary
+    from parquill.flows.cli.console import print_line, show_summary
     from parquill.flows.cli.lists import show_failed
-    from parquill.flows.cli.report import find_latest
+    from parquill.flows.cli.report import STDOUT, find_latest, write_page
     from parquill.flows.cli.rows import parse_where, show_sample
     from parquill.tasks.results.export import plain_row
     from parquill.tasks.results.samples import sample_rows
@@ -48,7 +50,14 @@ def report(
         raise click.BadParameter(str(error), param_hint="--where") from None
     if failed and (sample is not None or conditions):
         raise click.UsageError("--failed lists every row that is not ok; use it without --sample and --where")
+    if html is not None and (failed or sample is not None or conditions or as_json):
+        raise click.UsageError("--html writes the whole page; use it alone")
     latest = find_latest(location, overrides, day)
+    if html is not None:
+        write_page(latest, html)
+        if html != STDOUT:
+            print_line(f"wrote {html}")
+        return
     if sample is not None or conditions:
         found = sample_rows(result_batches(latest.parts), sample or DEFAULT_SAMPLE, conditions)
         if as_json:

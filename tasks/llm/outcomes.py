@@ -127,6 +127,12 @@ ROW_CODES = {
 }
 NOT_SENT_CODES = {"over_budget": "did not fit into the budget", "stopped": "the run stopped before this row"}
 
+
+def meaning_of(code: str) -> str:
+    """Return what a row's error code means; empty for a code of a later version."""
+    return TABLE[code].sentence if code in TABLE else {**ROW_CODES, **NOT_SENT_CODES}.get(code, "")
+
+
 _BY_HTTP = {
     401: "not_authorized",
     402: "quota_exhausted",

@@ -27,6 +27,26 @@ def three_answers(job: Job, estimate: Estimate, verdict: Verdict, now: datetime)
     return [sentence for sentence in answers if sentence is not None]
 
 
+def step_of_estimate(job: Job, estimate: Estimate, verdict: Verdict) -> str:
+    """Return what to do about an estimate, without a capital and a full stop."""
+    if not verdict.left:
+        return "nothing: no row is left to send"
+    if not verdict.fits and job.budget.when_short == "refuse":
+        if estimate.is_worst_case and job.budget.pilot == "auto":
+            return "nothing yet: a run completes a pilot first, and decides on what it learns"
+        needed = format_round(ask_for(verdict.expected_nano))
+        return f"raise the budget to {needed} or more, or make the job smaller; then start it again"
+    if asks_approval(job, verdict):
+        return "approve the run, or decline it: it waits for a person"
+    if not verdict.fits:
+        return "nothing: the run completes what fits the budget. To complete all rows, raise the budget"
+    return (
+        "nothing: the cost fits the budget"
+        if job.budget.run_usd or job.budget.monthly_usd
+        else ("set `budget.run_usd`, if this cost is too high: no budget is set")
+    )
+
+
 def _about_pilot(job: Job) -> str:
     if job.budget.pilot == "never":
         return "budget.pilot is `never`, so `run` refuses this"

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import base64
-from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import shlex
+from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
-from parquill.tasks.money.amounts import format_column, usd_to_nano
 from parquill.tasks.money.figures import estimate_pairs
 from parquill.tasks.records import Estimate
-from parquill.tasks.results.escaping import escape
-from parquill.tasks.results.figures import summary_figures, summary_sentences
-from parquill.tasks.storage.uri import join
+from parquill.tasks.results.charts import draw_cost
+from parquill.tasks.results.escaping import escape, escape_own
+from parquill.tasks.results.figures import (
+    GROUP_HEAD,
+    error_figures,
+    group_figures,
+    status_figures,
+    summary_figures,
+    summary_sentences,
+)
+from parquill.tasks.results.overview import Overview
+from parquill.tasks.results.result_batch import ShownRow
+from parquill.tasks.storage.uri import join, redact_uri
 
-if TYPE_CHECKING:
-    from parquill.tasks.results.totals import ResultTotals
+MAX_GROUPS = 20  # values of a `for_each` name
+MAX_ROWS = 20  # rows that are not ok
+MAX_ID = 80  # characters of an id
 
 
-def _markdown(frame: pd.DataFrame) -> str:
+def _markdown(frame: pd.DataFrame, own: Sequence[str] = ()) -> str:
+    """Return a table; the columns `own` hold sentences of Parquill, in which code is marked."""
     lines = ["| " + " | ".join(escape(name) for name in frame.columns) + " |", "|" + "---|" * len(frame.columns)]
-    lines += ["| " + " | ".join(escape(value) for value in row) + " |" for row in frame.itertuples(index=False)]
+    shown = [escape_own if name in own else escape for name in frame.columns]
+    for row in frame.itertuples(index=False):
+        cells = [show(value) for show, value in zip(shown, row, strict=True)]
+        lines += ["| " + " | ".join(cells) + " |"]
     return "\n".join(lines)
 
 
@@ -37,37 +51,38 @@ def estimate_table(estimate: Estimate) -> str:
 
 def rows_table(summary: dict[str, Any]) -> str:
     """Return the table of rows by status, with their shares."""
-    rows = pd.Series({k: v for k, v in summary["rows"].items() if k not in {"total", "reused"}}, dtype="int64")
-    frame = pd.DataFrame({"status": rows.index, "rows": rows.map("{:,}".format).to_numpy()})
-    total = max(1, summary["rows"]["total"])
-    frame["share"] = [f"{count / total:.1%}" for count in rows]
-    return "## Rows\n\n" + _markdown(frame[rows.to_numpy() > 0])
+    return "## Rows\n\n" + _markdown(pd.DataFrame(status_figures(summary), columns=["status", "rows", "share"]))
 
 
 def groups_tables(summary: dict[str, Any]) -> str:
-    """Return a table for each `for_each` name: rows and cost by value."""
+    """Return a table for each `for_each` name: rows, cost and answer length by value."""
     tables = []
-    for name, groups in summary["groups"].items():
-        frame = pd.DataFrame(groups)
-        frame["cost_usd"] = format_column([usd_to_nano(Decimal(usd)) for usd in frame["cost_usd"]])
-        frame = frame.rename(columns={"value": name, "not_ok": "not ok", "cost_usd": "cost"})
-        tables.append(f"## By {escape(name)}\n\n{_markdown(frame)}")
+    for name, rows in group_figures(summary, MAX_GROUPS).items():
+        whole = len(summary["groups"][name])
+        of = f"\n\nThe {len(rows)} of {whole:,} values with the most rows that are not ok." if whole > len(rows) else ""
+        tables.append(f"## By {escape(name)}\n\n{_markdown(pd.DataFrame(rows, columns=[name, *GROUP_HEAD]))}{of}")
     return "\n\n".join(tables)
 
 
-def draw(picture: str, about: str) -> str:
-    """Return an SVG as an image in Markdown: Prefect's pages show that, but no inline SVG."""
-    if not picture:
+def cost_picture(summary: dict[str, Any]) -> str:
+    """Return the chart of the cost as an image in Markdown: Prefect's pages show that, but no inline SVG."""
+    chart = draw_cost(summary, stands_alone=True)
+    if chart is None:
         return ""
-    return f"![{about}](data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()})"
+    return f"![{chart.title}](data:image/svg+xml;base64,{base64.b64encode(chart.svg.encode()).decode()})"
 
 
-def links(output: Path, named: str) -> str:
-    """Return where the files are: links for a browser on the same machine, with the paths or URIs for everyone else."""
-    places = {"Results": "results", "Summary": "summary.json", "Report": "report.html"}
-    return "\n\n".join(
-        f"[{name}](<{(output / file).as_uri()}>): {escape(join(named, file))}" for name, file in places.items()
-    )
+def places(output_uri: str) -> str:
+    """Return where the files are. They are no links: a browser opens no file from a page of a server."""
+    files = {"Report": "report.html", "Results": "results", "Summary": "summary.json"}
+    lines = [f"{name}: {escape(join(redact_uri(output_uri), file))}" for name, file in files.items()]
+    shown = escape(f"parquill report {shlex.quote(redact_uri(output_uri))}")
+    return "## Files\n\n" + "\n\n".join([*lines, f"In a terminal: {shown}"])
+
+
+def what_to_do(step: str) -> str:
+    """Return the first line of an artifact: what the reader should do."""
+    return f"**What to do:** {escape_own(step)}."
 
 
 def money_table(summary: dict[str, Any]) -> str:
@@ -77,21 +92,48 @@ def money_table(summary: dict[str, Any]) -> str:
     return "\n\n".join([table, *map(escape, summary_sentences(summary))])
 
 
-def slowest_table(sums: ResultTotals) -> str:
+def errors_tables(summary: dict[str, Any], overview: Overview | None) -> str:
+    """Return a table of reasons why rows are not ok, with what to do, and one of the first rows of each reason."""
+    errors = error_figures(summary)
+    if not errors:
+        return ""
+    text = "## Not ok\n\n" + _markdown(
+        pd.DataFrame(errors, columns=["code", "rows", "meaning", "what to do"]), ["meaning", "what to do"]
+    )
+    if overview is None:
+        return text
+    codes = [error.code for error in errors]
+    rows = [
+        [*_place(row), row.status, row.error_code, row.error_message]
+        for code in codes
+        for row in overview.failures.get(code, ())
+    ]
+    columns = [*_place_names(overview), "status", "code", "message"]
+    return f"{text}\n\n### The first of each\n\n{_markdown(pd.DataFrame(rows[:MAX_ROWS], columns=columns))}"
+
+
+def slowest_table(overview: Overview | None) -> str:
     """Return the table of the slowest answers, in seconds."""
-    if not sums.slowest:
+    if overview is None or not overview.slowest.rows:
         return ""
-    rows = [[f"{seconds:.2f}", file, row, *each] for seconds, file, row, each in sorted(sums.slowest, reverse=True)]
-    return "## Slowest\n\n" + _markdown(pd.DataFrame(rows, columns=["seconds", "file", "row", *sums.groups]))
+    rows = [[f"{row.latency_s:.2f}", *_place(row)] for row in overview.slowest.rows]
+    return "## Slowest\n\n" + _markdown(pd.DataFrame(rows, columns=["seconds", *_place_names(overview)]))
 
 
-def errors_table(sums: ResultTotals) -> str:
-    """Return tables of error codes and of the first rows that are not ok."""
-    if not sums.first_errors:
-        return ""
-    counts = pd.Series(sums.errors).sort_values(ascending=False)
-    frame = pd.DataFrame({"code": counts.index, "rows": counts.to_numpy()})
-    where, what = ["source_file", "row_number"], ["status", "error_code", "error_message"]
-    rows = [[*(e[n] for n in where), *e["for_each"], *(e[n] for n in what)] for e in sums.first_errors]
-    first = pd.DataFrame(rows, columns=[*where, *sums.groups, *what])
-    return "## Not ok\n\n" + _markdown(frame) + "\n\n### The first\n\n" + _markdown(first)
+def _place_names(overview: Overview) -> list[str]:
+    id_column = overview.plan.id_column
+    return [*([id_column] if id_column is not None else []), *overview.plan.for_each, "file", "row"]
+
+
+def _place(row: ShownRow) -> list[Any]:
+    """Return where a row is: its id, if the job has an `id_column`, its `for_each` values, its file and number.
+
+    No other cell is shown in Prefect.
+    """
+    # promise: S3 of a row's cells Prefect gets its id and its `for_each` values only
+    return [
+        *([(row.id.text or "")[:MAX_ID]] if row.id is not None else []),
+        *row.for_each,
+        row.source_file,
+        row.row_number,
+    ]

@@ -22,25 +22,26 @@ from prefect.runtime import flow_run
 from parquill.tasks.job.settings import Job
 from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.money.amounts import format_usd
-from parquill.tasks.money.figures import format_duration, three_answers
+from parquill.tasks.money.figures import format_duration, step_of_estimate, three_answers
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.orchestration.artifacts import (
-    draw,
-    errors_table,
+    cost_picture,
+    errors_tables,
     estimate_table,
     groups_tables,
-    links,
     money_table,
+    places,
     rows_table,
     slowest_table,
+    what_to_do,
 )
 from parquill.tasks.orchestration.events import best_effort, emit
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import Estimate
-from parquill.tasks.results.charts import draw_cost, draw_lengths
 from parquill.tasks.results.escaping import escape, escape_inline, strip_control
 from parquill.tasks.results.figures import headline
+from parquill.tasks.results.next_step import next_step
 from parquill.tasks.results.totals import ResultTotals
 
 UPDATE_INTERVAL_S = 2.0
@@ -97,6 +98,7 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: ModelPr
     """Show the estimate as an artifact, with its headline as the description."""
     rejected = ", ".join(f"{code} {count:,}" for code, count in sorted(estimate.rejected.items()))
     parts = [
+        what_to_do(step_of_estimate(job, estimate, verdict)),
         f"# Estimate of {escape(job.name)}",
         *(f"**{escape(answer)}**" for answer in three_answers(job, estimate, verdict, datetime.now(UTC))),
         escape(f"Warning: {verdict.warning}." if verdict.warning else ""),
@@ -116,18 +118,18 @@ def show_estimate(job: Job, estimate: Estimate, verdict: Verdict, price: ModelPr
 
 def show_summary(run: Run, sums: ResultTotals, summary: dict[str, Any]) -> None:
     """Show the cost summary as an artifact, with its headline as the description."""
-    line = headline(summary)
+    line, overview = headline(summary), sums.overview
     parts = [
+        what_to_do(next_step(summary)),
         f"# {escape(run.job.name)}: {line}",
         escape(summary["message"] or ""),
         rows_table(summary),
+        errors_tables(summary, overview),
         groups_tables(summary),
         money_table(summary),
-        draw(draw_cost(summary["estimate"], summary["paid_usd"]), "cost against the estimate"),
-        draw(draw_lengths(sums.outputs, run.estimate.output_shares), "output tokens of the answers"),
-        slowest_table(sums),
-        errors_table(sums),
-        links(run.folders.output, run.folders.output_uri),
+        cost_picture(summary),
+        slowest_table(overview),
+        places(run.folders.output_uri),
     ]
     with best_effort("the summary"):
         create_markdown_artifact(
@@ -198,7 +200,9 @@ def _warn(run: Run, run_sender: RunSender, message: str) -> None:
     with best_effort("the warning"):
         get_run_logger().warning(message)
     emit("budget.soft-limit", run.job, run_id=run.run_id, message=message)
+    step = "nothing, if you expected this cost: at its budget the run stops by itself. To stop it now, press Cancel"
     lines = [
+        what_to_do(step),
         f"# {escape(run.job.name)}: {escape(message)}",
         escape(progress_line(run, run_sender)),
         f"Run {escape(run.run_id)}.",

@@ -13,6 +13,9 @@ _BLOCK = re.compile(r"^(\d*)([#>+-]|(?<=\d)[.)](?= |$))")  # what Markdown inter
 # prevents it in one of them only: the other looks for addresses after it has removed the backslashes.
 _ADDRESS = re.compile(r"(?i)(?:(?<=http:)|(?<=https:)|(?<=ftp:))(?=//)|(?<=www)(?=\.)|(?<=[\w.+-])(?=@\\?[\w-])")
 BREAK = "<wbr>"
+_BLANK = re.compile(r"[\t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+_JOINERS = frozenset("\u200c\u200d")
+_SPLIT = re.compile("([\u200c\u200d])")
 
 
 def strip_control(text: object) -> str:
@@ -21,6 +24,18 @@ def strip_control(text: object) -> str:
     Line ends stay.
     """
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+def strip_hidden(text: str) -> str:
+    """Return `strip_control` text for a page that can show any writing: joiners and the blanks of all languages stay.
+
+    Blanks become plain ones. Without its joiners, an emoji of a family or a word of Persian would fall apart.
+    """
+    return (
+        strip_control(_BLANK.sub(" ", text))
+        if text.isascii()
+        else "".join(part if part in _JOINERS else strip_control(_BLANK.sub(" ", part)) for part in _SPLIT.split(text))
+    )
 
 
 def one_line(text: object) -> str:
@@ -39,6 +54,15 @@ def escape(text: object) -> str:
     # promise: S4 HTML in text shown as Markdown is escaped
     line = html.escape(strip_control(text), quote=False).replace("\n", " ")
     return _ADDRESS.sub(BREAK, _MARKDOWN.sub(r"\\\1", line))
+
+
+def escape_own(text: str) -> str:
+    """Escape one of Parquill's own sentences, which may hold code between backticks but no word from outside."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    # in code, Markdown interprets nothing but the bar of a table
+    return "".join(f"`{part.replace('|', chr(92) + '|')}`" if n % 2 else escape(part) for n, part in enumerate(parts))
 
 
 def escape_inline(text: object) -> str:

@@ -42,6 +42,13 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def plain_text(value: Any) -> str:
+    """Return a value as text: lists and structs as JSON, times in ISO 8601, bytes as Base64."""
+    if isinstance(value, list | dict | tuple | bool):
+        return _dump(value).decode()
+    return value.isoformat() if isinstance(value, datetime | date | time) else _text(value)
+
+
 def _dump(value: Any) -> bytes:
     return orjson.dumps(value, default=_text, option=orjson.OPT_NON_STR_KEYS)
 

@@ -1,16 +1,22 @@
 """What a summary tells a person: figures by their labels, and sentences.
 
-They are worded here once. The terminal, Prefect's artifact and the report choose among them and lay them out.
+They are worded here once. The terminal, Prefect's artifact and the report choose among them and lay them out. What to
+do about them is in `next_step`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
+from parquill.tasks.llm.advice import advice_of
+from parquill.tasks.llm.outcomes import meaning_of
 from parquill.tasks.money.amounts import format_column, format_usd_text, usd_to_nano
-from parquill.tasks.records import WORST_CASE
+from parquill.tasks.money.figures import SHORT_S, format_duration
+from parquill.tasks.records import STATUSES, WORST_CASE
 from parquill.tasks.results.count_figures import counted_line, worst_line
 from parquill.tasks.results.excess import has_excess, money_sentences
 from parquill.tasks.results.reply_warnings import reply_sentences
@@ -29,15 +35,81 @@ def cost_of(summary: Summary) -> str:
 
 
 def headline(summary: Summary) -> str:
-    """Return the run in one line: rows, cost, exit code."""
+    """Return the run in one line: rows and cost."""
     rows = summary["rows"]
     # what this run paid: cost_usd includes what redone rows cost before, which was not estimated
-    return f"{rows['ok']:,} of {rows['total']:,} rows ok, {cost_of(summary)}, exit {summary['exit_code']}"
+    return f"{rows['ok']:,} of {rows['total']:,} rows ok, {cost_of(summary)}"
 
 
 def row_figures(summary: Summary) -> dict[str, str]:
     """Return the rows by status, without statuses that no row has."""
     return {name: f"{count:,}" for name, count in summary["rows"].items() if count or name in {"total", "ok"}}
+
+
+def share_of(count: int, total: int) -> str:
+    """Return a share of rows in percent; one that is not zero is not shown as zero, and only all rows are 100 %."""
+    if not count or count == total:
+        return "100 %" if count else "0 %"
+    share = 100 * count / total
+    return "<0.1 %" if share < 0.05 else ">99.9 %" if share > 99.95 else f"{share:.1f} %"
+
+
+def status_figures(summary: Summary) -> list[tuple[str, str, str]]:
+    """Return status, rows and share of the rows, for each status that a row has."""
+    rows = summary["rows"]
+    total = rows["total"]
+    return [(name, f"{rows[name]:,}", share_of(rows[name], total)) for name in STATUSES if rows.get(name)]
+
+
+class ErrorFigure(NamedTuple):
+    """Rows that are not ok for one reason."""
+
+    code: str
+    rows: str
+    meaning: str
+    advice: str
+
+
+def error_figures(summary: Summary) -> list[ErrorFigure]:
+    """Return the reasons why rows are not ok, with what to do; the most frequent first."""
+    errors = sorted((summary.get("errors") or {}).items(), key=lambda each: (-each[1], each[0]))
+    return [ErrorFigure(code, f"{rows:,}", meaning_of(code), advice_of(code)) for code, rows in errors]
+
+
+def group_figures(summary: Summary, most: int) -> dict[str, list[tuple[str, ...]]]:
+    """Return by `for_each` name: its values, each with rows, rows not ok, cost, and mean answer length in tokens.
+
+    Of more than `most` values, those with the most rows that are not ok.
+    """
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for name, groups in (summary.get("groups") or {}).items():
+        shown = groups
+        if len(groups) > most:
+            shown = sorted(groups, key=lambda each: -each["not_ok"])[:most]
+        costs = format_column([usd_to_nano(Decimal(each["cost_usd"])) for each in shown])
+        found[name] = [
+            (
+                str(each["value"]),
+                f"{each['rows']:,}",
+                f"{each['not_ok']:,}",
+                cost,
+                "" if each.get("mean_answer_tokens") is None else f"{each['mean_answer_tokens']:,.1f}",
+            )
+            for each, cost in zip(shown, costs, strict=True)
+        ]
+    return found
+
+
+GROUP_HEAD = ("rows", "not ok", "cost", "tokens an answer")  # after the name itself
+
+
+def time_figures(summary: Summary, zone: ZoneInfo) -> dict[str, str]:
+    """Return when the run started and ended, in a time zone."""
+    figures = {}
+    for name in ("started", "finished"):
+        if (text := summary.get(f"{name}_at")) is not None:
+            figures[name] = f"{datetime.fromisoformat(text).astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+    return figures
 
 
 def estimate_figures(summary: Summary) -> dict[str, str]:
@@ -92,8 +164,16 @@ def source_figures(summary: Summary) -> dict[str, str]:
     if prices := summary.get("prices"):
         figures["prices"] = f"{prices['source']}, {prices['version']}"
     if summary["duration_s"] is not None:
-        figures["time"] = f"{summary['duration_s']:,.1f} s"
+        seconds = summary["duration_s"]
+        figures["time"] = f"{seconds:,.1f} s" if seconds < SHORT_S else format_duration(seconds)
     return figures
+
+
+_ALWAYS = frozenset({"prompt", "completion", "sent"})  # shown even if it is zero
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def summary_figures(summary: Summary) -> dict[str, str]:
@@ -101,9 +181,11 @@ def summary_figures(summary: Summary) -> dict[str, str]:
     return {
         **estimate_figures(summary),
         **notable_figures(summary),
-        **{f"{name} tokens": count for name, count in token_figures(summary).items()},
+        **{f"{_words(name)} tokens": n for name, n in token_figures(summary).items() if n != "0" or name in _ALWAYS},
         **count_figures(summary),
-        **{f"requests {name}": count for name, count in request_figures(summary).items()},
+        **{
+            f"requests {_words(name)}": n for name, n in request_figures(summary).items() if n != "0" or name in _ALWAYS
+        },
         **source_figures(summary),
     }
 

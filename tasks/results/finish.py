@@ -47,7 +47,7 @@ def final_error(run: Run, sums: ResultTotals, ending: SendResult) -> ParquillErr
             f"{name} = {format_usd(usd_to_nano(usd))}" for name, usd in limits.items() if usd is not None
         )
         return StoppedByBudget(f"the budget is used up ({limits_text}); {left}. Raise it, then run again to resume")
-    return check_not_ok(job, rows, sums.errors, next(iter(sums.first_errors), None))
+    return check_not_ok(job, rows, sums.errors, sums.first_failure)
 
 
 def finish_run(

@@ -1,91 +1,167 @@
-"""report.html: one page without scripts or links; every value in it is escaped."""
+"""report.html: one page that needs no network, runs no script and can be printed; every value in it is escaped.
+
+It is made of a summary and an overview of the results. The same two give the same page, to the byte.
+"""
 
 from __future__ import annotations
 
+import base64
 import functools
-from collections.abc import Sequence
+import hashlib
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from zoneinfo import ZoneInfo
 
-from jinja2 import Environment, Template
+from jinja2 import Environment, FileSystemLoader, Template
+from markupsafe import Markup, escape
 
-from parquill.tasks.results.charts import draw_cost, draw_lengths
-from parquill.tasks.results.escaping import strip_control
-from parquill.tasks.results.figures import headline, row_figures, summary_figures, summary_sentences
+from parquill.data import FOLDER
+from parquill.tasks.money.amounts import format_usd
+from parquill.tasks.records import STATUSES
+from parquill.tasks.results.charts import (
+    Chart,
+    draw_cost,
+    draw_costs,
+    draw_latencies,
+    draw_lengths,
+    draw_rows_over_time,
+    draw_spend_over_time,
+)
+from parquill.tasks.results.escaping import strip_hidden
+from parquill.tasks.results.figures import (
+    GROUP_HEAD,
+    error_figures,
+    group_figures,
+    headline,
+    status_figures,
+    summary_figures,
+    summary_sentences,
+    time_figures,
+)
+from parquill.tasks.results.next_step import ending, next_step, severity
+from parquill.tasks.results.overview import Overview
+from parquill.tasks.results.result_batch import ShownRow
 from parquill.tasks.storage.disk import DISK, Disk
 
-if TYPE_CHECKING:
-    from parquill.tasks.results.totals import ResultTotals
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{{ s.job }} {{ s.run_id }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733 }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem }
-td, th { padding: .2rem .8rem; border-bottom: 1px solid #d8dee4 }
-th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-nums } .big { font-size: 1.6rem }
-</style>
-<h1>{{ s.job }}</h1>
-<p>{{ s.run_id }} · {{ s.model }} · {{ s.state }}, exit {{ s.exit_code }}
-{%- if s.message %} · {{ s.message }}{% endif %}</p>
-<p class="big">{{ headline }}</p>
-<h2>Rows</h2><table>{% for name, count in rows.items() %}
-<tr><th>{{ name }}<td class="n">{{ count }}{% endfor %}
-</table>
-<h2>Money and tokens</h2>
-{{ cost }}
-<table>
-{% for name, value in figures.items() %}<tr><th>{{ name }}<td class="n">{{ value }}{% endfor %}
-</table>
-{% for sentence in sentences %}<p>{{ sentence }}</p>
-{% endfor %}
-{% if lengths %}<h2>Length of the answers</h2>
-<p>Output tokens; the bars are the answers, the line is what was predicted.</p>
-{{ lengths }}{% endif %}
-{% if errors %}<h2>First rows that are not ok</h2><table><tr><th>file<th>row
-{%- for name in for_each %}<th>{{ name }}{% endfor %}<th>status<th>code<th>what happened
-{% for e in errors %}<tr><td>{{ e.source_file }}<td class="n">{{ e.row_number }}
-{%- for value in e.for_each %}<td>{{ value }}{% endfor %}<td>{{ e.status }}<td>{{ e.error_code }}
-<td>{{ e.error_message }}{% endfor %}</table>{% endif %}
-{% if slowest %}<h2>Slowest answers</h2><table><tr><th>seconds<th>file<th>row
-{%- for name in for_each %}<th>{{ name }}{% endfor %}
-{% for seconds, file, row, each in slowest %}
-<tr><td class="n">{{ "%.2f"|format(seconds) }}<td>{{ file }}<td class="n">{{ row }}
-{%- for value in each %}<td>{{ value }}{% endfor %}{% endfor %}
-</table>{% endif %}
-</html>
-"""
+SHORT = 300  # characters of a cell that are shown at once
+MAX_GROUPS = 100  # values of a `for_each` name
+MIN_STRIP = 4  # thousandths of the strip's width, so that a single row of a million can be seen
 
 
 def _shown(value: Any) -> Any:
     # promise: S4 control characters are removed from values in the HTML report
-    return strip_control(value) if type(value) is str else value  # charts are Markup: already safe
+    return strip_hidden(value) if type(value) is str else value  # charts are Markup: already safe
+
+
+def _code(text: str) -> Markup:
+    """Return a sentence in which what stands between two backticks is code."""
+    parts = _shown(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(_shown(text))
+    # promise: S4 parts of a sentence that are shown as code in the report are escaped
+    marked = [
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    ]
+    return Markup().join(marked)
 
 
 @functools.cache
-def _page() -> Template:
+def _page() -> tuple[Template, Markup]:
     # promise: S4 values in the HTML report are escaped
-    return Environment(autoescape=True, finalize=_shown).from_string(_PAGE)
+    environment = Environment(autoescape=True, finalize=_shown, loader=FileSystemLoader(FOLDER / "report"))
+    environment.filters["code"] = _code
+    style = (FOLDER / "report" / "style.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html"), Markup(style)  # noqa: S704 - shipped with the code
 
 
-def write_report(
-    path: Path,
-    summary: dict[str, Any],
-    sums: ResultTotals,
-    predicted: Sequence[Sequence[float]] = (),
-    disk: Disk = DISK,
-) -> None:
-    """Write the page; `predicted` is the predicted share of answers by bin of output length. Raises DiskFailed."""
-    text = _page().render(
+def render_report(summary: Mapping[str, Any], overview: Overview) -> str:
+    """Return the page."""
+    template, style = _page()
+    plan = overview.plan
+    zone = ZoneInfo(plan.timezone)
+    settings = {name: value for name, value in plan.settings}  # noqa: C416 - JSON gives lists
+    over_time = [draw(overview.timeline, zone) for draw in (draw_rows_over_time, draw_spend_over_time)]
+    spread = [
+        draw_lengths(overview.lengths, plan.output_shares),
+        draw_latencies(overview.latencies_us),
+        draw_costs(overview.costs_nano),
+    ]
+    parts: dict[str, Any] = {
+        "errors": error_figures(summary),
+        "times_charts": _drawn(over_time),
+        "groups": group_figures(summary, MAX_GROUPS),
+        "samples": list(_samples(overview)),
+    }
+    return template.render(
+        **parts,
         s=summary,
+        style=style,
+        # promise: S4 the report's policy allows its own style sheet and nothing else
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         headline=headline(summary),
-        rows=row_figures(summary),
+        severity=severity(summary),
+        ending=ending(summary),
+        step=next_step(summary),
+        times=time_figures(summary, zone),
+        contents=list(_contents(parts)),
+        statuses=status_figures(summary),
+        strip=list(_strip(summary["rows"])),
+        cost=draw_cost(summary),
         figures=summary_figures(summary),
         sentences=summary_sentences(summary),
-        for_each=list(sums.groups),
-        errors=sums.first_errors,
-        slowest=sorted(sums.slowest, reverse=True),
-        cost=draw_cost(summary["estimate"], summary["paid_usd"]),
-        lengths=draw_lengths(sums.outputs, predicted),
+        spread=_drawn(spread),
+        slowest=overview.slowest.rows,
+        id_column=plan.id_column,
+        for_each=plan.for_each,
+        group_head=GROUP_HEAD,
+        settings=plan.settings,
+        output=shlex.quote(settings.get("output", "OUTPUT")),
+        short=SHORT,
+        usd=format_usd,
     )
-    disk.write_whole(path, text.encode())
+
+
+def _drawn(charts: Sequence[Chart | None]) -> list[Chart]:
+    return [chart for chart in charts if chart is not None]
+
+
+def _contents(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "rows", "Rows and cost"
+    if parts["errors"]:
+        yield "errors", "Not ok"
+    if parts["times_charts"]:
+        yield "time", "Over time"
+    yield "spread", "Distributions"
+    if parts["groups"]:
+        yield "groups", "Groups"
+    if parts["samples"]:
+        yield "samples", "Samples"
+    yield "settings", "Settings"
+
+
+def _strip(rows: Mapping[str, int]) -> Iterator[tuple[float, float, str]]:
+    """Yield place, width and status of each part of the strip, in thousandths."""
+    known = {name: rows[name] for name in STATUSES if rows.get(name)}
+    wanted = {name: max(MIN_STRIP, 1000 * count / rows["total"]) for name, count in known.items()}
+    x, whole = 0.0, sum(wanted.values())
+    for name, share in wanted.items():
+        width = 1000 * share / whole
+        yield round(x, 2), round(width, 2), name
+        x += width
+
+
+def _samples(overview: Overview) -> Iterator[tuple[str, list[ShownRow], bool]]:
+    """Yield title, rows and whether they are shown at first."""
+    if overview.random:
+        yield "Random rows", overview.random, True
+    if overview.longest.rows:
+        yield "Longest answers", overview.longest.rows, False
+    for code, rows in overview.failures.items():
+        yield f"Not ok: {code}", rows, False
+
+
+def write_report(path: Path, summary: Mapping[str, Any], overview: Overview, disk: Disk = DISK) -> None:
+    """Write the page. Raises DiskFailed."""
+    disk.write_whole(path, render_report(summary, overview).encode())

@@ -12,7 +12,6 @@ import pyarrow as pa
 from parquill.tasks.errors import BadJob, DamagedJournal
 from parquill.tasks.job.answer_type import parsed_type, shape_value
 from parquill.tasks.llm.outcomes import NOT_SENT_CODES, TABLE
-from parquill.tasks.money.length_stats import output_bin
 from parquill.tasks.money.prices import ModelPrice, find_price
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.run import Run
@@ -132,7 +131,6 @@ class ResultRows:
         lesson, counted, most = outcome.lesson, row["prompt_tokens"], self._run.job.max_output_tokens
         if lesson is not None and counted is not None:
             self._sums.history.add(counted, lesson, most, outcome.latency_s)
-            self._sums.outputs[output_bin(lesson.completion)] += 1
             self._sums.compared.add(counted, lesson.prompt, row["source_file"], row["row_number"])
         if tried is not None and outcome.cost_nano - tried.cost_nano > tried.reserved_nano:
             self._sums.over_reserved.update(causes_of(outcome.usage, self._counter.reserved(counted or 0), most))

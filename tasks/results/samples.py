@@ -13,11 +13,55 @@ from typing import Any
 import pyarrow as pa
 
 from parquill.tasks.errors import BadInput
+from parquill.tasks.results.export import plain_text
 from parquill.tasks.storage.columns import result_fields
 from parquill.tasks.storage.published import prefix_of
 
 SEED = 20_261_130
+MAX_CELL = 3_000  # characters of a cell that are kept
 OWN_COLUMNS = tuple(field.name for field in result_fields(pa.null()))
+
+
+class Draw:
+    """Reservoir sampling: of any number of rows, each is kept with the same probability. The seed decides which."""
+
+    def __init__(self, count: int, seed: int | str) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - the same rows each time, no secret
+        self._count, self._seen = count, 0
+
+    def next_slot(self) -> int | None:
+        """Return the place, from 0, that the next row takes in the sample; None if it is not kept."""
+        self._seen += 1
+        if self._seen <= self._count:
+            return self._seen - 1
+        slot = self._random.randrange(self._seen)
+        return slot if slot < self._count else None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The beginning of a value, at most MAX_CELL characters, and how many it has in all; None for a null."""
+
+    text: str | None
+    length: int = 0
+
+
+def cell_of(column: pa.Array, index: int) -> Cell:
+    """Return a cell as text: lists and structs as JSON, bytes as Base64, texts that are not UTF-8 as well as they go.
+
+    No value raises an error, for what is shown of a run must never end it.
+    """
+    try:
+        value = column[index].as_py()
+        if value is None:
+            return Cell(None)
+        text = value if isinstance(value, str) else plain_text(value)
+    except (ValueError, OverflowError, TypeError, pa.ArrowException):  # not UTF-8, or a time beyond Python's
+        try:
+            text = column.slice(index, 1).cast(pa.binary())[0].as_py().decode("utf-8", "replace")
+        except (ValueError, pa.ArrowException):
+            return Cell("(a value that cannot be shown)", 0)
+    return Cell(text[:MAX_CELL], len(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +77,7 @@ def sample_rows(batches: Iterable[pa.RecordBatch], count: int | None, where: Seq
 
     `where` holds pairs of a column and the text of its value, `null` for a null. Raises BadInput for an unknown column.
     """
-    draw = random.Random(SEED)  # noqa: S311 - the same rows each time, no secret
+    draw = None if count is None else Draw(count, SEED)
     chosen: list[tuple[int, dict[str, Any]]] = []
     matching, prefix = 0, ""
     for batch in batches:
@@ -42,11 +86,9 @@ def sample_rows(batches: Iterable[pa.RecordBatch], count: int | None, where: Seq
         wanted = [(_column(name, prefix, names), value) for name, value in where]
         for index in _matching(batch, wanted):
             matching += 1
-            # reservoir sampling: each matching row is kept with the same probability
-            if count is None or len(chosen) < count:
-                chosen.append((matching, batch.slice(index, 1).to_pylist()[0]))
-            elif (slot := draw.randrange(matching)) < count:
-                chosen[slot] = (matching, batch.slice(index, 1).to_pylist()[0])
+            slot = len(chosen) if draw is None else draw.next_slot()
+            if slot is not None:
+                chosen[slot : slot + 1] = [(matching, batch.slice(index, 1).to_pylist()[0])]
     return Sample([_split(row, prefix) for _, row in sorted(chosen, key=lambda each: each[0])], matching)
 
 

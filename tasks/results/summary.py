@@ -44,7 +44,8 @@ SUMMARY_KEYS = {
     "duration_s": "seconds from start to end",
     "prices": "the source of the prices, with its version and day",
     "errors": "rows by `error_code`",
-    "groups": "for each `for_each` name and value: rows, rows that are not ok, and cost",
+    "groups": "for each `for_each` name and value: rows, rows that are not ok, cost, and mean tokens of the answers "
+    "that this run paid for",
     "usage_unknown": "answers whose usage is missing or cannot be true; at least their reservation is booked",
     "usage_flags": "answers whose usage does not add up, by reason; the larger figure is booked. `tier`: a service "
     "tier without a known price, booked at the highest known one",
@@ -118,6 +119,7 @@ def make_summary(
                     "rows": g.rows,
                     "not_ok": g.rows - g.ok,
                     "cost_usd": usd_text(nano_to_usd(g.cost_nano)),
+                    "mean_answer_tokens": g.mean_answer_tokens,
                 }
                 for value, g in groups.items()
             ]
@@ -169,7 +171,8 @@ def write_summary(run: Run, sums: ResultTotals, summary: dict[str, Any], disk: D
     output = run.folders.output
     disk.make_folder(output / "history")
     disk.write_json(output / "history" / f"{run.run_id}.json", summary)
-    write_report(output / "report.html", summary, sums, run.estimate.output_shares, disk)
+    if sums.overview is not None:
+        write_report(output / "report.html", summary, sums.overview, disk)
     disk.write_json(output / "summary.json", summary)
     publish(run.folders)
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from parquill.tasks.errors import ParquillError, TooManyNotOk
 from parquill.tasks.job.resolved import ResolvedJob
+from parquill.tasks.results.result_batch import ShownRow
 from parquill.tasks.storage.disk import read_json
 from parquill.tasks.storage.folders import Folders
 
 
 def check_not_ok(
-    job: ResolvedJob, rows: Mapping[str, int], counts: Mapping[str, int], first: Mapping[str, Any] | None = None
+    job: ResolvedJob, rows: Mapping[str, int], counts: Mapping[str, int], first: ShownRow | None = None
 ) -> TooManyNotOk | None:
     """Return the error of a finished run if more rows are not ok than tolerated, or None.
 
@@ -26,7 +27,7 @@ def check_not_ok(
         return None
     reason = ""
     if first is not None:
-        reason = f". The first is row {first['row_number']:,} of {first['source_file']}: {first['error_message']}"
+        reason = f". The first is row {first.row_number:,} of {first.source_file}: {first.error_message}"
     return TooManyNotOk(
         f"{not_ok:,} of {rows['total']:,} rows are not ok ({_listed(counts)}), more than tolerate.not_ok = "
         f"{job.tolerate.not_ok} allows; `parquill report --failed {shlex.quote(job.output)}` lists them{reason}"

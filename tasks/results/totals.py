@@ -1,4 +1,4 @@
-"""The totals of the result rows: by status, by error, by `for_each` value; tokens, money, the slowest answers."""
+"""The totals of the result rows: by status, by error, by `for_each` value; tokens and money."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from parquill.tasks.money.calibration import CountComparison
 from parquill.tasks.money.length_stats import History
 from parquill.tasks.money.prices import ModelPrice
 from parquill.tasks.records import STATUSES, Usage
+from parquill.tasks.results.overview import Overview
+from parquill.tasks.results.result_batch import ShownRow
 
 LISTED = 20
 ForEachValues = tuple[str, ...]  # a row's values of the `for_each` names, in the job's order
@@ -19,11 +21,18 @@ ForEachValues = tuple[str, ...]  # a row's values of the `for_each` names, in th
 
 @dataclass(slots=True)
 class Group:
-    """The rows of one `for_each` value, and what this run paid for them."""
+    """The rows of one `for_each` value, what this run paid for them, and the answers that it paid for."""
 
     rows: int = 0
     ok: int = 0
     cost_nano: int = 0
+    answers: int = 0
+    answer_tokens: int = 0
+
+    @property
+    def mean_answer_tokens(self) -> float | None:
+        """The mean length of the answers in tokens; None without answers."""
+        return round(self.answer_tokens / self.answers, 1) if self.answers else None
 
 
 @dataclass(slots=True)
@@ -44,15 +53,19 @@ class ResultTotals:
     price_as_femto: int = 0  # what the same rows would have cost at the price of `price_as`
     failed_in_doubt: int = 0  # rows that `retry.in_doubt: hold` does not try again
     history: History = field(default_factory=History)  # lengths of the answers that this run paid for
-    outputs: Counter[int] = field(default_factory=Counter)  # of the same answers, by bin of output length
     compared: CountComparison = field(
         default_factory=CountComparison
     )  # counted and reported prompt tokens of these answers
     errors: dict[str, int] = field(default_factory=dict)
     lanes: dict[str, Group] = field(default_factory=dict)
     groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # by `for_each` name and its value
-    first_errors: list[dict[str, Any]] = field(default_factory=list)
-    slowest: list[tuple[float, str, int, ForEachValues]] = field(default_factory=list)
+    overview: Overview | None = None  # None before the results are written
+
+    @property
+    def first_failure(self) -> ShownRow | None:
+        """The first row that is not ok, in the order of the results; None if all are ok."""
+        failures = {} if self.overview is None else self.overview.failures
+        return next((rows[0] for rows in failures.values()), None)
 
     def add(self, line: dict[str, Any], each: ForEachValues, names: Sequence[str], run_id: str) -> None:
         """Count a line of the results with its values of the `for_each` names; money is that of run `run_id`."""
@@ -63,22 +76,22 @@ class ResultTotals:
         self.rows[status] += 1
         self.rows["reused"] += bool(line["reused"])
         if is_own:
-            self._add_paid(line, each, cost_nano)
+            self._add_paid(line, cost_nano)
         self.failed_in_doubt += line.get("in_doubt", False)
         if status == "ok" and (name := unknown_name(line["finish_reason"])) is not None:
             _count(self.unknown_finish_reasons, name)
         if status != "ok":
             self.errors[line["error_code"]] = self.errors.get(line["error_code"], 0) + 1
-            if len(self.first_errors) < LISTED:
-                wanted = ("source_file", "row_number", "status", "error_code", "error_message")
-                self.first_errors.append({name: line[name] for name in wanted} | {"for_each": each})
         for name, value in zip(names, each, strict=True):
             group = self.groups.setdefault(name, {}).setdefault(value, Group())
             group.rows += 1
             group.ok += status == "ok"
             group.cost_nano += cost_nano
+            if is_own and not line["reused"] and line["completion"] is not None:
+                group.answers += 1
+                group.answer_tokens += line["completion_tokens"] or 0
 
-    def _add_paid(self, line: dict[str, Any], each: ForEachValues, cost_nano: int) -> None:
+    def _add_paid(self, line: dict[str, Any], cost_nano: int) -> None:
         self.cost_nano += cost_nano
         self.in_doubt_nano += stored_nano(line, "in_doubt")
         for kind in self.tokens:
@@ -95,9 +108,6 @@ class ResultTotals:
             bought = self.lanes.setdefault(lane, Group())
             bought.rows += 1
             bought.cost_nano += cost_nano
-        if line["latency_s"] is not None and not line["reused"]:
-            slow = (line["latency_s"], line["source_file"], line["row_number"], each)
-            self.slowest = sorted([*self.slowest, slow])[-5:]
 
 
 def _count(names: dict[str, int], name: str) -> None:

@@ -11,6 +11,8 @@ import pyarrow as pa
 
 from parquill.tasks.errors import DiskFailed
 from parquill.tasks.prompts.run import Run
+from parquill.tasks.results.overview import Overview
+from parquill.tasks.results.report_plan import ReportPlan
 from parquill.tasks.results.rows import ResultRows
 from parquill.tasks.results.totals import ResultTotals
 from parquill.tasks.storage.answer_index import open_answers
@@ -44,6 +46,10 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
         rows = ResultRows(run, answers, sums, "over_budget" if budget_short else "stopped")
         for shard in run.shards:
             for table in rows.of_shard(shard):
+                if sums.overview is None:
+                    plan = ReportPlan.of(run.job, table.column_names, run.estimate.output_shares)
+                    sums.overview = Overview(run.run_id, plan)
+                sums.overview.add_table(table)
                 writer.write(table)
         parts = writer.finish()
     _swap(folders, disk)
@@ -60,6 +66,7 @@ def write_results(run: Run, *, budget_short: bool, disk: Disk = DISK) -> tuple[R
             "failed_in_doubt": sums.failed_in_doubt,
             "held_by": sorted(held_by),
             "parts": [asdict(part) for part in parts],
+            "report": None if sums.overview is None else sums.overview.plan.to_json(),
         },
     )
     return sums, parts

@@ -25,6 +25,7 @@ from parquill.tasks.errors import BadInput, BadJob, DiskFailed, FolderInUse
 from parquill.tasks.storage.disk import DISK, read_json
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.object_store import list_objects, put_file, read_object, remove_object
+from parquill.tasks.storage.published import WrittenRun, written_run
 from parquill.tasks.storage.uri import is_uri, join, redact_uri
 
 MANIFEST, OWNER, SUMMARY = ".parquill/manifest.json", ".parquill/owner.json", "summary.json"
@@ -176,6 +177,11 @@ def stored_summary(output: str) -> dict[str, Any]:
     if found is None:
         raise BadInput(f"{redact_uri(output)} has no summary.json: no run has begun there yet")
     return found
+
+
+def stored_run(output: str) -> WrittenRun:
+    """Return the run whose results are in a store. Raises BadInput if there is none, or if it cannot be read."""
+    return written_run(lambda name: _read(join(output, name)), redact_uri(output))
 
 
 def stored_parts(output: str) -> list[tuple[str, None]]:

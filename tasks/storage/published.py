@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,28 @@ def parts_of(output: Path) -> list[tuple[str, int | None]]:
     manifest = read_json(output / ".parquill" / "manifest.json")
     parts = manifest["parts"] if manifest else []
     return [(str(output / "results" / part["file"]), part.get("crc32")) for part in parts]
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenRun:
+    """The run whose results are there: its summary, and what the manifest keeps for its report, if anything.
+
+    It is not the latest run if that one is under way or was cut off before it wrote results.
+    """
+
+    summary: dict[str, Any]
+    report: dict[str, Any] | None
+
+
+def written_run(read: Callable[[str], dict[str, Any] | None], where: str) -> WrittenRun:
+    """Find the run whose results are there; `read` reads a JSON file of the output. Raises BadInput if none is."""
+    manifest, summary = read(".parquill/manifest.json"), read("summary.json")
+    run_id = None if manifest is None else manifest["run_id"]
+    if summary is None or summary["run_id"] != run_id or summary["state"] == "running":
+        summary = read(f"history/{run_id}.json")
+    if manifest is None or summary is None:
+        raise BadInput(f"{where} has no results of a run that has ended")
+    return WrittenRun(summary, manifest.get("report"))
 
 
 def failed_rows(parts: Parts) -> Iterator[dict[str, Any]]:

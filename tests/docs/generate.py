@@ -22,6 +22,7 @@ from parquill.tasks.job.parameters import _REFUSED
 from parquill.tasks.job.settings import Job
 from parquill.tasks.llm import outcomes
 from parquill.tasks.llm.dry_run import ERROR_KEYS, PILOT_KEYS
+from parquill.tasks.llm.advice import ADVICE
 from parquill.tasks.llm.outcomes import NEXT_STEPS, NOT_SENT_CODES, ROW_CODES, TABLE
 from parquill.tasks.money.estimate import ESTIMATE_KEYS, FLAT_KEYS
 from parquill.tasks.orchestration.events import EVENTS, LABELS
@@ -211,6 +212,11 @@ def error_codes() -> str:
     return table(["error code", "status", "money", "meaning", "next"], rows)
 
 
+def advice() -> str:
+    """Return a table of what to do about each error code."""
+    return table(["error code", "what to do"], [[f"`{code}`", _sentence(text)] for code, text in ADVICE.items()])
+
+
 def unsent_codes() -> str:
     """Return a table of the error codes of rows that were not sent."""
     rows = [[f"`{code}`", "rejected", meaning] for code, meaning in ROW_CODES.items()]
@@ -268,6 +274,7 @@ MAKERS: dict[str, Callable[[], str]] = {
         columns,
         error_codes,
         unsent_codes,
+        advice,
         http_statuses,
         summary_keys,
         estimate_keys,

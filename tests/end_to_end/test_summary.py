@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from datetime import datetime
 from decimal import Decimal
@@ -13,6 +12,7 @@ import pytest
 
 from parquill.flows.cli.commands import main
 from parquill.tasks.results.figures import headline
+from parquill.tasks.results.next_step import next_step
 from tests.tools.expected import SUMMARY_KEYS, SUMMARY_NAMES, billed_usd, check_books
 from tests.tools.jobs import Jobs
 from tests.tools.prefect_api import ask_prefect
@@ -91,7 +91,8 @@ class _Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        assert not any(name.startswith("on") or name in {"src", "href"} for name, _ in attrs)
+        assert not any(name.startswith("on") or name in {"src", "style"} for name, _ in attrs)
+        assert all((value or "").startswith("#") for name, value in attrs if name == "href")
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -112,11 +113,12 @@ def test_the_report_is_escaped(jobs: Jobs) -> None:
     page = (jobs.folder / "out" / "report.html").read_text()
     parser = _Tags()
     parser.feed(page)
-    assert parser.tags <= set("html meta title style h1 h2 p table tr th td svg line rect text polyline".split())
+    assert not parser.tags & set("script img iframe link object embed form base".split())
     assert '<script>alert("x")</script>' in parser.text
     assert "<img src=x onerror=alert(1)>.parquet" in parser.text
     assert done.summary["run_id"] in parser.text
     assert headline(done.summary) in parser.text
+    assert next_step(done.summary).replace("`", "") in parser.text
     assert "\x1b" not in page
 
 
@@ -131,14 +133,15 @@ def test_rows_are_told_apart_by_their_values(jobs: Jobs, prefect_server: str) ->
     done = jobs.run(settings)
     assert done.exit_code == 0, done.stderr
     summary = ask_prefect(prefect_server, "GET", "/artifacts/parquill-summary-by-value/latest")
-    for table in summary["data"].partition("## Slowest")[2].split("## Not ok"):
-        for value in ("fr", "&lt;b&gt;de&lt;/b&gt;"):
-            assert re.search(rf"prompts.parquet \| [01] \| {value} \| 1 \|", table), table
-    page = (jobs.folder / "out" / "report.html").read_text()
-    failed, slow = page.split("<h2>Slowest answers</h2>")
+    failed, slow = summary["data"].partition("## Not ok")[2].split("## Slowest")
     for value in ("fr", "&lt;b&gt;de&lt;/b&gt;"):
-        assert f'<td class="n">1<td>{value}<td>1<td>failed<td>bad_request' in failed
-        assert f'<td class="n">0<td>{value}<td>1' in slow
+        assert f"| {value} | 1 | prompts.parquet | 1 | failed |" in failed
+        assert f"| {value} | 1 | prompts.parquet | 0 |" in slow
+    page = (jobs.folder / "out" / "report.html").read_text()
+    slow, samples = page.partition("<h3>Slowest answers</h3>")[2].split('<section id="samples"')
+    for value in ("fr", "&lt;b&gt;de&lt;/b&gt;"):
+        assert f'<td>{value}</td><td>1</td><td>prompts.parquet</td><td class="n">0</td>' in slow
+        assert f"<b>{value} · 1 · failed (bad_request)</b>" in samples
 
 
 def test_one_json_object_on_stdout(jobs: Jobs) -> None:

@@ -117,7 +117,7 @@ def test_what_is_billed_beyond_the_reservations_is_shown(tmp_path: Path) -> None
     assert "prompts" not in sentence
     assert "raise max_output_tokens or choose another model" in sentence
     report = (Path(settings["output"]) / "report.html").read_text()
-    assert f'<th>beyond the reservations<td class="n">{format_usd(usd_to_nano(Decimal(excess)))}' in report
+    assert f"<dt>beyond the reservations</dt><dd>{format_usd(usd_to_nano(Decimal(excess)))}" in report
     assert "raise max_output_tokens or choose another model" in report
     table = money_table(summary)
     assert f"beyond the reservations | {format_usd(usd_to_nano(Decimal(excess)))}" in table.replace("\\", "")

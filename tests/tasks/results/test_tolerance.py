@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.job.settings import ToleranceSettings
+from parquill.tasks.results.report_plan import ReportPlan
+from parquill.tasks.results.result_batch import ResultBatch
 from parquill.tasks.results.tolerance import check_not_ok, warn_of_not_ok
+from tests.tasks.results.result_rows import failed_row, table_of
 
 ROWS = {"total": 275, "ok": 200, "failed": 75}
 
@@ -26,6 +29,7 @@ def test_what_is_tolerated_is_told_with_the_whole() -> None:
 
 def test_the_first_row_that_is_not_ok_shows_its_reason() -> None:
     """The error for too many failed rows names one of them, with the service's own reason."""
-    first = {"row_number": 1204, "source_file": "in.parquet", "error_message": "the service refused the request"}
+    row = failed_row(1204, error_message="the service refused the request")
+    first = ResultBatch(table_of([row]).to_batches()[0], ReportPlan()).row(0)
     error = check_not_ok(_job(0.2), ROWS, {"bad_request": 75}, first)
     assert str(error).endswith("lists them. The first is row 1,204 of in.parquet: the service refused the request")
