@@ -54,12 +54,9 @@ def _next_step(summary: Mapping[str, Any]) -> str:
         return "check `input`: it has no rows"
     if not not_ok:
         return NOTHING
-    allowed = "nothing, if you accept that: " if code == 0 else ""
     errors = sorted((summary.get("errors") or {}).items(), key=lambda each: (-each[1], each[0]))
-    if not errors:
-        return f"{allowed}look at the {not_ok:,} rows that are not ok, then start the job again"
-    name, count = errors[0]
-    which = f"the {count:,} rows that are not ok have" if count > 1 else "the row that is not ok has"
-    if len(errors) > 1:
-        which = f"{count:,} of the {not_ok:,} rows that are not ok have"
-    return f"{allowed}{which} the reason `{name}`: {advice_of(name)}"
+    name, count = errors[0] if errors else ("unknown", not_ok)
+    rows_text = "row that is not ok" if not_ok == 1 else f"{not_ok:,} rows that are not ok"
+    which = f"{count:,} of the {rows_text}" if len(errors) > 1 else f"the {rows_text}"
+    reason = f"{which} {'has' if count == 1 else 'have'} the reason `{name}`: {advice_of(name)}"
+    return reason if code else f"nothing, if you accept the {rows_text}. If not: {reason}"

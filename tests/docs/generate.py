@@ -21,8 +21,8 @@ from parquill.tasks.errors import EXIT_CODES, Interrupted, ParquillError
 from parquill.tasks.job.parameters import _REFUSED
 from parquill.tasks.job.settings import Job
 from parquill.tasks.llm import outcomes
-from parquill.tasks.llm.dry_run import ERROR_KEYS, PILOT_KEYS
 from parquill.tasks.llm.advice import ADVICE
+from parquill.tasks.llm.dry_run import ERROR_KEYS, PILOT_KEYS
 from parquill.tasks.llm.outcomes import NEXT_STEPS, NOT_SENT_CODES, ROW_CODES, TABLE
 from parquill.tasks.money.estimate import ESTIMATE_KEYS, FLAT_KEYS
 from parquill.tasks.orchestration.events import EVENTS, LABELS

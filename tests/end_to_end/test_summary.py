@@ -144,6 +144,34 @@ def test_rows_are_told_apart_by_their_values(jobs: Jobs, prefect_server: str) ->
         assert f"<b>{value} · 1 · failed (bad_request)</b>" in samples
 
 
+def test_the_report_can_be_made_again(jobs: Jobs) -> None:
+    """`report --html` makes the page of the run again from the results, to the byte.
+    This also holds after a later run was interrupted, and it shows the settings, samples and failures of the run.
+    """
+    jobs.service.configure(faults=FAULTS, output_tokens="lognormal:20:0.5")
+    labeled = {"for_each": {"language": ["fr", "de"]}, "labels": {"team": "search"}}
+    settings = jobs.job(TEXTS, tolerate={"rejected": 0.1, "not_ok": 1.0}, timezone="Asia/Tokyo", **labeled)
+    done = jobs.run(settings)
+    written = (jobs.folder / "out" / "report.html").read_text()
+    for text in (
+        "Not ok: content_filter",
+        "Random rows",
+        "By language",
+        "Asia/Tokyo",
+        "{&#34;team&#34;:",
+        "{{ text }}",
+    ):
+        assert text in written, text
+    again = jobs.run(settings, "--html", str(jobs.folder / "again.html"), command="report")
+    assert (again.exit_code, again.stderr) == (0, f"wrote {jobs.folder / 'again.html'}\n")
+    assert (jobs.folder / "again.html").read_text() == written
+    running = {**done.summary, "run_id": "later", "state": "stopped"}
+    (jobs.folder / "out" / "summary.json").write_bytes(orjson.dumps(running))
+    jobs.run(settings, "--html", str(jobs.folder / "later.html"), command="report")
+    assert (jobs.folder / "later.html").read_text() == written
+    assert jobs.run(settings, "--html", "x", "--failed", command="report").exit_code == 2
+
+
 def test_one_json_object_on_stdout(jobs: Jobs) -> None:
     """`run --json` prints only the summary, as JSON, on stdout, even if the run ends badly; messages go to stderr."""
     settings = jobs.job(["a", "b"])

@@ -30,7 +30,7 @@ def test_every_error_code_has_its_advice() -> None:
         ({"rows": {"total": 0, "ok": 0}}, "check `input`", ("warn", "Completed")),
         (
             {"rows": {"total": 10, "ok": 8}, "errors": {"timeout": 2}},
-            "nothing, if you accept that: the 2 rows that are not ok have the reason `timeout`",
+            "nothing, if you accept the 2 rows that are not ok. If not: the 2 rows that are not ok have the reason `timeout`",
             ("warn", "Completed with failed rows"),
         ),
         (
