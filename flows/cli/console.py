@@ -40,6 +40,7 @@ from parquill.tasks.results.figures import (
     summary_sentences,
     token_figures,
 )
+from parquill.tasks.results.next_step import NOTHING, next_step
 from parquill.tasks.storage.uri import join
 
 if TYPE_CHECKING:
@@ -191,6 +192,8 @@ def show_summary(summary: dict[str, Any], output: Path | None, output_uri: str, 
         say(sentence)
     if summary["exit_code"] == 0 and summary["message"]:
         say(summary["message"])
+    if (step := next_step(summary)) != NOTHING:
+        say(f"what to do: {step}")
     for name in ("results", "summary.json", "report.html"):
         if output is None or (output / name).exists():
             say(join(output_uri, name) + ("/" if name == "results" else ""))

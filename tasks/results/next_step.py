@@ -30,7 +30,7 @@ def ending(summary: Mapping[str, Any]) -> str:
 
 
 def next_step(summary: Mapping[str, Any]) -> str:
-    """Return what to do about a finished or stopped run, without a capital and a full stop."""
+    """Return what to do about a run, without a capital and a full stop."""
     step = _next_step(summary)
     if Decimal(summary["in_doubt_usd"]):
         doubt = format_usd_text(summary["in_doubt_usd"])
@@ -43,6 +43,10 @@ def next_step(summary: Mapping[str, Any]) -> str:
 def _next_step(summary: Mapping[str, Any]) -> str:
     code, rows = summary["exit_code"], summary["rows"]
     not_ok = rows["total"] - rows["ok"]
+    if code is None:
+        return "wait while the run is under way; if its process was killed, start the job again: it resumes"
+    if code == 130:
+        return "start the job again: it resumes"
     if code == 4:
         return (
             "raise the budget that the message names, then start the job again: it resumes with the "

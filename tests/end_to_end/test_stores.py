@@ -228,7 +228,7 @@ def test_a_copy_that_is_cut_off_is_finished(
         old = new
     assert len(breaking.calls) >= number - step > 5
     assert len(breaking.calls) < number
-    assert service.stats()["billed"] == 12 + 1 + number // step
+    assert service.stats()["billed"] == 12 + 1 + (number - 1) // step
 
 
 def test_a_stopped_run_that_goes_on(shop: S3, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -563,6 +563,8 @@ def test_the_command_on_a_store(shop: S3, jobs: Jobs) -> None:
     shell = CliRunner().invoke(cli, ["report", shop.uri("out/2026-11/dt=2026-11-24"), "--failed", "--json"])
     document = orjson.loads(shell.stdout)
     assert (document["rows"]["total"], [row["row_number"] for row in document["failed"]]) == (13, [3])
+    page = CliRunner().invoke(cli, ["report", shop.uri("out/2026-11/dt=2026-11-24"), "--html", "-"])
+    assert page.stdout_bytes == shop.files.open_input_file("shop/out/2026-11/dt=2026-11-24/report.html").read()
 
 
 @pytest.mark.nightly

@@ -43,6 +43,7 @@ def test_every_error_code_has_its_advice() -> None:
             "raise the budget that the message names, then start the job again: it resumes with the 3 rows",
             ("bad", "Stopped by budget"),
         ),
+        ({"exit_code": 130}, "start the job again: it resumes", ("bad", "Stopped")),
         ({"exit_code": 1}, "remove the cause that the message names", ("bad", "Stopped")),
         ({"in_doubt_usd": "0.5"}, "nothing: every row has its answer. $0.50 is in doubt", ("good", "Completed")),
     ],
@@ -52,3 +53,8 @@ def test_each_end_says_what_to_do(changes: dict[str, Any], expected: str, how: t
     summary = {**GOOD, **changes}
     assert next_step(summary).startswith(expected)
     assert (severity(summary), ending(summary)) == how
+
+
+def test_a_run_under_way_is_waited_for() -> None:
+    """The summary of a run that is under way says to wait."""
+    assert next_step({**GOOD, "exit_code": None}).startswith("wait while the run is under way")
