@@ -51,6 +51,7 @@ check: install ## Run the linter, the formatter and the type checker (40 s).
 	@# mypy needs the folders under the name of the package that they are installed as
 	@mkdir -p build/typing/parquill
 	@for part in flows tasks data; do ln -sfn ../../../$$part build/typing/parquill/$$part; done
+	@for file in __init__.py py.typed; do ln -sfn ../../../flows/package/$$file build/typing/parquill/$$file; done
 	MYPYPATH=build/typing $(BIN)/mypy -p parquill.tasks -p parquill.flows
 	MYPYPATH=build/typing:. $(BIN)/mypy tests
 

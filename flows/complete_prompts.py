@@ -7,7 +7,7 @@ from datetime import date as Date  # noqa: N812 - the parameter below is called 
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, unmapped
+from prefect import unmapped
 from prefect.client.schemas.objects import State
 
 from parquill.tasks.complete_shard import complete_shard
@@ -20,24 +20,25 @@ from parquill.tasks.orchestration.approval import wait_for_approval
 from parquill.tasks.orchestration.first_pilot import pilot_first
 from parquill.tasks.orchestration.flow_run import sigterm_as_interrupt, stop_when_cancelled
 from parquill.tasks.orchestration.flow_start import end_idle, job_lock, resolve_for_flow
-from parquill.tasks.orchestration.options import flow_options
+from parquill.tasks.orchestration.python_flow import CompletePrompts, job_flow
 from parquill.tasks.orchestration.run_log import run_log
 from parquill.tasks.orchestration.states import returns_state
 from parquill.tasks.orchestration.takeover import redo_already_done, register_flow_run
-from parquill.tasks.orchestration.ui import flow_run_name, show_progress
+from parquill.tasks.orchestration.ui import show_progress
 from parquill.tasks.read_prompts import read_prompts
+from parquill.tasks.results.completed_run import CompletedRun
 from parquill.tasks.results.finish import summary_while_running
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.summarize_run import summarize_run
 from parquill.tasks.write_results import write_results
 
 
-@flow(name="complete-prompts", flow_run_name=flow_run_name(), **flow_options())
+@job_flow(CompletePrompts, "complete-prompts")
 @returns_state
 def complete_prompts(
     job: Job, date: Date | None = None, limit: RowLimit | None = None, redo: list[Status] | None = None
-) -> dict[str, Any] | State[Any]:
-    """Complete every prompt of a job within its budget, and return the summary.
+) -> CompletedRun | State[Any]:
+    """Complete every prompt of a job within its budget, and return the run with its results.
 
     Args:
         job: The settings; the mapping of a job file.
@@ -69,4 +70,4 @@ def complete_prompts(
                 reports = complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result()
                 ending = SendResult.of(shards, reports)
             sums = write_results(run, over_budget=ending.over_budget > 0)
-            return summarize_run(run, sums, ending)
+            return CompletedRun.of(run.job, summarize_run(run, sums, ending))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import date as Date  # noqa: N812 - the parameter below is called `date`
 from typing import Annotated, Any, Literal
 
-from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
@@ -14,21 +13,22 @@ from parquill.tasks.llm.dry_run import estimate_with_pilot, estimate_without_pil
 from parquill.tasks.orchestration.events import emit_estimate
 from parquill.tasks.orchestration.flow_run import stop_when_cancelled
 from parquill.tasks.orchestration.flow_start import resolve_for_flow
-from parquill.tasks.orchestration.options import flow_options
+from parquill.tasks.orchestration.python_flow import EstimateCost, job_flow
 from parquill.tasks.orchestration.run_log import run_log
 from parquill.tasks.orchestration.states import returns_state, state_of_estimate
-from parquill.tasks.orchestration.ui import flow_run_name, name_run, run_name, show_estimate
+from parquill.tasks.orchestration.ui import name_run, run_name, show_estimate
+from parquill.tasks.results.cost_estimate import CostEstimate
 
 
-@flow(name="estimate-cost", flow_run_name=flow_run_name("estimate"), **flow_options())
+@job_flow(EstimateCost, "estimate-cost", "estimate")
 @returns_state
 def estimate_cost(
     job: Job,
     date: Date | None = None,
     limit: RowLimit | None = None,
     pilot: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] | None = None,
-) -> dict[str, Any] | State[Any]:
-    """Return the estimate of a job as one flat mapping, and show it as an artifact.
+) -> CostEstimate | State[Any]:
+    """Return the estimate of a job, and show it as an artifact.
 
     Args:
         job: The settings; the mapping of a job file.
@@ -49,4 +49,4 @@ def estimate_cost(
     emit_estimate(resolved, found.estimate, found.verdict)
     if found.error is not None:
         raise found.error
-    return state_of_estimate(found.verdict, found.as_dict())
+    return state_of_estimate(found.verdict, CostEstimate.of(found.as_dict()))

@@ -5,17 +5,16 @@ from __future__ import annotations
 from datetime import date as Date  # noqa: N812 - the parameter below is called `date`
 from typing import Annotated, Any
 
-from prefect import flow
 from pydantic import Field
 
 from parquill.flows.complete_prompts import complete_prompts
 from parquill.tasks.job.load import PlainText
 from parquill.tasks.job.presets import Phrase, preset_job
 from parquill.tasks.job.settings import JobName, Usd
-from parquill.tasks.orchestration.options import flow_options
+from parquill.tasks.orchestration.python_flow import Input, python_flow
 from parquill.tasks.orchestration.states import returns_state
-from parquill.tasks.orchestration.ui import flow_run_name
 from parquill.tasks.prompts.template import column_template
+from parquill.tasks.results.completed_run import CompletedRun
 
 SYSTEM = "Summarize the user's text in {{ vars.length }}; answer with the summary alone."
 STYLE = " Style: {{ vars.style }}."
@@ -23,10 +22,10 @@ LANGUAGE = " Write in {{ vars.language }}."
 GIVEN = {f"vars.{name}": name for name in ("length", "style", "language")}  # and what every ready flow gives
 
 
-@flow(name="summarize", flow_run_name=flow_run_name(), **flow_options())
+@python_flow("summarize")
 @returns_state
 def summarize(
-    input: str,  # noqa: A002 - the contract's name
+    input: Input,  # noqa: A002 - the contract's name
     output: str,
     name: JobName = "summarize",
     text_column: Annotated[str, Field(min_length=1)] = "text",
@@ -38,11 +37,12 @@ def summarize(
     run_usd: Usd | None = None,
     settings: dict[str, Any] | None = None,
     date: Date | None = None,
-) -> dict[str, Any]:
-    """Summarize a column of text within a budget, and return the run's summary.
+) -> CompletedRun:
+    """Summarize a column of text within a budget, and return the run with its results.
 
     Args:
         input: Parquet, CSV or JSONL: file, folder, glob or URI; {date}, {date-1}, {month} are of the scheduled day.
+            From Python also a DataFrame or an Arrow table.
         output: Folder or URI of the results: one row for each text.
         name: The job's name, in this UI and in the ledger.
         text_column: The column that holds the text.

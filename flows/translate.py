@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import date as Date  # noqa: N812 - the parameter below is called `date`
 from typing import Annotated, Any
 
-from prefect import flow
 from pydantic import Field
 
 from parquill.flows.complete_prompts import complete_prompts
@@ -13,10 +12,10 @@ from parquill.tasks.job.glossary import read_glossary
 from parquill.tasks.job.load import PlainText
 from parquill.tasks.job.presets import Phrase, preset_job
 from parquill.tasks.job.settings import JobName, Usd
-from parquill.tasks.orchestration.options import flow_options
+from parquill.tasks.orchestration.python_flow import Input, python_flow
 from parquill.tasks.orchestration.states import returns_state
-from parquill.tasks.orchestration.ui import flow_run_name
 from parquill.tasks.prompts.template import column_expression, column_template
+from parquill.tasks.results.completed_run import CompletedRun
 
 SYSTEM = "You are a translator. Translate the user's text into {{ LANGUAGE }}; answer with the translation alone."
 TERMS = "{% if vars.glossary.get(LANGUAGE) %} Use these terms: {{ vars.glossary[LANGUAGE] | tojson }}.{% endif %}"
@@ -24,10 +23,10 @@ TONE = " Tone: {{ vars.tone }}."
 GIVEN = {"vars.glossary": "glossary", "vars.tone": "tone"}  # and what every ready flow gives
 
 
-@flow(name="translate", flow_run_name=flow_run_name(), **flow_options())
+@python_flow("translate")
 @returns_state
 def translate(
-    input: str,  # noqa: A002 - the contract's name
+    input: Input,  # noqa: A002 - the contract's name
     output: str,
     languages: Annotated[list[Phrase], Field(min_length=1)],
     name: JobName = "translate",
@@ -40,11 +39,12 @@ def translate(
     run_usd: Usd | None = None,
     settings: dict[str, Any] | None = None,
     date: Date | None = None,
-) -> dict[str, Any]:
-    """Translate a column of text into each of several languages within a budget, and return the summary.
+) -> CompletedRun:
+    """Translate a column of text into each of several languages within a budget, and return the run with its results.
 
     Args:
         input: Parquet, CSV or JSONL: file, folder, glob or URI; {date}, {date-1}, {month} are of the scheduled day.
+            From Python also a DataFrame or an Arrow table.
         output: Folder or URI of the results: one row for each text and language.
         languages: Languages to translate into, by name or code, for example fr or Brazilian Portuguese.
         name: The job's name, in this UI and in the ledger.

@@ -10,21 +10,19 @@ import contextlib
 import logging
 import os
 import sys
-import threading
-import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.amounts import format_usd
+from parquill.tasks.llm import progress_bar
 from parquill.tasks.money.figures import estimate_pairs, three_answers
 from parquill.tasks.money.gate import Verdict
 from parquill.tasks.money.prices import ModelPrice
@@ -43,11 +41,6 @@ from parquill.tasks.results.figures import (
 from parquill.tasks.results.next_step import NOTHING, next_step
 from parquill.tasks.storage.uri import join
 
-if TYPE_CHECKING:
-    from parquill.tasks.llm.run_sender import RunSender
-
-PLAIN_INTERVAL_S = 5.0
-POLL_INTERVAL_S = 0.2
 PIPE_COLUMNS = 200  # the width of a table that no terminal shows
 
 
@@ -199,96 +192,6 @@ def show_summary(summary: dict[str, Any], output: Path | None, output_uri: str, 
             say(join(output_uri, name) + ("/" if name == "results" else ""))
 
 
-@contextlib.contextmanager
-def show_bar() -> Iterator[None]:
-    """Show a live bar while requests are under way: rows done, rows per second, spent of budget, time left."""
-    over = threading.Event()
-    target = _bar if console.is_terminal else _lines
-    thread = threading.Thread(target=target, args=(over,), name="parquill-bar", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(5)
-
-
-def _spent(run_sender: RunSender) -> str:
-    budget = run_sender.budget
-    return (
-        format_usd(budget.settled_nano)
-        + (f" of {format_usd(budget.limit_nano)}" if budget.limit_nano is not None else "")
-        + " spent"
-    )
-
-
-def _active_sender() -> RunSender | None:
-    module = sys.modules.get("parquill.tasks.llm.open_senders")
-    run_sender: list[RunSender] = module.open_senders() if module else []
-    return run_sender[0] if run_sender else None
-
-
-def format_rate(per_second: float) -> str:
-    """Format a rate of rows for people; a slow one by the minute."""
-    return f"{per_second:,.0f} rows/s" if per_second >= 10 else f"{per_second * 60:,.0f} rows/min"
-
-
-class _NoticePrinter:
-    """Prints each notice of a run once: soft limits that are passed, outages, how limits are shared."""
-
-    def __init__(self) -> None:
-        self._warned = self._shared = self._of_service = 0
-
-    def print_new(self, run_sender: RunSender) -> None:
-        """Print the notices that are new."""
-        # copies: other threads append to these lists
-        warnings, messages, service = (
-            list(run_sender.soft_limits.messages),
-            list(run_sender.shared.messages),
-            list(run_sender.lane.warnings),
-        )
-        warned = [*warnings[self._warned :], *service[self._of_service :]]
-        for text in [*(f"warning: {text}" for text in warned), *messages[self._shared :]]:
-            print_line(text)
-        self._warned, self._shared, self._of_service = len(warnings), len(messages), len(service)
-
-
-def _bar(over: threading.Event) -> None:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[spent]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = None
-        news = _NoticePrinter()
-        while not over.wait(POLL_INTERVAL_S):
-            run_sender = _active_sender()
-            if run_sender is None:
-                continue
-            news.print_new(run_sender)
-            progress = run_sender.lane.progress
-            rate = format_rate(progress.rate(time.monotonic()))
-            if task is None:
-                task = bar.add_task("completing", total=progress.total, rate=rate, spent="")
-            bar.update(task, completed=progress.done, rate=rate, spent=_spent(run_sender))
-
-
-def _lines(over: threading.Event) -> None:
-    news, printed = _NoticePrinter(), time.monotonic()
-    while not over.wait(POLL_INTERVAL_S):
-        run_sender = _active_sender()
-        if run_sender is None:
-            continue
-        news.print_new(run_sender)
-        if time.monotonic() - printed < PLAIN_INTERVAL_S:
-            continue
-        printed = time.monotonic()
-        progress = run_sender.lane.progress
-        now = time.monotonic()
-        left = progress.eta_s(now)
-        line = f"{progress.done:,} of {progress.total:,} rows, {format_rate(progress.rate(now))}, {_spent(run_sender)}"
-        print_line(line + ("" if left is None else f", {left:,.0f} s left"))
+def show_bar() -> AbstractContextManager[None]:
+    """Show a live bar on stderr while requests are under way: rows done, rate, spent of budget, time left."""
+    return progress_bar.show_bar(console, print_line)

@@ -86,12 +86,18 @@ def _parse_json(text: str, what: str, path: Path) -> Any:
     return value
 
 
-def load_job(path: Path, overrides: Iterable[str] = ()) -> Job:
-    """Read a job file and apply `a.b=VALUE` overrides. Raises BadJob."""
+def read_job_file(path: Path) -> dict[str, Any]:
+    """Read the settings of a job file, which are not validated yet. Raises BadJob."""
     refuse_data(path)
     mapping = read_yaml(path, "the job file")
     if not isinstance(mapping, dict):
         raise BadJob(f"{path}: a job file is a mapping of settings; `parquill init` writes one to start from")
+    return mapping
+
+
+def load_job(path: Path, overrides: Iterable[str] = ()) -> Job:
+    """Read a job file and apply `a.b=VALUE` overrides. Raises BadJob."""
+    mapping = read_job_file(path)
     for override in overrides:
         _set(mapping, override)
     job = make_job(mapping)
@@ -113,6 +119,17 @@ def _set(mapping: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise BadJob(f"--set {path}: `{name}` is not a group of settings")
     node[last] = parse_yaml(text, f"--set {path}") if text.strip() else None
+
+
+def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with dotted names as groups: {"budget.run_usd": 5} is {"budget": {"run_usd": 5}}."""
+    nested: dict[str, Any] = {}
+    for name, value in settings.items():
+        first, *rest = str(name).split(".")
+        for group in reversed(rest):
+            value = {group: value}  # noqa: PLW2901 - from the inside out
+        nested = merge(nested, {first: value})
+    return nested
 
 
 def merge(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.load import make_job, merge
+from parquill.tasks.job.load import make_job, merge, nest
 from parquill.tasks.job.reasoning import answers_at_once
 from parquill.tasks.job.settings import Job
 
@@ -27,6 +27,7 @@ def preset_job(job: Mapping[str, Any], settings: Mapping[str, Any], parameters: 
 
     Raises BadJob for a setting that would override a parameter, above all the budget.
     """
+    settings = nest(settings)
     for path, parameter in {**PARAMETERS, **parameters}.items():
         # promise: presets: `settings` cannot override a parameter of the flow
         if _has(settings, path):

@@ -17,6 +17,7 @@ from parquill.tasks.orchestration.takeover import report_previous_end
 from parquill.tasks.orchestration.ui import name_run, run_name
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.resolve import resolve_job
+from parquill.tasks.results.completed_run import CompletedRun
 from parquill.tasks.results.tolerance import NothingToDo
 from parquill.tasks.storage.folders import Folders, lock_folders
 
@@ -43,4 +44,4 @@ def end_idle(job: ResolvedJob, options: RunOptions) -> State[Any]:
     idle = NothingToDo.of(job, options.redo, options.limit)
     report_previous_end(Folders.of(job.output, job.state))
     name_run(run_name(job, idle.rows["total"]))
-    return state_of_idle(idle)
+    return state_of_idle(idle, CompletedRun.of(job, idle.summary))

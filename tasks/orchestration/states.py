@@ -1,14 +1,14 @@
 """The named states in which Prefect shows how a run ended, each with one sentence.
 
-A flow that is called as a function still returns its summary or raises its error: the state carries both, in memory
+A flow that is called as a function still returns its result or raises its error: the state carries both, in memory
 only, because results are not persisted.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, ParamSpec
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
@@ -36,6 +36,8 @@ from parquill.tasks.orchestration import deployed_process as process
 from parquill.tasks.orchestration.events import add_tag
 from parquill.tasks.orchestration.flow_run import ensure_final_state_accepted
 from parquill.tasks.orchestration.redaction import safe_error
+from parquill.tasks.results.completed_run import CompletedRun
+from parquill.tasks.results.cost_estimate import CostEstimate
 from parquill.tasks.results.tolerance import NothingToDo
 
 TAG = "parquill"  # of every flow run, for automations to match
@@ -57,6 +59,7 @@ NAMES: dict[type[ParquillError], str] = {
     Unforeseen: "Unforeseen error",
 }
 Given = ParamSpec("Given")
+Result = TypeVar("Result")
 _latest: list[ParquillError] = []
 
 
@@ -68,26 +71,29 @@ def state_of(error: ParquillError) -> State[Any]:
     return Failed(name=name, message=str(error), data=error)
 
 
-def state_of_summary(summary: dict[str, Any]) -> State[Any]:
-    """Return the final state of a run that ended well; its name says if some rows are not ok but tolerated."""
+def state_of_summary(summary: Mapping[str, Any], run: CompletedRun | None = None) -> State[Any]:
+    """Return the final state of a run that ended well; its name says if some rows are not ok but tolerated.
+
+    The caller of the flow gets `run`.
+    """
     rows = summary.get("rows", {"ok": 0, "total": 0})
     if summary.get("message"):
-        return Completed(name=FAILED_ROWS, message=summary["message"], data=summary)
+        return Completed(name=FAILED_ROWS, message=summary["message"], data=run)
     cost = f", {format_usd_text(summary['paid_usd'])}" if "paid_usd" in summary else ""
-    return Completed(message=f"{rows['ok']:,} of {rows['total']:,} rows ok{cost}", data=summary)
+    return Completed(message=f"{rows['ok']:,} of {rows['total']:,} rows ok{cost}", data=run)
 
 
-def state_of_estimate(verdict: Verdict, figures: dict[str, Any]) -> State[Any]:
+def state_of_estimate(verdict: Verdict, estimate: CostEstimate | None = None) -> State[Any]:
     """Return the final state of a dry run: always Completed; its name says if the cost does not fit the budget."""
-    return Completed(name=None if verdict.fits else DOES_NOT_FIT, message=verdict.sentence, data=figures)
+    return Completed(name=None if verdict.fits else DOES_NOT_FIT, message=verdict.sentence, data=estimate)
 
 
-def state_of_idle(idle: NothingToDo) -> State[Any]:
-    """Return the final state of a start that found nothing to do: it reflects the existing results."""
+def state_of_idle(idle: NothingToDo, run: CompletedRun) -> State[Any]:
+    """Return the final state of a start that found nothing to do: it reflects the existing results, which `run` has."""
     if idle.error is not None:
         return state_of(idle.error)
     name = FAILED_ROWS if idle.rows["ok"] < idle.rows["total"] else None
-    return Completed(name=name, message=idle.sentence, data=idle.summary)
+    return Completed(name=name, message=idle.sentence, data=run)
 
 
 def latest_error() -> ParquillError | None:
@@ -99,10 +105,8 @@ def latest_error() -> ParquillError | None:
     return _latest[0] if _latest else None
 
 
-def returns_state(
-    body: Callable[Given, dict[str, Any] | State[Any]],
-) -> Callable[Given, dict[str, Any]]:
-    """Decorate the body of a flow, which returns a summary or raises a ParquillError, to end with the matching state.
+def returns_state(body: Callable[Given, Result | State[Any]]) -> Callable[Given, Result]:
+    """Decorate the body of a flow, which returns a result or raises a ParquillError, to end with the matching state.
 
     The flow's arguments are validated here. A state that the body returns is passed on. The caller of the flow gets
     the state's data, or its error.
@@ -132,7 +136,7 @@ def returns_state(
             ensure_final_state_accepted()
             return state_of(shown)
         ensure_final_state_accepted()
-        return ended if isinstance(ended, State) else state_of_summary(ended)
+        return state_of_summary(ended.summary, ended) if isinstance(ended, CompletedRun) else ended
 
     # Prefect builds the form from the signature, and would look up its names in the module where `wrapper` is defined
     vars(wrapper)["__signature__"] = arguments.signature

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from parquill.tasks.errors import BadInput
 from parquill.tasks.prompts.text_names import kind_of, packing_of
+from parquill.tasks.storage.kept_table import is_kept
 from parquill.tasks.storage.table_formats import check_above, folders_above, refuse_table, table_among, table_at
 from parquill.tasks.storage.uri import fixed_part, is_uri, join, redact_uri
 
@@ -121,7 +122,9 @@ def refuse_output_inside_input(location: str, paths: list[str], output: str | No
         inside = Path(location).is_dir() and folder.is_relative_to(Path(location).resolve())
         recursive = "**" in location and fnmatch.fnmatch(str(folder / "results" / "x.parquet"), location)
         is_in = inside or recursive
-        if not is_in and any(Path(path).resolve().is_relative_to(folder) for path in paths):
+        # promise: api: a table that was kept in the output's own state folder is an input
+        others = [path for path in paths if not is_kept(path)]
+        if not is_in and any(Path(path).resolve().is_relative_to(folder) for path in others):
             raise BadInput(f"the input {location} lies inside the output {output}; choose another `output`")
     # promise: input: an input that contains the job's own output is refused
     if is_in:
@@ -330,7 +333,8 @@ def partitions_of(paths: list[str]) -> list[tuple[tuple[str, Any], ...]]:
 
     A column is int64 if all its values are whole numbers. Raises BadInput if the files' folders have different keys.
     """
-    raw = [_keys_of(redact_uri(path)) for path in paths]
+    # promise: api: folders above a kept table, such as dt=2026-11-30, add no column to it
+    raw = [{} if is_kept(path) else _keys_of(redact_uri(path)) for path in paths]
     if any(found.keys() != raw[0].keys() for found in raw):
         odd = next(p for p, found in zip(paths, raw, strict=True) if found.keys() != raw[0].keys())
         raise BadInput(f"{redact_uri(odd)}: its key=value folders differ from those of {redact_uri(paths[0])}")

@@ -75,34 +75,60 @@ def result_batches(parts: Parts, columns: Sequence[str] | None = None) -> Iterat
 
     Raises BadInput, DiskFailed.
     """
+    yield from _batches(parts, lambda names: _with_prefix(names, columns))
+
+
+def result_table(parts: Parts, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the results in order: all columns, or those named, which may be of the input.
+
+    Raises BadInput if a column does not exist or if there are no results; DiskFailed.
+    """
+
+    def choose(names: list[str]) -> list[str] | None:
+        missing = [name for name in columns or () if name not in names]
+        if missing:
+            raise BadInput(f"the results have no column {missing[0]!r}; they have {', '.join(names)}")
+        return None if columns is None else list(columns)
+
+    batches = list(_batches(parts, choose))
+    if not batches:
+        raise BadInput("there are no results yet")
+    table = pa.Table.from_batches(batches)
+    return table if columns is None else table.select(list(columns))  # in the order in which they are named
+
+
+def _batches(parts: Parts, choose: Callable[[list[str]], list[str] | None]) -> Iterator[pa.RecordBatch]:
     for part, crc32 in parts:
-        yield from _stored(part, columns) if is_uri(part) else _kept(Path(part), crc32, columns)
+        yield from _stored(part, choose) if is_uri(part) else _kept(Path(part), crc32, choose)
 
 
-def _kept(path: Path, crc32: int | None, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+def _kept(path: Path, crc32: int | None, choose: Callable[[list[str]], list[str] | None]) -> Iterator[pa.RecordBatch]:
     with ChecksummedReader(path, crc32) as results:
-        names = _with_prefix(results.schema.names, columns)
-        yield from _or_empty(results.batches(READ_ROWS, names), results.schema)
+        names = choose(results.schema.names)
+        yield from _or_empty(results.batches(READ_ROWS, names), results.schema, names)
 
 
-def _stored(uri: str, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+def _stored(uri: str, choose: Callable[[list[str]], list[str] | None]) -> Iterator[pa.RecordBatch]:
     from parquill.tasks.storage.object_store import open_parquet  # the store's libraries take a while
 
     try:
         with open_parquet(uri)[0] as results:
-            names = _with_prefix(results.schema_arrow.names, columns)
-            yield from _or_empty(results.iter_batches(READ_ROWS, columns=names), results.schema_arrow)
+            names = choose(results.schema_arrow.names)
+            yield from _or_empty(results.iter_batches(READ_ROWS, columns=names), results.schema_arrow, names)
     except (pa.ArrowException, OSError):
         raise BadInput(f"{redact_uri(uri)} cannot be read") from None
 
 
-def _or_empty(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Yield the batches; for a file without rows one that has all columns."""
+def _or_empty(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, names: list[str] | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the batches; for a file without rows one that has the same columns."""
     batch = None
     for batch in batches:
         yield batch
     if batch is None:
-        yield pa.RecordBatch.from_pylist([], schema=schema)
+        columns = schema if names is None else [schema.field(name) for name in schema.names if name in names]
+        yield pa.RecordBatch.from_pylist([], schema=pa.schema(columns))
 
 
 def _with_prefix(names: list[str], columns: Sequence[str] | None) -> list[str] | None:

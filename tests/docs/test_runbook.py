@@ -40,7 +40,7 @@ def _final_states() -> Iterator[State[object]]:
     for message in ("", "warning: a row is not ok"):
         yield state_of_summary({"message": message})
     for fits in (True, False):
-        yield state_of_estimate(Verdict(fits, "why", None, 0, 1), {})
+        yield state_of_estimate(Verdict(fits, "why", None, 0, 1))
     yield states.Crashed(message=DIED)
 
 

@@ -178,7 +178,7 @@ def test_the_flow_has_the_same_pilot(jobs: Jobs, service: FakeService) -> None:
     with pytest.raises(RefusedByBudget, match="at most"):
         complete_prompts(make_job(_job(jobs, budget={"run_usd": BUDGET, "pilot": "never"})))
     assert service.stats()["requests"] == 0
-    summary = complete_prompts(make_job(_job(jobs)))
+    summary = complete_prompts(make_job(_job(jobs))).summary
     assert summary["rows"]["ok"] == ROWS
     assert summary["estimate"]["basis"] == "pilot"
     assert (service.stats()["billed"], service.stats()["billed_twice"]) == (ROWS, [])

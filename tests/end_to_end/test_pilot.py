@@ -251,11 +251,11 @@ def test_a_number_of_rows_that_cannot_be_meant(jobs: Jobs, rows: str) -> None:
 
 
 def test_the_deployed_estimate_has_a_pilot_too(jobs: Jobs, service: FakeService) -> None:
-    """The deployed flow accepts the same parameter and returns the same mapping."""
+    """The deployed flow accepts the same parameter and returns the same figures."""
     from parquill.flows.estimate_cost import estimate_cost
 
     estimate = estimate_cost(make_job(jobs.job(_texts(50))), pilot=10)
-    assert (estimate["pilot_rows"], estimate["rows_to_send"]) == (10, 40)
+    assert (estimate.pilot_rows, estimate.rows_to_send) == (10, 40)
     assert service.stats()["billed"] == 10
 
 

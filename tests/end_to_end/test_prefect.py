@@ -178,7 +178,7 @@ def test_a_second_start_is_as_good_as_the_first(
         with pytest.raises(TooManyNotOk, match="nothing to do"):
             complete_prompts(job=settings)
     else:
-        assert complete_prompts(job=settings) == first.summary
+        assert complete_prompts(job=settings).summary == first.summary
     assert jobs.service.stats()["requests"] == sent
     run = Api(prefect_server, name).flow_runs()[-1]
     assert run["name"] == f"{name} · 20 rows · gpt-4o-mini"
@@ -221,13 +221,13 @@ def test_a_run_that_cannot_begin_has_its_name(jobs: Jobs, prefect_server: str) -
 
 
 def test_a_flow_is_a_function_of_its_job(jobs: Jobs, prefect_server: str) -> None:
-    """A flow that is called with a job file's mapping returns the summary; a second call returns the same one."""
+    """A flow that is called with a job file's mapping returns its run; a second call returns the same one."""
     from parquill.flows.complete_prompts import complete_prompts
 
     settings: Any = jobs.job(["a", "b"], name="called")
-    summary = complete_prompts(job=settings)
-    assert (summary["exit_code"], summary["rows"]["ok"]) == (0, 2)
-    assert complete_prompts(job=settings) == summary
+    run = complete_prompts(job=settings)
+    assert (run.summary["exit_code"], run.summary["rows"]["ok"]) == (0, 2)
+    assert complete_prompts(job=settings) == run
     assert jobs.service.stats()["requests"] == 2
     assert len(Api(prefect_server, "called").flow_runs()) == 2
 
@@ -240,7 +240,7 @@ def test_a_schema_may_refer_to_its_parts(jobs: Jobs) -> None:
     part = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False, "required": ["a"]}
     schema = {**part, "properties": {"a": {"$ref": "#/$defs/part"}}, "$defs": {"part": {"type": "string"}}}
     settings: Any = jobs.job(["a"], name="refers", response_format=schema, tolerate={"not_ok": 1})
-    assert complete_prompts(job=settings)["rows"]["total"] == 1
+    assert complete_prompts(job=settings).summary["rows"]["total"] == 1
     assert jobs.service.stats()["requests"] == 1
 
 
@@ -377,15 +377,15 @@ def test_the_estimate_is_a_flow_too(jobs: Jobs, prefect_server: str) -> None:
     from parquill.flows.estimate_cost import estimate_cost
 
     settings: Any = jobs.job([f"text {n}" for n in range(10)], name="guess", budget={"run_usd": 1})
-    figures = estimate_cost(job=settings)
-    assert (figures["rows"], figures["fits_budget"]) == (10, True)
+    estimate = estimate_cost(job=settings)
+    assert (estimate.rows, estimate.fits_budget) == (10, True)
     api = Api(prefect_server, "guess")
     assert "fits into the budget" in api.artifact("estimate")["description"]
     (run,) = api.flow_runs()
     assert (run["state_type"], run["state_name"]) == ("COMPLETED", "Completed")
     assert "fits into the budget of $1.00 (10 rows to send" in run["state"]["message"]
     settings["budget"] = {"run_usd": 0.00001}
-    assert estimate_cost(job=settings)["fits_budget"] is False
+    assert not estimate_cost(job=settings).fits_budget
     run = api.flow_runs()[-1]
     assert (run["state_type"], run["state_name"]) == ("COMPLETED", "Does not fit the budget")
     assert "exceeds the budget of $0.00001" in run["state"]["message"]
@@ -411,7 +411,7 @@ def test_the_soft_limit_is_told_at_its_moment(jobs: Jobs, prefect_server: str) -
     jobs.service.configure(latency_ms=50)
     budget = {"run_usd": 0.0065, "soft_fraction": 0.1}
     settings: Any = jobs.job([f"text {n}" for n in range(200)], name="soft", budget=budget, limits={"max_at_once": 4})
-    assert complete_prompts(job=settings)["exit_code"] == 0
+    assert complete_prompts(job=settings).summary["exit_code"] == 0
     (run,) = api.flow_runs()
     warnings, artifacts, events = api.soft_limits(run["id"])
     assert [len(found) for found in (warnings, artifacts, events)] == [1, 1, 1]

@@ -283,9 +283,9 @@ def test_a_folder_belongs_to_one_flow_of_a_process(jobs: Jobs, shared: str) -> N
     settings = jobs.job([f"text {n}" for n in range(60)], state=str(jobs.folder / "state"), limits={"max_at_once": 8})
     other = {**settings, "output": str(jobs.folder / "elsewhere")} if shared == "state" else settings
     with ThreadPoolExecutor(2) as threads:
-        called = [threads.submit(complete_prompts, job=each, return_state=True) for each in (settings, other)]
-        names = sorted(str(each.result().name) for each in called)
-    assert names == ["Completed", "Refused: folder in use"]
+        called = [threads.submit(complete_prompts, job=each) for each in (settings, other)]
+        errors = [each.exception() for each in called]
+    assert sorted(type(error).__name__ for error in errors) == ["FolderInUse", "NoneType"]
     stats = jobs.service.stats()
     assert (stats["billed"], stats["billed_twice"]) == (60, [])
 

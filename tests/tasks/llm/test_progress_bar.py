@@ -1,10 +1,10 @@
-"""The terminal output while a run is under way."""
+"""What a terminal and a notebook show while a run is under way."""
 
 from __future__ import annotations
 
 import pytest
 
-from parquill.flows.cli.console import format_rate
+from parquill.tasks.llm.progress_bar import format_rate
 
 
 @pytest.mark.parametrize(
