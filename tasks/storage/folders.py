@@ -9,6 +9,7 @@ STATE/                            (default OUTPUT/.parquill)
   runs/RUN_ID/begun/*.json        which shards had a journal
   runs/RUN_ID/done/*.json         totals of each finished shard
   runs/RUN_ID/leader, workers     during sending: locked by the process that leads the run, and by those that joined
+  tables/*.parquet                tables that Python code gave as input, see kept_table.py
 OUTPUT/.parquill/
   lock, current.json (the run under way), manifest.json (the parts that belong together)
 """

@@ -59,7 +59,7 @@ def is_kept(path: str) -> bool:
 
 
 def keep_table(table: Table, state: Path, disk: Disk = DISK, clock: Callable[[], float] = time.time) -> Path:
-    """Write a table into a state folder (0600), unless it is there, and return the path of its file.
+    """Write a table into a state folder (0600), and return the path of its file.
 
     Named levels of a DataFrame's index become its first columns; an index without a name is left out. Tables that
     were not used for 30 days are removed. Raises BadInput if the table cannot be a Parquet file; DiskFailed.
@@ -98,18 +98,18 @@ def _remove_unused(folder: Path, now: float) -> None:
 def _write(reader: pa.RecordBatchReader, path: Path, disk: Disk) -> None:
     # promise: api: metadata of a table, which may hold anything, is not written
     schema = pa.schema([(field.name, _plain(field.type)) for field in reader.schema])
-    writer = ChecksummedWriter(path, schema, 0o600, disk)
     try:
-        for rows in _groups(reader):
-            writer.write(rows.cast(schema))
-        writer.close()
+        # promise: S3 only its owner can read a kept table
+        writer = ChecksummedWriter(path, schema, 0o600, disk)
+        try:
+            for rows in _groups(reader):
+                writer.write(rows.cast(schema))
+            writer.close()
+        finally:
+            writer.abandon()
     except pa.ArrowException:
         # the message of pyarrow may show values
-        raise BadInput(
-            "the input cannot be written as Parquet: one of its columns has a type that Parquet lacks"
-        ) from None
-    finally:
-        writer.abandon()
+        raise BadInput("the input cannot be written as Parquet: a column has a type that Parquet lacks") from None
 
 
 def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
@@ -151,11 +151,10 @@ def _from_pandas(frame: pd.DataFrame) -> pa.Table:
         values: Any = frame.index.get_level_values(name) if name in levels else frame[name]
         try:
             table[name] = pa.array(values, from_pandas=True)
+        # promise: api: an error about a table shows no value of it
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            # promise: api: an error about a table shows no value of it
-            raise BadInput(
-                f"the column {name!r} of the DataFrame holds values of several types, or of an unknown one"
-            ) from None
+            why = "holds values of several types, or of a type that Parquet lacks"
+            raise BadInput(f"the column {name!r} of the DataFrame {why}") from None
     return pa.table(table)
 
 
@@ -164,6 +163,4 @@ def _check_names(names: list[Any]) -> None:
         if not isinstance(name, str):
             raise BadInput(f"the input has a column named {name!r}, which is not text; rename it")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadInput(
-            f"the input has two columns named {twice[0]!r}; rename one of them (a named index is a column too)"
-        )
+        raise BadInput(f"the input has two columns named {twice[0]!r}, of which one may be its index; rename one")

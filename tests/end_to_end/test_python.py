@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from parquill.data import FOLDER
 from parquill.flows import CompletedRun, complete_prompts, estimate_cost, translate
 from parquill.tasks.errors import BadInput, BadJob, RefusedByBudget, StoppedByBudget
+from tests.docs.pages import ROOT, blocks
 from tests.end_to_end.test_prefect import Api
 from tests.tools.expected import billed_usd
 from tests.tools.jobs import Jobs, Spawned
@@ -132,6 +135,30 @@ def test_a_flow_is_called_within_a_running_loop(jobs: Jobs) -> None:
 
     worst, run = asyncio.run(cell())
     assert 0 < run.cost_usd <= worst
+
+
+def test_the_page_is_true(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The code of the Python page runs from top to bottom, on another service, and prints what the page shows."""
+    monkeypatch.chdir(jobs.folder)
+    shutil.copy(FOLDER / "samples" / "products.parquet", "products.parquet")
+    jobs.job_file(jobs.job(["a"]))
+    Path("job-1.yaml").rename("job.yaml")
+    page = (ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
+    price = {"usd_per_mtok_input": "0.1", "usd_per_mtok_output": "0.5"}
+    service = f'"endpoint": {{"base_url": "{jobs.service.url}"}}, "price": {price}, "limits": {{}},'
+    jobs.service.configure(faults=[{"kind": "length", "match": "Gift card"}])
+    code = [each.text for each in blocks(page) if each.language == "python" and "getpass" not in each.text]
+    names: dict[str, Any] = {"__name__": "the_page"}
+    for block in code:
+        exec(compile(block.replace('"model":', f'{service} "model":'), "python.md", "exec"), names)  # noqa: S102 - our own page
+    printed = capsys.readouterr().out
+    shown = next(each.text for each in blocks(page) if each.language == "text").splitlines()
+    assert printed.startswith("39 ")
+    assert " True\n5 " in printed
+    assert shown[2].partition(" warning: ")[2] in printed
+    names["nightly"]()
+    assert "1 of 40 rows are not ok" in capsys.readouterr().out
+    assert len(names["frame"]) == 2
 
 
 SCRIPT = """

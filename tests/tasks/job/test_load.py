@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.load import load_job, make_job, parse_yaml
+from parquill.tasks.job.load import load_job, make_job, nest, parse_yaml
+from parquill.tasks.job.presets import preset_job
 from parquill.tasks.job.resolved import expand_dates, resolve
 from parquill.tasks.job.settings import Job, PromptSettings
 from parquill.tasks.job.validation import EXAMPLES
@@ -444,3 +445,15 @@ def test_the_examples_are_settings(tmp_path: Path, group: str) -> None:
     """Each example that a refusal shows is a valid setting."""
     mapping = load_job(_write(tmp_path, FILE)).model_dump(mode="json")
     make_job({**mapping, group: parse_yaml(EXAMPLES[group], "the example")})
+
+
+def test_dotted_names_are_groups() -> None:
+    """Settings from Python may name a setting with dots or be nested, also both for one group; a later one counts."""
+    assert nest({"budget.run_usd": 5, "budget": {"monthly_usd": 9}, "budget.when_short": "partial"}) == {
+        "budget": {"run_usd": 5, "monthly_usd": 9, "when_short": "partial"}
+    }
+    assert nest({"a.b.c": 1, "a.b": {"c": 2, "d.e": 3}}) == {"a": {"b": {"c": 2, "d.e": 3}}}
+    base = parse_yaml(FILE, "the job")
+    assert preset_job({**base, "budget": {"run_usd": 1}}, {"budget.monthly_usd": 9}, {}).budget.monthly_usd == 9
+    with pytest.raises(BadJob, match=r"`settings\.budget\.run_usd` is the parameter `run_usd`"):
+        preset_job(base, {"budget.run_usd": 5}, {})
