@@ -80,7 +80,7 @@ chromium: ## Install the browser of the e2e tests from Debian's packages, as roo
 	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 	  || echo "no chromium, and no root to install it: the browser tests will be skipped"
 
-readers: build/readers/installed ## Install Spark, DuckDB, Polars, datasets and pandas into build/readers, for a nightly test (2 min).
+readers: build/readers/installed ## Install Spark, DuckDB, Polars, pandas, Jupyter and others into build/readers, for nightly tests (2 min).
 
 build/readers/installed: tests/tools/readers.txt
 	$(PYTHON) -m venv build/readers

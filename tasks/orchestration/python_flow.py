@@ -106,12 +106,12 @@ class JobFlow(PythonFlow[..., Result]):
         changes = nest(settings or {})
         if input is not None and "input" in changes:
             raise BadJob("`settings.input` is the parameter `input` of this flow; set it there")
-        if changes or input is not None:
-            # a Job that is changed is validated again
-            job = merge(job.model_dump(exclude_unset=True) if isinstance(job, Job) else job, changes)
-        if input is not None:
-            assert isinstance(job, dict)  # noqa: S101 - it was merged
-            job["input"] = _path_of(input, job, date)
+        if isinstance(job, Job) and (changes or input is not None):
+            job = job.model_dump(exclude_unset=True)  # it is validated again
+        if isinstance(job, Mapping):  # the flow refuses anything else
+            job = merge(job, changes)
+            if input is not None:
+                job["input"] = _path_of(input, job, date)
         _refuse_tables(job)
         _check_size(job)
         return self._run({"job": job, "date": date, **parameters})

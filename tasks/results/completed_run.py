@@ -78,10 +78,11 @@ class CompletedRun:
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the rows of the results as a DataFrame, in input order, with a new index from 0.
 
-        The types are those of `pandas.read_parquet`: `cost_usd` and `in_doubt_usd` hold `Decimal` objects, so their
-        sum is exact. Raises what `to_arrow` raises.
+        `cost_usd` and `in_doubt_usd` hold `Decimal` objects, so their sum is exact; a column of integers with nulls
+        holds floats. Raises what `to_arrow` raises.
         """
-        frame: pd.DataFrame = self.to_arrow(columns).to_pandas()
+        # the input's own metadata may name an index, which is a column here whatever the input was
+        frame: pd.DataFrame = self.to_arrow(columns).to_pandas(ignore_metadata=True)
         return frame
 
     def _parts(self) -> Parts:

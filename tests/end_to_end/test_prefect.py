@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -325,8 +326,7 @@ def test_a_final_state_whose_answer_was_lost(
 
 def test_a_run_that_is_done_is_not_cancelled(jobs: Jobs, prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a run is cancelled while it writes results, after all rows are sent and paid, it ends at once as Completed."""
-    from parquill.flows import complete_prompts as main
-
+    main = importlib.import_module("parquill.flows.complete_prompts")
     api, write = Api(prefect_server, "too-late"), vars(main)["write_results"]
 
     def cancel_and_write(*arguments: Any, **named: Any) -> Any:
@@ -338,7 +338,7 @@ def test_a_run_that_is_done_is_not_cancelled(jobs: Jobs, prefect_server: str, mo
 
     monkeypatch.setitem(vars(main), "write_results", cancel_and_write)
     settings: Any = jobs.job(["a", "b"], name="too-late")
-    assert main.complete_prompts(job=settings)["rows"]["ok"] == 2
+    assert main.complete_prompts(job=settings).summary["rows"]["ok"] == 2
     (run,) = api.flow_runs()
     assert (run["state_type"], run["state_name"]) == ("COMPLETED", "Completed")
 
@@ -348,8 +348,9 @@ def test_a_run_cut_off_while_it_writes_says_so(jobs: Jobs, monkeypatch: pytest.M
     """If writing fails, summary.json does not stay at `running`.
     It says that the run stopped, what was paid for how many tokens, and how many rows have each status.
     """
-    from parquill.flows import complete_prompts as main
     from parquill.tasks.errors import DiskFailed
+
+    main = importlib.import_module("parquill.flows.complete_prompts")
 
     def fail(*_: Any, **__: Any) -> Any:
         raise DiskFailed("no room")

@@ -126,6 +126,15 @@ def test_a_run_has_no_rows_of_another(jobs: Jobs) -> None:
     assert CompletedRun.load(Path(settings["output"])) == second
 
 
+def test_an_index_of_the_input_is_a_column(jobs: Jobs) -> None:
+    """Rows are numbered from 0 in the DataFrame, also if pandas wrote the input with an index, which is a column then."""
+    _frame().to_parquet(jobs.folder / "indexed.parquet")
+    run = complete_prompts(jobs.job(None, name="indexed", id_column="id"), input=jobs.folder / "indexed.parquet")
+    frame = run.to_pandas()
+    assert list(frame.index) == [0, 1, 2]
+    assert set(frame["id"]) == {"r0", "r1", "r2"}
+
+
 def test_a_flow_is_called_within_a_running_loop(jobs: Jobs) -> None:
     """A cell of a notebook runs in an event loop: there the flows are called like anywhere else."""
     settings = jobs.job(["a", "b"], name="loop")
@@ -146,7 +155,7 @@ def test_the_page_is_true(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, capsys: p
     page = (ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
     price = {"usd_per_mtok_input": "0.1", "usd_per_mtok_output": "0.5"}
     service = f'"endpoint": {{"base_url": "{jobs.service.url}"}}, "price": {price}, "limits": {{}},'
-    jobs.service.configure(faults=[{"kind": "length", "match": "Gift card"}])
+    jobs.service.configure(output_tokens="fixed:3", faults=[{"kind": "length", "match": "Gift card"}])
     code = [each.text for each in blocks(page) if each.language == "python" and "getpass" not in each.text]
     names: dict[str, Any] = {"__name__": "the_page"}
     for block in code:

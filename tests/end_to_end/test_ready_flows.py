@@ -120,6 +120,6 @@ def test_a_bad_job_is_refused_by_its_state(jobs: Jobs, prefect_server: str) -> N
         assert words in run["state"]["message"]
         assert "\n" not in run["state"]["message"]
     with pytest.raises(BadJob, match="a job is a mapping of settings"):
-        complete_prompts(job="bad-job")  # type: ignore[call-overload]  # a wrong type is the point
+        complete_prompts(job=["bad-job"])  # type: ignore[arg-type]  # a wrong type is the point
     assert Api(prefect_server, "a job without a name").flow_runs()
     assert jobs.service.stats()["requests"] == 0
