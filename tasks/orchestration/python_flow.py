@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date as Date  # noqa: N812 - a parameter below is called `date`
-from inspect import Signature, signature
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
@@ -87,11 +87,6 @@ class PythonFlow(Flow[Given, Result]):
 
 class JobFlow(PythonFlow[..., Result]):
     """A flow of any job: a job file, a mapping of settings, or a Job."""
-
-    @property
-    def __signature__(self) -> Signature:
-        """What the flow takes from Python code, for `help` and notebooks; Prefect reads that of the function."""
-        return signature(self.__call__)
 
     def _run_job(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from prefect import Flow
+from prefect.utilities.callables import parameter_schema
 
 import parquill
 import parquill.flows
@@ -49,12 +50,16 @@ def test_the_package_has_its_names() -> None:
             module.complete  # noqa: B018 - looked up
 
 
-def test_help_shows_what_python_code_gives() -> None:
-    """The signature of a flow of any job is that of its call: with `input` and `settings`, which Prefect never sees."""
-    shown = inspect.signature(parquill.flows.complete_prompts)
-    assert list(shown.parameters) == ["job", "input", "settings", "date", "limit", "redo"]
-    assert list(inspect.signature(parquill.flows.estimate_cost).parameters)[-1] == "pilot"
-    assert list(parquill.flows.complete_prompts.parameters.properties) == ["job", "date", "limit", "redo"]
+def test_prefect_sees_what_it_stores() -> None:
+    """Python code may give `input` and `settings` to a flow of any job. They are parameters neither of a flow run nor
+    of a deployment, whose form Prefect makes of the flow itself.
+    """
+    flows: list[tuple[Any, str]] = [(parquill.flows.complete_prompts, "redo"), (parquill.flows.estimate_cost, "pilot")]
+    for flow, last in flows:
+        taken = list(inspect.signature(flow.__call__).parameters)
+        assert taken == ["job", "input", "settings", "date", "limit", last]
+        for schema in (flow.parameters, parameter_schema(flow)):
+            assert list(schema.properties) == ["job", "date", "limit", last]
 
 
 def test_types_have_the_keys_of_the_reference() -> None:
