@@ -95,8 +95,8 @@ def _to_stderr(text: str) -> None:
 def spent(run_sender: RunSender) -> str:
     """Return what is spent of the budget."""
     budget = run_sender.budget
-    limit = f" of {format_usd(budget.limit)}" if budget.limit is not None else ""
-    return f"{format_usd(budget.settled)}{limit} spent"
+    limit = f" of {format_usd(budget.limit_nano)}" if budget.limit_nano is not None else ""
+    return f"{format_usd(budget.settled_nano)}{limit} spent"
 
 
 def format_rate(per_second: float) -> str:

@@ -18,7 +18,7 @@ from parquill.tasks.llm.progress_bar import cell_of, format_rate, progress_text,
 
 def _sender() -> Any:
     """Return a sender that has done 30 of 40 rows since second 0."""
-    budget = SimpleNamespace(settled=240_000, limit=100_000_000)
+    budget = SimpleNamespace(settled_nano=240_000, limit_nano=100_000_000)
     lane = SimpleNamespace(progress=Progress(total=40, done=30, started=0.0), warnings=["the service <is> slow"])
     empty = SimpleNamespace(messages=[])
     return SimpleNamespace(lane=lane, budget=budget, soft_limits=empty, shared=empty)
@@ -43,7 +43,7 @@ def test_one_line_says_how_far_a_run_is() -> None:
         "text/html": f'<progress value="30" max="40"></progress> {line}, 3 s left',
     }
     sender.lane.progress.done = 40
-    sender.budget.limit = None
+    sender.budget.limit_nano = None
     assert progress_text(sender, 10.0) == "40 of 40 rows, 240 rows/min, $0.00024 spent"
 
 
