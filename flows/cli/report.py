@@ -64,7 +64,7 @@ def find_latest(where: str, overrides: Sequence[str], day: date | None) -> Lates
     """Find the latest run by a job file, an output folder or an address. Raises BadJob, BadInput."""
     if is_uri(where):
         try:
-            check_uri(where)
+            check_uri(where, is_written=True)
         except ValueError as error:
             raise BadJob(f"the address {error}") from None
         return _stored(where)

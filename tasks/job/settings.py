@@ -325,7 +325,7 @@ class Job(Settings):
         for name in ("input", "output"):
             if is_uri(value := getattr(self, name)):
                 try:
-                    check_uri(value)
+                    check_uri(value, is_written=name == "output")
                 except ValueError as error:
                     raise ValueError(f"`{name}` {error}") from None
         if self.state and is_uri(self.state):

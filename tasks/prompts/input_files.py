@@ -16,7 +16,7 @@ from parquill.tasks.errors import BadInput
 from parquill.tasks.prompts.text_names import kind_of, packing_of
 from parquill.tasks.storage.kept_table import is_kept
 from parquill.tasks.storage.table_formats import check_above, folders_above, refuse_table, table_among, table_at
-from parquill.tasks.storage.uri import fixed_part, is_uri, join, redact_uri
+from parquill.tasks.storage.uri import fixed_part, is_dataset, is_uri, join, redact_uri
 
 SUFFIXES = (".parquet", ".parq", ".pq")  # in upper or lower case; other files are input if they begin like Parquet
 PARQUET = "Parquet"
@@ -86,8 +86,14 @@ def _some(names: Sequence[str]) -> str:
 def list_files(location: str) -> Listing:
     """List the files of a file, folder, glob or URI by name; like Spark, leave out hidden files.
 
-    Raises BadInput if there is no file, and for the folder of a Delta, Iceberg or Hudi table.
+    The files of a dataset of Hugging Face are those of one commit. Raises BadInput if there is no file, and for the
+    folder of a Delta, Iceberg or Hudi table; BadJob if a package is missing.
     """
+    if is_dataset(location):
+        from parquill.tasks.storage.hugging_face import at_commit
+
+        # promise: hf: all files of a run are read at the commit that was listed
+        location = at_commit(location)
     return _list_store(location) if is_uri(location) else _list(location)
 
 

@@ -158,7 +158,7 @@ def open_text(path: str) -> Iterator[TextStream]:
         from parquill.tasks.storage.object_store import open_object, tag_of
 
         with open_object(path) as stream:
-            yield TextStream(path, stream, tag_of(stream))
+            yield TextStream(path, stream, tag_of(path, stream))
     else:
         with Path(path).open("rb", buffering=0) as file:
             yield TextStream(path, file, "")

@@ -1,9 +1,9 @@
 """Object stores: read, list and write the files of an input or an output that is a URI.
 
-s3://, gs:// and abfs:// are pyarrow's own filesystems. Credentials come from where each store's own tools find them
-(the environment, a profile, the machine's role), never from a setting. A store has no rename and no lock: an object is
-whole or absent, and a folder is only a prefix of names, so a manifest says which objects belong together (see
-`publish`).
+s3://, gs:// and abfs:// are pyarrow's own filesystems, and hf:// is that of `hugging_face`. Credentials come from where
+each store's own tools find them (the environment, a profile, the machine's role), never from a setting. A store has no
+rename and no lock: an object is whole or absent, and a folder is only a prefix of names, so a manifest says which
+objects belong together (see `publish`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from parquill.tasks.errors import BadInput, BadJob, DiskFailed
+from parquill.tasks.storage.hugging_face import HubFailed, commit_of, hub_files
 from parquill.tasks.storage.table_formats import ICEBERG_FOLDER, MARKERS, table_among
-from parquill.tasks.storage.uri import fixed_part, is_wild, join, redact_uri
+from parquill.tasks.storage.uri import fixed_part, is_dataset, is_wild, join, redact_uri
 
 CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S, ATTEMPTS = 10, 60, 4
 RETRY_TIMEOUT_S = 60  # gs://, whose default is a quarter of an hour
@@ -63,6 +64,8 @@ class StoreLocation:
 def find_location(uri: str) -> StoreLocation:
     """Return the filesystem and the path of an address. Raises BadJob."""
     parts = urlsplit(uri)
+    if is_dataset(uri):
+        return StoreLocation(hub_files(), f"{parts.netloc}{parts.path}".rstrip("/"))
     # abfs://container@account
     container, _, account = parts.netloc.rpartition("@")
     try:
@@ -117,6 +120,8 @@ def _s3(bucket: str, options: dict[str, Any]) -> pafs.S3FileSystem:
 def reason(error: Exception) -> str:
     """Return why a store refused, in a few words; its own text is not shown, since it may repeat what was sent."""
     text = str(error)
+    if isinstance(error, HubFailed):
+        return text
     if found := re.search(r"AWS Error ([A-Z_]+)", text):
         return _S3_WORDS.get(found[1], found[1].lower().replace("_", " "))
     if isinstance(error, FileNotFoundError):
@@ -237,11 +242,14 @@ def open_parquet(uri: str, int96_unit: str = "us") -> tuple[pq.ParquetFile, str]
         page_checksum_verification=True,
         coerce_int96_timestamp_unit=int96_unit,
     )
-    return parquet, tag_of(stream)
+    return parquet, tag_of(uri, stream)
 
 
-def tag_of(stream: pa.NativeFile) -> str:
-    """Return the ETag of an open object, which changes with its content; "" if the store has none."""
+def tag_of(uri: str, stream: pa.NativeFile) -> str:
+    """Return the ETag of an open object, which changes with its content, or the commit of a dataset; "" if none."""
+    # promise: hf: the commit of a dataset is part of the input's identity
+    if is_dataset(uri):
+        return commit_of(uri)
     # promise: stores: an object that is overwritten within the same second is detected
     tag: str = (stream.metadata() or {}).get("ETag", b"").decode(errors="replace")
     return tag

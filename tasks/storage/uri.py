@@ -15,6 +15,7 @@ _S3 = frozenset({"region", "scheme", "endpoint_override", "anonymous"})
 _GS = frozenset({"scheme", "endpoint_override", "anonymous"})
 _ABFS = frozenset({"blob_storage_authority", "blob_storage_scheme", "dfs_storage_authority", "dfs_storage_scheme"})
 _OPTIONS = {"s3": _S3, "gs": _GS, "gcs": _GS, "abfs": _ABFS, "abfss": _ABFS}
+HUB = "hf://datasets/"
 
 
 def is_uri(location: str) -> bool:
@@ -22,8 +23,16 @@ def is_uri(location: str) -> bool:
     return "://" in location
 
 
-def check_uri(uri: str) -> None:
-    """Raise ValueError for an address that cannot be used or holds a secret; the message shows no secret."""
+def is_dataset(uri: str) -> bool:
+    """Whether an address names a dataset of Hugging Face."""
+    return uri.startswith(HUB)
+
+
+def check_uri(uri: str, *, is_written: bool = False) -> None:
+    """Raise ValueError for an address that cannot be used or holds a secret; the message shows no secret.
+
+    `is_written` says that it is the address of an output.
+    """
     try:
         parts = urlsplit(uri)
         # promise: stores: a `?` wildcard in an address is not parsed as options
@@ -33,10 +42,8 @@ def check_uri(uri: str) -> None:
     if parts.scheme == "file":
         raise ValueError("names a local file: leave out file://")
     if parts.scheme == "hf":
-        raise ValueError(
-            "names a dataset of Hugging Face, which Parquill does not read: download it (hf download OWNER/NAME "
-            "--repo-type dataset --local-dir FOLDER) and name its files"
-        )
+        _check_dataset(uri, is_written=is_written)
+        return
     if parts.scheme not in _OPTIONS:
         raise ValueError(f"has the unsupported scheme {parts.scheme}://; use s3://, gs:// or abfs://")
     if not parts.netloc:
@@ -55,6 +62,21 @@ def check_uri(uri: str) -> None:
     if options.keys() - _OPTIONS[parts.scheme] or parts.fragment:
         names = ", ".join(sorted(_OPTIONS[parts.scheme]))
         raise ValueError(f"may only have the options {names}, no credentials: they come from the environment")
+
+
+def _check_dataset(uri: str, *, is_written: bool) -> None:
+    if is_written:
+        raise ValueError("is in a dataset of Hugging Face, which is only read; use a folder, s3://, gs:// or abfs://")
+    if {"?", "#"} & set(uri):
+        raise ValueError("may have no ? and no #: a token comes from HF_TOKEN")
+    owner, _, rest = uri.removeprefix(HUB).partition("/")
+    name, _, path = rest.partition("/")
+    name = name.partition("@")[0]
+    # promise: hf: an address of anything but one dataset is refused
+    if not is_dataset(uri) or not owner or not name or "@" in owner or is_wild(owner + name):
+        raise ValueError(f"names no dataset; write {HUB}OWNER/NAME/PATH or {HUB}OWNER/NAME@REVISION/PATH")
+    if "//" in f"/{path}":
+        raise ValueError("has an empty part between two slashes")
 
 
 def redact_uri(uri: str) -> str:

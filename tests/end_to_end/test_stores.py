@@ -520,7 +520,6 @@ def test_an_empty_input_is_a_clean_zero(shop: S3, service: FakeService) -> None:
         ("ftp://shop/in", "ftp"),
         ("s3:///in", "bucket"),
         ("file:///tmp/in", "file://"),
-        ("hf://datasets/owner/name/a.parquet", "hf download"),
         ("s3://shop//in", "empty part"),
         ("s3://shop/in/part-?.parquet", "wildcard"),
         ("abfs://container/in", "ACCOUNT"),
