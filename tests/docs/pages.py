@@ -123,4 +123,6 @@ def _command(words: list[str]) -> list[str]:
         words = words[1:]
     if words[:2] == ["uv", "run"]:
         words = words[2:]
+    if words[:3] == ["docker", "compose", "exec"]:
+        words = words[4:]  # after the name of the service
     return [words[0].rpartition("/")[2], *words[1:]] if words else [""]

@@ -137,6 +137,7 @@ def test_every_command_is_told() -> None:
         ("parquill serve-model -- parquill run", "Missing argument"),
         ("KEY=x .venv/bin/parquill rum > out.txt", "no command rum"),
         ("parquill schema > job.schema.json && parquill rum", "no command rum"),
+        ("docker compose exec worker parquill rum", "no command rum"),
         ("make nonsense", "no target nonsense"),
         ("prefect nonsense", "nonsense"),
         ("prefect work-pool create --kind process x", "--kind"),

@@ -36,10 +36,10 @@ class NoPostgresError(Exception):
 class Postgres:
     """A running server; `address` is a SQLAlchemy URL."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, of_system: bool = False) -> None:
         self.address = f"postgresql+{DRIVER}://parquill@/postgres?host={folder}"
         self._folder = folder
-        self._programs = _programs(folder)
+        self._programs = _programs_of_system() if of_system else _programs(folder)
         self._user = _settle_owner(folder)
         self._process: subprocess.Popen[bytes] | None = None
         _initialize(self._programs, folder, self._user)
@@ -55,14 +55,14 @@ class Postgres:
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """Run a server. Raises NoPostgresError, RuntimeError."""
+def postgres(*, of_system: bool = False) -> Iterator[Postgres]:
+    """Run a server; `of_system` takes the system's package, which has extensions. Raises NoPostgresError, RuntimeError."""
     if find_spec(DRIVER) is None:
         raise NoPostgresError(f"no PostgreSQL: the driver {DRIVER} is not installed (pip install 'psycopg[binary]')")
     folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: the path of a socket has at most 107 characters
     server = None
     try:
-        server = Postgres(folder)
+        server = Postgres(folder, of_system=of_system)
         server.start()
         yield server
     finally:
@@ -85,6 +85,11 @@ def _programs(folder: Path) -> Path:
         if libraries.is_dir():  # the programs find them next to the package
             shutil.copytree(libraries, folder / libraries.name)
         return package / "pginstall" / "bin"
+    return _programs_of_system()
+
+
+def _programs_of_system() -> Path:
+    """Return the folder of the programs of the system's package."""
     found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     if found:
         return max(found, key=lambda path: [int(part) for part in path.parent.name.split(".") if part.isdigit()])

@@ -1,0 +1,1 @@
+"""What people install: the wheel, the source distribution, the image and the compose file."""
