@@ -18,6 +18,7 @@ from parquill.tasks.money.amounts import format_column, format_usd_text, nano_to
 from parquill.tasks.money.ledger import Ledger
 
 MAX_SHOWN_JOBS = 20
+KINDS = ("settled", "in_doubt", "submitted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,13 @@ def read_spending(scope: SpendQuery, today: date, resolve: str | None = None) ->
         month = ledger.of_month(scope.month, now)
     with RateLedger() as rates:
         holders = rates.holders()
-    settled = sum(row["settled_nano"] for row in rows)
-    in_doubt = sum(row["in_doubt_nano"] for row in rows)
+    settled, in_doubt, submitted = (sum(row[f"{kind}_nano"] for row in rows) for kind in KINDS)
     found: dict[str, Any] = {
         "month": scope.month,
         "job": scope.job,
         "cost_usd": usd_text(nano_to_usd(settled)),
         "in_doubt_usd": usd_text(nano_to_usd(in_doubt)),
+        "submitted_usd": usd_text(nano_to_usd(submitted)),
         "booked_usd_all_jobs": usd_text(nano_to_usd(month.total_nano)),
         "rows": [
             {
@@ -81,10 +82,11 @@ def read_spending(scope: SpendQuery, today: date, resolve: str | None = None) ->
                 "runs": row["runs"],
                 "cost_usd": usd_text(nano_to_usd(row["settled_nano"])),
                 "in_doubt_usd": usd_text(nano_to_usd(row["in_doubt_nano"])),
+                "submitted_usd": usd_text(nano_to_usd(row["submitted_nano"])),
             }
             for row in rows
         ],
-        **_forecast(scope, settled + in_doubt, month.total_nano, today),
+        **_forecast(scope, settled + in_doubt + submitted, month.total_nano, today),
         "shared_limits": holders,
     }
     if resolved is not None:
@@ -104,7 +106,7 @@ def _check_known(name: str, jobs: Sequence[str]) -> None:
 
 
 def _forecast(scope: SpendQuery, mine: int, all_jobs: int, today: date) -> dict[str, Any]:
-    """Forecast the month at the pace so far: spent per day, times the days of the month."""
+    """Forecast the month at the pace so far: spent or reserved per day, times the days of the month."""
     year, month = map(int, scope.month.split("-"))
     days = calendar.monthrange(year, month)[1]
     if (today.year, today.month) > (year, month):
@@ -127,12 +129,15 @@ def show_spending(found: dict[str, Any]) -> list[str]:
     rows = found["rows"]
     settled = _column([*(row["cost_usd"] for row in rows), found["cost_usd"]])
     in_doubt = _column([*(row["in_doubt_usd"] for row in rows), found["in_doubt_usd"]])
+    submitted = _column([*(row["submitted_usd"] for row in rows), found["submitted_usd"]])
     lines = [
         f"{row['day']}  {row['job']}  {row['model']}  {row['runs']} runs  {cost}"
         + (f"  in doubt {doubt}" if Decimal(row["in_doubt_usd"]) else "")
-        for row, cost, doubt in zip(rows, settled, in_doubt, strict=False)
+        + (f"  reserved in batches {waiting}" if Decimal(row["submitted_usd"]) else "")
+        for row, cost, doubt, waiting in zip(rows, settled, in_doubt, submitted, strict=False)
     ]
-    lines.append(f"{found['month']}: {settled[-1]}, in doubt {in_doubt[-1]}")
+    waiting = f", reserved in batches {submitted[-1]}" if Decimal(found["submitted_usd"]) else ""
+    lines.append(f"{found['month']}: {settled[-1]}, in doubt {in_doubt[-1]}{waiting}")
     if "resolved_usd" in found:
         lines.append(f"settled {format_usd_text(found['resolved_usd'])} that was in doubt")
     lines.append(f"at this pace the month ends at {format_usd_text(found['forecast_usd'])}")

@@ -21,7 +21,7 @@ from parquill.tasks.job.settings import BudgetSettings
 from parquill.tasks.money.amounts import usd_to_nano
 from parquill.tasks.money.budget import POLL_INTERVAL_S, Budget
 from parquill.tasks.money.ledger import Ledger, RunEntry
-from parquill.tasks.money.ledger_accounts import LeaseReport
+from parquill.tasks.money.ledger_accounts import LeaseReport, Spending
 from parquill.tasks.money.soft_limit import SoftLimits
 from parquill.tasks.records import Totals
 
@@ -55,7 +55,8 @@ class LeaseAccount:
         self._run_limit_nano, self._month_limit_nano = run_limit_nano, month_limit_nano
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._guard, self._closing = threading.Lock(), threading.Event()
-        self._granted_nano = self._returned_nano = self._settled_nano = self._in_doubt_nano = 0
+        self._granted_nano = self._returned_nano = 0
+        self._spent = Spending()
         self._is_new = True
         limits = [limit_nano for limit_nano in (run_limit_nano, month_limit_nano) if limit_nano is not None]
         self.slice_nano = min(limits) // SLICES if limits else 0
@@ -63,8 +64,8 @@ class LeaseAccount:
         self.limited = bool(limits)
 
     def _held(self) -> LeaseReport:
-        left_nano = self._granted_nano - self._returned_nano - self._settled_nano - self._in_doubt_nano
-        return LeaseReport(self._settled_nano, self._in_doubt_nano, left_nano if self.limited else 0, self._is_new)
+        left_nano = self._granted_nano - self._returned_nano - sum(self._spent.of_leases)
+        return LeaseReport(self._spent, left_nano if self.limited else 0, self._is_new)
 
     def lease(self, amount_nano: int) -> int:
         """Lease a slice of at least `amount_nano` nano-dollars; returns how much was leased.
@@ -101,33 +102,32 @@ class LeaseAccount:
         )
         return held > 0
 
-    def report(self, settled_nano: int, in_doubt_nano: int, returned_nano: int = 0) -> int:
-        """Report what this process has settled, has in doubt and has given back of its leases, each in total.
+    def report(self, spent: Spending, returned_nano: int = 0) -> int:
+        """Report what this process has spent, and has given back of its leases, each in total.
 
         Returns how much of its lease the process no longer has because a person resolved it, usually 0. Raises
         LedgerFailed.
         """
         with self._guard:
-            return 0 if self._closing.is_set() else self._report(settled_nano, in_doubt_nano, returned_nano)
+            return 0 if self._closing.is_set() else self._report(spent, returned_nano)
 
-    def _report(self, settled_nano: int, in_doubt_nano: int, returned_nano: int) -> int:
-        # a slower thread may bring older figures
-        self._settled_nano, self._in_doubt_nano = (
-            max(self._settled_nano, settled_nano),
-            max(self._in_doubt_nano, in_doubt_nano),
-        )
+    def _report(self, spent: Spending, returned_nano: int) -> int:
+        # A slower thread may bring older figures: each is a total that only grows, so the larger one is newer. What is
+        # submitted at the moment goes up and down, so a report has what was submitted and what was collected instead.
+        # promise: M1 an older report never replaces a newer one
+        self._spent = Spending(*map(max, self._spent, spent))
         self._returned_nano = max(self._returned_nano, returned_nano)
         lost_nano = self._ledger.report(self._run_id, self._holder, self._held(), self._now())
         self._granted_nano -= lost_nano
         self._is_new = False
         return lost_nano
 
-    def close(self, settled_nano: int, in_doubt_nano: int, patience_s: float = LEDGER_TIMEOUT_S) -> None:
-        """Report the last figures and give back the rest of the lease. Raises LedgerFailed."""
+    def close(self, spent: Spending, patience_s: float = LEDGER_TIMEOUT_S) -> None:
+        """Report the last figures and give back the rest of the lease; what is submitted stays. Raises LedgerFailed."""
         self._closing.set()
         with self._guard:
-            rest = max(self._returned_nano, self._granted_nano - settled_nano - in_doubt_nano)
-            self._patient(patience_s)(self._report, settled_nano, in_doubt_nano, rest)
+            rest = max(self._returned_nano, self._granted_nano - sum(spent.of_leases))
+            self._patient(patience_s)(self._report, spent, rest)
 
     def _patient(self, patience_s: float, *, until_closing: bool = False) -> Retrying:
         """Return a retrier that calls the ledger again while its database is unavailable."""
@@ -169,25 +169,24 @@ class BudgetLease:
         month_limit_nano = None if budget.monthly_usd is None else usd_to_nano(budget.monthly_usd)
         self._executor = executor
         self._ledger = ledger or Ledger()
-        spent = before.settled_nano, before.in_doubt_nano
+        found = before.settled_nano, before.in_doubt_nano, before.submitted_nano
         # promise: M1 a process that joins a run takes no lease away from the others
         if is_first:
             # promise: M5 a resumed run starts with the amounts that a person resolved
-            self._before = self._ledger.open_run(entry, *spent, datetime.now(UTC))
+            self._before = self._ledger.open_run(entry, *found, datetime.now(UTC))
         else:
-            self._before = self._ledger.spent(entry.run_id, *spent)
+            self._before = self._ledger.spent(entry.run_id, *found)
         self._account = LeaseAccount(
             self._ledger, entry.run_id, run_limit_nano=run_limit_nano, month_limit_nano=month_limit_nano
         )
         self._patience_s = patience_s
         others = self._ledger.month_without(entry.run_id, datetime.now(UTC))
-        self.soft_limits = SoftLimits(
-            budget, before_nano=sum(self._before), others_nano=others.settled_nano + others.in_doubt_nano
-        )
+        self.soft_limits = SoftLimits(budget, before_nano=sum(self._before), others_nano=sum(others.books))
         self.budget = Budget(
             sum(self._before) if self._account.limited else None,
-            settled_nano=self._before[0],
-            in_doubt_nano=self._before[1],
+            settled_nano=self._before.settled_nano,
+            in_doubt_nano=self._before.in_doubt_nano,
+            submitted_nano=self._before.submitted_nano,
             limit_nano=run_limit_nano,
             more=self._more,
             patient=self._patient,
@@ -195,10 +194,15 @@ class BudgetLease:
         )
         self._reporter: asyncio.Task[None] | None = None
         self._returned_nano = 0
+        self._released_nano = 0  # of submitted money, as last reported
         self._admitted = 0  # when it was last looked at
         self._sleep = sleep
 
     async def _more(self, amount_nano: int) -> int:
+        if self._released_nano != self.budget.collected_released_nano:
+            with contextlib.suppress(LedgerFailed):  # the next call waits for a ledger that is unavailable
+                # promise: M8 submitted money that is free again can be leased at once
+                await self._report(keep_nano=None)
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._account.lease, amount_nano)
 
     async def _patient(self) -> bool:
@@ -237,19 +241,31 @@ class BudgetLease:
                 # an unavailable ledger delays the report; the lease stays booked there meanwhile
                 continue
 
-    async def _report(self, keep_nano: int) -> None:
-        """Report what was spent, and give back what is leased beyond `keep_nano`. Raises LedgerFailed."""
-        self._returned_nano += self.budget.give_back_unused(keep_nano)
-        figures = *self._spent(), self._returned_nano
+    async def _report(self, keep_nano: int | None) -> None:
+        """Report what was spent, and give back what is leased beyond `keep_nano`, None for nothing.
+
+        Raises LedgerFailed.
+        """
+        if keep_nano is not None:
+            self._returned_nano += self.budget.give_back_unused(keep_nano)
+        figures = spent, _ = self._spent(), self._returned_nano
         try:
             lost_nano = await asyncio.get_running_loop().run_in_executor(self._executor, self._account.report, *figures)
         except RunTakenOver as error:
             self.budget.fail(error)
             raise
+        self._released_nano = spent.collected_released_nano
         self.budget.revoke(lost_nano)
 
-    def _spent(self) -> tuple[int, int]:
-        return self.budget.settled_nano - self._before[0], self.budget.in_doubt_nano - self._before[1]
+    def _spent(self) -> Spending:
+        budget, before = self.budget, self._before
+        collected = budget.collected_settled_nano, budget.collected_in_doubt_nano, budget.collected_released_nano
+        return Spending(
+            budget.settled_nano - before.settled_nano,
+            budget.in_doubt_nano - before.in_doubt_nano,
+            budget.submitted_nano - before.submitted_nano + sum(collected),
+            *collected,
+        )
 
     async def close(self, patience_s: float = LEDGER_TIMEOUT_S) -> None:
         """Report the last figures and give back what was not spent; waits up to `patience_s` seconds for the ledger.
@@ -262,7 +278,7 @@ class BudgetLease:
                 await self._reporter
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._executor, self._account.close, *self._spent(), patience_s)
+            await loop.run_in_executor(self._executor, self._account.close, self._spent(), patience_s)
         except RunTakenOver:
             raise
         except LedgerFailed as error:

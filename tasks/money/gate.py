@@ -50,20 +50,23 @@ def check_budget(
 ) -> Verdict:
     """Compare an estimate with the budgets of a job.
 
-    `totals` is what an interrupted run has already spent; `month_booked` is what all other runs of the month have
-    booked. `today` defaults to the current date, which decides whether a model is shut down, whatever the prices' day.
+    `totals` is what an interrupted run has already spent and submitted; `month_booked` is what all other runs of the
+    month have booked. `today` defaults to the current date, which decides whether a model is shut down, whatever the
+    prices' day.
     """
     spent = totals or Totals()
     booked = spent.committed_nano
-    # rows with an outcome count with their true cost; the rest with the same share of expected as of worst
-    left = max(0, estimate.worst_nano - spent.worst_nano)
+    # rows with an outcome count with their true cost, rows whose request waits at the service with its reservation; the
+    # rest with the same share of expected as of worst
+    # promise: M8 a submitted row does not count as left to pay
+    left = max(0, estimate.worst_nano - spent.worst_nano - spent.submitted_nano)
     worst = booked + left
     open_worst, open_expected = (
         estimate.worst_nano - estimate.paid_worst_nano,
         estimate.expected_nano - estimate.paid_nano,
     )
     expected = booked + (open_expected * left // open_worst if open_worst else 0)
-    rows = estimate.to_send - sum(spent.statuses.values())
+    rows = estimate.to_send - sum(spent.statuses.values()) - spent.submitted
     facts = f"({rows:,} rows to send, {job.model}, prices of {price.version})"
     odd = "; ".join(_warnings(job, estimate, today or datetime.now(UTC).date())) or None
     limits = _limits(job, month_booked)
@@ -171,8 +174,10 @@ def what_to_do(estimate: Estimate) -> str:
 def pass_gate(job: Job, estimate: Estimate, verdict: Verdict) -> None:
     """Raise RefusedByBudget, with both numbers, unless the expected cost fits or `when_short` is partial.
 
-    Raises BadJob for a request that could never be sent.
+    A run with nothing left to send is never refused: it can only collect and write what is paid or reserved. Raises
+    BadJob for a request that could never be sent.
     """
     check_largest(job, estimate)
-    if not verdict.fits and job.budget.when_short == "refuse" and estimate.to_send:
+    # promise: M8 a run whose last requests are submitted may collect them, whatever its budget is now
+    if not verdict.fits and job.budget.when_short == "refuse" and verdict.left > 0:
         raise RefusedByBudget(f"{verdict.sentence}; {estimate.basis_note}. {what_to_do(estimate)}")

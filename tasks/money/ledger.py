@@ -5,7 +5,9 @@ process, and then admits requests against the slice without asking again. So the
 number of processes, and the database sees a few transactions a second. Amounts are whole nano-dollars; days and months
 are UTC, those of the lease.
 
-At every instant, for a run and for a month: settled + in doubt + leased <= limit.
+At every instant, for a run and for a month: settled + in doubt + submitted + leased <= limit. Submitted is what is
+reserved for requests that wait at the service, such as those of a batch. It may wait for a day while no process lives,
+so it belongs to the run and not to a holder, and never expires.
 
 A holder reports totals, never changes: what it has spent in all and what it may still spend. So a call whose answer was
 lost can be repeated and is booked once. If a holder dies, what it had leased stays booked: after LEASE_EXPIRY_S of
@@ -28,6 +30,7 @@ from parquill.tasks.money import ledger_accounts, ledger_resolutions
 from parquill.tasks.money.ledger_accounts import (
     HELD,
     Balance,
+    Books,
     LeaseReport,
     day_of,
     in_month,
@@ -61,12 +64,14 @@ class RunEntry:
 class Ledger(LedgerDatabase):
     """The ledger behind a SQLAlchemy URL. Methods raise LedgerFailed, with nothing done or, rarely, everything done."""
 
-    def open_run(self, entry: RunEntry, settled_nano: int, in_doubt_nano: int, now: datetime) -> tuple[int, int]:
+    def open_run(
+        self, entry: RunEntry, settled_nano: int, in_doubt_nano: int, submitted_nano: int, now: datetime
+    ) -> Books:
         """Enter a run, or set the books of a resumed run to what its journals say; its earlier holders are shut out.
 
         What a person has resolved stays resolved. What was settled but is in no journal was paid all the same (the
         journals may be restored from a backup): it becomes in doubt, and stays booked until a person resolves it.
-        Returns what is settled and in doubt now, in nano-dollars.
+        Returns what is booked now.
         """
         with self.transaction() as connection:
             known = connection.execute(sa.select(RUNS.c.run_id).where(RUNS.c.run_id == entry.run_id)).scalar()
@@ -77,30 +82,33 @@ class Ledger(LedgerDatabase):
                 connection.execute(expected)
             booked = ledger_accounts.balance_of(connection, now, run_id=entry.run_id, leases=False)
             reported = booked.settled_nano - ledger_resolutions.settled_by_hand(connection, entry.run_id)
+            # a reply whose record was cut off with the end of a journal is submitted again
+            again_nano = max(0, submitted_nano - booked.submitted_nano)
             # promise: M1 a settled amount that the journals lost stays booked
-            if (lost_nano := reported - settled_nano - in_doubt_nano) > 0:
+            if (lost_nano := reported - settled_nano - in_doubt_nano - again_nano) > 0:
                 ledger_resolutions.keep(connection, entry.run_id, ledger_resolutions.LOST, lost_nano)
             found = ledger_resolutions.resolved(connection, entry.run_id, in_doubt_nano, correct=True)
             # promise: M5 amounts that a person resolved stay resolved at later starts
-            stand = settled_nano, in_doubt_nano = found.apply(settled_nano, in_doubt_nano)
-            missing = [settled_nano - booked.settled_nano, in_doubt_nano - booked.in_doubt_nano]
-            ledger_accounts.reverse(connection, entry.run_id, missing)
+            stand = Books(*found.apply(settled_nano, in_doubt_nano), submitted_nano)
+            # promise: M8 a resumed run books what its journals have as submitted
+            corrections = [figure - known for figure, known in zip(stand, booked.books, strict=True)]
+            ledger_accounts.reverse(connection, entry.run_id, corrections)
+            missing = Books(*corrections)
             mine = LEASES.c.run_id == entry.run_id
             for lease in connection.execute(sa.select(LEASES).where(mine).order_by(LEASES.c.month)).all():
                 # what a dead process spent of its lease is booked in the month of the lease
-                paid = max(0, min(missing[0], lease.amount_nano))
-                doubt = max(0, min(missing[1], lease.amount_nano - paid))
-                ledger_accounts.charge(connection, entry.run_id, lease.day, paid, doubt)
-                missing = [missing[0] - paid, missing[1] - doubt]
-            ledger_accounts.charge(connection, entry.run_id, day_of(now), *missing)
+                taken, missing = ledger_accounts.take(missing, lease.amount_nano)
+                ledger_accounts.charge(connection, entry.run_id, lease.day, taken)
+            ledger_accounts.charge(connection, entry.run_id, day_of(now), missing)
             connection.execute(LEASES.delete().where(mine))
             connection.execute(HOLDERS.delete().where(HOLDERS.c.run_id == entry.run_id))
         return stand
 
-    def spent(self, run_id: str, settled_nano: int, in_doubt_nano: int) -> tuple[int, int]:
-        """Return what is settled and in doubt of a run: the journals' figures, with what a person has resolved."""
+    def spent(self, run_id: str, settled_nano: int, in_doubt_nano: int, submitted_nano: int) -> Books:
+        """Return what is booked of a run: the journals' figures, with what a person has resolved."""
         with self.transaction() as connection:
-            return ledger_resolutions.resolved(connection, run_id, in_doubt_nano).apply(settled_nano, in_doubt_nano)
+            found = ledger_resolutions.resolved(connection, run_id, in_doubt_nano)
+        return Books(*found.apply(settled_nano, in_doubt_nano), submitted_nano)
 
     def lease(
         self,
@@ -141,10 +149,11 @@ class Ledger(LedgerDatabase):
             return room + known
 
     def report(self, run_id: str, holder: str, held: LeaseReport, now: datetime) -> int:
-        """Book what a holder has spent, and free what it no longer needs.
+        """Book what a holder has spent, submitted and collected, and free what it no longer needs.
 
-        What was leased in an earlier month is spent first, and booked there. Returns how much of `held.left` the ledger
-        no longer has as leased because a person resolved it, usually 0. Raises RunTakenOver.
+        What was leased in an earlier month is spent first, and booked there. What is collected is booked where it was
+        submitted. Returns how much of `held.left_nano` the ledger no longer has as leased because a person resolved it,
+        usually 0. Raises RunTakenOver.
         """
         with self.transaction() as connection:
             return max(0, held.left_nano - ledger_accounts.apply_report(connection, run_id, holder, held, now))
@@ -166,14 +175,15 @@ class Ledger(LedgerDatabase):
     def resolve(self, month: str, job: str | None, *, paid: bool, now: datetime) -> int:
         """Resolve what is in doubt in a month as paid or as not paid; returns the nano-dollars that were in doubt.
 
-        What dead holders had leased is in doubt too. The answer is kept, so that it also holds when a run starts again.
+        What dead holders had leased is in doubt too; what is submitted is not. The answer is kept, so that it also
+        holds when a run starts again.
         """
         runs = sa.select(RUNS.c.run_id) if job is None else sa.select(RUNS.c.run_id).where(RUNS.c.job == job)
         where = sa.and_(in_month(month), DAYS.c.run_id.in_(runs))
         dead = sa.and_(LEASES.c.month == month, LEASES.c.run_id.in_(runs), is_dead(now))
         with self.transaction() as connection:
             for lease in connection.execute(sa.select(LEASES).select_from(HELD).where(dead)).all():
-                ledger_accounts.charge(connection, lease.run_id, lease.day, 0, lease.amount_nano)
+                ledger_accounts.charge(connection, lease.run_id, lease.day, Books(0, lease.amount_nano, 0))
                 this = sa.and_(is_of(LEASES, lease.run_id, lease.holder), LEASES.c.month == month)
                 connection.execute(LEASES.delete().where(this))
             doubts = sa.select(DAYS.c.run_id, sa.func.sum(DAYS.c.in_doubt_nano)).where(where).group_by(DAYS.c.run_id)
@@ -229,22 +239,22 @@ class Ledger(LedgerDatabase):
             return list(connection.execute(sa.select(RUNS.c.job).distinct().order_by(RUNS.c.job)).scalars())
 
     def days(self, month: str, now: datetime, job: str | None = None) -> list[dict[str, Any]]:
-        """Return rows of {day, job, model, labels (JSON), settled_nano, in_doubt_nano, runs} of a month, by day.
+        """Return a month by day: {day, job, model, labels (JSON), settled_nano, in_doubt_nano, submitted_nano, runs}.
 
         What dead holders had leased counts as in doubt.
         """
         nothing = sa.literal(0, sa.BigInteger)
-        leases = sa.select(LEASES.c.run_id, LEASES.c.day, nothing, LEASES.c.amount_nano).select_from(HELD)
+        leases = sa.select(LEASES.c.run_id, LEASES.c.day, nothing, LEASES.c.amount_nano, nothing).select_from(HELD)
+        books = sa.select(DAYS.c.run_id, DAYS.c.day, *(DAYS.c[name] for name in Books._fields))
         whole = sa.union_all(
-            sa.select(DAYS.c.run_id, DAYS.c.day, DAYS.c.settled_nano, DAYS.c.in_doubt_nano).where(in_month(month)),
+            books.where(in_month(month)),
             leases.where(LEASES.c.month == month, is_dead(now)),
         ).subquery()
         about = (whole.c.day, RUNS.c.job, RUNS.c.model, RUNS.c.labels)
         query = (
             sa.select(
                 *about,
-                total_of(whole.c.settled_nano).label("settled_nano"),
-                total_of(whole.c.in_doubt_nano).label("in_doubt_nano"),
+                *(total_of(whole.c[name]).label(name) for name in Books._fields),
                 sa.func.count(whole.c.run_id.distinct()).label("runs"),
             )
             .join(RUNS, RUNS.c.run_id == whole.c.run_id)
@@ -255,10 +265,7 @@ class Ledger(LedgerDatabase):
             query = query.where(RUNS.c.job == job)
         with self.transaction() as connection:
             found = connection.execute(query).mappings().all()
-        return [
-            {**row, "settled_nano": int(row["settled_nano"]), "in_doubt_nano": int(row["in_doubt_nano"])}
-            for row in found
-        ]
+        return [{**row, **{name: int(row[name]) for name in Books._fields}} for row in found]
 
 
 def _row_of(entry: RunEntry) -> dict[str, Any]:

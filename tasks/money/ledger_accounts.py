@@ -1,22 +1,32 @@
-"""The books behind the ledger: what is settled and in doubt on each day, and what each holder has leased.
+"""The books behind the ledger: what is settled, in doubt and submitted each day, and what each holder has leased.
 
 Every function runs in a transaction that its caller has begun, so its first argument is a connection.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from parquill.tasks.errors import RunTakenOver
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES
 
+_SETTLED, _IN_DOUBT, _SUBMITTED = range(3)  # the kinds of `Books`
 LEASE_EXPIRY_S = 900.0  # no live holder is silent for so long, unless its machine sleeps
 HELD = LEASES.join(HOLDERS, sa.and_(HOLDERS.c.run_id == LEASES.c.run_id, HOLDERS.c.holder == LEASES.c.holder))
+
+
+class Books(NamedTuple):
+    """Nano-dollars that are booked for a run or on a day, without what is leased."""
+
+    settled_nano: int
+    in_doubt_nano: int
+    submitted_nano: int  # reserved for requests that wait at the service
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,30 +35,66 @@ class Balance:
 
     settled_nano: int
     in_doubt_nano: int
+    submitted_nano: int
     leased_nano: int
 
     @property
     def total_nano(self) -> int:
         """All that is spent or may be spent."""
-        return self.settled_nano + self.in_doubt_nano + self.leased_nano
+        # promise: M8 submitted money counts against the limits of run and month
+        return self.settled_nano + self.in_doubt_nano + self.submitted_nano + self.leased_nano
+
+    @property
+    def books(self) -> Books:
+        """All but what is leased."""
+        return Books(self.settled_nano, self.in_doubt_nano, self.submitted_nano)
 
     def __sub__(self, other: Balance) -> Balance:
         return Balance(
             self.settled_nano - other.settled_nano,
             self.in_doubt_nano - other.in_doubt_nano,
+            self.submitted_nano - other.submitted_nano,
             self.leased_nano - other.leased_nano,
         )
 
 
+class Spending(NamedTuple):
+    """What a holder has done with money since its start, in nano-dollars. Each figure is a total and only grows.
+
+    It takes money from two sources: from its leases, and, when it collects a reply, from what was submitted, by itself
+    or by an earlier holder. `submitted_nano` is what it has submitted in all, including what was collected since.
+    """
+
+    settled_nano: int = 0  # from both sources
+    in_doubt_nano: int = 0
+    submitted_nano: int = 0
+    collected_settled_nano: int = 0  # of what was submitted; what a reply cost beyond that comes from the leases
+    collected_in_doubt_nano: int = 0
+    collected_released_nano: int = 0
+
+    @property
+    def of_leases(self) -> Books:
+        """What the holder has taken from its leases."""
+        return Books(
+            self.settled_nano - self.collected_settled_nano,
+            self.in_doubt_nano - self.collected_in_doubt_nano,
+            # promise: M8 submitted money is no longer leased, so it neither expires nor is given back
+            self.submitted_nano,
+        )
+
+    def since(self, earlier: Spending) -> Spending:
+        """Return what was added to the totals of an earlier report."""
+        return Spending(*map(operator.sub, self, earlier))
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseReport:
-    """A holder's own figures, in nano-dollars since its start: what it has spent, and what it may still spend.
+    """A holder's own figures, in nano-dollars: what it has done since its start, and what it may still spend.
 
     `left_nano` is negative after an overshoot. `is_new` is True until the ledger has answered once.
     """
 
-    settled_nano: int
-    in_doubt_nano: int
+    spent: Spending
     left_nano: int
     is_new: bool = False
 
@@ -60,17 +106,22 @@ def apply_report(connection: sa.Connection, run_id: str, holder: str, held: Leas
     # promise: M1 a process whose run was taken over books nothing more
     if known is None and not held.is_new:
         raise RunTakenOver(f"the run {run_id} was taken over by another process")
-    values = {"settled_nano": held.settled_nano, "in_doubt_nano": held.in_doubt_nano, "renewed_at": time_of(now)}
+    values = {**held.spent._asdict(), "renewed_at": time_of(now)}
+    before = Spending()
     if known is None:
         connection.execute(HOLDERS.insert().values(run_id=run_id, holder=holder, **values))
     else:
         connection.execute(HOLDERS.update().where(mine).values(values))
-    # promise: M1 a holder's report that is sent twice is booked once
-    settled_nano = held.settled_nano - (known.settled_nano if known is not None else 0)
-    in_doubt_nano = held.in_doubt_nano - (known.in_doubt_nano if known is not None else 0)
+        # promise: M1 a holder's report that is sent twice is booked once
+        before = Spending(*(getattr(known, name) for name in Spending._fields))
+    change = held.spent.since(before)
     # promise: M1 money that was leased in a month is booked in that month
     leases = connection.execute(sa.select(LEASES).where(is_of(LEASES, run_id, holder)).order_by(LEASES.c.month)).all()
-    amounts = _charge_leases(connection, leases, settled_nano, in_doubt_nano, run_id, now)
+    amounts = [lease.amount_nano for lease in leases]
+    _charge_leases(connection, leases, amounts, change.of_leases, run_id, now)
+    # if another holder has not reported yet that it submitted this money, the leases of both are charged until the run
+    # is opened again: too much is booked for a while, never too little
+    _charge_leases(connection, leases, amounts, _collect(connection, run_id, change), run_id, now)
     surplus = sum(amounts) - max(0, held.left_nano)
     for index in reversed(range(len(leases))):  # the latest month first: earlier leases are reserved, or soon spent
         back = min(amounts[index], max(0, surplus))
@@ -85,53 +136,83 @@ def apply_report(connection: sa.Connection, run_id: str, holder: str, held: Leas
 
 
 def _charge_leases(
-    connection: sa.Connection, leases: Sequence[Any], settled_nano: int, in_doubt_nano: int, run_id: str, now: datetime
-) -> list[int]:
-    """Book what was spent of leases, the earliest month first; returns what is left of each.
+    connection: sa.Connection, leases: Sequence[Any], amounts: list[int], spent: Books, run_id: str, now: datetime
+) -> None:
+    """Book what was spent of leases, the earliest month first; `amounts`, what is left of each, become smaller.
 
     What was spent beyond the leases is booked on the day of the last lease, or today if there was none.
     """
-    amounts, today = [], day_of(now)
+    today = day_of(now)
     day = today
-    for lease in leases:
+    for index, lease in enumerate(leases):
         day = today if lease.month == today[:7] else lease.day
-        paid = min(settled_nano, lease.amount_nano)
-        doubt = min(in_doubt_nano, lease.amount_nano - paid)
-        charge(connection, run_id, day, paid, doubt)
-        settled_nano, in_doubt_nano = settled_nano - paid, in_doubt_nano - doubt
-        amounts.append(lease.amount_nano - paid - doubt)
-    charge(connection, run_id, day, settled_nano, in_doubt_nano)
-    return amounts
+        taken, spent = take(spent, amounts[index])
+        charge(connection, run_id, day, taken)
+        amounts[index] -= sum(taken)
+    charge(connection, run_id, day, spent)
+
+
+def take(wanted: Books, amount_nano: int) -> tuple[Books, Books]:
+    """Take what is wanted out of an amount; returns what was taken, and what is still wanted."""
+    taken = []
+    for want_nano in wanted:
+        taken.append(max(0, min(want_nano, amount_nano)))
+        amount_nano -= taken[-1]
+    return Books(*taken), Books(*map(operator.sub, wanted, taken))
+
+
+def _collect(connection: sa.Connection, run_id: str, change: Spending) -> Books:
+    """Book what became of submitted money on the days on which it was submitted, the oldest first.
+
+    Returns what was collected beyond what the ledger has as submitted.
+    """
+    settled_nano, in_doubt_nano = change.collected_settled_nano, change.collected_in_doubt_nano
+    missing = [settled_nano, in_doubt_nano, -settled_nano - in_doubt_nano - change.collected_released_nano]
+    _move(connection, run_id, missing, from_kinds=(_SUBMITTED,), is_oldest_first=True)
+    return Books(missing[_SETTLED], missing[_IN_DOUBT], 0)
 
 
 def reverse(connection: sa.Connection, run_id: str, missing: list[int]) -> None:
-    """Correct days on which too much was booked; what was in doubt and is now settled stays in its month."""
-    days = sa.select(DAYS).where(DAYS.c.run_id == run_id).order_by(DAYS.c.day.desc())
-    for row in connection.execute(days).all():
-        books = [row.settled_nano, row.in_doubt_nano]
-        for this, other in ((0, 1), (1, 0)):
-            taken = min(books[this], max(0, -missing[this]))
-            moved = min(taken, max(0, missing[other]))
-            books[this], books[other] = books[this] - taken, books[other] + moved
-            missing[this], missing[other] = missing[this] + taken, missing[other] - moved
-        here = sa.and_(DAYS.c.run_id == run_id, DAYS.c.day == row.day)
-        connection.execute(DAYS.update().where(here).values(settled_nano=books[0], in_doubt_nano=books[1]))
+    """Correct days on which too much was booked; what is of another kind now stays in its month.
+
+    `missing` has an amount for each kind of `Books`: what is to be added, or, below 0, what is booked too much. It
+    becomes what is still missing.
+    """
+    # replies are collected in about the order in which they were submitted; the end of a journal is what may be lost
+    _move(connection, run_id, missing, from_kinds=(_SUBMITTED,), is_oldest_first=True)
+    _move(connection, run_id, missing, from_kinds=(_SETTLED, _IN_DOUBT), is_oldest_first=False)
 
 
-def charge(connection: sa.Connection, run_id: str, day: str, settled_nano: int, in_doubt_nano: int) -> None:
-    """Book nano-dollars of a run on a day such as 2026-11-28."""
-    if not settled_nano and not in_doubt_nano:
+def _move(
+    connection: sa.Connection, run_id: str, missing: list[int], *, from_kinds: Sequence[int], is_oldest_first: bool
+) -> None:
+    """Take what is booked too much of some kinds, day by day; book it as what is missing of others, or release it."""
+    if all(missing[kind] >= 0 for kind in from_kinds):
         return
-    changed = connection.execute(
-        DAYS.update()
-        .where(DAYS.c.run_id == run_id, DAYS.c.day == day)
-        # promise: M4 the ledger books costs exactly, to the last nano-dollar
-        .values(settled_nano=DAYS.c.settled_nano + settled_nano, in_doubt_nano=DAYS.c.in_doubt_nano + in_doubt_nano)
-    )
-    if changed.rowcount == 0:
-        connection.execute(
-            DAYS.insert().values(run_id=run_id, day=day, settled_nano=settled_nano, in_doubt_nano=in_doubt_nano)
-        )
+    order = DAYS.c.day if is_oldest_first else DAYS.c.day.desc()
+    days = sa.select(DAYS).where(DAYS.c.run_id == run_id).order_by(order)
+    for row in connection.execute(days).all():
+        books = [getattr(row, name) for name in Books._fields]
+        for kind in from_kinds:
+            taken = min(books[kind], max(0, -missing[kind]))
+            books[kind], missing[kind] = books[kind] - taken, missing[kind] + taken
+            for other in range(len(books)):
+                # promise: M8 a collected reply is booked in the month of its reservation
+                moved = min(taken, max(0, missing[other])) if other != kind else 0
+                books[other], missing[other], taken = books[other] + moved, missing[other] - moved, taken - moved
+        here = sa.and_(DAYS.c.run_id == run_id, DAYS.c.day == row.day)
+        connection.execute(DAYS.update().where(here).values(dict(zip(Books._fields, books, strict=True))))
+
+
+def charge(connection: sa.Connection, run_id: str, day: str, amounts: Books) -> None:
+    """Book nano-dollars of a run on a day such as 2026-11-28."""
+    if not any(amounts):
+        return
+    here = sa.and_(DAYS.c.run_id == run_id, DAYS.c.day == day)
+    # promise: M4 the ledger books costs exactly, to the last nano-dollar
+    sums = {name: DAYS.c[name] + amount_nano for name, amount_nano in amounts._asdict().items()}
+    if connection.execute(DAYS.update().where(here).values(sums)).rowcount == 0:
+        connection.execute(DAYS.insert().values(run_id=run_id, day=day, **amounts._asdict()))
 
 
 def balance_of(
@@ -148,15 +229,15 @@ def balance_of(
         days, held = [DAYS.c.run_id == run_id], [LEASES.c.run_id == run_id]
     if month is not None:
         days, held = [*days, in_month(month)], [*held, LEASES.c.month == month]
-    books = sa.select(total_of(DAYS.c.settled_nano), total_of(DAYS.c.in_doubt_nano)).where(*days)
-    settled_nano, in_doubt_nano = map(int, connection.execute(books).one())
+    sums = sa.select(*(total_of(DAYS.c[name]) for name in Books._fields)).where(*days)
+    books = Books(*map(int, connection.execute(sums).one()))
     if not leases:
-        return Balance(settled_nano, in_doubt_nano, 0)
+        return Balance(*books, 0)
     # promise: M1 the leases of a dead process stay booked
     dead = total_of(sa.case((is_dead(now), LEASES.c.amount_nano), else_=0))
     whole = sa.select(total_of(LEASES.c.amount_nano), dead).select_from(HELD).where(*held)
     leased_nano, of_dead = map(int, connection.execute(whole).one())
-    return Balance(settled_nano, in_doubt_nano + of_dead, leased_nano - of_dead)
+    return Balance(books.settled_nano, books.in_doubt_nano + of_dead, books.submitted_nano, leased_nano - of_dead)
 
 
 def day_of(now: datetime) -> str:

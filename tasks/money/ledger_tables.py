@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-VERSION = 4
+VERSION = 5
 METADATA = sa.MetaData()
 
 RUNS = sa.Table(
@@ -29,15 +29,21 @@ DAYS = sa.Table(
     sa.Column("day", sa.String(10), primary_key=True, index=True),
     sa.Column("settled_nano", sa.BigInteger, nullable=False),
     sa.Column("in_doubt_nano", sa.BigInteger, nullable=False),
+    # reserved for requests that wait at the service, by the day of the reservation; it has no holder and never expires
+    sa.Column("submitted_nano", sa.BigInteger, nullable=False),
 )
 HOLDERS = sa.Table(  # a row per process that spends for a run, until the run is opened again
     "parquill_holders",
     METADATA,
     sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("holder", sa.String(100), primary_key=True),
-    # what it reported as spent in total, so that a repeated report is booked once
+    # what it reported in total, so that a repeated report is booked once; see `ledger_accounts.Spending`
     sa.Column("settled_nano", sa.BigInteger, nullable=False),
     sa.Column("in_doubt_nano", sa.BigInteger, nullable=False),
+    sa.Column("submitted_nano", sa.BigInteger, nullable=False),
+    sa.Column("collected_settled_nano", sa.BigInteger, nullable=False),
+    sa.Column("collected_in_doubt_nano", sa.BigInteger, nullable=False),
+    sa.Column("collected_released_nano", sa.BigInteger, nullable=False),
     sa.Column("renewed_at", sa.String(40), nullable=False),
 )
 LEASES = sa.Table(  # what a holder may still spend, by month: what was leased in a month is booked in it

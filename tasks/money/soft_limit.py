@@ -1,4 +1,4 @@
-"""The soft limit: one warning when more than `soft_fraction` of a budget is spent or in doubt."""
+"""The soft limit: one warning when more than `soft_fraction` of a budget is spent, in doubt or submitted."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class SoftLimits:
 
         Args:
             budget: The job's budget settings.
-            before_nano: Nano-dollars that the run had settled and in doubt when it was interrupted, 0 for a new one.
-            others_nano: Nano-dollars that other runs of the month have settled and in doubt.
+            before_nano: Nano-dollars that the run had settled, in doubt and submitted when it was interrupted, 0 for a
+                new one.
+            others_nano: Nano-dollars that other runs of the month have settled, in doubt and submitted.
         """
         self._fraction = budget.soft_fraction
         self.messages: list[str] = []  # one for each limit that this start has passed
@@ -36,10 +37,14 @@ class SoftLimits:
         open_limits = (_Limit(name, whole, more, int(whole * self._fraction) - more) for name, whole, more in wholes)
         self._open = [limit for limit in open_limits if before_nano <= limit.passed_above_nano]
 
-    def check(self, spent_nano: int) -> None:
-        """Add a message for each newly passed limit; `spent_nano` is what the run has spent."""
+    def check(self, spent_nano: int, submitted_nano: int = 0) -> None:
+        """Add a message for each newly passed limit.
+
+        `spent_nano` is what the run has settled, in doubt and submitted, of which `submitted_nano` may still come back.
+        """
+        how = "spent or reserved in batches" if submitted_nano else "spent"
         passed = [limit for limit in self._open if spent_nano > limit.passed_above_nano]
         for limit in passed:
             self._open.remove(limit)
             spent, whole = format_usd(spent_nano + limit.others_nano), format_usd(limit.whole_nano)
-            self.messages.append(f"more than {self._fraction:.0%} of {limit.name} is spent: {spent} of {whole}")
+            self.messages.append(f"more than {self._fraction:.0%} of {limit.name} is {how}: {spent} of {whole}")

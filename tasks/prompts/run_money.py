@@ -22,8 +22,9 @@ from parquill.tasks.records import Totals
 class Standing:
     """How a run stands before its next payment. It is read once for each phase and handed on.
 
-    `totals` is what the run has spent so far, by its journals and by what a person has resolved. `month_left_nano` is
-    what the month's budget has left for it, negative if more is booked than the month has; None without such a budget.
+    `totals` is what the run has spent and submitted so far, by its journals and by what a person has resolved.
+    `month_left_nano` is what the month's budget has left for it, negative if more is booked than the month has; None
+    without such a budget.
     """
 
     totals: Totals
@@ -59,7 +60,7 @@ def reconcile_ledger(run: Run) -> None:
     """Set the ledger to what the journals of an abandoned run say. Raises LedgerFailed."""
     found = run.totals()
     with Ledger() as ledger:
-        ledger.open_run(entry_of(run), found.settled_nano, found.in_doubt_nano, datetime.now(UTC))
+        ledger.open_run(entry_of(run), found.settled_nano, found.in_doubt_nano, found.submitted_nano, datetime.now(UTC))
 
 
 def read_standing(run: Run) -> Standing:
@@ -67,9 +68,9 @@ def read_standing(run: Run) -> Standing:
     job, found = run.job, run.totals()
     with Ledger() as ledger:
         # promise: M5 the budget gate counts the amounts that a person resolved
-        settled, in_doubt = ledger.spent(run.run_id, found.settled_nano, found.in_doubt_nano)
+        booked = ledger.spent(run.run_id, found.settled_nano, found.in_doubt_nano, found.submitted_nano)
         others = month_of_others(ledger, job, run.run_id)
-    totals = replace(found, settled_nano=settled, in_doubt_nano=in_doubt)
+    totals = replace(found, **booked._asdict())
     left = None
     if job.budget.monthly_usd is not None and others is not None:
         left = usd_to_nano(job.budget.monthly_usd) - others - totals.committed_nano

@@ -130,6 +130,7 @@ def notable_figures(summary: Summary) -> dict[str, str]:
     known = {
         "cost with earlier runs": (summary["cost_usd"] if summary["cost_usd"] != summary["paid_usd"] else None),
         "in doubt": summary["in_doubt_usd"],
+        "reserved in batches": summary.get("submitted_usd"),  # summaries of earlier versions have none
         "beyond the reservations": summary["over_reserved_usd"] if has_excess(summary) else None,
         "saved by reuse": summary["saved_usd"],
     }
@@ -154,8 +155,8 @@ def count_figures(summary: Summary) -> dict[str, str]:
 
 
 def request_figures(summary: Summary) -> dict[str, str]:
-    """Return the requests: sent, retried, throttled, in doubt."""
-    return {name: f"{count:,}" for name, count in summary["requests"].items()}
+    """Return the requests: sent, retried, throttled, in doubt, and, if there are any, submitted."""
+    return {name: f"{count:,}" for name, count in summary["requests"].items() if count or name != "submitted"}
 
 
 def source_figures(summary: Summary) -> dict[str, str]:

@@ -35,11 +35,13 @@ SUMMARY_KEYS = {
     "cost_usd": "the sum of the column `cost_usd` over the rows of this `run_id`",
     "paid_usd": "what this run alone paid, according to the ledger",
     "in_doubt_usd": "the sum of the column `in_doubt_usd` over the rows of this `run_id`",
+    "submitted_usd": "reserved at the service for requests whose reply is still to come",
     "over_reserved_usd": "what replies of this run cost beyond their reservations; booked, and 0 if the service keeps "
     "`max_output_tokens`",
     "saved_usd": "what the rows that reuse an answer would have cost",
     "budget": "the budget of the run, and what was booked in the month before and after the run",
-    "requests": "requests sent, retried, throttled and in doubt: of this run alone, summed over interruptions",
+    "requests": "requests sent, retried, throttled, in doubt, and submitted without a reply yet: of this run alone, "
+    "summed over interruptions",
     "lanes": "answers that this run paid for and their cost, by lane",
     "duration_s": "seconds from start to end",
     "prices": "the source of the prices, with its version and day",
@@ -93,6 +95,7 @@ def make_summary(
         "cost_usd": usd_text(nano_to_usd(sums.cost_nano)),
         "paid_usd": usd_text(nano_to_usd(totals.settled_nano)),  # by this run; a redone row also shows its earlier cost
         "in_doubt_usd": usd_text(nano_to_usd(sums.in_doubt_nano)),
+        "submitted_usd": usd_text(nano_to_usd(totals.submitted_nano)),
         "over_reserved_usd": usd_text(nano_to_usd(totals.over_reserved_nano)),
         "saved_usd": usd_text(nano_to_usd(sums.saved_nano)),
         "budget": {
@@ -105,6 +108,7 @@ def make_summary(
             "retried": totals.retried,
             "throttled": totals.throttled,
             "in_doubt": totals.in_doubt,
+            "submitted": totals.submitted,
         },
         "lanes": {
             lane: {"rows": g.rows, "cost_usd": usd_text(nano_to_usd(g.cost_nano))} for lane, g in sums.lanes.items()

@@ -106,7 +106,7 @@ def test_the_month_bounds_the_pilot(jobs: Jobs, service: FakeService, left_nano:
     If that is too little, it sends nothing.
     """
     ledger = Ledger()
-    ledger.open_run(entry("another", "another"), 1_000_000_000 - left_nano, 0, datetime.now(UTC))
+    ledger.open_run(entry("another", "another"), 1_000_000_000 - left_nano, 0, 0, datetime.now(UTC))
     ledger.close()
     service.configure(output_tokens="fixed:190")
     refused = jobs.run(_job(jobs, budget={"run_usd": BUDGET, "monthly_usd": "1.00"}))

@@ -57,7 +57,13 @@ def test_the_summary_is_the_sum_of_its_rows(jobs: Jobs) -> None:
     stats = jobs.service.stats()
     assert Decimal(summary["cost_usd"]) == billed_usd(jobs.service)
     assert summary["tokens"] == stats["billed_tokens"]
-    assert summary["requests"] == {"sent": stats["requests"], "retried": 1, "throttled": 0, "in_doubt": 1}
+    assert summary["requests"] == {
+        "sent": stats["requests"],
+        "retried": 1,
+        "throttled": 0,
+        "in_doubt": 1,
+        "submitted": 0,
+    }
     assert Decimal(summary["in_doubt_usd"]) == sum(done.column("in_doubt_usd")) > 0
     assert (summary["state"], summary["exit_code"], summary["job"]) == ("finished", 0, "e2e")
     assert (summary["model"], summary["labels"]) == ("gpt-4o-mini", {"team": "search"})

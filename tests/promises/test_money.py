@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -27,14 +27,14 @@ from parquill.tasks.limits.rate_ledger import RateHolder, RateLedger, Terms
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.budget_lease import BudgetLease, LeaseAccount
 from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.money.ledger_accounts import LEASE_EXPIRY_S, Balance, LeaseReport
+from parquill.tasks.money.ledger_accounts import LEASE_EXPIRY_S, Balance, LeaseReport, Spending
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run_money import open_budget, read_standing
 from parquill.tasks.storage.disk import DISK
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.journal import append_groups
-from tests.fakes.postgres import NoPostgresError, Postgres, postgres
+from tests.fakes.postgres import Postgres
 from tests.tools.direct import job_of
 from tests.tools.jobs import Jobs
 from tests.tools.ledger_machine import BEGIN, LedgerMachine, empty, entry
@@ -44,38 +44,9 @@ WORST = 10  # nano-dollars that a request may cost
 LIMIT = 40 * WORST
 AT_ONCE = 100
 LATER = BEGIN + timedelta(hours=1)
-NEW = LeaseReport(0, 0, 0, is_new=True)
+NEW = LeaseReport(Spending(), 0, is_new=True)
 # the part of the drawn examples: some in each CI run, all in the nightly run
 SHARES, SHARE_IDS = [0.25, pytest.param(1.0, marks=pytest.mark.nightly)], ["some", "all"]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    """Run a PostgreSQL for these tests alone."""
-    try:
-        with postgres() as running:
-            yield running
-    except NoPostgresError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of an empty ledger, on each database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
-    found: str = request.getfixturevalue("server").address
-    ledger = Ledger(found)
-    empty(ledger)
-    ledger.close()
-    return found
-
-
-@pytest.fixture
-def ledger(address: str) -> Iterator[Ledger]:
-    opened = Ledger(address)
-    yield opened
-    opened.close()
 
 
 @pytest.mark.parametrize("share", SHARES, ids=SHARE_IDS)
@@ -162,12 +133,12 @@ def test_what_is_leased_holds_for_all(ledger: Ledger, shared: str, share: float)
         empty(ledger)
         runs = ["fr", "fr"] if shared == "two processes of one run" else ["fr", "de"]
         for run in set(runs):
-            ledger.open_run(entry(run), 0, 0, BEGIN)
+            ledger.open_run(entry(run), 0, 0, 0, BEGIN)
         limits = (None, LIMIT) if len(set(runs)) == 1 else (LIMIT, None)
         held = [_held(ledger, run, *limits) for run in runs]
         watched = asyncio.run(_race(seed, [budget for budget, _ in held]))
         for budget, account in held:
-            account.close(budget.settled_nano, budget.in_doubt_nano)
+            account.close(Spending(budget.settled_nano, budget.in_doubt_nano))
         booked = ledger.of_month("2026-11", BEGIN)
         assert (booked.settled_nano + booked.in_doubt_nano, booked.leased_nano) == (watched.spent, 0)
         assert watched.spent > LIMIT / 2
@@ -179,13 +150,13 @@ def test_what_was_settled_is_never_forgotten(ledger: Ledger) -> None:
     """
     for settled, in_doubt in ((30, 0), (30, 20), (0, 0), (100, 5)):
         empty(ledger)
-        ledger.open_run(entry("fr"), 100, 0, BEGIN)
-        ledger.open_run(entry("fr"), settled, in_doubt, LATER)
+        ledger.open_run(entry("fr"), 100, 0, 0, BEGIN)
+        ledger.open_run(entry("fr"), settled, in_doubt, 0, LATER)
         booked = ledger.of_run("fr", LATER)
         assert (booked.settled_nano, booked.in_doubt_nano) == (settled, max(in_doubt, 100 - settled))
-        ledger.open_run(entry("fr"), settled, in_doubt, LATER)  # the same start again
+        ledger.open_run(entry("fr"), settled, in_doubt, 0, LATER)  # the same start again
         assert ledger.of_run("fr", LATER) == booked
-        ledger.open_run(entry("fr"), 100, in_doubt, LATER)  # the run has paid for those rows again
+        ledger.open_run(entry("fr"), 100, in_doubt, 0, LATER)  # the run has paid for those rows again
         assert ledger.of_run("fr", LATER).settled_nano == 100
         assert ledger.of_run("fr", LATER).in_doubt_nano == booked.in_doubt_nano
 
@@ -193,23 +164,23 @@ def test_what_was_settled_is_never_forgotten(ledger: Ledger) -> None:
 @pytest.mark.parametrize("paid", [True, False])
 def test_what_a_person_has_settled_stays_settled(ledger: Ledger, *, paid: bool) -> None:
     """M5: The next starts of a run keep what a person has resolved; a later doubt is in doubt."""
-    ledger.open_run(entry("fr"), 0, 0, BEGIN)
-    assert ledger.open_run(entry("fr"), 30, 40, BEGIN) == (30, 40)
+    ledger.open_run(entry("fr"), 0, 0, 0, BEGIN)
+    assert ledger.open_run(entry("fr"), 30, 40, 0, BEGIN) == (30, 40, 0)
     assert ledger.resolve("2026-11", None, paid=paid, now=BEGIN) == 40
     by_hand = 40 if paid else 0
     for _ in range(2):
-        assert ledger.open_run(entry("fr"), 30, 40, LATER) == (30 + by_hand, 0)
-        assert ledger.of_run("fr", LATER) == Balance(30 + by_hand, 0, 0)
+        assert ledger.open_run(entry("fr"), 30, 40, 0, LATER) == (30 + by_hand, 0, 0)
+        assert ledger.of_run("fr", LATER) == Balance(30 + by_hand, 0, 0, 0)
     # the row in doubt was answered at the second try, and another row is in doubt now
-    assert ledger.open_run(entry("fr"), 50, 55, LATER) == (50 + by_hand, 15)
+    assert ledger.open_run(entry("fr"), 50, 55, 0, LATER) == (50 + by_hand, 15, 0)
     # in another month the person answers the other way
     december = datetime(2026, 12, 1, 12, tzinfo=UTC)
-    assert ledger.open_run(entry("fr"), 50, 61, december) == (50 + by_hand, 21)
+    assert ledger.open_run(entry("fr"), 50, 61, 0, december) == (50 + by_hand, 21, 0)
     assert ledger.resolve("2026-12", None, paid=not paid, now=december) == 6
-    assert ledger.of_run("fr", december, "2026-11") == Balance(50 + by_hand, 15, 0)
+    assert ledger.of_run("fr", december, "2026-11") == Balance(50 + by_hand, 15, 0, 0)
     both = 40 if paid else 6
-    assert ledger.open_run(entry("fr"), 50, 61, december) == (50 + both, 15)
-    assert ledger.spent("fr", 50, 61) == (50 + both, 15)
+    assert ledger.open_run(entry("fr"), 50, 61, 0, december) == (50 + both, 15, 0)
+    assert ledger.spent("fr", 50, 61, 0) == (50 + both, 15, 0)
 
 
 @pytest.mark.parametrize("paid", [True, False])
@@ -217,26 +188,26 @@ def test_a_resolved_lease_of_the_dead_covers_no_later_doubt(ledger: Ledger, *, p
     """M5: The lease of a killed process is resolved as a whole; only what its journals have in doubt counts.
     A later doubt stays in doubt.
     """
-    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    ledger.open_run(entry("fr"), 0, 0, 0, BEGIN)
     assert _lease(ledger, "fr", 80) == 80
-    ledger.report("fr", "h", LeaseReport(settled_nano=10, in_doubt_nano=0, left_nano=70), BEGIN)
+    ledger.report("fr", "h", LeaseReport(Spending(10), 70), BEGIN)
     assert ledger.resolve("2026-11", None, paid=paid, now=LATER) == 70
-    expected = (35, 0) if paid else (25, 0)
-    assert ledger.spent("fr", 25, 10) == expected
-    assert ledger.open_run(entry("fr"), 25, 10, LATER) == expected
+    expected = (35, 0, 0) if paid else (25, 0, 0)
+    assert ledger.spent("fr", 25, 10, 0) == expected
+    assert ledger.open_run(entry("fr"), 25, 10, 0, LATER) == expected
     assert ledger.of_run("fr", LATER) == Balance(*expected, 0)
-    assert ledger.open_run(entry("fr"), 25, 30, LATER) == (expected[0], 20)
+    assert ledger.open_run(entry("fr"), 25, 30, 0, LATER) == (expected[0], 20, 0)
 
 
 @pytest.mark.parametrize("paid", [True, False])
 def test_a_loss_that_was_resolved_stays_resolved(ledger: Ledger, *, paid: bool) -> None:
     """M5: Money that was settled and is in no journal is in doubt until a person resolves it, and not afterwards."""
-    ledger.open_run(entry("fr"), 100, 0, BEGIN)
-    assert ledger.open_run(entry("fr"), 30, 0, LATER) == (30, 70)
+    ledger.open_run(entry("fr"), 100, 0, 0, BEGIN)
+    assert ledger.open_run(entry("fr"), 30, 0, 0, LATER) == (30, 70, 0)
     assert ledger.resolve("2026-11", None, paid=paid, now=LATER) == 70
-    expected = (100, 0) if paid else (30, 0)
-    assert ledger.open_run(entry("fr"), 30, 0, LATER) == expected
-    assert ledger.open_run(entry("fr"), 45, 5, LATER) == (expected[0] + 15, 5)
+    expected = (100, 0, 0) if paid else (30, 0, 0)
+    assert ledger.open_run(entry("fr"), 30, 0, 0, LATER) == expected
+    assert ledger.open_run(entry("fr"), 45, 5, 0, LATER) == (expected[0] + 15, 5, 0)
 
 
 def test_the_last_cent_is_admitted_once() -> None:
@@ -261,10 +232,11 @@ from datetime import UTC, datetime
 from parquill.tasks.money.budget_lease import LeaseAccount
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.ledger import Ledger
+from parquill.tasks.money.ledger_accounts import Spending
 url, run, limit, worst, seed = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 async def main():
     ledger = Ledger(url)
-    account = LeaseAccount(ledger, run, run_limit=None, month_limit=limit)
+    account = LeaseAccount(ledger, run, run_limit_nano=None, month_limit_nano=limit)
     async def more(amount):
         return await asyncio.get_running_loop().run_in_executor(None, account.lease, amount)
     budget, draw = Budget(0, more=more), random.Random(seed)
@@ -273,8 +245,8 @@ async def main():
             await asyncio.sleep(draw.random() / 100)
             budget.settle(worst, worst)
     await asyncio.gather(*(one() for _ in range(100)))
-    account.close(budget.settled, budget.in_doubt)
-    print(budget.settled)
+    account.close(Spending(budget.settled_nano, budget.in_doubt_nano))
+    print(budget.settled_nano)
 asyncio.run(main())
 """
 
@@ -282,7 +254,7 @@ asyncio.run(main())
 def test_real_processes_after_one_month(ledger: Ledger, address: str) -> None:
     """Three processes with 100 requests each at once spend a month's budget for 40 to the last, and not one more."""
     for run in ("fr", "de", "ja"):
-        ledger.open_run(entry(run), 0, 0, datetime.now(UTC))
+        ledger.open_run(entry(run), 0, 0, 0, datetime.now(UTC))
     command = [sys.executable, "-c", _SPENDER, address]
     started = [
         subprocess.Popen([*command, run, str(LIMIT), str(WORST), str(seed)], stdout=subprocess.PIPE)
@@ -306,32 +278,32 @@ def test_what_the_dead_had_leased(ledger: Ledger) -> None:
     The run's next start corrects it.
     """
     for run in ("fr", "de"):
-        ledger.open_run(entry(run), 0, 0, BEGIN)
+        ledger.open_run(entry(run), 0, 0, 0, BEGIN)
     assert _lease(ledger, "fr", 80) == 80
-    ledger.report("fr", "h", LeaseReport(settled_nano=10, in_doubt_nano=0, left_nano=70), BEGIN)
+    ledger.report("fr", "h", LeaseReport(Spending(10), 70), BEGIN)
     assert ledger.leased_by_others("de", "h", "2026-11", BEGIN) == 70  # a living holder may give something back
     assert ledger.leased_by_others("de", "h", "2026-11", LATER) == 0  # no run waits for a dead holder
     assert _lease(ledger, "de", 30, now=LATER) == 0
-    assert (ledger.of_run("fr", BEGIN), ledger.of_run("fr", LATER)) == (Balance(10, 0, 70), Balance(10, 70, 0))
+    assert (ledger.of_run("fr", BEGIN), ledger.of_run("fr", LATER)) == (Balance(10, 0, 0, 70), Balance(10, 70, 0, 0))
     assert _lease(ledger, "de", 20, now=LATER) == 20
-    ledger.open_run(entry("fr"), 25, 10, LATER)  # the journals: 15 more were paid, and one request was under way
-    assert ledger.of_run("fr", LATER) == Balance(25, 10, 0)
-    assert _lease(ledger, "de", 45, LeaseReport(0, 0, 20), LATER) == 45
+    ledger.open_run(entry("fr"), 25, 10, 0, LATER)  # the journals: 15 more were paid, and one request was under way
+    assert ledger.of_run("fr", LATER) == Balance(25, 10, 0, 0)
+    assert _lease(ledger, "de", 45, LeaseReport(Spending(), 20), LATER) == 45
     assert ledger.resolve("2026-11", None, paid=False, now=LATER) == 10
 
 
 def test_a_holder_that_slept(ledger: Ledger) -> None:
     """A holder whose machine slept for hours wakes up with all that it had: nothing is in doubt or booked twice."""
     clock = [BEGIN]
-    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    ledger.open_run(entry("fr"), 0, 0, 0, BEGIN)
     account = LeaseAccount(ledger, "fr", run_limit_nano=800, month_limit_nano=None, now=lambda: clock[0])
     assert account.lease(100) == 100
     clock[0] += timedelta(hours=8)
-    assert ledger.of_run("fr", clock[0]) == Balance(0, 100, 0)
+    assert ledger.of_run("fr", clock[0]) == Balance(0, 100, 0, 0)
     assert account.lease(20) == 100
-    assert ledger.of_run("fr", clock[0]) == Balance(0, 0, 200)
-    account.close(60, 0)
-    assert ledger.of_run("fr", clock[0]) == Balance(60, 0, 0)
+    assert ledger.of_run("fr", clock[0]) == Balance(0, 0, 0, 200)
+    account.close(Spending(60))
+    assert ledger.of_run("fr", clock[0]) == Balance(60, 0, 0, 0)
 
 
 def test_a_holder_whose_money_was_resolved_while_it_slept(ledger: Ledger) -> None:
@@ -339,13 +311,13 @@ def test_a_holder_whose_money_was_resolved_while_it_slept(ledger: Ledger) -> Non
     What it had spent before is booked.
     """
     clock = [BEGIN]
-    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    ledger.open_run(entry("fr"), 0, 0, 0, BEGIN)
     account = LeaseAccount(ledger, "fr", run_limit_nano=100, month_limit_nano=None, now=lambda: clock[0])
     budget = Budget(account.lease(100))
     clock[0] += timedelta(hours=8)
     assert ledger.resolve("2026-11", None, paid=False, now=clock[0]) == 100
-    budget.revoke(account.report(30, 0))
-    assert ledger.of_run("fr", clock[0]) == Balance(30, 0, 0)
+    budget.revoke(account.report(Spending(30)))
+    assert ledger.of_run("fr", clock[0]) == Balance(30, 0, 0, 0)
     budget.settled_nano = 30
     assert not budget.fits(1)
 
@@ -354,10 +326,10 @@ def test_two_who_report_at_once(ledger: Ledger) -> None:
     """If a report is under way while the account is closed, nothing is booked twice, whichever comes first."""
     for first_is_late in (True, False):
         empty(ledger)
-        ledger.open_run(entry("fr"), 0, 0, BEGIN)
+        ledger.open_run(entry("fr"), 0, 0, 0, BEGIN)
         account = LeaseAccount(ledger, "fr", run_limit_nano=1_000, month_limit_nano=None, now=lambda: BEGIN)
         account.lease(100)
-        calls: list[Callable[[], object]] = [lambda: account.report(30, 0), lambda: account.close(50, 0)]  # noqa: B023
+        calls: list[Callable[[], object]] = [lambda: account.report(Spending(30)), lambda: account.close(Spending(50))]  # noqa: B023
         with ledger.transaction():  # both of them wait for it
             threads = [threading.Thread(target=call) for call in (calls if first_is_late else reversed(calls))]
             for thread in threads:
@@ -365,14 +337,14 @@ def test_two_who_report_at_once(ledger: Ledger) -> None:
                 thread.join(0.1)
         for thread in threads:
             thread.join(120)
-        assert ledger.of_run("fr", BEGIN) == Balance(50, 0, 0)
+        assert ledger.of_run("fr", BEGIN) == Balance(50, 0, 0, 0)
 
 
 def test_a_reply_of_the_database_that_is_lost(ledger: Ledger) -> None:
     """If a commit was done but its reply was lost, the repeated call is booked once.
     This holds for leases, reports, opening and closing.
     """
-    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    ledger.open_run(entry("fr"), 0, 0, 0, BEGIN)
     account = LeaseAccount(
         ledger, "fr", run_limit_nano=800, month_limit_nano=None, now=lambda: BEGIN, sleep=lambda _: None
     )
@@ -387,20 +359,20 @@ def test_a_reply_of_the_database_that_is_lost(ledger: Ledger) -> None:
     sa.event.listen(ledger.engine, "commit", lose_the_reply)
     lost.append("lease")
     assert account.lease(100) == 100
-    assert ledger.of_run("fr", BEGIN) == Balance(0, 0, 100)
+    assert ledger.of_run("fr", BEGIN) == Balance(0, 0, 0, 100)
     lost.append("report")
     with pytest.raises(LedgerFailed):
-        account.report(40, 10)
-    account.report(40, 10)
-    assert ledger.of_run("fr", BEGIN) == Balance(40, 10, 50)
+        account.report(Spending(40, 10))
+    account.report(Spending(40, 10))
+    assert ledger.of_run("fr", BEGIN) == Balance(40, 10, 0, 50)
     lost.append("close")
-    account.close(70, 10)
-    assert ledger.of_run("fr", BEGIN) == Balance(70, 10, 0)
+    account.close(Spending(70, 10))
+    assert ledger.of_run("fr", BEGIN) == Balance(70, 10, 0, 0)
     lost.append("open")
     with pytest.raises(LedgerFailed):
-        ledger.open_run(entry("fr"), 90, 0, BEGIN)
-    ledger.open_run(entry("fr"), 90, 0, BEGIN)
-    assert ledger.of_run("fr", BEGIN) == Balance(90, 0, 0)
+        ledger.open_run(entry("fr"), 90, 0, 0, BEGIN)
+    ledger.open_run(entry("fr"), 90, 0, 0, BEGIN)
+    assert ledger.of_run("fr", BEGIN) == Balance(90, 0, 0, 0)
     assert not lost
 
 
@@ -431,7 +403,7 @@ def test_a_process_that_joins_a_run(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as threads:
         assert asyncio.run(race(threads)) == [True, False, True]
     ledger = Ledger()
-    assert ledger.of_run(run.run_id, datetime.now(UTC)) == Balance(2 * part, 0, 0)
+    assert ledger.of_run(run.run_id, datetime.now(UTC)) == Balance(2 * part, 0, 0, 0)
     ledger.close()
 
 
@@ -552,25 +524,25 @@ def test_a_process_whose_run_was_opened_anew(ledger: Ledger) -> None:
     """If another process opens the same run again, the first gets RunTakenOver at its next call.
     It admits nothing more and books nothing.
     """
-    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    ledger.open_run(entry("fr"), 0, 0, 0, BEGIN)
     account = LeaseAccount(ledger, "fr", run_limit_nano=100, month_limit_nano=None, now=lambda: BEGIN)
     assert account.lease(100) == 100
-    ledger.open_run(entry("fr"), 5, 0, BEGIN)
-    for call in (lambda: account.lease(1), lambda: account.report(50, 0), lambda: account.close(50, 0)):
+    ledger.open_run(entry("fr"), 5, 0, 0, BEGIN)
+    for call in (lambda: account.lease(1), lambda: account.report(Spending(50)), lambda: account.close(Spending(50))):
         with pytest.raises(RunTakenOver):
             call()
-    assert ledger.of_run("fr", BEGIN) == Balance(5, 0, 0)
+    assert ledger.of_run("fr", BEGIN) == Balance(5, 0, 0, 0)
 
 
 def test_a_process_killed_with_money_in_its_hands(ledger: Ledger, address: str) -> None:
     """A process that is killed with SIGKILL leaves its lease booked.
     When its run is resumed, only what the journals say is booked.
     """
-    ledger.open_run(entry("fr"), 0, 0, datetime.now(UTC))
+    ledger.open_run(entry("fr"), 0, 0, 0, datetime.now(UTC))
     code = (
         "import sys, time\nfrom parquill.tasks.money.budget_lease import LeaseAccount\n"
         "from parquill.tasks.money.ledger import Ledger\n"
-        "account = LeaseAccount(Ledger(sys.argv[1]), 'fr', run_limit=1000, month_limit=None)\n"
+        "account = LeaseAccount(Ledger(sys.argv[1]), 'fr', run_limit_nano=1000, month_limit_nano=None)\n"
         "print(account.lease(300), flush=True)\ntime.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, address], stdout=subprocess.PIPE)
@@ -578,21 +550,21 @@ def test_a_process_killed_with_money_in_its_hands(ledger: Ledger, address: str) 
     assert process.stdout.readline() == b"300\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert ledger.of_run("fr", datetime.now(UTC)) == Balance(0, 0, 300)
-    ledger.open_run(entry("fr"), 120, 40, datetime.now(UTC))
-    assert ledger.of_run("fr", datetime.now(UTC)) == Balance(120, 40, 0)
+    assert ledger.of_run("fr", datetime.now(UTC)) == Balance(0, 0, 0, 300)
+    ledger.open_run(entry("fr"), 120, 40, 0, datetime.now(UTC))
+    assert ledger.of_run("fr", datetime.now(UTC)) == Balance(120, 40, 0, 0)
 
 
 def test_idle_money_comes_back(ledger: Ledger) -> None:
     """A living holder gives back leased money that it does not need at its next report, so another run gets it."""
     budget, account = _held(ledger, "fr", 1_000, None)
-    ledger.open_run(entry("fr"), 0, 0, BEGIN)
-    ledger.open_run(entry("de"), 0, 0, BEGIN)
+    ledger.open_run(entry("fr"), 0, 0, 0, BEGIN)
+    ledger.open_run(entry("de"), 0, 0, 0, BEGIN)
     assert asyncio.run(budget.reserve(900))
     budget.release(900)
     other, _ = _held(ledger, "de", 1_000, None)
     assert not asyncio.run(other.reserve(900))
-    account.report(budget.settled_nano, budget.in_doubt_nano, budget.give_back_unused(account.slice_nano))
+    account.report(Spending(budget.settled_nano, budget.in_doubt_nano), budget.give_back_unused(account.slice_nano))
     assert asyncio.run(other.reserve(900))
     assert asyncio.run(budget.reserve(account.slice_nano))  # what it kept is still its own
     assert ledger.of_month("2026-11", BEGIN).total_nano == 900 + account.slice_nano
@@ -603,13 +575,13 @@ def test_a_month_ends_while_money_is_leased(ledger: Ledger) -> None:
     Neither month's limit is exceeded.
     """
     end, after = datetime(2026, 11, 30, 23, 59, tzinfo=UTC), datetime(2026, 12, 1, 0, 1, tzinfo=UTC)
-    ledger.open_run(entry("fr"), 0, 0, end)
+    ledger.open_run(entry("fr"), 0, 0, 0, end)
     assert _lease(ledger, "fr", 100, now=end) == 100
-    assert _lease(ledger, "fr", 100, LeaseReport(0, 0, 100), after) == 100
-    ledger.report("fr", "h", LeaseReport(settled_nano=150, in_doubt_nano=0, left_nano=50), after)
-    assert ledger.of_month("2026-11", after) == Balance(100, 0, 0)
-    assert ledger.of_month("2026-12", after) == Balance(50, 0, 50)
-    ledger.open_run(entry("fr"), 190, 0, after)  # it was killed, and its journals have 40 more
+    assert _lease(ledger, "fr", 100, LeaseReport(Spending(), 100), after) == 100
+    ledger.report("fr", "h", LeaseReport(Spending(150), 50), after)
+    assert ledger.of_month("2026-11", after) == Balance(100, 0, 0, 0)
+    assert ledger.of_month("2026-12", after) == Balance(50, 0, 0, 50)
+    ledger.open_run(entry("fr"), 190, 0, 0, after)  # it was killed, and its journals have 40 more
     assert ledger.of_month("2026-11", after).total_nano == 100
     assert ledger.of_month("2026-12", after).total_nano == 90
 
@@ -619,15 +591,15 @@ def test_a_run_that_goes_on_in_the_next_month(ledger: Ledger) -> None:
     No month is ever negative.
     """
     end, after = datetime(2026, 11, 30, 23, 59, tzinfo=UTC), datetime(2026, 12, 1, 0, 1, tzinfo=UTC)
-    ledger.open_run(entry("fr"), 0, 0, end)
+    ledger.open_run(entry("fr"), 0, 0, 0, end)
     assert _lease(ledger, "fr", 100, now=end) == 100
-    ledger.report("fr", "h", LeaseReport(settled_nano=90, in_doubt_nano=0, left_nano=0), end)
-    ledger.open_run(entry("fr"), 70, 20, after)
-    assert ledger.of_month("2026-11", after) == Balance(70, 20, 0)
-    assert ledger.of_month("2026-12", after) == Balance(0, 0, 0)
-    ledger.open_run(entry("fr"), 40, 0, after)
-    assert ledger.of_month("2026-11", after) == Balance(40, 30, 0)  # it was paid, whatever the journals have lost
-    assert ledger.of_month("2026-12", after) == Balance(0, 0, 0)
+    ledger.report("fr", "h", LeaseReport(Spending(90), 0), end)
+    ledger.open_run(entry("fr"), 70, 20, 0, after)
+    assert ledger.of_month("2026-11", after) == Balance(70, 20, 0, 0)
+    assert ledger.of_month("2026-12", after) == Balance(0, 0, 0, 0)
+    ledger.open_run(entry("fr"), 40, 0, 0, after)
+    assert ledger.of_month("2026-11", after) == Balance(40, 30, 0, 0)  # it was paid, whatever the journals have lost
+    assert ledger.of_month("2026-12", after) == Balance(0, 0, 0, 0)
 
 
 def test_more_than_was_reserved() -> None:
@@ -644,14 +616,14 @@ def test_more_than_was_reserved() -> None:
 def test_sums_of_a_hundred_thousand_are_exact(ledger: Ledger) -> None:
     """The ledger adds up a hundred thousand costs to the last nano-dollar, as exact decimals do."""
     draw = random.Random(7)
-    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    ledger.open_run(entry("fr"), 0, 0, 0, BEGIN)
     exact, settled = Decimal(0), 0
     for number in range(100_000):
         cost = draw.randrange(1, 10**12)
         exact += Decimal(cost).scaleb(-9)
         settled += cost
         if number % 500 == 499:
-            ledger.report("fr", "h", LeaseReport(settled, 0, 0, is_new=number == 499), BEGIN)
+            ledger.report("fr", "h", LeaseReport(Spending(settled), 0, is_new=number == 499), BEGIN)
     assert Decimal(ledger.of_run("fr", BEGIN).settled_nano).scaleb(-9) == exact
     assert sum(Decimal(row["settled_nano"]).scaleb(-9) for row in ledger.days("2026-11", BEGIN)) == exact
 
@@ -660,7 +632,7 @@ def test_a_database_that_is_away_for_a_while(server: Postgres) -> None:
     """If PostgreSQL is restarted, a run waits and loses no money: it asks for the lease until the server answers."""
     ledger = Ledger(server.address)
     empty(ledger)
-    ledger.open_run(entry("fr"), 0, 0, datetime.now(UTC))
+    ledger.open_run(entry("fr"), 0, 0, 0, datetime.now(UTC))
     waits: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -673,7 +645,7 @@ def test_a_database_that_is_away_for_a_while(server: Postgres) -> None:
     assert account.lease(100) == 125
     assert len(waits) == 2
     assert ledger.of_run("fr", datetime.now(UTC)) == Balance(
-        0, 0, 125
+        0, 0, 0, 125
     )  # an eighth of the limit: the requests are large
     ledger.close()
 
@@ -701,7 +673,7 @@ def test_a_lock_that_nobody_lets_go(address: str) -> None:
     # without a bound this waits forever
     with stuck.transaction(), within(5), pytest.raises(LedgerFailed):
         ledger.of_run("fr", BEGIN)
-    assert ledger.of_run("fr", BEGIN) == Balance(0, 0, 0)
+    assert ledger.of_run("fr", BEGIN) == Balance(0, 0, 0, 0)
     ledger.close()
     stuck.close()
 
@@ -762,7 +734,7 @@ def test_a_locked_ledger_is_waited_for(tmp_path: Path) -> None:
     """While another process writes to the SQLite file, a lease waits, and then it is granted."""
     url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
     holder, ledger = Ledger(url), Ledger(url)
-    ledger.open_run(entry("fr"), 0, 0, BEGIN)
+    ledger.open_run(entry("fr"), 0, 0, 0, BEGIN)
     got: list[int] = []
 
     def lease() -> None:

@@ -66,13 +66,13 @@ SUMMARY_KEYS = {
         "basis",
     },
     "budget": {"run_usd", "month_usd_before", "month_usd_after"},
-    "requests": {"sent", "retried", "throttled", "in_doubt"},
+    "requests": {"sent", "retried", "throttled", "in_doubt", "submitted"},
     "prices": {"source", "version"},
 }
 SUMMARY_NAMES = {
     *SUMMARY_KEYS,
     *("run_id", "state", "exit_code", "job", "model", "labels", "cost_usd", "in_doubt_usd", "saved_usd"),
-    *("over_reserved_usd", "duration_s", "started_at", "finished_at"),
+    *("submitted_usd", "over_reserved_usd", "duration_s", "started_at", "finished_at"),
 }
 
 

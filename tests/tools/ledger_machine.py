@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from parquill.tasks.errors import RunTakenOver
 from parquill.tasks.money.ledger import Ledger, RunEntry
-from parquill.tasks.money.ledger_accounts import Balance, LeaseReport
+from parquill.tasks.money.ledger_accounts import Balance, LeaseReport, Spending
 from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RESOLUTIONS, RUNS
 
 BEGIN = datetime(2026, 11, 28, 20, tzinfo=UTC)
@@ -45,14 +45,18 @@ class Holder:
     """A process with its own figures, and when it last reached the ledger (None: never)."""
 
     name: str
-    settled: int = 0
+    settled: int = 0  # of leases, like the next two
     in_doubt: int = 0
+    submitted: int = 0
+    collected: tuple[int, int, int] = (0, 0, 0)  # of what was submitted: settled, in doubt, released
     left: int = 0
     reported_at: datetime | None = None
 
     @property
     def held(self) -> LeaseReport:
-        return LeaseReport(self.settled, self.in_doubt, self.left, is_new=self.reported_at is None)
+        settled, in_doubt, _ = self.collected
+        spent = Spending(self.settled + settled, self.in_doubt + in_doubt, self.submitted, *self.collected)
+        return LeaseReport(spent, self.left, is_new=self.reported_at is None)
 
 
 @dataclass
@@ -61,11 +65,13 @@ class Books:
 
     settled: Counter[tuple[str, str]] = field(default_factory=Counter)
     in_doubt: Counter[tuple[str, str]] = field(default_factory=Counter)
+    submitted: Counter[tuple[str, str]] = field(default_factory=Counter)
     leases: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    reported: dict[tuple[str, str], tuple[int, int, datetime]] = field(default_factory=dict)  # settled, in doubt, when
+    reported: dict[tuple[str, str], Holder] = field(default_factory=dict)  # as they were at their last report
 
     def is_dead(self, run: str, holder: str, now: datetime) -> bool:
-        return self.reported[run, holder][2] < now - timedelta(minutes=15)
+        reported_at = self.reported[run, holder].reported_at
+        return reported_at is not None and reported_at < now - timedelta(minutes=15)
 
     def booked(self, now: datetime, *, run: str | None = None, month: str | None = None) -> Balance:
         def mine(key: tuple[str, str]) -> bool:
@@ -78,6 +84,7 @@ class Books:
         return Balance(
             sum(amount for key, amount in self.settled.items() if mine(key)),
             sum(amount for key, amount in self.in_doubt.items() if mine(key)) + leases[True],
+            sum(amount for key, amount in self.submitted.items() if mine(key)),
             leases[False],
         )
 
@@ -86,21 +93,39 @@ class Books:
         return sorted(key for key in self.leases if key[:2] == (run, holder))
 
     def report(self, run: str, holder: Holder, now: datetime) -> int:
-        """Take spending from the earliest month's lease first, and give back unused money from the latest."""
-        before = self.reported.get((run, holder.name), (0, 0, now))
-        self.reported[run, holder.name] = (holder.settled, holder.in_doubt, now)
-        settled, in_doubt = holder.settled - before[0], holder.in_doubt - before[1]
+        """Take spending from the earliest month's lease first, and give back unused money from the latest.
+
+        What was collected is booked where it was submitted, the earliest month first.
+        """
+        before = self.reported.get((run, holder.name), Holder(holder.name))
+        holder.reported_at = now
+        self.reported[run, holder.name] = replace(holder)
+        settled, in_doubt = holder.settled - before.settled, holder.in_doubt - before.in_doubt
+        submitted = holder.submitted - before.submitted
         keys, month = self.keys(run, holder.name), f"{now:%Y-%m}"
         for key in keys:
             month, amount = key[2], self.leases[key]
             paid = min(settled, amount)
             doubt = min(in_doubt, amount - paid)
-            settled, in_doubt = settled - paid, in_doubt - doubt
-            self.leases[key] = amount - paid - doubt
+            handed = min(submitted, amount - paid - doubt)
+            settled, in_doubt, submitted = settled - paid, in_doubt - doubt, submitted - handed
+            self.leases[key] = amount - paid - doubt - handed
             self.settled[run, month] += paid
             self.in_doubt[run, month] += doubt
+            self.submitted[run, month] += handed
         self.settled[run, month] += settled
         self.in_doubt[run, month] += in_doubt
+        self.submitted[run, month] += submitted
+        paid, doubt, freed = (new - old for new, old in zip(holder.collected, before.collected, strict=True))
+        for where in sorted(key for key in self.submitted if key[0] == run):
+            amount = min(self.submitted[where], paid + doubt + freed)
+            self.submitted[where] -= amount
+            for_paid = min(paid, amount)
+            for_doubt = min(doubt, amount - for_paid)
+            self.settled[where] += for_paid
+            self.in_doubt[where] += for_doubt
+            paid, doubt, freed = paid - for_paid, doubt - for_doubt, freed - (amount - for_paid - for_doubt)
+        assert (paid, doubt, freed) == (0, 0, 0), "the ledger has all that was collected as submitted"
         surplus = sum(self.leases[key] for key in keys) - max(0, holder.left)
         for key in reversed(keys):
             back = min(self.leases[key], max(0, surplus))
@@ -108,12 +133,11 @@ class Books:
             surplus -= back
             if not self.leases[key]:
                 del self.leases[key]
-        holder.reported_at = now
         return sum(self.leases.get(key, 0) for key in keys)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Three runs of two jobs, with three holders each, which work, sleep, die and lose replies."""
+    """Three runs of two jobs, with three holders each, which work, sleep, die, lose replies and wait for batches."""
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
@@ -121,7 +145,7 @@ class LedgerMachine(RuleBasedStateMachine):
         empty(ledger)
         self.now = BEGIN
         self.books = Books()
-        self.truth = dict.fromkeys(RUN_LIMITS, (0, 0))  # settled and in doubt by the journals
+        self.truth = dict.fromkeys(RUN_LIMITS, (0, 0, 0))  # settled, in doubt and submitted by the journals
         self.names = 0
         self.holders = {seat: self.new_holder() for seat in SEATS}
         self.shut_out: list[tuple[str, Holder]] = []
@@ -141,7 +165,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def begin(self, hours: int) -> None:
         self.now += timedelta(hours=hours)
         for run, job in JOBS.items():
-            self.ledger.open_run(entry(run, job), 0, 0, self.now)
+            self.ledger.open_run(entry(run, job), 0, 0, 0, self.now)
 
     @rule(hours=st.sampled_from([0.1, 0.2, 1, 5, 40]))
     def time_passes(self, hours: float) -> None:
@@ -200,11 +224,46 @@ class LedgerMachine(RuleBasedStateMachine):
         holder.left -= int(max(0, holder.left) * part)
         self.report(seat, 0, 0)
 
-    def report(self, seat: Seat, settled: int, in_doubt: int, times: int = 1) -> None:
+    @rule(seat=some_seat, part=share, times=st.integers(1, 2))
+    def submit(self, seat: Seat, part: float, times: int) -> None:
+        """Hand a part of a lease to the service: no holder needs to live until it is collected."""
+        self.report(seat, 0, 0, int(max(0, self.holders[seat].left) * part), times=times)
+
+    @rule(
+        seat=some_seat,
+        part=share,
+        paid=share,
+        unsure=share,
+        extra=st.sampled_from([0, 0, 0, 30]),
+        live=share,
+        times=st.integers(1, 2),
+    )
+    def collect(self, seat: Seat, part: float, paid: float, unsure: float, extra: int, live: float, times: int) -> None:
+        """Collect a part of what this or another process of the run has submitted, perhaps months ago.
+
+        The service may bill more than was reserved. With `live`, other money is spent and submitted before the report.
+        """
+        run, holder = seat[0], self.holders[seat]
+        amount = int(self.truth[run][2] * part)
+        settled = int(amount * paid)
+        in_doubt = int((amount - settled) * unsure)
+        collected = (settled, in_doubt, amount - settled - in_doubt)
+        holder.collected = tuple(map(sum, zip(holder.collected, collected, strict=True)))  # type: ignore[assignment]
+        truth = self.truth[run]
+        self.truth[run] = (truth[0] + settled, truth[1] + in_doubt, truth[2] - amount)
+        other = int(max(0, holder.left) * live / 2)
+        if extra:
+            for scope in (run, "months"):
+                self.over[scope] += extra
+        self.report(seat, other + extra, 0, other, times=times)
+
+    def report(self, seat: Seat, settled: int, in_doubt: int, submitted: int = 0, *, times: int = 1) -> None:
         run, holder = seat[0], self.holders[seat]
         holder.settled, holder.in_doubt = holder.settled + settled, holder.in_doubt + in_doubt
-        holder.left -= settled + in_doubt
-        self.truth[run] = (self.truth[run][0] + settled, self.truth[run][1] + in_doubt)
+        holder.submitted += submitted
+        holder.left -= settled + in_doubt + submitted
+        truth = self.truth[run]
+        self.truth[run] = (truth[0] + settled, truth[1] + in_doubt, truth[2] + submitted)
         for _ in range(times):
             lost = self.ledger.report(run, holder.name, holder.held, self.now)
         assert lost == max(0, holder.left - self.books.report(run, holder, self.now))
@@ -215,18 +274,29 @@ class LedgerMachine(RuleBasedStateMachine):
         """Kill a process: its lease is not given back, and what it had spent of it is unknown."""
         self.holders[seat] = self.new_holder()
 
-    @rule(run=some_run, paid=share, unsure=share, lost=share)
-    def go_on(self, run: str, paid: float, unsure: float, lost: float) -> None:
-        """Start the run again after all its processes died: the journals hold what was spent and not reported."""
-        settled, in_doubt = self.truth[run]
+    @rule(run=some_run, paid=share, unsure=share, handed=share, collected=share, lost=share, again=st.booleans())
+    def go_on(
+        self, run: str, paid: float, unsure: float, handed: float, collected: float, lost: float, *, again: bool
+    ) -> None:
+        """Start the run again after all its processes died.
+
+        The journals hold what was spent, submitted and collected and not reported.
+        """
+        settled, in_doubt, submitted = self.truth[run]
+        # an answer that was reported and whose record was cut off with the journal's last group is in doubt now, or its
+        # request waits at the service again
+        by_hand = sum(amount for is_paid, amount in self.answers[run] if is_paid)
+        cut = int(min(settled, max(0, self.books.settled[run, self.month] - by_hand)) * lost)
+        freed = 0 if cut and again else int(submitted * collected)
+        settled, submitted = settled + int(freed * paid), submitted - freed
         for key in [key for key in self.books.leases if key[0] == run]:
             amount = self.books.leases.pop(key)
             settled += int(amount * paid)
-            in_doubt += int((amount - int(amount * paid)) * unsure)
-        # an answer that was reported and whose record was cut off with the journal's last group is in doubt now
-        by_hand = sum(amount for is_paid, amount in self.answers[run] if is_paid)
-        cut = int(min(settled, max(0, self.books.settled[run, self.month] - by_hand)) * lost)
-        self.truth[run] = (settled, in_doubt) = (settled - cut, in_doubt + cut)
+            amount -= int(amount * paid)
+            in_doubt += int(amount * unsure)
+            submitted += int((amount - int(amount * unsure)) * handed)
+        settled, in_doubt, submitted = settled - cut, in_doubt + cut * (not again), submitted + cut * again
+        self.truth[run] = (settled, in_doubt, submitted)
         for holder in [holder for holder in self.books.reported if holder[0] == run]:
             del self.books.reported[holder]
         for seat in [seat for seat in SEATS if seat[0] == run]:
@@ -234,33 +304,34 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.shut_out.append((run, self.holders[seat]))
             self.holders[seat] = self.new_holder()
         expected = self.expected(run)
-        assert self.ledger.spent(run, settled, in_doubt) == expected
-        assert self.ledger.open_run(entry(run, JOBS[run]), settled, in_doubt, self.now) == expected
+        assert self.ledger.spent(run, *self.truth[run]) == expected
+        assert self.ledger.open_run(entry(run, JOBS[run]), *self.truth[run], self.now) == expected
         self.resolved.discard(run)
         self.adopt(run, expected)
 
-    def expected(self, run: str) -> tuple[int, int]:
+    def expected(self, run: str) -> tuple[int, int, int]:
         """Return what the journals say, less what a person has resolved; of a dead lease only what was in doubt."""
-        settled, in_doubt = self.truth[run]
+        settled, in_doubt, submitted = self.truth[run]
         answers, self.answers[run] = self.answers[run], []
         for is_paid, amount in answers:
             taken = min(amount, in_doubt)
             in_doubt -= taken
             settled += taken if is_paid else 0
             self.answers[run].append((is_paid, taken))
-        return settled, in_doubt
+        return settled, in_doubt, submitted
 
-    def adopt(self, run: str, expected: tuple[int, int]) -> None:
+    def adopt(self, run: str, expected: tuple[int, int, int]) -> None:
         """Take the split by months from the ledger, and check its sum against the journals and the person's answers."""
         with self.ledger.transaction() as connection:
             rows = connection.execute(sa.select(DAYS).where(DAYS.c.run_id == run)).all()
-        assert all(row.settled_nano >= 0 and row.in_doubt_nano >= 0 for row in rows)
-        assert (sum(row.settled_nano for row in rows), sum(row.in_doubt_nano for row in rows)) == expected
-        for key in [key for key in (*self.books.settled, *self.books.in_doubt) if key[0] == run]:
-            self.books.settled[key] = self.books.in_doubt[key] = 0
-        for row in rows:
-            self.books.settled[run, row.day[:7]] += row.settled_nano
-            self.books.in_doubt[run, row.day[:7]] += row.in_doubt_nano
+        assert all(min(row.settled_nano, row.in_doubt_nano, row.submitted_nano) >= 0 for row in rows)
+        kinds = {"settled": self.books.settled, "in_doubt": self.books.in_doubt, "submitted": self.books.submitted}
+        assert tuple(sum(getattr(row, f"{kind}_nano") for row in rows) for kind in kinds) == expected
+        for kind, books in kinds.items():
+            for key in [key for key in books if key[0] == run]:
+                books[key] = 0
+            for row in rows:
+                books[run, row.day[:7]] += getattr(row, f"{kind}_nano")
 
     @rule()
     def one_who_was_shut_out_speaks(self) -> None:
@@ -290,7 +361,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_limit_is_passed(self) -> None:
-        """Settled, in doubt and leased exceed a limit at most by what a service overshot."""
+        """Settled, in doubt, submitted and leased exceed a limit at most by what a service overshot."""
         for run, limit in RUN_LIMITS.items():
             assert limit is None or self.ledger.of_run(run, self.now).total_nano <= limit + self.over[run]
         for month in {self.month} | {month for _, month in self.books.settled}:
@@ -311,11 +382,14 @@ class LedgerMachine(RuleBasedStateMachine):
             leases = connection.execute(sa.select(LEASES)).all()
         settled: Counter[tuple[str, str]] = Counter()
         in_doubt: Counter[tuple[str, str]] = Counter()
-        for run, day, paid, unsure in days:
+        submitted: Counter[tuple[str, str]] = Counter()
+        for run, day, paid, unsure, waiting in days:
             settled[run, day[:7]] += paid
             in_doubt[run, day[:7]] += unsure
+            submitted[run, day[:7]] += waiting
         assert settled == self.books.settled  # a comparison of Counters takes a missing key as 0
         assert in_doubt == self.books.in_doubt
+        assert submitted == self.books.submitted
         assert {(row.run_id, row.holder, row.month): row.amount_nano for row in leases} == self.books.leases
 
     def teardown(self) -> None:
@@ -330,3 +404,4 @@ class LedgerMachine(RuleBasedStateMachine):
             rows = self.ledger.days(month, self.now)
             assert sum(row["settled_nano"] for row in rows) == booked.settled_nano
             assert sum(row["in_doubt_nano"] for row in rows) == booked.in_doubt_nano
+            assert sum(row["submitted_nano"] for row in rows) == booked.submitted_nano

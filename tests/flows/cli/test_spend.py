@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from parquill.flows.cli.commands import main
-from parquill.flows.cli.spend import parse_query, read_spending
+from parquill.flows.cli.spend import parse_query, read_spending, show_spending
 from parquill.tasks.errors import BadJob
 from parquill.tasks.money.ledger import Ledger
 from tests.tools.ledger_machine import entry
@@ -41,7 +41,7 @@ def test_a_name_that_no_run_has(ledger: Ledger, tmp_path: Path, name: str, resol
     """A missing file, a misspelled job and a folder are refused with the known jobs, because $0.00 would be wrong."""
     (tmp_path / "folder").mkdir()
     for job in ("fr", "nightly"):
-        ledger.open_run(entry(f"run of {job}", job), 5, 0, datetime(2026, 10, 1, tzinfo=UTC))
+        ledger.open_run(entry(f"run of {job}", job), 5, 0, 0, datetime(2026, 10, 1, tzinfo=UTC))
     jobs = ledger.jobs()
     with pytest.raises(BadJob) as caught:
         read_spending(parse_query(name, None, TODAY), TODAY, resolve)
@@ -55,15 +55,34 @@ def test_names_that_are_known(ledger: Ledger, tmp_path: Path) -> None:
         read_spending(parse_query("fr", None, TODAY), TODAY)
     (tmp_path / "job.yaml").write_text(JOB)
     assert read_spending(parse_query("job.yaml", None, TODAY), TODAY)["rows"] == []
-    ledger.open_run(entry("a run", "de"), 5, 0, datetime(2026, 10, 1, tzinfo=UTC))
+    ledger.open_run(entry("a run", "de"), 5, 0, 0, datetime(2026, 10, 1, tzinfo=UTC))
     assert read_spending(parse_query("de", None, TODAY), TODAY)["rows"] == []
+
+
+def test_what_is_reserved_in_batches(ledger: Ledger) -> None:
+    """M8: Money that waits at the service is shown by day and in total, only if there is any, and in the forecast."""
+    query = parse_query(None, "2026-11", TODAY)
+    ledger.open_run(entry("one", "fr"), 4_000_000_000, 0, 0, datetime(2026, 11, 14, tzinfo=UTC))
+    assert not any("batches" in line for line in show_spending(read_spending(query, TODAY)))
+    ledger.open_run(
+        entry("two", "de"), 5_000_000_000, 1_000_000_000, 18_000_000_000, datetime(2026, 11, 28, tzinfo=UTC)
+    )
+    found = read_spending(query, TODAY)
+    assert [row["submitted_usd"] for row in found["rows"]] == ["0.000000000", "18.000000000"]
+    assert found["submitted_usd"] == "18.000000000"
+    assert show_spending(found) == [
+        "2026-11-14  fr  a-model  1 runs  $4.00",
+        "2026-11-28  de  a-model  1 runs  $5.00  in doubt $1.00  reserved in batches $18.00",
+        "2026-11: $9.00, in doubt $1.00, reserved in batches $18.00",
+        "at this pace the month ends at $30.00",
+    ]
 
 
 def test_a_name_with_a_line_break(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     """A name from the ledger cannot break the table: each row is one line, without control characters."""
     names = ["one\ntwo", "bell\x07", "back\rto", "\x1b[31mred", "para\u2029graph", "over\u202eride"]
     for number, name in enumerate(names):
-        ledger.open_run(replace(entry(f"run-{number}", name), model="m\no"), 5, 0, datetime.now(UTC))
+        ledger.open_run(replace(entry(f"run-{number}", name), model="m\no"), 5, 0, 0, datetime.now(UTC))
     with pytest.raises(SystemExit) as ended:
         main(["spend"])
     assert not ended.value.code

@@ -127,6 +127,25 @@ def test_an_input_without_rows_is_warned_of() -> None:
     assert "the input has no rows" in str(check_budget(_job(run_usd=1), _estimate(0, to_send=0), PRICE).warning)
 
 
+def test_submitted_rows_are_not_left_to_pay() -> None:
+    """M8: Rows that wait at the service count with their reservation, and not once more as left to pay.
+    A run that has only such rows is neither refused nor approved again: it sends nothing.
+    """
+    waiting = Totals(submitted=6_000, submitted_nano=20 * USD)
+    job, estimate = _job(run_usd=40, approval_usd=1), _estimate(20 * USD, 40 * USD)
+    verdict = check_budget(job, estimate, PRICE, waiting)
+    assert (verdict.expected_nano, verdict.left, verdict.warning) == (30 * USD, 6_000, None)
+    more = Totals(submitted=6_000, submitted_nano=20 * USD, settled_nano=5 * USD, worst_nano=10 * USD)
+    more.statuses = {"ok": 3_000}
+    verdict = check_budget(job, estimate, PRICE, more)
+    assert (verdict.expected_nano, verdict.left) == (30 * USD, 3_000)
+    assert asks_approval(job, verdict)
+    whole = Totals(submitted=12_000, submitted_nano=40 * USD)
+    verdict = _pass(_job(run_usd=30, approval_usd=1), estimate, whole)
+    assert (verdict.expected_nano, verdict.left) == (40 * USD, 0)
+    assert not asks_approval(job, verdict)
+
+
 def test_the_worst_case_only_warns() -> None:
     """If only the worst case does not fit, the run begins with a warning that shows both amounts."""
     verdict = _pass(_job(run_usd=40), _estimate(30 * USD, 50 * USD))

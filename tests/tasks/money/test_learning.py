@@ -30,7 +30,9 @@ def _job(user: str, **changes: Any) -> Job:
 
 def _run(job: Job, run_id: str, expected: int, paid: int) -> None:
     ledger = Ledger()
-    ledger.open_run(RunEntry(run_id, job.name, job.model, "", {}, "out", "state", "host", expected, NOW), paid, 0, NOW)
+    ledger.open_run(
+        RunEntry(run_id, job.name, job.model, "", {}, "out", "state", "host", expected, NOW), paid, 0, 0, NOW
+    )
     ledger.close()
     history = History(runs=1)
     history.add(10, Usage(prompt=10, completion=5), job.max_output_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,20 @@ def test_a_folder_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path}/ledger.sqlite")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path or not mode & os.W_OK)
     assert f"the ledger {tmp_path}/ledger.sqlite cannot be written" in _refused()
+
+
+def test_a_ledger_of_an_earlier_version(tmp_path: Path) -> None:
+    """A ledger that knows no submitted money is refused, and stays as it is."""
+    place = tmp_path / "ledger.sqlite"
+    connection = sqlite3.connect(place)
+    connection.execute("create table parquill_meta (name varchar(40) primary key, value varchar(200))")
+    connection.execute("insert into parquill_meta values ('version', '4')")
+    connection.commit()
+    connection.close()
+    with pytest.raises(LedgerFailed, match="the ledger has the version 4, and this Parquill knows only version 5"):
+        Ledger(f"sqlite:///{place}")
+    connection = sqlite3.connect(place)
+    assert [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")] == [
+        "parquill_meta"
+    ]
+    connection.close()

@@ -36,6 +36,13 @@ def test_the_month_counts_all_runs() -> None:
     assert limits.messages == ["more than 80% of the month is spent: $81.00 of $100.00"]
 
 
+def test_submitted_money_is_named() -> None:
+    """M8: A warning says if it counts money that is reserved in batches and may still come back."""
+    limits = _limits(run_usd=10, soft_fraction=0.8)
+    limits.check(9 * USD, 4 * USD)
+    assert limits.messages == ["more than 80% of the budget is spent or reserved in batches: $9.00 of $10.00"]
+
+
 def test_both_limits_are_told() -> None:
     """The run and the month each have their own warning."""
     limits = _limits(run_usd=1, monthly_usd=2)

@@ -10,6 +10,7 @@ from parquill.tasks.results.figures import (
     estimate_figures,
     headline,
     notable_figures,
+    request_figures,
     row_figures,
     summary_figures,
     summary_sentences,
@@ -71,11 +72,15 @@ def test_only_what_the_run_has_is_shown() -> None:
     assert notable_figures(SUMMARY) == {}
     assert row_figures(SUMMARY) == {"total": "1,200", "ok": "1,100", "failed": "100"}
     assert row_figures({"rows": {"total": 0, "ok": 0, "failed": 0}}) == {"total": "0", "ok": "0"}
+    assert request_figures({"requests": {"sent": 5, "in_doubt": 0, "submitted": 0}}) == {"sent": "5", "in_doubt": "0"}
+    assert request_figures({"requests": {"sent": 5, "submitted": 3}}) == {"sent": "5", "submitted": "3"}
     changes = {"in_doubt_usd": "0.020000000", "saved_usd": "1.500000000", "cost_usd": "7.000000000"}
+    changes["submitted_usd"] = "0.300000000"
     other = {"price_as": {"model": "gpt-5.6", "cost_usd": "31.000000000"}, "over_reserved_usd": "0.100000000"}
     assert notable_figures({**SUMMARY, **changes, **other}) == {
         "cost with earlier runs": "$7.00",
         "in doubt": "$0.02",
+        "reserved in batches": "$0.30",
         "beyond the reservations": "$0.10",
         "saved by reuse": "$1.50",
         "the same usage on gpt-5.6": "$31.00",
