@@ -40,7 +40,7 @@ def next_step(summary: Mapping[str, Any]) -> str:
     return step
 
 
-def _next_step(summary: Mapping[str, Any]) -> str:
+def _next_step(summary: Mapping[str, Any]) -> str:  # noqa: PLR0911 - one return for each ending
     code, rows = summary["exit_code"], summary["rows"]
     not_ok = rows["total"] - rows["ok"]
     if code is None:

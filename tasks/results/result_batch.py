@@ -76,7 +76,8 @@ class ResultBatch:
     def latencies_us(self) -> Whole:
         """Return the latencies in microseconds, NULL for a null."""
         seconds = pc.fill_null(self.column("latency_s"), NULL / 1e6).to_numpy(zero_copy_only=False)
-        return np.rint(np.nan_to_num(seconds, nan=NULL / 1e6, posinf=NULL / 1e6) * 1e6).astype(np.int64)
+        known = np.nan_to_num(seconds, nan=NULL / 1e6, posinf=NULL / 1e6)
+        return np.asarray(np.rint(known * 1e6), dtype=np.int64)
 
     def costs_nano(self) -> Whole:
         """Return the cost of each row in nano-dollars: the unscaled integers of decimals with nine digits."""

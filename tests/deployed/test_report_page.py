@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, sync_playwright
 from parquill.tasks.results.overview import Overview
 from parquill.tasks.results.report import render_report
 from parquill.tasks.results.report_plan import ReportPlan
-from tests.deployed.test_browser import CHROMIUM, QUIET
+from tests.deployed.test_browser import CHROMIUM, QUIET, _dismiss
 from tests.tasks.results.result_rows import RUN, failed_row, result_row, summary_of, table_of
 
 HOSTILE = "</style><style>*{display:none}</style><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -51,7 +51,7 @@ def test_the_report_in_a_browser(browser: Browser, report: Path, width: int, sch
     seen: list[str] = []
     page.on("request", lambda request: seen.append(request.url))
     page.on("console", lambda message: seen.append(message.text))
-    page.on("dialog", lambda dialog: (seen.append(dialog.message), dialog.dismiss()))  # type: ignore[func-returns-value]
+    page.on("dialog", lambda dialog: _dismiss(dialog, seen))
     page.goto(report.as_uri())
     assert seen == [report.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") <= width

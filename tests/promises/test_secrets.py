@@ -139,8 +139,8 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, 
         shown = [output / name for name in ("summary.json", "history") if (output / name).exists()]
         assert where(cell, shown) == []
         assert _not_private(output / ".parquill") == []
-    for shown in ("results", "report.html"):
-        assert where(cell, [outputs[0] / shown]), "the search does not find cells where they are"
+    for file in ("results", "report.html"):
+        assert where(cell, [outputs[0] / file]), "the search does not find cells where they are"
 
 
 def _streams(done: Any) -> list[tuple[str, str]]:
