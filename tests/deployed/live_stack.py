@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,10 +224,12 @@ class LiveStack:
 
 
 @contextlib.contextmanager
-def open_stack(folder: Path, deployed: Path | None = None, **environment: str) -> Iterator[LiveStack]:
+def open_stack(
+    folder: Path, environment: Mapping[str, str] | None = None, deployed: Path | None = None
+) -> Iterator[LiveStack]:
     """Open a stack with additions to its environment, and always close it."""
     stack = LiveStack(folder)
-    stack.environment |= environment
+    stack.environment |= environment or {}
     try:
         stack.open(deployed)
         yield stack

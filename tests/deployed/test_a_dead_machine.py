@@ -26,7 +26,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
     """Start a stack whose server stores its leases on disk, as docs/production.md recommends."""
     assert LEASES in (ROOT / "docs" / "production.md").read_text()
     leases = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES}
-    with open_stack(tmp_path_factory.mktemp("stack"), **leases) as opened:
+    with open_stack(tmp_path_factory.mktemp("stack"), leases) as opened:
         yield opened
 
 
