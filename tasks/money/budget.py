@@ -156,6 +156,7 @@ class Budget:
         """
         self.reserved_nano -= amount_nano
         self.submitted_nano += amount_nano
+        # promise: M8 a request that is submitted wakes those that wait for its money
         self._after_spending()
 
     def settle(self, amount_nano: int, cost_nano: int, *, submitted: bool = False) -> None:

@@ -105,8 +105,7 @@ class LeaseAccount:
     def report(self, spent: Spending, returned_nano: int = 0) -> int:
         """Report what this process has spent, and has given back of its leases, each in total.
 
-        Returns how much of its lease the process no longer has because a person resolved it, usually 0. Raises
-        LedgerFailed.
+        Returns how much of its lease the process no longer has, usually 0; see `Ledger.report`. Raises LedgerFailed.
         """
         with self._guard:
             return 0 if self._closing.is_set() else self._report(spent, returned_nano)

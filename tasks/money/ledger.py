@@ -83,6 +83,7 @@ class Ledger(LedgerDatabase):
             booked = ledger_accounts.balance_of(connection, now, run_id=entry.run_id, leases=False)
             reported = booked.settled_nano - ledger_resolutions.settled_by_hand(connection, entry.run_id)
             # a reply whose record was cut off with the end of a journal is submitted again
+            # promise: M8 what waits at the service hides no loss
             again_nano = max(0, submitted_nano - booked.submitted_nano)
             # promise: M1 a settled amount that the journals lost stays booked
             if (lost_nano := reported - settled_nano - in_doubt_nano - again_nano) > 0:
@@ -152,8 +153,8 @@ class Ledger(LedgerDatabase):
         """Book what a holder has spent, submitted and collected, and free what it no longer needs.
 
         What was leased in an earlier month is spent first, and booked there. What is collected is booked where it was
-        submitted. Returns how much of `held.left_nano` the ledger no longer has as leased because a person resolved it,
-        usually 0. Raises RunTakenOver.
+        submitted. Returns how much of `held.left_nano` the ledger no longer has as leased, usually 0: a person resolved
+        it, or it pays for what another process submitted and has not reported yet. Raises RunTakenOver.
         """
         with self.transaction() as connection:
             return max(0, held.left_nano - ledger_accounts.apply_report(connection, run_id, holder, held, now))

@@ -121,6 +121,7 @@ def apply_report(connection: sa.Connection, run_id: str, holder: str, held: Leas
     _charge_leases(connection, leases, amounts, change.of_leases, run_id, now)
     # if another holder has not reported yet that it submitted this money, the leases of both are charged until the run
     # is opened again: too much is booked for a while, never too little
+    # promise: M8 money that is collected before it is known as submitted is charged to the leases
     _charge_leases(connection, leases, amounts, _collect(connection, run_id, change), run_id, now)
     surplus = sum(amounts) - max(0, held.left_nano)
     for index in reversed(range(len(leases))):  # the latest month first: earlier leases are reserved, or soon spent
@@ -168,6 +169,7 @@ def _collect(connection: sa.Connection, run_id: str, change: Spending) -> Books:
     """
     settled_nano, in_doubt_nano = change.collected_settled_nano, change.collected_in_doubt_nano
     missing = [settled_nano, in_doubt_nano, -settled_nano - in_doubt_nano - change.collected_released_nano]
+    # promise: M8 submitted money is collected in the order in which it was submitted
     _move(connection, run_id, missing, from_kinds=(_SUBMITTED,), is_oldest_first=True)
     return Books(missing[_SETTLED], missing[_IN_DOUBT], 0)
 
