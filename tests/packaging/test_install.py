@@ -15,7 +15,7 @@ from tests.fakes.running import FakeService
 from tests.packaging.tree import ROOT, UV, build, copy_tree
 
 pytestmark = pytest.mark.nightly
-TIMEOUT_S = 1200
+TIMEOUT_S = 3600
 
 
 @pytest.fixture(scope="module")
