@@ -47,6 +47,14 @@ class RequestCounts(TypedDict):
     retried: int
     throttled: int
     in_doubt: int
+    submitted: int
+
+
+class LaneFigures(TypedDict):
+    """What was bought in a lane, with the dollars as text."""
+
+    rows: int
+    cost_usd: str
 
 
 class PriceList(TypedDict):
@@ -104,10 +112,12 @@ class Summary(TypedDict):
     cost_usd: str
     paid_usd: str
     in_doubt_usd: str
+    submitted_usd: str
     over_reserved_usd: str
     saved_usd: str
     budget: BudgetFigures
     requests: RequestCounts
+    lanes: dict[str, LaneFigures]
     duration_s: float | None
     prices: PriceList
     errors: dict[str, int]

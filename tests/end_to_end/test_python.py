@@ -195,11 +195,11 @@ def test_a_stopped_cell_resumes(jobs: Jobs) -> None:
     settings = jobs.job(None, name="stopped", limits={"max_at_once": 4})
     (jobs.folder / "cell.py").write_text(SCRIPT, encoding="utf-8")
     command = [sys.executable, str(jobs.folder / "cell.py"), str(jobs.job_file(settings))]
-    jobs.service.configure(latency_ms=200)
+    jobs.service.configure(latency_ms=2_000)  # the run cannot end before it is stopped
     with (jobs.folder / "cell.err").open("wb") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
     try:
-        wait_for_requests(jobs.service, Spawned(process, jobs, settings, jobs.folder / "cell"), 12)
+        wait_for_requests(jobs.service, Spawned(process, jobs, settings, jobs.folder / "cell"), 4)
         os.kill(process.pid, signal.SIGINT)
         out, _ = process.communicate(timeout=180)
     finally:

@@ -248,7 +248,7 @@ def test_throttling_costs_no_row_an_attempt(jobs: Jobs, headers: str) -> None:
     assert done.column("status") == ["ok"] * 40
     stats = jobs.service.stats()
     assert (stats["requests"], stats["statuses"]["429"], stats["billed_twice"]) == (46, 6, [])
-    assert done.summary["requests"] == {"sent": 46, "retried": 0, "throttled": 6, "in_doubt": 0}
+    assert done.summary["requests"] == {"sent": 46, "retried": 0, "throttled": 6, "in_doubt": 0, "submitted": 0}
     arrivals = jobs.service.arrivals()["at"]
     assert max(b - a for a, b in zip(arrivals, arrivals[1:], strict=False)) >= 0.39
     assert total(done.column("in_doubt_usd")) == 0

@@ -23,7 +23,7 @@ HUMAN = {
         "warning: the model gpt-6-luna thinks before",
     ),
     "estimate JOB --pilot 2": ("pilot: 2 rows were answered", ""),
-    "estimate JOB --compare gpt-4o": ("the cheapest model first", ""),
+    "estimate JOB --compare gpt-4o": ("the cheapest first", ""),
     "try JOB --rows 2": ("2 rows for $", ""),
     "run JOB": ("/results/", "fits into the budget"),
     "report DONE": ("cost  ", ""),

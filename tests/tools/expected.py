@@ -42,6 +42,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "estimated_prompt_tokens": pa.int64(),
     "cost_usd": USD,
     "in_doubt_usd": USD,
+    "lane": pa.string(),
     "reused": pa.bool_(),
     "run_id": pa.string(),
     "attempts": pa.int32(),

@@ -25,6 +25,7 @@ CONTRACT = {
     "estimated_prompt_tokens": "int64",
     "cost_usd": "decimal128(18, 9)",
     "in_doubt_usd": "decimal128(18, 9)",
+    "lane": "string",
     "reused": "bool",
     "run_id": "string",
     "attempts": "int32",
