@@ -170,10 +170,13 @@ def test_the_page_is_true(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert len(names["frame"]) == 2
 
 
+# A kernel sets the handler of SIGINT. A process that a script starts in the background would ignore the signal.
 SCRIPT = """
-import asyncio, sys
+import asyncio, signal, sys
 import pandas as pd
 from parquill.flows import complete_prompts
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 frame = pd.DataFrame({"text": [f"text {n}" for n in range(100)]})
 
