@@ -407,8 +407,9 @@ def test_a_process_that_joins_a_run(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_a_run_begins_with_what_was_resolved(tmp_path: Path) -> None:
+def test_a_run_begins_with_what_was_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """M5: A resumed run counts what a person has resolved as that person said: the money is free again, or spent."""
+    monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     settings = job_of(tmp_path, ["a text", "another"], "http://127.0.0.1:9/v1", budget={"run_usd": 1})
     job, options = resolve_job(make_job(settings), None, None, ())
     Folders.of(job.output, job.state).create(DISK)

@@ -86,7 +86,8 @@ def _copy(tree: Path) -> None:
     for part in _PARTS:
         source = ROOT / part
         if source.is_dir():
-            shutil.copytree(source, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+            # with its compiled files: they hold for every file but the changed one, whose time and size differ
+            shutil.copytree(source, tree / part)
         elif source.exists():
             shutil.copy2(source, tree / part)
     (tree / "parquill").mkdir()
