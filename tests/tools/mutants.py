@@ -140,13 +140,13 @@ def main() -> int:
     mutants = [each for each in read_mutants() if not chosen or each.promise.split()[0].strip(":") in chosen]
     began = time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as threads:
+        # printed first, and the others are tried all the same: the list takes most of an hour
         if unsound := _unsound(mutants, threads):
-            print(f"these are not green without a mutant: {', '.join(unsound)}")  # noqa: T201 - the output of a command
-            return 1
+            print(f"not green without a mutant: {', '.join(unsound)}", flush=True)  # noqa: T201 - the output of a command
         verdicts = list(threads.map(_try_and_print, mutants))
     killed = verdicts.count("killed")
     print(f"{killed} of {len(mutants)} killed in {time.monotonic() - began:.0f} s")  # noqa: T201 - the output of a command
-    return 0 if killed == len(mutants) else 1
+    return 0 if killed == len(mutants) and not unsound else 1
 
 
 if __name__ == "__main__":
