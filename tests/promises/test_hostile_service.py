@@ -27,9 +27,11 @@ SHORT_TIMEOUT_S = 6
 # lost with its connection, and is sent again. tests/tasks/llm/test_connections.py shows that a connection rests a moment.
 LATE = {"twice_in_two_parts", "twice_with_a_pause", "half_a_reply_more", "blank_lines_after"}
 WAITING = [name for name, attack in ATTACKS.items() if "timeout" in attack.codes]
-AT_WORK = [name for name in ATTACKS if name not in WAITING and name != LATE]
+AT_WORK = [name for name in ATTACKS if name not in WAITING and name not in LATE]
 QUICK = [
-    name for name, attack in ATTACKS.items() if attack.requests == 1 and not name.startswith("endless") and name != LATE
+    name
+    for name, attack in ATTACKS.items()
+    if attack.requests == 1 and not name.startswith("endless") and name not in LATE
 ]
 
 
