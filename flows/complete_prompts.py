@@ -15,7 +15,7 @@ from parquill.tasks.estimate_cost import estimate_cost
 from parquill.tasks.gate_budget import gate_budget
 from parquill.tasks.job.settings import Job, RowLimit, Status
 from parquill.tasks.llm.open_senders import open_sender
-from parquill.tasks.llm.shard_report import SendResult
+from parquill.tasks.llm.rounds import Rounds
 from parquill.tasks.orchestration.approval import wait_for_approval
 from parquill.tasks.orchestration.first_pilot import pilot_first
 from parquill.tasks.orchestration.flow_run import sigterm_as_interrupt, stop_when_cancelled
@@ -65,9 +65,9 @@ def complete_prompts(
                 show_progress(run, run_sender),
                 stop_when_cancelled(run_sender),
             ):
-                shards = [shard for shard in run.shards if not run.is_done(shard)]
-                state = Path(run.folders.state)
-                reports = complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result()
-                ending = SendResult.of(shards, reports)
+                rounds, state = Rounds(run, run_sender), Path(run.folders.state)
+                for shards in rounds:
+                    rounds.add(complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result())
+                ending = rounds.ending()
             sums = write_results(run, over_budget=ending.over_budget > 0)
             return CompletedRun.of(run.job, summarize_run(run, sums, ending))

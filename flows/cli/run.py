@@ -58,7 +58,7 @@ def run_job(
                 print_line("starting Prefect's embedded server while the input is read")
 
         # the flow's first step finds this plan and uses it
-        run = prepare_run(resolved, options, work_ahead)
+        run = prepare_run(resolved, options, work_ahead, collect=_collect_abandoned)
         if run is None:
             idle = NothingToDo.of(resolved, options.redo, options.limit)
             (print_line if as_json else print_result)(idle.sentence)
@@ -87,6 +87,17 @@ def run_job(
         ended = _run_flow(run.run_id, job, options.day, limit, redo, folders, refuse_if_asked)
     show_summary(ended[0], folders.output, folders.output_uri, is_result=not as_json)
     return ended
+
+
+def _collect_abandoned(run: Run) -> None:
+    from parquill.tasks.llm.abandoned import collect_abandoned  # imports the HTTP client
+
+    print_line(
+        f"the input or the settings have changed: the batches of the run {run.run_id} are cancelled first, and what "
+        "they have completed is collected"
+    )
+    with stop_on_signal(), show_bar():
+        collect_abandoned(run)
 
 
 def _show_standing(run: Run) -> Standing:

@@ -137,6 +137,11 @@ class LimitSettings(Settings, title="Limits"):
     count_output: Literal["reserved", "actual"] = Field(
         "reserved", description="What the service counts against its limit: max_output_tokens, or the actual output"
     )
+    batch_tokens: Annotated[int, Field(ge=1, le=100_000_000_000), Number] | None = Field(
+        None,
+        description="With lane: batch, the most prompt tokens that may wait in batches at the same time, by the "
+        "service's limit of enqueued tokens; default: learned from the service",
+    )
     shared: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
         None, description="NAME under which concurrent runs share these limits, through the ledger"
     )
@@ -209,7 +214,7 @@ class Job(Settings):
     lane: LaneName = Field(
         "live",
         description="How completions are bought. live: at the standard price; flex: at about half of it, slower, where "
-        "the service sells flex processing for the model",
+        "the service sells flex processing for the model; batch: at half of it, within 24 hours, by the Batch API",
     )
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000), Number] = Field(
         description="The longest answer in tokens; it bounds what a row can cost"

@@ -34,6 +34,13 @@ ADVICE = {
     "bad_gateway": _OUTAGE,
     "timeout": f"raise `retry.timeout_s` if the model is slow, then {_RESUME}",
     "connection_lost": _OUTAGE,
+    # rows of a batch
+    "batch_expired": f"{_RESUME}; if most rows of a night expire, use `lane: flex` or `lane: live`",
+    "batch_skipped": _RESUME,
+    "batch_cancelled": _RESUME,
+    "batch_refused": "correct what `error_message` names, then start the job again",
+    "batch_missing": "the rows may be billed: `retry.in_doubt` says whether the next start sends them again",
+    "batch_lost": "the rows may be billed: `retry.in_doubt` says whether the next start sends them again",
     # failures and refusals of the service
     "connect_error": f"check `endpoint.base_url` and the network with `parquill doctor`, then {_RESUME}",
     "server_error": _OUTAGE,

@@ -20,6 +20,7 @@ import httpx
 
 from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.providers import is_azure
 from parquill.tasks.llm.client import was_not_sent
 from parquill.tasks.llm.outcomes import TABLE, Rule, error_of_body, rule_for_status
 from parquill.tasks.llm.reasons import reason_of
@@ -45,9 +46,10 @@ _NAMES: Final = frozenset(
 class BatchRefused(Exception):
     """The service refused a call, or could not be reached: it was certainly not carried out."""
 
-    def __init__(self, rule: Rule, sentence: str) -> None:
+    def __init__(self, rule: Rule, sentence: str, code: str | None = None) -> None:
+        """`code` is the service's own code for the reason, if it gave one."""
         super().__init__(sentence)
-        self.rule, self.sentence = rule, sentence
+        self.rule, self.sentence, self.code = rule, sentence, code
 
 
 class BatchUnclear(Exception):
@@ -144,6 +146,10 @@ class BatchService:
         host = httpx.URL(endpoint.base_url).netloc.decode()
         own = {"Host": host, "Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "parquill"}
         self._headers = own | (key.headers() if key is not None else {})
+
+    def request_path(self, path: str) -> str:
+        """Return the path by which the lines of a batch name an API, whose path after the base_url is `path`."""
+        return path if is_azure(self._endpoint.base_url) else f"/v1{path}"
 
     async def upload(self, path: Path, name: str) -> str:
         """Upload a file of requests and return its id. Raises BatchRefused, BatchUnclear."""
@@ -253,12 +259,13 @@ class BatchService:
         """Raise the error for a status that is not 2xx."""
         document = parse_json(data) if data else None
         rule, sentence = rule_for_status(status, retry_after=False, document=document)
-        reason = reason_of(error_of_body(document), "", _NAMES, self._key)
+        error = error_of_body(document)
+        reason = reason_of(error, "", _NAMES, self._key)
         message = f"{sentence}: {reason}" if reason else sentence
         # promise: M8 a batch call that failed with a server error counts as carried out until it is looked up
         if status >= 500 or status == 408:
             raise BatchUnclear(message)
-        raise BatchRefused(rule, message)
+        raise BatchRefused(rule, message, clean_label(error.get("code")) if error is not None else None)
 
 
 async def _read(response: httpx.Response) -> bytes | None:

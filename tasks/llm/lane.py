@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from parquill.tasks.llm.outcomes import Rule
 from parquill.tasks.llm.progress import Progress
-from parquill.tasks.llm.shard_report import StopReason
+from parquill.tasks.llm.shard_report import ShardReport, StopReason
 from parquill.tasks.llm.unit import Unit
 
 
@@ -15,8 +15,8 @@ class Lane(Protocol):
     """Completes units of one run. Every method runs on the event loop of the run's sender.
 
     The outcomes go through a `Settlement` into the journals of the units' shards. A lane may hand a request to the
-    service and end before its reply: then it journals a record of the type `submitted` (see `storage.replay`), and
-    another call continues.
+    service and end before its reply: then it journals a record of the type `submitted` (see `storage.replay`), says so
+    in the shard's `waiting`, and another call continues.
     """
 
     progress: Progress
@@ -31,12 +31,21 @@ class Lane(Protocol):
     def stop(self, rule: Rule | None = None, message: str | None = None) -> None:
         """Send nothing more, but let requests under way end. `rule` and `message` are set if the service is why."""
 
-    async def drain(self, grace_s: float) -> None:
-        """Stop, and give requests under way `grace_s` seconds; those cut off then are in doubt."""
+    async def drain(self, grace_s: float, *, cancels: bool = True) -> set[int]:
+        """Stop, and give requests under way `grace_s` seconds; those cut off then are in doubt.
+
+        With `cancels`, also cancel what waits at the service. Returns the shards that have replies to collect.
+        """
+
+    async def cancel(self) -> None:
+        """Cancel what waits at the service; its replies are still collected. Raises DiskFailed."""
+
+    async def wait(self, reports: Sequence[ShardReport]) -> set[int]:
+        """Wait until shards with such reports can continue, and return their numbers; none if no shard ever can."""
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether requests wait until a failing service answers again."""
+    def waiting_for(self) -> str | None:
+        """What the run waits for, for people: a service that fails, or its batches; None if it sends."""
 
     @property
     def stopping(self) -> bool:

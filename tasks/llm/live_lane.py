@@ -18,18 +18,20 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from parquill.tasks.errors import DiskFailed
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.limits.limiter import Permit, RateLimiter, Stopped
 from parquill.tasks.limits.open_bytes import OpenBytes
+from parquill.tasks.llm.attempts import Attempts
 from parquill.tasks.llm.breaker import Breaker
-from parquill.tasks.llm.client import Client, Result
+from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.outcomes import TABLE, Rule
+from parquill.tasks.llm.reply_reader import Result
 from parquill.tasks.llm.retry_policy import RetryPolicy
 from parquill.tasks.llm.settlement import Settlement
-from parquill.tasks.llm.shard_report import StopReason
+from parquill.tasks.llm.shard_report import ShardReport, StopReason
 from parquill.tasks.llm.unit import Step, Unit
 
 # Units that have begun and are not over, including those that wait for another try.
@@ -65,6 +67,7 @@ class LiveLane:
         self._client, self._clock, self._sleep, self._may_send = client, clock, sleep, may_send
         self.limits, self.breaker = limits, breaker
         self._settlement, self.budget, self.progress = settlement, settlement.budget, settlement.progress
+        self._attempts = Attempts(job, settlement)
         self._policy = RetryPolicy(job, settlement, limits, breaker, self.stop, clock)
         self.stop_rule: Rule | None = None
         self.stop_message: str | None = None
@@ -174,7 +177,7 @@ class LiveLane:
             # promise: M2 a request that waits at the service is not sent again by another lane
             if step.state.submitted:
                 return None
-            if not await self._policy.fail_unsent(step):
+            if not await self._attempts.fail_unsent(step):
                 return step
         return None
 
@@ -294,10 +297,17 @@ class LiveLane:
         if self.stopping:
             raise Stopped
 
+    async def cancel(self) -> None:
+        """Do nothing: nothing waits at the service."""
+
+    async def wait(self, reports: Sequence[ShardReport]) -> set[int]:  # noqa: ARG002 - nothing waits at the service
+        """Return no shard: each is complete after one call."""
+        return set()
+
     @property
-    def is_waiting(self) -> bool:
-        """Whether requests wait until a failing service answers again."""
-        return self.breaker.is_open
+    def waiting_for(self) -> str | None:
+        """What the run waits for, for people; None if it sends."""
+        return "the service, which fails at every request" if self.breaker.is_open else None
 
     @property
     def stop_reason(self) -> StopReason | None:
@@ -320,7 +330,7 @@ class LiveLane:
             # promise: service: a stop wakes rows that wait for their next attempt
             resting.cancel()
 
-    async def drain(self, grace_s: float) -> None:
+    async def drain(self, grace_s: float, *, cancels: bool = True) -> set[int]:  # noqa: ARG002 - nothing is elsewhere
         """Stop, and give requests under way `grace_s` seconds; those cut off then are in doubt."""
         self.stop()
         tasks = set(self._tasks)
@@ -332,3 +342,4 @@ class LiveLane:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError, DiskFailed):
                 await asyncio.gather(*late, return_exceptions=True)
+        return set()

@@ -13,9 +13,10 @@ from typing import Final
 import httpx
 
 from parquill.tasks.job.api_key import read_key
+from parquill.tasks.job.lanes import LaneName
 from parquill.tasks.limits.lease_client import LogFn
 from parquill.tasks.llm.client import aiohttp_transport
-from parquill.tasks.llm.run_sender import GRACE_TIMEOUT_S, RunSender
+from parquill.tasks.llm.run_sender import GRACE_TIMEOUT_S, REAL, Pace, RunSender
 from parquill.tasks.llm.shard_report import ShardReport
 from parquill.tasks.prompts.run import Run, done_totals, load_run
 from parquill.tasks.records import ShardRef
@@ -38,15 +39,19 @@ def open_sender(
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
     disk: Disk = DISK,
     log: LogFn | None = None,
+    *,
+    lane: LaneName | None = None,
+    pace: Pace = REAL,
+    is_abandoned: bool = False,
 ) -> Iterator[RunSender]:
     """Open the sender of a run for this process. On an error or a cancellation, requests under way get a grace time.
 
-    `log` gets messages about shared limits. Raises BadJob if the key cannot be read, or if a request is too large for
-    a shared limit.
+    `log` gets messages about shared limits. `lane` is how to send, by default the job's lane. Raises BadJob if the key
+    cannot be read, or if a request is too large for a shared limit.
     """
     key = read_key(run.job.endpoint)
     with contextlib.closing(RunLock(run.folder)):
-        run_sender = RunSender(run, key, transport, disk, log)
+        run_sender = RunSender(run, key, transport, disk, log, lane=lane, pace=pace, is_abandoned=is_abandoned)
         with _mutex:
             _open[run.run_id] = run_sender
         with _closed_at_the_end(run.run_id, run_sender):
@@ -59,10 +64,12 @@ def _closed_at_the_end(run_id: str, run_sender: RunSender) -> Iterator[None]:
         if stop_requested.is_set():
             run_sender.request_stop(0)
         yield
-    except BaseException:
+    except BaseException as error:
         # a second request to stop takes effect at once
         try:
-            run_sender.close(grace_s=0 if stop_requested.is_set() else GRACE_TIMEOUT_S)
+            # batches go on after a failure of this machine, for the next start to collect
+            cancels = not isinstance(error, Exception)
+            run_sender.close(grace_s=0 if stop_requested.is_set() else GRACE_TIMEOUT_S, cancels=cancels)
         except BaseException:  # Prefect turns the second SIGTERM into an exception, during the grace time
             # promise: C7 a second interrupt ends the grace period at once
             run_sender.close(grace_s=0)

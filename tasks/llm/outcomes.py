@@ -101,6 +101,13 @@ TABLE = _rules(
     Rule("server_error", U, OUTAGE, "failed", "the service failed"),
     Rule("unavailable", U, OUTAGE, "failed", "the service was busy (503 with Retry-After)"),
     Rule("conflict", U, AGAIN, "failed", "the service could not accept the request at that time"),
+    # rows of a batch
+    Rule("batch_expired", U, AGAIN, "failed", "the batch expired before the service completed the row"),
+    Rule("batch_skipped", U, AGAIN, "failed", "the batch ended without running the row"),
+    Rule("batch_cancelled", U, STOP, "failed", "the batch was cancelled at the service"),
+    Rule("batch_refused", U, STOP, "failed", "the service refused the batch"),
+    Rule("batch_missing", D, AGAIN, "failed", "the result files of the batch lack the row"),
+    Rule("batch_lost", D, AGAIN, "failed", "the service no longer has the batch"),
     # refusals of the service, surely unpaid
     Rule("bad_request", U, REFUSAL, "failed", "the service refused the request"),
     Rule("forbidden", U, REFUSAL, "failed", "the service does not allow the request"),

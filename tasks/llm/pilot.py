@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from parquill.tasks.errors import NotApproved, RefusedByBudget, ServiceStopped, StoppedByBudget
+from parquill.tasks.job.lanes import LaneName
 from parquill.tasks.limits.lease_client import LogFn
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.open_senders import open_sender
@@ -103,7 +104,9 @@ def run_pilot(
         _check_least(picked, least, auto, standing.totals)
     # promise: P4 a pilot stays below the amount that needs approval
     _check_approved(run, picked, standing.totals, None if rows is not None else auto)
-    with open_sender(run, transport, log=log) as run_sender, watch(run_sender):
+    # a batch may take a day
+    lane: LaneName | None = "live" if run.job.lane == "batch" else None
+    with open_sender(run, transport, log=log, lane=lane) as run_sender, watch(run_sender):
         if rows is None:
             ended, learned = _until_precise(picked, run_sender, auto)
         else:
@@ -122,7 +125,8 @@ class _Picked:
         self.run, self.counter = run, counter
         self._chosen = chosen
         room, price = run.job.max_output_tokens, run.price
-        self._worst = [price.worst_nano(counter.reserved(row.prompt_tokens), room) for row in chosen]
+        tier = "" if run.job.lane == "batch" else None  # it sends each request by itself
+        self._worst = [price.worst_nano(counter.reserved(row.prompt_tokens), room, tier) for row in chosen]
         self._taken = 0
 
     @property

@@ -96,7 +96,8 @@ def spent(run_sender: RunSender) -> str:
     """Return what is spent of the budget."""
     budget = run_sender.budget
     limit = f" of {format_usd(budget.limit_nano)}" if budget.limit_nano is not None else ""
-    return f"{format_usd(budget.settled_nano)}{limit} spent"
+    waiting = f", {format_usd(budget.submitted_nano)} reserved in batches" if budget.submitted_nano else ""
+    return f"{format_usd(budget.settled_nano)}{limit} spent{waiting}"
 
 
 def format_rate(per_second: float) -> str:
@@ -108,6 +109,8 @@ def progress_text(run_sender: RunSender, now: float) -> str:
     """Return rows, rate, money and time left in one line; `now` is of the monotonic clock."""
     progress = run_sender.lane.progress
     line = f"{progress.done:,} of {progress.total:,} rows, {format_rate(progress.rate(now))}, {spent(run_sender)}"
+    if (waiting_for := run_sender.lane.waiting_for) is not None:
+        return f"{progress.done:,} of {progress.total:,} rows, {spent(run_sender)}, waiting for {waiting_for}"
     left_s = progress.eta_s(now)
     return line if left_s is None or progress.done >= progress.total else f"{line}, {left_s:,.0f} s left"
 
@@ -162,11 +165,13 @@ def _bar(console: Console, say: Say, over: threading.Event) -> None:
             rate = format_rate(progress.rate(time.monotonic()))
             if task is None:
                 task = bar.add_task("completing", total=progress.total, rate=rate, spent="")
-            bar.update(task, completed=progress.done, rate=rate, spent=spent(run_sender))
+            waiting_for = run_sender.lane.waiting_for
+            what = "completing" if waiting_for is None else f"waiting for {waiting_for}"
+            bar.update(task, description=what, completed=progress.done, rate=rate, spent=spent(run_sender))
 
 
 def _lines(say: Say, over: threading.Event) -> None:
-    news, printed = _NoticePrinter(say), time.monotonic()
+    news, printed, line = _NoticePrinter(say), time.monotonic(), ""
     while not over.wait(POLL_INTERVAL_S):
         run_sender = _active_sender()
         if run_sender is None:
@@ -174,8 +179,10 @@ def _lines(say: Say, over: threading.Event) -> None:
         news.print_new(run_sender)
         if time.monotonic() - printed < PLAIN_INTERVAL_S:
             continue
-        printed = time.monotonic()
-        say(progress_text(run_sender, printed))
+        printed, before = time.monotonic(), line
+        line = progress_text(run_sender, printed)
+        if line != before:  # a batch may take a day
+            say(line)
 
 
 def _cell(display: Callable[..., Any], over: threading.Event) -> None:

@@ -88,6 +88,8 @@ class ChatApi(ChatReplies):
 
     def _tier(self, job: ResolvedJob) -> dict[str, Any]:
         """Name the lane's tier. At OpenAI a project's default may be `priority`, at twice the standard price."""
+        if job.lane == "batch":  # a batch has its own price, whatever the project's tier
+            return {}
         # promise: M6 requests of the flex lane ask for its tier
         if tier := TIERS[job.lane]:
             return {"service_tier": tier}

@@ -8,9 +8,10 @@ from typing import Protocol
 from parquill.tasks.job.lanes import ADVICE
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.limits.limiter import RateLimiter, Stopped
+from parquill.tasks.llm.attempts import Attempts
 from parquill.tasks.llm.breaker import Breaker
-from parquill.tasks.llm.client import Result
-from parquill.tasks.llm.outcomes import TABLE, Money, Retry, Rule
+from parquill.tasks.llm.outcomes import Retry, Rule
+from parquill.tasks.llm.reply_reader import Result
 from parquill.tasks.llm.retry import backoff_s
 from parquill.tasks.llm.settlement import Settlement
 from parquill.tasks.llm.unit import Step
@@ -39,28 +40,14 @@ class RetryPolicy:
         clock: Callable[[], float],
     ) -> None:
         self._settlement, self._limits, self._breaker = settlement, limits, breaker
+        self._attempts = Attempts(job, settlement)
         self._stop, self._clock = stop, clock
         retry = job.retry
-        self._attempts = retry.attempts
         self._patience_s = retry.patience_s
         # promise: flex: a row waits for capacity as long as the run
         most_s = retry.patience_s if job.lane == "flex" else 0.0  # a 429 of flex means that it lacks capacity
         self._step_patience_s = max(most_s, retry.timeout_s * retry.attempts)  # the most that its attempts may take
         self._advice = ADVICE[job.lane]
-        self._hold = retry.in_doubt == "hold"
-
-    async def fail_unsent(self, step: Step) -> bool:
-        """Give a step that must not be sent its outcome. Returns False if it may be sent."""
-        if self._hold and step.state.in_doubt_requests:
-            message = "it is unknown whether an earlier request was billed; held because of retry.in_doubt: hold"
-            await self._settlement.fail(step, TABLE["connection_lost"], message)
-            return True
-        # promise: M7 attempts of earlier starts count toward the limit
-        if step.state.failures >= self._attempts:  # of starts before this one
-            rule = TABLE[step.state.last_code or "connection_lost"]
-            await self._settlement.fail(step, rule, f"{rule.sentence}; attempts used up")
-            return True
-        return False
 
     async def record(self, step: Step, sent_at: float, result: Result) -> bool:
         """Charge the step for a failed request and journal it; `sent_at` is when the request left.
@@ -106,12 +93,12 @@ class RetryPolicy:
             raise Stopped
         # promise: A5 a row with an unreadable reply is sent once more at most
         is_final = rule.retry in {Retry.NEVER, Retry.REFUSAL} or step.unreadable >= MAX_UNREADABLE_OF_A_STEP
-        if is_final or (self._hold and result.money is Money.IN_DOUBT):
+        if is_final or self._attempts.holds(result.money):
             await self._settlement.fail(step, rule, result.sentence)
             return None
         if (
             not is_outage
-            and step.state.failures >= self._attempts
+            and self._attempts.are_used_up(step)
             and (rule.retry is not Retry.OUTAGE or await self._breaker.is_own(Retry.OUTAGE, sent_at))
         ):
             await self._settlement.fail(step, rule, f"{result.sentence}; attempts used up")

@@ -9,33 +9,24 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import logging
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from typing import Any, Final, NamedTuple
 
 import httpx
 
 from parquill.tasks.errors import Interrupted
 from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.lanes import LaneName
 from parquill.tasks.limits.lease_client import LogFn
-from parquill.tasks.limits.limiter import RateLimiter
-from parquill.tasks.limits.open_files import cap_by_open_files
 from parquill.tasks.limits.shared import SharedLimits
-from parquill.tasks.llm.answer_format import AnswerFormat
-from parquill.tasks.llm.breaker import Breaker
-from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.lane import Lane
-from parquill.tasks.llm.live_lane import LiveLane
-from parquill.tasks.llm.progress import Progress
-from parquill.tasks.llm.prompt_cuts import PromptCuts
-from parquill.tasks.llm.settlement import Settlement
+from parquill.tasks.llm.open_lane import open_batch_lane, open_live_lane
 from parquill.tasks.llm.shard_report import ShardReport
 from parquill.tasks.llm.shard_work import ShardWork
-from parquill.tasks.llm.tier_check import TierCheck
 from parquill.tasks.money.budget_lease import LEDGER_TIMEOUT_S
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.prompts.run_money import open_budget
@@ -51,6 +42,16 @@ LEADER_CHECK_INTERVAL_S = 0.5  # each request checks for the leader anyway
 GRACE_TIMEOUT_S = 10.0  # less than the 30 s after which Prefect kills a cancelled run
 
 
+class Pace(NamedTuple):
+    """How time passes for batches: a sleep, and the time in seconds since 1970."""
+
+    sleep: Callable[[float], Awaitable[None]]
+    now: Callable[[], float]
+
+
+REAL: Final = Pace(asyncio.sleep, time.time)
+
+
 class RunSender:
     """A run's sender on its own thread. Many threads may call `complete` at once."""
 
@@ -63,12 +64,21 @@ class RunSender:
         log: LogFn | None = None,
         *,
         member: RunMember | None = None,
+        lane: LaneName | None = None,
+        pace: Pace = REAL,
+        is_abandoned: bool = False,
     ) -> None:
-        """Open the sender. A process that joins a run which another process leads passes `member`."""
+        """Open the sender. A process that joins a run which another process leads passes `member`.
+
+        `lane` is how to send, by default the job's lane. `pace` is the time between looks at a batch. `is_abandoned` is
+        True for a run whose batches are only collected.
+        """
         self._run, self._key, self._transport, self._disk = run, key, transport, disk
+        self._lane_name, self._pace, self._is_abandoned = lane or run.job.lane, pace, is_abandoned
         self._loop = _new_loop()
         self._member = member
         self._watching: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
         self._shards: set[asyncio.Task[Any]] = set()  # the shards under way
         self._submit_lock = threading.RLock()  # a signal may interrupt the thread that holds it
         # Two threads may close the sender; if both ended the loop, one would wait for it forever. A second signal calls
@@ -93,46 +103,25 @@ class RunSender:
             raise
 
     async def _start(self) -> Lane:
-        job = self._run.job
         await self.shared.begin()
         self._lease.begin()
-        # promise: limits: concurrent requests are capped by the limit of open files
-        at_once = cap_by_open_files(job.limits.max_at_once)
-        if at_once < job.limits.max_at_once:
-            self.shared.log(
-                logging.WARNING,
-                f"this process may not open enough files (`ulimit -n`) for limits.max_at_once = "
-                f"{job.limits.max_at_once:,}; it sends at most {at_once:,} requests at once",
-            )
-        breaker = Breaker(at_once, patience_s=job.retry.patience_s, clock=time.monotonic)
-        limits = RateLimiter(
-            at_once,
-            requests_per_minute=self.shared.per_minute["requests"],
-            tokens_per_minute=self.shared.per_minute["tokens"],
-            actual_output=job.limits.count_output == "actual",
-            # promise: shared limits: the lane sends each request against a shared lease
-            leased=self.shared.meters,
-            brake=breaker,
-            clock=time.monotonic,
-            sleep=asyncio.sleep,
-        )
         self._wire = self._transport()
-        client = Client(job, self._key, self._wire)
-        schema = job.response_format
-        answer_format = AnswerFormat(schema) if schema is not None else None
-        done = sum(shard.to_send for shard in self._run.shards if self._run.is_done(shard))
-        progress = Progress(total=self._run.estimate.to_send, done=done, done_before=done)
-        settlement = Settlement(
-            self._run.price,
-            self.budget,
-            progress,
-            answer_format,
-            PromptCuts(job.max_output_tokens),
-            TierCheck(self._run.price, job.max_output_tokens),
-        )
+        if self._lane_name == "batch":
+            pace = self._pace
+            return open_batch_lane(
+                self._run,
+                self._key,
+                self._wire,
+                self.budget,
+                self._disk_threads,
+                self._disk,
+                pace.sleep,
+                pace.now,
+                is_abandoned=self._is_abandoned,
+            )
         # promise: C7 a worker checks for its leader before each request
         is_led = self._member.is_led if self._member is not None else lambda: True
-        return LiveLane(job, client, limits, breaker, settlement, may_send=is_led)
+        return open_live_lane(self._run, self._key, self._wire, self.budget, self.shared, is_led)
 
     async def _in_executor(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._loop.run_in_executor(self._disk_threads, function, *arguments)
@@ -198,21 +187,61 @@ class RunSender:
         task.add_done_callback(self._shards.discard)
         return await self._work.complete(shard, only)
 
-    def request_stop(self, grace_s: float = GRACE_TIMEOUT_S) -> concurrent.futures.Future[None]:
-        """Send nothing more; requests under way get `grace_s` seconds. Any thread or signal handler may call this."""
+    def cancel_batches(self) -> None:
+        """Cancel the batches that are at the service; their replies are still collected. Raises DiskFailed."""
+        self._call(self.lane.cancel())
+
+    def wait(self, reports: Sequence[ShardReport]) -> set[int]:
+        """Wait until shards with such reports can continue, and return their numbers; see `Lane.wait`."""
+        with contextlib.suppress(Interrupted):
+            ready: set[int] = self._call(self._wait(reports))
+            return ready
+        return set()
+
+    async def _wait(self, reports: Sequence[ShardReport]) -> set[int]:
+        ready = await self.lane.wait(reports)
+        if self._draining is not None:
+            # promise: C7 a stopped run ends after its cancelled batches are collected, or the grace time is over
+            await asyncio.wait([self._draining])
+        return ready
+
+    def request_stop(
+        self, grace_s: float = GRACE_TIMEOUT_S, *, cancels: bool = True
+    ) -> concurrent.futures.Future[None]:
+        """Send nothing more; requests under way get `grace_s` seconds. Any thread or signal handler may call this.
+
+        With `cancels`, also cancel batches, and collect what they have completed if they end in that time.
+        """
         with self._submit_lock:
             if self._is_closed:
                 nothing: concurrent.futures.Future[None] = concurrent.futures.Future()
                 nothing.set_result(None)
                 return nothing
-            return asyncio.run_coroutine_threadsafe(self.lane.drain(grace_s), self._loop)
+            return asyncio.run_coroutine_threadsafe(self._drain(grace_s, cancels=cancels), self._loop)
 
-    def close(self, *, grace_s: float | None = None) -> None:
-        """Close the client and end the thread; with `grace_s`, stop the requests under way first."""
+    async def _drain(self, grace_s: float, *, cancels: bool) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain_lane(grace_s, cancels=cancels))
+        else:  # a second stop may give less time
+            await self.lane.drain(grace_s, cancels=False)
+        await asyncio.wait([self._draining], timeout=grace_s)
+
+    async def _drain_lane(self, grace_s: float, *, cancels: bool) -> None:
+        ended = await self.lane.drain(grace_s, cancels=cancels)
+        for shard in self._run.shards:
+            if shard.number in ended:
+                # promise: C7 what cancelled batches have completed is collected
+                await self._work.complete(shard, after_stop=True)
+
+    def close(self, *, grace_s: float | None = None, cancels: bool = True) -> None:
+        """Close the client and end the thread; with `grace_s`, stop the requests under way first.
+
+        See `request_stop` for `cancels`.
+        """
         with self._close_lock:
             if grace_s is not None:
                 with contextlib.suppress(concurrent.futures.TimeoutError):
-                    self.request_stop(grace_s).result(grace_s + 5)
+                    self.request_stop(grace_s, cancels=cancels).result(grace_s + 5)
             with self._submit_lock:
                 self._is_closed = True
             self._call_last(self._end_watching())

@@ -32,9 +32,13 @@ class Settlement:
         answer_format: AnswerFormat | None,
         cuts: PromptCuts,
         tiers: TierCheck,
+        *,
+        are_submitted: bool = False,
     ) -> None:
+        """`are_submitted` is True for requests that were handed over to the service and are collected later."""
         self.budget, self.progress, self.tiers = budget, progress, tiers
         self._price, self._format, self._cuts = price, answer_format, cuts
+        self._are_submitted = are_submitted
 
     async def record_intent(self, step: Step) -> None:
         """Write to the journal that the step is sent once more, with its worst case reserved."""
@@ -45,7 +49,7 @@ class Settlement:
         )
         step.state.reserved_nano = step.reserve_nano
 
-    async def settle(self, step: Step, rule: Rule, reply: Reply, latency_s: float) -> None:
+    async def settle(self, step: Step, rule: Rule, reply: Reply, latency_s: float | None) -> None:
         """Book the cost that the reply to the step's latest request reports, even if it is more than was reserved.
 
         Without usable usage, book the whole reservation, or more if the known part of the usage costs more.
@@ -59,7 +63,7 @@ class Settlement:
         if usage is None:
             cost = max(cost, step.reserve_nano)
         # promise: M3 a row is settled at the cost of its reply, not at its reservation
-        self.budget.settle(step.reserve_nano, cost)
+        self.budget.settle(step.reserve_nano, cost, submitted=self._are_submitted)
         parsed, sentence = None, reply.sentence(rule)
         if usage is not None and self._cuts.is_cut(step.expected_tokens, usage.prompt) and rule.status in _ANSWERED:
             rule, sentence = TABLE["prompt_cut"], cut_sentence(step.expected_tokens, usage.prompt)
@@ -110,16 +114,16 @@ class Settlement:
             self.tiers.observe(failure.service_tier)
             billed = femto_to_nano(self._price.femto(failure.usage, failure.service_tier))
             # promise: M1 a billed failure counts against the budget
-            self.budget.settle(step.reserve_nano, billed)
+            self.budget.settle(step.reserve_nano, billed, submitted=self._are_submitted)
             step.state.add_billed(billed, failure.usage, step.reserve_nano)
             record |= {"cost": billed, "usage": list(failure.usage)}
         elif money is Money.IN_DOUBT:
             step.state.in_doubt_requests += 1
             step.state.in_doubt_nano += step.reserve_nano
             # promise: M5 a failed request that may have been billed keeps its reservation booked
-            self.budget.hold(step.reserve_nano)
+            self.budget.hold(step.reserve_nano, submitted=self._are_submitted)
         else:
-            self.budget.release(step.reserve_nano)
+            self.budget.release(step.reserve_nano, submitted=self._are_submitted)
         if rule.retry is Retry.THROTTLE:
             step.state.throttled += 1
         await step.shard.journal.append(record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from parquill.tasks.errors import Interrupted
 from parquill.tasks.records import ShardRef, Totals
@@ -17,12 +18,19 @@ class StopReason:
     message: str | None = None
 
 
+class Waiting(NamedTuple):
+    """What open rows of a shard wait for: the end of a batch; with None, for the money or the quota of any batch."""
+
+    batch_id: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ShardReport:
     """How the work on one shard ended: all that the flow knows, since the task may have run in another process.
 
     `totals` are of all starts of the run. `over_budget` counts the rows whose worst case did not fit the budget.
-    `stop` says why this process sends nothing more; None if it still sends.
+    `stop` says why this process sends nothing more; None if it still sends. If the rows that are left wait for
+    something, `waiting` says for what: then the shard is to be completed again.
     """
 
     number: int
@@ -30,6 +38,7 @@ class ShardReport:
     totals: Totals
     over_budget: int = 0
     stop: StopReason | None = None
+    waiting: tuple[Waiting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +53,17 @@ class SendResult:
     message: str | None = None
 
     @classmethod
-    def of(cls, shards: Sequence[ShardRef], reports: Sequence[ShardReport]) -> SendResult:
-        """Combine the reports of these shards. Raises Interrupted if a stop was requested and rows are left."""
+    def of(
+        cls, shards: Sequence[ShardRef], reports: Sequence[ShardReport], stop: StopReason | None = None
+    ) -> SendResult:
+        """Combine the reports of these shards. Raises Interrupted if a stop was requested and rows are left.
+
+        `stop` says why shards that wait are not completed.
+        """
         # for a finished shard it does not matter why its process sends nothing more
         # promise: C10 a finished shard does not count as an interruption
-        stops = [report.stop for report in reports if report.stop is not None and not report.is_done]
+        left_open = [report for report in reports if not report.is_done]
+        stops = [each for report in left_open if (each := report.stop or (stop if report.waiting else None))]
         by_service = next((stop for stop in stops if stop.rule is not None), None)
         # promise: C10 the end of a run adds up the reports of all shards
         over_budget = sum(report.over_budget for report in reports)

@@ -41,23 +41,27 @@ class ShardWork:
         """`executor` reads and writes files, so that the event loop never waits for a disk."""
         self._run, self._lane, self._answers = run, lane, answers
         self._executor, self._disk, self._sleep = executor, disk, sleep
+        self._counted: set[int] = set()  # shards whose earlier outcomes are in the progress
 
-    async def complete(self, shard: ShardRef, only: Collection[int] | None = None) -> ShardReport:
+    async def complete(
+        self, shard: ShardRef, only: Collection[int] | None = None, *, after_stop: bool = False
+    ) -> ShardReport:
         """Complete the open rows of a shard, unless another task has done that, and report how it ended.
 
-        `only` names the rows of the shard that a pilot wants. Raises DiskFailed, DamagedJournal, LedgerFailed; after
+        `only` names the rows of the shard that a pilot wants. `after_stop` collects replies that wait at the service
+        although the run stops. Raises DiskFailed, DamagedJournal, LedgerFailed; after
         that nothing more is sent for any shard.
         """
         try:
-            journal = await self._fence(shard)
+            journal = await self._fence(shard, after_stop=after_stop)
             if journal is None:
-                over_budget, totals = 0, await self._in_executor(self._run.totals_of, shard)
+                work, totals = None, await self._in_executor(self._run.totals_of, shard)
             else:
                 try:
                     work = OpenShard(journal, await self._in_executor(_replay, journal))
                     await self._send(shard, only, work)
                     await journal.flush()
-                    over_budget, totals = work.over_budget, await self._in_executor(self._record, shard, work)
+                    totals = await self._in_executor(self._record, shard, work)
                 finally:
                     await journal.close()
         except BaseException:
@@ -65,12 +69,13 @@ class ShardWork:
             self._lane.stop()
             raise
         is_done = sum(totals.statuses.values()) == shard.to_send
-        return ShardReport(shard.number, is_done, totals, over_budget, self._lane.stop_reason)
+        over_budget, waiting = (0, ()) if work is None else (work.over_budget, tuple(work.waiting))
+        return ShardReport(shard.number, is_done, totals, over_budget, self._lane.stop_reason, waiting)
 
-    async def _fence(self, shard: ShardRef) -> Journal | None:
+    async def _fence(self, shard: ShardRef, *, after_stop: bool) -> Journal | None:
         """Open the shard's journal, which locks it; None if the shard is done or the run stops."""
         # promise: C10 a task that waits for a shard ends when the run stops
-        while not self._lane.stopping:
+        while after_stop or not self._lane.stopping:
             try:
                 return await self._in_executor(self._open, shard)
             except FolderInUse:  # another task completes the shard, perhaps in another process
@@ -87,7 +92,8 @@ class ShardWork:
 
     async def _send(self, shard: ShardRef, only: Collection[int] | None, work: OpenShard) -> None:
         """Send the rows without an outcome."""
-        if only is None:
+        if only is None and shard.number not in self._counted:
+            self._counted.add(shard.number)
             self._lane.progress.done += len(work.state.outcomes)
             self._lane.progress.done_before += len(work.state.outcomes)
         # promise: C1 a shard's journal is marked as begun before its first request

@@ -15,10 +15,14 @@ from parquill.tasks.money.prices import ModelPrice
 class TierCheck:
     """The tiers of the replies of one run, in one process."""
 
-    def __init__(self, price: ModelPrice, max_output_tokens: int) -> None:
+    def __init__(self, price: ModelPrice, max_output_tokens: int, sent_at: str | None = None) -> None:
+        """`sent_at` is the tier of the requests, if it is not the one of the run's price."""
         self._price, self._room = price, max_output_tokens
         self._seen: dict[str | None, bool] = {}  # whether a tier costs more than the one that was asked for
         self._tiers: list[str | None] = []  # those that do
+        if sent_at is not None:
+            self._seen = {sent_at: True, None: True, "default": True}
+            self._tiers = [sent_at]
         self.warn: Callable[[str], None] = lambda _: None
 
     def observe(self, tier: str | None) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from parquill.tasks.errors import DiskFailed
-from parquill.tasks.llm.client import Result
+from parquill.tasks.llm.reply_reader import Result
+from parquill.tasks.llm.shard_report import Waiting
 from parquill.tasks.records import NO_CHARGE, Charge, Outcome
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import RowState, ShardState
@@ -19,11 +20,15 @@ from parquill.tasks.storage.replay import RowState, ShardState
 
 @dataclass(slots=True)
 class OpenShard:
-    """A shard that is being completed: its journal, its state so far, and how many steps did not fit the budget."""
+    """A shard that is being completed: its journal and its state so far.
+
+    `over_budget` counts the steps that did not fit the budget; `waiting` is what its open steps wait for.
+    """
 
     journal: Journal
     state: ShardState
     over_budget: int = 0
+    waiting: list[Waiting] = field(default_factory=list)
 
 
 @dataclass(slots=True)

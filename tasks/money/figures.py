@@ -78,7 +78,12 @@ def format_round(nano: int) -> str:
 
 
 def how_long(job: Job, estimate: Estimate, left: int, now: datetime) -> str | None:
-    """Return how long the `left` rows take at least, and when they are done if they start now; None if unknown."""
+    """Return how long the `left` rows take at least, and when they are done if they start now; None if unknown.
+
+    For batches, return how long they take at most.
+    """
+    if job.lane == "batch" and left:
+        return _how_long_in_batches(job, estimate, left)
     found = least_duration(job, estimate, left)
     if found is None:
         return None
@@ -89,6 +94,15 @@ def how_long(job: Job, estimate: Estimate, left: int, now: datetime) -> str | No
     end = start + timedelta(seconds=found.seconds)
     day = "" if end.date() == start.date() else f" on {end:%A}, {end:%B} {end.day}"
     return f"{message}; done about {end:%H:%M %Z}{day}"
+
+
+def _how_long_in_batches(job: Job, estimate: Estimate, left: int) -> str:
+    quota = job.limits.batch_tokens
+    tokens = estimate.prompt_tokens * left // max(1, estimate.to_send)
+    days = 1 if quota is None else max(1, -(-tokens // quota))
+    if days == 1:
+        return "within 24 hours, which the service has for a batch"
+    return f"within {days:,} days: limits.batch_tokens lets so many batches wait one after another"
 
 
 def format_duration(seconds: float) -> str:

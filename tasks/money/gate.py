@@ -159,6 +159,11 @@ def check_largest(job: Job, estimate: Estimate) -> None:
             f"the largest request has {estimate.largest_request:,} tokens (input and max_output_tokens), more than "
             f"limits.tokens_per_minute = {allowed:,}: it could never be sent"
         )
+    waiting, prompt = job.limits.batch_tokens, estimate.largest_request - job.max_output_tokens
+    if job.lane == "batch" and waiting is not None and estimate.to_send and prompt > waiting:
+        raise BadJob(
+            f"the longest prompt has {prompt:,} tokens, more than limits.batch_tokens = {waiting:,}: it fits no batch"
+        )
 
 
 def what_to_do(estimate: Estimate) -> str:

@@ -36,6 +36,9 @@ _FEMTO_PER_USD_PER_1000_REQUESTS = 1_000_000_000_000
 # Groq `on_demand`.
 STANDARD_TIERS = frozenset({"", "default", "standard", "auto", "on_demand"})
 _ALSO = {"fast": "priority", "priority": "fast"}  # OpenAI answers `priority` to a request for `fast`
+_BATCH = {"processing": "batch"}  # how genai-prices names the price of batches
+# Sellers whose batches have the form of OpenAI's; others sell batches by an API of their own.
+_SELL_BATCHES = frozenset({"openai", "azure", "groq", "together", "novita", "perplexity", "deepinfra"})
 _NEVER_ABOVE_STANDARD = frozenset({"flex", "batch"})
 
 
@@ -261,21 +264,22 @@ def _prices_of_the_day(info: Any, day: date, context: Mapping[str, str] | None) 
 
 
 def _tiers(provider: Any, info: Any, day: date, plus_percent: int) -> tuple[ServiceTier, ...]:
-    """Return the prices of the service tiers that a model has at its seller."""
+    """Return the prices of the service tiers that a model has at its seller; batches are a tier, too."""
     if all(info is not model for model in provider.models):
         return ()  # another seller's model: the tiers are that seller's
-    names = sorted({name for v in info.price_variants or () if (name := v.when.get("service_tier")) is not None})
-    found = []
-    for name in names:
-        active = any(
-            variant.when == {"service_tier": name}
-            and (variant.constraint is None or variant.constraint.active(datetime.combine(day, time(12), UTC)))
-            for variant in info.price_variants
-        )
-        if active and name not in STANDARD_TIERS:
-            bands = _bands(_prices_of_the_day(info, day, {"service_tier": name}), plus_percent)
-            found.append(ServiceTier(name, bands))
-    return tuple(found)
+    noon = datetime.combine(day, time(12), UTC)
+    contexts = [
+        variant.when
+        for variant in info.price_variants or ()
+        # promise: M2 batches are refused where no batch of this form is sold
+        if variant.when.keys() == {"service_tier"} or (variant.when == _BATCH and provider.id in _SELL_BATCHES)
+        if variant.constraint is None or variant.constraint.active(noon)
+    ]
+    by_name = {next(iter(when.values())): when for when in contexts}
+    return tuple(
+        ServiceTier(name, _bands(_prices_of_the_day(info, day, by_name[name]), plus_percent))
+        for name in sorted(by_name.keys() - STANDARD_TIERS)
+    )
 
 
 _KINDS = ("input", "output", "cache_read", "cache_write")

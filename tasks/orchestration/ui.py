@@ -220,10 +220,12 @@ def progress_line(run: Run, run_sender: RunSender) -> str:
     progress, budget = run_sender.lane.progress, run_sender.budget
     limit = f" of {format_usd(budget.limit_nano)}" if budget.limit_nano is not None else ""
     doubt = f", {format_usd(budget.in_doubt_nano)} in doubt" if budget.in_doubt_nano else ""
+    if budget.submitted_nano:
+        doubt += f", {format_usd(budget.submitted_nano)} reserved in batches"
     left_s = progress.eta_s(time.monotonic())
     left = "" if left_s is None or progress.done >= progress.total else f", {format_duration(left_s)} left"
-    if run_sender.lane.is_waiting:
-        left = ", waiting for the service, which fails at every request"
+    if (waiting_for := run_sender.lane.waiting_for) is not None:
+        left = f", waiting for {waiting_for}"
     return (
         f"{progress.done:,} of {progress.total:,} rows, {progress.not_ok:,} not ok, "
         f"{format_usd(budget.settled_nano)}{limit} spent{doubt}{left} · {run.job.model}"

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
-from parquill.tasks.errors import BadInput, DamagedJournal, DiskFailed, LedgerFailed
+from parquill.tasks.errors import BadInput, BadJob, DamagedJournal, DiskFailed, LedgerFailed
 from parquill.tasks.job.answer_schema import check_format
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.job.strict_schema import check_strict
@@ -98,13 +98,27 @@ def estimate_job(
     return total
 
 
+def refuse_abandoned(run: Run) -> None:
+    """Refuse to replace a run whose batches are not collected (BadJob)."""
+    raise BadJob(
+        f"the run {run.run_id} of this output, with another input or other settings, has made batches that are not "
+        "collected yet; start `parquill run`, which collects them first"
+    )
+
+
 def prepare_run(
-    job: ResolvedJob, options: RunOptions, work_ahead: Callable[[], None] = lambda: None, disk: Disk = DISK
+    job: ResolvedJob,
+    options: RunOptions,
+    work_ahead: Callable[[], None] = lambda: None,
+    disk: Disk = DISK,
+    *,
+    collect: Callable[[Run], None] = refuse_abandoned,
 ) -> Run | None:
     """Return the run that a job resumes or begins; None if nothing is to do. Sends nothing.
 
-    `work_ahead` is called as soon as it is known that there is something to do, before the input is read.
-    The caller holds the folders. Raises BadJob, BadInput, DiskFailed, DamagedJournal.
+    `work_ahead` is called as soon as it is known that there is something to do, before the input is read. `collect`
+    gets an unfinished run that another one is to replace, if some of its batches are not collected. The caller holds
+    the folders. Raises BadJob, BadInput, DiskFailed, DamagedJournal.
     """
     source = open_source(job)
     folders = Folders.of(job.output, job.state)
@@ -119,6 +133,9 @@ def prepare_run(
         _open_source_again(found, disk)
         found.save_job(disk)
         return found
+    if current is not None and current.open_batches:
+        # promise: M8 the batches of a run are collected before another run of the output replaces it
+        collect(current)
     if not options.redo and _nothing_to_do(folders, digest, hold=job.retry.in_doubt == "hold"):
         _restore_summary(folders, disk)
         return None
@@ -291,7 +308,8 @@ def _plan_rows(
     with contextlib.closing(open_answers(Folders.of(job.output, job.state))) as answers:
         combinations = math.prod(len(values) for values in (job.for_each or {}).values())
         # a shard has at least as many rows as requests at once: four that overlap keep every place filled
-        smallest = max(MIN_SHARD, job.limits.max_at_once)
+        # and a batch has as many rows as it may, since the service limits how many batches are made
+        smallest = MAX_SHARD if job.lane == "batch" else max(MIN_SHARD, job.limits.max_at_once)
         rows = max(smallest, min(MAX_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
         sink = ShardWriter(folder, rows, disk)
         planner = Planner(job, source, price, folder.path, answers, *base.kept, read_past(job), correction=correction)

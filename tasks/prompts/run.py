@@ -131,6 +131,13 @@ class Run:
         done = done_totals(self.folder, shard)
         return self.state(shard.number).totals() if done is None else done
 
+    @property
+    def open_batches(self) -> int:
+        """Batches that this run has made and not collected. Raises DamagedJournal, DiskFailed."""
+        if not (self.folder.path / "batches").exists():
+            return 0
+        return sum(len(self.state(shard.number).batches) for shard in self.shards if not self.is_done(shard))
+
     def totals(self) -> Totals:
         """Return requests, money and tokens of the run so far."""
         total = Totals()

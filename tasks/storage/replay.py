@@ -3,7 +3,8 @@
 | record | says |
 |---|---|
 | `intent` | request `n` of a row is about to leave, with its worst case `reserved` |
-| `submitted` | request `n` was handed over as a part of something larger, `to` (a batch); its reply comes later |
+| `submitted` | request `n` leaves as a part of the batch `to`, with its worst case `reserved`; its reply comes later |
+| `batch` | a step of a batch, see `batch_state` |
 | `attempt` | request `n` failed; `fate` is what it did to the money |
 | `uncharge` | the latest failure hit every row, so it costs this row no attempt |
 | `outcome` | the row has its outcome; `resolves` is the request that it settles |
@@ -14,13 +15,14 @@ reservation stays until the lane that submitted it has collected the reply.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from parquill.tasks.errors import DamagedJournal
 from parquill.tasks.records import Charge, Outcome, Totals, Usage, add_usage
+from parquill.tasks.storage.batch_state import BatchState
 from parquill.tasks.storage.journal import JournalRecord, read_journal
 
 
@@ -59,15 +61,40 @@ class RowState:
         self.usage = add_usage(self.usage, usage)
         self.over_reserved_nano += max(0, cost_nano - reserved_nano)
 
-    def submit(self, number: int, to: str) -> None:
-        """Note that an open request waits at the service."""
-        self.submitted[number] = Submitted(to, self.open.pop(number, self.reserved_nano))
+    def submit(self, to: str, reserved_nano: int) -> None:
+        """Note that one more request leaves, as a part of something larger."""
+        self.requests += 1
+        self.reserved_nano = reserved_nano
+        self.submitted[self.requests] = Submitted(to, reserved_nano)
+
+    def withdraw(self, to: str) -> None:
+        """Forget the requests that were a part of something that never reached the service."""
+        for number in [number for number, request in self.submitted.items() if request.to == to]:
+            del self.submitted[number]
+            self.requests -= 1
 
     def settle(self, number: int) -> int:
         """Note that a request is over. Returns its reservation; 0 if it had no intent."""
         # promise: C1 a submitted request is settled by its later record
         submitted = self.submitted.pop(number, None)
         return self.open.pop(number, 0) if submitted is None else submitted.reserved_nano
+
+    def fail(self, record: Mapping[str, Any]) -> None:
+        """Apply the record of a request that failed."""
+        reserved = self.settle(record["n"])
+        self.last_code = record["code"]
+        if record["fate"] == "in_doubt":
+            self.in_doubt_requests += 1
+            self.in_doubt_nano += reserved
+        elif record["fate"] == "billed":
+            # promise: M4 a billed failure stays in the books after a stop
+            self.add_billed(record["cost"], Usage(*record["usage"]), reserved)
+        # a 429 inside a reply that is billed, or may be, costs an attempt (`llm.failures`)
+        may_cost = record["fate"] == "in_doubt" or any(record.get("usage", ()))
+        is_throttled = record["code"] == "rate_limited" and not may_cost
+        self.throttled += is_throttled
+        # promise: C8 a version 1 journal keeps the meaning it was written with
+        self.failures += not is_throttled
 
     def mark_open_in_doubt(self) -> None:
         """Count open requests as in doubt: the run was interrupted, so it is unknown whether they were paid."""
@@ -85,6 +112,22 @@ class ShardState:
 
     rows: dict[int, RowState] = field(default_factory=dict)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    batches: dict[str, BatchState] = field(default_factory=dict)  # those that are not over, by key
+
+    def apply_batch(self, record: Mapping[str, Any]) -> None:
+        """Apply a step of a batch. Raises KeyError for an unknown step, or one of a batch without an intent."""
+        key, step = record["key"], record["step"]
+        if step == "intent":
+            self.batches[key] = BatchState.from_intent(record)
+        elif step == "void":
+            del self.batches[key]
+            for row in self.rows.values():
+                # promise: M8 requests of a batch that was never created count as never sent
+                row.withdraw(key)
+        elif step == "collected":
+            del self.batches[key]
+        else:
+            self.batches[key].apply(record)
 
     def totals(self) -> Totals:
         """Requests, money and tokens of the shard."""
@@ -124,28 +167,18 @@ def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardStat
     state = ShardState()
     for each in records:
         record = each.record
+        if record["type"] == "batch":
+            _apply_batch(state, record, journal)
+            continue
         row = state.rows.setdefault(record["row"], RowState())
         if record["type"] == "intent":
             row.requests += 1
             row.open[record["n"]] = row.reserved_nano = record["reserved"]
         elif record["type"] == "submitted":
             # promise: M5 a request that was submitted elsewhere is neither open nor in doubt
-            row.submit(record["n"], record["to"])
+            row.submit(record["to"], record["reserved"])
         elif record["type"] == "attempt":
-            reserved = row.settle(record["n"])
-            row.last_code = record["code"]
-            if record["fate"] == "in_doubt":
-                row.in_doubt_requests += 1
-                row.in_doubt_nano += reserved
-            elif record["fate"] == "billed":
-                # promise: M4 a billed failure stays in the books after a stop
-                row.add_billed(record["cost"], Usage(*record["usage"]), reserved)
-            # a 429 inside a reply that is billed, or may be, costs an attempt (`llm.failures`)
-            may_cost = record["fate"] == "in_doubt" or any(record.get("usage", ()))
-            is_throttled = record["code"] == "rate_limited" and not may_cost
-            row.throttled += is_throttled
-            # promise: C8 a version 1 journal keeps the meaning it was written with
-            row.failures += not is_throttled
+            row.fail(record)
         elif record["type"] == "uncharge":
             row.failures -= 1
         elif record["type"] == "outcome":
@@ -162,3 +195,12 @@ def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardStat
     for row in state.rows.values():
         row.mark_open_in_doubt()
     return state
+
+
+def _apply_batch(state: ShardState, record: Mapping[str, Any], journal: Path) -> None:
+    try:
+        state.apply_batch(record)
+    except KeyError:
+        raise DamagedJournal(
+            f"{journal} has a step {record.get('step')!r} of a batch, which this Parquill does not know"
+        ) from None

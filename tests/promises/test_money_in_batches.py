@@ -211,8 +211,7 @@ def test_a_run_that_waits_for_its_batch(tmp_path: Path, monkeypatch: pytest.Monk
         asyncio.run(submit(threads))
         _journal(
             run,
-            {"type": "intent", "row": 0, "n": 1, "reserved": 900_000_000},
-            {"type": "submitted", "row": 0, "n": 1, "to": "batch_1"},
+            {"type": "submitted", "row": 0, "n": 1, "to": "batch_1", "reserved": 900_000_000},
         )
         found = read_standing(run)
         assert (found.totals.submitted_nano, found.verdict.left) == (900_000_000, 1)

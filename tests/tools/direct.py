@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.abandoned import collect_abandoned
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.open_senders import open_sender
-from parquill.tasks.llm.shard_report import SendResult
+from parquill.tasks.llm.rounds import Rounds
+from parquill.tasks.llm.run_sender import REAL, Pace
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run
@@ -50,20 +53,22 @@ def run_steps(
     limit: int | None = None,
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
     disk: Disk = DISK,
+    pace: Pace = REAL,
 ) -> tuple[Run, ResultTotals] | None:
     """Read, complete, write and summarize a job to its end, as the flow does; return None if it has nothing to do."""
     job, options = resolve_job(make_job(settings), None, limit, redo)
     folders = Folders.of(job.output, job.state)
     folders.create(disk)
     with lock_folders(folders, "a test"):
-        run = prepare_run(job, options, disk=disk)
+        run = prepare_run(job, options, disk=disk, collect=partial(collect_abandoned, transport=transport, pace=pace))
         if run is None:
             return None
         with summary_while_running(run, disk):
-            with open_sender(run, transport, disk) as run_sender, ThreadPoolExecutor(4) as threads:
-                shards = [shard for shard in run.shards if not run.is_done(shard)]
-                reports = list(threads.map(run_sender.complete, shards))
-                ending = SendResult.of(shards, reports)
+            with open_sender(run, transport, disk, pace=pace) as run_sender, ThreadPoolExecutor(4) as threads:
+                rounds = Rounds(run, run_sender)
+                for shards in rounds:
+                    rounds.add(threads.map(run_sender.complete, shards))
+                ending = rounds.ending()
             sums, _ = write_results(run, budget_short=ending.over_budget > 0, disk=disk)
             finish_run(run, sums, ending, disk)
         return run, sums

@@ -561,11 +561,15 @@ def test_a_comparison_has_windows_and_notes(shell: Shell) -> None:
     lanes = {
         name: [each["lane"] for each in found["models"] if each["model"] == name] for name in (*wanted.split(","),)
     }
-    # only luna has a flex price at this address
-    assert lanes == {"gpt-3.5-turbo": ["live"], "claude-sonnet-4-5": ["live"], "gpt-6-luna": ["flex", "live"]}
-    flex, live = (entry for entry in found["models"] if entry["model"] == "gpt-6-luna")
-    cost_usd = [Decimal(entry["estimate"]["cost_usd_worst"]) for entry in (flex, live)]
-    assert 2 * cost_usd[0] == pytest.approx(cost_usd[1])
+    # only luna has a flex price at this address, and claude has no batch price
+    assert lanes == {
+        "gpt-3.5-turbo": ["batch", "live"],
+        "claude-sonnet-4-5": ["live"],
+        "gpt-6-luna": ["flex", "batch", "live"],
+    }
+    luna_lanes = (entry for entry in found["models"] if entry["model"] == "gpt-6-luna")
+    flex_usd, batch_usd, live_usd = (Decimal(entry["estimate"]["cost_usd_worst"]) for entry in luna_lanes)
+    assert 2 * flex_usd == 2 * batch_usd == pytest.approx(live_usd)
     entries = {entry["model"]: entry for entry in found["models"]}
     costs = [Decimal(entry["estimate"]["cost_usd_expected"]) for entry in found["models"]]
     assert costs == sorted(costs)
@@ -581,7 +585,7 @@ def test_a_comparison_has_windows_and_notes(shell: Shell) -> None:
     assert "gpt-3.5-turbo: 1 rows are too long for its window" in text
     lines = list(comparison_lines(found))
     assert lines[0].startswith("2 rows")
-    table = lines[1:7]
+    table = lines[1 : 2 + len(found["models"])]
     assert table[0].split() == "model lane at most prompt tokens".split()  # without history there is no expected cost
     assert "for expected costs run `parquill estimate JOB --pilot 100` first" in text
     assert [line.split()[1] for line in table[1:]].count("live") == 4

@@ -14,11 +14,12 @@ import pytest
 
 from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.resolved import ResolvedJob
-from parquill.tasks.llm.client import Client, Result
+from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.failures import Failure
 from parquill.tasks.llm.outcomes import Money
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.replies import Reply
+from parquill.tasks.llm.reply_reader import Result
 from parquill.tasks.records import Usage
 from tests.tools.small_jobs import resolved_job
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parquill.tasks.llm.bodies import events, unwrap
-from parquill.tasks.llm.client import Client, Result
+from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.outcomes import TABLE
+from parquill.tasks.llm.reply_reader import Result
 from tests.tools.small_jobs import resolved_job
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}

@@ -9,9 +9,10 @@ import httpx
 import orjson
 import pytest
 
-from parquill.tasks.llm.client import Client, Result
+from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.failures import retry_after_of
 from parquill.tasks.llm.outcomes import Money, Retry
+from parquill.tasks.llm.reply_reader import Result
 from tests.tools.small_jobs import resolved_job
 
 USAGE = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}

@@ -10,10 +10,11 @@ import httpx
 import orjson
 import pytest
 
-from parquill.tasks.llm.client import MAX_MISSED_NAMES, Client, Result
+from parquill.tasks.llm.client import MAX_MISSED_NAMES, Client
 from parquill.tasks.llm.limit_name import other_limit_name
 from parquill.tasks.llm.outcomes import error_of_body
 from parquill.tasks.llm.protocol import APIS
+from parquill.tasks.llm.reply_reader import Result
 from tests.tasks.llm.test_live_lane import GOOD
 from tests.tools.small_jobs import resolved_job
 

@@ -18,8 +18,9 @@ from parquill.tasks.llm.progress_bar import cell_of, format_rate, progress_text,
 
 def _sender() -> Any:
     """Return a sender that has done 30 of 40 rows since second 0."""
-    budget = SimpleNamespace(settled_nano=240_000, limit_nano=100_000_000)
-    lane = SimpleNamespace(progress=Progress(total=40, done=30, started=0.0), warnings=["the service <is> slow"])
+    budget = SimpleNamespace(settled_nano=240_000, submitted_nano=0, limit_nano=100_000_000)
+    progress = Progress(total=40, done=30, started=0.0)
+    lane = SimpleNamespace(progress=progress, warnings=["the service <is> slow"], waiting_for=None)
     empty = SimpleNamespace(messages=[])
     return SimpleNamespace(lane=lane, budget=budget, soft_limits=empty, shared=empty)
 
@@ -31,6 +32,14 @@ def _sender() -> Any:
 def test_a_slow_rate_is_shown_by_the_minute(per_second: float, shown: str) -> None:
     """If a model completes a row every few seconds, its rate is shown per minute and not as 0 rows/s."""
     assert format_rate(per_second) == shown
+
+
+def test_one_line_says_what_a_run_waits_for() -> None:
+    """While a run waits for its batches, the line says so, with the money that is reserved in them."""
+    sender: Any = _sender()
+    sender.lane.waiting_for, sender.budget.submitted_nano = "2 batches", 30_000_000
+    shown = progress_text(sender, 10.0)
+    assert shown == "30 of 40 rows, $0.00024 of $0.10 spent, $0.03 reserved in batches, waiting for 2 batches"
 
 
 def test_one_line_says_how_far_a_run_is() -> None:

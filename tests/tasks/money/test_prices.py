@@ -298,6 +298,34 @@ def test_a_lane_without_a_price_is_refused(model: str, url: str) -> None:
         price_of(_job(model=model, lane="flex", endpoint={"base_url": url}), DAY)
 
 
+def test_batches_have_their_own_price() -> None:
+    """M1, M6: With `lane: batch`, worst case and expectation are at the batch price, half of the standard one.
+    A request that is sent by itself, as in a pilot, costs the standard price.
+    """
+    batch = price_of(_job(model="gpt-5.6-sol", lane="batch"), DAY)
+    assert batch.source == "genai-prices, openai, batch"
+    assert 2 * batch.worst_nano(1_000, 100) == SOL.worst_nano(1_000, 100) == batch.worst_nano(1_000, 100, "")
+    usage = Usage(1_000, 100, 200, 30)
+    assert 2 * batch.femto(usage, "batch") == SOL.femto(usage) == batch.femto(usage, "default")
+    assert batch.knows_tier("batch")
+    assert batch.exceeds_asked("default")
+
+
+@pytest.mark.parametrize(
+    ("model", "url"),
+    [
+        ("claude-haiku-4-5", "https://api.anthropic.com/v1"),
+        ("gemini-2.5-flash", "https://generativelanguage.googleapis.com/v1beta/openai"),
+        ("mistral-small-latest", "https://api.mistral.ai/v1"),
+    ],
+)
+def test_batches_are_sold_where_their_api_is_openais(model: str, url: str) -> None:
+    """M2: A seller whose batches have an API of their own sells none that `lane: batch` could buy."""
+    assert price_of(_job(model=model, endpoint={"base_url": url}), DAY).bands
+    with pytest.raises(BadJob, match="has no batch price"):
+        price_of(_job(model=model, lane="batch", endpoint={"base_url": url}), DAY)
+
+
 def test_a_jobs_own_price_is_that_of_its_lane() -> None:
     """If a job sets `price`, that is what it pays in its lane, and a reply at the lane's tier is not odd."""
     own = price_of(_job(lane="flex", price={"usd_per_mtok_input": 3, "usd_per_mtok_output": 5}), DAY)

@@ -10,12 +10,13 @@ import pytest
 
 from parquill.tasks.errors import DamagedJournal
 from parquill.tasks.records import Outcome, to_json
+from parquill.tasks.storage.batch_state import BatchState
 from parquill.tasks.storage.journal import JournalRecord
 from parquill.tasks.storage.replay import ShardState, Submitted, replay_records
 
 PATH = Path("shard-00000.journal")
 INTENT = {"type": "intent", "row": 0, "n": 1, "reserved": 70}
-SUBMITTED = {"type": "submitted", "row": 0, "n": 1, "to": "batch_1"}
+SUBMITTED = {"type": "submitted", "row": 0, "n": 1, "to": "batch_1", "reserved": 70}
 
 
 def _replay(*records: dict[str, Any]) -> ShardState:
@@ -36,7 +37,7 @@ def test_an_intent_without_an_end_is_in_doubt() -> None:
 
 def test_a_submitted_request_is_neither_open_nor_in_doubt() -> None:
     """A request that waits in a batch keeps its reservation, costs no attempt, and is not counted as in doubt."""
-    state = _replay(INTENT, SUBMITTED)
+    state = _replay(SUBMITTED)
     row, totals = state.rows[0], state.totals()
     assert row.submitted == {1: Submitted("batch_1", 70)}
     assert (row.failures, row.open, row.requests) == (0, {}, 1)
@@ -47,7 +48,7 @@ def test_a_submitted_request_is_neither_open_nor_in_doubt() -> None:
 
 def test_the_outcome_of_a_submitted_request_settles_it() -> None:
     """When a batch reply is collected, nothing stays reserved, and the row costs only what the reply costs."""
-    totals = _replay(INTENT, SUBMITTED, _outcome(1, 40)).totals()
+    totals = _replay(SUBMITTED, _outcome(1, 40)).totals()
     assert (totals.submitted, totals.in_doubt, totals.committed_nano, totals.statuses) == (0, 0, 40, {"ok": 1})
 
 
@@ -55,17 +56,50 @@ def test_the_outcome_of_a_submitted_request_settles_it() -> None:
 def test_the_failure_of_a_submitted_request_settles_it(fate: str, in_doubt: int) -> None:
     """A row that its batch did not answer costs nothing, or stays in doubt with its reservation."""
     failure = {"type": "attempt", "row": 0, "n": 1, "fate": fate, "code": "server_error"}
-    totals = _replay(INTENT, SUBMITTED, failure).totals()
+    totals = _replay(SUBMITTED, failure).totals()
     assert (totals.submitted, totals.in_doubt_nano, totals.committed_nano) == (0, in_doubt, in_doubt)
 
 
 def test_each_request_of_a_row_is_submitted_by_itself() -> None:
     """Each request of a row is tracked by itself: one can have failed while the other waits in a batch."""
     failure = {"type": "attempt", "row": 0, "n": 1, "fate": "unpaid", "code": "server_error"}
-    again = [{**INTENT, "n": 2, "reserved": 35}, {**SUBMITTED, "n": 2, "to": "batch_2"}]
-    state = _replay(INTENT, SUBMITTED, failure, *again)
+    again = {**SUBMITTED, "n": 2, "to": "batch_2", "reserved": 35}
+    state = _replay(SUBMITTED, failure, again)
     assert state.rows[0].submitted == {2: Submitted("batch_2", 35)}
     assert (state.totals().committed_nano, state.rows[0].failures) == (35, 1)
+
+
+BATCH = {"type": "batch", "key": "batch_1"}
+BEGUN = {**BATCH, "step": "intent", "rows": 2, "tokens": 30, "fingerprint": "ab", "at": 100.0}
+CREATED = {**BATCH, "step": "created", "batch": "remote_1", "deadline": 900.0}
+
+
+def test_the_steps_of_a_batch() -> None:
+    """A batch that is not over has what its latest steps say; one whose rows are all collected is gone."""
+    steps: list[dict[str, Any]] = [
+        BEGUN,
+        {**BATCH, "step": "uploaded", "file": "file_1"},
+        {**BATCH, "step": "creating", "at": 105.0},
+        CREATED,
+    ]
+    assert _replay(*steps[:1]).batches == {"batch_1": BatchState("batch_1", 2, 30, "ab", 100.0)}
+    expected = BatchState("batch_1", 2, 30, "ab", 100.0, "file_1", 105.0, "remote_1", 900.0)
+    assert _replay(*steps).batches == {"batch_1": expected}
+    assert _replay(*steps, {**BATCH, "step": "collected"}).batches == {}
+
+
+def test_the_requests_of_a_batch_that_never_was() -> None:
+    """M8: The requests of a batch that was never created were never sent: they cost no money and no attempt."""
+    state = _replay(BEGUN, SUBMITTED, {**SUBMITTED, "row": 1, "to": "batch_2"}, {**BATCH, "step": "void"})
+    assert (state.batches, state.rows[0].requests, state.rows[0].submitted) == ({}, 0, {})
+    assert (state.rows[1].requests, state.totals().submitted_nano) == (1, 70)
+
+
+@pytest.mark.parametrize("record", [{**BATCH, "step": "paused"}, CREATED])
+def test_an_unknown_step_of_a_batch_is_an_error(record: dict[str, Any]) -> None:
+    """C8: A step of a batch that no version before wrote, or that has no intent, is an error."""
+    with pytest.raises(DamagedJournal, match=r"a step '(paused|created)' of a batch"):
+        _replay(record)
 
 
 def test_a_record_of_an_unknown_type_is_an_error() -> None:

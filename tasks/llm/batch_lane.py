@@ -1,0 +1,203 @@
+"""The batch lane: hands requests to the service in batches, and collects their replies within a day.
+
+A shard passes through the lane several times: once to submit its rows, and again each time that one of its batches has
+ended (`batch_pass`). Between two passes nothing of it is in memory: its journal has every step, so another process,
+hours later, continues in the same way.
+
+Only one shard passes at a time. So one input file and the places of one shard's replies are held, however large the
+run is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from typing import Final
+
+from parquill.tasks.errors import DiskFailed
+from parquill.tasks.limits.limiter import Stopped
+from parquill.tasks.llm.attempts import Attempts
+from parquill.tasks.llm.batch_calls import BatchCalls
+from parquill.tasks.llm.batch_collector import BatchCollector
+from parquill.tasks.llm.batch_pass import BatchPass, BatchTools
+from parquill.tasks.llm.batch_service import BatchRefused, BatchService
+from parquill.tasks.llm.open_batches import OpenBatches
+from parquill.tasks.llm.outcomes import Rule
+from parquill.tasks.llm.protocol import Api
+from parquill.tasks.llm.reply_reader import ReplyReader
+from parquill.tasks.llm.settlement import Settlement
+from parquill.tasks.llm.shard_report import ShardReport, StopReason, Waiting
+from parquill.tasks.llm.token_quota import TokenQuota
+from parquill.tasks.llm.unit import Unit
+from parquill.tasks.prompts.run import Run
+from parquill.tasks.storage.disk import DISK, Disk, private_folder
+
+FIRST_LOOK_S: Final = 1.0
+MAX_LOOK_S: Final = 900.0
+LOOKS_GROW_BY: Final = 1.3
+_log = logging.getLogger("parquill.service")
+
+
+class BatchLane:
+    """Completes units of one run by batches. Every method runs on its event loop."""
+
+    def __init__(
+        self,
+        run: Run,
+        api: Api,
+        reader: ReplyReader,
+        service: BatchService,
+        settlement: Settlement,
+        executor: Executor,
+        *,
+        disk: Disk = DISK,
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        is_abandoned: bool = False,
+    ) -> None:
+        """`now` is in seconds since 1970. Of an abandoned run only the batches are collected. Raises DiskFailed."""
+        job, folder = run.job, private_folder(run.folder.path / "batches", disk)
+        self.budget, self.progress = settlement.budget, settlement.progress
+        self.warnings: list[str] = []
+        self.stopping = False
+        self._folder, self._sleep, self._is_abandoned = folder, sleep, is_abandoned
+        self._refusal: StopReason | None = None
+        self._turn, self._over = asyncio.Lock(), asyncio.Event()
+        attempts = Attempts(job, settlement)
+        self._open = OpenBatches(service, now, folder / "cancelled.json", disk)
+        self._tools = BatchTools(
+            run_id=run.run_id,
+            folder=folder,
+            api=api,
+            reader=reader,
+            request_path=service.request_path(api.path),
+            room=job.max_output_tokens,
+            budget=self.budget,
+            attempts=attempts,
+            collector=BatchCollector(api, settlement, attempts, self._refuse),
+            calls=BatchCalls(service, job.retry.patience_s, self._rest, now),
+            quota=TokenQuota(job.limits.batch_tokens, folder / "quota.json", disk),
+            open=self._open,
+            executor=executor,
+            now=now,
+            warn=self._warn,
+            refuse=self._refuse,
+            may_submit=self._may_submit,
+        )
+        settlement.tiers.warn = self._warn
+
+    def _may_submit(self) -> bool:
+        return not self.stopping and self._refusal is None and not self._is_abandoned
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        _log.warning(text)
+
+    async def complete(self, units: AsyncIterator[Unit]) -> None:
+        """Collect the batches of a shard that have ended, and submit the rows that are open.
+
+        What the shard then waits for is in its `waiting`. Raises DiskFailed, LedgerFailed; after that nothing more is
+        sent for any shard.
+        """
+        try:
+            async with self._turn:
+                await self._pass(units)
+        except Stopped:
+            pass
+        except BatchRefused as refused:  # of a look or a download: without them nothing can be collected
+            self.stop(refused.rule, refused.sentence)
+        except OSError as error:
+            self.stop()
+            raise DiskFailed(f"cannot write into {self._folder}: {error.strerror}") from None
+        except BaseException:
+            self.stop()
+            raise
+
+    async def _pass(self, units: AsyncIterator[Unit]) -> None:
+        first = await anext(units, None)
+        if first is None:
+            return
+        shard = first.steps[0].shard
+        visit = BatchPass(self._tools, shard)
+        try:
+            await visit.complete(first, units)
+        finally:
+            shard.waiting = [
+                Waiting(batch.batch_id) for batch in shard.state.batches.values() if batch.batch_id is not None
+            ]
+            if visit.needs_room:
+                shard.waiting.append(Waiting())
+
+    async def wait(self, reports: Sequence[ShardReport]) -> set[int]:
+        """Wait until shards can continue, and return their numbers; none if no batch is left, or the run stops."""
+        pause_s = FIRST_LOOK_S
+        while not self.stopping:
+            for_room = {r.number for r in reports if any(each.batch_id is None for each in r.waiting)}
+            batches = {each.batch_id: r.number for r in reports for each in r.waiting if each.batch_id is not None}
+            for_room = for_room if self._may_submit() else set()
+            if not batches:
+                return for_room
+            try:
+                ended = {number for batch_id, number in batches.items() if await self._open.has_ended(batch_id)}
+                if ended:
+                    return ended | for_room
+                await self._rest(pause_s)
+            except Stopped:
+                break
+            except BatchRefused as refused:
+                self.stop(refused.rule, refused.sentence)
+            pause_s = min(MAX_LOOK_S, pause_s * LOOKS_GROW_BY)
+        return set()
+
+    async def cancel(self) -> None:
+        """Cancel the batches that are at the service. Raises DiskFailed."""
+        await self._open.cancel_open()
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep. Raises Stopped at once if the run stops in the meantime."""
+        if not self.stopping:
+            sleeping, over = asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._over.wait())
+            try:
+                await asyncio.wait([sleeping, over], return_when=asyncio.FIRST_COMPLETED)
+                if sleeping.done():
+                    sleeping.result()
+            finally:
+                sleeping.cancel()
+                over.cancel()
+        if self.stopping:
+            raise Stopped
+
+    def _refuse(self, rule: Rule, message: str) -> None:
+        """Submit nothing more, because of the service; what is at the service is still collected."""
+        if self._refusal is None:
+            self._refusal = StopReason(rule.code, message)
+            self._warn(f"no more batches are submitted: {message}")
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What the run waits for, for people."""
+        return self._open.sentence
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why nothing more is sent; None while the lane sends."""
+        return self._refusal if self._refusal is not None or not self.stopping else StopReason()
+
+    def stop(self, rule: Rule | None = None, message: str | None = None) -> None:
+        """Submit nothing more, and end all waiting. `rule` and `message` are set if the service is why."""
+        self.stopping = True
+        if rule is not None and self._refusal is None:
+            self._refusal = StopReason(rule.code, message or rule.sentence)
+        self.budget.stop()
+        self._over.set()
+
+    async def drain(self, grace_s: float, *, cancels: bool = True) -> set[int]:
+        """Stop, cancel the batches, and return the shards of those that have ended within `grace_s` seconds.
+
+        Without `cancels` the batches go on, for the next start to collect.
+        """
+        self.stop()
+        return await self._open.cancel_all(grace_s, self._sleep) if cancels else set()

@@ -1,0 +1,87 @@
+"""The batch lane as a process that is killed and stopped: no row is paid twice, and nothing that is paid is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from decimal import Decimal
+
+import pytest
+
+from parquill.tasks.storage.folders import Folders
+from parquill.tasks.storage.replay import replay_shard
+from tests.deployed.live_stack import LiveStack
+from tests.tools.expected import check_books
+from tests.tools.jobs import Jobs
+
+KILLS = int(os.environ.get("LONG_CRASH", "0")) or 3  # `make crash` sets it
+ROWS = 120
+# A batch is checked, completed and written within a few looks at it.
+QUICK = {"poll_advance_s": 0.3, "validating_s": 0.2, "rows_per_s": 60, "finalizing_s": 0.2, "cancelling_s": 0.2}
+KINDS = ("upload", "create", "batches", "batch", "content", "delete")
+
+
+def _settings(jobs: Jobs, **changes: object) -> dict[str, object]:
+    texts = [f"row {number}" for number in range(ROWS)]
+    # several batches, one after another: so a kill may come in any step of any of them
+    limits = {"batch_tokens": 300}
+    return jobs.job(texts, model="gpt-6-luna", lane="batch", limits=limits, budget={"run_usd": 1}, **changes)
+
+
+def test_a_batch_run_that_is_killed_again_and_again(jobs: Jobs) -> None:
+    """M8, C1: A batch run is killed at seeded calls, before, in and after them. In the end each row is billed once."""
+    jobs.service.configure(batch=QUICK)
+    settings, draw = _settings(jobs), random.Random(20261130)
+    moments: Counter[str] = Counter()
+    for _ in range(KILLS):
+        seen, wanted = len(jobs.service.calls(*KINDS)), draw.randint(1, 7)
+        spawned = jobs.spawn(settings)
+
+        process, until = spawned.process, seen + wanted
+        deadline = time.monotonic() + 120
+        while process.poll() is None and len(jobs.service.calls(*KINDS)) < until:
+            assert time.monotonic() < deadline, spawned.read("err")
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.05))
+        spawned.process.kill()
+        spawned.process.wait()
+        moments[jobs.service.calls(*KINDS)[-1]["call"]] += 1
+    done = jobs.run(settings)
+    assert done.exit_code == 0, done.stderr
+    assert Counter(done.column("status")) == {"ok": ROWS}
+    rows = jobs.service.bills()["rows"]
+    sys.stdout.write(f"\nkills {KILLS} {dict(moments)}, rows {ROWS}, billed {len(rows)}\n")
+    assert set(Counter(row["content"] for row in rows).values()) == {1}
+    assert len(rows) == ROWS
+    check_books(done)
+    assert Decimal(done.summary["cost_usd"]) == Decimal(jobs.service.bills()["lanes"]["batch"]["usd"])
+    again = jobs.run(settings)
+    assert (again.exit_code, len(jobs.service.bills()["rows"])) == (0, ROWS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)], ids=str)
+def test_a_signal_cancels_the_batches(jobs: Jobs, number: signal.Signals) -> None:
+    """C7: A signal cancels the batches, collects what they completed within the grace period, and exits with 130.
+    The next start sends the rest.
+    """
+    jobs.service.configure(batch={**QUICK, "rows_per_s": 10})
+    settings = _settings(jobs)
+    spawned = jobs.spawn(settings)
+    LiveStack.wait("billed rows", lambda: len(jobs.service.bills()["rows"]) > 3, 120)
+    spawned.process.send_signal(number)
+    stopped = spawned.wait()
+    assert stopped.exit_code == 130, stopped.stderr
+    paid = len(jobs.service.bills()["rows"])
+    assert paid < ROWS
+    (run,) = Folders.of(str(settings["output"]), None).runs()
+    assert len(replay_shard(run.journal(0)).outcomes) == paid
+    jobs.service.configure(batch={**QUICK, "rows_per_s": 1_000})
+    done = jobs.run(settings)
+    assert done.exit_code == 0, done.stderr
+    assert Counter(done.column("status")) == {"ok": ROWS}
+    assert set(Counter(row["content"] for row in jobs.service.bills()["rows"]).values()) == {1}
+    check_books(done)
