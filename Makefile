@@ -67,7 +67,8 @@ nightly-tests: install chromium postgresql readers ## Run long tests, tests that
 	TIMED_TESTS=1 $(BIN)/python -m pytest -m "nightly or timed" --ignore=tests/promises/test_crash_processes.py
 
 crash: install ## Kill a run KILLS times (100) and fail every disk call in every way (15 min).
-	TIMED_TESTS=1 LONG_CRASH=$(KILLS) $(BIN)/python -m pytest -s tests/promises/test_crash.py tests/promises/test_crash_processes.py tests/promises/test_batch_processes.py
+	TIMED_TESTS=1 LONG_CRASH=$(KILLS) $(BIN)/python -m pytest -s tests/promises/test_crash.py \
+	  tests/promises/test_crash_processes.py tests/promises/test_batch_processes.py
 
 fuzz: install ## Look for bytes that break a reader, one minute for each kind (5 min).
 	$(BIN)/python -m tests.tools.fuzz

@@ -21,6 +21,7 @@ from parquill.tasks.orchestration.first_pilot import pilot_first
 from parquill.tasks.orchestration.flow_run import sigterm_as_interrupt, stop_when_cancelled
 from parquill.tasks.orchestration.flow_start import end_idle, job_lock, resolve_for_flow
 from parquill.tasks.orchestration.python_flow import CompletePrompts, job_flow
+from parquill.tasks.orchestration.reschedule import stay_s
 from parquill.tasks.orchestration.run_log import run_log
 from parquill.tasks.orchestration.states import returns_state
 from parquill.tasks.orchestration.takeover import redo_already_done, register_flow_run
@@ -65,7 +66,7 @@ def complete_prompts(
                 show_progress(run, run_sender),
                 stop_when_cancelled(run_sender),
             ):
-                rounds, state = Rounds(run, run_sender), Path(run.folders.state)
+                rounds, state = Rounds(run, run_sender, stay_s()), Path(run.folders.state)
                 for shards in rounds:
                     rounds.add(complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result())
                 ending = rounds.ending()

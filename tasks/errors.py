@@ -17,7 +17,8 @@
     ├── DiskFailed               exit 1    make room or repair the disk, run again
     └── Unforeseen               exit 1    report its kind and place
 
-A RowFault is not one of them: it makes one row `rejected`, and the run continues.
+Two are not among them: a RowFault makes one row `rejected`, and the run continues. WaitsForBatch ends the process of a
+deployed run that is started again later.
 
 A message is one sentence for a person. It never holds a key, a prompt or an answer, because it appears in Prefect's
 states, logs and events.
@@ -115,6 +116,10 @@ class DiskFailed(ParquillError):
 
 class Unforeseen(ParquillError):
     """An unexpected error, reported by its kind and place only."""
+
+
+class WaitsForBatch(Exception):
+    """The batches of a deployed run take longer than its process stays. The message says what it waits for."""
 
 
 class RowFault(Exception):

@@ -131,9 +131,12 @@ class BatchLane:
             if visit.needs_room:
                 shard.waiting.append(Waiting())
 
-    async def wait(self, reports: Sequence[ShardReport]) -> set[int]:
-        """Wait until shards can continue, and return their numbers; none if no batch is left, or the run stops."""
-        pause_s = FIRST_LOOK_S
+    async def wait(self, reports: Sequence[ShardReport], stay_s: float | None = None) -> set[int] | None:
+        """Wait until shards can continue, and return their numbers; none if no batch is left, or the run stops.
+
+        Returns None if nothing has changed after `stay_s` seconds.
+        """
+        pause_s, waited_s = FIRST_LOOK_S, 0.0
         while not self.stopping:
             for_room = {r.number for r in reports if any(each.batch_id is None for each in r.waiting)}
             batches = {each.batch_id: r.number for r in reports for each in r.waiting if each.batch_id is not None}
@@ -144,11 +147,14 @@ class BatchLane:
                 ended = {number for batch_id, number in batches.items() if await self._open.has_ended(batch_id)}
                 if ended:
                     return ended | for_room
+                if stay_s is not None and waited_s >= stay_s:
+                    return None
                 await self._rest(pause_s)
             except Stopped:
                 break
             except BatchRefused as refused:
                 self.stop(refused.rule, refused.sentence)
+            waited_s += pause_s
             pause_s = min(MAX_LOOK_S, pause_s * LOOKS_GROW_BY)
         return set()
 

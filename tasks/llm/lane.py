@@ -40,8 +40,11 @@ class Lane(Protocol):
     async def cancel(self) -> None:
         """Cancel what waits at the service; its replies are still collected. Raises DiskFailed."""
 
-    async def wait(self, reports: Sequence[ShardReport]) -> set[int]:
-        """Wait until shards with such reports can continue, and return their numbers; none if no shard ever can."""
+    async def wait(self, reports: Sequence[ShardReport], stay_s: float | None = None) -> set[int] | None:
+        """Wait until shards with such reports can continue, and return their numbers; none if no shard ever can.
+
+        Returns None if nothing has changed after `stay_s` seconds.
+        """
 
     @property
     def waiting_for(self) -> str | None:

@@ -300,7 +300,7 @@ class LiveLane:
     async def cancel(self) -> None:
         """Do nothing: nothing waits at the service."""
 
-    async def wait(self, reports: Sequence[ShardReport]) -> set[int]:  # noqa: ARG002 - nothing waits at the service
+    async def wait(self, reports: Sequence[ShardReport], stay_s: float | None = None) -> set[int] | None:  # noqa: ARG002 - nothing waits at the service
         """Return no shard: each is complete after one call."""
         return set()
 

@@ -23,10 +23,11 @@ _log = logging.getLogger("parquill.service")
 
 
 class OpenBatch(NamedTuple):
-    """A batch at the service: its shard, its size in rows, when the service will have ended it, and its state there."""
+    """A batch at the service: its shard, its rows, since and until when it may run, and its state there."""
 
     shard: int
     rows: int
+    since: float
     deadline: float
     status: str
 
@@ -43,7 +44,9 @@ class OpenBatches:
 
     def note(self, shard: int, batch: BatchState, remote: RemoteBatch) -> None:
         """Note how a batch is now."""
-        self._batches[remote.id] = OpenBatch(shard, batch.rows, batch.deadline or self._now(), remote.status)
+        self._batches[remote.id] = OpenBatch(
+            shard, batch.rows, batch.began_at, batch.deadline or self._now(), remote.status
+        )
 
     def close(self, batch_id: str) -> None:
         """Note that the replies of a batch are collected."""
@@ -117,7 +120,9 @@ class OpenBatches:
         rows = sum(batch.rows for batch in self._batches.values())
         states = Counter(batch.status.replace("_", " ") for batch in self._batches.values())
         shown = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
+        earliest = datetime.fromtimestamp(min(batch.since for batch in self._batches.values()), UTC)
         latest = datetime.fromtimestamp(max(batch.deadline for batch in self._batches.values()), UTC)
         count = len(self._batches)
         what = "1 batch" if count == 1 else f"{count:,} batches"
-        return f"{what} with {rows:,} rows ({shown}), done by {latest:%Y-%m-%d %H:%M} UTC at the latest"
+        times = f"since {earliest:%Y-%m-%d %H:%M}, until {latest:%Y-%m-%d %H:%M} UTC at the latest"
+        return f"{what} with {rows:,} rows ({shown}), {times}"

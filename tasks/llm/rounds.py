@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from parquill.tasks.errors import WaitsForBatch
 from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.llm.shard_report import SendResult, ShardReport
 from parquill.tasks.prompts.run import Run
@@ -19,17 +20,25 @@ from parquill.tasks.records import ShardRef
 class Rounds:
     """The shards of a run that are to be completed, and the reports of those that were."""
 
-    def __init__(self, run: Run, run_sender: RunSender) -> None:
+    def __init__(self, run: Run, run_sender: RunSender, stay_s: float | None = None) -> None:
+        """`stay_s` is the most seconds to wait between two rounds, None for as long as it takes."""
+        self._stay_s = stay_s
         self._shards = [shard for shard in run.shards if not run.is_done(shard)]
         self._run_sender = run_sender
         self._reports: dict[int, ShardReport] = {}
 
     def __iter__(self) -> Iterator[list[ShardRef]]:
-        """Yield the shards to complete now; waits between two rounds. The first round may have none."""
+        """Yield the shards to complete now; waits between two rounds. The first round may have none.
+
+        Raises WaitsForBatch if nothing has changed after `stay_s` seconds.
+        """
         shards = self._shards
         while True:
             yield shards
-            ready = self._run_sender.wait([report for report in self._reports.values() if report.waiting])
+            waiting = [report for report in self._reports.values() if report.waiting]
+            ready = self._run_sender.wait(waiting, self._stay_s)
+            if ready is None:
+                raise WaitsForBatch(f"waiting for {self._run_sender.lane.waiting_for}")
             shards = [shard for shard in self._shards if shard.number in ready]
             if not shards:
                 return

@@ -191,15 +191,15 @@ class RunSender:
         """Cancel the batches that are at the service; their replies are still collected. Raises DiskFailed."""
         self._call(self.lane.cancel())
 
-    def wait(self, reports: Sequence[ShardReport]) -> set[int]:
+    def wait(self, reports: Sequence[ShardReport], stay_s: float | None = None) -> set[int] | None:
         """Wait until shards with such reports can continue, and return their numbers; see `Lane.wait`."""
         with contextlib.suppress(Interrupted):
-            ready: set[int] = self._call(self._wait(reports))
+            ready: set[int] | None = self._call(self._wait(reports, stay_s))
             return ready
         return set()
 
-    async def _wait(self, reports: Sequence[ShardReport]) -> set[int]:
-        ready = await self.lane.wait(reports)
+    async def _wait(self, reports: Sequence[ShardReport], stay_s: float | None) -> set[int] | None:
+        ready = await self.lane.wait(reports, stay_s)
         if self._draining is not None:
             # promise: C7 a stopped run ends after its cancelled batches are collected, or the grace time is over
             await asyncio.wait([self._draining])

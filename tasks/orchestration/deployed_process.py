@@ -65,6 +65,11 @@ def is_deployed() -> bool:
     return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
 
 
+def is_supervised() -> bool:
+    """Whether this process was started for one flow run of a deployment, by a worker or a runner."""
+    return _supervised.is_set()
+
+
 def worker_is_gone() -> bool:
     """Whether the worker that started this process is gone; a sending run polls this."""
     if _supervised.is_set() and os.getppid() != _WORKER:

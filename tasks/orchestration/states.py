@@ -28,6 +28,7 @@ from parquill.tasks.errors import (
     StoppedByBudget,
     TooManyNotOk,
     Unforeseen,
+    WaitsForBatch,
 )
 from parquill.tasks.job.flow_parameters import Arguments
 from parquill.tasks.money.amounts import format_usd_text
@@ -36,6 +37,7 @@ from parquill.tasks.orchestration import deployed_process as process
 from parquill.tasks.orchestration.events import add_tag
 from parquill.tasks.orchestration.flow_run import ensure_final_state_accepted
 from parquill.tasks.orchestration.redaction import safe_error
+from parquill.tasks.orchestration.reschedule import reschedule
 from parquill.tasks.results.completed_run import CompletedRun
 from parquill.tasks.results.cost_estimate import CostEstimate
 from parquill.tasks.results.tolerance import NothingToDo
@@ -124,6 +126,9 @@ def returns_state(body: Callable[Given, Result | State[Any]]) -> Callable[Given,
             # promise: presets: a flow validates its arguments before its body runs
             arguments.validate(given)
             ended = body(*given.args, **given.kwargs)
+        except WaitsForBatch as waits:
+            # promise: worker: a run that waits for its batches holds no worker
+            return state_of(reschedule(waits))
         except Exception as error:
             # promise: S3 an unexpected error in a flow is replaced by one without its text
             shown = safe_error(error)

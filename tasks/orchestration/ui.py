@@ -154,8 +154,10 @@ def show_progress(run: Run, run_sender: RunSender) -> Iterator[None]:
     thread.start()
     try:
         yield
-    except BaseException:
-        run_sender.request_stop()  # the last update may take a while, and nothing more may be sent meanwhile
+    except BaseException as error:
+        # the last update may take a while, and nothing more may be sent meanwhile
+        # promise: M8 an error of the run does not cancel its batches
+        run_sender.request_stop(cancels=not isinstance(error, Exception))
         raise
     finally:
         over.set()

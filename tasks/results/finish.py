@@ -15,6 +15,7 @@ from parquill.tasks.errors import (
     ParquillError,
     ServiceStopped,
     StoppedByBudget,
+    WaitsForBatch,
 )
 from parquill.tasks.llm.outcomes import TABLE, Retry
 from parquill.tasks.llm.shard_report import SendResult
@@ -104,6 +105,10 @@ def summary_while_running(run: Run, disk: Disk = DISK) -> Iterator[None]:
     write_running(run, disk)
     try:
         yield
+    except WaitsForBatch:
+        # promise: M8 the summary of a run that waits for its batches says that it is running
+        write_running(run, disk)
+        raise
     except BaseException as error:
         message, exit_code = "interrupted; run again to resume", 130
         if isinstance(error, ParquillError):

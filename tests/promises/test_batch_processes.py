@@ -18,8 +18,8 @@ from tests.deployed.live_stack import LiveStack
 from tests.tools.expected import check_books
 from tests.tools.jobs import Jobs
 
-KILLS = int(os.environ.get("LONG_CRASH", "0")) or 3  # `make crash` sets it
-ROWS = 120
+LONG = int(os.environ.get("LONG_CRASH", "0"))  # `make crash` sets it: how many kills
+KILLS, ROWS = (LONG, 3 * LONG) if LONG else (2, 27)
 # A batch is checked, completed and written within a few looks at it.
 QUICK = {"poll_advance_s": 0.3, "validating_s": 0.2, "rows_per_s": 60, "finalizing_s": 0.2, "cancelling_s": 0.2}
 KINDS = ("upload", "create", "batches", "batch", "content", "delete")
@@ -27,7 +27,7 @@ KINDS = ("upload", "create", "batches", "batch", "content", "delete")
 
 def _settings(jobs: Jobs, **changes: object) -> dict[str, object]:
     texts = [f"row {number}" for number in range(ROWS)]
-    # several batches, one after another: so a kill may come in any step of any of them
+    # several batches of nine rows, one after another: so a kill may come in any step of any of them
     limits = {"batch_tokens": 300}
     return jobs.job(texts, model="gpt-6-luna", lane="batch", limits=limits, budget={"run_usd": 1}, **changes)
 

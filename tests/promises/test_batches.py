@@ -15,7 +15,7 @@ import httpx
 import orjson
 import pytest
 
-from parquill.tasks.errors import BadJob, Interrupted
+from parquill.tasks.errors import BadJob, Interrupted, WaitsForBatch
 from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.open_senders import open_senders
 from parquill.tasks.llm.pilot import run_pilot
@@ -48,7 +48,7 @@ class Night:
     def _endpoint(self) -> dict[str, Any]:
         return {"base_url": self.service.url, "allow_http": True, "api_key_env": None}
 
-    def run(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+    def run(self, meanwhile: Callable[[], object] = lambda: None, *, stay_s: float | None = None) -> None:
         """Run the job to its end, or to its next stop; `meanwhile` is called during each wait."""
 
         async def sleep(seconds: float) -> None:
@@ -57,7 +57,7 @@ class Night:
             await asyncio.sleep(0.0005)
 
         pace = Pace(sleep, lambda: self.service.advance(0))
-        run_steps(self.settings, transport=self.transport, pace=pace)
+        run_steps(self.settings, transport=self.transport, pace=pace, stay_s=stay_s)
 
     def after(self, batches: int, **options: Any) -> None:
         """Change options of the service once it has made so many batches."""
@@ -507,3 +507,19 @@ def test_a_changed_job_collects_the_batches_of_its_last_run(tmp_path: Path, chan
         month = ledger.of_month(f"{datetime.now(UTC):%Y-%m}", datetime.now(UTC))
     assert (month.submitted_nano, month.in_doubt_nano) == (0, 0)
     assert Decimal(month.settled_nano).scaleb(-9) == Decimal(night.service.bills()["lanes"]["batch"]["usd"])
+
+
+def test_a_run_that_will_be_started_again(tmp_path: Path) -> None:
+    """M8: A run that does not stay for its batches cancels none of them; its summary says that it is running, with what
+    is reserved. The next start collects them.
+    """
+    night = Night(tmp_path, batch={"rows_per_s": 0.01})
+    with pytest.raises(WaitsForBatch, match=r"waiting for 1 batch with 30 rows \(1 [a-z ]+\), since 20.*, until 20"):
+        night.run(stay_s=60)
+    assert (night.summary["state"], night.summary["requests"]["submitted"]) == ("running", ROWS)
+    assert Decimal(night.summary["submitted_usd"]) > 0
+    assert night.service.calls("cancel") == []
+    night.run()
+    assert _statuses(night) == {"ok": ROWS}
+    assert night.batches == 1
+    night.check_money()

@@ -54,6 +54,7 @@ def run_steps(
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
     disk: Disk = DISK,
     pace: Pace = REAL,
+    stay_s: float | None = None,
 ) -> tuple[Run, ResultTotals] | None:
     """Read, complete, write and summarize a job to its end, as the flow does; return None if it has nothing to do."""
     job, options = resolve_job(make_job(settings), None, limit, redo)
@@ -65,7 +66,7 @@ def run_steps(
             return None
         with summary_while_running(run, disk):
             with open_sender(run, transport, disk, pace=pace) as run_sender, ThreadPoolExecutor(4) as threads:
-                rounds = Rounds(run, run_sender)
+                rounds = Rounds(run, run_sender, stay_s)
                 for shards in rounds:
                     rounds.add(threads.map(run_sender.complete, shards))
                 ending = rounds.ending()

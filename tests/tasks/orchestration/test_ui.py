@@ -8,12 +8,24 @@ from typing import Any
 
 import pytest
 
+from parquill.tasks.errors import DiskFailed
 from parquill.tasks.orchestration import ui
 
 
-def test_a_server_that_does_not_answer_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a run is cut off, its sender is asked to stop at once, before the last progress is shown."""
-    stopped, has_waited = threading.Event(), []
+@pytest.mark.parametrize(("error", "cancels"), [(KeyboardInterrupt(), True), (DiskFailed("full"), False)])
+def test_a_server_that_does_not_answer_holds_up_no_stop(
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    cancels: bool,  # noqa: FBT001 - parametrized
+) -> None:
+    """When a run is cut off, its sender is asked to stop at once, before the last progress is shown.
+    Batches are cancelled only by a stop, and not by a failure.
+    """
+    stopped, has_waited, asked = threading.Event(), [], []
+
+    def stop(**options: bool) -> None:
+        asked.append(options)
+        stopped.set()
 
     def show(*_: Any) -> None:
         has_waited.append(stopped.wait(60))  # a server that answers only after the stop
@@ -22,15 +34,16 @@ def test_a_server_that_does_not_answer_holds_up_no_stop(monkeypatch: pytest.Monk
     monkeypatch.setattr(ui, "progress_line", lambda *_: "")
     monkeypatch.setattr(ui, "_show_progress", show)
     run_sender: Any = SimpleNamespace(
-        request_stop=stopped.set,
+        request_stop=stop,
         soft_limits=SimpleNamespace(messages=[]),
         lane=SimpleNamespace(warnings=[]),
         budget=SimpleNamespace(settled=0, in_doubt=0),
     )
     run: Any = SimpleNamespace(job=SimpleNamespace(name="shown"))
-    with pytest.raises(KeyboardInterrupt), ui.show_progress(run, run_sender):
-        raise KeyboardInterrupt
+    with pytest.raises(type(error)), ui.show_progress(run, run_sender):
+        raise error
     assert has_waited == [True]
+    assert asked == [{"cancels": cancels}]
 
 
 def test_every_job_has_its_own_artifacts() -> None:
