@@ -4,7 +4,7 @@ BIN := .venv/bin
 KILLS ?= 100
 PORT ?= 4200
 LOCKED := --require-hashes --no-deps -r requirements.lock
-INDEX = $(or $(PIP_INDEX_URL),$(shell $(BIN)/python -m pip config get global.index-url 2>/dev/null || echo https://pypi.org/simple))
+INDEX = $(or $(PIP_INDEX_URL),$(shell $(BIN)/python -m pip config get global.index-url 2>/dev/null))
 E2E := tests/deployed tests/promises/test_secrets.py
 # Commands that tests start would otherwise compile the whole project each time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -24,7 +24,7 @@ install: .venv/installed ## Create .venv from the hash-checked lock file (20 s).
 	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps -r build/uv.txt
 	@# uv takes a third of pip's time; pip installs the rest where uv cannot, for example behind a proxy that only pip knows;
 	@# the line is not shown, since the address of an index may hold a password
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --system-certs --index-url "$(INDEX)" $(LOCKED) \
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --system-certs $(if $(INDEX),--index-url "$(INDEX)") $(LOCKED) \
 	  || $(BIN)/python -m pip install --quiet --no-compile $(LOCKED)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@

@@ -16,9 +16,9 @@ class Attempts:
         self._most = job.retry.attempts
         self._hold = job.retry.in_doubt == "hold"
 
-    def are_used_up(self, step: Step) -> bool:
-        """Whether the step has failed as often as it may."""
-        return step.state.failures >= self._most
+    def are_used_up(self, step: Step, throttled: int = 0) -> bool:
+        """Whether the step has failed as often as it may; `throttled` requests count as failures, too."""
+        return step.state.failures + throttled >= self._most
 
     def holds(self, money: Money) -> bool:
         """Whether a failure that did this to the money is the step's last one."""

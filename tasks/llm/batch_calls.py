@@ -19,6 +19,14 @@ _LOOK_PAUSES_S: Final = (1.0, 4.0, 10.0, 15.0, 30.0)
 MISSING_PAUSES_S: Final = (5.0, 15.0, 40.0, 120.0)
 
 
+class BatchUnknown(Exception):
+    """It cannot be found out whether a batch was created."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.sentence = f"{sentence}; it is unknown whether a batch was created"
+
+
 class BatchCalls:
     """Calls of one run's lane. `rest` sleeps, and raises Stopped as soon as the run stops."""
 
@@ -47,35 +55,27 @@ class BatchCalls:
         """Create a batch exactly once. `note` records the time of each try before it is made.
 
         If the reply is lost, the batch is looked for before it is created again. Raises BatchRefused if it was
-        certainly not created, BatchUnclear if that cannot be found out.
+        certainly not created, BatchUnknown if that cannot be found out.
         """
-        tries, waited_s = 0, 0.0
-        while True:
+
+        async def attempt() -> RemoteBatch:
             at = self._now()
             # promise: M8 each try to create a batch is on disk before it is made
             await note(at)
             try:
                 return await self.service.create(file_id, path, metadata)
-            except BatchUnclear as unclear:
+            except BatchUnclear:
                 found = await self.find(metadata, began_at, at)
-                if found is not None:
-                    return found
-                error = BatchRefused(TABLE["bad_gateway"], unclear.sentence)
-            except BatchRefused as refused:
-                if refused.rule.retry not in PASSING:
+                if found is None:  # certainly not created
                     raise
-                error = refused
-            if waited_s > self._patience_s:
-                raise error
-            tries += 1
-            pause_s = backoff_s(tries + 1)
-            waited_s += pause_s
-            await self._rest(pause_s)
+                return found
+
+        return await self._patiently(attempt)
 
     async def find(self, metadata: Mapping[str, str], began_at: float, tried_at: float) -> RemoteBatch | None:
         """Return the batch with this metadata; None once it is certain that the try at `tried_at` created none.
 
-        Raises BatchUnclear if the service does not list its batches in time.
+        Raises BatchUnknown if the service does not list its batches in time.
         """
         pauses, failed_s = iter(_LOOK_PAUSES_S), 0.0
         while True:
@@ -86,11 +86,11 @@ class BatchCalls:
             except BatchUnclear as error:
                 failed_s += pause_s
                 if failed_s > self._patience_s:
-                    raise BatchUnclear(error.sentence) from None
+                    raise BatchUnknown(error.sentence) from None
             except BatchRefused as error:
                 failed_s += pause_s
                 if error.rule.retry not in PASSING or failed_s > self._patience_s:
-                    raise BatchUnclear(error.sentence) from None
+                    raise BatchUnknown(error.sentence) from None
             else:
                 # promise: M8 a batch is created again only if the service lists none after a while
                 if found is not None or late:
@@ -123,7 +123,7 @@ class BatchCalls:
         return None
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call that may be repeated, while it fails for a reason that passes."""
+        """Repeat a call that may be repeated, while it fails for a reason that passes. Raises BatchRefused."""
         tries, waited_s = 0, 0.0
         while True:
             try:

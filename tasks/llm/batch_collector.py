@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from parquill.tasks.llm.attempts import Attempts
@@ -21,49 +21,70 @@ from parquill.tasks.money.prices import STANDARD_TIERS
 MIN_ROWS_OF_EVIDENCE: Final = 20
 
 
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What the end of a batch says about its rows.
+
+    `limit` is the name under which they had max_output_tokens. `is_evidence` says that none of them was answered, of
+    enough to show that none will be; `is_ours` that this run cancelled the batch.
+    """
+
+    limit: str
+    is_evidence: bool
+    is_ours: bool
+
+
 class BatchCollector:
     """Settles the rows of one run's batches."""
 
     def __init__(
-        self, api: Api, settlement: Settlement, attempts: Attempts, refuse: Callable[[Rule, str], None]
+        self,
+        api: Api,
+        settlement: Settlement,
+        attempts: Attempts,
+        refuse: Callable[[Rule, str], None],
+        rename: Callable[[str], None],
     ) -> None:
-        """`refuse` ends all submitting of the run, because of the service."""
-        self._api, self._settlement, self._attempts, self._refuse = api, settlement, attempts, refuse
+        """`refuse` ends all submitting of the run, because of the service.
 
-    async def collect(self, step: Step, result: Result, *, is_evidence: bool, is_ours: bool) -> None:
-        """Settle the latest request of a step, which was a part of a batch.
-
-        `is_evidence` says that no row of its batch was answered; `is_ours` that this run cancelled the batch.
+        `rename` gets the name under which the service wants max_output_tokens, if a refusal says so.
         """
+        self._settlement, self._attempts, self._refuse, self._rename = settlement, attempts, refuse, rename
+        self._first_limit = api.limit
+
+    async def collect(self, step: Step, result: Result, fate: Fate) -> None:
+        """Settle the latest request of a step, which was a part of a batch."""
         worst_nano = step.reserve_nano
         step.reserve_nano = step.state.settle(step.state.requests)
         try:
             if result.reply is not None:
                 await self._settlement.settle(step, result.rule, _at_batch_tier(result.reply), None)
             else:
-                await self._fail(step, result, is_evidence=is_evidence, is_ours=is_ours)
+                await self._fail(step, result, fate)
         finally:
             step.reserve_nano = worst_nano
 
-    async def _fail(self, step: Step, result: Result, *, is_evidence: bool, is_ours: bool) -> None:
+    async def _fail(self, step: Step, result: Result, fate: Fate) -> None:
         rule = result.rule
         step.state.failures += rule.retry is not Retry.THROTTLE
         failure = None if result.failure is None else _failure_at_batch_tier(result.failure)
         await self._settlement.record_failure(step, rule, failure)
-        if result.limit_name is not None:
-            self._api.limit = result.limit_name
+        # promise: M7 the other name of the output limit is tried in batches once
+        if result.limit_name is not None and fate.limit == self._first_limit:
+            self._rename(result.limit_name)
             step.uncharge()
             return
-        if rule.retry is Retry.STOP or (is_evidence and rule.retry is Retry.REFUSAL):
+        if rule.retry is Retry.STOP or (fate.is_evidence and rule.retry is Retry.REFUSAL):
             # promise: refusals: a batch whose rows are all refused stops the run, and costs no row its attempts
             step.uncharge()
-            if not is_ours:
+            if not fate.is_ours:
                 self._refuse(rule, result.sentence)
             return
         is_unreadable = rule.retry is Retry.UNREADABLE and step.state.failures >= MAX_UNREADABLE_OF_A_STEP
         if rule.retry in {Retry.NEVER, Retry.REFUSAL} or is_unreadable or self._attempts.holds(result.money):
             await self._settlement.fail(step, rule, result.sentence)
-        elif self._attempts.are_used_up(step):
+        # promise: M7 a row that meets 429 in each batch fails after its attempts
+        elif self._attempts.are_used_up(step, throttled=step.state.throttled):
             await self._settlement.fail(step, rule, f"{result.sentence}; attempts used up")
 
 

@@ -33,11 +33,12 @@ from parquill.tasks.llm.shard_report import ShardReport, StopReason, Waiting
 from parquill.tasks.llm.token_quota import TokenQuota
 from parquill.tasks.llm.unit import Unit
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.storage.disk import DISK, Disk, private_folder
+from parquill.tasks.storage.disk import DISK, Disk, private_folder, read_json
 
 FIRST_LOOK_S: Final = 1.0
 MAX_LOOK_S: Final = 900.0
 LOOKS_GROW_BY: Final = 1.3
+LIMIT_NAME: Final = "limit_name.json"
 _log = logging.getLogger("parquill.service")
 
 
@@ -66,6 +67,7 @@ class BatchLane:
         self._folder, self._sleep, self._is_abandoned = folder, sleep, is_abandoned
         self._refusal: StopReason | None = None
         self._turn, self._over = asyncio.Lock(), asyncio.Event()
+        self._api, self._disk = api, disk
         attempts = Attempts(job, settlement)
         self._open = OpenBatches(service, now, folder / "cancelled.json", disk)
         self._tools = BatchTools(
@@ -77,7 +79,7 @@ class BatchLane:
             room=job.max_output_tokens,
             budget=self.budget,
             attempts=attempts,
-            collector=BatchCollector(api, settlement, attempts, self._refuse),
+            collector=BatchCollector(api, settlement, attempts, self._refuse, self._rename),
             calls=BatchCalls(service, job.retry.patience_s, self._rest, now),
             quota=TokenQuota(job.limits.batch_tokens, folder / "quota.json", disk),
             open=self._open,
@@ -88,6 +90,7 @@ class BatchLane:
             may_submit=self._may_submit,
         )
         settlement.tiers.warn = self._warn
+        api.limit = (read_json(folder / LIMIT_NAME) or {}).get("limit", api.limit)  # as an earlier start learned it
 
     def _may_submit(self) -> bool:
         return not self.stopping and self._refusal is None and not self._is_abandoned
@@ -175,6 +178,15 @@ class BatchLane:
                 over.cancel()
         if self.stopping:
             raise Stopped
+
+    def _rename(self, limit_name: str) -> None:
+        """Use the name under which the service wants max_output_tokens, also in later starts of the run."""
+        if self._api.limit != limit_name:
+            self._api.limit = limit_name
+            self._disk.write_own(self._folder / LIMIT_NAME, {"limit": limit_name})
+            self._warn(
+                f"the service expects max_output_tokens as {limit_name}; set endpoint.limit_name to save a batch"
+            )
 
     def _refuse(self, rule: Rule, message: str) -> None:
         """Submit nothing more, because of the service; what is at the service is still collected."""

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from parquill.tasks.llm.attempts import Attempts
-from parquill.tasks.llm.batch_calls import BatchCalls
-from parquill.tasks.llm.batch_collector import MIN_ROWS_OF_EVIDENCE, BatchCollector
+from parquill.tasks.llm.batch_calls import PASSING, BatchCalls, BatchUnknown
+from parquill.tasks.llm.batch_collector import MIN_ROWS_OF_EVIDENCE, BatchCollector, Fate
 from parquill.tasks.llm.batch_input import BatchInput, line_of
 from parquill.tasks.llm.batch_results import BatchResults
 from parquill.tasks.llm.batch_service import BatchRefused, BatchUnclear, FileTooLarge, RemoteBatch
@@ -116,7 +116,8 @@ class BatchPass:
                 group.append(unit)
             await self._take(group)
             await self._close_ended()
-            if self._draft is not None and self._draft.rows:
+            # promise: batches: nothing more is submitted after the service has refused a batch
+            if self._draft is not None and self._draft.rows and self._tools.may_submit():
                 await self._submit(self._draft)
         finally:
             if self._draft is not None:
@@ -129,31 +130,52 @@ class BatchPass:
         """Find out how a batch is; if it has ended, get its replies."""
         tools = self._tools
         tools.quota.open(batch.key, batch.tokens)
-        if batch.batch_id is None:
-            if batch.creating_at is None:
-                # promise: M8 a batch that was not created yet is void, and its rows are open again
-                await self._void(batch)
+        batch_id = batch.batch_id or await self._locate(batch)
+        if batch_id is None:
+            return
+        tools.open.note(self._number, batch_id, batch, "not seen yet")
+        try:
+            remote = await tools.calls.look(batch_id)
+        except (BatchUnclear, BatchRefused) as error:
+            # promise: M8 a look at a batch that fails changes nothing
+            if isinstance(error, BatchUnclear) or error.rule.retry in PASSING:
                 return
-            # promise: M8 a batch that may have been created is looked for before its rows are sent again
-            found = await tools.calls.find(_metadata(tools.run_id, batch), batch.began_at, batch.creating_at)
-            if found is None:
-                await self._void(batch)
-                return
-            await self._note_created(batch, found)
-        assert batch.batch_id is not None  # noqa: S101 - the line above has set it
-        remote = await tools.calls.look(batch.batch_id)
+            raise
         if remote is None:
-            tools.warn(f"the service no longer has the batch {batch.batch_id}: its {batch.rows:,} rows are in doubt")
+            tools.warn(f"the service no longer has the batch {batch_id}: its {batch.rows:,} rows are in doubt")
             self._ended[batch.key] = _Ended(batch, None, [], None, is_ours=False)
             return
-        tools.open.note(self._number, batch, remote)
-        if not remote.has_ended:
-            return
-        if remote.status == "failed" and not remote.has_begun and not remote.result_files:
+        tools.open.note(self._number, batch_id, batch, remote.status)
+        if remote.has_ended:
+            await self._end(batch, remote)
+
+    async def _locate(self, batch: BatchState) -> str | None:
+        """Return the id of a batch whose creation was cut off; None if it was not created, or if that is unknown."""
+        if batch.creating_at is None:
+            # promise: M8 a batch that was not created yet is void, and its rows are open again
             await self._void(batch)
-            self._fail(batch, remote)
+            return None
+        try:
+            # promise: M8 a batch that may have been created is looked for before its rows are sent again
+            found = await self._tools.calls.find(
+                _metadata(self._tools.run_id, batch), batch.began_at, batch.creating_at
+            )
+        except BatchUnknown as unknown:  # the next start looks again
+            self._tools.refuse(TABLE["bad_gateway"], unknown.sentence)
+            return None
+        if found is None:
+            await self._void(batch)
+            return None
+        await self._note_created(batch, found)
+        return found.id
+
+    async def _end(self, batch: BatchState, remote: RemoteBatch) -> None:
+        """Get the replies of a batch that has ended; make it void if the service refused all of it."""
+        if remote.status != "failed" or remote.has_begun or remote.result_files:
+            await self._download(batch, remote)
             return
-        await self._download(batch, remote)
+        await self._void(batch)
+        self._fail(batch, remote)
 
     async def _download(self, batch: BatchState, remote: RemoteBatch) -> None:
         """Get both result files, whatever the state in which the batch has ended."""
@@ -228,15 +250,16 @@ class BatchPass:
                     found.append((step, ended("batch_lost")))
                     continue
                 sent = step.messages + (step.parameters or "")
-                limit = self._tools.api.limit
-                found.append((step, batch.results.result_of(step.number, sent, limit, len(sent.encode()))))
+                result = batch.results.result_of(step.number, sent, batch.state.limit, len(sent.encode()))
+                found.append((step, result))
         return found
 
     async def _collect(self, step: Step, result: Result) -> None:
         (request,) = step.state.submitted.values()
         batch = self._ended[request.to]
         batch.booked = batch.booked + result.usage
-        await self._tools.collector.collect(step, result, is_evidence=batch.is_evidence, is_ours=batch.is_ours)
+        fate = Fate(batch.state.limit, is_evidence=batch.is_evidence, is_ours=batch.is_ours)
+        await self._tools.collector.collect(step, result, fate)
 
     async def _add(self, step: Step) -> None:
         """Reserve the step's worst case, and put it into the next batch, if there is room and money."""
@@ -250,7 +273,8 @@ class BatchPass:
             return
         # promise: M1 a row is put into a batch only if its reservation fits the budget
         if not await tools.budget.reserve(step.reserve_nano, wait=False):
-            if draft.rows or tools.quota.waiting:
+            # also money in a batch of an earlier start, which this process has not looked at yet, comes back
+            if draft.rows or tools.budget.submitted_nano:
                 self._is_full = self.needs_room = True  # replies may cost less than they reserve
             else:
                 self._shard.over_budget += 1
@@ -267,6 +291,8 @@ class BatchPass:
         if draft is not None and draft.rows and not draft.has_room(size):
             await self._submit(draft)
             draft = self._draft
+            if self._is_full:
+                return None
         is_first = draft is None or not draft.rows
         if not quota.has_room(tokens + (0 if draft is None else draft.tokens), is_first=is_first):
             self._is_full = self.needs_room = True
@@ -283,10 +309,17 @@ class BatchPass:
         """Hand a batch over to the service. Raises Stopped."""
         tools, journal = self._tools, self._shard.journal
         fingerprint = await tools.in_executor(draft.close)
-        batch = BatchState(draft.key, len(draft.rows), draft.tokens, fingerprint, tools.now())
+        limit = tools.api.limit
+        batch = BatchState(draft.key, len(draft.rows), draft.tokens, fingerprint, limit, tools.now())
         # promise: M8 the rows of a batch and their reservations are on disk before anything is uploaded
         intent = self._record(
-            batch, "intent", rows=batch.rows, tokens=batch.tokens, fingerprint=fingerprint, at=batch.began_at
+            batch,
+            "intent",
+            rows=batch.rows,
+            tokens=batch.tokens,
+            fingerprint=fingerprint,
+            limit=limit,
+            at=batch.began_at,
         )
         for row in draft.rows:
             row.state.submit(batch.key, row.reserved_nano)
@@ -306,8 +339,8 @@ class BatchPass:
                 self._is_full = self.needs_room = True
             else:
                 tools.refuse(refused.rule, refused.sentence)
-        except BatchUnclear as unclear:  # the next start looks for it
-            tools.refuse(TABLE["bad_gateway"], f"{unclear.sentence}; it is unknown whether a batch was created")
+        except BatchUnknown as unknown:  # the next start looks for it
+            tools.refuse(TABLE["bad_gateway"], unknown.sentence)
         finally:
             await tools.in_executor(_discard, draft)
 
@@ -326,7 +359,7 @@ class BatchPass:
     async def _note_created(self, batch: BatchState, remote: RemoteBatch) -> None:
         deadline = remote.expires_at or (remote.created_at or self._tools.now()) + WINDOW_S
         await self._record(batch, "created", batch=remote.id, deadline=deadline)
-        self._tools.open.note(self._number, batch, remote)
+        self._tools.open.note(self._number, remote.id, batch, remote.status)
 
     def _record(self, state: BatchState, step: str, /, **more: Any) -> asyncio.Future[None]:
         """Append a step of a batch to the journal, and to its state."""

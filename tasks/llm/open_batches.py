@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from parquill.tasks.llm.batch_service import BatchRefused, BatchService, BatchUnclear, RemoteBatch
+from parquill.tasks.llm.batch_service import BatchRefused, BatchService, BatchUnclear
 from parquill.tasks.llm.outcomes import Retry
 from parquill.tasks.storage.batch_state import BatchState
 from parquill.tasks.storage.disk import DISK, Disk, read_json
@@ -42,11 +42,10 @@ class OpenBatches:
         self._cancelled: set[str] = set((read_json(path) or {}).get("cancelled", []))
         self._cancelled_elsewhere: set[str] = set()
 
-    def note(self, shard: int, batch: BatchState, remote: RemoteBatch) -> None:
-        """Note how a batch is now."""
-        self._batches[remote.id] = OpenBatch(
-            shard, batch.rows, batch.began_at, batch.deadline or self._now(), remote.status
-        )
+    def note(self, shard: int, batch_id: str, batch: BatchState, status: str) -> None:
+        """Note that a batch is at the service, and its state there."""
+        deadline = batch.deadline or self._now()
+        self._batches[batch_id] = OpenBatch(shard, batch.rows, batch.began_at, deadline, status)
 
     def close(self, batch_id: str) -> None:
         """Note that the replies of a batch are collected."""

@@ -81,8 +81,17 @@ def open_batch_lane(
     now: Callable[[], float],
     *,
     is_abandoned: bool,
+    leads: bool,
 ) -> BatchLane:
-    """Return the lane that sends requests in batches. Call this on its event loop. Raises DiskFailed."""
+    """Return the lane that sends requests in batches. Call this on its event loop. Raises DiskFailed.
+
+    The process that leads the run removes files of requests and replies that a killed process left.
+    """
+    if leads:
+        for pattern in ("*.jsonl", "*.results"):
+            for path in (run.folder.path / "batches").glob(pattern):
+                # promise: S3 files of a batch that a killed process left are removed
+                path.unlink(missing_ok=True)
     api = APIS[run.job.endpoint.api](run.job)
     service = BatchService(run.job.endpoint, key, wire)
     settlement = _settlement(run, budget, are_submitted=True)

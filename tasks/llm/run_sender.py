@@ -118,6 +118,7 @@ class RunSender:
                 pace.sleep,
                 pace.now,
                 is_abandoned=self._is_abandoned,
+                leads=self._member is None,
             )
         # promise: C7 a worker checks for its leader before each request
         is_led = self._member.is_led if self._member is not None else lambda: True

@@ -22,13 +22,15 @@ class BatchState:
     """A batch that is not over; times in seconds since 1970.
 
     `key` is Parquill's own name for it, which its metadata holds. `tokens` are those of its prompts, which count
-    against the service's quota. `fingerprint` is the start of the sha256 of its file.
+    against the service's quota. `fingerprint` is the start of the sha256 of its file. `limit` is
+    the name under which its requests have max_output_tokens.
     """
 
     key: str
     rows: int
     tokens: int
     fingerprint: str
+    limit: str
     began_at: float
     file_id: str | None = None
     creating_at: float | None = None
@@ -38,7 +40,7 @@ class BatchState:
     @classmethod
     def from_intent(cls, record: Mapping[str, Any]) -> BatchState:
         """Read the first record of a batch."""
-        return cls(record["key"], record["rows"], record["tokens"], record["fingerprint"], record["at"])
+        return cls(*(record[name] for name in ("key", "rows", "tokens", "fingerprint", "limit", "at")))
 
     def apply(self, record: Mapping[str, Any]) -> None:
         """Apply a later record: `uploaded`, `creating` or `created`. Raises KeyError for any other step."""

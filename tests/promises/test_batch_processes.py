@@ -45,8 +45,8 @@ def test_a_batch_run_that_is_killed_again_and_again(jobs: Jobs) -> None:
         deadline = time.monotonic() + 120
         while process.poll() is None and len(jobs.service.calls(*KINDS)) < until:
             assert time.monotonic() < deadline, spawned.read("err")
-            time.sleep(0.005)
-        time.sleep(draw.uniform(0, 0.05))
+            time.sleep(0.005)  # a kill can come between two calls
+        time.sleep(draw.uniform(0, 0.05))  # a random moment in the life of a call
         spawned.process.kill()
         spawned.process.wait()
         moments[jobs.service.calls(*KINDS)[-1]["call"]] += 1

@@ -53,6 +53,7 @@ class Night:
 
         async def sleep(seconds: float) -> None:
             assert self.service.advance(seconds) < START + 30 * 86_400, "the run waits forever"
+            assert len(self.service.calls("create")) < 60, "the run makes batches forever"
             meanwhile()
             await asyncio.sleep(0.0005)
 
@@ -523,3 +524,92 @@ def test_a_run_that_will_be_started_again(tmp_path: Path) -> None:
     assert _statuses(night) == {"ok": ROWS}
     assert night.batches == 1
     night.check_money()
+
+
+def test_the_name_of_the_output_limit(tmp_path: Path) -> None:
+    """M7: If the service wants max_output_tokens under the other name, a first batch finds it out at no cost; the next
+    one uses that name, and so does a later start. No row loses an attempt.
+    """
+    price = {"usd_per_mtok_input": 1, "usd_per_mtok_output": 2}
+    more = {"model": "o1x", "tokenizer": "o200k_base", "price": price, "retry": {"attempts": 1}}
+    night = Night(tmp_path, 300, batch={"rows_per_s": 10}, **more)
+    night.run()
+    assert _statuses(night) == {"ok": 300}
+    assert night.batches == 2
+    assert set(night.billed.values()) == {1}
+    assert (_run_folder(night) / "batches" / "limit_name.json").exists()
+
+
+def test_rows_that_meet_429_in_each_batch(tmp_path: Path) -> None:
+    """M7: A row that meets 429 in each batch fails after `retry.attempts` batches; the others have their answers."""
+    rule = {"kind": "status:429", "match": "text 7", "billed": False}
+    night = Night(tmp_path, batch={"row_faults": [rule]}, retry={"attempts": 3})
+    night.run()
+    assert _statuses(night) == {"ok": ROWS - 1, "failed": 1}
+    assert {row["error_code"] for row in night.rows if row["status"] == "failed"} == {"rate_limited"}
+    assert night.batches == 3
+
+
+def test_nothing_follows_a_refused_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the service refuses a batch of a shard, the shard's other rows are not sent in another one."""
+    monkeypatch.setattr("parquill.tasks.llm.batch_input.MAX_ROWS", 10)
+    night = Night(tmp_path, batch={"api_faults": [{"on": "create", "kind": "status:400"}]})
+    night.run()
+    assert len(night.service.calls("create")) == len(night.service.calls("upload")) == 1
+    assert (night.summary["exit_code"], _statuses(night)) == (1, {"not_sent": ROWS})
+    night.service.configure(batch={"api_faults": []})
+    night.run()
+    assert _statuses(night) == {"ok": ROWS}
+    assert night.batches == 3
+    night.check_money()
+
+
+def test_looks_that_fail_after_a_kill(tmp_path: Path) -> None:
+    """M8: A start that cannot look at its batch at first waits, and goes on as soon as it can."""
+    night = Night(tmp_path)
+    night.transport = Cut(night.service, 4, is_carried_out=False)
+    with pytest.raises(Killed):
+        night.run()
+    night.transport = night.service.open
+    night.service.configure(batch={"api_faults": [{"on": "batch", "kind": "status:500", "times": 30}]})
+    night.run()
+    assert _statuses(night) == {"ok": ROWS}
+    assert night.batches == 1
+    night.check_money()
+
+
+def test_a_list_that_fails_after_a_kill(tmp_path: Path) -> None:
+    """M8: If a batch may have been created and the service lists none of its batches, nothing is sent: the run stops,
+    its money stays reserved, and a later start finds the batch.
+    """
+    night = Night(tmp_path, retry={"patience_s": 60})
+    night.transport = Cut(night.service, 2, is_carried_out=True)
+    with pytest.raises(Killed):
+        night.run()
+    night.transport = night.service.open
+    night.service.configure(batch={"api_faults": [{"on": "batches", "kind": "status:500"}]})
+    night.run()
+    assert night.summary["exit_code"] == 1
+    assert "it is unknown whether a batch was created" in night.summary["message"]
+    assert Decimal(night.summary["submitted_usd"]) > 0
+    night.service.configure(batch={"api_faults": []})
+    night.run()
+    assert _statuses(night) == {"ok": ROWS}
+    assert night.batches == 1
+    night.check_money()
+
+
+def test_files_that_a_killed_process_left(tmp_path: Path) -> None:
+    """S3: Files of requests and replies that a killed process left are removed by the next start."""
+    night = Night(tmp_path)
+    night.transport = Cut(night.service, 4, is_carried_out=False)
+    with pytest.raises(Killed):
+        night.run()
+    (folder,) = (Path(night.settings["output"]) / ".parquill" / "runs").glob("*/batches")
+    left = [folder / "a-0-b.jsonl", folder / "a-0-b.0.results"]
+    for path in left:
+        path.write_text("prompt")
+    night.transport = night.service.open
+    night.run()
+    assert _statuses(night) == {"ok": ROWS}
+    assert not any(path.exists() for path in left)

@@ -70,7 +70,7 @@ def test_each_request_of_a_row_is_submitted_by_itself() -> None:
 
 
 BATCH = {"type": "batch", "key": "batch_1"}
-BEGUN = {**BATCH, "step": "intent", "rows": 2, "tokens": 30, "fingerprint": "ab", "at": 100.0}
+BEGUN = {**BATCH, "step": "intent", "rows": 2, "tokens": 30, "fingerprint": "ab", "limit": "max_tokens", "at": 100.0}
 CREATED = {**BATCH, "step": "created", "batch": "remote_1", "deadline": 900.0}
 
 
@@ -82,8 +82,8 @@ def test_the_steps_of_a_batch() -> None:
         {**BATCH, "step": "creating", "at": 105.0},
         CREATED,
     ]
-    assert _replay(*steps[:1]).batches == {"batch_1": BatchState("batch_1", 2, 30, "ab", 100.0)}
-    expected = BatchState("batch_1", 2, 30, "ab", 100.0, "file_1", 105.0, "remote_1", 900.0)
+    assert _replay(*steps[:1]).batches == {"batch_1": BatchState("batch_1", 2, 30, "ab", "max_tokens", 100.0)}
+    expected = BatchState("batch_1", 2, 30, "ab", "max_tokens", 100.0, "file_1", 105.0, "remote_1", 900.0)
     assert _replay(*steps).batches == {"batch_1": expected}
     assert _replay(*steps, {**BATCH, "step": "collected"}).batches == {}
 
