@@ -26,7 +26,7 @@ from parquill.tasks.llm.batch_calls import PASSING, BatchCalls, BatchUnknown
 from parquill.tasks.llm.batch_collector import MIN_ROWS_OF_EVIDENCE, BatchCollector, Fate
 from parquill.tasks.llm.batch_input import BatchInput, line_of
 from parquill.tasks.llm.batch_results import BatchResults
-from parquill.tasks.llm.batch_service import BatchRefused, BatchUnclear, FileTooLarge, RemoteBatch
+from parquill.tasks.llm.batch_service import MAX_RESULT_BYTES, BatchRefused, BatchUnclear, FileTooLarge, RemoteBatch
 from parquill.tasks.llm.open_batches import OpenBatches
 from parquill.tasks.llm.outcomes import TABLE, Rule
 from parquill.tasks.llm.protocol import Api
@@ -40,7 +40,6 @@ from parquill.tasks.storage.batch_state import BatchState
 T = TypeVar("T")
 GROUP_ROWS: Final = 256  # whose records are synced together
 WINDOW_S: Final = 86_400.0
-MAX_RESULT_BYTES: Final = 16 << 30
 MAX_ENVELOPE_BYTES: Final = 500  # of a line, besides the request
 # Parquill's own names in the metadata of a batch.
 KEY, FINGERPRINT, RUN = "parquill_batch", "parquill_fingerprint", "parquill_run"

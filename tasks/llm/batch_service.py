@@ -22,6 +22,7 @@ from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.endpoint import Endpoint
 from parquill.tasks.job.providers import is_azure
 from parquill.tasks.llm.client import was_not_sent
+from parquill.tasks.llm.connections import ReplyTooLarge
 from parquill.tasks.llm.outcomes import TABLE, Rule, error_of_body, rule_for_status
 from parquill.tasks.llm.reasons import reason_of
 from parquill.tasks.llm.replies import clean_label, parse_json
@@ -37,6 +38,8 @@ CLOCK_DIFFERENCE_S: Final = 300.0
 CALL_TIMEOUT_S: Final = 60.0
 TRANSFER_TIMEOUT_S: Final = 1_800.0  # of a file of 200 MB
 MAX_DOCUMENT_BYTES: Final = 16 << 20
+# Of a result file: 50,000 rows with answers of 300 KB.
+MAX_RESULT_BYTES: Final = 16 << 30
 ENDED: Final = frozenset({"completed", "failed", "expired", "cancelled"})
 _NAMES: Final = frozenset(
     {"purpose", "file", "expires_after", "input_file_id", "endpoint", "completion_window", "metadata"}
@@ -217,6 +220,8 @@ class BatchService:
                     await _write(response, path, max_bytes)
                 finally:
                     await response.aclose()
+        except ReplyTooLarge:
+            raise FileTooLarge from None
         except (TimeoutError, httpx.TransportError):
             raise BatchUnclear("the connection broke while a result file was read") from None
 
@@ -246,6 +251,8 @@ class BatchService:
                     await response.aclose()
         except TimeoutError:
             raise BatchUnclear("the service did not answer in time") from None
+        except ReplyTooLarge:
+            raise BatchUnclear("the service's answer is larger than any document of this API") from None
         except httpx.TransportError as error:
             # promise: M8 a batch call whose connection broke counts as carried out until it is looked up
             if was_not_sent(error):

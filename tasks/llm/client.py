@@ -21,7 +21,7 @@ import httpx
 
 from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.resolved import ResolvedJob
-from parquill.tasks.llm.connections import Connections, ReplyTooLarge
+from parquill.tasks.llm.connections import MAX_RAW_BYTES, Connections, ReplyTooLarge
 from parquill.tasks.llm.outcomes import Retry
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.reply_reader import ERROR_BODY_BYTES, ReplyReader, Result, ended
@@ -119,8 +119,11 @@ def was_not_sent(error: httpx.TransportError) -> bool:
     return isinstance(error, httpx.ConnectError) or isinstance(error.__cause__, unsent)
 
 
-def aiohttp_transport() -> httpx.AsyncBaseTransport:
-    """Return the transport for real work: httpx's interface over aiohttp, which stays fast with 1,000 at once."""
+def aiohttp_transport(max_raw_bytes: int = MAX_RAW_BYTES) -> httpx.AsyncBaseTransport:
+    """Return the transport for real work: httpx's interface over aiohttp, which stays fast with 1,000 at once.
+
+    A reply of more than `max_raw_bytes` is broken off.
+    """
     from httpx_aiohttp import AiohttpTransport
 
     # the environment may name certificates to trust, but not a file for the TLS keys of connections
@@ -130,7 +133,7 @@ def aiohttp_transport() -> httpx.AsyncBaseTransport:
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=Connections(ssl=transport.ssl_context),
+            connector=Connections(max_raw_bytes, ssl=transport.ssl_context),
             # promise: service: the client keeps no cookies
             cookie_jar=aiohttp.DummyCookieJar(),
             # promise: S1 the client uses no proxy or .netrc from the environment

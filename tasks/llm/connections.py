@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Shorter than the 5 s after which common servers drop an idle connection: a request sent on a dropped one is in doubt.
 KEEPALIVE_TIMEOUT_S = 4.0
 REST_INTERVAL_S = 0.005
-# More than the largest body that is read, its head and chunk overhead included.
+# More than the largest reply of a model that is read, its head and chunk overhead included.
 MAX_RAW_BYTES = 32 << 20
 # 100 Continue, 102 Processing, 103 Early Hints: a handful is usual, and each costs as much to parse as a reply.
 MAX_INTERIM_REPLIES = 50
@@ -41,6 +41,7 @@ class ReplyTooLarge(Exception):
 class _Handler(ResponseHandler):
     """One connection, which counts what comes in reply to one request."""
 
+    max_raw_bytes = MAX_RAW_BYTES
     _raw = 0
     _interim = 0
     _answered = False
@@ -56,7 +57,7 @@ class _Handler(ResponseHandler):
         """Count, and give up beyond the bound."""
         self._raw += len(data)
         # promise: service: the raw bytes of a reply are bounded
-        if self._raw > MAX_RAW_BYTES:
+        if self._raw > self.max_raw_bytes:
             self._give_up()
             return
         super().data_received(data)
@@ -94,6 +95,12 @@ class _Handler(ResponseHandler):
         return not _is_readable(self.transport.get_extra_info("socket"))
 
 
+def _make_handler(loop: asyncio.AbstractEventLoop, max_raw_bytes: int) -> ResponseHandler:
+    made = _Handler(loop=loop)
+    made.max_raw_bytes = max_raw_bytes
+    return made
+
+
 def _is_readable(socket: Any) -> bool:
     """Whether bytes, or the end, have arrived that the event loop has not handed over yet."""
     if not hasattr(select, "poll"):  # Windows
@@ -106,10 +113,9 @@ def _is_readable(socket: Any) -> bool:
 class Connections(aiohttp.TCPConnector):
     """The connections of one client."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, max_raw_bytes: int = MAX_RAW_BYTES, **settings: Any) -> None:
         super().__init__(limit=0, keepalive_timeout=KEEPALIVE_TIMEOUT_S, **settings)
-        handler: type[ResponseHandler] = _Handler
-        self._factory = functools.partial(handler, loop=self._loop)
+        self._factory = functools.partial(_make_handler, self._loop, max_raw_bytes)
 
     async def _get(self, key: ConnectionKey, traces: list[Any]) -> Connection | None:
         idle = self._conns.get(key)

@@ -23,6 +23,8 @@ from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.lanes import LaneName
 from parquill.tasks.limits.lease_client import LogFn
 from parquill.tasks.limits.shared import SharedLimits
+from parquill.tasks.llm.batch_service import MAX_RESULT_BYTES
+from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.lane import Lane
 from parquill.tasks.llm.open_lane import open_batch_lane, open_live_lane
 from parquill.tasks.llm.shard_report import ShardReport
@@ -50,6 +52,11 @@ class Pace(NamedTuple):
 
 
 REAL: Final = Pace(asyncio.sleep, time.time)
+
+
+def file_transport() -> httpx.AsyncBaseTransport:
+    """Return the transport of the batch lane, whose replies may be result files."""
+    return aiohttp_transport(MAX_RESULT_BYTES)
 
 
 class RunSender:
@@ -105,7 +112,8 @@ class RunSender:
     async def _start(self) -> Lane:
         await self.shared.begin()
         self._lease.begin()
-        self._wire = self._transport()
+        # promise: batches: a result file may be larger than any reply of a model
+        self._wire = file_transport() if self._takes_files else self._transport()
         if self._lane_name == "batch":
             pace = self._pace
             return open_batch_lane(
@@ -123,6 +131,10 @@ class RunSender:
         # promise: C7 a worker checks for its leader before each request
         is_led = self._member.is_led if self._member is not None else lambda: True
         return open_live_lane(self._run, self._key, self._wire, self.budget, self.shared, is_led)
+
+    @property
+    def _takes_files(self) -> bool:
+        return self._lane_name == "batch" and self._transport is aiohttp_transport
 
     async def _in_executor(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._loop.run_in_executor(self._disk_threads, function, *arguments)

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 import pytest
 
+from parquill.tasks.llm.connections import MAX_RAW_BYTES
 from parquill.tasks.storage.folders import Folders
 from parquill.tasks.storage.replay import replay_shard
 from tests.deployed.live_stack import LiveStack
@@ -84,4 +85,15 @@ def test_a_signal_cancels_the_batches(jobs: Jobs, number: signal.Signals) -> Non
     assert done.exit_code == 0, done.stderr
     assert Counter(done.column("status")) == {"ok": ROWS}
     assert set(Counter(row["content"] for row in jobs.service.bills()["rows"]).values()) == {1}
+    check_books(done)
+
+
+def test_result_files_that_are_larger_than_any_reply(jobs: Jobs) -> None:
+    """A batch whose answers add up to 40 MB is collected: what bounds the reply of a model does not bound a file."""
+    jobs.service.configure(batch={**QUICK, "row_faults": [{"kind": "long_line"}], "long_line_bytes": 400_000})
+    hold = {"in_doubt": "hold"}  # rows that are not read are not sent again
+    settings = jobs.job([f"row {row}" for row in range(100)], model="gpt-6-luna", lane="batch", retry=hold)
+    done = jobs.run(settings)
+    assert done.exit_code == 0, done.stderr
+    assert sum(len(text) for text in done.column("completion")) > MAX_RAW_BYTES
     check_books(done)
