@@ -91,7 +91,8 @@ def test_a_signal_cancels_the_batches(jobs: Jobs, number: signal.Signals) -> Non
 def test_result_files_that_are_larger_than_any_reply(jobs: Jobs) -> None:
     """A batch whose answers add up to 40 MB is collected: what bounds the reply of a model does not bound a file."""
     jobs.service.configure(batch={**QUICK, "row_faults": [{"kind": "long_line"}], "long_line_bytes": 400_000})
-    hold = {"in_doubt": "hold"}  # rows that are not read are not sent again
+    # rows that are not read are not sent again, and a file that cannot be read is not asked for much longer
+    hold = {"in_doubt": "hold", "patience_s": 20}
     settings = jobs.job([f"row {row}" for row in range(100)], model="gpt-6-luna", lane="batch", retry=hold)
     done = jobs.run(settings)
     assert done.exit_code == 0, done.stderr

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from parquill.tasks.money.ledger_database import LedgerDatabase
 from parquill.tasks.storage.answer_index import AnswerIndex
@@ -58,3 +62,24 @@ def test_an_index_is_made_by_many_at_once(tmp_path: Path) -> None:
         found = index._connection.execute("SELECT count(*) FROM runs").fetchone()
         index.close()
         assert found == (AT_ONCE,)
+
+
+@pytest.mark.parametrize("name", ["index", "ledger"])
+def test_a_process_waits_for_the_one_that_creates_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """SQLite refuses a switch to write-ahead logging at once while another process writes. The second process waits."""
+    path = tmp_path / ("answers.sqlite" if name == "index" else "ledger.sqlite")
+    first = sqlite3.connect(path, isolation_level=None)
+    first.execute("BEGIN IMMEDIATE")
+    waits: list[float] = []
+
+    def wait(delay_s: float) -> None:
+        waits.append(delay_s)
+        if len(waits) == 3:  # the first process is done
+            first.execute("COMMIT")
+            first.close()
+
+    monkeypatch.setattr(time, "sleep", wait)
+    (AnswerIndex(tmp_path) if name == "index" else LedgerDatabase(f"sqlite:///{path}")).close()
+    assert len(waits) == 3

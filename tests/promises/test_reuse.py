@@ -41,8 +41,9 @@ def small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 class CutOff(Answering):
     """Stops its run, at once and without a grace period, after a number of requests."""
 
-    def __init__(self, after: int) -> None:
-        super().__init__(lambda _: 0.002)
+    def __init__(self, after: int, never: str = "") -> None:
+        """Answer each prompt after 2 ms, except for the prompt `never`."""
+        super().__init__(lambda prompt: 3_600.0 if prompt == never else 0.002)
         self._after = after
 
     async def handle_async_request(self, request: Any) -> Any:
@@ -66,9 +67,9 @@ def _run(settings: dict[str, Any], **how: Any) -> Counter[str]:
     return service.billed
 
 
-def _cut(settings: dict[str, Any], after: int, **how: Any) -> Counter[str]:
-    """Run a job until a number of requests have come; return what was billed."""
-    service = CutOff(after)
+def _cut(settings: dict[str, Any], after: int, never: str = "", **how: Any) -> Counter[str]:
+    """Run a job until a number of requests have come, with no answer to the prompt `never`; return what was billed."""
+    service = CutOff(after, never)
     with pytest.raises(Interrupted):
         run_steps(settings, transport=service.open, **how)
     return service.billed
@@ -120,6 +121,22 @@ def test_a_resumed_run_pays_for_nothing_that_its_state_holds(tmp_path: Path, mor
     grown = _night(tmp_path, "first", [*TEXTS, "one more"], **more)
     assert _run(grown) == Counter(["one more"])
     assert stripped(results(grown))[:-1] == stripped(rows)
+
+
+def test_a_reused_row_keeps_what_its_own_run_has_in_doubt(tmp_path: Path) -> None:
+    """M4: If a run is cut off while a row is under way, and another run answers the row, the first run reuses that
+    answer. What it has in doubt for the row stays the row's, so that its rows add up to its summary.
+    """
+    first, second = _night(tmp_path, "first"), _night(tmp_path, "second")
+    _cut(first, 7, never=TEXTS[0])
+    _run(second)
+    assert _run(first) == Counter()
+    summary = _summary(first)
+    (doubtful,) = (row for row in results(first) if row["in_doubt_usd"])
+    assert (doubtful["text"], doubtful["reused"], doubtful["run_id"]) == (TEXTS[0], True, summary["run_id"])
+    assert doubtful["completion"] == f"answer to {TEXTS[0]}"
+    assert float(doubtful["in_doubt_usd"]) == pytest.approx(float(summary["in_doubt_usd"]))
+    _check_money(first)
 
 
 def test_an_interruption_does_not_ask_again_what_was_reused(tmp_path: Path) -> None:
