@@ -382,16 +382,22 @@ def test_cut_prompts_teach_nothing(tmp_path: Path) -> None:
     assert second["completion_tokens_expected"] == first["completion_tokens_expected"]
 
 
-def test_a_broken_answer_is_paid_twice_at_most(tmp_path: Path) -> None:
-    """An answer that the service broke off is requested only once more, because each request is billed."""
-    choice = {"message": {"content": "Guten Ta"}, "finish_reason": "network_error"}
-    service = Service(lambda _: {"prompt_tokens": 20, "completion_tokens": 5}, choices=[choice])
+USAGE_OF_A_PART = {"prompt_tokens": 20, "completion_tokens": 5}
+
+
+@pytest.mark.parametrize(("text", "usage"), [("Guten Ta", USAGE_OF_A_PART), ("Guten Ta", None), (None, None)], ids=str)
+def test_a_broken_answer_is_paid_twice_at_most(tmp_path: Path, text: str | None, usage: dict[str, int] | None) -> None:
+    """An answer that the service broke off is requested only once more, because each request is or may be billed."""
+    choice = {"message": {"content": text}, "finish_reason": "network_error"}
+    service = Service(lambda _: usage, choices=[choice])
     settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 6})
     run_steps(settings, transport=service.open)
     (row,) = results(settings)
     assert len(service.asked) == row["attempts"] == 2
     assert (row["status"], row["error_code"]) == ("failed", "broken_answer")
-    assert row["cost_usd"] == 2 * Decimal(20 * 1_000 + 5 * 10_000).scaleb(-9)
+    paid = 0 if usage is None else 2 * Decimal(20 * 1_000 + 5 * 10_000).scaleb(-9)
+    assert row["cost_usd"] == paid
+    assert (row["in_doubt_usd"] > 0) is (usage is None)
 
 
 def test_billed_failures_use_up_the_budget(tmp_path: Path) -> None:
