@@ -200,7 +200,7 @@ def test_submitted_money_is_not_waited_for() -> None:
         await asyncio.sleep(0)
         assert not second.done()
         budget.submit(90)
-        return await second
+        return await asyncio.wait_for(second, 60)
 
     assert not asyncio.run(run())
 
