@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from prefect.client.schemas.objects import State
+from prefect.context import TagsContext
 from prefect.states import Cancelled, Completed, Failed
 
 from parquill.tasks.errors import (
@@ -107,6 +108,15 @@ def latest_error() -> ParquillError | None:
     return _latest[0] if _latest else None
 
 
+def _without_own_tag() -> TagsContext:
+    """Return a context whose tasks do not get the flow run's own tag.
+
+    Prefect asks its server for a concurrency slot for each tag of a task, and a task fails if the server is away.
+    """
+    # promise: P5 no task needs a concurrency slot from Prefect's server
+    return TagsContext(current_tags=TagsContext.get().current_tags - {TAG})
+
+
 def returns_state(body: Callable[Given, Result | State[Any]]) -> Callable[Given, Result]:
     """Decorate the body of a flow, which returns a result or raises a ParquillError, to end with the matching state.
 
@@ -125,7 +135,8 @@ def returns_state(body: Callable[Given, Result | State[Any]]) -> Callable[Given,
         try:
             # promise: presets: a flow validates its arguments before its body runs
             arguments.validate(given)
-            ended = body(*given.args, **given.kwargs)
+            with _without_own_tag():
+                ended = body(*given.args, **given.kwargs)
         except WaitsForBatch as waits:
             # promise: worker: a run that waits for its batches holds no worker
             return state_of(reschedule(waits))

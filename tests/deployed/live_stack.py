@@ -52,6 +52,8 @@ class LiveStack:
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": self.api,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # on a slow machine its SQLite file may be locked for longer than the ten seconds that it waits by itself
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",
             "PREFECT_API_SERVICES_FOREMAN_LOOP_SECONDS": "5",

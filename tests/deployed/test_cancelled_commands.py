@@ -31,7 +31,7 @@ def test_a_command_is_cancelled(jobs: Jobs, prefect_server: str, by: str, is_tim
     Its state is Cancelled, its exit code 130, and the next run resumes it.
     """
     jobs.service.configure(latency_ms=100)
-    name = "by-" + by.replace(" ", "-")
+    name = f"by-{by.replace(' ', '-')}-{is_timed}"
     settings = jobs.job([f"text {row}" for row in range(ROWS)], name=name, limits={"max_at_once": 8})
     spawned = jobs.spawn(settings)
     LiveStack.wait("requests", lambda: jobs.service.stats()["requests"] > 30)

@@ -161,7 +161,8 @@ def test_a_bad_job_is_told_as_such(stack: LiveStack, made: Jobs) -> None:
         assert (ended["state_type"], ended["state_name"]) == ("FAILED", "Refused: bad job"), ended["state"]
         assert words in ended["state"]["message"]
         assert "\n" not in ended["state"]["message"]
-        assert ended["name"] == ("bad · estimate · gpt-4o-mini" if "estimate" in name else "bad · gpt-4o-mini")
+        model = "gpt-6-luna" if name.endswith("-nightly") else "gpt-4o-mini"  # of the deployment, or of the job
+        assert ended["name"] == f"bad · {'estimate · ' if 'estimate' in name else ''}{model}"
     assert made.service.stats()["requests"] == 0
 
 

@@ -96,6 +96,9 @@ def test_a_run_can_be_read_at_a_glance(jobs: Jobs, prefect_server: str) -> None:
             break
         time.sleep(0.3)
     assert found == dict.fromkeys(wanted, "COMPLETED")
+    assert run["tags"] == ["parquill"]
+    # for each tag a task would need a slot from the server, which may be away
+    assert [task["tags"] for task in api.task_runs(run["id"])] == [[]] * len(wanted)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from pydantic import SecretStr
 from parquill.tasks.errors import BadJob, DamagedJournal
 from parquill.tasks.job.api_key import Key, read_key
 from parquill.tasks.llm.client import Client, aiohttp_transport
+from parquill.tasks.llm.reply_reader import ReplyReader
 from parquill.tasks.llm.settlement import Settlement
 from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.prompts import run
@@ -232,7 +233,7 @@ def test_every_logger_on_debug_tells_no_key_and_no_cell(
         *[(Client, "_read"), (SendResult, "of")],
         *(
             pytest.param(target, marks=pytest.mark.nightly)
-            for target in [(Client, "_classify"), (Settlement, "settle"), (run, "replay_shard")]
+            for target in [(ReplyReader, "read"), (Settlement, "settle"), (run, "replay_shard")]
         ),
     ],
 )
