@@ -121,6 +121,11 @@ class Unforeseen(ParquillError):
 class WaitsForBatch(Exception):
     """The batches of a deployed run take longer than its process stays. The message says what it waits for."""
 
+    def __init__(self, message: str, due_at: float | None = None) -> None:
+        """`due_at` is when to look again at the latest, in seconds since 1970."""
+        super().__init__(message)
+        self.due_at = due_at
+
 
 class RowFault(Exception):
     """Why one row cannot be sent: an error code from the closed set, and a sentence without the row's values."""

@@ -123,6 +123,15 @@ class Estimate:
     basis_note: str = ""  # what the estimate is based on, for people
     reserved_tokens: int = 0  # prompt and output tokens that all requests reserve
     latency_s: float | None = None  # mean of earlier answers; None if unknown
+    lane: str = "live"  # at whose price it is; with `lane: auto` the cheap one
+    moved_expected_nano: int | None = None  # the same if all rows move to the live lane; None if no row ever does
+    moved_p90_nano: int | None = None
+    moved_worst_nano: int | None = None
+
+    @property
+    def most_nano(self) -> int:
+        """The most that the rows can cost, in whatever lane."""
+        return self.worst_nano if self.moved_worst_nano is None else self.moved_worst_nano
 
     @property
     def is_worst_case(self) -> bool:

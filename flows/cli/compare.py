@@ -33,11 +33,13 @@ def compare_models(job: ResolvedJob, options: RunOptions, models: Sequence[str],
         # `price` and `tokenizer` of the job apply to its own model only
         other = job if model == job.model else job.model_copy(update={"model": model, "price": None, "tokenizer": None})
         prices = _prices_of(job, other, options.day)
-        total = estimate_job(other, options, past_of=job, price=prices[0][1], other_prices=[p for _, p in prices[1:]])
+        total = estimate_job(
+            other.in_lane("live"), options, past_of=job, price=prices[0][1], other_prices=[p for _, p in prices[1:]]
+        )
         rows = total.rows
         shutdown = find_shutdown(model, job.endpoint.base_url)
         for index, (lane, price) in enumerate(prices):
-            bought, estimate = other.model_copy(update={"lane": lane}), total.result(index)
+            bought, estimate = other.in_lane(lane), total.result(index)
             entries.append(
                 {
                     "model": model,
@@ -63,11 +65,11 @@ def _prices_of(job: ResolvedJob, other: ResolvedJob, day: date) -> list[tuple[La
     names the seller. Raises BadJob.
     """
     # the job's own price is that of its lane
-    lanes = LANES_OF_API[other.endpoint.api] if other.price is None else (job.lane,)
+    lanes = LANES_OF_API[other.endpoint.api] if job.lane == "auto" or other.price is None else (job.lane,)
     prices: list[tuple[LaneName, ModelPrice]] = []
     for lane in lanes:
         try:
-            prices.append((lane, price_of(other.model_copy(update={"lane": lane}), day)))
+            prices.append((lane, price_of(other.in_lane(lane), day)))
         except BadJob:
             if lane == "live" and other.model == job.model:
                 raise

@@ -10,6 +10,7 @@ import orjson
 import pyarrow as pa
 
 from parquill.tasks.job.api_key import header_names
+from parquill.tasks.job.lanes import lane_of
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.money.prices import price_of
@@ -34,8 +35,10 @@ def preview_rows(job: ResolvedJob, options: RunOptions, rows: int) -> list[dict[
     Raises BadJob, BadInput. Sends nothing, needs no key.
     """
     found = _Rows()
+    price = price_of(job, options.day)
+    job = job.in_lane(lane_of(price.asked))
     with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
-        Planner(job, open_source(job), price_of(job, options.day), Path(scratch)).plan(found, rows)
+        Planner(job, open_source(job), price, Path(scratch)).plan(found, rows)
     api = APIS[job.endpoint.api](job)
     headers = header_names(job.endpoint)
     shown = []

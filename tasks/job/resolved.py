@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.lanes import RETRY_DEFAULTS
+from parquill.tasks.job.lanes import RETRY_DEFAULTS, LaneName
 from parquill.tasks.job.load import PlainText, read_yaml
 from parquill.tasks.job.response_format import ResponseFormat, one_form, read_format
 from parquill.tasks.job.settings import Job
@@ -28,6 +28,19 @@ class ResolvedJob(Job):
     vars: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
 
+    def in_lane(self, lane: LaneName) -> ResolvedJob:
+        """Return the job as it is sent in one lane.
+
+        What `retry` leaves open for `lane: auto` has each lane's own default: its model's default counts as left open.
+        """
+        retry = self.retry
+        if self.lane == "auto":
+            given = RETRY_DEFAULTS.get(lane, {})
+            fields = type(retry).model_fields
+            left = {name: value for name, value in given.items() if getattr(retry, name) == fields[name].default}
+            retry = retry.model_copy(update=left)
+        return self.model_copy(update={"lane": lane, "finish_by": None, "retry": retry})
+
     @property
     def answer_format(self) -> ResponseFormat | None:
         """What an answer must be; None for any text."""
@@ -44,7 +57,7 @@ def resolve(job: Job, today: date) -> ResolvedJob:
         "output": output,
         "state": _absolute(job.state, today) if job.state else f"{mirror}/.parquill",
     }
-    defaults = {k: v for k, v in RETRY_DEFAULTS[job.lane].items() if k not in job.retry.model_fields_set}
+    defaults = {k: v for k, v in RETRY_DEFAULTS.get(job.lane, {}).items() if k not in job.retry.model_fields_set}
     resolved["retry"] = job.retry.model_copy(update=defaults)
     if job.vars is not None:
         variables = _mapping(job.vars, "vars") if isinstance(job.vars, str) else job.vars

@@ -18,12 +18,15 @@ from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from parquill.tasks.job.base import Number, OneLine, Settings, refuse_surrogates
 from parquill.tasks.job.endpoint import Endpoint
-from parquill.tasks.job.lanes import LANES_OF_API, LaneName
+from parquill.tasks.job.finish_by import PATTERN as FINISH_BY
+from parquill.tasks.job.finish_by import check_finish_by
+from parquill.tasks.job.lanes import LANES_OF_API, LaneSetting
 from parquill.tasks.job.parameters import own_parameters, refuse_unwritable
 from parquill.tasks.job.response_format import one_form
 from parquill.tasks.storage.uri import check_uri, is_uri
 
 CHEAPEST_USD_PER_MTOK = Decimal("0.0001")
+MAX_PATIENCE_S = 604_800.0  # a week
 # Rows that `for_each` makes of one input row: they are in memory together.
 MAX_FOR_EACH_ROWS = 10_000
 
@@ -165,7 +168,7 @@ class RetrySettings(Settings, title="Retry"):
     in_doubt: Literal["resend", "hold"] = Field(
         "resend", description="A request that may have been billed: send it again, or hold the row as failed"
     )
-    patience_s: Annotated[float, Field(gt=0, le=604_800), Number] = Field(
+    patience_s: Annotated[float, Field(gt=0, le=MAX_PATIENCE_S), Number] = Field(
         1800,
         description="Seconds that a run continues while every request fails or gets 429; then it stops. The default "
         "with lane: flex is 21600",
@@ -211,10 +214,16 @@ class Job(Settings):
         None, description="Column of chat messages, instead of `prompt`: lists of structs, or JSON text"
     )
     model: Annotated[str, OneLine] = Field(min_length=1, description="The model's name, as the service knows it")
-    lane: LaneName = Field(
+    lane: LaneSetting = Field(
         "live",
         description="How completions are bought. live: at the standard price; flex: at about half of it, slower, where "
-        "the service sells flex processing for the model; batch: at half of it, within 24 hours, by the Batch API",
+        "the service sells flex processing for the model; batch: at half of it, within 24 hours, by the Batch API; "
+        "auto: flex, or batch where there is no flex, and live for what would not be done by `finish_by`",
+    )
+    finish_by: Annotated[str, WithJsonSchema({"type": "string", "pattern": FINISH_BY})] | None = Field(
+        None,
+        description="With lane: auto, when the run is to be done: a time of day in `timezone`, such as 06:00, or a "
+        "duration from the start of the run, such as 8h or 1h30m. Default: the run stays in the cheaper lane",
     )
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000), Number] = Field(
         description="The longest answer in tokens; it bounds what a row can cost"
@@ -284,6 +293,13 @@ class Job(Settings):
             raise ValueError(f"{value!r} is not a time zone; write for example Europe/Paris or UTC")
         return value
 
+    @field_validator("finish_by")
+    @classmethod
+    def _finish_by(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_finish_by(value)
+        return value
+
     @field_validator("parameters")
     @classmethod
     def _own_parameters(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -325,8 +341,6 @@ class Job(Settings):
                 raise ValueError("`api: completions` takes one text: use `prompt.user` alone")
             if self.response_format is not None:
                 raise ValueError("`api: completions` does not support `response_format`")
-        if self.lane not in LANES_OF_API[self.endpoint.api]:
-            raise ValueError(f"`api: {self.endpoint.api}` has no {self.lane} processing: use `lane: live`")
         for name in ("input", "output"):
             if is_uri(value := getattr(self, name)):
                 try:
@@ -335,6 +349,18 @@ class Job(Settings):
                     raise ValueError(f"`{name}` {error}") from None
         if self.state and is_uri(self.state):
             raise ValueError("`state` must be a local folder: journals are synced and locked, which no store can do")
+        return self
+
+    @model_validator(mode="after")
+    def _one_lane(self) -> Self:
+        if self.lane == "auto":
+            if self.price is not None:
+                raise ValueError("`lane: auto` compares public prices: with `price`, name the lane that it is for")
+            return self
+        if self.finish_by is not None:
+            raise ValueError("`finish_by` needs `lane: auto`, which moves rows to a faster lane in time")
+        if self.lane not in LANES_OF_API[self.endpoint.api]:
+            raise ValueError(f"`api: {self.endpoint.api}` has no {self.lane} processing: use `lane: live`")
         return self
 
     @property

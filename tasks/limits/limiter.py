@@ -7,13 +7,46 @@ which they come: one request at a time waits until every meter has room for it, 
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from parquill.tasks.limits.meters import Brake, Meter, NoBrake, RateMeter, ServiceMirror, Throttle
 
+MAX_PAUSE_S = 1.0  # between two looks for a stop, or for another way to send a request
+
 
 class Stopped(Exception):
     """The run has stopped: no further request may be sent."""
+
+
+class Rerouted(Exception):
+    """The request that waits for its permit is to be sent in another way."""
+
+
+class Places:
+    """The requests that may be under way at once. Several limiters of one loop may share them."""
+
+    def __init__(self, most: int) -> None:
+        self.free = most
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def give_back(self) -> None:
+        """Free the place of a request that has ended."""
+        self.free += 1
+        self.wake()
+
+    def wake(self) -> None:
+        """Have those that wait for a place look again."""
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
+
+    def change(self) -> asyncio.Future[None]:
+        """Return a future that is done at the next change."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting = [*(other for other in self._waiting if not other.done()), waiting]
+        return waiting
 
 
 class Permit:
@@ -53,10 +86,7 @@ class RateLimiter:
     ) -> None:
         now = clock()
         self._clock, self._sleep = clock, sleep
-        self._free = max_at_once
-        self._freed: asyncio.Future[None] | None = None
-        self._stopped = False
-        self._turnstile = asyncio.Lock()
+        self._places = Places(max_at_once)
         self._actual = actual_output
         rates = []
         if requests_per_minute:
@@ -65,57 +95,83 @@ class RateLimiter:
             rates.append(RateMeter(tokens_per_minute, by_tokens=True, now=now, is_shared=bool(leased)))
         self._token_meters = [meter for meter in rates if meter.by_tokens]
         self._mirrors = [ServiceMirror("requests", by_tokens=False), ServiceMirror("tokens", by_tokens=True)]
-        self.gate = Throttle(rates)
-        self._brake: Brake = brake or NoBrake()
-        self.meters: list[Meter] = [self._brake, self.gate, *rates, *leased, *self._mirrors]
+        self._shared: list[Meter] = [*rates, *leased, *self._mirrors]
+        self._begin(Throttle(rates), brake or NoBrake())
 
-    async def acquire(self, tokens: int) -> Permit:
-        """Wait for a place and for room in every meter. Raises Stopped."""
+    def beside(self, brake: Brake) -> RateLimiter:
+        """Return a limiter for other requests to the same service.
+
+        It shares the places and the rates. It has its own brake, and its own pauses after a 429.
+        """
+        other = copy.copy(self)
+        # promise: lanes: missing capacity in the cheap lane does not slow the live lane
+        other._begin(Throttle([]), brake)  # noqa: SLF001 - of its own kind
+        return other
+
+    def _begin(self, gate: Throttle, brake: Brake) -> None:
+        """Set what each limiter has for itself."""
+        self._stopped = False
+        self._turnstile = asyncio.Lock()
+        self.gate, self._brake = gate, brake
+        self.meters: list[Meter] = [brake, gate, *self._shared]
+
+    @property
+    def announced(self) -> tuple[int | None, int | None]:
+        """The requests and the tokens per minute that the service's headers name; None if they name none."""
+        requests, tokens = (None if mirror.limit is None else int(mirror.limit) for mirror in self._mirrors)
+        return requests, tokens
+
+    async def acquire(self, tokens: int, is_rerouted: Callable[[], bool] | None = None) -> Permit:
+        """Wait for a place and for room in every meter. Raises Stopped; Rerouted once `is_rerouted` says so."""
         self._brake.arrive()
         try:
-            return await self._acquire(tokens)
+            return await self._acquire(tokens, is_rerouted)
         finally:
             self._brake.depart()
 
-    async def _acquire(self, tokens: int) -> Permit:
+    async def _acquire(self, tokens: int, is_rerouted: Callable[[], bool] | None) -> Permit:
         async with self._turnstile:
             while not self._stopped:
+                # promise: lanes: a row that waits for its turn leaves for a faster lane
+                if is_rerouted is not None and is_rerouted():
+                    raise Rerouted
                 now = self._clock()
-                if self._free <= 0 or self._brake.is_full(now):
-                    await self._change()
+                if self._places.free <= 0 or self._brake.is_full(now):
+                    await self._change(is_rerouted)
                     continue
                 wait = 0.0
                 for meter in self.meters:
                     wait = max(wait, meter.wait_s(now, tokens))
                 if wait <= 0:
                     break
-                await self._sleep(min(wait, 1.0))  # at most a second, to notice a stop
+                await self._sleep(min(wait, MAX_PAUSE_S))
             if self._stopped:
                 raise Stopped
             for meter in self.meters:
                 meter.take(now, tokens)
-            self._free -= 1
+            self._places.free -= 1
             return Permit(self, tokens, now)
 
-    async def _change(self) -> None:
-        """Wait until a request has ended, or for one interval if time alone can make room."""
-        self._freed = asyncio.get_running_loop().create_future()
-        interval_s = self._brake.growth_interval_s
-        if self._free <= 0 or interval_s is None:
-            await self._freed
+    async def _change(self, is_rerouted: Callable[[], bool] | None) -> None:
+        """Wait until a request has ended, or for one interval if time alone can make room or change the way."""
+        change = self._places.change()
+        interval_s = None if self._places.free <= 0 else self._brake.growth_interval_s
+        if is_rerouted is not None:
+            interval_s = min(interval_s or MAX_PAUSE_S, MAX_PAUSE_S)
+        if interval_s is None:
+            await change
             return
         moment = asyncio.ensure_future(self._sleep(interval_s))
         try:
-            await asyncio.wait({self._freed, moment}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({change, moment}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             moment.cancel()
+            change.cancel()
 
     def return_permit(self) -> None:
         """Free the place of a request that has ended."""
-        self._free += 1
         self._brake.leave()
-        if self._freed is not None and not self._freed.done():
-            self._freed.set_result(None)
+        self._places.give_back()
 
     def give_back(self, tokens: int) -> None:
         """Give back tokens that were reserved but not used, if the service counts actual output."""
@@ -133,5 +189,4 @@ class RateLimiter:
     def stop(self) -> None:
         """Let no further request through; waiting ones raise Stopped."""
         self._stopped = True
-        if self._freed is not None and not self._freed.done():
-            self._freed.set_result(None)
+        self._places.wake()

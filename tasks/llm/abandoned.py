@@ -15,8 +15,8 @@ from parquill.tasks.errors import BadJob
 from parquill.tasks.limits.lease_client import LogFn
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.open_senders import open_sender
+from parquill.tasks.llm.pace import REAL, Pace
 from parquill.tasks.llm.rounds import Rounds
-from parquill.tasks.llm.run_sender import REAL, Pace
 from parquill.tasks.prompts.run import Run
 
 

@@ -31,7 +31,7 @@ from parquill.tasks.llm.reply_reader import ReplyReader
 from parquill.tasks.llm.settlement import Settlement
 from parquill.tasks.llm.shard_report import ShardReport, StopReason, Waiting
 from parquill.tasks.llm.token_quota import TokenQuota
-from parquill.tasks.llm.unit import Unit
+from parquill.tasks.llm.unit import Unit, Units
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.storage.disk import DISK, Disk, private_folder, read_json
 
@@ -67,9 +67,12 @@ class BatchLane:
         self._folder, self._sleep, self._is_abandoned = folder, sleep, is_abandoned
         self._refusal: StopReason | None = None
         self._turn, self._over = asyncio.Lock(), asyncio.Event()
+        # with `lane: auto`: whether open rows take another lane, and what happens between two looks
+        self.moves: Callable[[], bool] = lambda: False
+        self.between_looks: Callable[[float], Awaitable[float]] = _as_long
         self._api, self._disk = api, disk
         attempts = Attempts(job, settlement)
-        self._open = OpenBatches(service, now, folder / "cancelled.json", disk)
+        self.open = OpenBatches(service, now, folder / "cancelled.json", disk)
         self._tools = BatchTools(
             run_id=run.run_id,
             folder=folder,
@@ -80,26 +83,28 @@ class BatchLane:
             budget=self.budget,
             attempts=attempts,
             collector=BatchCollector(api, settlement, attempts, self._refuse, self._rename),
-            calls=BatchCalls(service, job.retry.patience_s, self._rest, now),
+            calls=BatchCalls(service, job.retry.patience_s, self.rest, now),
             quota=TokenQuota(job.limits.batch_tokens, folder / "quota.json", disk),
-            open=self._open,
+            open=self.open,
             executor=executor,
             now=now,
-            warn=self._warn,
+            warn=self.warn,
             refuse=self._refuse,
             may_submit=self._may_submit,
         )
-        settlement.tiers.warn = self._warn
+        settlement.tiers.warn = self.warn
         api.limit = (read_json(folder / LIMIT_NAME) or {}).get("limit", api.limit)  # as an earlier start learned it
 
     def _may_submit(self) -> bool:
-        return not self.stopping and self._refusal is None and not self._is_abandoned
+        is_possible = not self.stopping and self._refusal is None and not self._is_abandoned
+        return is_possible and not self.moves()
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """Tell people something about the service."""
         self.warnings.append(text)
         _log.warning(text)
 
-    async def complete(self, units: AsyncIterator[Unit]) -> None:
+    async def complete(self, units: Units) -> None:
         """Collect the batches of a shard that have ended, and submit the rows that are open.
 
         What the shard then waits for is in its `waiting`. Raises DiskFailed, LedgerFailed; after that nothing more is
@@ -107,7 +112,7 @@ class BatchLane:
         """
         try:
             async with self._turn:
-                await self._pass(units)
+                await self._pass(units())
         except Stopped:
             pass
         except BatchRefused as refused:  # of a look or a download: without them nothing can be collected
@@ -143,29 +148,49 @@ class BatchLane:
         while not self.stopping:
             for_room = {r.number for r in reports if any(each.batch_id is None for each in r.waiting)}
             batches = {each.batch_id: r.number for r in reports for each in r.waiting if each.batch_id is not None}
-            for_room = for_room if self._may_submit() else set()
-            if not batches:
+            moves = self.moves()
+            for_room = for_room if moves or self._may_submit() else set()
+            if not batches or (moves and for_room):
                 return for_room
             try:
-                ended = {number for batch_id, number in batches.items() if await self._open.has_ended(batch_id)}
+                ended = {number for batch_id, number in batches.items() if await self.open.has_ended(batch_id)}
                 if ended:
                     return ended | for_room
                 if stay_s is not None and waited_s >= stay_s:
                     return None
-                await self._rest(pause_s)
+                rest_s = await self.between_looks(pause_s)
+                await self.rest(rest_s)
             except Stopped:
                 break
             except BatchRefused as refused:
                 self.stop(refused.rule, refused.sentence)
-            waited_s += pause_s
+                break
+            waited_s += rest_s
             pause_s = min(MAX_LOOK_S, pause_s * LOOKS_GROW_BY)
         return set()
 
+    async def look(self) -> None:
+        """Ask the service how the batches are; stop if it answers no look any more. Raises Stopped."""
+        try:
+            await self.open.look()
+        except BatchRefused as refused:
+            self.stop(refused.rule, refused.sentence)
+            raise Stopped from None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the service makes no more batches, although the run does not stop."""
+        return self._refusal is not None and not self.stopping
+
+    @property
+    def due_at(self) -> None:
+        """See Lane: a look at any later time will do."""
+
     async def cancel(self) -> None:
         """Cancel the batches that are at the service. Raises DiskFailed."""
-        await self._open.cancel_open()
+        await self.open.cancel_open()
 
-    async def _rest(self, seconds: float) -> None:
+    async def rest(self, seconds: float) -> None:
         """Sleep. Raises Stopped at once if the run stops in the meantime."""
         if not self.stopping:
             sleeping, over = asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._over.wait())
@@ -184,20 +209,18 @@ class BatchLane:
         if self._api.limit != limit_name:
             self._api.limit = limit_name
             self._disk.write_own(self._folder / LIMIT_NAME, {"limit": limit_name})
-            self._warn(
-                f"the service expects max_output_tokens as {limit_name}; set endpoint.limit_name to save a batch"
-            )
+            self.warn(f"the service expects max_output_tokens as {limit_name}; set endpoint.limit_name to save a batch")
 
     def _refuse(self, rule: Rule, message: str) -> None:
         """Submit nothing more, because of the service; what is at the service is still collected."""
         if self._refusal is None:
             self._refusal = StopReason(rule.code, message)
-            self._warn(f"no more batches are submitted: {message}")
+            self.warn(f"no more batches are submitted: {message}")
 
     @property
     def waiting_for(self) -> str | None:
         """What the run waits for, for people."""
-        return self._open.sentence
+        return self.open.sentence
 
     @property
     def stop_reason(self) -> StopReason | None:
@@ -218,4 +241,8 @@ class BatchLane:
         Without `cancels` the batches go on, for the next start to collect.
         """
         self.stop()
-        return await self._open.cancel_all(grace_s, self._sleep) if cancels else set()
+        return await self.open.cancel_all(grace_s, self._sleep) if cancels else set()
+
+
+async def _as_long(pause_s: float) -> float:
+    return pause_s

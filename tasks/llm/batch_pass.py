@@ -102,6 +102,7 @@ class BatchPass:
 
     async def complete(self, first: Unit, units: AsyncIterator[Unit]) -> None:
         """Take all units of the shard, of which `first` is the first. Raises Stopped, DiskFailed, OSError."""
+        self._shard.over_budget = 0  # rows that did not fit before may fit now
         try:
             for batch in list(self._shard.state.batches.values()):
                 await self._advance(batch)

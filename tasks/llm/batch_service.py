@@ -90,6 +90,7 @@ class RemoteBatch:
     metadata: Mapping[str, Any]
     problems: tuple[Problem, ...] = ()
     usage: Usage | None = None
+    rows_done: int = 0  # so far, by the service's own count
 
     @property
     def has_ended(self) -> bool:
@@ -124,7 +125,15 @@ def read_batch(document: Any) -> RemoteBatch | None:
         metadata if isinstance(metadata, dict) else {},
         tuple(_problem(each) for each in found if isinstance(each, dict)) if isinstance(found, list) else (),
         read_usage(document).usage,
+        _rows_done(document.get("request_counts")),
     )
+
+
+def _rows_done(counts: Any) -> int:
+    if not isinstance(counts, dict):
+        return 0
+    done = [counts.get(name) for name in ("completed", "failed")]
+    return sum(count for count in done if isinstance(count, int) and not isinstance(count, bool) and count > 0)
 
 
 def _problem(error: Mapping[str, Any]) -> Problem:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from parquill.tasks.llm.outcomes import Rule
 from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.shard_report import ShardReport, StopReason
-from parquill.tasks.llm.unit import Unit
+from parquill.tasks.llm.unit import Units
 
 
 class Lane(Protocol):
@@ -22,8 +22,8 @@ class Lane(Protocol):
     progress: Progress
     warnings: list[str]  # about the service, for users who see no log
 
-    async def complete(self, units: AsyncIterator[Unit]) -> None:
-        """Complete the steps that have no outcome yet.
+    async def complete(self, units: Units) -> None:
+        """Complete the steps of a shard that have no outcome yet.
 
         Raises DiskFailed or LedgerFailed; after that nothing more is sent for any shard.
         """
@@ -45,6 +45,10 @@ class Lane(Protocol):
 
         Returns None if nothing has changed after `stay_s` seconds.
         """
+
+    @property
+    def due_at(self) -> float | None:
+        """When to look again at the latest while the lane waits, in seconds since 1970; None for no such time."""
 
     @property
     def waiting_for(self) -> str | None:

@@ -9,6 +9,9 @@ a bounded number of rows, and memory does not grow with the input. A stop wakes 
 
 A step reserves its money before it waits for a place. So each step with a place is under way, and no deadlock can
 arise.
+
+A channel sends the requests (`channel`), and with `lane: auto` there are two. The route chooses one for each request,
+and again for each step that waits: for its turn, for capacity, or for another try.
 """
 
 from __future__ import annotations
@@ -19,20 +22,18 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from parquill.tasks.errors import DiskFailed
 from parquill.tasks.job.resolved import ResolvedJob
-from parquill.tasks.limits.limiter import Permit, RateLimiter, Stopped
+from parquill.tasks.limits.limiter import Permit, Rerouted, Stopped
 from parquill.tasks.limits.open_bytes import OpenBytes
 from parquill.tasks.llm.attempts import Attempts
-from parquill.tasks.llm.breaker import Breaker
-from parquill.tasks.llm.client import Client
-from parquill.tasks.llm.outcomes import TABLE, Rule
-from parquill.tasks.llm.reply_reader import Result
-from parquill.tasks.llm.retry_policy import RetryPolicy
-from parquill.tasks.llm.settlement import Settlement
+from parquill.tasks.llm.channel import Channel
+from parquill.tasks.llm.outcomes import TABLE, Retry, Rule
+from parquill.tasks.llm.route import Route
 from parquill.tasks.llm.shard_report import ShardReport, StopReason
-from parquill.tasks.llm.unit import Step, Unit
+from parquill.tasks.llm.unit import Step, Unit, Units
 
 # Units that have begun and are not over, including those that wait for another try.
 MIN_OPEN_UNITS = 1_024
@@ -48,34 +49,37 @@ class OverBudget(Exception):
     """The step's worst case does not fit into the budget any more."""
 
 
+class Turn(NamedTuple):
+    """The permit of a request, and the channel that sends it."""
+
+    channel: Channel
+    permit: Permit
+
+
 class LiveLane:
     """Completes units of one run by single requests. Every method runs on its event loop."""
 
     def __init__(
         self,
         job: ResolvedJob,
-        client: Client,
-        limits: RateLimiter,
-        breaker: Breaker,
-        settlement: Settlement,
+        route: Route,
         *,
         may_send: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`may_send` is asked before each request: False once the process that leads the run is gone."""
-        self._client, self._clock, self._sleep, self._may_send = client, clock, sleep, may_send
-        self.limits, self.breaker = limits, breaker
-        self._settlement, self.budget, self.progress = settlement, settlement.budget, settlement.progress
+        self._route, self._clock, self._sleep, self._may_send = route, clock, sleep, may_send
+        settlement = route.channels[0].settlement
+        self.budget, self.progress = settlement.budget, settlement.progress
         self._attempts = Attempts(job, settlement)
-        self._policy = RetryPolicy(job, settlement, limits, breaker, self.stop, clock)
         self.stop_rule: Rule | None = None
         self.stop_message: str | None = None
         self.stopping = False
         self.warnings: list[str] = []  # about the service, for users who see no log
-        breaker.warn, breaker.stop_run = self._warn, self.stop
-        self._tiers = settlement.tiers
-        self._tiers.warn = self._warn
+        route.warn = self._warn
+        for channel in route.channels:
+            channel.open(self._warn, self._end_channel)
         self._tasks: set[asyncio.Task[None]] = set()
         self._resting: set[asyncio.Future[None]] = set()
         self._open_bytes = OpenBytes()
@@ -85,7 +89,19 @@ class LiveLane:
         self.warnings.append(text)
         _log.warning(text)
 
-    async def complete(self, units: AsyncIterator[Unit]) -> None:
+    def _end_channel(self, channel: Channel, rule: Rule, message: str) -> None:
+        """The service takes nothing more in a channel: go on with another one, or stop the run.
+
+        What is wrong with the key or the account is wrong in every channel.
+        """
+        # promise: lanes: a lane that the service refuses is left, if another one can complete the rows
+        if self.stopping or rule.retry is Retry.STOP or not self._route.give_up(channel):
+            self.stop(rule, message)
+            return
+        self._warn(f"the {channel.lane} lane is not used any more: {message}")
+        channel.close()
+
+    async def complete(self, units: Units) -> None:
         """Complete the steps that have no outcome yet, and put their outcomes into the state of their shard.
 
         Raises DiskFailed or LedgerFailed; after that nothing more is sent for any shard.
@@ -101,7 +117,7 @@ class LiveLane:
                 errors.append(error)
 
         try:
-            async for unit in self._in_turn(units):
+            async for unit in self._in_turn(units()):
                 if self.stopping:
                     break
                 task = await self._begin(unit)
@@ -128,28 +144,35 @@ class LiveLane:
         async for unit in self._read(units):
             if unit.next_step() is None:
                 continue
-            if self.breaker.is_probing and len(passed) < stride and passed_characters < MAX_PASSED_CHARACTERS:
+            if self._is_probing and len(passed) < stride and passed_characters < MAX_PASSED_CHARACTERS:
                 passed.append(unit)
                 passed_characters += unit.size
                 continue
             yield unit
-            if self.breaker.is_probing:
+            if self._is_probing:
                 stride = min(MAX_PASSED_UNITS, 2 * stride + 1)
                 continue
-            while passed and not self.breaker.is_probing:
+            while passed and not self._is_probing:
                 yield passed.popleft()
             passed_characters, stride = sum(unit.size for unit in passed), len(passed)
         while passed:
             yield passed.popleft()
 
+    @property
+    def _is_probing(self) -> bool:
+        return any(channel.breaker.is_probing for channel in self._route.channels)
+
     async def _read(self, units: AsyncIterator[Unit]) -> AsyncIterator[Unit]:
-        """Yield the units as they come from the disk. The breaker gives no verdict while one is being read."""
+        """Yield the units as they come from the disk. No breaker gives a verdict while one is being read."""
+        channels = self._route.channels
         while True:
-            self.breaker.arrive()
+            for channel in channels:
+                channel.breaker.arrive()
             try:
                 unit = await anext(units, None)
             finally:
-                self.breaker.depart()
+                for channel in channels:
+                    channel.breaker.depart()
             if unit is None:
                 return
             yield unit
@@ -161,11 +184,11 @@ class LiveLane:
             return None
         size = unit.size
         try:
-            permit = await self._open(step, size)
+            turn = await self._open(step, size)
         except OverBudget:
             step.shard.over_budget += unit.open_steps
             return None
-        task = asyncio.create_task(self._complete_unit(unit, step, permit))
+        task = asyncio.create_task(self._complete_unit(unit, step, turn))
         task.add_done_callback(lambda _: self._close(size))
         self._tasks.add(task)
         return task
@@ -181,7 +204,7 @@ class LiveLane:
                 return step
         return None
 
-    async def _open(self, step: Step, size: int) -> Permit:
+    async def _open(self, step: Step, size: int) -> Turn:
         """Open a unit of `size` characters once few enough are open, and admit `step`. Raises OverBudget, Stopped."""
         # promise: service: the number of open rows is bounded
         await self._open_units.acquire()
@@ -201,31 +224,40 @@ class LiveLane:
         self._open_bytes.release(size)
         self._open_units.release()
 
-    async def _admit(self, step: Step) -> Permit:
+    async def _admit(self, step: Step) -> Turn:
         """Reserve the step's worst case, then wait for its turn. Raises OverBudget, Stopped."""
         while True:
-            step.reserve_nano = self._tiers.reserve_nano(step)
+            channel = self._route.choose()
+            tiers = channel.tiers
+            step.reserve_nano = tiers.reserve_nano(step)
+            affords = self._route.affords(channel, step.reserve_nano)
             # promise: M1 a request is admitted only if its reservation fits the budget
-            if not await self.budget.reserve(step.reserve_nano):
-                raise Stopped if self.stopping else OverBudget
+            if not affords or not await self.budget.reserve(step.reserve_nano):
+                if self.stopping:
+                    raise Stopped
+                if not self._route.cannot_pay(channel):
+                    raise OverBudget
+                continue
             try:
-                permit = await self.limits.acquire(step.tokens)
-            except BaseException:
+                permit = await channel.limits.acquire(step.tokens, self._route.watch(channel))
+            except BaseException as error:
                 self.budget.release(step.reserve_nano)
-                raise
+                if self.stopping or not isinstance(error, Rerouted | Stopped):
+                    raise
+                continue
             # promise: M3 a row that waited for a permit checks the budget again
             # promise: M1 a row that waited for a permit checks its reservation again
-            if not self.budget.is_overdrawn and step.reserve_nano == self._tiers.reserve_nano(step):
-                return permit
+            if not self.budget.is_overdrawn and step.reserve_nano == tiers.reserve_nano(step):
+                return Turn(channel, permit)
             # while this step waited, a reply cost more than its reservation: the budget may not cover it any more, or
             # the reservation may be too small
             permit.release()
             self.budget.release(step.reserve_nano)
 
-    async def _complete_unit(self, unit: Unit, first: Step, permit: Permit) -> None:
-        """Complete the steps of a unit one after another; `first` has its permit."""
+    async def _complete_unit(self, unit: Unit, first: Step, turn: Turn) -> None:
+        """Complete the steps of a unit one after another; `first` has its turn."""
         step: Step | None = first
-        admitted: Permit | None = permit
+        admitted: Turn | None = turn
         try:
             while step is not None:
                 await self._complete_step(step, admitted or await self._admit(step))
@@ -239,46 +271,47 @@ class LiveLane:
             self.stop()
             raise
 
-    async def _complete_step(self, step: Step, permit: Permit) -> None:
+    async def _complete_step(self, step: Step, turn: Turn) -> None:
         """Send a step until it has its outcome. Raises OverBudget, Stopped."""
         while True:
+            channel, permit = turn
             try:
-                await self._settlement.record_intent(step)
-                await self._check_leader(step)
+                await channel.settlement.record_intent(step)
+                await self._check_leader(channel, step)
                 began = self._clock()
-                result = await self._client.send(step.messages, step.parameters, step.refused)
-                self._observe(permit, result)
+                result = await channel.client.send(step.messages, step.parameters, step.refused)
+                channel.observe(permit, result)
                 if result.reply is not None:
-                    await self._settlement.settle(step, result.rule, result.reply, self._clock() - began)
+                    latency_s = self._clock() - began
+                    self._route.answered(channel, latency_s)
+                    await channel.settlement.settle(step, result.rule, result.reply, latency_s)
                     return
-                is_outage = await self._policy.record(step, permit.sent_at, result)
+                is_outage = await channel.policy.record(step, permit.sent_at, result)
             finally:
                 permit.release()
-            wait_s = await self._policy.next_wait_s(step, permit.sent_at, result, is_outage=is_outage)
+            try:
+                wait_s = await channel.policy.next_wait_s(step, permit.sent_at, result, is_outage=is_outage)
+            except Stopped:
+                if self.stopping:
+                    raise
+                wait_s = 0.0  # only the channel is closed
             if wait_s is None:
                 return
             if wait_s:
                 await self._rest(wait_s)
-            permit = await self._admit(step)
+            turn = await self._admit(step)
+            if turn.channel is not channel:
+                # promise: lanes: a row that waited for capacity in one lane starts afresh in another
+                step.throttled_since = None
 
-    def _observe(self, permit: Permit, result: Result) -> None:
-        """Tell limits and breaker how a request ended, and what it used."""
-        self.limits.learn(permit.sent_at, result.headers)
-        if result.reply is not None:
-            self.limits.gate.on_success()
-            self.breaker.answered(permit.sent_at)
-        answer = result.reply or result.failure
-        if answer is not None and answer.usage is not None:
-            permit.settle(answer.usage.prompt + answer.usage.completion)
-
-    async def _check_leader(self, step: Step) -> None:
+    async def _check_leader(self, channel: Channel, step: Step) -> None:
         """Send nothing once the process that leads the run is gone. Raises Stopped."""
         # promise: C7 a worker sends nothing once its leader is gone
         if not self._may_send():
             # the intent is already on disk; with this failure recorded, no money stays in doubt
             step.state.failures += 1
             # promise: C7 a request held back because the leader is gone leaves no money in doubt
-            await self._settlement.record_failure(step, TABLE["connect_error"])
+            await channel.settlement.record_failure(step, TABLE["connect_error"])
             step.uncharge()
             self.stop()
             raise Stopped
@@ -305,9 +338,14 @@ class LiveLane:
         return set()
 
     @property
+    def due_at(self) -> None:
+        """See Lane: nothing waits."""
+
+    @property
     def waiting_for(self) -> str | None:
         """What the run waits for, for people; None if it sends."""
-        return "the service, which fails at every request" if self.breaker.is_open else None
+        is_down = self._route.choose().breaker.is_open
+        return "the service, which fails at every request" if is_down else None
 
     @property
     def stop_reason(self) -> StopReason | None:
@@ -322,9 +360,8 @@ class LiveLane:
         self.stopping = True
         if self.stop_rule is None:
             self.stop_rule, self.stop_message = rule, message
-        # promise: C7 a row that waits for a permit sends nothing after a stop
-        self.limits.stop()
-        self.breaker.stop()
+        for channel in self._route.channels:
+            channel.close()
         self.budget.stop()
         for resting in self._resting:
             # promise: service: a stop wakes rows that wait for their next attempt

@@ -23,13 +23,14 @@ _log = logging.getLogger("parquill.service")
 
 
 class OpenBatch(NamedTuple):
-    """A batch at the service: its shard, its rows, since and until when it may run, and its state there."""
+    """A batch at the service: its shard, its rows, since and until when it may run, its state, and the rows done."""
 
     shard: int
     rows: int
     since: float
     deadline: float
     status: str
+    done: int = 0
 
 
 class OpenBatches:
@@ -45,7 +46,8 @@ class OpenBatches:
     def note(self, shard: int, batch_id: str, batch: BatchState, status: str) -> None:
         """Note that a batch is at the service, and its state there."""
         deadline = batch.deadline or self._now()
-        self._batches[batch_id] = OpenBatch(shard, batch.rows, batch.began_at, deadline, status)
+        done = self._batches[batch_id].done if batch_id in self._batches else 0
+        self._batches[batch_id] = OpenBatch(shard, batch.rows, batch.began_at, deadline, status, done)
 
     def close(self, batch_id: str) -> None:
         """Note that the replies of a batch are collected."""
@@ -70,7 +72,7 @@ class OpenBatches:
             return refused.rule.code == "not_found"
         known = self._batches.get(batch_id)
         if known is not None:
-            self._batches[batch_id] = known._replace(status=remote.status)
+            self._batches[batch_id] = known._replace(status=remote.status, done=min(known.rows, remote.rows_done))
         if remote.has_ended:
             return True
         # promise: M8 a batch that the service does not end in time is cancelled, and its replies are collected
@@ -78,6 +80,32 @@ class OpenBatches:
             _log.warning("the batch %s is overdue; it is cancelled, and what it completed is kept", batch_id)
             await self.cancel([batch_id])
         return False
+
+    @property
+    def are_left(self) -> bool:
+        """Whether any batch is not collected."""
+        return bool(self._batches)
+
+    @property
+    def rows_done(self) -> int:
+        """Rows that the service has completed and that are not collected."""
+        return sum(batch.done for batch in self._batches.values())
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that are in batches and not completed, without those of batches that this run has cancelled."""
+        return sum(batch.rows - batch.done for key, batch in self._batches.items() if key not in self._cancelled)
+
+    async def look(self) -> None:
+        """Ask the service for the state of every batch. Raises BatchRefused as `has_ended` does."""
+        for batch_id in list(self._batches):
+            await self.has_ended(batch_id)
+
+    async def cancel_largest(self) -> None:
+        """Cancel the batch with the most rows left, of those that this run has not cancelled. Raises DiskFailed."""
+        left = {key: each.rows - each.done for key, each in self._batches.items() if key not in self._cancelled}
+        if left:
+            await self.cancel([max(left, key=lambda key: left[key])])
 
     async def cancel(self, batch_ids: Collection[str]) -> None:
         """Cancel batches; what they have completed stays. Raises DiskFailed."""

@@ -16,7 +16,8 @@ from parquill.tasks.job.api_key import read_key
 from parquill.tasks.job.lanes import LaneName
 from parquill.tasks.limits.lease_client import LogFn
 from parquill.tasks.llm.client import aiohttp_transport
-from parquill.tasks.llm.run_sender import GRACE_TIMEOUT_S, REAL, Pace, RunSender
+from parquill.tasks.llm.pace import REAL, Pace
+from parquill.tasks.llm.run_sender import GRACE_TIMEOUT_S, RunSender
 from parquill.tasks.llm.shard_report import ShardReport
 from parquill.tasks.prompts.run import Run, done_totals, load_run
 from parquill.tasks.records import ShardRef

@@ -26,7 +26,7 @@ from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.llm.shard_report import SendResult
 from parquill.tasks.money.amounts import format_usd, usd_to_nano
-from parquill.tasks.money.estimate import basis_of, describe_basis, price_histogram
+from parquill.tasks.money.estimate import basis_of, describe_basis, price_histogram, with_moved
 from parquill.tasks.money.learning import keep_past
 from parquill.tasks.money.length_model import MIN_ANSWERS, LengthModel
 from parquill.tasks.money.length_stats import History
@@ -105,7 +105,7 @@ def run_pilot(
     # promise: P4 a pilot stays below the amount that needs approval
     _check_approved(run, picked, standing.totals, None if rows is not None else auto)
     # a batch may take a day
-    lane: LaneName | None = "live" if run.job.lane == "batch" else None
+    lane: LaneName = "live" if run.lane == "batch" else run.lane
     with open_sender(run, transport, log=log, lane=lane) as run_sender, watch(run_sender):
         if rows is None:
             ended, learned = _until_precise(picked, run_sender, auto)
@@ -125,7 +125,7 @@ class _Picked:
         self.run, self.counter = run, counter
         self._chosen = chosen
         room, price = run.job.max_output_tokens, run.price
-        tier = "" if run.job.lane == "batch" else None  # it sends each request by itself
+        tier = "" if run.lane == "batch" else None  # it sends each request by itself
         self._worst = [price.worst_nano(counter.reserved(row.prompt_tokens), room, tier) for row in chosen]
         self._taken = 0
 
@@ -298,6 +298,7 @@ def _learn(run: Run, counter: TokenCounter) -> _Learned:
         paid_nano=paid,
         paid_worst_nano=totals.worst_nano,
     )
+    estimate = with_moved(estimate, run.job, rest, run.price, counter, model)
     reach = max(figures.high - figures.expected, figures.expected - figures.low)
     return _Learned(history, totals, estimate, reach / max(1, paid + figures.expected) if model is not None else 1.0)
 

@@ -16,6 +16,11 @@ class Progress:
     done_before: int = 0  # rows that earlier, interrupted starts have done
     started: float = field(default_factory=time.monotonic)
 
+    @property
+    def left(self) -> int:
+        """Rows that have no outcome yet."""
+        return max(0, self.total - self.done)
+
     def rate(self, now: float) -> float:
         """Return the rows per second since the start; `now` is of the monotonic clock."""
         return (self.done - self.done_before) / max(0.001, now - self.started)

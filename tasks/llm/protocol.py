@@ -91,7 +91,7 @@ class ChatApi(ChatReplies):
         if job.lane == "batch":  # a batch has its own price, whatever the project's tier
             return {}
         # promise: M6 requests of the flex lane ask for its tier
-        if tier := TIERS[job.lane]:
+        if tier := TIERS.get(job.lane):
             return {"service_tier": tier}
         # promise: M1 requests to OpenAI name the standard service tier
         return {"service_tier": "default"} if is_openai(job.endpoint.base_url) else {}

@@ -47,7 +47,7 @@ class RetryPolicy:
         # promise: flex: a row waits for capacity as long as the run
         most_s = retry.patience_s if job.lane == "flex" else 0.0  # a 429 of flex means that it lacks capacity
         self._step_patience_s = max(most_s, retry.timeout_s * retry.attempts)  # the most that its attempts may take
-        self._advice = ADVICE[job.lane]
+        self._advice = ADVICE.get(job.lane, "")
 
     async def record(self, step: Step, sent_at: float, result: Result) -> bool:
         """Charge the step for a failed request and journal it; `sent_at` is when the request left.

@@ -38,7 +38,8 @@ class Rounds:
             waiting = [report for report in self._reports.values() if report.waiting]
             ready = self._run_sender.wait(waiting, self._stay_s)
             if ready is None:
-                raise WaitsForBatch(f"waiting for {self._run_sender.lane.waiting_for}")
+                lane = self._run_sender.lane
+                raise WaitsForBatch(f"waiting for {lane.waiting_for}", lane.due_at)
             shards = [shard for shard in self._shards if shard.number in ready]
             if not shards:
                 return

@@ -12,9 +12,8 @@ import contextlib
 import multiprocessing
 import os
 import threading
-import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any
 
 import httpx
 
@@ -26,7 +25,8 @@ from parquill.tasks.limits.shared import SharedLimits
 from parquill.tasks.llm.batch_service import MAX_RESULT_BYTES
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.lane import Lane
-from parquill.tasks.llm.open_lane import open_batch_lane, open_live_lane
+from parquill.tasks.llm.open_lane import LaneOpener
+from parquill.tasks.llm.pace import REAL, Pace
 from parquill.tasks.llm.shard_report import ShardReport
 from parquill.tasks.llm.shard_work import ShardWork
 from parquill.tasks.money.budget_lease import LEDGER_TIMEOUT_S
@@ -42,16 +42,6 @@ STOP_TIMEOUT_S = 5.0
 FINISH_TIMEOUT_S = 5.0
 LEADER_CHECK_INTERVAL_S = 0.5  # each request checks for the leader anyway
 GRACE_TIMEOUT_S = 10.0  # less than the 30 s after which Prefect kills a cancelled run
-
-
-class Pace(NamedTuple):
-    """How time passes for batches: a sleep, and the time in seconds since 1970."""
-
-    sleep: Callable[[float], Awaitable[None]]
-    now: Callable[[], float]
-
-
-REAL: Final = Pace(asyncio.sleep, time.time)
 
 
 def file_transport() -> httpx.AsyncBaseTransport:
@@ -77,11 +67,11 @@ class RunSender:
     ) -> None:
         """Open the sender. A process that joins a run which another process leads passes `member`.
 
-        `lane` is how to send, by default the job's lane. `pace` is the time between looks at a batch. `is_abandoned` is
-        True for a run whose batches are only collected.
+        `lane` is how to send, by default as the job's `lane` says. `pace` is the time between looks at a batch.
+        `is_abandoned` is True for a run whose batches are only collected.
         """
         self._run, self._key, self._transport, self._disk = run, key, transport, disk
-        self._lane_name, self._pace, self._is_abandoned = lane or run.job.lane, pace, is_abandoned
+        self._lane_name, self._pace, self._is_abandoned = lane, pace, is_abandoned
         self._loop = _new_loop()
         self._member = member
         self._watching: asyncio.Task[None] | None = None
@@ -114,27 +104,26 @@ class RunSender:
         self._lease.begin()
         # promise: batches: a result file may be larger than any reply of a model
         self._wire = file_transport() if self._takes_files else self._transport()
-        if self._lane_name == "batch":
-            pace = self._pace
-            return open_batch_lane(
-                self._run,
-                self._key,
-                self._wire,
-                self.budget,
-                self._disk_threads,
-                self._disk,
-                pace.sleep,
-                pace.now,
-                is_abandoned=self._is_abandoned,
-                leads=self._member is None,
-            )
         # promise: C7 a worker checks for its leader before each request
         is_led = self._member.is_led if self._member is not None else lambda: True
-        return open_live_lane(self._run, self._key, self._wire, self.budget, self.shared, is_led)
+        opener = LaneOpener(
+            self._run,
+            self._key,
+            self._wire,
+            self.budget,
+            self.shared,
+            self._disk_threads,
+            self._disk,
+            self._pace,
+            is_led,
+            leads=self._member is None,
+            is_abandoned=self._is_abandoned,
+        )
+        return opener.open(self._lane_name)
 
     @property
     def _takes_files(self) -> bool:
-        return self._lane_name == "batch" and self._transport is aiohttp_transport
+        return (self._lane_name or self._run.lane) == "batch" and self._transport is aiohttp_transport
 
     async def _in_executor(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._loop.run_in_executor(self._disk_threads, function, *arguments)

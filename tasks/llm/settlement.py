@@ -40,6 +40,10 @@ class Settlement:
         self._price, self._format, self._cuts = price, answer_format, cuts
         self._are_submitted = are_submitted
 
+    def at(self, tiers: TierCheck) -> Settlement:
+        """Return a settlement of requests of the same run that are sent one by one at another tier."""
+        return Settlement(self._price, self.budget, self.progress, self._format, self._cuts, tiers)
+
     async def record_intent(self, step: Step) -> None:
         """Write to the journal that the step is sent once more, with its worst case reserved."""
         step.state.requests += 1

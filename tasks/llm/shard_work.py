@@ -7,6 +7,7 @@ of a shard twice, even at the same time: the second one waits, finds the shard d
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Executor
 from typing import Any, Final, TypeVar
@@ -99,7 +100,7 @@ class ShardWork:
         # promise: C1 a shard's journal is marked as begun before its first request
         await self._in_executor(self._run.mark_begun, shard.number, self._disk)
         if len(work.state.outcomes) < shard.to_send:
-            await self._lane.complete(self._units(shard, only, work))
+            await self._lane.complete(functools.partial(self._units, shard, only, work))
 
     def _record(self, shard: ShardRef, work: OpenShard) -> Totals:
         """Index the shard's outcomes, and mark it as done if it has all of them. Returns its totals.

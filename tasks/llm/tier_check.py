@@ -43,4 +43,4 @@ class TierCheck:
         """Return what to reserve for a step, in nano-dollars: its worst case at any tier that was seen."""
         # promise: M1 requests reserve the price of a more expensive tier once a reply names it
         most = (self._price.worst_nano(step.tokens - self._room, self._room, tier or "") for tier in self._tiers)
-        return max(step.reserve_nano, *most) if self._tiers else step.reserve_nano
+        return max(step.worst_nano, *most) if self._tiers else step.worst_nano

@@ -7,7 +7,7 @@ planning, since it derives from the key of the step before (`prompts.request.cha
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from parquill.tasks.errors import DiskFailed
@@ -35,6 +35,7 @@ class OpenShard:
 class Step:
     """One request to send; money in nano-dollars. `tokens` are reserved: the input with its allowance, and all output.
 
+    `worst_nano` is the most that it can cost at the run's price; `reserve_nano` is what its latest request reserves.
     `number` is its planned row in the shard, under which the journal records it. `render` writes the messages from the
     outcomes of the unit's earlier steps; None if they are fixed.
     """
@@ -45,7 +46,7 @@ class Step:
     messages: str
     parameters: str | None
     tokens: int
-    reserve_nano: int
+    worst_nano: int
     expected_tokens: float = 0.0  # of the prompt, as the service is expected to report it
     prior: Charge = NO_CHARGE
     render: Callable[[Sequence[Outcome]], str] | None = None
@@ -53,6 +54,10 @@ class Step:
     unreadable: int = 0
     throttled_since: float | None = None
     refused: Result | None = None  # a request that was refused for the name of max_output_tokens only
+    reserve_nano: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reserve_nano = self.worst_nano
 
     @property
     def outcome(self) -> Outcome | None:
@@ -107,3 +112,7 @@ class Unit:
     def size(self) -> int:
         """Characters of the messages that are in memory now."""
         return sum(len(step.messages) for step in self.steps)
+
+
+# Reads the units of one shard from the start; a lane may read them more than once.
+Units = Callable[[], AsyncIterator[Unit]]

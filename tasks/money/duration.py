@@ -32,7 +32,7 @@ class Duration(NamedTuple):
 def least_duration(job: Job, estimate: Estimate, left: int | None = None) -> Duration | None:
     """Return how long the `left` rows take at least, by default all rows to send; None if nothing bounds it."""
     rows = estimate.to_send if left is None else left
-    if not rows or not estimate.to_send or job.lane == "batch":  # none of these limits applies to batches
+    if not rows or not estimate.to_send or estimate.lane == "batch":  # none of these limits applies to batches
         return None
     limits, bounds = job.limits, []
     if limits.requests_per_minute is not None:

@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from parquill.tasks.job.lanes import lane_of
 from parquill.tasks.money.amounts import femto_to_nano, format_usd, nano_to_usd, usd_text
 from parquill.tasks.money.duration import least_duration
 from parquill.tasks.money.learning import Past
@@ -83,6 +84,29 @@ def price_histogram(
     )
 
 
+def with_moved(
+    estimate: Estimate,
+    job: Job,
+    rows: Mapping[int, int],
+    price: ModelPrice,
+    counter: TokenCounter,
+    lengths: LengthModel | None,
+) -> Estimate:
+    """Return an estimate that also says what it costs if all `rows` move to the live lane; without `finish_by` none do.
+
+    What the estimate has as paid was paid for other rows.
+    """
+    if job.finish_by is None:
+        return estimate
+    figures = price_histogram(rows, job.max_output_tokens, replace(price, asked=""), counter, lengths)
+    return replace(
+        estimate,
+        moved_expected_nano=estimate.paid_nano + figures.expected,
+        moved_p90_nano=estimate.paid_nano + figures.p90,
+        moved_worst_nano=estimate.paid_nano + figures.worst,
+    )
+
+
 def _reported(tokens: int, counter: TokenCounter, lengths: LengthModel) -> tuple[float, float, float]:
     """Expected reported prompt tokens for a counted input, and how many of them are cached and cache writes."""
     prompt, cached, written = lengths.reported(tokens)
@@ -131,7 +155,7 @@ class EstimateSum:
         counted = sum(tokens * rows for tokens, rows in self._lengths.items())
         prompt_tokens = sum(self._counter.expected(tokens) * rows for tokens, rows in self._lengths.items())
         figures = price_histogram(self._lengths, room, self._prices[index], self._counter, lengths)
-        return Estimate(
+        estimate = Estimate(
             rows=self.rows,
             to_send=self._lengths.total(),
             prompt_tokens=round(prompt_tokens),
@@ -155,7 +179,9 @@ class EstimateSum:
             reused=self.reused,
             reuse_note=self.reuse_note,
             input_notes=self.notes,
+            lane=lane_of(self._prices[index].asked),
         )
+        return with_moved(estimate, self._job, self._lengths, self._prices[index], self._counter, lengths)
 
 
 def basis_of(lengths: LengthModel | None) -> str:
@@ -182,19 +208,24 @@ def estimate_json(job: Job, estimate: Estimate, left: int | None = None) -> dict
     `cost_usd_low` and `cost_usd_high` bound the central 90 %; they are null without answers to learn from.
     `duration_s` is the least time for the `left` rows, by default for all; null if nothing bounds it.
     """
-    low, high = estimate.low_nano, estimate.high_nano
     duration = least_duration(job, estimate, left)
     return {
         "prompt_tokens": estimate.prompt_tokens,
         "completion_tokens_expected": estimate.completion_tokens_expected,
         "cost_usd_expected": usd_text(nano_to_usd(estimate.expected_nano)),
-        "cost_usd_low": None if low is None else usd_text(nano_to_usd(low)),
-        "cost_usd_high": None if high is None else usd_text(nano_to_usd(high)),
+        "cost_usd_low": _usd(estimate.low_nano),
+        "cost_usd_high": _usd(estimate.high_nano),
         "cost_usd_p90": usd_text(nano_to_usd(estimate.p90_nano)),
         "cost_usd_worst": usd_text(nano_to_usd(estimate.worst_nano)),
+        "cost_usd_moved_expected": _usd(estimate.moved_expected_nano),
+        "cost_usd_moved_worst": _usd(estimate.moved_worst_nano),
         "duration_s": None if duration is None else round(duration.seconds, 1),
         "basis": estimate.basis,
     }
+
+
+def _usd(nano: int | None) -> str | None:
+    return None if nano is None else usd_text(nano_to_usd(nano))
 
 
 # What each key of an estimate means, for the documentation: those in a summary, and those of `estimate --json` alone.
@@ -206,6 +237,8 @@ ESTIMATE_KEYS = {
     "cost_usd_high": "the upper end of that interval; null without earlier answers",
     "cost_usd_p90": "the cost that is not exceeded nine times in ten",
     "cost_usd_worst": "the most that the run can cost: every answer is as long as `max_output_tokens` allows",
+    "cost_usd_moved_expected": "with `finish_by`, the expected cost if all rows move to the live lane; else null",
+    "cost_usd_moved_worst": "with `finish_by`, the most that the run can cost in the live lane; else null",
     "duration_s": "the least time that limits and earlier latencies allow, in seconds; null if nothing is known",
     "basis": "what the costs are predicted from: `history`, `pilot`, or `worst_case`, which makes all of them the most",
 }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
+from parquill.tasks.job.finish_by import finish_time
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.amounts import NANO_PER_USD, format_column, format_usd, nano_to_usd
 from parquill.tasks.money.duration import least_duration
@@ -57,13 +60,24 @@ def how_much(estimate: Estimate) -> str:
     """Return what the run costs: expected, with a bound, and what to ask for; or only the most, without history."""
     if not estimate.to_send:
         return "nothing is left to send"
-    expected, p90, worst = format_column([estimate.expected_nano, estimate.p90_nano, estimate.worst_nano])
     if not estimate.worst_nano:
         return "the price of this model is $0"
+    if estimate.moved_p90_nano is not None and not estimate.is_worst_case:
+        return _how_much_if_moved(estimate, estimate.moved_p90_nano)
+    expected, p90, worst = format_column([estimate.expected_nano, estimate.p90_nano, estimate.most_nano])
     if estimate.is_worst_case:
         return f"at most {worst}; for an expected cost run `parquill estimate JOB --pilot 100`"
     ask = format_round(ask_for(estimate.p90_nano))
     return f"expected {expected}, nine in ten below {p90}, at most {worst}: ask for {ask}"
+
+
+def _how_much_if_moved(estimate: Estimate, moved_p90_nano: int) -> str:
+    cheap, moved, most = format_column([estimate.expected_nano, estimate.moved_expected_nano or 0, estimate.most_nano])
+    ask = format_round(ask_for(moved_p90_nano))
+    return (
+        f"expected {cheap} if all rows stay in the {estimate.lane} lane, {moved} if all move to the live lane, at most "
+        f"{most}: ask for {ask}"
+    )
 
 
 def ask_for(nano: int) -> int:
@@ -82,7 +96,9 @@ def how_long(job: Job, estimate: Estimate, left: int, now: datetime) -> str | No
 
     For batches, return how long they take at most.
     """
-    if job.lane == "batch" and left:
+    if job.finish_by is not None and left:
+        return _in_time(job, job.finish_by, estimate, left, now)
+    if estimate.lane == "batch" and left:
         return _how_long_in_batches(job, estimate, left)
     found = least_duration(job, estimate, left)
     if found is None:
@@ -90,10 +106,26 @@ def how_long(job: Job, estimate: Estimate, left: int, now: datetime) -> str | No
     message = f"at least {format_duration(found.seconds)} {found.reason}"
     if found.seconds < SHORT_S:
         return message
-    start = now.astimezone(job.zone)
-    end = start + timedelta(seconds=found.seconds)
+    return f"{message}; done about {_moment(now, now + timedelta(seconds=found.seconds), job.zone)}"
+
+
+def _moment(now: datetime, then: datetime, zone: ZoneInfo) -> str:
+    start, end = now.astimezone(zone), then.astimezone(zone)
     day = "" if end.date() == start.date() else f" on {end:%A}, {end:%B} {end.day}"
-    return f"{message}; done about {end:%H:%M %Z}{day}"
+    return f"{end:%H:%M %Z}{day}"
+
+
+def _in_time(job: Job, finish_by: str, estimate: Estimate, left: int, now: datetime) -> str:
+    """Return until when the run is done by its `finish_by`, or that this cannot be."""
+    end = finish_time(finish_by, now, job.zone)
+    found = least_duration(job, replace(estimate, lane="live"), left)
+    message = f"done by {_moment(now, end, job.zone)} (finish_by)"
+    if found is None:
+        return f"{message}: rows leave the {estimate.lane} lane for the live lane in time"
+    live = f"the live lane alone takes at least {format_duration(found.seconds)} {found.reason}"
+    if now + timedelta(seconds=found.seconds) > end:
+        return f"not {message}: {live}"
+    return f"{message}: rows leave the {estimate.lane} lane for the live lane in time; {live}"
 
 
 def _how_long_in_batches(job: Job, estimate: Estimate, left: int) -> str:

@@ -29,6 +29,12 @@ class Verdict:
     expected_nano: int
     left: int
     is_worst_case: bool = False  # `expected_nano` is the worst case, since nothing is known of the answers
+    moved_nano: int = 0  # the same if all rows that are left move to the live lane; 0 if no row ever does
+
+    @property
+    def most_expected_nano(self) -> int:
+        """What the run is expected to cost in the more expensive of its lanes."""
+        return max(self.expected_nano, self.moved_nano)
 
     @property
     def cost(self) -> str:
@@ -60,32 +66,51 @@ def check_budget(
     # rest with the same share of expected as of worst
     # promise: M8 a submitted row does not count as left to pay
     left = max(0, estimate.worst_nano - spent.worst_nano - spent.submitted_nano)
-    worst = booked + left
+    worst = booked + (left * estimate.most_nano // estimate.worst_nano if estimate.worst_nano else 0)
     open_worst, open_expected = (
         estimate.worst_nano - estimate.paid_worst_nano,
         estimate.expected_nano - estimate.paid_nano,
     )
     expected = booked + (open_expected * left // open_worst if open_worst else 0)
     rows = estimate.to_send - sum(spent.statuses.values()) - spent.submitted
-    facts = f"({rows:,} rows to send, {job.model}, prices of {price.version})"
+    moved = _moved_nano(estimate, booked, expected)
+    facts = f"({rows:,} rows to send, {job.model}, prices of {price.version}){_if_moved(estimate, moved)}"
     odd = "; ".join(_warnings(job, estimate, today or datetime.now(UTC).date())) or None
     limits = _limits(job, month_booked)
     word, is_worst_case = _word(is_worst_case=estimate.is_worst_case), estimate.is_worst_case
     if not limits:
         message = f"{word} {format_usd(expected)}, no budget is set {facts}"
-        return Verdict(True, message, odd, expected, rows, is_worst_case)
+        return Verdict(True, message, odd, expected, rows, is_worst_case, moved)
     tight = limits[0][0]
     if expected > tight:
         over = decimals_of(expected, tight)  # enough to see which number is larger
         names = " and ".join(name(decimals_of(limit, expected)) for limit, name in limits if expected > limit)
         message = f"{word} {format_usd(expected, over)} exceeds {names} {facts}"
-        return Verdict(False, message, odd, expected, rows, is_worst_case)
+        return Verdict(False, message, odd, expected, rows, is_worst_case, moved)
     names = " and ".join(name(None) for _, name in limits)
     short = " and ".join(name(None) for limit, name in limits if worst > limit)
-    may_stop = f"the worst case of {format_usd(worst)} exceeds {short}: the run may stop on the way"
+    # promise: lanes: the gate says what the budget has no room for if rows move to the live lane
+    ends = "the run may stop on the way"
+    if booked + left <= tight:
+        ends = f"rows that do not fit at the live price stay in the {estimate.lane} lane, and may miss finish_by"
+    may_stop = f"the worst case of {format_usd(worst)} exceeds {short}: {ends}"
     warning = "; ".join(message for message in (odd, may_stop if short else None) if message) or None
     message = f"{word} {format_usd(expected)} fits into {names} {facts}"
-    return Verdict(True, message, warning, expected, rows, is_worst_case)
+    return Verdict(True, message, warning, expected, rows, is_worst_case, moved)
+
+
+def _moved_nano(estimate: Estimate, booked: int, expected: int) -> int:
+    """Return what the run costs if all rows that are left move to the live lane; 0 if no row ever does."""
+    if estimate.moved_expected_nano is None or expected == booked:
+        return 0
+    return booked + (expected - booked) * estimate.moved_expected_nano // max(1, estimate.expected_nano)
+
+
+def _if_moved(estimate: Estimate, moved: int) -> str:
+    if not moved:
+        return ""
+    word = _word(is_worst_case=estimate.is_worst_case)
+    return f"; {word} {format_usd(moved)} if all rows leave the {estimate.lane} lane for the live lane"
 
 
 def _limits(job: Job, month_booked: int | None) -> list[tuple[int, Callable[[int | None], str]]]:
@@ -133,19 +158,20 @@ def _warn_of_one_prompt(job: Job, estimate: Estimate) -> str | None:
 
 
 def asks_approval(job: Job, verdict: Verdict) -> bool:
-    """Whether the expected cost, what is already spent included, is above `budget.approval_usd`.
+    """Whether the expected cost, what is already spent included, is above `budget.approval_usd` in any lane of the run.
 
     A run with nothing left to send needs no approval: its money is spent.
     """
     limit = job.budget.approval_usd
     # promise: P4 no approval is asked for when no money is left to spend
-    return limit is not None and verdict.left > 0 and verdict.expected_nano > usd_to_nano(limit)
+    return limit is not None and verdict.left > 0 and verdict.most_expected_nano > usd_to_nano(limit)
 
 
 def approval_sentence(job: Job, verdict: Verdict) -> str:
     """Return why a person must approve, with both numbers; only for a job with `budget.approval_usd`."""
     limit = usd_to_nano(job.budget.approval_usd or Decimal(0))
-    more, cost = decimals_of(limit, verdict.expected_nano), verdict.expected_nano
+    cost = verdict.most_expected_nano
+    more = decimals_of(limit, cost)
     word = _word(is_worst_case=verdict.is_worst_case)
     cost_text = f"{word} {format_usd(cost, decimals_of(cost, limit))}"
     return f"{cost_text} is above budget.approval_usd = {format_usd(limit, more)}"
@@ -160,7 +186,8 @@ def check_largest(job: Job, estimate: Estimate) -> None:
             f"limits.tokens_per_minute = {allowed:,}: it could never be sent"
         )
     waiting, prompt = job.limits.batch_tokens, estimate.largest_request - job.max_output_tokens
-    if job.lane == "batch" and waiting is not None and estimate.to_send and prompt > waiting:
+    in_batches = estimate.lane == "batch" and job.finish_by is None  # else the live lane takes what fits no batch
+    if in_batches and waiting is not None and estimate.to_send and prompt > waiting:
         raise BadJob(
             f"the longest prompt has {prompt:,} tokens, more than limits.batch_tokens = {waiting:,}: it fits no batch"
         )

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from parquill.data import FOLDER
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.lanes import TIERS
+from parquill.tasks.job.lanes import CHEAP_LANES, LANES_OF_API, TIERS, LaneName
 from parquill.tasks.job.providers import find_model, is_openai, provider_of
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.amounts import FEMTO_PER_NANO
@@ -198,7 +198,9 @@ def price_of(job: Job, day: date) -> ModelPrice:
     price.
     """
     if job.price is None:
-        return find_price(job.model, job.endpoint.base_url, day).at_tier(TIERS[job.lane])
+        found = find_price(job.model, job.endpoint.base_url, day)
+        return found.at_tier(TIERS[_cheapest_lane(job, found) if job.lane == "auto" else job.lane])
+    assert job.lane != "auto"  # noqa: S101 - a job with a price names its lane
     # promise: M1 a search model is refused even if the job sets a price
     refuse_model(job.model)
     own, full = job.price, job.price.usd_per_mtok_input
@@ -207,6 +209,15 @@ def price_of(job: Job, day: date) -> ModelPrice:
         0, full, full if cached is None else cached, full if written is None else written, own.usd_per_mtok_output
     )
     return ModelPrice(job.model, (band,), None, "the job's `price`", day.isoformat(), asked=TIERS[job.lane])
+
+
+def _cheapest_lane(job: Job, price: ModelPrice) -> LaneName:
+    """Return the lane that `lane: auto` buys in as long as there is time. Raises BadJob if only live is sold."""
+    sold = {tier.name for tier in price.tiers}
+    for lane in CHEAP_LANES:
+        if lane in LANES_OF_API[job.endpoint.api] and TIERS[lane] in sold:
+            return lane
+    raise BadJob(f"{price.model} has neither a flex nor a batch price ({price.source}): use `lane: live`")
 
 
 @cache

@@ -42,7 +42,11 @@ def reschedule(waits: WaitsForBatch) -> Interrupted:
 
     Returns an error if the server does not take the state, since the run is being cancelled.
     """
-    at = datetime.now(UTC) + timedelta(seconds=away_s(flow_run.run_count or 0))
+    now = datetime.now(UTC)
+    at = now + timedelta(seconds=away_s(flow_run.run_count or 0))
+    if waits.due_at is not None:
+        # promise: lanes: a run that waits without a process starts again in time for finish_by
+        at = min(at, max(now + timedelta(seconds=FIRST_AWAY_S), datetime.fromtimestamp(waits.due_at, UTC)))
     state: State[Any] = Scheduled(name=WAITING, message=str(waits), scheduled_time=at)
     run = UUID(flow_run.id)
     with get_client(sync_client=True) as client:

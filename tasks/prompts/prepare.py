@@ -13,6 +13,7 @@ from pathlib import Path
 
 from parquill.tasks.errors import BadInput, BadJob, DamagedJournal, DiskFailed, LedgerFailed
 from parquill.tasks.job.answer_schema import check_format
+from parquill.tasks.job.lanes import lane_of
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.job.strict_schema import check_strict
 from parquill.tasks.money.amounts import format_usd
@@ -309,7 +310,7 @@ def _plan_rows(
         combinations = math.prod(len(values) for values in (job.for_each or {}).values())
         # a shard has at least as many rows as requests at once: four that overlap keep every place filled
         # and a batch has as many rows as it may, since the service limits how many batches are made
-        smallest = MAX_SHARD if job.lane == "batch" else max(MIN_SHARD, job.limits.max_at_once)
+        smallest = MAX_SHARD if lane_of(price.asked) == "batch" else max(MIN_SHARD, job.limits.max_at_once)
         rows = max(smallest, min(MAX_SHARD, -(-source.rows * combinations // SHARDS_WANTED)))
         sink = ShardWriter(folder, rows, disk)
         planner = Planner(job, source, price, folder.path, answers, *base.kept, read_past(job), correction=correction)

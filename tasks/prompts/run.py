@@ -18,6 +18,8 @@ import orjson
 import rfc8785
 
 from parquill.tasks.errors import DamagedJournal, DiskFailed
+from parquill.tasks.job.finish_by import finish_time
+from parquill.tasks.job.lanes import LaneName, lane_of
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.calibration import Calibration
 from parquill.tasks.money.prices import ModelPrice
@@ -28,7 +30,19 @@ from parquill.tasks.storage.disk import DISK, Disk, damaged, read_json
 from parquill.tasks.storage.folders import Folders, RunFolder
 from parquill.tasks.storage.replay import ShardState, replay_shard
 
-_OPERATIONAL = {"name", "output", "state", "timezone", "budget", "limits", "retry", "tolerate", "price_as", "labels"}
+_OPERATIONAL = {
+    "name",
+    "output",
+    "state",
+    "timezone",
+    "finish_by",
+    "budget",
+    "limits",
+    "retry",
+    "tolerate",
+    "price_as",
+    "labels",
+}
 
 
 def digest_of(job: ResolvedJob, fingerprint: str, limit: int | None) -> str:
@@ -58,6 +72,17 @@ class Run:
     began: Moment | None = None  # when it was planned, by a clock that no user can set
     keeps_digest: bool = False  # whether the results keep the digest that they had before
     known_journals: str = ""  # a digest of the other runs' journals when the plan was made
+
+    @property
+    def lane(self) -> LaneName:
+        """The lane in which the run buys; with `lane: auto` the cheap one."""
+        return lane_of(self.price.asked)
+
+    @property
+    def finish_at(self) -> datetime | None:
+        """When the run is to be done by its `finish_by`, in the job's time zone; None if it is in no hurry."""
+        job = self.job
+        return None if job.finish_by is None else finish_time(job.finish_by, self.started_at, job.zone)
 
     @property
     def folders(self) -> Folders:

@@ -30,6 +30,8 @@ class CostEstimate:
     cost_usd_high: Decimal | None
     cost_usd_p90: Decimal
     cost_usd_worst: Decimal
+    cost_usd_moved_expected: Decimal | None
+    cost_usd_moved_worst: Decimal | None
     duration_s: float | None
     basis: Literal["history", "pilot", "worst_case"]
     fits_budget: bool

@@ -112,6 +112,17 @@ def time_figures(summary: Summary, zone: ZoneInfo) -> dict[str, str]:
     return figures
 
 
+def _lateness(summary: Summary) -> str | None:
+    """Return whether a run was done by its `finish_by`; None if it had none, or is not done."""
+    due, end = summary.get("finish_by"), summary.get("finished_at")  # summaries of earlier versions have none
+    if due is None or end is None:
+        return None
+    late_s = (datetime.fromisoformat(end) - datetime.fromisoformat(due)).total_seconds()
+    if late_s > 0:
+        return f"missed by {format_duration(late_s)}"
+    return "met" if summary["state"] == "finished" else "not over"
+
+
 def estimate_figures(summary: Summary) -> dict[str, str]:
     """Return what the run paid beside what was expected; without history, nothing was."""
     estimate, budget = summary["estimate"], summary["budget"]["run_usd"]
@@ -126,7 +137,7 @@ def estimate_figures(summary: Summary) -> dict[str, str]:
 
 
 def notable_figures(summary: Summary) -> dict[str, str]:
-    """Return amounts that most runs do not have."""
+    """Return amounts that most runs do not have, and whether `finish_by` was met."""
     known = {
         "cost with earlier runs": (summary["cost_usd"] if summary["cost_usd"] != summary["paid_usd"] else None),
         "in doubt": summary["in_doubt_usd"],
@@ -135,6 +146,13 @@ def notable_figures(summary: Summary) -> dict[str, str]:
         "saved by reuse": summary["saved_usd"],
     }
     figures = {name: format_usd_text(usd) for name, usd in known.items() if usd is not None and Decimal(usd)}
+    if (late := _lateness(summary)) is not None:
+        # promise: lanes: a run that missed finish_by says so
+        figures["finish_by"] = late
+    lanes = summary.get("lanes", {})
+    if lanes.keys() - {"live"}:
+        for lane, bought in sorted(lanes.items()):
+            figures[f"in the {lane} lane"] = f"{format_usd_text(bought['cost_usd'])} for {bought['rows']:,} answers"
     if other := summary.get("price_as"):
         figures[f"the same usage on {other['model']}"] = format_usd_text(other["cost_usd"])
     return figures

@@ -43,6 +43,7 @@ SUMMARY_KEYS = {
     "requests": "requests sent, retried, throttled, in doubt, and submitted without a reply yet: of this run alone, "
     "summed over interruptions",
     "lanes": "answers that this run paid for and their cost, by lane",
+    "finish_by": "when the run was to be done by its setting `finish_by`; null without one",
     "duration_s": "seconds from start to end",
     "prices": "the source of the prices, with its version and day",
     "errors": "rows by `error_code`",
@@ -113,6 +114,7 @@ def make_summary(
         "lanes": {
             lane: {"rows": g.rows, "cost_usd": usd_text(nano_to_usd(g.cost_nano))} for lane, g in sums.lanes.items()
         },
+        "finish_by": None if run.finish_at is None else run.finish_at.isoformat(timespec="seconds"),
         "duration_s": None if finished_at is None else _duration_s(run, finished_at),
         "prices": {"source": run.price.source, "version": run.price.version},
         "errors": sums.errors,

@@ -82,6 +82,8 @@ class ExpectedFigures(TypedDict):
     cost_usd_high: str | None
     cost_usd_p90: str
     cost_usd_worst: str
+    cost_usd_moved_expected: str | None
+    cost_usd_moved_worst: str | None
     duration_s: float | None
     basis: Literal["history", "pilot", "worst_case"]
 
@@ -118,6 +120,7 @@ class Summary(TypedDict):
     budget: BudgetFigures
     requests: RequestCounts
     lanes: dict[str, LaneFigures]
+    finish_by: str | None
     duration_s: float | None
     prices: PriceList
     errors: dict[str, int]

@@ -213,7 +213,10 @@ def make_answer(call: Call, options: Options) -> Answer:
         text += (_FILLER * (missing // len(_FILLER) + 1))[:missing]
     if cut:
         text = cut_text(text, completion - reasoning, whole_json=schema is not None)
-    return Answer(text, "length" if cut else "stop", usage, service_tier=options.service_tier)
+    tier = options.service_tier
+    if tier == "asked":
+        tier = call.payload.get("service_tier", "default")
+    return Answer(text, "length" if cut else "stop", usage, service_tier=tier)
 
 
 def cut_text(text: str, tokens: int, *, whole_json: bool) -> str:

@@ -56,7 +56,9 @@ class Options:
     reasoning_tokens: int = option(0, whole, "thought before the answer, part of the completion tokens")
     cached_ratio: float = option(0.0, ratio, "share of the prompt tokens reported as cached, rounded down")
     cache_write_ratio: float = option(0.0, ratio, "share of the prompt tokens reported as written to a cache")
-    service_tier: str = option("default", text, "the tier that replies name, if the API has tiers")
+    service_tier: str = option(
+        "default", text, "the tier that replies name, if the API has tiers; `asked`: as requests"
+    )
     pad_answers: bool = option(False, flag, "answers of four characters for each completion token")
     model_suffix: str = option("", text, "what the reply adds to the model's name, such as a date")
     models: tuple[str, ...] | None = option(None, or_none(names), "the only models there are; null: all")

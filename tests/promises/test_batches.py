@@ -18,8 +18,8 @@ import pytest
 from parquill.tasks.errors import BadJob, Interrupted, WaitsForBatch
 from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.open_senders import open_senders
+from parquill.tasks.llm.pace import Pace
 from parquill.tasks.llm.pilot import run_pilot
-from parquill.tasks.llm.run_sender import Pace
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.prices import find_price
 from parquill.tasks.prompts.prepare import prepare_run

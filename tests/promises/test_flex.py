@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from parquill.tasks.money.amounts import nano_to_usd
+from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import find_price
 from tests.tasks.llm.test_live_lane import LaneHarness
 from tests.tools.direct import job_of, results, run_steps
@@ -96,12 +97,19 @@ def test_a_service_that_ignores_the_tier_stays_within_the_budget(tmp_path: Path,
     assert len(answered) == len(service.bodies) < 12
 
 
-def test_a_request_that_waited_reserves_the_higher_price(tmp_path: Path) -> None:
+def test_a_request_that_waited_reserves_the_higher_price() -> None:
     """M1: A request that reserved the flex price, and waited while a reply named another tier, reserves again."""
-    settings = _job(tmp_path, limits={"max_at_once": 1}, budget={"run_usd": "0.00002", "when_short": "partial"})
-    service = Flex(lambda _: _answer(usage={**USAGE, "completion_tokens": 20, "total_tokens": 40}))
-    run_steps(settings, transport=service.open)
-    assert len(service.bodies) == 1  # a second one could cost as much again: $0.000024 in all
+    price, budget = find_price(MODEL, None, DAY).at_tier("flex"), Budget(3_000)
+    harness = LaneHarness(lambda _: (200, {}), lane="flex", model=MODEL, price=price, at_once=1, budget=budget)
+
+    async def until_the_next_one_waits() -> None:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert budget.reserved_nano == 2 * 5  # each step of the harness reserves 5
+
+    harness.hold = until_the_next_one_waits
+    asyncio.run(harness.complete(2))
+    assert harness.sent == 1  # at the standard price the second one may cost 5,000
 
 
 def test_missing_capacity_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.abandoned import collect_abandoned
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.open_senders import open_sender
+from parquill.tasks.llm.pace import REAL, Pace
 from parquill.tasks.llm.rounds import Rounds
-from parquill.tasks.llm.run_sender import REAL, Pace
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
 from parquill.tasks.prompts.run import Run

@@ -21,10 +21,12 @@ from parquill.tasks.llm.breaker import (
     OUTAGE_ROWS,
     Breaker,
 )
+from parquill.tasks.llm.channel import Channel
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.live_lane import LiveLane
 from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.prompt_cuts import PromptCuts
+from parquill.tasks.llm.route import OneChannel
 from parquill.tasks.llm.settlement import Settlement
 from parquill.tasks.llm.tier_check import TierCheck
 from parquill.tasks.llm.unit import OpenShard, Step, Unit
@@ -126,8 +128,9 @@ class Night:
         price = ModelPrice("a-model", (PriceBand(0, 0, 0, 0, 0),), None, "a test", "today")
         self.budget = Budget(self._budget_nano)
         settlement = Settlement(price, self.budget, Progress(), None, PromptCuts(10), TierCheck(price, 10))
-        self.lane = LiveLane(job, client, limits, breaker, settlement, clock=loop.time, sleep=asyncio.sleep)
-        await self.lane.complete(self._units())
+        channel = Channel(job, client, limits, breaker, settlement, clock=loop.time)
+        self.lane = LiveLane(job, OneChannel(channel), clock=loop.time, sleep=asyncio.sleep)
+        await self.lane.complete(self._units)
         self.seconds = loop.time() - 1000.0
 
     def run(self) -> Night:

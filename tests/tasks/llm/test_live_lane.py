@@ -17,11 +17,13 @@ import pytest
 from parquill.tasks.limits.limiter import Permit, RateLimiter
 from parquill.tasks.limits.open_bytes import OpenBytes
 from parquill.tasks.llm.breaker import Breaker
+from parquill.tasks.llm.channel import Channel
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.live_lane import MIN_OPEN_UNITS, LiveLane
 from parquill.tasks.llm.outcomes import TABLE
 from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.prompt_cuts import PromptCuts
+from parquill.tasks.llm.route import OneChannel
 from parquill.tasks.llm.settlement import Settlement
 from parquill.tasks.llm.tier_check import TierCheck
 from parquill.tasks.llm.unit import OpenShard, Step, Unit
@@ -62,6 +64,9 @@ class NoJournal:
         return done
 
 
+FREE = ModelPrice("a-model", (PriceBand(0, 0, 0, 0, 0),), None, "a test", "today")
+
+
 class LaneHarness:
     """A live lane against a service whose reply depends on the prompt."""
 
@@ -73,6 +78,8 @@ class LaneHarness:
         budget: Budget | None = None,
         lane: str = "live",
         model: str = "gpt-4o-mini",
+        price: ModelPrice = FREE,
+        at_once: int = 4,
         **retry: Any,
     ) -> None:
         self.time, self.sent, self.read = Time(), 0, 0
@@ -95,19 +102,16 @@ class LaneHarness:
         job = resolved_job({
             "name": "x", "input": "i", "output": "o", "prompt": {"user": "x"}, "model": model,
             "lane": lane, "max_output_tokens": 10, "endpoint": {"base_url": "http://localhost:1/v1"},
-            "retry": retry, "limits": {"max_at_once": 4},
+            "retry": retry, "limits": {"max_at_once": at_once},
         })  # fmt: skip
-        breaker = Breaker(4, patience_s=math.inf, clock=self.time.clock)
-        limits = RateLimiter(4, brake=breaker, clock=self.time.clock, sleep=self.time.sleep)
+        breaker = Breaker(at_once, patience_s=math.inf, clock=self.time.clock)
+        limits = RateLimiter(at_once, brake=breaker, clock=self.time.clock, sleep=self.time.sleep)
         client = Client(job, None, httpx.MockTransport(handler))
-        price = ModelPrice("a-model", (PriceBand(0, 0, 0, 0, 0),), None, "a test", "today")
         settlement = Settlement(price, budget or Budget(None), Progress(), None, PromptCuts(10), TierCheck(price, 10))
+        self.channel = Channel(job, client, limits, breaker, settlement, clock=self.time.clock)
         self.lane = LiveLane(
             job,
-            client,
-            limits,
-            breaker,
-            settlement,
+            OneChannel(self.channel),
             clock=self.time.clock,
             sleep=sleep or self.time.sleep,
             may_send=may_send,
@@ -123,7 +127,7 @@ class LaneHarness:
         return Step(self.shard, number, f"{number:04x}", messages, None, 10, 5)
 
     async def complete(self, count: int) -> None:
-        await self.lane.complete(self.units(count))
+        await self.lane.complete(lambda: self.units(count))
 
     async def complete_pairs(self, count: int) -> None:
         """Complete units of two steps, where the second step contains the answer of the first."""
@@ -136,7 +140,7 @@ class LaneHarness:
             for number in range(0, 2 * count, 2):
                 yield Unit((self.step(number), replace(self.step(number + 1), messages="", render=render)))
 
-        await self.lane.complete(units())
+        await self.lane.complete(units)
 
     def codes(self) -> list[str | None]:
         return [self.state.outcomes[row].error_code for row in sorted(self.state.outcomes)]
@@ -243,7 +247,7 @@ def test_what_is_in_memory_is_in_the_journal(tmp_path: Path, attempts: int) -> N
         with ThreadPoolExecutor(1) as threads:
             journal = Journal(path, {"run_id": "x", "shard": 0}, threads)
             harness.shard = OpenShard(journal, harness.state)
-            await harness.lane.complete(harness.units(60))
+            await harness.lane.complete(lambda: harness.units(60))
             await journal.close()
             return journal.outcomes, journal.end
 
@@ -288,14 +292,14 @@ def test_each_request_has_its_own_permit() -> None:
     """A request with the other name counts against the limits like any other, and its row keeps its attempts."""
     harness = LaneHarness(lambda body: (200 if '"max_completion_tokens":10' in body else 400, {}), attempts=1)
     harness.refusal = RENAME
-    acquire, permits = harness.lane.limits.acquire, 0
+    acquire, permits = harness.channel.limits.acquire, 0
 
-    async def counted(tokens: int) -> Permit:
+    async def counted(tokens: int, is_rerouted: Callable[[], bool] | None = None) -> Permit:
         nonlocal permits
         permits += 1
-        return await acquire(tokens)
+        return await acquire(tokens, is_rerouted)
 
-    harness.lane.limits.acquire = counted  # type: ignore[method-assign]
+    harness.channel.limits.acquire = counted  # type: ignore[method-assign]
     asyncio.run(harness.complete(100))
     assert permits == harness.sent > 100
     assert {row.failures for row in harness.state.rows.values()} == {0}

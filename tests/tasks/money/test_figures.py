@@ -186,3 +186,38 @@ def test_fits_and_approval() -> None:
     assert three_answers(close, KNOWN, check_budget(close, KNOWN, PRICE), NOW)[-1].endswith(
         "expected $6.400 is above budget.approval_usd = $6.399"
     )
+
+
+MOVED = replace(
+    KNOWN,
+    lane="flex",
+    moved_expected_nano=12_800_000_000,
+    moved_p90_nano=13_808_000_000,
+    moved_worst_nano=24_200_000_000,
+)
+
+
+def test_the_cost_of_two_lanes() -> None:
+    """With a deadline, the sentence has the cost in either lane, and asks for what the live lane costs."""
+    assert how_much(MOVED) == (
+        "expected $6.40 if all rows stay in the flex lane, $12.80 if all move to the live lane, at most $24.20: "
+        "ask for $14"
+    )
+    unknown = replace(MOVED, basis=WORST_CASE)
+    assert how_much(unknown).startswith("at most $24.20; for an expected cost run ")
+
+
+def test_the_time_of_two_lanes() -> None:
+    """With a deadline, the sentence says until when the run is done, or that even the live lane is too slow."""
+    job = _job(limits={"requests_per_minute": 500}, timezone="Europe/Paris", lane="auto", finish_by="06:00")
+    assert how_long(job, MOVED, 180_000, NOW) == (
+        "done by 06:00 CET on Tuesday, December 1 (finish_by): rows leave the flex lane for the live lane in time; the "
+        "live lane alone takes at least 6 h at 500 requests a minute"
+    )
+    late = job.model_copy(update={"finish_by": "5h"})
+    assert str(how_long(late, MOVED, 180_000, NOW)).startswith(
+        "not done by 04:10 CET on Tuesday, December 1 (finish_by): "
+    )
+    batches = replace(MOVED, lane="batch")
+    assert "rows leave the batch lane" in str(how_long(_job(lane="auto", finish_by="8h"), batches, 180_000, NOW))
+    assert how_long(_job(lane="auto"), batches, 180_000, NOW) == "within 24 hours, which the service has for a batch"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, pass_gate
+from parquill.tasks.money.gate import Verdict, approval_sentence, asks_approval, check_budget, pass_gate
 from parquill.tasks.money.prices import ModelPrice, PriceBand
 from parquill.tasks.records import Estimate, Totals
 
@@ -247,3 +248,41 @@ def test_who_is_asked(limit: int | None, booked: int, open_usd: int, rows_left: 
     totals = Totals(settled_nano=booked * USD, worst_nano=booked * USD, statuses={"ok": 10 - rows_left})
     verdict = check_budget(job, _estimate(worst * USD, to_send=10), PRICE, totals)
     assert asks_approval(job, verdict) is asks
+
+
+def _auto(**budget: Any) -> Job:
+    return _job(**budget).model_copy(update={"lane": "auto", "finish_by": "8h"})
+
+
+def test_the_gate_of_two_lanes() -> None:
+    """The gate shows what the run costs at least and at most: in the cheap lane, and if all rows leave it.
+    It refuses only what does not fit at the cheap price.
+    """
+    cheap = _estimate(3_200_000_000, 5_000_000_000)
+    estimate = replace(
+        cheap, lane="flex", moved_expected_nano=6_400_000_000, moved_p90_nano=7 * USD, moved_worst_nano=10 * USD
+    )
+    verdict = _pass(_auto(run_usd=12), estimate)
+    assert verdict.sentence.startswith("expected $3.20 fits into the budget of $12.00 (")
+    assert verdict.sentence.endswith("; expected $6.40 if all rows leave the flex lane for the live lane")
+    assert verdict.warning is None
+    verdict = _pass(_auto(run_usd=6), estimate)
+    assert verdict.warning == (
+        "the worst case of $10.00 exceeds the budget of $6.00: rows that do not fit at the live price stay in the flex "
+        "lane, and may miss finish_by"
+    )
+    verdict = _pass(_auto(run_usd=4), estimate)
+    assert verdict.warning is not None
+    assert verdict.warning.endswith("the run may stop on the way")
+    with pytest.raises(RefusedByBudget, match=r"expected \$3.20 exceeds the budget of \$3.00"):
+        _pass(_auto(run_usd=3), estimate)
+    # of a resumed run, only the rows that are left can move
+    half = Totals(settled_nano=1_600_000_000, worst_nano=2_500_000_000)
+    assert _pass(_auto(run_usd=12), estimate, half).sentence.endswith(
+        "; expected $4.80 if all rows leave the flex lane for the live lane"
+    )
+    # a person approves what the run may cost, not only the cheaper lane
+    for limit, asked in ((6.41, False), (6.39, True)):
+        job = _auto(run_usd=12, approval_usd=limit)
+        assert asks_approval(job, check_budget(job, estimate, PRICE)) is asked
+    assert approval_sentence(job, check_budget(job, estimate, PRICE)).startswith("expected $6.40 is above")

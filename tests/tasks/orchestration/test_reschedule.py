@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Self
 from uuid import uuid4
@@ -68,3 +69,19 @@ def test_a_run_that_is_being_cancelled_is_not_started_again(monkeypatch: pytest.
     client = _Client(Cancelled())
     monkeypatch.setattr(module, "get_client", lambda **_: client)
     assert "the next start collects them" in str(reschedule(WaitsForBatch("waiting for 1 batch")))
+
+
+@pytest.mark.usefixtures("_flow_run")
+@pytest.mark.parametrize(("due_in_s", "away"), [(-60, 10), (5, 10), (12, 12), (3_600, 15)])
+def test_a_run_with_a_deadline_is_started_in_time(
+    monkeypatch: pytest.MonkeyPatch, due_in_s: float, away: float
+) -> None:
+    """A run that must look at its batches by some time is started again by then, but not at once."""
+    client = _Client()
+    monkeypatch.setattr(module, "get_client", lambda **_: client)
+    began = datetime.now(UTC)
+    with pytest.raises(Pause):
+        reschedule(WaitsForBatch("waiting for 1 batch", began.timestamp() + due_in_s))
+    (state,) = client.proposed
+    waits_s = (state.state_details.scheduled_time - began).total_seconds()
+    assert away - 0.1 <= waits_s < away + 60

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from parquill.tasks.records import WORST_CASE
 from parquill.tasks.results.figures import (
     cost_of,
@@ -101,3 +103,28 @@ def test_sentences_come_in_one_order() -> None:
     assert summary_sentences(SUMMARY) == ["the service adds text of its own"]
     assert len(summary_sentences({**SUMMARY, "usage_unknown": 3, "errors": {"prompt_cut": 2}})) == 3
     assert summary_sentences({**SUMMARY, "counted": None}) == []
+
+
+def test_each_lane_has_its_cost() -> None:
+    """A run that bought in another lane than the live one shows what it bought in each."""
+    lanes = {"live": {"rows": 20, "cost_usd": "0.20"}, "flex": {"rows": 1_080, "cost_usd": "5.92"}}
+    figures = notable_figures({**SUMMARY, "lanes": lanes})
+    assert figures["in the flex lane"] == "$5.92 for 1,080 answers"
+    assert figures["in the live lane"] == "$0.20 for 20 answers"
+    assert not notable_figures({**SUMMARY, "lanes": {"live": {"rows": 1_100, "cost_usd": "6.12"}}})
+
+
+@pytest.mark.parametrize(
+    ("finished_at", "state", "shown"),
+    [
+        ("2026-12-01T05:59:00+01:00", "finished", "met"),
+        ("2026-12-01T05:25:00+00:00", "finished", "missed by 25 min"),
+        ("2026-12-01T04:00:00+00:00", "stopped", "not over"),
+    ],
+)
+def test_whether_finish_by_was_met(finished_at: str, state: str, shown: str) -> None:
+    """A run with a deadline shows whether it was met, or by how much it was missed."""
+    times = {"started_at": "2026-11-30T22:00:00+01:00", "finished_at": finished_at, "state": state}
+    figures = notable_figures({**SUMMARY, **times, "finish_by": "2026-12-01T06:00:00+01:00"})
+    assert figures["finish_by"] == shown
+    assert "finish_by" not in notable_figures({**SUMMARY, **times, "finish_by": None})
