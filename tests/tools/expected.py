@@ -61,6 +61,8 @@ SUMMARY_KEYS = {
         "cost_usd_expected",
         "cost_usd_low",
         "cost_usd_high",
+        "cost_usd_moved_expected",
+        "cost_usd_moved_worst",
         "cost_usd_p90",
         "cost_usd_worst",
         "duration_s",
