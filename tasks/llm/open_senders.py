@@ -29,6 +29,7 @@ from parquill.tasks.storage.run_lock import RunLock, RunMember
 # its share of the limits.
 IDLE_TIMEOUT_S: Final = 2.0
 _open: dict[str, RunSender] = {}
+latest: list[RunSender] = []  # that of the latest run that this process led, also after its end
 _joined: dict[str, _Joined] = {}
 _mutex = threading.Lock()
 stop_requested = threading.Event()
@@ -55,6 +56,7 @@ def open_sender(
         run_sender = RunSender(run, key, transport, disk, log, lane=lane, pace=pace, is_abandoned=is_abandoned)
         with _mutex:
             _open[run.run_id] = run_sender
+            latest[:] = [run_sender]
         with _closed_at_the_end(run.run_id, run_sender):
             yield run_sender
 

@@ -34,7 +34,8 @@ def show_bar(console: Console, say: Say) -> Iterator[None]:
 
     `say` gets the notices of the run: soft limits that are passed, outages, how limits are shared.
     """
-    with _shown_by(partial(_bar, console, say) if console.is_terminal else partial(_lines, say)):
+    earlier = _latest_sender()
+    with _shown_by(partial(_bar, console, say, earlier) if console.is_terminal else partial(_lines, say, earlier)):
         yield
 
 
@@ -57,7 +58,7 @@ def _target() -> Callable[[threading.Event], None] | None:
     if sys.stderr is not None and sys.stderr.isatty():
         from rich.console import Console
 
-        return partial(_bar, Console(stderr=True, highlight=False), _to_stderr)
+        return partial(_bar, Console(stderr=True, highlight=False), _to_stderr, _latest_sender())
     return None
 
 
@@ -121,6 +122,25 @@ def _active_sender() -> RunSender | None:
     return run_sender[0] if run_sender else None
 
 
+def _latest_sender() -> RunSender | None:
+    module = sys.modules.get("parquill.tasks.llm.open_senders")
+    return next(iter(module.latest), None) if module else None
+
+
+def _looks(over: threading.Event, earlier: RunSender | None) -> Iterator[tuple[RunSender, bool]]:
+    """Yield the open sender at each look, with False; at the end the latest one once more, with True.
+
+    A run may be over between two looks, and its notices must not be lost. `earlier` is the sender of the run before.
+    """
+    while not over.wait(POLL_INTERVAL_S):
+        if (run_sender := _active_sender()) is not None:
+            yield run_sender, False
+    last = _latest_sender()
+    # promise: ui: the notices of a short run are shown
+    if last is not None and last is not earlier:
+        yield last, True
+
+
 class _NoticePrinter:
     """Says each notice of a run once: soft limits that are passed, outages, how limits are shared."""
 
@@ -142,7 +162,7 @@ class _NoticePrinter:
         self._warned, self._shared, self._of_service = len(warnings), len(messages), len(service)
 
 
-def _bar(console: Console, say: Say, over: threading.Event) -> None:
+def _bar(console: Console, say: Say, earlier: RunSender | None, over: threading.Event) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -156,11 +176,10 @@ def _bar(console: Console, say: Say, over: threading.Event) -> None:
     with Progress(*columns, console=console, transient=True) as bar:
         task = None
         news = _NoticePrinter(say)
-        while not over.wait(POLL_INTERVAL_S):
-            run_sender = _active_sender()
-            if run_sender is None:
-                continue
+        for run_sender, is_last in _looks(over, earlier):
             news.print_new(run_sender)
+            if is_last:
+                break
             progress = run_sender.lane.progress
             rate = format_rate(progress.rate(time.monotonic()))
             if task is None:
@@ -170,14 +189,11 @@ def _bar(console: Console, say: Say, over: threading.Event) -> None:
             bar.update(task, description=what, completed=progress.done, rate=rate, spent=spent(run_sender))
 
 
-def _lines(say: Say, over: threading.Event) -> None:
+def _lines(say: Say, earlier: RunSender | None, over: threading.Event) -> None:
     news, printed, line = _NoticePrinter(say), time.monotonic(), ""
-    while not over.wait(POLL_INTERVAL_S):
-        run_sender = _active_sender()
-        if run_sender is None:
-            continue
+    for run_sender, is_last in _looks(over, earlier):
         news.print_new(run_sender)
-        if time.monotonic() - printed < PLAIN_INTERVAL_S:
+        if is_last or time.monotonic() - printed < PLAIN_INTERVAL_S:
             continue
         printed, before = time.monotonic(), line
         line = progress_text(run_sender, printed)

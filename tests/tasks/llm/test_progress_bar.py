@@ -108,3 +108,21 @@ def test_a_script_shows_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     with show_progress_of_python():
         assert not [thread for thread in threading.enumerate() if thread.name == "parquill-bar"]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_the_notices_of_a_short_run_are_shown(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:  # noqa: FBT001 - parametrized
+    """If a run is over before the first look at it, its warnings are shown all the same, and those of the run before
+    are not shown again.
+    """
+    said: list[str] = []
+    latest = [_sender()]
+    monkeypatch.setattr(progress_bar, "_active_sender", lambda: None)
+    monkeypatch.setattr(progress_bar, "_latest_sender", lambda: latest[0])
+    console = Console(file=io.StringIO(), force_terminal=is_terminal)
+    with show_bar(console, said.append):
+        latest[0] = _sender()
+    assert said == ["warning: the service <is> slow"]
+    with show_bar(console, said.append):
+        pass
+    assert len(said) == 1
