@@ -186,8 +186,8 @@ def test_a_live_lane_that_is_full_at_times(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lane", ["flex", "batch"])
 def test_a_lane_that_the_service_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lane: str) -> None:
-    """If the service refuses the cheap lane, the run does not wait for its deadline: the live lane completes the rows,
-    and people are told why.
+    """If the service refuses the cheap lane, the run does not wait for its deadline. The live lane completes the rows,
+    and a warning gives the service's reason.
     """
     monkeypatch.setattr("parquill.tasks.money.prices.CHEAP_LANES", (lane,))
     market = Market(1, _fast, refuses_flex=True, batch={"fail_with": "billing_not_active"})

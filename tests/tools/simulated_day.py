@@ -145,6 +145,7 @@ class Day:
         pace = Pace(asyncio.sleep, lambda: start + loop.time() - LOOP_START, asyncio.sleep, loop.time)
         executor = Inline()
         in_executor = loop.run_in_executor
+        # simulated time would pass while a thread works, so every call is made at once
         loop.run_in_executor = lambda _, *call: in_executor(executor, *call)  # type: ignore[method-assign]
 
         async def call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -299,6 +299,7 @@ def test_each_request_has_its_own_permit() -> None:
         permits += 1
         return await acquire(tokens, is_rerouted)
 
+    # the limiter itself does not count its permits
     harness.channel.limits.acquire = counted  # type: ignore[method-assign]
     asyncio.run(harness.complete(100))
     assert permits == harness.sent > 100
