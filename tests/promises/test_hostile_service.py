@@ -23,16 +23,9 @@ OUTPUT = 50
 # Attacks that wait for the deadline have a short one; the others have one that a busy machine does not reach.
 TIMEOUT_S = 120
 SHORT_TIMEOUT_S = 6
-# Forgeries that are sent after their reply: the machine decides whether the next request leaves before they come, is
-# lost with its connection, and is sent again. tests/tasks/llm/test_connections.py shows that a connection rests a moment.
-LATE = {"twice_in_two_parts", "twice_with_a_pause", "half_a_reply_more", "blank_lines_after"}
 WAITING = [name for name, attack in ATTACKS.items() if "timeout" in attack.codes]
-AT_WORK = [name for name in ATTACKS if name not in WAITING and name not in LATE]
-QUICK = [
-    name
-    for name, attack in ATTACKS.items()
-    if attack.requests == 1 and not name.startswith("endless") and name not in LATE
-]
+AT_WORK = [name for name in ATTACKS if name not in WAITING]
+QUICK = [name for name, attack in ATTACKS.items() if attack.requests == 1 and not name.startswith("endless")]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +99,7 @@ def worst_night(hostile: HostileServer, tmp_path_factory: pytest.TempPathFactory
 
 def _check_rows(worst_night: dict[str, Any]) -> None:
     """Each row has the status, code, attempts and money of its attack in the table, and no other row is harmed."""
-    assert len(worst_night["rows"]) == 3 * (len(ATTACKS) - len(LATE))  # without the LATE one
+    assert len(worst_night["rows"]) == 3 * len(ATTACKS)
     wrong = []
     for row in worst_night["rows"]:
         try:
@@ -180,10 +173,7 @@ def test_an_answer_never_lands_on_another_row(hostile: HostileServer, tmp_path: 
     )
     run_steps(settings)
     for row in results(settings):
-        if name in LATE:
-            assert (row["status"], row["completion"]) == ("ok", answer_to(row["text"]))
-        else:
-            _check_row(row)
+        _check_row(row)
 
 
 def test_connections_are_used_again_until_one_speaks_unasked(hostile: HostileServer, tmp_path: Path) -> None:

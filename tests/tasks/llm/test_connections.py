@@ -23,28 +23,38 @@ def _reply(text: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-class _Forger:
-    """A service that sends a second, unrequested reply to its first request when the test asks for it."""
+# What a service, or a proxy in front of it, sends after its reply.
+FORGERIES = {
+    "a reply": _reply(b"forged"),
+    "half a reply": _reply(b"forged")[:60],
+    "blank lines and a reply": b"\r\n\r\n" + _reply(b"forged"),
+}
+forgeries = pytest.mark.parametrize("forged", FORGERIES.values(), ids=FORGERIES)
 
-    def __init__(self, listener: socket.socket) -> None:
+
+class _Forger:
+    """A service that sends unrequested bytes after the reply to its first request when the test asks for it."""
+
+    def __init__(self, listener: socket.socket, forged: bytes) -> None:
         self._listener = listener
+        self._forged = forged
         self._asked, self._sent = threading.Event(), threading.Event()
 
     def forge(self) -> None:
-        """Send the second reply and return when it has reached this machine."""
+        """Send the unrequested bytes and return when it has reached this machine."""
         self._asked.set()
         self._sent.wait(HANGS_S)
 
     def serve(self) -> None:
-        """Answer two requests, and close a connection that is reused after the forged reply."""
+        """Answer two requests, and close a connection that is reused after the unrequested bytes."""
         first, _ = self._listener.accept()
         first.recv(65_536)
         first.sendall(_reply(b"first"))
         self._asked.wait(HANGS_S)
-        first.sendall(_reply(b"forged"))
+        first.sendall(self._forged)
         self._sent.set()
         first.settimeout(HANGS_S)
-        with first, contextlib.suppress(ConnectionResetError):  # closed with the forged reply unread
+        with first, contextlib.suppress(ConnectionResetError):  # closed with the bytes unread
             if first.recv(65_536):  # the connection is reused
                 first.sendall(_reply(b"too late"))
                 return
@@ -55,10 +65,10 @@ class _Forger:
 
 
 @contextmanager
-def _forging() -> Iterator[tuple[str, _Forger]]:
+def _forging(forged: bytes) -> Iterator[tuple[str, _Forger]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(HANGS_S)
-        forger = _Forger(listener)
+        forger = _Forger(listener, forged)
         server = threading.Thread(target=forger.serve)
         server.start()
         try:
@@ -82,18 +92,20 @@ async def _ask_twice(url: str, between: Callable[[], None]) -> list[str | None]:
     return [result.reply.text for result in (first, second) if result.reply]
 
 
+@forgeries
 @pytest.mark.integration
-def test_a_reply_that_waits_unread_is_not_the_next_ones_answer() -> None:
-    """If a second reply arrives unread before the next request leaves, the client does not use it as an answer."""
-    with _forging() as (url, forger):
+def test_a_reply_that_waits_unread_is_not_the_next_ones_answer(forged: bytes) -> None:
+    """If a second reply, or a part of one, is unread when the next request leaves, it is not used as an answer."""
+    with _forging(forged) as (url, forger):
         # the event loop does not run meanwhile
         assert asyncio.run(_ask_twice(url, forger.forge)) == ["first", "second"]
 
 
+@forgeries
 @pytest.mark.integration
-def test_a_connection_rests_before_it_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_rests_before_it_is_used_again(monkeypatch: pytest.MonkeyPatch, forged: bytes) -> None:
     """No request leaves right after a reply, so the client does not use a second reply of that moment as an answer."""
-    with _forging() as (url, forger):
+    with _forging(forged) as (url, forger):
 
         async def rest(_seconds: float) -> None:
             forger.forge()
