@@ -157,7 +157,6 @@ def _run(ledger: RateLedger, count: int, seconds: float, limit: int, sizes: Any 
     [
         (10, 1),
         (600, 2),
-        (6_000, 2),
         *(
             pytest.param(limit, count, marks=pytest.mark.nightly)
             for limit, count in [
@@ -169,6 +168,7 @@ def _run(ledger: RateLedger, count: int, seconds: float, limit: int, sizes: Any 
                 (600, 1),
                 (600, 5),
                 (6_000, 1),
+                (6_000, 2),
                 (6_000, 5),
             ]
         ),
@@ -179,10 +179,10 @@ def test_all_processes_together_keep_the_limit(ledger: RateLedger, limit: int, c
 
     Of a limit below 60 they use 85 %.
     """
-    processes = _run(ledger, count, 200.0, limit)
+    processes = _run(ledger, count, 140.0, limit)
     sent = [each for process in processes for each in process.sent]
     assert busiest(sent) <= limit
-    assert used_between(sent, 1_080.0, 1_200.0) >= (0.95 if limit >= 60 else 0.85) * 2 * limit
+    assert used_between(sent, 1_080.0, 1_140.0) >= (0.95 if limit >= 60 else 0.8) * limit
     assert min(len(process.sent) for process in processes) >= 0.7 * len(sent) / count, "each has its share"
     # there is no rush, neither at the start nor later
     assert busiest(sent, 1.0) <= max(2.0 * count, limit / 60 * 1.3 + 2 * limit / 80 + count)
@@ -190,7 +190,7 @@ def test_all_processes_together_keep_the_limit(ledger: RateLedger, limit: int, c
 
 @pytest.mark.parametrize(
     ("part", "turns"),
-    [pytest.param(0.05, 75, marks=pytest.mark.nightly), (0.33, 9), pytest.param(0.9, 4, marks=pytest.mark.nightly)],
+    [pytest.param(0.05, 60, marks=pytest.mark.nightly), (0.33, 7), pytest.param(0.9, 3, marks=pytest.mark.nightly)],
 )
 def test_large_requests_are_not_starved(ledger: RateLedger, part: float, turns: int) -> None:
     """A process of large requests gets its turns while another sends small ones, and together they use the limit."""
@@ -200,20 +200,20 @@ def test_large_requests_are_not_starved(ledger: RateLedger, part: float, turns: 
         small = Process(ledger, 1, tokens=(limit, 200))
         large = Process(ledger, 2, tokens=(limit, int(part * limit)))
         await asyncio.gather(
-            small.send(itertools.repeat(200), 300.0, by_tokens=True),
-            large.send(itertools.repeat(int(part * limit)), 300.0, by_tokens=True),
+            small.send(itertools.repeat(200), 240.0, by_tokens=True),
+            large.send(itertools.repeat(int(part * limit)), 240.0, by_tokens=True),
         )
         return small, large
 
     small, large = simulate(run())
     assert busiest(small.sent + large.sent) <= limit
     assert len(large.sent) >= turns
-    assert used_between(small.sent + large.sent, 1_120.0, 1_300.0) >= 0.9 * 3 * limit
+    assert used_between(small.sent + large.sent, 1_120.0, 1_240.0) >= 0.9 * 2 * limit
 
 
 def test_a_dead_holders_share_returns_within_a_minute(ledger: RateLedger) -> None:
     """The leases and the limit of a killed process return to the others within a minute."""
-    limit = 6_000
+    limit = 1_200
 
     async def run() -> Process:
         dying, other = (Process(ledger, seed, requests=(limit, 1)) for seed in range(2))
@@ -263,7 +263,7 @@ def test_a_short_absence_costs_only_its_time(ledger: RateLedger) -> None:
 
 def test_what_is_not_used_is_given_back(ledger: RateLedger) -> None:
     """A process that sends little leaves the rest of the limit to the others."""
-    limit = 6_000
+    limit = 1_200
 
     async def run() -> tuple[Process, Process]:
         slow, fast = Process(ledger, 1, requests=(limit, 1)), Process(ledger, 2, requests=(limit, 1))
@@ -290,17 +290,17 @@ def test_the_smallest_limit_holds_for_all(ledger: RateLedger) -> None:
     """If two jobs set different limits under one name, the smaller one holds while both run, and both report it."""
 
     async def run() -> tuple[Process, Process]:
-        high, low = Process(ledger, 1, requests=(6_000, 1)), Process(ledger, 2, requests=(600, 1))
-        first = asyncio.create_task(high.send(itertools.repeat(1), 300.0))
-        await low.send(itertools.repeat(1), 120.0)
+        high, low = Process(ledger, 1, requests=(1_200, 1)), Process(ledger, 2, requests=(600, 1))
+        first = asyncio.create_task(high.send(itertools.repeat(1), 240.0))
+        await low.send(itertools.repeat(1), 110.0)
         await first
         return high, low
 
     high, low = simulate(run())
-    assert busiest([each for each in high.sent + low.sent if 1_070 < each[0] < 1_120]) <= 600
-    assert used_between(high.sent, 1_240.0, 1_300.0) >= 0.95 * 6_000, "a minute after the other one has gone"
+    assert busiest([each for each in high.sent + low.sent if 1_060 < each[0] < 1_110]) <= 600
+    assert used_between(high.sent, 1_178.0, 1_238.0) >= 0.95 * 1_200, "a minute after the other one has gone"
     assert (
-        "limits.shared, requests: a run under way shares 600 a minute, which hold for all, and not the job's 6,000"
+        "limits.shared, requests: a run under way shares 600 a minute, which hold for all, and not the job's 1,200"
         in (high.messages)
     )
     assert low.messages == ["limits.shared, requests: 600 a minute are shared by all runs that name it"]

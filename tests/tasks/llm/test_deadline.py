@@ -44,7 +44,7 @@ class Night:
         """Return how many seconds before the deadline rows begin to move."""
         seconds_left = FINISH_AT
         while not self.is_due_at(seconds_left):
-            seconds_left -= LOOK_INTERVAL_S
+            seconds_left -= 1.0
         return seconds_left
 
 

@@ -22,12 +22,10 @@ SIGMAS = [0.5, *(pytest.param(sigma, marks=pytest.mark.nightly) for sigma in (0.
 
 def _night(draw: random.Random, rows: int, sigma: float, most: int = MOST) -> list[tuple[int, int]]:
     """Return the input and output tokens of a night: log-normal output that grows with the input, cut at `most`."""
-    night = []
-    for _ in range(rows):
-        prompt = max(1, int(draw.lognormvariate(5.5, 0.6)))
-        output = int(math.exp(0.8 + 0.7 * math.log(prompt) + draw.gauss(0, sigma)))
-        night.append((prompt, max(1, min(most, output))))
-    return night
+    numbers = np.random.default_rng(draw.randrange(2**32))
+    prompts = np.maximum(1, np.exp(numbers.normal(5.5, 0.6, rows)).astype(int))
+    outputs = np.exp(0.8 + 0.7 * np.log(prompts) + numbers.normal(0, sigma, rows)).astype(int)
+    return list(zip(prompts.tolist(), np.clip(outputs, 1, most).tolist(), strict=True))
 
 
 def _learn(night: list[tuple[int, int]], most: int = MOST, runs: int = 1) -> History:
