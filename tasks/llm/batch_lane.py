@@ -22,7 +22,8 @@ from parquill.tasks.limits.limiter import Stopped
 from parquill.tasks.llm.attempts import Attempts
 from parquill.tasks.llm.batch_calls import BatchCalls
 from parquill.tasks.llm.batch_collector import BatchCollector
-from parquill.tasks.llm.batch_pass import BatchPass, BatchTools
+from parquill.tasks.llm.batch_pass import BatchPass
+from parquill.tasks.llm.batch_records import BatchTools
 from parquill.tasks.llm.batch_service import BatchRefused, BatchService
 from parquill.tasks.llm.open_batches import OpenBatches
 from parquill.tasks.llm.outcomes import Rule

@@ -1,75 +1,31 @@
 """One pass of a shard through the batch lane: collect the batches that have ended, then submit the rows that are open.
 
-The journal is always ahead of the service:
-
-1. In one group: the batch's `intent`, and for each of its rows that its request leaves, with its reservation.
-2. The file is uploaded (`uploaded`), then the batch is created (`creating` before each try, `created` after it).
-3. After the end: the reply of each row, then `collected`.
-
-A start that finds only an intent, or an upload, makes the batch void: it was never created, and its rows are open
-again. One that finds `creating` looks for the batch by its metadata first.
+`batch_records` says which steps of a batch the shard's journal has, and `next_batch` submits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from parquill.tasks.llm.attempts import Attempts
-from parquill.tasks.llm.batch_calls import PASSING, BatchCalls, BatchUnknown
-from parquill.tasks.llm.batch_collector import MIN_ROWS_OF_EVIDENCE, BatchCollector, Fate
-from parquill.tasks.llm.batch_input import BatchInput, line_of
+from parquill.tasks.llm.batch_calls import PASSING, BatchUnknown
+from parquill.tasks.llm.batch_collector import MIN_ROWS_OF_EVIDENCE, Fate
+from parquill.tasks.llm.batch_records import BatchTools, ShardBatches, remove
 from parquill.tasks.llm.batch_results import BatchResults
 from parquill.tasks.llm.batch_service import MAX_RESULT_BYTES, BatchRefused, BatchUnclear, FileTooLarge, RemoteBatch
-from parquill.tasks.llm.open_batches import OpenBatches
-from parquill.tasks.llm.outcomes import TABLE, Rule
-from parquill.tasks.llm.protocol import Api
-from parquill.tasks.llm.reply_reader import ReplyReader, Result, ended
-from parquill.tasks.llm.token_quota import EXCEEDED, TokenQuota
+from parquill.tasks.llm.next_batch import NextBatch
+from parquill.tasks.llm.outcomes import TABLE
+from parquill.tasks.llm.reply_reader import Result, ended
+from parquill.tasks.llm.token_quota import EXCEEDED
 from parquill.tasks.llm.unit import OpenShard, Step, Unit
-from parquill.tasks.money.budget import Budget
 from parquill.tasks.records import Usage
 from parquill.tasks.storage.batch_state import BatchState
 
-T = TypeVar("T")
 GROUP_ROWS: Final = 256  # whose records are synced together
-WINDOW_S: Final = 86_400.0
-MAX_ENVELOPE_BYTES: Final = 500  # of a line, besides the request
-# Parquill's own names in the metadata of a batch.
-KEY, FINGERPRINT, RUN = "parquill_batch", "parquill_fingerprint", "parquill_run"
-
-
-@dataclass(frozen=True, slots=True)
-class BatchTools:
-    """What all passes of a run share. `warn` tells the user; `refuse` ends all submitting, because of the service."""
-
-    run_id: str
-    folder: Path
-    api: Api
-    reader: ReplyReader
-    request_path: str
-    room: int  # max_output_tokens
-    budget: Budget
-    attempts: Attempts
-    collector: BatchCollector
-    calls: BatchCalls
-    quota: TokenQuota
-    open: OpenBatches
-    executor: Executor
-    now: Callable[[], float]
-    warn: Callable[[str], None]
-    refuse: Callable[[Rule, str], None]
-    may_submit: Callable[[], bool]
-
-    async def in_executor(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function that blocks for the disk."""
-        return await asyncio.get_running_loop().run_in_executor(self.executor, function, *arguments)
 
 
 @dataclass(slots=True)
@@ -94,11 +50,14 @@ class BatchPass:
 
     def __init__(self, tools: BatchTools, shard: OpenShard) -> None:
         self._tools, self._shard = tools, shard
-        self._number = int(shard.journal.path.stem)
+        self._batches = ShardBatches(tools, shard)
+        self._next = NextBatch(tools, shard, self._batches)
         self._ended: dict[str, _Ended] = {}
-        self._draft: BatchInput | None = None
-        self._is_full = False  # nothing more can be submitted in this pass
-        self.needs_room = False  # rows wait until other batches have ended
+
+    @property
+    def needs_room(self) -> bool:
+        """Whether rows wait until other batches have ended."""
+        return self._next.needs_room
 
     async def complete(self, first: Unit, units: AsyncIterator[Unit]) -> None:
         """Take all units of the shard, of which `first` is the first. Raises Stopped, DiskFailed, OSError."""
@@ -116,13 +75,9 @@ class BatchPass:
                 group.append(unit)
             await self._take(group)
             await self._close_ended()
-            # promise: batches: nothing more is submitted after the service has refused a batch
-            if self._draft is not None and self._draft.rows and self._tools.may_submit():
-                await self._submit(self._draft)
+            await self._next.submit_rest()
         finally:
-            if self._draft is not None:
-                self._tools.budget.release(self._draft.reserved_nano)
-                await self._tools.in_executor(_discard, self._draft)
+            await self._next.discard()
 
     # -- batches of earlier passes
 
@@ -133,7 +88,7 @@ class BatchPass:
         batch_id = batch.batch_id or await self._locate(batch)
         if batch_id is None:
             return
-        tools.open.note(self._number, batch_id, batch, "not seen yet")
+        self._batches.note(batch, batch_id, "not seen yet")
         try:
             remote = await tools.calls.look(batch_id)
         except (BatchUnclear, BatchRefused) as error:
@@ -145,7 +100,7 @@ class BatchPass:
             tools.warn(f"the service no longer has the batch {batch_id}: its {batch.rows:,} rows are in doubt")
             self._ended[batch.key] = _Ended(batch, None, [], None, is_ours=False)
             return
-        tools.open.note(self._number, batch_id, batch, remote.status)
+        self._batches.note(batch, batch_id, remote.status)
         if remote.has_ended:
             await self._end(batch, remote)
 
@@ -153,20 +108,18 @@ class BatchPass:
         """Return the id of a batch whose creation was cut off; None if it was not created, or if that is unknown."""
         if batch.creating_at is None:
             # promise: M8 a batch that was not created yet is void, and its rows are open again
-            await self._void(batch)
+            await self._batches.void(batch)
             return None
         try:
             # promise: M8 a batch that may have been created is looked for before its rows are sent again
-            found = await self._tools.calls.find(
-                _metadata(self._tools.run_id, batch), batch.began_at, batch.creating_at
-            )
+            found = await self._tools.calls.find(self._batches.metadata(batch), batch.began_at, batch.creating_at)
         except BatchUnknown as unknown:  # the next start looks again
             self._tools.refuse(TABLE["bad_gateway"], unknown.sentence)
             return None
         if found is None:
-            await self._void(batch)
+            await self._batches.void(batch)
             return None
-        await self._note_created(batch, found)
+        await self._batches.note_created(batch, found)
         return found.id
 
     async def _end(self, batch: BatchState, remote: RemoteBatch) -> None:
@@ -174,7 +127,7 @@ class BatchPass:
         if remote.status != "failed" or remote.has_begun or remote.result_files:
             await self._download(batch, remote)
             return
-        await self._void(batch)
+        await self._batches.void(batch)
         self._fail(batch, remote)
 
     async def _download(self, batch: BatchState, remote: RemoteBatch) -> None:
@@ -194,37 +147,15 @@ class BatchPass:
             tools.warn(f"the batch {remote.id} has {results.foreign:,} lines that belong to none of its rows")
         self._ended[batch.key] = _Ended(batch, results, paths, remote, is_ours=tools.open.is_ours(remote.id))
 
-    async def _void(self, batch: BatchState) -> None:
-        """Record that a batch completed nothing: its rows were never sent, and their money is free."""
-        reserved_nano = sum(
-            request.reserved_nano
-            for row in self._shard.state.rows.values()
-            for request in row.submitted.values()
-            if request.to == batch.key
-        )
-        await self._record(batch, "void")
-        self._shard.state.apply_batch({"key": batch.key, "step": "void"})
-        self._tools.budget.release(reserved_nano, submitted=True)
-        self._tools.quota.close(batch.key)
-        if batch.batch_id is not None:
-            self._tools.open.close(batch.batch_id)
-
     def _fail(self, batch: BatchState, remote: RemoteBatch) -> None:
         """Learn from a batch that the service refused after it had created it."""
         problem = next(iter(remote.problems), None)
         if problem is not None and problem.code == EXCEEDED:
-            self._learn_quota(batch, problem.message)
+            self._batches.learn_quota(batch, problem.message)
             return
         reason = f": {problem.code}: {problem.message}" if problem is not None else ""
         rule = TABLE["batch_refused"]
         self._tools.refuse(rule, f"{rule.sentence}{reason}")
-
-    def _learn_quota(self, batch: BatchState, message: str) -> None:
-        if batch.rows == 1 and not self._tools.quota.waiting:
-            rule = TABLE["rate_limited"]
-            sentence = f"the service's quota of enqueued tokens leaves no room for one row: {message}"
-            self._tools.refuse(rule, sentence)
-        self._tools.quota.learn(batch.tokens, message)
 
     # -- rows
 
@@ -237,7 +168,7 @@ class BatchPass:
         await asyncio.gather(*(self._collect(step, result) for step, result in found))
         for step in steps:
             if step.outcome is None and not step.state.submitted:
-                await self._add(step)
+                await self._next.add(step)
 
     def _read(self, steps: Sequence[Step]) -> list[tuple[Step, Result]]:
         """Read the replies of the batches that have ended."""
@@ -261,125 +192,14 @@ class BatchPass:
         fate = Fate(batch.state.limit, is_evidence=batch.is_evidence, is_ours=batch.is_ours)
         await self._tools.collector.collect(step, result, fate)
 
-    async def _add(self, step: Step) -> None:
-        """Reserve the step's worst case, and put it into the next batch, if there is room and money."""
-        tools = self._tools
-        if self._is_full or not tools.may_submit() or await tools.attempts.fail_unsent(step):
-            return
-        tokens = step.tokens - tools.room
-        body = tools.api.body(step.messages, step.parameters, tools.api.limit)
-        draft = await self._draft_for(tokens, len(body) + MAX_ENVELOPE_BYTES)
-        if draft is None:
-            return
-        # promise: M1 a row is put into a batch only if its reservation fits the budget
-        if not await tools.budget.reserve(step.reserve_nano, wait=False):
-            # also money in a batch of an earlier start, which this process has not looked at yet, comes back
-            if draft.rows or tools.budget.submitted_nano:
-                self._is_full = self.needs_room = True  # replies may cost less than they reserve
-            else:
-                self._shard.over_budget += 1
-            return
-        draft.add(step, line_of(draft.key, step.number, tools.request_path, body), tokens)
-
-    async def _draft_for(self, tokens: int, size: int) -> BatchInput | None:
-        """Return the file that a request of so many tokens and bytes goes into; None if the quota has no room for it.
-
-        Submits the batch before, if its file is full.
-        """
-        quota = self._tools.quota
-        draft = self._draft
-        if draft is not None and draft.rows and not draft.has_room(size):
-            await self._submit(draft)
-            draft = self._draft
-            if self._is_full:
-                return None
-        is_first = draft is None or not draft.rows
-        if not quota.has_room(tokens + (0 if draft is None else draft.tokens), is_first=is_first):
-            self._is_full = self.needs_room = True
-            return None
-        if draft is None:
-            key = f"{self._tools.run_id}-{self._number}-{secrets.token_hex(4)}"
-            path = self._tools.folder / f"{key}.jsonl"
-            draft = self._draft = await self._tools.in_executor(BatchInput, key, path)
-        return draft
-
-    # -- the next batch
-
-    async def _submit(self, draft: BatchInput) -> None:
-        """Hand a batch over to the service. Raises Stopped."""
-        tools, journal = self._tools, self._shard.journal
-        fingerprint = await tools.in_executor(draft.close)
-        limit = tools.api.limit
-        batch = BatchState(draft.key, len(draft.rows), draft.tokens, fingerprint, limit, tools.now())
-        # promise: M8 the rows of a batch and their reservations are on disk before anything is uploaded
-        intent = self._record(
-            batch,
-            "intent",
-            rows=batch.rows,
-            tokens=batch.tokens,
-            fingerprint=fingerprint,
-            limit=limit,
-            at=batch.began_at,
-        )
-        for row in draft.rows:
-            row.state.submit(batch.key, row.reserved_nano)
-            record = {"type": "submitted", "row": row.number, "n": row.state.requests, "to": batch.key}
-            journal.append({**record, "reserved": row.reserved_nano})
-        self._draft = None
-        self._shard.state.batches[batch.key] = batch
-        tools.budget.submit(draft.reserved_nano)
-        tools.quota.open(batch.key, batch.tokens)
-        try:
-            await intent
-            await self._create(batch, draft.path)
-        except BatchRefused as refused:
-            await self._void(batch)
-            if refused.code == EXCEEDED:
-                self._learn_quota(batch, refused.sentence)
-                self._is_full = self.needs_room = True
-            else:
-                tools.refuse(refused.rule, refused.sentence)
-        except BatchUnknown as unknown:  # the next start looks for it
-            tools.refuse(TABLE["bad_gateway"], unknown.sentence)
-        finally:
-            await tools.in_executor(_discard, draft)
-
-    async def _create(self, batch: BatchState, path: Path) -> None:
-        tools = self._tools
-
-        async def note(at: float) -> None:
-            await self._record(batch, "creating", at=at)
-
-        file_id = await tools.calls.upload(path, f"{batch.key}.jsonl")
-        await self._record(batch, "uploaded", file=file_id)
-        metadata = _metadata(tools.run_id, batch)
-        created = await tools.calls.create(file_id, tools.request_path, metadata, batch.began_at, note)
-        await self._note_created(batch, created)
-
-    async def _note_created(self, batch: BatchState, remote: RemoteBatch) -> None:
-        deadline = remote.expires_at or (remote.created_at or self._tools.now()) + WINDOW_S
-        await self._record(batch, "created", batch=remote.id, deadline=deadline)
-        self._tools.open.note(self._number, remote.id, batch, remote.status)
-
-    def _record(self, state: BatchState, step: str, /, **more: Any) -> asyncio.Future[None]:
-        """Append a step of a batch to the journal, and to its state."""
-        record = {"type": "batch", "key": state.key, "step": step, **more}
-        if step not in {"intent", "void", "collected"}:
-            state.apply(record)
-        return self._shard.journal.append(record)
-
     async def _close_ended(self) -> None:
         """Record that the batches are collected, once all their rows have their records; remove their files."""
         tools = self._tools
         await self._shard.journal.flush()
         for batch in self._ended.values():
-            await self._record(batch.state, "collected")
             self._check_usage(batch)
-            self._shard.state.apply_batch({"key": batch.state.key, "step": "collected"})
-            tools.quota.close(batch.state.key)
-            if batch.state.batch_id is not None:
-                tools.open.close(batch.state.batch_id)
-            await tools.in_executor(_remove, batch.paths)
+            await self._batches.collected(batch.state)
+            await tools.in_executor(remove, batch.paths)
             if batch.state.file_id is not None:
                 # Azure keeps at most 500 files
                 with contextlib.suppress(BatchRefused, BatchUnclear):
@@ -395,17 +215,3 @@ class BatchPass:
                 f"{reported.completion:,} completion tokens, and its rows {booked.prompt:,} and {booked.completion:,}; "
                 "what the rows report is booked"
             )
-
-
-def _metadata(run_id: str, batch: BatchState) -> dict[str, str]:
-    return {KEY: batch.key, FINGERPRINT: batch.fingerprint, RUN: run_id}
-
-
-def _discard(draft: BatchInput) -> None:
-    draft.close()
-    _remove([draft.path])
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
