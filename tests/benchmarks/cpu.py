@@ -10,48 +10,17 @@ checkouts take turns, so that both meet the same machine; trust their ratio. The
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import orjson
-
-from tests.benchmarks.memory import write_input
+from tests.benchmarks.measured_run import PARQUILL, measure_run
 from tests.fakes.running import fake_openai
 
 FEW_ROWS = 200
 WORDS_OF_45_TOKENS = 38
-
-
-def cpu_s(command: str, folder: Path, url: str, rows: int, at_once: int) -> float:
-    """Return the CPU seconds of one run. Raises RuntimeError if it fails."""
-    write_input(folder / "prompts.parquet", rows, words=WORDS_OF_45_TOKENS)
-    job = {
-        "name": f"cpu-{rows}",
-        "input": str(folder / "prompts.parquet"),
-        "output": str(folder / "out"),
-        "prompt": {"user": "{{ text }}"},
-        "model": "gpt-4o-mini",
-        "max_output_tokens": 50,
-        "endpoint": {"base_url": url},
-        "limits": {"max_at_once": at_once},
-    }
-    (folder / "job.yaml").write_bytes(orjson.dumps(job))
-    environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "XDG_STATE_HOME": str(folder / "state")}
-    environment.pop("PREFECT_API_URL", None)
-    with (folder / "output").open("wb") as file:
-        process = subprocess.Popen(
-            [command, "run", str(folder / "job.yaml")], env=environment, stdout=subprocess.DEVNULL, stderr=file
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RuntimeError((folder / "output").read_text(errors="replace")[-2000:])
-    return used.ru_utime + used.ru_stime
 
 
 def ms_per_row(command: str, url: str, rows: int, at_once: int) -> float:
@@ -59,7 +28,8 @@ def ms_per_row(command: str, url: str, rows: int, at_once: int) -> float:
     seconds = []
     for count in (FEW_ROWS, rows):
         with tempfile.TemporaryDirectory() as folder:
-            seconds.append(cpu_s(command, Path(folder), url, count, at_once))
+            run = measure_run(Path(folder), url, count, at_once, words=WORDS_OF_45_TOKENS, parquill=command)
+            seconds.append(run.cpu_s)
     return (seconds[1] - seconds[0]) / (rows - FEW_ROWS) * 1_000
 
 
@@ -71,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--against", help="the `parquill` of another checkout")
     options = parser.parse_args(arguments)
-    commands = {"this": str(Path(sys.executable).with_name("parquill"))}
+    commands = {"this": PARQUILL}
     if options.against:
         commands["other"] = options.against
     for at_once in map(int, options.at_once.split(",")):

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks.memory import run_job
+from tests.benchmarks.measured_run import measure_run
 from tests.fakes.running import fake_openai
 from tests.tools.many_records import replay_records
 
@@ -26,14 +26,14 @@ MAX_REPLAY_S = 20.0
 
 def _run(rows: int, max_at_once: int) -> bool:
     with tempfile.TemporaryDirectory() as folder, fake_openai(remember=False) as service:
-        figures = run_job(Path(folder), service.url, rows, max_at_once)
+        figures = measure_run(Path(folder), service.url, rows, max_at_once)
         stats = service.stats()
     pace = rows / (stats["last_arrival"] - stats["first_arrival"])
     sys.stdout.write(
-        f"{rows:,} rows of 1 KB at {max_at_once} at once: peak {figures['peak_mib']:.0f} MiB, {pace:,.0f} rows/s while "
-        f"completing, {figures['seconds']:.0f} s in all\n"
+        f"{rows:,} rows of 1 KB at {max_at_once} at once: peak {figures.peak_mib:.0f} MiB, {pace:,.0f} rows/s while "
+        f"completing, {figures.seconds:.0f} s in all\n"
     )
-    return figures["peak_mib"] < MAX_PEAK_MIB
+    return figures.peak_mib < MAX_PEAK_MIB
 
 
 def _replay() -> bool:

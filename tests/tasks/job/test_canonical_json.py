@@ -9,16 +9,7 @@ import pytest
 
 from parquill.tasks.errors import BadJob, RowFault
 from parquill.tasks.prompts.request import KeyMaker
-from tests.tools.small_jobs import resolved_job
-
-LEAST = {
-    "name": "x",
-    "input": "i",
-    "output": "o",
-    "prompt": {"user": "x"},
-    "model": "gpt-4o-mini",
-    "max_output_tokens": 5,
-}
+from tests.tools.small_jobs import LEAST, resolved_job
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,7 @@ from parquill.tasks.errors import RowFault
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.resolved import resolve
 from parquill.tasks.prompts.request import KeyMaker
-
-LEAST = {
-    "name": "x",
-    "input": "i",
-    "output": "o",
-    "prompt": {"user": "x"},
-    "model": "gpt-4o-mini",
-    "max_output_tokens": 5,
-}
+from tests.tools.small_jobs import LEAST
 
 
 @pytest.mark.parametrize("setting", ["vars", "response_format"])

@@ -6,16 +6,8 @@ import pytest
 
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.replies import Reply
-from tests.tools.small_jobs import resolved_job
+from tests.tools.small_jobs import LEAST, resolved_job
 
-LEAST = {
-    "name": "x",
-    "input": "i",
-    "output": "o",
-    "prompt": {"user": "x"},
-    "model": "gpt-4o-mini",
-    "max_output_tokens": 5,
-}
 DEEP = b"[" * 1000 + b"]" * 1000
 
 

@@ -10,16 +10,8 @@ import pytest
 
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.replies import Reply
-from tests.tools.small_jobs import resolved_job
+from tests.tools.small_jobs import LEAST, resolved_job
 
-LEAST = {
-    "name": "x",
-    "input": "i",
-    "output": "o",
-    "prompt": {"user": "x"},
-    "model": "gpt-4o-mini",
-    "max_output_tokens": 5,
-}
 LONE = "a\ud800b"
 
 

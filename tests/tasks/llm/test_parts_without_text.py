@@ -6,16 +6,7 @@ import json
 
 from parquill.tasks.llm.protocol import APIS
 from parquill.tasks.llm.replies import Reply
-from tests.tools.small_jobs import resolved_job
-
-LEAST = {
-    "name": "x",
-    "input": "i",
-    "output": "o",
-    "prompt": {"user": "x"},
-    "model": "gpt-4o-mini",
-    "max_output_tokens": 5,
-}
+from tests.tools.small_jobs import LEAST, resolved_job
 
 
 def test_an_answer_without_text_is_no_answer() -> None:

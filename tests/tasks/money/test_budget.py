@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
@@ -125,8 +126,8 @@ def test_two_hundred_after_the_last_cent(seed: int) -> None:
     assert paid == budget.settled_nano == 4_000
 
 
-def test_waits_while_reserved_money_may_come_back() -> None:
-    """A request that does not fit now waits for those under way, and leaves when they cost less than reserved."""
+def _second_fits(end_first: Callable[[Budget], None]) -> bool:
+    """Return whether a request that waits for another one is admitted once that one has ended in some way."""
 
     async def run() -> bool:
         budget = Budget(100)
@@ -134,24 +135,20 @@ def test_waits_while_reserved_money_may_come_back() -> None:
         second = asyncio.create_task(budget.reserve(50))
         await asyncio.sleep(0)
         assert not second.done()
-        budget.settle(90, 10)
-        return await second
+        end_first(budget)
+        return await asyncio.wait_for(second, 60)
 
-    assert asyncio.run(run())
+    return asyncio.run(run())
+
+
+def test_waits_while_reserved_money_may_come_back() -> None:
+    """A request that does not fit now waits for those under way, and leaves when they cost less than reserved."""
+    assert _second_fits(lambda budget: budget.settle(90, 10))
 
 
 def test_money_in_doubt_does_not_come_back() -> None:
     """A request that does not fit next to money in doubt is refused once nothing is under way."""
-
-    async def run() -> bool:
-        budget = Budget(100)
-        assert await budget.reserve(90)
-        second = asyncio.create_task(budget.reserve(50))
-        await asyncio.sleep(0)
-        budget.hold(90)
-        return await second
-
-    assert not asyncio.run(run())
+    assert not _second_fits(lambda budget: budget.hold(90))
 
 
 def test_overshoot_is_booked_and_shown() -> None:
@@ -192,17 +189,7 @@ def test_spent_before_counts() -> None:
 
 def test_submitted_money_is_not_waited_for() -> None:
     """M8: A request that waits for another one is refused once that one waits at the service for a day."""
-
-    async def run() -> bool:
-        budget = Budget(100)
-        assert await budget.reserve(90)
-        second = asyncio.create_task(budget.reserve(50))
-        await asyncio.sleep(0)
-        assert not second.done()
-        budget.submit(90)
-        return await asyncio.wait_for(second, 60)
-
-    assert not asyncio.run(run())
+    assert not _second_fits(lambda budget: budget.submit(90))
 
 
 def test_a_reservation_that_does_not_wait() -> None:

@@ -6,14 +6,12 @@ import re
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
 from parquill.tasks.errors import BadInput
 from parquill.tasks.prompts import input_files as listing
 from parquill.tasks.prompts.input_files import list_files
-from parquill.tasks.storage import object_store as store
 
 
 def _parquet(path: Path) -> Path:
@@ -26,24 +24,6 @@ def _write(path: Path, text: str = "no rows") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The test's folder as a store shows it."""
-    files = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
-
-    def find_in_shop(uri: str) -> store.StoreLocation:
-        return store.StoreLocation(files, uri.removeprefix("s3://shop/").rstrip("/"))
-
-    monkeypatch.setattr(store, "find_location", find_in_shop)
-    return "s3://shop"
-
-
-@pytest.fixture(params=["disk", "store"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, shop: str) -> str:
-    """The test's folder on disk, and as a store shows it."""
-    return shop if request.param == "store" else str(tmp_path)
 
 
 NAMES = [

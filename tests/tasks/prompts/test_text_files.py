@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,7 +19,6 @@ from parquill.tasks.errors import BadInput
 from parquill.tasks.prompts import text_stream
 from parquill.tasks.prompts.source import find_source, read_batches
 from parquill.tasks.prompts.text_names import kind_of, packing_of, separator_of
-from parquill.tasks.storage import object_store as store
 
 ROWS = [{"id": "007", "n": 1, "text": "a, b"}, {"id": "12", "n": 2, "text": None}, {"id": "13", "n": 3, "text": "ä"}]
 
@@ -52,24 +50,6 @@ def _rows(location: Path | str) -> list[tuple[str, int, dict[str, Any]]]:
         for file, first, batch in read_batches(source)
         for offset, row in enumerate(batch.to_pylist())
     ]
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The test's folder as a store shows it."""
-    files = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
-
-    def find_in_shop(uri: str) -> store.StoreLocation:
-        return store.StoreLocation(files, uri.removeprefix("s3://shop/").rstrip("/"))
-
-    monkeypatch.setattr(store, "find_location", find_in_shop)
-    return "s3://shop"
-
-
-@pytest.fixture(params=["disk", "store"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, shop: str) -> str:
-    """The test's folder on disk, and as a store shows it."""
-    return shop if request.param == "store" else str(tmp_path)
 
 
 @pytest.mark.parametrize("ending", ["csv", "CSV", "tsv", "jsonl", "ndjson"])
