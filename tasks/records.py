@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -58,13 +58,14 @@ class Charge:
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None) -> Charge:
         """Read what a journal or a shard stores; a shard stores null for a row without earlier requests."""
-        if stored is None:
+        if stored is None or stored == _NO_CHARGE_STORED:  # as for nearly every row
             return NO_CHARGE
         usage = stored["usage"]
         return cls(**{**stored, "usage": None if usage is None else Usage(*usage)})
 
 
 NO_CHARGE = Charge()
+_NO_CHARGE_STORED = asdict(NO_CHARGE)
 
 
 def to_json(value: Any) -> Any:
@@ -183,8 +184,9 @@ class Outcome:
     @property
     def total(self) -> Charge:
         """What the row has cost in this run and in earlier ones of the same output."""
-        usage = add_usage(self.usage, self.failed_usage)
-        return Charge(self.cost_nano, self.in_doubt_nano, self.attempts, usage) + self.prior
+        usage = self.usage if self.failed_usage is None else add_usage(self.usage, self.failed_usage)
+        own = Charge(self.cost_nano, self.in_doubt_nano, self.attempts, usage)
+        return own if self.prior is NO_CHARGE else own + self.prior
 
     @property
     def lesson(self) -> Usage | None:

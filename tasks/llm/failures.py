@@ -77,6 +77,8 @@ _MINIMAX = {
 _MINIMAX_SENSITIVE = frozenset({1026, 1027})
 _NO_CODES = frozenset({"", "0", "200", "null", "none", "ok", "success"})
 _AGAIN = frozenset({Retry.AGAIN, Retry.OUTAGE, Retry.THROTTLE})
+# The codes of finish reasons that make a reply a failure.
+BROKEN = frozenset({"broken_answer", "not_ready"})
 # A failure without `error` is looked for only in a reply that has neither of these.
 _ANSWERS = ("choices", "output")
 
@@ -145,20 +147,19 @@ def failure_of(
         document: The reply.
         inner: Its choice, which may have its own `error`.
         ending: The code of its finish reason.
-        reason: That finish reason, in a form that is safe to show.
+        reason: That finish reason, in a form that is safe to show; needed for the codes of BROKEN only.
         has_text: Whether there is a part of an answer.
         service_tier: The tier that the reply names.
     """
-    reading = read_usage(document)
     # promise: M5 an error inside a choice makes the reply a failure
     error = _error_in(inner) or _error_in(document)
     if error is None and not any(isinstance(document.get(name), list) for name in _ANSWERS):
         error = _error_without_answer(document)
     if error is not None:
-        return Failure("failed_reply", status_of(error), error, reading, has_text, service_tier)
+        return Failure("failed_reply", status_of(error), error, read_usage(document), has_text, service_tier)
     # promise: M5 an answer that the service broke off is not accepted
-    if ending in {"broken_answer", "not_ready"}:
-        return Failure(ending, None, None, reading, has_text, service_tier, reason)
+    if ending in BROKEN:
+        return Failure(ending, None, None, read_usage(document), has_text, service_tier, reason)
     return None
 
 

@@ -134,7 +134,7 @@ def named_reason(value: Any) -> str | None:
     if isinstance(value, dict):
         value = value.get("type")
     # promise: service: a finish reason of any type is read without an error
-    return value if isinstance(value, str) and _plain(value) not in _NOT_SAID else None
+    return value if isinstance(value, str) and _says_something(value) else None
 
 
 def ending_of(reason: Any, native: Any = None) -> str | None:
@@ -155,6 +155,11 @@ def unknown_name(reason: str | None) -> str | None:
         # promise: privacy: a finish reason that does not look like a name is not shown
         return "a text that is not a name"
     return reason
+
+
+@functools.lru_cache(maxsize=256)
+def _says_something(reason: str) -> bool:
+    return _plain(reason) not in _NOT_SAID
 
 
 @functools.lru_cache(maxsize=256)

@@ -21,11 +21,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from parquill.tasks.llm.bodies import END, events
-from parquill.tasks.llm.failures import Failure, failure_of
+from parquill.tasks.llm.failures import BROKEN, Failure, failure_of
 from parquill.tasks.llm.finish_reasons import ending_of, named_reason
 from parquill.tasks.llm.outcomes import Rule
 from parquill.tasks.llm.usage import read_usage
 from parquill.tasks.records import Usage
+
+MAX_LABEL_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +136,12 @@ class ChatReplies:
         answer = self._answer(document)
         tier = clean_label(document.get("service_tier"))
         found = Answer() if answer is None else answer
+        ending = ending_of(found.reason, found.native)
         failure = failure_of(
             document,
             inner=found.inner,
-            ending=ending_of(found.reason, found.native),
-            reason=found.bad_reason,
+            ending=ending,
+            reason=found.bad_reason if ending in BROKEN else None,
             has_text=found.has_text,
             service_tier=tier,
         )
@@ -352,7 +355,9 @@ def clean_label(value: Any) -> str | None:
     """Return a service's label in a safe form: at most 200 characters, without control characters for terminals."""
     if not isinstance(value, str):
         return None
-    return "".join(c if c.isprintable() else "?" for c in _repair(value[:200]))
+    if len(value) <= MAX_LABEL_CHARACTERS and value.isprintable():  # as nearly every label
+        return value
+    return "".join(c if c.isprintable() else "?" for c in _repair(value[:MAX_LABEL_CHARACTERS]))
 
 
 def parse_json(data: bytes) -> Any:

@@ -170,7 +170,9 @@ def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardStat
         if record["type"] == "batch":
             _apply_batch(state, record, journal)
             continue
-        row = state.rows.setdefault(record["row"], RowState())
+        row = state.rows.get(record["row"])
+        if row is None:
+            row = state.rows[record["row"]] = RowState()
         if record["type"] == "intent":
             row.requests += 1
             row.open[record["n"]] = row.reserved_nano = record["reserved"]
