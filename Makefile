@@ -41,10 +41,10 @@ demo: install ## Run the sample job on a small local model; no key, no cost (1 m
 docs: install ## Write the generated parts of docs/reference from the code (5 s).
 	$(BIN)/python -m tests.docs.generate
 
-unit: install ## Run the tests that start no process and no server; for use while you work (50 s).
+unit: install ## Run the tests that start no process and no server; for use while you work (1 min).
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not integration and not nightly" tests/tasks tests/flows tests/docs
 
-test: install ## Run every test of CI except e2e; starts and stops its own servers (5 min).
+test: install ## Run every test of CI except e2e; starts and stops its own servers (6 min).
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not nightly" $(E2E:%=--ignore=%)
 
 # The workers wait more than they compute, so there are three; each file has one server and one worker.

@@ -36,6 +36,7 @@ class NextBatch:
     async def discard(self) -> None:
         """Drop what is not submitted, and its reservations. Raises OSError."""
         if self._draft is not None:
+            # promise: M1 rows that were not submitted give their reservations back
             self._tools.budget.release(self._draft.reserved_nano)
             await self._tools.in_executor(_discard, self._draft)
 

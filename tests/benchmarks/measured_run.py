@@ -55,12 +55,16 @@ def measure_run(
     began, peak = time.monotonic(), 0
     with (folder / "output").open("wb") as file:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
-        while True:
-            peak = max(peak, peak_kib(process.pid))
-            ended, status, used = os.wait4(process.pid, os.WNOHANG)
-            if ended:
-                break
-            time.sleep(LOOK_INTERVAL_S)
+        try:
+            while True:
+                peak = max(peak, peak_kib(process.pid))
+                ended, status, used = os.wait4(process.pid, os.WNOHANG)
+                if ended:
+                    break
+                time.sleep(LOOK_INTERVAL_S)  # the peak can only be read while the process lives
+        except BaseException:
+            process.kill()
+            raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         text = (folder / "output").read_text(errors="replace")[-2000:]

@@ -17,6 +17,7 @@ import pytest
 
 from parquill.tasks.errors import BadJob, Interrupted, WaitsForBatch
 from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.next_batch import NextBatch
 from parquill.tasks.llm.open_senders import open_senders
 from parquill.tasks.llm.pace import Pace
 from parquill.tasks.llm.pilot import run_pilot
@@ -562,6 +563,24 @@ def test_nothing_follows_a_refused_batch(tmp_path: Path, monkeypatch: pytest.Mon
     assert _statuses(night) == {"ok": ROWS}
     assert night.batches == 3
     night.check_money()
+
+
+def test_rows_that_are_not_submitted_reserve_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """M1: Money of rows that were put into a batch that is not submitted is free again at once."""
+    monkeypatch.setattr("parquill.tasks.llm.batch_input.MAX_ROWS", 10)
+    discard = NextBatch.discard
+    added: list[int] = []
+    reserved: list[int] = []
+
+    async def noted(batch: NextBatch) -> None:
+        added.append(batch._draft.reserved_nano if batch._draft is not None else 0)
+        await discard(batch)
+        reserved.append(batch._tools.budget.reserved_nano)
+
+    monkeypatch.setattr(NextBatch, "discard", noted)
+    Night(tmp_path, batch={"api_faults": [{"on": "create", "kind": "status:400"}]}).run()
+    assert any(added)
+    assert set(reserved) == {0}
 
 
 def test_looks_that_fail_after_a_kill(tmp_path: Path) -> None:

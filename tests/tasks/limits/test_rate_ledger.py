@@ -179,10 +179,12 @@ def test_all_processes_together_keep_the_limit(ledger: RateLedger, limit: int, c
 
     Of a limit below 60 they use 85 %.
     """
-    processes = _run(ledger, count, 140.0, limit)
+    minutes = 1 if limit >= 60 else 2  # in which the use is measured: few requests are a coarse measure
+    processes = _run(ledger, count, 80.0 + 60.0 * minutes, limit)
     sent = [each for process in processes for each in process.sent]
     assert busiest(sent) <= limit
-    assert used_between(sent, 1_080.0, 1_140.0) >= (0.95 if limit >= 60 else 0.8) * limit
+    used = used_between(sent, 1_080.0, 1_080.0 + 60.0 * minutes)
+    assert used >= (0.95 if limit >= 60 else 0.85) * minutes * limit
     assert min(len(process.sent) for process in processes) >= 0.7 * len(sent) / count, "each has its share"
     # there is no rush, neither at the start nor later
     assert busiest(sent, 1.0) <= max(2.0 * count, limit / 60 * 1.3 + 2 * limit / 80 + count)
@@ -190,7 +192,7 @@ def test_all_processes_together_keep_the_limit(ledger: RateLedger, limit: int, c
 
 @pytest.mark.parametrize(
     ("part", "turns"),
-    [pytest.param(0.05, 60, marks=pytest.mark.nightly), (0.33, 7), pytest.param(0.9, 3, marks=pytest.mark.nightly)],
+    [pytest.param(0.05, 60, marks=pytest.mark.nightly), (0.33, 8), pytest.param(0.9, 4, marks=pytest.mark.nightly)],
 )
 def test_large_requests_are_not_starved(ledger: RateLedger, part: float, turns: int) -> None:
     """A process of large requests gets its turns while another sends small ones, and together they use the limit."""
