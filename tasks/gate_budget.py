@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import get_run_logger, task
 
-from parquill.tasks.job.api_key import read_key
+from parquill.tasks.job.api_key import read_keys
 from parquill.tasks.money.gate import pass_gate
 from parquill.tasks.orchestration.options import TASK_OPTIONS
 from parquill.tasks.orchestration.redaction import redact_errors
@@ -17,7 +17,7 @@ from parquill.tasks.prompts.run_money import Standing
 def gate_budget(run: Run, standing: Standing) -> None:
     """Let the run pass if its cost fits. Raises RefusedByBudget, BadJob."""
     # find a missing key before the run counts as begun
-    read_key(run.job.endpoint)
+    read_keys(run.job)
     verdict = standing.verdict
     pass_gate(run.job, run.estimate, verdict)
     logger = get_run_logger()

@@ -170,6 +170,7 @@ class Outcome:
     usage_flag: str | None = None  # why the figures do not add up, see llm.usage; the larger figure was booked
     service_tier: str | None = None  # as the reply names it; it decides the price
     lane: str | None = None  # how the answer was bought
+    endpoint: str | None = None  # where: the label of the endpoint (`job.weighted_endpoint`)
     prior: Charge = NO_CHARGE
     resolves: int = 0  # the request whose intent this record settles; 0 if another record did
     paid_by: str | None = None
@@ -247,6 +248,33 @@ class PlannedRow:
 
 
 @dataclass(slots=True)
+class EndpointUse:
+    """What a run's requests to one of several endpoints came to: money in nano-dollars, tokens as billed.
+
+    `rows` have an answer from there.
+    """
+
+    sent: int = 0
+    rows: int = 0
+    settled_nano: int = 0
+    in_doubt_nano: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def bill(self, cost_nano: int, usage: Usage | None) -> None:
+        """Add a reply that was billed."""
+        self.settled_nano += cost_nano
+        if usage is not None:
+            self.prompt_tokens += usage.prompt
+            self.completion_tokens += usage.completion
+
+    def add(self, other: EndpointUse) -> None:
+        """Add another part of the run."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(slots=True)
 class Totals:
     """Requests, money (nano-dollars) and tokens of a shard or a run, summed over interruptions."""
 
@@ -266,6 +294,18 @@ class Totals:
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     statuses: dict[str, int] = field(default_factory=dict)  # of the rows that have an outcome
+    endpoints: dict[str, EndpointUse] = field(default_factory=dict)  # by label; empty for a job with one endpoint
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Totals:
+        """Read what `dataclasses.asdict` and JSON wrote. Raises TypeError."""
+        uses = {label: EndpointUse(**use) for label, use in found.get("endpoints", {}).items()}
+        return cls(**{**found, "endpoints": uses})
+
+    @property
+    def answers(self) -> int:
+        """Rows with an answer that the run paid for."""
+        return sum(count for status, count in self.statuses.items() if status in REUSABLE)
 
     @property
     def committed_nano(self) -> int:
@@ -275,7 +315,9 @@ class Totals:
     def add(self, other: Totals) -> None:
         """Add another part of the run."""
         for name in self.__slots__:
-            if name != "statuses":
+            if name not in {"statuses", "endpoints"}:
                 setattr(self, name, getattr(self, name) + getattr(other, name))
+        for label, use in other.endpoints.items():
+            self.endpoints.setdefault(label, EndpointUse()).add(use)
         for status, count in other.statuses.items():
             self.statuses[status] = self.statuses.get(status, 0) + count

@@ -12,7 +12,8 @@ from parquill.tasks.job.reasoning import thinks
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.estimate import estimate_json
 from parquill.tasks.money.gate import check_budget
-from parquill.tasks.money.prices import ModelPrice, find_price, price_of
+from parquill.tasks.money.model_price import ModelPrice
+from parquill.tasks.money.prices import find_price, price_of
 from parquill.tasks.money.shutdowns import find_shutdown
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import estimate_job
@@ -31,7 +32,7 @@ def compare_models(job: ResolvedJob, options: RunOptions, models: Sequence[str],
     rows = 0
     for model in dict.fromkeys([job.model, *models]):
         # `price` and `tokenizer` of the job apply to its own model only
-        other = job if model == job.model else job.model_copy(update={"model": model, "price": None, "tokenizer": None})
+        other = job if model == job.model else _with_model(job, model)
         prices = _prices_of(job, other, options.day)
         total = estimate_job(
             other.in_lane("live"), options, past_of=job, price=prices[0][1], other_prices=[p for _, p in prices[1:]]
@@ -58,6 +59,12 @@ def compare_models(job: ResolvedJob, options: RunOptions, models: Sequence[str],
     return {"rows": rows, "models": entries}
 
 
+def _with_model(job: ResolvedJob, model: str) -> ResolvedJob:
+    own: dict[str, None] = {"model": None, "price": None}
+    endpoints = job.endpoints and [each.model_copy(update=own) for each in job.endpoints]
+    return job.model_copy(update={"model": model, "price": None, "tokenizer": None, "endpoints": endpoints})
+
+
 def _prices_of(job: ResolvedJob, other: ResolvedJob, day: date) -> list[tuple[LaneName, ModelPrice]]:
     """Return the price in each lane that a run can buy at the job's address, the live lane first.
 
@@ -66,6 +73,8 @@ def _prices_of(job: ResolvedJob, other: ResolvedJob, day: date) -> list[tuple[La
     """
     # the job's own price is that of its lane
     lanes = LANES_OF_API[other.endpoint.api] if job.lane == "auto" or other.price is None else (job.lane,)
+    if job.endpoints is not None:  # batches have one endpoint
+        lanes = tuple(lane for lane in lanes if lane != "batch")
     prices: list[tuple[LaneName, ModelPrice]] = []
     for lane in lanes:
         try:

@@ -25,7 +25,7 @@ from parquill.tasks.job.settings import Job
 from parquill.tasks.llm import progress_bar
 from parquill.tasks.money.figures import estimate_pairs, three_answers
 from parquill.tasks.money.gate import Verdict
-from parquill.tasks.money.prices import ModelPrice
+from parquill.tasks.money.model_price import ModelPrice
 from parquill.tasks.records import Estimate
 from parquill.tasks.results.escaping import one_line
 from parquill.tasks.results.figures import (

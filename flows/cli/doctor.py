@@ -122,18 +122,26 @@ def _examine_job(job: Job, today: date) -> Iterator[Check]:
     day = datetime.now(job.zone).date()
     resolved, _ = resolve_job(job, day, None, ())
     yield _check("input", lambda: f"{open_source(resolved).rows:,} rows in {resolved.input}")
-    yield _check("price", lambda: _price_source(resolved))
     yield _check("tokenizer", lambda: _tokenizer(resolved))
-    yield _check("max_output_tokens", lambda: _output_tokens(resolved))
+    jobs = resolved.each_endpoint
+    for each, label in zip(jobs, resolved.labels_of_endpoints, strict=True):
+        for check in _examine_endpoint(each, today):
+            # promise: doctor: each of several endpoints is checked
+            yield check if len(jobs) == 1 else replace(check, name=f"{check.name} at {label}")
+
+
+def _examine_endpoint(job: ResolvedJob, today: date) -> Iterator[Check]:
+    yield _check("price", lambda: _price_source(job))
+    yield _check("max_output_tokens", lambda: _output_tokens(job))
     key: list[Key | None] = []
-    yield _check("key", lambda: _key(resolved, key))
+    yield _check("key", lambda: _key(job, key))
     service: list[Service] = []
     if key:
-        yield _check("endpoint", lambda: _endpoint(resolved, key[0], service))
+        yield _check("endpoint", lambda: _endpoint(job, key[0], service))
     models = service[0].models if service else None
     if models is not None:
-        yield _check("model", lambda: _model(resolved, models))
-    yield _check("shutdown", lambda: _shutdown(resolved, models, today))
+        yield _check("model", lambda: _model(job, models))
+    yield _check("shutdown", lambda: _shutdown(job, models, today))
 
 
 def _price_source(job: Job) -> str:

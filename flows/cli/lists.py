@@ -28,6 +28,9 @@ def show_preview(rows: list[dict[str, Any]]) -> None:
             print_result(f"POST {row['url']}")
             for name, variable in row["headers"].items():
                 print_result(f"{name}: (from {variable})")
+            for other in row.get("or_to", ()):
+                sources = "".join(f", {name} from {variable}" for name, variable in other["headers"].items())
+                print_result(f"or to {other['url']}{sources}, as the model {other['model']}")
             for line in orjson.dumps(row["body"], option=orjson.OPT_INDENT_2).decode().split("\n"):
                 print_result(line)
 

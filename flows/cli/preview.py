@@ -39,8 +39,17 @@ def preview_rows(job: ResolvedJob, options: RunOptions, rows: int) -> list[dict[
     job = job.in_lane(lane_of(price.asked))
     with tempfile.TemporaryDirectory(prefix="parquill-") as scratch:
         Planner(job, open_source(job), price, Path(scratch)).plan(found, rows)
-    api = APIS[job.endpoint.api](job)
-    headers = header_names(job.endpoint)
+    first = job.each_endpoint[0]
+    api = APIS[first.endpoint.api](first)
+    headers = header_names(first.endpoint)
+    others = [
+        {
+            "url": APIS[each.endpoint.api](each).url,
+            "headers": header_names(each.endpoint),
+            "model": each.model,
+        }
+        for each in job.each_endpoint[1:]
+    ]
     shown = []
     for batch in found.batches:
         columns = plan_of_batch(batch)
@@ -52,6 +61,7 @@ def preview_rows(job: ResolvedJob, options: RunOptions, rows: int) -> list[dict[
                     "row_number": plan["row_number"],
                     "url": api.url,
                     "headers": headers,
+                    **({"or_to": others} if others else {}),
                     "prompt_tokens": plan["prompt_tokens"],
                     "body": orjson.loads(api.body(plan["messages"], plan["parameters"])) if plan["messages"] else None,
                     "error": plan["error_message"]

@@ -18,7 +18,7 @@ from parquill.flows.cli.console import (
 from parquill.flows.cli.prefect_server import EmbeddedServer
 from parquill.flows.cli.signals import interrupted_by_signals, stop_on_signal
 from parquill.tasks.errors import Interrupted, NotApproved, ParquillError, error_of
-from parquill.tasks.job.api_key import read_key
+from parquill.tasks.job.api_key import read_keys
 from parquill.tasks.job.settings import Job, Status
 from parquill.tasks.llm.first_pilot import complete_first_pilot, needs_pilot, pilot_must_ask
 from parquill.tasks.money.gate import asks_approval, check_largest, pass_gate
@@ -43,7 +43,7 @@ def run_job(
     """
     resolved, options = resolve_job(job, day, limit, redo)
     folders = Folders.of(resolved.output, resolved.state)
-    read_key(resolved.endpoint)  # find a missing key now, not after an hour of reading
+    read_keys(resolved)  # find a missing key now, not after an hour of reading
     Ledger().close()  # and a ledger that cannot be written
     folders.create()
     with (

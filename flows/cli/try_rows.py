@@ -12,7 +12,7 @@ import orjson
 from parquill.flows.cli.console import print_result
 from parquill.flows.cli.rows import INDENT, head_of, shorten
 from parquill.tasks.errors import BadInput
-from parquill.tasks.job.api_key import read_key
+from parquill.tasks.job.api_key import read_keys
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.llm.pilot import Pilot, run_pilot
 from parquill.tasks.llm.run_sender import RunSender
@@ -77,7 +77,7 @@ def try_rows(
 
     Raises BadInput if no row is left to complete, and like `run_pilot`.
     """
-    read_key(job.endpoint)
+    read_keys(job)
     folders = Folders.of(job.output, job.state)
     folders.create()
     with lock_folders(folders, f"a trial of the job {job.name}"):

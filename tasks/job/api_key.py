@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.settings import Job
 
 # Shorter values are not masked: placeholders for local models ("none", "not-needed") may be words of an answer.
 MIN_SECRET_CHARACTERS, MIN_CHARACTERS_WITHOUT_DIGITS = 12, 20
@@ -77,6 +78,11 @@ def read_key(endpoint: Endpoint) -> Key | None:
     value = _read_value(endpoint)
     headers = {name: _read_header(name, variable) for name, variable in endpoint.headers_env.items()}
     return Key(value, endpoint.auth, headers) if value is not None or headers else None
+
+
+def read_keys(job: Job) -> list[Key | None]:
+    """Read the key of each endpoint of a job, in their order. Raises BadJob as `read_key`."""
+    return [read_key(each.endpoint) for each in job.each_endpoint]
 
 
 def header_names(endpoint: Endpoint) -> dict[str, str]:

@@ -191,6 +191,11 @@ class Endpoint(Settings):
         # promise: keys: the query of the endpoint is part of a request key
         return identity_of(self.name, self.base_url, self.query)
 
+    @property
+    def label(self) -> str:
+        """What people call the service: its name, or its host."""
+        return self.name or urlsplit(self.base_url).netloc
+
     def url(self, path: str) -> str:
         """The address of one path of the service, with its query."""
         return f"{self.base_url}{path}{'?' if self.query else ''}{urlencode(self.query)}"

@@ -15,7 +15,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def job_schema() -> dict[str, Any]:
     """Return the JSON schema of a job file."""
     schema = Job.model_json_schema()
-    query = schema["$defs"]["Endpoint"]["properties"]["query"]
-    # YAML reads some texts as numbers, and the loader takes them as texts again
-    query["additionalProperties"] = {"type": ["string", "number"]}
+    for name in ("Endpoint", "WeightedEndpoint"):
+        query = schema["$defs"][name]["properties"]["query"]
+        # YAML reads some texts as numbers, and the loader takes them as texts again
+        query["additionalProperties"] = {"type": ["string", "number"]}
     return {"$schema": DIALECT, **schema, "title": "Parquill job"}

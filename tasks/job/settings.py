@@ -14,18 +14,20 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from parquill.tasks.job.base import Number, OneLine, Settings, refuse_surrogates
 from parquill.tasks.job.endpoint import Endpoint
 from parquill.tasks.job.finish_by import PATTERN as FINISH_BY
 from parquill.tasks.job.finish_by import check_finish_by
 from parquill.tasks.job.lanes import LANES_OF_API, LaneSetting
+from parquill.tasks.job.limit_settings import LimitSettings
 from parquill.tasks.job.parameters import own_parameters, refuse_unwritable
+from parquill.tasks.job.price_settings import PriceSettings
 from parquill.tasks.job.response_format import one_form
+from parquill.tasks.job.weighted_endpoint import MAX_ENDPOINTS, WeightedEndpoint, check_endpoints, labels_of
 from parquill.tasks.storage.uri import check_uri, is_uri
 
-CHEAPEST_USD_PER_MTOK = Decimal("0.0001")
 MAX_PATIENCE_S = 604_800.0  # a week
 # Rows that `for_each` makes of one input row: they are in memory together.
 MAX_FOR_EACH_ROWS = 10_000
@@ -35,21 +37,13 @@ MAX_FOR_EACH_ROWS = 10_000
 _zones = functools.cache(available_timezones)
 
 # in the schema that pydantic writes, the text branch has no pattern, so a form would accept "ten"
-_DECIMAL = {"type": "string", "pattern": r"^\d{1,7}(\.\d{1,9})?$"}
 _POSITIVE = {"type": "string", "pattern": r"^(?=.*[1-9])\d{1,7}(\.\d{1,9})?$"}
 _USD = {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 10_000_000}, _POSITIVE]}
-_USD_PER_MTOK = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 10_000}, _DECIMAL]}
 Usd = Annotated[
     Decimal,
     Field(gt=0, le=Decimal(10_000_000), allow_inf_nan=False, decimal_places=9),
     Number,
     WithJsonSchema(_USD),
-]
-UsdPerMtok = Annotated[
-    Decimal,
-    Field(ge=0, le=Decimal(10_000), allow_inf_nan=False, decimal_places=9),
-    Number,
-    WithJsonSchema(_USD_PER_MTOK),
 ]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Number]
 Status = Literal[
@@ -76,35 +70,6 @@ class PromptSettings(Settings, title="Prompt"):
     user: str = Field(description="Template of the row's own text, for example {{ text }}")
 
 
-class PriceSettings(Settings, title="Price"):
-    """Dollars per million tokens; write 0 if there is no charge."""
-
-    usd_per_mtok_input: UsdPerMtok = Field(description="Dollars per million tokens of input")
-    usd_per_mtok_cached: UsdPerMtok | None = Field(
-        None, description="Input that the service reads from its cache; default: the input price"
-    )
-    usd_per_mtok_cache_write: UsdPerMtok | None = Field(
-        None, description="Input that the service writes to its cache; default: the input price"
-    )
-    usd_per_mtok_output: UsdPerMtok = Field(description="Dollars per million tokens of output")
-
-    @model_validator(mode="after")
-    def _per_million(self) -> Self:
-        highest = max(
-            self.usd_per_mtok_input,
-            self.usd_per_mtok_cached or 0,
-            self.usd_per_mtok_cache_write or 0,
-            self.usd_per_mtok_output,
-        )
-        # no service is so cheap; with dollars per token no budget would hold
-        # promise: input: a price per token instead of per million tokens is refused
-        if 0 < highest < CHEAPEST_USD_PER_MTOK:
-            raise ValueError(
-                f"is nowhere above ${CHEAPEST_USD_PER_MTOK} per million tokens: are these dollars for one token?"
-            )
-        return self
-
-
 class BudgetSettings(Settings, title="Budget"):
     """What a run may cost; left out means no limit."""
 
@@ -123,37 +88,6 @@ class BudgetSettings(Settings, title="Budget"):
         "and the gate decides on what it cost; never: such a run is refused. With when_short: partial there is no "
         "pilot, since what fits is completed anyway",
     )
-
-
-class LimitSettings(Settings, title="Limits"):
-    """How fast requests may be sent."""
-
-    max_at_once: Annotated[int, Field(ge=1, le=4096), Number] = Field(
-        64, description="The most requests in flight at once"
-    )
-    requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000), Number] | None = Field(
-        None, description="The service's limit of requests in any minute"
-    )
-    tokens_per_minute: Annotated[int, Field(ge=1, le=100_000_000_000), Number] | None = Field(
-        None, description="The service's limit of tokens in any minute"
-    )
-    count_output: Literal["reserved", "actual"] = Field(
-        "reserved", description="What the service counts against its limit: max_output_tokens, or the actual output"
-    )
-    batch_tokens: Annotated[int, Field(ge=1, le=100_000_000_000), Number] | None = Field(
-        None,
-        description="With lane: batch, the most prompt tokens that may wait in batches at the same time, by the "
-        "service's limit of enqueued tokens; default: learned from the service",
-    )
-    shared: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
-        None, description="NAME under which concurrent runs share these limits, through the ledger"
-    )
-
-    @model_validator(mode="after")
-    def _something_to_share(self) -> Self:
-        if self.shared is not None and self.requests_per_minute is None and self.tokens_per_minute is None:
-            raise ValueError("`shared` needs a requests_per_minute or a tokens_per_minute to share")
-        return self
 
 
 class RetrySettings(Settings, title="Retry"):
@@ -241,6 +175,11 @@ class Job(Settings):
     )
     endpoint: Endpoint = Field(
         default_factory=lambda: Endpoint.model_validate({}), description="Where requests go; default OpenAI"
+    )
+    endpoints: Annotated[list[WeightedEndpoint], Field(min_length=1, max_length=MAX_ENDPOINTS)] | None = Field(
+        None,
+        description="Instead of `endpoint`: several that share the rows, each with its own `weight`, `limits`, `model` "
+        "and `price`",
     )
     price: PriceSettings | None = Field(None, description="For models without a public price; 0 if there is no charge")
     price_as: str | None = Field(None, description="A model at whose price the summary also shows the usage")
@@ -333,6 +272,27 @@ class Job(Settings):
         return value
 
     @model_validator(mode="after")
+    def _several(self) -> Self:
+        if self.endpoints is None:
+            return self
+        check_endpoints(self.endpoints)
+        if self.lane in {"batch", "auto"}:
+            raise ValueError(f"`lane: {self.lane}` takes one `endpoint`: with `endpoints`, use `lane: live` or flex")
+        for number, each in enumerate(self.endpoints):
+            try:
+                _ = each.limits and each.limits.over(self.limits)
+            except ValidationError as error:
+                text = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"`endpoints.{number}.limits`: {text}") from None
+        first = self.endpoints[0].alone
+        # a job that was stored has both
+        if "endpoint" in self.model_fields_set and self.endpoint != first:
+            raise ValueError("set either `endpoint` or `endpoints`")
+        # its name or address is in request keys, and its API in requests; the model is frozen for everyone else
+        self.__dict__["endpoint"] = first
+        return self
+
+    @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.prompt is None) == (self.messages_column is None):
             raise ValueError("set either `prompt` or `messages_column`")
@@ -362,6 +322,30 @@ class Job(Settings):
         if self.lane not in LANES_OF_API[self.endpoint.api]:
             raise ValueError(f"`api: {self.endpoint.api}` has no {self.lane} processing: use `lane: live`")
         return self
+
+    @property
+    def each_endpoint(self) -> list[Self]:
+        """The job as it is sent to each of its endpoints: the same job, with one endpoint, its model and its limits."""
+        if self.endpoints is None:
+            return [self]
+        return [
+            self.model_copy(
+                update={
+                    "endpoint": each.alone,
+                    "endpoints": None,
+                    "model": each.model or self.model,
+                    # the job's own price is that of its model
+                    "price": each.price or (self.price if each.model in {None, self.model} else None),
+                    "limits": self.limits if each.limits is None else each.limits.over(self.limits),
+                }
+            )
+            for each in self.endpoints
+        ]
+
+    @property
+    def labels_of_endpoints(self) -> list[str]:
+        """What people call each endpoint, in the order of `each_endpoint`."""
+        return [self.endpoint.label] if self.endpoints is None else labels_of(self.endpoints)
 
     @property
     def zone(self) -> ZoneInfo:

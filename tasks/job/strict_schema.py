@@ -47,10 +47,12 @@ class _Fault(NamedTuple):
 def check_strict(job: Job) -> None:
     """Refuse a schema that OpenAI would refuse for every row. Raises BadJob, which names the place in the schema."""
     asked = read_format(job.response_format)
-    url = job.endpoint.base_url
-    if asked is None or asked.schema is None or not asked.strict or not (is_openai(url) or is_azure(url)):
+    at_openai = [
+        each for each in job.each_endpoint if is_openai(each.endpoint.base_url) or is_azure(each.endpoint.base_url)
+    ]
+    if asked is None or asked.schema is None or not asked.strict or not at_openai:
         return
-    faults = list(_faults(asked.schema, is_tuned="ft:" in job.model))
+    faults = list(_faults(asked.schema, is_tuned=any("ft:" in each.model for each in at_openai)))
     if faults:
         first, more = faults[0], len({fault.pointer for fault in faults} - {faults[0].pointer})
         others = f" (and {more:,} more in other places)" if more else ""

@@ -16,11 +16,13 @@ EXAMPLES = {
     "budget": "{run_usd: 5}",
     "prompt": '{user: "{{ text }}"}',
     "endpoint": "{base_url: https://api.openai.com/v1}",
+    "endpoints": "[{api_key_env: FIRST_KEY}, {api_key_env: SECOND_KEY}]",
     "price": "{usd_per_mtok_input: 0.10, usd_per_mtok_output: 0.50}",
     "limits": "{max_at_once: 64}",
     "retry": "{attempts: 6}",
     "tolerate": "{not_ok: 0.01}",
 }
+_FORMS = {"model_type": "a group of settings", "list_type": "a list"}
 # what pydantic adds to the location of a fault for each type that a value may have
 _TYPE = re.compile(r"str|int|float|bool|constrained-\w+|(dict|list|literal)\[.*\]")
 
@@ -60,8 +62,9 @@ def _sentence(path: list[Any], fault: Any, text: str) -> str:
         return f"unknown setting `{name}`" + (f"; did you mean `{near}`?" if near else "")
     if kind == "missing":
         return f"the setting `{name}` is missing"
-    if kind == "model_type" and path and name in EXAMPLES:
-        return f"`{name}` is a group of settings; write for example `{name}: {EXAMPLES[name]}`"
+    if path and (form := _FORMS.get(kind)) is not None and (kind == "model_type" or name in EXAMPLES):
+        example = f"; write for example `{name}: {EXAMPLES[name]}`" if name in EXAMPLES else ""
+        return f"`{name}` is {form}{example}"
     message = text.removeprefix("Value error, ").replace(", or Input", ", or input")
     if name == "the job":
         return "a job is a mapping of settings" if kind == "model_type" else message
@@ -76,19 +79,26 @@ def _sentence(path: list[Any], fault: Any, text: str) -> str:
 def _nearest(path: list[Any]) -> str | None:
     model: Any = Job
     for part in path[:-1]:
+        if isinstance(part, int):  # of a list of groups
+            continue
         field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
         if field is None:
             return None
-        options = (field.annotation, *get_args(field.annotation))
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        model = _group_in(field.annotation)
     if model is None:
         return None
     near = difflib.get_close_matches(str(path[-1]), model.model_fields, 1, 0.6)
     if not near:  # a setting at the wrong level: `run_usd` belongs under `budget`
         for group, field in Job.model_fields.items():
-            options = (field.annotation, *get_args(field.annotation))
-            inner = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+            inner = _group_in(field.annotation)
             if inner is not None and str(path[-1]) in inner.model_fields:
                 return f"{group}.{path[-1]}"
         return None
     return ".".join([*map(str, path[:-1]), near[0]])
+
+
+def _group_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the group of settings in a field's type: itself, or one that may be null or is in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _group_in(inner)) is not None), None)

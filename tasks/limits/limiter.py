@@ -10,7 +10,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from parquill.tasks.limits.meters import Brake, Meter, NoBrake, RateMeter, ServiceMirror, Throttle
+from parquill.tasks.limits.meters import MIN_WAIT_S, Brake, Meter, NoBrake, RateMeter, ServiceMirror, Throttle
 
 MAX_PAUSE_S = 1.0  # between two looks for a stop, or for another way to send a request
 
@@ -83,10 +83,12 @@ class RateLimiter:
         brake: Brake | None = None,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
+        places: Places | None = None,
     ) -> None:
+        """`places` are those that this limiter shares with others, instead of `max_at_once` of its own."""
         now = clock()
         self._clock, self._sleep = clock, sleep
-        self._places = Places(max_at_once)
+        self._places = places or Places(max_at_once)
         self._actual = actual_output
         rates = []
         if requests_per_minute:
@@ -112,6 +114,7 @@ class RateLimiter:
         """Set what each limiter has for itself."""
         self._stopped = False
         self._turnstile = asyncio.Lock()
+        self.head_wait_s = 0.0  # of the request that is the next to leave; 0 if it waits only for a place
         self.gate, self._brake = gate, brake
         self.meters: list[Meter] = [brake, gate, *self._shared]
 
@@ -134,14 +137,17 @@ class RateLimiter:
             while not self._stopped:
                 # promise: lanes: a row that waits for its turn leaves for a faster lane
                 if is_rerouted is not None and is_rerouted():
+                    self.head_wait_s = 0.0
                     raise Rerouted
                 now = self._clock()
                 if self._places.free <= 0 or self._brake.is_full(now):
+                    self.head_wait_s = 0.0 if self._places.free <= 0 else MIN_WAIT_S
                     await self._change(is_rerouted)
                     continue
                 wait = 0.0
                 for meter in self.meters:
                     wait = max(wait, meter.wait_s(now, tokens))
+                self.head_wait_s = wait
                 if wait <= 0:
                     break
                 await self._sleep(min(wait, MAX_PAUSE_S))
@@ -151,6 +157,18 @@ class RateLimiter:
                 meter.take(now, tokens)
             self._places.free -= 1
             return Permit(self, tokens, now)
+
+    def wait_s(self, tokens: int) -> float:
+        """Return the seconds until a request of so many tokens may leave, if no other one comes first."""
+        if self._turnstile.locked():  # another one is the next
+            return max(self.head_wait_s, MIN_WAIT_S)
+        now = self._clock()
+        wait = max(meter.wait_s(now, tokens) for meter in self.meters)
+        return max(wait, MIN_WAIT_S) if self._brake.is_full(now) else wait
+
+    def wake(self) -> None:
+        """Have the request that waits for a place look whether it is rerouted."""
+        self._places.wake()
 
     async def _change(self, is_rerouted: Callable[[], bool] | None) -> None:
         """Wait until a request has ended, or for one interval if time alone can make room or change the way."""

@@ -6,6 +6,7 @@ import logging
 import secrets
 import socket
 
+from parquill.tasks.job.limit_settings import LimitSettings
 from parquill.tasks.limits.lease_client import Caller, LeaseClient, LogFn
 from parquill.tasks.limits.leased_meter import LeasedMeter
 from parquill.tasks.limits.rate_ledger import RateHolder, RateLedger
@@ -22,10 +23,12 @@ class SharedLimits:
     for the service as well. `messages` are what was said about them, for people who see no log.
     """
 
-    def __init__(self, run: Run, call: Caller, log: LogFn | None = None) -> None:
-        """`call` runs a blocking call where it may block; `log` is that of the flow run."""
+    def __init__(self, run: Run, limits: LimitSettings, call: Caller, log: LogFn | None = None) -> None:
+        """`limits` are the job's, or those of one of its endpoints.
+
+        `call` runs a blocking call where it may block; `log` is that of the flow run.
+        """
         self._log = log or _log.log
-        limits = run.job.limits
         self._call, self._name, self._run = call, limits.shared, run
         self._largest = {"requests": 1, "tokens": run.estimate.largest_request}
         self.per_minute: dict[str, int | None] = {

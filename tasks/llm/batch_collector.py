@@ -15,7 +15,7 @@ from parquill.tasks.llm.reply_reader import Result
 from parquill.tasks.llm.retry_policy import MAX_UNREADABLE_OF_A_STEP
 from parquill.tasks.llm.settlement import Settlement
 from parquill.tasks.llm.unit import Step
-from parquill.tasks.money.prices import STANDARD_TIERS
+from parquill.tasks.money.model_price import STANDARD_TIERS
 
 # A batch without one answer shows that no row gets one, if it has at least so many rows.
 MIN_ROWS_OF_EVIDENCE: Final = 20
@@ -55,7 +55,7 @@ class BatchCollector:
     async def collect(self, step: Step, result: Result, fate: Fate) -> None:
         """Settle the latest request of a step, which was a part of a batch."""
         worst_nano = step.reserve_nano
-        step.reserve_nano = step.state.settle(step.state.requests)
+        step.reserve_nano = step.state.settle(step.state.requests).reserved_nano
         try:
             if result.reply is not None:
                 await self._settlement.settle(step, result.rule, _at_batch_tier(result.reply), None)

@@ -79,8 +79,13 @@ class Breaker:
         clock: Callable[[], float],
         warn: Callable[[str], None] = lambda _: None,
         stop: Callable[[Rule, str], None] = lambda _rule, _message: None,
+        service: str = "the service",
     ) -> None:
-        """`warn` gets one line when an outage begins or ends; `stop` stops the run with a rule and the reason."""
+        """`warn` gets one line when an outage begins or ends; `stop` stops the run with a rule and the reason.
+
+        `service` is what people call what it is about: the service, or one of several endpoints.
+        """
+        self._service = service
         self._max, self._patience_s, self._clock = max_at_once, patience_s, clock
         self.warn, self.stop_run = warn, stop
         self._under_way = self._waiting = 0
@@ -191,7 +196,7 @@ class Breaker:
             self._probe_at = now + self._interval_s
         if now - self._failing_since > self._patience_s:
             minutes = (now - self._failing_since) / 60
-            self.stop_run(rule, f"every request to the service has failed for {minutes:,.0f} minutes: {message}")
+            self.stop_run(rule, f"every request to {self._service} has failed for {minutes:,.0f} minutes: {message}")
         return True
 
     def refused(self, row: Attempted, rule: Rule, signature: object, message: str, sent_at: float) -> None:
@@ -237,10 +242,14 @@ class Breaker:
         self._judge_if_idle()
         return await pending.verdict
 
-    def stop(self) -> None:
-        """Release rows that wait for a verdict, with False: nothing more is sent."""
-        self._is_stopped = True
+    def release(self) -> None:
+        """Release rows that wait for a verdict, with False: they are sent elsewhere, or not at all."""
         self._judge(own=False)
+
+    def stop(self) -> None:
+        """Release rows that wait for a verdict, and give each later one False: nothing more is sent."""
+        self._is_stopped = True
+        self.release()
 
     # ---- verdicts
 
@@ -255,7 +264,7 @@ class Breaker:
         self._streak.clear()
         self._judge(own=False, only=Retry.OUTAGE)
         self.warn(
-            f"every request to the service fails: {message}. The run waits and tries again every few seconds for up to "
+            f"every request to {self._service} fails: {message}. The run tries it again every few seconds for up to "
             f"{self._patience_s / 60:,.0f} minutes (retry.patience_s)"
         )
 
@@ -264,7 +273,7 @@ class Breaker:
         if self.is_open and sent_at >= self._opened_at:
             self.is_open = False
             seconds = self._clock() - (self._failing_since or self._opened_at)
-            self.warn(f"the service answers again after {seconds:,.0f} s; the run continues")
+            self.warn(f"{self._service} answers again after {seconds:,.0f} s; the run continues")
         if self._streak:
             self._streak = deque((f for f in self._streak if f.sent_at > sent_at), MAX_STREAK)
         if not self.is_open and not self._streak:

@@ -31,8 +31,8 @@ class Channel:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`job.lane` is the lane in which the client buys."""
-        self.lane = job.lane
+        """`job.lane` is the lane in which the client buys, `job.endpoint` where it sends."""
+        self.lane, self.label = job.lane, settlement.label
         self.client, self.limits, self.breaker, self.settlement = client, limits, breaker, settlement
         self.tiers = settlement.tiers
         self.policy = RetryPolicy(job, settlement, limits, breaker, self._end, clock)
@@ -52,6 +52,11 @@ class Channel:
         # promise: C7 a row that waits for a permit sends nothing after a stop
         self.limits.stop()
         self.breaker.stop()
+
+    def release_waiting(self) -> None:
+        """Have requests that wait for their turn look for another channel; those that wait for a verdict get False."""
+        self.limits.wake()
+        self.breaker.release()
 
     def observe(self, permit: Permit, result: Result) -> None:
         """Tell limits and breaker how a request ended, and what it used."""

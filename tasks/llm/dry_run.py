@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from parquill.tasks.errors import ParquillError
-from parquill.tasks.job.api_key import read_key
+from parquill.tasks.job.api_key import read_keys
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.amounts import nano_to_usd, usd_text
 from parquill.tasks.money.estimate import flat_estimate
 from parquill.tasks.money.figures import must_approve
 from parquill.tasks.money.gate import Verdict, asks_approval, check_budget, check_largest
 from parquill.tasks.money.ledger import Ledger
+from parquill.tasks.money.model_price import ModelPrice
 from parquill.tasks.money.month import month_of_others
-from parquill.tasks.money.prices import ModelPrice, price_of
+from parquill.tasks.money.prices import price_of
 from parquill.tasks.prompts.base import RunOptions
 from parquill.tasks.prompts.prepare import check_rejected, estimate_job, prepare_run
 from parquill.tasks.prompts.run_money import read_standing
@@ -94,7 +95,7 @@ def estimate_with_pilot(
     """
     from parquill.tasks.llm.pilot import run_pilot  # imports the HTTP client, which a plain estimate does not need
 
-    read_key(job.endpoint)  # report a missing key now, not after the input is read
+    read_keys(job)  # report a missing key now, not after the input is read
     folders = Folders.of(job.output, job.state)
     folders.create()
     with lock_folders(folders, f"a pilot of the job {job.name}"):

@@ -30,8 +30,8 @@ from parquill.tasks.limits.limiter import Permit, Rerouted, Stopped
 from parquill.tasks.limits.open_bytes import OpenBytes
 from parquill.tasks.llm.attempts import Attempts
 from parquill.tasks.llm.channel import Channel
-from parquill.tasks.llm.outcomes import TABLE, Retry, Rule
-from parquill.tasks.llm.route import Route
+from parquill.tasks.llm.outcomes import TABLE, Rule
+from parquill.tasks.llm.route import Route, Way
 from parquill.tasks.llm.shard_report import ShardReport, StopReason
 from parquill.tasks.llm.unit import Step, Unit, Units
 
@@ -90,16 +90,9 @@ class LiveLane:
         _log.warning(text)
 
     def _end_channel(self, channel: Channel, rule: Rule, message: str) -> None:
-        """The service takes nothing more in a channel: go on with another one, or stop the run.
-
-        What is wrong with the key or the account is wrong in every channel.
-        """
-        # promise: lanes: a lane that the service refuses is left, if another one can complete the rows
-        if self.stopping or rule.retry is Retry.STOP or not self._route.give_up(channel):
+        """The service takes nothing more in a channel: continue with another one, or stop the run."""
+        if self.stopping or not self._route.give_up(channel, rule, message):
             self.stop(rule, message)
-            return
-        self._warn(f"the {channel.lane} lane is not used any more: {message}")
-        channel.close()
 
     async def complete(self, units: Units) -> None:
         """Complete the steps that have no outcome yet, and put their outcomes into the state of their shard.
@@ -224,10 +217,14 @@ class LiveLane:
         self._open_bytes.release(size)
         self._open_units.release()
 
-    async def _admit(self, step: Step) -> Turn:
-        """Reserve the step's worst case, then wait for its turn. Raises OverBudget, Stopped."""
+    async def _admit(self, step: Step, *, failed: Channel | None = None, again: Channel | None = None) -> Turn:
+        """Reserve the step's worst case, then wait for its turn. Raises OverBudget, Stopped.
+
+        `failed` is the channel in which it has just failed, `again` the one that is to send it once more.
+        """
+        way = self._route.choose(step.tokens, failed) if again is None else Way(again)
         while True:
-            channel = self._route.choose()
+            channel, is_rerouted = way
             tiers = channel.tiers
             step.reserve_nano = tiers.reserve_nano(step)
             affords = self._route.affords(channel, step.reserve_nano)
@@ -237,13 +234,15 @@ class LiveLane:
                     raise Stopped
                 if not self._route.cannot_pay(channel):
                     raise OverBudget
+                way = self._route.choose(step.tokens, failed)
                 continue
             try:
-                permit = await channel.limits.acquire(step.tokens, self._route.watch(channel))
+                permit = await channel.limits.acquire(step.tokens, is_rerouted)
             except BaseException as error:
                 self.budget.release(step.reserve_nano)
                 if self.stopping or not isinstance(error, Rerouted | Stopped):
                     raise
+                way = self._route.choose(step.tokens, failed)
                 continue
             # promise: M3 a row that waited for a permit checks the budget again
             # promise: M1 a row that waited for a permit checks its reservation again
@@ -253,6 +252,7 @@ class LiveLane:
             # the reservation may be too small
             permit.release()
             self.budget.release(step.reserve_nano)
+            way = self._route.choose(step.tokens, failed)
 
     async def _complete_unit(self, unit: Unit, first: Step, turn: Turn) -> None:
         """Complete the steps of a unit one after another; `first` has its turn."""
@@ -299,10 +299,11 @@ class LiveLane:
                 return
             if wait_s:
                 await self._rest(wait_s)
-            turn = await self._admit(step)
+            # a refused name of max_output_tokens says nothing against the channel, and the other name is for it alone
+            turn = await self._admit(step, failed=channel, again=channel if result.limit_name is not None else None)
             if turn.channel is not channel:
                 # promise: lanes: a row that waited for capacity in one lane starts afresh in another
-                step.throttled_since = None
+                step.throttled_since = step.refused = None
 
     async def _check_leader(self, channel: Channel, step: Step) -> None:
         """Send nothing once the process that leads the run is gone. Raises Stopped."""
@@ -344,8 +345,7 @@ class LiveLane:
     @property
     def waiting_for(self) -> str | None:
         """What the run waits for, for people; None if it sends."""
-        is_down = self._route.choose().breaker.is_open
-        return "the service, which fails at every request" if is_down else None
+        return "the service, which fails at every request" if self._route.is_down else None
 
     @property
     def stop_reason(self) -> StopReason | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -11,8 +11,9 @@ import httpx
 
 from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.lanes import TIERS, LaneName
+from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.job.settings import MAX_PATIENCE_S
-from parquill.tasks.limits.limiter import RateLimiter
+from parquill.tasks.limits.limiter import Places, RateLimiter
 from parquill.tasks.limits.open_files import cap_by_open_files
 from parquill.tasks.limits.shared import SharedLimits
 from parquill.tasks.llm.answer_format import AnswerFormat
@@ -20,6 +21,7 @@ from parquill.tasks.llm.auto_lane import CANCELLATION_S, AutoLane
 from parquill.tasks.llm.batch_lane import BatchLane
 from parquill.tasks.llm.batch_service import BatchService
 from parquill.tasks.llm.breaker import Breaker
+from parquill.tasks.llm.by_weight import ByWeight
 from parquill.tasks.llm.channel import Channel
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.deadline import Deadline
@@ -43,15 +45,15 @@ from parquill.tasks.storage.disk import Disk
 class LaneOpener:
     """Opens lanes of one run, on the event loop that they live on.
 
-    `may_send` is asked before each single request. `leads` is whether this process leads the run. Of an abandoned run
-    only the batches are collected.
+    `keys` and `shared` are those of each endpoint of the job. `may_send` is asked before each single request. `leads`
+    is whether this process leads the run. Of an abandoned run only the batches are collected.
     """
 
     run: Run
-    key: Key | None
+    keys: Sequence[Key | None]
     wire: httpx.AsyncBaseTransport
     budget: Budget
-    shared: SharedLimits
+    shared: Sequence[SharedLimits]
     executor: Executor
     disk: Disk
     pace: Pace
@@ -71,17 +73,32 @@ class LaneOpener:
 
     def _single(self, name: LaneName, settlement: Settlement, *, is_auto: bool) -> LiveLane:
         """Return the lane that sends each request by itself; if `is_auto`, late ones at the standard price."""
+        if self.run.job.endpoints is not None:
+            return self._live_lane(self._by_weight(name, settlement))
         if not is_auto:
             breaker, limits = self._limits(name)
             return self._live_lane(OneChannel(self._channel(name, limits, breaker, settlement)))
         breaker, limits = self._limits("live")
         live = self._channel("live", limits, breaker, settlement.at(self._tiers("live")))
-        own = self._breaker(name)
+        own = self._breaker(name, cap_by_open_files(self.run.job.limits.max_at_once))
         cheap = self._channel(name, limits.beside(own), own, settlement, patience_s=MAX_PATIENCE_S)
         timeout_s = self.run.job.in_lane(name).retry.timeout_s
         deadline = self._deadline(limits, lambda: settlement.progress.left, cheap_timeout_s=timeout_s)
         spare = SpareMoney(self.budget, settlement.progress, self.run.estimate)
         return self._live_lane(InTime(cheap, live, deadline, spare, self.pace.clock))
+
+    def _by_weight(self, name: LaneName, settlement: Settlement) -> ByWeight:
+        """Return the route to several endpoints: each has its own key, limits, breaker and price."""
+        job, channels = self.run.job, []
+        places = Places(self._at_once(job.limits.max_at_once))
+        for index, (each, label) in enumerate(zip(job.each_endpoint, job.labels_of_endpoints, strict=True)):
+            price = self.run.price.at_endpoint(index)
+            tiers = TierCheck(price, job.max_output_tokens, is_planned=False)
+            own = settlement.at_endpoint(label, price, tiers, PromptCuts(job.max_output_tokens))
+            breaker, limits = self._limits(name, index, each, places, f"the endpoint {label}")
+            client = Client(each.in_lane(name), self.keys[index], self.wire)
+            channels.append(Channel(each.in_lane(name), client, limits, breaker, own, clock=self.pace.clock))
+        return ByWeight(channels, [each.weight for each in job.endpoints or ()], self.pace.clock)
 
     def _in_time(self, batches: BatchLane, settlement: Settlement) -> AutoLane:
         breaker, limits = self._limits("live")
@@ -95,35 +112,46 @@ class LaneOpener:
         pace = self.pace
         return LiveLane(self.run.job, route, may_send=self.may_send, clock=pace.clock, sleep=pace.nap)
 
-    @property
-    def _at_once(self) -> int:
+    def _at_once(self, wanted: int) -> int:
+        """Return how many requests this process may send at once; says so if these are fewer than wanted."""
         # promise: limits: concurrent requests are capped by the limit of open files
-        return cap_by_open_files(self.run.job.limits.max_at_once)
-
-    def _limits(self, name: LaneName) -> tuple[Breaker, RateLimiter]:
-        limits, at_once = self.run.job.limits, self._at_once
-        if at_once < limits.max_at_once:
-            self.shared.log(
+        at_once = cap_by_open_files(wanted)
+        if at_once < wanted:
+            self.shared[0].log(
                 logging.WARNING,
-                f"this process may not open enough files (`ulimit -n`) for limits.max_at_once = "
-                f"{limits.max_at_once:,}; it sends at most {at_once:,} requests at once",
+                f"this process may not open enough files (`ulimit -n`) for limits.max_at_once = {wanted:,}; it sends "
+                f"at most {at_once:,} requests at once",
             )
-        breaker = self._breaker(name)
+        return at_once
+
+    def _limits(
+        self,
+        name: LaneName,
+        index: int = 0,
+        job: ResolvedJob | None = None,
+        places: Places | None = None,
+        service: str = "the service",
+    ) -> tuple[Breaker, RateLimiter]:
+        """Return breaker and limits of the job, or of one of its endpoints, which share the places."""
+        limits, shared = (job or self.run.job).limits, self.shared[index]
+        at_once = limits.max_at_once if places is not None else self._at_once(limits.max_at_once)
+        breaker = self._breaker(name, at_once, service)
         return breaker, RateLimiter(
             at_once,
-            requests_per_minute=self.shared.per_minute["requests"],
-            tokens_per_minute=self.shared.per_minute["tokens"],
+            requests_per_minute=shared.per_minute["requests"],
+            tokens_per_minute=shared.per_minute["tokens"],
             actual_output=limits.count_output == "actual",
             # promise: shared limits: the lane sends each request against a shared lease
-            leased=self.shared.meters,
+            leased=shared.meters,
             brake=breaker,
             clock=self.pace.clock,
             sleep=self.pace.nap,
+            places=places,
         )
 
-    def _breaker(self, name: LaneName) -> Breaker:
+    def _breaker(self, name: LaneName, at_once: int, service: str = "the service") -> Breaker:
         patience_s = self.run.job.in_lane(name).retry.patience_s
-        return Breaker(self._at_once, patience_s=patience_s, clock=self.pace.clock)
+        return Breaker(at_once, patience_s=patience_s, clock=self.pace.clock, service=service)
 
     def _channel(
         self,
@@ -138,7 +166,7 @@ class LaneOpener:
         if patience_s is not None:
             # promise: lanes: with finish_by, rows wait for capacity until it is time for the live lane
             job = job.model_copy(update={"retry": job.retry.model_copy(update={"patience_s": patience_s})})
-        client = Client(job, self.key, self.wire)
+        client = Client(job, self.keys[0], self.wire)
         return Channel(job, client, limits, breaker, settlement, clock=self.pace.clock)
 
     def _deadline(self, limits: RateLimiter, left: Callable[[], int], **tail: float) -> Deadline:
@@ -168,8 +196,8 @@ class LaneOpener:
         return BatchLane(
             self.run,
             api,
-            ReplyReader(job, api, self.key),
-            BatchService(job.endpoint, self.key, self.wire),
+            ReplyReader(job, api, self.keys[0]),
+            BatchService(job.endpoint, self.keys[0], self.wire),
             settlement,
             self.executor,
             disk=self.disk,
@@ -188,6 +216,7 @@ class LaneOpener:
             AnswerFormat(schema) if schema is not None else None,
             PromptCuts(run.job.max_output_tokens),
             self._tiers(name),
+            endpoint=run.job.endpoint.label,
             are_submitted=name == "batch",
         )
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import httpx
 
-from parquill.tasks.job.api_key import read_key
+from parquill.tasks.job.api_key import read_keys
 from parquill.tasks.job.lanes import LaneName
 from parquill.tasks.limits.lease_client import LogFn
 from parquill.tasks.llm.client import aiohttp_transport
@@ -51,9 +51,9 @@ def open_sender(
     `log` gets messages about shared limits. `lane` is how to send, by default the job's lane. Raises BadJob if the key
     cannot be read, or if a request is too large for a shared limit.
     """
-    key = read_key(run.job.endpoint)
+    keys = read_keys(run.job)
     with contextlib.closing(RunLock(run.folder)):
-        run_sender = RunSender(run, key, transport, disk, log, lane=lane, pace=pace, is_abandoned=is_abandoned)
+        run_sender = RunSender(run, keys, transport, disk, log, lane=lane, pace=pace, is_abandoned=is_abandoned)
         with _mutex:
             _open[run.run_id] = run_sender
             latest[:] = [run_sender]
@@ -157,9 +157,9 @@ def _close_idle(run_id: str, joined: _Joined) -> None:
 
 
 def _join(run: Run, log: LogFn | None) -> RunSender:
-    key, member = read_key(run.job.endpoint), RunMember(run.folder)
+    keys, member = read_keys(run.job), RunMember(run.folder)
     try:
-        return RunSender(run, key, aiohttp_transport, log=log, member=member)
+        return RunSender(run, keys, aiohttp_transport, log=log, member=member)
     except BaseException:
         member.close()
         raise

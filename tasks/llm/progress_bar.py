@@ -153,7 +153,7 @@ class _NoticePrinter:
         # copies: other threads append to these lists
         warnings, messages, service = (
             list(run_sender.soft_limits.messages),
-            list(run_sender.shared.messages),
+            run_sender.limit_messages,
             list(run_sender.lane.warnings),
         )
         warned = [*warnings[self._warned :], *service[self._of_service :]]

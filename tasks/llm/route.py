@@ -1,13 +1,14 @@
-"""Which channel sends a request: the only one, or the cheapest that is fast enough."""
+"""Which channel sends a request: the only one, or the cheapest that is fast enough. For endpoints see `by_weight`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from parquill.tasks.llm.channel import Channel
 from parquill.tasks.llm.deadline import Deadline
+from parquill.tasks.llm.outcomes import Retry, Rule
 from parquill.tasks.llm.spare_money import SpareMoney
 
 # How long no row is offered to the live lane after the budget had no room for one there.
@@ -19,17 +20,21 @@ NO_ROOM: Final = (
 )
 
 
+class Way(NamedTuple):
+    """The channel of a request. While the request waits there, `is_rerouted` says whether it is to choose again."""
+
+    channel: Channel
+    is_rerouted: Callable[[], bool] | None = None
+
+
 class Route(Protocol):
     """Chooses the channel of each request. `channels` are all there are; `warn` gets lines for people."""
 
     channels: Sequence[Channel]
     warn: Callable[[str], None]
 
-    def choose(self) -> Channel:
-        """Return the channel for a request that may leave now."""
-
-    def watch(self, channel: Channel) -> Callable[[], bool] | None:
-        """Return what tells whether a request that waits in a channel is to leave it; None if that never happens."""
+    def choose(self, tokens: int, failed: Channel | None = None) -> Way:
+        """Return the way of a request that may leave now; `failed` is where it has just failed."""
 
     def answered(self, channel: Channel, latency_s: float) -> None:
         """Learn from an answer."""
@@ -40,8 +45,12 @@ class Route(Protocol):
     def cannot_pay(self, channel: Channel) -> bool:
         """Take note that the budget has no room for a row in a channel. Returns whether to try another channel."""
 
-    def give_up(self, channel: Channel) -> bool:
+    def give_up(self, channel: Channel, rule: Rule, message: str) -> bool:
         """Use a channel no more, since the service takes nothing there. Returns whether another one is left."""
+
+    @property
+    def is_down(self) -> bool:
+        """Whether a request that leaves now fails, as far as is known."""
 
 
 class OneChannel:
@@ -50,14 +59,11 @@ class OneChannel:
     def __init__(self, channel: Channel) -> None:
         self.channels: Sequence[Channel] = (channel,)
         self.warn: Callable[[str], None] = lambda _: None
-        self._channel = channel
+        self._way = Way(channel)
 
-    def choose(self) -> Channel:
+    def choose(self, tokens: int, failed: Channel | None = None) -> Way:  # noqa: ARG002 - there is only one
         """See Route."""
-        return self._channel
-
-    def watch(self, channel: Channel) -> None:
-        """See Route."""
+        return self._way
 
     def answered(self, channel: Channel, latency_s: float) -> None:
         """See Route."""
@@ -70,9 +76,14 @@ class OneChannel:
         """See Route."""
         return False
 
-    def give_up(self, channel: Channel) -> bool:  # noqa: ARG002 - there is only one
+    def give_up(self, channel: Channel, rule: Rule, message: str) -> bool:  # noqa: ARG002 - there is only one
         """See Route."""
         return False
+
+    @property
+    def is_down(self) -> bool:
+        """See Route."""
+        return self._way.channel.breaker.is_open
 
 
 class InTime:
@@ -88,8 +99,12 @@ class InTime:
         self._has_moved = self._is_short = False
         self._short_until = -math.inf
 
-    def choose(self) -> Channel:
+    def choose(self, tokens: int, failed: Channel | None = None) -> Way:  # noqa: ARG002 - time decides
         """See Route."""
+        channel = self._choose()
+        return Way(channel, lambda: self._choose() is not channel)
+
+    def _choose(self) -> Channel:
         if not self._has_cheap:
             return self._live
         if self._clock() < self._short_until:
@@ -101,10 +116,6 @@ class InTime:
             self._has_moved = True
             self.warn(NEAR)
         return self._live
-
-    def watch(self, channel: Channel) -> Callable[[], bool]:
-        """See Route."""
-        return lambda: self.choose() is not channel
 
     def answered(self, channel: Channel, latency_s: float) -> None:
         """See Route."""
@@ -125,9 +136,18 @@ class InTime:
             self.warn(NO_ROOM.format(lane=self._cheap.lane))
         return True
 
-    def give_up(self, channel: Channel) -> bool:
+    def give_up(self, channel: Channel, rule: Rule, message: str) -> bool:
         """See Route."""
-        if channel is not self._cheap:
+        # what is wrong with the key or the account is wrong in every lane
+        # promise: lanes: a lane that the service refuses is left, if another one can complete the rows
+        if channel is not self._cheap or rule.retry is Retry.STOP:
             return False
         self._has_cheap = False
+        self.warn(f"the {channel.lane} lane is not used any more: {message}")
+        channel.close()
         return True
+
+    @property
+    def is_down(self) -> bool:
+        """See Route."""
+        return self._choose().breaker.is_open

@@ -55,7 +55,7 @@ class RunSender:
     def __init__(
         self,
         run: Run,
-        key: Key | None,
+        keys: Sequence[Key | None],
         transport: Callable[[], httpx.AsyncBaseTransport],
         disk: Disk = DISK,
         log: LogFn | None = None,
@@ -67,10 +67,11 @@ class RunSender:
     ) -> None:
         """Open the sender. A process that joins a run which another process leads passes `member`.
 
+        `keys` has the key of each endpoint of the job.
         `lane` is how to send, by default as the job's `lane` says. `pace` is the time between looks at a batch.
         `is_abandoned` is True for a run whose batches are only collected.
         """
-        self._run, self._key, self._transport, self._disk = run, key, transport, disk
+        self._run, self._keys, self._transport, self._disk = run, keys, transport, disk
         self._lane_name, self._pace, self._is_abandoned = lane, pace, is_abandoned
         self._loop = _new_loop()
         self._member = member
@@ -88,7 +89,7 @@ class RunSender:
         self._answers.add_run(run.run_id, run.job.output)
         self._lease = open_budget(run, self._disk_threads, is_first=member is None)
         self.budget, self.soft_limits = self._lease.budget, self._lease.soft_limits
-        self.shared = SharedLimits(run, self._in_executor, log)
+        self._shared = [SharedLimits(run, job.limits, self._in_executor, log) for job in run.job.each_endpoint]
         self._thread.start()
         try:
             self.lane: Lane = self._call(self._start())
@@ -100,7 +101,8 @@ class RunSender:
             raise
 
     async def _start(self) -> Lane:
-        await self.shared.begin()
+        for shared in self._shared:
+            await shared.begin()
         self._lease.begin()
         # promise: batches: a result file may be larger than any reply of a model
         self._wire = file_transport() if self._takes_files else self._transport()
@@ -108,10 +110,10 @@ class RunSender:
         is_led = self._member.is_led if self._member is not None else lambda: True
         opener = LaneOpener(
             self._run,
-            self._key,
+            self._keys,
             self._wire,
             self.budget,
-            self.shared,
+            self._shared,
             self._disk_threads,
             self._disk,
             self._pace,
@@ -162,6 +164,11 @@ class RunSender:
             work.close()
             return None
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    @property
+    def limit_messages(self) -> list[str]:
+        """What was said about shared limits, for people who see no log."""
+        return [message for shared in self._shared for message in shared.messages]
 
     @property
     def is_closed(self) -> bool:
@@ -258,7 +265,8 @@ class RunSender:
 
     def _end(self, patience_s: float) -> None:
         try:
-            self._call_last(self.shared.end())
+            for shared in self._shared:
+                self._call_last(shared.end())
             self._call_last(self._lease.close(patience_s))
         finally:
             self._call_last(self._loop.shutdown_asyncgens())

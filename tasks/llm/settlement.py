@@ -15,8 +15,8 @@ from parquill.tasks.llm.tier_check import TierCheck
 from parquill.tasks.llm.unit import Step
 from parquill.tasks.money.amounts import femto_to_nano
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import ModelPrice
-from parquill.tasks.records import Outcome
+from parquill.tasks.money.model_price import ModelPrice
+from parquill.tasks.records import REUSABLE, EndpointUse, Outcome
 
 _ANSWERED = frozenset({"ok", "truncated"})  # statuses that a cut prompt overrides
 
@@ -33,25 +33,48 @@ class Settlement:
         cuts: PromptCuts,
         tiers: TierCheck,
         *,
+        endpoint: str | None = None,
+        is_one_of_several: bool = False,
         are_submitted: bool = False,
     ) -> None:
-        """`are_submitted` is True for requests that were handed over to the service and are collected later."""
+        """`endpoint` is the label of the endpoint; if it is one of several, the journal has it for each request.
+
+        `are_submitted` is True for requests that were handed over to the service and are collected later.
+        """
         self.budget, self.progress, self.tiers = budget, progress, tiers
         self._price, self._format, self._cuts = price, answer_format, cuts
         self._are_submitted = are_submitted
+        self.label = endpoint or ""
+        self._endpoint, self._is_one_of_several = endpoint, is_one_of_several
+        self._at = {"at": endpoint} if is_one_of_several else {}
+        self._not_shown = EndpointUse()  # the use of the only endpoint is that of the run
 
     def at(self, tiers: TierCheck) -> Settlement:
         """Return a settlement of requests of the same run that are sent one by one at another tier."""
-        return Settlement(self._price, self.budget, self.progress, self._format, self._cuts, tiers)
+        return Settlement(
+            self._price, self.budget, self.progress, self._format, self._cuts, tiers, endpoint=self._endpoint
+        )
+
+    def at_endpoint(self, label: str, price: ModelPrice, tiers: TierCheck, cuts: PromptCuts) -> Settlement:
+        """Return a settlement of requests of the same run to one of several endpoints."""
+        return Settlement(
+            price, self.budget, self.progress, self._format, cuts, tiers, endpoint=label, is_one_of_several=True
+        )
+
+    def _use(self, step: Step) -> EndpointUse:
+        """Return where the use of the endpoint is counted."""
+        if self._endpoint is None or not self._is_one_of_several:
+            return self._not_shown
+        return step.shard.state.use_of(self._endpoint)
 
     async def record_intent(self, step: Step) -> None:
         """Write to the journal that the step is sent once more, with its worst case reserved."""
         step.state.requests += 1
         # promise: C1 an intent is synced to the journal before its request is sent
-        await step.shard.journal.append(
-            {"type": "intent", "row": step.number, "n": step.state.requests, "reserved": step.reserve_nano}
-        )
+        intent = {"type": "intent", "row": step.number, "n": step.state.requests, "reserved": step.reserve_nano}
+        await step.shard.journal.append({**intent, **self._at})
         step.state.reserved_nano = step.reserve_nano
+        self._use(step).sent += 1
 
     async def settle(self, step: Step, rule: Rule, reply: Reply, latency_s: float | None) -> None:
         """Book the cost that the reply to the step's latest request reports, even if it is more than was reserved.
@@ -68,6 +91,8 @@ class Settlement:
             cost = max(cost, step.reserve_nano)
         # promise: M3 a row is settled at the cost of its reply, not at its reservation
         self.budget.settle(step.reserve_nano, cost, submitted=self._are_submitted)
+        use = self._use(step)
+        use.bill(cost, usage)
         parsed, sentence = None, reply.sentence(rule)
         if usage is not None and self._cuts.is_cut(step.expected_tokens, usage.prompt) and rule.status in _ANSWERED:
             rule, sentence = TABLE["prompt_cut"], cut_sentence(step.expected_tokens, usage.prompt)
@@ -91,10 +116,12 @@ class Settlement:
             service_tier=tier,
             # promise: M6 a row shows the lane that its reply names
             lane=lane_of(tier),
+            endpoint=self._endpoint,
             cost_nano=cost,
             latency_s=latency_s,
             resolves=step.state.requests,
         )
+        use.rows += outcome.status in REUSABLE
         await self._record(step, outcome)
 
     async def fail(self, step: Step, rule: Rule, sentence: str) -> None:
@@ -120,10 +147,12 @@ class Settlement:
             # promise: M1 a billed failure counts against the budget
             self.budget.settle(step.reserve_nano, billed, submitted=self._are_submitted)
             step.state.add_billed(billed, failure.usage, step.reserve_nano)
+            self._use(step).bill(billed, failure.usage)
             record |= {"cost": billed, "usage": list(failure.usage)}
         elif money is Money.IN_DOUBT:
             step.state.in_doubt_requests += 1
             step.state.in_doubt_nano += step.reserve_nano
+            self._use(step).in_doubt_nano += step.reserve_nano
             # promise: M5 a failed request that may have been billed keeps its reservation booked
             self.budget.hold(step.reserve_nano, submitted=self._are_submitted)
         else:

@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from parquill.tasks.llm.unit import Step
-from parquill.tasks.money.prices import ModelPrice
+from parquill.tasks.money.model_price import ModelPrice
 
 
 class TierCheck:
     """The tiers of the replies of one run, in one process."""
 
-    def __init__(self, price: ModelPrice, max_output_tokens: int, sent_at: str | None = None) -> None:
-        """`sent_at` is the tier of the requests, if it is not the one of the run's price."""
-        self._price, self._room = price, max_output_tokens
+    def __init__(
+        self, price: ModelPrice, max_output_tokens: int, sent_at: str | None = None, *, is_planned: bool = True
+    ) -> None:
+        """`sent_at` is the tier of the requests, if it is not the one of the run's price.
+
+        `is_planned` is False if the worst cases of the plan are at another price, that of several endpoints.
+        """
+        self._price, self._room, self._is_planned = price, max_output_tokens, is_planned
         self._seen: dict[str | None, bool] = {}  # whether a tier costs more than the one that was asked for
         self._tiers: list[str | None] = []  # those that do
         if sent_at is not None:
@@ -41,6 +46,10 @@ class TierCheck:
 
     def reserve_nano(self, step: Step) -> int:
         """Return what to reserve for a step, in nano-dollars: its worst case at any tier that was seen."""
+        worst_nano = step.worst_nano
+        if not self._is_planned:
+            # promise: M1 a request to one of several endpoints reserves at the price of that endpoint
+            worst_nano = self._price.worst_nano(step.tokens - self._room, self._room)
         # promise: M1 requests reserve the price of a more expensive tier once a reply names it
         most = (self._price.worst_nano(step.tokens - self._room, self._room, tier or "") for tier in self._tiers)
-        return max(step.worst_nano, *most) if self._tiers else step.worst_nano
+        return max(worst_nano, *most) if self._tiers else worst_nano

@@ -9,6 +9,8 @@ Three bounds, of which the longest counts; n is the number of requests:
 - `max_at_once`: n latency / max_at_once seconds, by Little's law (J. D. C. Little, Operations Research 9, 1961), and no
   less than one latency, with the mean latency of earlier answers. Without earlier answers there is no such bound.
 
+With several endpoints, the two limits are the sums of theirs.
+
 A run that ends within its first minute may be a fifth faster than the two limits say: its requests leave at a pace that
 is a little above the limit. Retries, throttling, other runs that share a limit and a slow service all take more time.
 """
@@ -16,6 +18,8 @@ is a little above the limit. Retries, throttling, other runs that share a limit 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
+
+from parquill.tasks.job.limit_settings import LimitSettings, total_of
 
 if TYPE_CHECKING:
     from parquill.tasks.job.settings import Job
@@ -34,12 +38,12 @@ def least_duration(job: Job, estimate: Estimate, left: int | None = None) -> Dur
     rows = estimate.to_send if left is None else left
     if not rows or not estimate.to_send or estimate.lane == "batch":  # none of these limits applies to batches
         return None
-    limits, bounds = job.limits, []
+    limits, bounds = total_of([each.limits for each in job.each_endpoint]), []
     if limits.requests_per_minute is not None:
         per_minute = limits.requests_per_minute
         bounds.append(Duration(60 * rows / per_minute, f"at {per_minute:,} requests a minute"))
     if limits.tokens_per_minute is not None:
-        tokens = _counted_tokens(job, estimate) * rows / estimate.to_send
+        tokens = _counted_tokens(limits, estimate) * rows / estimate.to_send
         bounds.append(
             Duration(60 * tokens / limits.tokens_per_minute, f"at {limits.tokens_per_minute:,} tokens a minute")
         )
@@ -51,7 +55,7 @@ def least_duration(job: Job, estimate: Estimate, left: int | None = None) -> Dur
     return max(bounds, default=None)
 
 
-def _counted_tokens(job: Job, estimate: Estimate) -> int:
-    if job.limits.count_output == "reserved":
+def _counted_tokens(limits: LimitSettings, estimate: Estimate) -> int:
+    if limits.count_output == "reserved":
         return estimate.reserved_tokens
     return estimate.prompt_tokens + (0 if estimate.is_worst_case else estimate.completion_tokens_expected)

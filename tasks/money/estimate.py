@@ -27,7 +27,7 @@ from parquill.tasks.records import WORST_CASE, Action, Estimate, PlannedRow
 if TYPE_CHECKING:
     from parquill.tasks.job.settings import Job
     from parquill.tasks.money.length_model import LengthModel
-    from parquill.tasks.money.prices import ModelPrice
+    from parquill.tasks.money.model_price import ModelPrice
     from parquill.tasks.money.tokens import TokenCounter
 
 NORMAL_P90, NORMAL_P95 = 1.2816, 1.6449

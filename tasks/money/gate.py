@@ -11,7 +11,7 @@ from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job.reasoning import warn_of_thinking
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.amounts import decimals_of, format_usd, usd_to_nano
-from parquill.tasks.money.prices import ModelPrice
+from parquill.tasks.money.model_price import ModelPrice
 from parquill.tasks.money.shutdowns import find_shutdown
 from parquill.tasks.records import Estimate, Totals
 
@@ -139,10 +139,11 @@ def _warnings(job: Job, estimate: Estimate, today: date) -> list[str]:
     # promise: warnings: a prompt that uses no column causes a warning
     found = [_warn_of_one_prompt(job, estimate)]
     if estimate.to_send:
-        shutdown = find_shutdown(job.model, job.endpoint.base_url)
-        # promise: warnings: a model that is shut down causes a warning before payment
-        found += [shutdown.sentence(today) if shutdown is not None else None, warn_of_thinking(job)]
-    return [warning for warning in found if warning is not None]
+        for each in job.each_endpoint:
+            shutdown = find_shutdown(each.model, each.endpoint.base_url)
+            # promise: warnings: a model that is shut down causes a warning before payment
+            found += [shutdown.sentence(today) if shutdown is not None else None, warn_of_thinking(each)]
+    return list(dict.fromkeys(warning for warning in found if warning is not None))
 
 
 def _warn_of_one_prompt(job: Job, estimate: Estimate) -> str | None:
@@ -178,13 +179,18 @@ def approval_sentence(job: Job, verdict: Verdict) -> str:
 
 
 def check_largest(job: Job, estimate: Estimate) -> None:
-    """Refuse a job with a request that its own limit would never let through. Raises BadJob."""
-    allowed = job.limits.tokens_per_minute
-    if allowed is not None and estimate.to_send and estimate.largest_request > allowed:
-        raise BadJob(
-            f"the largest request has {estimate.largest_request:,} tokens (input and max_output_tokens), more than "
-            f"limits.tokens_per_minute = {allowed:,}: it could never be sent"
-        )
+    """Refuse a job with a request that its own limit, or that of one of its endpoints, would never let through.
+
+    Raises BadJob.
+    """
+    for number, each in enumerate(job.each_endpoint):
+        allowed = each.limits.tokens_per_minute
+        if allowed is not None and estimate.to_send and estimate.largest_request > allowed:
+            place = "" if job.endpoints is None else f" at `endpoints.{number}`"
+            raise BadJob(
+                f"the largest request has {estimate.largest_request:,} tokens (input and max_output_tokens), more than "
+                f"limits.tokens_per_minute = {allowed:,}: it could never be sent{place}"
+            )
     waiting, prompt = job.limits.batch_tokens, estimate.largest_request - job.max_output_tokens
     in_batches = estimate.lane == "batch" and job.finish_by is None  # else the live lane takes what fits no batch
     if in_batches and waiting is not None and estimate.to_send and prompt > waiting:

@@ -24,7 +24,7 @@ from parquill.tasks.llm.run_sender import RunSender
 from parquill.tasks.money.amounts import format_usd
 from parquill.tasks.money.figures import format_duration, step_of_estimate, three_answers
 from parquill.tasks.money.gate import Verdict
-from parquill.tasks.money.prices import ModelPrice
+from parquill.tasks.money.model_price import ModelPrice
 from parquill.tasks.orchestration.artifacts import (
     cost_picture,
     errors_tables,

@@ -10,9 +10,9 @@ from parquill.tasks.job.resolved import ResolvedJob
 
 
 def must_say_json(job: ResolvedJob) -> bool:
-    """Whether the service refuses each request of a job without the word JSON."""
-    asked, url = job.answer_format, job.endpoint.base_url
-    return asked is not None and asked.schema is None and (is_openai(url) or is_azure(url))
+    """Whether the service, or one of several, refuses each request of a job without the word JSON."""
+    asked, urls = job.answer_format, [each.endpoint.base_url for each in job.each_endpoint]
+    return asked is not None and asked.schema is None and any(is_openai(url) or is_azure(url) for url in urls)
 
 
 def check_says_json(messages: list[dict[str, Any]]) -> None:

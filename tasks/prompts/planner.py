@@ -18,7 +18,7 @@ from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.calibration import Calibration
 from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.money.learning import Past
-from parquill.tasks.money.prices import ModelPrice
+from parquill.tasks.money.model_price import ModelPrice
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.cells import cells
 from parquill.tasks.prompts.first_seen import FirstSeen

@@ -21,7 +21,8 @@ from parquill.tasks.money.calibration import Calibration
 from parquill.tasks.money.estimate import EstimateSum
 from parquill.tasks.money.learning import read_calibration, read_past
 from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.money.prices import ModelPrice, find_price, price_of
+from parquill.tasks.money.model_price import ModelPrice
+from parquill.tasks.money.prices import find_price, price_of
 from parquill.tasks.prompts.base import Base, RunOptions, find_base
 from parquill.tasks.prompts.planner import Planner
 from parquill.tasks.prompts.restore import LOST_JOURNALS, lacks_answers, restore_answers

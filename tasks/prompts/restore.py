@@ -28,7 +28,10 @@ LOST_JOURNALS = (
 )
 READ_ROWS = 500
 JOURNAL_ROWS, JOURNAL_CHARACTERS = 20_000, 32 << 20  # of one journal, which is held in memory as a whole
-_TEXTS = ("status", "completion", "error_code", "error_message", "finish_reason", "model_used", "request_id", "lane")
+_TEXTS = (
+    *("status", "completion", "error_code", "error_message"),
+    *("finish_reason", "model_used", "request_id", "lane", "endpoint"),
+)
 
 
 def restore_answers(folders: Folders, answers: AnswerIndex, disk: Disk = DISK) -> int:

@@ -22,7 +22,7 @@ from parquill.tasks.job.finish_by import finish_time
 from parquill.tasks.job.lanes import LaneName, lane_of
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.calibration import Calibration
-from parquill.tasks.money.prices import ModelPrice
+from parquill.tasks.money.model_price import ModelPrice
 from parquill.tasks.prompts.shards import ShardReader
 from parquill.tasks.records import Estimate, ShardRef, Totals
 from parquill.tasks.storage.boot_clock import Moment
@@ -49,6 +49,14 @@ def digest_of(job: ResolvedJob, fingerprint: str, limit: int | None) -> str:
     """Return the digest of a plan: of the input's files and all settings that change requests, prices or the output."""
     settings = job.model_dump(mode="json", exclude=_OPERATIONAL)
     settings["endpoint"] = {"name": job.endpoint.identity, "api": job.endpoint.api}
+    del settings["endpoints"]
+    if job.endpoints is not None:
+        # what the prices of the plan follow from; keys, weights and limits may change
+        # promise: endpoints: a run of other endpoints is another run, with their prices
+        settings["endpoints"] = [
+            [each.endpoint.base_url, each.model, each.model_dump(mode="json", include={"price"})]
+            for each in job.each_endpoint
+        ]
     # orjson first: it gives a clear error for values that JSON cannot hold, and turns dates and the like into text
     whole = orjson.loads(orjson.dumps({"settings": settings, "input": fingerprint, "limit": limit}, default=str))
     return hashlib.sha256(rfc8785.dumps(whole)).hexdigest()
@@ -176,7 +184,7 @@ def done_totals(folder: RunFolder, shard: ShardRef) -> Totals | None:
     if shard.to_send == 0:  # such a shard has no journal and no mark that it is done
         return Totals()
     done = read_json(folder.done(shard.number))
-    return None if done is None else Totals(**done)
+    return None if done is None else Totals.from_json(done)
 
 
 def _sync(folder: Path, disk: Disk) -> None:

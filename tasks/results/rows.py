@@ -12,7 +12,8 @@ import pyarrow as pa
 from parquill.tasks.errors import BadJob, DamagedJournal
 from parquill.tasks.job.answer_type import parsed_type, shape_value
 from parquill.tasks.llm.outcomes import NOT_SENT_CODES, TABLE
-from parquill.tasks.money.prices import ModelPrice, find_price
+from parquill.tasks.money.model_price import ModelPrice
+from parquill.tasks.money.prices import find_price
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.prompts.run import Run
 from parquill.tasks.records import NO_CHARGE, REUSABLE, Action, Charge, Outcome, ShardRef, Usage
@@ -204,6 +205,7 @@ def _unpaid(status: str, code: str | None, message: str | None) -> dict[str, Any
             "request_id",
             *_TOKENS,
             "lane",
+            "endpoint",
             "run_id",
             "latency_s",
             "finished_at",
@@ -236,6 +238,7 @@ def _shared(outcome: Outcome, run_id: str) -> dict[str, Any]:
         "cost_nano": 0,
         "in_doubt_nano": 0,
         "lane": outcome.lane,
+        "endpoint": outcome.endpoint,
         "reused": True,
         "run_id": run_id,
         "attempts": 0,

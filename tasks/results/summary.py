@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -10,7 +11,7 @@ from parquill.tasks.money.amounts import femto_to_nano, nano_to_usd, usd_text
 from parquill.tasks.money.estimate import estimate_json
 from parquill.tasks.money.tokens import encoding_of
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.records import Totals
+from parquill.tasks.records import EndpointUse, Totals
 from parquill.tasks.results.count_figures import compared_json
 from parquill.tasks.results.report import write_report
 from parquill.tasks.results.totals import ResultTotals
@@ -43,6 +44,8 @@ SUMMARY_KEYS = {
     "requests": "requests sent, retried, throttled, in doubt, and submitted without a reply yet: of this run alone, "
     "summed over interruptions",
     "lanes": "answers that this run paid for and their cost, by lane",
+    "endpoints": "what this run bought at each endpoint: requests sent, rows with an answer, cost, tokens, and what is "
+    "in doubt; the costs add up to `paid_usd`",
     "finish_by": "when the run was to be done by its setting `finish_by`; null without one",
     "duration_s": "seconds from start to end",
     "prices": "the source of the prices, with its version and day",
@@ -114,6 +117,7 @@ def make_summary(
         "lanes": {
             lane: {"rows": g.rows, "cost_usd": usd_text(nano_to_usd(g.cost_nano))} for lane, g in sums.lanes.items()
         },
+        "endpoints": endpoints_json(run.job.labels_of_endpoints, totals),
         "finish_by": None if run.finish_at is None else run.finish_at.isoformat(timespec="seconds"),
         "duration_s": None if finished_at is None else _duration_s(run, finished_at),
         "prices": {"source": run.price.source, "version": run.price.version},
@@ -143,6 +147,27 @@ def make_summary(
         cost = usd_text(nano_to_usd(femto_to_nano(sums.price_as_femto)))
         summary["price_as"] = {"model": run.job.price_as, "cost_usd": cost, "prices": sums.price_as.source}
     return summary
+
+
+def endpoints_json(labels: Sequence[str], totals: Totals) -> dict[str, dict[str, Any]]:
+    """Return what a run bought at each of its endpoints, by label."""
+    uses = totals.endpoints
+    if len(labels) == 1 and not uses:  # the journals of a run with one endpoint do not name it
+        only = EndpointUse(totals.sent, totals.answers, totals.settled_nano, totals.in_doubt_nano)
+        only.prompt_tokens, only.completion_tokens = totals.prompt_tokens, totals.completion_tokens
+        uses = {labels[0]: only}
+    return {
+        label: {
+            "requests": use.sent,
+            "rows": use.rows,
+            "cost_usd": usd_text(nano_to_usd(use.settled_nano)),
+            "in_doubt_usd": usd_text(nano_to_usd(use.in_doubt_nano)),
+            "prompt_tokens": use.prompt_tokens,
+            "completion_tokens": use.completion_tokens,
+        }
+        # an endpoint without requests too, and one that was renamed since
+        for label, use in {**{label: EndpointUse() for label in labels}, **uses}.items()
+    }
 
 
 def _duration_s(run: Run, finished_at: datetime) -> float:

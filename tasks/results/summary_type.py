@@ -57,6 +57,17 @@ class LaneFigures(TypedDict):
     cost_usd: str
 
 
+class EndpointFigures(TypedDict):
+    """What a run bought at an endpoint, with the dollars as text."""
+
+    requests: int
+    rows: int
+    cost_usd: str
+    in_doubt_usd: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
 class PriceList(TypedDict):
     """The source of the prices, with its version and day."""
 
@@ -120,6 +131,7 @@ class Summary(TypedDict):
     budget: BudgetFigures
     requests: RequestCounts
     lanes: dict[str, LaneFigures]
+    endpoints: dict[str, EndpointFigures]
     finish_by: str | None
     duration_s: float | None
     prices: PriceList

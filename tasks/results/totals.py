@@ -10,7 +10,7 @@ from typing import Any
 from parquill.tasks.llm.finish_reasons import unknown_name
 from parquill.tasks.money.calibration import CountComparison
 from parquill.tasks.money.length_stats import History
-from parquill.tasks.money.prices import ModelPrice
+from parquill.tasks.money.model_price import ModelPrice
 from parquill.tasks.records import STATUSES, Usage
 from parquill.tasks.results.overview import Overview
 from parquill.tasks.results.result_batch import ShownRow

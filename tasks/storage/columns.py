@@ -29,6 +29,7 @@ def result_fields(parsed: pa.DataType | None) -> list[pa.Field]:
         pa.field("cost_usd", USD),
         pa.field("in_doubt_usd", USD),
         pa.field("lane", pa.string()),
+        pa.field("endpoint", pa.string()),
         pa.field("reused", pa.bool_()),
         pa.field("run_id", pa.string()),
         pa.field("attempts", pa.int32()),
@@ -60,6 +61,7 @@ MEANINGS = {
     "in_doubt_usd": "dollars reserved for requests that may have been billed",
     "lane": "how the answer was bought, `live` or `flex`, by the service tier that the reply names; null without an "
     "answer",
+    "endpoint": "where the answer was bought: the endpoint's `name`, or its host; null without an answer",
     "reused": "true if another row or an earlier run paid for the answer",
     "run_id": "the run that paid for the answer",
     "attempts": "requests sent for this row",

@@ -2,7 +2,7 @@
 
 | record | says |
 |---|---|
-| `intent` | request `n` of a row is about to leave, with its worst case `reserved` |
+| `intent` | request `n` of a row is about to leave, with its worst case `reserved`, to one of several endpoints `at` |
 | `submitted` | request `n` leaves as a part of the batch `to`, with its worst case `reserved`; its reply comes later |
 | `batch` | a step of a batch, see `batch_state` |
 | `attempt` | request `n` failed; `fate` is what it did to the money |
@@ -16,12 +16,12 @@ reservation stays until the lane that submitted it has collected the reply.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.records import Charge, Outcome, Totals, Usage, add_usage
+from parquill.tasks.records import REUSABLE, Charge, EndpointUse, Outcome, Totals, Usage, add_usage
 from parquill.tasks.storage.batch_state import BatchState
 from parquill.tasks.storage.journal import JournalRecord, read_journal
 
@@ -31,6 +31,13 @@ class Submitted(NamedTuple):
 
     to: str
     reserved_nano: int
+
+
+class Sent(NamedTuple):
+    """A request under way: its reservation in nano-dollars, and its endpoint's label if there are several."""
+
+    reserved_nano: int = 0
+    at: str | None = None
 
 
 @dataclass(slots=True)
@@ -47,7 +54,7 @@ class RowState:
     cost_nano: int = 0  # of failures that were billed, with their usage and what they cost beyond their reservations
     usage: Usage | None = None
     over_reserved_nano: int = 0
-    open: dict[int, int] = field(default_factory=dict)  # number of a request -> its reservation
+    open: dict[int, Sent] = field(default_factory=dict)  # by the number of the request
     submitted: dict[int, Submitted] = field(default_factory=dict)  # by the number of the request
 
     @property
@@ -73,37 +80,45 @@ class RowState:
             del self.submitted[number]
             self.requests -= 1
 
-    def settle(self, number: int) -> int:
-        """Note that a request is over. Returns its reservation; 0 if it had no intent."""
+    def settle(self, number: int) -> Sent:
+        """Note that a request is over. Returns what it was; nothing is reserved if it had no intent."""
         # promise: C1 a submitted request is settled by its later record
         submitted = self.submitted.pop(number, None)
-        return self.open.pop(number, 0) if submitted is None else submitted.reserved_nano
+        return self.open.pop(number, Sent()) if submitted is None else Sent(submitted.reserved_nano)
 
-    def fail(self, record: Mapping[str, Any]) -> None:
-        """Apply the record of a request that failed."""
-        reserved = self.settle(record["n"])
+    def fail(self, record: Mapping[str, Any]) -> Sent:
+        """Apply the record of a request that failed. Returns what the request was."""
+        request = self.settle(record["n"])
         self.last_code = record["code"]
         if record["fate"] == "in_doubt":
             self.in_doubt_requests += 1
-            self.in_doubt_nano += reserved
+            self.in_doubt_nano += request.reserved_nano
         elif record["fate"] == "billed":
             # promise: M4 a billed failure stays in the books after a stop
-            self.add_billed(record["cost"], Usage(*record["usage"]), reserved)
+            self.add_billed(record["cost"], Usage(*record["usage"]), request.reserved_nano)
         # a 429 inside a reply that is billed, or may be, costs an attempt (`llm.failures`)
         may_cost = record["fate"] == "in_doubt" or any(record.get("usage", ()))
         is_throttled = record["code"] == "rate_limited" and not may_cost
         self.throttled += is_throttled
         # promise: C8 a version 1 journal keeps the meaning it was written with
         self.failures += not is_throttled
+        return request
 
-    def mark_open_in_doubt(self) -> None:
-        """Count open requests as in doubt: the run was interrupted, so it is unknown whether they were paid."""
-        for reserved in self.open.values():
+    def mark_open_in_doubt(self) -> list[Sent]:
+        """Count open requests as in doubt: the run was interrupted, so it is unknown whether they were paid.
+
+        Returns the requests.
+        """
+        if not self.open:
+            return []
+        requests = list(self.open.values())
+        for request in requests:
             self.in_doubt_requests += 1
-            self.in_doubt_nano += reserved
+            self.in_doubt_nano += request.reserved_nano
             self.failures += 1
             self.last_code = "connection_lost"
         self.open.clear()
+        return requests
 
 
 @dataclass(slots=True)
@@ -113,6 +128,47 @@ class ShardState:
     rows: dict[int, RowState] = field(default_factory=dict)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     batches: dict[str, BatchState] = field(default_factory=dict)  # those that are not over, by key
+    endpoints: dict[str, EndpointUse] = field(default_factory=dict)  # by label; empty for a job with one endpoint
+
+    def use_of(self, label: str) -> EndpointUse:
+        """Return what the requests to one of several endpoints came to, to be added to."""
+        return self.endpoints.setdefault(label, EndpointUse())
+
+    def send(self, row: RowState, record: Mapping[str, Any]) -> None:
+        """Apply the intent of a request."""
+        row.requests += 1
+        row.reserved_nano, at = record["reserved"], record.get("at")
+        row.open[record["n"]] = Sent(row.reserved_nano, at)
+        if at is not None:
+            self.use_of(at).sent += 1
+
+    def end(self, row: RowState) -> None:
+        """Count the requests of a row in doubt that no record settles."""
+        for request in row.mark_open_in_doubt():
+            if request.at is not None:
+                # promise: endpoints: a request in doubt after a kill counts for its endpoint
+                self.use_of(request.at).in_doubt_nano += request.reserved_nano
+
+    def fail(self, row: RowState, record: Mapping[str, Any]) -> None:
+        """Apply the record of a request of a row that failed."""
+        request = row.fail(record)
+        if request.at is None:
+            return
+        if record["fate"] == "in_doubt":
+            self.use_of(request.at).in_doubt_nano += request.reserved_nano
+        elif record["fate"] == "billed":
+            self.use_of(request.at).bill(record["cost"], Usage(*record["usage"]))
+
+    def answer(self, row: RowState, record: dict[str, Any]) -> None:
+        """Apply the outcome of a row."""
+        request = row.settle(record["resolves"])
+        self.end(row)
+        outcome = self.outcomes[record["row"]] = Outcome.from_record(record)
+        if request.at is not None:
+            use = self.use_of(request.at)
+            # promise: endpoints: an answer counts for its endpoint without the failures that came before it
+            use.bill(outcome.cost_nano - row.cost_nano, outcome.usage)
+            use.rows += outcome.status in REUSABLE
 
     def apply_batch(self, record: Mapping[str, Any]) -> None:
         """Apply a step of a batch. Raises KeyError for an unknown step, or one of a batch without an intent."""
@@ -131,7 +187,7 @@ class ShardState:
 
     def totals(self) -> Totals:
         """Requests, money and tokens of the shard."""
-        total, usage = Totals(), Usage()
+        total, usage = Totals(endpoints={label: replace(use) for label, use in self.endpoints.items()}), Usage()
         for number, row in self.rows.items():
             if number not in self.outcomes:  # an outcome counts them itself
                 total.settled_nano += row.cost_nano
@@ -174,28 +230,25 @@ def replay_records(journal: Path, records: Iterable[JournalRecord]) -> ShardStat
         if row is None:
             row = state.rows[record["row"]] = RowState()
         if record["type"] == "intent":
-            row.requests += 1
-            row.open[record["n"]] = row.reserved_nano = record["reserved"]
+            state.send(row, record)
         elif record["type"] == "submitted":
             # promise: M5 a request that was submitted elsewhere is neither open nor in doubt
             row.submit(record["to"], record["reserved"])
         elif record["type"] == "attempt":
-            row.fail(record)
+            state.fail(row, record)
         elif record["type"] == "uncharge":
             row.failures -= 1
         elif record["type"] == "outcome":
-            row.settle(record["resolves"])
-            row.mark_open_in_doubt()
+            state.answer(row, record)
             # nothing was reserved for a reused answer: its record has what the estimate counted for the row
             # promise: gate: a reused row does not count as left to pay
             row.reserved_nano = record.get("reserved", row.reserved_nano)
-            state.outcomes[record["row"]] = Outcome.from_record(record)
         else:
             raise DamagedJournal(
                 f"{journal} has a record of the kind {record['type']!r}, which this Parquill does not know"
             )
     for row in state.rows.values():
-        row.mark_open_in_doubt()
+        state.end(row)
     return state
 
 

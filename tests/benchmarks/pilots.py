@@ -20,7 +20,7 @@ from parquill.tasks.money.estimate import price_histogram
 from parquill.tasks.money.length_law import CensoredLogNormal
 from parquill.tasks.money.length_model import LengthModel
 from parquill.tasks.money.length_stats import History
-from parquill.tasks.money.prices import ModelPrice, PriceBand
+from parquill.tasks.money.model_price import ModelPrice, PriceBand
 from parquill.tasks.money.sample import choose
 from parquill.tasks.money.tokens import TokenCounter
 from parquill.tasks.records import Usage

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,32 @@ def settings() -> str:
         if (group := _group(inner)) is not None:
             found = schema["$defs"][group]
             parts.append(f"## {name}\n\n{found['description']}\n\n{_settings_of(found, f'{name}.')}")
+        elif (group := _group_in_list(inner)) is not None:
+            parts += _list_of_groups(name, schema["$defs"][group], schema["$defs"])
     return "\n".join(parts)
 
 
-def _settings_of(schema: dict[str, Any], prefix: str) -> str:
+def _list_of_groups(name: str, group: dict[str, Any], groups: dict[str, Any]) -> Iterator[str]:
+    """Yield the settings of each group in the list `endpoints`: those that `endpoint` does not have."""
+    like = groups["Endpoint"]["properties"]
+    own = {each: inner for each, inner in group["properties"].items() if each not in like}
+    more = "Each has all settings of [endpoint](#endpoint), and these:"
+    yield f"## {name}\n\n{group['description']} {more}\n\n{_settings_of({**group, 'properties': own}, f'{name}[].', name)}"
+    for each, inner in own.items():
+        found = groups.get(_group(inner) or "")
+        if found is not None and each != "price":
+            yield f"## {name}.{each}\n\n{found['description']}\n\n{_settings_of(found, f'{name}[].{each}.')}"
+
+
+def _settings_of(schema: dict[str, Any], prefix: str, within: str | None = None) -> str:
     required = schema.get("required", [])
     rows = []
     for name, inner in schema["properties"].items():
         meaning = f"{inner['description']}."
-        if _group(inner) is not None:
-            meaning += f" See [{name}](#{name})."
+        if (_group(inner) or _group_in_list(inner)) is not None:
+            # the headings of the groups, as GitHub makes links of them
+            place = f"{within}{name}" if within is not None and name != "price" else name
+            meaning += f" See [{name}](#{place})."
         rows.append([f"`{prefix}{name}`", _kind(inner), _default(inner, is_required=name in required), meaning])
     return table(["setting", "type", "default", "meaning"], rows)
 
@@ -68,6 +84,11 @@ def _group(schema: dict[str, Any]) -> str | None:
     """Return the name of the group of settings that a setting is, if it is one."""
     found = next((each["$ref"] for each in _branches(schema) if "$ref" in each), None)
     return None if found is None else str(found).rpartition("/")[2]
+
+
+def _group_in_list(schema: dict[str, Any]) -> str | None:
+    """Return the name of the group of settings of which a setting is a list, if it is one."""
+    return next((found for each in _branches(schema) if (found := _group(each.get("items", {})))), None)
 
 
 def _branches(schema: dict[str, Any]) -> list[dict[str, Any]]:
@@ -87,6 +108,8 @@ def _kind_of(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     kind = schema["type"]
+    if kind == "array" and "$ref" in schema["items"]:
+        return "list of groups"
     if kind in {"integer", "number"}:
         low, above, high = (schema.get(word) for word in ("minimum", "exclusiveMinimum", "maximum"))
         name = "whole number" if kind == "integer" else "number"

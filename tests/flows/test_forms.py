@@ -16,8 +16,8 @@ from parquill.flows.translate import translate
 FLOWS: list[Flow[..., Any]] = [complete_prompts, estimate_cost, summarize, translate]
 # https://json-schema.org/understanding-json-schema/reference; Prefect adds `position`
 KNOWN = set(
-    "type title description default properties required definitions additionalProperties items minItems anyOf const enum "
-    "format minimum maximum exclusiveMinimum exclusiveMaximum minLength maxLength pattern position $ref".split()
+    "type title description default properties required definitions additionalProperties items minItems maxItems anyOf const "
+    "enum format minimum maximum exclusiveMinimum exclusiveMaximum minLength maxLength pattern position $ref".split()
 )
 
 

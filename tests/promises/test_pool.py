@@ -91,7 +91,7 @@ def test_each_request_asks_for_the_leader(tmp_path: Path, monkeypatch: pytest.Mo
 
     service = Answering(delay_s)
     member = RunMember(run.folder)
-    joined = RunSender(run, None, service.open, member=member)
+    joined = RunSender(run, [None], service.open, member=member)
     assert not joined.complete(run.shards[0]).is_done
     joined.close(grace_s=0)
     assert 50 <= service.billed.total() <= 50 + AT_ONCE

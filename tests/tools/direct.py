@@ -41,7 +41,7 @@ def job_of(folder: Path, texts: Sequence[str], url: str, **settings: Any) -> dic
         "prompt": {"user": "{{ text }}"},
         "model": "gpt-4o-mini",
         "max_output_tokens": 50,
-        "endpoint": {"base_url": url},
+        **({} if "endpoints" in settings else {"endpoint": {"base_url": url}}),
         **settings,
     }
 

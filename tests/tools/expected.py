@@ -43,6 +43,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "cost_usd": USD,
     "in_doubt_usd": USD,
     "lane": pa.string(),
+    "endpoint": pa.string(),
     "reused": pa.bool_(),
     "run_id": pa.string(),
     "attempts": pa.int32(),
@@ -75,7 +76,7 @@ SUMMARY_KEYS = {
 SUMMARY_NAMES = {
     *SUMMARY_KEYS,
     *("run_id", "state", "exit_code", "job", "model", "labels", "cost_usd", "in_doubt_usd", "saved_usd"),
-    *("submitted_usd", "over_reserved_usd", "duration_s", "started_at", "finished_at"),
+    *("submitted_usd", "over_reserved_usd", "duration_s", "started_at", "finished_at", "lanes", "endpoints"),
 }
 
 
@@ -137,6 +138,9 @@ def check_books(done: Done, prefix: str = "") -> None:
         assert summary["tokens"][kind] == sum(row[f"{kind}_tokens"] or 0 for row in mine), kind
     for name in ("cost_usd", "in_doubt_usd", "over_reserved_usd", "saved_usd"):
         assert re.fullmatch(r"\d+\.\d{9}", summary[name]), name
+    endpoints = summary["endpoints"].values()
+    assert Decimal(summary["paid_usd"]) == total(Decimal(each["cost_usd"]) for each in endpoints)
+    assert summary["requests"]["sent"] == sum(each["requests"] for each in endpoints) + summary["requests"]["submitted"]
     assert (summary["exit_code"], summary["state"]) == (done.exit_code, summary["state"])
 
 

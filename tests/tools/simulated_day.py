@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import orjson
 
+from parquill.tasks.job.api_key import read_keys
 from parquill.tasks.job.load import make_job
 from parquill.tasks.limits.shared import SharedLimits
 from parquill.tasks.llm.lane import Lane
@@ -55,8 +56,22 @@ class Inline(Executor):
         return future
 
 
+class SimulatedService(httpx.AsyncBaseTransport):
+    """A service, or several, in the simulated time of a day."""
+
+    passed_s = 0.0  # before this simulation
+
+    @property
+    def now(self) -> float:
+        """Seconds since the start of the day."""
+        return self.passed_s + asyncio.get_running_loop().time() - LOOP_START
+
+    def begin(self, started_at: float) -> None:
+        """Begin the day of a run that was planned at `started_at`, in seconds since 1970."""
+
+
 @dataclass
-class Market(httpx.AsyncBaseTransport):
+class Market(SimulatedService):
     """Sells completions: batches of a strict Batch API, flex as long as it has capacity, and live.
 
     `flex_s` and `live_s` return the latency of a request that comes at a second of the day; None is no capacity.
@@ -74,13 +89,11 @@ class Market(httpx.AsyncBaseTransport):
         self.sold: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
         self.at_once = self.most_at_once = 0
-        self.passed_s = 0.0  # before this simulation
         self._now = 0.0
 
-    @property
-    def now(self) -> float:
-        """Seconds since the start of the day."""
-        return self.passed_s + asyncio.get_running_loop().time() - LOOP_START
+    def begin(self, started_at: float) -> None:
+        """See SimulatedService."""
+        self.service.advance(started_at - self.service.advance(0))  # one time for all
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer a request."""
@@ -115,22 +128,20 @@ class Market(httpx.AsyncBaseTransport):
 class Day:
     """One run of a job with a deadline over some rows, from its start to its end."""
 
-    def __init__(self, folder: Path, market: Market, rows: int, *, budget_nano: int | None = None, **job: Any) -> None:
+    def __init__(
+        self, folder: Path, market: SimulatedService, rows: int, *, budget_nano: int | None = None, **job: Any
+    ) -> None:
         self.market, self.budget = market, Budget(budget_nano)
-        given = {
-            "model": MODEL,
-            "lane": "auto",
-            "max_output_tokens": 40,
-            "endpoint": {"base_url": InProcess.url, "allow_http": True, "api_key_env": None},
-            **job,
-        }
+        endpoint = {"base_url": InProcess.url, "allow_http": True, "api_key_env": None}
+        own = {} if "endpoints" in job else {"endpoint": endpoint}
+        given = {"model": MODEL, "lane": "auto", "max_output_tokens": 40, **own, **job}
         settings = job_of(folder, [f"text {number}" for number in range(rows)], InProcess.url, **given)
         resolved, options = resolve_job(make_job(settings), None, None, ())
         Folders.of(resolved.output, resolved.state).create(DISK)
         run = prepare_run(resolved, options)
         assert run is not None
         self.run: Run = run
-        market.service.advance(run.started_at.timestamp() - market.service.advance(0))  # one time for all
+        market.begin(run.started_at.timestamp())
         self.reports: dict[int, ShardReport] = {}
         self.seconds = 0.0  # since the start of the day
         self.warnings: list[str] = []
@@ -151,9 +162,10 @@ class Day:
         async def call(function: Callable[..., Any], *arguments: Any) -> Any:
             return function(*arguments)
 
-        shared = SharedLimits(self.run, call)
+        shared = [SharedLimits(self.run, job.limits, call) for job in self.run.job.each_endpoint]
+        keys = read_keys(self.run.job)
         opener = LaneOpener(
-            self.run, None, self.market, self.budget, shared, executor, DISK, pace, lambda: True, leads=True
+            self.run, keys, self.market, self.budget, shared, executor, DISK, pace, lambda: True, leads=True
         )
         lane = opener.open()
         answers = AnswerIndex(self.run.folders.state)

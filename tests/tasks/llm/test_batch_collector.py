@@ -11,6 +11,7 @@ import pytest
 from parquill.tasks.llm.batch_collector import BatchCollector, Fate
 from parquill.tasks.llm.outcomes import TABLE
 from parquill.tasks.llm.reply_reader import NO_HEADERS, Result
+from parquill.tasks.storage.replay import Sent
 
 
 class _Settlement:
@@ -35,7 +36,7 @@ def test_the_other_name_is_tried_once(sent_as: str, renames: bool) -> None:  # n
     attempts: Any = SimpleNamespace(holds=lambda _: False, are_used_up=lambda *_, **__: False)
     collector = BatchCollector(api, settlement, attempts, lambda *_: None, names.append)
     charged: list[bool] = []
-    state = SimpleNamespace(requests=1, failures=0, throttled=0, settle=lambda _: 5)
+    state = SimpleNamespace(requests=1, failures=0, throttled=0, settle=lambda _: Sent(5))
     step: Any = SimpleNamespace(reserve_nano=7, state=state, uncharge=lambda: charged.append(False))
     result = Result(TABLE["bad_request"], "refused", None, NO_HEADERS, None, limit_name="another")
     asyncio.run(collector.collect(step, result, Fate(sent_as, is_evidence=False, is_ours=False)))

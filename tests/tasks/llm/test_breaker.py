@@ -31,7 +31,7 @@ from parquill.tasks.llm.settlement import Settlement
 from parquill.tasks.llm.tier_check import TierCheck
 from parquill.tasks.llm.unit import OpenShard, Step, Unit
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import ModelPrice, PriceBand
+from parquill.tasks.money.model_price import ModelPrice, PriceBand
 from parquill.tasks.records import Charge
 from parquill.tasks.storage.journal import Journal
 from parquill.tasks.storage.replay import RowState, ShardState

@@ -21,8 +21,7 @@ def _sender() -> Any:
     budget = SimpleNamespace(settled_nano=240_000, submitted_nano=0, limit_nano=100_000_000)
     progress = Progress(total=40, done=30, started=0.0)
     lane = SimpleNamespace(progress=progress, warnings=["the service <is> slow"], waiting_for=None)
-    empty = SimpleNamespace(messages=[])
-    return SimpleNamespace(lane=lane, budget=budget, soft_limits=empty, shared=empty)
+    return SimpleNamespace(lane=lane, budget=budget, soft_limits=SimpleNamespace(messages=[]), limit_messages=[])
 
 
 @pytest.mark.parametrize(

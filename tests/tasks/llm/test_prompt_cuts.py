@@ -16,7 +16,7 @@ from parquill.tasks.llm.settlement import Settlement
 from parquill.tasks.llm.tier_check import TierCheck
 from parquill.tasks.llm.unit import OpenShard, Step
 from parquill.tasks.money.budget import Budget
-from parquill.tasks.money.prices import ModelPrice, PriceBand
+from parquill.tasks.money.model_price import ModelPrice, PriceBand
 from parquill.tasks.records import Outcome, Usage
 from parquill.tasks.results.reply_warnings import reply_sentences
 from parquill.tasks.results.totals import ResultTotals

@@ -9,7 +9,8 @@ from genai_prices.data_snapshot import get_snapshot
 
 from parquill.tasks.job.load import make_job
 from parquill.tasks.money.amounts import femto_to_nano
-from parquill.tasks.money.prices import ModelPrice, _bands, price_of
+from parquill.tasks.money.model_price import ModelPrice
+from parquill.tasks.money.prices import _bands, price_of
 from parquill.tasks.records import Usage
 
 

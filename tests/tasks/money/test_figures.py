@@ -23,7 +23,7 @@ from parquill.tasks.money.figures import (
     three_answers,
 )
 from parquill.tasks.money.gate import check_budget
-from parquill.tasks.money.prices import ModelPrice, PriceBand
+from parquill.tasks.money.model_price import ModelPrice, PriceBand
 from parquill.tasks.records import WORST_CASE, Estimate
 from tests.tasks.money.pace import time_by_meters
 

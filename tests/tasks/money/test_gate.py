@@ -14,7 +14,7 @@ from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.settings import Job
 from parquill.tasks.money.gate import Verdict, approval_sentence, asks_approval, check_budget, pass_gate
-from parquill.tasks.money.prices import ModelPrice, PriceBand
+from parquill.tasks.money.model_price import ModelPrice, PriceBand
 from parquill.tasks.records import Estimate, Totals
 
 USD = 1_000_000_000

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import make_job
-from parquill.tasks.job.settings import CHEAPEST_USD_PER_MTOK, Job
+from parquill.tasks.job.price_settings import CHEAPEST_USD_PER_MTOK
+from parquill.tasks.job.settings import Job
 from parquill.tasks.money.amounts import femto_to_nano, format_column, format_usd, nano_to_usd, usd_to_nano
-from parquill.tasks.money.prices import ModelPrice, PriceBand, ServiceTier, _prices_of_the_day, find_price, price_of
+from parquill.tasks.money.model_price import ModelPrice, PriceBand, ServiceTier
+from parquill.tasks.money.prices import _prices_of_the_day, find_price, price_of
 from parquill.tasks.records import Usage
 
 DAY = date(2026, 11, 23)

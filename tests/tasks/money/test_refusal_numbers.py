@@ -9,7 +9,7 @@ import pytest
 from parquill.tasks.job.load import make_job
 from parquill.tasks.money.amounts import format_usd
 from parquill.tasks.money.gate import check_budget
-from parquill.tasks.money.prices import ModelPrice, PriceBand
+from parquill.tasks.money.model_price import ModelPrice, PriceBand
 from parquill.tasks.records import Estimate
 
 

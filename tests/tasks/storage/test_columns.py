@@ -26,6 +26,7 @@ CONTRACT = {
     "cost_usd": "decimal128(18, 9)",
     "in_doubt_usd": "decimal128(18, 9)",
     "lane": "string",
+    "endpoint": "string",
     "reused": "bool",
     "run_id": "string",
     "attempts": "int32",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import orjson
 import pytest
 
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.records import Outcome, to_json
+from parquill.tasks.records import EndpointUse, Outcome, Totals, to_json
 from parquill.tasks.storage.batch_state import BatchState
 from parquill.tasks.storage.journal import JournalRecord
 from parquill.tasks.storage.replay import ShardState, Submitted, replay_records
@@ -33,6 +34,36 @@ def test_an_intent_without_an_end_is_in_doubt() -> None:
     """A request that was under way when the run was cut off is in doubt, since it may have been paid."""
     totals = _replay(INTENT).totals()
     assert (totals.in_doubt, totals.in_doubt_nano, totals.submitted) == (1, 70, 0)
+
+
+def test_each_request_counts_for_its_endpoint() -> None:
+    """With several endpoints, requests, costs and doubts are also summed by the endpoint to which a request went."""
+    billed = {
+        "type": "attempt",
+        "row": 0,
+        "n": 1,
+        "fate": "billed",
+        "code": "empty",
+        "cost": 7,
+        "usage": [3, 0, 0, 4, 0],
+    }
+    held = {"type": "attempt", "row": 1, "n": 1, "fate": "in_doubt", "code": "timeout"}
+    answer = {**_outcome(2, 7 + 40), "usage": [10, 0, 0, 5, 0]}
+    totals = _replay(
+        {**INTENT, "at": "a"},
+        billed,
+        {**INTENT, "n": 2, "at": "b"},
+        {**INTENT, "row": 1, "at": "b"},
+        held,
+        answer,
+        {**INTENT, "row": 1, "n": 2, "at": "a"},
+    ).totals()
+    assert totals.endpoints == {
+        "a": EndpointUse(sent=2, settled_nano=7, in_doubt_nano=70, prompt_tokens=3, completion_tokens=4),
+        "b": EndpointUse(2, 1, 40, 70, 10, 5),
+    }
+    assert (totals.sent, totals.settled_nano, totals.in_doubt_nano) == (4, 47, 140)
+    assert Totals.from_json(orjson.loads(orjson.dumps(asdict(totals)))) == totals
 
 
 def test_a_submitted_request_is_neither_open_nor_in_doubt() -> None:
