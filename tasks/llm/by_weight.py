@@ -27,7 +27,8 @@ from parquill.tasks.llm.route import SHORT_OF_MONEY_S, Way
 
 FIRST_REST_S: Final = 60.0
 MAX_REST_S: Final = 900.0
-MAX_CREDIT: Final = 100.0  # in requests: an endpoint catches up on no more
+MAX_CATCH_UP: Final = 100  # requests that an endpoint may get in a row, since it had no room before
+_MAX_CREDIT: Final = MAX_CATCH_UP / 2
 
 
 @dataclass(slots=True)
@@ -87,13 +88,13 @@ class ByWeight:
 
     def _by_credit(self, up: Sequence[_Endpoint], others: Sequence[_Endpoint], tokens: int) -> _Endpoint:
         for each in up:
-            each.credit = min(MAX_CREDIT, each.credit + each.share)
+            each.credit = min(_MAX_CREDIT, each.credit + each.share)
         waits = [each.channel.limits.wait_s(tokens) for each in others]
         # promise: endpoints: the limit of one endpoint does not hold back requests that another one can take
         soonest = [each for each, wait_s in zip(others, waits, strict=True) if wait_s <= min(waits)]
         # promise: endpoints: requests are shared by weight
         chosen = max(soonest, key=lambda each: each.credit)
-        chosen.credit = max(-MAX_CREDIT, chosen.credit - 1)
+        chosen.credit = max(-_MAX_CREDIT, chosen.credit - 1)
         return chosen
 
     def _least_bad(self) -> _Endpoint:

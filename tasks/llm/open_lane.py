@@ -96,6 +96,7 @@ class LaneOpener:
             tiers = TierCheck(price, job.max_output_tokens, is_planned=False)
             own = settlement.at_endpoint(label, price, tiers, PromptCuts(job.max_output_tokens))
             breaker, limits = self._limits(name, index, each, places, f"the endpoint {label}")
+            # promise: S1 each of several endpoints gets its own key
             client = Client(each.in_lane(name), self.keys[index], self.wire)
             channels.append(Channel(each.in_lane(name), client, limits, breaker, own, clock=self.pace.clock))
         return ByWeight(channels, [each.weight for each in job.endpoints or ()], self.pace.clock)

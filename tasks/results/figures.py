@@ -154,8 +154,8 @@ def notable_figures(summary: Summary) -> dict[str, str]:
         for lane, bought in sorted(lanes.items()):
             figures[f"in the {lane} lane"] = f"{format_usd_text(bought['cost_usd'])} for {bought['rows']:,} answers"
     endpoints = summary.get("endpoints", {})  # summaries of earlier versions have none
+    # promise: endpoints: people see what was bought at each endpoint
     for label, bought in endpoints.items() if len(endpoints) > 1 else ():
-        # promise: endpoints: people see what was bought at each endpoint
         figures[f"at {label}"] = (
             f"{format_usd_text(bought['cost_usd'])} for {bought['rows']:,} answers, {bought['requests']:,} requests"
         )

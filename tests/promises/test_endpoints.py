@@ -123,6 +123,34 @@ def test_all_endpoints_down_is_an_outage(tmp_path: Path) -> None:
     assert sum(60 <= time < 190 for times in services.sent.values() for time in times) < 60
 
 
+def test_an_endpoint_that_hangs_is_left(tmp_path: Path) -> None:
+    """An endpoint that takes requests and never answers costs a few time-outs, and no row."""
+    services = Services(Outage(A, None))
+    day = _day(tmp_path, services, 400, retry={"attempts": 3, "timeout_s": 20}).pass_by()
+    assert _statuses(day) == {"ok": 400}
+    assert len(services.sent[A]) < 40
+    assert day.seconds < 200
+
+
+def test_a_late_answer_does_not_end_a_rest(tmp_path: Path) -> None:
+    """Answers to requests from before an endpoint was left do not bring it back: it may have run out of quota since."""
+    services = Services(Outage(A, no_quota, 30.5), latency_s=10)
+    day = _day(tmp_path, services, 80).pass_by()
+    assert _statuses(day) == {"ok": 80}
+    assert not [warning for warning in day.warnings if "answers again" in warning]
+    assert len([warning for warning in day.warnings if "gets no requests" in warning]) == 1
+
+
+def test_each_endpoint_has_its_own_name_of_the_output_limit(tmp_path: Path) -> None:
+    """An endpoint that refuses the usual name of max_output_tokens is asked again by the other one, and used."""
+    services = Services(latency_s=0.2)
+    services.refuses[A] = "max_completion_tokens"
+    day = _day(tmp_path, services, 200, model="gpt-6-luna").pass_by()
+    assert _statuses(day) == {"ok": 200}
+    assert services.answered[A] == pytest.approx(100, abs=25)
+    assert {body.get("max_tokens") for body in services.bodies[B]} == {None}
+
+
 # ---- money, keys and results
 
 
@@ -161,7 +189,7 @@ def test_each_endpoint_has_its_own_price(tmp_path: Path) -> None:
         for host in (A, B)
     }
     assert Decimal(found["paid_usd"]) == sum(row["cost_usd"] for row in rows)
-    # the plan has the mean by weight as expected, and the most expensive endpoint as the worst case
+    # the plan has the most expensive endpoint as the worst case
     assert Decimal(found["estimate"]["cost_usd_worst"]) > 20 * 50 * Decimal("0.000003")
 
 

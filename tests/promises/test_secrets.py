@@ -94,7 +94,7 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, 
     """After errors of every kind, a 401 and a Ctrl-C, with logs on DEBUG, the key was only in the request header.
     Cells are in the output and the state only, and Parquill's files are private whatever the umask.
     """
-    good, wrong, cell, header = (_canary(kind) for kind in ("key", "wrong", "cell", "header"))
+    good, wrong, other, cell, header = (_canary(kind) for kind in ("key", "wrong", "other", "cell", "header"))
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     faults: list[dict[str, Any]] = [{"kind": kind, "match": f"<{kind}>"} for kind in KINDS]
@@ -111,11 +111,14 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, 
         id_column="text",
     )
     cut = {**settings, "output": str(tmp_path / "out-cut"), "retry": {"attempts": 1, "timeout_s": 60}}
-    refused = {**settings, "output": str(tmp_path / "out-refused")}
+    # two keys, of which each is refused
+    both = [{**settings["endpoint"], "api_key_env": name} for name in ("E2E_KEY", "E2E_OTHER")]
+    refused = {**settings, "output": str(tmp_path / "out-refused"), "endpoints": both}
+    del refused["endpoint"]
     before = os.umask(0)
     try:
         done = jobs.spawn(settings, "--json", environment={**loud, "E2E_KEY": good + "\n"}).wait()
-        stopped = jobs.spawn(refused, environment={**loud, "E2E_KEY": wrong}).wait()
+        stopped = jobs.spawn(refused, environment={**loud, "E2E_KEY": wrong, "E2E_OTHER": other}).wait()
         last = jobs.spawn(cut, environment={**loud, "E2E_KEY": good})
     finally:
         os.umask(before)
@@ -127,6 +130,8 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, 
     received = [entry["headers"] for entry in jobs.service.log()]
     assert any(good in str(headers) for headers in received), "the search is for a key that was never sent"
     assert any(header in str(headers) for headers in received), "the search is for a header that was never sent"
+    for key in (wrong, other):
+        assert any(key in str(headers) for headers in received), "the search is for a key that was never sent"
     assert not [entry for entry in jobs.service.log() if good in entry["body"] or good in entry["target"]]
     assert trap.received == []
     _settle(os.environ["PREFECT_API_URL"])
@@ -134,8 +139,8 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(jobs: Jobs, trap: Trap, 
     texts = [(f"{name} {n}", text) for n, d in enumerate((done, stopped, interrupted)) for name, text in _streams(d)]
     texts.append(("Prefect's API", _all_of_prefect(os.environ["PREFECT_API_URL"])))
     outputs = [Path(each["output"]) for each in (settings, cut, refused)]
-    assert where((good, wrong, header, cell), [home, temporary, tmp_path / "user-state"], texts) == []
-    assert where((good, wrong, header), outputs) == []
+    assert where((good, wrong, other, header, cell), [home, temporary, tmp_path / "user-state"], texts) == []
+    assert where((good, wrong, other, header), outputs) == []
     for output in outputs:
         shown = [output / name for name in ("summary.json", "history") if (output / name).exists()]
         assert where(cell, shown) == []
@@ -193,7 +198,7 @@ def _not_private(folder: Path) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("where_from", ["variable", "block"])
+@pytest.mark.parametrize("where_from", ["variable", "block", "endpoints"])
 def test_every_logger_on_debug_tells_no_key_and_no_cell(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where_from: str
 ) -> None:
@@ -205,10 +210,16 @@ def test_every_logger_on_debug_tells_no_key_and_no_cell(
     if where_from == "block":
         Secret(value=SecretStr(key)).save("canary-block", overwrite=True)
         endpoint = {"base_url": jobs.service.url, "api_key_block": "canary-block"}
+    other = _canary("other")
     monkeypatch.setenv("E2E_KEY", key)
-    jobs.service.configure(require_key=key, faults=[{"kind": kind, "match": f"<{kind}>"} for kind in KINDS])
+    monkeypatch.setenv("E2E_OTHER", other)
+    faults = [{"kind": kind, "match": f"<{kind}>"} for kind in KINDS]
+    jobs.service.configure(require_key=key, faults=faults, log=100, log_bodies=True)
     settings = job_of(tmp_path / "job", [f"{cell} <{kind}>" for kind in [*KINDS, "ok"]], jobs.service.url)
     settings |= {"endpoint": endpoint, "retry": {"attempts": 1, "timeout_s": 1}, "tolerate": {"not_ok": 1}}
+    if where_from == "endpoints":
+        del settings["endpoint"]
+        settings["endpoints"] = [endpoint, {**endpoint, "api_key_env": "E2E_OTHER"}]  # the service refuses this key
     monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
     names = ["prefect", "httpx", "httpcore", "aiohttp", "asyncio", "sqlalchemy", "urllib3", "parquill"]
     for name in names:
@@ -221,10 +232,14 @@ def test_every_logger_on_debug_tells_no_key_and_no_cell(
     assert ended[1].rows["ok"] == 1
     # the steps alone write nothing to Prefect
     home = [Path(os.environ["PREFECT_HOME"])] if where_from == "block" else []
-    assert where((key, cell), home, [("logs", caplog.text)]) == []
+    assert where((key, other, cell), home, [("logs", caplog.text)]) == []
+    sent = {entry["headers"]["authorization"] for entry in jobs.service.log()}
+    assert sent == {f"Bearer {each}" for each in ((key, other) if where_from == "endpoints" else (key,))}
     for kind in ended:
         for thing in reachable(kind):
-            assert key not in (repr(thing) if not isinstance(thing, dict | list | tuple) else "")
+            shown = repr(thing) if not isinstance(thing, dict | list | tuple) else ""
+            assert key not in shown
+            assert other not in shown
 
 
 @pytest.mark.parametrize(

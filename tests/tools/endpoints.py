@@ -46,7 +46,7 @@ class Outage:
     """A fault of one host, from a second of the day to another one."""
 
     host: str
-    fault: Fault
+    fault: Fault | None  # None hangs
     begin_s: float = 0.0
     end_s: float = float("inf")
 
@@ -60,6 +60,7 @@ class Services(SimulatedService):
         self.answered: Counter[str] = Counter()
         self.headers: dict[str, set[str | None]] = defaultdict(set)
         self.bodies: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.refuses: dict[str, str] = {}  # a parameter of requests, by host
         self.at_once: Counter[str] = Counter()
         self.most_at_once: Counter[str] = Counter()
 
@@ -86,8 +87,10 @@ class Services(SimulatedService):
     async def _reply(self, host: str, now: float) -> tuple[int, dict[str, Any]]:
         for outage in self._outages:
             if outage.host == host and outage.begin_s <= now < outage.end_s:
-                await asyncio.sleep(0.1)
-                return outage.fault()
+                await asyncio.sleep(0.1 if outage.fault is not None else 1e6)
+                return (outage.fault or server_error)()
+        if (refused := self.refuses.get(host)) in self.bodies[host][-1]:
+            return 400, {"error": {"message": f"Unsupported parameter: '{refused}'", "param": refused}}
         await asyncio.sleep(self._latency_s)
         self.answered[host] += 1
         text = f"answer to {self.bodies[host][-1]['messages'][-1]['content']}"

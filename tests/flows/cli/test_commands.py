@@ -740,3 +740,55 @@ def test_a_model_that_yaml_reads_as_a_number(shell: Shell) -> None:
     """The value of a short option is text, even if YAML would read it as a number."""
     shell.write(["one"], JOB + "price: {usd_per_mtok_input: 0, usd_per_mtok_output: 0}\n")
     assert shell("estimate", "job.yaml", "--model", "1e3", "--json").json["model"] == "1e3"
+
+
+ENDPOINTS = """
+name: two
+input: in.parquet
+output: out
+prompt: "{{ text }}"
+model: gpt-4o-mini
+max_output_tokens: 5
+endpoints:
+  - {api_key_env: FIRST, weight: 3, limits: {requests_per_minute: 60}}
+  - {base_url: "https://gateway.example/v1", api_key_env: SECOND, model: gpt-4o, limits: {requests_per_minute: 30}}
+"""
+
+
+def test_several_endpoints_before_a_run(shell: Shell) -> None:
+    """`preview` shows all addresses; the estimate has the price by weight, the highest as the worst, and both limits."""
+    shell.write([f"text {number}" for number in range(90)], ENDPOINTS)
+    (shown, *_) = orjson.loads(shell("preview", "job.yaml", "--rows", "1", "--json").out)["rows"]
+    assert shown["url"] == "https://api.openai.com/v1/chat/completions"
+    assert shown["or_to"] == [
+        {
+            "url": "https://gateway.example/v1/chat/completions",
+            "headers": {"Authorization": "SECOND"},
+            "model": "gpt-4o",
+        }
+    ]
+    text = shell("preview", "job.yaml", "--rows", "1").text
+    assert "or to https://gateway.example/v1/chat/completions, Authorization from SECOND, as the model gpt-4o" in text
+    found = shell("estimate", "job.yaml", "--json").json
+    assert found["duration_s"] == 60
+    one, other = (
+        Decimal(
+            shell("estimate", "job.yaml", "--json", "--set", f"endpoints=[{{api_key_env: A, model: {name}}}]").json[
+                "cost_usd_worst"
+            ]
+        )
+        for name in ("gpt-4o-mini", "gpt-4o")
+    )
+    assert one < other == Decimal(found["cost_usd_worst"])
+
+
+def test_a_comparison_with_several_endpoints(shell: Shell) -> None:
+    """`--compare` shows another model at the price of each endpoint, and no batches, which one endpoint alone sells."""
+    shell.write(["one"], ENDPOINTS)
+    found = shell("estimate", "job.yaml", "--json", "--compare", "gpt-4o").json
+    assert {(entry["model"], entry["lane"]) for entry in found["models"]} == {
+        ("gpt-4o-mini", "live"),
+        ("gpt-4o", "live"),
+    }
+    costs = {entry["model"]: entry["estimate"]["cost_usd_worst"] for entry in found["models"]}
+    assert costs["gpt-4o-mini"] == costs["gpt-4o"]  # one endpoint of the job asks for gpt-4o anyway

@@ -12,8 +12,12 @@ from parquill.flows.cli import doctor
 from parquill.flows.cli.doctor import Hint
 from parquill.flows.cli.starter import STARTER, warn_of_starter
 from parquill.tasks.errors import ParquillError
+from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.endpoint import Endpoint
 from parquill.tasks.job.load import make_job
+from parquill.tasks.llm.address_check import Service
 from parquill.tasks.llm.model_list import ModelList, read_model_list
+from tests.tools.small_jobs import LEAST
 
 DAY = date(2026, 11, 29)
 
@@ -61,6 +65,37 @@ def test_shutdowns() -> None:
     own = "http://127.0.0.1:8000/v1"
     with pytest.raises(ParquillError, match="was shut down on 2026-11-29"):
         doctor._shutdown(_job("m", own), _list("m", base_url=own, shutdown_date="2026-11-29"), DAY)
+
+
+def test_each_endpoint_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With several endpoints, key, address, model, price and shutdown are checked at each of them."""
+    monkeypatch.setenv("FIRST", "sk-first-0000000")
+    monkeypatch.delenv("SECOND", raising=False)
+    asked: list[str] = []
+
+    def answer(endpoint: Endpoint, _path: str, _key: Key | None) -> Service:
+        asked.append(endpoint.base_url)
+        return Service(_list("gpt-4o-mini", base_url=endpoint.base_url))
+
+    monkeypatch.setattr(doctor, "ask_for_models", answer)
+    endpoints = [
+        {"api_key_env": "FIRST"},
+        {"base_url": "https://gateway.example/v1", "api_key_env": "SECOND", "model": "gpt-4o"},
+    ]
+    job = make_job(
+        {
+            **LEAST,
+            "input": str(tmp_path / "none.parquet"),
+            "output": str(tmp_path / "out"),
+            "endpoints": endpoints,
+        }
+    )
+    checks = {check.name: check for check in doctor._examine_job(job, DAY)}
+    assert [name for name, check in checks.items() if not check.ok] == ["input", "key at gateway.example"]
+    assert "SECOND is not set" in checks["key at gateway.example"].message
+    assert asked == ["https://api.openai.com/v1"]
+    assert {"endpoint at api.openai.com", "model at api.openai.com", "shutdown at gateway.example"} <= set(checks)
+    assert checks["price at gateway.example"].message != checks["price at api.openai.com"].message
 
 
 def test_thinking_within_few_tokens() -> None:

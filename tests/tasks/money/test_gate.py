@@ -13,9 +13,17 @@ from hypothesis import strategies as st
 from parquill.tasks.errors import BadJob, RefusedByBudget
 from parquill.tasks.job.load import make_job
 from parquill.tasks.job.settings import Job
-from parquill.tasks.money.gate import Verdict, approval_sentence, asks_approval, check_budget, pass_gate
+from parquill.tasks.money.gate import (
+    Verdict,
+    approval_sentence,
+    asks_approval,
+    check_budget,
+    check_largest,
+    pass_gate,
+)
 from parquill.tasks.money.model_price import ModelPrice, PriceBand
 from parquill.tasks.records import Estimate, Totals
+from tests.tools.small_jobs import make_test_job
 
 USD = 1_000_000_000
 PRICE = ModelPrice("gpt-6-luna", (PriceBand(0, 1, 1, 1, 1),), None, "a test", "2026-08-01")
@@ -286,3 +294,19 @@ def test_the_gate_of_two_lanes() -> None:
         job = _auto(run_usd=12, approval_usd=limit)
         assert asks_approval(job, check_budget(job, estimate, PRICE)) is asked
     assert approval_sentence(job, check_budget(job, estimate, PRICE)).startswith("expected $6.40 is above")
+
+
+def test_the_largest_request_fits_each_endpoint() -> None:
+    """A request that one of several endpoints would never let through is refused, with the place of the limit."""
+    endpoints = [{"api_key_env": "A"}, {"api_key_env": "B", "limits": {"tokens_per_minute": 499}}]
+    with pytest.raises(BadJob, match=r"more than limits.tokens_per_minute = 499: .* at `endpoints.1`"):
+        check_largest(make_test_job(endpoints=endpoints), _estimate(1))
+
+
+def test_each_endpoint_is_looked_up_among_shutdowns() -> None:
+    """A model that one of several endpoints does not serve any more causes a warning."""
+    endpoints = [{"api_key_env": "A"}, {"api_key_env": "B", "model": "gpt-3.5-turbo"}]
+    job = make_test_job(model="gpt-6-luna", endpoints=endpoints, parameters={"reasoning_effort": "none"})
+    warning = check_budget(job, _estimate(1), PRICE, today=date(2026, 11, 29)).warning
+    assert warning is not None
+    assert "gpt-3.5-turbo" in warning

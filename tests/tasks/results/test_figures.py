@@ -105,6 +105,16 @@ def test_sentences_come_in_one_order() -> None:
     assert summary_sentences({**SUMMARY, "counted": None}) == []
 
 
+def test_what_was_bought_at_each_endpoint() -> None:
+    """A run with several endpoints shows what it bought at each of them; a run with one endpoint does not."""
+    none = {"requests": 1, "rows": 0, "cost_usd": "0.00"}
+    first = {"requests": 1_100, "rows": 1_080, "cost_usd": "5.92"}
+    figures = notable_figures({**SUMMARY, "endpoints": {"a.example": first, "b.example": none}})
+    assert figures["at a.example"] == "$5.92 for 1,080 answers, 1,100 requests"
+    assert figures["at b.example"] == "$0.00 for 0 answers, 1 requests"
+    assert not notable_figures({**SUMMARY, "endpoints": {"a.example": first}})
+
+
 def test_each_lane_has_its_cost() -> None:
     """A run that bought in another lane than the live one shows what it bought in each."""
     lanes = {"live": {"rows": 20, "cost_usd": "0.20"}, "flex": {"rows": 1_080, "cost_usd": "5.92"}}
