@@ -41,7 +41,7 @@ from tests.tools.direct import results, run_steps
 DOCS = Path(__file__).parents[2] / "docs"
 NAMES = (
     "tutorial how-to/providers how-to/cost how-to/tonight how-to/results how-to/structured-output how-to/python "
-    "how-to/translate-and-summarize"
+    "how-to/translate-and-summarize how-to/several-endpoints"
 ).split()
 PAGES = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in NAMES}
 PART = "# part of a job"

@@ -86,8 +86,9 @@ class Jobs:
         }
         if rows is not None:
             settings["input"] = str(self.write(rows))
-        endpoint = {"base_url": self.service.url, **changes.pop("endpoint", {})}
-        settings |= {"endpoint": endpoint, **changes}
+        if "endpoints" not in changes:
+            settings["endpoint"] = {"base_url": self.service.url, **changes.pop("endpoint", {})}
+        settings |= changes
         return {name: value for name, value in settings.items() if value is not None}
 
     def run(self, settings: Mapping[str, Any], *arguments: str, command: str = "run") -> Done:
