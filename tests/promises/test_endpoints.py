@@ -33,12 +33,12 @@ def _ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
 
 
-def _day(folder: Path, services: Services, rows: int, **job: Any) -> Day:
+def _day(folder: Path, services: Services, rows: int, **job: Any) -> Day[Services]:
     given: dict[str, Any] = {"lane": "live", "endpoints": endpoints(A, B), "limits": {"max_at_once": 8}, **job}
     return Day(folder, services, rows, **given)
 
 
-def _statuses(day: Day) -> Counter[str]:
+def _statuses(day: Day[Services]) -> Counter[str]:
     return Counter(outcome.status for outcome in day.outcomes)
 
 
@@ -234,7 +234,7 @@ def test_an_answer_is_reused_whatever_endpoint_gave_it(tmp_path: Path) -> None:
     run_steps(first, transport=Services(latency_s=0).open)
     keys = [row["request_key"] for row in results(first)]
     given = {"state": f"{first['output']}/.parquill", "output": str(tmp_path / "again")}
-    others = [
+    others: list[dict[str, Any]] = [
         {"endpoints": endpoints(B, "c.example", name="pool", weight=[9, 1])},
         {"endpoints": endpoints(B, name="pool")},
     ]

@@ -69,7 +69,7 @@ def _waning(of: random.Random) -> Flex:
 KINDS: list[Callable[[random.Random], Flex]] = [lambda _: _fast, lambda _: _slow, _full, _waning]
 
 
-def _day(folder: Path, market: Market, **job: Any) -> Day:
+def _day(folder: Path, market: Market, **job: Any) -> Day[Market]:
     given = {"finish_by": "8h", "limits": {"requests_per_minute": LIVE_PER_MINUTE, "max_at_once": 4}, **job}
     return Day(folder, market, ROWS, **given)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import httpx
 import orjson
@@ -125,12 +125,13 @@ class Market(SimulatedService):
         return httpx.Response(200, content=orjson.dumps(reply), request=request)
 
 
-class Day:
+S = TypeVar("S", bound=SimulatedService)
+
+
+class Day(Generic[S]):
     """One run of a job with a deadline over some rows, from its start to its end."""
 
-    def __init__(
-        self, folder: Path, market: SimulatedService, rows: int, *, budget_nano: int | None = None, **job: Any
-    ) -> None:
+    def __init__(self, folder: Path, market: S, rows: int, *, budget_nano: int | None = None, **job: Any) -> None:
         self.market, self.budget = market, Budget(budget_nano)
         endpoint = {"base_url": InProcess.url, "allow_http": True, "api_key_env": None}
         own = {} if "endpoints" in job else {"endpoint": endpoint}
@@ -146,7 +147,7 @@ class Day:
         self.seconds = 0.0  # since the start of the day
         self.warnings: list[str] = []
 
-    def pass_by(self, until_s: float | None = None) -> Day:
+    def pass_by(self, until_s: float | None = None) -> Day[S]:
         """Complete the run, or stop this start of it after so many seconds."""
         simulate(self._complete(until_s))
         return self
