@@ -10,6 +10,7 @@ from parquill.tasks.errors import BadJob
 from parquill.tasks.job.endpoint import Endpoint
 from parquill.tasks.job.settings import Job
 
+AZURE = "Azure's identity service"  # where the token of `auth: azure` comes from, for people
 # Shorter values are not masked: placeholders for local models ("none", "not-needed") may be words of an answer.
 MIN_SECRET_CHARACTERS, MIN_CHARACTERS_WITHOUT_DIGITS = 12, 20
 
@@ -21,16 +22,22 @@ class Key:
     """
 
     __slots__ = ("_headers", "_secrets", "_values")
+    is_renewed = False  # whether the headers change during a run
 
     def __init__(self, value: str | None, auth: str = "bearer", headers: Mapping[str, str] | None = None) -> None:
         """`value` is None if the headers are the only credentials."""
-        self._headers = dict(headers or {})
+        self._set(value, auth, headers or {})
+
+    def _set(self, value: str | None, auth: str, headers: Mapping[str, str], also: Iterable[str] = ()) -> None:
+        """Use a value from now on; the values in `also` are masked too."""
+        found = dict(headers)
         if value is not None:
             name, content = ("Authorization", f"Bearer {value}") if auth == "bearer" else ("api-key", value)
-            self._headers[name] = content
+            found[name] = content
         # promise: S1 a header value that a reply echoes is masked
-        self._values = [found for found in (value, *(headers or {}).values()) if found is not None]
+        self._values = [each for each in (value, *headers.values(), *also) if each is not None]
         self._secrets = sorted(filter(_is_secret, _with_parts(self._values)), key=len, reverse=True)
+        self._headers = found  # last: another thread may read it
 
     def headers(self) -> dict[str, str]:
         """Return the headers that carry the credentials of a request."""
@@ -75,8 +82,12 @@ def read_key(endpoint: Endpoint) -> Key | None:
 
     Raises BadJob, which names only the variable or block.
     """
-    value = _read_value(endpoint)
     headers = {name: _read_header(name, variable) for name, variable in endpoint.headers_env.items()}
+    if endpoint.auth == "azure":
+        from parquill.tasks.job.azure_token import read_azure_key
+
+        return read_azure_key(endpoint, headers)
+    value = _read_value(endpoint)
     return Key(value, endpoint.auth, headers) if value is not None or headers else None
 
 
@@ -86,9 +97,9 @@ def read_keys(job: Job) -> list[Key | None]:
 
 
 def header_names(endpoint: Endpoint) -> dict[str, str]:
-    """Map each header with credentials to the variable or block that holds its value; nothing is read."""
-    named = endpoint.api_key_env or endpoint.api_key_block
-    own = {"Authorization" if endpoint.auth == "bearer" else "api-key": named} if named else {}
+    """Map each header with credentials to what holds its value: a variable, a block, or Azure; nothing is read."""
+    named = AZURE if endpoint.auth == "azure" else endpoint.api_key_env or endpoint.api_key_block
+    own = {"api-key" if endpoint.auth == "api-key" else "Authorization": named} if named else {}
     return {**endpoint.headers_env, **own}
 
 

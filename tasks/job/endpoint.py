@@ -49,8 +49,16 @@ class Endpoint(Settings):
     api_key_block: str | None = Field(
         None, description="NAME of the Prefect Secret block that holds the key, instead of api_key_env"
     )
-    auth: Literal["bearer", "api-key"] = Field(
-        "bearer", description="Header of the key: `Authorization: Bearer`, or `api-key` (Azure, many gateways)"
+    auth: Literal["bearer", "api-key", "azure"] = Field(
+        "bearer",
+        description="bearer: the key in the header `Authorization`; api-key: in the header `api-key` (Azure, many "
+        "gateways); azure: a token of Azure's identity service in place of a key, renewed during the run",
+    )
+    azure_scope: str | None = Field(
+        None,
+        pattern=r"^[a-z]+://[!-~]{1,500}$",
+        description="With auth: azure, what the token is for; default: https://ai.azure.com/.default at /openai/v1, "
+        "https://cognitiveservices.azure.com/.default at older addresses, .us or .cn in those clouds",
     )
     headers_env: dict[str, str] = Field(
         default_factory=dict,
@@ -70,21 +78,12 @@ class Endpoint(Settings):
         # OPENAI_API_KEY is for OpenAI only, which answers no request without a key; another host gets it only if the
         # job says so. The form in Prefect's UI sends null for an empty field.
         # promise: P6 a key field left empty in Prefect's form means the default key
-        if isinstance(data, dict) and data.get("api_key_env") is None and data.get("api_key_block") is None:
+        is_open = isinstance(data, dict) and data.get("api_key_env") is None and data.get("api_key_block") is None
+        if is_open and data.get("auth") != "azure":
             host = urlsplit(str(data.get("base_url", OPENAI_BASE_URL))).hostname
             if host == urlsplit(OPENAI_BASE_URL).hostname:
                 return {**data, "api_key_env": "OPENAI_API_KEY"}
         return data
-
-    @field_validator("auth", mode="before")
-    @classmethod
-    def _known_auth(cls, value: Any) -> Any:
-        if value == "azure":
-            raise ValueError(
-                "azure (tokens of Azure's identity service) is not supported yet: use a key of the resource with "
-                "`auth: api-key`"
-            )
-        return value
 
     @field_validator("headers_env")
     @classmethod
@@ -180,8 +179,14 @@ class Endpoint(Settings):
             )
         if self.api_key_env and self.api_key_block:
             raise ValueError("set api_key_env or api_key_block, not both")
-        own = "authorization" if self.auth == "bearer" else "api-key"
-        if (self.api_key_env or self.api_key_block) and own in {name.casefold() for name in self.headers_env}:
+        if self.auth == "azure" and (self.api_key_env or self.api_key_block):
+            raise ValueError("`auth: azure` signs in by itself: leave out api_key_env and api_key_block")
+        if self.azure_scope is not None and self.auth != "azure":
+            raise ValueError("`azure_scope` needs `auth: azure`")
+        own = "api-key" if self.auth == "api-key" else "authorization"
+        if (self.auth == "azure" or self.api_key_env or self.api_key_block) and own in {
+            name.casefold() for name in self.headers_env
+        }:
             raise ValueError(f"`headers_env` has {own!r}, which is the header of the key; set one of the two")
         return self
 

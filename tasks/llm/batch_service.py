@@ -157,7 +157,12 @@ class BatchService:
         self._endpoint, self._key, self._transport = endpoint, key, transport
         host = httpx.URL(endpoint.base_url).netloc.decode()
         own = {"Host": host, "Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "parquill"}
-        self._headers = own | (key.headers() if key is not None else {})
+        self._own_headers = own
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        # a token of Azure's is renewed while a batch takes its day
+        return self._own_headers | (self._key.headers() if self._key is not None else {})
 
     def request_path(self, path: str) -> str:
         """Return the path by which the lines of a batch name an API, whose path after the base_url is `path`."""

@@ -48,6 +48,7 @@ class Client:
         self._transport = transport
         self._url = httpx.URL(self.api.url)
         self._headers = {"Host": self._url.netloc.decode(), **self.api.headers(key)}
+        self._renewed = key if key is not None and key.is_renewed else None
         self._timeout_s = job.retry.timeout_s
         # shorter than the deadline of the call, which does not show whether anything was sent
         self._extensions = {"timeout": {"connect": min(CONNECT_TIMEOUT_S, 0.9 * self._timeout_s)}}
@@ -79,7 +80,9 @@ class Client:
 
     async def _send(self, messages: str, parameters: str | None, limit: str) -> Result:
         body = self.api.body(messages, parameters, limit)
-        request = httpx.Request("POST", self._url, headers=self._headers, content=body, extensions=self._extensions)
+        # promise: azure: each request has the token of its moment
+        headers = self._headers if self._renewed is None else self._headers | self._renewed.headers()
+        request = httpx.Request("POST", self._url, headers=headers, content=body, extensions=self._extensions)
         try:
             # promise: service: one timeout covers the whole request and its reply
             async with asyncio.timeout(self._timeout_s):

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from parquill.tasks.errors import BadJob, DamagedJournal
+from parquill.tasks.job import azure_token
 from parquill.tasks.job.api_key import Key, read_key
 from parquill.tasks.llm.client import Client, aiohttp_transport
 from parquill.tasks.llm.reply_reader import ReplyReader
@@ -37,6 +38,7 @@ from parquill.tasks.prompts import run
 from parquill.tasks.results.escaping import BREAK, escape, strip_control
 from parquill.tasks.storage.replay import replay_shard
 from tests.deployed.live_stack import LiveStack
+from tests.fakes.identity import Identity, identity_service
 from tests.tools.direct import job_of, run_steps
 from tests.tools.jobs import Jobs
 from tests.tools.prefect_api import ask_prefect
@@ -198,9 +200,22 @@ def _not_private(folder: Path) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("where_from", ["variable", "block", "endpoints"])
+@pytest.fixture
+def identity() -> Iterator[Identity]:
+    """Return the identity service of an app on Azure."""
+    with identity_service() as running:
+        yield running
+    azure_token._credential.cache_clear()
+
+
+@pytest.mark.parametrize("where_from", ["variable", "block", "endpoints", "azure"])
 def test_every_logger_on_debug_tells_no_key_and_no_cell(
-    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where_from: str
+    jobs: Jobs,
+    identity: Identity,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where_from: str,
 ) -> None:
     """With the root logger on DEBUG, no logger of any library writes the key or a cell, wherever the key came from."""
     from prefect.blocks.system import Secret
@@ -211,6 +226,12 @@ def test_every_logger_on_debug_tells_no_key_and_no_cell(
         Secret(value=SecretStr(key)).save("canary-block", overwrite=True)
         endpoint = {"base_url": jobs.service.url, "api_key_block": "canary-block"}
     other = _canary("other")
+    if where_from == "azure":
+        endpoint = {"base_url": jobs.service.url, "auth": "azure"}
+        azure_token._credential.cache_clear()
+        for name, value in identity.environment.items():
+            monkeypatch.setenv(name, value)
+        identity.tokens = [key]
     monkeypatch.setenv("E2E_KEY", key)
     monkeypatch.setenv("E2E_OTHER", other)
     faults = [{"kind": kind, "match": f"<{kind}>"} for kind in KINDS]
@@ -221,7 +242,7 @@ def test_every_logger_on_debug_tells_no_key_and_no_cell(
         del settings["endpoint"]
         settings["endpoints"] = [endpoint, {**endpoint, "api_key_env": "E2E_OTHER"}]  # the service refuses this key
     monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
-    names = ["prefect", "httpx", "httpcore", "aiohttp", "asyncio", "sqlalchemy", "urllib3", "parquill"]
+    names = ["prefect", "httpx", "httpcore", "aiohttp", "asyncio", "sqlalchemy", "urllib3", "azure", "msal", "parquill"]
     for name in names:
         caplog.set_level(logging.DEBUG, name)
     with caplog.at_level(logging.DEBUG):
