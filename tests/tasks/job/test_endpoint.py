@@ -78,6 +78,19 @@ def test_headers_of_variables_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert header_names(job.endpoint) == {"X-Gateway": "GATEWAY", "Authorization": "A_KEY"}
 
 
+def test_organization_and_project_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job names the organization and the project that OpenAI bills by their variables, beside the key."""
+    names = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+    values = dict(zip(names, ("org-0123456789", "proj_0123456789"), strict=True))
+    monkeypatch.setenv("A_KEY", SECRET)
+    for name, variable in names.items():
+        monkeypatch.setenv(variable, values[name])
+    job = _job(base_url="https://api.openai.com/v1", headers_env=names)
+    (request,) = _sent(job, read_key(job.endpoint))
+    assert {name: request.headers[name] for name in names} == values
+    assert request.headers["authorization"] == f"Bearer {SECRET}"
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_gets_no_header(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     """Headers go only to the address that the job names, never to the target of a redirect."""
