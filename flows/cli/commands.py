@@ -215,8 +215,9 @@ def run(
 @cli.command()
 @click.argument("job", required=False, type=click.Path(path_type=Path))
 @override_options
+@click.option("--send", is_flag=True, help="Also complete and pay for one row at each endpoint, which `run` reuses.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def doctor(job: Path | None, overrides: Sequence[str], as_json: bool) -> None:
+def doctor(job: Path | None, overrides: Sequence[str], send: bool, as_json: bool) -> None:
     """Check what a run needs: key, endpoint, model, Prefect.
 
     It also checks price, tokenizer, input and ledger. Each check is ok, warns, or says what to do.
@@ -224,7 +225,14 @@ def doctor(job: Path | None, overrides: Sequence[str], as_json: bool) -> None:
     from parquill.flows.cli.doctor import examine
     from parquill.flows.cli.lists import show_checks
 
-    checks = examine(load_job(job, overrides) if job else None)
+    if send and job is None:
+        raise click.BadParameter("it needs a JOB, of which it completes a row", param_hint="--send")
+    found = load_job(job, overrides) if job else None
+    checks = examine(found)
+    if send and found is not None and all(check.ok for check in checks):
+        from parquill.flows.cli.doctor_send import send_rows
+
+        checks += send_rows(*_resolve(found, None))
     if as_json:
         print_json({"ok": all(check.ok for check in checks), "checks": [check.as_dict() for check in checks]})
     else:

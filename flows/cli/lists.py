@@ -13,7 +13,7 @@ from parquill.tasks.money.amounts import format_column, usd_to_nano
 from parquill.tasks.records import WORST_CASE
 
 if TYPE_CHECKING:
-    from parquill.flows.cli.doctor import Check
+    from parquill.flows.cli.checks import Check
 
 MAX_NAME = 40  # characters of a model's name in a table
 

@@ -17,8 +17,8 @@ from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.key import Key
 
 # azure-identity itself asks for a new token from then on; earlier calls return the one that it has.
 RENEW_BEFORE_S: Final = 300.0

@@ -60,6 +60,11 @@ class Endpoint(Settings):
         description="With auth: azure, what the token is for; default: https://ai.azure.com/.default at /openai/v1, "
         "https://cognitiveservices.azure.com/.default at older addresses, .us or .cn in those clouds",
     )
+    admin_key_env: str | None = Field(
+        None,
+        description="NAME of the environment variable that holds an admin key of the account, for `doctor` alone; "
+        "default: OPENAI_ADMIN_KEY at api.openai.com, if it is set",
+    )
     headers_env: dict[str, str] = Field(
         default_factory=dict,
         description="More headers, each with the NAME of the environment variable that holds its value",
@@ -78,12 +83,17 @@ class Endpoint(Settings):
         # OPENAI_API_KEY is for OpenAI only, which answers no request without a key; another host gets it only if the
         # job says so. The form in Prefect's UI sends null for an empty field.
         # promise: P6 a key field left empty in Prefect's form means the default key
-        is_open = isinstance(data, dict) and data.get("api_key_env") is None and data.get("api_key_block") is None
-        if is_open and data.get("auth") != "azure":
-            host = urlsplit(str(data.get("base_url", OPENAI_BASE_URL))).hostname
-            if host == urlsplit(OPENAI_BASE_URL).hostname:
-                return {**data, "api_key_env": "OPENAI_API_KEY"}
-        return data
+        if not isinstance(data, dict):
+            return data
+        host = urlsplit(str(data.get("base_url", OPENAI_BASE_URL))).hostname
+        if host != urlsplit(OPENAI_BASE_URL).hostname:
+            return data
+        found = dict(data)
+        if found.get("api_key_env") is None and found.get("api_key_block") is None and found.get("auth") != "azure":
+            found["api_key_env"] = "OPENAI_API_KEY"
+        if found.get("admin_key_env") is None:
+            found["admin_key_env"] = "OPENAI_ADMIN_KEY"
+        return found
 
     @field_validator("headers_env")
     @classmethod
@@ -122,7 +132,7 @@ class Endpoint(Settings):
                 raise ValueError(f"{name!r} is a secret and must not be in an address: use `auth` or `headers_env`")
         return value
 
-    @field_validator("api_key_env")
+    @field_validator("api_key_env", "admin_key_env")
     @classmethod
     def _variable(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(_VARIABLE, value):

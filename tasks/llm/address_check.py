@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from parquill.tasks.errors import ParquillError
-from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.key import Key
 from parquill.tasks.llm.model_list import ModelList, read_model_list
 from parquill.tasks.llm.replies import parse_json
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from parquill.tasks.limits.limiter import Stopped
@@ -139,6 +139,11 @@ class AutoLane:
     async def cancel(self) -> None:
         """See Lane."""
         await self._batches.cancel()
+
+    @property
+    def announced(self) -> Mapping[str, tuple[int | None, int | None]]:
+        """See Lane."""
+        return self._live.announced
 
     @property
     def waiting_for(self) -> str | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Final
 
@@ -182,6 +182,11 @@ class BatchLane:
     def is_refused(self) -> bool:
         """Whether the service makes no more batches, although the run does not stop."""
         return self._refusal is not None and not self.stopping
+
+    @property
+    def announced(self) -> Mapping[str, tuple[int | None, int | None]]:
+        """See Lane: these headers say nothing of batches."""
+        return {}
 
     @property
     def due_at(self) -> None:

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, Final
 
 import httpx
 
-from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.key import Key
 from parquill.tasks.job.providers import is_azure
 from parquill.tasks.llm.client import was_not_sent
 from parquill.tasks.llm.connections import ReplyTooLarge

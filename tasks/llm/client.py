@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import httpx
 
-from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.key import Key
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.llm.connections import MAX_RAW_BYTES, Connections, ReplyTooLarge
 from parquill.tasks.llm.outcomes import Retry

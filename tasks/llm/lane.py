@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from parquill.tasks.llm.outcomes import Rule
@@ -49,6 +49,10 @@ class Lane(Protocol):
     @property
     def due_at(self) -> float | None:
         """When to look again at the latest while the lane waits, in seconds since 1970; None for no such time."""
+
+    @property
+    def announced(self) -> Mapping[str, tuple[int | None, int | None]]:
+        """The requests and the tokens a minute that the service's headers name, by the label of the endpoint."""
 
     @property
     def waiting_for(self) -> str | None:

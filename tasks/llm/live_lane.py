@@ -21,7 +21,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from parquill.tasks.errors import DiskFailed
@@ -337,6 +337,11 @@ class LiveLane:
     async def wait(self, reports: Sequence[ShardReport], stay_s: float | None = None) -> set[int] | None:  # noqa: ARG002 - nothing waits at the service
         """Return no shard: each is complete after one call."""
         return set()
+
+    @property
+    def announced(self) -> Mapping[str, tuple[int | None, int | None]]:
+        """See Lane."""
+        return {channel.label: channel.limits.announced for channel in self._route.channels}
 
     @property
     def due_at(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.key import Key
 from parquill.tasks.job.lanes import TIERS, LaneName
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.job.settings import MAX_PATIENCE_S

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.key import Key
 from parquill.tasks.job.lanes import TIERS
 from parquill.tasks.job.providers import is_openai
 from parquill.tasks.job.resolved import ResolvedJob

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.key import Key
 
 MAX_CHARACTERS = 240
 MAX_READ_CHARACTERS = 2_000

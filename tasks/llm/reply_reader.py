@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.key import Key
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.llm.bodies import is_stream, unwrap
 from parquill.tasks.llm.failures import Failure, retry_after_of

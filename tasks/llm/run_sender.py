@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from parquill.tasks.errors import Interrupted
-from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.key import Key
 from parquill.tasks.job.lanes import LaneName
 from parquill.tasks.limits.lease_client import LogFn
 from parquill.tasks.limits.shared import SharedLimits

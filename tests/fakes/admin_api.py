@@ -58,6 +58,38 @@ def rate_limits(service: Service, _request: Request, project: str, query: bytes)
     return Reply(200, orjson.dumps(page_of(documents, asked, 100, 100)))
 
 
+def projects(service: Service, _request: Request, _identity: str, query: bytes) -> Reply:
+    """GET /organization/projects."""
+    asked = read_query(query, {"after", "limit", "include_archived"})
+    project = {"object": "organization.project", "id": service.options.admin.project_id, "status": "active"}
+    return Reply(200, orjson.dumps(page_of([project], asked, 20, 100)))
+
+
+def spend_limit(service: Service, _request: Request, project: str, query: bytes) -> Reply:
+    """GET /organization/spend_limit and GET /organization/projects/ID/spend_limit; 404 without a limit."""
+    read_query(query, set())
+    options = service.options.admin
+    if project not in {"", options.project_id}:
+        raise BadRequestError(f"No such project: {project}", status=404)
+    cents = options.project_spend_limit_cents if project else options.spend_limit_cents
+    if cents is None:
+        raise BadRequestError("No spend limit is set", status=404)
+    return Reply(
+        200,
+        orjson.dumps(
+            {
+                "object": "project.spend_limit" if project else "organization.spend_limit",
+                "threshold_amount": cents,
+                "currency": "USD",
+                "interval": "month",
+                "enforcement": {
+                    "status": "enforcing" if service.books.bills.spent_cents(options) >= cents else "inactive"
+                },
+            }
+        ),
+    )
+
+
 def usage(service: Service, _request: Request, _identity: str, query: bytes) -> Reply:
     """GET /organization/usage/completions."""
     asked = read_query(query, _QUERY | set(_FILTERS) | {"batch"})

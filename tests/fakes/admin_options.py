@@ -73,6 +73,10 @@ class AdminOptions:
     prices: dict[str, dict[str, float]] = field(
         default_factory=lambda: dict(DEFAULT_PRICES), metadata={"read": _prices, "about": "see the module"}
     )
+    spend_limit_cents: int | None = option(
+        None, or_none(whole), "hard limit of the organization in a month; null: none"
+    )
+    project_spend_limit_cents: int | None = option(None, or_none(whole), "that of the project; null: none")
     foreign: tuple[dict[str, Any], ...] = option((), _foreign, "usage by others, see the module")
     late_s: float = option(0.0, number, "usage and costs show only what is older than this")
     cost_decimals: int | None = option(None, or_none(whole), "decimals to which each amount is rounded; null: all")

@@ -3,7 +3,7 @@
 A rule is a JSON object; the first rule that fits a call applies.
 
     on           upload, files, file, content, delete, create, batches, batch, cancel, models, usage, costs,
-                 rate_limits; required
+                 rate_limits, projects, spend_limit; required
     kind         see KINDS; `status:NNN` is refused with this status and not carried out, `done:NNN` is carried out and
                  answered with this status; required
     match        a text that the path must hold, such as the id of a file; null: any path
@@ -27,7 +27,7 @@ KINDS = {
 }
 OPERATIONS = (
     "upload", "files", "file", "content", "delete", "create", "batches", "batch", "cancel", "models", "usage", "costs",
-    "rate_limits",
+    "rate_limits", "projects", "spend_limit",
 )  # fmt: skip
 
 

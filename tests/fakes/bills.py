@@ -111,6 +111,12 @@ class Bills:
     def _own(self) -> Iterator[tuple[Line, Tokens]]:
         return ((Line(*key), Tokens(*sums)) for key, sums in self._sums.items())
 
+    def spent_cents(self, options: AdminOptions) -> Decimal:
+        """Return what everything cost, in cents."""
+        return 100 * sum(
+            (usd for line, tokens in self.sums(options) for usd in costs(line, tokens, options).values()), Decimal(0)
+        )
+
     def figures(self, options: AdminOptions) -> dict[str, Any]:
         """Return the sums of each lane and the bill of each row of a batch, as JSON; money is in USD, as text."""
         lanes: dict[str, Any] = {}

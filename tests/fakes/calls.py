@@ -38,9 +38,12 @@ _ROUTES: dict[str, tuple[str, Handler]] = {
     "POST batches/*/cancel": ("cancel", batch_api.cancel_batch),
     "GET organization/usage/completions": ("usage", admin_api.usage),
     "GET organization/costs": ("costs", admin_api.cost_page),
+    "GET organization/projects": ("projects", admin_api.projects),
     "GET organization/projects/*/rate_limits": ("rate_limits", admin_api.rate_limits),
+    "GET organization/projects/*/spend_limit": ("spend_limit", admin_api.spend_limit),
+    "GET organization/spend_limit": ("spend_limit", admin_api.spend_limit),
 }
-_ADMIN = {"usage", "costs", "rate_limits"}
+_ADMIN = {"usage", "costs", "rate_limits", "projects", "spend_limit"}
 
 
 class Calls:

@@ -116,6 +116,22 @@ def test_rate_limits_name_the_batch_limit() -> None:
     assert [each["id"] for each in batching.client.get("/models").json()["data"]] == ["gpt-6-luna", "other"]
 
 
+def test_spend_limits_enforce() -> None:
+    """A hard limit says whether it is reached; one that is not set is not found."""
+    batching = Batching(admin={"spend_limit_cents": 1_000_000, "project_spend_limit_cents": 1})
+    whole = batching.client.get("/organization/spend_limit", headers=ADMIN).json()
+    assert (whole["threshold_amount"], whole["enforcement"]) == (1_000_000, {"status": "inactive"})
+    of_project = "/organization/projects/proj_fake/spend_limit"
+    assert batching.client.get(of_project, headers=ADMIN).json()["enforcement"] == {"status": "inactive"}
+    batching.service.configure(prompt_tokens="fixed:1000000")
+    batching.client.post("/chat/completions", json=chat("x") | {"model": "gpt-4o"})
+    assert batching.client.get(of_project, headers=ADMIN).json()["enforcement"] == {"status": "enforcing"}
+    batching.service.configure(admin={"project_spend_limit_cents": None})
+    assert batching.client.get(of_project, headers=ADMIN).status_code == 404
+    (project,) = batching.client.get("/organization/projects", headers=ADMIN).json()["data"]
+    assert (project["id"], project["status"]) == ("proj_fake", "active")
+
+
 @pytest.mark.parametrize(
     ("headers", "query", "status"),
     [

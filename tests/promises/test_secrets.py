@@ -29,7 +29,8 @@ from pydantic import SecretStr
 
 from parquill.tasks.errors import BadJob, DamagedJournal
 from parquill.tasks.job import azure_token
-from parquill.tasks.job.api_key import Key, read_key
+from parquill.tasks.job.api_key import read_key
+from parquill.tasks.job.key import Key
 from parquill.tasks.llm.client import Client, aiohttp_transport
 from parquill.tasks.llm.reply_reader import ReplyReader
 from parquill.tasks.llm.settlement import Settlement

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from parquill.flows.cli import doctor
-from parquill.flows.cli.doctor import Hint
+from parquill.flows.cli import doctor_job as doctor
+from parquill.flows.cli.checks import Hint, check
 from parquill.flows.cli.starter import STARTER, warn_of_starter
 from parquill.tasks.errors import ParquillError
-from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.key import Key
 from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.address_check import Service
 from parquill.tasks.llm.model_list import ModelList, read_model_list
@@ -90,8 +90,8 @@ def test_each_endpoint_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             "endpoints": endpoints,
         }
     )
-    checks = {check.name: check for check in doctor._examine_job(job, DAY)}
-    assert [name for name, check in checks.items() if not check.ok] == ["input", "key at gateway.example"]
+    checks = {found.name: found for found in doctor.examine_job(job, DAY)}
+    assert [name for name, found in checks.items() if not found.ok] == ["input", "key at gateway.example"]
     assert "SECOND is not set" in checks["key at gateway.example"].message
     assert asked == ["https://api.openai.com/v1"]
     assert {"endpoint at api.openai.com", "model at api.openai.com", "shutdown at gateway.example"} <= set(checks)
@@ -110,14 +110,14 @@ def test_a_check_warns() -> None:
     def fails() -> str:
         raise ParquillError("no")
 
-    assert doctor._check("a", lambda: "fine").as_dict() == {"name": "a", "ok": True, "message": "fine", "warns": False}
-    assert doctor._check("a", lambda: Hint("look")).as_dict() == {
+    assert check("a", lambda: "fine").as_dict() == {"name": "a", "ok": True, "message": "fine", "warns": False}
+    assert check("a", lambda: Hint("look")).as_dict() == {
         "name": "a",
         "ok": True,
         "message": "look",
         "warns": True,
     }
-    assert doctor._check("a", fails).as_dict() == {"name": "a", "ok": False, "message": "no", "warns": False}
+    assert check("a", fails).as_dict() == {"name": "a", "ok": False, "message": "no", "warns": False}
 
 
 def test_the_starter_is_alive() -> None:

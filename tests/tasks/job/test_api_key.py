@@ -15,8 +15,9 @@ import orjson
 import pytest
 
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.api_key import Key, read_key
+from parquill.tasks.job.api_key import read_key
 from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.key import Key
 from parquill.tasks.llm.client import Client
 from tests.tools.small_jobs import resolved_job
 

@@ -16,8 +16,9 @@ import pytest
 from parquill.flows.cli.lists import show_preview
 from parquill.flows.cli.preview import preview_rows
 from parquill.tasks.errors import BadJob
-from parquill.tasks.job.api_key import Key, header_names, read_key
+from parquill.tasks.job.api_key import header_names, read_key
 from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.key import Key
 from parquill.tasks.job.load import load_job
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.llm.client import Client

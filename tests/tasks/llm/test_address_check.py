@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from parquill.tasks.errors import ParquillError
-from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.key import Key
 from parquill.tasks.llm.address_check import Service, ask_for_models, trusted
 
 MODELS = {"data": [{"id": "m"}]}

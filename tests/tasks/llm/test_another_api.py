@@ -12,7 +12,7 @@ import httpx
 import orjson
 import pytest
 
-from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.key import Key
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.llm.client import Client
 from parquill.tasks.llm.failures import Failure

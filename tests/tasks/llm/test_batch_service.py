@@ -12,8 +12,8 @@ import httpx
 import orjson
 import pytest
 
-from parquill.tasks.job.api_key import Key
 from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.key import Key
 from parquill.tasks.llm.batch_service import (
     BatchRefused,
     BatchService,

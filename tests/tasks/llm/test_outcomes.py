@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.key import Key
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.job.settings import Status
 from parquill.tasks.llm.client import Client

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from parquill.tasks.job.api_key import Key
+from parquill.tasks.job.key import Key
 from parquill.tasks.llm.outcomes import error_of_body
 from parquill.tasks.llm.reasons import MAX_CHARACTERS, reason_of
 
