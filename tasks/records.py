@@ -170,6 +170,7 @@ class Outcome:
     usage_flag: str | None = None  # why the figures do not add up, see llm.usage; the larger figure was booked
     service_tier: str | None = None  # as the reply names it; it decides the price
     lane: str | None = None  # how the answer was bought
+    cache_saved_nano: int = 0  # what the service's cache took off the cost of the answer; negative if it added to it
     endpoint: str | None = None  # where: the label of the endpoint (`job.weighted_endpoint`)
     prior: Charge = NO_CHARGE
     resolves: int = 0  # the request whose intent this record settles; 0 if another record did
@@ -288,6 +289,7 @@ class Totals:
     submitted_nano: int = 0  # what is reserved for them
     worst_nano: int = 0  # reservations of the rows that have an outcome, as estimated
     over_reserved_nano: int = 0  # what replies cost beyond their reservations
+    cache_saved_nano: int = 0  # what the service's cache took off the cost of the answers; negative if it added to it
     prompt_tokens: int = 0  # as the answers report them, like the other four counts of tokens
     cached_tokens: int = 0
     cache_write_tokens: int = 0

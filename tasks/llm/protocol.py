@@ -5,6 +5,7 @@ Another service is another class with the members of `Api`, and its name in APIS
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -58,7 +59,7 @@ class ChatApi(ChatReplies):
             **self.format(job.answer_format),
             **self._tier(job),
         }
-        self._parameters = job.parameters
+        self._parameters = {**self._cache_key(job), **job.parameters}
         self._most = job.max_output_tokens
         self.limit = job.endpoint.limit_name or self.limit_name(job.model)
         self._heads = {self.limit: self._open(None, self.limit)}
@@ -85,6 +86,18 @@ class ChatApi(ChatReplies):
         if asked.schema is None:
             return {"response_format": {"type": "json_object"}}
         return {"response_format": {"type": "json_schema", "json_schema": asked.members()}}
+
+    def _cache_key(self, job: ResolvedJob) -> dict[str, Any]:
+        """Name the cache that the rows of a template share at OpenAI, unless the job's parameters name one.
+
+        OpenAI routes requests by their beginning and this key. Other services may refuse a parameter they do not know.
+        """
+        if not is_openai(job.endpoint.base_url):
+            return {}
+        template = job.messages_column if job.prompt is None else job.prompt.model_dump()
+        # promise: cache: requests of one template name one cache at OpenAI
+        digest = hashlib.sha256(orjson.dumps([job.model, template], option=orjson.OPT_SORT_KEYS)).hexdigest()
+        return {"prompt_cache_key": f"parquill-{digest[:24]}"}
 
     def _tier(self, job: ResolvedJob) -> dict[str, Any]:
         """Name the lane's tier. At OpenAI a project's default may be `priority`, at twice the standard price."""
@@ -117,6 +130,9 @@ class CompletionsApi(CompletionsReplies, ChatApi):
 
     path = "/completions"
     field = "prompt"
+
+    def _cache_key(self, job: ResolvedJob) -> dict[str, Any]:  # noqa: ARG002 - this API has no such parameter
+        return {}
 
     def _tier(self, job: ResolvedJob) -> dict[str, Any]:  # noqa: ARG002 - this API has no tiers
         return {}

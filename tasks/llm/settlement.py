@@ -16,7 +16,7 @@ from parquill.tasks.llm.unit import Step
 from parquill.tasks.money.amounts import femto_to_nano
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.model_price import ModelPrice
-from parquill.tasks.records import REUSABLE, EndpointUse, Outcome
+from parquill.tasks.records import REUSABLE, EndpointUse, Outcome, Usage
 
 _ANSWERED = frozenset({"ok", "truncated"})  # statuses that a cut prompt overrides
 
@@ -118,11 +118,19 @@ class Settlement:
             lane=lane_of(tier),
             endpoint=self._endpoint,
             cost_nano=cost,
+            cache_saved_nano=self._saved_by_cache(usage, tier, cost),
             latency_s=latency_s,
             resolves=step.state.requests,
         )
         use.rows += outcome.status in REUSABLE
         await self._record(step, outcome)
+
+    def _saved_by_cache(self, usage: Usage | None, tier: str | None, cost_nano: int) -> int:
+        """Return how much more a reply would cost if its service had no cache."""
+        if usage is None or not (usage.cached or usage.cache_write):
+            return 0
+        # promise: cache: what a cache saved or cost is known for each answer
+        return femto_to_nano(self._price.femto(usage._replace(cached=0, cache_write=0), tier)) - cost_nano
 
     async def fail(self, step: Step, rule: Rule, sentence: str) -> None:
         """Record the step as failed by `rule`, with `sentence` as its message."""

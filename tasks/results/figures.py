@@ -146,6 +146,7 @@ def notable_figures(summary: Summary) -> dict[str, str]:
         "saved by reuse": summary["saved_usd"],
     }
     figures = {name: format_usd_text(usd) for name, usd in known.items() if usd is not None and Decimal(usd)}
+    figures |= _cache_figure(summary)
     if (late := _lateness(summary)) is not None:
         # promise: lanes: a run that missed finish_by says so
         figures["finish_by"] = late
@@ -162,6 +163,17 @@ def notable_figures(summary: Summary) -> dict[str, str]:
     if other := summary.get("price_as"):
         figures[f"the same usage on {other['model']}"] = format_usd_text(other["cost_usd"])
     return figures
+
+
+def _cache_figure(summary: Summary) -> dict[str, str]:
+    cache = summary.get("cache")  # summaries of earlier versions have none
+    if cache is None or not (cache["read_tokens"] or cache["written_tokens"]):
+        return {}
+    saved = Decimal(cache["saved_usd"])
+    name = "saved by the service's cache" if saved >= 0 else "added by the service's cache"
+    tokens = f"{cache['read_tokens']:,} prompt tokens read, {cache['written_tokens']:,} written"
+    # promise: cache: people see what the service's cache saved or cost
+    return {name: f"{format_usd_text(str(abs(saved)))} ({tokens})"}
 
 
 def token_figures(summary: Summary) -> dict[str, str]:

@@ -46,6 +46,8 @@ SUMMARY_KEYS = {
     "lanes": "answers that this run paid for and their cost, by lane",
     "endpoints": "what this run bought at each endpoint: requests sent, rows with an answer, cost, tokens, and what is "
     "in doubt; the costs add up to `paid_usd`",
+    "cache": "prompt tokens that the answers read from the service's cache and wrote to it, and what that saved; less "
+    "than zero if it cost more, since some models charge for writing",
     "finish_by": "when the run was to be done by its setting `finish_by`; null without one",
     "duration_s": "seconds from start to end",
     "prices": "the source of the prices, with its version and day",
@@ -118,6 +120,11 @@ def make_summary(
             lane: {"rows": g.rows, "cost_usd": usd_text(nano_to_usd(g.cost_nano))} for lane, g in sums.lanes.items()
         },
         "endpoints": endpoints_json(run.job.labels_of_endpoints, totals),
+        "cache": {
+            "read_tokens": totals.cached_tokens,
+            "written_tokens": totals.cache_write_tokens,
+            "saved_usd": usd_text(nano_to_usd(totals.cache_saved_nano)),
+        },
         "finish_by": None if run.finish_at is None else run.finish_at.isoformat(timespec="seconds"),
         "duration_s": None if finished_at is None else _duration_s(run, finished_at),
         "prices": {"source": run.price.source, "version": run.price.version},

@@ -68,6 +68,14 @@ class EndpointFigures(TypedDict):
     completion_tokens: int
 
 
+class CacheFigures(TypedDict):
+    """What the service's cache did; dollars as decimal text, negative if it cost more than it saved."""
+
+    read_tokens: int
+    written_tokens: int
+    saved_usd: str
+
+
 class PriceList(TypedDict):
     """The source of the prices, with its version and day."""
 
@@ -132,6 +140,7 @@ class Summary(TypedDict):
     requests: RequestCounts
     lanes: dict[str, LaneFigures]
     endpoints: dict[str, EndpointFigures]
+    cache: CacheFigures
     finish_by: str | None
     duration_s: float | None
     prices: PriceList

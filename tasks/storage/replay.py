@@ -202,6 +202,7 @@ class ShardState:
             total.submitted_nano += sum(request.reserved_nano for request in row.submitted.values())
         for number, outcome in self.outcomes.items():
             total.settled_nano += outcome.cost_nano
+            total.cache_saved_nano += outcome.cache_saved_nano
             total.statuses[outcome.status] = total.statuses.get(outcome.status, 0) + 1
             row = self.rows.get(number, RowState())
             total.worst_nano += row.reserved_nano

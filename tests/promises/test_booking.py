@@ -101,6 +101,28 @@ def test_the_true_figure_is_booked(
     assert summary["over_reserved_rows"] == dict.fromkeys(causes, 1)
 
 
+@pytest.mark.parametrize(
+    ("usage", "cache"),
+    [
+        # 9,000 tokens at a tenth of the price
+        (DEEPSEEK, {"read_tokens": 9_000, "written_tokens": 0, "saved_usd": "0.008100000"}),
+        # 1,500 tokens at twice the price
+        (WRITES, {"read_tokens": 0, "written_tokens": 1_500, "saved_usd": "-0.001500000"}),
+        (BOTH, {"read_tokens": 0, "written_tokens": 0, "saved_usd": "0.000000000"}),
+    ],
+    ids=["read", "written", "neither"],
+)
+def test_what_a_cache_saved_or_cost(tmp_path: Path, usage: Any, cache: Mapping[str, Any]) -> None:
+    """The summary says what the service's cache took off the cost, or added to it, also after a restart."""
+    settings = _job(tmp_path, ["Translate: good day"])
+    assert run_steps(settings, transport=Service(lambda _: usage).open) is not None
+    assert _summary(settings)["cache"] == cache
+    run = load_run(
+        Folders.of(settings["output"], f"{settings['output']}/.parquill").state, _summary(settings)["run_id"]
+    )
+    assert [run.state(shard.number).totals() for shard in run.shards] == [run.totals()]
+
+
 def test_what_is_billed_beyond_the_reservations_is_shown(tmp_path: Path) -> None:
     """M3: The summary, the report and the artifact show an excess over the reservations, with a sentence on what to do.
     Without an excess they show none.

@@ -77,6 +77,7 @@ SUMMARY_NAMES = {
     *SUMMARY_KEYS,
     *("run_id", "state", "exit_code", "job", "model", "labels", "cost_usd", "in_doubt_usd", "saved_usd"),
     *("submitted_usd", "over_reserved_usd", "duration_s", "started_at", "finished_at", "lanes", "endpoints"),
+    "cache",
 }
 
 

@@ -71,13 +71,33 @@ def test_completions_request() -> None:
 
 def test_responses_request() -> None:
     """A Responses request has its own names and asks the service to store nothing."""
-    assert _body("responses") == {
+    found = _body("responses")
+    assert found.pop("prompt_cache_key").startswith("parquill-")
+    assert found == {
         "model": "gpt-4o-mini",
         "max_output_tokens": 7,
         "input": json.loads(MESSAGES),
         "store": False,
         "service_tier": "default",
     }
+
+
+def test_the_rows_of_a_template_share_a_cache_at_openai() -> None:
+    """At OpenAI all requests of one template and model name one cache; a job may name another, elsewhere none is named."""
+    keys = [
+        _body("chat")["prompt_cache_key"],
+        _body("responses")["prompt_cache_key"],
+        _body("chat", prompt={"user": "{{ other }}"})["prompt_cache_key"],
+        _body("chat", model="gpt-4o")["prompt_cache_key"],
+    ]
+    assert len(keys[0]) == len("parquill-") + 24
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+    own = APIS["chat"](_job("chat", parameters={"prompt_cache_key": "mine"}))
+    assert orjson.loads(own.body(MESSAGES, None))["prompt_cache_key"] == "mine"
+    assert "prompt_cache_key" not in _body("completions", '"one text"')
+    for base_url in ("http://localhost:1/v1", "https://shop.openai.azure.com/openai/v1"):
+        assert "prompt_cache_key" not in _body("chat", endpoint={"base_url": base_url})
 
 
 @pytest.mark.parametrize(

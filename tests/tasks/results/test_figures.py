@@ -115,6 +115,17 @@ def test_what_was_bought_at_each_endpoint() -> None:
     assert not notable_figures({**SUMMARY, "endpoints": {"a.example": first}})
 
 
+def test_what_the_cache_saved() -> None:
+    """A run whose prompts were in the service's cache shows what that saved, or what writing to it added."""
+    cache = {"read_tokens": 45_000, "written_tokens": 1_200, "saved_usd": "0.120000000"}
+    tokens = "(45,000 prompt tokens read, 1,200 written)"
+    assert notable_figures({**SUMMARY, "cache": cache})["saved by the service's cache"] == f"$0.12 {tokens}"
+    worse = {**cache, "saved_usd": "-0.010000000"}
+    assert notable_figures({**SUMMARY, "cache": worse})["added by the service's cache"] == f"$0.01 {tokens}"
+    nothing = {"read_tokens": 0, "written_tokens": 0, "saved_usd": "0.000000000"}
+    assert not notable_figures({**SUMMARY, "cache": nothing})
+
+
 def test_each_lane_has_its_cost() -> None:
     """A run that bought in another lane than the live one shows what it bought in each."""
     lanes = {"live": {"rows": 20, "cost_usd": "0.20"}, "flex": {"rows": 1_080, "cost_usd": "5.92"}}
