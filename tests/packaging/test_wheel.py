@@ -88,7 +88,7 @@ def test_the_metadata_is_that_of_the_project(dist: Path) -> None:
     assert found["Description-Content-Type"] == "text/markdown"
     assert str(found.get_payload()).lstrip().startswith("# Parquill")
     assert found.get_all("Project-URL") is None
-    assert sorted(found.get_all("Provides-Extra") or []) == ["hf", "local", "postgres"]
+    assert sorted(found.get_all("Provides-Extra") or []) == ["azure", "hf", "local", "postgres"]
     unbound = [each for each in found.get_all("Requires-Dist") or [] if ">=" not in each and "==" not in each]
     assert unbound == []
 
