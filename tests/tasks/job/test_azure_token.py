@@ -172,7 +172,7 @@ def test_a_malformed_token_is_refused(text: str) -> None:
 
 
 def test_an_error_shows_its_code_only() -> None:
-    """S2: An error of the identity service is told by its code and by what to do, not by its text."""
+    """S2: The error for a failed login has the code of the identity service and what to do, and not its text."""
     credential = Credential()
     credential.error = ValueError(f"AADSTS7000215: Invalid client secret {CANARY}. Trace AADSTS7000215")
     with pytest.raises(BadJob) as caught:

@@ -1,4 +1,4 @@
-"""What an admin key reads of an account, and how its failures are told."""
+"""What an admin key reads of an account, and what its failures say."""
 
 from __future__ import annotations
 
