@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from parquill.tasks.job.lanes import lane_of
 from parquill.tasks.llm.answer_format import AnswerFormat
@@ -46,8 +47,6 @@ class Settlement:
         self._are_submitted = are_submitted
         self.label = endpoint or ""
         self._endpoint, self._is_one_of_several = endpoint, is_one_of_several
-        self._at = {"at": endpoint} if is_one_of_several else {}
-        self._not_shown = EndpointUse()  # the use of the only endpoint is that of the run
 
     def at(self, tiers: TierCheck) -> Settlement:
         """Return a settlement of requests of the same run that are sent one by one at another tier."""
@@ -61,20 +60,25 @@ class Settlement:
             price, self.budget, self.progress, self._format, cuts, tiers, endpoint=label, is_one_of_several=True
         )
 
-    def _use(self, step: Step) -> EndpointUse:
-        """Return where the use of the endpoint is counted."""
-        if self._endpoint is None or not self._is_one_of_several:
-            return self._not_shown
-        return step.shard.state.use_of(self._endpoint)
+    def _use(self, step: Step) -> EndpointUse | None:
+        """Return where the use of one of several endpoints is counted; that of the only one is the run's own."""
+        return step.shard.state.use_of(self.label) if self._is_one_of_several else None
 
     async def record_intent(self, step: Step) -> None:
         """Write to the journal that the step is sent once more, with its worst case reserved."""
         step.state.requests += 1
+        intent: dict[str, Any] = {
+            "type": "intent",
+            "row": step.number,
+            "n": step.state.requests,
+            "reserved": step.reserve_nano,
+        }
+        if (use := self._use(step)) is not None:
+            use.sent += 1
+            intent["at"] = self.label
         # promise: C1 an intent is synced to the journal before its request is sent
-        intent = {"type": "intent", "row": step.number, "n": step.state.requests, "reserved": step.reserve_nano}
-        await step.shard.journal.append({**intent, **self._at})
+        await step.shard.journal.append(intent)
         step.state.reserved_nano = step.reserve_nano
-        self._use(step).sent += 1
 
     async def settle(self, step: Step, rule: Rule, reply: Reply, latency_s: float | None) -> None:
         """Book the cost that the reply to the step's latest request reports, even if it is more than was reserved.
@@ -91,8 +95,6 @@ class Settlement:
             cost = max(cost, step.reserve_nano)
         # promise: M3 a row is settled at the cost of its reply, not at its reservation
         self.budget.settle(step.reserve_nano, cost, submitted=self._are_submitted)
-        use = self._use(step)
-        use.bill(cost, usage)
         parsed, sentence = None, reply.sentence(rule)
         if usage is not None and self._cuts.is_cut(step.expected_tokens, usage.prompt) and rule.status in _ANSWERED:
             rule, sentence = TABLE["prompt_cut"], cut_sentence(step.expected_tokens, usage.prompt)
@@ -122,7 +124,9 @@ class Settlement:
             latency_s=latency_s,
             resolves=step.state.requests,
         )
-        use.rows += outcome.status in REUSABLE
+        if (use := self._use(step)) is not None:
+            use.bill(cost, usage)
+            use.rows += outcome.status in REUSABLE
         await self._record(step, outcome)
 
     def _saved_by_cache(self, usage: Usage | None, tier: str | None, cost_nano: int) -> int:
@@ -155,12 +159,14 @@ class Settlement:
             # promise: M1 a billed failure counts against the budget
             self.budget.settle(step.reserve_nano, billed, submitted=self._are_submitted)
             step.state.add_billed(billed, failure.usage, step.reserve_nano)
-            self._use(step).bill(billed, failure.usage)
+            if (use := self._use(step)) is not None:
+                use.bill(billed, failure.usage)
             record |= {"cost": billed, "usage": list(failure.usage)}
         elif money is Money.IN_DOUBT:
             step.state.in_doubt_requests += 1
             step.state.in_doubt_nano += step.reserve_nano
-            self._use(step).in_doubt_nano += step.reserve_nano
+            if (use := self._use(step)) is not None:
+                use.in_doubt_nano += step.reserve_nano
             # promise: M5 a failed request that may have been billed keeps its reservation booked
             self.budget.hold(step.reserve_nano, submitted=self._are_submitted)
         else:
