@@ -6,6 +6,7 @@ The rows are paid for, from the budget and in the ledger; `run` reuses them.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ def send_rows(job: ResolvedJob, options: RunOptions) -> list[Check]:
         jobs = job.each_endpoint
         for each, label in zip(jobs, job.labels_of_endpoints, strict=True):
             name = "limits" if len(jobs) == 1 else f"limits at {label}"
-            checks.append(check(name, lambda each=each, label=label: _limits(each, found.get(label, (None, None)))))  # type: ignore[misc]
+            checks.append(check(name, functools.partial(_limits, each, found.get(label, (None, None)))))
     return checks
 
 

@@ -100,12 +100,20 @@ class AzureKey(Key):
         return Token(text, ends_at, renew_at)
 
     def headers(self) -> dict[str, str]:
-        """Return the headers with the token as it is now; a token that ends soon is renewed meanwhile."""
+        """Return the headers with the token as it is now.
+
+        A token that ends soon is renewed meanwhile. One that has ended, since no request left for a while, is renewed
+        at once: the service would refuse it, and the run would stop.
+        """
         now = self._clock()
         # promise: azure: a token is renewed before it ends
         if now >= self._token.renew_at and now >= self._tried_at + RETRY_INTERVAL_S:
             self._tried_at = now
-            self._start(self.renew)
+            if now < self._token.ends_at:
+                self._start(self.renew)
+            else:
+                # promise: azure: no request leaves with a token that has ended
+                self.renew()
         return super().headers()
 
     def renew(self) -> None:

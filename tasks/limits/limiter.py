@@ -159,9 +159,14 @@ class RateLimiter:
             return Permit(self, tokens, now)
 
     def wait_s(self, tokens: int) -> float:
-        """Return the seconds until a request of so many tokens may leave, if no other one comes first."""
-        if self._turnstile.locked():  # another one is the next
-            return max(self.head_wait_s, MIN_WAIT_S)
+        """Return the seconds until a request of so many tokens may leave, if no other one comes first.
+
+        Waiting for a place does not count.
+        """
+        if (
+            self._turnstile.locked()
+        ):  # another one is the next; looking at the meters would change what they save for it
+            return self.head_wait_s
         now = self._clock()
         wait = max(meter.wait_s(now, tokens) for meter in self.meters)
         return max(wait, MIN_WAIT_S) if self._brake.is_full(now) else wait

@@ -88,7 +88,7 @@ class Breaker:
         self._service = service
         self._max, self._patience_s, self._clock = max_at_once, patience_s, clock
         self.warn, self.stop_run = warn, stop
-        self._under_way = self._waiting = 0
+        self.under_way = self._waiting = 0
         self._has_answered = False
         self._last_answered = -math.inf  # when the latest answered request left
         self._quiet_since: float | None = None  # when the last reply came, or the first request left
@@ -118,16 +118,16 @@ class Breaker:
     def take(self, now: float, tokens: int) -> None:  # noqa: ARG002 - a meter like the others
         """A request leaves."""
         self._quiet_since = now if self._quiet_since is None else self._quiet_since
-        self._under_way += 1
+        self.under_way += 1
 
     def leave(self) -> None:
         """A request has ended; its result was reported before."""
-        self._under_way -= 1
+        self.under_way -= 1
         self._judge_if_idle()
 
     def is_full(self, now: float) -> bool:
         """Whether no further request may leave until one that is under way has ended."""
-        return self._under_way >= self._most(now)
+        return self.under_way >= self._most(now)
 
     @property
     def growth_interval_s(self) -> float | None:
@@ -287,7 +287,7 @@ class Breaker:
 
     @property
     def _is_idle(self) -> bool:
-        return bool(self._pending) and not (self._under_way or self._waiting)
+        return bool(self._pending) and not (self.under_way or self._waiting)
 
     def _judge_if_idle(self) -> None:
         """Judge in the loop's next step: a row that was just read or has just ended may bring evidence until then."""

@@ -90,7 +90,8 @@ class LaneOpener:
     def _by_weight(self, name: LaneName, settlement: Settlement) -> ByWeight:
         """Return the route to several endpoints: each has its own key, limits, breaker and price."""
         job, channels = self.run.job, []
-        places = Places(self._at_once(job.limits.max_at_once))
+        at_once = self._at_once(job.limits.max_at_once)
+        places = Places(at_once)
         for index, (each, label) in enumerate(zip(job.each_endpoint, job.labels_of_endpoints, strict=True)):
             price = self.run.price.at_endpoint(index)
             tiers = TierCheck(price, job.max_output_tokens, is_planned=False)
@@ -99,7 +100,7 @@ class LaneOpener:
             # promise: S1 each of several endpoints gets its own key
             client = Client(each.in_lane(name), self.keys[index], self.wire)
             channels.append(Channel(each.in_lane(name), client, limits, breaker, own, clock=self.pace.clock))
-        return ByWeight(channels, [each.weight for each in job.endpoints or ()], self.pace.clock)
+        return ByWeight(channels, [each.weight for each in job.endpoints or ()], at_once, self.pace.clock)
 
     def _in_time(self, batches: BatchLane, settlement: Settlement) -> AutoLane:
         breaker, limits = self._limits("live")

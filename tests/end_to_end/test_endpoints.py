@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from decimal import Decimal
 
+from tests.deployed.live_stack import LiveStack
 from tests.fakes.running import fake_openai
 from tests.tools.expected import billed_usd, check_books, total
 from tests.tools.jobs import Jobs
@@ -28,9 +28,7 @@ def test_two_services_a_kill_and_an_outage(jobs: Jobs) -> None:
         settings = jobs.job([f"text {n}" for n in range(ROWS)], endpoints=endpoints, limits={"max_at_once": AT_ONCE})
         keys = {"FIRST_KEY": "first-key-0000000", "SECOND_KEY": "second-key-000000"}
         killed = jobs.spawn(settings, environment=keys)
-        until = time.monotonic() + 120
-        while first.stats()["billed"] + second.stats()["billed"] < ROWS // 4 and time.monotonic() < until:
-            time.sleep(0.01)
+        LiveStack.wait("answers", lambda: first.stats()["billed"] + second.stats()["billed"] >= ROWS // 4, 120)
         killed.process.kill()
         killed.wait()
         second.configure(faults=[{"kind": "status:500"}], require_key="second-key-000000")

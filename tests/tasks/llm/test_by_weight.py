@@ -11,6 +11,8 @@ from parquill.tasks.llm.by_weight import MAX_CATCH_UP, MAX_REST_S, ByWeight
 from parquill.tasks.llm.channel import Channel
 from parquill.tasks.llm.outcomes import TABLE
 
+AT_ONCE = 8
+
 
 class _Limits:
     """Limits with a wait that the test sets."""
@@ -23,9 +25,22 @@ class _Limits:
         return self.wait
 
 
+class _Breaker:
+    """A breaker whose state the test sets."""
+
+    def __init__(self) -> None:
+        self.is_open = self.is_taken = False
+        self.under_way, self.wait = 0, 0.0
+
+    def is_full(self, _now: float) -> bool:
+        return self.is_taken
+
+    def wait_s(self, _now: float, _tokens: int) -> float:
+        return self.wait
+
+
 def _channel(label: str) -> Any:
-    breaker = SimpleNamespace(is_open=False)
-    return SimpleNamespace(label=label, limits=_Limits(), breaker=breaker, release_waiting=lambda: None)
+    return SimpleNamespace(label=label, limits=_Limits(), breaker=_Breaker(), release_waiting=lambda: None)
 
 
 class _Two:
@@ -35,7 +50,7 @@ class _Two:
         self.a, self.b = _channel("a"), _channel("b")
         self.time = SimpleNamespace(now=1_000.0)
         channels = cast("list[Channel]", [self.a, self.b])
-        self.route = ByWeight(channels, weights or (1, 1), lambda: self.time.now)
+        self.route = ByWeight(channels, weights or (1, 1), AT_ONCE, lambda: self.time.now)
         self.warnings: list[str] = []
         self.route.warn = self.warnings.append
 
@@ -90,6 +105,50 @@ def test_requests_that_wait_leave_an_endpoint() -> None:
     assert way.is_rerouted()
     two.b.breaker.is_open = True
     assert not way.is_rerouted()  # there is no better place
+
+
+def test_each_endpoint_keeps_to_its_places_while_others_have_room() -> None:
+    """An endpoint that has its share of the requests under way gets no more, unless the other one has no room."""
+    two = _Two(3, 1)
+    two.a.breaker.under_way = 5
+    waiting = two.route.choose(10)
+    assert (waiting.channel.label, waiting.is_rerouted is not None and waiting.is_rerouted()) == ("a", False)
+    two.a.breaker.under_way = 6
+    assert two.labels(4) == "bbbb"
+    assert waiting.is_rerouted is not None
+    assert waiting.is_rerouted()
+    two.b.breaker.under_way = 2
+    assert not waiting.is_rerouted()
+    two.b.limits.wait = 1.0
+    assert two.labels(4) == "aaaa"
+
+
+def test_only_one_request_waits_for_an_endpoint_that_is_down() -> None:
+    """A request that was to try an endpoint goes elsewhere if another request tries it, or it is too early."""
+    two = _Two()
+    two.a.breaker.is_open = True
+    way = two.route.choose(10)
+    assert (way.channel.label, way.is_rerouted is not None and way.is_rerouted()) == ("a", False)
+    assert way.is_rerouted is not None
+    two.a.breaker.is_taken = True
+    assert way.is_rerouted()
+    assert two.labels(2) == "bb"
+    two.b.breaker.is_open = True
+    assert not way.is_rerouted()  # there is no better place
+    two.b.breaker.is_open, two.a.breaker.is_taken, two.a.breaker.wait = False, False, 2.0
+    assert way.is_rerouted()
+    assert two.labels(2) == "bb"
+
+
+def test_a_request_leaves_only_for_an_endpoint_that_it_may_choose() -> None:
+    """A request that failed at an endpoint, or is too expensive there, does not leave another one for it."""
+    two = _Two()
+    two.b.limits.wait = two.b.limits.head_wait_s = 3.0
+    way = two.route.choose(10, cast("Channel", two.a))
+    assert (way.channel.label, way.is_rerouted is not None and way.is_rerouted()) == ("b", False)
+    two.route.cannot_pay(cast("Channel", two.a))
+    way = two.route.choose(10)
+    assert (way.channel.label, way.is_rerouted is not None and way.is_rerouted()) == ("b", False)
 
 
 def test_a_failed_request_takes_another_endpoint() -> None:
