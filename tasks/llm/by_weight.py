@@ -52,6 +52,7 @@ class _Endpoint:
 
     @property
     def has_its_places(self) -> bool:
+        # promise: endpoints: an endpoint that is slow or hangs leaves the others their places
         return self.channel.breaker.under_way >= self.places
 
     @property
@@ -137,7 +138,6 @@ class ByWeight:
 
     def _wait_s(self, each: _Endpoint, tokens: int) -> float:
         wait_s = each.channel.limits.wait_s(tokens)
-        # promise: endpoints: an endpoint that is slow or hangs leaves the others their places
         return max(wait_s, MIN_WAIT_S) if each.has_its_places else wait_s
 
     def _least_bad(self) -> _Endpoint:

@@ -242,6 +242,8 @@ class LiveLane:
                 self.budget.release(step.reserve_nano)
                 if self.stopping or not isinstance(error, Rerouted | Stopped):
                     raise
+                # a route whose reasons to leave and to choose disagree must not hold up everything else
+                await asyncio.sleep(0)
                 way = self._route.choose(step.tokens, failed)
                 continue
             # promise: M3 a row that waited for a permit checks the budget again
