@@ -248,31 +248,69 @@ class PlannedRow:
     newer_than: int | None = None  # `--redo`: when the answer in the results arrived, in microseconds since 1970
 
 
-@dataclass(slots=True)
-class EndpointUse:
-    """What a run's requests to one of several endpoints came to: money in nano-dollars, tokens as billed.
+class UseKey(NamedTuple):
+    """What the requests of a run are summed by: the day on which they ended, what answered, how, and where.
 
-    `rows` have an answer from there.
+    `day` counts days since 1970 in UTC. `endpoint` is the label of one of several endpoints, empty for the only one.
+    What no record says is None: the day and the lane of a request under way when its run was killed.
     """
 
-    sent: int = 0
+    day: int | None = None
+    model: str | None = None  # as the reply names it
+    lane: str | None = None
+    endpoint: str = ""
+
+
+_DAY_US = 86_400_000_000
+
+
+def day_number(moment_us: int | None) -> int | None:
+    """Return the UTC day of a moment in microseconds since 1970, as days since 1970."""
+    return None if moment_us is None else moment_us // _DAY_US
+
+
+@dataclass(slots=True)
+class Use:
+    """What requests came to: money in nano-dollars, tokens as billed. `rows` have their answer from one of them."""
+
+    sent: int = 0  # requests that are over
+    billed: int = 0
     rows: int = 0
     settled_nano: int = 0
     in_doubt_nano: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: int = 0
 
     def bill(self, cost_nano: int, usage: Usage | None) -> None:
         """Add a reply that was billed."""
+        self.billed += 1
         self.settled_nano += cost_nano
         if usage is not None:
             self.prompt_tokens += usage.prompt
+            self.cached_tokens += usage.cached
+            self.cache_write_tokens += usage.cache_write
             self.completion_tokens += usage.completion
+            self.reasoning_tokens += usage.reasoning
 
-    def add(self, other: EndpointUse) -> None:
-        """Add another part of the run."""
+    def add(self, other: Use) -> None:
+        """Add other requests."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+MAX_USES = 500  # a service that names another model in each reply must not fill the memory
+
+
+def use_of(uses: dict[UseKey, Use], key: UseKey) -> Use:
+    """Return what the requests of one day, model, lane and endpoint came to, to be added to."""
+    found = uses.get(key)
+    if found is None:
+        # promise: reconcile: the number of models that a service names is bounded
+        found = uses.setdefault(key if len(uses) < MAX_USES else key._replace(model=None), Use())
+    return found
 
 
 @dataclass(slots=True)
@@ -296,18 +334,30 @@ class Totals:
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     statuses: dict[str, int] = field(default_factory=dict)  # of the rows that have an outcome
-    endpoints: dict[str, EndpointUse] = field(default_factory=dict)  # by label; empty for a job with one endpoint
+    uses: dict[UseKey, Use] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Totals:
-        """Read what `dataclasses.asdict` and JSON wrote. Raises TypeError."""
-        uses = {label: EndpointUse(**use) for label, use in found.get("endpoints", {}).items()}
-        return cls(**{**found, "endpoints": uses})
+        """Read what `to_json` returned. Raises TypeError."""
+        uses = {UseKey(*key): Use(**use) for key, use in found.get("uses", ())}
+        return cls(**{**found, "uses": uses})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the totals as JSON can hold them."""
+        return {**asdict(self), "uses": [[list(key), asdict(use)] for key, use in self.uses.items()]}
 
     @property
     def answers(self) -> int:
         """Rows with an answer that the run paid for."""
         return sum(count for status, count in self.statuses.items() if status in REUSABLE)
+
+    @property
+    def endpoints(self) -> dict[str, Use]:
+        """What the requests to each endpoint came to, by its label; "" is the only endpoint."""
+        found: dict[str, Use] = {}
+        for key, use in self.uses.items():
+            found.setdefault(key.endpoint, Use()).add(use)
+        return found
 
     @property
     def committed_nano(self) -> int:
@@ -317,9 +367,9 @@ class Totals:
     def add(self, other: Totals) -> None:
         """Add another part of the run."""
         for name in self.__slots__:
-            if name not in {"statuses", "endpoints"}:
+            if name not in {"statuses", "uses"}:
                 setattr(self, name, getattr(self, name) + getattr(other, name))
-        for label, use in other.endpoints.items():
-            self.endpoints.setdefault(label, EndpointUse()).add(use)
+        for key, use in other.uses.items():
+            use_of(self.uses, key).add(use)
         for status, count in other.statuses.items():
             self.statuses[status] = self.statuses.get(status, 0) + count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from parquill.tasks.errors import BadJob
 from parquill.tasks.job.load import load_job
 from parquill.tasks.limits.rate_ledger import RateLedger, describe
 from parquill.tasks.money.amounts import format_column, format_usd_text, nano_to_usd, usd_text, usd_to_nano
+from parquill.tasks.money.calendar_months import days_of, read_month
 from parquill.tasks.money.ledger import Ledger
 
 MAX_SHOWN_JOBS = 20
@@ -36,12 +36,7 @@ class SpendQuery:
 
 def parse_query(place: str | None, month: str | None, today: date) -> SpendQuery:
     """Read a job file or a job's name, and a month such as 2026-11 (default: this one). Raises BadJob."""
-    if month is not None:
-        try:
-            datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
-        except ValueError:
-            raise BadJob(f"{month!r} is not a month such as 2026-11") from None
-    chosen = month or f"{today:%Y-%m}"
+    chosen = read_month(month, today)
     if place is None:
         return SpendQuery(chosen, None, None)
     path = Path(place)
@@ -108,7 +103,7 @@ def _check_known(name: str, jobs: Sequence[str]) -> None:
 def _forecast(scope: SpendQuery, mine: int, all_jobs: int, today: date) -> dict[str, Any]:
     """Forecast the month at the pace so far: spent or reserved per day, times the days of the month."""
     year, month = map(int, scope.month.split("-"))
-    days = calendar.monthrange(year, month)[1]
+    days = len(days_of(scope.month))
     if (today.year, today.month) > (year, month):
         past = days
     elif (today.year, today.month) < (year, month):

@@ -17,7 +17,7 @@ from parquill.tasks.llm.unit import Step
 from parquill.tasks.money.amounts import femto_to_nano
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.model_price import ModelPrice
-from parquill.tasks.records import REUSABLE, EndpointUse, Outcome, Usage
+from parquill.tasks.records import REUSABLE, Outcome, Usage, Use, UseKey, day_number, use_of
 
 _ANSWERED = frozenset({"ok", "truncated"})  # statuses that a cut prompt overrides
 
@@ -47,6 +47,8 @@ class Settlement:
         self._are_submitted = are_submitted
         self.label = endpoint or ""
         self._endpoint, self._is_one_of_several = endpoint, is_one_of_several
+        self._at = self.label if is_one_of_several else ""
+        self._lane = lane_of(tiers.asked)  # of the requests
 
     def at(self, tiers: TierCheck) -> Settlement:
         """Return a settlement of requests of the same run that are sent one by one at another tier."""
@@ -60,9 +62,11 @@ class Settlement:
             price, self.budget, self.progress, self._format, cuts, tiers, endpoint=label, is_one_of_several=True
         )
 
-    def _use(self, step: Step) -> EndpointUse | None:
-        """Return where the use of one of several endpoints is counted; that of the only one is the run's own."""
-        return step.shard.state.use_of(self.label) if self._is_one_of_several else None
+    def _use(self, step: Step, ended_at: int, lane: str, model: str | None = None) -> Use:
+        """Count a request as over; returns where its cost is counted."""
+        use = use_of(step.shard.state.uses, UseKey(day_number(ended_at), model, lane, self._at))
+        use.sent += 1
+        return use
 
     async def record_intent(self, step: Step) -> None:
         """Write to the journal that the step is sent once more, with its worst case reserved."""
@@ -73,8 +77,7 @@ class Settlement:
             "n": step.state.requests,
             "reserved": step.reserve_nano,
         }
-        if (use := self._use(step)) is not None:
-            use.sent += 1
+        if self._is_one_of_several:
             intent["at"] = self.label
         # promise: C1 an intent is synced to the journal before its request is sent
         await step.shard.journal.append(intent)
@@ -124,9 +127,9 @@ class Settlement:
             latency_s=latency_s,
             resolves=step.state.requests,
         )
-        if (use := self._use(step)) is not None:
-            use.bill(cost, usage)
-            use.rows += outcome.status in REUSABLE
+        use = self._use(step, outcome.finished_at or 0, lane_of(tier), reply.model)
+        use.bill(cost, usage)
+        use.rows += outcome.status in REUSABLE
         await self._record(step, outcome)
 
     def _saved_by_cache(self, usage: Usage | None, tier: str | None, cost_nano: int) -> int:
@@ -138,7 +141,7 @@ class Settlement:
 
     async def fail(self, step: Step, rule: Rule, sentence: str) -> None:
         """Record the step as failed by `rule`, with `sentence` as its message."""
-        lane = lane_of(self._price.asked) if step.state.cost_nano else None  # that of failures that were billed
+        lane = self._lane if step.state.cost_nano else None  # that of failures that were billed
         outcome = self._outcome(step, rule, error_message=sentence, lane=lane)
         await self._record(step, outcome)
 
@@ -146,27 +149,30 @@ class Settlement:
         """Book a failure of the step's latest request: nothing, its usage, or the reservation as in doubt."""
         step.state.last_code = rule.code
         money = rule.money if failure is None else failure.money(rule)
-        record = {
+        is_billed = failure is not None and failure.usage is not None
+        lane = self._lane if failure is None or not is_billed else lane_of(failure.service_tier)
+        record: dict[str, Any] = {
             "type": "attempt",
             "row": step.number,
             "n": step.state.requests,
             "fate": money.value,
             "code": rule.code,
+            "lane": lane,
+            "ended_at": time.time_ns() // 1000,
         }
+        use = self._use(step, record["ended_at"], lane)
         if failure is not None and failure.usage is not None:
             self.tiers.observe(failure.service_tier)
             billed = femto_to_nano(self._price.femto(failure.usage, failure.service_tier))
             # promise: M1 a billed failure counts against the budget
             self.budget.settle(step.reserve_nano, billed, submitted=self._are_submitted)
             step.state.add_billed(billed, failure.usage, step.reserve_nano)
-            if (use := self._use(step)) is not None:
-                use.bill(billed, failure.usage)
+            use.bill(billed, failure.usage)
             record |= {"cost": billed, "usage": list(failure.usage)}
         elif money is Money.IN_DOUBT:
             step.state.in_doubt_requests += 1
             step.state.in_doubt_nano += step.reserve_nano
-            if (use := self._use(step)) is not None:
-                use.in_doubt_nano += step.reserve_nano
+            use.in_doubt_nano += step.reserve_nano
             # promise: M5 a failed request that may have been billed keeps its reservation booked
             self.budget.hold(step.reserve_nano, submitted=self._are_submitted)
         else:

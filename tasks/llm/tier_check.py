@@ -23,6 +23,7 @@ class TierCheck:
         `is_planned` is False if the worst cases of the plan are at another price, that of several endpoints.
         """
         self._price, self._room, self._is_planned = price, max_output_tokens, is_planned
+        self.asked = price.asked if sent_at is None else sent_at
         self._seen: dict[str | None, bool] = {}  # whether a tier costs more than the one that was asked for
         self._tiers: list[str | None] = []  # those that do
         if sent_at is not None:

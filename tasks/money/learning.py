@@ -7,6 +7,7 @@ encoding it keeps counted and reported prompt tokens.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,6 +18,7 @@ from parquill.tasks.job.settings import Job
 from parquill.tasks.money.calibration import Calibration, RegressionSums
 from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_tables import COUNTS, LENGTHS, RUNS
+from parquill.tasks.money.ledger_uses import BilledUse, keep_uses
 from parquill.tasks.money.length_model import LengthModel
 from parquill.tasks.money.length_stats import History, LengthStats
 from parquill.tasks.money.tokens import encoding_of
@@ -58,10 +60,17 @@ def read_past(job: Job, run_id: str | None = None) -> Past:
     return Past(LengthModel(history, job.max_output_tokens) if history.count else None, last)
 
 
-def keep_past(job: Job, run_id: str, history: History, finished_at: datetime | None) -> None:
-    """Keep the lengths of a run's answers; `finished_at` is None for a run that was stopped. Raises LedgerFailed."""
+def keep_past(
+    job: Job, run_id: str, history: History, finished_at: datetime | None, uses: Iterable[BilledUse] | None = None
+) -> None:
+    """Keep the lengths of a run's answers, and what it bought if that is known.
+
+    `finished_at` is None for a run that was stopped. Raises LedgerFailed.
+    """
     with Ledger() as ledger:
         keep_history(ledger, run_id, prompt_digest(job), history)
+        if uses is not None:
+            keep_uses(ledger, run_id, uses)
         if finished_at is not None:
             ledger.finish(run_id, finished_at)
 

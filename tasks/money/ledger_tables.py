@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-VERSION = 5
+VERSION = 6
 METADATA = sa.MetaData()
 
 RUNS = sa.Table(
@@ -31,6 +31,22 @@ DAYS = sa.Table(
     sa.Column("in_doubt_nano", sa.BigInteger, nullable=False),
     # reserved for requests that wait at the service, by the day of the reservation; it has no holder and never expires
     sa.Column("submitted_nano", sa.BigInteger, nullable=False),
+)
+USES = sa.Table(  # see money.ledger_uses: what the requests of a run came to
+    "parquill_uses",
+    METADATA,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("day", sa.String(10), nullable=False, index=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("lane", sa.String(10), nullable=False),
+    sa.Column("service", sa.Text, nullable=False),
+    sa.Column("key", sa.String(200), nullable=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+    sa.Column("settled_nano", sa.BigInteger, nullable=False),
+    sa.Column("in_doubt_nano", sa.BigInteger, nullable=False),
 )
 HOLDERS = sa.Table(  # a row per process that spends for a run, until the run is opened again
     "parquill_holders",

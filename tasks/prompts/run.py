@@ -157,7 +157,7 @@ class Run:
 
     def finish_shard(self, shard: ShardRef, state: ShardState, disk: Disk = DISK) -> None:
         """Write the totals of a shard whose rows all have an outcome."""
-        disk.write_own(self.folder.done(shard.number), asdict(state.totals()))
+        disk.write_own(self.folder.done(shard.number), state.totals().to_json())
 
     def totals_of(self, shard: ShardRef) -> Totals:
         """Return requests, money and tokens of a shard so far: by its totals if it is done, else by its journal."""

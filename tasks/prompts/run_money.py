@@ -13,8 +13,10 @@ from parquill.tasks.money.amounts import usd_to_nano
 from parquill.tasks.money.budget_lease import BudgetLease
 from parquill.tasks.money.gate import Verdict, check_budget
 from parquill.tasks.money.ledger import Ledger, RunEntry
+from parquill.tasks.money.ledger_uses import keep_uses
 from parquill.tasks.money.month import month_of_others
 from parquill.tasks.prompts.run import Run
+from parquill.tasks.prompts.run_uses import uses_of
 from parquill.tasks.records import Totals
 
 
@@ -61,6 +63,7 @@ def reconcile_ledger(run: Run) -> None:
     found = run.totals()
     with Ledger() as ledger:
         ledger.open_run(entry_of(run), found.settled_nano, found.in_doubt_nano, found.submitted_nano, datetime.now(UTC))
+        keep_uses(ledger, run.run_id, uses_of(run, found))
 
 
 def read_standing(run: Run) -> Standing:

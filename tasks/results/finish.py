@@ -23,6 +23,7 @@ from parquill.tasks.money.amounts import format_usd, usd_to_nano
 from parquill.tasks.money.learning import keep_counts, keep_past
 from parquill.tasks.money.month import month_figures
 from parquill.tasks.prompts.run import Run
+from parquill.tasks.prompts.run_uses import uses_of
 from parquill.tasks.results.summary import make_summary, write_interrupted, write_running, write_summary
 from parquill.tasks.results.tolerance import check_not_ok, warn_of_not_ok
 from parquill.tasks.results.totals import ResultTotals
@@ -58,18 +59,19 @@ def finish_run(
 
     Raises DiskFailed, LedgerFailed.
     """
-    error, now = final_error(run, sums, ending), datetime.now(UTC)
+    error, now, totals = final_error(run, sums, ending), datetime.now(UTC), run.totals()
     summary = make_summary(
         run,
         sums,
-        run.totals(),
+        totals,
         state="stopped" if ending.is_stop else "finished",
         exit_code=error.exit_code if error else 0,
         finished_at=now,
         month=month_figures(run.run_id),
         message=str(error) if error else warn_of_not_ok(run.job, sums.rows, sums.errors),
     )
-    keep_past(run.job, run.run_id, sums.history, None if ending.is_stop else now)
+    # promise: reconcile: a run that ends leaves in the ledger what it bought
+    keep_past(run.job, run.run_id, sums.history, None if ending.is_stop else now, uses_of(run, totals))
     write_summary(run, sums, summary, disk)
     with contextlib.suppress(LedgerFailed):  # only what the run learned would be lost
         keep_counts(run.job, run.run_id, sums.compared.classes)

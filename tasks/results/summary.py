@@ -11,7 +11,7 @@ from parquill.tasks.money.amounts import femto_to_nano, nano_to_usd, usd_text
 from parquill.tasks.money.estimate import estimate_json
 from parquill.tasks.money.tokens import encoding_of
 from parquill.tasks.prompts.run import Run
-from parquill.tasks.records import EndpointUse, Totals
+from parquill.tasks.records import Totals, Use
 from parquill.tasks.results.count_figures import compared_json
 from parquill.tasks.results.report import write_report
 from parquill.tasks.results.totals import ResultTotals
@@ -158,11 +158,9 @@ def make_summary(
 
 def endpoints_json(labels: Sequence[str], totals: Totals) -> dict[str, dict[str, Any]]:
     """Return what a run bought at each of its endpoints, by label."""
-    uses = totals.endpoints
-    if len(labels) == 1 and not uses:  # the journals of a run with one endpoint do not name it
-        only = EndpointUse(totals.sent, totals.answers, totals.settled_nano, totals.in_doubt_nano)
-        only.prompt_tokens, only.completion_tokens = totals.prompt_tokens, totals.completion_tokens
-        uses = {labels[0]: only}
+    # the journals of a run with one endpoint do not name it
+    # promise: endpoints: what a run paid is summed by endpoint, also if there is only one
+    uses = {label or labels[0]: use for label, use in totals.endpoints.items()}
     return {
         label: {
             "requests": use.sent,
@@ -173,7 +171,7 @@ def endpoints_json(labels: Sequence[str], totals: Totals) -> dict[str, dict[str,
             "completion_tokens": use.completion_tokens,
         }
         # an endpoint without requests too, and one that was renamed since
-        for label, use in {**{label: EndpointUse() for label in labels}, **uses}.items()
+        for label, use in {**{label: Use() for label in labels}, **uses}.items()
     }
 
 

@@ -5,7 +5,7 @@
 | `intent` | request `n` of a row is about to leave, with its worst case `reserved`, to one of several endpoints `at` |
 | `submitted` | request `n` leaves as a part of the batch `to`, with its worst case `reserved`; its reply comes later |
 | `batch` | a step of a batch, see `batch_state` |
-| `attempt` | request `n` failed; `fate` is what it did to the money |
+| `attempt` | request `n` failed in a `lane` and `ended_at` a time; `fate` is what it did to the money |
 | `uncharge` | the latest failure hit every row, so it costs this row no attempt |
 | `outcome` | the row has its outcome; `resolves` is the request that it settles |
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.records import REUSABLE, Charge, EndpointUse, Outcome, Totals, Usage, add_usage
+from parquill.tasks.records import REUSABLE, Charge, Outcome, Totals, Usage, Use, UseKey, add_usage, day_number, use_of
 from parquill.tasks.storage.batch_state import BatchState
 from parquill.tasks.storage.journal import JournalRecord, read_journal
 
@@ -34,10 +34,10 @@ class Submitted(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """A request under way: its reservation in nano-dollars, and its endpoint's label if there are several."""
+    """A request under way: its reservation in nano-dollars, and the label of its endpoint if there are several."""
 
     reserved_nano: int = 0
-    at: str | None = None
+    at: str = ""
 
 
 @dataclass(slots=True)
@@ -128,44 +128,44 @@ class ShardState:
     rows: dict[int, RowState] = field(default_factory=dict)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     batches: dict[str, BatchState] = field(default_factory=dict)  # those that are not over, by key
-    endpoints: dict[str, EndpointUse] = field(default_factory=dict)  # by label; empty for a job with one endpoint
-
-    def use_of(self, label: str) -> EndpointUse:
-        """Return what the requests to one of several endpoints came to, to be added to."""
-        return self.endpoints.setdefault(label, EndpointUse())
+    uses: dict[UseKey, Use] = field(default_factory=dict)
+    _last_day: int | None = None  # of the latest record with a time
 
     def send(self, row: RowState, record: Mapping[str, Any]) -> None:
         """Apply the intent of a request."""
         row.requests += 1
-        row.reserved_nano, at = record["reserved"], record.get("at")
-        row.open[record["n"]] = Sent(row.reserved_nano, at)
-        if at is not None:
-            self.use_of(at).sent += 1
+        row.reserved_nano = record["reserved"]
+        row.open[record["n"]] = Sent(row.reserved_nano, record.get("at", ""))
 
     def end(self, row: RowState) -> None:
         """Count the requests of a row in doubt that no record settles."""
         for request in row.mark_open_in_doubt():
-            if request.at is not None:
-                # promise: endpoints: a request in doubt after a kill counts for its endpoint
-                self.use_of(request.at).in_doubt_nano += request.reserved_nano
+            # promise: endpoints: a request in doubt after a kill counts for its endpoint
+            use = use_of(self.uses, UseKey(day=self._last_day, endpoint=request.at))
+            use.sent += 1
+            use.in_doubt_nano += request.reserved_nano
 
     def fail(self, row: RowState, record: Mapping[str, Any]) -> None:
         """Apply the record of a request of a row that failed."""
         request = row.fail(record)
-        if request.at is None:
-            return
+        self._last_day = day_number(record.get("ended_at")) or self._last_day
+        # promise: reconcile: a failure counts on its own day, in its own lane and at its own endpoint
+        use = use_of(self.uses, UseKey(self._last_day, None, record.get("lane"), request.at))
+        use.sent += 1
         if record["fate"] == "in_doubt":
-            self.use_of(request.at).in_doubt_nano += request.reserved_nano
+            use.in_doubt_nano += request.reserved_nano
         elif record["fate"] == "billed":
-            self.use_of(request.at).bill(record["cost"], Usage(*record["usage"]))
+            use.bill(record["cost"], Usage(*record["usage"]))
 
     def answer(self, row: RowState, record: dict[str, Any]) -> None:
         """Apply the outcome of a row."""
         request = row.settle(record["resolves"])
-        self.end(row)
         outcome = self.outcomes[record["row"]] = Outcome.from_record(record)
-        if request.at is not None:
-            use = self.use_of(request.at)
+        self._last_day = day_number(outcome.finished_at) or self._last_day
+        self.end(row)
+        if outcome.resolves:
+            use = use_of(self.uses, UseKey(self._last_day, outcome.model_used, outcome.lane, request.at))
+            use.sent += 1
             # promise: endpoints: an answer counts for its endpoint without the failures that came before it
             use.bill(outcome.cost_nano - row.cost_nano, outcome.usage)
             use.rows += outcome.status in REUSABLE
@@ -187,7 +187,7 @@ class ShardState:
 
     def totals(self) -> Totals:
         """Requests, money and tokens of the shard."""
-        total, usage = Totals(endpoints={label: replace(use) for label, use in self.endpoints.items()}), Usage()
+        total, usage = Totals(uses={key: replace(use) for key, use in self.uses.items()}), Usage()
         for number, row in self.rows.items():
             if number not in self.outcomes:  # an outcome counts them itself
                 total.settled_nano += row.cost_nano

@@ -85,7 +85,7 @@ def content_of(state: ShardState) -> dict[str, Any]:
             {
                 "rows": {str(number): asdict(row) for number, row in sorted(state.rows.items())},
                 "outcomes": {str(number): asdict(outcome) for number, outcome in sorted(state.outcomes.items())},
-                "totals": asdict(state.totals()),
+                "totals": state.totals().to_json(),
             },
             default=to_json,
             option=orjson.OPT_NON_STR_KEYS,

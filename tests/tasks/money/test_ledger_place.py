@@ -52,7 +52,7 @@ def test_a_ledger_of_an_earlier_version(tmp_path: Path) -> None:
     connection.execute("insert into parquill_meta values ('version', '4')")
     connection.commit()
     connection.close()
-    with pytest.raises(LedgerFailed, match="the ledger has the version 4, and this Parquill knows only version 5"):
+    with pytest.raises(LedgerFailed, match="the ledger has the version 4, and this Parquill knows only version 6"):
         Ledger(f"sqlite:///{place}")
     connection = sqlite3.connect(place)
     assert [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")] == [

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.records import EndpointUse, Outcome, Totals, to_json
+from parquill.tasks.records import Outcome, Totals, Use, UseKey, to_json
 from parquill.tasks.storage.batch_state import BatchState
 from parquill.tasks.storage.journal import JournalRecord
 from parquill.tasks.storage.replay import ShardState, Submitted, replay_records
@@ -59,11 +59,11 @@ def test_each_request_counts_for_its_endpoint() -> None:
         {**INTENT, "row": 1, "n": 2, "at": "a"},
     ).totals()
     assert totals.endpoints == {
-        "a": EndpointUse(sent=2, settled_nano=7, in_doubt_nano=70, prompt_tokens=3, completion_tokens=4),
-        "b": EndpointUse(2, 1, 40, 70, 10, 5),
+        "a": Use(sent=2, billed=1, settled_nano=7, in_doubt_nano=70, prompt_tokens=3, completion_tokens=4),
+        "b": Use(2, 1, 1, 40, 70, 10, completion_tokens=5),
     }
     assert (totals.sent, totals.settled_nano, totals.in_doubt_nano) == (4, 47, 140)
-    assert Totals.from_json(orjson.loads(orjson.dumps(asdict(totals)))) == totals
+    assert Totals.from_json(orjson.loads(orjson.dumps(totals.to_json()))) == totals
 
 
 def test_a_submitted_request_is_neither_open_nor_in_doubt() -> None:
