@@ -1,0 +1,96 @@
+"""What each run bought, by day, model, lane and key: the ledger's side of a comparison with the service's own figures.
+
+The books of a run have its money, by the days on which it was leased. These have its requests and tokens too, by the
+UTC days on which the requests ended, as services sum them. They are written when a run ends or is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from parquill.tasks.money.calendar_months import month_before
+from parquill.tasks.money.ledger_accounts import total_of
+from parquill.tasks.money.ledger_database import LedgerDatabase
+from parquill.tasks.money.ledger_tables import DAYS, RUNS, USES
+
+
+@dataclass(frozen=True, slots=True)
+class BilledUse:
+    """What requests of a run came to: money in nano-dollars, tokens as billed.
+
+    `service` is the address of the endpoint, `key` the name of what holds its key, empty without one. `requests` were
+    billed.
+    """
+
+    day: str
+    model: str
+    lane: str
+    service: str
+    key: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    settled_nano: int
+    in_doubt_nano: int
+
+
+class BookedRun(NamedTuple):
+    """A run that booked money in a month or in the month before it; money in nano-dollars, over all days."""
+
+    run_id: str
+    job: str
+    service: str  # its endpoint's name or address
+    output: str
+    state: str
+    started_at: str
+    is_finished: bool
+    settled_nano: int
+    in_doubt_nano: int
+    submitted_nano: int
+
+
+def keep_uses(ledger: LedgerDatabase, run_id: str, uses: Iterable[BilledUse]) -> None:
+    """Keep what a run bought; it replaces what was kept of the run before. Raises LedgerFailed."""
+    rows = [{"run_id": run_id, "number": number, **asdict(use)} for number, use in enumerate(uses)]
+    with ledger.transaction() as connection:
+        connection.execute(USES.delete().where(USES.c.run_id == run_id))
+        if rows:
+            connection.execute(USES.insert(), rows)
+
+
+def read_uses(ledger: LedgerDatabase, run_ids: Sequence[str]) -> dict[str, list[BilledUse]]:
+    """Return what was kept of each of these runs. Raises LedgerFailed."""
+    query = sa.select(USES).where(USES.c.run_id.in_(run_ids)).order_by(USES.c.run_id, USES.c.number)
+    with ledger.transaction() as connection:
+        rows = connection.execute(query).mappings().all()
+    found: dict[str, list[BilledUse]] = {}
+    for row in rows:
+        use = BilledUse(**{name: row[name] for name in BilledUse.__slots__})
+        found.setdefault(row["run_id"], []).append(use)
+    return found
+
+
+def booked_runs(ledger: LedgerDatabase, month: str) -> list[BookedRun]:
+    """Return the runs with requests in a month such as 2026-11, or whose requests may have ended in it.
+
+    Money is booked on the day of its lease, so a request of the first of a month may be booked in the month before.
+    Raises LedgerFailed.
+    """
+    columns = (RUNS.c.run_id, RUNS.c.job, RUNS.c.endpoint, RUNS.c.output, RUNS.c.state, RUNS.c.started_at)
+    kinds = (DAYS.c.settled_nano, DAYS.c.in_doubt_nano, DAYS.c.submitted_nano)
+    near = sa.select(DAYS.c.run_id).where(DAYS.c.day.between(f"{month_before(month)}-01", f"{month}-31"))
+    kept = sa.select(USES.c.run_id).where(USES.c.day.between(f"{month}-01", f"{month}-31"))
+    query = (
+        sa.select(*columns, RUNS.c.finished_at, *map(total_of, kinds))
+        .join(DAYS, DAYS.c.run_id == RUNS.c.run_id)
+        .where(RUNS.c.run_id.in_(near) | RUNS.c.run_id.in_(kept))
+        .group_by(*columns, RUNS.c.finished_at)
+        .order_by(RUNS.c.run_id)
+    )
+    with ledger.transaction() as connection:
+        rows = connection.execute(query).all()
+    return [BookedRun(*row[:6], row[6] is not None, *map(int, row[7:])) for row in rows]
