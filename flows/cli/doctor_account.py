@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from parquill.flows.cli.checks import Check, Hint, check
-from parquill.tasks.job.api_key import read_key
-from parquill.tasks.job.endpoint import Endpoint
 from parquill.tasks.job.resolved import ResolvedJob
-from parquill.tasks.llm.admin_api import AdminApi
+from parquill.tasks.llm.admin_api import AdminApi, project_of
 from parquill.tasks.money.amounts import format_usd, usd_to_nano
 
-PROJECT_HEADER = "OpenAI-Project"
 NO_PROJECT = "to see the limits of the job's project, name it: `headers_env: {OpenAI-Project: VARIABLE}`"
 
 
@@ -26,22 +23,13 @@ def examine_account(job: ResolvedJob) -> Iterator[Check]:
     projects: list[str | None] = []
 
     def admin() -> AdminApi:
-        at = job.endpoint
-        only = {"base_url": at.base_url, "allow_http": at.allow_http, "api_key_env": named}
-        key = read_key(Endpoint.model_validate(only))
-        assert key is not None  # noqa: S101 - the endpoint names one
-        api = AdminApi(job.endpoint.base_url, key)
+        api = AdminApi.of(job.endpoint)
         if not projects:
-            projects.append(_project_of(job) or api.only_project())
+            projects.append(project_of(job.endpoint) or api.only_project())
         return api
 
     yield check("rate limits", lambda: _rate_limits(job, admin(), projects[0]))
     yield check("spend limit", lambda: _spend_limit(job, admin(), projects[0]))
-
-
-def _project_of(job: ResolvedJob) -> str | None:
-    variable = {name.casefold(): each for name, each in job.endpoint.headers_env.items()}.get(PROJECT_HEADER.casefold())
-    return None if variable is None else os.environ.get(variable, "").strip() or None
 
 
 def _rate_limits(job: ResolvedJob, api: AdminApi, project: str | None) -> str:

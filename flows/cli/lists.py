@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -59,15 +59,23 @@ def comparison_lines(found: dict[str, Any]) -> Iterator[str]:
         tokens = f"{entry['estimate']['prompt_tokens']:,}"
         own = shown[number * width : (number + 1) * width]
         lines.append((shorten(entry["model"]), entry["lane"], *own, tokens))
-    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
-    for line in lines:
-        sized = list(zip(line, widths, strict=True))
-        words = [cell.ljust(width) for cell, width in sized[:2]]
-        yield "  ".join([*words, *(cell.rjust(width) for cell, width in sized[2:])])
+    yield from align(lines, left={0, 1})
     if len(costs) == 1:
         yield "no earlier answers to learn from; for expected costs run `parquill estimate JOB --pilot 100` first"
     # a note of a model is the same in each lane
     yield from dict.fromkeys(f"{entry['model']}: {note}" for entry in entries for note in _notes(entry))
+
+
+def align(lines: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
+    """Return the lines of a table; the columns in `left` are aligned to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index in left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
 
 
 def shorten(name: str) -> str:

@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,22 @@ class Day(click.ParamType[date]):
             return datetime.strptime(value, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no zone
         except ValueError:
             self.fail(f"{value!r} is not a day such as 2026-11-23", param, ctx)
+
+
+class Percent(click.ParamType[Decimal]):
+    """A percentage from 0 to 100; a percent sign may follow it."""
+
+    name = "PERCENT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        """See click.ParamType."""
+        try:
+            percent = Decimal(str(value).strip().removesuffix("%").strip())
+        except InvalidOperation:
+            percent = Decimal(-1)
+        if not (percent.is_finite() and 0 <= percent <= 100):
+            self.fail(f"{value!r} is not a percentage from 0 to 100", param, ctx)
+        return percent
 
 
 class Whole(click.ParamType[int]):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
 
 import click
 
 from parquill.flows.cli.group import cli, print_json
-from parquill.flows.cli.options import Day, Whole
+from parquill.flows.cli.options import Day, Percent, Whole
 
 DEFAULT_SAMPLE = 10
 
@@ -148,3 +151,58 @@ def spend(job: str | None, month: str | None, resolve: str | None, as_json: bool
     else:
         for line in show_spending(found):
             print_result(line)
+
+
+@cli.command()
+@click.argument("job", required=False, type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting (YAML value).")
+@click.option("--month", metavar="YYYY-MM", help="Default: this month (UTC).")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Usage or costs that were exported as CSV or JSON, instead of an admin key.",
+)
+@click.option("--key", "keys", multiple=True, metavar="NAME=ID", help="The service's id of the key in a variable.")
+@click.option("--tolerance", type=Percent(), default="1", show_default=True, help="The difference that still matches.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def reconcile(
+    job: Path | None,
+    overrides: Sequence[str],
+    month: str | None,
+    files: Sequence[Path],
+    keys: Sequence[str],
+    tolerance: Decimal,
+    as_json: bool,
+) -> None:
+    """Compare the ledger with the usage and costs of the service.
+
+    They are compared by day, model, lane and key. The service is OpenAI, or the endpoint of JOB; its figures are read
+    with an admin key from the variable in endpoint.admin_key_env. Exit 1 says that they differ.
+    """
+    from parquill.flows.cli.console import print_result
+    from parquill.flows.cli.reconcile import find_difference, show_difference
+    from parquill.tasks.job.load import load_job
+    from parquill.tasks.money.calendar_months import read_month
+
+    pairs = [pair.partition("=") for pair in keys]
+    if any(not (name and identity) for name, _, identity in pairs):
+        raise click.BadParameter("it is NAME=ID, such as OPENAI_API_KEY=key_abc123", param_hint="--key")
+    now = datetime.now(UTC)
+    found = find_difference(
+        None if job is None else load_job(job, overrides),
+        read_month(month, now.date()),
+        files,
+        {name: identity for name, _, identity in pairs},
+        tolerance,
+        now,
+    )
+    if as_json:
+        print_json(found)
+    else:
+        for line in show_difference(found):
+            print_result(line)
+    if not found["matches"]:
+        sys.exit(1)

@@ -1,4 +1,4 @@
-"""What an admin key of OpenAI can read: rate limits, and hard spend limits of the organization and its project.
+"""What an admin key of OpenAI can read: limits of the organization and its project, and its usage and costs.
 
 https://developers.openai.com/api/reference/resources/admin has the calls. They cost nothing. The key is used for them
 alone, never for completions.
@@ -6,16 +6,33 @@ alone, never for completions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
-from parquill.tasks.errors import ParquillError
+from parquill.tasks.errors import BadJob, ParquillError
+from parquill.tasks.job.api_key import read_key
+from parquill.tasks.job.endpoint import Endpoint
 from parquill.tasks.job.key import Key
 from parquill.tasks.llm.address_check import Get, get
 from parquill.tasks.llm.replies import parse_json
+from parquill.tasks.llm.service_usage import ServiceFigures, bucket_results, read_cost, read_use
 
 MAX_PAGES: Final = 20
+MAX_BUCKET_PAGES: Final = 100  # a page has at least a day
 _PAGE: Final = 100
+
+
+_PROJECT_HEADER: Final = "OpenAI-Project"
+
+
+def project_of(endpoint: Endpoint) -> str | None:
+    """Return the project that the headers of an endpoint name, if any."""
+    named = {name.casefold(): variable for name, variable in endpoint.headers_env.items()}
+    variable = named.get(_PROJECT_HEADER.casefold())
+    return None if variable is None else os.environ.get(variable, "").strip() or None
 
 
 class ProjectLimits(NamedTuple):
@@ -39,6 +56,16 @@ class AdminApi:
 
     def __init__(self, base_url: str, key: Key, ask: Get = get) -> None:
         self._base, self._key, self._ask = f"{base_url}/organization", key, ask
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> AdminApi:
+        """Return the organization behind an endpoint. Raises BadJob without an admin key."""
+        if (named := endpoint.admin_key_env) is None:
+            raise BadJob(f"{endpoint.base_url} has no admin key: name its variable in `endpoint.admin_key_env`")
+        only = {"base_url": endpoint.base_url, "allow_http": endpoint.allow_http, "api_key_env": named}
+        key = read_key(Endpoint.model_validate(only))
+        assert key is not None  # noqa: S101 - the endpoint names one
+        return cls(endpoint.base_url, key)
 
     def only_project(self) -> str | None:
         """Return the id of the organization's project if it has exactly one that is active."""
@@ -68,6 +95,44 @@ class AdminApi:
                 found.append(SpendLimit(of, cents, is_enforcing))
         return found
 
+    def keys(self, project: str | None) -> dict[str, str]:
+        """Map the id of each key of a project, or of all, to its value as the service shows it, such as sk-ab...yz."""
+        projects = [project] if project is not None else [each.get("id") for each in self._list("/projects")]
+        found = (key for each in projects for key in self._list(f"/projects/{each}/api_keys"))
+        return {
+            key["id"]: key["redacted_value"]
+            for key in found
+            if isinstance(key.get("id"), str) and isinstance(key.get("redacted_value"), str)
+        }
+
+    def figures(self, first: date, last: date) -> ServiceFigures:
+        """Return usage and costs of some days, both included."""
+        span = f"start_time={_seconds(first)}&end_time={_seconds(last + timedelta(days=1))}&bucket_width=1d&limit=31"
+        groups = "".join(f"&group_by={name}" for name in ("model", "batch", "service_tier", "api_key_id"))
+        uses, costs = (
+            self._buckets(f"/usage/completions?{span}{groups}"),
+            self._buckets(f"/costs?{span}&group_by=line_item&group_by=api_key_id"),
+        )
+        try:
+            return ServiceFigures(
+                [read_use(day, result) for day, result in bucket_results(uses)],
+                [read_cost(day, result) for day, result in bucket_results(costs)],
+            )
+        except ValueError as error:
+            raise ParquillError(f"{self._base} has figures that cannot be read: {error}") from None
+
+    def _buckets(self, path: str) -> Iterator[Any]:
+        page = ""
+        for _ in range(MAX_BUCKET_PAGES):
+            found = self._get(f"{path}{page}") or {}
+            data, following = found.get("data"), found.get("next_page")
+            yield from data if isinstance(data, list) else ()
+            if found.get("has_more") is not True or not isinstance(following, str):
+                return
+            page = f"&page={quote(following, safe='')}"
+        # promise: reconcile: figures that are not complete are not compared
+        raise ParquillError(f"{self._base}{path.partition('?')[0]} has more than {MAX_BUCKET_PAGES} pages")
+
     def _list(self, path: str) -> Iterator[Mapping[str, Any]]:
         after = ""
         for _ in range(MAX_PAGES):
@@ -94,6 +159,10 @@ class AdminApi:
         if not isinstance(document, Mapping):
             raise ParquillError(f"{self._base}{path.partition('?')[0]} answered HTTP {reply.status_code}")
         return document
+
+
+def _seconds(day: date) -> int:
+    return int(datetime.combine(day, time(), UTC).timestamp())
 
 
 def _whole(value: Any) -> int | None:

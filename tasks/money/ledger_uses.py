@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from parquill.tasks.money.calendar_months import month_before
 from parquill.tasks.money.ledger_accounts import total_of
 from parquill.tasks.money.ledger_database import LedgerDatabase
-from parquill.tasks.money.ledger_tables import DAYS, RUNS, USES
+from parquill.tasks.money.ledger_tables import DAYS, LEASES, RUNS, USES
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class BilledUse:
 
 
 class BookedRun(NamedTuple):
-    """A run that booked money in a month or in the month before it; money in nano-dollars, over all days."""
+    """A run that began or booked money in a month or in the month before it; money in nano-dollars, over all days."""
 
     run_id: str
     job: str
@@ -51,6 +51,7 @@ class BookedRun(NamedTuple):
     settled_nano: int
     in_doubt_nano: int
     submitted_nano: int
+    leased_nano: int  # what its processes may still spend, or spent before they were killed
 
 
 def keep_uses(ledger: LedgerDatabase, run_id: str, uses: Iterable[BilledUse]) -> None:
@@ -82,15 +83,34 @@ def booked_runs(ledger: LedgerDatabase, month: str) -> list[BookedRun]:
     """
     columns = (RUNS.c.run_id, RUNS.c.job, RUNS.c.endpoint, RUNS.c.output, RUNS.c.state, RUNS.c.started_at)
     kinds = (DAYS.c.settled_nano, DAYS.c.in_doubt_nano, DAYS.c.submitted_nano)
-    near = sa.select(DAYS.c.run_id).where(DAYS.c.day.between(f"{month_before(month)}-01", f"{month}-31"))
-    kept = sa.select(USES.c.run_id).where(USES.c.day.between(f"{month}-01", f"{month}-31"))
+    first, end = f"{month_before(month)}-01", f"{month}-32"  # both sort as the days and times of these months do
+    near = sa.select(DAYS.c.run_id).where(DAYS.c.day.between(first, end))
+    kept = sa.select(USES.c.run_id).where(USES.c.day.between(f"{month}-01", end))
+    leased = sa.select(total_of(LEASES.c.amount_nano)).where(LEASES.c.run_id == RUNS.c.run_id).scalar_subquery()
+    totals = [*(total_of(kind).label(kind.name) for kind in kinds), leased.label("leased_nano")]
     query = (
-        sa.select(*columns, RUNS.c.finished_at, *map(total_of, kinds))
-        .join(DAYS, DAYS.c.run_id == RUNS.c.run_id)
-        .where(RUNS.c.run_id.in_(near) | RUNS.c.run_id.in_(kept))
+        sa.select(*columns, RUNS.c.finished_at, *totals)
+        .join(DAYS, DAYS.c.run_id == RUNS.c.run_id, isouter=True)
+        # promise: reconcile: a run that was killed before it reported is compared too
+        .where(RUNS.c.started_at.between(first, end) | RUNS.c.run_id.in_(near) | RUNS.c.run_id.in_(kept))
         .group_by(*columns, RUNS.c.finished_at)
         .order_by(RUNS.c.run_id)
     )
     with ledger.transaction() as connection:
         rows = connection.execute(query).all()
-    return [BookedRun(*row[:6], row[6] is not None, *map(int, row[7:])) for row in rows]
+    return [
+        BookedRun(
+            run_id=row.run_id,
+            job=row.job,
+            service=row.endpoint,
+            output=row.output,
+            state=row.state,
+            started_at=row.started_at,
+            is_finished=row.finished_at is not None,
+            settled_nano=int(row.settled_nano),
+            in_doubt_nano=int(row.in_doubt_nano),
+            submitted_nano=int(row.submitted_nano),
+            leased_nano=int(row.leased_nano),
+        )
+        for row in rows
+    ]

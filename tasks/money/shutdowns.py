@@ -15,6 +15,11 @@ from parquill.tasks.job.providers import provider_of
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
+def without_date(model: str) -> str:
+    """Return the name of a model without the date of its version: gpt-4o-2024-08-06 is gpt-4o."""
+    return _SNAPSHOT.sub("", model)
+
+
 @dataclass(frozen=True, slots=True)
 class Shutdown:
     """The day from which a model no longer answers, and the model that its service recommends instead, if any."""

@@ -65,6 +65,23 @@ def projects(service: Service, _request: Request, _identity: str, query: bytes) 
     return Reply(200, orjson.dumps(page_of([project], asked, 20, 100)))
 
 
+def api_keys(service: Service, _request: Request, project: str, query: bytes) -> Reply:
+    """GET /organization/projects/ID/api_keys: those that were used, of whose values only the ends are shown."""
+    if project != service.options.admin.project_id:
+        raise BadRequestError(f"No such project: {project}", status=404)
+    asked = read_query(query, {"after", "limit"})
+    documents = [
+        {
+            "object": "organization.project.api_key",
+            "id": identity,
+            "name": None,
+            "redacted_value": f"{key[:3].decode()}...{key[-3:].decode()}",
+        }
+        for identity, key in service.keys.items()
+    ]
+    return Reply(200, orjson.dumps(page_of(documents, asked, 20, 100)))
+
+
 def spend_limit(service: Service, _request: Request, project: str, query: bytes) -> Reply:
     """GET /organization/spend_limit and GET /organization/projects/ID/spend_limit; 404 without a limit."""
     read_query(query, set())

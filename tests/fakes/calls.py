@@ -40,10 +40,11 @@ _ROUTES: dict[str, tuple[str, Handler]] = {
     "GET organization/costs": ("costs", admin_api.cost_page),
     "GET organization/projects": ("projects", admin_api.projects),
     "GET organization/projects/*/rate_limits": ("rate_limits", admin_api.rate_limits),
+    "GET organization/projects/*/api_keys": ("api_keys", admin_api.api_keys),
     "GET organization/projects/*/spend_limit": ("spend_limit", admin_api.spend_limit),
     "GET organization/spend_limit": ("spend_limit", admin_api.spend_limit),
 }
-_ADMIN = {"usage", "costs", "rate_limits", "projects", "spend_limit"}
+_ADMIN = {"usage", "costs", "rate_limits", "projects", "api_keys", "spend_limit"}
 
 
 class Calls:

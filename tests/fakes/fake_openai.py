@@ -217,6 +217,11 @@ class Service:
             known = self._key_ids[key] = "key_" + sha256(key).hexdigest()[:16]
         return known
 
+    @property
+    def keys(self) -> dict[str, bytes]:
+        """Return the keys that were used, by the names under which the bills know them."""
+        return {identity: key for key, identity in self._key_ids.items()}
+
     def key_fits(self, request: Request) -> bool:
         """Return whether a request has the key that is required."""
         options = self.options

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import orjson
 import pytest
 
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.records import Outcome, Totals, Use, UseKey, to_json
+from parquill.tasks.records import Outcome, Totals, Use, to_json
 from parquill.tasks.storage.batch_state import BatchState
 from parquill.tasks.storage.journal import JournalRecord
 from parquill.tasks.storage.replay import ShardState, Submitted, replay_records
