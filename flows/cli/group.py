@@ -22,6 +22,7 @@ ORDER = (
     "export",
     "diff",
     "spend",
+    "reconcile",
     "doctor",
     "approve",
     "serve-model",

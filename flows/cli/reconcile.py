@@ -286,7 +286,8 @@ def _table(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str
     shown = [name for name in names if any(line[name] is not None for line in lines)]
     has_costs = lines[0]["service_usd"] is not None
     fields = ("cost_usd", "in_doubt_usd", "service_usd", "difference_usd")[: 4 if has_costs else 2]
-    amounts = format_column([usd_to_nano(Decimal(line[name])) for line in lines for name in fields])
+    nano = [usd_to_nano(Decimal(line[name])) for line in lines for name in fields]
+    amounts = [text if amount else "-" for text, amount in zip(format_column(nano), nano, strict=True)]
     head = ["ledger", "in doubt", "service", "difference"][: len(fields)]
     rows = [[*shown, *head, "%", "requests", "at the service", ""]]
     for number, line in enumerate(lines):

@@ -62,8 +62,8 @@ class Endpoint(Settings):
     )
     admin_key_env: str | None = Field(
         None,
-        description="NAME of the environment variable that holds an admin key of the account, for `doctor` alone; "
-        "default: OPENAI_ADMIN_KEY at api.openai.com, if it is set",
+        description="NAME of the environment variable that holds an admin key of the account, for `doctor` and "
+        "`reconcile`; default: OPENAI_ADMIN_KEY at api.openai.com, if it is set",
     )
     headers_env: dict[str, str] = Field(
         default_factory=dict,

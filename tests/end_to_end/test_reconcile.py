@@ -44,8 +44,9 @@ def _reconcile(jobs: Jobs, settings: dict[str, Any], *arguments: str) -> tuple[i
 
 
 def _line(found: dict[str, Any], **place: Any) -> dict[str, Any]:
-    (line,) = [each for each in found["lines"] if place.items() <= each.items()]
-    return line
+    lines: list[dict[str, Any]] = [each for each in found["lines"] if place.items() <= each.items()]
+    assert len(lines) == 1
+    return lines[0]
 
 
 def _ask(service: FakeService, path: str) -> list[dict[str, Any]]:
@@ -109,6 +110,10 @@ def test_a_month_matches_by_model_lane_and_key(jobs: Jobs) -> None:
     assert shown[1].split()[:5] == ["model", "lane", "key", "ledger", "in"]
     assert shown[4].endswith("other programs")
     assert " matches within 1 %: ledger $" in shown[-1]
+    kept = b"".join(file.read_bytes() for file in (jobs.folder / "user-state").rglob("*") if file.is_file())
+    for secret in (*KEYS.values(), "sk-admin-fake"):
+        assert secret.encode() not in kept
+        assert secret not in "\n".join(shown)
 
 
 def test_a_rounded_bill_matches_and_a_larger_one_does_not(jobs: Jobs) -> None:

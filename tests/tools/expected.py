@@ -140,6 +140,7 @@ def check_books(done: Done, prefix: str = "") -> None:
     for name in ("cost_usd", "in_doubt_usd", "over_reserved_usd", "saved_usd"):
         assert re.fullmatch(r"\d+\.\d{9}", summary[name]), name
     endpoints = summary["endpoints"].values()
+    assert all(summary["endpoints"])  # each has a label
     assert Decimal(summary["paid_usd"]) == total(Decimal(each["cost_usd"]) for each in endpoints)
     assert summary["requests"]["sent"] == sum(each["requests"] for each in endpoints) + summary["requests"]["submitted"]
     assert (summary["exit_code"], summary["state"]) == (done.exit_code, summary["state"])

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from parquill.tasks.errors import RunTakenOver
 from parquill.tasks.money.ledger import Ledger, RunEntry
 from parquill.tasks.money.ledger_accounts import Balance, LeaseReport, Spending
-from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RESOLUTIONS, RUNS
+from parquill.tasks.money.ledger_tables import DAYS, HOLDERS, LEASES, RESOLUTIONS, RUNS, USES
 
 BEGIN = datetime(2026, 11, 28, 20, tzinfo=UTC)
 RUN_LIMITS: dict[str, int | None] = {"fr": 1_000, "de": 700, "ja": None}
@@ -36,7 +36,7 @@ def entry(run: str, job: str = "job", **labels: str) -> RunEntry:
 def empty(ledger: Ledger) -> None:
     """Delete all runs."""
     with ledger.transaction() as connection:
-        for table in (RUNS, DAYS, LEASES, HOLDERS, RESOLUTIONS):
+        for table in (RUNS, DAYS, USES, LEASES, HOLDERS, RESOLUTIONS):
             connection.execute(table.delete())
 
 

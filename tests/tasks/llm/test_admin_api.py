@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -10,7 +12,7 @@ import pytest
 
 from parquill.tasks.errors import ParquillError
 from parquill.tasks.job.key import Key
-from parquill.tasks.llm.admin_api import MAX_PAGES, AdminApi, ProjectLimits, SpendLimit
+from parquill.tasks.llm.admin_api import MAX_BUCKET_PAGES, MAX_PAGES, AdminApi, ProjectLimits, SpendLimit
 
 CANARY = "sk-admin-canary-4711"
 
@@ -105,3 +107,51 @@ def test_a_failure_tells_no_key(answer: Any, words: str) -> None:
         Account(projects=answer).api.only_project()
     assert caught.value.__cause__ is None
     assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_keys_are_known_by_their_ends() -> None:
+    """The keys of one project, or of all, are listed with what the service shows of their values."""
+    account = Account(
+        projects={"data": [{"id": "p"}, {"id": "q"}], "has_more": False},
+        projects__p__api_keys={"data": [{"id": "key_1", "redacted_value": "sk-a...bc"}, {"id": "key_2"}]},
+        projects__q__api_keys={"data": [{"id": "key_3", "redacted_value": "sk-d...ef"}]},
+    )
+    assert account.api.keys("p") == {"key_1": "sk-a...bc"}
+    assert account.api.keys(None) == {"key_1": "sk-a...bc", "key_3": "sk-d...ef"}
+
+
+def _bucket(day: int, **result: Any) -> dict[str, Any]:
+    return {"object": "bucket", "start_time": day * 86_400, "results": [result]}
+
+
+def test_figures_are_read_page_by_page() -> None:
+    """Usage and costs of all pages are read, from midnight to midnight in UTC."""
+    use = {"model": "m", "num_model_requests": 1, "input_tokens": 2, "output_tokens": 3}
+    pages = [
+        {"data": [_bucket(20_000, **use)], "has_more": True, "next_page": "a/b"},
+        {"data": [_bucket(20_001, **use)], "has_more": False, "next_page": None},
+    ]
+    cost = {"amount": {"value": 0.5, "currency": "usd"}, "line_item": "m, input"}
+    account = Account(usage__completions=pages, costs={"data": [_bucket(20_000, **cost)], "has_more": False})
+    found = account.api.figures(date(2024, 10, 4), date(2024, 10, 5))
+    assert found.uses is not None
+    assert [(each.day, each.completion_tokens) for each in found.uses] == [("2024-10-04", 3), ("2024-10-05", 3)]
+    assert found.costs is not None
+    assert [(each.model, each.usd) for each in found.costs] == [("m", Decimal("0.5"))]
+    span = "start_time=1728000000&end_time=1728172800&bucket_width=1d&limit=31"
+    groups = "&group_by=model&group_by=batch&group_by=service_tier&group_by=api_key_id"
+    assert account.asked == [
+        f"usage/completions?{span}{groups}",
+        f"usage/completions?{span}{groups}&page=a%2Fb",
+        f"costs?{span}&group_by=line_item&group_by=api_key_id",
+    ]
+
+
+def test_figures_that_do_not_end_or_cannot_be() -> None:
+    """Figures that are not complete, or that cannot be read, are an error and never compared."""
+    endless = {"data": [], "has_more": True, "next_page": "p"}
+    with pytest.raises(ParquillError, match=f"has more than {MAX_BUCKET_PAGES} pages"):
+        Account(usage__completions=endless).api.figures(date(2024, 10, 4), date(2024, 10, 5))
+    wrong = {"data": [_bucket(20_000, model="m", input_tokens=-1)], "has_more": False}
+    with pytest.raises(ParquillError, match="has figures that cannot be read: -1 is not a count"):
+        Account(usage__completions=wrong, costs={"data": []}).api.figures(date(2024, 10, 4), date(2024, 10, 5))

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from parquill.tasks.errors import DamagedJournal
-from parquill.tasks.records import Outcome, Totals, Use, to_json
+from parquill.tasks.records import MAX_USES, Outcome, Totals, Use, UseKey, to_json, use_of
 from parquill.tasks.storage.batch_state import BatchState
 from parquill.tasks.storage.journal import JournalRecord
 from parquill.tasks.storage.replay import ShardState, Submitted, replay_records
@@ -63,6 +63,43 @@ def test_each_request_counts_for_its_endpoint() -> None:
     }
     assert (totals.sent, totals.settled_nano, totals.in_doubt_nano) == (4, 47, 140)
     assert Totals.from_json(orjson.loads(orjson.dumps(totals.to_json()))) == totals
+
+
+def test_requests_are_summed_by_day_model_and_lane() -> None:
+    """Each request counts on the day on which it ended, for the model and the lane that its record names.
+
+    One that is under way at a kill counts on the day of the latest record.
+    """
+    day_us = 86_400_000_000
+    held = {"type": "attempt", "row": 0, "n": 1, "fate": "in_doubt", "code": "timeout"}
+    held |= {"lane": "flex", "ended_at": 3 * day_us - 1}
+    answer = {**_outcome(2, 40), "model_used": "m-1", "lane": "live", "finished_at": 3 * day_us}
+    free = {"type": "attempt", "row": 1, "n": 1, "fate": "unpaid", "code": "rate_limited"}
+    totals = _replay(
+        INTENT,
+        held,
+        {**INTENT, "n": 2},
+        {**answer, "in_doubt_nano": 70, "usage": [10, 3, 2, 5, 4]},
+        {**INTENT, "row": 1},
+        free,
+        {**INTENT, "row": 1, "n": 2},
+    ).totals()
+    assert totals.uses == {
+        UseKey(2, None, "flex"): Use(sent=1, in_doubt_nano=70),
+        UseKey(3, "m-1", "live"): Use(1, 1, 1, 40, 0, 10, 3, 2, 5, 4),
+        UseKey(3): Use(sent=2, in_doubt_nano=70),
+    }
+    assert sum(use.in_doubt_nano for use in totals.uses.values()) == totals.in_doubt_nano
+
+
+def test_a_service_with_endless_models_fills_no_memory() -> None:
+    """Beyond MAX_USES names, answers of further models are summed without their name."""
+    uses: dict[UseKey, Use] = {}
+    for number in range(MAX_USES + 50):
+        use_of(uses, UseKey(1, f"m-{number}", "live")).sent += 1
+    assert len(uses) == MAX_USES + 1
+    assert uses[UseKey(1, None, "live")].sent == 50
+    assert uses[UseKey(1, "m-3", "live")].sent == 1
 
 
 def test_a_submitted_request_is_neither_open_nor_in_doubt() -> None:
