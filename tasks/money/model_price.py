@@ -159,7 +159,8 @@ class ModelPrice:
         # promise: M2 a lane without a known price is refused
         if tier and not any(other.name == tier for other in self.tiers):
             raise BadJob(
-                f"{self.model} has no {tier} price ({self.source}): use `lane: live`, or a model with a {tier} price"
+                f"{self.model} has no {tier} price ({self.source}): use `lane: live`, a model with a {tier} price, or "
+                f"set `price` to what you pay for {tier}"
             )
         return replace(self, asked=tier, source=f"{self.source}, {tier}") if tier else self
 

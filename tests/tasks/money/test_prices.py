@@ -296,7 +296,9 @@ def test_a_lane_has_the_price_of_its_tier() -> None:
 )
 def test_a_lane_without_a_price_is_refused(model: str, url: str) -> None:
     """M2: If a model has no flex price at its address, a job with `lane: flex` is refused with what to do."""
-    with pytest.raises(BadJob, match=r"has no flex price .*: use `lane: live`, or a model with a flex price"):
+    with pytest.raises(
+        BadJob, match=r"has no flex price .*: use `lane: live`, a model with a flex price, or set `price`"
+    ):
         price_of(_job(model=model, lane="flex", endpoint={"base_url": url}), DAY)
 
 
