@@ -85,10 +85,10 @@ def find_difference(
         final_before=(now - FINAL_AFTER).astimezone(UTC).date().isoformat(),
         tolerance_percent=tolerance_percent,
     )
-    if not found.has_keys and (missing := sorted({use.key for use in here.uses} - set(names))):
+    if not found.has_keys and (missing := sorted({use.key for use in here.uses if use.key} - set(names))):
         notes.append(
             f"keys are not compared: it is not known which of the service's keys is {', '.join(missing)}; name its id "
-            f"with --key {missing[0] or 'NAME'}=ID, or set the variable"
+            f"with --key {missing[0]}=ID, or set the variable"
         )
     return {
         "month": month,

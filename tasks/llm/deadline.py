@@ -10,7 +10,8 @@ lane. So few rows pay the standard price. They do not return for a moment of sla
 capacity in the cheap lane uses up the limits that both lanes share.
 
 A request of the cheap lane is not cut off, since it may be billed. So none is sent later than its own usual time before
-the deadline: for flex the longest of the latest answers, for a batch the time that its cancellation may take.
+the deadline: for flex the longest of the latest answers, for a batch the time that its cancellation may take. Meanwhile
+it holds one of the `max_at_once` places. So far as the live lane needs all places, that time is lost to it too.
 """
 
 from __future__ import annotations
@@ -90,12 +91,18 @@ class Deadline:
         now = self._now()
         if not 0 <= now - self._looked_at < LOOK_INTERVAL_S:
             self._looked_at = now
-            self._needed_s = max(self.live_time_s(self._left()), self._cheap_tail_s + self._tail_s)
+            rows = self._left()
+            # promise: lanes: the live lane is given the time in which flex requests still hold their places
+            held_s = self._places_share(rows) * self._held_s
+            self._needed_s = max(self.live_time_s(rows) + held_s, self._cheap_tail_s + self._tail_s)
             self._slack_s = self._finish_at - now - self._needed_s
         return self._slack_s
 
     def live_time_s(self, rows: int) -> float:
         """Return how long before the deadline so many rows must begin to move to the live lane, in seconds."""
+        return SAFETY * self._least_s(rows) + (self._fixed_tail_s or 0.0) + self._tail_s
+
+    def _least_s(self, rows: int) -> float:
         requests, tokens = self._announced()
         limits = self._job.limits
         given = {
@@ -104,7 +111,18 @@ class Deadline:
         }
         job = self._job.model_copy(update={"limits": limits.model_copy(update=given)})
         found = least_duration(job, replace(self._estimate, lane="live", latency_s=self._latency_s), rows)
-        return (0.0 if found is None else SAFETY * found.seconds) + (self._fixed_tail_s or 0.0) + self._tail_s
+        return 0.0 if found is None else found.seconds
+
+    def _places_share(self, rows: int) -> float:
+        """Return the share of the places that the live lane keeps busy while it completes so many rows, from 0 to 1."""
+        least_s = self._least_s(rows)
+        at_once = self._job.limits.max_at_once
+        return min(1.0, rows * self._latency_s / at_once / least_s) if least_s else 0.0
+
+    @property
+    def _held_s(self) -> float:
+        """How long requests of the cheap lane may hold their places once rows move; batches hold none."""
+        return 0.0 if self._fixed_tail_s is not None else self._cheap_tail_s
 
     @property
     def _latency_s(self) -> float:

@@ -12,7 +12,7 @@ from tests.tools.expected import check_books
 from tests.tools.jobs import Done, Jobs
 
 TEXTS = ["one", "two", "three"]
-README = Path(__file__).parents[2] / "README.md"
+RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", '"sk-quoted"', "sk-with blank", "sk-h\u00e9"], ids=repr)
@@ -110,11 +110,10 @@ def test_tolerate_decides_the_exit_code(jobs: Jobs, not_ok: float, exit_code: in
     check_books(done)
 
 
-def test_a_refused_parameter_is_shown_as_in_the_readme(jobs: Jobs) -> None:
-    """If the service refuses a parameter, the run stops after a few free requests, and the README shows its output."""
-    block = (
-        README.read_text(encoding="utf-8").split("Here 600 rows\n", 1)[1].split("```text\n", 1)[1].split("```", 1)[0]
-    )
+def test_a_refused_parameter_is_shown_as_in_the_runbook(jobs: Jobs) -> None:
+    """If the service refuses a parameter, the run stops after a few free requests, and the runbook shows its output."""
+    page = RUNBOOK.read_text(encoding="utf-8")
+    block = page.split("Here 600 rows ", 1)[1].split("```text\n", 1)[1].split("```", 1)[0]
     texts = [f"t{number}" for number in range(600)]
     done = jobs.run(jobs.job(texts, model="o4-mini", parameters={"temperature": 0}))
     assert done.exit_code == 1
@@ -130,7 +129,7 @@ def _plain(text: str) -> str:
 
 
 def _shown(done: Done) -> str:
-    """Return the lines of a run's output that the README shows: rows, cost and the error sentence."""
+    """Return the lines of a run's output that the runbook shows: rows, cost and the error sentence."""
     lines = [line for line in done.stdout.splitlines() if line.startswith(("rows  ", "cost  "))]
     lines += [line for line in done.stderr.splitlines() if line.startswith("parquill: ")]
     return "\n".join(lines)

@@ -32,11 +32,17 @@ HUMAN = {
     "diff DONE DONE": ("same answer 3", ""),
     "run DONE": ("nothing to do", ""),
     "spend": ("at this pace the month ends at", ""),
+    "reconcile DONE --set endpoint.admin_key_env=ADMIN": (" matches within 1 %: ledger $", ""),
     "doctor JOB": ("ok   prices: ", ""),
     "approve": ("wait", ""),
     "schema": ('"max_output_tokens"', ""),
 }
 JSON = [words for words in HUMAN if not words.startswith(("init", "schema", "export"))]
+
+
+@pytest.fixture(autouse=True)
+def _admin_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADMIN", "sk-admin-fake")
 
 
 def _settings(jobs: Jobs) -> dict[str, object]:

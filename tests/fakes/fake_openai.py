@@ -84,6 +84,7 @@ class Service:
         """Start all accounts again; the options stay, and so does what is under way."""
         self.window.clear()
         self.faults = FaultBook()
+        self._key_ids.clear()
         self._start_books()
         self.clock.restart(self.options.clock_start, running=self.options.clock == "running")
         self.books.max_in_flight = self.in_flight

@@ -69,6 +69,15 @@ def _waning(of: random.Random) -> Flex:
 KINDS: list[Callable[[random.Random], Flex]] = [lambda _: _fast, lambda _: _slow, _full, _waning]
 
 
+# other limits of the live lane and the flex lane, and other deadlines; in each the live lane alone makes the deadline
+OTHER_LIMITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "little time": ("3h", {"requests_per_minute": 20, "max_at_once": 16}),
+    "few at once": ("6h", {"requests_per_minute": 60, "max_at_once": 2}),
+    "tokens": ("8h", {"tokens_per_minute": 400, "max_at_once": 8}),
+    "much time": ("20h", {"requests_per_minute": 2, "max_at_once": 4}),
+}
+
+
 def _day(folder: Path, market: Market, **job: Any) -> Day[Market]:
     given = {"finish_by": "8h", "limits": {"requests_per_minute": LIVE_PER_MINUTE, "max_at_once": 4}, **job}
     return Day(folder, market, ROWS, **given)
@@ -95,6 +104,25 @@ def test_days_of_flex(tmp_path: Path, seed: int) -> None:
     assert _cost(day.lanes["flex"]) <= 1.1 * _cost(patient.lanes["flex"])
     assert (day.market.sold["flex"], day.market.sold["default"]) == (day.lanes["flex"], day.lanes["live"])
     assert day.market.most_at_once <= 4
+
+
+@pytest.mark.parametrize("seed", _seeds(1))
+@pytest.mark.parametrize("limits", OTHER_LIMITS)
+def test_days_of_flex_with_other_limits(tmp_path: Path, limits: str, seed: int) -> None:
+    """The deadline is met, and the cost is within 10 % of the best possible, whatever limits and deadline a job has."""
+    finish_by, own = OTHER_LIMITS[limits]
+    deadline_s = int(finish_by.removesuffix("h")) * HOUR_S
+
+    def market() -> Market:
+        of = random.Random(seed)
+        return Market(seed, KINDS[(seed + 3) % len(KINDS)](of))
+
+    day = _day(tmp_path / "auto", market(), finish_by=finish_by, limits=own).pass_by()
+    assert [outcome.status for outcome in day.outcomes] == ["ok"] * ROWS
+    assert day.seconds <= deadline_s
+    patient = _day(tmp_path / "patient", market(), finish_by=None, limits=own).pass_by(deadline_s)
+    assert _cost(day.lanes["flex"]) <= 1.1 * _cost(patient.lanes["flex"])
+    assert day.market.most_at_once <= own["max_at_once"]
 
 
 BATCHES: list[dict[str, Any]] = [

@@ -118,4 +118,24 @@ def test_a_short_window_leaves_room_for_the_cheap_lane() -> None:
     """Before any answer, no more than a quarter of the time is held back for a slow request of the cheap lane."""
     night = Night(requests_per_minute=100_000, max_at_once=1_000)
     assert not night.is_due_at(FINISH_AT)
-    assert night.switches_at() == pytest.approx(900 + MIN_TAIL_S, abs=2)  # one time-out of flex
+    # one time-out of flex, and ten seconds for all rows at once
+    assert night.switches_at() == pytest.approx(900 + SAFETY * 10 + MIN_TAIL_S, abs=2)
+
+
+def test_requests_that_hold_their_places_take_time_from_the_live_lane() -> None:
+    """A flex request under way is not cut off: if the live lane needs all places, it is given that time in addition.
+
+    If a limit keeps most places free, it is given little more.
+    """
+    places = Night(max_at_once=100)
+    rate = Night(requests_per_minute=600, max_at_once=1_000)
+    for night in (places, rate):
+        for _ in range(30):
+            night.deadline.observe(300.0, is_live=False)
+        for _ in range(200):
+            night.deadline.observe(10.0, is_live=True)
+        assert not night.is_due_at(FINISH_AT)
+    live_s = SAFETY * 100 + MIN_TAIL_S  # 1,000 rows: ten seconds each, 100 at once, or 600 a minute
+    assert places.switches_at() == pytest.approx(live_s + CHEAP_TAIL * 300, abs=2)
+    # 100 of 1,000 places are busy
+    assert rate.switches_at() == pytest.approx(max(live_s + CHEAP_TAIL * 30, CHEAP_TAIL * 300 + MIN_TAIL_S), abs=2)
