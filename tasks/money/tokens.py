@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -27,8 +29,6 @@ from parquill.tasks.money.tool_tokens import count_tools
 # tiktoken panics on about a million blanks in a row and is slow on long runs of them: longer texts are counted in
 # pieces, which can only raise the count (by at most a token or so per piece).
 PIECE_CHARACTERS = 50_000
-# Encoded in one call: tokens are Python integers, which take ten times the memory of their text.
-MAX_ENCODED_CHARACTERS = 4 << 20
 # Counts of texts that repeat (roles, a constant system prompt) are cached, up to these limits.
 MAX_SEEN_TEXTS, MAX_SEEN_CHARACTERS = 4_096, 4 << 20
 
@@ -137,10 +137,17 @@ class TokenCounter:
         return counts
 
     def _count_batch(self, texts: Sequence[str]) -> list[int]:
-        counts: list[int] = []
-        for some in _portions(texts):
-            counts += [len(tokens) for tokens in self._encoding.encode_ordinary_batch(list(some), num_threads=_THREADS)]
-        return counts
+        if len(texts) < MIN_SHARED_TEXTS:
+            return self._count_each(texts)
+        # tiktoken's own batches make a task of each text, which takes longer than to count it
+        size = -(-len(texts) // (_THREADS * TASKS_PER_THREAD))
+        with ThreadPoolExecutor(_THREADS) as threads:
+            found = threads.map(self._count_each, [texts[at : at + size] for at in range(0, len(texts), size)])
+            return list(chain.from_iterable(found))
+
+    def _count_each(self, texts: Sequence[str]) -> list[int]:
+        count = self._encoding.encode_ordinary
+        return [len(count(text)) for text in texts]
 
     def count_chats(self, chats: Sequence[list[dict[str, Any]]]) -> list[int]:
         """Count the prompt tokens of each list of chat messages, `response_format` and tools included."""
@@ -194,18 +201,9 @@ class TokenCounter:
         return f"approximate, corrected by {factor:.2f} from {self._correction.answers:,} answers"
 
 
+MIN_SHARED_TEXTS = 64  # fewer are counted before a thread has started
+TASKS_PER_THREAD = 4  # so that a thread with long texts does not keep the others waiting
 _THREADS = max(1, min(8, os.cpu_count() or 1))
-
-
-def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield the texts in order, in portions of about MAX_ENCODED_CHARACTERS."""
-    first = characters = 0
-    for index, text in enumerate(texts):
-        if characters > MAX_ENCODED_CHARACTERS:
-            yield texts[first:index]
-            first, characters = index, 0
-        characters += len(text)
-    yield texts[first:]
 
 
 def _values(message: dict[str, Any]) -> list[str]:

@@ -245,10 +245,12 @@ def test_long_texts_are_not_kept(counter: TokenCounter) -> None:
 
 
 def test_texts_are_counted_in_their_order(counter: TokenCounter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each text has its own count, however few texts are encoded at once."""
+    """Each text has its own count, by whichever thread it is counted."""
     texts = ["word " * number for number in (0, 5, 1, 40, 2, 0, 7)]
     whole = counter.count_texts(texts)
-    for most in (0, 1, 30, 200):
-        monkeypatch.setattr(tokens, "MAX_ENCODED_CHARACTERS", most)
+    monkeypatch.setattr(tokens, "MIN_SHARED_TEXTS", 1)
+    for threads, tasks in ((1, 1), (1, 3), (2, 4), (8, 4)):
+        monkeypatch.setattr(tokens, "_THREADS", threads)
+        monkeypatch.setattr(tokens, "TASKS_PER_THREAD", tasks)
         assert counter.count_texts(texts) == whole
     assert counter.count_texts([]) == []
