@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from parquill.tasks.money.ledger import Ledger
 from parquill.tasks.money.ledger_uses import BilledUse, BookedRun, booked_runs, read_uses
 from parquill.tasks.money.reconciliation import Line, Reconciliation, reconcile
 from parquill.tasks.prompts.run import load_run
-from parquill.tasks.prompts.run_uses import uses_of
+from parquill.tasks.prompts.run_uses import name_of_key, uses_of
 
 FINAL_AFTER = timedelta(hours=24)  # after the end of a day; OpenAI's figures are usually there within minutes
 STATES = {
@@ -63,18 +64,19 @@ def find_difference(
     are any, else from its admin API. Raises BadJob, LedgerFailed, ParquillError.
     """
     endpoint = _endpoint_of(job)
-    here = read_ledger(month, endpoint.base_url)
+    here = read_ledger(month, endpoint.base_url, now)
+    # promise: reconcile: a key of the job is its own, also if the ledger has nothing of it
+    own = {use.key for use in here.uses} | {name_of_key(each) for each in _endpoints(job, endpoint.base_url)}
     names, notes = dict(keys), list(here.notes)
     if files:
-        there = ServiceFigures()
-        for file in files:
-            there.add(read_export(file))
-        there = there.of_month(month)
+        there = _read_files(files).of_month(month)
+        if not (there.uses or there.costs):
+            notes.append(f"the files have no figures of {month}")
     else:
         api = _open_admin(endpoint)
         there = api.figures(days_of(month)[0], min(days_of(month)[-1], now.date()))
         try:
-            names = {**find_keys({use.key for use in here.uses}, api, project_of(endpoint)), **names}
+            names = {**find_keys(own, api, project_of(endpoint)), **names}
         except ParquillError as error:
             notes.append(f"the ids of the keys are not known: {error}")
     found = reconcile(
@@ -88,7 +90,7 @@ def find_difference(
     if not found.has_keys and (missing := sorted({use.key for use in here.uses if use.key} - set(names))):
         notes.append(
             f"keys are not compared: it is not known which of the service's keys is {', '.join(missing)}; name its id "
-            f"with --key {missing[0]}=ID, or set the variable"
+            f"with --key {missing[0]}=ID, or set the variable to the key"
         )
     return {
         "month": month,
@@ -109,6 +111,22 @@ def find_difference(
     }
 
 
+def _read_files(files: Sequence[Path]) -> ServiceFigures:
+    """Read all files, each once. Raises BadJob."""
+    there = ServiceFigures()
+    for file in {path.resolve(): path for path in files}.values():
+        there.add(read_export(file))
+    if there.uses is None and there.costs is None:
+        raise BadJob(f"{', '.join(map(str, files))}: no usage and no costs, as OpenAI exports them")
+    return there
+
+
+def _endpoints(job: Job | None, service: str) -> list[Endpoint]:
+    """Return the endpoints of a job at a service, or OpenAI's usual one."""
+    given = [Endpoint.model_validate({})] if job is None else [each.endpoint for each in job.each_endpoint]
+    return [each for each in given if each.base_url == service]
+
+
 def _open_admin(endpoint: Endpoint) -> AdminApi:
     try:
         return AdminApi.of(endpoint)
@@ -126,42 +144,31 @@ def _endpoint_of(job: Job | None) -> Endpoint:
     return next((each for each in endpoints if each.admin_key_env is not None), endpoints[0])
 
 
-def read_ledger(month: str, service: str) -> LedgerSide:
-    """Read what runs bought at a service in a month; what unfinished runs bought is read from their journals.
+def read_ledger(month: str, service: str, now: datetime) -> LedgerSide:
+    """Read what runs bought at a service in a month; of a run whose uses are not kept, its journals are read.
 
     Raises LedgerFailed.
     """
     side = LedgerSide()
     with Ledger() as ledger:
-        runs = booked_runs(ledger, month)
+        runs = booked_runs(ledger, month, now)
         kept = read_uses(ledger, [run.run_id for run in runs])
-        journaled = {run.run_id: _journaled(run) for run in runs if not run.is_finished}
-        found = {
-            run.run_id: _as_resolved(journaled.get(run.run_id) or kept.get(run.run_id, []), run.run_id, ledger)
-            for run in runs
-        }
-    for run in runs:
-        uses = found[run.run_id]
-        # what a killed process had leased is in its journals, if they are here
-        is_unread = journaled.get(run.run_id, ()) is None
-        leased_nano = run.leased_nano if is_unread else 0
-        if any(use.service == service for use in uses) or (not uses and _may_be_at(run, service)):
-            side.submitted_nano += run.submitted_nano
-        side.uses += [use for use in uses if use.service == service and use.day.startswith(month)]
-        known_nano = sum(use.settled_nano + use.in_doubt_nano for use in uses)
-        missing_nano = run.settled_nano + run.in_doubt_nano + leased_nano - known_nano
-        if (missing_nano > 0 or is_unread) and run.started_at.startswith(month) and _may_be_at(run, service):
-            side.unknown_nano += max(0, missing_nano)
-            side.notes.append(
-                f"{format_usd(missing_nano) if missing_nano > 0 else 'what was spent last'} by the run {run.run_id} of "
-                f"{run.job!r} cannot be compared: its journals in {run.state or run.output} cannot be read here; "
-                "resume the run, or compare on its machine"
-            )
+        for run in runs:
+            uses, is_unread = kept.get(run.run_id, []), False
+            if not run.is_finished or (not uses and run.month.settled_nano):
+                journaled = _journaled(run)
+                uses, is_unread = journaled or uses, journaled is None
+            mine = [use for use in _as_resolved(uses, run, month, ledger) if use.day.startswith(month)]
+            side.uses += [use for use in mine if use.service == service]
+            if service in run.services:
+                side.submitted_nano += run.submitted_nano
+                if is_unread:
+                    _note_unread(side, run, mine)
     return side
 
 
 def _journaled(run: BookedRun) -> list[BilledUse] | None:
-    """Return what an unfinished run has bought so far; None if its journals are not on this machine."""
+    """Return what a run has bought so far; None if its journals are not on this machine."""
     try:
         found = load_run(Path(run.state), run.run_id)
         return uses_of(found, found.totals())
@@ -169,19 +176,46 @@ def _journaled(run: BookedRun) -> list[BilledUse] | None:
         return None
 
 
-def _as_resolved(uses: list[BilledUse], run_id: str, ledger: Ledger) -> list[BilledUse]:
-    """Apply the answer of a person who resolved all that is in doubt of a run as paid, or as not paid."""
+def _note_unread(side: LedgerSide, run: BookedRun, known: Sequence[BilledUse]) -> None:
+    """Note how much of a run cannot be compared, since its journals cannot be read."""
+    booked_nano = run.month.settled_nano + run.month.in_doubt_nano + run.month.leased_nano
+    missing_nano = max(0, booked_nano - sum(use.settled_nano + use.in_doubt_nano for use in known))
+    side.unknown_nano += missing_nano
+    what = format_usd(missing_nano) if missing_nano else "what was spent last"
+    side.notes.append(
+        f"{what} of the run {run.run_id} of {run.job!r} cannot be compared: its journals in {run.state or run.output} "
+        f"cannot be read here; {'compare' if run.is_finished else 'resume the run, or compare'} on its machine"
+    )
+
+
+def _as_resolved(uses: list[BilledUse], run: BookedRun, month: str, ledger: Ledger) -> list[BilledUse]:
+    """Apply what a person has resolved of a run as paid or as not paid to its uses of a month.
+
+    The ledger keeps how much was resolved, and how much is still in doubt in each month. What was resolved in a month
+    is shared out among the uses of the month, in proportion to what they had in doubt.
+    """
     settled_nano, doubt_nano = sum(use.settled_nano for use in uses), sum(use.in_doubt_nano for use in uses)
-    books = ledger.spent(run_id, settled_nano, doubt_nano, 0)
-    if books.in_doubt_nano or not doubt_nano:
+    if not doubt_nano:
         return uses
-    is_paid = books.settled_nano > settled_nano
-    return [replace(use, settled_nano=use.settled_nano + use.in_doubt_nano * is_paid, in_doubt_nano=0) for use in uses]
-
-
-def _may_be_at(run: BookedRun, service: str) -> bool:
-    """Whether a run may have bought at a service: the ledger has its endpoint's address, or a name instead."""
-    return run.service.startswith(service) or "://" not in run.service
+    books = ledger.spent(run.run_id, settled_nano, doubt_nano, 0)
+    resolved_nano = doubt_nano - books.in_doubt_nano
+    of_month = sum(use.in_doubt_nano for use in uses if use.day.startswith(month))
+    here_nano = min(resolved_nano, of_month - run.month.in_doubt_nano)
+    if here_nano <= 0:
+        return uses
+    # promise: reconcile: money that a person resolved as unpaid is not compared as paid
+    paid = Fraction(max(0, books.settled_nano - settled_nano), resolved_nano) * Fraction(here_nano, of_month)
+    left = 1 - Fraction(here_nano, of_month)
+    return [
+        replace(
+            use,
+            settled_nano=use.settled_nano + round(use.in_doubt_nano * paid),
+            in_doubt_nano=round(use.in_doubt_nano * left),
+        )
+        if use.day.startswith(month)
+        else use
+        for use in uses
+    ]
 
 
 def find_keys(names: set[str], api: AdminApi, project: str | None) -> dict[str, str]:
@@ -206,12 +240,11 @@ def _fits(value: str, shown: str) -> bool:
 def _advice(found: Reconciliation, month: str) -> Iterator[str]:
     """Yield what to do about differences."""
     states = {line.state for line in found.lines}
-    if found.doubt_billed == "all":
-        yield f"the service billed what is in doubt: `parquill spend --month {month} --resolve paid`"
-    elif found.doubt_billed == "none":
-        yield f"the service billed nothing of what is in doubt: `parquill spend --month {month} --resolve unpaid`"
-    elif found.doubt_billed == "some":
-        yield "the service billed a part of what is in doubt; it stays booked"
+    resolve = f"`parquill spend --month {month} --resolve"
+    if found.was_doubt_billed:
+        yield f"the service billed what is in doubt, or a part of it: {resolve} paid` books all of it, for all jobs"
+    elif found.was_doubt_billed is False:
+        yield f"the service billed nothing of what is in doubt: {resolve} unpaid`, for all jobs"
     if "price" in states:
         yield "tokens agree and costs do not: the service charges another price; set the job's `price`"
     if states & {"more_there", "only_there"}:

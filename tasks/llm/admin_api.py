@@ -127,11 +127,13 @@ class AdminApi:
             found = self._get(f"{path}{page}") or {}
             data, following = found.get("data"), found.get("next_page")
             yield from data if isinstance(data, list) else ()
-            if found.get("has_more") is not True or not isinstance(following, str):
+            if found.get("has_more") is not True:
                 return
+            if not isinstance(following, str):
+                break
             page = f"&page={quote(following, safe='')}"
         # promise: reconcile: figures that are not complete are not compared
-        raise ParquillError(f"{self._base}{path.partition('?')[0]} has more than {MAX_BUCKET_PAGES} pages")
+        raise ParquillError(f"{self._base}{path.partition('?')[0]} has more pages than can be read")
 
     def _list(self, path: str) -> Iterator[Mapping[str, Any]]:
         after = ""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from parquill.tasks.errors import ParquillError
+from parquill.tasks.errors import ParquillError, ServiceStopped
 from parquill.tasks.job.api_key import read_keys
 from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.money.amounts import nano_to_usd, usd_text
@@ -106,11 +106,18 @@ def estimate_with_pilot(
         pilot = run_pilot(run, rows, watch=watch, log=log)
         standing = read_standing(pilot.run)
     totals, estimate = pilot.totals, pilot.run.estimate
+    error = None
+    if not pilot.rows and pilot.failed:
+        # promise: estimates: a pilot without a single answer is an error
+        error = ServiceStopped(
+            f"the pilot got no answer, so the cost is not known: {pilot.first_failure}. Fix this, then run it again"
+        )
     return DryRun(
         job,
         estimate,
         standing.verdict,
         run.price,
+        error,
         completed=sum(totals.statuses.values()),
         sentence=pilot.sentence,
         pilot={

@@ -53,6 +53,8 @@ class Pilot:
     ended: str
     run: Run
     chosen: tuple[Located, ...] = ()  # the rows that it completed, or found completed
+    failed: int = 0  # rows that got no answer
+    first_failure: str = ""
 
     @property
     def sentence(self) -> str:
@@ -60,6 +62,8 @@ class Pilot:
         settled, in_doubt = self.totals.settled_nano, self.totals.in_doubt_nano
         doubt = f", {format_usd(in_doubt)} in doubt" if in_doubt else ""
         paid = f"{self.rows:,} rows were answered for {format_usd(settled)}{doubt}"
+        if self.failed:
+            paid += f", {self.failed:,} got no answer, the first one: {self.first_failure}"
         return f"pilot: {paid}; {self.ended}. `run` continues from them"
 
 
@@ -115,7 +119,9 @@ def run_pilot(
     new = replace(run, estimate=learned.estimate)
     new.save()
     keep_past(run.job, run.run_id, learned.history, None)
-    return Pilot(learned.history.count, learned.totals, ended, new, picked.taken)
+    failures = picked.failures()
+    first = failures[0] if failures else ""
+    return Pilot(learned.history.count, learned.totals, ended, new, picked.taken, len(failures), first)
 
 
 class _Picked:
@@ -170,6 +176,12 @@ class _Picked:
                     raise
             _raise_if_stopped(SendResult.of(list(by_shard), reports))
         return count
+
+    def failures(self) -> list[str]:
+        """Return why each row that was taken has no answer."""
+        states = {shard: self.run.state(shard.number) for shard in {row.shard for row in self.taken}}
+        found = (states[row.shard].outcomes.get(row.number) for row in self.taken)
+        return [f"{each.error_code}: {each.error_message}" for each in found if each and each.status == "failed"]
 
     def _answered(self, rows: Iterable[Located]) -> set[tuple[ShardRef, int]]:
         shards = {row.shard for row in rows}

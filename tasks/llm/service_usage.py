@@ -21,6 +21,7 @@ from parquill.tasks.llm.replies import parse_json
 from parquill.tasks.money.reconciliation import CountedUse, ServiceCost
 
 MAX_FILE_BYTES = 256 << 20
+MAX_DIGITS, MAX_DECIMALS = 18, 15
 NO_LINE_ITEM = "(no line item)"
 _LANES: dict[str, LaneName] = {"batch": "batch", "flex": "flex"}  # words of a line item
 _USAGE_FIELDS = ("start_time", "model", "num_model_requests", "input_tokens", "output_tokens")
@@ -50,11 +51,14 @@ class ServiceFigures:
 
 def read_use(start_time: Any, result: Mapping[str, Any]) -> CountedUse:
     """Read a result of `usage/completions`. Raises ValueError."""
-    is_batch = str(result.get("batch") or "").lower() == "true"
+    is_batch, tier = str(result.get("batch")).lower(), _text(result.get("service_tier"))
+    if (model := _text(result.get("model"))) is None:
+        raise ValueError("names no model: group usage by model, batch, service tier and API key")
     return CountedUse(
         day=_day(start_time),
-        model=str(result.get("model") or ""),
-        lane="batch" if is_batch else lane_of(_text(result.get("service_tier"))),
+        model=model,
+        # promise: reconcile: usage that is not grouped by lane is of no lane in particular
+        lane="batch" if is_batch == "true" else lane_of(tier) if tier or is_batch == "false" else None,
         key=_text(result.get("api_key_id")),
         requests=_whole(result.get("num_model_requests")),
         prompt_tokens=_whole(result.get("input_tokens")),
@@ -94,7 +98,10 @@ def read_export(path: Path) -> ServiceFigures:
     if size > MAX_FILE_BYTES:
         raise BadJob(f"{path} has {size >> 20:,} MiB, more than the {MAX_FILE_BYTES >> 20} that are read: export days")
     text = data.decode("utf-8-sig", "replace").strip()
-    results = list(_json_results(text) if text[:1] in {"{", "["} else _csv_results(text))
+    try:
+        results = list(_json_results(text) if text[:1] in {"{", "["} else _csv_results(text))
+    except (csv.Error, ValueError) as error:
+        raise BadJob(f"{path} cannot be read: {error}") from None
     uses: list[CountedUse] = []
     costs: list[ServiceCost] = []
     for number, (start_time, result) in enumerate(results, start=1):
@@ -110,8 +117,6 @@ def read_export(path: Path) -> ServiceFigures:
                 )
         except ValueError as error:
             raise BadJob(f"{path}, entry {number:,}: {error}") from None
-    if not results:
-        raise BadJob(f"{path} has no usage and no costs")
     return ServiceFigures(uses or None, costs or None)
 
 
@@ -124,19 +129,27 @@ def bucket_results(buckets: Iterable[Any]) -> Iterator[tuple[Any, Mapping[str, A
 
 def _json_results(text: str) -> Iterator[tuple[Any, Mapping[str, Any]]]:
     document = parse_json(text.encode())
-    pages = document if isinstance(document, list) else [document]
-    for page in pages:
-        if isinstance(page, Mapping) and isinstance(buckets := page.get("data"), list):
+    if document is None:
+        raise ValueError("it is not JSON")
+    for page in document if isinstance(document, list) else [document]:
+        if not isinstance(page, Mapping):
+            raise ValueError("it is neither a page nor a list of pages, buckets or results")  # noqa: TRY004 - as above
+        if page.get("has_more") is True and not isinstance(document, list):
+            # promise: reconcile: an export that is not complete is refused
+            raise ValueError("it is one page of several: put all pages into one list")
+        if isinstance(buckets := page.get("data"), list):
             yield from bucket_results(buckets)
-        elif isinstance(page, Mapping):
+        elif "results" in page or "result" in page:
             yield from bucket_results([page])
+        else:
+            yield page.get("start_time"), page
 
 
 def _csv_results(text: str) -> Iterator[tuple[Any, Mapping[str, Any]]]:
     head = text.partition("\n")[0]
     for row in csv.DictReader(io.StringIO(text), delimiter="\t" if "\t" in head else ","):
-        # a day without usage is a row with its times alone
-        if row.get("amount_value") or row.get("num_model_requests") or not {"amount_value", "input_tokens"} & set(row):
+        figures = [row[name] for name in ("amount_value", *_USAGE_FIELDS[2:]) if name in row]
+        if any(figures) or not figures:  # a day without usage is a row with its times alone
             yield row.get("start_time"), row
 
 
@@ -150,21 +163,22 @@ def _day(start_time: Any) -> str:
 def _whole(value: Any) -> int:
     try:
         number = Decimal(str(value or 0))
-        if number >= 0 and number == int(number):
+        # promise: reconcile: a figure of a million digits is refused before it is computed
+        if number.is_finite() and number.adjusted() < MAX_DIGITS and 0 <= number == int(number):
             return int(number)
-    except (InvalidOperation, ValueError, OverflowError):
+    except InvalidOperation:
         pass
-    raise ValueError(f"{value!r} is not a count")
+    raise ValueError(f"{str(value)[:40]!r} is not a count")
 
 
 def _amount(value: Any) -> Decimal:
     try:
         usd = Decimal(str(value))
     except InvalidOperation:
-        raise ValueError(f"{value!r} is not an amount") from None
-    if not usd.is_finite():
-        raise ValueError(f"{value!r} is not an amount")
-    return usd
+        usd = Decimal("NaN")
+    if not usd.is_finite() or usd.adjusted() >= MAX_DIGITS:
+        raise ValueError(f"{str(value)[:40]!r} is not an amount")
+    return round(usd, MAX_DECIMALS)
 
 
 def _text(value: Any) -> str | None:

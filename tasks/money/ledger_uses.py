@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from parquill.tasks.money.calendar_months import month_before
-from parquill.tasks.money.ledger_accounts import total_of
+from parquill.tasks.money.ledger_accounts import Balance, balance_of, in_month, total_of
 from parquill.tasks.money.ledger_database import LedgerDatabase
-from parquill.tasks.money.ledger_tables import DAYS, LEASES, RUNS, USES
+from parquill.tasks.money.ledger_tables import DAYS, RUNS, USES
+
+IDS_AT_ONCE = 1_000  # databases bound the number of parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,14 @@ class BilledUse:
 
 
 class BookedRun(NamedTuple):
-    """A run that began or booked money in a month or in the month before it; money in nano-dollars, over all days."""
+    """A run that began or booked money in a month or in the month before it; money in nano-dollars, over all days.
+
+    `month` is what is booked in the month itself.
+    """
 
     run_id: str
     job: str
-    service: str  # its endpoint's name or address
+    services: tuple[str, ...]  # the addresses of its endpoints
     output: str
     state: str
     started_at: str
@@ -51,7 +57,7 @@ class BookedRun(NamedTuple):
     settled_nano: int
     in_doubt_nano: int
     submitted_nano: int
-    leased_nano: int  # what its processes may still spend, or spent before they were killed
+    month: Balance
 
 
 def keep_uses(ledger: LedgerDatabase, run_id: str, uses: Iterable[BilledUse]) -> None:
@@ -65,9 +71,15 @@ def keep_uses(ledger: LedgerDatabase, run_id: str, uses: Iterable[BilledUse]) ->
 
 def read_uses(ledger: LedgerDatabase, run_ids: Sequence[str]) -> dict[str, list[BilledUse]]:
     """Return what was kept of each of these runs. Raises LedgerFailed."""
-    query = sa.select(USES).where(USES.c.run_id.in_(run_ids)).order_by(USES.c.run_id, USES.c.number)
+    rows: list[Any] = []
     with ledger.transaction() as connection:
-        rows = connection.execute(query).mappings().all()
+        for at in range(0, len(run_ids), IDS_AT_ONCE):
+            query = (
+                sa.select(USES)
+                .where(USES.c.run_id.in_(run_ids[at : at + IDS_AT_ONCE]))
+                .order_by(USES.c.run_id, USES.c.number)
+            )
+            rows += connection.execute(query).mappings().all()
     found: dict[str, list[BilledUse]] = {}
     for row in rows:
         use = BilledUse(**{name: row[name] for name in BilledUse.__slots__})
@@ -75,7 +87,7 @@ def read_uses(ledger: LedgerDatabase, run_ids: Sequence[str]) -> dict[str, list[
     return found
 
 
-def booked_runs(ledger: LedgerDatabase, month: str) -> list[BookedRun]:
+def booked_runs(ledger: LedgerDatabase, month: str, now: datetime) -> list[BookedRun]:
     """Return the runs with requests in a month such as 2026-11, or whose requests may have ended in it.
 
     Money is booked on the day of its lease, so a request of the first of a month may be booked in the month before.
@@ -86,10 +98,9 @@ def booked_runs(ledger: LedgerDatabase, month: str) -> list[BookedRun]:
     first, end = f"{month_before(month)}-01", f"{month}-32"  # both sort as the days and times of these months do
     near = sa.select(DAYS.c.run_id).where(DAYS.c.day.between(first, end))
     kept = sa.select(USES.c.run_id).where(USES.c.day.between(f"{month}-01", end))
-    leased = sa.select(total_of(LEASES.c.amount_nano)).where(LEASES.c.run_id == RUNS.c.run_id).scalar_subquery()
-    totals = [*(total_of(kind).label(kind.name) for kind in kinds), leased.label("leased_nano")]
+    of_month = [total_of(sa.case((in_month(month), kind), else_=0)) for kind in kinds]
     query = (
-        sa.select(*columns, RUNS.c.finished_at, *totals)
+        sa.select(*columns, RUNS.c.finished_at, *(total_of(kind).label(kind.name) for kind in kinds), *of_month)
         .join(DAYS, DAYS.c.run_id == RUNS.c.run_id, isouter=True)
         # promise: reconcile: a run that was killed before it reported is compared too
         .where(RUNS.c.started_at.between(first, end) | RUNS.c.run_id.in_(near) | RUNS.c.run_id.in_(kept))
@@ -98,11 +109,18 @@ def booked_runs(ledger: LedgerDatabase, month: str) -> list[BookedRun]:
     )
     with ledger.transaction() as connection:
         rows = connection.execute(query).all()
+        # a finished run has nothing leased
+        months = {
+            row.run_id: Balance(int(row[-3]), int(row[-2]), int(row[-1]), 0)
+            if row.finished_at is not None
+            else balance_of(connection, now, run_id=row.run_id, month=month)
+            for row in rows
+        }
     return [
         BookedRun(
             run_id=row.run_id,
             job=row.job,
-            service=row.endpoint,
+            services=tuple(row.endpoint.split()),
             output=row.output,
             state=row.state,
             started_at=row.started_at,
@@ -110,7 +128,7 @@ def booked_runs(ledger: LedgerDatabase, month: str) -> list[BookedRun]:
             settled_nano=int(row.settled_nano),
             in_doubt_nano=int(row.in_doubt_nano),
             submitted_nano=int(row.submitted_nano),
-            leased_nano=int(row.leased_nano),
+            month=months[row.run_id],
         )
         for row in rows
     ]

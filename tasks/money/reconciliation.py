@@ -22,15 +22,20 @@ from parquill.tasks.money.shutdowns import without_date
 
 State = Literal["matched", "in_doubt", "late", "other", "price", "more_there", "less_there", "only_here", "only_there"]
 # States that need nothing done. `other` is what other programs used; `late` may still change at the service.
+NO_KEY = "(no key)"
+MAX_STEP_USD = Decimal("0.01")
 AGREEING: frozenset[State] = frozenset({"matched", "in_doubt", "late", "other"})
 
 
 class CountedUse(NamedTuple):
-    """Requests and tokens that a service counted on a UTC day; `key` is the service's id of the key, if known."""
+    """Requests and tokens that a service counted on a UTC day; `key` is the service's id of the key, if known.
+
+    `lane` is None if the figures are not split by lane.
+    """
 
     day: str
     model: str
-    lane: LaneName
+    lane: LaneName | None
     key: str | None
     requests: int
     prompt_tokens: int
@@ -114,6 +119,7 @@ class Reconciliation:
     has_keys: bool
     lines: list[Line]
     days: list[Line]
+    is_doubt_final: bool = True  # whether the service has all figures of the days with something in doubt
 
     @property
     def is_matching(self) -> bool:
@@ -135,16 +141,18 @@ class Reconciliation:
         return sum(line.amounts.service_nano for line in self.lines if line.state == "other")
 
     @property
-    def doubt_billed(self) -> Literal["all", "none", "some"] | None:
-        """How much of what is in doubt the service billed; None if nothing is in doubt or it is not known yet."""
+    def was_doubt_billed(self) -> bool | None:
+        """Whether the service billed what is in doubt, or a part of it; None if that cannot be told.
+
+        The numbers of requests tell it, since costs may differ a little for other reasons.
+        """
         doubtful = [line for line in self.lines if line.amounts.in_doubt_nano]
-        if not doubtful or not self.has_costs or any(line.state not in {"matched", "in_doubt"} for line in doubtful):
+        is_clear = all(line.state in {"matched", "in_doubt"} for line in doubtful)
+        if not (doubtful and self.has_costs and self.has_uses and self.is_doubt_final and is_clear):
             return None
-        if all(line.state == "matched" for line in doubtful):
-            return "none"
-        paid_nano = sum(line.amounts.service_nano - line.amounts.settled_nano for line in doubtful)
-        all_nano = sum(line.amounts.in_doubt_nano for line in doubtful)
-        return "all" if 100 * paid_nano >= 99 * all_nano else "some"
+        more = [line.amounts.service_requests - line.amounts.requests for line in doubtful]
+        # promise: reconcile: what is in doubt is called unbilled only if the service counted no more requests
+        return any(count > 0 for count in more) if min(more) >= 0 else None
 
 
 @dataclass(slots=True)
@@ -152,6 +160,10 @@ class _Table:
     """The amounts of each place and day."""
 
     cells: dict[tuple[Place, str], Amounts] = field(default_factory=lambda: defaultdict(Amounts))
+
+    def lanes(self, model: str, key: str | None) -> set[str]:
+        """Return the lanes of a model and a key."""
+        return {place.lane for place, _ in self.cells if (place.model, place.key) == (model, key)}
 
     def join_lanes(self, model: str, key: str | None, lanes: Iterable[str]) -> None:
         """Compare the lanes of a model as one, since the service's costs do not tell which lane they are of."""
@@ -175,38 +187,49 @@ def reconcile(
     `keys` gives for names of keys in `here` the service's id of the key; keys are compared only if it has all names.
     The figures of days from `final_before` on may still grow. `tolerance_percent` is of what the ledger has.
     """
-    ids = [use.key for use in uses or ()] + [cost.key for cost in costs or ()]
-    has_keys = {use.key for use in here} <= set(keys) and all(ids)
-    names = {identity: name for name, identity in keys.items()} if has_keys else None
+    has_keys = {use.key for use in here} <= set(keys) and all(
+        any(each.key for each in figures) for figures in (uses, costs) if figures
+    )
+    names = {identity: name for name, identity in sorted(keys.items(), reverse=True)} if has_keys else None
 
     def label(identity: str | None) -> str | None:
-        return None if names is None else names.get(identity or "", identity or "")
+        # promise: reconcile: what the service counted without a key is not of a key of ours
+        return None if names is None else names.get(identity or "", identity or NO_KEY)
 
     table = _Table()
     for use in here:
-        place = Place(without_date(use.model), use.lane, None if names is None else use.key)
+        place = Place(without_date(use.model), use.lane, None if names is None else label(keys[use.key]))
         table.cells[place, use.day].add(
             Amounts(use.settled_nano, use.in_doubt_nano, use.requests, use.prompt_tokens, use.completion_tokens)
         )
     for counted in uses or ():
-        cell = table.cells[Place(without_date(counted.model), counted.lane, label(counted.key)), counted.day]
+        model, key = without_date(counted.model), label(counted.key)
+        lane: str = counted.lane or "live"
+        if counted.lane is None and (known := table.lanes(model, key)):
+            table.join_lanes(model, key, known)
+            lane = "+".join(sorted(known))
+        cell = table.cells[Place(model, lane, key), counted.day]
         cell.service_requests += counted.requests
         cell.service_prompt_tokens += counted.prompt_tokens
         cell.service_completion_tokens += counted.completion_tokens
     _add_costs(table, costs or (), label)
     judge = _Judge(
         known_models={without_date(use.model) for use in here},
-        known_keys=set(keys) if has_keys else None,
+        known_keys=None if names is None else set(names.values()),
         has_costs=costs is not None,
         has_uses=uses is not None,
         share=tolerance_percent / 100,
     )
+
+    def lacks(amounts: Amounts, day: str) -> int:
+        """Return what the service may still add to a day."""
+        return max(0, -judge.difference(amounts)) if day >= final_before else 0
+
     whole: dict[Place, Amounts] = defaultdict(Amounts)
     late: dict[Place, int] = defaultdict(int)
     for (place, day), amounts in table.cells.items():
         whole[place].add(amounts)
-        if day >= final_before:
-            late[place] += max(0, -judge.difference(amounts))
+        late[place] += lacks(amounts, day)
     lines = [
         Line(None, place, whole[place], judge.state(place, whole[place], late[place]))
         for place in sorted(whole, key=str)
@@ -214,19 +237,21 @@ def reconcile(
     days = [
         Line(day, place, amounts, state)
         for (place, day), amounts in sorted(table.cells.items(), key=lambda cell: (cell[0][1], str(cell[0][0])))
-        if (state := judge.state(place, amounts, judge.most if day >= final_before else 0)) not in {"matched", "other"}
+        if (state := judge.state(place, amounts, lacks(amounts, day))) not in {"matched", "other"}
     ]
-    return Reconciliation(costs is not None, uses is not None, has_keys, lines, days)
+    is_doubt_final = all(day < final_before for (_, day), amounts in table.cells.items() if amounts.in_doubt_nano)
+    return Reconciliation(costs is not None, uses is not None, has_keys, lines, days, is_doubt_final)
 
 
 def _add_costs(table: _Table, costs: Sequence[ServiceCost], label: Callable[[str | None], str | None]) -> None:
     """Add what the service charged; lanes that its entries do not tell apart are joined."""
-    half_nano = usd_to_nano(_step(costs) / 2)
+    # promise: reconcile: no more is taken for rounding than half a cent for each entry
+    half_nano = usd_to_nano(min(_step(costs), MAX_STEP_USD) / 2)
     entries: dict[tuple[str, str | None], list[ServiceCost]] = defaultdict(list)
     for cost in costs:
         entries[without_date(cost.model), label(cost.key)].append(cost)
     for (model, key), found in entries.items():
-        known = {place.lane for place, _ in table.cells if (place.model, place.key) == (model, key)}
+        known = table.lanes(model, key)
         named = {cost.lane or "live" for cost in found}
         only: str | None = None
         # promise: reconcile: costs that do not name their lane are compared with all lanes together
@@ -252,7 +277,6 @@ class _Judge:
     has_costs: bool
     has_uses: bool
     share: Decimal
-    most: int = 1 << 62
 
     def difference(self, amounts: Amounts) -> int:
         """Return how much more the service has than the ledger: in nano-dollars, or in tokens without its costs."""
@@ -264,17 +288,16 @@ class _Judge:
         """Judge a comparison; `late` is what the service may still add."""
         if self._is_other(place):
             return "other"
-        more, known = self.difference(amounts), amounts.settled_nano if self.has_costs else amounts.tokens
+        # what the service may still add is no difference; what it has too much is one, even if as much is late
+        more, known = self.difference(amounts) + late, amounts.settled_nano if self.has_costs else amounts.tokens
         tolerated = int(self.share * known) + (amounts.rounding_nano if self.has_costs else 0)
         state: State = "more_there" if more > 0 else "less_there"
+        # promise: reconcile: figures of the last hours that are missing at the service are late, not wrong
         if abs(more) <= tolerated:
-            state = "matched"
+            state = "late" if late > tolerated else "matched"
         # promise: reconcile: a difference within what is in doubt is explained by it
         elif self.has_costs and 0 < more <= amounts.in_doubt_nano + tolerated:
             state = "in_doubt"
-        # promise: reconcile: figures of the last hours that are missing at the service are late, not wrong
-        elif more < 0 and -more <= late + tolerated:
-            state = "late"
         elif not amounts.is_there:
             state = "only_here"
         elif not amounts.is_here:

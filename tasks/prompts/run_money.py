@@ -87,7 +87,7 @@ def entry_of(run: Run) -> RunEntry:
         run_id=run.run_id,
         job=job.name,
         model=job.model,
-        endpoint=job.endpoint.identity,
+        endpoint=" ".join(sorted({each.endpoint.base_url for each in job.each_endpoint})),
         labels=job.labels,
         output=job.output,
         state=job.state or "",

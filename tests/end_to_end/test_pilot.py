@@ -227,7 +227,7 @@ def test_answers_that_fail_tell_nothing(jobs: Jobs, service: FakeService) -> Non
     service.configure(faults=[{"kind": "gateway:500"}])
     settings = jobs.job(_texts(60), retry={"attempts": 1})
     done, pilot = _pilot(jobs, settings, "10")
-    assert done.exit_code == 0
+    assert done.exit_code == 1
     assert pilot["pilot_rows"] == 0
     assert pilot["basis"] == "worst_case"
     assert pilot["cost_usd_low"] is None
@@ -266,3 +266,17 @@ def test_the_deployed_estimate_does_not_spend_what_asks_first(jobs: Jobs, servic
     with pytest.raises(NotApproved, match="a pilot of 40 rows may cost"):
         estimate_cost(make_job(jobs.job(_texts(50), budget={"approval_usd": 0.0001})), pilot=40)
     assert service.stats()["requests"] == 0
+
+
+def test_a_pilot_without_an_answer(jobs: Jobs) -> None:
+    """If no row of a pilot gets an answer, the command says why and ends with exit code 1; failures are counted."""
+    jobs.service.configure(faults=[{"kind": "status:400", "match": "bad"}])
+    settings = jobs.job([*(f"bad {row}" for row in range(5)), "good"])
+    done = jobs.run(settings, "--pilot", "6", command="estimate")
+    assert done.exit_code == 0
+    assert "pilot: 1 rows were answered for $" in done.stdout
+    assert "5 got no answer, the first one: bad_request: " in done.stdout
+    settings = jobs.job([f"bad {row}" for row in range(6)], output=str(jobs.folder / "other"))
+    done, pilot = _pilot(jobs, settings, "6")
+    assert (done.exit_code, pilot["exit_code"], pilot["pilot_rows"]) == (1, 1, 0)
+    assert pilot["error"].startswith("the pilot got no answer, so the cost is not known: bad_request: ")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.money.ledger_accounts import LeaseReport, Spending
+from parquill.tasks.money.ledger_accounts import Balance, LeaseReport, Spending
 from parquill.tasks.money.ledger_uses import BilledUse, booked_runs, keep_uses, read_uses
 from tests.tools.ledger_machine import entry
 
@@ -46,10 +46,16 @@ def test_the_runs_of_a_month(ledger: Ledger) -> None:
     ledger.open_run(replace(entry("killed"), started_at=noon), 0, 0, 0, noon)
     held = LeaseReport(Spending(), 0, is_new=True)
     ledger.lease("killed", "h", held, **limits, now=noon)  # type: ignore[arg-type]
-    found = {run.run_id: run for run in booked_runs(ledger, "2026-11")}
+    found = {run.run_id: run for run in booked_runs(ledger, "2026-11", noon)}
     assert sorted(found) == ["before", "killed", "resumed", "this"]
     assert (found["this"].settled_nano, found["this"].in_doubt_nano, found["this"].is_finished) == (3, 5, True)
-    assert (found["killed"].settled_nano, found["killed"].leased_nano, found["killed"].is_finished) == (0, 100, False)
-    assert found["this"].leased_nano == 0
+    assert (found["killed"].settled_nano, found["killed"].month.leased_nano, found["killed"].is_finished) == (
+        0,
+        100,
+        False,
+    )
+    assert found["this"].month == Balance(3, 5, 0, 0)
+    assert found["before"].month == Balance(0, 0, 0, 0)
+    assert found["this"].services == ("an-endpoint",)
     keep_uses(ledger, "earlier", [USE])
-    assert "earlier" in {run.run_id for run in booked_runs(ledger, "2026-11")}
+    assert "earlier" in {run.run_id for run in booked_runs(ledger, "2026-11", noon)}

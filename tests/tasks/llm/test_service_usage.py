@@ -20,14 +20,15 @@ USE = {"model": "m-2026-01-31", "num_model_requests": 3, "input_tokens": 20, "ou
 @pytest.mark.parametrize(
     ("result", "lane"),
     [
-        ({}, "live"),
+        ({}, None),
+        ({"batch": False}, "live"),
         ({"batch": True}, "batch"),
         ({"batch": "True", "service_tier": "default"}, "batch"),
         ({"batch": False, "service_tier": "flex"}, "flex"),
         ({"service_tier": "priority"}, "live"),
     ],
 )
-def test_the_lane_of_usage(result: dict[str, Any], lane: str) -> None:
+def test_the_lane_of_usage(result: dict[str, Any], lane: str | None) -> None:
     """A result of usage says whether it is of a batch, and its service tier."""
     assert read_use(NOON, {**USE, **result}) == CountedUse("2025-12-01", "m-2026-01-31", lane, None, 3, 20, 4)  # type: ignore[arg-type]
 
@@ -71,11 +72,16 @@ def test_a_table_of_both_kinds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "has no usage and no costs"),
+        (orjson.dumps({"data": [], "has_more": True}).decode(), "it is one page of several"),
+        ("start_time,model,num_model_requests,input_tokens,output_tokens\n1,m,1E+99999999,1,1\n", "is not a count"),
+        ("start_time,amount_value,line_item\n1,1E+400000,m\n", "is not an amount"),
+        ("start_time,amount_value,line_item\n1,1," + "x" * 200_000 + "\n", "field larger than field limit"),
+        ("start_time,model,num_model_requests,input_tokens,output_tokens\n1,,1,1,1\n", "entry 1: names no model"),
         ("a,b\n1,2\n", "is neither usage nor costs as OpenAI exports them"),
         (orjson.dumps({"data": [{"start_time": NOON, "results": [{"x": 1}]}]}).decode(), "is neither usage nor costs"),
-        (orjson.dumps([USE]).decode(), "has no usage and no costs"),
-        ("{", "has no usage and no costs"),
+        (orjson.dumps([1]).decode(), "it is neither a page nor a list"),
+        (orjson.dumps([USE]).decode(), "None is not a start_time"),
+        ("{", "it is not JSON"),
         ("start_time,amount_value,line_item\n1,lots,m\n", "entry 1: 'lots' is not an amount"),
         ("start_time,amount_value,line_item\n1,NaN,m\n", "entry 1: 'NaN' is not an amount"),
         ("start_time,amount_value,amount_currency\n1,2,eur\n", "entry 1: has another currency than usd"),
@@ -93,6 +99,34 @@ def test_a_file_that_is_something_else(tmp_path: Path, content: str, message: st
     with pytest.raises(BadJob, match=r"export\.csv") as caught:
         read_export(file)
     assert message in str(caught.value)
+
+
+def test_a_count_of_many_digits() -> None:
+    """A count or an amount beyond any real one is refused, however many digits it has."""
+    for count in ("1E+18", "1E+99999", 10**19):
+        with pytest.raises(ValueError, match="is not a count"):
+            read_use(NOON, {**USE, "input_tokens": count})
+    assert read_use(NOON, {**USE, "input_tokens": "1E+17"}).prompt_tokens == 10**17
+
+
+def test_a_list_of_results_and_buckets(tmp_path: Path) -> None:
+    """A JSON list may have pages, buckets and results; a usage row without a number of requests still has tokens."""
+    cost = {"line_item": "m, input", "amount": {"value": 1.5, "currency": "usd"}}
+    bucket = {"start_time": NOON, "results": [cost]}
+    page = {"data": [bucket], "has_more": True}
+    file = tmp_path / "costs.json"
+    file.write_bytes(orjson.dumps([{"start_time": NOON, **cost}, bucket, page]))
+    costs = read_export(file).costs
+    assert costs is not None
+    assert sum(each.usd for each in costs) == Decimal("4.5")
+    table = tmp_path / "usage.csv"
+    table.write_text(f"start_time,model,num_model_requests,input_tokens,output_tokens\n{NOON},m,,20,4\n")
+    uses = read_export(table).uses
+    assert uses is not None
+    assert (uses[0].requests, uses[0].prompt_tokens) == (0, 20)
+    empty = tmp_path / "empty.json"
+    empty.write_bytes(orjson.dumps({"data": [{"start_time": NOON, "results": []}], "has_more": False}))
+    assert read_export(empty) == ServiceFigures()
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from parquill.tasks.money.ledger_uses import BilledUse
-from parquill.tasks.money.reconciliation import CountedUse, Place, Reconciliation, ServiceCost, reconcile
+from parquill.tasks.money.reconciliation import NO_KEY, CountedUse, Place, Reconciliation, ServiceCost, reconcile
 
 DAY, LATER = "2026-11-03", "2026-11-30"
 MILLION = 1_000_000
@@ -97,7 +97,7 @@ def test_other_programs() -> None:
         found = _compare([_here()], [_use(), _use(model="x")], [_cost(), _cost("7", model="x")], keys=keys)
         assert _states(found) == {Place("m", "live", None): "matched", Place("x", "live", None): "other"}
         assert not found.has_keys
-    found = _compare([_here()], [_use()], [_cost(key=None)])  # costs by key are not known
+    found = _compare([_here()], [_use()], [_cost(key=None)])  # no cost names a key
     assert (_states(found), found.has_keys) == ({Place("m", "live", None): "matched"}, False)
 
 
@@ -140,6 +140,8 @@ def test_rounded_costs() -> None:
     costs = [_cost("1.00"), _cost("1.00", day="2026-11-04"), _cost("7.25", model="x", key="key_2")]
     found = _compare(here, None, costs, tolerance_percent=Decimal(0))
     assert _states(found)[OWN] == "matched"
+    few_digits = _compare([_here("0.455")], None, [_cost("0.5")], tolerance_percent=Decimal(0))
+    assert _states(few_digits)[OWN] == "more_there"
     exact = [*costs[:2], _cost("7.2500001", model="x", key="key_2")]
     assert _states(_compare(here, None, exact, tolerance_percent=Decimal(0)))[OWN] == "less_there"
 
@@ -151,13 +153,44 @@ def test_a_dated_model_is_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("costs", "billed"), [(["1", "1"], "none"), (["1.1", "1.1"], "all"), (["1.1", "1"], "some"), (["1.3", "1"], None)]
+    ("usd", "requests", "billed"), [("1", 10, False), ("1.05", 11, True), ("1.009", 11, True), ("1.3", 11, None)]
 )
-def test_what_was_billed_of_what_is_in_doubt(costs: list[str], billed: str | None) -> None:
-    """The comparison knows whether the service billed what is in doubt, unless something else differs."""
-    here = [_here(doubt="0.1"), _here(doubt="0.1", model="n")]
-    uses = [_use(prompt_tokens=990), _use(model="n", prompt_tokens=990)]
-    found = _compare(here, uses, [_cost(costs[0]), _cost(costs[1], model="n")])
-    assert found.doubt_billed == billed
-    assert _compare([_here()], [_use()], [_cost()]).doubt_billed is None
-    assert _compare(here, uses, None).doubt_billed is None
+def test_whether_what_is_in_doubt_was_billed(usd: str, requests: int, billed: bool | None) -> None:  # noqa: FBT001 - parametrized
+    """The number of requests says whether what is in doubt was billed, unless something else differs or is late."""
+    here, uses = [_here(doubt="0.1")], [_use(prompt_tokens=990, requests=requests)]
+    found = _compare(here, uses, [_cost(usd)])
+    assert found.was_doubt_billed is billed
+    assert _compare([_here()], [_use()], [_cost()]).was_doubt_billed is None
+    assert _compare(here, uses, None).was_doubt_billed is None
+    assert _compare(here, None, [_cost(usd)]).was_doubt_billed is None
+    assert _compare(here, uses, [_cost(usd)], final_before=DAY).was_doubt_billed is None
+
+
+def test_usage_that_is_not_split() -> None:
+    """Usage without lanes is compared with all lanes together; what names no key is not of a key of ours."""
+    here = [_here(), _here("2", lane="batch")]
+    found = _compare(here, [_use(lane=None, requests=20)], [_cost(), _cost("2", lane="batch")])
+    assert _states(found) == {Place("m", "batch+live", "KEY"): "matched"}
+    found = _compare([_here()], [_use(), _use(key=None)], [_cost(), _cost("7", key=None)])
+    assert _states(found) == {OWN: "matched", Place("m", "live", NO_KEY): "other"}
+
+
+def test_two_names_of_one_key() -> None:
+    """Two variables with the same key are one key at the service."""
+    found = _compare(
+        [_here(), _here("2", key="A_KEY")], [_use()], [_cost("3.000001")], keys={"KEY": "key_1", "A_KEY": "key_1"}
+    )
+    assert _states(found) == {Place("m", "live", "A_KEY"): "matched"}
+
+
+def test_a_key_that_the_ledger_does_not_have() -> None:
+    """What the service has of a key of the job is a difference, even if the ledger has nothing of it."""
+    found = _compare([], [_use()], [_cost()])
+    assert _states(found) == {OWN: "only_there"}
+
+
+def test_late_figures_hide_no_other_program() -> None:
+    """What is missing on the last day does not make up for what is too much before."""
+    here = [_here(), _here("5", day=LATER)]
+    found = _compare(here, [_use(prompt_tokens=2_000)], [_cost("6")])
+    assert _states(found) == {OWN: "more_there"}
