@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +12,13 @@ from parquill.flows.cli.lists import align, shorten
 from parquill.tasks.errors import BadJob, ParquillError
 from parquill.tasks.job.endpoint import Endpoint
 from parquill.tasks.job.settings import Job
-from parquill.tasks.llm.admin_api import AdminApi, project_of
+from parquill.tasks.llm.admin_api import AdminApi, find_keys, project_of
 from parquill.tasks.llm.service_usage import ServiceFigures, read_export
-from parquill.tasks.money.amounts import format_column, format_usd, nano_to_usd, usd_text, usd_to_nano
+from parquill.tasks.money.amounts import format_column, nano_to_usd, usd_text, usd_to_nano
 from parquill.tasks.money.calendar_months import days_of
-from parquill.tasks.money.ledger import Ledger
-from parquill.tasks.money.ledger_uses import BilledUse, BookedRun, booked_runs, read_uses
 from parquill.tasks.money.reconciliation import Line, Reconciliation, reconcile
-from parquill.tasks.prompts.run import load_run
-from parquill.tasks.prompts.run_uses import name_of_key, uses_of
+from parquill.tasks.prompts.ledger_side import read_ledger
+from parquill.tasks.prompts.run_uses import name_of_key
 
 FINAL_AFTER = timedelta(hours=24)  # after the end of a day; OpenAI's figures are usually there within minutes
 STATES = {
@@ -38,16 +32,6 @@ STATES = {
     "only_here": "only in the ledger",
     "only_there": "only at the service",
 }
-
-
-@dataclass(slots=True)
-class LedgerSide:
-    """What the ledger has for a month at one service; `notes` say what it cannot tell."""
-
-    uses: list[BilledUse] = field(default_factory=list)
-    submitted_nano: int = 0
-    unknown_nano: int = 0  # of unfinished runs whose journals are not here
-    notes: list[str] = field(default_factory=list)
 
 
 def find_difference(
@@ -68,6 +52,11 @@ def find_difference(
     # promise: reconcile: a key of the job is its own, also if the ledger has nothing of it
     own = {use.key for use in here.uses} | {name_of_key(each) for each in _endpoints(job, endpoint.base_url)}
     names, notes = dict(keys), list(here.notes)
+    if not here.uses:
+        notes.append(
+            f"the ledger has nothing of {month} at {endpoint.base_url}: if runs were sent, they used another ledger "
+            "(see PARQUILL_LEDGER_URL)"
+        )
     if files:
         there = _read_files(files).of_month(month)
         if not (there.uses or there.costs):
@@ -142,99 +131,6 @@ def _endpoint_of(job: Job | None) -> Endpoint:
         return Endpoint.model_validate({})
     endpoints = [each.endpoint for each in job.each_endpoint]
     return next((each for each in endpoints if each.admin_key_env is not None), endpoints[0])
-
-
-def read_ledger(month: str, service: str, now: datetime) -> LedgerSide:
-    """Read what runs bought at a service in a month; of a run whose uses are not kept, its journals are read.
-
-    Raises LedgerFailed.
-    """
-    side = LedgerSide()
-    with Ledger() as ledger:
-        runs = booked_runs(ledger, month, now)
-        kept = read_uses(ledger, [run.run_id for run in runs])
-        for run in runs:
-            uses, is_unread = kept.get(run.run_id, []), False
-            if not run.is_finished or (not uses and run.month.settled_nano):
-                journaled = _journaled(run)
-                uses, is_unread = journaled or uses, journaled is None
-            mine = [use for use in _as_resolved(uses, run, month, ledger) if use.day.startswith(month)]
-            side.uses += [use for use in mine if use.service == service]
-            if service in run.services:
-                side.submitted_nano += run.submitted_nano
-                if is_unread:
-                    _note_unread(side, run, mine)
-    return side
-
-
-def _journaled(run: BookedRun) -> list[BilledUse] | None:
-    """Return what a run has bought so far; None if its journals are not on this machine."""
-    try:
-        found = load_run(Path(run.state), run.run_id)
-        return uses_of(found, found.totals())
-    except (ParquillError, OSError):
-        return None
-
-
-def _note_unread(side: LedgerSide, run: BookedRun, known: Sequence[BilledUse]) -> None:
-    """Note how much of a run cannot be compared, since its journals cannot be read."""
-    booked_nano = run.month.settled_nano + run.month.in_doubt_nano + run.month.leased_nano
-    missing_nano = max(0, booked_nano - sum(use.settled_nano + use.in_doubt_nano for use in known))
-    side.unknown_nano += missing_nano
-    what = format_usd(missing_nano) if missing_nano else "what was spent last"
-    side.notes.append(
-        f"{what} of the run {run.run_id} of {run.job!r} cannot be compared: its journals in {run.state or run.output} "
-        f"cannot be read here; {'compare' if run.is_finished else 'resume the run, or compare'} on its machine"
-    )
-
-
-def _as_resolved(uses: list[BilledUse], run: BookedRun, month: str, ledger: Ledger) -> list[BilledUse]:
-    """Apply what a person has resolved of a run as paid or as not paid to its uses of a month.
-
-    The ledger keeps how much was resolved, and how much is still in doubt in each month. What was resolved in a month
-    is shared out among the uses of the month, in proportion to what they had in doubt.
-    """
-    settled_nano, doubt_nano = sum(use.settled_nano for use in uses), sum(use.in_doubt_nano for use in uses)
-    if not doubt_nano:
-        return uses
-    books = ledger.spent(run.run_id, settled_nano, doubt_nano, 0)
-    resolved_nano = doubt_nano - books.in_doubt_nano
-    of_month = sum(use.in_doubt_nano for use in uses if use.day.startswith(month))
-    here_nano = min(resolved_nano, of_month - run.month.in_doubt_nano)
-    if here_nano <= 0:
-        return uses
-    # promise: reconcile: money that a person resolved as unpaid is not compared as paid
-    paid = Fraction(max(0, books.settled_nano - settled_nano), resolved_nano) * Fraction(here_nano, of_month)
-    left = 1 - Fraction(here_nano, of_month)
-    return [
-        replace(
-            use,
-            settled_nano=use.settled_nano + round(use.in_doubt_nano * paid),
-            in_doubt_nano=round(use.in_doubt_nano * left),
-        )
-        if use.day.startswith(month)
-        else use
-        for use in uses
-    ]
-
-
-def find_keys(names: set[str], api: AdminApi, project: str | None) -> dict[str, str]:
-    """Return the service's id of each key whose variable is set here: of the one whose ends are those of its value."""
-    values = {name: value.strip() for name in names if (value := os.environ.get(name, "")).strip()}
-    if not values:
-        return {}
-    shown = api.keys(project)
-    found = {}
-    for name, value in values.items():
-        fitting = [identity for identity, ends in shown.items() if _fits(value, ends)]
-        if len(fitting) == 1:
-            found[name] = fitting[0]
-    return found
-
-
-def _fits(value: str, shown: str) -> bool:
-    head, *_, tail = re.split(r"\.{2,}|…|\*+", shown) if re.search(r"\.{2,}|…|\*", shown) else (shown, shown)
-    return len(head) + len(tail) <= 2 * len(value) and value.startswith(head) and value.endswith(tail)
 
 
 def _advice(found: Reconciliation, month: str) -> Iterator[str]:

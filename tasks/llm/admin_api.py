@@ -7,6 +7,7 @@ alone, never for completions.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final, NamedTuple
@@ -161,6 +162,25 @@ class AdminApi:
         if not isinstance(document, Mapping):
             raise ParquillError(f"{self._base}{path.partition('?')[0]} answered HTTP {reply.status_code}")
         return document
+
+
+def find_keys(names: set[str], api: AdminApi, project: str | None) -> dict[str, str]:
+    """Return the service's id of each key whose variable is set here: of the one whose ends are those of its value."""
+    values = {name: value.strip() for name in names if (value := os.environ.get(name, "")).strip()}
+    if not values:
+        return {}
+    shown = api.keys(project)
+    found = {}
+    for name, value in values.items():
+        fitting = [identity for identity, ends in shown.items() if _fits(value, ends)]
+        if len(fitting) == 1:
+            found[name] = fitting[0]
+    return found
+
+
+def _fits(value: str, shown: str) -> bool:
+    head, *_, tail = re.split(r"\.{2,}|…|\*+", shown) if re.search(r"\.{2,}|…|\*", shown) else (shown, shown)
+    return len(head) + len(tail) <= 2 * len(value) and value.startswith(head) and value.endswith(tail)
 
 
 def _seconds(day: date) -> int:

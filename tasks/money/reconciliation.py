@@ -22,9 +22,9 @@ from parquill.tasks.money.shutdowns import without_date
 
 State = Literal["matched", "in_doubt", "late", "other", "price", "more_there", "less_there", "only_here", "only_there"]
 # States that need nothing done. `other` is what other programs used; `late` may still change at the service.
-NO_KEY = "(no key)"
-MAX_STEP_USD = Decimal("0.01")
 AGREEING: frozenset[State] = frozenset({"matched", "in_doubt", "late", "other"})
+NO_KEY = "(no key)"  # of what a service counted without one
+MAX_STEP_USD = Decimal("0.01")  # services round to cents, if at all
 
 
 class CountedUse(NamedTuple):
@@ -187,8 +187,10 @@ def reconcile(
     `keys` gives for names of keys in `here` the service's id of the key; keys are compared only if it has all names.
     The figures of days from `final_before` on may still grow. `tolerance_percent` is of what the ledger has.
     """
-    has_keys = {use.key for use in here} <= set(keys) and all(
-        any(each.key for each in figures) for figures in (uses, costs) if figures
+    has_keys = (
+        bool(keys)
+        and {use.key for use in here} <= set(keys)
+        and all(any(each.key for each in figures) for figures in (uses, costs) if figures)
     )
     names = {identity: name for name, identity in sorted(keys.items(), reverse=True)} if has_keys else None
 

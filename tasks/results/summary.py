@@ -159,8 +159,10 @@ def make_summary(
 def endpoints_json(labels: Sequence[str], totals: Totals) -> dict[str, dict[str, Any]]:
     """Return what a run bought at each of its endpoints, by label."""
     # the journals of a run with one endpoint do not name it
-    # promise: endpoints: what a run paid is summed by endpoint, also if there is only one
-    uses = {label or labels[0]: use for label, use in totals.endpoints.items()}
+    uses: dict[str, Use] = {}
+    for label, use in totals.endpoints.items():
+        # promise: endpoints: what a run paid is summed by endpoint, also if there was only one before
+        uses.setdefault(label or labels[0], Use()).add(use)
     return {
         label: {
             "requests": use.sent,

@@ -73,7 +73,7 @@ def _complete(jobs: Jobs, settings: dict[str, Any]) -> Done:
 
 
 def test_a_month_matches_by_model_lane_and_key(jobs: Jobs) -> None:
-    """Runs of two keys, two models and three lanes match line by line; what other keys used is told apart.
+    """Runs of two keys, two models and three lanes match line by line. The key of another program has a line of its own.
 
     With `--json` each line has both sides: requests, tokens and dollars.
     """

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import orjson
 import pytest
 
 from parquill.tasks.errors import BadJob, Interrupted, WaitsForBatch
@@ -29,7 +28,7 @@ from parquill.tasks.storage.folders import Folders, lock_folders
 from parquill.tasks.storage.replay import replay_shard
 from tests.fakes.batching import START
 from tests.fakes.in_process import InProcess
-from tests.tools.direct import job_of, results, run_steps
+from tests.tools.direct import job_of, results, run_steps, summary_of
 
 MODEL = "gpt-6-luna"
 ROWS = 30
@@ -74,8 +73,7 @@ class Night:
     @property
     def summary(self) -> dict[str, Any]:
         """The summary of the run."""
-        found: dict[str, Any] = orjson.loads((Path(self.settings["output"]) / "summary.json").read_bytes())
-        return found
+        return summary_of(self.settings)
 
     @property
     def batches(self) -> int:

@@ -20,7 +20,7 @@ from parquill.tasks.records import Usage
 from parquill.tasks.results.excess import causes_of, money_sentences
 from parquill.tasks.results.summary import write_interrupted
 from parquill.tasks.storage.folders import Folders
-from tests.tools.direct import job_of, results, run_steps
+from tests.tools.direct import job_of, results, run_steps, summary_of
 
 OWN = {"usd_per_mtok_input": 1, "usd_per_mtok_cached": "0.1", "usd_per_mtok_cache_write": 2, "usd_per_mtok_output": 10}
 GROK = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 2_814}
@@ -65,11 +65,6 @@ def _job(folder: Path, texts: Sequence[str], **settings: Any) -> dict[str, Any]:
     return job_of(folder, texts, "http://127.0.0.1:9/v1", **(given | settings))
 
 
-def _summary(settings: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads((Path(settings["output"]) / "summary.json").read_bytes())
-    return found
-
-
 @pytest.mark.parametrize(
     ("usage", "tokens", "nano", "causes"),
     [
@@ -93,7 +88,7 @@ def test_the_true_figure_is_booked(
     names = ("prompt", "cached", "cache_write", "completion", "reasoning")
     assert tuple(row[f"{name}_tokens"] for name in names) == tokens
     assert row["cost_usd"] == Decimal(nano).scaleb(-9)
-    summary = _summary(settings)
+    summary = summary_of(settings)
     assert tuple(summary["tokens"].values()) == tokens
     assert (summary["cost_usd"], summary["usage_unknown"], summary["usage_flags"]) == (str(row["cost_usd"]), 0, {})
     worst = Decimal(summary["estimate"]["cost_usd_worst"])
@@ -116,9 +111,9 @@ def test_what_a_cache_saved_or_cost(tmp_path: Path, usage: Any, cache: Mapping[s
     """The summary says what the service's cache took off the cost, or added to it, also after a restart."""
     settings = _job(tmp_path, ["Translate: good day"])
     assert run_steps(settings, transport=Service(lambda _: usage).open) is not None
-    assert _summary(settings)["cache"] == cache
+    assert summary_of(settings)["cache"] == cache
     run = load_run(
-        Folders.of(settings["output"], f"{settings['output']}/.parquill").state, _summary(settings)["run_id"]
+        Folders.of(settings["output"], f"{settings['output']}/.parquill").state, summary_of(settings)["run_id"]
     )
     assert [run.state(shard.number).totals() for shard in run.shards] == [run.totals()]
 
@@ -129,7 +124,7 @@ def test_what_is_billed_beyond_the_reservations_is_shown(tmp_path: Path) -> None
     """
     settings = _job(tmp_path / "a", ["Translate: good day"])
     run_steps(settings, transport=Service(lambda _: GROK).open)
-    summary = _summary(settings)
+    summary = summary_of(settings)
     excess = summary["over_reserved_usd"]
     (sentence,) = money_sentences(summary)
     assert sentence.startswith(
@@ -146,7 +141,7 @@ def test_what_is_billed_beyond_the_reservations_is_shown(tmp_path: Path) -> None
     assert "choose another model" in table
     tame = _job(tmp_path / "b", ["Translate: good day"])
     run_steps(tame, transport=Service(lambda _: {"prompt_tokens": 9, "completion_tokens": 1}).open)
-    summary = _summary(tame)
+    summary = summary_of(tame)
     assert summary["over_reserved_usd"] == "0.000000000"
     assert money_sentences(summary) == []
     for text in ((Path(tame["output"]) / "report.html").read_text(), money_table(summary)):
@@ -178,7 +173,7 @@ def test_admission_stops_when_the_true_figures_exceed_the_budget(tmp_path: Path,
     settings = _job(tmp_path, texts, budget={"run_usd": 0.05})
     service = Service(lambda _: GROK)
     run_steps(settings, transport=service.open)
-    summary = _summary(settings)
+    summary = summary_of(settings)
     each = Decimal(12 * 1_000 + 2_802 * 10_000).scaleb(-9)
     assert len(service.asked) == 2  # $0.028 each: the second exceeds the budget of $0.05
     assert Decimal(summary["cost_usd"]) == 2 * each
@@ -191,7 +186,7 @@ def test_the_excess_survives_an_interruption(tmp_path: Path) -> None:
     texts = [f"Translate {number}: good day" for number in range(4)]
     settings = _job(tmp_path, texts, budget={"run_usd": 0.05})
     run_steps(settings, transport=Service(lambda _: GROK).open)
-    first = Decimal(_summary(settings)["over_reserved_usd"])
+    first = Decimal(summary_of(settings)["over_reserved_usd"])
     assert first > 0
     placed, _ = resolve_job(make_job(settings), None, None, ())
     folders = Folders.of(placed.output, placed.state)
@@ -200,7 +195,7 @@ def test_the_excess_survives_an_interruption(tmp_path: Path) -> None:
     assert Decimal(stopped["over_reserved_usd"]) == first
     settings["budget"] = {"run_usd": 5}
     run_steps(settings, transport=Service(lambda _: GROK).open)
-    assert Decimal(_summary(settings)["over_reserved_usd"]) == 2 * first  # four rows of the same excess
+    assert Decimal(summary_of(settings)["over_reserved_usd"]) == 2 * first  # four rows of the same excess
 
 
 @pytest.mark.parametrize(
@@ -217,7 +212,7 @@ def test_usage_that_cannot_be_used_is_booked_at_no_less_than_it_says(tmp_path: P
     """M3: Unusable usage is booked at the reservation, or at what the service does report if that is more."""
     settings = _job(tmp_path, ["Translate: good day"])
     run_steps(settings, transport=Service(lambda _: usage).open)
-    summary, row = _summary(settings), results(settings)[0]
+    summary, row = summary_of(settings), results(settings)[0]
     worst = Decimal(summary["estimate"]["cost_usd_worst"])
     assert row["cost_usd"] == max(worst, Decimal(nano).scaleb(-9))
     assert (row["prompt_tokens"], row["cache_write_tokens"], summary["usage_unknown"]) == (None, None, 1)
@@ -235,7 +230,7 @@ def test_the_tier_that_a_reply_names_is_booked(tmp_path: Path, tier: str | None,
     usage = {"prompt_tokens": 1_000, "completion_tokens": 10, "prompt_tokens_details": {"cache_write_tokens": 900}}
     run_steps(settings, transport=Service(lambda _: usage, service_tier=tier).open)
     assert results(settings)[0]["cost_usd"] == times * Decimal(100 * 100 + 900 * 125 + 10 * 500).scaleb(-9)
-    assert _summary(settings)["usage_flags"] == flags
+    assert summary_of(settings)["usage_flags"] == flags
 
 
 def test_a_later_start_pays_with_the_plans_prices(tmp_path: Path) -> None:
@@ -244,7 +239,7 @@ def test_a_later_start_pays_with_the_plans_prices(tmp_path: Path) -> None:
     settings = _job(tmp_path, texts, price=None, model="gpt-6-luna", budget={"run_usd": 0.0001})
     usage = {"prompt_tokens": 12, "completion_tokens": 50}
     run_steps(settings, transport=Service(lambda _: usage, service_tier="priority").open)
-    assert _summary(settings)["rows"]["not_sent"] > 0
+    assert summary_of(settings)["rows"]["not_sent"] > 0
     settings["budget"] = {"run_usd": 1}
     run_steps(settings, transport=Service(lambda _: usage, service_tier="priority").open)
     each = Decimal(12 * 200 + 50 * 1_000).scaleb(-9)
@@ -262,7 +257,7 @@ def test_price_as_prices_each_row_in_its_own_band(tmp_path: Path) -> None:
     }
     run_steps(settings, transport=Service(lambda _: usage).open)
     exact = 3 * (100_000 * 4_000 + 100_000 * 5_000 + 10 * 20_000)
-    assert Decimal(_summary(settings)["price_as"]["cost_usd"]) == Decimal(exact).scaleb(-9)
+    assert Decimal(summary_of(settings)["price_as"]["cost_usd"]) == Decimal(exact).scaleb(-9)
 
 
 def test_an_estimate_expects_the_shares_that_were_seen(tmp_path: Path) -> None:
@@ -274,7 +269,7 @@ def test_an_estimate_expects_the_shares_that_were_seen(tmp_path: Path) -> None:
     run_steps(settings, transport=Service(lambda _: usage).open)
     settings = _job(tmp_path, [f"{text} {number}" for number in range(10, 20)])
     run_steps(settings, transport=Service(lambda _: usage).open)
-    summary = _summary(settings)
+    summary = summary_of(settings)
     assert Decimal(summary["estimate"]["cost_usd_expected"]) == pytest.approx(
         Decimal(summary["cost_usd"]), rel=Decimal("0.01")
     )
@@ -312,7 +307,7 @@ def test_a_failure_that_was_billed_is_booked_and_tried_again(tmp_path: Path) -> 
     settings = _job(tmp_path, ["Translate: good day"], retry={"attempts": 3})
     service = Stumbling(HALF, WHOLE)
     run_steps(settings, transport=service.open)
-    row, summary = results(settings)[0], _summary(settings)
+    row, summary = results(settings)[0], summary_of(settings)
     assert (service.asked, row["status"], row["completion"], row["attempts"]) == (2, "ok", "Guten Tag", 2)
     assert (row["prompt_tokens"], row["completion_tokens"]) == (40, 12)
     assert row["cost_usd"] == Decimal(40 * 1_000 + 12 * 10_000).scaleb(-9)
@@ -335,7 +330,7 @@ def test_a_row_whose_failures_were_all_billed_shows_them(tmp_path: Path) -> None
     assert row["completion"] is None
     assert (row["cost_usd"], row["in_doubt_usd"]) == (Decimal(2 * each).scaleb(-9), 0)
     assert (row["prompt_tokens"], row["completion_tokens"]) == (40, 10)
-    assert _summary(settings)["paid_usd"] == str(row["cost_usd"])
+    assert summary_of(settings)["paid_usd"] == str(row["cost_usd"])
     run_steps(settings, transport=Stumbling(WHOLE).open)
     row = results(settings)[0]
     assert (row["status"], row["attempts"]) == ("ok", 3)
@@ -350,13 +345,13 @@ def test_billed_failures_survive_a_stop(tmp_path: Path) -> None:
     broke = {"error": {"code": 402, "message": "credits"}}
     run_steps(settings, transport=Stumbling(HALF, broke).open)
     each = Decimal(20 * 1_000 + 5 * 10_000).scaleb(-9)
-    row, summary = results(settings)[0], _summary(settings)
+    row, summary = results(settings)[0], summary_of(settings)
     assert (summary["state"], summary["exit_code"]) == ("stopped", 1)
     assert (row["status"], row["error_code"], row["cost_usd"]) == ("failed", "quota_exhausted", each)
     assert summary["cost_usd"] == summary["paid_usd"] == str(each)
     assert (row["prompt_tokens"], summary["tokens"]["prompt"]) == (20, 20)
     run_steps(settings, transport=Stumbling(WHOLE).open)
-    row, summary = results(settings)[0], _summary(settings)
+    row, summary = results(settings)[0], summary_of(settings)
     assert (row["status"], row["cost_usd"]) == ("ok", each + Decimal(20 * 1_000 + 7 * 10_000).scaleb(-9))
     assert summary["cost_usd"] == summary["paid_usd"] == str(row["cost_usd"])
 
@@ -387,7 +382,7 @@ def test_cut_prompts_teach_nothing(tmp_path: Path) -> None:
     settings = _job(tmp_path, texts)
     usage = {"prompt_tokens": 4_096, "completion_tokens": 5, "total_tokens": 4_101}
     run_steps(settings, transport=Service(lambda _: usage).open)
-    summary, rows = _summary(settings), results(settings)
+    summary, rows = summary_of(settings), results(settings)
     assert {(row["status"], row["error_code"], row["completion"]) for row in rows} == {
         ("truncated", "prompt_cut", "No")
     }
@@ -399,7 +394,7 @@ def test_cut_prompts_teach_nothing(tmp_path: Path) -> None:
     first = summary["estimate"]
     again = _job(tmp_path, [f"{text} again" for text in texts])
     run_steps(again, transport=Service(lambda _: usage).open)
-    second = _summary(again)["estimate"]
+    second = summary_of(again)["estimate"]
     assert second["prompt_tokens"] == pytest.approx(first["prompt_tokens"], rel=0.01)
     assert second["completion_tokens_expected"] == first["completion_tokens_expected"]
 
@@ -428,6 +423,6 @@ def test_billed_failures_use_up_the_budget(tmp_path: Path) -> None:
     settings["budget"] = {"run_usd": 0.00013}
     service = Stumbling(HALF)
     run_steps(settings, transport=service.open)
-    summary = _summary(settings)
+    summary = summary_of(settings)
     assert service.asked == 1  # for $0.00007: the worst case of a second one does not fit
     assert (summary["exit_code"], Decimal(summary["paid_usd"])) == (4, Decimal(20 * 1_000 + 5 * 10_000).scaleb(-9))

@@ -8,11 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from parquill.tasks.errors import ServiceStopped
-from tests.tools.direct import job_of, results, run_steps
+from tests.tools.direct import job_of, results, run_steps, summary_of
 from tests.tools.endpoints import (
     Fault,
     Outage,
@@ -164,11 +163,6 @@ def _settings(folder: Path, rows: int = 20, **changes: Any) -> dict[str, Any]:
     return job_of(folder, [f"text {number}" for number in range(rows)], "", **given)
 
 
-def _summary(settings: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads((Path(settings["output"]) / "summary.json").read_bytes())
-    return found
-
-
 def _price(usd: float) -> dict[str, float]:
     return {"usd_per_mtok_input": usd, "usd_per_mtok_output": usd}
 
@@ -177,7 +171,7 @@ def test_each_endpoint_has_its_own_price(tmp_path: Path) -> None:
     """M4: Each row costs what its endpoint charges, and the summary says what was bought where, to the last digit."""
     settings = _settings(tmp_path, endpoints=endpoints(A, B, price=[_price(1), _price(3)], weight=[3, 1]))
     run_steps(settings, transport=Services(latency_s=0).open)
-    rows, found = results(settings), _summary(settings)
+    rows, found = results(settings), summary_of(settings)
     costs = {A: Decimal("0.00003"), B: Decimal("0.00009")}  # 30 tokens
     assert {row["endpoint"]: row["cost_usd"] for row in rows} == costs
     assert all(row["cost_usd"] == costs[row["endpoint"]] for row in rows)
@@ -260,12 +254,12 @@ def test_the_next_start_continues_with_other_keys_and_limits(tmp_path: Path, mon
     settings = _settings(tmp_path)
     broken = Services(Outage(A, bad_key), Outage(B, bad_key), latency_s=0)
     run_steps(settings, transport=broken.open)
-    stopped = _summary(settings)
+    stopped = summary_of(settings)
     assert (stopped["state"], stopped["exit_code"]) == ("stopped", ServiceStopped.exit_code)
     limits = {"requests_per_minute": 100_000}
     settings["endpoints"] = endpoints(A, B, api_key_env=[None, "KEY_B"], weight=[1, 4], limits=limits)
     run_steps(settings, transport=Services(latency_s=0).open)
-    found = _summary(settings)
+    found = summary_of(settings)
     assert found["run_id"] == stopped["run_id"]
     assert {row["status"] for row in results(settings)} == {"ok"}
     sent = sum(each["requests"] for each in found["endpoints"].values())
@@ -277,7 +271,7 @@ def test_other_prices_are_another_run(tmp_path: Path) -> None:
     settings = _settings(tmp_path, endpoints=endpoints(A, B, price=[_price(1), _price(3)], name="pool"))
     broken = Services(Outage(A, bad_key), Outage(B, bad_key), latency_s=0)
     run_steps(settings, transport=broken.open)
-    stopped = _summary(settings)["run_id"]
+    stopped = summary_of(settings)["run_id"]
     settings["endpoints"] = endpoints(A, B, price=[_price(1), _price(5)], name="pool")
     done = run_steps(settings, transport=Services(latency_s=0).open)
     assert done is not None

@@ -16,7 +16,7 @@ from parquill.tasks.money.amounts import nano_to_usd
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.money.prices import find_price
 from tests.tasks.llm.test_live_lane import LaneHarness
-from tests.tools.direct import job_of, results, run_steps
+from tests.tools.direct import job_of, results, run_steps, summary_of
 from tests.tools.small_jobs import DAY, make_test_job
 
 MODEL = "gpt-6-luna"
@@ -57,17 +57,12 @@ def _job(folder: Path, **changes: Any) -> dict[str, Any]:
     return job_of(folder, [f"text {number}" for number in range(12)], "http://127.0.0.1:9/v1", **given)
 
 
-def _summary(settings: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads((Path(settings["output"]) / "summary.json").read_bytes())
-    return found
-
-
 def test_flex_is_asked_for_and_booked(tmp_path: Path) -> None:
     """Requests name the flex tier, and rows, summary and estimate have its price: half of the standard one."""
     settings, service = _job(tmp_path), Flex(lambda body: _answer(service_tier=body.get("service_tier")))
     run_steps(settings, transport=service.open)
     assert {body.get("service_tier") for body in service.bodies} == {"flex"}
-    found, rows = _summary(settings), results(settings)
+    found, rows = summary_of(settings), results(settings)
     assert {row["lane"] for row in rows} == {"flex"}
     one = (20 * Decimal("0.05") + 10 * Decimal("0.25")) / 1_000_000
     assert {row["cost_usd"] for row in rows} == {one}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from decimal import Decimal
+from functools import partial
 
 import pytest
 
@@ -35,10 +36,13 @@ def test_kill_nine_on_each_interface(jobs: Jobs, name: str) -> None:
     def billed() -> int:
         return len(jobs.service.bills()["rows"]) if is_batch else int(jobs.service.stats()["billed_requests"])
 
+    def has_more_than(count: int) -> bool:
+        return billed() > count
+
     paid = 0
     for _ in range(KILLS):
         spawned = jobs.spawn(settings, environment={"KEY": "sk-of-the-test-000"})
-        LiveStack.wait("answers", lambda: billed() > paid + 15, 120)  # noqa: B023 - called at once
+        LiveStack.wait("answers", partial(has_more_than, paid + 15), 120)
         spawned.process.kill()
         spawned.wait()
         paid = billed()

@@ -27,6 +27,7 @@ LONG = bool(os.environ.get("LONG_CRASH"))  # `make crash` sets it: the process e
 # the call at which the process ends, and whether the service still carries it out
 ENDINGS = list(product(range(1, 13), [False, True])) if LONG else [(1, False), (2, True), (4, False), (7, True)]
 LIVE = [name for name in KINDS if "batch" not in name]
+LOCAL = pytest.param("llama.cpp", marks=pytest.mark.integration)
 AT_ONCE = 3
 Make = Callable[..., Interface]
 
@@ -38,7 +39,7 @@ def local_model() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=[*KINDS, pytest.param("llama.cpp", marks=pytest.mark.integration)])
+@pytest.fixture(params=[*KINDS, LOCAL])
 def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Return what makes a job that buys in one way."""
     monkeypatch.setenv("PARQUILL_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
@@ -144,11 +145,10 @@ def test_a_budget_holds(make: Make) -> None:
     assert interface.paid == [1] * 12
 
 
+@pytest.mark.parametrize("make", [*LIVE, LOCAL], indirect=True)  # a batch has no reply of its own for a row
 def test_a_reply_that_is_lost(make: Make) -> None:
     """M5: A request whose reply is lost stays booked as in doubt, and its row is sent once more."""
     interface = make()
-    if interface.is_batch:
-        pytest.skip("a batch has no reply of its own for a row: see test_batches")
     interface.loses = {"text 3"}
     interface.run()
     _check_whole(interface)

@@ -24,7 +24,7 @@ from parquill.tasks.prompts.run_money import read_standing
 from parquill.tasks.storage.folders import Folders, lock_folders
 from parquill.tasks.storage.journal import read_journal
 from tests.tools.answering import Answering
-from tests.tools.direct import job_of, results, run_steps
+from tests.tools.direct import job_of, results, run_steps, summary_of
 from tests.tools.small_job import stripped
 
 AT_ONCE = 2
@@ -75,14 +75,9 @@ def _cut(settings: dict[str, Any], after: int, never: str = "", **how: Any) -> C
     return service.billed
 
 
-def _summary(settings: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads((Path(settings["output"]) / "summary.json").read_bytes())
-    return found
-
-
 def _check_money(settings: dict[str, Any]) -> None:
     """Check that the summary is the sum of the rows of its run, and equals the ledger."""
-    summary, rows = _summary(settings), results(settings)
+    summary, rows = summary_of(settings), results(settings)
     mine = [row for row in rows if row["run_id"] == summary["run_id"]]
     ledger = Ledger()
     booked = ledger.of_run(summary["run_id"], datetime.now(UTC))
@@ -103,20 +98,20 @@ def test_a_resumed_run_pays_for_nothing_that_its_state_holds(tmp_path: Path, mor
     assert set(rest) | set(begun) == set(TEXTS)
     assert (begun + rest).total() - len(TEXTS) <= AT_ONCE
     assert _run(first) == Counter()
-    rows, paid = results(first), _summary(second)["run_id"]
+    rows, paid = results(first), summary_of(second)["run_id"]
     assert [row["completion"] for row in rows] == [f"answer to {text}" for text in TEXTS]
-    assert _summary(first)["rows"]["reused"] == len(rest) == sum(row["reused"] for row in rows)
+    assert summary_of(first)["rows"]["reused"] == len(rest) == sum(row["reused"] for row in rows)
     for row in rows:
         if row["text"] in rest:
             assert (row["reused"], row["cost_usd"]) == (True, 0)
-            assert row["run_id"] == (_summary(first)["run_id"] if row["in_doubt_usd"] else paid)
+            assert row["run_id"] == (summary_of(first)["run_id"] if row["in_doubt_usd"] else paid)
         else:
             assert row["cost_usd"] > 0
     assert len([row for row in rows if row["in_doubt_usd"]]) <= AT_ONCE
     for settings in (first, second):
         _check_money(settings)
         assert _run(settings) == Counter()
-    assert float(_summary(first)["saved_usd"]) == pytest.approx(float(_summary(second)["paid_usd"]))
+    assert float(summary_of(first)["saved_usd"]) == pytest.approx(float(summary_of(second)["paid_usd"]))
     # the next night reuses these answers like any others
     grown = _night(tmp_path, "first", [*TEXTS, "one more"], **more)
     assert _run(grown) == Counter(["one more"])
@@ -131,7 +126,7 @@ def test_a_reused_row_keeps_what_its_own_run_has_in_doubt(tmp_path: Path) -> Non
     _cut(first, 7, never=TEXTS[0])
     _run(second)
     assert _run(first) == Counter()
-    summary = _summary(first)
+    summary = summary_of(first)
     (doubtful,) = (row for row in results(first) if row["in_doubt_usd"])
     assert (doubtful["text"], doubtful["reused"], doubtful["run_id"]) == (TEXTS[0], True, summary["run_id"])
     assert doubtful["completion"] == f"answer to {TEXTS[0]}"
@@ -147,7 +142,7 @@ def test_an_interruption_does_not_ask_again_what_was_reused(tmp_path: Path) -> N
     _cut(first, 4)
     _run(second)
     _cut(first, 3)
-    paid = _summary(second)["run_id"]
+    paid = summary_of(second)["run_id"]
     shutil.rmtree(tmp_path / "state" / "runs" / paid)
     last = _run(first)
     assert set(last) <= set(TEXTS[6:])
@@ -233,7 +228,7 @@ def test_a_redo_that_was_cut_off_is_not_paid_twice(tmp_path: Path) -> None:
             assert row["cost_usd"] == 2 * before["cost_usd"]
             assert row["attempts"] >= 2
             assert row["run_id"] != before["run_id"]
-    assert float(_summary(settings)["paid_usd"]) == pytest.approx(len(rest) * float(shown[-1]["cost_usd"]))
+    assert float(summary_of(settings)["paid_usd"]) == pytest.approx(len(rest) * float(shown[-1]["cost_usd"]))
     assert set(_run(settings, redo=["truncated"])) == set(texts[3:])
 
 
@@ -254,7 +249,7 @@ def test_a_failed_row_that_another_run_has_answered(tmp_path: Path) -> None:
     assert set(_run(second)) == failed
     assert _run(first, redo=["failed"]) == Counter()
     assert {row["status"] for row in results(first)} == {"ok"}
-    assert {row["run_id"] for row in results(first) if row["text"] in failed} == {_summary(second)["run_id"]}
+    assert {row["run_id"] for row in results(first) if row["text"] in failed} == {summary_of(second)["run_id"]}
 
 
 def _journals(state: Path, run: str = "*") -> list[Path]:
@@ -422,7 +417,7 @@ def test_a_run_whose_reused_answers_are_gone(tmp_path: Path, *, has_results: boo
     """
     before = _night(tmp_path, "night" if has_results else "other", TEXTS[:8])
     _run(before)
-    paid = _summary(before)["run_id"]
+    paid = summary_of(before)["run_id"]
     settings = _night(tmp_path, "night")
     begun = _cut(settings, 4)
     shutil.rmtree(tmp_path / "state" / "runs" / paid)

@@ -17,6 +17,11 @@ def _open(ledger: Ledger, run: str, began: datetime, settled_nano: int = 0) -> N
     ledger.open_run(replace(entry(run), started_at=began), settled_nano, 5, 0, began)
 
 
+def _lease(ledger: Ledger, run: str, now: datetime) -> None:
+    held = LeaseReport(Spending(), 0, is_new=True)
+    ledger.lease(run, "h", held, want_nano=100, least_nano=1, run_limit_nano=1_000, month_limit_nano=None, now=now)
+
+
 def test_uses_are_replaced(ledger: Ledger) -> None:
     """What a run bought replaces what was kept before; other runs keep theirs."""
     keep_uses(ledger, "a", [USE, replace(USE, lane="batch", settled_nano=2**60)])
@@ -41,11 +46,9 @@ def test_the_runs_of_a_month(ledger: Ledger) -> None:
     _open(ledger, "resumed", noon - timedelta(days=90))
     ledger.open_run(replace(entry("resumed"), started_at=noon), 9, 0, 0, noon)
     ledger.finish("this", noon)
-    limits = {"want_nano": 100, "least_nano": 1, "run_limit_nano": 1_000, "month_limit_nano": None}
-    ledger.lease("killed", "h", LeaseReport(Spending(), 0, is_new=True), **limits, now=noon)  # type: ignore[arg-type]
+    _lease(ledger, "killed", noon)
     ledger.open_run(replace(entry("killed"), started_at=noon), 0, 0, 0, noon)
-    held = LeaseReport(Spending(), 0, is_new=True)
-    ledger.lease("killed", "h", held, **limits, now=noon)  # type: ignore[arg-type]
+    _lease(ledger, "killed", noon)
     found = {run.run_id: run for run in booked_runs(ledger, "2026-11", noon)}
     assert sorted(found) == ["before", "killed", "resumed", "this"]
     assert (found["this"].settled_nano, found["this"].in_doubt_nano, found["this"].is_finished) == (3, 5, True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -79,3 +80,9 @@ def results(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of a job's results, in their order."""
     rows: list[dict[str, Any]] = pq.read_table(Path(settings["output"]) / "results").to_pylist()
     return rows
+
+
+def summary_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the summary of a job's latest run."""
+    found: dict[str, Any] = orjson.loads((Path(settings["output"]) / "summary.json").read_bytes())
+    return found

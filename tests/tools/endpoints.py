@@ -96,11 +96,6 @@ class Services(SimulatedService):
         text = f"answer to {self.bodies[host][-1]['messages'][-1]['content']}"
         return 200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}], "usage": USAGE}
 
-    def most_in_a_minute(self, host: str) -> int:
-        """Return the most requests to a host in any minute."""
-        times = self.sent[host]
-        return max(sum(begin <= time < begin + 60 for time in times) for begin in times)
-
 
 def endpoints(*hosts: str, **each: Any) -> list[dict[str, Any]]:
     """Return endpoints at hosts, with the settings of `each`; a list has one value for each host."""

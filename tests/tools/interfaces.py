@@ -17,7 +17,7 @@ from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.pace import REAL, Pace
 from tests.fakes.batching import START
 from tests.fakes.in_process import InProcess
-from tests.tools.direct import job_of, results, run_steps
+from tests.tools.direct import job_of, results, run_steps, summary_of
 from tests.tools.simulated_day import SimulatedService
 
 MODEL = "gpt-6-luna"
@@ -95,11 +95,6 @@ class SimulatedKind(SimulatedService):
             return httpx.Response(503, content=orjson.dumps(error), request=request)
         await asyncio.sleep(1)
         return await self.services[request.url.host].handle_async_request(request)
-
-    def most_in_a_minute(self, host: str) -> int:
-        """Return the most requests to a host in any minute."""
-        times = self.sent[host]
-        return max(sum(begin <= time < begin + 60 for time in times) for begin in times)
 
 
 class Killed(BaseException):
@@ -236,5 +231,4 @@ class Interface(httpx.AsyncBaseTransport):
     @property
     def summary(self) -> dict[str, Any]:
         """The summary of the latest run."""
-        found: dict[str, Any] = orjson.loads((Path(self.settings["output"]) / "summary.json").read_bytes())
-        return found
+        return summary_of(self.settings)

@@ -60,6 +60,12 @@ class SimulatedService(httpx.AsyncBaseTransport):
     """A service, or several, in the simulated time of a day."""
 
     passed_s = 0.0  # before this simulation
+    sent: dict[str, list[float]]  # the times of the requests to each host, where a service notes them
+
+    def most_in_a_minute(self, host: str) -> int:
+        """Return the most requests to a host in any minute."""
+        times = self.sent[host]
+        return max(sum(begin <= time < begin + 60 for time in times) for begin in times)
 
     @property
     def now(self) -> float:

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from parquill.tasks.errors import BadJob
+from parquill.tasks.job.lanes import LaneName
 from parquill.tasks.llm.service_usage import MAX_FILE_BYTES, ServiceFigures, read_cost, read_export, read_use
 from parquill.tasks.money.reconciliation import CountedUse, ServiceCost
 
@@ -28,9 +29,9 @@ USE = {"model": "m-2026-01-31", "num_model_requests": 3, "input_tokens": 20, "ou
         ({"service_tier": "priority"}, "live"),
     ],
 )
-def test_the_lane_of_usage(result: dict[str, Any], lane: str | None) -> None:
+def test_the_lane_of_usage(result: dict[str, Any], lane: LaneName | None) -> None:
     """A result of usage says whether it is of a batch, and its service tier."""
-    assert read_use(NOON, {**USE, **result}) == CountedUse("2025-12-01", "m-2026-01-31", lane, None, 3, 20, 4)  # type: ignore[arg-type]
+    assert read_use(NOON, {**USE, **result}) == CountedUse("2025-12-01", "m-2026-01-31", lane, None, 3, 20, 4)
 
 
 @pytest.mark.parametrize(
@@ -44,10 +45,10 @@ def test_the_lane_of_usage(result: dict[str, Any], lane: str | None) -> None:
         (None, "(no line item)", None),
     ],
 )
-def test_a_line_item(item: str | None, model: str, lane: str | None) -> None:
+def test_a_line_item(item: str | None, model: str, lane: LaneName | None) -> None:
     """A line item names its model, and some name their lane."""
     cost = read_cost(NOON, {"line_item": item, "api_key_id": "k", "amount": {"value": 0.25, "currency": "usd"}})
-    assert cost == ServiceCost("2025-12-01", model, lane, "k", Decimal("0.25"))  # type: ignore[arg-type]
+    assert cost == ServiceCost("2025-12-01", model, lane, "k", Decimal("0.25"))
 
 
 def test_a_table_of_both_kinds(tmp_path: Path) -> None:
