@@ -17,6 +17,7 @@ from parquill.tasks.job.settings import Job, RowLimit, Status
 from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.rounds import Rounds
 from parquill.tasks.orchestration.approval import wait_for_approval
+from parquill.tasks.orchestration.batch_cancellation import cancel_batches, ensure_cancellable, is_cancelling_batches
 from parquill.tasks.orchestration.first_pilot import pilot_first
 from parquill.tasks.orchestration.flow_run import sigterm_as_interrupt, stop_when_cancelled
 from parquill.tasks.orchestration.flow_start import end_idle, job_lock, resolve_for_flow
@@ -48,6 +49,9 @@ def complete_prompts(
         redo: Statuses of finished rows to complete again.
     """
     resolved, options = resolve_for_flow(job, date, limit, redo)
+    # promise: worker: a run that is cancelled while it waits cancels its batches
+    if is_cancelling_batches():
+        cancel_batches(resolved)
     with sigterm_as_interrupt(), job_lock(resolved):
         # promise: rerun: a retried flow run does not redo the same rows twice
         if options.redo and redo_already_done(Folders.of(resolved.output, resolved.state)):
@@ -60,6 +64,7 @@ def complete_prompts(
         standing = estimate_cost(run)
         gate_budget(run, standing)
         wait_for_approval(run, standing)
+        ensure_cancellable(run)
         with summary_while_running(run):
             with (
                 open_sender(run, log=run_log()) as run_sender,

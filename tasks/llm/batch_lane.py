@@ -66,6 +66,7 @@ class BatchLane:
         self.warnings: list[str] = []
         self.stopping = False
         self._folder, self._sleep, self._is_abandoned = folder, sleep, is_abandoned
+        self._run, self._executor, self._passed = run, executor, set[int]()
         self._refusal: StopReason | None = None
         self._turn, self._over = asyncio.Lock(), asyncio.Event()
         # with `lane: auto`: whether open rows take another lane, and what happens between two looks
@@ -131,6 +132,7 @@ class BatchLane:
             return
         shard = first.steps[0].shard
         visit = BatchPass(self._tools, shard)
+        self._passed.add(visit.number)
         try:
             await visit.complete(first, units)
         finally:
@@ -247,7 +249,21 @@ class BatchLane:
         Without `cancels` the batches go on, for the next start to collect.
         """
         self.stop()
-        return await self.open.cancel_all(grace_s, self._sleep) if cancels else set()
+        if not cancels:
+            return set()
+        # promise: C7 a stop cancels batches of earlier starts, also before it has looked at them
+        await self._note_unseen()
+        return await self.open.cancel_all(grace_s, self._sleep)
+
+    async def _note_unseen(self) -> None:
+        """Note the batches of earlier starts whose shards have not passed yet: a stop cancels them too."""
+        in_executor = asyncio.get_running_loop().run_in_executor
+        for ref in self._run.shards:
+            if ref.number in self._passed:
+                continue
+            for batch in await in_executor(self._executor, self._run.batches_of, ref):
+                if batch.batch_id is not None:
+                    self.open.note(ref.number, batch.batch_id, batch, "not seen yet")
 
 
 async def _as_long(pause_s: float) -> float:

@@ -55,6 +55,11 @@ class BatchPass:
         self._ended: dict[str, _Ended] = {}
 
     @property
+    def number(self) -> int:
+        """The number of the shard."""
+        return self._batches.number
+
+    @property
     def needs_room(self) -> bool:
         """Whether rows wait until other batches have ended."""
         return self._next.needs_room

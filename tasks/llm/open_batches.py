@@ -126,18 +126,22 @@ class OpenBatches:
 
     async def cancel_all(self, grace_s: float, sleep: Callable[[float], Awaitable[None]]) -> set[int]:
         """Cancel every batch, and return the shards of those that have ended within `grace_s` seconds."""
-        ended: set[str] = set()
+        asked: set[str] = set()
+        ended: dict[str, int] = {}
         with contextlib.suppress(TimeoutError, BatchRefused):
             async with asyncio.timeout(grace_s):
-                # promise: C7 a stop cancels the batches of the run
-                await self.cancel(list(self._batches))
-                while ended != self._batches.keys():
-                    for batch_id in self._batches.keys() - ended:
-                        if await self.has_ended(batch_id):
-                            ended.add(batch_id)
-                    if ended != self._batches.keys():
+                # a pass that is under way may note further batches, and close those that it collects
+                while not self._batches.keys() <= ended.keys():
+                    if fresh := self._batches.keys() - asked:
+                        asked |= fresh
+                        # promise: C7 a stop cancels the batches of the run
+                        await self.cancel(fresh)
+                    for batch_id, batch in list(self._batches.items()):
+                        if batch_id not in ended and await self.has_ended(batch_id):
+                            ended[batch_id] = batch.shard
+                    if not self._batches.keys() <= ended.keys():
                         await sleep(CANCEL_CHECK_INTERVAL_S)
-        return {self._batches[batch_id].shard for batch_id in ended}
+        return set(ended.values())
 
     @property
     def sentence(self) -> str | None:

@@ -48,6 +48,12 @@ def register_flow_run(run: Run) -> None:
             _end(client, before, _state_of(summary) if has_ended else Crashed(message=DIED))
 
 
+def leads(run: Run) -> bool:
+    """Whether no other flow run has taken over this run since this flow run led it."""
+    found = read_json(run.folder.path / "flow_run.json") or {}
+    return bool(found.get("flow_run_id") == flow_run.id)
+
+
 def redo_already_done(folders: Folders) -> bool:
     """Whether this flow run is retried and its `--redo` is done: it led a run of this output that is not current now.
 

@@ -25,6 +25,7 @@ from parquill.tasks.money.calibration import Calibration
 from parquill.tasks.money.model_price import ModelPrice
 from parquill.tasks.prompts.shards import ShardReader
 from parquill.tasks.records import Estimate, ShardRef, Totals
+from parquill.tasks.storage.batch_state import BatchState
 from parquill.tasks.storage.boot_clock import Moment
 from parquill.tasks.storage.disk import DISK, Disk, damaged, read_json
 from parquill.tasks.storage.folders import Folders, RunFolder
@@ -166,10 +167,14 @@ class Run:
 
     @property
     def open_batches(self) -> int:
-        """Batches that this run has made and not collected. Raises DamagedJournal, DiskFailed."""
+        """How many batches this run has made and not collected. Raises DamagedJournal, DiskFailed."""
         if not (self.folder.path / "batches").exists():
             return 0
-        return sum(len(self.state(shard.number).batches) for shard in self.shards if not self.is_done(shard))
+        return sum(len(self.batches_of(shard)) for shard in self.shards)
+
+    def batches_of(self, shard: ShardRef) -> list[BatchState]:
+        """Return the batches of a shard that are not collected. Raises DamagedJournal, DiskFailed."""
+        return [] if self.is_done(shard) else list(self.state(shard.number).batches.values())
 
     def totals(self) -> Totals:
         """Return requests, money and tokens of the run so far."""

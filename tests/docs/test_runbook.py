@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import State
 
 from parquill.tasks import errors
 from parquill.tasks.money.gate import Verdict
+from parquill.tasks.orchestration.batch_cancellation import CANCELLING
 from parquill.tasks.orchestration.reschedule import WAITING
 from parquill.tasks.orchestration.states import state_of, state_of_estimate, state_of_summary
 from parquill.tasks.orchestration.takeover import DIED
@@ -63,11 +64,14 @@ def test_the_exit_code_is_right(kind: type[errors.ParquillError]) -> None:
 def test_the_states_on_the_way_are_prefect_s() -> None:
     """The second table has only Prefect states that are not final, and all that the runbook must explain."""
     shown = _rows("States on the way")
-    found = {name: getattr(states, name)() for name in shown if name not in {"Paused", "Suspended", WAITING}}
+    others = {"Paused", "Suspended", WAITING, CANCELLING}
+    found = {name: getattr(states, name)() for name in shown if name not in others}
     assert {name: state.name for name, state in found.items()} == {name: name for name in found}
     assert not any(state.is_final() for state in found.values())
     waits = {states.Paused(timeout_seconds=1).name, states.Suspended(timeout_seconds=1).name}
-    assert {"Running", "Pending", "Late", "AwaitingConcurrencySlot", "Cancelling", WAITING, *waits} <= set(shown)
+    assert {"Running", "Pending", "Late", "AwaitingConcurrencySlot", "Cancelling", WAITING, CANCELLING, *waits} <= set(
+        shown
+    )
 
 
 @pytest.mark.parametrize("section", sorted(set(re.findall(r"\]\(((?:production\.md)?#[\w-]+)\)", PAGE))))

@@ -17,7 +17,7 @@ import pytest
 from parquill.tasks.errors import BadJob, Interrupted, WaitsForBatch
 from parquill.tasks.job.load import make_job
 from parquill.tasks.llm.next_batch import NextBatch
-from parquill.tasks.llm.open_senders import open_senders
+from parquill.tasks.llm.open_senders import open_sender, open_senders
 from parquill.tasks.llm.pace import Pace
 from parquill.tasks.llm.pilot import run_pilot
 from parquill.tasks.money.ledger import Ledger
@@ -411,6 +411,32 @@ def test_a_stop_cancels_the_batches(tmp_path: Path, cancelling_s: float) -> None
     assert _statuses(night) == {"ok": ROWS}
     assert set(night.billed.values()) == {1}
     assert night.batches == 2
+    night.check_money()
+
+
+def test_a_stop_before_the_first_look_cancels_the_batches(tmp_path: Path) -> None:
+    """C7: A start that is stopped before it has looked at the batches of an earlier start cancels them too, and
+    collects what they have completed.
+    """
+    night = Night(tmp_path, batch={"rows_per_s": 0.001, "cancelling_s": 0})
+    with pytest.raises(WaitsForBatch):
+        night.run(stay_s=1)
+    night.service.configure(batch={"rows_per_s": 0.5})
+    night.service.advance(80)
+    paid = len(night.billed)
+    assert 5 < paid < ROWS
+    job, options = resolve_job(make_job(night.settings), None, None, ())
+    with lock_folders(Folders.of(job.output, job.state), "a test"):
+        run = prepare_run(job, options)
+        assert run is not None
+        with open_sender(run, night.transport) as run_sender:
+            run_sender.request_stop(20.0).result(30)
+    assert night.latest_batch()["status"] == "cancelled"
+    assert run.open_batches == 0
+    assert run.totals().statuses == {"ok": paid}
+    night.run()
+    assert _statuses(night) == {"ok": ROWS}
+    assert set(night.billed.values()) == {1}
     night.check_money()
 
 

@@ -34,6 +34,7 @@ class _Client:
 
     def __init__(self, answer: Any = None) -> None:
         self.proposed: list[Any] = []
+        self.requests: list[Any] = []
         self._answer = answer
 
     def __enter__(self) -> Self:
@@ -41,6 +42,9 @@ class _Client:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def request(self, method: str, path: str, **more: Any) -> None:
+        self.requests.append((method, path, more["json"]))
 
     def set_flow_run_state(self, _: Any, state: Any) -> Any:
         self.proposed.append(state)
@@ -61,6 +65,8 @@ def test_the_state_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> No
         reschedule(WaitsForBatch("waiting for 1 batch"))
     (state,) = client.proposed
     assert (state.type.value, state.name, state.message) == ("SCHEDULED", WAITING, "waiting for 1 batch")
+    # with the pid of a process, Prefect would wait five minutes for it when the run is cancelled
+    assert client.requests == [("PATCH", "/flow_runs/{id}", {"infrastructure_pid": None})]
 
 
 @pytest.mark.usefixtures("_flow_run")
@@ -68,7 +74,7 @@ def test_a_run_that_is_being_cancelled_is_not_started_again(monkeypatch: pytest.
     """If the server keeps another state, since a person has cancelled the run, it ends as interrupted."""
     client = _Client(Cancelled())
     monkeypatch.setattr(module, "get_client", lambda **_: client)
-    assert "the next start collects them" in str(reschedule(WaitsForBatch("waiting for 1 batch")))
+    assert "starts once more and cancels them" in str(reschedule(WaitsForBatch("waiting for 1 batch")))
 
 
 @pytest.mark.usefixtures("_flow_run")
