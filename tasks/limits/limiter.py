@@ -126,13 +126,6 @@ class RateLimiter:
 
     async def acquire(self, tokens: int, is_rerouted: Callable[[], bool] | None = None) -> Permit:
         """Wait for a place and for room in every meter. Raises Stopped; Rerouted once `is_rerouted` says so."""
-        self._brake.arrive()
-        try:
-            return await self._acquire(tokens, is_rerouted)
-        finally:
-            self._brake.depart()
-
-    async def _acquire(self, tokens: int, is_rerouted: Callable[[], bool] | None) -> Permit:
         async with self._turnstile:
             while not self._stopped:
                 # promise: lanes: a row that waits for its turn leaves for a faster lane

@@ -37,13 +37,7 @@ class Meter(Protocol):
 
 
 class Brake(Meter, Protocol):
-    """A meter that follows each request from before its permit to its end, and can hold all requests back."""
-
-    def arrive(self) -> None:
-        """A request waits for its permit."""
-
-    def depart(self) -> None:
-        """A request has its permit, or gave up waiting for one."""
+    """A meter that follows each request to its end, and can hold all requests back."""
 
     def leave(self) -> None:
         """A request that was let through has ended."""
@@ -67,12 +61,6 @@ class NoBrake:
 
     def take(self, now: float, tokens: int) -> None:
         """See Meter."""
-
-    def arrive(self) -> None:
-        """See Brake."""
-
-    def depart(self) -> None:
-        """See Brake."""
 
     def leave(self) -> None:
         """See Brake."""

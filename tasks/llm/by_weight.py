@@ -14,14 +14,15 @@ An endpoint is down
 - if it takes nothing more: its key is refused, its quota is used up, or it refuses every request for the same reason.
   Then it rests, and one request tries it again after FIRST_REST_S, and then at intervals that double.
 
-A request that failed at one endpoint is sent to another one, if that is up. The run stops if no endpoint is left.
+A request that failed at one endpoint is sent to another one, if that is up. One that an endpoint refused goes to each
+other endpoint before its row fails. The run stops if no endpoint is left.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,21 +78,26 @@ class ByWeight:
         ]
         self._of = {id(each.channel): each for each in self._endpoints}
 
-    def choose(self, tokens: int, failed: Channel | None = None) -> Way:
+    def choose(self, tokens: int, failed: Channel | None = None, refused: Collection[Channel] = ()) -> Way:
         """See Route."""
         now = self._clock()
         for each in self._endpoints:
-            if each.channel is not failed and self._may_try(each, now, tokens):
+            if each.channel is not failed and each.channel not in refused and self._may_try(each, now, tokens):
                 return Way(each.channel, functools.partial(self._gives_way, each, tokens))
-        candidates = self._candidates(failed)
+        candidates = self._candidates(failed, refused)
         chosen = self._by_credit(candidates, tokens) if candidates else self._least_bad()
-        return Way(chosen.channel, lambda: self._leaves(chosen, tokens, failed))
+        return Way(chosen.channel, lambda: self._leaves(chosen, tokens, failed, refused))
 
-    def _candidates(self, failed: Channel | None) -> list[_Endpoint]:
-        """Return the endpoints that may get a request which has just failed at one; none if all are down."""
+    def has_another(self, refused: Collection[Channel]) -> bool:
+        """See Route."""
+        return any(each.is_up and each.channel not in refused for each in self._endpoints)
+
+    def _candidates(self, failed: Channel | None, refused: Collection[Channel]) -> list[_Endpoint]:
+        """Return the endpoints that may get a request which has failed elsewhere; none if all are down."""
         up = [each for each in self._endpoints if each.is_up]
+        able = [each for each in up if each.channel not in refused] or up
         # promise: endpoints: a request that failed at one endpoint is sent to another one
-        others = [each for each in up if each.channel is not failed] or up
+        others = [each for each in able if each.channel is not failed] or able
         now = self._clock()
         return [each for each in others if each.too_expensive_until <= now] or others
 
@@ -144,16 +150,16 @@ class ByWeight:
         """Return the endpoint to wait for while all are down: one that fails, else one that rests."""
         return min(self._endpoints, key=lambda each: (each.is_resting, each.next_try_at))
 
-    def _leaves(self, chosen: _Endpoint, tokens: int, failed: Channel | None) -> bool:
+    def _leaves(self, chosen: _Endpoint, tokens: int, failed: Channel | None, refused: Collection[Channel]) -> bool:
         """Whether a request that waits for `chosen` is to choose again. Then it has cost that endpoint nothing."""
-        if not self._is_better_elsewhere(chosen, tokens, failed):
+        if not self._is_better_elsewhere(chosen, tokens, self._candidates(failed, refused)):
             return False
         chosen.credit += 1
         return True
 
-    def _is_better_elsewhere(self, chosen: _Endpoint, tokens: int, failed: Channel | None) -> bool:
+    def _is_better_elsewhere(self, chosen: _Endpoint, tokens: int, candidates: Sequence[_Endpoint]) -> bool:
         # only those that it may choose: else it would leave and come back without end
-        others = [each for each in self._candidates(failed) if each is not chosen]
+        others = [each for each in candidates if each is not chosen]
         if not others:
             return False
         if not chosen.is_up:

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from parquill.tasks.errors import DiskFailed
@@ -30,17 +30,15 @@ from parquill.tasks.limits.limiter import Permit, Rerouted, Stopped
 from parquill.tasks.limits.open_bytes import OpenBytes
 from parquill.tasks.llm.attempts import Attempts
 from parquill.tasks.llm.channel import Channel
-from parquill.tasks.llm.outcomes import TABLE, Rule
+from parquill.tasks.llm.outcomes import TABLE, Retry, Rule
 from parquill.tasks.llm.route import Route, Way
 from parquill.tasks.llm.shard_report import ShardReport, StopReason
 from parquill.tasks.llm.unit import Step, Unit, Units
+from parquill.tasks.llm.unit_order import Evidence, in_turn
 
 # Units that have begun and are not over, including those that wait for another try.
 MIN_OPEN_UNITS = 1_024
 OPEN_UNITS_A_PLACE = 4
-# Units that are passed over during probes of refusals.
-MAX_PASSED_UNITS = 1_000
-MAX_PASSED_CHARACTERS = 32 << 20
 
 _log = logging.getLogger("parquill.service")
 
@@ -72,7 +70,8 @@ class LiveLane:
         self._route, self._clock, self._sleep, self._may_send = route, clock, sleep, may_send
         settlement = route.channels[0].settlement
         self.budget, self.progress = settlement.budget, settlement.progress
-        self._attempts = Attempts(job, settlement)
+        self._attempts, self._breakers = Attempts(job, settlement), [channel.breaker for channel in route.channels]
+        self._evidence = Evidence(self._breakers)
         self.stop_rule: Rule | None = None
         self.stop_message: str | None = None
         self.stopping = False
@@ -110,7 +109,7 @@ class LiveLane:
                 errors.append(error)
 
         try:
-            async for unit in self._in_turn(units()):
+            async for unit in in_turn(units(), self._breakers):
                 if self.stopping:
                     break
                 task = await self._begin(unit)
@@ -126,49 +125,6 @@ class LiveLane:
             await asyncio.gather(*tasks, return_exceptions=True)
         if errors:
             raise errors[0]
-
-    async def _in_turn(self, units: AsyncIterator[Unit]) -> AsyncIterator[Unit]:
-        """Yield the units that are not over in order; during probes of refusals, units from farther on first.
-
-        The units that were passed over come as soon as the probes are over.
-        """
-        passed: deque[Unit] = deque()
-        passed_characters = stride = 0
-        async for unit in self._read(units):
-            if unit.next_step() is None:
-                continue
-            if self._is_probing and len(passed) < stride and passed_characters < MAX_PASSED_CHARACTERS:
-                passed.append(unit)
-                passed_characters += unit.size
-                continue
-            yield unit
-            if self._is_probing:
-                stride = min(MAX_PASSED_UNITS, 2 * stride + 1)
-                continue
-            while passed and not self._is_probing:
-                yield passed.popleft()
-            passed_characters, stride = sum(unit.size for unit in passed), len(passed)
-        while passed:
-            yield passed.popleft()
-
-    @property
-    def _is_probing(self) -> bool:
-        return any(channel.breaker.is_probing for channel in self._route.channels)
-
-    async def _read(self, units: AsyncIterator[Unit]) -> AsyncIterator[Unit]:
-        """Yield the units as they come from the disk. No breaker gives a verdict while one is being read."""
-        channels = self._route.channels
-        while True:
-            for channel in channels:
-                channel.breaker.arrive()
-            try:
-                unit = await anext(units, None)
-            finally:
-                for channel in channels:
-                    channel.breaker.depart()
-            if unit is None:
-                return
-            yield unit
 
     async def _begin(self, unit: Unit) -> asyncio.Task[None] | None:
         """Begin a unit once there is room; None if it is not sent. Raises Stopped, LedgerFailed."""
@@ -217,12 +173,21 @@ class LiveLane:
         self._open_bytes.release(size)
         self._open_units.release()
 
-    async def _admit(self, step: Step, *, failed: Channel | None = None, again: Channel | None = None) -> Turn:
+    async def _admit(
+        self,
+        step: Step,
+        *,
+        failed: Channel | None = None,
+        refused: Collection[Channel] = (),
+        again: Channel | None = None,
+    ) -> Turn:
         """Reserve the step's worst case, then wait for its turn. Raises OverBudget, Stopped.
 
-        `failed` is the channel in which it has just failed, `again` the one that is to send it once more.
+        `failed` is the channel in which it has just failed, `refused` are those that have refused it, and `again` is
+        the one that is to send it once more.
         """
-        way = self._route.choose(step.tokens, failed) if again is None else Way(again)
+        choose = functools.partial(self._route.choose, step.tokens, failed, refused)
+        way = choose() if again is None else Way(again)
         while True:
             channel, is_rerouted = way
             tiers = channel.tiers
@@ -234,17 +199,18 @@ class LiveLane:
                     raise Stopped
                 if not self._route.cannot_pay(channel):
                     raise OverBudget
-                way = self._route.choose(step.tokens, failed)
+                way = choose()
                 continue
             try:
-                permit = await channel.limits.acquire(step.tokens, is_rerouted)
+                with self._evidence:
+                    permit = await channel.limits.acquire(step.tokens, is_rerouted)
             except BaseException as error:
                 self.budget.release(step.reserve_nano)
                 if self.stopping or not isinstance(error, Rerouted | Stopped):
                     raise
                 # a route whose reasons to leave and to choose disagree must not hold up everything else
                 await asyncio.sleep(0)
-                way = self._route.choose(step.tokens, failed)
+                way = choose()
                 continue
             # promise: M3 a row that waited for a permit checks the budget again
             # promise: M1 a row that waited for a permit checks its reservation again
@@ -254,7 +220,7 @@ class LiveLane:
             # the reservation may be too small
             permit.release()
             self.budget.release(step.reserve_nano)
-            way = self._route.choose(step.tokens, failed)
+            way = choose()
 
     async def _complete_unit(self, unit: Unit, first: Step, turn: Turn) -> None:
         """Complete the steps of a unit one after another; `first` has its turn."""
@@ -275,6 +241,7 @@ class LiveLane:
 
     async def _complete_step(self, step: Step, turn: Turn) -> None:
         """Send a step until it has its outcome. Raises OverBudget, Stopped."""
+        refused: list[Channel] = []
         while True:
             channel, permit = turn
             try:
@@ -291,6 +258,13 @@ class LiveLane:
                 is_outage = await channel.policy.record(step, permit.sent_at, result)
             finally:
                 permit.release()
+            if result.rule.retry is Retry.REFUSAL and result.limit_name is None:
+                refused.append(channel)
+                # promise: endpoints: a request that one endpoint refused is sent to another one
+                if self._route.has_another(refused):
+                    step.uncharge()
+                    turn = await self._admit(step, failed=channel, refused=refused)
+                    continue
             try:
                 wait_s = await channel.policy.next_wait_s(step, permit.sent_at, result, is_outage=is_outage)
             except Stopped:
@@ -302,7 +276,8 @@ class LiveLane:
             if wait_s:
                 await self._rest(wait_s)
             # a refused name of max_output_tokens says nothing against the channel, and the other name is for it alone
-            turn = await self._admit(step, failed=channel, again=channel if result.limit_name is not None else None)
+            again = channel if result.limit_name is not None else None
+            turn = await self._admit(step, failed=channel, refused=refused, again=again)
             if turn.channel is not channel:
                 # promise: lanes: a row that waited for capacity in one lane starts afresh in another
                 step.throttled_since = step.refused = None

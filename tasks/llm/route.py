@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from parquill.tasks.llm.channel import Channel
@@ -33,8 +33,11 @@ class Route(Protocol):
     channels: Sequence[Channel]
     warn: Callable[[str], None]
 
-    def choose(self, tokens: int, failed: Channel | None = None) -> Way:
-        """Return the way of a request that may leave now; `failed` is where it has just failed."""
+    def choose(self, tokens: int, failed: Channel | None = None, refused: Collection[Channel] = ()) -> Way:
+        """Return the way of a request that may leave now. It has just failed at `failed`; `refused` have refused it."""
+
+    def has_another(self, refused: Collection[Channel]) -> bool:
+        """Whether another channel may take a request that these have refused."""
 
     def answered(self, channel: Channel, latency_s: float) -> None:
         """Learn from an answer."""
@@ -61,9 +64,13 @@ class OneChannel:
         self.warn: Callable[[str], None] = lambda _: None
         self._way = Way(channel)
 
-    def choose(self, tokens: int, failed: Channel | None = None) -> Way:  # noqa: ARG002 - there is only one
+    def choose(self, tokens: int, failed: Channel | None = None, refused: Collection[Channel] = ()) -> Way:  # noqa: ARG002 - there is only one
         """See Route."""
         return self._way
+
+    def has_another(self, refused: Collection[Channel]) -> bool:  # noqa: ARG002 - there is only one
+        """See Route."""
+        return False
 
     def answered(self, channel: Channel, latency_s: float) -> None:
         """See Route."""
@@ -99,10 +106,14 @@ class InTime:
         self._has_moved = self._is_short = False
         self._short_until = -math.inf
 
-    def choose(self, tokens: int, failed: Channel | None = None) -> Way:  # noqa: ARG002 - time decides
+    def choose(self, tokens: int, failed: Channel | None = None, refused: Collection[Channel] = ()) -> Way:  # noqa: ARG002 - time decides
         """See Route."""
         channel = self._choose()
         return Way(channel, lambda: self._choose() is not channel)
+
+    def has_another(self, refused: Collection[Channel]) -> bool:  # noqa: ARG002 - both are of one service
+        """See Route."""
+        return False
 
     def _choose(self) -> Channel:
         if not self._has_cheap:

@@ -61,6 +61,7 @@ class Services(SimulatedService):
         self.headers: dict[str, set[str | None]] = defaultdict(set)
         self.bodies: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.refuses: dict[str, str] = {}  # a parameter of requests, by host
+        self.bad_texts: set[str] = set()  # that every host refuses
         self.at_once: Counter[str] = Counter()
         self.most_at_once: Counter[str] = Counter()
 
@@ -91,9 +92,12 @@ class Services(SimulatedService):
                 return (outage.fault or server_error)()
         if (refused := self.refuses.get(host)) in self.bodies[host][-1]:
             return 400, {"error": {"message": f"Unsupported parameter: '{refused}'", "param": refused}}
+        content = self.bodies[host][-1]["messages"][-1]["content"]
+        if content in self.bad_texts:
+            return 400, {"error": {"message": "Invalid text"}}
         await asyncio.sleep(self._latency_s)
         self.answered[host] += 1
-        text = f"answer to {self.bodies[host][-1]['messages'][-1]['content']}"
+        text = f"answer to {content}"
         return 200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}], "usage": USAGE}
 
 

@@ -20,7 +20,7 @@ from parquill.tasks.limits.shared import SharedLimits
 from parquill.tasks.llm.lane import Lane
 from parquill.tasks.llm.open_lane import LaneOpener
 from parquill.tasks.llm.pace import Pace
-from parquill.tasks.llm.shard_report import ShardReport
+from parquill.tasks.llm.shard_report import ShardReport, StopReason
 from parquill.tasks.llm.shard_work import ShardWork
 from parquill.tasks.money.budget import Budget
 from parquill.tasks.prompts.prepare import prepare_run
@@ -152,6 +152,7 @@ class Day(Generic[S]):
         self.reports: dict[int, ShardReport] = {}
         self.seconds = 0.0  # since the start of the day
         self.warnings: list[str] = []
+        self.stop: StopReason | None = None
 
     def pass_by(self, until_s: float | None = None) -> Day[S]:
         """Complete the run, or stop this start of it after so many seconds."""
@@ -188,6 +189,7 @@ class Day(Generic[S]):
         self.seconds += loop.time() - LOOP_START
         self.market.passed_s = self.seconds
         self.warnings += lane.warnings
+        self.stop = lane.stop_reason
         ending.cancel()
         lane.stop()
         answers.close()
