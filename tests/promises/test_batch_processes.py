@@ -90,7 +90,8 @@ def test_a_signal_cancels_the_batches(jobs: Jobs, number: signal.Signals) -> Non
 
 def test_result_files_that_are_larger_than_any_reply(jobs: Jobs) -> None:
     """A batch whose answers add up to 40 MB is collected: what bounds the reply of a model does not bound a file."""
-    jobs.service.configure(batch={**QUICK, "row_faults": [{"kind": "long_line"}], "long_line_bytes": 400_000})
+    at_once = {"poll_advance_s": 600, "rows_per_s": 1_000}
+    jobs.service.configure(batch={**at_once, "row_faults": [{"kind": "long_line"}], "long_line_bytes": 400_000})
     # rows that are not read are not sent again, and a file that cannot be read is not asked for much longer
     hold = {"in_doubt": "hold", "patience_s": 20}
     settings = jobs.job([f"row {row}" for row in range(100)], model="gpt-6-luna", lane="batch", retry=hold)
