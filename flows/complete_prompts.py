@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date as Date  # noqa: N812 - the parameter below is called `date`
-from pathlib import Path
 from typing import Any
 
-from prefect import unmapped
 from prefect.client.schemas.objects import State
 
-from parquill.tasks.complete_shard import complete_shard
+from parquill.tasks.complete_shard import complete_part, complete_shard
 from parquill.tasks.estimate_cost import estimate_cost
 from parquill.tasks.gate_budget import gate_budget
 from parquill.tasks.job.settings import Job, RowLimit, Status
@@ -18,6 +16,7 @@ from parquill.tasks.llm.open_senders import open_sender
 from parquill.tasks.llm.rounds import Rounds
 from parquill.tasks.orchestration.approval import wait_for_approval
 from parquill.tasks.orchestration.batch_cancellation import cancel_batches, ensure_cancellable, is_cancelling_batches
+from parquill.tasks.orchestration.engines import engine_of
 from parquill.tasks.orchestration.first_pilot import pilot_first
 from parquill.tasks.orchestration.flow_run import sigterm_as_interrupt, stop_when_cancelled
 from parquill.tasks.orchestration.flow_start import end_idle, job_lock, resolve_for_flow
@@ -67,13 +66,14 @@ def complete_prompts(
         ensure_cancellable(run)
         with summary_while_running(run):
             with (
-                open_sender(run, log=run_log()) as run_sender,
+                open_sender(run, log=run_log(), coordinates=run.job.parts > 1) as run_sender,
                 show_progress(run, run_sender),
                 stop_when_cancelled(run_sender),
             ):
-                rounds, state = Rounds(run, run_sender, stay_s()), Path(run.folders.state)
+                engine = engine_of(run, run_sender, complete_shard, complete_part)
+                rounds = Rounds(run, run_sender, stay_s())
                 for shards in rounds:
-                    rounds.add(complete_shard.map(unmapped(state), unmapped(run.run_id), shards).result())
+                    rounds.add(engine.complete(shards))
                 ending = rounds.ending()
             sums = write_results(run, over_budget=ending.over_budget > 0)
             return CompletedRun.of(run.job, summarize_run(run, sums, ending))

@@ -41,6 +41,13 @@ class ResolvedJob(Job):
             retry = retry.model_copy(update=left)
         return self.model_copy(update={"lane": lane, "finish_by": None, "retry": retry})
 
+    def one_part(self) -> ResolvedJob:
+        """Return the job as one of several processes completes a part of it: all together keep `max_at_once`."""
+        parts = self.parts
+        endpoints = self.endpoints and [each.one_part(parts) for each in self.endpoints]
+        at_once = {"max_at_once": self.limits.max_at_once // parts}
+        return self.model_copy(update={"limits": self.limits.model_copy(update=at_once), "endpoints": endpoints})
+
     @property
     def answer_format(self) -> ResponseFormat | None:
         """What an answer must be; None for any text."""

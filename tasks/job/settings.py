@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, WithJsonSchema, field_validator, mo
 
 from parquill.tasks.job.base import Number, OneLine, Settings, refuse_surrogates
 from parquill.tasks.job.endpoint import Endpoint
+from parquill.tasks.job.engine_settings import EngineSettings
 from parquill.tasks.job.finish_by import PATTERN as FINISH_BY
 from parquill.tasks.job.finish_by import check_finish_by
 from parquill.tasks.job.lanes import LANES_OF_API, LaneSetting
@@ -193,6 +194,9 @@ class Job(Settings):
     limits: LimitSettings = Field(
         default_factory=lambda: LimitSettings.model_validate({}), description="How fast requests may be sent"
     )
+    engine: EngineSettings = Field(
+        default_factory=lambda: EngineSettings.model_validate({}), description="Where the run is completed"
+    )
     retry: RetrySettings = Field(
         default_factory=lambda: RetrySettings.model_validate({}), description="What happens to a request that fails"
     )
@@ -313,6 +317,8 @@ class Job(Settings):
 
     @model_validator(mode="after")
     def _one_lane(self) -> Self:
+        if self.lane in {"batch", "auto"} and self.engine.kind != "threads":
+            raise ValueError(f"`lane: {self.lane}` is planned in one process: leave `engine` out")
         if self.lane == "auto":
             if self.price is not None:
                 raise ValueError("`lane: auto` compares public prices: with `price`, name the lane that it is for")
@@ -341,6 +347,11 @@ class Job(Settings):
             )
             for each in self.endpoints
         ]
+
+    @property
+    def parts(self) -> int:
+        """In how many processes the run is completed at the same time."""
+        return self.engine.parts(min(each.limits.max_at_once for each in self.each_endpoint))
 
     @property
     def labels_of_endpoints(self) -> list[str]:

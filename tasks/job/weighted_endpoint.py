@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -32,6 +32,13 @@ class WeightedEndpoint(Endpoint):
     limits: EndpointLimits | None = Field(
         None, description="Its own limits; what is left out is as in the job's `limits`"
     )
+
+    def one_part(self, parts: int) -> Self:
+        """Return the endpoint as one of several processes uses it: all together keep its `max_at_once`."""
+        if self.limits is None or self.limits.max_at_once is None:
+            return self
+        limits = self.limits.model_copy(update={"max_at_once": self.limits.max_at_once // parts})
+        return self.model_copy(update={"limits": limits})
 
     @property
     def alone(self) -> Endpoint:

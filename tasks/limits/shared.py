@@ -1,4 +1,4 @@
-"""The limits that a run shares with others, as `limits.shared` says."""
+"""The limits that a process shares: with other runs, as `limits.shared` says, and with other processes of its run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ class SharedLimits:
     for the service as well. `messages` are what was said about them, for people who see no log.
     """
 
-    def __init__(self, run: Run, limits: LimitSettings, call: Caller, log: LogFn | None = None) -> None:
+    def __init__(
+        self, run: Run, limits: LimitSettings, call: Caller, log: LogFn | None = None, *, within_run: str | None = None
+    ) -> None:
         """`limits` are the job's, or those of one of its endpoints.
 
+        `within_run` is the name under which the processes of the run share limits that no other run shares.
         `call` runs a blocking call where it may block; `log` is that of the flow run.
         """
         self._log = log or _log.log
-        self._call, self._name, self._run = call, limits.shared, run
+        is_limited = limits.requests_per_minute is not None or limits.tokens_per_minute is not None
+        # promise: engines: the processes of a run keep its limits together
+        self._name = limits.shared or (within_run if is_limited else None)
+        self._call, self._run = call, run
         self._largest = {"requests": 1, "tokens": run.estimate.largest_request}
         self.per_minute: dict[str, int | None] = {
             "requests": limits.requests_per_minute,

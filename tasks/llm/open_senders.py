@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from parquill.tasks.storage.run_lock import RunLock, RunMember
 # A process that joined a run keeps its sender for the next shard. If none comes, it gives back its reserved money and
 # its share of the limits.
 IDLE_TIMEOUT_S: Final = 2.0
+SHARDS_AT_ONCE: Final = 4  # one that ends, one that begins, two for a margin; all of them share one set of limits
 _open: dict[str, RunSender] = {}
 latest: list[RunSender] = []  # that of the latest run that this process led, also after its end
 _joined: dict[str, _Joined] = {}
@@ -45,15 +47,28 @@ def open_sender(
     lane: LaneName | None = None,
     pace: Pace = REAL,
     is_abandoned: bool = False,
+    coordinates: bool = False,
 ) -> Iterator[RunSender]:
     """Open the sender of a run for this process. On an error or a cancellation, requests under way get a grace time.
 
+    With `coordinates`, other processes complete the run, and stop as soon as this one is asked to stop.
     `log` gets messages about shared limits. `lane` is how to send, by default the job's lane. Raises BadJob if the key
     cannot be read, or if a request is too large for a shared limit.
     """
     keys = read_keys(run.job)
-    with contextlib.closing(RunLock(run.folder)):
-        run_sender = RunSender(run, keys, transport, disk, log, lane=lane, pace=pace, is_abandoned=is_abandoned)
+    with contextlib.closing(RunLock(run.folder)) as lock:
+        run_sender = RunSender(
+            run,
+            keys,
+            transport,
+            disk,
+            log,
+            coordinates=coordinates,
+            lane=lane,
+            pace=pace,
+            is_abandoned=is_abandoned,
+            on_stop=lock.close if coordinates else lambda: None,
+        )
         with _mutex:
             _open[run.run_id] = run_sender
             latest[:] = [run_sender]
@@ -97,6 +112,36 @@ def complete_in_this_process(state: Path, run_id: str, shard: ShardRef, log: Log
         return ShardReport(shard.number, is_done=True, totals=totals)
     with _sender_for(state, run_id, log) as run_sender:
         return run_sender.complete(shard)
+
+
+def complete_part(
+    state: Path, run_id: str, shards: Sequence[ShardRef], begin: int, at_once: int, log: LogFn | None = None
+) -> list[ShardReport]:
+    """Complete those of a run's shards that no other process completes, `at_once` of them, from number `begin` on.
+
+    Each of several processes begins elsewhere, and goes on with what the others have left. Returns how its shards
+    ended. Raises what `RunSender.complete` raises, and Interrupted if no process leads the run.
+    """
+    order = iter([*shards[begin:], *shards[:begin]])
+    mutex, reports = threading.Lock(), list[ShardReport]()
+
+    def take() -> ShardRef | None:
+        with mutex:
+            return next(order, None)
+
+    def work(run_sender: RunSender) -> None:
+        while not run_sender.lane.stopping and (shard := take()) is not None:
+            report = None if is_done(shard) else run_sender.complete_if_free(shard)
+            if report is not None:
+                reports.append(report)
+
+    def is_done(shard: ShardRef) -> bool:
+        return done_totals(RunFolder(state / "runs" / run_id), shard) is not None
+
+    with _sender_for(state, run_id, log) as run_sender, ThreadPoolExecutor(at_once) as threads:
+        for working in [threads.submit(work, run_sender) for _ in range(at_once)]:
+            working.result()
+    return reports
 
 
 @dataclass(slots=True)
@@ -157,6 +202,7 @@ def _close_idle(run_id: str, joined: _Joined) -> None:
 
 
 def _join(run: Run, log: LogFn | None) -> RunSender:
+    run = replace(run, job=run.job.one_part())
     keys, member = read_keys(run.job), RunMember(run.folder)
     try:
         return RunSender(run, keys, aiohttp_transport, log=log, member=member)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from parquill.tasks.llm.member_figures import MemberFigures
 
 
 @dataclass(slots=True)
@@ -15,6 +17,15 @@ class Progress:
     not_ok: int = 0
     done_before: int = 0  # rows that earlier, interrupted starts have done
     started: float = field(default_factory=time.monotonic)
+
+    def with_members(self, members: MemberFigures) -> Progress:
+        """Return the progress of a run with that of the processes that joined it."""
+        return replace(
+            self,
+            done=self.done + members.done,
+            not_ok=self.not_ok + members.not_ok,
+            done_before=self.done_before + members.done_before,
+        )
 
     @property
     def left(self) -> int:

@@ -98,7 +98,7 @@ def spent(run_sender: RunSender) -> str:
     budget = run_sender.budget
     limit = f" of {format_usd(budget.limit_nano)}" if budget.limit_nano is not None else ""
     waiting = f", {format_usd(budget.submitted_nano)} reserved in batches" if budget.submitted_nano else ""
-    return f"{format_usd(budget.settled_nano)}{limit} spent{waiting}"
+    return f"{format_usd(run_sender.settled_nano)}{limit} spent{waiting}"
 
 
 def format_rate(per_second: float) -> str:
@@ -108,7 +108,7 @@ def format_rate(per_second: float) -> str:
 
 def progress_text(run_sender: RunSender, now: float) -> str:
     """Return rows, rate, money and time left in one line; `now` is of the monotonic clock."""
-    progress = run_sender.lane.progress
+    progress = run_sender.progress
     line = f"{progress.done:,} of {progress.total:,} rows, {format_rate(progress.rate(now))}, {spent(run_sender)}"
     if (waiting_for := run_sender.lane.waiting_for) is not None:
         return f"{progress.done:,} of {progress.total:,} rows, {spent(run_sender)}, waiting for {waiting_for}"
@@ -180,7 +180,7 @@ def _bar(console: Console, say: Say, earlier: RunSender | None, over: threading.
             news.print_new(run_sender)
             if is_last:
                 break
-            progress = run_sender.lane.progress
+            progress = run_sender.progress
             rate = format_rate(progress.rate(time.monotonic()))
             if task is None:
                 task = bar.add_task("completing", total=progress.total, rate=rate, spent="")
@@ -222,6 +222,6 @@ def _cell(display: Callable[..., Any], over: threading.Event) -> None:
 
 def cell_of(run_sender: RunSender, now: float) -> dict[str, str]:
     """Return the output of a notebook's cell, by media type."""
-    text, progress = progress_text(run_sender, now), run_sender.lane.progress
+    text, progress = progress_text(run_sender, now), run_sender.progress
     bar = f'<progress value="{progress.done}" max="{max(1, progress.total)}"></progress>'
     return {"text/plain": text, "text/html": f"{bar} {html.escape(text)}"}

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -25,8 +26,10 @@ from parquill.tasks.limits.shared import SharedLimits
 from parquill.tasks.llm.batch_service import MAX_RESULT_BYTES
 from parquill.tasks.llm.client import aiohttp_transport
 from parquill.tasks.llm.lane import Lane
+from parquill.tasks.llm.member_figures import MemberFigures, MemberFile, forget_members, read_members
 from parquill.tasks.llm.open_lane import LaneOpener
 from parquill.tasks.llm.pace import REAL, Pace
+from parquill.tasks.llm.progress import Progress
 from parquill.tasks.llm.shard_report import ShardReport
 from parquill.tasks.llm.shard_work import ShardWork
 from parquill.tasks.money.budget_lease import LEDGER_TIMEOUT_S
@@ -41,6 +44,7 @@ STOPPED = "the run was stopped; run again to resume"
 STOP_TIMEOUT_S = 5.0
 FINISH_TIMEOUT_S = 5.0
 LEADER_CHECK_INTERVAL_S = 0.5  # each request checks for the leader anyway
+FOLLOW_INTERVAL_S = 0.5
 GRACE_TIMEOUT_S = 10.0  # less than the 30 s after which Prefect kills a cancelled run
 
 
@@ -61,12 +65,16 @@ class RunSender:
         log: LogFn | None = None,
         *,
         member: RunMember | None = None,
+        coordinates: bool = False,
         lane: LaneName | None = None,
         pace: Pace = REAL,
         is_abandoned: bool = False,
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         """Open the sender. A process that joins a run which another process leads passes `member`.
 
+        With `coordinates`, this process leads a run that others complete: it sends nothing, and leases no limits.
+        `on_stop` is called as soon as a stop is requested.
         `keys` has the key of each endpoint of the job.
         `lane` is how to send, by default as the job's `lane` says. `pace` is the time between looks at a batch.
         `is_abandoned` is True for a run whose batches are only collected.
@@ -74,7 +82,9 @@ class RunSender:
         self._run, self._keys, self._transport, self._disk = run, keys, transport, disk
         self._lane_name, self._pace, self._is_abandoned = lane, pace, is_abandoned
         self._loop = _new_loop()
-        self._member = member
+        self._member, self._coordinates, self._on_stop = member, coordinates, on_stop
+        self._file = MemberFile(run.folder) if member is not None else None
+        self._members, self._joined_with = MemberFigures(), Progress()
         self._watching: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._shards: set[asyncio.Task[Any]] = set()  # the shards under way
@@ -89,19 +99,30 @@ class RunSender:
         self._answers.add_run(run.run_id, run.job.output)
         self._lease = open_budget(run, self._disk_threads, is_first=member is None)
         self.budget, self.soft_limits = self._lease.budget, self._lease.soft_limits
-        self._shared = [SharedLimits(run, job.limits, self._in_executor, log) for job in run.job.each_endpoint]
+        self._shared = [
+            SharedLimits(run, job.limits, self._in_executor, log, within_run=self._limits_of_endpoint(number))
+            for number, job in enumerate(run.job.each_endpoint)
+        ]
         self._thread.start()
         try:
             self.lane: Lane = self._call(self._start())
             self._work = ShardWork(run, self.lane, self._answers, self._disk_threads, disk)
             if member is not None:
+                self._joined_with = replace(self.lane.progress)
                 self._call(self._begin_watching(member))
+            elif coordinates:
+                forget_members(run.folder)
+                self._call(self._begin_following())
         except BaseException:
             self._end(STOP_TIMEOUT_S)
             raise
 
+    def _limits_of_endpoint(self, number: int) -> str | None:
+        """Return the name under which the processes of the run share an endpoint's limits; None for one process."""
+        return None if self._run.job.parts == 1 else f"run-{self._run.run_id}-{number}"
+
     async def _start(self) -> Lane:
-        for shared in self._shared:
+        for shared in self._shared if not self._coordinates else ():
             await shared.begin()
         self._lease.begin()
         # promise: batches: a result file may be larger than any reply of a model
@@ -137,11 +158,56 @@ class RunSender:
         """Close this process' part of the run if the leader ended it or was killed, or if another leader took over."""
         while True:
             await asyncio.sleep(LEADER_CHECK_INTERVAL_S)
+            await self._in_executor(self._write_figures)
             # promise: C7 a worker closes its part of the run once its leader is gone
             if not member.is_led():
                 break
         self.lane.stop()
         threading.Thread(target=self._leave, name="parquill-leave").start()
+
+    def _write_figures(self) -> None:
+        """Write what this process has done of the run, for the process that leads it."""
+        if self._file is not None:
+            now, before = self.lane.progress, self._joined_with
+            self._file.write(
+                MemberFigures(
+                    now.done - before.done,
+                    now.not_ok - before.not_ok,
+                    now.done_before - before.done_before,
+                    *self._lease.spent_here,
+                    tuple(self.lane.warnings),
+                )
+            )
+
+    async def _begin_following(self) -> None:
+        self._watching = self._loop.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(FOLLOW_INTERVAL_S)
+            await self._look_at_members()
+
+    async def _look_at_members(self) -> None:
+        """Read what the processes that joined the run have done, and warn as if it were done here."""
+        found = await self._in_executor(read_members, self._run.folder)
+        self.lane.warnings += [text for text in found.warnings if text not in self._members.warnings]
+        self._members = found
+        self.soft_limits.check(self.settled_nano + self.in_doubt_nano)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run is, with all processes that complete it."""
+        return self.lane.progress.with_members(self._members)
+
+    @property
+    def settled_nano(self) -> int:
+        """What the run has spent, with all processes that complete it, in nano-dollars."""
+        return self.budget.settled_nano + self._members.settled_nano
+
+    @property
+    def in_doubt_nano(self) -> int:
+        """What the run has in doubt, with all processes that complete it, in nano-dollars."""
+        return self.budget.in_doubt_nano + self._members.in_doubt_nano
 
     def _leave(self) -> None:
         self.close(grace_s=GRACE_TIMEOUT_S)
@@ -196,6 +262,11 @@ class RunSender:
         task.add_done_callback(self._shards.discard)
         return await self._work.complete(shard, only)
 
+    def complete_if_free(self, shard: ShardRef) -> ShardReport | None:
+        """Complete a shard as `complete` does; None if another task completes it now, perhaps in another process."""
+        report: ShardReport | None = self._call(self._work.complete_if_free(shard))
+        return report
+
     def cancel_batches(self) -> None:
         """Cancel the batches that are at the service; their replies are still collected. Raises DiskFailed."""
         self._call(self.lane.cancel())
@@ -229,6 +300,8 @@ class RunSender:
             return asyncio.run_coroutine_threadsafe(self._drain(grace_s, cancels=cancels), self._loop)
 
     async def _drain(self, grace_s: float, *, cancels: bool) -> None:
+        # promise: engines: a stop reaches every process of the run
+        self._on_stop()
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain_lane(grace_s, cancels=cancels))
         else:  # a second stop may give less time
@@ -254,6 +327,7 @@ class RunSender:
             with self._submit_lock:
                 self._is_closed = True
             self._call_last(self._end_watching())
+            self._write_figures()
             # promise: C7 a shard that is still being read ends when the run stops
             self._call_last(self._end_shards())
             self._call_last(self._wire.aclose())
@@ -283,6 +357,8 @@ class RunSender:
     async def _end_watching(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
+        if self._coordinates:
+            await self._look_at_members()
 
     async def _end_shards(self) -> None:
         """Wait for shards that had not begun to send before the stop; threads that wait for them need a result."""

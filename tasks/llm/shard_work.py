@@ -53,22 +53,39 @@ class ShardWork:
         although the run stops. Raises DiskFailed, DamagedJournal, LedgerFailed; after
         that nothing more is sent for any shard.
         """
+        return await self._stopping_on_error(self._complete(shard, self._fence(shard, after_stop=after_stop), only))
+
+    async def complete_if_free(self, shard: ShardRef) -> ShardReport | None:
+        """Complete a shard as `complete` does; None if another task completes it now, perhaps in another process."""
         try:
-            journal = await self._fence(shard, after_stop=after_stop)
-            if journal is None:
-                work, totals = None, await self._in_executor(self._run.totals_of, shard)
-            else:
-                try:
-                    work = OpenShard(journal, await self._in_executor(_replay, journal))
-                    await self._send(shard, only, work)
-                    await journal.flush()
-                    totals = await self._in_executor(self._record, shard, work)
-                finally:
-                    await journal.close()
+            return await self._stopping_on_error(self._complete(shard, self._in_executor(self._open, shard)))
+        except FolderInUse:
+            return None
+
+    async def _stopping_on_error(self, work: Awaitable[ShardReport]) -> ShardReport:
+        try:
+            return await work
+        except FolderInUse:
+            raise
         except BaseException:
             # promise: C5 an error in a shard outside its rows stops all other sending
             self._lane.stop()
             raise
+
+    async def _complete(
+        self, shard: ShardRef, fencing: Awaitable[Journal | None], only: Collection[int] | None = None
+    ) -> ShardReport:
+        journal = await fencing
+        if journal is None:
+            work, totals = None, await self._in_executor(self._run.totals_of, shard)
+        else:
+            try:
+                work = OpenShard(journal, await self._in_executor(_replay, journal))
+                await self._send(shard, only, work)
+                await journal.flush()
+                totals = await self._in_executor(self._record, shard, work)
+            finally:
+                await journal.close()
         is_done = sum(totals.statuses.values()) == shard.to_send
         over_budget, waiting = (0, ()) if work is None else (work.over_budget, tuple(work.waiting))
         return ShardReport(shard.number, is_done, totals, over_budget, self._lane.stop_reason, waiting)

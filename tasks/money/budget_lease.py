@@ -256,6 +256,12 @@ class BudgetLease:
         self._released_nano = spent.collected_released_nano
         self.budget.revoke(lost_nano)
 
+    @property
+    def spent_here(self) -> tuple[int, int]:
+        """What this process has settled and has in doubt since it joined the run, in nano-dollars."""
+        budget, before = self.budget, self._before
+        return budget.settled_nano - before.settled_nano, budget.in_doubt_nano - before.in_doubt_nano
+
     def _spent(self) -> Spending:
         budget, before = self.budget, self._before
         collected = budget.collected_settled_nano, budget.collected_in_doubt_nano, budget.collected_released_nano

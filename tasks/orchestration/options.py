@@ -9,10 +9,9 @@ from typing import Any
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from parquill.tasks.llm.open_senders import SHARDS_AT_ONCE
 from parquill.tasks.orchestration.deployed_process import end_unstarted_at_exit
 from parquill.tasks.orchestration.slot_lease import outlive_slots
-
-SHARDS_AT_ONCE = 4  # one that ends, one that begins, two for a margin; all of them share one set of limits
 
 TASK_OPTIONS: dict[str, Any] = {"retries": 0, "persist_result": False, "cache_policy": NO_CACHE, "log_prints": False}
 _FLOW_OPTIONS: dict[str, Any] = {

@@ -9,6 +9,7 @@ the job's state folder, and a job file is read. What Prefect stores are settings
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date as Date  # noqa: N812 - a parameter below is called `date`
@@ -54,6 +55,10 @@ _ANY: dict[str, Any] = {"name": "any", "input": "any", "prompt": "any", "model":
 
 class PythonFlow(Flow[Given, Result]):
     """A flow that may get a DataFrame or an Arrow table as `input`, and that shows its progress."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send a process of an engine the name of the flow, since what a flow holds cannot be pickled."""
+        return _flow_named, (self.fn.__module__, self.fn.__name__)
 
     # Prefect can return the state of a flow run instead; here the result is what a caller wants, or the error
     def __call__(self, *args: Given.args, **kwargs: Given.kwargs) -> Result:  # type: ignore[override]
@@ -191,6 +196,10 @@ def python_flow(name: str) -> Callable[[Callable[Given, Result]], PythonFlow[Giv
 def job_flow(kind: type[Kind], name: str, what: str | None = None) -> Callable[[Callable[..., Any]], Kind]:
     """Make a flow of any job; its run is named after the job and `what` it does."""
     return lambda body: kind(body, name=name, flow_run_name=flow_run_name(what), **flow_options())
+
+
+def _flow_named(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
 
 
 def _path_of(given: Any, settings: Mapping[str, Any], day: Date | None) -> Any:

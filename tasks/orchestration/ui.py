@@ -187,7 +187,7 @@ def _progress_loop(run: Run, run_sender: RunSender, artifact_id: Any, over: thre
 
 def _show_progress(run: Run, run_sender: RunSender, artifact_id: Any) -> Any:
     """Update the progress artifact, or create it if the server was away until now; return its id."""
-    progress, line = run_sender.lane.progress, escape_inline(progress_line(run, run_sender))
+    progress, line = run_sender.progress, escape_inline(progress_line(run, run_sender))
     share = round(100.0 * progress.done / max(1, progress.total), 1)
     with best_effort("the progress"):
         if artifact_id is None:
@@ -219,9 +219,9 @@ def _warn(run: Run, run_sender: RunSender, message: str) -> None:
 
 def progress_line(run: Run, run_sender: RunSender) -> str:
     """Return rows, money and time left in one line."""
-    progress, budget = run_sender.lane.progress, run_sender.budget
+    progress, budget = run_sender.progress, run_sender.budget
     limit = f" of {format_usd(budget.limit_nano)}" if budget.limit_nano is not None else ""
-    doubt = f", {format_usd(budget.in_doubt_nano)} in doubt" if budget.in_doubt_nano else ""
+    doubt = f", {format_usd(run_sender.in_doubt_nano)} in doubt" if run_sender.in_doubt_nano else ""
     if budget.submitted_nano:
         doubt += f", {format_usd(budget.submitted_nano)} reserved in batches"
     left_s = progress.eta_s(time.monotonic())
@@ -230,5 +230,5 @@ def progress_line(run: Run, run_sender: RunSender) -> str:
         left = f", waiting for {waiting_for}"
     return (
         f"{progress.done:,} of {progress.total:,} rows, {progress.not_ok:,} not ok, "
-        f"{format_usd(budget.settled_nano)}{limit} spent{doubt}{left} · {run.job.model}"
+        f"{format_usd(run_sender.settled_nano)}{limit} spent{doubt}{left} · {run.job.model}"
     )

@@ -1,7 +1,7 @@
 """One run on disk: its plan, which never changes, and the settings with which it resumes, which may.
 
 Settings that change requests or their cost are in the plan's digest: a change makes a new run, which reuses every
-answer with the same key. The others (budget, limits, retry, tolerate, labels) may change between an interruption and
+answer with the same key. The others (budget, limits, engine, retry and the like) may change between an interruption and
 the next start.
 """
 
@@ -39,6 +39,7 @@ _OPERATIONAL = {
     "finish_by",
     "budget",
     "limits",
+    "engine",
     "retry",
     "tolerate",
     "price_as",
