@@ -35,7 +35,7 @@ class SharedLimits:
         is_limited = limits.requests_per_minute is not None or limits.tokens_per_minute is not None
         # promise: engines: the processes of a run keep its limits together
         self._name = limits.shared or (within_run if is_limited else None)
-        self._call, self._run = call, run
+        self._call, self._run, self._is_of_run_alone = call, run, limits.shared is None
         self._largest = {"requests": 1, "tokens": run.estimate.largest_request}
         self.per_minute: dict[str, int | None] = {
             "requests": limits.requests_per_minute,
@@ -60,6 +60,8 @@ class SharedLimits:
         self._ledger = await self._call(RateLedger)
         run, me = self._run, f"{socket.gethostname()}-{secrets.token_hex(8)}"
         for dimension, own in self.per_minute.items():
+            if own is None and self._is_of_run_alone:  # no other run can set it
+                continue
             holder = RateHolder(
                 self._name,
                 dimension,

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from parquill.tasks.errors import DiskFailed
 from parquill.tasks.storage.disk import TEMPORARY, private_folder
 from parquill.tasks.storage.folders import RunFolder
 
@@ -57,7 +58,7 @@ class MemberFile:
             return
         self._written = figures
         # not synced: the figures are shown while the run is under way, and nothing is decided by them
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DiskFailed):
             private_folder(self._path.parent)
             draft = self._path.with_suffix(TEMPORARY)
             draft.write_bytes(orjson.dumps(asdict(figures)))
@@ -69,7 +70,7 @@ def read_members(folder: RunFolder) -> MemberFigures:
     found = MemberFigures()
     with contextlib.suppress(OSError):
         for path in sorted(_folder(folder).glob("*.json")):
-            with contextlib.suppress(OSError, orjson.JSONDecodeError, TypeError):
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
                 found += _read(path)
     return found
 

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Final, Protocol
 
 from prefect import Task, unmapped
-from prefect.futures import as_completed
+from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from parquill.tasks.errors import Interrupted
@@ -57,13 +57,13 @@ class Processes:
         """See Engine. Raises Interrupted if the processes keep dying."""
         reports: dict[int, ShardReport] = {}
         left, deaths = list(shards), 0
-        while left and deaths < MAX_DEATHS:
+        while left and deaths < MAX_DEATHS and not self._run_sender.lane.stopping:
             with self._stopping_on_error():
                 found, has_died = self._complete_once(left)
             reports |= found
             before = len(left)
             left = [shard for shard in left if shard.number not in reports and not self._is_done(shard)]
-            if not has_died or self._run_sender.lane.stopping:
+            if not has_died:
                 break
             deaths = deaths + 1 if len(left) == before else 0
         if deaths >= MAX_DEATHS:
@@ -87,7 +87,7 @@ class Processes:
         reports: dict[int, ShardReport] = {}
         has_died = False
         with ProcessPoolTaskRunner(max_workers=parts, initializer=begin_process) as pool:
-            futures = [
+            futures: list[PrefectFuture[list[ShardReport]]] = [
                 pool.submit(self._complete_part, {**fixed, "begin": part * len(shards) // parts})
                 for part in range(parts)
             ]
@@ -98,6 +98,9 @@ class Processes:
                     # promise: engines: the shards of a process that died are completed by another one
                     except BrokenProcessPool:
                         has_died = True
+                    except Interrupted:  # the process began after a stop
+                        if not self._run_sender.lane.stopping:
+                            raise
         return reports, has_died
 
     @contextlib.contextmanager

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from parquill.tasks.errors import BadJob
+from parquill.tasks.job.load import make_job
 from parquill.tasks.limits.rate_ledger import RateHolder, RateLedger, describe
+from parquill.tasks.limits.shared import SharedLimits
+from parquill.tasks.prompts.prepare import prepare_run
+from parquill.tasks.prompts.resolve import resolve_job
+from parquill.tasks.storage.folders import Folders
 from tests.fakes.running import FakeService
 from tests.tools.direct import job_of, results, run_steps
 
@@ -70,6 +77,28 @@ def test_a_request_that_others_limit_forbids(service: FakeService, tmp_path: Pat
     with pytest.raises(BadJob, match="more than the 20 a minute that runs share under the name 'all'"):
         run_steps(settings)
     assert service.stats()["requests"] == 0
+
+
+def test_processes_of_a_run_share_its_limits(tmp_path: Path, ledger: RateLedger) -> None:
+    """Each process of a run that several complete leases the run's limits; a limit that is not set is not leased."""
+    limits, url = {"requests_per_minute": 60}, "http://127.0.0.1:9/v1"
+    job, options = resolve_job(make_job(job_of(tmp_path, ["one"], url, limits=limits)), None, None, ())
+    Folders.of(job.output, job.state).create()
+    run = prepare_run(job, options)
+    assert run is not None
+
+    async def call(function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+    async def names(within_run: str | None) -> list[tuple[str, str]]:
+        shared = SharedLimits(run, job.limits, call, within_run=within_run)
+        await shared.begin()
+        found = [(holder["name"], holder["dimension"]) for holder in ledger.holders()]
+        await shared.end()
+        return found
+
+    assert asyncio.run(names("run-1-0")) == [("run-1-0", "requests")]
+    assert asyncio.run(names(None)) == []
 
 
 def test_who_shares_what_is_shown(ledger: RateLedger) -> None:

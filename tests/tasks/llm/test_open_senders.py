@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from parquill.tasks.errors import Interrupted
 from parquill.tasks.job.load import make_job
 from parquill.tasks.llm import open_senders as module
-from parquill.tasks.llm.open_senders import complete_in_this_process, open_sender, open_senders
+from parquill.tasks.llm.open_senders import complete_in_this_process, complete_part, open_sender, open_senders
 from parquill.tasks.llm.shard_report import StopReason
 from parquill.tasks.prompts import input_parquet, prepare
 from parquill.tasks.prompts.prepare import prepare_run
@@ -179,3 +179,20 @@ def test_a_joined_process_ends_when_its_leader_is_gone(run: Run, monkeypatch: py
     while open_senders():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_parts_complete_each_shard_once(run: Run, joined: Answering) -> None:
+    """Parts that begin at different shards complete all of them together: none twice, none that another one holds."""
+    shards, state = list(run.shards), run.folders.state
+    with run.folder.journal(len(shards) - 1).open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as by a process that completes it
+        with ThreadPoolExecutor(2) as threads:
+            parts = [threads.submit(complete_part, state, run.run_id, shards, begin, 2) for begin in (0, 2)]
+            reports = [report for part in parts for report in part.result(HANGS_S)]
+    assert sorted(report.number for report in reports) == list(range(len(shards) - 1))
+    assert all(report.is_done for report in reports)
+    assert set(joined.billed.values()) == {1}
+    assert joined.billed.total() == ROWS - SHARD_ROWS
+    (last,) = complete_part(state, run.run_id, shards, 1, 1)
+    assert (last.number, last.is_done) == (len(shards) - 1, True)
+    assert joined.billed.total() == ROWS
