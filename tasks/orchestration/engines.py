@@ -87,10 +87,11 @@ class Processes:
         reports: dict[int, ShardReport] = {}
         has_died = False
         with ProcessPoolTaskRunner(max_workers=parts, initializer=begin_process) as pool:
-            futures: list[PrefectFuture[list[ShardReport]]] = [
-                pool.submit(self._complete_part, {**fixed, "begin": part * len(shards) // parts})
-                for part in range(parts)
-            ]
+            with _sigint_blocked():
+                futures: list[PrefectFuture[list[ShardReport]]] = [
+                    pool.submit(self._complete_part, {**fixed, "begin": part * len(shards) // parts})
+                    for part in range(parts)
+                ]
             with self._stopping_on_error():
                 for future in as_completed(futures):
                     try:
@@ -133,13 +134,24 @@ def engine_of(
     return Threads(run, complete_shard) if run.job.parts == 1 else Processes(run, run_sender, complete_part)
 
 
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT in processes that begin meanwhile: Ctrl-C reaches all processes of a terminal.
+
+    A process inherits the mask of the thread that starts it, and a thread that of the one that creates it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def begin_process() -> None:
     """Prepare a process of the pool: the process that leads the run decides when it stops.
 
-    Ctrl-C reaches all processes of a terminal, so it is ignored here. If another process of the pool died, Python
-    terminates this one: then what is under way is still awaited for a while.
+    If another process of the pool died, Python terminates this one. What is under way is still awaited for a while.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_process)
 
 

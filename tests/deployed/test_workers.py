@@ -9,6 +9,7 @@ import pytest
 from tests.deployed.live_stack import LiveStack
 from tests.deployed.slow_jobs import check_settled, nightly, slow_job, summary_of
 from tests.tools.jobs import Jobs
+from tests.tools.members import is_running, members
 
 pytestmark = pytest.mark.nightly
 
@@ -47,11 +48,31 @@ def test_a_run_is_cancelled_while_its_process_starts(stack: LiveStack, made: Job
     stack.ask("POST", f"/flow_runs/{run}/set_state", state=CANCELLING, force=False)
     asked = time.monotonic()
     ended = stack.ended(run)
-    assert (ended["state_type"], ended["state"]["message"]) == (
-        "CANCELLED",
-        "cancelled before it began; nothing was sent",
-    )
+    # the worker reports it, if it notices the cancellation before the process does
+    messages = {"cancelled before it began; nothing was sent", "Flow run was cancelled successfully."}
+    assert ended["state_type"] == "CANCELLED"
+    assert ended["state"]["message"] in messages
+    assert made.service.stats()["requests"] == 0
     again = stack.ended(stack.start_run("summarize/summarize-nightly", nightly(settings)))
     assert again["state_type"] == "COMPLETED", again["state"]["message"]
     assert time.monotonic() - asked < 150  # Prefect itself gives up after five minutes
     check_settled(made, settings, 20)
+
+
+def test_a_run_of_several_processes_is_cancelled(stack: LiveStack, made: Jobs) -> None:
+    """A deployed run that several processes complete stops all of them when it is cancelled; the next run resumes."""
+    made.service.configure(latency_ms=300)
+    engine = {"kind": "processes", "workers": 2}
+    settings = made.job([f"text {row}" for row in range(1_500)], limits={"max_at_once": 16}, engine=engine)
+    run = stack.start_run("complete-prompts/complete", {"job": settings})
+    stack.wait("both processes", lambda: len(members(settings)) == 2 and made.service.stats()["billed"] > 40)
+    pids = members(settings)
+    stack.ask("POST", f"/flow_runs/{run}/set_state", state=CANCELLING, force=False)
+    assert stack.ended(run)["state_type"] == "CANCELLED"
+    stack.wait("the end of the processes", lambda: not any(map(is_running, pids)), 60)
+    paid = made.service.stats()["billed"]
+    assert summary_of(settings)["rows"]["ok"] == paid < 1_500
+    made.service.configure(latency_ms=0)
+    again = stack.ended(stack.start_run("complete-prompts/complete", {"job": settings}))
+    assert again["state_type"] == "COMPLETED", again["state"]["message"]
+    check_settled(made, settings, 1_500)
