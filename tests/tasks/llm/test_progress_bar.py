@@ -18,10 +18,16 @@ from parquill.tasks.llm.progress_bar import cell_of, format_rate, progress_text,
 
 def _sender() -> Any:
     """Return a sender that has done 30 of 40 rows since second 0."""
-    budget = SimpleNamespace(settled_nano=240_000, submitted_nano=0, limit_nano=100_000_000)
+    budget = SimpleNamespace(submitted_nano=0, limit_nano=100_000_000)
     progress = Progress(total=40, done=30, started=0.0)
-    lane = SimpleNamespace(progress=progress, warnings=["the service <is> slow"], waiting_for=None)
-    return SimpleNamespace(lane=lane, budget=budget, soft_limits=SimpleNamespace(messages=[]), limit_messages=[])
+    return SimpleNamespace(
+        lane=SimpleNamespace(warnings=["the service <is> slow"], waiting_for=None),
+        progress=progress,
+        budget=budget,
+        settled_nano=240_000,
+        soft_limits=SimpleNamespace(messages=[]),
+        limit_messages=[],
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,7 +56,7 @@ def test_one_line_says_how_far_a_run_is() -> None:
         "text/plain": f"{line}, 3 s left",
         "text/html": f'<progress value="30" max="40"></progress> {line}, 3 s left',
     }
-    sender.lane.progress.done = 40
+    sender.progress.done = 40
     sender.budget.limit_nano = None
     assert progress_text(sender, 10.0) == "40 of 40 rows, 240 rows/min, $0.00024 spent"
 
@@ -86,7 +92,7 @@ def test_a_notebook_shows_a_bar(notebook: Any, capsys: pytest.CaptureFixture[str
     """A cell has one output that follows the run and shows its last figures, and each warning once."""
     with show_progress_of_python():
         assert notebook.output.begun.wait(30)
-        notebook.sender.lane.progress.done = 40
+        notebook.sender.progress.done = 40
     assert notebook.output.shown[0]["text/plain"].startswith("30 of 40 rows")
     assert notebook.output.shown[-1]["text/plain"].startswith("40 of 40 rows")
     assert capsys.readouterr().err == "warning: the service <is> slow\n"

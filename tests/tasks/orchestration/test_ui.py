@@ -69,7 +69,7 @@ def test_progress_is_shown_when_the_server_is_back(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ui, "create_progress_artifact", create)
     monkeypatch.setattr(ui, "progress_line", lambda *_: "")
     run: Any = SimpleNamespace(job=SimpleNamespace(name="shown"))
-    run_sender: Any = SimpleNamespace(lane=SimpleNamespace(progress=SimpleNamespace(done=1, total=4)))
+    run_sender: Any = SimpleNamespace(progress=SimpleNamespace(done=1, total=4))
     found = None
     for _ in range(3):
         assert found is None
