@@ -106,7 +106,7 @@ class Processes:
 
     @contextlib.contextmanager
     def _stopping_on_error(self) -> Iterator[None]:
-        """Stop the processes on an error: whoever waits for them would wait until they have completed everything."""
+        """Stop the processes on an error. Otherwise they would complete the whole run before the error is reported."""
         try:
             yield
         except BaseException as error:

@@ -48,7 +48,7 @@ class _Pool:
 
 
 class _Run:
-    """A run of four shards; `done` are those that are done on disk, whoever has reported it."""
+    """A run of four shards; `done` are those that are done on disk, with or without a report."""
 
     def __init__(self) -> None:
         self.job = SimpleNamespace(parts=2)
