@@ -51,6 +51,7 @@ def test_processes_share_a_run(jobs: Jobs) -> None:
     LiveStack.wait("the end of the processes", lambda: not any(map(is_running, pids)), 60)
 
 
+@pytest.mark.nightly
 def test_a_process_that_is_killed_is_replaced(jobs: Jobs) -> None:
     """C10: After `kill -9` of one process the run goes on and ends well. What was answered is kept, and at most what
     was under way is paid again.
@@ -93,6 +94,7 @@ def test_a_stop_reaches_every_process(jobs: Jobs, number: signal.Signals) -> Non
     check_books(done)
 
 
+@pytest.mark.nightly
 def test_processes_share_a_budget(jobs: Jobs) -> None:
     """M1: All processes together stay within the budget, use nearly all of it, and the run ends as stopped by it."""
     jobs.service.configure(latency_ms=50, output_tokens="fixed:40")
@@ -107,6 +109,7 @@ def test_processes_share_a_budget(jobs: Jobs) -> None:
     check_books(done)
 
 
+@pytest.mark.nightly
 def test_a_refused_key_stops_every_process(jobs: Jobs) -> None:
     """A service that rejects the key stops the run after few requests, with exit code 1 and the reason; no row fails."""
     jobs.service.configure(faults=[{"kind": "status:401"}])
@@ -131,6 +134,7 @@ def test_processes_share_the_limits(jobs: Jobs) -> None:
     assert spawned.wait().exit_code == 130
 
 
+@pytest.mark.nightly
 def test_processes_end_when_their_leader_is_killed(jobs: Jobs) -> None:
     """C7: After `kill -9` of the command, its processes send nothing more and end. The next start resumes."""
     jobs.service.configure(latency_ms=300)
