@@ -28,6 +28,7 @@ from parquill.tasks.job.resolved import ResolvedJob
 from parquill.tasks.llm.abandoned import collect_abandoned
 from parquill.tasks.orchestration.deployed_process import is_supervised
 from parquill.tasks.orchestration.events import best_effort
+from parquill.tasks.orchestration.flow_run import retry_while_unavailable
 from parquill.tasks.orchestration.reschedule import WAITING
 from parquill.tasks.orchestration.run_log import run_log
 from parquill.tasks.orchestration.takeover import leads
@@ -82,8 +83,10 @@ def is_cancelling_batches() -> bool:
     """Whether this process was started to cancel the batches of its flow run, which was cancelled before."""
     if not is_supervised() or flow_run.run_count < 2:
         return False
+    run = UUID(flow_run.id)
     with get_client(sync_client=True) as client:
-        states = client.read_flow_run_states(UUID(flow_run.id))
+        # promise: P5 a run that is started again waits for a server that is away
+        states = retry_while_unavailable(lambda: client.read_flow_run_states(run))
     scheduled = [state for state in states if state.is_scheduled()]
     return bool(scheduled) and max(scheduled, key=lambda state: state.timestamp).name == CANCELLING
 

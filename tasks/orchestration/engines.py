@@ -58,8 +58,7 @@ class Processes:
         reports: dict[int, ShardReport] = {}
         left, deaths = list(shards), 0
         while left and deaths < MAX_DEATHS and not self._run_sender.lane.stopping:
-            with self._stopping_on_error():
-                found, has_died = self._complete_once(left)
+            found, has_died = self._complete_once(left)
             reports |= found
             before = len(left)
             left = [shard for shard in left if shard.number not in reports and not self._is_done(shard)]
@@ -86,22 +85,22 @@ class Processes:
         }
         reports: dict[int, ShardReport] = {}
         has_died = False
-        with ProcessPoolTaskRunner(max_workers=parts, initializer=begin_process) as pool:
+        # the pool waits for its processes at its end: they have to be stopped before
+        with ProcessPoolTaskRunner(max_workers=parts, initializer=begin_process) as pool, self._stopping_on_error():
             with _sigint_blocked():
                 futures: list[PrefectFuture[list[ShardReport]]] = [
                     pool.submit(self._complete_part, {**fixed, "begin": part * len(shards) // parts})
                     for part in range(parts)
                 ]
-            with self._stopping_on_error():
-                for future in as_completed(futures):
-                    try:
-                        reports |= {report.number: report for report in future.result()}
-                    # promise: engines: the shards of a process that died are completed by another one
-                    except BrokenProcessPool:
-                        has_died = True
-                    except Interrupted:  # the process began after a stop
-                        if not self._run_sender.lane.stopping:
-                            raise
+            for future in as_completed(futures):
+                try:
+                    reports |= {report.number: report for report in future.result()}
+                # promise: engines: the shards of a process that died are completed by another one
+                except BrokenProcessPool:
+                    has_died = True
+                except Interrupted:  # the process began after a stop
+                    if not self._run_sender.lane.stopping:
+                        raise
         return reports, has_died
 
     @contextlib.contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect.client.schemas.objects import State
 from prefect.events.schemas.automations import AutomationCore
@@ -17,6 +19,7 @@ from parquill.tasks.errors import Interrupted
 from parquill.tasks.job.load import make_job
 from parquill.tasks.orchestration import batch_cancellation as module
 from parquill.tasks.orchestration import takeover
+from parquill.tasks.orchestration.flow_run import retry_while_unavailable
 from parquill.tasks.orchestration.reschedule import WAITING
 from parquill.tasks.prompts.prepare import prepare_run
 from parquill.tasks.prompts.resolve import resolve_job
@@ -104,6 +107,26 @@ def test_which_process_cancels(
     monkeypatch.setattr(module, "flow_run", SimpleNamespace(id=str(uuid4()), run_count=run_count))
     assert module.is_cancelling_batches() == is_cancelling
     assert server.looks == (supervised and run_count > 1)
+
+
+def test_a_server_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P5: A run that is started again while the server restarts asks again; it does not fail."""
+    server = _Server(_history(WAITING, "Running"))
+    read = server.read_flow_run_states
+
+    def away_at_first(run: Any) -> list[State[Any]]:
+        found = read(run)
+        if server.looks == 1:
+            raise httpx.ConnectError("away")
+        return found
+
+    monkeypatch.setattr(server, "read_flow_run_states", away_at_first)
+    monkeypatch.setattr(module, "get_client", lambda **_: server)
+    monkeypatch.setattr(module, "is_supervised", lambda: True)
+    monkeypatch.setattr(module, "retry_while_unavailable", partial(retry_while_unavailable, sleep=lambda _: None))
+    monkeypatch.setattr(module, "flow_run", SimpleNamespace(id=str(uuid4()), run_count=2))
+    assert not module.is_cancelling_batches()
+    assert server.looks == 2
 
 
 def test_the_batches_of_another_run_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
